@@ -1,0 +1,305 @@
+"""The TOML tables, one dataclass each; the text under a field is its `--help`.
+
+Table and field names follow TorchTitan's where a person would write them. What a run derives from them (steps,
+accumulation, schedule) is computed in `titan_speech.config.budget`, never written by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TaskName = Literal["speech", "continuation", "tts", "clone", "text", "instruction"]
+TranscriptVariant = Literal["native", "romanized", "code_mixed", "audio_tagged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTable:
+    """What the run is called and where it writes."""
+
+    description: str = ""
+    """One line that says what this run is; saved with it."""
+
+    dump_folder: str = "outputs/run"
+    """Run folder, relative to the working directory: checkpoints, metrics.jsonl, resolved configuration."""
+
+    seed: int = 0
+    """Seed of the weight initialisation (data order has its own: data.seed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The backbone, with its vocabulary grown by the speech tokens."""
+
+    family: Literal["llama3", "qwen3"] = "llama3"
+    """Backbone family."""
+
+    flavor: str = "debug"
+    """Size within the family: debug, 0.6B, 1B, 1.7B, 8B (those the family has)."""
+
+    attention: Literal["auto", "flex", "varlen", "dense"] = "auto"
+    """Attention back end; auto is flex on CUDA and dense (a mask and SDPA) on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerTable:
+    """The backbone's text tokenizer."""
+
+    path: str = "tokenizer/tiny"
+    """Folder with tokenizer.json; its fingerprint must equal the one the stores were built with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTable:
+    """One data source: a part of a token store, read as one task."""
+
+    name: str
+    """Name of the source in reports and rules; unique."""
+
+    store: str
+    """Folder of the token store."""
+
+    task: TaskName
+    """How samples become prompts: speech, continuation, tts, clone, text or instruction."""
+
+    share: float
+    """Share of the run's tokens (not samples); the shares of all sources add up to 1."""
+
+    datasets: tuple[str, ...] = ()
+    """Keep only these dataset_source values of the store; empty keeps all."""
+
+    languages: tuple[str, ...] = ()
+    """Keep only these languages; empty keeps all."""
+
+    transcript: TranscriptVariant = "native"
+    """Which transcript a paired task reads."""
+
+    train_on: Literal["all", "target"] = "all"
+    """all: loss on every real token; target: only after speech_start up to and including speech_end."""
+
+    max_epochs: float | None = None
+    """Upper bound on how often this source's data may be repeated over the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageRuleTable:
+    """How the tokens of a pool of sources are spread over languages."""
+
+    sources: tuple[str, ...] = ()
+    """Names of the sources the rule covers together; empty means the whole stage."""
+
+    alpha: float | None = None
+    """Temperature: languages share in proportion to num_tokens ** alpha. A source may have it from one rule only."""
+
+    floor: dict[str, float] = field(default_factory=dict)
+    """Least share of the pool per language; the key "*" stands for every language of the pool not named."""
+
+    cap: dict[str, float] = field(default_factory=dict)
+    """Greatest share of the pool per language; "*" as above."""
+
+    pin: dict[str, float] = field(default_factory=dict)
+    """Exact share of the pool per language."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """What is read, in which proportions and in which order."""
+
+    seed: int = 0
+    """Seed of the data order; the order depends on it, on the plan and on the slot, never on ranks or workers."""
+
+    too_long: Literal["drop", "split", "error"] = "drop"
+    """A sample longer than seq_len: leave it out (counted per language), split it, or stop."""
+
+    num_workers: int = 0
+    """Loader processes per rank; 0 reads in the training process behind a prefetch thread."""
+
+    num_prefetch_batches: int = 4
+    """Batches read ahead."""
+
+    source: tuple[SourceTable, ...] = ()
+    """[[data.source]] tables."""
+
+    language_rule: tuple[LanguageRuleTable, ...] = ()
+    """[[data.language_rule]] tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTable:
+    """Budget in tokens; steps and accumulation are derived."""
+
+    seq_len: int = 2048
+    """Tokens in one pack."""
+
+    global_batch_tokens: int = 524_288
+    """Tokens in one optimizer step over all ranks; a multiple of seq_len."""
+
+    target_tokens: int = 1_000_000_000
+    """Tokens of the whole stage; steps = ceil(target_tokens / global_batch_tokens)."""
+
+    local_batch_packs: int = 8
+    """Packs one data-parallel rank computes at once; accumulation follows from it."""
+
+    max_norm: float = 1.0
+    """Gradient norm clip."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of parameters, gradients and optimizer state."""
+
+    mixed_precision_param: Literal["float32", "bfloat16"] = "bfloat16"
+    """Compute type of the parameters; the fp32 master weights stay."""
+
+    cuda_graphs: bool = False
+    """Capture the forward and backward pass in a CUDA graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerTable:
+    """AdamW; no decay on norms and biases."""
+
+    lr: float = 1.2e-4
+    """Peak learning rate."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas."""
+
+    eps: float = 1e-8
+    """AdamW eps."""
+
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices."""
+
+    implementation: Literal["fused", "foreach", "for-loop"] = "fused"
+    """Optimizer kernel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRSchedulerTable:
+    """Linear warmup, then decay from optimizer.lr to end_lr over the rest of the stage."""
+
+    warmup_ratio: float = 0.1
+    """Part of the steps spent in warmup."""
+
+    end_lr: float = 3e-5
+    """Learning rate of the last step."""
+
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTable:
+    """Cross entropy over the grown vocabulary."""
+
+    num_chunks: int = 8
+    """Chunks of the sequence for which logits exist at once; 1 computes them whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelismTable:
+    """Degrees of parallelism; what is left over shards data (FSDP)."""
+
+    data_parallel_replicate_degree: int = 1
+    """Replicas of the weights (HSDP, or DDP when the shard degree is 1)."""
+
+    data_parallel_shard_degree: int = -1
+    """Ranks that shard the weights together; -1 takes all that are left."""
+
+    tensor_parallel_degree: int = 1
+    """Tensor parallel ranks."""
+
+    context_parallel_degree: int = 1
+    """Context parallel ranks."""
+
+    fsdp_reshard_after_forward: Literal["default", "always", "never"] = "default"
+    """When FSDP frees gathered weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationCheckpointTable:
+    """Trading compute for activation memory."""
+
+    kind: Literal["none", "selective", "full"] = "selective"
+    """none keeps all activations, selective recomputes cheap ones, full recomputes every layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileTable:
+    """torch.compile."""
+
+    enable: bool = False
+    """Compile the layers and the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointTable:
+    """DCP checkpoints."""
+
+    enable: bool = True
+    """Save and resume."""
+
+    folder: str = "checkpoint"
+    """Folder inside the run folder."""
+
+    interval_steps: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+
+    keep_last: int = 5
+    """Full checkpoints kept; 0 keeps all."""
+
+    async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "disabled"
+    """How a save overlaps with training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsTable:
+    """Where figures go. metrics.jsonl in the run folder is always written."""
+
+    log_every_steps: int = 10
+    """Steps between two log lines."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events."""
+
+    wandb: bool = False
+    """Send to Weights & Biases (WANDB_MODE=offline is respected)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommTable:
+    """Time limits of collectives."""
+
+    init_timeout_seconds: int = 300
+    """Limit during start-up and the first step."""
+
+    train_timeout_seconds: int = 100
+    """Limit afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugTable:
+    """Switches for finding faults."""
+
+    deterministic: bool = False
+    """Use deterministic kernels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechConfig:
+    """A whole run. `[job] extends = "other.toml"` inherits; `--table.key value` overrides."""
+
+    job: JobTable = field(default_factory=JobTable)
+    model: ModelTable = field(default_factory=ModelTable)
+    tokenizer: TokenizerTable = field(default_factory=TokenizerTable)
+    data: DataTable = field(default_factory=DataTable)
+    training: TrainingTable = field(default_factory=TrainingTable)
+    optimizer: OptimizerTable = field(default_factory=OptimizerTable)
+    lr_scheduler: LRSchedulerTable = field(default_factory=LRSchedulerTable)
+    loss: LossTable = field(default_factory=LossTable)
+    parallelism: ParallelismTable = field(default_factory=ParallelismTable)
+    activation_checkpoint: ActivationCheckpointTable = field(default_factory=ActivationCheckpointTable)
+    compile: CompileTable = field(default_factory=CompileTable)
+    checkpoint: CheckpointTable = field(default_factory=CheckpointTable)
+    metrics: MetricsTable = field(default_factory=MetricsTable)
+    comm: CommTable = field(default_factory=CommTable)
+    debug: DebugTable = field(default_factory=DebugTable)
