@@ -1,0 +1,1 @@
+"""Backbones grown by the speech tokens, as TorchTitan model specifications."""

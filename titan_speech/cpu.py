@@ -1,0 +1,91 @@
+"""Everything that makes TorchTitan run on a machine without an accelerator; on CUDA none of it is imported.
+
+In: a process in which `torch.cuda.is_available()` is false. Out: TorchTitan's device handle answers for the CPU, block
+masks are built eagerly (compiling them costs ~20 s a process and saves nothing at these sizes), and gloo is asked for
+plain sums. Trade-off: module globals of TorchTitan are replaced, in this file only, so that no other file needs a
+branch; about 155 tokens/s a process for a 32 M model with one thread, enough for tests and the demo.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class CpuDeviceModule:
+    """`torch.cpu` with the questions TorchTitan asks of an accelerator answered; the rest is `torch.cpu` itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cpu, name)
+
+    def current_device(self) -> int:
+        return 0
+
+    def device_count(self) -> int:
+        return 1
+
+    def get_device_name(self, device: object = None) -> str:
+        return "cpu"
+
+    def get_device_properties(self, device: object = None) -> SimpleNamespace:
+        return SimpleNamespace(total_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    def memory_stats(self, device: object = None) -> dict[str, int]:
+        """Peak resident memory of the process stands in for allocator peaks; it cannot be reset."""
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"active_bytes.all.peak": peak_bytes, "reserved_bytes.all.peak": peak_bytes}
+
+    def reset_peak_memory_stats(self, device: object = None) -> None:
+        return None
+
+    def empty_cache(self) -> None:
+        return None
+
+
+def prepare() -> None:
+    """Point TorchTitan at the CPU, whatever of it is already imported. Safe to call again."""
+    import torchtitan.models.common.attention as attention
+    import torchtitan.tools.utils as utils
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    device_module = CpuDeviceModule()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torchtitan") and hasattr(module, "device_module"):
+            module.device_type, module.device_module = "cpu", device_module  # type: ignore[attr-defined]
+    utils.get_peak_flops = lambda device_name: float("nan")  # an unknown device must not report an A100's MFU
+    attention._compiled_create_block_mask = create_block_mask
+    _barrier_without_device_ids()
+
+
+def _barrier_without_device_ids() -> None:
+    """gloo's barrier takes no device ids; TorchTitan always names one."""
+    plain_barrier: Callable[..., Any] = getattr(
+        torch.distributed.barrier, "without_device_ids", torch.distributed.barrier
+    )
+
+    def barrier(group: Any = None, async_op: bool = False, device_ids: Any = None) -> Any:
+        return plain_barrier(group=group, async_op=async_op)
+
+    barrier.without_device_ids = plain_barrier  # type: ignore[attr-defined]
+    torch.distributed.barrier = barrier
+
+
+def with_plain_sums(parallelize: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Wrap a parallelize function: gloo has no PREMUL_SUM, so FSDP must reduce by plain sums."""
+    from torch.distributed.fsdp import FSDPModule
+
+    def parallelize_with_plain_sums(model: nn.Module, **kwargs: Any) -> nn.Module:
+        model = parallelize(model, **kwargs)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
+        return model
+
+    return parallelize_with_plain_sums

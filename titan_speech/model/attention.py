@@ -1,0 +1,83 @@
+"""Attention in which documents never see each other: the back ends and when each is used.
+
+In: packed queries, keys and values and TorchTitan's block mask, whose borders come from positions that restart at 0.
+Out: attention inside each document only. Trade-off: the dense back end builds an L x L mask and calls SDPA, which
+costs O(L^2) memory (1 MB a pack at L = 1,024) and runs anywhere; flex skips masked blocks and needs CUDA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask
+from torchtitan.models.common.attention import FlexAttention, VarlenAttention
+from torchtitan.protocols.module import Module
+
+# Shape legend: B packs, L tokens, N heads, H width of a head, Q queries, K keys.
+
+
+class DenseDocumentAttention(FlexAttention):
+    """Block mask turned into a dense one, then SDPA.
+
+    A subclass, with its Config a subclass too: TorchTitan builds masks, and context parallelism shards them, only for
+    Flex and Varlen configurations; any other module would silently be given no mask.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(FlexAttention.Config):
+        pass
+
+    def forward(  # type: ignore[override]
+        self,
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
+        *,
+        attention_masks: BlockMask,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        assert isinstance(attention_masks, BlockMask), f"expected a BlockMask, got {type(attention_masks)}"
+        out_BNLH = F.scaled_dot_product_attention(
+            q_BLNH.transpose(1, 2),
+            k_BLNH.transpose(1, 2),
+            v_BLNH.transpose(1, 2),
+            attn_mask=dense_mask(attention_masks, q_BLNH.shape[0], q_BLNH.shape[1], k_BLNH.shape[1]),
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+        return out_BNLH.transpose(1, 2)
+
+
+def dense_mask(block_mask: BlockMask, num_packs: int, num_queries: int, num_keys: int) -> torch.Tensor:
+    """The block mask as booleans, shape [B, 1, Q, K]; kept on the mask, since every layer asks for the same one."""
+    cached: torch.Tensor | None = getattr(block_mask, "_dense_B1QK", None)
+    if cached is None or cached.shape != (num_packs, 1, num_queries, num_keys):
+        device = block_mask.kv_num_blocks.device
+        b_B111 = torch.arange(num_packs, device=device).view(-1, 1, 1, 1)
+        h_1111 = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
+        q_11Q1 = torch.arange(num_queries, device=device).view(1, 1, -1, 1)
+        k_111K = torch.arange(num_keys, device=device).view(1, 1, 1, -1)
+        allowed = block_mask.mask_mod(b_B111, h_1111, q_11Q1, k_111K)
+        cached = allowed.expand(num_packs, 1, num_queries, num_keys)
+        block_mask._dense_B1QK = cached  # type: ignore[attr-defined]
+    return cached
+
+
+_BACK_ENDS: dict[str, Callable[[], Module.Config]] = {
+    "flex": FlexAttention.Config,
+    "varlen": VarlenAttention.Config,
+    "dense": DenseDocumentAttention.Config,
+}
+
+
+def attention_config(name: str) -> Module.Config:
+    """Configuration of the back end `name`; `auto` is flex on CUDA and dense elsewhere."""
+    if name == "auto":
+        name = "flex" if torch.cuda.is_available() else "dense"
+    return _BACK_ENDS[name]()
