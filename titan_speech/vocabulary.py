@@ -1,0 +1,194 @@
+"""The only module that knows where ids lie: text, speech codes and specials in one embedding table.
+
+In: the backbone's row count and its BOS / EOS ids. Out: conversions between codes, ids and names, all
+range-checked.
+
+    base rows | 65,536 codes in numeric order | 128 specials: 20 named, the rest reserved | padding to 128
+
+Stores keep plain codes, so a store outlives any change of backbone. The price is one addition per code when
+a document is made: @@ us for 500 codes, where the bare cast to int32 takes @@ us.
+
+Shapes: `codes_N` and `ids_N` may have any shape N, which is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from titan_speech.errors import VocabularyError
+
+NUM_CODES = 65_536
+NUM_SPECIAL_ROWS = 128
+PADDING_MULTIPLE = 128
+CODES_PER_SEC = 50
+
+NAMED_SPECIALS = (
+    "<|speech_start|>",
+    "<|speech_end|>",
+    "<|speech_sep|>",
+    "<|text_start|>",
+    "<|text_end|>",
+    "<|voice_description_start|>",
+    "<|voice_description_end|>",
+    "<|sound_effect_start|>",
+    "<|sound_effect_end|>",
+    "<|ref_text_start|>",
+    "<|ref_text_end|>",
+    "<|ref_speech_start|>",
+    "<|ref_speech_end|>",
+    "<|target_text_start|>",
+    "<|target_text_end|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|pad|>",
+)
+SPECIALS = NAMED_SPECIALS + tuple(
+    f"<|reserved_speech_{i}|>" for i in range(NUM_SPECIAL_ROWS - len(NAMED_SPECIALS))
+)
+_SPECIAL_INDEX = {name: index for index, name in enumerate(SPECIALS)}
+_NUMBERED_NAME = re.compile(
+    r"(?:<\|s_(?P<code>\d+)\|>|base:(?P<base>\d+)|padding:(?P<padding>\d+))", re.ASCII
+)
+
+
+class TokenKind(IntEnum):
+    """What a token is: (id >= a) + (id >= b) with a, b = `Vocabulary.kind_boundaries`."""
+
+    TEXT = 0
+    CODE = 1
+    SPECIAL = 2
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Layout of one backbone's grown embedding table."""
+
+    num_base: int
+    """Rows of the backbone's own embedding table, its unused rows included."""
+    bos_id: int
+    eos_id: int
+    tokenizer_fingerprint: str = ""
+    """What the base rows mean: two tokenizers of one size are still two vocabularies."""
+
+    def __post_init__(self) -> None:
+        if self.num_base <= 0:
+            raise VocabularyError(f"num_base is {self.num_base}; expected the row count of the backbone")
+        for name, id_ in (("bos_id", self.bos_id), ("eos_id", self.eos_id)):
+            if not 0 <= id_ < self.num_base:
+                raise VocabularyError(f"{name} is {id_}; expected a base row, 0..{self.num_base - 1}")
+
+    @property
+    def first_code_id(self) -> int:
+        return self.num_base
+
+    @property
+    def first_special_id(self) -> int:
+        return self.num_base + NUM_CODES
+
+    @property
+    def num_used_rows(self) -> int:
+        """Rows that have a meaning, without the padding at the end."""
+        return self.first_special_id + NUM_SPECIAL_ROWS
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the embedding and output matrices."""
+        return -(-self.num_used_rows // PADDING_MULTIPLE) * PADDING_MULTIPLE
+
+    @property
+    def pad_id(self) -> int:
+        return self.special("<|pad|>")
+
+    @property
+    def kind_boundaries(self) -> tuple[int, int]:
+        """First id that is not text, first id that is neither text nor code."""
+        return self.first_code_id, self.first_special_id
+
+    def codes_to_ids(self, codes_N: ArrayLike) -> NDArray[np.int32]:
+        codes = np.asarray(codes_N)
+        if codes.dtype != np.uint16:  # every uint16 is a code
+            _check_range(codes, 0, NUM_CODES, "code", "a code of the codec")
+        ids = codes.astype(np.int32)
+        ids += self.first_code_id
+        return ids
+
+    def ids_to_codes(self, ids_N: ArrayLike) -> NDArray[np.uint16]:
+        ids = np.asarray(ids_N)
+        _check_range(ids, self.first_code_id, self.first_special_id, "id", "the id of a speech code")
+        return (ids - self.first_code_id).astype(np.uint16)
+
+    def is_code(self, ids_N: ArrayLike) -> NDArray[np.bool_]:
+        ids = np.asarray(ids_N)
+        return (ids >= self.first_code_id) & (ids < self.first_special_id)
+
+    def check_text_ids(self, ids_N: ArrayLike) -> None:
+        _check_range(np.asarray(ids_N), 0, self.num_base, "text id", "an id of the text tokenizer")
+
+    def special(self, name: str) -> int:
+        """Id of a named or reserved special."""
+        try:
+            return self.first_special_id + _SPECIAL_INDEX[name]
+        except KeyError:
+            known = ", ".join(NAMED_SPECIALS)
+            raise VocabularyError(
+                f"no special is called {name!r}; expected one of {known} or <|reserved_speech_N|>"
+            ) from None
+
+    def token_name(self, id_: int) -> str:
+        """Unique name of an id: base:123, <|s_17|>, <|speech_start|>, padding:0."""
+        if not 0 <= id_ < self.num_rows:
+            raise VocabularyError(f"id {id_} is outside the vocabulary; expected 0..{self.num_rows - 1}")
+        if id_ < self.first_code_id:
+            return f"base:{id_}"
+        if id_ < self.first_special_id:
+            return f"<|s_{id_ - self.first_code_id}|>"
+        if id_ < self.num_used_rows:
+            return SPECIALS[id_ - self.first_special_id]
+        return f"padding:{id_ - self.num_used_rows}"
+
+    def id_of(self, name: str) -> int:
+        """Inverse of `token_name`."""
+        match = _NUMBERED_NAME.fullmatch(name)
+        if match is None:
+            return self.special(name)
+        first, stop = {
+            "code": (self.first_code_id, self.first_special_id),
+            "base": (0, self.num_base),
+            "padding": (self.num_used_rows, self.num_rows),
+        }[str(match.lastgroup)]
+        id_ = first + int(match[str(match.lastgroup)])
+        if id_ >= stop or self.token_name(id_) != name:
+            raise VocabularyError(
+                f"no token is called {name!r}; its kind has the numbers 0..{stop - first - 1}"
+            )
+        return id_
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the layout, the order of the specials and the tokenizer; 16 hex characters."""
+        layout = [self.num_base, self.bos_id, self.eos_id, self.tokenizer_fingerprint]
+        text = json.dumps([layout, NUM_CODES, self.num_rows, SPECIALS])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_range(values_N: NDArray, first: int, stop: int, what: str, expected: str) -> None:
+    if not np.issubdtype(values_N.dtype, np.integer):
+        raise VocabularyError(f"{what}s have type {values_N.dtype}; expected integers")
+    if values_N.size == 0 or (values_N.min() >= first and values_N.max() < stop):
+        return
+    bad = np.flatnonzero((values_N < first) | (values_N >= stop))
+    rest = f" and {bad.size - 1} more" if bad.size > 1 else ""
+    raise VocabularyError(
+        f"{what} {int(values_N.flat[bad[0]])} at index {bad[0]}{rest} out of range; "
+        f"expected {expected}, {first}..{stop - 1}"
+    )
