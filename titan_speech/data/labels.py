@@ -1,0 +1,34 @@
+"""Labels that carry the stream they came from.
+
+In: next-token ids, which of them are trained, and the index of the pack's stream. Out: int64 labels, -100 where
+nothing is trained, else `id | stream << 32`; and the way back, for numpy arrays and torch tensors alike.
+
+The group rides inside the labels because nothing else passes chunked losses, context parallelism, pipelines and CUDA
+graphs untouched. It costs no bytes: TorchTitan's labels are int64, and ids need 18 of the 64 bits.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+IGNORE_INDEX = -100
+STREAM_SHIFT = 32
+ID_MASK = (1 << STREAM_SHIFT) - 1
+
+Array = TypeVar("Array", NDArray[np.int64], torch.Tensor)
+
+
+def encode_labels(ids_S: NDArray[np.int64], trained_S: NDArray[np.bool_], stream: int) -> NDArray[np.int64]:
+    """Label of each position: the token that follows it with its stream, or -100."""
+    return np.where(trained_S, ids_S | (stream << STREAM_SHIFT), IGNORE_INDEX)
+
+
+def split_labels(labels: Array) -> tuple[Array, Array]:
+    """Ids (-100 where not trained) and streams (0 where not trained) of encoded labels, of any shape."""
+    trained = labels >= 0
+    ids = (labels & ID_MASK) * trained + IGNORE_INDEX * ~trained
+    return ids, (labels >> STREAM_SHIFT) * trained
