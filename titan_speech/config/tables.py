@@ -250,6 +250,15 @@ class CheckpointTable:
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "disabled"
     """How a save overlaps with training."""
 
+    load_step: int = -1
+    """Step to resume from; -1 is the newest. A step that is not there stops the run."""
+
+    initial_load_path: str = ""
+    """Checkpoint folder (.../step-N) whose weights a run without checkpoints of its own starts from."""
+
+    create_seed_checkpoint: bool = False
+    """Write freshly initialised weights as step 0 and stop; one process."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsTable:

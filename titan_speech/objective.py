@@ -1,0 +1,105 @@
+"""One cross entropy over text and speech tokens, with its sums by group counted in the same pass.
+
+In: logits over the grown vocabulary and labels that carry the stream in their high bits (`titan_speech.data.labels`).
+Out: the summed loss over trained tokens divided by their global number, and for every (stream, token kind) a running
+sum and count. A stream is one source, language and task, so every grouping a run reports is a sum of these cells: no
+extra forward, and no host sync until a log step. The cost is one `index_add_` of N scalars against N x V logits:
+below what can be measured (under 1 % of the loss at V = 69,760 on a CPU).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, _LossParallelCrossEntropy
+from torchtitan.config import CompileConfig
+from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
+from torchtitan.distributed.utils import get_spmd_backend
+
+from titan_speech.data.labels import split_labels
+from titan_speech.vocabulary import TokenKind
+
+# Shape legend: B packs, L tokens, N = B * L, V vocabulary rows (this rank's under tensor parallelism), G groups.
+
+NUM_KINDS = len(TokenKind)
+
+
+class GroupSums:
+    """Loss sum and token count of every group, kept on the device; group = stream * NUM_KINDS + kind."""
+
+    def __init__(self, num_streams: int) -> None:
+        self.num_streams = num_streams
+        self._sums_2G: torch.Tensor | None = None
+
+    def add(self, nll_N: torch.Tensor, group_N: torch.Tensor, trained_N: torch.Tensor) -> None:
+        """Add the per-token losses of one call, in place; tokens not trained add nothing."""
+        if self._sums_2G is None:
+            num_groups = self.num_streams * NUM_KINDS
+            self._sums_2G = torch.zeros(2, num_groups, dtype=torch.float64, device=nll_N.device)
+        self._sums_2G[0].index_add_(0, group_N, nll_N.double())
+        self._sums_2G[1].index_add_(0, group_N, trained_N.double())
+
+    def take(self, device: torch.device) -> torch.Tensor:
+        """Sums and counts since the last take, shape [2, streams, kinds]; starts again from zero."""
+        taken = (
+            self._sums_2G.clone()
+            if self._sums_2G is not None
+            else torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
+        )
+        if self._sums_2G is not None:
+            self._sums_2G.zero_()
+        return taken.view(2, self.num_streams, NUM_KINDS)
+
+
+class GroupedCrossEntropy(BaseLoss):
+    """Cross entropy summed over trained tokens; vocabulary-parallel under tensor parallelism."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseLoss.Config):
+        num_rows: int
+        """Rows of the grown, padded vocabulary, over all tensor-parallel ranks."""
+
+        num_streams: int
+        """Streams of the data plan."""
+
+        first_code_id: int
+        """First id that is a code; smaller ids are text."""
+
+        first_special_id: int
+        """First id after the codes."""
+
+    def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
+        self.config = config
+        self.groups = GroupSums(config.num_streams)
+        self.fn = token_nll
+        self._maybe_compile(compile_config)
+
+    def __call__(
+        self,
+        pred: torch.Tensor,
+        labels: torch.Tensor,
+        global_valid_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of logits pred_BLV against encoded labels_BL, divided by `global_valid_tokens` when given."""
+        ids_N, stream_N = split_labels(labels.flatten())
+        nll_N = self.fn(pred.flatten(0, 1), ids_N, self.config.num_rows)
+        with torch.no_grad():
+            kind_N = (ids_N >= self.config.first_code_id).long() + (ids_N >= self.config.first_special_id)
+            self.groups.add(nll_N.detach(), stream_N * NUM_KINDS + kind_N, ids_N != IGNORE_INDEX)
+        loss = nll_N.sum()
+        return (loss if global_valid_tokens is None else loss / global_valid_tokens), {}
+
+
+def token_nll(logits_NV: torch.Tensor, ids_N: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Negative log likelihood of each token in fp32, zero where the label is ignored."""
+    if get_spmd_backend() == "spmd_types" and spmd_mesh_size("tp") > 1:
+        mesh = current_spmd_mesh()
+        assert mesh is not None
+        return _LossParallelCrossEntropy.apply(
+            logits_NV.float(), ids_N, mesh.get_group("tp"), num_rows, "none"
+        )
+    return F.cross_entropy(logits_NV.float(), ids_N, reduction="none", ignore_index=IGNORE_INDEX)

@@ -1,0 +1,186 @@
+"""Figures of a log step: losses by group, throughput, waste and memory, to console, JSONL, TensorBoard and W&B.
+
+In: what the trainer logs (loss, gradient norm), the group sums of the loss, the counts of the batches. Out: one line
+on the console with a second one for groups, one record in every logger. Two small all-reduces at a log step are the
+whole cost; between log steps nothing is synchronised.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torchtitan.components.metrics import BaseLogger, LoggerContainer, MetricsProcessor
+from torchtitan.tools.logging import logger
+
+from titan_speech.objective import GroupSums
+from titan_speech.observe.counters import BatchCounts
+from titan_speech.observe.groups import GroupLoss, StreamKey, group_losses
+from titan_speech.observe.jsonl import JsonlLogger
+
+DEVICES_WITH_KNOWN_PEAK = (
+    *("A100", "A6000", "H100", "H200", "H20", "B200", "B300", "MI250X", "MI300X", "MI325X", "MI355X", "l40s"),
+)
+"""Devices whose peak FLOP/s TorchTitan knows; for others it assumes an A100, so no MFU is reported."""
+
+
+@dataclass(frozen=True)
+class FlopsPerToken:
+    """Model FLOPs of one token, forward and backward: `fixed + per_position * attended length`."""
+
+    fixed: float
+    per_position: float
+
+    def at(self, length: float) -> float:
+        return self.fixed + self.per_position * length
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the processor needs to know of the run, fixed at its start."""
+
+    streams: list[StreamKey]
+    seq_len: int
+    num_steps: int
+    global_batch_tokens: int
+    flops: FlopsPerToken
+
+
+class SpeechMetricsProcessor(MetricsProcessor):
+    """TorchTitan's processor with groups, trained tokens, audio seconds, padding, and MFU at both lengths."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        pass
+
+    def __init__(self, config: Config, *, dump_folder: str = "./outputs", **kwargs: Any) -> None:
+        super().__init__(config, dump_folder=dump_folder, **kwargs)
+        self.jsonl: JsonlLogger | None = None
+        if torch.distributed.get_rank() == 0:
+            self.jsonl = JsonlLogger(Path(dump_folder) / "metrics.jsonl")
+            self.logger = _with(self.logger, self.jsonl)
+        self.counts = BatchCounts()
+        self.last_logged_step = 0
+
+    def attach(self, facts: RunFacts, groups: GroupSums, device: torch.device) -> None:
+        """Give the processor what exists only once the trainer is built."""
+        self.facts, self.groups, self.device = facts, groups, device
+
+    def start_at(self, step: int, announcement: str) -> None:
+        """Say where the run starts from, and measure from here."""
+        self.last_logged_step = step
+        self.time_last_log = time.perf_counter()
+        if self.jsonl is not None:
+            self.jsonl.event("start", step=step, start_from=announcement, world_size=self.world_size)
+
+    @property
+    def world_size(self) -> int:
+        return self.parallel_dims.world_size
+
+    def should_log(self, step: int) -> bool:
+        return super().should_log(step) or step == self.facts.num_steps
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Called on every rank at a log step; `loss` and the groups cover all steps since the last one."""
+        window_sec = time.perf_counter() - self.time_last_log
+        losses = group_losses(self._sum_over("loss", self.groups.take(self.device)), self.facts.streams)
+        counts = BatchCounts.from_tensor(self._sum_over("batch", self.counts.to_tensor(self.device)))
+        lr = max((v for k, v in (extra_metrics or {}).items() if k.startswith("lr/")), default=math.nan)
+        metrics: dict[str, Any] = {
+            "loss_of_step": global_avg_loss,
+            **{name: group.mean for name, group in losses.items()},
+            "grad_norm": grad_norm,
+            "lr": lr,
+            "tokens_seen": step * self.facts.global_batch_tokens,
+            **self._throughput(step, counts, window_sec),
+            **self._memory(),
+        }
+        self.logger.log(metrics, step)
+        self._print(step, metrics, losses)
+        self._start_window(step)
+
+    def _sum_over(self, mesh_name: str, values: torch.Tensor) -> torch.Tensor:
+        mesh: DeviceMesh | None = self.parallel_dims.get_optional_mesh(mesh_name)
+        if mesh is not None:
+            torch.distributed.all_reduce(values, group=mesh.get_group())
+        return values.cpu()
+
+    def _throughput(self, step: int, counts: BatchCounts, window_sec: float) -> dict[str, float]:
+        num_steps = step - self.last_logged_step
+        gpu_sec = window_sec * self.world_size
+        rate = counts.num_tokens / gpu_sec
+        mean_document = counts.sum_squared_lengths / max(counts.num_tokens, 1)
+        return {
+            "step_time_sec": window_sec / max(num_steps, 1),
+            "tokens_per_sec_per_gpu": rate,
+            "trained_tokens_per_sec_per_gpu": counts.num_trained_tokens / gpu_sec,
+            "audio_sec_per_sec": counts.audio_sec / window_sec,
+            "pad_fraction": counts.num_pad_tokens / max(counts.num_tokens, 1),
+            "data_wait_fraction": sum(self.data_loading_times) / window_sec,
+            **self._mfu(rate, mean_document),
+        }
+
+    def _mfu(self, tokens_per_sec: float, mean_document: float) -> dict[str, float]:
+        """MFU with attention at the pack's length and at the documents' own; absent where the peak is unknown."""
+        name = self.device_memory_monitor.device_name
+        if self.has_quantization or not any(known in name for known in DEVICES_WITH_KNOWN_PEAK):
+            return {}
+        flops, peak = self.facts.flops, self.gpu_peak_flops
+        return {
+            "mfu": tokens_per_sec * flops.at(self.facts.seq_len) / peak,
+            "mfu_of_documents": tokens_per_sec * flops.at(mean_document) / peak,
+        }
+
+    def _memory(self) -> dict[str, float]:
+        stats = self.device_memory_monitor.get_peak_stats()
+        return {"memory_peak_gib": stats.max_reserved_gib, "num_alloc_retries": stats.num_alloc_retries}
+
+    def _print(self, step: int, metrics: dict[str, Any], losses: dict[str, GroupLoss]) -> None:
+        color = self.color
+        mfu = f"mfu {metrics['mfu']:.1%}" if "mfu" in metrics else "mfu not known here"
+        logger.info(
+            f"{color.red}step {step}/{self.facts.num_steps}  {color.green}loss {metrics['loss']:.4f}  "
+            f"{color.orange}grad norm {metrics['grad_norm']:.3f}  lr {metrics['lr']:.2e}  "
+            f"{color.blue}{metrics['tokens_per_sec_per_gpu']:,.0f} tokens/s/GPU "
+            f"({metrics['trained_tokens_per_sec_per_gpu']:,.0f} trained)  "
+            f"{metrics['audio_sec_per_sec']:,.1f} audio s/s  {color.magenta}{mfu}  "
+            f"{color.turquoise}pad {metrics['pad_fraction']:.1%}  data wait {metrics['data_wait_fraction']:.1%}  "
+            f"memory {metrics['memory_peak_gib']:.2f} GiB{color.reset}"
+        )
+        logger.info("    loss by group:  " + format_groups(losses))
+
+    def _start_window(self, step: int) -> None:
+        self.last_logged_step = step
+        self.counts = BatchCounts()
+        self.ntokens_since_last_log = 0
+        self.data_loading_times.clear()
+        self.time_last_log = time.perf_counter()
+        self.device_memory_monitor.reset_peak_stats()
+
+
+def format_groups(losses: dict[str, GroupLoss]) -> str:
+    """`kind: code 9.1, text 6.2 | task: ...` from the group losses."""
+    shelves: dict[str, list[str]] = {}
+    for name, group in sorted(losses.items()):
+        if name != "loss":
+            _, shelf, key = name.split("/", 2)
+            shelves.setdefault(shelf, []).append(f"{key} {group.mean:.3f}")
+    return " | ".join(f"{shelf}: {', '.join(entries)}" for shelf, entries in shelves.items())
+
+
+def _with(existing: BaseLogger, extra: BaseLogger) -> LoggerContainer:
+    container = existing if isinstance(existing, LoggerContainer) else LoggerContainer()
+    container.add_logger(extra)
+    return container

@@ -1,0 +1,137 @@
+"""The training entry: `torchrun --nproc_per_node N -m titan_speech.train --job.config_file train_configs/demo.toml`.
+
+In: a TOML file and overrides. Out: a run folder with the resolved configuration, metrics.jsonl and checkpoints.
+Everything that can be wrong with the configuration or the stores is found before a process group exists, and said
+once, by rank 0, without a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titan_speech.config.budget import Budget
+from titan_speech.config.load import LoadedConfig, load_config
+from titan_speech.errors import TitanSpeechError
+
+if TYPE_CHECKING:
+    from titan_speech.data.plan import DataPlan
+    from titan_speech.trainer import SpeechTrainer
+
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage; 0 when it finished, 2 when the input was bad."""
+    _stand_alone_defaults()
+    try:
+        trainer = prepare(list(sys.argv[1:] if argv is None else argv))
+        run(trainer)
+    except TitanSpeechError as error:
+        if os.environ["RANK"] == "0":
+            print(f"titan_speech: {error}", file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def prepare(argv: list[str]) -> SpeechTrainer:
+    """Check everything, say what the run will do, and build the trainer."""
+    world_size = int(os.environ["WORLD_SIZE"])
+    loaded = load_config(argv, world_size=world_size)
+
+    import torch
+
+    if not torch.cuda.is_available():
+        from titan_speech import cpu
+
+        cpu.prepare()
+    from torchtitan.observability import structured_logger
+    from torchtitan.tools.logging import init_logger
+
+    from titan_speech.data.plan import DataPlan
+    from titan_speech.trainer_config import trainer_config
+
+    init_logger()
+    budget = Budget.from_config(loaded.config)
+    plan = DataPlan.from_config(loaded.config)
+    config = trainer_config(
+        loaded.config,
+        plan=plan,
+        budget=budget,
+        provenance=_provenance(loaded, plan, world_size),
+        world_size=world_size,
+    )
+    structured_logger.init_structured_logger(
+        source="training", output_dir=loaded.config.job.dump_folder, enable=False
+    )
+    if os.environ["RANK"] == "0":
+        _open_run_folder(loaded, budget, plan)
+    trainer = config.build()
+    return trainer
+
+
+def run(trainer: SpeechTrainer) -> None:
+    """Train to the end, or write the seed checkpoint; the process group is left in order."""
+    import torch
+
+    try:
+        if trainer.config.checkpoint.create_seed_checkpoint:
+            trainer.checkpointer.save(curr_step=0, last_step=True)
+        else:
+            trainer.train()
+    finally:
+        trainer.close()
+    torch.distributed.destroy_process_group()
+
+
+def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
+    from titan_speech.checkpoint.provenance import Provenance, git_revision, package_versions
+
+    model = loaded.config.model
+    return Provenance(
+        vocabulary=plan.vocabulary.fingerprint,
+        grammar=plan.grammar.fingerprint,
+        model=f"{model.family} {model.flavor}",
+        plan=plan.fingerprint,
+        stores=tuple(plan.store_fingerprints),
+        versions=package_versions(),
+        git_revision=git_revision(),
+        world_size=world_size,
+    )
+
+
+def _open_run_folder(loaded: LoadedConfig, budget: Budget, plan: DataPlan) -> None:
+    """Save the resolved configuration and print what the run will do."""
+    from titan_speech.config.resolved import resolved_toml
+
+    folder = Path(loaded.config.job.dump_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "config.toml.partial"
+    partial.write_text(resolved_toml(loaded), encoding="utf-8")
+    partial.replace(folder / "config.toml")
+    print(plan.describe(), flush=True)
+    print(budget.describe(), flush=True)
+
+
+def _stand_alone_defaults() -> None:
+    """Started without torchrun, the process is a world of one."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

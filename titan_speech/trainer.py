@@ -1,0 +1,106 @@
+"""SpeechTrainer: TorchTitan's trainer with speech data, grouped losses and a start that is always announced.
+
+In: `SpeechTrainer.Config` (see `titan_speech.trainer_config`). Out: a trained, checkpointed run whose figures lie in
+metrics.jsonl. The loop, the parallelism and the checkpoints are TorchTitan's; only its documented seams are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import torch
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.tools.logging import logger
+from torchtitan.trainer import Trainer
+
+from titan_speech.checkpoint.manager import SpeechCheckpointManager
+from titan_speech.config.budget import Budget
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.plan import DataPlan
+from titan_speech.objective import GroupedCrossEntropy
+from titan_speech.observe.counters import count_batch
+from titan_speech.observe.groups import StreamKey
+from titan_speech.observe.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+class SpeechTrainer(Trainer):
+    """Trains one stage."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Trainer.Config):
+        speech: SpeechConfig
+        budget: Budget
+        plan: DataPlan
+
+        def to_dict(self) -> dict[str, Any]:
+            """What experiment trackers store: the resolved tables, nothing built from them."""
+            return asdict(self.speech)
+
+    config: Config
+    metrics_processor: SpeechMetricsProcessor
+    checkpointer: SpeechCheckpointManager
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        loss = cast(GroupedCrossEntropy, cast(ChunkedLossWrapper, self.loss_fn).loss_fn)
+        self.metrics_processor.attach(self._facts(), loss.groups, self.device)
+
+    def _facts(self) -> RunFacts:
+        config = self.config
+        return RunFacts(
+            streams=[StreamKey(s.source, s.language, s.task) for s in config.plan.streams],
+            seq_len=config.training.seq_len,
+            num_steps=config.budget.num_steps,
+            global_batch_tokens=config.speech.training.global_batch_tokens,
+            flops=self._flops_per_token(),
+        )
+
+    def _flops_per_token(self) -> FlopsPerToken:
+        """TorchTitan's count is linear in the sequence length; two points give its parts."""
+        model = self.model_parts[0]
+        _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
+        _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
+        per_position = flops_at_2 - flops_at_1
+        return FlopsPerToken(fixed=flops_at_1 - per_position, per_position=per_position)
+
+    def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
+        """TorchTitan's generator, begun by the announcement, with each batch counted."""
+        metrics = self.metrics_processor
+        metrics.start_at(self.step, self.checkpointer.start_announcement)
+        vocabulary = self.config.plan.vocabulary
+        for inputs, labels_BL in super().batch_generator(data_iterable):
+            metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
+            yield inputs, labels_BL
+
+    def train_step(self, data_iterator: Iterator[Batch]) -> None:
+        """One optimizer step; whatever goes wrong in it names rank, step and slots."""
+        try:
+            super().train_step(data_iterator)
+        except Exception as error:
+            packs = self.config.budget.packs_per_step
+            first_slot = (self.step - 1) * packs
+            where = (
+                f"rank {torch.distributed.get_rank()}, step {self.step}, "
+                f"slots {first_slot} to {first_slot + packs - 1}"
+            )
+            error.add_note(f"titan_speech: at {where}")
+            logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step; tokens seen follow from it, at any world size."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step = state_dict["step"]
+
+    def close(self) -> None:
+        """Also waits for a save that is still being written."""
+        checkpointer = getattr(self, "checkpointer", None)
+        if checkpointer is not None and checkpointer.enable:
+            checkpointer.maybe_wait_for_saving()
+        super().close()

@@ -1,0 +1,172 @@
+"""From our tables to TorchTitan's configuration tree.
+
+In: the checked `SpeechConfig`, the budget derived from it, the data plan and the number of processes. Out: the one
+`SpeechTrainer.Config` that builds the run. This is the only file that knows both vocabularies of settings; TorchTitan
+moves fast, and a change of its field names ends here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing, FullAC, SelectiveAC
+
+from titan_speech.checkpoint.manager import SpeechCheckpointManager
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.config.budget import Budget
+from titan_speech.config.tables import ParallelismTable, SpeechConfig
+from titan_speech.data.loader import SpeechDataLoader
+from titan_speech.data.plan import DataPlan
+from titan_speech.model.spec import model_spec
+from titan_speech.objective import GroupedCrossEntropy
+from titan_speech.observe.metrics import SpeechMetricsProcessor
+from titan_speech.schedule import TokenBudgetSchedule
+from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.trainer import SpeechTrainer
+
+NO_DECAY_PATTERN = r"norm|bias"
+"""Norms and biases get no weight decay; every other parameter is a matrix."""
+
+
+class RunTokenizer(BaseTokenizer):
+    """The run's text tokenizer, where TorchTitan wants one of its own kind."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        pass
+
+    def __init__(self, config: Config, *, tokenizer_path: str) -> None:
+        super().__init__()
+        self.text = TextTokenizer.load(tokenizer_path)
+        self.eos_id = self.text.eos_id
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        return self.text.encode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        return self.text.decode(*args, **kwargs)
+
+    def get_vocab_size(self) -> int:
+        return self.text.num_base
+
+
+def data_parallel_degree(table: ParallelismTable, world_size: int) -> int:
+    """Ranks that read different data: those left over by tensor and context parallelism."""
+    return world_size // (table.tensor_parallel_degree * table.context_parallel_degree)
+
+
+def trainer_config(
+    config: SpeechConfig, *, plan: DataPlan, budget: Budget, provenance: Provenance, world_size: int
+) -> SpeechTrainer.Config:
+    """The configuration tree TorchTitan builds the run from."""
+    dp_degree = data_parallel_degree(config.parallelism, world_size)
+    vocabulary = plan.vocabulary
+    accumulation = budget.accumulation(dp_degree)
+    return SpeechTrainer.Config(
+        speech=config,
+        budget=budget,
+        plan=plan,
+        model_spec=model_spec(config.model, vocabulary.num_rows),
+        hf_assets_path=config.tokenizer.path,
+        dump_folder=config.job.dump_folder,
+        tokenizer=RunTokenizer.Config(),
+        dataloader=SpeechDataLoader.Config(
+            plan=plan,
+            packs_per_step=budget.packs_per_step,
+            num_workers=config.data.num_workers,
+            num_prefetch_batches=config.data.num_prefetch_batches,
+        ),
+        optimizer=_optimizer(config),
+        lr_scheduler=TokenBudgetSchedule.Config(budget=budget),
+        loss=ChunkedLossWrapper.Config(
+            num_chunks=config.loss.num_chunks,
+            loss_fn=GroupedCrossEntropy.Config(
+                num_rows=vocabulary.num_rows,
+                num_streams=len(plan.streams),
+                first_code_id=vocabulary.first_code_id,
+                first_special_id=vocabulary.first_special_id,
+            ),
+        ),
+        training=TrainingConfig(
+            local_batch_size=config.training.local_batch_packs,
+            global_batch_size=config.training.local_batch_packs * dp_degree * accumulation,
+            seq_len=config.training.seq_len,
+            max_norm=config.training.max_norm,
+            steps=budget.num_steps,
+            dtype=config.training.dtype,
+            mixed_precision_param=config.training.mixed_precision_param,
+            disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
+        ),
+        parallelism=_parallelism(config.parallelism, world_size),
+        checkpoint=_checkpoint(config, provenance),
+        activation_checkpoint=_activation_checkpoint(config),
+        compile=CompileConfig(enable=config.compile.enable),
+        comm=CommConfig(
+            init_timeout_seconds=config.comm.init_timeout_seconds,
+            train_timeout_seconds=config.comm.train_timeout_seconds,
+            trace_buf_size=20_000 if torch.cuda.is_available() else 0,
+        ),
+        metrics=SpeechMetricsProcessor.Config(
+            log_freq=config.metrics.log_every_steps,
+            enable_tensorboard=config.metrics.tensorboard,
+            enable_wandb=config.metrics.wandb,
+        ),
+        debug=DebugConfig(seed=config.job.seed, deterministic=config.debug.deterministic),
+    )
+
+
+def _optimizer(config: SpeechConfig) -> OptimizersContainer.Config:
+    table = config.optimizer
+    shared = {"lr": table.lr, "betas": table.betas, "eps": table.eps}
+    return OptimizersContainer.Config(
+        implementation=table.implementation,
+        param_groups=[
+            ParamGroupConfig(
+                pattern=NO_DECAY_PATTERN,
+                optimizer_name="AdamW",
+                optimizer_kwargs={**shared, "weight_decay": 0.0},
+            ),
+            ParamGroupConfig(
+                pattern=".*",
+                optimizer_name="AdamW",
+                optimizer_kwargs={**shared, "weight_decay": table.weight_decay},
+            ),
+        ],
+    )
+
+
+def _parallelism(table: ParallelismTable, world_size: int) -> ParallelismConfig:
+    return ParallelismConfig(
+        data_parallel_replicate_degree=table.data_parallel_replicate_degree,
+        data_parallel_shard_degree=table.data_parallel_shard_degree,
+        tensor_parallel_degree=table.tensor_parallel_degree,
+        context_parallel_degree=table.context_parallel_degree,
+        fsdp_reshard_after_forward=table.fsdp_reshard_after_forward,
+    )
+
+
+def _checkpoint(config: SpeechConfig, provenance: Provenance) -> SpeechCheckpointManager.Config:
+    table = config.checkpoint
+    return SpeechCheckpointManager.Config(
+        enable=table.enable or table.create_seed_checkpoint,
+        folder=table.folder,
+        interval=table.interval_steps,
+        keep_latest_k=table.keep_last,
+        async_mode=table.async_mode,
+        load_step=table.load_step,
+        initial_load_path=table.initial_load_path or None,
+        last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
+        create_seed_checkpoint=table.create_seed_checkpoint,
+        provenance=provenance,
+    )
+
+
+def _activation_checkpoint(config: SpeechConfig) -> ActivationCheckpointing.Config | None:
+    policies = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
+    return policies[config.activation_checkpoint.kind]
