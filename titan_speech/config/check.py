@@ -1,0 +1,208 @@
+"""Ranges and contradictions, found before anything is started.
+
+In: a converted configuration and what is known of it (`Context`). Out: problems. Each check yields `Finding`s
+that name the keys they read; a finding whose keys include one that already has a problem is left out, so that
+a misspelt key is told once and not again through what its default contradicts.
+
+Rooms that know more (the model's flavors, what a store holds) hand in their own `Check`s and yield the same
+`Finding`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from titan_speech.config.check_data import check_data
+from titan_speech.config.finding import Finding
+from titan_speech.config.problem import DEFAULT, Origin, Problem
+from titan_speech.config.tables import ParallelismTable, SpeechConfig
+
+Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where values came from, which are unusable, where to point if none was written, the ranks."""
+
+    origins: Mapping[str, Origin]
+    suspects: Collection[str]
+    file: Origin
+    world_size: int | None = None
+
+
+def check(config: SpeechConfig, context: Context, more: Sequence[Check] = ()) -> list[Problem]:
+    """Every problem that the built-in and the given checks find."""
+    found = [finding for one in (*_CHECKS, *more) for finding in one(config)]
+    if context.world_size is not None:
+        found += check_world_size(config.parallelism, context.world_size)
+    return [_located(finding, context) for finding in found if not _is_follow_up(finding, context.suspects)]
+
+
+def _is_follow_up(finding: Finding, suspects: Collection[str]) -> bool:
+    def related(key: str, suspect: str) -> bool:
+        return f"{key}.".startswith(f"{suspect}.") or f"{suspect}.".startswith(f"{key}.")
+
+    return any(related(key, suspect) for key in finding.keys for suspect in suspects)
+
+
+def _located(finding: Finding, context: Context) -> Problem:
+    """Placed at the first of its keys that somebody wrote."""
+    origins = [context.origins.get(key, DEFAULT) for key in finding.keys]
+    origin = next((origin for origin in origins if not origin.is_default), context.file)
+    found = f"{finding.found} (the default)" if origins[0].is_default else finding.found
+    return Problem(origin, finding.keys[0], found, finding.expected, finding.nearest)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of one number; `above` and `below` exclude their value."""
+
+    key: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {
+            "at least": self.least,
+            "above": self.above,
+            "at most": self.most,
+            "below": self.below,
+        }
+        return "a value " + " and ".join(f"{word} {n:g}" for word, n in bounds.items() if n is not None)
+
+
+RANGES = (
+    Range("job.seed", least=0),
+    Range("data.seed", least=0),
+    Range("data.num_workers", least=0),
+    Range("data.num_prefetch_batches", least=1),
+    Range("training.seq_len", least=2),
+    Range("training.global_batch_tokens", least=1),
+    Range("training.target_tokens", least=1),
+    Range("training.local_batch_packs", least=1),
+    Range("training.max_norm", above=0),
+    Range("optimizer.lr", above=0),
+    Range("optimizer.betas.0", least=0, below=1),
+    Range("optimizer.betas.1", least=0, below=1),
+    Range("optimizer.eps", above=0),
+    Range("optimizer.weight_decay", least=0),
+    Range("lr_scheduler.warmup_ratio", least=0, most=1),
+    Range("lr_scheduler.end_lr", least=0),
+    Range("loss.num_chunks", least=1),
+    Range("parallelism.data_parallel_replicate_degree", least=1),
+    Range("parallelism.tensor_parallel_degree", least=1),
+    Range("parallelism.context_parallel_degree", least=1),
+    Range("checkpoint.interval_steps", least=1),
+    Range("checkpoint.keep_last", least=0),
+    Range("metrics.log_every_steps", least=1),
+    Range("comm.init_timeout_seconds", least=1),
+    Range("comm.train_timeout_seconds", least=1),
+)
+
+
+def _value(config: SpeechConfig, key: str) -> float:
+    value: object = config
+    for part in key.split("."):
+        value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
+    assert isinstance(value, int | float), f"{key} is {value!r}, no number"
+    return value
+
+
+def check_ranges(config: SpeechConfig) -> Iterator[Finding]:
+    for bounds in RANGES:
+        value = _value(config, bounds.key)
+        if not bounds.holds(value):
+            yield Finding((bounds.key,), f"{value:g}", str(bounds))
+    degree = config.parallelism.data_parallel_shard_degree
+    if degree < 1 and degree != -1:
+        key = "parallelism.data_parallel_shard_degree"
+        yield Finding((key,), str(degree), "-1 (all that are left) or a value at least 1")
+
+
+def check_batch(config: SpeechConfig) -> Iterator[Finding]:
+    tokens, length = config.training.global_batch_tokens, config.training.seq_len
+    if length >= 1 and tokens >= 1 and tokens % length:
+        near = max(1, round(tokens / length)) * length
+        keys = ("training.global_batch_tokens", "training.seq_len")
+        yield Finding(keys, str(tokens), f"a multiple of training.seq_len = {length}, such as {near}")
+
+
+def check_schedule(config: SpeechConfig) -> Iterator[Finding]:
+    schedule, lr = config.lr_scheduler, config.optimizer.lr
+    if schedule.decay != "constant" and schedule.end_lr > lr:
+        keys = ("lr_scheduler.end_lr", "optimizer.lr")
+        yield Finding(keys, f"{schedule.end_lr:g}", f"at most optimizer.lr = {lr:g}")
+
+
+def check_sequence(config: SpeechConfig) -> Iterator[Finding]:
+    """The sequence is cut by context and tensor parallel ranks, what a rank keeps by the loss's chunks."""
+    length = config.training.seq_len
+    cp = max(1, config.parallelism.context_parallel_degree)
+    tp = max(1, config.parallelism.tensor_parallel_degree)
+    chunks = max(1, config.loss.num_chunks)
+    divisor = tp * (2 * cp if cp > 1 else 1)
+    if length % divisor:
+        keys = ("training.seq_len", *_DEGREES[2:])
+        why = f"for tensor parallel {tp} and context parallel {cp} (which cuts it twice a rank)"
+        yield Finding(keys, str(length), f"a multiple of {divisor} {why}")
+    elif (length // cp) % chunks:
+        keys = ("loss.num_chunks", "training.seq_len", "parallelism.context_parallel_degree")
+        local = f"the local sequence, {length} / {cp} = {length // cp}"
+        yield Finding(keys, str(chunks), f"a divisor of {local}")
+
+
+def check_attention(config: SpeechConfig) -> Iterator[Finding]:
+    """varlen's cu_seqlens change length: no fixed graph and no sequence cut over ranks can take them."""
+    if config.model.attention != "varlen":
+        return
+    if config.training.cuda_graphs:
+        keys = ("model.attention", "training.cuda_graphs")
+        yield Finding(keys, '"varlen" with training.cuda_graphs = true', "flex, or no CUDA graphs", '"flex"')
+    if config.parallelism.context_parallel_degree > 1:
+        keys = ("model.attention", "parallelism.context_parallel_degree")
+        yield Finding(keys, '"varlen" with context parallel', "flex or dense", '"flex"')
+
+
+_DEGREES = (
+    "parallelism.data_parallel_replicate_degree",
+    "parallelism.data_parallel_shard_degree",
+    "parallelism.tensor_parallel_degree",
+    "parallelism.context_parallel_degree",
+)
+
+
+def check_world_size(parallelism: ParallelismTable, world_size: int) -> Iterator[Finding]:
+    """The degrees must multiply to the world size; with a shard degree of -1 the others must divide it."""
+    replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
+    others = replicate * parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
+    if min(others, abs(shard)) < 1:
+        return  # a range problem already
+    if shard == -1 and world_size % others:
+        found = f"a product of replicate, tensor and context degrees of {others}"
+        yield Finding(_DEGREES, found, f"a divisor of the world size {world_size}")
+    elif shard > 0 and others * shard != world_size:
+        yield Finding(
+            _DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}"
+        )
+
+
+_CHECKS: tuple[Check, ...] = (
+    check_ranges,
+    check_batch,
+    check_schedule,
+    check_sequence,
+    check_attention,
+    check_data,
+)

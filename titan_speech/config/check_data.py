@@ -1,0 +1,156 @@
+"""Contradictions in `[[data.source]]` and `[[data.language_rule]]`.
+
+In: the `DataTable`. Out: findings. Only what can be told from the file is checked here; whether the limits
+can be met with what the stores hold is for the mixture's solve, which names the binding ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from titan_speech.config.finding import Finding
+from titan_speech.config.problem import nearest_name
+from titan_speech.config.tables import DataTable, LanguageRuleTable, SourceTable, SpeechConfig
+
+SHARE_TOLERANCE = 1e-6
+REST = "*"  # stands for every language of the pool that a floor or cap does not name
+_NAME = re.compile(r"(?=.*[A-Za-z_])[\w-]+", re.ASCII)
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+def check_data(config: SpeechConfig) -> Iterator[Finding]:
+    yield from check_sources(config.data)
+    yield from check_rules(config.data)
+
+
+def check_sources(data: DataTable) -> Iterator[Finding]:
+    if not data.source:
+        yield Finding(("data.source",), "none", "at least one [[data.source]] table")
+        return
+    yield from _check_shares(data)
+    yield from _check_names(data)
+    for index, source in enumerate(data.source):
+        yield from _check_source(source, f"data.source.{index}")
+
+
+def _check_shares(data: DataTable) -> Iterator[Finding]:
+    total = sum(source.share for source in data.source)
+    if abs(total - 1) > SHARE_TOLERANCE:
+        parts = " + ".join(f"{source.share:g}" for source in data.source)
+        keys = ("data.source", *(f"data.source.{i}.share" for i in range(len(data.source))))
+        yield Finding(keys, f"shares that add up to {total:.6g} ({parts})", "shares that add up to 1")
+
+
+def _check_names(data: DataTable) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, source in enumerate(data.source):
+        key = f"data.source.{index}.name"
+        if not _NAME.fullmatch(source.name):
+            expected = "letters, digits, _ and -, not only digits (a flag's digits are an index)"
+            yield Finding((key,), f'"{source.name}"', expected)
+        elif source.name in seen:
+            other = f"data.source.{seen[source.name]}.name"
+            yield Finding((key, other), f'"{source.name}" again', f"a name unlike that of {other}")
+        seen.setdefault(source.name, index)
+
+
+def _check_source(source: SourceTable, key: str) -> Iterator[Finding]:
+    if not 0 < source.share <= 1:
+        yield Finding((f"{key}.share",), f"{source.share:g}", "a share above 0 and at most 1")
+    if source.max_epochs is not None and source.max_epochs <= 0:
+        yield Finding((f"{key}.max_epochs",), f"{source.max_epochs:g}", "a value above 0")
+    if not source.store:
+        yield Finding((f"{key}.store",), "an empty path", "the folder of a token store")
+    if source.train_on == "target" and source.task == "text":
+        keys = (f"{key}.train_on", f"{key}.task")
+        yield Finding(keys, '"target" for task "text"', '"all": text has no speech to train on', '"all"')
+    for index, language in enumerate(source.languages):
+        yield from _check_language(language, f"{key}.languages.{index}")
+
+
+def _check_language(language: str, key: str) -> Iterator[Finding]:
+    if not _LANGUAGE.fullmatch(language):
+        yield Finding((key,), f'"{language}"', "a language tag such as hi, en or pa-Arab")
+
+
+def check_rules(data: DataTable) -> Iterator[Finding]:
+    names = [source.name for source in data.source]
+    for index, rule in enumerate(data.language_rule):
+        key = f"data.language_rule.{index}"
+        yield from _check_rule_sources(rule, key, names)
+        yield from _check_limits(rule, key)
+        if rule.alpha is not None and rule.alpha < 0:
+            yield Finding((f"{key}.alpha",), f"{rule.alpha:g}", "0 (equal) or above; 1 is in proportion")
+    yield from _check_alpha_once(data, names)
+
+
+def _check_rule_sources(rule: LanguageRuleTable, key: str, names: list[str]) -> Iterator[Finding]:
+    name_keys = tuple(f"data.source.{i}.name" for i in range(len(names)))
+    for index, name in enumerate(rule.sources):
+        if name not in names:
+            expected = "the name of a source: " + ", ".join(names)
+            keys = (f"{key}.sources.{index}", *name_keys)
+            yield Finding(keys, f'"{name}"', expected, nearest_name(name, names))
+
+
+def _check_alpha_once(data: DataTable, names: list[str]) -> Iterator[Finding]:
+    """Two temperatures for one source have no meaning, whichever way the pools overlap."""
+    first: dict[str, int] = {}
+    for index, rule in enumerate(data.language_rule):
+        if rule.alpha is None:
+            continue
+        pool = rule.sources or tuple(names)
+        twice = [name for name in pool if name in first]
+        if twice:
+            keys = (f"data.language_rule.{index}.alpha", f"data.language_rule.{first[twice[0]]}.alpha")
+            found = f"a second alpha for {', '.join(twice)}"
+            yield Finding(keys, found, f"alpha from one rule only (it is also in {keys[1]})")
+        first.update({name: index for name in pool if name not in first})
+
+
+def _check_limits(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
+    for kind, limits in (("floor", rule.floor), ("cap", rule.cap), ("pin", rule.pin)):
+        yield from _check_each_limit(limits, kind, f"{key}.{kind}")
+    yield from _check_floor_and_cap(rule, key)
+    yield from _check_pins(rule, key)
+    least = sum(rule.pin.values()) + sum(
+        share for language, share in rule.floor.items() if language not in rule.pin and language != REST
+    )
+    if least > 1 + SHARE_TOLERANCE:
+        kind = "pins" if sum(rule.pin.values()) > 1 + SHARE_TOLERANCE else "floors and pins"
+        blame = ("pin", "floor") if rule.pin else ("floor",)
+        keys = tuple(f"{key}.{part}" for part in blame)
+        yield Finding(keys, f"{kind} that add up to {least:g}", "at most 1, the whole pool")
+
+
+def _check_each_limit(limits: Mapping[str, float], kind: str, key: str) -> Iterator[Finding]:
+    for language, share in limits.items():
+        inner = f"{key}.{language}"
+        if not 0 <= share <= 1:
+            yield Finding((inner,), f"{share:g}", "a share of the pool from 0 to 1")
+        if kind == "pin" and language == REST:
+            yield Finding((inner,), f'"{REST}"', "a language; only floors and caps may be for all others")
+        elif language != REST:
+            yield from _check_language(language, inner)
+
+
+def _check_floor_and_cap(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
+    for language in dict.fromkeys((*rule.floor, *rule.cap)):
+        low = language if language in rule.floor else REST
+        high = language if language in rule.cap else REST
+        floor, cap = rule.floor.get(low), rule.cap.get(high)
+        if floor is not None and cap is not None and floor > cap:
+            keys = (f"{key}.floor.{low}", f"{key}.cap.{high}")
+            yield Finding(keys, f"a floor of {floor:g}", f"at most the cap of {cap:g} ({keys[1]})")
+
+
+def _check_pins(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
+    """A pin decides alone, so a floor or cap that names the same language must allow it."""
+    for language, share in rule.pin.items():
+        floor, cap = rule.floor.get(language), rule.cap.get(language)
+        keys = (f"{key}.pin.{language}", f"{key}.floor.{language}", f"{key}.cap.{language}")
+        if floor is not None and share < floor:
+            yield Finding(keys, f"{share:g}", f"at least its floor of {floor:g} ({keys[1]})")
+        if cap is not None and share > cap:
+            yield Finding(keys, f"{share:g}", f"at most its cap of {cap:g} ({keys[2]})")

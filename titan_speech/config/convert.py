@@ -1,0 +1,199 @@
+"""The raw tree as the dataclasses of `tables.py`.
+
+In: a tree, in which values from the command line are still text. Out: `Converted`: the configuration, where
+each value came from, and every unknown key and wrong type. After a problem the field keeps its default, so
+that the rest can be looked at too; its path is marked as suspect and checks that would read it stay silent.
+
+Scalars follow `values.py`; "none" stands for absent in a field that may be. A field whose TOML name is a
+Python keyword ends in an underscore here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from titan_speech.config.overrides import as_list, as_toml
+from titan_speech.config.problem import DEFAULT, KeyPath, Origin, Problem, dotted, nearest_name, one_of
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.tree import Array, Node, Table, describe
+from titan_speech.config.values import SCALARS, Mismatch, is_typed, text_of, to_choice
+
+
+@dataclass
+class Findings:
+    """Collected on the way through the tree."""
+
+    problems: list[Problem] = field(default_factory=list)
+    suspects: set[str] = field(default_factory=set)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    def report(
+        self, node: Node, path: KeyPath, found: str, expected: str, nearest: str | None = None
+    ) -> None:
+        self.problems.append(Problem(node.origin, dotted(path), found, expected, nearest))
+        self.suspects.add(dotted(path))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """`config` is complete only if there are no problems."""
+
+    config: SpeechConfig
+    findings: Findings
+
+
+def convert(tree: Table) -> Converted:
+    """The whole tree as a `SpeechConfig`."""
+    findings = Findings()
+    return Converted(_to_table(tree, SpeechConfig, (), findings), findings)
+
+
+def toml_name(entry: Field[Any]) -> str:
+    """The field's key in TOML: `from_` is `from`."""
+    return entry.name.rstrip("_")
+
+
+@cache
+def table_fields(cls: type) -> dict[str, tuple[Field[Any], Any]]:
+    """TOML key -> the field and its resolved type."""
+    hints = get_type_hints(cls)
+    return {toml_name(entry): (entry, hints[entry.name]) for entry in fields(cls)}
+
+
+def is_optional(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
+
+
+def without_none(hint: Any) -> Any:
+    """`float` of `float | None`; other types as they are."""
+    return next(arg for arg in get_args(hint) if arg is not NoneType) if is_optional(hint) else hint
+
+
+def _to_table(node: Node, cls: type, path: KeyPath, findings: Findings) -> Any:
+    if not isinstance(node, Table):
+        raise Mismatch("a table")
+    findings.origins[dotted(path)] = node.origin
+    known = table_fields(cls)
+    _report_unknown(node, known, path, findings)
+    values = {}
+    for key, (entry, hint) in known.items():
+        inner = (*path, key)
+        if key in node.entries:
+            values[entry.name] = _converted(node.entries[key], hint, entry, inner, findings)
+        else:
+            findings.origins[dotted(inner)] = DEFAULT
+            if _is_required(entry):
+                findings.report(node, inner, "nothing", "a value, it has no default")
+            values[entry.name] = _fallback(entry, hint)
+    return cls(**values)
+
+
+def _converted(node: Node, hint: Any, entry: Field[Any], path: KeyPath, findings: Findings) -> Any:
+    """The value of one field; its default, and a problem, if it does not fit."""
+    findings.origins[dotted(path)] = node.origin
+    try:
+        return _to_type(node, hint, path, findings)
+    except Mismatch as mismatch:
+        findings.report(node, path, describe(node), mismatch.expected, mismatch.nearest)
+        return _fallback(entry, hint)
+
+
+def _report_unknown(node: Table, known: dict[str, Any], path: KeyPath, findings: Findings) -> None:
+    for key, value in node.entries.items():
+        if key in known:
+            continue
+        near = nearest_name(key, known)
+        hint = dotted((*path, near)) if near else _same_key_elsewhere(key)
+        kind = "an unknown table" if isinstance(value, Table) else "an unknown key"
+        findings.report(value, (*path, key), kind, one_of(known), hint)
+        if hint and near not in node.entries:  # the person meant to set it, so its default says nothing
+            findings.suspects.add(hint)
+
+
+def _same_key_elsewhere(key: str) -> str | None:
+    """`optimizer.lr` for an `lr` written under the wrong table."""
+    for section, (_, hint) in table_fields(SpeechConfig).items():
+        if is_dataclass(hint) and key in table_fields(cast(type, hint)):
+            return f"{section}.{key}"
+    return None
+
+
+def _is_required(entry: Field[Any]) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def _fallback(entry: Field[Any], hint: Any) -> Any:
+    """The default, or for a required field a placeholder."""
+    if entry.default is not MISSING:
+        return entry.default
+    return entry.default_factory() if entry.default_factory is not MISSING else _placeholder(hint)
+
+
+def _placeholder(hint: Any) -> Any:
+    """A value of the type, never seen outside since a problem was reported for it."""
+    if is_dataclass(hint):
+        return _to_table(Table({}, DEFAULT), cast(type, hint), (), Findings())
+    if get_origin(hint) is Literal:
+        return get_args(hint)[0]
+    return without_none(hint)()
+
+
+def _to_type(node: Node, hint: Any, path: KeyPath, findings: Findings) -> Any:
+    if is_optional(hint):
+        return None if text_of(node) == "none" else _to_type(node, without_none(hint), path, findings)
+    if is_dataclass(hint):
+        return _to_table(_read_typed(node, "a table"), cast(type, hint), path, findings)
+    kind = get_origin(hint)
+    if kind is Literal:
+        return to_choice(node, get_args(hint))
+    if kind is tuple:
+        return _to_tuple(node, get_args(hint), path, findings)
+    if kind is dict:
+        return _to_mapping(node, get_args(hint)[1], path, findings)
+    return SCALARS[hint](node)
+
+
+def _read_typed(node: Node, expected: str) -> Node:
+    """Command line text for a table, as the TOML it must be."""
+    if not is_typed(node):
+        return node
+    parsed = as_toml(text_of(node) or "")
+    if not isinstance(parsed, Table):
+        raise Mismatch(expected)
+    return parsed
+
+
+def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, findings: Findings) -> tuple[Any, ...]:
+    variable = args[-1] is Ellipsis
+    of_tables = variable and is_dataclass(args[0])
+    expected = (
+        "an array of tables" if of_tables else "a list" if variable else f"a list of {len(args)} values"
+    )
+    text = text_of(node)
+    if text is not None and is_typed(node):
+        node = as_list(text)
+    if not isinstance(node, Array) or not (variable or len(node.items) == len(args)):
+        raise Mismatch(f"{expected} ([[{dotted(path)}]])" if of_tables else expected)
+    hints = args[:1] * len(node.items) if variable else args
+    pairs = zip(node.items, hints, strict=True)
+    return tuple(_element(item, hint, (*path, i), findings) for i, (item, hint) in enumerate(pairs))
+
+
+def _to_mapping(node: Node, hint: Any, path: KeyPath, findings: Findings) -> dict[str, Any]:
+    node = _read_typed(node, "a table, such as {hi = 0.1}")
+    if not isinstance(node, Table):
+        raise Mismatch("a table, such as {hi = 0.1}")
+    return {key: _element(value, hint, (*path, key), findings) for key, value in node.entries.items()}
+
+
+def _element(node: Node, hint: Any, path: KeyPath, findings: Findings) -> Any:
+    """One element of an array or mapping; a mismatch is reported under the element's own line."""
+    findings.origins[dotted(path)] = node.origin
+    try:
+        return _to_type(node, hint, path, findings)
+    except Mismatch as mismatch:
+        findings.report(node, path, describe(node), mismatch.expected, mismatch.nearest)
+        return _placeholder(hint)

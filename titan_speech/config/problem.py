@@ -1,0 +1,89 @@
+"""One thing wrong with a configuration, and the one message that names them all.
+
+In: problems found while reading, overriding, converting and checking. Out: a single `ConfigError`, sorted by
+file and line, each entry with where, what was found, what was expected and the nearest valid name.
+
+Trade-off: every step goes on after a problem so that one start shows all of them; what a later check would
+say only because of an earlier problem is left out (see `check.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from titan_speech.config.redact import redact
+from titan_speech.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written: a file and line, the command line, or (neither) the table's default."""
+
+    file: str | None = None
+    line: int | None = None
+    command_line: bool = False
+
+    @property
+    def is_default(self) -> bool:
+        return self.file is None and not self.command_line
+
+    def __str__(self) -> str:
+        if self.command_line:
+            return "command line"
+        if self.file is None:
+            return "default"
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+DEFAULT = Origin()
+COMMAND_LINE = Origin(command_line=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of the error; `nearest` is the valid name the person most likely meant."""
+
+    origin: Origin
+    key: str
+    found: str
+    expected: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return redact(f"{self.origin}: {key}found {self.found}; expected {self.expected}{hint}")
+
+    @property
+    def sort_key(self) -> tuple[bool, str, int]:
+        return self.origin.command_line, self.origin.file or "", self.origin.line or 0
+
+
+def dotted(path: KeyPath) -> str:
+    """`("data", "source", 0, "share")` as people write it: `data.source.0.share`."""
+    return ".".join(str(part) for part in path)
+
+
+def nearest_name(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name closest in spelling, if one is close at all."""
+    by_folded = {candidate.lower().replace("-", "_"): candidate for candidate in valid}
+    matches = get_close_matches(name.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
+    return by_folded[matches[0]] if matches else None
+
+
+def one_of(names: Iterable[str]) -> str:
+    """A list of choices for `expected`."""
+    return "one of " + ", ".join(names)
+
+
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raise one `ConfigError` naming every problem; do nothing when there is none."""
+    if not problems:
+        return
+    unique = sorted(dict.fromkeys(problems), key=lambda problem: problem.sort_key)
+    count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
+    raise ConfigError("\n  ".join([f"{count} in the configuration:", *map(str, unique)]))
