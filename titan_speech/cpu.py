@@ -55,10 +55,11 @@ def prepare() -> None:
     import torchtitan.tools.utils as utils
     from torch.nn.attention.flex_attention import create_block_mask
 
-    device_module = CpuDeviceModule()
+    answers = {"device_type": "cpu", "device_module": CpuDeviceModule()}
     for name, module in list(sys.modules.items()):
-        if name.startswith("torchtitan") and hasattr(module, "device_module"):
-            module.device_type, module.device_module = "cpu", device_module  # type: ignore[attr-defined]
+        if name.startswith("torchtitan"):
+            for attribute in answers.keys() & vars(module).keys():
+                setattr(module, attribute, answers[attribute])
     utils.get_peak_flops = lambda device_name: float("nan")  # an unknown device must not report an A100's MFU
     attention._compiled_create_block_mask = create_block_mask
     _barrier_without_device_ids()

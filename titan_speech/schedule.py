@@ -27,8 +27,4 @@ class TokenBudgetSchedule(LRSchedulersContainer):
             return TokenBudgetSchedule(optimizers, self.budget)
 
     def __init__(self, optimizers: OptimizersContainer, budget: Budget) -> None:
-        def factor(num_steps_done: int) -> float:
-            step = min(num_steps_done + 1, budget.num_steps)
-            return budget.learning_rate(step) / budget.peak_lr
-
-        super().__init__(optimizers, factor)
+        super().__init__(optimizers, budget.lr_factor)  # called with the number of steps done: the step to come

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.config.budget import Budget
+from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.errors import TitanSpeechError
 
@@ -69,7 +69,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
         source="training", output_dir=loaded.config.job.dump_folder, enable=False
     )
     if os.environ["RANK"] == "0":
-        _open_run_folder(loaded, budget, plan)
+        _open_run_folder(loaded, plan, world_size)
     trainer = config.build()
     return trainer
 
@@ -104,7 +104,7 @@ def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
     )
 
 
-def _open_run_folder(loaded: LoadedConfig, budget: Budget, plan: DataPlan) -> None:
+def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> None:
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import resolved_toml
 
@@ -114,7 +114,7 @@ def _open_run_folder(loaded: LoadedConfig, budget: Budget, plan: DataPlan) -> No
     partial.write_text(resolved_toml(loaded), encoding="utf-8")
     partial.replace(folder / "config.toml")
     print(plan.describe(), flush=True)
-    print(budget.describe(), flush=True)
+    print(describe_budget(loaded.config, world_size), flush=True)
 
 
 def _stand_alone_defaults() -> None:

@@ -68,9 +68,12 @@ class SpeechTrainer(Trainer):
         return FlopsPerToken(fixed=flops_at_1 - per_position, per_position=per_position)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
-        """TorchTitan's generator, begun by the announcement, with each batch counted."""
+        """TorchTitan's generator, begun by the announcement, with each batch counted.
+
+        A generator runs only when it is first asked, which is in the first step.
+        """
         metrics = self.metrics_processor
-        metrics.start_at(self.step, self.checkpointer.start_announcement)
+        metrics.start_at(self.step - 1, self.checkpointer.start_announcement)
         vocabulary = self.config.plan.vocabulary
         for inputs, labels_BL in super().batch_generator(data_iterable):
             metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
@@ -81,12 +84,8 @@ class SpeechTrainer(Trainer):
         try:
             super().train_step(data_iterator)
         except Exception as error:
-            packs = self.config.budget.packs_per_step
-            first_slot = (self.step - 1) * packs
-            where = (
-                f"rank {torch.distributed.get_rank()}, step {self.step}, "
-                f"slots {first_slot} to {first_slot + packs - 1}"
-            )
+            slots = self.config.budget.slots(self.step - 1)  # TorchTitan counts steps from 1
+            where = f"rank {torch.distributed.get_rank()}, step {self.step}, slots {slots[0]} to {slots[-1]}"
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
             raise

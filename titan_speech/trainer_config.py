@@ -19,7 +19,7 @@ from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.config.budget import Budget
+from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
@@ -39,12 +39,12 @@ class RunTokenizer(BaseTokenizer):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseTokenizer.Config):
-        pass
+        text: TextTokenizer
 
     def __init__(self, config: Config, *, tokenizer_path: str) -> None:
         super().__init__()
-        self.text = TextTokenizer.load(tokenizer_path)
-        self.eos_id = self.text.eos_id
+        self.text = config.text
+        self.eos_id = config.text.eos_id
 
     def encode(self, *args: Any, **kwargs: Any) -> list[int]:
         return self.text.encode(*args, **kwargs)
@@ -56,13 +56,14 @@ class RunTokenizer(BaseTokenizer):
         return self.text.num_base
 
 
-def data_parallel_degree(table: ParallelismTable, world_size: int) -> int:
-    """Ranks that read different data: those left over by tensor and context parallelism."""
-    return world_size // (table.tensor_parallel_degree * table.context_parallel_degree)
-
-
 def trainer_config(
-    config: SpeechConfig, *, plan: DataPlan, budget: Budget, provenance: Provenance, world_size: int
+    config: SpeechConfig,
+    *,
+    plan: DataPlan,
+    budget: Budget,
+    tokenizer: TextTokenizer,
+    provenance: Provenance,
+    world_size: int,
 ) -> SpeechTrainer.Config:
     """The configuration tree TorchTitan builds the run from."""
     dp_degree = data_parallel_degree(config.parallelism, world_size)
@@ -75,7 +76,7 @@ def trainer_config(
         model_spec=model_spec(config.model, vocabulary.num_rows),
         hf_assets_path=config.tokenizer.path,
         dump_folder=config.job.dump_folder,
-        tokenizer=RunTokenizer.Config(),
+        tokenizer=RunTokenizer.Config(text=tokenizer),
         dataloader=SpeechDataLoader.Config(
             plan=plan,
             packs_per_step=budget.packs_per_step,
@@ -103,7 +104,7 @@ def trainer_config(
             mixed_precision_param=config.training.mixed_precision_param,
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
-        parallelism=_parallelism(config.parallelism, world_size),
+        parallelism=_parallelism(config.parallelism),
         checkpoint=_checkpoint(config, provenance),
         activation_checkpoint=_activation_checkpoint(config),
         compile=CompileConfig(enable=config.compile.enable),
@@ -141,7 +142,7 @@ def _optimizer(config: SpeechConfig) -> OptimizersContainer.Config:
     )
 
 
-def _parallelism(table: ParallelismTable, world_size: int) -> ParallelismConfig:
+def _parallelism(table: ParallelismTable) -> ParallelismConfig:
     return ParallelismConfig(
         data_parallel_replicate_degree=table.data_parallel_replicate_degree,
         data_parallel_shard_degree=table.data_parallel_shard_degree,

@@ -145,7 +145,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
 
     def _memory(self) -> dict[str, float]:
         stats = self.device_memory_monitor.get_peak_stats()
-        return {"memory_peak_gib": stats.max_reserved_gib, "num_alloc_retries": stats.num_alloc_retries}
+        retries = {} if stats.num_alloc_retries < 0 else {"num_alloc_retries": stats.num_alloc_retries}
+        return {"memory_peak_gib": stats.max_reserved_gib, **retries}
 
     def _print(self, step: int, metrics: dict[str, Any], losses: dict[str, GroupLoss]) -> None:
         color = self.color

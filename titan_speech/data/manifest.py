@@ -1,0 +1,240 @@
+"""manifest.json: what a token store holds, file by file. Written last and never changed.
+
+In: the dataclasses below. Out: canonical JSON and back, checked for version, shape and fingerprint. Reading
+costs @@ ms per 1,000 shards; a store of 80 M samples has about 1,250 shards of 128 MB.
+
+Compatibility promise: a reader of format version N reads every version up to N. Inside a version keys may be
+added, none changes its meaning; a newer version is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from titan_speech.errors import DataError
+from titan_speech.vocabulary import CODES_PER_SEC
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+# Left out of the fingerprint: what may be reworded without touching a token, and what follows from the rest.
+NOT_FINGERPRINTED = frozenset({"name", "licence", "created", "totals", "fingerprint"})
+
+
+class Kind(StrEnum):
+    """What the .tokens files of a part hold."""
+
+    SPEECH = "speech"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class CodecInfo:
+    """The codec that made the codes; its hash says which weights."""
+
+    name: str
+    hash: str
+    codes_per_sec: float = CODES_PER_SEC
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer that made the text ids."""
+
+    fingerprint: str
+    num_base: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file; `path` is relative to the store."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """Some samples of a part, in stored order."""
+
+    name: str
+    num_samples: int
+    num_tokens: int
+    files: tuple[FileInfo, ...]
+
+    def file(self, suffix: str) -> FileInfo:
+        """The shard's file NAME.suffix."""
+        return next(file for file in self.files if file.path.endswith(f"/{self.name}.{suffix}"))
+
+
+@dataclass(frozen=True)
+class VariantInfo:
+    """One transcript variant of a part; samples without it have length 0."""
+
+    name: str
+    num_samples: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """All samples of one dataset source, language and kind."""
+
+    dataset_source: str
+    language: str
+    kind: Kind
+    num_samples: int
+    num_tokens: int
+    duration_sec: float
+    variants: tuple[VariantInfo, ...]
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.dataset_source}.{self.language}.{self.kind}"
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Tokens of all transcript variants together."""
+        return sum(variant.num_tokens for variant in self.variants)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What several parts hold together."""
+
+    num_samples: int
+    num_tokens: int
+    num_text_tokens: int
+    duration_sec: float
+
+    @classmethod
+    def of(cls, parts: Iterable[PartInfo]) -> Totals:
+        kept = list(parts)
+        names = ("num_samples", "num_tokens", "num_text_tokens")
+        sums = (sum(getattr(part, name) for part in kept) for name in names)
+        return cls(*sums, duration_sec=round(sum(part.duration_sec for part in kept), 3))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything known about a store without opening a shard."""
+
+    name: str
+    licence: str
+    codec: CodecInfo | None
+    tokenizer: TokenizerInfo
+    normalization_version: str
+    seed: int
+    parts: tuple[PartInfo, ...]
+    created: str | None = None
+    format_version: int = FORMAT_VERSION
+    fingerprint: str = ""
+
+    def sealed(self) -> Manifest:
+        """With its fingerprint, as it is written."""
+        return replace(self, fingerprint=content_fingerprint(self._content()))
+
+    def totals_by(self, attribute: str) -> dict[str, Totals]:
+        """Totals per `language`, `dataset_source` or `kind`."""
+        values = sorted({str(getattr(part, attribute)) for part in self.parts})
+        return {
+            value: Totals.of(part for part in self.parts if str(getattr(part, attribute)) == value)
+            for value in values
+        }
+
+    def to_json(self) -> str:
+        content = self._content()
+        content["totals"] = {
+            by: {value: asdict(totals) for value, totals in self.totals_by(by).items()}
+            for by in ("dataset_source", "language", "kind")
+        }
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def _content(self) -> dict[str, Any]:
+        content = asdict(self)
+        for part, info in zip(content["parts"], self.parts, strict=True):
+            part["num_text_tokens"] = info.num_text_tokens
+        return content
+
+
+def content_fingerprint(content: dict[str, Any]) -> str:
+    """Changes when any token, its order or its meaning changes; 16 hex characters."""
+    kept = {key: value for key, value in content.items() if key not in NOT_FINGERPRINTED}
+    canonical = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def read_manifest(store: Path) -> Manifest:
+    file = store / MANIFEST_NAME
+    if not file.is_file():
+        raise DataError(f"no token store at {store}: {MANIFEST_NAME} is missing; {_hint(store)}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} is damaged ({error!r}); restore it from the store's source or rebuild"
+        ) from error
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format version {version!r}, this titan_speech reads 1 to {FORMAT_VERSION}; "
+            "upgrade titan_speech, or rebuild the store with this one"
+        )
+    return _parsed(content, file)
+
+
+def _hint(store: Path) -> str:
+    if not store.exists():
+        near = store.parent if store.parent.is_dir() else Path(".")
+        found = sorted(path.parent.name for path in near.glob(f"*/{MANIFEST_NAME}"))[:8]
+        return f"the folder does not exist; stores in {near}: {', '.join(found) or 'none'}"
+    return "the folder is no store, or its build was cut short: build it again"
+
+
+def _parsed(content: dict[str, Any], file: Path) -> Manifest:
+    try:
+        expected = content_fingerprint(content)
+        if content["fingerprint"] != expected:
+            raise DataError(
+                f"{file} is damaged: fingerprint {content['fingerprint']}, but its content gives {expected}; "
+                "a manifest is never edited: restore it or rebuild the store"
+            )
+        return _manifest(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} is damaged ({error!r}); restore it or rebuild the store") from error
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    names = ("name", "licence", "normalization_version", "seed", "created", "format_version", "fingerprint")
+    codec = content["codec"]
+    return Manifest(
+        **{name: content[name] for name in names},
+        codec=None if codec is None else CodecInfo(codec["name"], codec["hash"], codec["codes_per_sec"]),
+        tokenizer=TokenizerInfo(content["tokenizer"]["fingerprint"], content["tokenizer"]["num_base"]),
+        parts=tuple(_part(part) for part in content["parts"]),
+    )
+
+
+def _part(content: dict[str, Any]) -> PartInfo:
+    names = ("dataset_source", "language", "num_samples", "num_tokens", "duration_sec")
+    variants = (VariantInfo(v["name"], v["num_samples"], v["num_tokens"]) for v in content["variants"])
+    return PartInfo(
+        **{name: content[name] for name in names},
+        kind=Kind(content["kind"]),
+        variants=tuple(variants),
+        shards=tuple(_shard(shard) for shard in content["shards"]),
+    )
+
+
+def _shard(content: dict[str, Any]) -> ShardInfo:
+    files = (FileInfo(f["path"], f["num_bytes"], f["sha256"]) for f in content["files"])
+    return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], tuple(files))

@@ -1,0 +1,104 @@
+"""Which stream a slot reads, and keyed permutations: the parts of data order that need no data.
+
+In: quotas and shares of the streams; seeds and names. Out: `SlotOrder.locate(g) -> (stream, j)`, meaning that slot g
+reads the j-th pack of that stream, and `permutation(key, n)`.
+
+    c, i = divmod(g, M);  s = table[i];  j = c * quota[s] + rank[i]
+
+so any slot is found in constant time, and the order depends on nothing but the tables. The table of a cycle is filled
+greedily: each slot goes to the stream whose cell, source and language are furthest behind their shares. Cells, sources
+and languages then all stay within 1.8 packs of their share at every prefix (40 random tables of 2 to 6 sources x 5 to
+12 languages; merging streams by deadline, without the margins, lets a source drift 4.7 packs and a language 4.4, and
+random draws 170). It takes 0.2 s and happens once per process. All arithmetic is on integers, so every machine builds
+the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from titan_speech.data.quotas import CYCLE_SLOTS, UNITS_PER_PACK, round_table, snap_shares
+
+ORDER_VERSION = 1  # raised whenever the same tables would give another order
+CELL_WEIGHT, MARGIN_WEIGHT = 3, 2  # of a cell's own lag, and of its source's and language's
+_EXHAUSTED = -(1 << 60)
+
+
+@dataclass(frozen=True)
+class SlotOrder:
+    """One cycle of M slots, repeated for ever."""
+
+    quotas: tuple[int, ...]
+    """Slots per cycle of each stream."""
+    stream_M: NDArray[np.int16]
+    """Stream of each slot of the cycle."""
+    rank_M: NDArray[np.int32]
+    """How many earlier slots of the cycle have the same stream."""
+
+    def locate(self, slot: int) -> tuple[int, int]:
+        """Stream of a slot, and which pack of that stream it reads."""
+        cycle, i = divmod(slot, len(self.stream_M))
+        stream = int(self.stream_M[i])
+        return stream, cycle * self.quotas[stream] + int(self.rank_M[i])
+
+
+def slot_order(source_N: NDArray[np.int64], language_N: NDArray[np.int64], share_N: NDArray[np.float64]) -> SlotOrder:
+    """Order of streams that lie at cells (source, language), each at most once, with pack shares that add up to 1."""
+    share_RC = np.zeros((source_N.max() + 1, language_N.max() + 1))
+    share_RC[source_N, language_N] = share_N
+    units_RC = snap_shares(share_RC)
+    quota_N = round_table(units_RC)[source_N, language_N]
+    units_N = units_RC[source_N, language_N]
+    cells = (source_N, language_N, units_N, quota_N)
+    stream_M = _cycle(*(tuple(int(v) for v in cell_N) for cell_N in cells))
+    return SlotOrder(tuple(int(q) for q in quota_N), stream_M, _ranks(stream_M))
+
+
+@lru_cache(maxsize=8)
+def _cycle(
+    sources: tuple[int, ...], languages: tuple[int, ...], units: tuple[int, ...], quotas: tuple[int, ...]
+) -> NDArray[np.int16]:
+    """Fills the cycle slot by slot; a stream that has its quota is out."""
+    source_N, language_N, left_N = np.array(sources), np.array(languages), np.array(quotas)
+    weight_NN = CELL_WEIGHT * np.eye(len(units), dtype=np.int64)
+    weight_NN += MARGIN_WEIGHT * (source_N[:, None] == source_N)
+    weight_NN += MARGIN_WEIGHT * (language_N[:, None] == language_N)
+    gain_N = weight_NN @ np.array(units)  # what every slot adds to each stream's lag, in 1/16 pack / M
+    cost_NN = weight_NN * (CYCLE_SLOTS * UNITS_PER_PACK)  # what a slot given to a stream takes off
+    lag_N = np.where(left_N > 0, 0, _EXHAUSTED)
+    stream_M = np.empty(CYCLE_SLOTS, np.int16)
+    for i in range(CYCLE_SLOTS):
+        lag_N += gain_N
+        stream = lag_N.argmax()
+        stream_M[i] = stream
+        lag_N -= cost_NN[stream]
+        left_N[stream] -= 1
+        if left_N[stream] == 0:
+            lag_N[stream] = _EXHAUSTED
+    return stream_M
+
+
+def _ranks(stream_M: NDArray[np.int16]) -> NDArray[np.int32]:
+    rank_M = np.empty(len(stream_M), np.int32)
+    for stream in np.unique(stream_M):
+        places = np.flatnonzero(stream_M == stream)
+        rank_M[places] = np.arange(len(places))
+    return rank_M
+
+
+def permutation(key: str, n: int) -> NDArray[np.int64]:
+    """Permutation of range(n) that depends on the key alone.
+
+    Philox counters give random high bits, the index fills the low bits, and one sort of distinct numbers orders both.
+    Raw Philox output is stable across numpy versions, which `Generator.permutation` does not promise. 4,096 in 60 us.
+    """
+    bits = np.random.Philox(key=xxhash.xxh3_128_intdigest(key.encode())).random_raw(n)
+    index_bits = np.uint64(max(n - 1, 1).bit_length())
+    keys = ((bits >> index_bits) << index_bits) | np.arange(n, dtype=np.uint64)
+    keys.sort()
+    return (keys & ((np.uint64(1) << index_bits) - np.uint64(1))).astype(np.int64)

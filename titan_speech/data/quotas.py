@@ -1,0 +1,72 @@
+"""Whole packs per cycle from real shares, right for every cell, source and language at once.
+
+In: pack shares of the cells of a source x language table (they add up to 1). Out: for a cycle of M = 65,536 slots the
+integer quota of each cell, rounded up or down, such that the quotas of each source, of each language and of the whole
+table are rounded up or down as well.
+
+Largest remainder keeps only cells and total: the quotas of 12 languages can add up to a source total that is several
+packs off (up to 5.2 measured on tables of 3 to 6 sources x 12 languages; here always under 1). This is Cox's controlled
+rounding: slack cells make all margins whole, then fractions are shifted around cycles of fractional cells until none
+is left. At most as many shifts as cells: 2 ms for 72 cells.
+
+Shares are first snapped to 1/16 of a pack, so noise in the last bits of a solver does not reach the data order.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+CYCLE_SLOTS = 65_536
+UNITS_PER_PACK = 16
+
+
+def snap_shares(share_RC: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Shares in units of 1/16 pack that add up to a whole cycle; the largest cells take the rounding."""
+    units_RC = np.rint(share_RC * (CYCLE_SLOTS * UNITS_PER_PACK)).astype(np.int64)
+    excess = int(units_RC.sum()) - CYCLE_SLOTS * UNITS_PER_PACK
+    assert abs(excess) <= share_RC.size, f"shares add up to {share_RC.sum()}, expected 1"
+    units_RC.flat[np.argmax(units_RC)] -= excess
+    return units_RC
+
+
+def round_table(units_RC: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Quotas [R, C] in packs: cells, rows, columns and total each rounded up or down."""
+    table = _with_whole_margins(units_RC)
+    while (table % UNITS_PER_PACK).any():
+        cells = _fractional_cycle(table % UNITS_PER_PACK != 0)
+        up, down = tuple(np.array(cells[0::2]).T), tuple(np.array(cells[1::2]).T)
+        shift = min((-table[up] % UNITS_PER_PACK).min(), (table[down] % UNITS_PER_PACK).min())
+        table[up] += shift
+        table[down] -= shift
+    return table[:-1, :-1] // UNITS_PER_PACK
+
+
+def _with_whole_margins(units_RC: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One more row and column of slack, so that every line adds up to whole packs."""
+    table = np.pad(units_RC, ((0, 1), (0, 1)))
+    table[:-1, -1] = -table[:-1].sum(axis=1) % UNITS_PER_PACK
+    table[-1] = -table[:-1].sum(axis=0) % UNITS_PER_PACK
+    assert table[-1].sum() % UNITS_PER_PACK == 0, "the total of the table is not whole packs"
+    return table
+
+
+def _fractional_cycle(fractional_RC: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Cells of a closed walk that alternates between rows and columns.
+
+    A line with one fractional cell has two, since it adds up to whole packs: the walk never gets stuck.
+    """
+    num_rows = fractional_RC.shape[0]
+    path = [int(np.argmax(fractional_RC.any(axis=1)))]  # nodes: rows, then columns after them
+    while True:
+        node = path[-1]
+        line = fractional_RC[node] if node < num_rows else fractional_RC[:, node - num_rows]
+        offset = num_rows if node < num_rows else 0
+        last = path[-2] if len(path) > 1 else -1
+        step = next(int(n) + offset for n in np.flatnonzero(line) if n + offset != last)
+        if step in path:
+            loop = [*path[path.index(step) :], step]
+            return [(min(a, b), max(a, b) - num_rows) for a, b in pairwise(loop)]
+        path.append(step)

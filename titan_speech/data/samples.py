@@ -1,0 +1,160 @@
+"""One sample's metadata: what a builder is given, what a sidecar row holds, and what is refused.
+
+In: `SampleInfo` from an importer. Out: `SampleRow`, one row of a shard's parquet sidecar in the order of its
+tokens. Times are seconds in the source recording, `sample_rate` is in Hz. A row takes @@ bytes in the sidecar
+with a transcript of 60 characters, against 1,000 bytes for the codes of 10 s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.data.manifest import Kind
+from titan_speech.data.problems import Problem
+from titan_speech.vocabulary import NUM_CODES
+
+TRANSCRIPT_VARIANTS = ("native", "romanized", "code_mixed", "audio_tagged")
+SPEECH_VARIANTS = (*TRANSCRIPT_VARIANTS, "description")
+TEXT_VARIANTS = ("user",)
+VARIANTS = SPEECH_VARIANTS + TEXT_VARIANTS
+
+_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LANGUAGE = re.compile(r"(?P<primary>[a-z]{2,3})(-[A-Za-z0-9]{2,8})*")
+# ISO 639-1. Three-letter tags are accepted when well formed: ISO 639-3 has some 7,900 of them.
+_TWO_LETTER_LANGUAGES = """
+    aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv
+    dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig
+    ii ik io is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh
+    mi mk ml mn mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru
+    rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty
+    ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
+""".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleInfo:
+    """What an importer knows about a sample."""
+
+    sample_id: str
+    """Unique in the store."""
+    dataset_source: str
+    language: str
+    """BCP 47 tag with its shortest primary subtag: en, hi, mai, en-IN."""
+    speaker_id: str | None = None
+    source_video_id: str | None = None
+    segment_order: int | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    sample_rate: int | None = None
+    vad_config_hash: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow(SampleInfo):
+    """A row of the sidecar; `code_len` counts the tokens in .tokens, `text_len_V` those in .text.V."""
+
+    code_len: int
+    checksum: int
+    """xxh3_64 of the sample's bytes in .tokens."""
+    tokenizer_version: str
+    normalization_version: str
+    codec_ckpt_hash: str | None = None
+    transcript_hash: str | None = None
+    transcript_native: str | None = None
+    transcript_romanized: str | None = None
+    transcript_code_mixed: str | None = None
+    transcript_audio_tagged: str | None = None
+    transcript_description: str | None = None
+    text_len_native: int = 0
+    text_len_romanized: int = 0
+    text_len_code_mixed: int = 0
+    text_len_audio_tagged: int = 0
+    text_len_description: int = 0
+    text_len_user: int = 0
+
+
+_ARROW_TYPES = {
+    "segment_order": pa.int32(),
+    "start_time": pa.float64(),
+    "end_time": pa.float64(),
+    "sample_rate": pa.int32(),
+    "code_len": pa.int32(),
+    "checksum": pa.uint64(),
+}
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    return pa.int32() if name.startswith("text_len_") else _ARROW_TYPES.get(name, pa.string())
+
+
+ROW_SCHEMA = pa.schema([(field.name, _arrow_type(field.name)) for field in fields(SampleRow)])
+
+
+def stored_columns(kind: Kind, variants: tuple[str, ...]) -> list[str]:
+    """Columns of a part's sidecar: none of absent variants, and no transcripts in text parts."""
+    always = ("native", "romanized") if kind is Kind.SPEECH else ()
+    dropped = {f"transcript_{v}" for v in VARIANTS if v not in variants and v not in always}
+    dropped |= {f"text_len_{v}" for v in VARIANTS if v not in variants}
+    if kind is Kind.TEXT:
+        dropped |= {name for name in ROW_SCHEMA.names if name.startswith("transcript_")}
+    return [name for name in ROW_SCHEMA.names if name not in dropped]
+
+
+def info_problems(info: SampleInfo) -> list[Problem]:
+    """What is wrong with a sample's metadata."""
+    problems = []
+    if not info.sample_id:
+        problems.append(Problem("id", "empty sample_id"))
+    if not _SOURCE.fullmatch(info.dataset_source):
+        detail = f"dataset_source {info.dataset_source!r}: expected letters, digits, '-' and '_'"
+        problems.append(Problem("source", detail))
+    if not is_language(info.language):
+        detail = f"unknown language tag {info.language!r}: expected BCP 47 such as 'hi', 'mai' or 'en-IN'"
+        problems.append(Problem("language", detail))
+    if info.start_time is not None and info.end_time is not None and not info.start_time < info.end_time:
+        detail = f"start_time {info.start_time} s is not before end_time {info.end_time} s"
+        problems.append(Problem("time", detail))
+    return problems
+
+
+def is_language(tag: str) -> bool:
+    match = _LANGUAGE.fullmatch(tag)
+    return match is not None and (len(match["primary"]) == 3 or match["primary"] in _TWO_LETTER_LANGUAGES)
+
+
+def code_problems(codes_N: NDArray) -> list[Problem]:
+    if codes_N.ndim != 1 or (codes_N.size and not np.issubdtype(codes_N.dtype, np.integer)):
+        detail = f"codes are {codes_N.dtype} of shape {codes_N.shape}: expected one row of integers"
+        return [Problem("code type", detail)]
+    if codes_N.size == 0:
+        return [Problem("no codes", "zero length: expected at least one code")]
+    bad = np.flatnonzero((codes_N < 0) | (codes_N >= NUM_CODES))
+    if bad.size == 0:
+        return []
+    value = int(codes_N[bad[0]])
+    detail = f"code {value} at frame {bad[0]} is out of range: expected 0..{NUM_CODES - 1}"
+    return [Problem("code range", detail)]
+
+
+def transcript_problems(transcripts: Mapping[str, str]) -> list[Problem]:
+    known = ", ".join(SPEECH_VARIANTS)
+    problems = [
+        Problem("variant", f"unknown transcript variant {name!r}: expected one of {known}")
+        for name in transcripts
+        if name not in SPEECH_VARIANTS
+    ]
+    return problems + blank_problems(transcripts)
+
+
+def blank_problems(texts: Mapping[str, str]) -> list[Problem]:
+    return [
+        Problem(f"blank {name}", f"blank {name} text: expected characters, or no {name} text at all")
+        for name, text in texts.items()
+        if not text.strip()
+    ]

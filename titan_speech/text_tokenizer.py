@@ -1,0 +1,172 @@
+"""The backbone's text tokenizer, read from a folder.
+
+In: `tokenizer.json` (Hugging Face `tokenizers`), and beside it whatever says which tokens open and close a
+document and how many rows the backbone has. Out: text ids without specials, and the `Vocabulary` that grows
+from them.
+
+Text that spells a special ("<|end_of_text|>" on a web page) is encoded as ordinary characters, never as that
+special. The fingerprint covers what can change an id, so a file that was only re-indented keeps it; that
+costs parsing the file a second time (@@ s for the 9 MB of Llama 3.1, of @@ s to load it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from titan_speech.errors import VocabularyError
+from titan_speech.vocabulary import Vocabulary
+
+# Pairs that open and close a document, tried in this order when no file of the folder names them.
+KNOWN_PAIRS = (
+    ("<|begin_of_text|>", "<|end_of_text|>"),
+    ("<s>", "</s>"),
+    ("<|endoftext|>", "<|endoftext|>"),
+)
+# Left out of the fingerprint: truncation, padding, post-processor (never used here) and the file's version.
+IDENTITY_KEYS = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+
+
+@dataclass(frozen=True)
+class DocumentTokens:
+    """Which ids frame a document, and how many rows the backbone has; None where a file does not say."""
+
+    bos_id: int | None = None
+    eos_id: int | None = None
+    num_base: int | None = None
+
+    def or_else(self, other: DocumentTokens) -> DocumentTokens:
+        pairs = ((self.bos_id, other.bos_id), (self.eos_id, other.eos_id), (self.num_base, other.num_base))
+        return DocumentTokens(*(mine if mine is not None else theirs for mine, theirs in pairs))
+
+
+class TextTokenizer:
+    """Text to ids of the base rows and back; picklable."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, bos_id: int, eos_id: int, num_base: int, identity: str
+    ) -> None:
+        tokenizer.encode_special_tokens = True  # spelt specials are plain text
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._identity = identity
+        self.bos_id, self.eos_id, self.num_base = bos_id, eos_id, num_base
+
+    @classmethod
+    def load(cls, path: str | Path) -> TextTokenizer:
+        """Reads a folder with tokenizer.json, or that file itself."""
+        file = _tokenizer_file(Path(path))
+        text = file.read_text(encoding="utf-8")
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise VocabularyError(f"{file} is not a tokenizer.json: {error}") from error
+        found = _document_tokens(file.parent, tokenizer)
+        num_entries = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        bos_id, eos_id, num_base = _checked(found, num_entries, file)
+        return cls(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=_identity(text))
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when any text could get other ids or another frame; 16 hex characters."""
+        frame = f"{self._identity}:{self.bos_id}:{self.eos_id}:{self.num_base}"
+        return hashlib.sha256(frame.encode()).hexdigest()[:16]
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.num_base, self.bos_id, self.eos_id, self.fingerprint)
+
+    def __getstate__(self) -> tuple[str, int, int, int, str]:
+        return self._tokenizer.to_str(), self.bos_id, self.eos_id, self.num_base, self._identity
+
+    def __setstate__(self, state: tuple[str, int, int, int, str]) -> None:
+        text, bos_id, eos_id, num_base, identity = state
+        self.__init__(
+            Tokenizer.from_str(text), bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=identity
+        )
+
+
+def _tokenizer_file(path: Path) -> Path:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise VocabularyError(
+            f"no tokenizer at {path}: expected a folder with tokenizer.json, or that file ([tokenizer] path)"
+        )
+    return file
+
+
+def _identity(text: str) -> str:
+    content = json.loads(text)
+    kept = {key: content.get(key) for key in IDENTITY_KEYS}
+    canonical = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _document_tokens(folder: Path, tokenizer: Tokenizer) -> DocumentTokens:
+    """The folder's own words first, in falling order of precedence, then the pairs known by name."""
+    found = DocumentTokens()
+    for name in ("recipe.json", "config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        found = found.or_else(_read_frame(folder / name, tokenizer))
+    for bos, eos in KNOWN_PAIRS:
+        if found.bos_id is None and tokenizer.token_to_id(bos) is not None:
+            found = found.or_else(DocumentTokens(tokenizer.token_to_id(bos), tokenizer.token_to_id(eos)))
+    return found
+
+
+def _read_frame(file: Path, tokenizer: Tokenizer) -> DocumentTokens:
+    if not file.is_file():
+        return DocumentTokens()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VocabularyError(f"{file} is not JSON: {error}; repair it or take it away") from error
+    if not isinstance(content, dict):
+        raise VocabularyError(f"{file} holds a {type(content).__name__}; expected a JSON object")
+    num_base = content.get("num_base", content.get("vocab_size"))
+    ids = [_framing_id(content, name, tokenizer, file) for name in ("bos", "eos")]
+    return DocumentTokens(ids[0], ids[1], num_base if isinstance(num_base, int) else None)
+
+
+def _framing_id(content: dict[str, object], name: str, tokenizer: Tokenizer, file: Path) -> int | None:
+    """`bos_token` (text, or an object with `content`) or `bos_token_id` (the first of a list)."""
+    token = content.get(f"{name}_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if isinstance(token, str):
+        id_ = tokenizer.token_to_id(token)
+        if id_ is None:
+            raise VocabularyError(f"{file} says {name}_token is {token!r}, which the tokenizer does not have")
+        return id_
+    id_ = content.get(f"{name}_token_id")
+    id_ = id_[0] if isinstance(id_, list) and id_ else id_
+    return id_ if isinstance(id_, int) else None
+
+
+def _checked(found: DocumentTokens, num_entries: int, file: Path) -> tuple[int, int, int]:
+    num_base = found.num_base if found.num_base is not None else num_entries
+    problems = [
+        f"no {name} token found: name it as {name}_token in recipe.json beside the tokenizer"
+        for name, id_ in (("bos", found.bos_id), ("eos", found.eos_id))
+        if id_ is None
+    ]
+    if num_base < num_entries:
+        problems.append(
+            f"the backbone is said to have {num_base} rows, but the tokenizer has {num_entries} entries"
+        )
+    if problems or found.bos_id is None or found.eos_id is None:
+        raise VocabularyError(f"{file}: " + "; ".join(problems))
+    return found.bos_id, found.eos_id, num_base
