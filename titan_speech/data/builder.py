@@ -127,7 +127,7 @@ class StoreWriter:
             **vars(info),
             **columns,
             code_len=len(tokens_T),
-            checksum=xxhash.xxh3_64_intdigest(tokens_T),
+            checksum=xxhash.xxh3_64_intdigest(tokens_T.data),
             tokenizer_version=self.tokenizer.fingerprint,
             normalization_version=self.manifest.normalization_version,
         )

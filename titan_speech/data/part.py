@@ -1,0 +1,216 @@
+"""Reading one part of a store: lengths of all samples, and any sample's tokens as a view of the file.
+
+In: `PartInfo` and the store's folder. Out: int32 length arrays, uint16 / uint32 views, sidecar rows.
+
+Nothing is read before it is asked for. Lengths come from one parquet column (@@ M samples/s) whose pages
+carry checksums; a file's sha256 is checked when it is first opened (@@ MB/s), so damage is named before its
+data is used. A random sample then costs @@ us. At 80 M samples a length array takes 320 MB; offsets (4 bytes
+a sample) exist for opened shards only.
+
+Shapes: N samples of the part, T tokens of a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from titan_speech.data.manifest import FileInfo, Kind, PartInfo, ShardInfo
+from titan_speech.data.samples import SampleRow
+from titan_speech.data.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
+from titan_speech.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Data of one file and where its samples begin: sample j is data[offsets[j] : offsets[j + 1]]."""
+
+    data: NDArray
+    offsets: NDArray[np.uint32]
+
+    def get(self, j: int) -> NDArray:
+        return self.data[self.offsets[j] : self.offsets[j + 1]]
+
+
+class ShardReader:
+    """The files of one shard, each opened and checked when first used."""
+
+    def __init__(self, store: Path, part: PartInfo, info: ShardInfo) -> None:
+        self._store, self._part, self._info = store, part, info
+        self._opened: dict[str, _Samples] = {}
+        self._sidecar_is_checked = False
+        self._lock = Lock()
+
+    def samples(self, suffix: str) -> _Samples:
+        """`suffix` is "tokens" or "text.<variant>"."""
+        opened = self._opened.get(suffix)
+        if opened is None:
+            with self._lock:
+                opened = self._opened.setdefault(suffix, self._open(suffix))
+        return opened
+
+    def _open(self, suffix: str) -> _Samples:
+        file = self._info.file(suffix)
+        dtype = TOKEN_DTYPES[self._part.kind] if suffix == "tokens" else TEXT_DTYPE
+        lengths = self.column(
+            "code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}"
+        )
+        offsets = np.zeros(self._info.num_samples + 1, np.uint32)
+        np.cumsum(lengths.to_numpy(), out=offsets[1:])
+        data = mapped_array(checked_path(self._store, file), dtype)
+        if int(offsets[-1]) != len(data):
+            raise DataError(
+                f"{self._store / file.path} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild"
+            )
+        return _Samples(data, offsets)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One sidecar column, its pages checked against their checksums."""
+        path = self._store / self._info.file("parquet").path
+        try:
+            column = pq.read_table(path, columns=[name], page_checksum_verification=True, use_threads=False)[
+                name
+            ]
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise DataError(f"{path} is damaged ({error}); {_REPAIR}") from error
+        if len(column) != self._info.num_samples:
+            raise DataError(
+                f"{path} is damaged: {len(column)} rows, expected {self._info.num_samples}; {_REPAIR}"
+            )
+        return column
+
+    def row(self, j: int) -> SampleRow:
+        """Reads the one row group that holds the row."""
+        file = self._info.file("parquet")
+        if not self._sidecar_is_checked:
+            checked_path(self._store, file)
+            self._sidecar_is_checked = True
+        with pq.ParquetFile(self._store / file.path, page_checksum_verification=True) as sidecar:
+            group, first = 0, 0
+            while j >= first + sidecar.metadata.row_group(group).num_rows:
+                first += sidecar.metadata.row_group(group).num_rows
+                group += 1
+            return SampleRow(**sidecar.read_row_group(group).slice(j - first, 1).to_pylist()[0])
+
+
+class Part:
+    """All samples of one dataset source, language and kind, numbered 0..num_samples - 1 in stored order."""
+
+    def __init__(self, store: Path, info: PartInfo) -> None:
+        self._store, self.info = store, info
+        self.dataset_source, self.language, self.kind = info.dataset_source, info.language, info.kind
+        self.num_samples, self.num_tokens = info.num_samples, info.num_tokens
+        self.variants = tuple(variant.name for variant in info.variants)
+        self._first_samples = [0, *accumulate(shard.num_samples for shard in info.shards)][:-1]
+        self._lengths: dict[str, NDArray[np.int32]] = {}
+        self._readers = [ShardReader(store, info, shard) for shard in info.shards]
+
+    @property
+    def name(self) -> str:
+        return self.info.folder
+
+    @property
+    def code_len_N(self) -> NDArray[np.int32]:  # noqa: N802
+        """Tokens of each sample in .tokens: codes, or text ids of a text part."""
+        return self._length_N("code_len", self.num_tokens)
+
+    def text_len_N(self, variant: str) -> NDArray[np.int32]:  # noqa: N802
+        """Text tokens of each sample; 0 where a sample lacks the variant."""
+        self._check_variant(variant)
+        expected = next(v.num_tokens for v in self.info.variants if v.name == variant)
+        return self._length_N(f"text_len_{variant}", expected)
+
+    def codes(self, i: int) -> NDArray[np.uint16]:
+        """A sample's codes: a read-only view of the file."""
+        if self.kind is not Kind.SPEECH:
+            raise DataError(
+                f"part {self.name} of {self._store} holds text, not speech codes; read its tokens"
+            )
+        return self._get(i, "tokens")
+
+    def codes_range(self, i: int, start: int, stop: int) -> NDArray[np.uint16]:
+        return self.codes(i)[start:stop]
+
+    def tokens(self, i: int) -> NDArray[np.uint32]:
+        """A text sample's ids: a read-only view of the file."""
+        if self.kind is not Kind.TEXT:
+            raise DataError(f"part {self.name} of {self._store} holds speech, not text; read its codes")
+        return self._get(i, "tokens")
+
+    def text(self, i: int, variant: str) -> NDArray[np.uint32]:
+        """Ids of one transcript variant; of an instruction, the user's words are the variant `user`."""
+        self._check_variant(variant)
+        return self._get(i, f"text.{variant}")
+
+    def row(self, i: int) -> SampleRow:
+        shard, j = self._locate(i)
+        return self._readers[shard].row(j)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A sidecar column of all samples, such as speaker_id; not cached."""
+        if not self.num_samples:
+            return pa.chunked_array([], pa.null())
+        return pa.chunked_array([chunk for reader in self._readers for chunk in reader.column(name).chunks])
+
+    def _get(self, i: int, suffix: str) -> NDArray:
+        shard, j = self._locate(i)
+        return self._readers[shard].samples(suffix).get(j)
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < self.num_samples:
+            raise IndexError(f"part {self.name} has samples 0..{self.num_samples - 1}, asked for {i}")
+        shard = bisect_right(self._first_samples, i) - 1
+        return shard, i - self._first_samples[shard]
+
+    def _check_variant(self, variant: str) -> None:
+        if variant not in self.variants:
+            known = ", ".join(self.variants) or "none"
+            raise DataError(
+                f"part {self.name} of {self._store} has no {variant} text (it has: {known}); "
+                "choose another transcript or task for this source"
+            )
+
+    def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
+        if column not in self._lengths:
+            lengths_N = np.empty(self.num_samples, np.int32)
+            for first, reader in zip(self._first_samples, self._readers, strict=True):
+                values = reader.column(column).to_numpy()
+                lengths_N[first : first + len(values)] = values
+            if int(lengths_N.sum(dtype=np.int64)) != expected_total:
+                raise DataError(
+                    f"sidecars of part {self.name} of {self._store} are damaged: {column} adds up to "
+                    f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {_REPAIR}"
+                )
+            lengths_N.flags.writeable = False
+            self._lengths[column] = lengths_N
+        return self._lengths[column]
+
+    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartInfo]]:
+        return Part, (self._store, self.info)
+
+
+_REPAIR = "copy the file again from where the store came from, or rebuild the store"
+
+
+def checked_path(store: Path, file: FileInfo) -> Path:
+    """The file, once its bytes have the manifest's sha256."""
+    path = store / file.path
+    try:
+        with open(path, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); {_REPAIR}") from error
+    if found != file.sha256:
+        raise DataError(
+            f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {_REPAIR}"
+        )
+    return path
