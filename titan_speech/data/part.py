@@ -44,8 +44,8 @@ class _Samples:
 class ShardReader:
     """The files of one shard, each opened and checked when first used."""
 
-    def __init__(self, store: Path, part: PartInfo, info: ShardInfo) -> None:
-        self._store, self._part, self._info = store, part, info
+    def __init__(self, store: Path, part: PartInfo, info: ShardInfo, num_base: int) -> None:
+        self._store, self._part, self._info, self._num_base = store, part, info, num_base
         self._opened: dict[str, _Samples] = {}
         self._sidecar_is_checked = False
         self._lock = Lock()
@@ -70,6 +70,11 @@ class ShardReader:
         if int(offsets[-1]) != len(data):
             raise DataError(
                 f"{self._store / file.path} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild"
+            )
+        if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= self._num_base:
+            raise DataError(
+                f"{self._store / file.path} has text id {data.max()}, its tokenizer ends at {self._num_base - 1}; "
+                "rebuild the store with its own tokenizer"
             )
         return _Samples(data, offsets)
 
@@ -105,14 +110,14 @@ class ShardReader:
 class Part:
     """All samples of one dataset source, language and kind, numbered 0..num_samples - 1 in stored order."""
 
-    def __init__(self, store: Path, info: PartInfo) -> None:
-        self._store, self.info = store, info
+    def __init__(self, store: Path, info: PartInfo, num_base: int) -> None:
+        self._store, self.info, self._num_base = store, info, num_base
         self.dataset_source, self.language, self.kind = info.dataset_source, info.language, info.kind
         self.num_samples, self.num_tokens = info.num_samples, info.num_tokens
         self.variants = tuple(variant.name for variant in info.variants)
         self._first_samples = [0, *accumulate(shard.num_samples for shard in info.shards)][:-1]
         self._lengths: dict[str, NDArray[np.int32]] = {}
-        self._readers = [ShardReader(store, info, shard) for shard in info.shards]
+        self._readers = [ShardReader(store, info, shard, num_base) for shard in info.shards]
 
     @property
     def name(self) -> str:
@@ -194,8 +199,8 @@ class Part:
             self._lengths[column] = lengths_N
         return self._lengths[column]
 
-    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartInfo]]:
-        return Part, (self._store, self.info)
+    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartInfo, int]]:
+        return Part, (self._store, self.info, self._num_base)
 
 
 _REPAIR = "copy the file again from where the store came from, or rebuild the store"

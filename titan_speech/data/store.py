@@ -26,7 +26,7 @@ class Store:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
-        self.parts = [Part(path, info) for info in manifest.parts]
+        self.parts = [Part(path, info, manifest.tokenizer.num_base) for info in manifest.parts]
 
     @property
     def fingerprint(self) -> str:
