@@ -7,6 +7,7 @@ once, by rank 0, without a traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -42,6 +43,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
     loaded = load_config(argv, world_size=world_size)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecation notes, once a rank
 
     import torch
 
@@ -53,15 +55,20 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     from torchtitan.tools.logging import init_logger
 
     from titan_speech.data.plan import DataPlan
+    from titan_speech.prompts import Grammar
+    from titan_speech.text_tokenizer import TextTokenizer
     from titan_speech.trainer_config import trainer_config
 
     init_logger()
+    _only_rank_0_informs()
     budget = Budget.from_config(loaded.config)
-    plan = DataPlan.from_config(loaded.config)
+    tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
+    plan = DataPlan.from_config(loaded.config, Grammar(tokenizer.vocabulary()), tokenizer)
     config = trainer_config(
         loaded.config,
         plan=plan,
         budget=budget,
+        tokenizer=tokenizer,
         provenance=_provenance(loaded, plan, world_size),
         world_size=world_size,
     )
@@ -106,15 +113,17 @@ def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
 
 def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> None:
     """Save the resolved configuration and print what the run will do."""
-    from titan_speech.config.resolved import resolved_toml
+    from titan_speech.config.resolved import save_resolved
 
-    folder = Path(loaded.config.job.dump_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "config.toml.partial"
-    partial.write_text(resolved_toml(loaded), encoding="utf-8")
-    partial.replace(folder / "config.toml")
+    save_resolved(loaded, Path(loaded.config.job.dump_folder))
     print(plan.describe(), flush=True)
     print(describe_budget(loaded.config, world_size), flush=True)
+
+
+def _only_rank_0_informs() -> None:
+    """Other ranks say only what is wrong: every line of information would come once a rank."""
+    if os.environ["RANK"] != "0":
+        logging.getLogger().setLevel(logging.WARNING)
 
 
 def _stand_alone_defaults() -> None:

@@ -1,0 +1,85 @@
+"""A trained run, ready to decode from, in one process.
+
+In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step
+read straight from the DCP checkpoint, whatever number of ranks wrote it. No process group is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torchtitan.models.common.decoder import Decoder
+
+from titan_speech.checkpoint.provenance import read_provenance
+from titan_speech.config.load import load_config
+from titan_speech.config.resolved import FILE_NAME
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.errors import CheckpointError
+from titan_speech.model.spec import model_spec
+from titan_speech.prompts import Grammar
+from titan_speech.text_tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model with what it takes to make prompts for it."""
+
+    config: SpeechConfig
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    model: Decoder
+    step: int
+
+
+def load_run(folder: Path, step: int | None = None) -> TrainedRun:
+    """The run in `folder` at `step`, by default its newest complete checkpoint.
+
+    Raises:
+        CheckpointError: no such run, no complete checkpoint, or one of another vocabulary.
+    """
+    config = _run_config(folder)
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    grammar = Grammar(tokenizer.vocabulary())
+    checkpoint = _checkpoint(folder / config.checkpoint.folder, step)
+    found = read_provenance(checkpoint)
+    if found is not None and found.vocabulary != grammar.vocabulary.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained with vocabulary {found.vocabulary}; the tokenizer at "
+            f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the tokenizer it was trained with."
+        )
+    model = _model(config, grammar.vocabulary.num_rows, checkpoint)
+    return TrainedRun(config, tokenizer, grammar, model, int(checkpoint.name.removeprefix("step-")))
+
+
+def _run_config(folder: Path) -> SpeechConfig:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no run folder: it has no {FILE_NAME}. Give the run's job.dump_folder.")
+    return load_config(["--job.config_file", str(path)]).config
+
+
+def _checkpoint(folder: Path, step: int | None) -> Path:
+    """The step asked for, or the newest; complete ones have `.metadata`, which DCP writes last."""
+    complete = {
+        int(path.parent.name.removeprefix("step-")): path.parent for path in folder.glob("step-*/.metadata")
+    }
+    if not complete:
+        raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
+    if step is not None and step not in complete:
+        raise CheckpointError(f"no complete checkpoint of step {step} in {folder}; there are {sorted(complete)}")
+    return complete[max(complete) if step is None else step]
+
+
+def _model(config: SpeechConfig, num_rows: int, checkpoint: Path) -> Decoder:
+    """The model in fp32 on the CPU; its dense attention needs no accelerator."""
+    spec = model_spec(replace(config.model, attention="dense"), num_rows)
+    model = spec.model.build()
+    with torch.no_grad():
+        model.init_weights()
+    state = model.state_dict()
+    dcp.load(state, checkpoint_id=str(checkpoint), no_dist=True)
+    model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
+    return model.eval()
