@@ -1,4 +1,4 @@
-"""A tiny tokenizer and small stores for tests: in, a folder; out, a store with speech, paired and text parts."""
+"""A tiny tokenizer and small stores for tests, with paired, speech, text and instruction parts."""
 
 from __future__ import annotations
 

@@ -164,9 +164,7 @@ def _checked(found: DocumentTokens, num_entries: int, file: Path) -> tuple[int, 
         if id_ is None
     ]
     if num_base < num_entries:
-        problems.append(
-            f"the backbone is said to have {num_base} rows, but the tokenizer has {num_entries} entries"
-        )
+        problems.append(f"num_base is {num_base}, but the tokenizer has {num_entries} entries")
     if problems or found.bos_id is None or found.eos_id is None:
         raise VocabularyError(f"{file}: " + "; ".join(problems))
     return found.bos_id, found.eos_id, num_base

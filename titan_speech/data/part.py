@@ -73,8 +73,8 @@ class ShardReader:
             )
         if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= self._num_base:
             raise DataError(
-                f"{self._store / file.path} has text id {data.max()}, its tokenizer ends at {self._num_base - 1}; "
-                "rebuild the store with its own tokenizer"
+                f"{self._store / file.path} holds text id {data.max()}, expected less than {self._num_base}; "
+                "rebuild the store with its tokenizer"
             )
         return _Samples(data, offsets)
 

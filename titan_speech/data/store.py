@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from titan_speech.data.manifest import Kind, Manifest, read_manifest
+from titan_speech.data.manifest import Kind, Manifest, ShardInfo, read_manifest
 from titan_speech.data.part import Part
 from titan_speech.errors import DataError
 from titan_speech.text_tokenizer import TextTokenizer
@@ -61,8 +61,13 @@ def open_store(path: str | Path) -> Store:
 
 def size_problems(path: Path, manifest: Manifest) -> list[str]:
     """One line for each file that is missing or has another size than the manifest says."""
+    shards = (shard for part in manifest.parts for shard in part.shards)
+    return [problem for shard in shards for problem in shard_size_problems(path, shard)]
+
+
+def shard_size_problems(path: Path, shard: ShardInfo) -> list[str]:
     problems = []
-    for file in (file for part in manifest.parts for shard in part.shards for file in shard.files):
+    for file in shard.files:
         try:
             num_bytes = (path / file.path).stat().st_size
         except OSError:
