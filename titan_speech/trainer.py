@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.protocols import BaseModel
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
@@ -61,7 +62,7 @@ class SpeechTrainer(Trainer):
 
     def _flops_per_token(self) -> FlopsPerToken:
         """TorchTitan's count is linear in the sequence length; two points give its parts."""
-        model = self.model_parts[0]
+        model = cast(BaseModel, self.model_parts[0])
         _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
         _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
         per_position = flops_at_2 - flops_at_1

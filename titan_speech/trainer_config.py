@@ -15,7 +15,7 @@ from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
-from torchtitan.distributed.activation_checkpoint import ActivationCheckpointing, FullAC, SelectiveAC
+from torchtitan.distributed.activation_checkpoint import ActivationCheckpointingConfig, FullAC, SelectiveAC
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
@@ -168,6 +168,6 @@ def _checkpoint(config: SpeechConfig, provenance: Provenance) -> SpeechCheckpoin
     )
 
 
-def _activation_checkpoint(config: SpeechConfig) -> ActivationCheckpointing.Config | None:
+def _activation_checkpoint(config: SpeechConfig) -> ActivationCheckpointingConfig:
     policies = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
     return policies[config.activation_checkpoint.kind]

@@ -85,7 +85,8 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
         return None
     known = {field.name for field in fields(Provenance)}
     record = json.loads(path.read_text(encoding="utf-8"))
-    return Provenance(**{key: _tupled(value) for key, value in record.items() if key in known})
+    record = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    return Provenance(**{key: value for key, value in record.items() if key in known})
 
 
 def package_versions() -> tuple[str, ...]:
@@ -113,7 +114,3 @@ def _version(name: str) -> str:
     from titan_speech import __version__
 
     return __version__ if name == "titan_speech" else version(name)
-
-
-def _tupled(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
