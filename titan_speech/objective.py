@@ -99,7 +99,5 @@ def token_nll(logits_NV: torch.Tensor, ids_N: torch.Tensor, num_rows: int) -> to
     if get_spmd_backend() == "spmd_types" and spmd_mesh_size("tp") > 1:
         mesh = current_spmd_mesh()
         assert mesh is not None
-        return _LossParallelCrossEntropy.apply(
-            logits_NV.float(), ids_N, mesh.get_group("tp"), num_rows, "none"
-        )
+        return _LossParallelCrossEntropy.apply(logits_NV.float(), ids_N, mesh.get_group("tp"), num_rows, "none")
     return F.cross_entropy(logits_NV.float(), ids_N, reduction="none", ignore_index=IGNORE_INDEX)

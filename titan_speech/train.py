@@ -72,9 +72,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
         provenance=_provenance(loaded, plan, world_size),
         world_size=world_size,
     )
-    structured_logger.init_structured_logger(
-        source="training", output_dir=loaded.config.job.dump_folder, enable=False
-    )
+    structured_logger.init_structured_logger(source="training", output_dir=loaded.config.job.dump_folder, enable=False)
     if os.environ["RANK"] == "0":
         _open_run_folder(loaded, plan, world_size)
     trainer = config.build()

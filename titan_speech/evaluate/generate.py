@@ -33,7 +33,7 @@ class Decoding:
 class Generated:
     """Codes and whether the model ended them itself."""
 
-    codes_F: NDArray[np.uint16]  # noqa: N815
+    codes_F: NDArray[np.uint16]
     stopped: bool
 
 
@@ -67,9 +67,7 @@ def _last_logits(model: Decoder, ids_T: torch.Tensor) -> torch.Tensor:
     return model.lm_head(hidden_1TD[:, -1:])[0, 0].float()
 
 
-def _choose(
-    logits_V: torch.Tensor, allowed_V: torch.Tensor, decoding: Decoding, generator: torch.Generator
-) -> int:
+def _choose(logits_V: torch.Tensor, allowed_V: torch.Tensor, decoding: Decoding, generator: torch.Generator) -> int:
     logits_V = logits_V.masked_fill(~allowed_V, -torch.inf)
     if decoding.temperature == 0:
         return int(logits_V.argmax())

@@ -63,9 +63,7 @@ def _run_config(folder: Path) -> SpeechConfig:
 
 def _checkpoint(folder: Path, step: int | None) -> Path:
     """The step asked for, or the newest; complete ones have `.metadata`, which DCP writes last."""
-    complete = {
-        int(path.parent.name.removeprefix("step-")): path.parent for path in folder.glob("step-*/.metadata")
-    }
+    complete = {int(path.parent.name.removeprefix("step-")): path.parent for path in folder.glob("step-*/.metadata")}
     if not complete:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
     if step is not None and step not in complete:

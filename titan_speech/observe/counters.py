@@ -13,6 +13,7 @@ import torch
 
 from titan_speech.vocabulary import CODES_PER_SEC, Vocabulary
 
+
 @dataclass(frozen=True)
 class BatchCounts:
     """Sums over batches; a filler pack (all padding) counts nowhere."""

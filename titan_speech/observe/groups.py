@@ -50,9 +50,7 @@ def group_losses(sums_2SK: torch.Tensor, streams: list[StreamKey]) -> dict[str, 
                 totals[name][0] += loss_sum
                 totals[name][1] += num_tokens
     return {
-        name: GroupLoss(loss_sum, round(num_tokens))
-        for name, (loss_sum, num_tokens) in totals.items()
-        if num_tokens
+        name: GroupLoss(loss_sum, round(num_tokens)) for name, (loss_sum, num_tokens) in totals.items() if num_tokens
     }
 
 
