@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from titan_speech.config.check_data import check_data
 from titan_speech.config.finding import Finding
-from titan_speech.config.problem import DEFAULT, Origin, Problem
+from titan_speech.config.problem import DEFAULT, Origin, Problem, nearest_name
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
 
 Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
@@ -163,6 +163,18 @@ def check_sequence(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, str(chunks), f"a divisor of {local}")
 
 
+FLAVORS = {"llama3": ("debug", "1B", "8B"), "qwen3": ("debug", "0.6B", "1.7B")}
+"""Names only, so that a misspelt one is told with all else; a test holds them to those of the model."""
+
+
+def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
+    family, flavor = config.model.family, config.model.flavor
+    if flavor not in FLAVORS[family]:
+        expected = f"one of {', '.join(FLAVORS[family])} for {family}"
+        nearest = nearest_name(flavor, FLAVORS[family])
+        yield Finding(("model.flavor", "model.family"), f'"{flavor}"', expected, nearest)
+
+
 def check_attention(config: SpeechConfig) -> Iterator[Finding]:
     """varlen's cu_seqlens change length: no fixed graph and no sequence cut over ranks can take them."""
     if config.model.attention != "varlen":
@@ -203,6 +215,7 @@ _CHECKS: tuple[Check, ...] = (
     check_batch,
     check_schedule,
     check_sequence,
+    check_flavor,
     check_attention,
     check_data,
 )

@@ -38,7 +38,7 @@ def _check_shares(data: DataTable) -> Iterator[Finding]:
     total = sum(source.share for source in data.source)
     if abs(total - 1) > SHARE_TOLERANCE:
         parts = " + ".join(f"{source.share:g}" for source in data.source)
-        keys = ("data.source", *(f"data.source.{i}.share" for i in range(len(data.source))))
+        keys = tuple(f"data.source.{i}.share" for i in range(len(data.source)))
         yield Finding(keys, f"shares that add up to {total:.6g} ({parts})", "shares that add up to 1")
 
 
@@ -88,7 +88,7 @@ def check_rules(data: DataTable) -> Iterator[Finding]:
 def _check_rule_sources(rule: LanguageRuleTable, key: str, names: list[str]) -> Iterator[Finding]:
     name_keys = tuple(f"data.source.{i}.name" for i in range(len(names)))
     for index, name in enumerate(rule.sources):
-        if name not in names:
+        if names and name not in names:
             expected = "the name of a source: " + ", ".join(names)
             keys = (f"{key}.sources.{index}", *name_keys)
             yield Finding(keys, f'"{name}"', expected, nearest_name(name, names))
@@ -114,14 +114,17 @@ def _check_limits(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
         yield from _check_each_limit(limits, kind, f"{key}.{kind}")
     yield from _check_floor_and_cap(rule, key)
     yield from _check_pins(rule, key)
-    least = sum(rule.pin.values()) + sum(
-        share for language, share in rule.floor.items() if language not in rule.pin and language != REST
-    )
-    if least > 1 + SHARE_TOLERANCE:
-        kind = "pins" if sum(rule.pin.values()) > 1 + SHARE_TOLERANCE else "floors and pins"
-        blame = ("pin", "floor") if rule.pin else ("floor",)
-        keys = tuple(f"{key}.{part}" for part in blame)
-        yield Finding(keys, f"{kind} that add up to {least:g}", "at most 1, the whole pool")
+    yield from _check_sum(rule, key)
+
+
+def _check_sum(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
+    """Pins, and the floors of those not pinned, must leave room in the pool."""
+    floors = {name: share for name, share in rule.floor.items() if name not in rule.pin and name != REST}
+    limits = [*rule.pin.values(), *floors.values()]
+    if all(0 <= share <= 1 for share in limits) and sum(limits) > 1 + SHARE_TOLERANCE:
+        parts = [kind for kind, shares in (("pin", rule.pin), ("floor", floors)) if shares]
+        found = f"{' and '.join(f'{part}s' for part in parts)} that add up to {sum(limits):g}"
+        yield Finding(tuple(f"{key}.{part}" for part in parts), found, "at most 1, the whole pool")
 
 
 def _check_each_limit(limits: Mapping[str, float], kind: str, key: str) -> Iterator[Finding]:

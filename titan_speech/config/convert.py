@@ -81,8 +81,9 @@ def _to_table(node: Node, cls: type, path: KeyPath, findings: Findings) -> Any:
     values = {}
     for key, (entry, hint) in known.items():
         inner = (*path, key)
-        if key in node.entries:
-            values[entry.name] = _converted(node.entries[key], hint, entry, inner, findings)
+        value = node.entries.get(key, Table({}, DEFAULT) if is_dataclass(hint) else None)
+        if value is not None:
+            values[entry.name] = _converted(value, hint, entry, inner, findings)
         else:
             findings.origins[dotted(inner)] = DEFAULT
             if _is_required(entry):

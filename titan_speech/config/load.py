@@ -24,6 +24,10 @@ from titan_speech.config.tree import Table
 
 CONFIG_FILE_FLAG = "--job.config_file"
 _CONFIG_FILE = ("job", "config_file")
+_EXTENDS = ("job", "extends")
+_NO_EXTENDS = Problem(
+    COMMAND_LINE, "job.extends", "a flag", "[job] extends in a file, it names the files below"
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def _overridden(tree: Table, overrides: Sequence[Override], problems: list[Probl
     for override in overrides:
         if override.path == _CONFIG_FILE:
             continue
-        outcome = apply(tree, override)
+        outcome = _NO_EXTENDS if override.path == _EXTENDS else apply(tree, override)
         if isinstance(outcome, Problem):
             problems.append(outcome)
         else:

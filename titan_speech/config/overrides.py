@@ -66,7 +66,7 @@ def _replaced(node: Node | None, path: KeyPath, depth: int, leaf: Leaf) -> Node 
     inner = _replaced(entries.get(key), path, depth + 1, leaf)
     if isinstance(inner, Problem):
         return inner
-    return Table({**entries, key: inner}, node.origin if node else COMMAND_LINE)
+    return Table({**entries, key: inner}, node.origin if isinstance(node, Table) else COMMAND_LINE)
 
 
 def _replaced_in_array(array: Array, path: KeyPath, depth: int, leaf: Leaf) -> Node | Problem:

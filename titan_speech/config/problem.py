@@ -71,7 +71,7 @@ def dotted(path: KeyPath) -> str:
 def nearest_name(name: str, valid: Iterable[str]) -> str | None:
     """The valid name closest in spelling, if one is close at all."""
     by_folded = {candidate.lower().replace("-", "_"): candidate for candidate in valid}
-    matches = get_close_matches(name.lower().replace("-", "_"), by_folded, n=1, cutoff=0.6)
+    matches = get_close_matches(name.lower().replace("-", "_"), by_folded, n=1, cutoff=0.55)
     return by_folded[matches[0]] if matches else None
 
 

@@ -1,0 +1,153 @@
+"""What is derived from a budget in tokens, and that no number of ranks changes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from titan_speech.config.budget import Budget, data_parallel_degree, describe_budget
+from titan_speech.config.tables import (
+    DataTable,
+    LRSchedulerTable,
+    OptimizerTable,
+    ParallelismTable,
+    SourceTable,
+    SpeechConfig,
+    TrainingTable,
+)
+
+PT_S1 = SpeechConfig(
+    training=TrainingTable(seq_len=2048, global_batch_tokens=524_288, target_tokens=200_000_000_000),
+    optimizer=OptimizerTable(lr=1.2e-4),
+    lr_scheduler=LRSchedulerTable(warmup_ratio=0.1, end_lr=3e-5),
+)
+
+
+def budget(num_steps: int, warmup_ratio: float, decay: str = "cosine", lr: float = 1e-3) -> Budget:
+    training = TrainingTable(seq_len=2, global_batch_tokens=4, target_tokens=4 * num_steps)
+    schedule = LRSchedulerTable(warmup_ratio=warmup_ratio, end_lr=lr / 7, decay=decay)  # type: ignore[arg-type]
+    return Budget.from_config(
+        SpeechConfig(training=training, optimizer=OptimizerTable(lr=lr), lr_scheduler=schedule)
+    )
+
+
+def test_steps_follow_from_tokens_alone() -> None:
+    plan = Budget.from_config(PT_S1)
+    assert plan.packs_per_step == 256
+    assert plan.num_steps == math.ceil(200_000_000_000 / 524_288) == 381_470
+    assert plan.warmup_steps == 38_147
+    assert plan.tokens_per_step == 524_288
+    assert plan.total_tokens - plan.target_tokens < plan.tokens_per_step
+    assert plan.tokens_seen(3) == 3 * 524_288
+    assert plan.slots(2) == range(512, 768)
+    assert plan.total_slots == 381_470 * 256
+
+
+def test_the_budget_is_the_same_whatever_ranks_a_run_has() -> None:
+    tables = [
+        ParallelismTable(
+            tensor_parallel_degree=tp, context_parallel_degree=cp, data_parallel_replicate_degree=dp
+        )
+        for tp, cp, dp in [(1, 1, 1), (2, 1, 4), (4, 2, 8)]
+    ]
+    assert len({Budget.from_config(replace(PT_S1, parallelism=table)) for table in tables}) == 1
+
+
+@pytest.mark.parametrize(
+    ("dp_degree", "passes", "fillers"), [(1, 32, 0), (8, 4, 0), (24, 2, 128), (64, 1, 256), (3, 11, 8)]
+)
+def test_a_step_is_filled_up_where_the_ranks_do_not_divide_it(
+    dp_degree: int, passes: int, fillers: int
+) -> None:
+    plan = Budget.from_config(PT_S1)
+    assert (plan.accumulation(dp_degree), plan.filler_packs(dp_degree)) == (passes, fillers)
+
+
+@given(st.integers(1, 5_000), st.integers(1, 300), st.integers(1, 32))
+def test_all_packs_fit_and_no_pass_is_only_fillers(packs: int, dp_degree: int, local: int) -> None:
+    plan = replace(Budget.from_config(PT_S1), packs_per_step=packs, local_batch_packs=local)
+    fillers = plan.filler_packs(dp_degree)
+    assert plan.accumulation(dp_degree) * dp_degree * local == packs + fillers
+    assert 0 <= fillers < dp_degree * local
+
+
+def test_data_parallel_ranks_are_those_that_do_not_share_a_sequence() -> None:
+    table = ParallelismTable(tensor_parallel_degree=2, context_parallel_degree=4)
+    assert data_parallel_degree(table, 64) == 8
+    assert data_parallel_degree(ParallelismTable(), 3) == 3
+
+
+def test_the_learning_rate_equals_the_closed_form_at_start_warmup_middle_and_end() -> None:
+    plan = budget(num_steps=101, warmup_ratio=0.2, lr=2e-3)
+    end = 2e-3 / 7
+    assert plan.warmup_steps == 20
+    assert plan.learning_rate(0) == 2e-3 / 20
+    assert plan.learning_rate(9) == pytest.approx(2e-3 / 2, rel=1e-15)
+    assert plan.learning_rate(19) == 2e-3
+    middle = 19 + 81 / 2
+    for step in (20, 40, 59, 60, 90):
+        expected = end + (2e-3 - end) * (1 + math.cos(math.pi * (step - 19) / 81)) / 2
+        assert plan.learning_rate(step) == pytest.approx(expected, rel=1e-14)
+    mean = (plan.learning_rate(int(middle)) + plan.learning_rate(int(middle) + 1)) / 2
+    assert mean == pytest.approx((2e-3 + end) / 2, rel=1e-12)
+    assert plan.learning_rate(100) == end
+    assert plan.final_lr == end
+    assert plan.learning_rate(101) == end  # asked for once more after the last step
+
+
+def test_linear_decay_falls_by_equal_amounts_and_constant_does_not_fall() -> None:
+    linear = budget(num_steps=50, warmup_ratio=0.1, decay="linear")
+    drops = [linear.learning_rate(t) - linear.learning_rate(t + 1) for t in range(4, 49)]
+    assert drops == pytest.approx([drops[0]] * len(drops), rel=1e-9)
+    constant = budget(num_steps=50, warmup_ratio=0.1, decay="constant")
+    assert {constant.learning_rate(t) for t in range(4, 60)} == {1e-3}
+    assert constant.final_lr == 1e-3
+
+
+SCHEDULES = st.builds(
+    budget,
+    num_steps=st.integers(1, 3_000),
+    warmup_ratio=st.floats(0, 1),
+    decay=st.sampled_from(["cosine", "linear", "constant"]),
+    lr=st.floats(1e-7, 1),
+)
+
+
+@given(SCHEDULES)
+def test_any_schedule_rises_to_exactly_the_peak_and_falls_to_exactly_the_end(plan: Budget) -> None:
+    rates = [plan.learning_rate(step) for step in range(plan.num_steps)]
+    peak = plan.peak_step
+    assert rates[peak] == plan.lr == max(rates)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    if peak < plan.num_steps - 1:
+        assert rates[-1] == plan.end_lr == plan.final_lr
+    assert all(rate > 0 for rate in rates)
+    assert plan.lr_factor(peak) == 1.0
+
+
+def test_without_warmup_the_first_step_has_the_peak() -> None:
+    plan = budget(num_steps=10, warmup_ratio=0.0)
+    assert (plan.learning_rate(0), plan.final_lr) == (plan.lr, plan.end_lr)
+
+
+def test_warmup_over_all_steps_ends_at_the_peak() -> None:
+    plan = budget(num_steps=10, warmup_ratio=1.0)
+    assert plan.learning_rate(9) == plan.lr
+
+
+def test_the_description_says_steps_schedule_sources_and_what_fillers_cost() -> None:
+    data = DataTable(source=(SourceTable(name="speech", store="s", task="speech", share=1.0),))
+    text = describe_budget(replace(PT_S1, data=data), world_size=24)
+    assert "524,288 = 256 packs x 2,048" in text
+    assert "381,470 for 200,000,000,000 tokens" in text
+    assert "0.00012 at step 38,146 (warmup 38,147 steps), cosine to 3e-05 at step 381,469" in text
+    assert "24, 24 of them data-parallel: 2 x 8 packs each a step, 128 filler packs" in text
+    assert "speech" in text
+    assert "ranks" not in describe_budget(replace(PT_S1, data=data))
+    constant = replace(PT_S1, lr_scheduler=LRSchedulerTable(decay="constant"))
+    assert "constant after it" in describe_budget(constant)
