@@ -24,11 +24,12 @@ UNITS_PER_PACK = 16
 
 
 def snap_shares(share_RC: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Shares in units of 1/16 pack that add up to a whole cycle; the largest cells take the rounding."""
-    units_RC = np.rint(share_RC * (CYCLE_SLOTS * UNITS_PER_PACK)).astype(np.int64)
-    excess = int(units_RC.sum()) - CYCLE_SLOTS * UNITS_PER_PACK
-    assert abs(excess) <= share_RC.size, f"shares add up to {share_RC.sum()}, expected 1"
-    units_RC.flat[np.argmax(units_RC)] -= excess
+    """Shares in units of 1/16 pack that add up to a whole cycle, by largest remainder."""
+    scaled_RC = share_RC * (CYCLE_SLOTS * UNITS_PER_PACK)
+    units_RC = np.floor(scaled_RC).astype(np.int64)
+    missing = CYCLE_SLOTS * UNITS_PER_PACK - int(units_RC.sum())
+    assert 0 <= missing <= share_RC.size, f"shares add up to {share_RC.sum()}, expected 1"
+    units_RC.flat[np.argsort((units_RC - scaled_RC).flat, kind="stable")[:missing]] += 1
     return units_RC
 
 

@@ -1,0 +1,192 @@
+"""Samples of a store read as one task: the seam where views of the data are plugged in.
+
+In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
+any document's tokens. There is one document number per sample, so order and packing never need an index of their own;
+a sample that cannot be read as the task (no transcript, no other segment of its speaker) is a document of length 0.
+
+A view (clone pairs, stitched segments) is one more class with these two methods. Lengths come a slice at a time, so a
+part of 80 M samples costs what its length columns cost.
+
+Shapes: N documents of a slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.config.tables import SourceTable
+from titan_speech.data.manifest import Kind
+from titan_speech.data.part import Part
+from titan_speech.data.speakers import next_of_speaker
+from titan_speech.prompts import Document, Grammar, Parts, Task
+
+DESCRIPTION, USER = "description", "user"
+SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})
+"""A piece of these is worth training on alone; documents of the other tasks stay whole."""
+
+
+class Documents(Protocol):
+    """What a stream reads."""
+
+    part: Part
+
+    @property
+    def num_documents(self) -> int: ...
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Tokens of documents [start, stop), framing included; 0 for a sample that cannot be read so."""
+        ...
+
+    def document(self, i: int) -> Document: ...
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        """Samples of the part that document i is made of, its target last."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleDocuments:
+    """One sample a document."""
+
+    part: Part
+    grammar: Grammar
+    task: Task
+    train_on: str
+    transcript: str
+
+    @property
+    def num_documents(self) -> int:
+        return self.part.num_samples
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        return (i,)
+
+    def document(self, i: int) -> Document:
+        return self.grammar.document(self.task, self.parts(i), self.train_on)
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        raise NotImplementedError
+
+    def parts(self, i: int) -> Parts:
+        raise NotImplementedError
+
+
+class SpeechDocuments(SampleDocuments):
+    """Codes alone."""
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        return self.part.code_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+
+    def parts(self, i: int) -> Parts:
+        return Parts(codes=self.part.codes(i))
+
+
+class ContinuationDocuments(SpeechDocuments):
+    """Codes cut into a prompt and a target; the cut depends on the sample's number alone."""
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        lengths_N = super().lengths(start, stop)
+        return np.where(self.part.code_len_N[start:stop] >= 2, lengths_N, np.int32(0))
+
+    def parts(self, i: int) -> Parts:
+        codes_T = self.part.codes(i)
+        num_prompt = max(1, int(len(codes_T) * prompt_fraction(i)))
+        return Parts(prompt_codes=codes_T[:num_prompt], codes=codes_T[num_prompt:])
+
+
+def prompt_fraction(i: int) -> float:
+    """Part of a continuation that is its prompt: 0.2 to 0.8, evenly spread over any run of samples (golden ratio)."""
+    return 0.2 + 0.6 * (i * 0.6180339887498949 % 1.0)
+
+
+class TTSDocuments(SampleDocuments):
+    """A transcript, a voice description where there is one, and the codes."""
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        text_len_N = self.part.text_len_N(self.transcript)[start:stop]
+        lengths_N = self.part.code_len_N[start:stop] + text_len_N + np.int32(self.grammar.num_framing(self.task))
+        if DESCRIPTION in self.part.variants:
+            extra = self.grammar.num_framing(self.task, has_description=True) - self.grammar.num_framing(self.task)
+            description_len_N = self.part.text_len_N(DESCRIPTION)[start:stop]
+            lengths_N += np.where(description_len_N > 0, description_len_N + extra, 0).astype(np.int32)
+        return np.where(text_len_N > 0, lengths_N, np.int32(0))
+
+    def parts(self, i: int) -> Parts:
+        description_ids = self.part.text(i, DESCRIPTION) if DESCRIPTION in self.part.variants else None
+        text_ids = self.part.text(i, self.transcript)
+        return Parts(text_ids=text_ids, codes=self.part.codes(i), description_ids=description_ids)
+
+
+class CloneDocuments(SampleDocuments):
+    """A segment after another of its speaker, with both transcripts."""
+
+    @cached_property
+    def reference_N(self) -> NDArray[np.int32]:  # noqa: N802
+        """Sample that stands as reference for each sample; -1 where there is none."""
+        usable_N = self.part.text_len_N(self.transcript) > 0
+        return next_of_speaker(self.part.column("speaker_id"), usable_N)
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        reference_N = self.reference_N[start:stop]
+        both_N = self.part.code_len_N + self.part.text_len_N(self.transcript)
+        lengths_N = both_N[start:stop] + both_N[reference_N] + np.int32(self.grammar.num_framing(self.task))
+        return np.where(reference_N >= 0, lengths_N, np.int32(0))
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        return (int(self.reference_N[i]), i)
+
+    def parts(self, i: int) -> Parts:
+        reference = int(self.reference_N[i])
+        return Parts(
+            ref_text_ids=self.part.text(reference, self.transcript),
+            ref_codes=self.part.codes(reference),
+            text_ids=self.part.text(i, self.transcript),
+            codes=self.part.codes(i),
+        )
+
+
+class TextDocuments(SampleDocuments):
+    """Text that is no instruction."""
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        lengths_N = self.part.code_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+        if USER not in self.part.variants:
+            return lengths_N
+        return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
+
+    def parts(self, i: int) -> Parts:
+        return Parts(text_ids=self.part.tokens(i))
+
+
+class InstructionDocuments(SampleDocuments):
+    """A user's words and the answer."""
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        user_len_N = self.part.text_len_N(USER)[start:stop]
+        lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_framing(self.task))
+        return np.where(user_len_N > 0, lengths_N, np.int32(0))
+
+    def parts(self, i: int) -> Parts:
+        return Parts(user_ids=self.part.text(i, USER), assistant_ids=self.part.tokens(i))
+
+
+DOCUMENTS_OF_TASK = {
+    Task.SPEECH: SpeechDocuments,
+    Task.CONTINUATION: ContinuationDocuments,
+    Task.TTS: TTSDocuments,
+    Task.CLONE: CloneDocuments,
+    Task.TEXT: TextDocuments,
+    Task.INSTRUCTION: InstructionDocuments,
+}
+KIND_OF_TASK = {task: Kind.TEXT if task in (Task.TEXT, Task.INSTRUCTION) else Kind.SPEECH for task in Task}
+
+
+def documents_of(part: Part, source: SourceTable, grammar: Grammar) -> Documents:
+    """The part read as the source's task."""
+    task = Task(source.task)
+    return DOCUMENTS_OF_TASK[task](part, grammar, task, source.train_on, source.transcript)

@@ -1,0 +1,195 @@
+"""Token shares of every source and language: both margins of the table, solved once.
+
+In: source shares, language rules, what the stores hold, the run's tokens. Out: one share of the run's tokens for each
+(source, language); they add up to the shares of the sources and keep every floor, cap, pin and `max_epochs`.
+
+The shares asked for are `num_tokens ** alpha` inside a source (alpha 1 without a rule: in proportion to size). A rule
+with alpha over several sources asks it of the pool's languages together. What is found is the nearest to that in
+relative entropy among all shares the limits allow, the pools' languages counting a million times the cells: with one
+margin this is `clip(c * num_tokens ** alpha, floor, cap)`, with two it is raking with bounds. A stage of 12 languages x
+6 sources solves in @@ ms. Limits that cannot all hold are an error that names those that contradict each other: the
+ones with a price when the limits may give way (a linear program).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.config.tables import LanguageRuleTable, SourceTable
+from titan_speech.data.interior import Point, Problem, minimise
+from titan_speech.data.limits import Limit, Pool, StreamSize, epoch_limits, language_limits, pool_of
+from titan_speech.errors import ConfigError
+
+POOL_WEIGHT = 1e6
+SHARE_TOLERANCE = 1e-6  # of the run's tokens: what counts as a broken limit, 1/15 pack of a cycle
+
+Shares = dict[tuple[str, str], float]
+
+
+def solve_mixture(
+    sources: Sequence[SourceTable],
+    rules: Sequence[LanguageRuleTable],
+    sizes: Sequence[StreamSize],
+    total_tokens: int,
+) -> Shares:
+    """Share of the run's tokens for every (source, language) of `sizes`."""
+    _check_sources(sources, sizes)
+    pools = [pool_of(index, rule, sources, sizes) for index, rule in enumerate(rules)]
+    limits = [limit for pool in pools for limit in language_limits(pool, sizes)]
+    limits += epoch_limits(sources, sizes, total_tokens)
+    asked_N = _asked_shares(sources, sizes, pools)
+    _refuse_contradictions(sources, sizes, limits, asked_N)
+    share_N = _nearest(sources, sizes, pools, limits, asked_N)
+    return {(size.source, size.language): float(x) for size, x in zip(sizes, share_N, strict=True)}
+
+
+def pack_shares(shares: Shares, sizes: Sequence[StreamSize]) -> NDArray[np.float64]:
+    """Shares of packs that give these shares of tokens: divided by how full the packs of a stream are."""
+    share_N = np.array([shares[size.source, size.language] / size.mean_fill for size in sizes])
+    return share_N / share_N.sum()
+
+
+def _check_sources(sources: Sequence[SourceTable], sizes: Sequence[StreamSize]) -> None:
+    total = sum(source.share for source in sources)
+    if abs(total - 1) > SHARE_TOLERANCE:
+        parts = " + ".join(f"{source.share:g} ({source.name})" for source in sources)
+        raise ConfigError(f"data.source: shares add up to {total:.6g}, expected 1: {parts}")
+    filled = {size.source for size in sizes if size.num_tokens > 0}
+    empty = [source.name for source in sources if source.name not in filled]
+    if empty:
+        raise ConfigError(f"data.source {', '.join(empty)}: no samples; check datasets, languages, task and transcript")
+
+
+def _row_matrix(sources: Sequence[SourceTable], sizes: Sequence[StreamSize]) -> NDArray[np.float64]:
+    return np.array([[size.source == source.name for size in sizes] for source in sources], np.float64)
+
+
+def _asked_shares(
+    sources: Sequence[SourceTable], sizes: Sequence[StreamSize], pools: Sequence[Pool]
+) -> NDArray[np.float64]:
+    """Shares without limits: each source's share over its languages by num_tokens ** alpha."""
+    weight_N = np.array([float(size.num_tokens) for size in sizes])
+    for pool in pools:
+        for language in pool.languages if pool.rule.alpha is not None else ():
+            cell_N = pool.cells_of(language, sizes)
+            tokens = weight_N[cell_N].sum()
+            weight_N[cell_N] *= tokens ** (pool.rule.alpha - 1)
+    rows_RN = _row_matrix(sources, sizes)
+    share_R = np.array([source.share for source in sources]) / sum(source.share for source in sources)
+    return rows_RN.T @ (share_R / (rows_RN @ weight_N)) * weight_N
+
+
+def _pool_targets(
+    pools: Sequence[Pool], sizes: Sequence[StreamSize]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of cells and the shares asked of them, for rules with alpha over several sources."""
+    num_tokens_N = np.array([float(size.num_tokens) for size in sizes])
+    rows, targets = [], []
+    for pool in pools:
+        if pool.rule.alpha is None or len({s.source for s, on in zip(sizes, pool.cell_N, strict=True) if on}) < 2:
+            continue
+        cells_KN = [pool.cells_of(language, sizes) for language in pool.languages]
+        weight_K = np.array([num_tokens_N[cell_N].sum() ** pool.rule.alpha for cell_N in cells_KN])
+        rows += cells_KN
+        targets += list(pool.share * weight_K / weight_K.sum())
+    return np.array(rows, np.float64).reshape(-1, len(sizes)), np.array(targets, np.float64)
+
+
+def _nearest(
+    sources: Sequence[SourceTable],
+    sizes: Sequence[StreamSize],
+    pools: Sequence[Pool],
+    limits: Sequence[Limit],
+    asked_N: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Shares nearest to those asked for that keep all limits, which are known not to contradict each other."""
+    pool_KN, target_K = _pool_targets(pools, sizes)
+    share_R = np.array([source.share for source in sources])
+    pins = [limit for limit in limits if limit.low == limit.high]
+    bound_LN, bound_L = _bounds([limit for limit in limits if limit.low < limit.high], len(sizes))
+    problem = Problem(
+        cost_N=np.zeros(len(sizes)),
+        terms_KN=np.vstack([np.eye(len(sizes)), pool_KN]),
+        weights_K=np.r_[np.ones(len(sizes)), np.full(len(target_K), POOL_WEIGHT)],
+        targets_K=np.r_[asked_N, target_K],
+        equal_EN=np.vstack([_row_matrix(sources, sizes), *(pin.cell_N[None] for pin in pins)]),
+        equal_E=np.r_[share_R / share_R.sum(), [pin.low for pin in pins]],
+        limits_LN=bound_LN,
+        limits_L=bound_L,
+    )
+    share_N = minimise(problem, asked_N).x_N
+    rows_RN = _row_matrix(sources, sizes)
+    return share_N * (rows_RN.T @ (share_R / share_R.sum() / (rows_RN @ share_N)))
+
+
+def _bounds(limits: Sequence[Limit], num_cells: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limits as `G x <= h`; those no cells could break are left out."""
+    rows, values = [], []
+    for limit in limits:
+        if limit.high < 1:
+            rows.append(limit.cell_N.astype(np.float64))
+            values.append(limit.high)
+        if limit.low > 0:
+            rows.append(-limit.cell_N.astype(np.float64))
+            values.append(-limit.low)
+    return np.array(rows).reshape(-1, num_cells), np.array(values)
+
+
+def _refuse_contradictions(
+    sources: Sequence[SourceTable],
+    sizes: Sequence[StreamSize],
+    limits: Sequence[Limit],
+    asked_N: NDArray[np.float64],
+) -> None:
+    """How little the limits must give way in all, and at which of them it pays: nothing, if they can all hold."""
+    bound_LN, bound_L = _bounds(limits, len(sizes))
+    point, rows = _least_violation(sources, sizes, bound_LN, bound_L, asked_N)
+    missing = float(point.x_N[len(sizes) :].sum())
+    if missing <= SHARE_TOLERANCE:
+        return
+    priced = point.limit_L[: len(bound_L)] > 1e-3
+    sides = [limit for limit in limits for side in (limit.high < 1, limit.low > 0) if side]
+    named = dict.fromkeys(limit.words for limit, on in zip(sides, priced, strict=True) if on)
+    named |= dict.fromkeys(
+        f"data.source {source.name}: share = {source.share:g}, in {', '.join(_languages(source, sizes))}"
+        for source, price in zip(sources, rows, strict=True)
+        if abs(price) > 1e-3
+    )
+    raise ConfigError(
+        f"the limits of the mixture cannot all hold; they are {missing:.4g} of the run's tokens apart. "
+        "Raise a cap or max_epochs, lower a floor, pin or share, or add data; these contradict each other:\n"
+        + "\n".join(f"  {words}" for words in named)
+    )
+
+
+def _languages(source: SourceTable, sizes: Sequence[StreamSize]) -> list[str]:
+    return [size.language for size in sizes if size.source == source.name]
+
+
+def _least_violation(
+    sources: Sequence[SourceTable],
+    sizes: Sequence[StreamSize],
+    bound_LN: NDArray[np.float64],
+    bound_L: NDArray[np.float64],
+    asked_N: NDArray[np.float64],
+) -> tuple[Point, NDArray[np.float64]]:
+    """Linear program over shares and one excess per limit: the least total excess."""
+    num_cells, num_limits = len(sizes), len(bound_L)
+    share_R = np.array([source.share for source in sources])
+    none_KN = np.zeros((0, num_cells + num_limits))
+    problem = Problem(
+        cost_N=np.r_[np.zeros(num_cells), np.ones(num_limits)],
+        terms_KN=none_KN,
+        weights_K=np.zeros(0),
+        targets_K=np.zeros(0),
+        equal_EN=np.hstack([_row_matrix(sources, sizes), np.zeros((len(sources), num_limits))]),
+        equal_E=share_R / share_R.sum(),
+        limits_LN=np.vstack([np.hstack([bound_LN, -np.eye(num_limits)]), -np.eye(num_cells + num_limits)]),
+        limits_L=np.r_[bound_L, np.zeros(num_cells + num_limits)],
+    )
+    excess_L = np.maximum(bound_LN @ asked_N - bound_L, 0) + 0.1
+    point = minimise(problem, np.r_[asked_N, excess_L])
+    return point, point.equal_E

@@ -1,0 +1,193 @@
+"""The data plan: `pack(g)` for every global slot g, as a pure function of (seed, plan fingerprint, g).
+
+In: the configuration and the stores it names. Out: `DataPlan`. Everything that can be wrong with stores, shares or
+limits is found here, before training starts. What a rank, a worker or a restart reads follows from slots alone:
+
+    stream, j = order.locate(g);   pieces = streams[stream].packs.pieces(j);   pack = lay_out(pieces)
+
+A plan of @@ samples is ready in @@ s; at slot 1e9 the first pack of a speech stream takes @@ ms, of a paired stream
+@@ ms.
+
+`too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs whatever their length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.documents import SPLITTABLE_TASKS, Documents
+from titan_speech.data.fingerprint import plan_fingerprint
+from titan_speech.data.limits import StreamSize
+from titan_speech.data.mixture import pack_shares, solve_mixture
+from titan_speech.data.order import SlotOrder, slot_order
+from titan_speech.data.pack import Pack, filler_pack, lay_out
+from titan_speech.data.plan_table import plan_table
+from titan_speech.data.sources import OpenedSource, open_sources
+from titan_speech.data.streams import Groups, SplitStream, Stream, WholeStream
+from titan_speech.errors import DataError
+from titan_speech.prompts import Grammar, Task
+from titan_speech.text_tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class PlannedStream:
+    """One source in one language, with its part of the mixture."""
+
+    source: str
+    language: str
+    task: str
+    documents: tuple[Documents, ...]
+    packs: Stream
+    share: float
+    """Share of the run's tokens."""
+    quota: int
+    """Packs in a cycle of 65,536."""
+    mean_fill: float
+    """Part of its packs that is not padding."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}.{self.language}"
+
+
+@dataclass(frozen=True)
+class SampleRef:
+    """Where the tokens of a piece come from."""
+
+    part: str
+    sample_ids: tuple[str, ...]
+    """The target's sample last."""
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What a run reads; immutable and picklable."""
+
+    seq_len: int
+    total_slots: int
+    """Slots of the whole run."""
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    streams: tuple[PlannedStream, ...]
+    order: SlotOrder
+    fingerprint: str
+    store_fingerprints: tuple[str, ...]
+
+    @classmethod
+    def from_config(cls, config: SpeechConfig, tokenizer: TextTokenizer | None = None) -> DataPlan:
+        """Opens the stores, solves the mixture and fixes the order; `tokenizer` saves loading it again."""
+        tokenizer = tokenizer or TextTokenizer.load(config.tokenizer.path)
+        grammar = Grammar(tokenizer.vocabulary())
+        sources, stores = open_sources(config.data.source, tokenizer, grammar)
+        packs = [_stream(source, config) for source in sources]
+        _refuse_unfit(sources, packs, config)
+        sizes = [_size(source, stream, config) for source, stream in zip(sources, packs, strict=True)]
+        training = config.training
+        num_steps = -(-training.target_tokens // training.global_batch_tokens)
+        total_tokens = num_steps * training.global_batch_tokens
+        shares = solve_mixture(config.data.source, config.data.language_rule, sizes, total_tokens)
+        order = slot_order(*_cells(sizes), pack_shares(shares, sizes))
+        streams = [
+            PlannedStream(
+                source=size.source,
+                language=size.language,
+                task=source.table.task,
+                documents=source.documents,
+                packs=stream,
+                share=shares[size.source, size.language],
+                quota=quota,
+                mean_fill=size.mean_fill,
+            )
+            for source, stream, size, quota in zip(sources, packs, sizes, order.quotas, strict=True)
+        ]
+        return cls(
+            seq_len=training.seq_len,
+            total_slots=total_tokens // training.seq_len,
+            tokenizer=tokenizer,
+            grammar=grammar,
+            streams=tuple(streams),
+            order=order,
+            fingerprint=plan_fingerprint(config, grammar, sources, order.quotas),
+            store_fingerprints=tuple(store.fingerprint for store in stores),
+        )
+
+    @property
+    def vocabulary(self):
+        return self.grammar.vocabulary
+
+    @property
+    def stream_names(self) -> list[str]:
+        return [stream.name for stream in self.streams]
+
+    def pack(self, slot: int) -> Pack:
+        """What global slot `slot` trains on."""
+        index, j = self.order.locate(slot)
+        stream = self.streams[index]
+        return lay_out(slot, index, stream.documents, stream.packs.pieces(j), self.seq_len, self.vocabulary.pad_id)
+
+    def filler(self) -> Pack:
+        """A pack of padding, for ranks that get no slot."""
+        return filler_pack(self.seq_len, self.vocabulary.pad_id)
+
+    def sample_refs(self, pack: Pack) -> list[SampleRef]:
+        """The samples behind each piece of a pack; reads sidecars."""
+        refs = []
+        for part, number, start, stop in pack.pieces:
+            documents = self.streams[pack.stream].documents[part]
+            ids = tuple(documents.part.row(i).sample_id for i in documents.samples(number))
+            refs.append(SampleRef(documents.part.name, ids, start, stop))
+        return refs
+
+    def describe(self) -> str:
+        """The plan as a table: what there is, what is read, what is left out."""
+        return plan_table(self)
+
+
+def _stream(source: OpenedSource, config: SpeechConfig) -> Stream:
+    key = f"{config.data.seed}/{source.table.name}/{source.language}"
+    groups = Groups(source.documents)
+    if Task(source.table.task) in SPLITTABLE_TASKS:
+        return SplitStream(key, groups, config.training.seq_len)
+    return WholeStream(key, groups, config.training.seq_len, split=config.data.too_long == "split")
+
+
+def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[Stream], config: SpeechConfig) -> None:
+    """All streams that cannot be read as configured, in one error."""
+    seq_len, problems = config.training.seq_len, []
+    for source, stream in zip(sources, packs, strict=True):
+        counts, name = stream.counts, f"  source {source.table.name}, language {source.language}"
+        if config.data.too_long == "error" and counts.num_too_long:
+            problems.append(
+                f"{name}: {counts.num_too_long:,} samples are longer than seq_len {seq_len:,}, the longest has "
+                f"{counts.longest:,} tokens; set data.too_long to drop or split, or raise training.seq_len"
+            )
+        elif counts.num_tokens < seq_len:
+            problems.append(
+                f"{name}: {counts.num_documents:,} documents with {counts.num_tokens:,} tokens, fewer than one pack of "
+                f"{seq_len:,} ({counts.num_unusable:,} samples without what task {source.table.task} needs, "
+                f"{counts.num_too_long:,} too long); leave the language out (languages), add data or lower seq_len"
+            )
+    if problems:
+        raise DataError("data that does not fit the run:\n" + "\n".join(problems))
+
+
+def _size(source: OpenedSource, stream: Stream, config: SpeechConfig) -> StreamSize:
+    counts = stream.counts
+    mean_fill = counts.num_tokens / (counts.num_packs * config.training.seq_len)
+    return StreamSize(source.table.name, source.language, counts.num_tokens, mean_fill)
+
+
+def _cells(sizes: Sequence[StreamSize]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each stream in the source x language table."""
+    sources = list(dict.fromkeys(size.source for size in sizes))
+    languages = sorted({size.language for size in sizes})
+    return (
+        np.array([sources.index(size.source) for size in sizes]),
+        np.array([languages.index(size.language) for size in sizes]),
+    )

@@ -1,0 +1,80 @@
+"""From `[[data.source]]` to parts of opened stores.
+
+In: the source tables and the run's tokenizer. Out: for each source and language the documents it reads. Stores of
+another tokenizer or of different codecs, absent datasets, languages and transcripts are all named in one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from titan_speech.config.tables import SourceTable
+from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of
+from titan_speech.data.part import Part
+from titan_speech.data.store import Store, check_same_codec, check_tokenizer, open_store
+from titan_speech.errors import DataError
+from titan_speech.prompts import Grammar, Task
+from titan_speech.text_tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """One source in one language: what its documents come from."""
+
+    table: SourceTable
+    language: str
+    documents: tuple[Documents, ...]
+
+
+def open_sources(
+    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar
+) -> tuple[list[OpenedSource], tuple[Store, ...]]:
+    """Every source by language, in the order of the tables, and the stores."""
+    stores = {path: open_store(path) for path in dict.fromkeys(source.store for source in sources)}
+    for store in stores.values():
+        check_tokenizer(store, tokenizer)
+    check_same_codec(list(stores.values()))
+    problems: list[str] = []
+    opened: list[OpenedSource] = []
+    for source in sources:
+        try:
+            opened += _open_source(source, stores[source.store], grammar)
+        except DataError as error:
+            problems.append(f"  source {source.name}: {error}")
+    if problems:
+        raise DataError("sources that cannot be read:\n" + "\n".join(problems))
+    return opened, tuple(stores.values())
+
+
+def _open_source(source: SourceTable, store: Store, grammar: Grammar) -> list[OpenedSource]:
+    parts = _parts(source, store)
+    opened = []
+    for language in sorted({part.language for part in parts}):
+        documents = [documents_of(part, source, grammar) for part in parts if part.language == language]
+        for docs in documents:
+            docs.lengths(0, 0)  # an absent transcript is refused here
+        opened.append(OpenedSource(source, language, tuple(documents)))
+    return opened
+
+
+def _parts(source: SourceTable, store: Store) -> list[Part]:
+    """Parts of the task's kind that the source's filters keep, in the store's order."""
+    kind = KIND_OF_TASK[Task(source.task)]
+    parts = [part for part in store.parts if part.kind is kind and part.num_samples]
+    _refuse_absent("datasets", source.datasets, {part.dataset_source for part in parts}, store)
+    parts = [part for part in parts if not source.datasets or part.dataset_source in source.datasets]
+    _refuse_absent("languages", source.languages, {part.language for part in parts}, store)
+    parts = [part for part in parts if not source.languages or part.language in source.languages]
+    if not parts:
+        raise DataError(f"store {store.path} has no {kind} samples, which task {source.task} reads")
+    return parts
+
+
+def _refuse_absent(what: str, wanted: Sequence[str], found: set[str], store: Store) -> None:
+    absent = [value for value in wanted if value not in found]
+    if absent:
+        raise DataError(
+            f"{what} {', '.join(absent)} not in store {store.path} for this task; "
+            f"it has {', '.join(sorted(found)) or 'none'}"
+        )
