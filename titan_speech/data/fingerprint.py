@@ -1,13 +1,13 @@
 """What determines data order, as one short hash.
 
-In: the finished plan's settings, streams and quotas. Out: 16 hex characters. Two runs with equal fingerprints read equal
-packs at equal slots; a checkpoint whose plan has another one is refused.
+In: the finished plan's settings, streams and quotas. Out: 16 hex characters. Two runs with equal fingerprints read
+equal packs at equal slots; a checkpoint whose plan has another one is refused.
 
 Covered: the version of the algorithms, seed, sequence length, `too_long`, the grammar (with vocabulary and tokenizer),
 and for every stream its task, masks, transcript, quota and the sha256 of all files of its parts.
-Left out, since they cannot change pack(g): world size, ranks, workers, prefetching, packs a step and a rank (they decide
-who reads a slot, not what lies in it), where the stores lie and what they are called, shares and rules (the quotas
-are what came of them), target tokens (they reach the order only through the quotas, when `max_epochs` binds).
+Left out, since they cannot change pack(g): world size, ranks, workers, prefetching, packs a step and a rank (they
+decide who reads a slot, not what lies in it), where the stores lie and what they are called, shares and rules (the
+quotas are what came of them), target tokens (they reach the order only through the quotas, when `max_epochs` binds).
 """
 
 from __future__ import annotations

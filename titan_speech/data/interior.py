@@ -33,14 +33,14 @@ STEP_TO_BORDER = 0.95
 class Problem:
     """Costs and constraints; see the module's formula."""
 
-    cost_N: Vector  # noqa: N815
-    terms_KN: Matrix  # noqa: N815
-    weights_K: Vector  # noqa: N815
-    targets_K: Vector  # noqa: N815
-    equal_EN: Matrix  # noqa: N815
-    equal_E: Vector  # noqa: N815
-    limits_LN: Matrix  # noqa: N815
-    limits_L: Vector  # noqa: N815
+    cost_N: Vector
+    terms_KN: Matrix
+    weights_K: Vector
+    targets_K: Vector
+    equal_EN: Matrix
+    equal_E: Vector
+    limits_LN: Matrix
+    limits_L: Vector
 
     def gradient(self, x_N: Vector) -> Vector:
         terms_K = self.terms_KN @ x_N
@@ -54,10 +54,10 @@ class Problem:
 class Point:
     """Variables, slacks of the limits, multipliers of equalities and limits; also used for a step."""
 
-    x_N: Vector  # noqa: N815
-    slack_L: Vector  # noqa: N815
-    equal_E: Vector  # noqa: N815
-    limit_L: Vector  # noqa: N815
+    x_N: Vector
+    slack_L: Vector
+    equal_E: Vector
+    limit_L: Vector
 
     def moved(self, step: Point, size: float) -> Point:
         return Point(

@@ -35,7 +35,7 @@ class Limit:
     """The cells of `cell_N` together take at least `low` and at most `high` of the run's tokens."""
 
     words: str
-    cell_N: NDArray[np.bool_]  # noqa: N815
+    cell_N: NDArray[np.bool_]
     low: float = 0.0
     high: float = np.inf
 
@@ -48,7 +48,7 @@ class Pool:
     rule: LanguageRuleTable
     share: float
     """Share of the run's tokens."""
-    cell_N: NDArray[np.bool_]  # noqa: N815
+    cell_N: NDArray[np.bool_]
     languages: tuple[str, ...]
 
     def cells_of(self, language: str, sizes: Sequence[StreamSize]) -> NDArray[np.bool_]:

@@ -35,9 +35,9 @@ class Pack:
     """Global slot, or -1 for a filler."""
     stream: int
     """Index of the stream in the plan, or -1 for a filler."""
-    ids_S: NDArray[np.int32]  # noqa: N815
-    labels_S: NDArray[np.int64]  # noqa: N815
-    positions_S: NDArray[np.int32]  # noqa: N815
+    ids_S: NDArray[np.int32]
+    labels_S: NDArray[np.int64]
+    positions_S: NDArray[np.int32]
     pieces: tuple[Piece, ...]
     num_pad_tokens: int
 

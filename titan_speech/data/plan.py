@@ -8,7 +8,7 @@ limits is found here, before training starts. What a rank, a worker or a restart
 A plan of @@ samples is ready in @@ s; at slot 1e9 the first pack of a speech stream takes @@ ms, of a paired stream
 @@ ms.
 
-`too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs whatever their length.
+`too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs at any length.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from titan_speech.data.streams import Groups, SplitStream, Stream, WholeStream
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar, Task
 from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ class DataPlan:
     seq_len: int
     total_slots: int
     """Slots of the whole run."""
-    tokenizer: TextTokenizer
     grammar: Grammar
     streams: tuple[PlannedStream, ...]
     order: SlotOrder
@@ -80,10 +80,8 @@ class DataPlan:
     store_fingerprints: tuple[str, ...]
 
     @classmethod
-    def from_config(cls, config: SpeechConfig, tokenizer: TextTokenizer | None = None) -> DataPlan:
-        """Opens the stores, solves the mixture and fixes the order; `tokenizer` saves loading it again."""
-        tokenizer = tokenizer or TextTokenizer.load(config.tokenizer.path)
-        grammar = Grammar(tokenizer.vocabulary())
+    def from_config(cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer) -> DataPlan:
+        """Opens the stores, solves the mixture and fixes the order."""
         sources, stores = open_sources(config.data.source, tokenizer, grammar)
         packs = [_stream(source, config) for source in sources]
         _refuse_unfit(sources, packs, config)
@@ -109,7 +107,6 @@ class DataPlan:
         return cls(
             seq_len=training.seq_len,
             total_slots=total_tokens // training.seq_len,
-            tokenizer=tokenizer,
             grammar=grammar,
             streams=tuple(streams),
             order=order,
@@ -118,7 +115,7 @@ class DataPlan:
         )
 
     @property
-    def vocabulary(self):
+    def vocabulary(self) -> Vocabulary:
         return self.grammar.vocabulary
 
     @property

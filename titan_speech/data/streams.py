@@ -84,10 +84,10 @@ class Stream(Protocol):
 class Group:
     """Usable documents of one group."""
 
-    part_N: NDArray[np.int64]  # noqa: N815
-    document_N: NDArray[np.int64]  # noqa: N815
-    length_N: NDArray[np.int64]  # noqa: N815
-    start_N: NDArray[np.int64]  # noqa: N815
+    part_N: NDArray[np.int64]
+    document_N: NDArray[np.int64]
+    length_N: NDArray[np.int64]
+    start_N: NDArray[np.int64]
     """First token of each item in its document; above 0 only for the pieces of a split sample."""
 
     def taken(self, index: NDArray) -> Group:
