@@ -303,12 +303,6 @@ ONE_PROBLEM = {
     "name of digits": ('name = "tts"', 'name = "1"', "data.source.1.name", "not only digits"),
     "no epochs": ("languages =", "max_epochs = 0\nlanguages =", "data.source.1.max_epochs", "above 0"),
     "no language": ('"ta"]', '"Tamil"]', "data.source.1.languages.1", "a language tag"),
-    "target of text": (
-        'task = "tts"',
-        'task = "text"\ntrain_on = "target"',
-        "data.source.1.train_on",
-        "no speech",
-    ),
     "rule's source": (
         '["speech", "tts"]',
         '["speech", "ttss"]',
@@ -375,17 +369,13 @@ ONE_PROBLEM = {
 
 
 @pytest.mark.parametrize("kind", ONE_PROBLEM)
-def test_each_kind_of_problem_is_told_once_with_file_line_key_and_what_was_expected(
-    folder: Path, kind: str
-) -> None:
+def test_each_kind_of_problem_is_told_once_with_file_line_key_and_what_was_expected(folder: Path, kind: str) -> None:
     old, new, key, part = ONE_PROBLEM[kind]
     text = changed(old, new)
     if kind == "misspelt table":
         text = text.replace("end_lr = 1e-4", "end_lr = 1e-5")
     if kind == "varlen":
-        text = text.replace("[optimizer]\n[para", "[para", 1).replace(
-            "lr = 1e-3", "[optimizer]\nlr = 1e-3", 1
-        )
+        text = text.replace("[optimizer]\n[para", "[para", 1).replace("lr = 1e-3", "[optimizer]\nlr = 1e-3", 1)
     if kind in ("missing value", "same name", "name of digits"):
         text = text.replace('["speech", "tts"]', '["speech"]')
     found = problems(text)
@@ -486,9 +476,7 @@ def test_without_a_file_the_ones_that_exist_are_listed(folder: Path) -> None:
         (folder / "train_configs" / name).write_text(BASE)
     with pytest.raises(ConfigError, match=r"such as train_configs/demo\.toml, train_configs/pt_s1\.toml"):
         load_config([])
-    with pytest.raises(
-        ConfigError, match=r'no file "train_configs/dmo\.toml".*mean train_configs/demo\.toml\?'
-    ):
+    with pytest.raises(ConfigError, match=r'no file "train_configs/dmo\.toml".*mean train_configs/demo\.toml\?'):
         load_config(["--job.config_file", "train_configs/dmo.toml"])
     with pytest.raises(ConfigError, match="which is no file"):
         load_config(["--job.config_file=train_configs"])

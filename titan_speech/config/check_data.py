@@ -62,9 +62,6 @@ def _check_source(source: SourceTable, key: str) -> Iterator[Finding]:
         yield Finding((f"{key}.max_epochs",), f"{source.max_epochs:g}", "a value above 0")
     if not source.store:
         yield Finding((f"{key}.store",), "an empty path", "the folder of a token store")
-    if source.train_on == "target" and source.task == "text":
-        keys = (f"{key}.train_on", f"{key}.task")
-        yield Finding(keys, '"target" for task "text"', '"all": text has no speech to train on', '"all"')
     for index, language in enumerate(source.languages):
         yield from _check_language(language, f"{key}.languages.{index}")
 
@@ -140,6 +137,8 @@ def _check_each_limit(limits: Mapping[str, float], kind: str, key: str) -> Itera
 
 def _check_floor_and_cap(rule: LanguageRuleTable, key: str) -> Iterator[Finding]:
     for language in dict.fromkeys((*rule.floor, *rule.cap)):
+        if language in rule.pin:
+            continue
         low = language if language in rule.floor else REST
         high = language if language in rule.cap else REST
         floor, cap = rule.floor.get(low), rule.cap.get(high)
