@@ -19,6 +19,7 @@ from torchtitan.trainer import Trainer
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.counters import count_batch
@@ -99,7 +100,9 @@ class SpeechTrainer(Trainer):
         self.step = state_dict["step"]
 
     def close(self) -> None:
-        """Also waits for a save that is still being written."""
+        """Also waits for a save that is still being written, and stops reading ahead."""
+        if isinstance(getattr(self, "dataloader", None), SpeechDataLoader):
+            self.dataloader.close()
         checkpointer = getattr(self, "checkpointer", None)
         if checkpointer is not None and checkpointer.enable:
             checkpointer.maybe_wait_for_saving()

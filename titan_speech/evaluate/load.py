@@ -13,6 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech import cpu
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import FILE_NAME
@@ -40,6 +41,7 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
     Raises:
         CheckpointError: no such run, no complete checkpoint, or one of another vocabulary.
     """
+    cpu.prepare()  # decoding runs on the CPU, also where training did not
     config = _run_config(folder)
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
@@ -48,7 +50,7 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
     if found is not None and found.vocabulary != grammar.vocabulary.fingerprint:
         raise CheckpointError(
             f"{checkpoint} was trained with vocabulary {found.vocabulary}; the tokenizer at "
-            f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the tokenizer it was trained with."
+            f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
         )
     model = _model(config, grammar.vocabulary.num_rows, checkpoint)
     return TrainedRun(config, tokenizer, grammar, model, int(checkpoint.name.removeprefix("step-")))
