@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from titan_speech.config.check import FLAVORS, Range
+from titan_speech.config.convert import table_fields
 from titan_speech.config.finding import Finding
 from titan_speech.config.help import help_text
 from titan_speech.config.load import LoadedConfig, load_config
@@ -189,6 +191,13 @@ def test_a_missing_base_is_named_with_the_nearest_file(folder: Path) -> None:
     assert problem.endswith("did you mean pt_s1.toml?")
 
 
+def test_a_misspelt_extends_is_told_without_what_its_file_would_have_set(folder: Path) -> None:
+    Path("base.toml").write_text(BASE)
+    [problem] = problems('[job]\nextend = "base.toml"\n[optimizer]\nlr = 1e-5\n')
+    assert problem.startswith("run.toml:2: job.extend: found an unknown key")
+    assert problem.endswith("did you mean job.extends?")
+
+
 def test_a_syntax_error_in_a_base_does_not_hide_what_else_is_wrong(folder: Path) -> None:
     Path("base.toml").write_text("[job\n")
     found = problems('[job]\nextends = "base.toml"\nsead = 3\n', "stray")
@@ -233,7 +242,7 @@ ONE_PROBLEM = {
         "job.description",
         "found 3; expected a string",
     ),
-    "value for a table": ("[optimizer]\nlr = 1e-3", "optimizer = 3", "training.optimizer", "unknown key"),
+    "value for a table": ("[optimizer]\nlr = 1e-3", "optimizer = 3", "training.optimizer", "did you mean optimizer?"),
     "int for a bool": (
         "[optimizer]",
         "[compile]\nenable = 1\n[optimizer]",
@@ -567,6 +576,14 @@ def test_the_flavors_named_here_are_those_of_the_model() -> None:
     assert {family: set(names) for family, names in FLAVORS.items()} == {
         family: set(names) for family, names in flavors.FLAVORS.items()
     }
+
+
+def test_a_field_named_by_a_python_keyword_has_the_keyword_as_its_key() -> None:
+    @dataclass(frozen=True)
+    class StageTable:
+        from_: str = ""
+
+    assert list(table_fields(StageTable)) == ["from"]
 
 
 def test_a_range_says_its_bounds() -> None:

@@ -21,6 +21,9 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.config.tree import Array, Node, Table, describe
 from titan_speech.config.values import SCALARS, Mismatch, is_typed, text_of, to_choice
 
+_FILE_KEYS: dict[KeyPath, tuple[str, ...]] = {("job",): ("extends",)}
+"""Keys of a file that no dataclass has, since they are used up before."""
+
 
 @dataclass
 class Findings:
@@ -30,9 +33,7 @@ class Findings:
     suspects: set[str] = field(default_factory=set)
     origins: dict[str, Origin] = field(default_factory=dict)
 
-    def report(
-        self, node: Node, path: KeyPath, found: str, expected: str, nearest: str | None = None
-    ) -> None:
+    def report(self, node: Node, path: KeyPath, found: str, expected: str, nearest: str | None = None) -> None:
         self.problems.append(Problem(node.origin, dotted(path), found, expected, nearest))
         self.suspects.add(dotted(path))
 
@@ -106,7 +107,7 @@ def _report_unknown(node: Table, known: dict[str, Any], path: KeyPath, findings:
     for key, value in node.entries.items():
         if key in known:
             continue
-        near = nearest_name(key, known)
+        near = nearest_name(key, [*known, *_FILE_KEYS.get(path, ())])
         hint = dotted((*path, near)) if near else _same_key_elsewhere(key)
         kind = "an unknown table" if isinstance(value, Table) else "an unknown key"
         findings.report(value, (*path, key), kind, one_of(known), hint)
@@ -115,7 +116,9 @@ def _report_unknown(node: Table, known: dict[str, Any], path: KeyPath, findings:
 
 
 def _same_key_elsewhere(key: str) -> str | None:
-    """`optimizer.lr` for an `lr` written under the wrong table."""
+    """`optimizer.lr` for an `lr` written under the wrong table, `optimizer` for a table inside another."""
+    if key in table_fields(SpeechConfig):
+        return key
     for section, (_, hint) in table_fields(SpeechConfig).items():
         if is_dataclass(hint) and key in table_fields(cast(type, hint)):
             return f"{section}.{key}"
@@ -170,9 +173,7 @@ def _read_typed(node: Node, expected: str) -> Node:
 def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, findings: Findings) -> tuple[Any, ...]:
     variable = args[-1] is Ellipsis
     of_tables = variable and is_dataclass(args[0])
-    expected = (
-        "an array of tables" if of_tables else "a list" if variable else f"a list of {len(args)} values"
-    )
+    expected = "an array of tables" if of_tables else "a list" if variable else f"a list of {len(args)} values"
     text = text_of(node)
     if text is not None and is_typed(node):
         node = as_list(text)

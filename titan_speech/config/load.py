@@ -25,9 +25,7 @@ from titan_speech.config.tree import Table
 CONFIG_FILE_FLAG = "--job.config_file"
 _CONFIG_FILE = ("job", "config_file")
 _EXTENDS = ("job", "extends")
-_NO_EXTENDS = Problem(
-    COMMAND_LINE, "job.extends", "a flag", "[job] extends in a file, it names the files below"
-)
+_NO_EXTENDS = Problem(COMMAND_LINE, "job.extends", "a flag", "[job] extends in a file, it names the files below")
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class LoadedConfig:
     files: tuple[Path, ...]  # in the order they were laid over each other, the asked-for file last
 
 
-def load_config(
-    argv: Sequence[str], *, world_size: int | None = None, checks: Sequence[Check] = ()
-) -> LoadedConfig:
+def load_config(argv: Sequence[str], *, world_size: int | None = None, checks: Sequence[Check] = ()) -> LoadedConfig:
     """Read, merge, override, convert and check; `checks` are those of rooms that know more (flavors)."""
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(help_text())
@@ -55,7 +51,7 @@ def load_config(
     converted = convert(_overridden(stack.tree, overrides, problems))
     findings = converted.findings
     problems += [*stack.problems, *findings.problems]
-    if not stack.problems:  # what an unread file would have said is unknown
+    if not stack.problems and "job.extends" not in findings.suspects:  # an unread file might have said more
         known = Context(findings.origins, findings.suspects, Origin(str(path)), world_size)
         problems += check(converted.config, known, checks)
     raise_problems(problems)
