@@ -1,0 +1,31 @@
+"""From a token store to the batches of one rank, in the order of the files.
+
+    corpus
+      |  builder.py      StoreWriter: samples in, shuffled once, shards out       (samples, shards, problems)
+      v
+    token store          STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}     (manifest, describe)
+      |  store.py        open_store: sizes checked at once, contents when first read      (part)
+      |  sources.py      [[data.source]] -> parts by language; codec and tokenizer must agree
+      |  documents.py    a part read as a task: lengths of all documents, tokens of any   (speakers)
+      v
+    documents            one for each sample, framed by prompts.Grammar
+      |  packing.py      cut: windows over documents end to end;  best_fit: whole documents
+      |  streams.py      one source in one language as endless packs: pieces(j) for any j
+      v
+    streams              token counts, fill
+      |  mixture.py      shares of tokens by source and language        (limits: rules; interior: the solver)
+      |  quotas.py       whole packs in a cycle of 65,536 slots
+      |  order.py        slot g -> stream, j;  keyed permutations
+      v
+    order
+      |  plan.py         DataPlan.pack(g): all of the above             (fingerprint, plan_table)
+      |  pack.py         ids, labels and positions of one pack          (labels: the stream in the high bits)
+      v
+    packs
+      |  slots.py        which rank computes which slot of a step, and when
+      |  loader.py       batches of one rank; state = next slot         (prefetch)
+      v
+    batches              order_report.py and show.py print what lies in them
+
+Everything below `documents` is a pure function of (seed, plan fingerprint, slot): no state but one integer.
+"""

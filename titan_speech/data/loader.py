@@ -3,10 +3,10 @@
 In: a `DataPlan`, the shape of a step, this rank. Out: ({"input": ids_BL, "positions": positions_BL}, labels_BL), all
 int64, without end.
 
-Slots go through torchdata's StatefulDataLoader (slot -> pack, workers without state); its own per-worker snapshot, which
-would pin the number of workers, is never saved. Our state is the next slot and the plan's fingerprint, under keys that
-name neither rank nor world size, so a run resumes on any number of ranks and workers. Only steps whose batches were all
-handed out count, never what was read ahead.
+Slots go through torchdata's StatefulDataLoader (slot -> pack, workers without state); its own per-worker snapshot,
+which would pin the number of workers, is never saved. Our state is the next slot and the plan's fingerprint, under keys
+that name neither rank nor world size, so a run resumes on any number of ranks and workers. Only steps whose batches
+were all handed out count, never what was read ahead.
 
 With num_workers = 0 a thread reads ahead; @@ Mtok/s against @@ with 2 worker processes.
 

@@ -72,11 +72,10 @@ def _asked_shares(
 ) -> NDArray[np.float64]:
     """Shares without limits: each source's share over its languages by num_tokens ** alpha."""
     weight_N = np.array([float(size.num_tokens) for size in sizes])
-    for pool in pools:
-        for language in pool.languages if pool.rule.alpha is not None else ():
+    for pool, alpha in ((pool, pool.rule.alpha) for pool in pools):
+        for language in pool.languages if alpha is not None else ():
             cell_N = pool.cells_of(language, sizes)
-            tokens = weight_N[cell_N].sum()
-            weight_N[cell_N] *= tokens ** (pool.rule.alpha - 1)
+            weight_N[cell_N] *= weight_N[cell_N].sum() ** (alpha - 1.0)
     rows_RN = _row_matrix(sources, sizes)
     share_R = np.array([source.share for source in sources]) / sum(source.share for source in sources)
     return rows_RN.T @ (share_R / (rows_RN @ weight_N)) * weight_N
@@ -115,7 +114,7 @@ def _nearest(
         terms_KN=np.vstack([np.eye(len(sizes)), pool_KN]),
         weights_K=np.r_[np.ones(len(sizes)), np.full(len(target_K), POOL_WEIGHT)],
         targets_K=np.r_[asked_N, target_K],
-        equal_EN=np.vstack([_row_matrix(sources, sizes), *(pin.cell_N[None] for pin in pins)]),
+        equal_EN=np.vstack([_row_matrix(sources, sizes), *(pin.cell_N.astype(np.float64) for pin in pins)]),
         equal_E=np.r_[share_R / share_R.sum(), [pin.low for pin in pins]],
         limits_LN=bound_LN,
         limits_L=bound_L,

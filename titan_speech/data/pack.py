@@ -82,5 +82,5 @@ def pack_digest(ids_S: NDArray, labels_S: NDArray, positions_S: NDArray) -> str:
     """xxh3_128 of a pack's three arrays as int64, the form a batch has them in."""
     digest = xxhash.xxh3_128()
     for array_S in (ids_S, labels_S, positions_S):
-        digest.update(np.ascontiguousarray(array_S, dtype="<i8"))
+        digest.update(array_S.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.documents import SPLITTABLE_TASKS, Documents
 from titan_speech.data.fingerprint import plan_fingerprint
@@ -86,10 +87,8 @@ class DataPlan:
         packs = [_stream(source, config) for source in sources]
         _refuse_unfit(sources, packs, config)
         sizes = [_size(source, stream, config) for source, stream in zip(sources, packs, strict=True)]
-        training = config.training
-        num_steps = -(-training.target_tokens // training.global_batch_tokens)
-        total_tokens = num_steps * training.global_batch_tokens
-        shares = solve_mixture(config.data.source, config.data.language_rule, sizes, total_tokens)
+        budget = Budget.from_config(config)
+        shares = solve_mixture(config.data.source, config.data.language_rule, sizes, budget.total_tokens)
         order = slot_order(*_cells(sizes), pack_shares(shares, sizes))
         streams = [
             PlannedStream(
@@ -105,14 +104,20 @@ class DataPlan:
             for source, stream, size, quota in zip(sources, packs, sizes, order.quotas, strict=True)
         ]
         return cls(
-            seq_len=training.seq_len,
-            total_slots=total_tokens // training.seq_len,
+            seq_len=budget.seq_len,
+            total_slots=budget.total_slots,
             grammar=grammar,
             streams=tuple(streams),
             order=order,
             fingerprint=plan_fingerprint(config, grammar, sources, order.quotas),
             store_fingerprints=tuple(store.fingerprint for store in stores),
         )
+
+    @classmethod
+    def load(cls, config: SpeechConfig) -> DataPlan:
+        """As `from_config`, with the configuration's own tokenizer."""
+        tokenizer = TextTokenizer.load(config.tokenizer.path)
+        return cls.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -132,10 +137,10 @@ class DataPlan:
         """A pack of padding, for ranks that get no slot."""
         return filler_pack(self.seq_len, self.vocabulary.pad_id)
 
-    def sample_refs(self, pack: Pack) -> list[SampleRef]:
-        """The samples behind each piece of a pack; reads sidecars."""
+    def sample_refs(self, pack: Pack, max_pieces: int | None = None) -> list[SampleRef]:
+        """The samples behind the (first) pieces of a pack; reads sidecars."""
         refs = []
-        for part, number, start, stop in pack.pieces:
+        for part, number, start, stop in pack.pieces[:max_pieces]:
             documents = self.streams[pack.stream].documents[part]
             ids = tuple(documents.part.row(i).sample_id for i in documents.samples(number))
             refs.append(SampleRef(documents.part.name, ids, start, stop))

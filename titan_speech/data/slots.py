@@ -4,8 +4,8 @@ In: packs a step P, ranks W that read different data, packs b a rank computes at
 microbatches, -1 where there is nothing left to compute.
 
 Step t covers slots [start + tP, start + (t+1)P). They are dealt out in A = ceil(P / (W b)) microbatches of W b slots,
-rank r taking the r-th run of b; what A W b has beyond P is filled with packs nobody trains on. So every world size reads
-the same slots in a step, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384.
+rank r taking the r-th run of b; what A W b has beyond P is filled with packs nobody trains on. So every world size
+reads the same slots in a step, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 def next_of_speaker(speaker_N: pa.ChunkedArray, usable_N: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Another usable sample of the same speaker, or -1 (unusable, speaker unknown, or the speaker's only one)."""
-    code_N = pc.fill_null(pc.dictionary_encode(speaker_N).combine_chunks().indices, -1).to_numpy()
+    code_N = pc.fill_null(speaker_N.combine_chunks().dictionary_encode().indices, -1).to_numpy()
     kept = np.flatnonzero(usable_N & (code_N >= 0))
     order = kept[np.argsort(code_N[kept], kind="stable")]
     next_N = np.full(len(usable_N), -1, np.int32)

@@ -1,0 +1,118 @@
+"""Packs as a person reads them: the logic of `titan-speech data show`.
+
+In: a configuration and slots. Out: lines for a terminal: a border for every document, then its tokens in runs, one line
+a run. `+` and green mark tokens the loss is taken on; runs of codes are condensed.
+
+    slot 0  paired.hi (tts), pack 0 of the stream: 512 tokens, 470 trained, 9 padding, 3 documents
+    ── 1: corpus.hi.speech/prompt-17 [0:180) ─────────
+        <bos>
+      + <|text_start|> namaste <|text_end|> <|speech_start|>
+      + <|s_17|> <|s_5120|> ... <|s_3|> x123 codes, 2.46 s
+
+The first token of a piece that goes on from an earlier pack is not marked: it was the last label of that pack.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+
+import numpy as np
+
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.labels import IGNORE_INDEX
+from titan_speech.data.pack import Pack
+from titan_speech.data.plan import DataPlan
+from titan_speech.errors import ConfigError
+from titan_speech.prompts import Grammar
+from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.vocabulary import CODES_PER_SEC
+
+GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+BORDER_WIDTH = 72
+MIN_CONDENSED_CODES = 5
+
+
+def show_lines(
+    config: SpeechConfig, slots: Sequence[int] = (0,), source: str | None = None, color: bool | None = None
+) -> Iterator[str]:
+    """The packs of these slots; with `source`, as many of its first packs as slots are given."""
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)
+    if source is not None:
+        slots = _slots_of(plan, source, len(slots))
+    printer = PackPrinter(plan, tokenizer, wants_color() if color is None else color)
+    for slot in slots:
+        yield from printer.lines(plan.pack(slot))
+
+
+def wants_color() -> bool:
+    """Colour on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _slots_of(plan: DataPlan, source: str, count: int) -> list[int]:
+    indices = [i for i, stream in enumerate(plan.streams) if stream.source == source]
+    if not indices:
+        known = ", ".join(dict.fromkeys(stream.source for stream in plan.streams))
+        raise ConfigError(f"no source is called {source!r}; expected one of {known}")
+    places = np.flatnonzero(np.isin(plan.order.stream_M, indices))
+    return [int(place) for place in islice(places, count)]
+
+
+class PackPrinter:
+    """Lines of packs of one plan."""
+
+    def __init__(self, plan: DataPlan, tokenizer: TextTokenizer, color: bool) -> None:
+        self.plan, self.tokenizer, self.color = plan, tokenizer, color
+
+    def lines(self, pack: Pack) -> Iterator[str]:
+        stream = self.plan.streams[pack.stream]
+        yield (
+            f"slot {pack.slot}  {stream.name} ({stream.task}), pack {self.plan.order.locate(pack.slot)[1]} of the "
+            f"stream: {len(pack.ids_S):,} tokens, {pack.num_trained_tokens:,} trained, {pack.num_pad_tokens:,} "
+            f"padding, {pack.num_documents:,} documents"
+        )
+        begin = 0
+        for number, ref in enumerate(self.plan.sample_refs(pack), start=1):
+            end = begin + ref.stop - ref.start
+            title = f"── {number}: {ref.part}/{'+'.join(ref.sample_ids)} [{ref.start}:{ref.stop}) "
+            yield self._painted(title.ljust(BORDER_WIDTH, "─"), DIM)
+            yield from self._runs(pack, begin, end)
+            begin = end
+        if pack.num_pad_tokens:
+            yield self._painted(f"── {pack.num_pad_tokens:,} x <|pad|> ".ljust(BORDER_WIDTH, "─"), DIM)
+
+    def _runs(self, pack: Pack, begin: int, end: int) -> Iterator[str]:
+        """One line for each run of tokens that are all codes or all not, and all trained or all not."""
+        ids = pack.ids_S[begin:end]
+        is_trained = np.r_[False, pack.labels_S[begin : end - 1] != IGNORE_INDEX]
+        keys = list(zip(is_trained.tolist(), self.plan.vocabulary.is_code(ids).tolist(), strict=True))
+        for (trained, codes), run in groupby(range(len(ids)), keys.__getitem__):
+            run_ids = ids[list(run)].tolist()
+            text = self._codes(run_ids) if codes else self._words(run_ids)
+            yield ("  + " if trained else "    ") + (self._painted(text, GREEN) if trained else text)
+
+    def _codes(self, ids: list[int]) -> str:
+        names = [self.plan.vocabulary.token_name(id_) for id_ in ids]
+        if len(names) >= MIN_CONDENSED_CODES:
+            names = [*names[:2], "...", names[-1]]
+        return f"{' '.join(names)} x{len(ids)} codes, {len(ids) / CODES_PER_SEC:.2f} s"
+
+    def _words(self, ids: list[int]) -> str:
+        """Specials by name, text decoded."""
+        vocabulary = self.plan.vocabulary
+        frame = {vocabulary.bos_id: "<bos>", vocabulary.eos_id: "<eos>"}
+        parts = []
+        for is_text, run in groupby(ids, lambda id_: id_ < vocabulary.first_code_id and id_ not in frame):
+            run_ids = list(run)
+            if is_text:
+                parts.append(repr(self.tokenizer.decode(run_ids))[1:-1])
+            else:
+                parts += [frame.get(id_) or vocabulary.token_name(id_) for id_ in run_ids]
+        return " ".join(parts)
+
+    def _painted(self, text: str, color: str) -> str:
+        return f"{color}{text}{RESET}" if self.color else text
