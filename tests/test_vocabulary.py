@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_samples import SENTENCES, write_tokenizer
 
+from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import VocabularyError
 from titan_speech.text_tokenizer import TextTokenizer
 from titan_speech.vocabulary import NAMED_SPECIALS, NUM_CODES, SPECIALS, TokenKind, Vocabulary
@@ -156,9 +156,7 @@ def test_a_pickled_tokenizer_is_the_same_tokenizer(tokenizer_folder: Path) -> No
     assert copy.vocabulary() == tokenizer.vocabulary()
 
 
-def test_the_tokenizer_fingerprint_ignores_layout_and_sees_content(
-    tokenizer_folder: Path, tmp_path: Path
-) -> None:
+def test_the_tokenizer_fingerprint_ignores_layout_and_sees_content(tokenizer_folder: Path, tmp_path: Path) -> None:
     fingerprint = TextTokenizer.load(tokenizer_folder).fingerprint
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=7, sort_keys=True))
@@ -172,9 +170,7 @@ def test_the_folder_may_say_which_tokens_frame_a_document(tokenizer_folder: Path
     file = tmp_path / "tokenizer.json"
     file.write_bytes((tokenizer_folder / "tokenizer.json").read_bytes())
     plain = TextTokenizer.load(tmp_path)
-    (tmp_path / "config.json").write_text(
-        json.dumps({"vocab_size": 512, "bos_token_id": 7, "eos_token_id": [8, 9]})
-    )
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 512, "bos_token_id": 7, "eos_token_id": [8, 9]}))
     configured = TextTokenizer.load(file)
     assert (configured.bos_id, configured.eos_id, configured.num_base) == (7, 8, 512)
     assert configured.fingerprint != plain.fingerprint
@@ -206,9 +202,7 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
         TextTokenizer.load(tmp_path / "absent")
 
 
-def test_a_tokenizer_without_bos_and_eos_says_how_to_name_them(
-    tokenizer_folder: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_without_bos_and_eos_says_how_to_name_them(tokenizer_folder: Path, tmp_path: Path) -> None:
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text())
     for token in content["added_tokens"]:
         renamed = token["content"].replace("text", "tape")

@@ -157,11 +157,12 @@ def _constant_columns(manifest: Manifest, part: PartInfo) -> list[tuple[str, str
 
 
 def _repeated_ids(path: Path, manifest: Manifest) -> list[str]:
-    """Ids are compared by a 64-bit hash, 8 bytes a sample, and looked at only where two are equal."""
+    """Ids are compared by a 64-bit hash (8 bytes a sample); the writer compares the ids themselves."""
+    shards = [(info, shard) for info in manifest.parts for shard in info.shards]
     hashes: list[NDArray[np.uint64]] = []
-    for part, shard in ((part, shard) for part in manifest.parts for shard in part.shards):
-        ids = ShardReader(path, part, shard, 0).column("sample_id").to_pylist()
+    for info, shard in shards:
+        ids = ShardReader(path, info, shard, manifest.tokenizer.num_base).column("sample_id").to_pylist()
         hashes.append(np.array([xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids], np.uint64))
-    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    repeated = int((counts - 1).sum())
-    return [f"{path}: {repeated} sample ids are repeated in {len(values)} different ones"] if repeated else []
+    hashes_N = np.concatenate(hashes)
+    num_repeated = len(hashes_N) - len(np.unique(hashes_N))
+    return [f"{path}: {num_repeated} sample ids occur more than once"] if num_repeated else []

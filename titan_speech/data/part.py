@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.data.manifest import FileInfo, Kind, PartInfo, ShardInfo
-from titan_speech.data.samples import SampleRow
+from titan_speech.data.samples import ROW_SCHEMA, SampleRow
 from titan_speech.data.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
 from titan_speech.errors import DataError
 
@@ -61,9 +61,7 @@ class ShardReader:
     def _open(self, suffix: str) -> _Samples:
         file = self._info.file(suffix)
         dtype = TOKEN_DTYPES[self._part.kind] if suffix == "tokens" else TEXT_DTYPE
-        lengths = self.column(
-            "code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}"
-        )
+        lengths = self.column("code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}")
         offsets = np.zeros(self._info.num_samples + 1, np.uint32)
         np.cumsum(lengths.to_numpy(), out=offsets[1:])
         data = mapped_array(checked_path(self._store, file), dtype)
@@ -82,15 +80,13 @@ class ShardReader:
         """One sidecar column, its pages checked against their checksums."""
         path = self._store / self._info.file("parquet").path
         try:
-            column = pq.read_table(path, columns=[name], page_checksum_verification=True, use_threads=False)[
-                name
-            ]
+            column = pq.read_table(path, columns=[name], page_checksum_verification=True, use_threads=False)[name]
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DataError(f"{path} is damaged ({error}); {_REPAIR}") from error
-        if len(column) != self._info.num_samples:
-            raise DataError(
-                f"{path} is damaged: {len(column)} rows, expected {self._info.num_samples}; {_REPAIR}"
-            )
+        expected = ROW_SCHEMA.field(name).type
+        if len(column) != self._info.num_samples or column.type != expected:
+            found = f"{len(column)} rows of {name} as {column.type}"
+            raise DataError(f"{path} is damaged: {found}, expected {self._info.num_samples} as {expected}; {_REPAIR}")
         return column
 
     def row(self, j: int) -> SampleRow:
@@ -137,9 +133,7 @@ class Part:
     def codes(self, i: int) -> NDArray[np.uint16]:
         """A sample's codes: a read-only view of the file."""
         if self.kind is not Kind.SPEECH:
-            raise DataError(
-                f"part {self.name} of {self._store} holds text, not speech codes; read its tokens"
-            )
+            raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
         return self._get(i, "tokens")
 
     def codes_range(self, i: int, start: int, stop: int) -> NDArray[np.uint16]:
@@ -215,7 +209,5 @@ def checked_path(store: Path, file: FileInfo) -> Path:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); {_REPAIR}") from error
     if found != file.sha256:
-        raise DataError(
-            f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {_REPAIR}"
-        )
+        raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {_REPAIR}")
     return path
