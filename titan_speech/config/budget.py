@@ -120,6 +120,13 @@ def data_parallel_degree(parallelism: ParallelismTable, world_size: int) -> int:
     return world_size // shared
 
 
+def smallest_world(parallelism: ParallelismTable) -> int:
+    """The fewest processes that the degrees allow."""
+    replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
+    shared = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
+    return replicate * max(shard, 1) * shared
+
+
 def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
     """The derived figures as the lines printed when a run starts."""
     budget = Budget.from_config(config)

@@ -1,0 +1,239 @@
+"""What `titan-speech` can do: one row of `VERBS` for each command.
+
+In: parsed arguments. Out: an exit code, and text on stdout. A verb names what it takes, an example, and one
+function here that hands over to its room. Rooms are imported when their verb runs, so that `titan-speech
+--help` needs neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+EXIT_DONE, EXIT_FOUND_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a verb, as argparse takes it."""
+
+    name: str
+    help: str
+    type: Callable[[str], object] = str
+    default: object = None
+    required: bool = False
+    is_switch: bool = False
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        if not self.name.startswith("-"):
+            parser.add_argument(self.name, help=self.help, type=self.type)
+        elif self.is_switch:
+            parser.add_argument(self.name, help=self.help, action="store_true")
+        else:
+            parser.add_argument(self.name, help=self.help, type=self.type, default=self.default, required=self.required)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command; `run` gets the parsed arguments and, if it takes a configuration, the words for that.
+
+    With `is_deferred` the room has the arguments too, and `run` gets all words: what a verb of a heavy room takes is
+    then said only once.
+    """
+
+    room: str | None
+    name: str
+    summary: str
+    example: str
+    run: Callable[[argparse.Namespace, list[str]], int]
+    arguments: tuple[Argument, ...] = ()
+    takes_config: bool = False
+    is_deferred: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        return [self.room, self.name] if self.room else [self.name]
+
+    @property
+    def prog(self) -> str:
+        return " ".join(["titan-speech", *self.words])
+
+
+def new_parser(new: Callable[..., argparse.ArgumentParser], verb: Verb, **options: object) -> argparse.ArgumentParser:
+    config = "\nA configuration is --job.config_file FILE and any --table.key value; see --config-help."
+    return new(
+        description=verb.summary + (config if verb.takes_config else ""),
+        epilog=f"example:\n  {verb.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, also written 1_000 or 1e9."""
+    try:
+        value = int(text) if "e" not in text.lower() else float(text)
+    except ValueError:
+        value = -1
+    if not value >= 0 or value % 1:  # infinity and NaN too
+        raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 0')
+    return int(value)
+
+
+def positive(text: str) -> int:
+    value = natural(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is not at least 1')
+    return value
+
+
+def naturals(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(natural(part) for part in text.split(","))
+
+
+def config_show(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.load import load_config
+    from titan_speech.config.resolved import resolved_toml
+
+    print(resolved_toml(load_config(words)), end="")
+    return EXIT_DONE
+
+
+def config_check(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.budget import describe_budget
+    from titan_speech.config.load import load_config
+
+    loaded = load_config(words, world_size=args.world_size)
+    print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
+    print(describe_budget(loaded.config, args.world_size))
+    return EXIT_DONE
+
+
+def data_order(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.budget import smallest_world
+    from titan_speech.config.load import load_config
+    from titan_speech.data.order_report import order_digest, order_lines
+
+    config = load_config(words, world_size=args.world_size).config
+    world_size = args.world_size or smallest_world(config.parallelism)
+    if args.digest:
+        print(order_digest(config, args.start, args.count, world_size))
+        return EXIT_DONE
+    for line in order_lines(config, args.start, args.count, world_size):
+        print(line)
+    return EXIT_DONE
+
+
+def data_show(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.load import load_config
+    from titan_speech.data.show import show_lines
+
+    for line in show_lines(load_config(words).config, args.slots, args.source):
+        print(line)
+    return EXIT_DONE
+
+
+def sample(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.evaluate import sample as room
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    room.add_arguments(parser)
+    room.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
+def store_describe(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.data.describe import describe_store
+
+    print(describe_store(args.path))
+    return EXIT_DONE
+
+
+def store_verify(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.data.describe import verify_store
+
+    verification = verify_store(args.path)
+    print(verification)
+    return EXIT_DONE if verification.is_sound else EXIT_FOUND_WRONG
+
+
+_WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
+_STORE_PATH = Argument("path", "folder of a token store")
+
+VERBS = (
+    Verb(
+        "config",
+        "show",
+        "Print the resolved configuration as TOML, each value with its origin.",
+        "titan-speech config show --job.config_file train_configs/demo.toml --training.seq_len 1024",
+        config_show,
+        takes_config=True,
+    ),
+    Verb(
+        "config",
+        "check",
+        "Name every problem of a configuration at once, or print the budget derived from it.",
+        "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
+        config_check,
+        (_WORLD_SIZE,),
+        takes_config=True,
+    ),
+    Verb(
+        "data",
+        "order",
+        "Print, or digest as one line, what all ranks of a run read together, slot by slot.",
+        "titan-speech data order --job.config_file train_configs/demo.toml --start 0 --count 16 --world-size 2",
+        data_order,
+        (
+            Argument("--start", "first global slot (default: 0)", type=natural, default=0),
+            Argument("--count", "number of slots (default: 16)", type=positive, default=16),
+            Argument("--world-size", "processes to simulate (default: the fewest that fit)", type=positive),
+            Argument("--digest", "one digest of all these slots, equal at any world size", is_switch=True),
+        ),
+        takes_config=True,
+    ),
+    Verb(
+        "data",
+        "show",
+        "Print packs with the trained tokens in colour and a border for each document.",
+        "titan-speech data show --job.config_file train_configs/demo.toml --slots 0,1 --source tts",
+        data_show,
+        (
+            Argument("--slots", "global slots between commas (default: 0)", type=naturals, default=(0,)),
+            Argument("--source", "show as many of this source's first packs instead"),
+        ),
+        takes_config=True,
+    ),
+    Verb(
+        None,
+        "sample",
+        "Speak one text with a trained run and write it as a wav file.",
+        'titan-speech sample --run outputs/demo --text "please hold the line" --output outputs/demo/sample.wav',
+        sample,
+        is_deferred=True,
+    ),
+    Verb(
+        "store",
+        "describe",
+        "Print what a token store holds: parts, languages, tokens, hours, versions.",
+        "titan-speech store describe demo_data",
+        store_describe,
+        (_STORE_PATH,),
+    ),
+    Verb(
+        "store",
+        "verify",
+        "Read every byte of a token store and name all that is wrong (exit code 1).",
+        "titan-speech store verify demo_data",
+        store_verify,
+        (_STORE_PATH,),
+    ),
+)
+ROOMS = {
+    "config": "What a run is told to do.",
+    "data": "What a run reads, and in which order.",
+    "store": "Token stores on disk.",
+}
