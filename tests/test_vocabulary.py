@@ -202,12 +202,34 @@ def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
         TextTokenizer.load(tmp_path / "absent")
 
 
+def test_an_ordinary_entry_spelt_like_bos_is_not_taken_for_it(tokenizer_folder: Path, tmp_path: Path) -> None:
+    content = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    frame = TextTokenizer.load(tokenizer_folder)
+    rename_specials(content, {"<|begin_of_text|>": "<|endoftext|>", "<|end_of_text|>": "<|other|>"})
+    last = max(content["model"]["vocab"].values())
+    content["model"]["vocab"] |= {"<s>": last + 1, "</s>": last + 2}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    found = TextTokenizer.load(tmp_path)
+    assert (found.bos_id, found.eos_id) == (frame.bos_id, frame.bos_id)
+
+
+def rename_specials(content: dict, names: dict[str, str]) -> None:
+    for token in content["added_tokens"]:
+        old, token["content"] = token["content"], names[token["content"]]
+        content["model"]["vocab"][token["content"]] = content["model"]["vocab"].pop(old)
+
+
 def test_a_tokenizer_without_bos_and_eos_says_how_to_name_them(tokenizer_folder: Path, tmp_path: Path) -> None:
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text())
-    for token in content["added_tokens"]:
-        renamed = token["content"].replace("text", "tape")
-        content["model"]["vocab"][renamed] = content["model"]["vocab"].pop(token["content"])
-        token["content"] = renamed
+    rename_specials(content, {"<|begin_of_text|>": "<|first|>", "<|end_of_text|>": "<|last|>"})
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(VocabularyError, match=r"no bos token found.*; no eos token found.*recipe.json"):
         TextTokenizer.load(tmp_path)
+
+
+def test_the_bundled_tokenizer_frames_documents_and_grows_to_a_padded_table() -> None:
+    tokenizer = TextTokenizer.load(Path(__file__).parents[1] / "tokenizer" / "tiny")
+    vocabulary = tokenizer.vocabulary()
+    assert (tokenizer.num_base, vocabulary.num_rows) == (4096, 69_760)
+    assert tokenizer.bos_id != tokenizer.eos_id
+    assert all(tokenizer.decode(tokenizer.encode(sentence)) == sentence for sentence in SENTENCES)

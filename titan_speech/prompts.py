@@ -67,8 +67,8 @@ class Parts:
 class Document:
     """Tokens of one document; trained_T[t] says whether token t is a training target (BOS never is)."""
 
-    ids_T: NDArray[np.int32]  # noqa: N815
-    trained_T: NDArray[np.bool_]  # noqa: N815
+    ids_T: NDArray[np.int32]
+    trained_T: NDArray[np.bool_]
     num_prefix_tokens: int
 
 
@@ -104,9 +104,7 @@ def _block(name: str, field: str, optional: bool = False) -> Block:
 _SPEECH_START, _SPEECH_END = ("<|speech_start|>",), ("<|speech_end|>",)
 TEMPLATES = {
     Task.SPEECH: Template((), _SPEECH_START, "codes", _SPEECH_END),
-    Task.CONTINUATION: Template(
-        (Block(_SPEECH_START, "prompt_codes", ("<|speech_sep|>",)),), (), "codes", _SPEECH_END
-    ),
+    Task.CONTINUATION: Template((Block(_SPEECH_START, "prompt_codes", ("<|speech_sep|>",)),), (), "codes", _SPEECH_END),
     Task.TTS: Template(
         (_block("voice_description", "description_ids", optional=True), _block("text", "text_ids")),
         _SPEECH_START,
@@ -250,6 +248,4 @@ def _refuse_foreign(task: Task, parts: Parts) -> None:
     """A part the task has no place for would be lost without a word."""
     for field, values in zip(_FOREIGN_PARTS[task], _GET_FOREIGN_PARTS[task](parts), strict=True):
         if values is not None:
-            raise DataError(
-                f"a {task} document has no place for {field}; leave it out or choose another task"
-            )
+            raise DataError(f"a {task} document has no place for {field}; leave it out or choose another task")

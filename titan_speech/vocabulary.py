@@ -52,13 +52,9 @@ NAMED_SPECIALS = (
     "<|assistant_end|>",
     "<|pad|>",
 )
-SPECIALS = NAMED_SPECIALS + tuple(
-    f"<|reserved_speech_{i}|>" for i in range(NUM_SPECIAL_ROWS - len(NAMED_SPECIALS))
-)
+SPECIALS = NAMED_SPECIALS + tuple(f"<|reserved_speech_{i}|>" for i in range(NUM_SPECIAL_ROWS - len(NAMED_SPECIALS)))
 _SPECIAL_INDEX = {name: index for index, name in enumerate(SPECIALS)}
-_NUMBERED_NAME = re.compile(
-    r"(?:<\|s_(?P<code>\d+)\|>|base:(?P<base>\d+)|padding:(?P<padding>\d+))", re.ASCII
-)
+_NUMBERED_NAME = re.compile(r"(?:<\|s_(?P<code>\d+)\|>|base:(?P<base>\d+)|padding:(?P<padding>\d+))", re.ASCII)
 
 
 class TokenKind(IntEnum):
@@ -168,9 +164,7 @@ class Vocabulary:
         }[str(match.lastgroup)]
         id_ = first + int(match[str(match.lastgroup)])
         if id_ >= stop or self.token_name(id_) != name:
-            raise VocabularyError(
-                f"no token is called {name!r}; its kind has the numbers 0..{stop - first - 1}"
-            )
+            raise VocabularyError(f"no token is called {name!r}; its kind has the numbers 0..{stop - first - 1}")
         return id_
 
     @cached_property

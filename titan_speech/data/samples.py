@@ -1,7 +1,7 @@
 """One sample's metadata: what a builder is given, what a sidecar row holds, and what is refused.
 
 In: `SampleInfo` from an importer. Out: `SampleRow`, one row of a shard's parquet sidecar in the order of its
-tokens. Times are seconds in the source recording, `sample_rate` is in Hz. A row takes @@ bytes in the sidecar
+tokens. Times are seconds in the source recording, `sample_rate` is in Hz. A row takes 101 bytes in the sidecar
 with a transcript of 60 characters, against 1,000 bytes for the codes of 10 s.
 """
 
@@ -134,9 +134,9 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
         return [Problem("code type", detail)]
     if codes_N.size == 0:
         return [Problem("no codes", "zero length: expected at least one code")]
-    bad = np.flatnonzero((codes_N < 0) | (codes_N >= NUM_CODES))
-    if bad.size == 0:
+    if codes_N.dtype == np.uint16 or (codes_N.min() >= 0 and codes_N.max() < NUM_CODES):
         return []
+    bad = np.flatnonzero((codes_N < 0) | (codes_N >= NUM_CODES))
     value = int(codes_N[bad[0]])
     detail = f"code {value} at frame {bad[0]} is out of range: expected 0..{NUM_CODES - 1}"
     return [Problem("code range", detail)]

