@@ -140,7 +140,7 @@ def prompt_triples(sources: Sources, found: list[plan.Utterance]) -> list[tuple[
 
 
 def report(rows: list[SpeechRow], texts: list[TextRow]) -> None:
-    hours: Counter[tuple[str, str, str]] = Counter()
+    hours: dict[tuple[str, str, str], float] = defaultdict(float)
     for row in rows:
         hours[row.language, row.dataset_source, row.split] += (row.end_time - row.start_time) / 3600
     for (language, source, split), value in hours.items():

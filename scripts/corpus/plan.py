@@ -7,7 +7,7 @@ a catalogue sentence that is not spoken is text. No sentence is in both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +70,7 @@ def espeak_pages(pages: list[Page]) -> Iterator[Utterance]:
             )  # fmt: skip
 
 
-def espeak_strings(strings: list[CatalogueString]) -> Iterator[Utterance]:
+def espeak_strings(strings: Iterable[CatalogueString]) -> Iterator[Utterance]:
     for s in strings:
         voice = ESPEAK_VOICES[stable_order(f"voice/{s.english}") % len(ESPEAK_VOICES)]
         sample_id = f"espeak-strings/{s.language}/{string_name(s)}"
@@ -80,7 +80,7 @@ def espeak_strings(strings: list[CatalogueString]) -> Iterator[Utterance]:
         )  # fmt: skip
 
 
-def festvox_strings(strings: list[CatalogueString]) -> Iterator[Utterance]:
+def festvox_strings(strings: Iterable[CatalogueString]) -> Iterator[Utterance]:
     for s in strings:
         sample_id = f"festvox-nsk/{s.language}/{string_name(s)}"
         yield Utterance(
