@@ -30,9 +30,7 @@ PT_S1 = SpeechConfig(
 def budget(num_steps: int, warmup_ratio: float, decay: str = "cosine", lr: float = 1e-3) -> Budget:
     training = TrainingTable(seq_len=2, global_batch_tokens=4, target_tokens=4 * num_steps)
     schedule = LRSchedulerTable(warmup_ratio=warmup_ratio, end_lr=lr / 7, decay=decay)  # type: ignore[arg-type]
-    return Budget.from_config(
-        SpeechConfig(training=training, optimizer=OptimizerTable(lr=lr), lr_scheduler=schedule)
-    )
+    return Budget.from_config(SpeechConfig(training=training, optimizer=OptimizerTable(lr=lr), lr_scheduler=schedule))
 
 
 def test_steps_follow_from_tokens_alone() -> None:
@@ -49,9 +47,7 @@ def test_steps_follow_from_tokens_alone() -> None:
 
 def test_the_budget_is_the_same_whatever_ranks_a_run_has() -> None:
     tables = [
-        ParallelismTable(
-            tensor_parallel_degree=tp, context_parallel_degree=cp, data_parallel_replicate_degree=dp
-        )
+        ParallelismTable(tensor_parallel_degree=tp, context_parallel_degree=cp, data_parallel_replicate_degree=dp)
         for tp, cp, dp in [(1, 1, 1), (2, 1, 4), (4, 2, 8)]
     ]
     assert len({Budget.from_config(replace(PT_S1, parallelism=table)) for table in tables}) == 1
@@ -60,9 +56,7 @@ def test_the_budget_is_the_same_whatever_ranks_a_run_has() -> None:
 @pytest.mark.parametrize(
     ("dp_degree", "passes", "fillers"), [(1, 32, 0), (8, 4, 0), (24, 2, 128), (64, 1, 256), (3, 11, 8)]
 )
-def test_a_step_is_filled_up_where_the_ranks_do_not_divide_it(
-    dp_degree: int, passes: int, fillers: int
-) -> None:
+def test_a_step_is_filled_up_where_the_ranks_do_not_divide_it(dp_degree: int, passes: int, fillers: int) -> None:
     plan = Budget.from_config(PT_S1)
     assert (plan.accumulation(dp_degree), plan.filler_packs(dp_degree)) == (passes, fillers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.store_samples import write_store, write_tokenizer
 from titan_speech.cli import build_parser, main
 from titan_speech.config.load import load_config
+from titan_speech.text_tokenizer import TextTokenizer
 from titan_speech.verbs import VERBS, Verb, natural, naturals, positive
 
 ROOT = Path(__file__).parent.parent
@@ -125,3 +128,81 @@ def test_numbers_are_read_as_people_write_them() -> None:
             natural(bad)
     with pytest.raises(ArgumentTypeError, match="at least 1"):
         positive("0")
+
+
+@pytest.fixture(scope="module")
+def store_words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A configuration over a store written for these tests."""
+    folder = tmp_path_factory.mktemp("stores")
+    tokenizer = TextTokenizer.load(write_tokenizer(folder / "tokenizer"))
+    store = write_store(folder / "store", tokenizer)
+    sources = [("paired", "tts", 0.5, "prompts"), ("raw", "speech", 0.3, "wild"), ("text", "text", 0.2, "wiki")]
+    tables = [
+        f'[[data.source]]\nname = "{name}"\nstore = "{store}"\ntask = "{task}"\nshare = {share}\ndatasets=["{data}"]\n'
+        for name, task, share, data in sources
+    ]
+    training = "[training]\nseq_len = 128\nglobal_batch_tokens = 1_280\ntarget_tokens = 20_000\nlocal_batch_packs = 2\n"
+    text = f'[tokenizer]\npath = "{folder / "tokenizer"}"\n{training}{"".join(tables)}'
+    (folder / "run.toml").write_text(text, encoding="utf-8")
+    return ["--job.config_file", str(folder / "run.toml")]
+
+
+def test_data_order_digests_the_same_at_any_world_size(
+    store_words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests = set()
+    for world_size in ("1", "2", "3"):
+        words = ["data", "order", "--start", "7", "--count", "25", "--digest", "--world-size", world_size]
+        assert main([*words, *store_words]) == 0
+        digests.add(capsys.readouterr().out)
+    assert len(digests) == 1
+    assert main(["data", "order", "--start", "8", "--count", "25", "--digest", *store_words]) == 0
+    assert capsys.readouterr().out not in digests
+
+
+def test_data_order_prints_one_line_a_slot_for_the_fewest_ranks_that_fit(
+    store_words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parallel = ["--parallelism.tensor_parallel_degree", "2", "--parallelism.data_parallel_replicate_degree=3"]
+    assert main(["data", "order", "--start", "1e6", "--count", "5", *store_words, *parallel]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert "3 data-parallel ranks" in header
+    assert [line.split()[0] for line in lines] == [str(10**6 + i) for i in range(5)]
+
+
+def test_data_show_prints_the_packs_asked_for(store_words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", *store_words, "--slots", "3,1_000"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("slot ")] == ["3", "1000"]
+    assert main(["data", "show", *store_words, "--source", "paired"]) == 0
+    assert "<|text_start|>" in capsys.readouterr().out
+    assert main(["data", "show", *store_words, "--source", "pared"]) == 2
+    assert "paired" in capsys.readouterr().err
+
+
+def test_store_verbs_describe_and_find_a_flipped_bit(
+    tmp_path: Path, store_words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(Path(store_words[1]).parent / "store", store)
+    assert main(["store", "describe", str(store)]) == 0
+    assert "prompts.en.speech" in capsys.readouterr().out
+    assert main(["store", "verify", str(store)]) == 0
+    shard = next(store.glob("wild.hi.speech/*.tokens"))
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    assert main(["store", "verify", str(store)]) == 1
+    assert shard.name in capsys.readouterr().out
+
+
+def test_a_verb_of_a_heavy_room_takes_its_arguments_from_there(capsys: pytest.CaptureFixture[str]) -> None:
+    from titan_speech.evaluate.sample import EXAMPLE
+
+    assert EXAMPLE in [verb.example for verb in VERBS]
+    with pytest.raises(SystemExit) as caught:
+        main(["sample", "--run", "nowhere"])
+    assert caught.value.code == 2
+    assert "titan-speech sample: error: the following arguments are required: --output" in capsys.readouterr().err
+    assert main(["sample", "--run", "nowhere", "--output", "x.wav"]) == 2
+    assert capsys.readouterr().err.startswith("titan-speech sample: ")

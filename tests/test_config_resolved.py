@@ -66,9 +66,7 @@ def test_the_saved_file_of_each_recipe_starts_the_same_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    loaded = load_config(
-        ["--job.config_file", str(path), "--job.description", 'a "quoted"\nline', "--data.seed=7"]
-    )
+    loaded = load_config(["--job.config_file", str(path), "--job.description", 'a "quoted"\nline', "--data.seed=7"])
     saved = save_resolved(loaded, tmp_path / "run")
     assert [file.name for file in (tmp_path / "run").iterdir()] == [saved.name]
     again = load_config(["--job.config_file", str(saved)])
@@ -110,9 +108,7 @@ def test_what_looks_like_a_secret_is_not_saved(kind: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["value of a secret variable"][1])
     key, secret = SECRETS[kind]
-    frame = (
-        "s3://{}@host/path" if ":" in secret else "s3://bucket/x?a=1&{}" if "=" in secret else "run with {}"
-    )
+    frame = "s3://{}@host/path" if ":" in secret else "s3://bucket/x?a=1&{}" if "=" in secret else "run with {}"
     loaded = load_config(["--job.config_file", "train_configs/demo.toml", f"--{key}", frame.format(secret)])
     text = resolved_toml(loaded)
     assert secret not in text

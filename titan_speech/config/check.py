@@ -205,9 +205,7 @@ def check_world_size(parallelism: ParallelismTable, world_size: int) -> Iterator
         found = f"a product of replicate, tensor and context degrees of {others}"
         yield Finding(_DEGREES, found, f"a divisor of the world size {world_size}")
     elif shard > 0 and others * shard != world_size:
-        yield Finding(
-            _DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}"
-        )
+        yield Finding(_DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}")
 
 
 _CHECKS: tuple[Check, ...] = (

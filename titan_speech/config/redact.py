@@ -23,9 +23,7 @@ _SHAPES = (
     re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(
-        r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"
-    ),
+    re.compile(r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"),
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
 _LEAST_SECRET_LENGTH = 12

@@ -89,9 +89,7 @@ def describe(node: Node) -> str:
     if isinstance(node, Array):
         if any(isinstance(item, Table) for item in node.items):
             return "an array of tables"
-        return (
-            "[" + ", ".join(describe(item) for item in node.items[:6]) + (", ...]" if node.items[6:] else "]")
-        )
+        return "[" + ", ".join(describe(item) for item in node.items[:6]) + (", ...]" if node.items[6:] else "]")
     value = node.value.text if isinstance(node.value, Typed) else node.value
     if value is None:
         return "no value"
