@@ -75,7 +75,7 @@ class SourceTable:
     """Which transcript a paired task reads."""
 
     train_on: Literal["all", "target"] = "all"
-    """all: loss on every real token; target: only after speech_start up to and including speech_end."""
+    """all: loss on every real token; target: only on what follows the prompt: codes and speech_end, or the answer."""
 
     max_epochs: float | None = None
     """Upper bound on how often this source's data may be repeated over the run."""

@@ -55,7 +55,8 @@ def count_batch(
     ids, positions, trained = ids_BL.numpy(), positions_BL.numpy(), labels_BL.numpy() >= 0
     is_pad = ids == vocabulary.pad_id
     is_real_pack = ~is_pad.all(axis=1)
-    lengths = np.diff(np.append(np.flatnonzero(positions.reshape(-1) == 0), positions.size))
+    positions = positions[is_real_pack].reshape(-1)
+    lengths = np.diff(np.append(np.flatnonzero(positions == 0), positions.size))
     return BatchCounts(
         num_tokens=int(is_real_pack.sum()) * ids.shape[1],
         num_trained_tokens=int(trained.sum()),

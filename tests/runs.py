@@ -1,0 +1,113 @@
+"""Real training runs for tests: torchrun in a process group of its own, stopped or killed as the test asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = os.environ.get("SMALLX", "tests/assets/small.toml")
+TIMEOUT_SEC = 300
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that ended, with its output."""
+
+    returncode: int
+    output: str
+
+
+def start_run(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL) -> subprocess.Popen[str]:
+    """Start `torchrun -m titan_speech.train` with its output in `folder`/log.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(world_size)),
+        *("--master-addr", "127.0.0.1", "--master-port", str(_free_port())),
+        *("-m", "titan_speech.train", "--job.config_file", config, "--job.dump_folder", str(folder)),
+        *overrides,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    with (folder / "log.txt").open("a") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+
+def train(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL) -> Finished:
+    """Run to the end."""
+    process = start_run(folder, *overrides, world_size=world_size, config=config)
+    try:
+        process.wait(TIMEOUT_SEC)
+    finally:
+        kill(process)
+    return Finished(process.returncode, (folder / "log.txt").read_text(errors="replace"))
+
+
+def train_well(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL) -> dict[int, dict]:
+    """Run to the end, which must be a good one; the figures of each step."""
+    finished = train(folder, *overrides, world_size=world_size, config=config)
+    assert finished.returncode == 0, finished.output[-8000:]
+    return figures(folder)
+
+
+def train_and_kill_after(folder: Path, step: int, *overrides: str, world_size: int = 1, config: str = SMALL) -> None:
+    """Run until `step` is logged, then `kill -9` every process of the run."""
+    process = start_run(folder, *overrides, world_size=world_size, config=config)
+    deadline = time.monotonic() + TIMEOUT_SEC
+    try:
+        while step not in figures(folder):
+            log = (folder / "log.txt").read_text(errors="replace")
+            assert process.poll() is None, f"the run ended before step {step}:\n{log[-8000:]}"
+            assert time.monotonic() < deadline, f"step {step} did not come in {TIMEOUT_SEC} s:\n{log[-8000:]}"
+            time.sleep(0.05)
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """kill -9 of torchrun and of its workers, which it starts in sessions of their own."""
+    for pid in [process.pid, *_descendants(process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes below `pid`; empty when it has ended."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return children + [below for child in children for below in _descendants(child)]
+
+
+def figures(folder: Path) -> dict[int, dict]:
+    """metrics.jsonl by step; of two lines with one step the later counts."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return {record["step"]: record for record in records if "event" not in record}
+
+
+def losses(figures_of_run: dict[int, dict]) -> dict[int, dict[str, float]]:
+    """What must not depend on how a run was cut: losses, groups, gradient norms, learning rates."""
+    kept = ("loss", "grad_norm", "lr", "tokens_seen")
+    return {
+        step: {name: value for name, value in record.items() if name.startswith(kept)}
+        for step, record in figures_of_run.items()
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

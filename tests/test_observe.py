@@ -1,0 +1,71 @@
+"""Counts of batches and the figures file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from titan_speech.data.labels import encode_labels
+from titan_speech.observe.counters import BatchCounts, count_batch
+from titan_speech.observe.groups import GroupLoss, StreamKey, group_losses
+from titan_speech.observe.jsonl import JsonlLogger
+from titan_speech.observe.metrics import FlopsPerToken, format_groups
+from titan_speech.vocabulary import TokenKind, Vocabulary
+
+VOCABULARY = Vocabulary(num_base=100, bos_id=0, eos_id=1)
+
+
+def batch_of(rows: list[tuple[list[int], list[int], list[bool]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tensors as the loader yields them, from (ids, positions, trained) rows."""
+    ids = torch.tensor([row[0] for row in rows])
+    positions = torch.tensor([row[1] for row in rows])
+    labels = np.stack([encode_labels(np.array(row[0]), np.array(row[2]), 3) for row in rows])
+    return ids, positions, torch.from_numpy(labels)
+
+
+def test_counts_are_those_of_real_packs_only() -> None:
+    pad, code = VOCABULARY.pad_id, VOCABULARY.first_code_id
+    real = ([0, code, code + 5, 7, pad, pad], [0, 1, 2, 0, 0, 1], [True, True, False, True, False, False])
+    filler = ([pad] * 6, list(range(6)), [False] * 6)
+    counts = count_batch(*batch_of([real, filler]), VOCABULARY)
+    assert counts == BatchCounts(
+        num_tokens=6, num_trained_tokens=3, num_pad_tokens=2, num_codes=2, sum_squared_lengths=9 + 1 + 4
+    )
+    assert counts.audio_sec == 2 / 50
+
+
+def test_counts_add_up_and_survive_the_trip_through_a_tensor() -> None:
+    counts = BatchCounts(1, 2, 3, 4, 5) + BatchCounts(10, 20, 30, 40, 50)
+    assert BatchCounts.from_tensor(counts.to_tensor(torch.device("cpu"))) == counts == BatchCounts(11, 22, 33, 44, 55)
+
+
+def test_a_group_is_the_mean_over_all_its_streams_and_absent_without_tokens() -> None:
+    streams = [StreamKey("a", "en", "tts"), StreamKey("b", "en", "speech")]
+    sums = torch.zeros(2, 2, len(TokenKind), dtype=torch.float64)
+    sums[:, 0, TokenKind.TEXT] = torch.tensor([6.0, 3.0])
+    sums[:, 1, TokenKind.CODE] = torch.tensor([10.0, 1.0])
+    losses = group_losses(sums, streams)
+    assert losses["loss"] == GroupLoss(16.0, 4)
+    assert losses["loss"].mean == 4.0
+    assert losses["loss/language/en"].mean == 4.0
+    assert losses["loss/task/tts"].mean == 2.0
+    assert losses["loss/source/b"].mean == 10.0
+    assert "loss/kind/special" not in losses
+    assert "kind: code 10.000, text 2.000" in format_groups(losses)
+
+
+def test_metrics_lines_are_valid_json_even_for_figures_that_are_not_finite(tmp_path: Path) -> None:
+    logger = JsonlLogger(tmp_path / "run" / "metrics.jsonl")
+    logger.event("start", step=0)
+    logger.log({"loss": float("nan"), "lr": 0.1}, 1)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"event": "start", "step": 0}, {"step": 1, "loss": None, "lr": 0.1}]
+    logger.close()
+
+
+def test_flops_are_linear_in_the_attended_length() -> None:
+    flops = FlopsPerToken(fixed=6.0, per_position=0.5)
+    assert flops.at(100) == 56.0

@@ -1,0 +1,62 @@
+"""Resume equals uninterrupted, at the same and at another number of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import figures, losses, train, train_and_kill_after, train_well
+
+RELATIVE_TOLERANCE = 2e-4
+"""Between world sizes: sums are added in another order, and twelve steps of Adam amplify it."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    return train_well(tmp_path_factory.mktemp("straight"))
+
+
+def test_killed_and_resumed_gives_the_losses_of_an_uninterrupted_run_to_the_last_bit(
+    uninterrupted: dict[int, dict], tmp_path: Path
+) -> None:
+    train_and_kill_after(tmp_path, step=6)
+    first_part = losses(figures(tmp_path))
+    resumed = losses(train_well(tmp_path))
+    expected = losses(uninterrupted)
+    assert sorted(expected) == list(range(1, 13))
+    assert resumed == expected
+    assert all(first_part[step] == expected[step] for step in range(1, 7))
+    assert "This run starts from step 5 of" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_resumed_on_another_number_of_processes_gives_equal_batches_and_close_losses(
+    uninterrupted: dict[int, dict], tmp_path: Path, before: int, after: int
+) -> None:
+    train_and_kill_after(tmp_path, 6, world_size=before)
+    resumed = train_well(tmp_path, world_size=after)
+    assert sorted(resumed) == sorted(uninterrupted)
+    for step, expected in losses(uninterrupted).items():
+        found = losses(resumed)[step]
+        assert found.keys() == expected.keys(), step  # the same sources and languages in each batch
+        assert found == pytest.approx(expected, rel=RELATIVE_TOLERANCE), step
+
+
+def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(
+    uninterrupted: dict[int, dict], tmp_path: Path
+) -> None:
+    train_and_kill_after(tmp_path, 6)
+    before = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    finished = train(tmp_path, "--data.seed", "1")
+    assert finished.returncode != 0
+    message = finished.output.rsplit("titan_speech: ", 1)[-1]
+    assert "belongs to another run" in message
+    assert "plan: the checkpoint has" in message
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == before
+
+
+def test_a_step_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
+    finished = train(tmp_path, "--checkpoint.load_step", "7")
+    assert finished.returncode != 0
+    assert "checkpoint.load_step = 7: no complete checkpoint" in finished.output
