@@ -5,7 +5,7 @@ In: source shares, language rules, what the stores hold, the run's tokens. Out: 
 
 The shares asked for are `num_tokens ** alpha` inside a source (alpha 1 without a rule: in proportion to size). A rule
 with alpha over several sources asks it of the pool's languages together. What is found is the nearest to that in
-relative entropy among all shares the limits allow, the pools' languages counting a million times the cells: with one
+relative entropy among all shares the limits allow, first for the languages of pools, then for single cells: with one
 margin this is `clip(c * num_tokens ** alpha, floor, cap)`, with two it is raking with bounds. A stage of 12 languages x
 6 sources solves in @@ ms. Limits that cannot all hold are an error that names those that contradict each other: the
 ones with a price when the limits may give way (a linear program).
@@ -14,6 +14,7 @@ ones with a price when the limits may give way (a linear program).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ from titan_speech.data.interior import Point, Problem, minimise
 from titan_speech.data.limits import Limit, Pool, StreamSize, epoch_limits, language_limits, pool_of
 from titan_speech.errors import ConfigError
 
-POOL_WEIGHT = 1e6
 SHARE_TOLERANCE = 1e-6  # of the run's tokens: what counts as a broken limit, 1/15 pack of a cycle
+LEEWAY = 2e-8  # given to every limit, so that pins and limits that just meet leave the solver some room
 
 Shares = dict[tuple[str, str], float]
 
@@ -41,8 +42,8 @@ def solve_mixture(
     limits = [limit for pool in pools for limit in language_limits(pool, sizes)]
     limits += epoch_limits(sources, sizes, total_tokens)
     asked_N = _asked_shares(sources, sizes, pools)
-    _refuse_contradictions(sources, sizes, limits, asked_N)
-    share_N = _nearest(sources, sizes, pools, limits, asked_N)
+    inside_N = _refuse_contradictions(sources, sizes, limits, asked_N)
+    share_N = _nearest(sources, sizes, pools, limits, asked_N, inside_N)
     return {(size.source, size.language): float(x) for size, x in zip(sizes, share_N, strict=True)}
 
 
@@ -72,10 +73,13 @@ def _asked_shares(
 ) -> NDArray[np.float64]:
     """Shares without limits: each source's share over its languages by num_tokens ** alpha."""
     weight_N = np.array([float(size.num_tokens) for size in sizes])
-    for pool, alpha in ((pool, pool.rule.alpha) for pool in pools):
-        for language in pool.languages if alpha is not None else ():
+    for pool in pools:
+        alpha = pool.rule.alpha
+        if alpha is None:
+            continue
+        for language in pool.languages:
             cell_N = pool.cells_of(language, sizes)
-            weight_N[cell_N] *= weight_N[cell_N].sum() ** (alpha - 1.0)
+            weight_N[cell_N] *= weight_N[cell_N].sum() ** (alpha - 1)
     rows_RN = _row_matrix(sources, sizes)
     share_R = np.array([source.share for source in sources]) / sum(source.share for source in sources)
     return rows_RN.T @ (share_R / (rows_RN @ weight_N)) * weight_N
@@ -103,24 +107,28 @@ def _nearest(
     pools: Sequence[Pool],
     limits: Sequence[Limit],
     asked_N: NDArray[np.float64],
+    inside_N: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Shares nearest to those asked for that keep all limits, which are known not to contradict each other."""
-    pool_KN, target_K = _pool_targets(pools, sizes)
+    """Shares nearest to those asked for that keep all limits, found from some that do."""
     share_R = np.array([source.share for source in sources])
-    pins = [limit for limit in limits if limit.low == limit.high]
-    bound_LN, bound_L = _bounds([limit for limit in limits if limit.low < limit.high], len(sizes))
-    problem = Problem(
-        cost_N=np.zeros(len(sizes)),
-        terms_KN=np.vstack([np.eye(len(sizes)), pool_KN]),
-        weights_K=np.r_[np.ones(len(sizes)), np.full(len(target_K), POOL_WEIGHT)],
-        targets_K=np.r_[asked_N, target_K],
-        equal_EN=np.vstack([_row_matrix(sources, sizes), *(pin.cell_N.astype(np.float64) for pin in pins)]),
-        equal_E=np.r_[share_R / share_R.sum(), [pin.low for pin in pins]],
-        limits_LN=bound_LN,
-        limits_L=bound_L,
-    )
-    share_N = minimise(problem, asked_N).x_N
     rows_RN = _row_matrix(sources, sizes)
+    bound_LN, bound_L = _bounds(limits, len(sizes))
+    cells = Problem(
+        cost_N=np.zeros(len(sizes)),
+        terms_KN=np.eye(len(sizes)),
+        targets_K=asked_N,
+        equal_EN=rows_RN,
+        equal_E=share_R / share_R.sum(),
+        limits_LN=np.vstack([bound_LN, -np.eye(len(sizes))]),
+        limits_L=np.r_[bound_L + LEEWAY, np.zeros(len(sizes))],
+    )
+    pool_KN, target_K = _pool_targets(pools, sizes)
+    if len(target_K):
+        inside_N = minimise(replace(cells, terms_KN=pool_KN, targets_K=target_K), inside_N).x_N
+        fixed_LN, fixed_L = np.vstack([pool_KN, -pool_KN]), np.r_[pool_KN @ inside_N, -pool_KN @ inside_N]
+        limits_LN, limits_L = np.vstack([cells.limits_LN, fixed_LN]), np.r_[cells.limits_L, fixed_L + LEEWAY]
+        cells = replace(cells, limits_LN=limits_LN, limits_L=limits_L)
+    share_N = minimise(cells, inside_N).x_N
     return share_N * (rows_RN.T @ (share_R / share_R.sum() / (rows_RN @ share_N)))
 
 
@@ -142,13 +150,13 @@ def _refuse_contradictions(
     sizes: Sequence[StreamSize],
     limits: Sequence[Limit],
     asked_N: NDArray[np.float64],
-) -> None:
-    """How little the limits must give way in all, and at which of them it pays: nothing, if they can all hold."""
+) -> NDArray[np.float64]:
+    """Shares amid the limits; if there are none, an error with how much is missing and the limits that pay for it."""
     bound_LN, bound_L = _bounds(limits, len(sizes))
     point, rows = _least_violation(sources, sizes, bound_LN, bound_L, asked_N)
     missing = float(point.x_N[len(sizes) :].sum())
     if missing <= SHARE_TOLERANCE:
-        return
+        return point.x_N[: len(sizes)]
     priced = point.limit_L[: len(bound_L)] > 1e-3
     sides = [limit for limit in limits for side in (limit.high < 1, limit.low > 0) if side]
     named = dict.fromkeys(limit.words for limit, on in zip(sides, priced, strict=True) if on)
@@ -182,7 +190,6 @@ def _least_violation(
     problem = Problem(
         cost_N=np.r_[np.zeros(num_cells), np.ones(num_limits)],
         terms_KN=none_KN,
-        weights_K=np.zeros(0),
         targets_K=np.zeros(0),
         equal_EN=np.hstack([_row_matrix(sources, sizes), np.zeros((len(sources), num_limits))]),
         equal_E=share_R / share_R.sum(),

@@ -34,8 +34,8 @@ from titan_speech.data.order import permutation
 from titan_speech.data.packing import best_fit, cut
 
 GROUP_DOCUMENTS = 4096
-NUM_CACHED_GROUPS = 4
-NUM_CACHED_EPOCHS = 4
+NUM_CACHED_GROUPS = 2
+NUM_CACHED_EPOCHS = 2
 
 
 class Piece(NamedTuple):
