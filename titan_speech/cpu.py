@@ -18,6 +18,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
+from torchtitan.models.common.param_init import skip_param_init
+from torchtitan.protocols.module import Module
 
 
 class CpuDeviceModule:
@@ -104,3 +107,30 @@ def with_plain_sums(parallelize: Callable[..., nn.Module]) -> Callable[..., nn.M
         return model
 
     return parallelize_with_plain_sums
+
+
+def initialise_alike(model: Module.Config) -> None:
+    """Let every parallel layout draw the same initial weights from the same seed.
+
+    On CUDA, DTensor's generator sees to that; on a CPU each shard would be drawn for itself. Here every rank draws the
+    whole parameter and keeps its part, so that one file gives one loss curve at any number of processes.
+    """
+    for _, config, _, _ in model.traverse(Module.Config, recurse=True):
+        if config.param_init is not None:
+            config.param_init = {name: _drawn_whole(init) for name, init in config.param_init.items()}
+
+
+def _drawn_whole(init: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
+    if init is skip_param_init:
+        return init
+
+    def draw(parameter: torch.Tensor) -> None:
+        if not isinstance(parameter, DTensor):
+            init(parameter)
+            return
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype)
+        init(whole)
+        mesh = parameter.device_mesh
+        parameter.copy_(DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False))
+
+    return draw

@@ -31,9 +31,10 @@ def model_spec(table: ModelTable, num_rows: int) -> ModelSpec:
     config = decoder_config(table.family, table.flavor, num_rows, attention_config(table.attention))
     parallelize = _PARALLELIZE[table.family]
     if not torch.cuda.is_available():
-        from titan_speech.cpu import with_plain_sums
+        from titan_speech import cpu
 
-        parallelize = with_plain_sums(parallelize)
+        cpu.initialise_alike(config)
+        parallelize = cpu.with_plain_sums(parallelize)
     return ModelSpec(
         name=table.family,
         flavor=table.flavor,

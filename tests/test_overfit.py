@@ -1,0 +1,115 @@
+"""A model brutally overfitted on real samples gives them back: data, loss, checkpoint and decoding agree end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.runs import ROOT, train_well
+from titan_speech.data.builder import StoreWriter
+from titan_speech.data.samples import SampleInfo, SampleRow
+from titan_speech.data.store import open_store
+from titan_speech.evaluate.generate import Decoding, generate_codes
+from titan_speech.evaluate.load import load_run
+from titan_speech.prompts import Parts, Task
+from titan_speech.text_tokenizer import TextTokenizer
+
+import os
+STORE = Path(os.environ.get("STOREX", ROOT / "demo_data"))
+TOKENIZER = Path(os.environ.get("TOKX", ROOT / "tokenizer" / "tiny"))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One paired sample of the bundled store."""
+
+    row: SampleRow
+    codes_F: np.ndarray
+
+    @property
+    def transcript(self) -> str:
+        assert self.row.transcript_native is not None
+        return self.row.transcript_native
+
+
+def english_samples(count: int, min_codes: int, max_codes: int) -> list[Sample]:
+    """The first paired English samples of these lengths, with transcripts that all differ."""
+    found: dict[str, Sample] = {}
+    for part in open_store(STORE).parts:
+        if part.kind != "speech" or part.language != "en" or "native" not in part.variants:
+            continue
+        for i in np.flatnonzero((part.code_len_N >= min_codes) & (part.code_len_N <= max_codes)):
+            row = part.row(int(i))
+            if row.transcript_native:
+                found.setdefault(row.transcript_native, Sample(row, np.array(part.codes(int(i)))))
+    assert len(found) >= count, f"{len(found)} samples of {min_codes} to {max_codes} codes, {count} wanted"
+    return list(found.values())[:count]
+
+
+def write_config(folder: Path, samples: list[Sample], steps: int, packs: int, seq_len: int, lr: float) -> Path:
+    """A store of these samples only, and the configuration that overfits it."""
+    with StoreWriter(
+        folder / "store",
+        name="overfit",
+        codec=open_store(STORE).manifest.codec,
+        tokenizer=TextTokenizer.load(TOKENIZER),
+        normalization_version="1",
+        licence="as in demo_data",
+    ) as writer:
+        for sample in samples:
+            info = SampleInfo(sample_id=sample.row.sample_id, dataset_source="overfit", language="en")
+            writer.add_speech(info, sample.codes_F, {"native": sample.transcript})
+    config = folder / "overfit.toml"
+    config.write_text(f"""
+[job]
+extends = "{os.environ.get("SMALLX", ROOT / "tests/assets/small.toml")}"
+
+[training]
+seq_len = {seq_len}
+local_batch_packs = {packs}
+global_batch_tokens = {packs * seq_len}
+target_tokens = {steps * packs * seq_len}
+
+[optimizer]
+lr = {lr}
+weight_decay = 0.0
+
+[lr_scheduler]
+end_lr = {lr / 20}
+
+[metrics]
+log_every_steps = 20
+
+[checkpoint]
+interval_steps = {steps}
+
+[[data.source]]
+name = "tts"
+store = "{folder / "store"}"
+task = "tts"
+share = 1.0
+""")
+    return config
+
+
+def decoded(run_folder: Path, samples: list[Sample]) -> list[np.ndarray]:
+    """Greedy decoding of each sample's text."""
+    run = load_run(run_folder)
+    codes = []
+    for sample in samples:
+        parts = Parts(text_ids=np.array(run.tokenizer.encode(sample.transcript), np.uint32))
+        decoding = Decoding(temperature=0, max_codes=len(sample.codes_F) + 50)
+        codes.append(generate_codes(run.model, run.grammar, Task.TTS, parts, decoding).codes_F)
+    return codes
+
+
+def test_four_overfitted_samples_are_decoded_code_for_code(tmp_path: Path) -> None:
+    samples = english_samples(4, min_codes=30, max_codes=45)
+    config = write_config(tmp_path, samples, steps=120, packs=2, seq_len=128, lr=4e-3)
+    figures = train_well(tmp_path / "run", config=str(config))
+    assert figures[120]["loss"] < 0.05
+    for sample, codes_F in zip(samples, decoded(tmp_path / "run", samples), strict=True):
+        np.testing.assert_array_equal(codes_F, sample.codes_F, err_msg=sample.transcript)
