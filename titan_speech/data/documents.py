@@ -186,6 +186,12 @@ DOCUMENTS_OF_TASK = {
 KIND_OF_TASK = {task: Kind.TEXT if task in (Task.TEXT, Task.INSTRUCTION) else Kind.SPEECH for task in Task}
 
 
+def required_variant(source: SourceTable) -> str | None:
+    """The text variant without which a sample cannot be read as the source's task."""
+    needed = {Task.TTS: source.transcript, Task.CLONE: source.transcript, Task.INSTRUCTION: USER}
+    return needed.get(Task(source.task))
+
+
 def documents_of(part: Part, source: SourceTable, grammar: Grammar) -> Documents:
     """The part read as the source's task."""
     task = Task(source.task)

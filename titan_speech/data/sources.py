@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from titan_speech.config.tables import SourceTable
-from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of
+from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, required_variant
 from titan_speech.data.part import Part
 from titan_speech.data.store import Store, check_same_codec, check_tokenizer, open_store
 from titan_speech.errors import DataError
@@ -52,8 +52,6 @@ def _open_source(source: SourceTable, store: Store, grammar: Grammar) -> list[Op
     opened = []
     for language in sorted({part.language for part in parts}):
         documents = [documents_of(part, source, grammar) for part in parts if part.language == language]
-        for docs in documents:
-            docs.lengths(0, 0)  # an absent transcript is refused here
         opened.append(OpenedSource(source, language, tuple(documents)))
     return opened
 
@@ -68,7 +66,24 @@ def _parts(source: SourceTable, store: Store) -> list[Part]:
     parts = [part for part in parts if not source.languages or part.language in source.languages]
     if not parts:
         raise DataError(f"store {store.path} has no {kind} samples, which task {source.task} reads")
-    return parts
+    return _with_variant(parts, source)
+
+
+def _with_variant(parts: list[Part], source: SourceTable) -> list[Part]:
+    """Parts that have the text the task needs; datasets asked for by name must have it."""
+    variant = required_variant(source)
+    if variant is None:
+        return parts
+    having = [part for part in parts if variant in part.variants]
+    if not having or (source.datasets and len(having) < len(parts)):
+        lacking = ", ".join(
+            f"{part.name} ({', '.join(part.variants) or 'none'})" for part in parts if part not in having
+        )
+        raise DataError(
+            f"task {source.task} needs {variant} text, which these parts lack (they have): {lacking}; "
+            "choose another transcript, task or datasets"
+        )
+    return having
 
 
 def _refuse_absent(what: str, wanted: Sequence[str], found: set[str], store: Store) -> None:

@@ -1,0 +1,42 @@
+"""Documents in memory, for tests of streams and packs: no store, any lengths, every token unlike all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from titan_speech.data.streams import Groups
+from titan_speech.prompts import Document
+
+
+class ListedDocuments:
+    """Document i has `lengths[i]` tokens: BOS (id 0), then `first_id + 1000 * i + 1`, counting up."""
+
+    part: Any = None
+
+    def __init__(self, lengths: list[int], first_id: int = 0) -> None:
+        self.all_lengths, self.first_id = lengths, first_id
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.all_lengths)
+
+    def lengths(self, start: int, stop: int) -> np.ndarray:
+        return np.array(self.all_lengths[start:stop], np.int32)
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        return (i,)
+
+    def document(self, i: int) -> Document:
+        length = self.all_lengths[i]
+        ids_T = np.arange(length, dtype=np.int32) + self.first_id + 1000 * i
+        ids_T[0] = 0
+        trained_T = np.ones(length, np.bool_)
+        trained_T[0] = False
+        return Document(ids_T, trained_T, 1)
+
+
+def groups_of(*parts: list[int], group_documents: int = 8) -> Groups:
+    documents = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
+    return Groups(documents, group_documents)
