@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
     loaded = load_config(argv, world_size=world_size)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's deprecation notes, once a rank
+    _quieten_dependencies()
 
     import torch
 
@@ -116,6 +117,13 @@ def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> N
     save_resolved(loaded, Path(loaded.config.job.dump_folder))
     print(plan.describe(), flush=True)
     print(describe_budget(loaded.config, world_size), flush=True)
+
+
+def _quieten_dependencies() -> None:
+    """Notes of torchao and torchdata on their own use of torch, which no user of this program can act on."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+    warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
 
 
 def _only_rank_0_informs() -> None:

@@ -25,6 +25,8 @@ class Decoding:
 
     temperature: float = 0.8
     top_k: int = 50
+    min_codes: int = 1
+    """The stop token is masked until there are so many: no audio is empty."""
     max_codes: int = 300
     seed: int = 0
 
@@ -50,7 +52,7 @@ def generate_codes(
     allowed_V = torch.zeros(vocabulary.num_rows, dtype=torch.bool)
     allowed_V[vocabulary.first_code_id : vocabulary.first_special_id] = True
     for _ in range(decoding.max_codes):
-        allowed_V[stop_id] = len(ids_T) > num_prefix  # no empty audio
+        allowed_V[stop_id] = len(ids_T) - num_prefix >= decoding.min_codes
         next_id = _choose(_last_logits(model, ids_T), allowed_V, decoding, generator)
         if next_id == stop_id:
             return Generated(vocabulary.ids_to_codes(ids_T[num_prefix:].numpy()), stopped=True)

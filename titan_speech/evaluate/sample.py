@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token; default: 0.8")
     parser.add_argument("--top-k", type=int, default=50, help="likeliest tokens chosen from; default: 50")
+    parser.add_argument("--min-sec", type=float, default=0.0, help="shortest audio in seconds; default: 0")
     parser.add_argument("--max-sec", type=float, default=6.0, help="longest audio in seconds; default: 6")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice; default: 0")
 
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     decoding = Decoding(
         temperature=arguments.temperature,
         top_k=arguments.top_k,
+        min_codes=max(1, round(arguments.min_sec * codec.frame_rate_hz)),
         max_codes=max(1, round(arguments.max_sec * codec.frame_rate_hz)),
         seed=arguments.seed,
     )
