@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.data.streams import Groups
+from titan_speech.data.groups import Groups
 from titan_speech.prompts import Document
 
 

@@ -14,7 +14,7 @@ from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.errors import ConfigError
 
-LANGUAGES = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
+LANGUAGES: tuple[str, ...] = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
 RUN_TOKENS = 200_000_000_000
 TOLERANCE = 1e-6  # of the run's tokens, 1/15 pack of a cycle
 
@@ -36,9 +36,9 @@ def clipped_powers(num_tokens: np.ndarray, alpha: float, floor: np.ndarray, cap:
     low, high = -80.0, 80.0
     for _ in range(200):
         middle = (low + high) / 2
-        x = np.clip(np.exp(middle) * num_tokens**alpha, floor, cap)
-        low, high = (middle, high) if x.sum() < 1 else (low, middle)
-    return x
+        is_short = np.clip(np.exp(middle) * num_tokens**alpha, floor, cap).sum() < 1
+        low, high = (middle, high) if is_short else (low, middle)
+    return np.clip(np.exp(high) * num_tokens**alpha, floor, cap)
 
 
 @st.composite

@@ -128,6 +128,18 @@ def _parts(task: Task, part, samples: tuple[int, ...], pack: Pack, plan: DataPla
     return Parts(user_ids=part.text(i, "user"), assistant_ids=part.tokens(i))
 
 
+def test_continuation_prompts_are_a_fifth_to_four_fifths_of_the_sample(world: World) -> None:
+    plan = DataPlan.load(world.config(world.source("continuation", 1.0)))
+    documents, fractions = plan.streams[0].documents[0], []
+    for i in range(documents.num_documents):
+        ids = documents.document(i).ids_T.tolist()
+        num_prompt = ids.index(plan.vocabulary.special("<|speech_sep|>")) - 2
+        if len(ids) > 40:
+            fractions.append(num_prompt / (len(ids) - 4))
+    assert min(fractions) == pytest.approx(0.2, abs=0.05)
+    assert max(fractions) == pytest.approx(0.8, abs=0.05)
+
+
 def test_clone_pairs_two_segments_of_one_speaker_each_once_as_target_and_once_as_reference(world: World) -> None:
     plan = DataPlan.load(
         with_training(world.config(world.source("clone", 1.0)), seq_len=512, global_batch_tokens=4_096)
@@ -207,7 +219,7 @@ def test_the_table_names_every_stream_its_epochs_and_what_is_dropped(world: Worl
     assert all(f"tts     {language}" in table for language in LANGUAGES)
     for stream in plan.streams:
         assert stream.packs.counts.num_too_long > 0
-        assert f"{stream.name}: {stream.packs.counts.num_too_long} samples longer than 48 tokens" in table
+        assert f"{stream.name}: dropped {stream.packs.counts.num_dropped} samples longer than 48 tokens" in table
 
 
 def refused(config: SpeechConfig) -> str:

@@ -140,8 +140,8 @@ def test_too_long_documents_are_counted_dropped_or_split() -> None:
     dropped, split = whole_stream(), whole_stream(split=True)
     num_long = sum(length > SEQ_LEN for part in PARTS for length in part)
     num_all = sum(map(len, PARTS))
-    assert (dropped.counts.num_too_long, dropped.counts.num_documents) == (num_long, num_all - num_long)
-    assert (split.counts.num_too_long, split.counts.num_documents) == (num_long, num_all)
+    assert (dropped.counts.num_dropped, dropped.counts.num_documents) == (num_long, num_all - num_long)
+    assert (split.counts.num_split, split.counts.num_documents) == (num_long, num_all)
     assert dropped.counts.longest == split.counts.longest == 120
     assert split.counts.num_tokens == sum(map(sum, PARTS))
 

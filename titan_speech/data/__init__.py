@@ -10,7 +10,7 @@
       v
     documents            one for each sample, framed by prompts.Grammar
       |  packing.py      cut: windows over documents end to end;  best_fit: whole documents
-      |  streams.py      one source in one language as endless packs: pieces(j) for any j
+      |  streams.py      one source in one language as endless packs: pieces(j) for any j    (groups)
       v
     streams              token counts, fill
       |  mixture.py      shares of tokens by source and language        (limits: rules; interior: the solver)

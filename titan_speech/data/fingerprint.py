@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.groups import GROUP_DOCUMENTS
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.sources import OpenedSource
-from titan_speech.data.streams import GROUP_DOCUMENTS
 from titan_speech.prompts import Grammar
 
 

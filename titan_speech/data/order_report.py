@@ -2,7 +2,7 @@
 
 In: a configuration, a range of slots, a number of ranks. Out: one line a slot with its stream, a digest of its pack and
 the samples in it, or one digest over all. Packs are taken from the loader of every simulated rank, fillers included,
-and put back into slot order, so equal digests at two world sizes mean equal training data; @@ Mtok/s at one rank.
+and put back into slot order, so equal digests at two world sizes mean equal training data. It keeps one step in memory.
 """
 
 from __future__ import annotations

@@ -49,11 +49,12 @@ def _left_out(plan: DataPlan) -> list[str]:
     lines = []
     for stream in plan.streams:
         counts = stream.packs.counts
-        if counts.num_too_long:
-            lines.append(
-                f"{stream.name}: {counts.num_too_long:,} samples longer than {plan.seq_len:,} tokens "
-                f"(longest {counts.longest:,}) dropped or split"
-            )
+        for done, number in (("dropped", counts.num_dropped), ("split", counts.num_split)):
+            if number:
+                lines.append(
+                    f"{stream.name}: {done} {number:,} samples longer than {plan.seq_len:,} tokens "
+                    f"(longest {counts.longest:,})"
+                )
         if counts.num_unusable:
             lines.append(f"{stream.name}: {counts.num_unusable:,} samples lack what task {stream.task} needs")
         if stream.quota == 0:

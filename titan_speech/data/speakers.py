@@ -2,7 +2,7 @@
 
 In: the speaker of every sample of a part, in stored (shuffled) order. Out: for each sample the next one of its
 speaker, in a circle: every usable segment is a target once and a reference once, and since the store is shuffled the
-pairs are too. One sort: 80 M samples take about 10 s.
+pairs are too. One sort: a million samples take 0.35 s.
 
 Shapes: N samples of the part.
 """
