@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.runs import ROOT, train_well
 from titan_speech.data.builder import StoreWriter
@@ -17,9 +16,8 @@ from titan_speech.evaluate.load import load_run
 from titan_speech.prompts import Parts, Task
 from titan_speech.text_tokenizer import TextTokenizer
 
-import os
-STORE = Path(os.environ.get("STOREX", ROOT / "demo_data"))
-TOKENIZER = Path(os.environ.get("TOKX", ROOT / "tokenizer" / "tiny"))
+STORE = ROOT / "demo_data"
+TOKENIZER = ROOT / "tokenizer" / "tiny"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def write_config(folder: Path, samples: list[Sample], steps: int, packs: int, se
     config = folder / "overfit.toml"
     config.write_text(f"""
 [job]
-extends = "{os.environ.get("SMALLX", ROOT / "tests/assets/small.toml")}"
+extends = "{ROOT / "tests/assets/small.toml"}"
 
 [training]
 seq_len = {seq_len}
