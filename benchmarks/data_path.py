@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
-from titan_speech.data.builder import StoreWriter
 from titan_speech.data.groups import Groups
 from titan_speech.data.loader import SpeechDataLoader
-from titan_speech.data.manifest import CodecInfo
 from titan_speech.data.packing import best_fit
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.samples import SampleInfo
 from titan_speech.data.streams import SplitStream, WholeStream
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.manifest import CodecInfo
+from titan_speech.store.samples import SampleInfo
 from titan_speech.text_tokenizer import TextTokenizer
 
 SEQ_LEN = 2_048

@@ -16,9 +16,9 @@ from titan_speech.config.tables import (
     TokenizerTable,
     TrainingTable,
 )
-from titan_speech.data.builder import StoreWriter
-from titan_speech.data.manifest import CodecInfo
-from titan_speech.data.samples import SampleInfo
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.manifest import CodecInfo
+from titan_speech.store.samples import SampleInfo
 from titan_speech.text_tokenizer import TextTokenizer
 
 SEQ_LEN = 128

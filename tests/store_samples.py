@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from titan_speech.data.builder import StoreWriter
-from titan_speech.data.manifest import CodecInfo
-from titan_speech.data.samples import SampleInfo
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.manifest import CodecInfo
+from titan_speech.store.samples import SampleInfo
 from titan_speech.text_tokenizer import TextTokenizer
 
 SENTENCES = [

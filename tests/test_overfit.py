@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from tests.runs import ROOT, train_well
-from titan_speech.data.builder import StoreWriter
-from titan_speech.data.samples import SampleInfo, SampleRow
-from titan_speech.data.store import open_store
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import load_run
 from titan_speech.prompts import Parts, Task
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.samples import SampleInfo, SampleRow
+from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
 STORE = ROOT / "demo_data"

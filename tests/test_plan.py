@@ -14,12 +14,12 @@ from tests.plan_samples import LANGUAGES, NUM_SPEAKERS, SEQ_LEN, World, make_wor
 from tests.store_samples import write_tokenizer
 from titan_speech.config.tables import LanguageRuleTable, SpeechConfig, TokenizerTable
 from titan_speech.data.labels import IGNORE_INDEX, split_labels
-from titan_speech.data.manifest import CodecInfo
 from titan_speech.data.pack import Pack
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.prompts import Parts, Task
+from titan_speech.store.manifest import CodecInfo
 
 
 @pytest.fixture(scope="module")

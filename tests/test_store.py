@@ -29,13 +29,13 @@ from tests.store_samples import (
     write_store,
     write_tokenizer,
 )
-from titan_speech.data.builder import StoreWriter
-from titan_speech.data.describe import describe_store, verify_store
-from titan_speech.data.manifest import CodecInfo, Kind, content_fingerprint
-from titan_speech.data.part import Part, ShardReader
-from titan_speech.data.samples import SampleInfo, is_language
-from titan_speech.data.store import Store, check_same_codec, check_tokenizer, open_store
 from titan_speech.errors import DataError
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.describe import describe_store, verify_store
+from titan_speech.store.manifest import CodecInfo, Kind, content_fingerprint
+from titan_speech.store.part import Part, ShardReader
+from titan_speech.store.samples import SampleInfo, is_language
+from titan_speech.store.store import Store, check_same_codec, check_tokenizer, open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
 NUM_SAMPLES = 40
@@ -489,7 +489,7 @@ def test_a_build_killed_at_any_moment_leaves_nothing_that_opens(
     script = f"""
         import os, pickle, signal, sys
         from pathlib import Path
-        from titan_speech.data import builder
+        from titan_speech.store import builder
         from tests.store_samples import write_store
         def die(*args): os.kill(os.getpid(), signal.SIGKILL)
         builder.{moment} = die

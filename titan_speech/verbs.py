@@ -146,14 +146,14 @@ def sample(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def store_describe(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.data.describe import describe_store
+    from titan_speech.store.describe import describe_store
 
     print(describe_store(args.path))
     return EXIT_DONE
 
 
 def store_verify(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.data.describe import verify_store
+    from titan_speech.store.describe import verify_store
 
     verification = verify_store(args.path)
     print(verification)

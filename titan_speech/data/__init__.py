@@ -1,10 +1,6 @@
 """From a token store to the batches of one rank, in the order of the files.
 
-    corpus
-      |  builder.py      StoreWriter: samples in, shuffled once, shards out       (samples, shards, problems)
-      v
-    token store          STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}     (manifest, describe)
-      |  store.py        open_store: sizes checked at once, contents when first read      (part)
+    token store          titan_speech.store
       |  sources.py      [[data.source]] -> parts by language; codec and tokenizer must agree
       |  documents.py    a part read as a task: lengths of all documents, tokens of any   (speakers)
       v

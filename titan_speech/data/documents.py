@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.config.tables import SourceTable
-from titan_speech.data.manifest import Kind
-from titan_speech.data.part import Part
 from titan_speech.data.speakers import next_of_speaker
 from titan_speech.prompts import Document, Grammar, Parts, Task
+from titan_speech.store.manifest import Kind
+from titan_speech.store.part import Part
 
 DESCRIPTION, USER = "description", "user"
 SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})

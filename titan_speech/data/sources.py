@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from titan_speech.config.tables import SourceTable
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, required_variant
-from titan_speech.data.part import Part
-from titan_speech.data.store import Store, check_same_codec, check_tokenizer, open_store
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar, Task
+from titan_speech.store.part import Part
+from titan_speech.store.store import Store, check_same_codec, check_tokenizer, open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
 

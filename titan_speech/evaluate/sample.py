@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from titan_speech.codec import Codec, load_codec
-from titan_speech.data.manifest import CodecInfo
-from titan_speech.data.store import open_store
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import TrainedRun, load_run
 from titan_speech.prompts import Parts, Task
+from titan_speech.store.manifest import CodecInfo
+from titan_speech.store.store import open_store
 
 EXAMPLE = 'titan-speech sample --run outputs/demo --text "please hold the line" --output outputs/demo/sample.wav'
 

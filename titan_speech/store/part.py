@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from titan_speech.data.manifest import FileInfo, Kind, PartInfo, ShardInfo
-from titan_speech.data.samples import ROW_SCHEMA, SampleRow
-from titan_speech.data.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import FileInfo, Kind, PartInfo, ShardInfo
+from titan_speech.store.samples import ROW_SCHEMA, SampleRow
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
 
 
 @dataclass(frozen=True)

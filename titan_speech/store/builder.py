@@ -29,9 +29,10 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
-from titan_speech.data.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo
-from titan_speech.data.problems import Problem, Problems
-from titan_speech.data.samples import (
+from titan_speech.errors import DataError
+from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo
+from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.samples import (
     SampleInfo,
     SampleRow,
     blank_problems,
@@ -39,8 +40,7 @@ from titan_speech.data.samples import (
     info_problems,
     transcript_problems,
 )
-from titan_speech.data.shards import TEXT_DTYPE, TOKEN_DTYPES, PartKey, PartSpill, flush_to_disk, write_part
-from titan_speech.errors import DataError
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, PartKey, PartSpill, flush_to_disk, write_part
 from titan_speech.text_tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)

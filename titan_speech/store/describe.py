@@ -16,10 +16,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.manifest import Kind, Manifest, PartInfo, ShardInfo, Totals, read_manifest
-from titan_speech.data.part import ShardReader
-from titan_speech.data.store import shard_size_problems, size_problems
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo, Totals, read_manifest
+from titan_speech.store.part import ShardReader
+from titan_speech.store.store import shard_size_problems, size_problems
 
 
 @dataclass(frozen=True)

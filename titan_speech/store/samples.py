@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.data.manifest import Kind
-from titan_speech.data.problems import Problem
+from titan_speech.store.manifest import Kind
+from titan_speech.store.problems import Problem
 from titan_speech.vocabulary import NUM_CODES
 
 TRANSCRIPT_VARIANTS = ("native", "romanized", "code_mixed", "audio_tagged")

@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from titan_speech.data.manifest import Kind, Manifest, ShardInfo, read_manifest
-from titan_speech.data.part import Part
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import Kind, Manifest, ShardInfo, read_manifest
+from titan_speech.store.part import Part
 from titan_speech.text_tokenizer import TextTokenizer
 
 MAX_NAMED_FILES = 10

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.manifest import FileInfo, Kind, PartInfo, ShardInfo, VariantInfo
-from titan_speech.data.samples import ROW_SCHEMA, VARIANTS, SampleRow, stored_columns
+from titan_speech.store.manifest import FileInfo, Kind, PartInfo, ShardInfo, VariantInfo
+from titan_speech.store.samples import ROW_SCHEMA, VARIANTS, SampleRow, stored_columns
 
 TOKEN_DTYPES = {Kind.SPEECH: np.dtype("<u2"), Kind.TEXT: np.dtype("<u4")}
 TEXT_DTYPE = np.dtype("<u4")

@@ -1,0 +1,11 @@
+"""The token store on disk: written whole or not at all, read as views of its files.
+
+samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards      (samples, problems, shards)
+               |
+               v
+           STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}            (manifest)
+               |
+               v
+           store.py      open_store: sizes checked at once, contents when first read (part)
+           describe.py   what is in it; verify: every byte
+"""
