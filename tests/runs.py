@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "tests/assets/small.toml"
-TIMEOUT_SEC = 300
+TIMEOUT_SEC = 1500
 
 
 @dataclass(frozen=True)

