@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.runs import ROOT, train_well
 from titan_speech.codec import load_codec
