@@ -38,3 +38,11 @@ def test_weights_alone_may_come_from_another_plan_or_grammar(field: str, tmp_pat
 
 def test_versions_revision_and_world_size_may_differ(tmp_path: Path) -> None:
     RUN.check_fits(replace(RUN, versions=(), git_revision="x", world_size=8), tmp_path, weights_only=False)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    RUN.write(tmp_path / "step-5")
+    path = provenance_path(tmp_path / "step-5")
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(CheckpointError, match=r"step-5\.json is damaged"):
+        read_provenance(tmp_path / "step-5")

@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from titan_speech.errors import CheckpointError
 
@@ -79,14 +80,24 @@ def provenance_path(checkpoint: Path) -> Path:
 
 
 def read_provenance(checkpoint: Path) -> Provenance | None:
-    """The record of a checkpoint, or None where there is none (a checkpoint from elsewhere)."""
+    """The record of a checkpoint, or None where there is none (a checkpoint from elsewhere).
+
+    Raises:
+        CheckpointError: the record is there but cannot be read.
+    """
     path = provenance_path(checkpoint)
     if not path.exists():
         return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); without it {checkpoint.name} cannot be told from another run's checkpoint. "
+            "Restore it, or remove it to load the checkpoint unchecked."
+        ) from error
+    lists = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
     known = {field.name for field in fields(Provenance)}
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-    return Provenance(**{key: value for key, value in record.items() if key in known})
+    return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
 
 
 def package_versions() -> tuple[str, ...]:
