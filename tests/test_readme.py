@@ -1,0 +1,47 @@
+"""The README's commands are the ones CI runs, and everything it points to is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+CI = (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_every_command_block_is_named_and_run_by_ci() -> None:
+    names = re.findall(r"<!-- command: (\S+) -->", README)
+    assert len(names) == README.count("```bash") == 2
+    for name in names:
+        assert f"readme_command.py {name})" in CI
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))
+def test_every_link_leads_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"`(titan-speech [^`]+|python -m titan_speech[^`]+)`", README)))
+)
+def test_every_command_in_the_text_is_understood(command: str) -> None:
+    """Run on the bundled data, in place of the reader's own."""
+    words = command.replace("my.toml", "train_configs/demo.toml").replace("STORE", "demo_data").split()
+    start = ["-m", "titan_speech"] if words[0] == "titan-speech" else words[1:3]
+    rest = words[1:] if words[0] == "titan-speech" else words[3:]
+    done = subprocess.run([sys.executable, *start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_an_unknown_block_is_told_those_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/readme_command.py", "nonsense"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "demo, tests" in done.stderr
