@@ -1,0 +1,87 @@
+"""One short run: what it leaves behind, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.runs import ROOT, SMALL, train, train_well
+from titan_speech.config.load import load_config
+
+TWO_STEPS = ("--training.target_tokens", "2048")
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train_well(folder, *TWO_STEPS, "--metrics.tensorboard", "true", "--metrics.wandb", "true")
+    return folder
+
+
+def test_figures_are_complete_and_consistent(short_run: Path) -> None:
+    from tests.runs import figures
+
+    record = figures(short_run)[2]
+    assert record["tokens_seen"] == 2048
+    assert {"loss", "grad_norm", "lr", "memory_peak_gib", "step_time_sec", "data_wait_fraction"} <= record.keys()
+    assert "mfu" not in record  # no peak is known for a CPU
+    assert {"loss/kind/code", "loss/kind/text", "loss/kind/special"} <= record.keys()
+    assert 0 <= record["pad_fraction"] < 0.5
+    tokens, trained = record["tokens_per_sec_per_gpu"], record["trained_tokens_per_sec_per_gpu"]
+    assert 0 < trained < tokens
+    assert record["audio_sec_per_sec"] < tokens / 50
+
+
+def test_tensorboard_and_wandb_have_the_figures_of_the_log(short_run: Path) -> None:
+    from tests.runs import figures
+
+    (events,) = (short_run / "tb").glob("*/events.out.*")
+    accumulator = EventAccumulator(str(events.parent))
+    accumulator.Reload()
+    written = {event.step: event.value for event in accumulator.Scalars("loss")}
+    expected = {step: record["loss"] for step, record in figures(short_run).items()}
+    assert written == pytest.approx(expected, rel=1e-6)
+    assert list((short_run / "tb").rglob("run-*.wandb"))
+
+
+def test_the_saved_configuration_is_the_one_that_ran(short_run: Path) -> None:
+    asked = [*TWO_STEPS, "--metrics.tensorboard", "true", "--metrics.wandb", "true"]
+    saved = load_config(["--job.config_file", str(short_run / "config.toml")]).config
+    ran = load_config(["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(short_run), *asked]).config
+    assert saved == ran
+
+
+def test_a_flipped_bit_ends_the_run_with_the_file_and_the_slot(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(ROOT / "demo_data", store)
+    for tokens in store.glob("*.speech/00000.tokens"):
+        codes = np.fromfile(tokens, "<u2")
+        codes[len(codes) // 2] ^= 1
+        codes.tofile(tokens)
+    where = [word for i in range(3) for word in (f"--data.source.{i}.store", str(store))]
+    finished = train(tmp_path / "run", *where)
+    assert finished.returncode != 0
+    assert "sha256" in finished.output
+    assert "00000.tokens" in finished.output
+    assert "slot" in finished.output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("--training.seq_length", "128"), "seq_len"),
+        (("--data.source.tts.store", "nowhere"), "nowhere"),
+        (("--parallelism.tensor_parallel_degree", "3"), "expected a divisor of the world size 1"),
+    ],
+)
+def test_bad_input_ends_before_anything_is_written(tmp_path: Path, override: tuple[str, str], message: str) -> None:
+    finished = train(tmp_path / "run", *override)
+    assert finished.returncode != 0
+    said = finished.output.split("torch/distributed/elastic")[0]
+    assert message in said
+    assert "Traceback" not in said
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
