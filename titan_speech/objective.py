@@ -3,8 +3,8 @@
 In: logits over the grown vocabulary and labels that carry the stream in their high bits (`titan_speech.data.labels`).
 Out: the summed loss over trained tokens divided by their global number, and for every (stream, token kind) a running
 sum and count. A stream is one source, language and task, so every grouping a run reports is a sum of these cells: no
-extra forward, and no host sync until a log step. The cost is one `index_add_` of N scalars against N x V logits:
-below what can be measured (under 1 % of the loss at V = 69,760 on a CPU).
+extra forward, and no host sync until a log step. The cost is one `index_add_`
+of N scalars against N x V logits: 0.08 ms beside 95 ms of head, loss and backward (N = 128, V = 69,760, one CPU core).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counts of what the trainer was handed: real, trained, padding and audio tokens, and document lengths.
 
 In: each batch on its way from the loader to the model. Out: one vector of sums that ranks add up at a log step. The
-cost is a few numpy passes over one batch of ids, about 0.1 ms for 16,384 tokens.
+cost is a few numpy passes over one batch of ids, 0.15 ms for 16,384 tokens.
 """
 
 from __future__ import annotations
