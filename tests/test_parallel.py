@@ -52,8 +52,8 @@ def test_two_processes_give_the_losses_of_one(one_process: tuple, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", SLOW_LAYOUTS.values(), ids=SLOW_LAYOUTS)
-def test_more_layouts_give_the_losses_of_one_process(
+@pytest.mark.parametrize("layout", (LAYOUTS | SLOW_LAYOUTS).values(), ids=LAYOUTS | SLOW_LAYOUTS)
+def test_all_layouts_of_both_families_give_the_losses_of_one_process(
     one_process: tuple, tmp_path: Path, layout: tuple[str, ...]
 ) -> None:
     check(one_process, tmp_path, layout)
