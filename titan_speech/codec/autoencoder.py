@@ -1,10 +1,12 @@
 """In: normalised log-mel at 100 Hz. Out: 8 numbers a frame at 50 Hz, and log-mel again.
 
-Shapes: mel_BMN 80 bands at 100 Hz; stacked_BCF two mel frames as 160 channels at 50 Hz; latent_BDF 8 channels.
+Shapes: mel_BMN 80 bands at 100 Hz; stacked_BCF two mel frames as 160 channels at 50 Hz; latent_BDF 8
+channels.
 
-Two mel frames are stacked as channels before the first layer, so every layer runs at 50 Hz: half the arithmetic of
-a stride-2 convolution in the middle, for the same frame rate. The decoder is the larger half: what the 16 bits of a
-frame leave out has to be put back from the frames around it (its outputs see +-0.5 s).
+Two mel frames are stacked as channels before the first layer, so every layer runs at 50 Hz: half the
+arithmetic of a stride-2 convolution in the middle, for the same frame rate. The decoder is the larger half:
+what the 16 bits of a frame leave out has to be put back from the frames around it (its outputs see +-0.5
+s).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """In: eight real numbers a frame. Out: one index 0..65,535, and the way back.
 
 Finite scalar quantisation with 4 levels in each of 8 dimensions. The index is the base-4 number whose least
-significant digit is dimension 0, and digit d stands for the value (d - 2) / 2: XCodec2's convention for index and
-values. The codebook has no weights: nothing can collapse, and an index is meaningful by its digits alone.
+significant digit is dimension 0, and digit d stands for the value (d - 2) / 2: XCodec2's convention for
+index and values. The codebook has no weights: nothing can collapse, and an index is meaningful by its
+digits alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """In: a 16 kHz waveform. Out: 80 log-mel bands at 100 frames a second, and the pieces that invert them.
 
-Shapes: wav_BT batch, samples; spectrum_BKN batch, frequency bins (513), frames; mel_BMN batch, mel bands (80), frames.
+Shapes: wav_BT batch, samples; spectrum_BKN batch, frequency bins (513), frames; mel_BMN batch, mel bands
+(80), frames.
 
-Window 40 ms, hop 10 ms, FFT 1024: 40 ms separates the harmonics of a 100 Hz voice, which Griffin-Lim needs to give
-back pitch, and still moves with the consonants (plosives smear to about 20 ms).
+Window 40 ms, hop 10 ms, FFT 1024: 40 ms separates the harmonics of a 100 Hz voice, which Griffin-Lim needs
+to give back pitch, and still moves with the consonants (plosives smear to about 20 ms).
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ def analysis_window(dtype: torch.dtype) -> torch.Tensor:
 def stft(wav_BT: torch.Tensor) -> torch.Tensor:
     """Complex spectrum_BKN with T / HOP + 1 frames, frame n centred on sample n * HOP."""
     window = analysis_window(wav_BT.dtype).to(wav_BT.device)
-    return torch.stft(
-        wav_BT, N_FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True
-    )
+    return torch.stft(wav_BT, N_FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)
 
 
 def istft(spectrum_BKN: torch.Tensor, length: int) -> torch.Tensor:

@@ -1,0 +1,57 @@
+"""In: a sound file. Out: 16-bit PCM wav files, and float samples at the codec's rate.
+
+Wav needs the standard library only. Other formats (flac, ogg) need soundfile, of the `codec` extra. Nothing
+is resampled here: a file at another rate is refused with the command that converts it.
+"""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from titan_speech.errors import CodecError
+
+
+def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) -> None:
+    """16-bit mono; samples beyond [-1, 1] are clipped."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, sample_rate, 0, "NONE", ""))
+        file.writeframes((np.clip(wav_T, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
+
+
+def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
+    """wav_T float32, channels averaged."""
+    path = Path(path)
+    samples_TC, found = _read_pcm16(path) if path.suffix == ".wav" else _read_soundfile(path)
+    if found != sample_rate:
+        raise CodecError(
+            f"{path} is at {found} Hz, expected {sample_rate} Hz. "
+            f"Convert it: ffmpeg -i {path.name} -ar {sample_rate} -ac 1 out.wav"
+        )
+    return samples_TC.mean(axis=1, dtype=np.float32)
+
+
+def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error) as error:
+        raise CodecError(f"cannot read {path} as wav: {error}") from error
+    if width != 2:
+        return _read_soundfile(path)
+    return np.frombuffer(data, dtype="<i2").reshape(-1, channels).astype(np.float32) / 32768.0, rate
+
+
+def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise CodecError(f"{path.suffix} files need soundfile: pip install 'titan-speech[codec]'") from error
+    try:
+        samples_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise CodecError(f"cannot read {path}: {error}") from error
+    return samples_TC, int(rate)
