@@ -4,7 +4,8 @@ Indic: Aksharamukha's RomanColloquial, plain a-z as people type it (no diacritic
 is written, as the script has it). Russian: the passport table ICAO 9303. Latin scripts stay as they are.
 """
 
-# pyright: reportMissingImports=false (scripts/corpus/requirements.txt)
+# Aksharamukha is in scripts/corpus/requirements.txt.
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
