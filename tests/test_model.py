@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.llama3 import Llama3Model
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
+from torchtitan.models.qwen3 import Qwen3Model
 from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
@@ -127,10 +131,10 @@ def transformers_twin(family: str, model: Decoder) -> PreTrainedModel:
     }
     if family == "qwen3":
         twin = Qwen3ForCausalLM(Qwen3Config(head_dim=attention.head_dim, **shared))
-        weights = Qwen3StateDictAdapter(config, None).to_hf(model.state_dict())
+        weights = Qwen3StateDictAdapter(cast(Qwen3Model.Config, config), None).to_hf(model.state_dict())
     else:
         twin = LlamaForCausalLM(LlamaConfig(**shared))
-        weights = Llama3StateDictAdapter(config, None).to_hf(model.state_dict())
+        weights = Llama3StateDictAdapter(cast(Llama3Model.Config, config), None).to_hf(model.state_dict())
     missing, unexpected = twin.load_state_dict(weights, strict=False)
     assert set(missing) <= {"lm_head.weight"}, missing
     assert not unexpected, unexpected

@@ -109,8 +109,8 @@ class DataTable:
     """Seed of the data order; the order depends on it, on the plan and on the slot, never on ranks or workers."""
 
     too_long: Literal["drop", "split", "error"] = "drop"
-    """A paired sample longer than seq_len: leave it out (counted per language), split it, or stop. Raw speech and text flow
-    over the borders of packs at any length."""
+    """A paired sample longer than seq_len: leave it out (counted per language), split it, or stop. Raw speech and
+    text flow over the borders of packs at any length."""
 
     num_workers: int = 0
     """Loader processes per rank; 0 reads in the training process behind a prefetch thread."""
