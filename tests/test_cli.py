@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -51,13 +50,11 @@ def test_each_verb_has_help_with_an_example_that_parses(verb: Verb, capsys: pyte
         load_config(rest)
 
 
-def test_help_needs_neither_torch_nor_numpy_and_is_quick() -> None:
+def test_help_needs_neither_torch_nor_numpy() -> None:
     heavy = "{'torch', 'numpy', 'pyarrow'}"
     code = f"import sys, titan_speech.cli as cli; cli.build_parser(); print({heavy} & {{*sys.modules}})"
-    start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "set()"
-    assert time.perf_counter() - start < 2  # 0.15 s on an idle machine
     assert "examples:" in run("--help").stdout
 
 

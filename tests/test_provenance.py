@@ -11,7 +11,13 @@ from titan_speech.checkpoint.provenance import Provenance, package_versions, pro
 from titan_speech.errors import CheckpointError
 
 RUN = Provenance(
-    vocabulary="v1", grammar="g1", model="llama3 debug", plan="p1", stores=("s1", "s2"), versions=package_versions()
+    vocabulary="v1",
+    grammar="g1",
+    model="llama3 debug",
+    plan="p1",
+    global_batch_tokens=1024,
+    stores=("s1", "s2"),
+    versions=package_versions(),
 )
 
 
@@ -22,8 +28,8 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert list(provenance_path(tmp_path / "step-5").parent.iterdir()) == [provenance_path(tmp_path / "step-5")]
 
 
-@pytest.mark.parametrize("field", ["vocabulary", "grammar", "model", "plan"])
-def test_resuming_needs_all_four_to_agree_and_names_both_sides(field: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["vocabulary", "grammar", "model", "plan", "global_batch_tokens"])
+def test_resuming_needs_all_of_these_to_agree_and_names_both_sides(field: str, tmp_path: Path) -> None:
     other = replace(RUN, **{field: "another"})
     with pytest.raises(
         CheckpointError, match=f"{field}: the checkpoint has another, this run has {getattr(RUN, field)}"
@@ -31,7 +37,7 @@ def test_resuming_needs_all_four_to_agree_and_names_both_sides(field: str, tmp_p
         RUN.check_fits(other, tmp_path, weights_only=False)
 
 
-@pytest.mark.parametrize("field", ["grammar", "plan"])
+@pytest.mark.parametrize("field", ["grammar", "plan", "global_batch_tokens"])
 def test_weights_alone_may_come_from_another_plan_or_grammar(field: str, tmp_path: Path) -> None:
     RUN.check_fits(replace(RUN, **{field: "another"}), tmp_path, weights_only=True)
 

@@ -41,12 +41,14 @@ def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(
 ) -> None:
     train_and_kill_after(tmp_path, 6)
     before = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    records = [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")]
     finished = train(tmp_path, "--data.seed", "1")
     assert finished.returncode != 0
     message = finished.output.rsplit("titan_speech: ", 1)[-1]
     assert "belongs to another run" in message
     assert "plan: the checkpoint has" in message
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == before
+    assert [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")] == records
 
 
 def test_a_step_that_is_not_there_stops_the_run(tmp_path: Path) -> None:

@@ -85,3 +85,39 @@ def test_bad_input_ends_before_anything_is_written(tmp_path: Path, override: tup
     assert message in said
     assert "Traceback" not in said
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    wild = ("--optimizer.lr", "1e30", "--lr_scheduler.end_lr", "1e30", "--training.max_norm", "1e30")
+    finished = train(tmp_path, *wild, "--checkpoint.interval_steps", "2", "--metrics.log_every_steps", "8")
+    assert finished.returncode != 0
+    assert "not finite" in finished.output
+    assert not list((tmp_path / "checkpoint").glob("step-*/.metadata"))
+
+
+def test_a_damaged_checkpoint_is_named_with_a_way_out(short_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(short_run, tmp_path / "run")
+    (shard,) = (tmp_path / "run" / "checkpoint" / "step-2").glob("*.distcp")
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    finished = train(tmp_path / "run", "--training.target_tokens", "4096")
+    assert finished.returncode != 0
+    assert "titan_speech: " in finished.output
+    assert "step-2 cannot be read" in finished.output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("--checkpoint.initial_load_path", "nowhere"), "no complete checkpoint there"),
+        (("--model.attention", "varlen"), "needs CUDA"),
+        (("--training.seq_len", "256", "--job.dump_folder", "README.md"), "job.dump_folder"),
+    ],
+)
+def test_what_cannot_run_here_is_said_without_a_traceback(
+    override: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    finished = train(tmp_path / "run", *override)
+    assert finished.returncode != 0
+    said = finished.output.split("torch/distributed/elastic")[0]
+    assert message in said
+    assert "Traceback" not in said

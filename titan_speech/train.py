@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig, load_config
-from titan_speech.errors import TitanSpeechError
+from titan_speech.errors import ConfigError, TitanSpeechError
 
 if TYPE_CHECKING:
     from titan_speech.data.plan import DataPlan
@@ -55,6 +55,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger
 
+    from titan_speech.checkpoint.start import choose_start
     from titan_speech.data.plan import DataPlan
     from titan_speech.prompts import Grammar
     from titan_speech.text_tokenizer import TextTokenizer
@@ -65,12 +66,15 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
     plan = DataPlan.from_config(loaded.config, Grammar(tokenizer.vocabulary()), tokenizer)
+    provenance = _provenance(loaded, plan, world_size)
+    folder = Path(loaded.config.job.dump_folder)
+    choose_start(loaded.config.checkpoint, folder / loaded.config.checkpoint.folder, provenance)
     config = trainer_config(
         loaded.config,
         plan=plan,
         budget=budget,
         tokenizer=tokenizer,
-        provenance=_provenance(loaded, plan, world_size),
+        provenance=provenance,
         world_size=world_size,
     )
     structured_logger.init_structured_logger(source="training", output_dir=loaded.config.job.dump_folder, enable=False)
@@ -102,6 +106,7 @@ def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
         vocabulary=plan.vocabulary.fingerprint,
         grammar=plan.grammar.fingerprint,
         model=f"{model.family} {model.flavor}",
+        global_batch_tokens=loaded.config.training.global_batch_tokens,
         plan=plan.fingerprint,
         stores=tuple(plan.store_fingerprints),
         versions=package_versions(),
@@ -114,7 +119,13 @@ def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> N
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import save_resolved
 
-    save_resolved(loaded, Path(loaded.config.job.dump_folder))
+    folder = Path(loaded.config.job.dump_folder)
+    try:
+        save_resolved(loaded, folder)
+    except OSError as error:
+        raise ConfigError(
+            f"job.dump_folder = {str(folder)!r} cannot be written: {error}; give a folder this user can write to"
+        ) from error
     print(plan.describe(), flush=True)
     print(describe_budget(loaded.config, world_size), flush=True)
 

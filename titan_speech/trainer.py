@@ -75,11 +75,17 @@ class SpeechTrainer(Trainer):
         A generator runs only when it is first asked, which is in the first step.
         """
         metrics = self.metrics_processor
-        metrics.start_at(self.step - 1, self.checkpointer.start_announcement)
+        metrics.start_at(self.step - 1, str(self.checkpointer.start))
         vocabulary = self.config.plan.vocabulary
         for inputs, labels_BL in super().batch_generator(data_iterable):
             metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
             yield inputs, labels_BL
+
+    def should_continue_training(self) -> bool:
+        """False from the start for a run that is at its end already, which is then said."""
+        if self.step >= self.config.training.steps and self.step == self.checkpointer.start.step:
+            logger.info(f"Step {self.step} was the last already. Raise training.target_tokens to go on.")
+        return super().should_continue_training()
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step; whatever goes wrong in it names rank, step and slots."""

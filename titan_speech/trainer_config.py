@@ -8,6 +8,7 @@ moves fast, and a change of its field names ends here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def trainer_config(
         speech=config,
         budget=budget,
         plan=plan,
-        model_spec=model_spec(config.model, vocabulary.num_rows),
+        model_spec=model_spec(config.model, vocabulary.num_rows, config.parallelism.tensor_parallel_degree),
         hf_assets_path=config.tokenizer.path,
         dump_folder=config.job.dump_folder,
         tokenizer=RunTokenizer.Config(text=tokenizer),
@@ -161,9 +162,10 @@ def _checkpoint(config: SpeechConfig, provenance: Provenance) -> SpeechCheckpoin
         keep_latest_k=table.keep_last,
         async_mode=table.async_mode,
         load_step=table.load_step,
-        initial_load_path=table.initial_load_path or None,
+        initial_load_path=str(Path(table.initial_load_path).absolute()) if table.initial_load_path else None,
         last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=table.create_seed_checkpoint,
+        table=table,
         provenance=provenance,
     )
 

@@ -2,7 +2,8 @@
 
 In: the run's checkpoint folder and the provenance of this run. Out: a start that is announced (fresh, weights from
 another checkpoint, resumed at step N) and saves with their provenance. Rank 0 alone decides which step is loaded and
-tells the others: each listing a shared folder for itself could see another newest step.
+tells the others: each listing a shared folder for itself could see another newest step. Weights that are not finite are
+never saved; finding out costs one norm per parameter and one reduction at each save.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.errors import CheckpointError
+from titan_speech.checkpoint.start import Start, choose_start, complete_steps
+from titan_speech.config.tables import CheckpointTable
+from titan_speech.errors import CheckpointError, TitanSpeechError
 
 
 class SpeechCheckpointManager(CheckpointManager):
@@ -24,56 +29,56 @@ class SpeechCheckpointManager(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
+        table: CheckpointTable
         provenance: Provenance
 
-    def __init__(self, config: Config, **kwargs: Any) -> None:
-        self.provenance = config.provenance
-        self.initial_load_path: str | None = config.initial_load_path
-        self.start_announcement = "fresh weights"
-        super().__init__(config, **kwargs)
+    def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
+        self.table, self.provenance = config.table, config.provenance
+        self.start = Start()
+        self.parameters = [p for part in model_parts for p in part.parameters()]
+        super().__init__(config, model_parts=model_parts, **kwargs)
 
     def _load(self, step: int = -1) -> bool:
-        step = self._agreed_step(step)
-        if step >= 0:
-            self._check_provenance(Path(self._create_checkpoint_id(step)), weights_only=step == 0)
-        elif self.initial_load_path:
-            self._check_provenance(Path(self.initial_load_path), weights_only=True)
-        loaded = super()._load(step)
-        self.start_announcement = self._announcement(step)
-        logger.info(f"This run starts from {self.start_announcement}.")
-        return loaded
-
-    def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if self._should_save(curr_step, last_step) and torch.distributed.get_rank() == 0:
-            self.provenance.write(Path(self._create_checkpoint_id(curr_step)))
-        return super()._save(curr_step, last_step)
-
-    def _agreed_step(self, asked_step: int) -> int:
-        """Rank 0's newest complete step, or the one asked for; -1 when the folder has none."""
         decision: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
-            newest = self._find_load_step()
-            decision = [(newest if asked_step == -1 else asked_step, newest)]
+            decision = [choose_start(self.table, Path(self.folder), self.provenance)]
         torch.distributed.broadcast_object_list(decision, src=0)
-        step, newest = decision[0]
-        if step != -1 and not Path(self._create_checkpoint_id(step), ".metadata").exists():
-            found = f"the newest there is step {newest}" if newest != -1 else "there is none"
+        self.start = decision[0]
+        if self.start.checkpoint is not None and read_provenance(self.start.checkpoint) is None:
+            logger.warning(f"{self.start.checkpoint} has no provenance record; it is loaded unchecked.")
+        try:
+            loaded = super()._load(self.start.step)
+        except TitanSpeechError:
+            raise
+        except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
+            raise self._damaged(error) from error
+        logger.info(f"This run starts from {self.start}.")
+        return loaded
+
+    def _damaged(self, error: BaseException) -> CheckpointError:
+        older = [step for step in complete_steps(Path(self.folder)) if step < self.start.step]
+        way_out = f"load an older one with checkpoint.load_step = {older[-1]}" if older else "start in another folder"
+        return CheckpointError(
+            f"{self.start.checkpoint} cannot be read, so it is damaged or was cut short: {type(error).__name__}: "
+            f"{str(error)[:500]}. Restore it, or {way_out}."
+        )
+
+    def _save(self, curr_step: int, last_step: bool = False) -> bool:
+        if self._should_save(curr_step, last_step):
+            self._refuse_weights_that_are_not_finite(curr_step)
+            if torch.distributed.get_rank() == 0:
+                self.provenance.write(Path(self._create_checkpoint_id(curr_step)))
+        return super()._save(curr_step, last_step)
+
+    def _refuse_weights_that_are_not_finite(self, step: int) -> None:
+        shards = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters]
+        norms = torch.stack(torch._foreach_norm([shard.detach() for shard in shards if shard.numel()]))
+        is_finite = torch.isfinite(norms).all().to(torch.int32)
+        torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
+        if not is_finite.item():
+            steps = complete_steps(Path(self.folder))
+            last_good = f"the last sound checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
             raise CheckpointError(
-                f"checkpoint.load_step = {step}: no complete checkpoint at {self._create_checkpoint_id(step)}; "
-                f"{found}. Leave load_step out to resume from the newest."
+                f"the weights at step {step} are not finite (NaN or infinite), so they were not saved; {last_good}. "
+                "Lower optimizer.lr or training.max_norm, and start again: the run resumes from there."
             )
-        return step
-
-    def _check_provenance(self, checkpoint: Path, *, weights_only: bool) -> None:
-        found = read_provenance(checkpoint)
-        if found is None:
-            logger.warning(f"{checkpoint} has no provenance record; it is loaded unchecked.")
-            return
-        self.provenance.check_fits(found, checkpoint, weights_only=weights_only)
-
-    def _announcement(self, step: int) -> str:
-        if step > 0:
-            return f"step {step} of {self.folder}"
-        if step == 0:
-            return f"the weights of the seed checkpoint in {self.folder}"
-        return f"the weights of {self.initial_load_path}" if self.initial_load_path else "fresh weights"

@@ -17,6 +17,8 @@ from typing import Any
 from titan_speech.errors import CheckpointError
 
 FOLDER = "provenance"
+WEIGHTS_NEED = ("vocabulary", "model")
+RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "plan", "global_batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Provenance:
 
     plan: str
     """Fingerprint of the data plan: stores, weights, sequence length, seed."""
+
+    global_batch_tokens: int
+    """Tokens of a step: with it a step number says which data was read."""
 
     stores: tuple[str, ...] = ()
     """Fingerprints of the token stores."""
@@ -61,16 +66,18 @@ class Provenance:
         Raises:
             CheckpointError: names every field that differs, with both values.
         """
-        must_agree = ("vocabulary", "model") if weights_only else ("vocabulary", "model", "grammar", "plan")
+        must_agree = WEIGHTS_NEED if weights_only else RESUMING_NEEDS
         differing = [
             f"{name}: the checkpoint has {theirs}, this run has {ours}"
             for name in must_agree
             if (ours := getattr(self, name)) != (theirs := getattr(found, name))
         ]
         if differing:
+            fits = all(getattr(self, name) == getattr(found, name) for name in WEIGHTS_NEED)
+            weights = "; to take only its weights, set checkpoint.initial_load_path to it" if fits else ""
             raise CheckpointError(
-                f"{where} belongs to another run. " + "; ".join(differing) + ". To start anew, give another "
-                "job.dump_folder; to take only its weights, set checkpoint.initial_load_path to it."
+                f"{where} belongs to another run. {'; '.join(differing)}. To go on, use the configuration it was "
+                f"trained with (config.toml in its run folder); to start anew, give another job.dump_folder{weights}."
             )
 
 

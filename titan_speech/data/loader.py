@@ -49,7 +49,7 @@ class PlanDataset(Dataset[Pack]):
             return self.plan.pack(slot)
         except Exception as error:  # of whatever kind: it must say which slot could not be read
             stream = self.plan.streams[self.plan.order.locate(slot)[0]].name
-            raise DataError(f"slot {slot} (stream {stream}): {type(error).__name__}: {error}") from error
+            raise DataError(f"slot {slot} (stream {stream}): {error}") from error
 
 
 def collate(packs: list[Pack]) -> Batch:

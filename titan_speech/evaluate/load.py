@@ -16,6 +16,7 @@ from torchtitan.models.common.decoder import Decoder
 
 from titan_speech import cpu
 from titan_speech.checkpoint.provenance import read_provenance
+from titan_speech.checkpoint.start import complete_steps
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import FILE_NAME
 from titan_speech.config.tables import SpeechConfig
@@ -65,13 +66,13 @@ def _run_config(folder: Path) -> SpeechConfig:
 
 
 def _checkpoint(folder: Path, step: int | None) -> Path:
-    """The step asked for, or the newest; complete ones have `.metadata`, which DCP writes last."""
-    complete = {int(path.parent.name.removeprefix("step-")): path.parent for path in folder.glob("step-*/.metadata")}
-    if not complete:
+    """The step asked for, or the newest."""
+    steps = complete_steps(folder)
+    if not steps:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
-    if step is not None and step not in complete:
-        raise CheckpointError(f"no complete checkpoint of step {step} in {folder}; there are {sorted(complete)}")
-    return complete[max(complete) if step is None else step]
+    if step is not None and step not in steps:
+        raise CheckpointError(f"no complete checkpoint of step {step} in {folder}; there are {steps}")
+    return folder / f"step-{steps[-1] if step is None else step}"
 
 
 def _model(config: SpeechConfig, num_rows: int, checkpoint: Path) -> Decoder:

@@ -7,6 +7,8 @@ the run's stores were made with, checked by its hash: codes of another codec wou
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,6 @@ from titan_speech.prompts import Parts, Task
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.store import open_store
 
-EXAMPLE = 'titan-speech sample --run outputs/demo --text "please hold the line" --output outputs/demo/sample.wav'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
@@ -29,11 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="wav file to write")
     parser.add_argument("--step", type=int, default=None, help="checkpoint step; default: the newest")
     parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token; default: 0.8")
-    parser.add_argument("--top-k", type=int, default=50, help="likeliest tokens chosen from; default: 50")
-    parser.add_argument("--min-sec", type=float, default=0.0, help="shortest audio in seconds; default: 0")
-    parser.add_argument("--max-sec", type=float, default=6.0, help="longest audio in seconds; default: 6")
+    parser.add_argument(
+        "--temperature", type=_at_least(0.0), default=0.8, help="0 takes the likeliest token; default: 0.8"
+    )
+    parser.add_argument("--top-k", type=_at_least(1), default=50, help="likeliest tokens chosen from; default: 50")
+    parser.add_argument("--min-sec", type=_at_least(0.0), default=0.0, help="shortest audio in seconds; default: 0")
+    parser.add_argument("--max-sec", type=_at_least(0.02), default=6.0, help="longest audio in seconds; default: 6")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice; default: 0")
+
+
+def _at_least(minimum: float) -> Callable[[str], float]:
+    """A number of the minimum's own type and no smaller than it, as argparse wants types."""
+
+    def parse(text: str) -> float:
+        try:
+            value = type(minimum)(text)
+        except ValueError:
+            value = math.nan
+        if not minimum <= value < math.inf:
+            raise argparse.ArgumentTypeError(f'"{text}" is no number from {minimum}')
+        return value
+
+    return parse
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from torchtitan.models.common.attention import FlexAttention, VarlenAttention
 from torchtitan.protocols.module import Module
 
+from titan_speech.errors import ConfigError
+
 # Shape legend: B packs, L tokens, N heads, H width of a head, Q queries, K keys.
 
 
@@ -77,7 +79,13 @@ _BACK_ENDS: dict[str, Callable[[], Module.Config]] = {
 
 
 def attention_config(name: str) -> Module.Config:
-    """Configuration of the back end `name`; `auto` is flex on CUDA and dense elsewhere."""
+    """Configuration of the back end `name`; `auto` is flex on CUDA and dense elsewhere.
+
+    Raises:
+        ConfigError: the back end needs CUDA and there is none.
+    """
     if name == "auto":
         name = "flex" if torch.cuda.is_available() else "dense"
+    if name != "dense" and not torch.cuda.is_available():
+        raise ConfigError(f'model.attention = "{name}" needs CUDA, and there is none here; use "auto" or "dense"')
     return _BACK_ENDS[name]()

@@ -15,6 +15,7 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 
 from titan_speech.config.tables import ModelTable
+from titan_speech.errors import ConfigError
 from titan_speech.model.attention import attention_config
 from titan_speech.model.flavors import decoder_config
 
@@ -22,13 +23,20 @@ _PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
 _ADAPTERS = {"llama3": Llama3StateDictAdapter, "qwen3": Qwen3StateDictAdapter}
 
 
-def model_spec(table: ModelTable, num_rows: int) -> ModelSpec:
+def model_spec(table: ModelTable, num_rows: int, tensor_parallel_degree: int = 1) -> ModelSpec:
     """Model specification of a backbone grown to `num_rows` vocabulary rows.
 
     Raises:
-        ConfigError: the family has no such flavor.
+        ConfigError: the family has no such flavor, its heads cannot be shared by the tensor-parallel ranks, or the
+            attention back end cannot run here.
     """
     config = decoder_config(table.family, table.flavor, num_rows, attention_config(table.attention))
+    num_kv_heads = config.layers[0].attention.n_kv_heads
+    if num_kv_heads % tensor_parallel_degree:
+        raise ConfigError(
+            f"parallelism.tensor_parallel_degree = {tensor_parallel_degree} does not divide the {num_kv_heads} key and "
+            f"value heads of {table.family} {table.flavor}; give a divisor of {num_kv_heads}"
+        )
     parallelize = _PARALLELIZE[table.family]
     if not torch.cuda.is_available():
         from titan_speech import cpu
