@@ -8,7 +8,7 @@ averaged) count twice. A band near the noise floor counts a quarter of a loud on
 speech; 40 % are resampled by 0.85 to 1.18 (other pitch, formants and speed) and all get +-4 dB: four human voices
 alone would not carry over to one that was never heard.
 
-All log-mels are made once (1.4 GB of memory), which leaves the CPU to the network: 10 steps a second on one core.
+All log-mels are made once (2.4 GB of memory), which leaves the CPU to the network: 7 steps a second on one core.
 The learning rate follows the clock, so a slower machine takes fewer steps in the same --seconds. Arithmetic is
 bfloat16 (twice the steps on a CPU with AMX); the encoder later runs in double precision on the fp16 weights.
 
@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from corpus.rows import read_speech
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -157,7 +158,7 @@ def set_normalisation(model: MelAutoencoder, mel_BMN: torch.Tensor) -> None:
 def save(model: nn.Module, output: Path) -> None:
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
     temporary = output.with_suffix(".partial")
-    save_file(tensors, temporary)
+    temporary.write_bytes(serialize(tensors))
     if temporary.stat().st_size > MAX_BYTES:
         raise DataError(f"weights take {temporary.stat().st_size} bytes, more than {MAX_BYTES}: make the model smaller")
     temporary.replace(output)

@@ -8,7 +8,7 @@ It makes real speech tokens with nothing to download (2.7 MB of weights), so tha
 the demo work on sound. Its codes are NOT XCodec2's, though the shape of the stream is the same (50 Hz,
 65,536 entries); `docs/codec.md` has its measured quality. Encoding runs in double precision: a value would
 have to lie within 1e-12 of a rounding border to give another code with other threads or on another machine.
-It costs about 0.03 s a second of audio.
+It costs about 0.01 s a second of audio.
 """
 
 from __future__ import annotations
