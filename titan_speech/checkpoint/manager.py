@@ -53,7 +53,16 @@ class SpeechCheckpointManager(CheckpointManager):
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
             raise self._damaged(error) from error
         logger.info(f"This run starts from {self.start}.")
+        self._warn_of_newer_steps()
         return loaded
+
+    def _warn_of_newer_steps(self) -> None:
+        newer = [step for step in complete_steps(Path(self.folder)) if step > self.start.step > 0]
+        if newer:
+            logger.warning(
+                f"{self.folder} still holds the newer steps {', '.join(map(str, newer))}: a restart without "
+                "checkpoint.load_step resumes from them. Move them away to stay on this branch."
+            )
 
     def _damaged(self, error: BaseException) -> CheckpointError:
         older = [step for step in complete_steps(Path(self.folder)) if step < self.start.step]
