@@ -1,9 +1,9 @@
 """Everything that makes TorchTitan run on a machine without an accelerator; on CUDA none of it is imported.
 
 In: a process in which `torch.cuda.is_available()` is false. Out: TorchTitan's device handle answers for the CPU, block
-masks are built eagerly (compiling them costs ~20 s a process and saves nothing at these sizes), and gloo is asked for
+masks are built eagerly (compiling them anew in each process is not worth it at these sizes), and gloo is asked for
 plain sums. Trade-off: module globals of TorchTitan are replaced, in this file only, so that no other file needs a
-branch; about 155 tokens/s a process for a 32 M model with one thread, enough for tests and the demo.
+branch; the 7 M debug model trains at about 1,290 tokens/s on two cores.
 """
 
 from __future__ import annotations

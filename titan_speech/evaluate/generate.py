@@ -2,7 +2,7 @@
 
 In: a model and the prefix the grammar gives. Out: codes up to the stop token or a limit. Tokens that are no codes are
 masked, so a sample always decodes to audio. Without a key-value cache each token costs a pass over the whole
-sequence: 300 codes of the debug model take a few seconds; large models are exported and decoded elsewhere.
+sequence: fine for the debug model, too slow for large ones.
 """
 
 from __future__ import annotations
