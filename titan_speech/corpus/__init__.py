@@ -1,0 +1,7 @@
+"""What teams already have, as samples of a token store.
+
+inputs --> format.py   units of input (a shard, a range of rows) and the samples in each     one module a format
+              |
+              v
+           samples.py  SpeechSample, TextSample: what `StoreWriter` takes
+"""

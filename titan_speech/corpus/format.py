@@ -1,0 +1,82 @@
+"""The seam between the formats teams have and the build of a store.
+
+In: what the command line says of the inputs (`ImportOptions`). Out: a `Format`, which names its units without reading
+their samples, and reads the samples of one unit. A unit is what one process imports in one go and what a restarted
+build skips when it is finished: a shard file, or a range of rows of a large one (64 to 512 MB of codes is right).
+
+A format is a class in a module of its own, listed in `FORMATS` by the name `--from` takes. Modules are imported when
+their format is asked for, so no format costs another its dependencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from titan_speech.corpus.samples import Sample
+from titan_speech.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What is said about inputs that do not say it themselves."""
+
+    inputs: tuple[Path, ...]
+    """Files or folders."""
+    dataset_source: str | None = None
+    """For samples without a source of their own."""
+    language: str | None = None
+    """For samples without a language of their own."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field of a sample (`sample_id`, `language`, `codes`, `transcript_native`, `text`, `user`, ...) to the column,
+    key or member of the input that holds it; fields not named are looked up by their own name."""
+    preset: str | None = None
+    """Named set of columns of a well-known source."""
+    split: str | None = None
+    """Which split of an input that has several."""
+    codec: str | None = None
+    """Codec that encodes audio, for formats that hold audio."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Part of the input that is imported in one go."""
+
+    name: str
+    """Unique in the input and equal in every run over it; names the unit in errors and progress."""
+    path: Path
+    num_bytes: int
+    """Bytes to read, for progress; need not be exact."""
+    start: int = 0
+    stop: int | None = None
+    """Rows [start, stop) of the file; None is its end."""
+
+
+class Format(Protocol):
+    """One format; constructed from `ImportOptions`, picklable.
+
+    The constructor raises `DataError` on inputs that are not of the format, naming what was found, what was expected
+    and which format it looks like instead where that can be said; `samples` raises it on a damaged unit.
+    """
+
+    def __init__(self, options: ImportOptions) -> None: ...
+
+    def units(self) -> list[Unit]:
+        """All units, in an order that depends on the inputs alone."""
+        ...
+
+    def samples(self, unit: Unit) -> Iterator[Sample]: ...
+
+
+FORMATS: dict[str, tuple[str, str]] = {}
+"""Name to (module under titan_speech.corpus, class)."""
+
+
+def open_format(name: str, options: ImportOptions) -> Format:
+    if name not in FORMATS:
+        raise DataError(f"unknown format {name!r}; expected one of {', '.join(sorted(FORMATS))}")
+    module, cls = FORMATS[name]
+    return getattr(import_module(f"titan_speech.corpus.{module}"), cls)(options)
