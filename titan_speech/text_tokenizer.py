@@ -84,6 +84,12 @@ class TextTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     @cached_property
+    def unknown_id(self) -> int | None:
+        """What stands for characters the tokenizer lacks; None for byte-level ones, which lack none."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        return None if name is None else self._tokenizer.token_to_id(name)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when any text could get other ids or another frame; 16 hex characters."""
         frame = f"{self._identity}:{self.bos_id}:{self.eos_id}:{self.num_base}"

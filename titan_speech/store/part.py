@@ -161,6 +161,10 @@ class Part:
             return pa.chunked_array([], pa.null())
         return pa.chunked_array([chunk for reader in self._readers for chunk in reader.column(name).chunks])
 
+    def shard_column(self, shard: int, name: str) -> pa.ChunkedArray:
+        """A sidecar column of the samples of one shard, for what need not read the whole part."""
+        return self._readers[shard].column(name)
+
     def _get(self, i: int, suffix: str) -> NDArray:
         shard, j = self._locate(i)
         return self._readers[shard].samples(suffix).get(j)
