@@ -1,11 +1,13 @@
 """Collecting what is wrong with many samples into one readable error.
 
 In: problems with the sample they were met in. Out: one line per kind of problem, naming the first offender
-and counting the rest, so a thousand bad samples make a message of a few lines. Collecting stops there.
+and counting the rest, so a thousand bad samples make a message of a few lines. With a limit collecting stops there;
+without one everything is counted, and what several processes found is put together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from titan_speech.errors import DataError
@@ -21,25 +23,45 @@ class Problem:
     detail: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """All problems of one kind: the line of the first offender, and how many there are."""
+
+    first: str
+    count: int
+
+
 class Problems:
     """First offender and number of offenders per kind."""
 
-    def __init__(self, what_failed: str) -> None:
-        self._what_failed = what_failed
-        self._first: dict[str, str] = {}
-        self._count: dict[str, int] = {}
+    def __init__(self, what_failed: str, limit: int | None = MAX_PROBLEMS) -> None:
+        self._what_failed, self._limit = what_failed, limit
+        self.found: dict[str, Found] = {}
 
-    def add(self, sample_id: str, problem: Problem) -> None:
-        self._first.setdefault(problem.kind, f"sample {sample_id!r}: {problem.detail}")
-        self._count[problem.kind] = self._count.get(problem.kind, 0) + 1
-        if sum(self._count.values()) >= MAX_PROBLEMS:
+    @property
+    def count(self) -> int:
+        return sum(found.count for found in self.found.values())
+
+    def add(self, sample_id: str, problem: Problem, count: int = 1) -> None:
+        """`count` samples with this problem, of which `sample_id` is the first."""
+        self._add(problem.kind, Found(f"sample {sample_id!r}: {problem.detail}", count))
+        if self._limit is not None and self.count >= self._limit:
             self.raise_if_any()
 
+    def merge(self, found: Mapping[str, Found]) -> None:
+        """Adds what another process found; its first offenders come after those known already."""
+        for kind, more in found.items():
+            self._add(kind, more)
+
+    def _add(self, kind: str, more: Found) -> None:
+        known = self.found.get(kind)
+        self.found[kind] = more if known is None else Found(known.first, known.count + more.count)
+
     def raise_if_any(self) -> None:
-        if self._first:
-            lines = "\n".join(f"  {first}{self._rest(kind)}" for kind, first in self._first.items())
+        if self.found:
+            lines = "\n".join(f"  {found.first}{_rest(found.count - 1)}" for found in self.found.values())
             raise DataError(f"{self._what_failed}; correct these samples or leave them out:\n{lines}")
 
-    def _rest(self, kind: str) -> str:
-        rest = self._count[kind] - 1
-        return f" (and {rest} more samples)" if rest else ""
+
+def _rest(count: int) -> str:
+    return f" (and {count} more samples)" if count else ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -111,16 +112,24 @@ def info_problems(info: SampleInfo) -> list[Problem]:
     problems = []
     if not info.sample_id:
         problems.append(Problem("id", "empty sample_id"))
-    if not _SOURCE.fullmatch(info.dataset_source):
-        detail = f"dataset_source {info.dataset_source!r}: expected letters, digits, '-' and '_'"
-        problems.append(Problem("source", detail))
-    if not is_language(info.language):
-        detail = f"unknown language tag {info.language!r}: expected BCP 47 such as 'hi', 'mai' or 'en-IN'"
-        problems.append(Problem("language", detail))
+    problems += _part_problems(info.dataset_source, info.language)
     if info.start_time is not None and info.end_time is not None and not info.start_time < info.end_time:
         detail = f"start_time {info.start_time} s is not before end_time {info.end_time} s"
         problems.append(Problem("time", detail))
     return problems
+
+
+@lru_cache(maxsize=4096)
+def _part_problems(dataset_source: str, language: str) -> tuple[Problem, ...]:
+    """Many samples share a source and a language."""
+    problems = []
+    if not _SOURCE.fullmatch(dataset_source):
+        detail = f"dataset_source {dataset_source!r}: expected letters, digits, '-' and '_'"
+        problems.append(Problem("source", detail))
+    if not is_language(language):
+        detail = f"unknown language tag {language!r}: expected BCP 47 such as 'hi', 'mai' or 'en-IN'"
+        problems.append(Problem("language", detail))
+    return tuple(problems)
 
 
 def is_language(tag: str) -> bool:
@@ -134,7 +143,8 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
         return [Problem("code type", detail)]
     if codes_N.size == 0:
         return [Problem("no codes", "zero length: expected at least one code")]
-    if codes_N.dtype == np.uint16 or (codes_N.min() >= 0 and codes_N.max() < NUM_CODES):
+    unsigned_N = codes_N.view(f"u{codes_N.itemsize}")  # negative codes become huge: one pass finds both
+    if codes_N.dtype == np.uint16 or np.maximum.reduce(unsigned_N) < NUM_CODES:
         return []
     bad = np.flatnonzero((codes_N < 0) | (codes_N >= NUM_CODES))
     value = int(codes_N[bad[0]])
