@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.s3_server import S3Server, credentials, running_server
 
 if not torch.cuda.is_available():
     from titan_speech import cpu
@@ -12,3 +17,12 @@ if not torch.cuda.is_available():
 
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server with the bucket `stores`; processes find its credentials in the environment."""
+    with running_server(tmp_path_factory.mktemp("weed")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in credentials().items():
+            patch.setenv(name, value)
+        yield server

@@ -160,8 +160,32 @@ def store_verify(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE if verification.is_sound else EXIT_FOUND_WRONG
 
 
+def store_push(args: argparse.Namespace, words: list[str]) -> int:
+    from pathlib import Path
+
+    from titan_speech.config.tables import StorageTable
+    from titan_speech.remote.store_copy import push_store
+    from titan_speech.remote.url import S3Url
+
+    print(push_store(Path(args.path), S3Url.parse(args.url), StorageTable(endpoint_url=args.endpoint_url)))
+    return EXIT_DONE
+
+
+def store_pull(args: argparse.Namespace, words: list[str]) -> int:
+    from pathlib import Path
+
+    from titan_speech.config.tables import StorageTable
+    from titan_speech.remote.store_copy import pull_store
+    from titan_speech.remote.url import S3Url
+
+    print(pull_store(S3Url.parse(args.url), Path(args.path), StorageTable(endpoint_url=args.endpoint_url)))
+    return EXIT_DONE
+
+
 _WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
-_STORE_PATH = Argument("path", "folder of a token store")
+_STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
+_STORE_URL = Argument("url", "s3://bucket/prefix")
+_ENDPOINT = Argument("--endpoint-url", "server that is not Amazon's (default: AWS_ENDPOINT_URL)", default="")
 
 VERBS = (
     Verb(
@@ -230,6 +254,22 @@ VERBS = (
         "titan-speech store verify demo_data",
         store_verify,
         (_STORE_PATH,),
+    ),
+    Verb(
+        "store",
+        "push",
+        "Send a token store to object storage, file by file with its sha256; goes on where it was stopped.",
+        "titan-speech store push my_store s3://bucket/my_store",
+        store_push,
+        (Argument("path", "folder of a token store"), _STORE_URL, _ENDPOINT),
+    ),
+    Verb(
+        "store",
+        "pull",
+        "Fetch a token store from object storage into a new folder; goes on where it was stopped.",
+        "titan-speech store pull s3://bucket/my_store my_store",
+        store_pull,
+        (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
     ),
 )
 ROOMS = {

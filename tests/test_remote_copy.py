@@ -1,0 +1,109 @@
+"""Token stores to a real S3 server and back: whole, verified, resumable, and never over another store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.s3_server import BUCKET, S3Server
+from tests.store_samples import write_store, write_tokenizer
+from titan_speech.cli import main
+from titan_speech.errors import DataError
+from titan_speech.remote.client import client_of
+from titan_speech.remote.store_copy import pull_store, push_store
+from titan_speech.remote.upload import upload_file, upload_folder
+from titan_speech.remote.url import S3Url, is_s3
+from titan_speech.store.store import open_store
+from titan_speech.text_tokenizer import TextTokenizer
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("copy")
+    tokenizer = TextTokenizer.load(write_tokenizer(folder / "tokenizer"))
+    return write_store(folder / "store", tokenizer, num_samples=12)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a/b", "s3:/bucket/a/b", "s3://bucket/a/b/"])
+def test_an_address_survives_being_a_path(text: str) -> None:
+    assert is_s3(Path(text))
+    assert S3Url.parse(Path(text)) == S3Url("bucket", "a/b")
+    assert str(S3Url.parse(text).child("c")) == "s3://bucket/a/b/c"
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://", "s3://b", "s3:///x", "gs://bucket/x", "folder", "s3://bucket/a//b", "s3://bucket/../a"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="expected"):
+        S3Url.parse(text)
+
+
+def test_a_store_comes_back_as_it_was(s3_server: S3Server, store: Path, tmp_path: Path, capfd) -> None:
+    where = ("s3://stores/copy", "--endpoint-url", s3_server.endpoint_url)
+    assert main(["store", "push", str(store), *where]) == 0
+    assert main(["store", "pull", where[0], str(tmp_path / "back"), *where[1:]]) == 0
+    captured = capfd.readouterr()
+    assert "MB/s" in captured.err
+    assert files_below(tmp_path / "back") == files_below(store)
+    assert open_store(tmp_path / "back").fingerprint == open_store(store).fingerprint
+    assert not (tmp_path / "back.pull").exists()
+
+
+def test_a_push_sends_only_what_is_missing_or_wrong(s3_server: S3Server, store: Path, tmp_path: Path) -> None:
+    settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "again")
+    num_files = len(files_below(store))
+    assert f"{num_files} sent" in push_store(store, url, settings)
+    tokens = sorted(path.relative_to(store) for path in store.rglob("*.tokens"))
+    s3_server.client().delete_object(Bucket=BUCKET, Key=f"again/{tokens[0]}")
+    spoilt = bytes(len((store / tokens[1]).read_bytes()))
+    s3_server.client().put_object(Bucket=BUCKET, Key=f"again/{tokens[1]}", Body=spoilt)
+    assert f"2 sent, {num_files - 2} were there" in push_store(store, url, settings)
+
+
+def test_the_manifest_is_sent_last_and_a_damaged_file_never(s3_server: S3Server, store: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(store, tmp_path / "damaged"))
+    tokens = sorted(damaged.rglob("*.tokens"))[-1]
+    tokens.write_bytes(bytes(len(tokens.read_bytes())))
+    with pytest.raises(DataError, match="damaged: sha256"):
+        push_store(damaged, S3Url(BUCKET, "damaged"), s3_server.settings(tmp_path / "cache"))
+    sent = client_of(s3_server.settings(tmp_path / "cache")).list_sizes(S3Url(BUCKET, "damaged"))
+    assert "manifest.json" not in sent
+    assert str(tokens.relative_to(damaged)) not in sent
+
+
+def test_a_store_is_never_pushed_over_another_or_pulled_into_a_folder(
+    s3_server: S3Server, store: Path, tmp_path: Path
+) -> None:
+    tokenizer = TextTokenizer.load(store.parent / "tokenizer")
+    other = write_store(tmp_path / "other", tokenizer, num_samples=3, name="another")
+    settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "taken")
+    push_store(store, url, settings)
+    with pytest.raises(DataError, match="holds another store already"):
+        push_store(other, url, settings)
+    with pytest.raises(DataError, match="exists already"):
+        pull_store(url, other, settings)
+
+
+def test_an_object_in_parts_is_the_file(s3_server: S3Server, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(20_000_000)
+    (tmp_path / "big").write_bytes(data)
+    client, url = client_of(s3_server.settings(tmp_path / "cache")), S3Url(BUCKET, "big/big")
+    upload_file(client, tmp_path / "big", url, "0" * 64)
+    assert client.read(url) == data
+    assert client.stored_sha256(url) == "0" * 64
+
+
+def test_a_folder_that_lacks_a_file_is_not_sent(s3_server: S3Server, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    client, url = client_of(s3_server.settings(tmp_path / "cache")), S3Url(BUCKET, "lacking")
+    with pytest.raises(DataError, match="b is missing"):
+        upload_folder(client, tmp_path, url, paths=["a", "b"])
+    assert client.list_sizes(url) == {}

@@ -1,0 +1,166 @@
+"""Requests to S3, R2 and what speaks their protocol.
+
+In: a `StorageTable` and addresses. Out: sizes, bytes, ranges written into files. Credentials come from the environment
+or the AWS configuration alone, as boto3 finds them. Checksum modes are `when_required`, since R2 refuses the ones
+botocore adds by default; what is sent carries a Content-MD5 instead, which every server checks.
+
+One client a process: a forked process makes its own, as two must not share sockets.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from botocore.config import Config
+
+from titan_speech.config.tables import StorageTable
+from titan_speech.errors import DataError
+from titan_speech.remote.retry import TransferError, retried
+from titan_speech.remote.url import S3Url
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+CHUNK_BYTES = 1 << 20
+LEAST_BYTES_PER_SEC = 32 << 10
+SHA256_KEY = "sha256"
+
+
+class Client:
+    """Requests with retries; `pool` runs as many at once as there are connections."""
+
+    def __init__(self, settings: StorageTable) -> None:
+        self.settings = settings
+        self._s3 = _connect(settings)
+        self.pool = ThreadPoolExecutor(settings.num_connections, thread_name_prefix="object-storage")
+
+    def list_sizes(self, url: S3Url) -> dict[str, int]:
+        """Size of every object below the prefix, by its path from there."""
+        prefix = f"{url.key}/" if url.key else ""
+
+        def listed() -> dict[str, int]:
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=url.bucket, Prefix=prefix)
+            objects = (found for page in pages for found in page.get("Contents", ()))
+            return {found["Key"].removeprefix(prefix): found["Size"] for found in objects}
+
+        return self._retried(f"listing {url}", listed)
+
+    def read(self, url: S3Url) -> bytes:
+        """The whole object; for small ones."""
+
+        def body() -> bytes:
+            answer = self._s3.get_object(Bucket=url.bucket, Key=url.key)
+            return answer["Body"].read()
+
+        return self._retried(f"reading {url}", body)
+
+    def stored_sha256(self, url: S3Url) -> str | None:
+        """What `upload` noted with the object."""
+        answer = self._retried(f"asking for {url}", lambda: self._s3.head_object(Bucket=url.bucket, Key=url.key))
+        return answer["Metadata"].get(SHA256_KEY)
+
+    def read_range_into(self, url: S3Url, start: int, stop: int, file_number: int) -> None:
+        """Bytes [start, stop) of the object to the same place of an open file."""
+        self._retried(
+            f"reading bytes {start} to {stop - 1} of {url}", lambda: self._copy_range(url, start, stop, file_number)
+        )
+
+    def _copy_range(self, url: S3Url, start: int, stop: int, file_number: int) -> None:
+        """A connection that only trickles is given up, as one that has stalled is."""
+        deadline = time.monotonic() + self.settings.timeout_sec + (stop - start) / LEAST_BYTES_PER_SEC
+        answer = self._s3.get_object(Bucket=url.bucket, Key=url.key, Range=f"bytes={start}-{stop - 1}")
+        if not answer.get("ContentRange", "").startswith(f"bytes {start}-{stop - 1}/"):
+            raise TransferError(f"got {answer.get('ContentRange') or 'the whole object'}")
+        place = start
+        with closing(answer["Body"]) as body:
+            for chunk in body.iter_chunks(CHUNK_BYTES):
+                _write_all(file_number, chunk[: stop - place], place)
+                place += len(chunk)
+                if time.monotonic() > deadline:
+                    raise TransferError(f"slower than {LEAST_BYTES_PER_SEC >> 10} kB/s")
+        if place != stop:
+            raise TransferError(f"the answer ended after {place - start} of {stop - start} bytes")
+
+    def put(self, url: S3Url, data: bytes, sha256: str) -> None:
+        """A small object, whole or not at all."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {SHA256_KEY: sha256}}
+        digest = _content_md5(data)
+        self._retried(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=digest, **arguments))
+
+    def start_parts(self, url: S3Url, sha256: str) -> str:
+        """Begins an object that is sent in parts; it appears with `finish_parts`."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {SHA256_KEY: sha256}}
+        return self._retried(f"writing {url}", lambda: self._s3.create_multipart_upload(**arguments))["UploadId"]
+
+    def put_part(self, url: S3Url, upload_id: str, number: int, data: bytes) -> str:
+        """The part's ETag."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id, "PartNumber": number}
+        digest = _content_md5(data)
+        return self._retried(
+            f"writing part {number} of {url}",
+            lambda: self._s3.upload_part(Body=data, ContentMD5=digest, **arguments),
+        )["ETag"]
+
+    def finish_parts(self, url: S3Url, upload_id: str, etags: Mapping[int, str]) -> None:
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(etags.items())]
+        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+        self._retried(f"completing {url}", lambda: self._s3.complete_multipart_upload(**arguments))
+
+    def abandon_parts(self, url: S3Url, upload_id: str) -> None:
+        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id}
+        self._retried(f"abandoning {url}", lambda: self._s3.abort_multipart_upload(**arguments))
+
+    def _retried(self, what, call):
+        where = f" at {self.settings.endpoint_url}" if self.settings.endpoint_url else ""
+        return retried(what + where, call, self.settings.num_attempts)
+
+
+def _connect(settings: StorageTable) -> BaseClient:
+    import boto3.session
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        retries={"total_max_attempts": 1},
+        connect_timeout=settings.timeout_sec,
+        read_timeout=settings.timeout_sec,
+        max_pool_connections=settings.num_connections,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.session.Session()
+        region = session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+        return session.client("s3", endpoint_url=settings.endpoint_url or None, region_name=region, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise DataError(
+            f"object storage cannot be used: {error}; check storage.endpoint_url, AWS_ENDPOINT_URL and AWS_PROFILE"
+        ) from error
+
+
+def client_of(settings: StorageTable) -> Client:
+    """This process's client for these settings."""
+    return _client_of_process(settings, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _client_of_process(settings: StorageTable, _process_id: int) -> Client:
+    return Client(settings)
+
+
+def _content_md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _write_all(file_number: int, data: bytes, place: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file_number, view, place)
+        view, place = view[written:], place + written

@@ -1,0 +1,84 @@
+"""Token stores to object storage and back: `store push` and `store pull`.
+
+In: a folder and an address, or the other way round. Out: the same store at the other end, whole or not to be opened.
+Every file is compared with the manifest's sha256 on the way, in both directions. A push or pull that was killed goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from titan_speech.config.tables import StorageTable
+from titan_speech.errors import DataError
+from titan_speech.remote.client import Client, client_of
+from titan_speech.remote.download import RemoteFile
+from titan_speech.remote.folder import download_files
+from titan_speech.remote.manifest import read_remote_manifest
+from titan_speech.remote.progress import Progress
+from titan_speech.remote.retry import MissingObjectError
+from titan_speech.remote.upload import upload_folder
+from titan_speech.remote.url import S3Url
+from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, read_manifest
+
+
+def push_store(folder: Path, url: S3Url, settings: StorageTable | None = None) -> str:
+    """Sends a store; what was done, in a line."""
+    client = client_of(settings or StorageTable())
+    manifest = read_manifest(folder)
+    _refuse_another(client, url, manifest)
+    files = list(files_of(manifest))
+    progress = Progress(f"push {folder} to {url}", len(files) + 1, sum(file.num_bytes for file in files))
+    sha256s = {file.path: file.sha256 for file in files}
+    done = upload_folder(
+        client,
+        folder,
+        url,
+        paths=[*sha256s, MANIFEST_NAME],
+        sha256s=sha256s,
+        report=lambda file: progress.add(file.num_bytes),
+    )
+    num_sent = sum(not file.was_there for file in done)
+    return f"{url}: {len(done)} files, {num_sent} sent, {len(done) - num_sent} were there"
+
+
+def pull_store(url: S3Url, folder: Path, settings: StorageTable | None = None) -> str:
+    """Fetches a store into a folder that is not there yet; what was done, in a line."""
+    if folder.exists():
+        raise DataError(f"{folder} exists already and a store is never changed: choose another path or delete it")
+    client = client_of(settings or StorageTable())
+    manifest = read_remote_manifest(client, url)
+    files = {file.path: RemoteFile(url.child(file.path), file.num_bytes, file.sha256) for file in files_of(manifest)}
+    progress = Progress(f"pull {url} to {folder}", len(files), sum(file.num_bytes for file in files.values()))
+    unfinished = folder.with_name(f"{folder.name}.pull")
+    download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
+    with open(unfinished / MANIFEST_NAME, "wb") as file:
+        file.write(client.read(url.child(MANIFEST_NAME)))
+        file.flush()
+        os.fsync(file.fileno())
+    if read_manifest(unfinished).fingerprint != manifest.fingerprint:
+        raise DataError(f"{url} was replaced while it was pulled; pull it again")
+    os.rename(unfinished, folder)
+    return f"{folder}: {len(files) + 1} files, fingerprint {manifest.fingerprint}"
+
+
+def files_of(manifest: Manifest) -> Iterator[FileInfo]:
+    """Every file but the manifest."""
+    return (file for part in manifest.parts for shard in part.shards for file in shard.files)
+
+
+def _refuse_another(client: Client, url: S3Url, manifest: Manifest) -> None:
+    """Runs may be reading the store that is there."""
+    try:
+        there = read_remote_manifest(client, url)
+    except DataError as error:
+        if isinstance(error.__cause__, MissingObjectError):
+            return
+        raise
+    if there.fingerprint != manifest.fingerprint:
+        raise DataError(
+            f"{url} holds another store already ({there.name}, fingerprint {there.fingerprint}) and a store is never "
+            "changed: choose another prefix"
+        )
