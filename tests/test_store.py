@@ -31,7 +31,6 @@ from tests.store_samples import (
 )
 from titan_speech.errors import DataError
 from titan_speech.store.builder import StoreWriter
-from titan_speech.store.describe import describe_store, verify_store
 from titan_speech.store.manifest import CodecInfo, Kind, content_fingerprint
 from titan_speech.store.part import Part, ShardReader
 from titan_speech.store.samples import SampleInfo, is_language
@@ -515,46 +514,3 @@ def test_language_tags_in_use_are_known(tag: str) -> None:
 @pytest.mark.parametrize("tag", ["", "h", "xx", "jp", "HI", "hindi", "en_IN", "en-", "en-x"])
 def test_other_language_tags_are_not(tag: str) -> None:
     assert not is_language(tag)
-
-
-# Describe and verify
-
-
-def test_describe_shows_every_part_total_and_fingerprint(pristine: Path, tokenizer: TextTokenizer) -> None:
-    text = describe_store(pristine)
-    store = open_store(pristine)
-    for expected in (
-        store.fingerprint,
-        tokenizer.fingerprint,
-        CODEC.hash,
-        "CC0-1.0",
-        "description: 20 samples",
-    ):
-        assert expected in text
-    for part in store.parts:
-        assert f"{part.name}: {part.num_samples:,} samples, {part.num_tokens:,} tokens" in text
-
-
-def test_verify_passes_a_sound_store_and_names_every_broken_file(store_path: Path) -> None:
-    report = verify_store(store_path)
-    assert report.is_sound
-    assert report.num_samples == 4 * NUM_SAMPLES
-    (store_path / "chat.en.text/00000.tokens").unlink()
-    flip_bit(store_path / "wild.hi.speech/00001.tokens", 4)
-    flip_bit(store_path / "prompts.en.speech/00000.text.romanized", 0)
-    flip_bit(store_path / "prompts.en.speech/00001.parquet", 40)
-    report = verify_store(store_path)
-    assert len(report.problems) >= 4
-    for file in (
-        "chat.en.text/00000.tokens",
-        "wild.hi.speech/00001.tokens",
-        "00000.text.romanized",
-        "00001.parquet",
-    ):
-        assert file in str(report)
-
-
-def test_verify_finds_what_does_not_fit_together_though_every_file_is_as_written(store_path: Path) -> None:
-    reseal(store_path, lambda content: content["codec"].update(hash="another"))
-    report = verify_store(store_path)
-    assert any(CODEC.hash in problem and "another" in problem for problem in report.problems)

@@ -146,16 +146,16 @@ def sample(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def store_describe(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.store.describe import describe_store
+    from titan_speech.store.describe import describe_store, describe_store_json
 
-    print(describe_store(args.path))
+    print((describe_store_json if args.json else describe_store)(args.path))
     return EXIT_DONE
 
 
 def store_verify(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.store.describe import verify_store
+    from titan_speech.store.verify import verify_store
 
-    verification = verify_store(args.path)
+    verification = verify_store(args.path, args.workers, args.quick)
     print(verification)
     return EXIT_DONE if verification.is_sound else EXIT_FOUND_WRONG
 
@@ -245,15 +245,19 @@ VERBS = (
         "Print what a token store holds: parts, languages, tokens, hours, versions.",
         "titan-speech store describe demo_data",
         store_describe,
-        (_STORE_PATH,),
+        (_STORE_PATH, Argument("--json", "print it as JSON", is_switch=True)),
     ),
     Verb(
         "store",
         "verify",
         "Read every byte of a token store and name all that is wrong (exit code 1).",
-        "titan-speech store verify demo_data",
+        "titan-speech store verify demo_data --workers 8",
         store_verify,
-        (_STORE_PATH,),
+        (
+            _STORE_PATH,
+            Argument("--workers", "shards read at once (default: one a core)", type=positive),
+            Argument("--quick", "compare the files and their sizes only", is_switch=True),
+        ),
     ),
     Verb(
         "store",

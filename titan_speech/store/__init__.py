@@ -7,5 +7,6 @@ samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards   
                |
                v
            store.py      open_store: sizes checked at once, contents when first read (part)
-           describe.py   what is in it; verify: every byte
+           describe.py   what is in it                                                 (tasks)
+           verify.py     every byte read, all that is wrong named                      (verify_shard, keys)
 """

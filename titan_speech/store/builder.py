@@ -32,6 +32,7 @@ from titan_speech.store.problems import Problem, Problems
 from titan_speech.store.samples import SampleInfo
 from titan_speech.store.shards import flush_to_disk
 from titan_speech.store.spill import Recipe, Spill
+from titan_speech.store.tasks import count_tasks
 from titan_speech.text_tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class StoreWriter:
             raise DataError(f"store {self.path} was not built: no samples were added")
         rate = codes_per_sec(self.codec)
         parts = tuple(write_part(some, self._folder, self._shard_bytes, rate) for some in by_part(runs).values())
-        self.manifest = replace(self.manifest, parts=parts).sealed()
+        self.manifest = replace(self.manifest, parts=parts, tasks=count_tasks(self._folder, parts)).sealed()
         shutil.rmtree(self._spill_folder)
         self._publish()
         return self.manifest

@@ -68,6 +68,10 @@ class ShardInfo:
     num_tokens: int
     files: tuple[FileInfo, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
     def file(self, suffix: str) -> FileInfo:
         """The shard's file NAME.suffix."""
         return next(file for file in self.files if file.path.endswith(f"/{self.name}.{suffix}"))
@@ -100,6 +104,11 @@ class PartInfo:
         return f"{self.dataset_source}.{self.language}.{self.kind}"
 
     @property
+    def fingerprint(self) -> str:
+        """Changes with any byte of the part, wherever the part lies; 16 hex characters."""
+        return content_fingerprint(asdict(self))
+
+    @property
     def num_text_tokens(self) -> int:
         """Tokens of all transcript variants together."""
         return sum(variant.num_tokens for variant in self.variants)
@@ -122,6 +131,15 @@ class Totals:
         return cls(*sums, duration_sec=round(sum(part.duration_sec for part in kept), 3))
 
 
+@dataclass(frozen=True, order=True)
+class TaskTotals:
+    """How many samples of a part a task can read."""
+
+    part: str
+    task: str
+    num_samples: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything known about a store without opening a shard."""
@@ -134,6 +152,8 @@ class Manifest:
     seed: int
     parts: tuple[PartInfo, ...]
     created: str | None = None
+    tasks: tuple[TaskTotals, ...] | None = None
+    """None where the manifest does not say."""
     format_version: int = FORMAT_VERSION
     fingerprint: str = ""
 
@@ -154,10 +174,21 @@ class Manifest:
             by: {value: asdict(totals) for value, totals in self.totals_by(by).items()}
             for by in ("dataset_source", "language", "kind")
         }
+        if self.tasks is not None:
+            content["totals"]["task"] = self._task_content(self.tasks)
         return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
+    @staticmethod
+    def _task_content(tasks: tuple[TaskTotals, ...]) -> dict[str, Any]:
+        """Samples of each task by part, and in all."""
+        by_part: dict[str, dict[str, int]] = {}
+        for totals in tasks:
+            by_part.setdefault(totals.task, {})[totals.part] = totals.num_samples
+        return {task: {"num_samples": sum(parts.values()), "parts": parts} for task, parts in by_part.items()}
+
     def _content(self) -> dict[str, Any]:
-        content = asdict(self)
+        content = asdict(replace(self, tasks=None))
+        del content["tasks"]  # written under totals
         for part, info in zip(content["parts"], self.parts, strict=True):
             part["num_text_tokens"] = info.num_text_tokens
         return content
@@ -223,7 +254,15 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         codec=None if codec is None else CodecInfo(codec["name"], codec["hash"], codec["codes_per_sec"]),
         tokenizer=TokenizerInfo(content["tokenizer"]["fingerprint"], content["tokenizer"]["num_base"]),
         parts=tuple(_part(part) for part in content["parts"]),
+        tasks=_tasks(content.get("totals", {}).get("task")),
     )
+
+
+def _tasks(content: dict[str, Any] | None) -> tuple[TaskTotals, ...] | None:
+    if content is None:
+        return None
+    pairs = ((part, task, count) for task, of in content.items() for part, count in of["parts"].items())
+    return tuple(sorted(TaskTotals(*pair) for pair in pairs))
 
 
 def _part(content: dict[str, Any]) -> PartInfo:

@@ -1,0 +1,81 @@
+"""How many samples of a store each task can read.
+
+In: the sidecars of a store's parts. Out: `TaskTotals` for every part and task that has any, which a manifest keeps
+under `totals.task`. A sample counts for tts when it has a transcript in some variant, for clone when another
+transcribed sample of its part has its speaker, for continuation from two codes on; a text sample counts for
+instruction when it has a user's words, else for text. Which of them fit a sequence length is the plan's to say.
+
+Reads four columns a sample; speakers are counted by hash, 12 bytes for each speaker of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.prompts import Task
+from titan_speech.store.keys import order_keys
+from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
+from titan_speech.store.samples import TRANSCRIPT_VARIANTS
+from titan_speech.store.verify_shard import read_sidecar
+
+NUM_THREADS = 4
+
+
+def count_tasks(store: Path, parts: Iterable[PartInfo]) -> tuple[TaskTotals, ...]:
+    """Totals of all parts, as a manifest holds them."""
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        counted = pool.map(lambda part: list(_part_totals(store, part)), parts)
+        return tuple(sorted(totals for some in counted for totals in some))
+
+
+def _part_totals(store: Path, part: PartInfo) -> Iterator[TaskTotals]:
+    count = _speech_counts if part.kind is Kind.SPEECH else _text_counts
+    for task, num_samples in count(store, part).items():
+        if num_samples:
+            yield TaskTotals(part.folder, task.value, num_samples)
+
+
+def _speech_counts(store: Path, part: PartInfo) -> dict[Task, int]:
+    variants = [variant.name for variant in part.variants if variant.name in TRANSCRIPT_VARIANTS]
+    counts: dict[Task, int] = dict.fromkeys((Task.SPEECH, Task.CONTINUATION, Task.TTS, Task.CLONE), 0)
+    speakers: list[tuple[NDArray, NDArray]] = []
+    for shard in part.shards:
+        table = read_sidecar(store, part, shard, ["code_len", "speaker_id", *(f"text_len_{name}" for name in variants)])
+        has_text_N = np.zeros(table.num_rows, np.bool_)
+        for name in variants:
+            has_text_N |= table[f"text_len_{name}"].to_numpy() > 0
+        counts[Task.SPEECH] += table.num_rows
+        counts[Task.CONTINUATION] += int((table["code_len"].to_numpy() >= 2).sum())
+        counts[Task.TTS] += int(has_text_N.sum())
+        speakers.append(_speakers(table["speaker_id"].filter(pa.array(has_text_N))))
+    counts[Task.CLONE] = _num_paired(speakers)
+    return counts
+
+
+def _speakers(names: pa.ChunkedArray) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Hash of each speaker and number of its samples."""
+    counted = names.drop_null().value_counts()
+    if not len(counted):
+        return np.empty(0, np.uint64), np.empty(0, np.uint32)
+    keys = order_keys(pa.chunked_array([counted.field("values")]), seed=0)
+    return keys, counted.field("counts").to_numpy().astype(np.uint32)
+
+
+def _num_paired(speakers: list[tuple[NDArray, NDArray]]) -> int:
+    """Samples of speakers who have more than one."""
+    keys = np.concatenate([key for key, _ in speakers])
+    counts = np.concatenate([count for _, count in speakers])
+    _, speaker = np.unique(keys, return_inverse=True)
+    total = np.bincount(speaker, weights=counts)
+    return int(total[total >= 2].sum())
+
+
+def _text_counts(store: Path, part: PartInfo) -> dict[Task, int]:
+    num_instructions = sum(variant.num_samples for variant in part.variants)
+    return {Task.TEXT: part.num_samples - num_instructions, Task.INSTRUCTION: num_instructions}

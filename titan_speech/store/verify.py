@@ -1,0 +1,191 @@
+"""Whether all of a store is still as it was written.
+
+In: the path of a store. Out: `Verification`, every problem found: files that are missing, truncated, damaged, swapped
+or unexpected; sidecars that do not fit their tokens, samples whose checksum is wrong, ids that repeat, totals that do
+not add up. `quick` compares the list of files and their sizes only.
+
+Threads take a shard each (verify_shard.py); hashing and parquet run outside Python's lock. Memory: 8 bytes a sample
+for ids (640 MB at 80 M samples) and, for each worker, some sidecar columns of one shard (60 bytes a sample).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo, read_manifest
+from titan_speech.store.progress import Progress
+from titan_speech.store.store import size_problems
+from titan_speech.store.tasks import count_tasks
+from titan_speech.store.verify_shard import CheckedShard, ShardCheck, read_sidecar
+
+MAX_NAMED = 100
+KEY_RANGE_BITS = 3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcome of reading a whole store; it is sound when there are no problems."""
+
+    path: Path
+    problems: tuple[str, ...]
+    num_files: int
+    num_bytes: int
+    num_samples: int
+    is_quick: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        what = "sizes of " if self.is_quick else ""
+        read = f"{what}{self.num_files} files, {self.num_bytes / 1e6:,.1f} MB, {self.num_samples:,} samples"
+        if self.is_sound:
+            return f"{self.path}: sound ({read})"
+        lines = [f"  {problem}" for problem in self.problems[:MAX_NAMED]]
+        if len(self.problems) > MAX_NAMED:
+            lines.append(f"  and {len(self.problems) - MAX_NAMED} more")
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        return "\n".join([f"{self.path}: {count} ({read})", *lines])
+
+
+def verify_store(path: str | Path, num_workers: int | None = None, quick: bool = False) -> Verification:
+    """A manifest that cannot be read raises, all else is collected."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    problems = _sum_problems(path, manifest) + size_problems(path, manifest) + unexpected_files(path, manifest)
+    if not quick:
+        problems += _content_problems(path, manifest, num_workers or os.cpu_count() or 1)
+    files = [file for part in manifest.parts for shard in part.shards for file in shard.files]
+    return Verification(
+        path=path,
+        problems=tuple(problems),
+        num_files=len(files),
+        num_bytes=sum(file.num_bytes for file in files),
+        num_samples=sum(part.num_samples for part in manifest.parts),
+        is_quick=quick,
+    )
+
+
+def unexpected_files(path: Path, manifest: Manifest) -> list[str]:
+    """Files in a part's folder that the manifest does not list, and shards anywhere else.
+
+    Notes beside the manifest (README.md, gold.json) and whole stores inside the folder are left alone.
+    """
+    listed = {file.path for part in manifest.parts for shard in part.shards for file in shard.files}
+    folders = {part.folder for part in manifest.parts}
+    found: list[str] = []
+    for entry in sorted(path.iterdir()):
+        if entry.is_file() and _is_shard_file(entry.name):
+            found.append(entry.name)
+        elif entry.is_dir() and not (entry / MANIFEST_NAME).exists():
+            names = [file.relative_to(path).as_posix() for file in sorted(entry.rglob("*")) if not file.is_dir()]
+            found += [name for name in names if entry.name in folders or _is_shard_file(name)]
+    return [f"{name} is not in the manifest, so it is no part of the store" for name in found if name not in listed]
+
+
+def _is_shard_file(name: str) -> bool:
+    name = name.rsplit("/", 1)[-1]
+    return name.endswith((".tokens", ".parquet")) or ".text." in name
+
+
+def _sum_problems(path: Path, manifest: Manifest) -> list[str]:
+    """The manifest against itself: shards add up to their part, parts to the totals."""
+    problems = []
+    totals = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8")).get("totals")
+    if totals != json.loads(manifest.to_json())["totals"]:
+        problems.append(f"{MANIFEST_NAME}: totals are not the sums of the parts")
+    for part in manifest.parts:
+        for name in ("num_samples", "num_tokens"):
+            found, claimed = sum(getattr(shard, name) for shard in part.shards), getattr(part, name)
+            if found != claimed:
+                problems.append(f"{MANIFEST_NAME}: {name} of {part.folder} is {claimed}, its shards have {found}")
+    return problems
+
+
+def _content_problems(path: Path, manifest: Manifest, num_workers: int) -> list[str]:
+    check = ShardCheck(path, manifest)
+    pairs = [(part, shard) for part in manifest.parts for shard in part.shards]
+    with Progress(f"verify {path}", sum(shard.num_bytes for _, shard in pairs), "MB", 1e6) as progress:
+
+        def checked(pair: tuple[PartInfo, ShardInfo]) -> CheckedShard:
+            result = check.shard(*pair)
+            progress.add(pair[1].num_bytes)
+            return result
+
+        with ThreadPoolExecutor(num_workers) as pool:
+            shards = list(pool.map(checked, pairs))
+    problems = [problem for shard in shards for problem in shard.problems]
+    problems += _order_problems(shards, manifest.seed)
+    problems += _repeated_ids(path, shards)
+    return problems or _variant_problems(shards) + _task_problems(path, manifest)
+
+
+def _order_problems(shards: Sequence[CheckedShard], seed: int) -> list[str]:
+    """Keys ascend inside a part: that is the order its seed gives, by which stores are merged."""
+    problems: list[str] = []
+    last: dict[str, int] = {}
+    for shard in shards:
+        key_N = shard.key_N
+        if len(key_N) and (int(key_N[0]) < last.get(shard.part.folder, 0) or (key_N[1:] < key_N[:-1]).any()):
+            problems.append(f"{shard.sidecar}: samples are not in the order that seed {seed} gives")
+        last[shard.part.folder] = int(key_N[-1]) if len(key_N) else last.get(shard.part.folder, 0)
+    return problems
+
+
+def _variant_problems(shards: Sequence[CheckedShard]) -> list[str]:
+    """Transcripts of the shards add up to those of the part."""
+    found: Counter[tuple[str, str]] = Counter()
+    for shard in shards:
+        for variant, count in shard.num_text_tokens.items():
+            found[shard.part.folder, variant] += count
+    claimed = {(s.part.folder, v.name): v.num_tokens for s in shards for v in s.part.variants}
+    return [
+        f"{MANIFEST_NAME}: {variant} of {folder} has {count} tokens, its shards have {found[folder, variant]}"
+        for (folder, variant), count in claimed.items()
+        if found[folder, variant] != count
+    ]
+
+
+def _task_problems(path: Path, manifest: Manifest) -> list[str]:
+    if manifest.tasks is None or manifest.tasks == count_tasks(path, manifest.parts):
+        return []
+    return [f"{MANIFEST_NAME}: totals per task are not what the sidecars give"]
+
+
+def _repeated_ids(path: Path, shards: Sequence[CheckedShard]) -> list[str]:
+    """Equal keys are looked up: two ids may share a 64-bit key, two samples may not share an id."""
+    repeated = _repeated_keys([shard.key_N for shard in shards])
+    first_of: dict[str, str] = {}
+    again: list[str] = []
+    for shard in shards if len(repeated) else ():
+        suspects = np.flatnonzero(np.isin(shard.key_N, repeated))
+        if not len(suspects):
+            continue
+        ids = read_sidecar(path, shard.part, shard.shard, ["sample_id"])["sample_id"]
+        for sample_id in ids.take(pa.array(suspects)).to_pylist():
+            if sample_id in first_of:
+                again.append(f"sample {sample_id} in {first_of[sample_id]} and {shard.sidecar}")
+            first_of.setdefault(sample_id, shard.sidecar)
+    rest = f" (and {len(again) - 1} more)" if len(again) > 1 else ""
+    return [f"sample ids occur more than once: {again[0]}{rest}"] if again else []
+
+
+def _repeated_keys(keys: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """A range of keys at a time, so that sorting copies an eighth of them."""
+    repeated = []
+    for number in range(1 << KEY_RANGE_BITS):
+        inside = [key_N[key_N >> np.uint64(64 - KEY_RANGE_BITS) == number] for key_N in keys]
+        sorted_N = np.sort(np.concatenate([*inside, np.empty(0, np.uint64)]))
+        repeated.append(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+    return np.unique(np.concatenate(repeated))

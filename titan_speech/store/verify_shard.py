@@ -1,0 +1,146 @@
+"""One shard of a store, read byte by byte.
+
+In: a shard as the manifest has it. Out: `CheckedShard`: what is wrong with it, and the keys of its samples, by which
+order and repeated ids are found over shards. Problems name files by their path in the store. A file that is damaged is
+still read as far as it goes, to say which samples are concerned.
+
+Shapes: N samples of the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from titan_speech.store.keys import checksums, order_keys
+from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo
+from titan_speech.store.samples import ROW_SCHEMA, stored_columns
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
+
+CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
+
+
+@dataclass(frozen=True)
+class CheckedShard:
+    """What reading a shard gave."""
+
+    part: PartInfo
+    shard: ShardInfo
+    problems: tuple[str, ...]
+    key_N: NDArray[np.uint64]
+    """Keys of its samples in stored order; none where its sidecar cannot be read."""
+    num_text_tokens: dict[str, int]
+    """By transcript variant."""
+
+    @property
+    def sidecar(self) -> str:
+        return self.shard.file("parquet").path
+
+
+class ShardCheck:
+    """Reads shards of one store; may be shared by threads."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        files = (file for part in manifest.parts for shard in part.shards for file in shard.files)
+        self.path_of_sha256 = {file.sha256: file.path for file in files}
+
+    def shard(self, part: PartInfo, shard: ShardInfo) -> CheckedShard:
+        problems = [problem for file in shard.files for problem in self._bytes(file)]
+        try:
+            table = read_sidecar(self.path, part, shard, _checked_columns(part))
+        except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
+            if not problems and (self.path / shard.file("parquet").path).exists():
+                problems.append(f"{shard.file('parquet').path} cannot be read as a sidecar: {error}")
+            return CheckedShard(part, shard, tuple(problems), np.empty(0, np.uint64), {})
+        if table.num_rows != shard.num_samples:
+            found = f"{shard.file('parquet').path} has {table.num_rows} rows"
+            problems.append(f"{found}, the manifest says {shard.num_samples}")
+        problems += self._constants(part, shard, table)
+        for suffix in ("tokens", *(f"text.{variant.name}" for variant in part.variants)):
+            problems += self._samples(part, shard.file(suffix), suffix, table)
+        keys = order_keys(table["sample_id"], self.manifest.seed)
+        sums = {v.name: int(table[f"text_len_{v.name}"].to_numpy().sum(dtype=np.int64)) for v in part.variants}
+        return CheckedShard(part, shard, tuple(problems), keys, sums)
+
+    def _bytes(self, file: FileInfo) -> list[str]:
+        """The bytes are the ones that were written; a file that holds another's says whose."""
+        try:
+            with open(self.path / file.path, "rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+        except FileNotFoundError:
+            return []  # named by its size
+        except OSError as error:
+            return [f"{file.path} cannot be read: {error}"]
+        if found == file.sha256:
+            return []
+        other = self.path_of_sha256.get(found)
+        if other is not None:
+            return [f"{file.path} holds the contents of {other}: the files were swapped, or one copied over the other"]
+        return [f"{file.path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}..."]
+
+    def _constants(self, part: PartInfo, shard: ShardInfo, table: pa.Table) -> list[str]:
+        manifest = self.manifest
+        codec = manifest.codec.hash if manifest.codec and part.kind is Kind.SPEECH else None
+        versions = (manifest.tokenizer.fingerprint, manifest.normalization_version)
+        problems = []
+        for column, expected in zip(
+            CONSTANT_COLUMNS, (part.dataset_source, part.language, codec, *versions), strict=True
+        ):
+            others = set(table[column].unique().to_pylist()) - {expected}
+            if others:
+                found = ", ".join(sorted(map(str, others)))
+                problems.append(f"{shard.file('parquet').path}: {column} {found}, the manifest says {expected}")
+        return problems
+
+    def _samples(self, part: PartInfo, file: FileInfo, suffix: str, table: pa.Table) -> list[str]:
+        """Lengths, ranges and checksums of one file's samples."""
+        path, dtype = self.path / file.path, TOKEN_DTYPES[part.kind] if suffix == "tokens" else TEXT_DTYPE
+        if not path.is_file() or path.stat().st_size != file.num_bytes:
+            return []  # named by its size
+        data = mapped_array(path, dtype)
+        offset_N1 = _offsets(table["code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}"])
+        if offset_N1[-1] != len(data):
+            return [f"{file.path} has {len(data)} tokens, its sidecar says {offset_N1[-1]}"]
+        if suffix == "tokens":
+            wrong = np.flatnonzero(checksums(data, offset_N1) != table["checksum"].to_numpy())
+            if len(wrong):
+                rest = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+                sample_id = table["sample_id"][int(wrong[0])]
+                return [f"{file.path}: checksum of sample {sample_id} is wrong{rest}"]
+        num_base = self.manifest.tokenizer.num_base
+        if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= num_base:
+            return [f"{file.path} holds text id {data.max()}, expected less than {num_base}"]
+        return []
+
+
+def read_sidecar(path: Path, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
+    """Columns of a sidecar; those with one value for all rows stay one value in memory."""
+    file = path / shard.file("parquet").path
+    with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
+        missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
+        if missing & set(columns):
+            raise KeyError(f"columns {', '.join(sorted(missing))} are missing")
+        table = sidecar.read(columns=list(columns), use_threads=False)
+    wrong = [
+        name for name in columns if name not in CONSTANT_COLUMNS and table[name].type != ROW_SCHEMA.field(name).type
+    ]
+    if wrong:
+        raise KeyError(f"column {wrong[0]} is {table[wrong[0]].type}, expected {ROW_SCHEMA.field(wrong[0]).type}")
+    return table
+
+
+def _checked_columns(part: PartInfo) -> list[str]:
+    lengths = ["code_len", *(f"text_len_{variant.name}" for variant in part.variants)]
+    return ["sample_id", "checksum", *lengths, *CONSTANT_COLUMNS]
+
+
+def _offsets(lengths: pa.ChunkedArray) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])
