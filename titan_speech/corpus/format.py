@@ -39,6 +39,10 @@ class ImportOptions:
     """Which split of an input that has several."""
     codec: str | None = None
     """Codec that encodes audio, for formats that hold audio."""
+    codes_dtype: str | None = None
+    """What codes are that the input keeps as bytes: uint16, int32, uint32 or int64, little-endian."""
+    long_audio: str = "error"
+    """What becomes of audio longer than 40 s: `error` or `split` (into equal pieces, which lose their transcripts)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ class Format(Protocol):
     def samples(self, unit: Unit) -> Iterator[Sample]: ...
 
 
-FORMATS: dict[str, tuple[str, str]] = {}
+FORMATS: dict[str, tuple[str, str]] = {
+    "mds": ("mds", "MDS"),
+    "parquet": ("parquet", "Parquet"),
+    "webdataset": ("webdataset", "WebDataset"),
+}
 """Name to (module under titan_speech.corpus, class)."""
 
 

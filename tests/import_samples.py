@@ -1,0 +1,31 @@
+"""Shared by the tests of importers: a unit's samples, all samples of an input, and a store made of them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+from titan_speech.corpus.format import Format, ImportOptions, open_format
+from titan_speech.corpus.samples import SpeechSample
+
+
+def opened(
+    name: str, *inputs: Path, columns: Mapping[str, str] | None = None, language: str | None = "en", **options: str
+) -> Format:
+    """As a build opens it: options are strings of the command line, and the format goes to other processes."""
+    source = options.pop("dataset_source", "tapes")
+    asked = ImportOptions(inputs, dataset_source=source, language=language, columns=columns or {}, **options)  # type: ignore[arg-type]
+    return pickle.loads(pickle.dumps(open_format(name, asked)))
+
+
+def imported(name: str, *inputs: Path, **options) -> dict[str, SpeechSample]:  # type: ignore[no-untyped-def]
+    """All samples by id, in order."""
+    samples = {}
+    source = opened(name, *inputs, **options)
+    for unit in source.units():
+        for sample in source.samples(unit):
+            assert isinstance(sample, SpeechSample)
+            assert sample.info.sample_id not in samples
+            samples[sample.info.sample_id] = sample
+    return samples
