@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from titan_speech.data.groups import Groups
-from titan_speech.prompts import Document
+from titan_speech.prompts import Document, Spliced
 
 
 class ListedDocuments:
     """Document i has `lengths[i]` tokens: BOS (id 0), then `first_id + 1000 * i + 1`, counting up."""
 
     part: Any = None
+    base = 0
 
     def __init__(self, lengths: list[int], first_id: int = 0) -> None:
         self.all_lengths, self.first_id = lengths, first_id
@@ -27,6 +28,10 @@ class ListedDocuments:
 
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
+
+    def spliced(self, i: int) -> Spliced:
+        ids_T = self.document(i).ids_T
+        return Spliced([ids_T[:1], ids_T[1:]], len(ids_T), 1)
 
     def document(self, i: int) -> Document:
         length = self.all_lengths[i]

@@ -27,7 +27,8 @@ def batch(num_packs: int = 4, seq_len: int = 32) -> tuple[torch.Tensor, torch.Te
     ids_BL = rng.integers(0, NUM_ROWS, (num_packs, seq_len + 1))
     trained_BL = rng.random((num_packs, seq_len)) < 0.7
     stream_B = rng.integers(0, len(STREAMS), num_packs)
-    labels_BL = np.stack([encode_labels(ids_BL[b, 1:], trained_BL[b], stream_B[b]) for b in range(num_packs)])
+    encoded_BL = np.stack([encode_labels(ids_BL[b, 1:], int(stream_B[b])) for b in range(num_packs)])
+    labels_BL = np.where(trained_BL, encoded_BL, -100)
     targets_BL = np.where(trained_BL, ids_BL[:, 1:], -100)
     return torch.from_numpy(ids_BL[:, :-1]), torch.from_numpy(labels_BL), targets_BL, stream_B
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from titan_speech.data.labels import encode_labels
+from titan_speech.data.labels import IGNORE_INDEX, encode_labels
 from titan_speech.observe.counters import BatchCounts, count_batch
 from titan_speech.observe.groups import GroupLoss, StreamKey, group_losses
 from titan_speech.observe.jsonl import JsonlLogger
@@ -22,7 +22,7 @@ def batch_of(rows: list[tuple[list[int], list[int], list[bool]]]) -> tuple[torch
     """Tensors as the loader yields them, from (ids, positions, trained) rows."""
     ids = torch.tensor([row[0] for row in rows])
     positions = torch.tensor([row[1] for row in rows])
-    labels = np.stack([encode_labels(np.array(row[0]), np.array(row[2]), 3) for row in rows])
+    labels = np.stack([np.where(row[2], encode_labels(np.array(row[0]), 3), IGNORE_INDEX) for row in rows])
     return ids, positions, torch.from_numpy(labels)
 
 

@@ -1,8 +1,9 @@
 """Samples of a store read as one task: the seam where views of the data are plugged in.
 
 In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
-any document's tokens. There is one document number per sample, so order and packing never need an index of their own;
-a sample that cannot be read as the task (no transcript, no other segment of its speaker) is a document of length 0.
+any document as views of the store between constant arrays (`Spliced`), which a pack copies once. There is one document
+number per sample, so order and packing never need an index of their own; a sample that cannot be read as the task (no
+transcript, no other segment of its speaker) is a document of length 0.
 
 A view (clone pairs, stitched segments) is one more class with these two methods. Lengths come a slice at a time, so a
 part of 80 M samples costs what its length columns cost.
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from titan_speech.config.tables import SourceTable
 from titan_speech.data.speakers import next_of_speaker
-from titan_speech.prompts import Document, Grammar, Parts, Task
+from titan_speech.prompts import Document, Frame, Grammar, Parts, Spliced, Task
 from titan_speech.store.manifest import Kind
 from titan_speech.store.part import Part
+from titan_speech.vocabulary import CODES_PER_SEC
 
 DESCRIPTION, USER = "description", "user"
 SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})
@@ -40,6 +42,15 @@ class Documents(Protocol):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         """Tokens of documents [start, stop), framing included; 0 for a sample that cannot be read so."""
+        ...
+
+    @property
+    def base(self) -> int:
+        """What is added to spliced arrays to make them ids."""
+        ...
+
+    def spliced(self, i: int) -> Spliced:
+        """The arrays document i is made of, end to end."""
         ...
 
     def document(self, i: int) -> Document: ...
@@ -63,16 +74,31 @@ class SampleDocuments:
     def num_documents(self) -> int:
         return self.part.num_samples
 
+    @cached_property
+    def frames(self) -> dict[int, Frame]:
+        return self.grammar.frames(self.task)
+
+    @property
+    def base(self) -> int:
+        return self.grammar.frame(self.task).base
+
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
+    def spliced(self, i: int) -> Spliced:
+        values = self.values(i)
+        return self.frames[len(values)].splice(values, self.train_on)
+
     def document(self, i: int) -> Document:
-        return self.grammar.document(self.task, self.parts(i), self.train_on)
+        values = self.values(i)
+        fields = self.frames[len(values)].fields
+        return self.grammar.document(self.task, Parts(**dict(zip(fields, values, strict=True))), self.train_on)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         raise NotImplementedError
 
-    def parts(self, i: int) -> Parts:
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        """What the store holds for each field of the task's template, in document order."""
         raise NotImplementedError
 
 
@@ -82,8 +108,8 @@ class SpeechDocuments(SampleDocuments):
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         return self.part.code_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
 
-    def parts(self, i: int) -> Parts:
-        return Parts(codes=self.part.codes(i))
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        return (self.part.codes(i),)
 
 
 class ContinuationDocuments(SpeechDocuments):
@@ -93,15 +119,18 @@ class ContinuationDocuments(SpeechDocuments):
         lengths_N = super().lengths(start, stop)
         return np.where(self.part.code_len_N[start:stop] >= 2, lengths_N, np.int32(0))
 
-    def parts(self, i: int) -> Parts:
+    def values(self, i: int) -> tuple[NDArray, ...]:
         codes_T = self.part.codes(i)
-        num_prompt = max(1, int(len(codes_T) * prompt_fraction(i)))
-        return Parts(prompt_codes=codes_T[:num_prompt], codes=codes_T[num_prompt:])
+        num_prompt = num_prompt_codes(i, len(codes_T))
+        return codes_T[:num_prompt], codes_T[num_prompt:]
 
 
-def prompt_fraction(i: int) -> float:
-    """Part of a continuation that is its prompt: 0.2 to 0.8, evenly spread over any run of samples (golden ratio)."""
-    return 0.2 + 0.6 * (i * 0.6180339887498949 % 1.0)
+def num_prompt_codes(i: int, num_codes: int) -> int:
+    """Where sample i is cut: at 0.2 to 0.8 of it, evenly spread over any run of samples (golden ratio), and at least a
+    second from either end if it has two."""
+    cut = int(num_codes * (0.2 + 0.6 * (i * 0.6180339887498949 % 1.0)))
+    margin = CODES_PER_SEC if num_codes >= 2 * CODES_PER_SEC else 1
+    return min(max(cut, margin), num_codes - margin)
 
 
 class TTSDocuments(SampleDocuments):
@@ -116,10 +145,12 @@ class TTSDocuments(SampleDocuments):
             lengths_N += np.where(description_len_N > 0, description_len_N + extra, 0).astype(np.int32)
         return np.where(text_len_N > 0, lengths_N, np.int32(0))
 
-    def parts(self, i: int) -> Parts:
-        description_ids = self.part.text(i, DESCRIPTION) if DESCRIPTION in self.part.variants else None
-        text_ids = self.part.text(i, self.transcript)
-        return Parts(text_ids=text_ids, codes=self.part.codes(i), description_ids=description_ids)
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        values = self.part.text(i, self.transcript), self.part.codes(i)
+        if DESCRIPTION not in self.part.variants:
+            return values
+        description_ids = self.part.text(i, DESCRIPTION)
+        return (description_ids, *values) if len(description_ids) else values
 
 
 class CloneDocuments(SampleDocuments):
@@ -140,14 +171,9 @@ class CloneDocuments(SampleDocuments):
     def samples(self, i: int) -> tuple[int, ...]:
         return (int(self.reference_N[i]), i)
 
-    def parts(self, i: int) -> Parts:
-        reference = int(self.reference_N[i])
-        return Parts(
-            ref_text_ids=self.part.text(reference, self.transcript),
-            ref_codes=self.part.codes(reference),
-            text_ids=self.part.text(i, self.transcript),
-            codes=self.part.codes(i),
-        )
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        part, transcript, reference = self.part, self.transcript, int(self.reference_N[i])
+        return part.text(reference, transcript), part.codes(reference), part.text(i, transcript), part.codes(i)
 
 
 class TextDocuments(SampleDocuments):
@@ -159,8 +185,8 @@ class TextDocuments(SampleDocuments):
             return lengths_N
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
 
-    def parts(self, i: int) -> Parts:
-        return Parts(text_ids=self.part.tokens(i))
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        return (self.part.tokens(i),)
 
 
 class InstructionDocuments(SampleDocuments):
@@ -171,8 +197,8 @@ class InstructionDocuments(SampleDocuments):
         lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_framing(self.task))
         return np.where(user_len_N > 0, lengths_N, np.int32(0))
 
-    def parts(self, i: int) -> Parts:
-        return Parts(user_ids=self.part.text(i, USER), assistant_ids=self.part.tokens(i))
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        return self.part.text(i, USER), self.part.tokens(i)
 
 
 DOCUMENTS_OF_TASK = {

@@ -1,7 +1,7 @@
 """Labels that carry the stream they came from.
 
-In: next-token ids, which of them are trained, and the index of the pack's stream. Out: int64 labels, -100 where
-nothing is trained, else `id | stream << 32`; and the way back, for numpy arrays and torch tensors alike.
+In: next-token ids and the index of the pack's stream. Out: int64 labels `id | stream << 32`; and the way back, for
+numpy arrays and torch tensors alike. Where nothing is trained, the label is -100.
 
 The group rides inside the labels because nothing else passes chunked losses, context parallelism, pipelines and CUDA
 graphs untouched. It costs no bytes: TorchTitan's labels are int64, and ids need 18 of the 64 bits.
@@ -22,9 +22,11 @@ ID_MASK = (1 << STREAM_SHIFT) - 1
 Array = TypeVar("Array", NDArray[np.int64], torch.Tensor)
 
 
-def encode_labels(ids_S: NDArray[np.int64], trained_S: NDArray[np.bool_], stream: int) -> NDArray[np.int64]:
-    """Label of each position: the token that follows it with its stream, or -100."""
-    return np.where(trained_S, ids_S | (stream << STREAM_SHIFT), IGNORE_INDEX)
+def encode_labels(ids: NDArray[np.integer], stream: int) -> NDArray[np.int64]:
+    """Labels of trained tokens: each with its stream."""
+    labels = ids.astype(np.int64)
+    labels |= stream << STREAM_SHIFT
+    return labels
 
 
 def split_labels(labels: Array) -> tuple[Array, Array]:

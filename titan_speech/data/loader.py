@@ -54,8 +54,8 @@ class PlanDataset(Dataset[Pack]):
 
 def collate(packs: list[Pack]) -> Batch:
     """Packs as the tensors TorchTitan's trainer takes."""
-    ids_BL = torch.from_numpy(np.stack([pack.ids_S for pack in packs]).astype(np.int64))
-    positions_BL = torch.from_numpy(np.stack([pack.positions_S for pack in packs]).astype(np.int64))
+    ids_BL = torch.from_numpy(np.stack([pack.ids_S for pack in packs], dtype=np.int64))
+    positions_BL = torch.from_numpy(np.stack([pack.positions_S for pack in packs], dtype=np.int64))
     labels_BL = torch.from_numpy(np.stack([pack.labels_S for pack in packs]))
     return {"input": ids_BL, "positions": positions_BL}, labels_BL
 

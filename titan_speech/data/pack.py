@@ -6,9 +6,10 @@ In: the pieces of a pack and the documents they are cut from. Out: `Pack`, three
     labels      A  A A A /s -   B  B B |  -   -        the token that follows, encoded with the stream; - is -100
     positions   0  1 2 3 4  5   0  1 2 |  0   1        0 opens every piece, a continuation and the padding
 
+Documents come as views of the store between constant arrays (prompts.Spliced); all of a pack's are copied at once.
 The label of a piece's last token is read from its document, past the end of the pack if the document goes on there, so
 each token but BOS is a target exactly once. Nothing is ever predicted across a document's border. A pack of 2,048
-tokens in 5 pieces takes 110 us, of which reading and framing the documents are 80.
+tokens in 4 paired documents takes 45 us.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from titan_speech.data.documents import Documents
 from titan_speech.data.labels import IGNORE_INDEX, encode_labels
 from titan_speech.data.streams import Piece
+from titan_speech.prompts import joined
 
 FILLER = -1
 
@@ -54,24 +56,47 @@ class Pack:
 def lay_out(
     slot: int, stream: int, documents: Sequence[Documents], pieces: Sequence[Piece], seq_len: int, pad_id: int
 ) -> Pack:
-    """The pack of these pieces, in their order."""
-    ids_S, positions_S = np.empty(seq_len, np.int32), np.empty(seq_len, np.int32)
-    next_S, trained_S = np.zeros(seq_len, np.int64), np.zeros(seq_len, np.bool_)
-    count_S = _counting(seq_len)
-    begin = 0
+    """The pack of these pieces, in their order. Only at the pack's end may a piece stop before its document."""
+    base = documents[0].base if pieces else 0
+    arrays: list[NDArray] = []
+    sizes: list[int] = []
+    ignored: list[slice] = []
+    last_places: list[int] = []
+    end, is_open = 0, False
     for part, number, start, stop in pieces:
-        document = documents[part].document(number)
-        end = begin + stop - start
-        ids_S[begin:end] = document.ids_T[start:stop]
-        positions_S[begin:end] = count_S[: stop - start]
-        targets_T = document.ids_T[start + 1 : stop + 1]  # one short where the document ends
-        next_S[begin : begin + len(targets_T)] = targets_T
-        trained_S[begin : begin + len(targets_T)] = document.trained_T[start + 1 : stop + 1]
-        begin = end
-    ids_S[begin:] = pad_id
-    positions_S[begin:] = count_S[: seq_len - begin]
-    labels_S = encode_labels(next_S, trained_S, stream)
-    return Pack(slot, stream, ids_S, labels_S, positions_S, tuple(pieces), seq_len - begin)
+        spliced, num_tokens, num_untrained = documents[part].spliced(number)
+        arrays += spliced if stop - start == num_tokens else cut_arrays(spliced, start, stop + 1)
+        begin, end = end, end + stop - start
+        sizes.append(stop - start)
+        if num_untrained > start + 1:
+            ignored.append(slice(begin, min(begin + num_untrained - start - 1, end)))
+        is_open = stop < num_tokens  # if it is the last piece, the token past the pack's end is its target
+        if not is_open or stop < num_untrained:
+            last_places.append(end - 1)
+    pad_S = np.full(seq_len + 1 - end - is_open, pad_id - base, np.int32)
+    ids = joined([*arrays, pad_S], base)
+    labels_S = encode_labels(ids[1:], stream)
+    for some in ignored:
+        labels_S[some] = IGNORE_INDEX
+    labels_S[last_places] = IGNORE_INDEX
+    labels_S[end:] = IGNORE_INDEX
+    return Pack(slot, stream, ids[:-1], labels_S, _positions(sizes, seq_len), tuple(pieces), seq_len - end)
+
+
+def cut_arrays(arrays: Sequence[NDArray], start: int, stop: int) -> list[NDArray]:
+    """Views of tokens [start, stop) of arrays that lie end to end; what lies outside is not touched."""
+    kept = []
+    for array in arrays:
+        if start < len(array) and stop > 0:
+            kept.append(array[max(start, 0) : stop])
+        start, stop = start - len(array), stop - len(array)
+    return kept
+
+
+def _positions(sizes: Sequence[int], seq_len: int) -> NDArray[np.int32]:
+    """Counts from 0 in each piece and in the padding."""
+    count_S = _counting(seq_len)
+    return np.concatenate([*(count_S[:size] for size in sizes), count_S[: seq_len - sum(sizes)]])
 
 
 @lru_cache(maxsize=4)
