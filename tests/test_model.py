@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import FLAVORS, decoder_config
+from titan_speech.model.flavors import FLAVORS, decoder_config, published_shape
 
 FAMILIES = ("llama3", "qwen3")
 NUM_ROWS = 1024
@@ -37,7 +37,7 @@ def num_parameters(model: torch.nn.Module) -> int:
 
 def debug_model(family: str, num_rows: int = NUM_ROWS) -> Decoder:
     torch.manual_seed(0)
-    model = decoder_config(family, "debug", num_rows, attention_config("dense")).build()
+    model = decoder_config(published_shape(family, "debug"), num_rows, attention_config("dense")).build()
     model.init_weights()
     with torch.no_grad():  # the small initial weights would hide differences
         for name, parameter in model.named_parameters():
@@ -56,7 +56,7 @@ def logits_of(model: Decoder, documents: list[torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda p: f"{p[0]}-{p[1]}-{p[2]}")
 def test_flavors_have_their_published_figures(published: tuple) -> None:
     family, flavor, rows, layers, width, heads, kv_heads, hidden, theta, parameters = published
-    config = decoder_config(family, flavor, rows, attention_config("dense"))
+    config = decoder_config(published_shape(family, flavor), rows, attention_config("dense"))
     with torch.device("meta"):
         model = config.build()
     attention = config.layers[0].attention
@@ -64,13 +64,15 @@ def test_flavors_have_their_published_figures(published: tuple) -> None:
     assert found == (layers, width, heads, kv_heads)
     assert config.layers[0].feed_forward.w1.out_features == hidden
     assert attention.rope.theta == theta
-    assert num_parameters(model) == parameters
+    assert num_parameters(model) == published_shape(family, flavor).num_parameters(rows) == parameters
 
 
 def test_rope_scaling_is_that_of_each_llama_release() -> None:
     def factor(flavor: str) -> float:
         return (
-            decoder_config("llama3", flavor, 128_256, attention_config("dense")).layers[0].attention.rope.scaling_factor
+            decoder_config(published_shape("llama3", flavor), 128_256, attention_config("dense"))
+            .layers[0]
+            .attention.rope.scaling_factor
         )
 
     assert factor("1B") == 32.0  # Llama 3.2
@@ -80,13 +82,13 @@ def test_rope_scaling_is_that_of_each_llama_release() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_debug_models_stay_below_ten_million_parameters_at_the_bundled_vocabulary(family: str) -> None:
     with torch.device("meta"):
-        model = decoder_config(family, "debug", 69_760, attention_config("dense")).build()
+        model = decoder_config(published_shape(family, "debug"), 69_760, attention_config("dense")).build()
     assert num_parameters(model) < 10_000_000
 
 
 def test_an_unknown_flavor_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"flavor = '3B'.*1B.*0\.6B"):
-        decoder_config("llama3", "3B", NUM_ROWS, attention_config("dense"))
+        published_shape("llama3", "3B")
 
 
 def test_every_family_has_a_debug_flavor() -> None:

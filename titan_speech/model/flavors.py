@@ -1,15 +1,14 @@
-"""Backbones by family and flavor, at their published sizes, with the vocabulary grown to `num_rows`.
+"""Backbones by family and flavor, and the TorchTitan configuration of any shape.
 
-In: family, flavor, number of vocabulary rows, attention back end. Out: a TorchTitan decoder configuration. The sizes
-of 0.6B to 8B are TorchTitan's, corrected where the published configuration differs; `debug` is ours: under 10 M
-parameters at a vocabulary of 69,760 rows (of which 6.7 M are the tied embedding), so that a CPU can train it.
+In: family and flavor, or a `BackboneShape` read elsewhere; vocabulary rows; attention back end. Out: a TorchTitan
+decoder configuration. Sizes of 0.6B to 8B are the published ones (config.json of each model); `debug` is ours: under
+10 M parameters at a vocabulary of 69,760 rows (of which 6.7 M are the tied embedding), so that a CPU can train it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear
@@ -17,98 +16,55 @@ from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_conf
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.nn_modules import RMSNorm
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
-from torchtitan.models.llama3 import Llama3Model, llama3_configs
+from torchtitan.models.common.rope import RoPE
+from torchtitan.models.llama3 import Llama3Model
 from torchtitan.models.llama3.model import Llama3TransformerBlock
-from torchtitan.models.qwen3 import Qwen3Model, qwen3_configs
+from torchtitan.models.qwen3 import Qwen3Model
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock
 from torchtitan.protocols.module import Module
 
 from titan_speech.errors import ConfigError
+from titan_speech.model.shape import BackboneShape, RopeScaling
 
-DEBUG_DIM, DEBUG_LAYERS, DEBUG_HEADS, DEBUG_KV_HEADS, DEBUG_HIDDEN = 96, 4, 4, 2, 256
 INIT_STD = 0.02
 
-Builder = Callable[[], Decoder.Config]
+
+def _llama3(**sizes: Any) -> BackboneShape:
+    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 500_000.0, "norm_eps": 1e-5, "max_positions": 131_072}
+    return BackboneShape(family="llama3", **(shared | sizes))
 
 
-def _llama3_1b() -> Decoder.Config:
-    """Llama-3.2-1B: its published rope scaling factor is 32; TorchTitan's 1B keeps Llama-3.1's 8."""
-    config = llama3_configs["1B"](attn_backend="flex")
-    for layer in config.layers:
-        layer.attention.rope = dataclasses.replace(layer.attention.rope, scaling_factor=32.0)
-    return config
+def _qwen3(**sizes: Any) -> BackboneShape:
+    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 1_000_000.0, "norm_eps": 1e-6, "max_positions": 40_960}
+    return BackboneShape(family="qwen3", is_tied=True, **(shared | sizes))
 
 
-def _debug_layer(family: str, layer_id: int) -> Module.Config:
-    """One small layer of the family: Qwen3 normalises queries and keys and has heads wider than dim / heads."""
-    is_qwen = family == "qwen3"
-    head_dim = 32 if is_qwen else DEBUG_DIM // DEBUG_HEADS
-    block = Qwen3TransformerBlock if is_qwen else Llama3TransformerBlock
-    rope = (CosSinRoPE if is_qwen else ComplexRoPE).Config(
-        dim=head_dim, max_seq_len=8192, theta=1_000_000.0 if is_qwen else 500_000.0
-    )
-    init = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
-    output_init = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(INIT_STD, layer_id))}
-    return block.Config(
-        attention_norm=_norm(DEBUG_DIM),
-        ffn_norm=_norm(DEBUG_DIM),
-        attention=make_gqa_config(
-            dim=DEBUG_DIM,
-            n_heads=DEBUG_HEADS,
-            n_kv_heads=DEBUG_KV_HEADS,
-            head_dim=head_dim if is_qwen else None,
-            wqkv_param_init=init,
-            wo_param_init=output_init,
-            inner_attention=Module.Config(),  # replaced in `grown`
-            fuse_qkv=True,
-            rope=rope,
-            qk_norm=_norm(head_dim) if is_qwen else None,
-        ),
-        feed_forward=make_ffn_config(
-            dim=DEBUG_DIM, hidden_dim=DEBUG_HIDDEN, w1_param_init=init, w2w3_param_init=output_init
-        ),
-    )
-
-
-def _norm(width: int) -> RMSNorm.Config:
-    return RMSNorm.Config(normalized_shape=width, eps=1e-5, param_init={"weight": nn.init.ones_})
-
-
-def _debug(family: str) -> Decoder.Config:
-    model = Qwen3Model if family == "qwen3" else Llama3Model
-    return model.Config(
-        dim=DEBUG_DIM,
-        vocab_size=1,  # grown in `grown`
-        enable_weight_tying=True,
-        tok_embeddings=Embedding.Config(
-            num_embeddings=1, embedding_dim=DEBUG_DIM, param_init={"weight": skip_param_init}
-        ),
-        norm=_norm(DEBUG_DIM),
-        lm_head=Linear.Config(
-            in_features=DEBUG_DIM,
-            out_features=1,
-            param_init={"weight": partial(nn.init.trunc_normal_, std=INIT_STD)},
-        ),
-        layers=[_debug_layer(family, layer_id) for layer_id in range(DEBUG_LAYERS)],
-    )
-
-
-FLAVORS: dict[str, dict[str, Builder]] = {
+_DEBUG = {
+    **{"num_layers": 4, "dim": 96, "num_heads": 4, "num_kv_heads": 2, "hidden_dim": 256},
+    **{"norm_eps": 1e-5, "max_positions": 8192},
+}
+FLAVORS: dict[str, dict[str, BackboneShape]] = {
     "llama3": {
-        "debug": partial(_debug, "llama3"),
-        "1B": _llama3_1b,
-        "8B": partial(llama3_configs["8B"], attn_backend="flex"),
+        "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
+        "1B": _llama3(  # Llama-3.2-1B
+            **{"num_layers": 16, "dim": 2048, "num_heads": 32, "head_dim": 64, "hidden_dim": 8192, "is_tied": True},
+            rope_scaling=RopeScaling(factor=32.0),
+        ),
+        "8B": _llama3(  # Llama-3.1-8B
+            **{"num_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14_336, "is_tied": False},
+            rope_scaling=RopeScaling(factor=8.0),
+        ),
     },
     "qwen3": {
-        "debug": partial(_debug, "qwen3"),
-        "0.6B": partial(qwen3_configs["0.6B"], attn_backend="flex"),
-        "1.7B": partial(qwen3_configs["1.7B"], attn_backend="flex"),
+        "debug": _qwen3(**_DEBUG, head_dim=32),  # wider heads than dim / heads, as the family has
+        "0.6B": _qwen3(num_layers=28, dim=1024, num_heads=16, hidden_dim=3072),
+        "1.7B": _qwen3(num_layers=28, dim=2048, num_heads=16, hidden_dim=6144),
     },
 }
 
 
-def decoder_config(family: str, flavor: str, num_rows: int, attention: Module.Config) -> Decoder.Config:
-    """Decoder configuration of a backbone with `num_rows` vocabulary rows.
+def published_shape(family: str, flavor: str) -> BackboneShape:
+    """Sizes of a flavor.
 
     Raises:
         ConfigError: the family has no such flavor.
@@ -116,15 +72,67 @@ def decoder_config(family: str, flavor: str, num_rows: int, attention: Module.Co
     if flavor not in FLAVORS.get(family, {}):
         known = "; ".join(f"{name}: {', '.join(flavors)}" for name, flavors in FLAVORS.items())
         raise ConfigError(f"[model] family = {family!r}, flavor = {flavor!r}: no such backbone. Known are {known}.")
-    return _grown(FLAVORS[family][flavor](), num_rows, attention)
+    return FLAVORS[family][flavor]
 
 
-def _grown(config: Decoder.Config, num_rows: int, attention: Module.Config) -> Decoder.Config:
-    for layer in config.layers:
-        layer.attention.inner_attention = attention
-    return dataclasses.replace(
-        config,
+def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
+    """Decoder configuration of a backbone with `num_rows` vocabulary rows."""
+    model = Qwen3Model if shape.family == "qwen3" else Llama3Model
+    head = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
+    embedding = {"weight": skip_param_init if shape.is_tied else partial(nn.init.normal_, std=INIT_STD)}
+    rope = _rope(shape)
+    return model.Config(
+        dim=shape.dim,
         vocab_size=num_rows,
-        tok_embeddings=dataclasses.replace(config.tok_embeddings, num_embeddings=num_rows),
-        lm_head=dataclasses.replace(config.lm_head, out_features=num_rows),
+        enable_weight_tying=shape.is_tied,
+        tok_embeddings=Embedding.Config(num_embeddings=num_rows, embedding_dim=shape.dim, param_init=embedding),
+        norm=_norm(shape, shape.dim),
+        lm_head=Linear.Config(in_features=shape.dim, out_features=num_rows, param_init=head),
+        layers=[_layer(shape, layer_id, rope, attention) for layer_id in range(shape.num_layers)],
     )
+
+
+def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Module.Config) -> Module.Config:
+    """One layer; output projections start smaller with depth, so that the residual stream keeps its scale."""
+    block = Qwen3TransformerBlock if shape.family == "qwen3" else Llama3TransformerBlock
+    init = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
+    output_init = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(INIT_STD, layer_id))}
+    return block.Config(
+        attention_norm=_norm(shape, shape.dim),
+        ffn_norm=_norm(shape, shape.dim),
+        attention=make_gqa_config(
+            dim=shape.dim,
+            n_heads=shape.num_heads,
+            n_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            wqkv_param_init=init,
+            wo_param_init=output_init,
+            inner_attention=attention,
+            fuse_qkv=True,
+            rope=rope,
+            qk_norm=_norm(shape, shape.head_dim) if shape.has_qk_norm else None,
+        ),
+        feed_forward=make_ffn_config(
+            dim=shape.dim, hidden_dim=shape.hidden_dim, w1_param_init=init, w2w3_param_init=output_init
+        ),
+    )
+
+
+def _rope(shape: BackboneShape) -> RoPE.Config:
+    kind = CosSinRoPE if shape.family == "qwen3" else ComplexRoPE
+    base = {"dim": shape.head_dim, "max_seq_len": shape.max_positions, "theta": shape.rope_theta}
+    scaling = shape.rope_scaling
+    if scaling is None:
+        return kind.Config(**base)
+    return kind.Config(
+        **base,
+        scaling="llama",
+        scaling_factor=scaling.factor,
+        low_freq_factor=scaling.low_freq_factor,
+        high_freq_factor=scaling.high_freq_factor,
+        original_max_position_embeddings=scaling.original_max_positions,
+    )
+
+
+def _norm(shape: BackboneShape, width: int) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=width, eps=shape.norm_eps, param_init={"weight": nn.init.ones_})

@@ -17,10 +17,20 @@ from torchtitan.protocols.model_spec import ModelSpec
 from titan_speech.config.tables import ModelTable
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import decoder_config
+from titan_speech.model.flavors import decoder_config, published_shape
+from titan_speech.model.shape import BackboneShape
 
 _PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
 _ADAPTERS = {"llama3": Llama3StateDictAdapter, "qwen3": Qwen3StateDictAdapter}
+
+
+def model_shape(table: ModelTable) -> BackboneShape:
+    """Sizes the [model] table asks for.
+
+    Raises:
+        ConfigError: the family has no such flavor.
+    """
+    return published_shape(table.family, table.flavor)
 
 
 def model_spec(table: ModelTable, num_rows: int, tensor_parallel_degree: int = 1) -> ModelSpec:
@@ -30,8 +40,9 @@ def model_spec(table: ModelTable, num_rows: int, tensor_parallel_degree: int = 1
         ConfigError: the family has no such flavor, its heads cannot be shared by the tensor-parallel ranks, or the
             attention back end cannot run here.
     """
-    config = decoder_config(table.family, table.flavor, num_rows, attention_config(table.attention))
-    num_kv_heads = config.layers[0].attention.n_kv_heads
+    shape = model_shape(table)
+    config = decoder_config(shape, num_rows, attention_config(table.attention))
+    num_kv_heads = shape.num_kv_heads
     if num_kv_heads % tensor_parallel_degree:
         raise ConfigError(
             f"parallelism.tensor_parallel_degree = {tensor_parallel_degree} does not divide the {num_kv_heads} key and "
