@@ -27,3 +27,7 @@ class CodecError(TitanSpeechError, ValueError):
 
 class CheckpointError(TitanSpeechError, RuntimeError):
     """A checkpoint is absent, incomplete, or belongs to another run."""
+
+
+class ModelError(TitanSpeechError, ValueError):
+    """Weights, a model folder or a tokenizer beside them do not fit each other or cannot be used here."""

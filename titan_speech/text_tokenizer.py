@@ -1,8 +1,8 @@
 """The backbone's text tokenizer, read from a folder.
 
-In: `tokenizer.json` (Hugging Face `tokenizers`), and beside it whatever says which tokens open and close a
-document and how many rows the backbone has. Out: text ids without specials, and the `Vocabulary` that grows
-from them.
+In: `tokenizer.json` (Hugging Face `tokenizers`) or Llama 3's `tokenizer.model` (tiktoken), and beside it whatever
+says which tokens open and close a document and how many rows the backbone has. Out: text ids without specials, and
+the `Vocabulary` that grows from them.
 
 Read in falling order of precedence: recipe.json (`bos_token`, `eos_token`, `num_base`), config.json (`vocab_size`:
 Qwen3 has 151,936 rows for 151,669 entries), tokenizer_config.json, special_tokens_map.json, names known by habit.
@@ -22,8 +22,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from titan_speech import tiktoken_folder
 from titan_speech.errors import VocabularyError
 from titan_speech.vocabulary import Vocabulary
+
+JSON_NAME = "tokenizer.json"
+TEXT_TOKENIZER = "text_tokenizer"
+"""Folder inside a grown model's folder that holds the tokenizer of its text."""
 
 # Pairs that open and close a document, tried in this order when no file of the folder names them. They count only
 # as specials: Qwen3 has "<s>" as an ordinary entry.
@@ -62,9 +67,9 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> TextTokenizer:
-        """Reads a folder with tokenizer.json, or that file itself."""
-        file = _tokenizer_file(Path(path))
-        text = file.read_text(encoding="utf-8")
+        """Reads a folder with tokenizer.json or tokenizer.model, or that file itself."""
+        file = tokenizer_file(Path(path))
+        text = tokenizer_json(file)
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
@@ -82,6 +87,10 @@ class TextTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def token(self, id_: int) -> str:
+        """Name of an entry."""
+        return self._tokenizer.id_to_token(id_)
 
     @cached_property
     def unknown_id(self) -> int | None:
@@ -106,13 +115,23 @@ class TextTokenizer:
         self.__init__(Tokenizer.from_str(text), bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=identity)
 
 
-def _tokenizer_file(path: Path) -> Path:
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise VocabularyError(
-            f"no tokenizer at {path}: expected a folder with tokenizer.json, or that file ([tokenizer] path)"
-        )
-    return file
+def tokenizer_file(path: Path) -> Path:
+    """The file that holds the tokenizer of a folder; a grown model's folder has that of its text in a folder inside."""
+    names = (f"{TEXT_TOKENIZER}/{JSON_NAME}", JSON_NAME, tiktoken_folder.FILE_NAME) if path.is_dir() else ("",)
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    raise VocabularyError(
+        f"no tokenizer at {path}: expected a folder with {JSON_NAME} or {tiktoken_folder.FILE_NAME}, or such a file "
+        "([tokenizer] path)"
+    )
+
+
+def tokenizer_json(file: Path) -> str:
+    """The content of tokenizer.json, made from tokenizer.model where that is what there is."""
+    if file.name == tiktoken_folder.FILE_NAME:
+        return json.dumps(tiktoken_folder.tiktoken_as_json(file), ensure_ascii=False)
+    return file.read_text(encoding="utf-8")
 
 
 def _identity(text: str) -> str:

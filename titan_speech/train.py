@@ -13,6 +13,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.errors import ConfigError, TitanSpeechError
 
 if TYPE_CHECKING:
+    from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.data.plan import DataPlan
+    from titan_speech.model.shape import BackboneShape
     from titan_speech.trainer import SpeechTrainer
 
 EXIT_BAD_INPUT = 2
@@ -57,6 +60,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
 
     from titan_speech.checkpoint.start import choose_start
     from titan_speech.data.plan import DataPlan
+    from titan_speech.hf.initial import grown_initial, model_shape
     from titan_speech.prompts import Grammar
     from titan_speech.text_tokenizer import TextTokenizer
     from titan_speech.trainer_config import trainer_config
@@ -66,9 +70,14 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
     plan = DataPlan.from_config(loaded.config, Grammar(tokenizer.vocabulary()), tokenizer)
-    provenance = _provenance(loaded, plan, world_size)
+    shape = model_shape(loaded.config.model)
+    provenance = _provenance(loaded, plan, world_size, shape)
     folder = Path(loaded.config.job.dump_folder)
-    choose_start(loaded.config.checkpoint, folder / loaded.config.checkpoint.folder, provenance)
+    start = choose_start(loaded.config.checkpoint, folder / loaded.config.checkpoint.folder, provenance)
+    hf_initial = None
+    if loaded.config.model.initial and start.checkpoint is None:
+        hf_initial, record = grown_initial(loaded.config.model, plan.vocabulary, folder)
+        provenance = replace(provenance, initial=str(record))
     config = trainer_config(
         loaded.config,
         plan=plan,
@@ -76,6 +85,8 @@ def prepare(argv: list[str]) -> SpeechTrainer:
         tokenizer=tokenizer,
         provenance=provenance,
         world_size=world_size,
+        shape=shape,
+        hf_initial=hf_initial,
     )
     structured_logger.init_structured_logger(source="training", output_dir=loaded.config.job.dump_folder, enable=False)
     if os.environ["RANK"] == "0":
@@ -98,7 +109,7 @@ def run(trainer: SpeechTrainer) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
+def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int, shape: BackboneShape) -> Provenance:
     from titan_speech.checkpoint.provenance import Provenance, git_revision, package_versions
 
     model = loaded.config.model
@@ -112,6 +123,7 @@ def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int):
         versions=package_versions(),
         git_revision=git_revision(),
         world_size=world_size,
+        backbone=shape,
     )
 
 

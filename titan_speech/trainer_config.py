@@ -24,6 +24,7 @@ from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
+from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.metrics import SpeechMetricsProcessor
@@ -65,6 +66,8 @@ def trainer_config(
     tokenizer: TextTokenizer,
     provenance: Provenance,
     world_size: int,
+    shape: BackboneShape,
+    hf_initial: Path | None = None,
 ) -> SpeechTrainer.Config:
     """The configuration tree TorchTitan builds the run from."""
     dp_degree = data_parallel_degree(config.parallelism, world_size)
@@ -74,7 +77,9 @@ def trainer_config(
         speech=config,
         budget=budget,
         plan=plan,
-        model_spec=model_spec(config.model, vocabulary.num_rows, config.parallelism.tensor_parallel_degree),
+        model_spec=model_spec(
+            shape, config.model.attention, vocabulary.num_rows, config.parallelism.tensor_parallel_degree
+        ),
         hf_assets_path=config.tokenizer.path,
         dump_folder=config.job.dump_folder,
         tokenizer=RunTokenizer.Config(text=tokenizer),
@@ -106,7 +111,7 @@ def trainer_config(
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
         parallelism=_parallelism(config.parallelism),
-        checkpoint=_checkpoint(config, provenance),
+        checkpoint=_checkpoint(config, provenance, hf_initial),
         activation_checkpoint=_activation_checkpoint(config),
         compile=CompileConfig(enable=config.compile.enable),
         comm=CommConfig(
@@ -153,8 +158,11 @@ def _parallelism(table: ParallelismTable) -> ParallelismConfig:
     )
 
 
-def _checkpoint(config: SpeechConfig, provenance: Provenance) -> SpeechCheckpointManager.Config:
+def _checkpoint(
+    config: SpeechConfig, provenance: Provenance, hf_initial: Path | None
+) -> SpeechCheckpointManager.Config:
     table = config.checkpoint
+    initial = hf_initial or (Path(table.initial_load_path) if table.initial_load_path else None)
     return SpeechCheckpointManager.Config(
         enable=table.enable or table.create_seed_checkpoint,
         folder=table.folder,
@@ -162,7 +170,9 @@ def _checkpoint(config: SpeechConfig, provenance: Provenance) -> SpeechCheckpoin
         keep_latest_k=table.keep_last,
         async_mode=table.async_mode,
         load_step=table.load_step,
-        initial_load_path=str(Path(table.initial_load_path).absolute()) if table.initial_load_path else None,
+        initial_load_path=str(initial.absolute()) if initial else None,
+        initial_load_in_hf=hf_initial is not None,
+        hf_initial=hf_initial,
         last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=table.create_seed_checkpoint,
         table=table,

@@ -31,9 +31,11 @@ class SpeechCheckpointManager(CheckpointManager):
     class Config(CheckpointManager.Config):
         table: CheckpointTable
         provenance: Provenance
+        hf_initial: Path | None = None
+        """Grown Hugging Face folder a run without checkpoints starts from."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
-        self.table, self.provenance = config.table, config.provenance
+        self.table, self.provenance, self.hf_initial = config.table, config.provenance, config.hf_initial
         self.start = Start()
         self.parameters = [p for part in model_parts for p in part.parameters()]
         super().__init__(config, model_parts=model_parts, **kwargs)
@@ -41,10 +43,10 @@ class SpeechCheckpointManager(CheckpointManager):
     def _load(self, step: int = -1) -> bool:
         decision: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
-            decision = [choose_start(self.table, Path(self.folder), self.provenance)]
+            decision = [choose_start(self.table, Path(self.folder), self.provenance, self.hf_initial)]
         torch.distributed.broadcast_object_list(decision, src=0)
         self.start = decision[0]
-        if self.start.checkpoint is not None and read_provenance(self.start.checkpoint) is None:
+        if self.start.checkpoint not in (None, self.hf_initial) and read_provenance(self.start.checkpoint) is None:
             logger.warning(f"{self.start.checkpoint} has no provenance record; it is loaded unchecked.")
         try:
             loaded = super()._load(self.start.step)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech.errors import CheckpointError
+from titan_speech.model.shape import BackboneShape
 
 FOLDER = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
@@ -51,6 +52,12 @@ class Provenance:
 
     world_size: int = 1
     """Processes that wrote it."""
+
+    backbone: BackboneShape | None = None
+    """Sizes of the backbone."""
+
+    initial: str = ""
+    """What the first weights of the run were made from: folder, digest of its weights, how new rows were drawn."""
 
     def write(self, checkpoint: Path) -> None:
         """Write the record of `checkpoint` (.../step-N); atomic, so a kill leaves the old one or the new one."""
@@ -102,7 +109,9 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
             f"{path} is damaged ({error}); without it {checkpoint.name} cannot be told from another run's checkpoint. "
             "Restore it, or remove it to load the checkpoint unchecked."
         ) from error
-    lists = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
+    lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
+    if record.get("backbone") is not None:
+        lists["backbone"] = BackboneShape.from_record(record["backbone"])
     known = {field.name for field in fields(Provenance)}
     return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
 

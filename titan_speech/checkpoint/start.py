@@ -43,8 +43,8 @@ def complete_steps(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance) -> Start:
-    """The start of a run whose checkpoints lie in `folder`.
+def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance, hf_initial: Path | None = None) -> Start:
+    """The start of a run whose checkpoints lie in `folder`; `hf_initial` has the weights of a run that has none.
 
     Raises:
         CheckpointError: what was asked for is absent, or belongs to another run.
@@ -58,8 +58,8 @@ def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance) -
             f"checkpoint.load_step = {table.load_step}: no complete checkpoint at {missing}; {_known(steps)}. "
             "Leave load_step out to resume from the newest."
         )
-    start = _own(table, folder, steps) or _initial(table)
-    if start.checkpoint is not None:
+    start = _own(table, folder, steps) or (Start(checkpoint=hf_initial) if hf_initial else _initial(table))
+    if start.checkpoint not in (None, hf_initial):
         found = read_provenance(start.checkpoint)
         if found is not None:
             provenance.check_fits(found, start.checkpoint, weights_only=not start.is_resume)

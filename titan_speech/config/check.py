@@ -93,6 +93,7 @@ RANGES = (
     Range("storage.num_attempts", least=1),
     Range("storage.timeout_sec", above=0),
     Range("storage.prefetch_packs", least=0),
+    Range("model.new_rows_scale", least=0),
     Range("training.seq_len", least=2),
     Range("training.global_batch_tokens", least=1),
     Range("training.target_tokens", least=1),
@@ -170,14 +171,25 @@ def check_sequence(config: SpeechConfig) -> Iterator[Finding]:
 
 FLAVORS = {"llama3": ("debug", "1B", "8B"), "qwen3": ("debug", "0.6B", "1.7B")}
 """Names only, so that a misspelt one is told with all else; a test holds them to those of the model."""
+OF_INITIAL = "initial"
+"""The flavor that takes its sizes from model.initial."""
 
 
 def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
     family, flavor = config.model.family, config.model.flavor
-    if flavor not in FLAVORS[family]:
-        expected = f"one of {', '.join(FLAVORS[family])} for {family}"
-        nearest = nearest_name(flavor, FLAVORS[family])
-        yield Finding(("model.flavor", "model.family"), f'"{flavor}"', expected, nearest)
+    known = (*FLAVORS[family], OF_INITIAL)
+    if flavor not in known:
+        expected = f"one of {', '.join(known)} for {family}"
+        yield Finding(("model.flavor", "model.family"), f'"{flavor}"', expected, nearest_name(flavor, known))
+    if flavor == OF_INITIAL and not config.model.initial:
+        keys = ("model.flavor", "model.initial")
+        yield Finding(keys, f'"{OF_INITIAL}" without model.initial', "model.initial, the folder to take sizes from")
+    if config.model.initial and config.checkpoint.initial_load_path:
+        keys = ("model.initial", "checkpoint.initial_load_path")
+        yield Finding(keys, "two places to start from", "one of the two keys")
+    if config.model.initial and not config.checkpoint.enable:
+        keys = ("checkpoint.enable", "model.initial")
+        yield Finding(keys, "false with model.initial", "true: weights are loaded by what saves them", "true")
 
 
 def check_attention(config: SpeechConfig) -> Iterator[Finding]:

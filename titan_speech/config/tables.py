@@ -35,7 +35,19 @@ class ModelTable:
     """Backbone family."""
 
     flavor: str = "debug"
-    """Size within the family: debug, 0.6B, 1B, 1.7B, 8B (those the family has)."""
+    """Size within the family: debug, 0.6B, 1B, 1.7B, 8B (those the family has), or initial: the sizes of
+    model.initial."""
+
+    initial: str = ""
+    """Hugging Face folder whose weights a run without checkpoints starts from: a backbone as it was published, which
+    is grown on the fly, or one that `titan-speech model expand` grew. Empty: weights are drawn."""
+
+    new_rows: Literal["mean_cov", "mean", "normal"] = "mean_cov"
+    """Where rows of new tokens come from when model.initial is grown: mean and covariance of its rows, their mean, or a
+    plain normal."""
+
+    new_rows_scale: float = 1.0
+    """Factor of the covariance of new rows."""
 
     attention: Literal["auto", "flex", "varlen", "dense"] = "auto"
     """Attention back end; auto is flex on CUDA and dense (a mask and SDPA) on a CPU."""

@@ -7,7 +7,7 @@ read straight from the DCP checkpoint, whatever number of ranks wrote it. No pro
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +21,8 @@ from titan_speech.config.load import load_config
 from titan_speech.config.resolved import FILE_NAME
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.errors import CheckpointError
+from titan_speech.hf.initial import trained_shape
+from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer
@@ -54,7 +56,7 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
             f"{checkpoint} was trained with vocabulary {found.vocabulary}; the tokenizer at "
             f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
         )
-    model = _model(config, grammar.vocabulary.num_rows, checkpoint)
+    model = _model(trained_shape(config.model, found), grammar.vocabulary.num_rows, checkpoint)
     return TrainedRun(config, tokenizer, grammar, model, int(checkpoint.name.removeprefix("step-")))
 
 
@@ -75,9 +77,9 @@ def _checkpoint(folder: Path, step: int | None) -> Path:
     return folder / f"step-{steps[-1] if step is None else step}"
 
 
-def _model(config: SpeechConfig, num_rows: int, checkpoint: Path) -> Decoder:
+def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
     """The model in fp32 on the CPU; its dense attention needs no accelerator."""
-    spec = model_spec(replace(config.model, attention="dense"), num_rows)
+    spec = model_spec(shape, "dense", num_rows)
     model = spec.model.build()
     with torch.no_grad():
         model.init_weights()

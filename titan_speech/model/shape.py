@@ -6,8 +6,9 @@ TorchTitan configurations are all made from. It leaves out the vocabulary: that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 Family = Literal["llama3", "qwen3"]
 
@@ -52,6 +53,12 @@ class BackboneShape:
         norms = 2 * self.dim + (2 * self.head_dim if self.has_qk_norm else 0)
         layer = attention + 3 * self.dim * self.hidden_dim + norms
         return self.num_layers * layer + self.dim + num_rows * self.dim * (1 if self.is_tied else 2)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> BackboneShape:
+        """The inverse of `dataclasses.asdict`."""
+        scaling = record["rope_scaling"]
+        return cls(**{**record, "rope_scaling": None if scaling is None else RopeScaling(**scaling)})
 
     def differences(self, other: BackboneShape) -> list[str]:
         """What differs from `other`, each with both values; positions count as no difference."""

@@ -1,0 +1,7 @@
+"""Hugging Face folders: read, grown by the speech vocabulary, written from checkpoints.
+
+folder.py     weights of a folder, one tensor or some rows at a time        config.py   config.json and back
+writer.py     safetensors written as they are made, whole folder or nothing  tokenizer.py the grown tokenizer.json
+expand.py     a backbone's folder to a grown one: what a run starts from     rows.py     where the new rows come from
+export.py     a checkpoint to a folder that transformers and vLLM load       layouts.py  token ids of other trainers
+"""

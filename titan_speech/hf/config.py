@@ -1,0 +1,137 @@
+"""config.json of a Hugging Face folder, as the shape of a backbone and back.
+
+In: the parsed JSON, or a `BackboneShape`. Out: the other. Only what changes a logit is read, and whatever of it this
+trainer does not compute (biases, sliding windows, other activations) is refused by name: a model that loads must give
+the logits it gave there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from titan_speech.errors import ModelError
+from titan_speech.model.shape import BackboneShape, Family, RopeScaling
+
+ARCHITECTURES: dict[str, Family] = {"LlamaForCausalLM": "llama3", "Qwen3ForCausalLM": "qwen3"}
+MODEL_TYPES: dict[Family, str] = {"llama3": "llama", "qwen3": "qwen3"}
+_MUST_BE = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
+_REQUIRED = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+
+
+def shape_from_config(content: Mapping[str, Any], file: Path) -> BackboneShape:
+    """Sizes of the backbone a config.json describes.
+
+    Raises:
+        ModelError: an architecture or a feature this trainer does not have, or a missing key; all named together.
+    """
+    problems = _problems(content)
+    if problems:
+        raise ModelError(f"{file} describes a model that cannot be trained here: " + "; ".join(problems))
+    rope = _rope_parameters(content)
+    num_heads = content["num_attention_heads"]
+    return BackboneShape(
+        family=ARCHITECTURES[content["architectures"][0]],
+        num_layers=content["num_hidden_layers"],
+        dim=content["hidden_size"],
+        num_heads=num_heads,
+        num_kv_heads=content.get("num_key_value_heads") or num_heads,
+        head_dim=content.get("head_dim") or content["hidden_size"] // num_heads,
+        hidden_dim=content["intermediate_size"],
+        rope_theta=float(rope["rope_theta"]),
+        rope_scaling=_scaling(rope),
+        norm_eps=content["rms_norm_eps"],
+        is_tied=bool(content.get("tie_word_embeddings", False)),
+        max_positions=content["max_position_embeddings"],
+    )
+
+
+def config_from_shape(shape: BackboneShape, num_rows: int, *, bos_id: int, eos_id: int, pad_id: int) -> dict[str, Any]:
+    """config.json of a model of this shape with `num_rows` vocabulary rows, in float32."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.rope_scaling is not None:
+        scaling = shape.rope_scaling
+        rope |= {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_positions,
+        }
+    architecture = next(name for name, family in ARCHITECTURES.items() if family == shape.family)
+    return {
+        "architectures": [architecture],
+        "model_type": MODEL_TYPES[shape.family],
+        "vocab_size": num_rows,
+        "hidden_size": shape.dim,
+        "intermediate_size": shape.hidden_dim,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": shape.norm_eps,
+        "max_position_embeddings": shape.max_positions,
+        "rope_theta": shape.rope_theta,  # read by releases before rope_parameters
+        "rope_scaling": None if shape.rope_scaling is None else rope,
+        "rope_parameters": rope,
+        "tie_word_embeddings": shape.is_tied,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+        "dtype": "float32",
+    } | ({"mlp_bias": False} if shape.family == "llama3" else {"use_sliding_window": False})
+
+
+def _problems(content: Mapping[str, Any]) -> list[str]:
+    found = content.get("architectures") or [None]
+    if found[0] not in ARCHITECTURES:
+        return [f"architecture {found[0]!r}, expected one of {', '.join(ARCHITECTURES)}"]
+    missing = [key for key in _REQUIRED if not isinstance(content.get(key), (int, float))]
+    problems = [f"{key} is missing" for key in missing]
+    problems += [
+        f"{key} is {content[key]!r}, expected {expected!r}"
+        for key, expected in _MUST_BE.items()
+        if content.get(key, expected) != expected
+    ]
+    rope = _rope_parameters(content)
+    if "rope_theta" not in rope:
+        problems.append("rope_theta is missing")
+    if rope["rope_type"] not in ("default", "llama3"):
+        problems.append(f"rope_type is {rope['rope_type']!r}, expected 'default' or 'llama3'")
+    if rope["rope_type"] == "llama3" and ARCHITECTURES[found[0]] != "llama3":
+        problems.append("rope_type 'llama3' in a model that is no Llama")
+    return problems
+
+
+def _rope_parameters(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Either `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before it)."""
+    rope = dict(content.get("rope_parameters") or content.get("rope_scaling") or {})
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    if "rope_theta" in content:
+        rope.setdefault("rope_theta", content["rope_theta"])
+    return rope
+
+
+def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    if rope["rope_type"] == "default":
+        return None
+    return RopeScaling(
+        factor=rope["factor"],
+        low_freq_factor=rope["low_freq_factor"],
+        high_freq_factor=rope["high_freq_factor"],
+        original_max_positions=rope["original_max_position_embeddings"],
+    )

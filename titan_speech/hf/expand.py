@@ -1,0 +1,137 @@
+"""A backbone's Hugging Face folder grown by the speech vocabulary: what a run starts from.
+
+In: the folder as it was published, and how new rows are drawn. Out: another folder of the same kind, which the trainer
+loads at any world size and transformers loads as a model:
+
+    config.json, model*.safetensors      the backbone with `num_rows` vocabulary rows, in the type it came in
+    tokenizer.json                       its tokenizer with a name for every speech token
+    text_tokenizer/                      its tokenizer as it was, which [tokenizer] path takes
+    expansion.json                       where it came from, how new rows were drawn, fingerprints
+
+Tensors are copied piece by piece: an 8B backbone (16 GB) takes the memory of a piece of its embedding and of the
+covariance, about 1.5 GB, not of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from titan_speech.errors import ModelError
+from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
+from titan_speech.hf.rows import ROWS_PER_PIECE, NewRows, draw_rows, row_moments
+from titan_speech.hf.tensors import tensor_shapes, vocabulary_tensors
+from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
+from titan_speech.hf.tokenizer import grown_tokenizer
+from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
+from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
+from titan_speech.vocabulary import Vocabulary
+
+RECORD_NAME = "expansion.json"
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The record of what a grown folder was made from."""
+
+    source: str
+    source_sha256: str
+    """Of the source's weights, tensor by tensor in the order of the architecture."""
+    num_base: int
+    num_rows: int
+    method: str
+    scale: float
+    seed: int
+    vocabulary: str
+    """Fingerprint of the vocabulary."""
+
+
+def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:
+    """Grow the folder `source` into `output`, which appears when it is complete.
+
+    Raises:
+        ModelError: the source cannot be used, the output is taken, or there is no room.
+    """
+    folder = HFFolder.open(source)
+    tokenizer = TextTokenizer.load(source)
+    vocabulary = _vocabulary(folder, tokenizer)
+    shapes = tensor_shapes(folder.shape, vocabulary.num_rows)
+    tokenizer_source = tokenizer_file(source)
+    grown = grown_tokenizer(json.loads(tokenizer_json(tokenizer_source)), vocabulary)
+    copier = _Copier(folder, how, vocabulary.num_rows - folder.num_rows, report)
+    with new_folder(output, num_weight_bytes(shapes, folder.dtype)) as partial:
+        write_weights(partial, shapes, folder.dtype, copier.pieces)
+        write_json(partial / CONFIG_NAME, _grown_config(folder.config, vocabulary))
+        write_json(partial / "tokenizer.json", grown)
+        write_text_tokenizer(tokenizer, tokenizer_source, partial / TEXT_TOKENIZER)
+        record = Expansion(
+            source=str(source),
+            source_sha256=copier.digest.hexdigest(),
+            num_base=folder.num_rows,
+            num_rows=vocabulary.num_rows,
+            method=how.method,
+            scale=how.scale,
+            seed=how.seed,
+            vocabulary=vocabulary.fingerprint,
+        )
+        write_json(partial / RECORD_NAME, asdict(record))
+    return record
+
+
+def read_expansion(folder: Path) -> Expansion:
+    """The record of a grown folder.
+
+    Raises:
+        ModelError: the folder has none.
+    """
+    content = read_json(folder / RECORD_NAME, "a folder written by `titan-speech model expand`")
+    try:
+        return Expansion(**content)
+    except TypeError as error:
+        raise ModelError(f"{folder / RECORD_NAME} is not the record of an expansion: {error}") from error
+
+
+def is_expanded(folder: Path) -> bool:
+    return (folder / RECORD_NAME).is_file()
+
+
+def _vocabulary(folder: HFFolder, tokenizer: TextTokenizer) -> Vocabulary:
+    """The tokenizer's vocabulary with as many base rows as the backbone has."""
+    if tokenizer.num_base != folder.num_rows:
+        raise ModelError(
+            f"the tokenizer in {folder.path} stands for {tokenizer.num_base} rows, the embedding has "
+            f"{folder.num_rows}; they belong to different models, or recipe.json names another num_base"
+        )
+    return tokenizer.vocabulary()
+
+
+def _grown_config(config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    return config | {"vocab_size": vocabulary.num_rows, "bos_token_id": vocabulary.bos_id}
+
+
+class _Copier:
+    """Pieces of the tensors of the grown model; hashes what it reads of the source."""
+
+    def __init__(self, folder: HFFolder, how: NewRows, num_new: int, report: Callable[[str], None]) -> None:
+        self.folder, self.how, self.num_new, self.report = folder, how, num_new, report
+        self.digest = hashlib.sha256()
+        self._growing = vocabulary_tensors(folder.shape)
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        if name not in self._growing:
+            yield self._read(self.folder.tensor(name))
+            return
+        self.report(f"{name}: {self.num_new:,} new rows after {self.folder.num_rows:,} ({self.how.method})")
+        for start in range(0, self.folder.num_rows, ROWS_PER_PIECE):
+            yield self._read(self.folder.rows(name, start, min(start + ROWS_PER_PIECE, self.folder.num_rows)))
+        yield from draw_rows(self.how, row_moments(self.folder, name), name, self.num_new)
+
+    def _read(self, piece: torch.Tensor) -> torch.Tensor:
+        self.digest.update(piece.contiguous().view(torch.uint8).numpy())
+        return piece

@@ -1,0 +1,180 @@
+"""A checkpoint as a Hugging Face folder that transformers and vLLM load.
+
+In: a DCP checkpoint, written by any number of ranks, and its run's configuration. Out: config.json with the grown
+vocabulary, safetensors, tokenizer.json with every speech token by name, generation_config.json with the stop token,
+and README.md, a card that says where all of it came from.
+
+Tensors are read, converted and written one by one: the memory it takes is that of the embedding, not of the model.
+TorchTitan's adapters convert names and the order of rotary halves, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torchtitan.models.common.decoder import Decoder
+
+from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.start import complete_steps
+from titan_speech.config.load import load_config
+from titan_speech.config.resolved import FILE_NAME
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.errors import CheckpointError
+from titan_speech.hf.card import model_card
+from titan_speech.hf.config import config_from_shape
+from titan_speech.hf.folder import CONFIG_NAME
+from titan_speech.hf.initial import trained_shape
+from titan_speech.hf.tensors import tensor_shapes
+from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
+from titan_speech.hf.tokenizer import grown_tokenizer
+from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
+from titan_speech.model.attention import attention_config
+from titan_speech.model.flavors import decoder_config
+from titan_speech.model.shape import BackboneShape
+from titan_speech.model.spec import ADAPTERS
+from titan_speech.prompts import Grammar, Task
+from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
+
+EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint with what its run says of it."""
+
+    path: Path
+    step: int
+    config: SpeechConfig
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    shape: BackboneShape
+    provenance: Provenance | None
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """`path` is .../step-N, or a run folder, whose newest checkpoint is taken.
+
+        Raises:
+            CheckpointError: there is none, or it was trained with another vocabulary than its tokenizer gives.
+        """
+        run_folder, checkpoint = _located(path)
+        config = load_config(["--job.config_file", str(run_folder / FILE_NAME)]).config
+        tokenizer = TextTokenizer.load(config.tokenizer.path)
+        grammar = Grammar(tokenizer.vocabulary())
+        provenance = read_provenance(checkpoint)
+        if provenance is not None and provenance.vocabulary != grammar.vocabulary.fingerprint:
+            raise CheckpointError(
+                f"{checkpoint} was trained with vocabulary {provenance.vocabulary}; the tokenizer at "
+                f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
+            )
+        step = int(checkpoint.name.removeprefix("step-"))
+        return cls(checkpoint, step, config, tokenizer, grammar, trained_shape(config.model, provenance), provenance)
+
+
+def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the folder `output`, which appears when it is complete.
+
+    Raises:
+        ModelError: the output is taken or there is no room.
+        CheckpointError: the checkpoint lacks a tensor of the model or is damaged.
+    """
+    vocabulary, shape = checkpoint.grammar.vocabulary, checkpoint.shape
+    shapes = tensor_shapes(shape, vocabulary.num_rows)
+    stop_id = checkpoint.grammar.stop_id(Task.TTS)
+    ids = {"bos_id": vocabulary.bos_id, "eos_id": stop_id, "pad_id": vocabulary.pad_id}
+    config = config_from_shape(shape, vocabulary.num_rows, **ids)
+    source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
+    with new_folder(output, num_weight_bytes(shapes, dtype)) as partial_folder:
+        write_weights(partial_folder, shapes, dtype, _TensorReader(checkpoint).pieces)
+        write_json(partial_folder / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
+        write_json(partial_folder / "generation_config.json", _generation_config(ids))
+        write_json(partial_folder / "tokenizer.json", grown_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
+        write_json(partial_folder / "tokenizer_config.json", _tokenizer_config(checkpoint))
+        write_text_tokenizer(checkpoint.tokenizer, source, partial_folder / TEXT_TOKENIZER)
+        bos = checkpoint.tokenizer.token(vocabulary.bos_id)
+        card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos)
+        (partial_folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _generation_config(ids: dict[str, int]) -> dict[str, object]:
+    """Decoding stops where a spoken target ends; sampling as the project's own decoding does."""
+    return {
+        "bos_token_id": ids["bos_id"],
+        "eos_token_id": ids["eos_id"],
+        "pad_token_id": ids["pad_id"],
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, object]:
+    vocabulary = checkpoint.grammar.vocabulary
+    name = checkpoint.tokenizer.token
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": name(vocabulary.bos_id),
+        "eos_token": vocabulary.token_name(checkpoint.grammar.stop_id(Task.TTS)),
+        "pad_token": "<|pad|>",
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": False,
+        "model_max_length": checkpoint.config.training.seq_len,
+    }
+
+
+def _located(path: Path) -> tuple[Path, Path]:
+    """Run folder and checkpoint folder."""
+    if path.name.startswith("step-"):
+        checkpoint = path.absolute()
+        run_folder = next((p for p in checkpoint.parents if (p / FILE_NAME).is_file()), None)
+        if not (checkpoint / ".metadata").is_file() or run_folder is None:
+            raise CheckpointError(
+                f"{path} is no complete checkpoint of a run: expected .metadata in it and {FILE_NAME} in a folder above"
+            )
+        return run_folder, checkpoint
+    if not (path / FILE_NAME).is_file():
+        raise CheckpointError(f"{path} is neither a checkpoint (.../step-N) nor a run folder with {FILE_NAME}")
+    folder = path / load_config(["--job.config_file", str(path / FILE_NAME)]).config.checkpoint.folder
+    steps = complete_steps(folder)
+    if not steps:
+        raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
+    return path, folder / f"step-{steps[-1]}"
+
+
+class _TensorReader:
+    """Tensors of a checkpoint by their Hugging Face names."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._path = checkpoint.path
+        config = decoder_config(checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, attention_config("dense"))
+        with torch.device("meta"):
+            model = config.build()
+        self._adapter = ADAPTERS[checkpoint.shape.family](config, None)  # pyright: ignore[reportArgumentType]
+        self._native = {name: (key, value) for name, key, value in _native_tensors(self._adapter.to_hf, model)}
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        key, meta = self._native[name]
+        state = {key: torch.empty(meta.shape, dtype=torch.float32)}
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be
+                dcp.load(state, checkpoint_id=str(self._path), no_dist=True)
+        except Exception as error:  # whatever a damaged file makes of itself
+            raise CheckpointError(f"{self._path} cannot be read at {key}: {type(error).__name__}: {error}") from error
+        yield self._adapter.to_hf(state)[name]
+
+
+def _native_tensors(
+    to_hf: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], model: Decoder
+) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Hugging Face name, own name and shape of every tensor."""
+    for key, value in model.state_dict().items():
+        for name in to_hf({key: value}):
+            yield name, key, value

@@ -1,0 +1,81 @@
+"""`[model] initial`: the folder a run starts from, grown where it is not.
+
+In: the [model] table and the run's vocabulary. Out: the sizes of the backbone, and a folder with grown weights. A
+backbone as it was published is grown into the run folder by the first process of each machine, while the others wait
+for a lock; growing is a function of folder and seed, so every machine gets the same weights, and a grown folder made
+beforehand by `titan-speech model expand` with the same settings has them too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.config.check import OF_INITIAL
+from titan_speech.config.tables import ModelTable
+from titan_speech.errors import ModelError
+from titan_speech.hf.config import shape_from_config
+from titan_speech.hf.expand import Expansion, expand, is_expanded, read_expansion
+from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
+from titan_speech.hf.rows import NewRows
+from titan_speech.model.flavors import published_shape
+from titan_speech.model.shape import BackboneShape
+from titan_speech.vocabulary import Vocabulary
+
+
+def model_shape(table: ModelTable) -> BackboneShape:
+    """Sizes the [model] table asks for.
+
+    Raises:
+        ConfigError: the family has no such flavor.
+        ModelError: model.initial has other sizes than the flavor, or is no model folder.
+    """
+    if not table.initial:
+        return published_shape(table.family, table.flavor)
+    file = Path(table.initial) / CONFIG_NAME
+    found = shape_from_config(read_json(file, "a Hugging Face model folder (model.initial)"), file)
+    if table.flavor == OF_INITIAL:
+        differences = [] if found.family == table.family else [f"family {found.family} against {table.family}"]
+    else:
+        differences = found.differences(published_shape(table.family, table.flavor))
+    if differences:
+        raise ModelError(
+            f"model.initial = {table.initial!r} is not the {table.family} {table.flavor} that [model] asks for: "
+            f'{"; ".join(differences)}. Set model.flavor = "{OF_INITIAL}" to take the sizes of the folder, or correct '
+            "model.family and model.flavor"
+        )
+    return found
+
+
+def trained_shape(table: ModelTable, provenance: Provenance | None) -> BackboneShape:
+    """Sizes a checkpoint was trained with; its record has them, also where model.initial is gone."""
+    return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(table)
+
+
+def grown_initial(table: ModelTable, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
+    """The folder to load, and the record of how it was made; grown into `run_folder` where it is not.
+
+    Raises:
+        ModelError: the folder does not fit the run's vocabulary or cannot be grown.
+    """
+    source = Path(table.initial)
+    if is_expanded(source):
+        return source, _checked(read_expansion(source), source, vocabulary)
+    output = run_folder / "initial"
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with open(run_folder / "initial.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            expand(source, output, NewRows(table.new_rows, table.new_rows_scale))
+    return output, _checked(read_expansion(output), output, vocabulary)
+
+
+def _checked(record: Expansion, folder: Path, vocabulary: Vocabulary) -> Expansion:
+    if record.vocabulary != vocabulary.fingerprint:
+        raise ModelError(
+            f"{folder} was grown for vocabulary {record.vocabulary}, this run has {vocabulary.fingerprint}: point "
+            "[tokenizer] path at the tokenizer of the backbone (text_tokenizer in the grown folder)"
+        )
+    HFFolder.open(folder)
+    return record
