@@ -8,8 +8,10 @@ function here that hands over to its room. Rooms are imported when their verb ru
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 EXIT_DONE, EXIT_FOUND_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -24,6 +26,8 @@ class Argument:
     default: object = None
     required: bool = False
     is_switch: bool = False
+    choices: tuple[str, ...] | None = None
+    dest: str | None = None
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         if not self.name.startswith("-"):
@@ -31,7 +35,15 @@ class Argument:
         elif self.is_switch:
             parser.add_argument(self.name, help=self.help, action="store_true")
         else:
-            parser.add_argument(self.name, help=self.help, type=self.type, default=self.default, required=self.required)
+            parser.add_argument(
+                self.name,
+                help=self.help,
+                type=self.type,
+                default=self.default,
+                required=self.required,
+                choices=self.choices,
+                dest=self.dest,
+            )
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,16 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'"{text}" is no number from 0')
+    return value
+
+
 def naturals(text: str) -> tuple[int, ...]:
     """Whole numbers between commas."""
     return tuple(natural(part) for part in text.split(","))
@@ -133,6 +155,24 @@ def data_show(args: argparse.Namespace, words: list[str]) -> int:
 
     for line in show_lines(load_config(words).config, args.slots, args.source):
         print(line)
+    return EXIT_DONE
+
+
+def model_expand(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.expand import expand
+    from titan_speech.hf.rows import NewRows
+
+    record = expand(args.source, args.output, NewRows(args.new_rows, args.scale, args.seed))
+    print(f"{args.output}: {record.num_base:,} rows grown to {record.num_rows:,}, vocabulary {record.vocabulary}")
+    return EXIT_DONE
+
+
+def model_export(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.export import EXPORT_DTYPES, Checkpoint, export
+
+    checkpoint = Checkpoint.open(args.checkpoint)
+    export(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
+    print(f"{args.output}: step {checkpoint.step} in {args.dtype}")
     return EXIT_DONE
 
 
@@ -232,6 +272,44 @@ VERBS = (
         takes_config=True,
     ),
     Verb(
+        "model",
+        "expand",
+        "Grow a backbone's Hugging Face folder by the speech vocabulary.",
+        "titan-speech model expand --from models/Llama-3.2-1B --output models/Llama-3.2-1B-speech",
+        model_expand,
+        (
+            Argument(
+                "--from", "folder with config.json, safetensors and tokenizer", type=Path, required=True, dest="source"
+            ),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
+            Argument(
+                "--new-rows",
+                "where new rows come from (default: mean_cov, mean and covariance of the old)",
+                default="mean_cov",
+                choices=("mean_cov", "mean", "normal"),
+            ),
+            Argument("--scale", "factor of the covariance (default: 1.0)", type=not_negative, default=1.0),
+            Argument("--seed", "seed of the new rows (default: 0)", type=natural, default=0),
+        ),
+    ),
+    Verb(
+        "model",
+        "export",
+        "Write a checkpoint as a Hugging Face folder that transformers and vLLM load.",
+        "titan-speech model export --checkpoint outputs/demo --output outputs/demo-hf",
+        model_export,
+        (
+            Argument("--checkpoint", "run folder (its newest) or .../step-N", type=Path, required=True),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
+            Argument(
+                "--dtype",
+                "type of the weights (default: bfloat16)",
+                default="bfloat16",
+                choices=("bfloat16", "float16", "float32"),
+            ),
+        ),
+    ),
+    Verb(
         None,
         "sample",
         "Speak one text with a trained run and write it as a wav file.",
@@ -279,5 +357,6 @@ VERBS = (
 ROOMS = {
     "config": "What a run is told to do.",
     "data": "What a run reads, and in which order.",
+    "model": "Backbones in, checkpoints out.",
     "store": "Token stores on disk.",
 }
