@@ -1,0 +1,69 @@
+"""Small Hugging Face folders, written by transformers itself, with the bundled tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from tests.runs import ROOT
+from titan_speech.text_tokenizer import TextTokenizer
+
+TOKENIZER = ROOT / "tokenizer" / "tiny"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What differs between the backbones of the tests."""
+
+    family: str = "llama3"
+    is_tied: bool = True
+    num_kv_heads: int = 2
+    num_rows: int | None = None
+    """None: as many as the tokenizer stands for."""
+    dtype: torch.dtype = torch.float32
+    rope_factor: float | None = None
+    max_shard_size: str = "5GB"
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{'tied' if self.is_tied else 'untied'}-{self.num_kv_heads}kv"
+
+
+ALL_KINDS = [
+    Backbone("llama3", True, 2),
+    Backbone("llama3", False, 1, rope_factor=8.0),
+    Backbone("qwen3", True, 4),
+    Backbone("qwen3", False, 1),
+]
+
+
+def write_backbone(folder: Path, kind: Backbone = Backbone()) -> PreTrainedModel:
+    """A backbone of random weights, large enough to tell rows apart, and its tokenizer."""
+    tokenizer = TextTokenizer.load(TOKENIZER)
+    torch.manual_seed(0)
+    model = _model(kind, kind.num_rows or tokenizer.num_base, tokenizer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(5)
+    model.to(kind.dtype).save_pretrained(folder, max_shard_size=kind.max_shard_size)
+    shutil.copy(TOKENIZER / "tokenizer.json", folder)
+    return model.float().eval()
+
+
+def _model(kind: Backbone, num_rows: int, tokenizer: TextTokenizer) -> PreTrainedModel:
+    sizes = {"vocab_size": num_rows, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": kind.num_kv_heads, "tie_word_embeddings": kind.is_tied}
+    frame = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "max_position_embeddings": 4096}
+    rope: dict[str, object] = {"rope_type": "default", "rope_theta": 10_000.0}
+    if kind.rope_factor is not None:
+        rope |= {"rope_type": "llama3", "factor": kind.rope_factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        rope["original_max_position_embeddings"] = 64  # short, so that scaling shows in a short test
+    shared = {**sizes, **heads, **frame, "rms_norm_eps": 1e-5, "rope_parameters": rope}
+    if kind.family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(head_dim=24, **shared))
+    return LlamaForCausalLM(LlamaConfig(**shared))
