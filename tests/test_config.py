@@ -366,7 +366,7 @@ ONE_PROBLEM = {
         "[optimizer]",
         '[model]\nflavor = "1.7B"\n[optimizer]',
         "model.flavor",
-        "debug, 1B, 8B for llama3; did",
+        "debug, 1B, 8B, initial for llama3; did",
     ),
     "varlen": (
         "[optimizer]",
