@@ -222,6 +222,14 @@ def store_pull(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def store_audit(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.store.audit import command
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    command.add_arguments(parser)
+    return EXIT_DONE if command.run(parser.parse_args(words)) else EXIT_FOUND_WRONG
+
+
 _WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
 _STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
 _STORE_URL = Argument("url", "s3://bucket/prefix")
@@ -352,6 +360,14 @@ VERBS = (
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
         (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
+    ),
+    Verb(
+        "store",
+        "audit",
+        "Look at samples of every language, write a page to read and listen to; exit code 1 above thresholds.",
+        "titan-speech store audit demo_data --tokenizer tokenizer/tiny --output audit.html",
+        store_audit,
+        is_deferred=True,
     ),
 )
 ROOMS = {

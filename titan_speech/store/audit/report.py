@@ -1,0 +1,223 @@
+"""What an audit found, language by language.
+
+In: the chosen samples, the checks, the thresholds. Out: `AuditReport`: counts and shares of every check in every
+language, histograms, the worst samples of each check, and random ones. Samples are kept while the report is made
+(codes are views of the store's files), so 10,000 cost 30 MB.
+
+Shapes: C codes of the codebook.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from titan_speech.store.audit.checks import Context, rate_per_code, rate_per_sec
+from titan_speech.store.audit.choose import ChosenPart
+from titan_speech.store.audit.histogram import Histogram, code_usage, histogram
+from titan_speech.store.audit.rates import spread_of
+from titan_speech.store.audit.read import AuditSample, read_samples
+from titan_speech.store.audit.rules import RULES, Rule
+from titan_speech.store.audit.thresholds import Thresholds
+from titan_speech.store.store import Store
+from titan_speech.text_tokenizer import TextTokenizer
+
+NUM_WORST = 8
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check in one language."""
+
+    rule: Rule
+    num_checked: int
+    """Samples it applies to."""
+    num_found: int
+    max_share: float
+
+    @property
+    def share(self) -> float:
+        return self.num_found / self.num_checked if self.num_checked else 0.0
+
+    @property
+    def is_too_much(self) -> bool:
+        return self.share > self.max_share
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sample that a check found."""
+
+    sample: AuditSample
+    severity: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class LanguageReport:
+    """One language; histograms are None where it has nothing of the kind."""
+
+    language: str
+    num_stored: int
+    num_samples: int
+    duration_sec: float
+    """Of the codes that were looked at."""
+    results: tuple[CheckResult, ...]
+    durations: Histogram | None
+    chars_per_sec: Histogram | None
+    code_usage: Histogram | None
+    num_distinct_codes: int
+    entropy_bits: float
+    random: tuple[AuditSample, ...]
+
+    @property
+    def too_much(self) -> list[CheckResult]:
+        return [result for result in self.results if result.is_too_much]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """All that was found; `not_checked` says in words what was left out and why."""
+
+    store: Store
+    seed: int
+    codes_per_sec: float
+    parts: tuple[ChosenPart, ...]
+    languages: tuple[LanguageReport, ...]
+    worst: dict[str, tuple[Finding, ...]]
+    not_checked: tuple[str, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(language.num_samples for language in self.languages)
+
+    @property
+    def num_stored(self) -> int:
+        return sum(language.num_stored for language in self.languages)
+
+    @property
+    def is_good(self) -> bool:
+        return not any(language.too_much for language in self.languages)
+
+
+def audit(
+    store: Store,
+    parts: Sequence[ChosenPart],
+    tokenizer: TextTokenizer | None,
+    thresholds: Thresholds,
+    *,
+    seed: int,
+    num_codes: int,
+    num_random: int,
+) -> AuditReport:
+    samples: dict[str, list[AuditSample]] = defaultdict(list)
+    for part in parts:
+        samples[part.part.language] += read_samples(part, tokenizer)
+    codes_per_sec = store.manifest.codec.codes_per_sec if store.manifest.codec else 1.0
+    context = _context(samples, codes_per_sec, num_codes, tokenizer)
+    worst: dict[str, list[Finding]] = {rule.name: [] for rule in RULES}
+    languages = []
+    for language in sorted(samples):
+        results = _results(samples[language], context, thresholds, worst)
+        num_stored = sum(part.part.num_samples for part in parts if part.part.language == language)
+        languages.append(_language(language, num_stored, samples[language], context, results, num_random, seed))
+    return AuditReport(
+        store=store,
+        seed=seed,
+        codes_per_sec=codes_per_sec,
+        parts=tuple(parts),
+        languages=tuple(languages),
+        worst={name: _most_severe(findings) for name, findings in worst.items()},
+        not_checked=tuple(_not_checked(languages, tokenizer)),
+    )
+
+
+def _context(
+    samples: dict[str, list[AuditSample]], codes_per_sec: float, num_codes: int, tokenizer: TextTokenizer | None
+) -> Context:
+    def usual(rates: Iterable[float | None]) -> list[float]:
+        return [rate for rate in rates if rate is not None]
+
+    return Context(
+        codes_per_sec=codes_per_sec,
+        num_codes=num_codes,
+        tokenizer=tokenizer,
+        chars_per_sec={name: spread_of(usual(map(rate_per_sec, some))) for name, some in samples.items()},
+        chars_per_code={name: spread_of(usual(map(rate_per_code, some))) for name, some in samples.items()},
+    )
+
+
+def _results(
+    samples: list[AuditSample], context: Context, thresholds: Thresholds, worst: dict[str, list[Finding]]
+) -> tuple[CheckResult, ...]:
+    """Also adds what was found to `worst`."""
+    results = []
+    for rule in RULES:
+        pairs = [(sample, rule.check(sample, context)) for sample in samples]
+        answers = [(sample, answer) for sample, answer in pairs if answer is not None]
+        found = [Finding(sample, a.severity, a.detail) for sample, a in answers if a.severity > 0]
+        worst[rule.name] += found
+        max_share = thresholds.share(rule.name, samples[0].language)
+        results.append(CheckResult(rule, len(answers), len(found), max_share))
+    return tuple(results)
+
+
+def _most_severe(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The worst of each language come before the second worst of any."""
+    order = sorted(findings, key=lambda f: (-f.severity, f.sample.language, f.sample.sample_id))
+    rank: dict[str, int] = defaultdict(int)
+    ranked = []
+    for finding in order:
+        ranked.append((rank[finding.sample.language], finding))
+        rank[finding.sample.language] += 1
+    return tuple(finding for _, finding in sorted(ranked, key=lambda pair: pair[0])[:NUM_WORST])
+
+
+def _language(
+    language: str,
+    num_stored: int,
+    samples: list[AuditSample],
+    context: Context,
+    results: tuple[CheckResult, ...],
+    num_random: int,
+    seed: int,
+) -> LanguageReport:
+    speech = [sample for sample in samples if sample.is_speech]
+    seconds = [len(sample.tokens_T) / context.codes_per_sec for sample in speech]
+    rates = [rate for rate in map(rate_per_sec, speech) if rate is not None]
+    size = max([context.num_codes, *(int(sample.tokens_T.max()) + 1 for sample in speech)])
+    counts_C = np.zeros(size, np.int64)
+    for sample in speech:
+        counts_C += np.bincount(sample.tokens_T, minlength=size)
+    shares = counts_C[counts_C > 0] / max(1, counts_C.sum())
+    return LanguageReport(
+        language=language,
+        num_stored=num_stored,
+        num_samples=len(samples),
+        duration_sec=sum(seconds),
+        results=results,
+        durations=histogram(seconds),
+        chars_per_sec=histogram(rates),
+        code_usage=code_usage(counts_C) if speech else None,
+        num_distinct_codes=len(shares),
+        entropy_bits=float(-(shares * np.log2(shares)).sum()) if len(shares) else 0.0,
+        random=_random(speech, num_random, seed),
+    )
+
+
+def _random(speech: list[AuditSample], number: int, seed: int) -> tuple[AuditSample, ...]:
+    """By a hash of their ids: the first ten of a hundred are those of an audit that asks for ten."""
+    order = sorted(speech, key=lambda s: xxhash.xxh3_64_intdigest(f"listen/{s.sample_id}".encode(), seed))
+    return tuple(order[:number])
+
+
+def _not_checked(languages: list[LanguageReport], tokenizer: TextTokenizer | None) -> Iterable[str]:
+    if tokenizer is None:
+        yield "unknown-token, and the words of text-only parts: give --tokenizer, the one the store was built with"
+    for place, rule in enumerate(RULES):
+        if (rule.name != "unknown-token" or tokenizer) and not any(x.results[place].num_checked for x in languages):
+            yield f"{rule.name}: no sample has what it compares"
