@@ -130,6 +130,9 @@ class DataTable:
     num_prefetch_batches: int = 4
     """Batches read ahead."""
 
+    held_out: tuple[str, ...] = ()
+    """Folders of gold packs (titan-speech store gold): their samples are never read, in whatever store they lie."""
+
     source: tuple[SourceTable, ...] = ()
     """[[data.source]] tables."""
 

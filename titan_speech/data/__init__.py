@@ -2,6 +2,7 @@
 
     token store          titan_speech.store
       |  sources.py      [[data.source]] -> parts by language; codec and tokenizer must agree
+      |  held_out.py     samples of gold packs cannot be read from here on
       |  documents.py    a part read as a task: lengths of all documents, tokens of any   (speakers)
       v
     documents            one for each sample, framed by prompts.Grammar

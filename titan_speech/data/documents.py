@@ -106,7 +106,8 @@ class SpeechDocuments(SampleDocuments):
     """Codes alone."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        return self.part.code_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+        code_len_N = self.part.code_len_N[start:stop]
+        return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
         return (self.part.codes(i),)
@@ -180,7 +181,8 @@ class TextDocuments(SampleDocuments):
     """Text that is no instruction."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        lengths_N = self.part.code_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+        code_len_N = self.part.code_len_N[start:stop]
+        lengths_N = np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
         if USER not in self.part.variants:
             return lengths_N
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))

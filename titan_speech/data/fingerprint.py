@@ -4,7 +4,8 @@ In: the finished plan's settings, streams and quotas. Out: 16 hex characters. Tw
 equal packs at equal slots; a checkpoint whose plan has another one is refused.
 
 Covered: the version of the algorithms, seed, sequence length, `too_long`, the grammar (with vocabulary and tokenizer),
-and for every stream its task, masks, transcript, quota and the sha256 of all files of its parts.
+for every stream its task, masks, transcript, quota and the sha256 of all files of its parts, and the ids of the samples
+that are held out.
 Left out, since they cannot change pack(g): world size, ranks, workers, prefetching, packs a step and a rank (they
 decide who reads a slot, not what lies in it), where the stores lie and what they are called, shares and rules (the
 quotas are what came of them), target tokens (they reach the order only through the quotas, when `max_epochs` binds).
@@ -19,6 +20,7 @@ from dataclasses import asdict
 
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.groups import GROUP_DOCUMENTS
+from titan_speech.data.held_out import HeldOut
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.sources import OpenedSource
@@ -26,7 +28,11 @@ from titan_speech.prompts import Grammar
 
 
 def plan_fingerprint(
-    config: SpeechConfig, grammar: Grammar, sources: Sequence[OpenedSource], quotas: Sequence[int]
+    config: SpeechConfig,
+    grammar: Grammar,
+    sources: Sequence[OpenedSource],
+    quotas: Sequence[int],
+    held_out: HeldOut,
 ) -> str:
     content = {
         "version": ORDER_VERSION,
@@ -49,5 +55,7 @@ def plan_fingerprint(
             for source, quota in zip(sources, quotas, strict=True)
         ],
     }
+    if held_out.fingerprint is not None:
+        content["held_out"] = held_out.fingerprint
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

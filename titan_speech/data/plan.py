@@ -24,6 +24,7 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.documents import SPLITTABLE_TASKS, Documents
 from titan_speech.data.fingerprint import plan_fingerprint
 from titan_speech.data.groups import Groups
+from titan_speech.data.held_out import HeldOut
 from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
@@ -81,11 +82,15 @@ class DataPlan:
     order: SlotOrder
     fingerprint: str
     store_fingerprints: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    """A line for each gold pack and store: how many samples are never read."""
 
     @classmethod
     def from_config(cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer) -> DataPlan:
         """Opens the stores, solves the mixture and fixes the order."""
-        sources, stores = open_sources(config.data.source, tokenizer, grammar)
+        held_out = HeldOut.open(config.data.held_out)
+        opened = open_sources(config.data.source, tokenizer, grammar, held_out)
+        sources = opened.sources
         packs = [_stream(source, config) for source in sources]
         _refuse_unfit(sources, packs, config)
         sizes = [_size(source, stream, config) for source, stream in zip(sources, packs, strict=True)]
@@ -111,8 +116,9 @@ class DataPlan:
             grammar=grammar,
             streams=tuple(streams),
             order=order,
-            fingerprint=plan_fingerprint(config, grammar, sources, order.quotas),
-            store_fingerprints=tuple(store.fingerprint for store in stores),
+            fingerprint=plan_fingerprint(config, grammar, sources, order.quotas, held_out),
+            store_fingerprints=tuple(store.fingerprint for store in opened.stores),
+            held_out=opened.held_out,
         )
 
     @classmethod

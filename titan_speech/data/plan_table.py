@@ -22,7 +22,7 @@ def plan_table(plan: DataPlan) -> str:
     lines += [
         "  ".join(_cell(*cell) for cell in zip(row, widths, range(len(row)), strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([*lines, *_left_out(plan)])
+    return "\n".join([*lines, *plan.held_out, *_left_out(plan)])
 
 
 def _cell(text: str, width: int, column: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from titan_speech.config.tables import SourceTable
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, required_variant
+from titan_speech.data.held_out import HeldOut
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar, Task
 from titan_speech.store.part import Part
@@ -27,14 +28,24 @@ class OpenedSource:
     documents: tuple[Documents, ...]
 
 
+@dataclass(frozen=True)
+class OpenedSources:
+    """All sources of a run by language, in the order of the tables, and the stores they read."""
+
+    sources: list[OpenedSource]
+    stores: tuple[Store, ...]
+    held_out: tuple[str, ...]
+    """What was found of each gold pack in each store."""
+
+
 def open_sources(
-    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar
-) -> tuple[list[OpenedSource], tuple[Store, ...]]:
-    """Every source by language, in the order of the tables, and the stores."""
+    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar, held_out: HeldOut
+) -> OpenedSources:
     stores = {path: open_store(path) for path in dict.fromkeys(source.store for source in sources)}
     for store in stores.values():
         check_tokenizer(store, tokenizer)
     check_same_codec(list(stores.values()))
+    lines = held_out.mask(stores.values())
     problems: list[str] = []
     opened: list[OpenedSource] = []
     for source in sources:
@@ -44,7 +55,7 @@ def open_sources(
             problems.append(f"  source {source.name}: {error}")
     if problems:
         raise DataError("sources that cannot be read:\n" + "\n".join(problems))
-    return opened, tuple(stores.values())
+    return OpenedSources(opened, tuple(stores.values()), lines)
 
 
 def _open_source(source: SourceTable, store: Store, grammar: Grammar) -> list[OpenedSource]:
