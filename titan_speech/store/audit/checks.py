@@ -106,7 +106,8 @@ def length_fits(sample: AuditSample, context: Context) -> Answer | None:
     if not sample.is_speech:
         return None
     seconds = len(sample.tokens_T) / context.codes_per_sec
-    return Answer(seconds, f"{seconds:.1f} s of codes") if seconds > MAX_SEGMENT_SEC else SOUND
+    found = f"{len(sample.tokens_T):,} codes, {seconds:.2f} s"
+    return Answer(seconds, found) if seconds > MAX_SEGMENT_SEC else SOUND
 
 
 def transcript_has_words(sample: AuditSample, context: Context) -> Answer | None:

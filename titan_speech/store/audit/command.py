@@ -13,7 +13,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.audit.as_json import to_json
 from titan_speech.store.audit.choose import choose
 from titan_speech.store.audit.page import page
-from titan_speech.store.audit.report import AuditReport, CheckResult, LanguageReport, audit
+from titan_speech.store.audit.report import AuditReport, CheckResult, LanguageReport, audit, percent
 from titan_speech.store.audit.rules import RULES
 from titan_speech.store.audit.sound import AUTO, open_sound
 from titan_speech.store.audit.thresholds import Thresholds, read_thresholds
@@ -140,5 +140,5 @@ def _language_line(language: LanguageReport) -> str:
 
 
 def _found(result: CheckResult) -> str:
-    above = f", above {100 * result.max_share:g} %" if result.is_too_much else ""
-    return f"{result.rule.name} {result.num_found} of {result.num_checked} ({100 * result.share:.2g} %{above})"
+    above = f", above {percent(result.max_share)}" if result.is_too_much else ""
+    return f"{result.rule.name} {result.num_found} of {result.num_checked} ({percent(result.share)}{above})"

@@ -14,7 +14,7 @@ from html import escape
 
 from titan_speech.store.audit.charts import figure
 from titan_speech.store.audit.read import AuditSample
-from titan_speech.store.audit.report import AuditReport, CheckResult, Finding, LanguageReport
+from titan_speech.store.audit.report import AuditReport, CheckResult, Finding, LanguageReport, percent
 from titan_speech.store.audit.rules import RULES
 from titan_speech.store.audit.sound import Sound
 from titan_speech.store.audit.style import STYLE
@@ -109,14 +109,14 @@ def _language_row(language: LanguageReport) -> str:
 def _share_cell(result: CheckResult) -> str:
     if not result.num_checked:
         return '<td class="none"><span aria-label="not checked">–</span></td>'
-    words = f"{result.num_found:,} of {result.num_checked:,}; at most {_percent(result.max_share)}"
+    words = f"{result.num_found:,} of {result.num_checked:,}; at most {_unbroken(result.max_share)}"
     kind = ' class="bad"' if result.is_too_much else ' class="none"' if not result.num_found else ""
     mark = "!&nbsp;" if result.is_too_much else ""
-    return f'<td{kind} title="{words}">{mark}{_percent(result.share) if result.num_found else "0"}</td>'
+    return f'<td{kind} title="{words}">{mark}{_unbroken(result.share) if result.num_found else "0"}</td>'
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g}&nbsp;%"
+def _unbroken(share: float) -> str:
+    return percent(share).replace(" ", "&nbsp;")
 
 
 def _rule_table(report: AuditReport) -> str:
@@ -138,7 +138,7 @@ def _rule_table(report: AuditReport) -> str:
 
 def _allowed(shares: list[float]) -> str:
     low, high = min(shares), max(shares)
-    return _percent(low) if low == high else f"{_percent(low)} to {_percent(high)}"
+    return _unbroken(low) if low == high else f"{_unbroken(low)} to {_unbroken(high)}"
 
 
 def _worst(report: AuditReport, sound: Sound) -> Iterator[str]:
@@ -200,7 +200,7 @@ def _player(sample: AuditSample, sound: Sound) -> str:
     if not sample.is_speech:
         return ""
     if sound.codec is None:
-        return f'<span class="soft small">{escape(sound.why_silent)}</span>'
+        return '<span class="soft small">not audible</span>'
     label = escape(f"Sample {_visible(sample.sample_id)}")
     return f'<audio controls preload="metadata" aria-label="{label}" src="{sound.data_uri(sample)}"></audio>'
 

@@ -29,6 +29,11 @@ from titan_speech.text_tokenizer import TextTokenizer
 NUM_WORST = 8
 
 
+def percent(share: float) -> str:
+    """Two digits, and no power of ten for 100."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """One check in one language."""
