@@ -27,10 +27,11 @@ import numpy as np
 
 from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
 from titan_speech.data.groups import Groups
+from titan_speech.data.lanes import LanedStream
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.packing import best_fit
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.streams import SplitStream, WholeStream
+from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
 from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.samples import SampleInfo
@@ -133,10 +134,11 @@ class SyntheticDocuments:
 def large_figures(num_samples: int) -> Iterator[tuple[str, float]]:
     """Planning cost per million samples, and the reach of any position, on a large part."""
     groups = Groups((SyntheticDocuments(num_samples),))
-    streams: list[SplitStream | WholeStream] = []
+    streams: list[LanedStream] = []
+    rules = Rules(SEQ_LEN)
     for name, make in (
-        ("split", lambda: streams.append(SplitStream("0/split", groups, SEQ_LEN))),
-        ("whole", lambda: streams.append(WholeStream("0/whole", groups, SEQ_LEN, split=False))),
+        ("split", lambda: streams.append(LanedStream("s", groups, rules, split_counts(groups, rules), SplitStream))),
+        ("whole", lambda: streams.append(LanedStream("w", groups, rules, whole_counts(groups, rules), WholeStream))),
     ):
         yield f"plan_{name}_sec_per_million_samples", seconds(make, time.process_time) / num_samples * 1e6
         far = FAR_SLOT

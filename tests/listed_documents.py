@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.data.groups import Groups
+from titan_speech.data.groups import LANE_GROUPS, Groups
+from titan_speech.data.lanes import LanedStream, LaneStream, StreamCursor
+from titan_speech.data.streams import START, Counts, Cursor, Rules, SplitStream, split_counts, whole_counts
 from titan_speech.prompts import Document, Spliced
 
 
@@ -42,6 +44,21 @@ class ListedDocuments:
         return Document(ids_T, trained_T, 1)
 
 
-def groups_of(*parts: list[int], group_documents: int = 8) -> Groups:
+def groups_of(*parts: list[int], group_documents: int = 8, lane_groups: int = LANE_GROUPS) -> Groups:
     documents = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
-    return Groups(documents, group_documents)
+    return Groups(documents, group_documents, lane_groups)
+
+
+def counts_of(kind: type[LaneStream], groups: Groups, rules: Rules) -> list[Counts]:
+    return split_counts(groups, rules) if kind is SplitStream else whole_counts(groups, rules)
+
+
+def one_lane(kind: type[LaneStream], key: str, groups: Groups, rules: Rules, start: Cursor = START) -> LaneStream:
+    """All groups as a single lane."""
+    return kind(key, groups, range(groups.num_groups), counts_of(kind, groups, rules), rules, start)
+
+
+def laned(
+    kind: type[LaneStream], key: str, groups: Groups, rules: Rules, start: StreamCursor | None = None
+) -> LanedStream:
+    return LanedStream(key, groups, rules, counts_of(kind, groups, rules), kind, start)

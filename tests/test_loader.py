@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -78,7 +79,8 @@ def union_of_ranks(
             batches = islice(loader, num_steps * shape.num_microbatches)
             for i, batch in enumerate(batches):
                 step, microbatch = divmod(i, shape.num_microbatches)
-                slots = shape.microbatch_slots(first + step * PACKS_PER_STEP, microbatch, rank)
+                first_slot = first + step * PACKS_PER_STEP
+                slots = shape.microbatches(first_slot, plan.places(first_slot, PACKS_PER_STEP), rank)[microbatch]
                 for slot, row in zip(slots, rows_of(batch), strict=True):
                     assert slot not in by_slot, f"slot {slot} was read twice"
                     fillers.append(row) if slot == FILLER else by_slot.__setitem__(slot, row)
@@ -143,12 +145,17 @@ def test_a_state_of_another_plan_is_refused_and_both_are_named(plan: DataPlan, w
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**9))
 def test_a_step_deals_out_each_of_its_slots_once_and_as_few_fillers_as_fit(packs, ranks, local, first) -> None:
     shape = StepShape(packs, ranks, local)
-    microbatches = range(shape.num_microbatches)
-    dealt = [shape.microbatch_slots(first, m, r) for m in microbatches for r in range(ranks)]
-    assert all(len(slots) == local for slots in dealt)
-    slots = [slot for some in dealt for slot in some]
-    assert [slot for slot in slots if slot != FILLER] == list(range(first, first + packs))
+    places = np.random.default_rng(first).integers(0, 20, packs)
+    runs = [shape.microbatches(first, places, rank) for rank in range(ranks)]
+    assert all(len(run) == shape.num_microbatches for run in runs)
+    assert all(len(slots) == local for run in runs for slots in run)
+    slots = [slot for run in runs for slots in run for slot in slots]
+    real = [slot for slot in slots if slot != FILLER]
+    assert sorted(real) == list(range(first, first + packs))
     assert slots.count(FILLER) < ranks * local
+    assert real == sorted(real, key=lambda slot: (places[slot - first], slot))
+    sizes = [sum(slot != FILLER for slots in run for slot in slots) for run in runs]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_batches_have_the_types_the_trainer_takes(plan: DataPlan) -> None:

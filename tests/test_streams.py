@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.listed_documents import groups_of
+from tests.listed_documents import groups_of, laned, one_lane
 from titan_speech.data.labels import IGNORE_INDEX, encode_labels, split_labels
 from titan_speech.data.pack import lay_out
-from titan_speech.data.streams import Piece, SplitStream, WholeStream
+from titan_speech.data.streams import Piece, Rules, SplitStream, WholeStream
 
 SEQ_LEN, PAD = 64, 999
 PARTS = ([17, 5, 120, 64, 9, 33, 2, 70, 41, 8, 12] * 3, [20, 3, 55] * 4)  # some above the sequence length
@@ -33,12 +33,12 @@ def all_tokens(*, max_len: int | None = None) -> Counter[tuple[int, int, int]]:
     )
 
 
-def split_stream(key: str = "0/speech/en", **kwargs) -> SplitStream:
-    return SplitStream(key, groups_of(*PARTS, **kwargs), SEQ_LEN)
+def split_stream(key: str = "0/speech/en", **kwargs) -> SplitStream | WholeStream:
+    return one_lane(SplitStream, key, groups_of(*PARTS, **kwargs), Rules(SEQ_LEN))
 
 
-def whole_stream(*, split: bool = False, key: str = "0/tts/en", **kwargs) -> WholeStream:
-    return WholeStream(key, groups_of(*PARTS, **kwargs), SEQ_LEN, split)
+def whole_stream(*, split: bool = False, key: str = "0/tts/en", **kwargs) -> SplitStream | WholeStream:
+    return one_lane(WholeStream, key, groups_of(*PARTS, **kwargs), Rules(SEQ_LEN, split))
 
 
 @pytest.mark.parametrize("group_documents", [1, 8, 4_096])
@@ -86,7 +86,7 @@ def test_epochs_differ_in_order_and_seeds_differ_too(make) -> None:
 
 
 def test_who_shares_a_pack_changes_between_epochs() -> None:
-    stream = WholeStream("0/tts/en", groups_of([30] * 64, group_documents=64), SEQ_LEN, False)
+    stream = one_lane(WholeStream, "0/tts/en", groups_of([30] * 64, group_documents=64), Rules(SEQ_LEN))
     pairs = [
         {
             frozenset(piece.document for piece in stream.pieces(e * stream.epoch_size + j))
@@ -115,7 +115,7 @@ def test_pack_a_billion_of_a_split_stream_is_the_window_of_its_epoch() -> None:
     assert documents_in(stream.pieces(j)) <= walked + documents_in(_epoch_pack(stream, epoch + 1, 0))
 
 
-def _epoch_pack(stream: SplitStream, epoch: int, k: int) -> list[Piece]:
+def _epoch_pack(stream: SplitStream | WholeStream, epoch: int, k: int) -> list[Piece]:
     return stream.pieces((epoch * stream.epoch_size) // SEQ_LEN + k)
 
 
@@ -127,17 +127,16 @@ def test_groups_hold_the_same_part_of_every_part() -> None:
 
 def test_unusable_documents_are_never_read_and_counted() -> None:
     lengths = [0, 7, 0, 9, 5] * 4
-    for stream in (
-        SplitStream("k", groups_of(lengths), SEQ_LEN),
-        WholeStream("k", groups_of(lengths), SEQ_LEN, False),
-    ):
+    for kind in (SplitStream, WholeStream):
+        stream = laned(kind, "k", groups_of(lengths), Rules(SEQ_LEN))
         seen = {piece.document for j in range(30) for piece in stream.pieces(j)}
         assert seen == {i for i, length in enumerate(lengths) if length}
         assert (stream.counts.num_documents, stream.counts.num_unusable) == (12, 8)
 
 
 def test_too_long_documents_are_counted_dropped_or_split() -> None:
-    dropped, split = whole_stream(), whole_stream(split=True)
+    groups = groups_of(*PARTS)
+    dropped, split = (laned(WholeStream, "k", groups, Rules(SEQ_LEN, split)) for split in (False, True))
     num_long = sum(length > SEQ_LEN for part in PARTS for length in part)
     num_all = sum(map(len, PARTS))
     assert (dropped.counts.num_dropped, dropped.counts.num_documents) == (num_long, num_all - num_long)

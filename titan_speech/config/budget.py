@@ -76,7 +76,7 @@ class Budget:
 
     def accumulation(self, dp_degree: int) -> int:
         """Forward-backward passes of each rank in one step."""
-        return -(-self.packs_per_step // (dp_degree * self.local_batch_packs))
+        return num_microbatches(self.packs_per_step, dp_degree, self.local_batch_packs)
 
     def filler_packs(self, dp_degree: int) -> int:
         """Packs a step computes only because the ranks do not divide it."""
@@ -111,6 +111,11 @@ class Budget:
     def final_lr(self) -> float:
         """Learning rate of the last step: what the next stage's peak is compared with."""
         return self.learning_rate(self.num_steps - 1)
+
+
+def num_microbatches(packs_per_step: int, dp_degree: int, local_batch_packs: int) -> int:
+    """The fewest microbatches in which all ranks together compute a step."""
+    return -(-packs_per_step // (dp_degree * local_batch_packs))
 
 
 def data_parallel_degree(parallelism: ParallelismTable, world_size: int) -> int:

@@ -7,7 +7,8 @@
       v
     documents            one for each sample, framed by prompts.Grammar
       |  packing.py      cut: windows over documents end to end;  best_fit: whole documents
-      |  streams.py      one source in one language as endless packs: pieces(j) for any j    (groups)
+      |  streams.py      a run of groups of documents as endless packs: pieces(j) for any j    (groups)
+      |  lanes.py        one source in one language: its lanes, read in turn
       v
     streams              token counts, fill
       |  mixture.py      shares of tokens by source and language        (limits: rules; interior: the solver)
@@ -19,7 +20,7 @@
       |  pack.py         ids, labels and positions of one pack          (labels: the stream in the high bits)
       v
     packs
-      |  slots.py        which rank computes which slot of a step, and when
+      |  slots.py        which rank computes which slot of a step, by lane, and when
       |  loader.py       batches of one rank; state = next slot         (prefetch)
       v
     batches              order_report.py and show.py print what lies in them

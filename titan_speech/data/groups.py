@@ -2,7 +2,10 @@
 
 In: the documents of one or several parts. Out: group k with the documents in it that can be read. Members never change:
 group k is the k-th slice of every part, so the parts of a stream are mixed evenly, and what packing finds out about a
-group (how many packs it fills) holds for ever. About 4,096 documents fill packs to 0.996, and cost 0.3 MB while in use.
+group (how many packs it fills) holds for ever. About 4,096 documents fill packs to 0.996, and cost 0.2 MB while in use.
+
+A large stream is read in lanes (lanes.py): runs of neighbouring groups, each with an order of its own. How many is
+decided here, from the number of documents alone, and the number of groups is a multiple of it.
 
 Shapes: N documents of a group.
 """
@@ -17,6 +20,11 @@ from numpy.typing import NDArray
 from titan_speech.data.documents import Documents
 
 GROUP_DOCUMENTS = 4096
+LANE_GROUPS = 64
+"""Groups that a lane has at least, some 256 MB to 1 GB of speech: enough that a few of its shards are in use at a time
+and not all of them."""
+MAX_LANES = 64
+"""Twice as many nodes could still read distinct lanes; above it the lanes of one node use many shards at once."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,18 @@ class Group:
 class Groups:
     """Fixed groups over the documents of a stream."""
 
-    def __init__(self, documents: tuple[Documents, ...], group_documents: int = GROUP_DOCUMENTS) -> None:
+    def __init__(
+        self,
+        documents: tuple[Documents, ...],
+        group_documents: int = GROUP_DOCUMENTS,
+        lane_groups: int = LANE_GROUPS,
+    ) -> None:
         self.documents = documents
         self.sizes = [docs.num_documents for docs in documents]
-        self.num_groups = max(1, -(-sum(self.sizes) // group_documents))
+        num_groups = max(1, -(-sum(self.sizes) // group_documents))
+        self.max_lanes = power_of_two_below(min(num_groups // lane_groups, MAX_LANES))
+        """Lanes that the documents allow; a power of two."""
+        self.num_groups = -(-num_groups // self.max_lanes) * self.max_lanes
 
     def slices(self, k: int) -> list[tuple[int, int]]:
         """First and end document of group k in every part."""
@@ -58,3 +74,8 @@ class Groups:
         length_N = np.concatenate(lengths)
         group = Group(np.concatenate(parts), np.concatenate(documents), length_N, np.zeros_like(length_N))
         return group.taken(np.flatnonzero(length_N > 0))
+
+
+def power_of_two_below(limit: int) -> int:
+    """The greatest power of two up to `limit`; 1 for less."""
+    return 1 << max(limit.bit_length() - 1, 0)

@@ -105,7 +105,7 @@ class SpeechDataLoader(BaseDataLoader):
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
-        slots = SlotBatches(self.shape, self.dp_rank, self.next_slot)
+        slots = SlotBatches(self.shape, self.plan.places, self.dp_rank, self.next_slot)
         workers = self._num_workers
         batches = StatefulDataLoader(
             PlanDataset(self.plan),

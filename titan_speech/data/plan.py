@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,13 +26,14 @@ from titan_speech.data.documents import SPLITTABLE_TASKS, Documents
 from titan_speech.data.fingerprint import plan_fingerprint
 from titan_speech.data.groups import Groups
 from titan_speech.data.held_out import HeldOut
+from titan_speech.data.lanes import LanedStream, Places
 from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
 from titan_speech.data.pack import Pack, filler_pack, lay_out
 from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
-from titan_speech.data.streams import SplitStream, Stream, WholeStream
+from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar, Task
 from titan_speech.text_tokenizer import TextTokenizer
@@ -46,7 +48,7 @@ class PlannedStream:
     language: str
     task: str
     documents: tuple[Documents, ...]
-    packs: Stream
+    packs: LanedStream
     share: float
     """Share of the run's tokens."""
     quota: int
@@ -141,6 +143,14 @@ class DataPlan:
         stream = self.streams[index]
         return lay_out(slot, index, stream.documents, stream.packs.pieces(j), self.seq_len, self.vocabulary.pad_id)
 
+    def places(self, start: int, count: int) -> np.ndarray:
+        """Where slots lie in the order of lanes, by which they are dealt to ranks."""
+        return self._places.of_slots(start, count)
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places.of(self.order, [stream.packs for stream in self.streams])
+
     def filler(self) -> Pack:
         """A pack of padding, for ranks that get no slot."""
         return filler_pack(self.seq_len, self.vocabulary.pad_id)
@@ -159,15 +169,17 @@ class DataPlan:
         return plan_table(self)
 
 
-def _stream(source: OpenedSource, config: SpeechConfig) -> Stream:
+def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
     key = f"{config.data.seed}/{source.table.name}/{source.language}"
     groups = Groups(source.documents)
     if Task(source.table.task) in SPLITTABLE_TASKS:
-        return SplitStream(key, groups, config.training.seq_len)
-    return WholeStream(key, groups, config.training.seq_len, split=config.data.too_long == "split")
+        rules = Rules(config.training.seq_len)
+        return LanedStream(key, groups, rules, split_counts(groups, rules), SplitStream)
+    rules = Rules(config.training.seq_len, split=config.data.too_long == "split")
+    return LanedStream(key, groups, rules, whole_counts(groups, rules), WholeStream)
 
 
-def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[Stream], config: SpeechConfig) -> None:
+def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream], config: SpeechConfig) -> None:
     """All streams that cannot be read as configured, in one error."""
     seq_len, problems = config.training.seq_len, []
     for source, stream in zip(sources, packs, strict=True):
@@ -187,7 +199,7 @@ def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[Stream], conf
         raise DataError("data that does not fit the run:\n" + "\n".join(problems))
 
 
-def _size(source: OpenedSource, stream: Stream, config: SpeechConfig) -> StreamSize:
+def _size(source: OpenedSource, stream: LanedStream, config: SpeechConfig) -> StreamSize:
     counts = stream.counts
     mean_fill = counts.num_tokens / (counts.num_packs * config.training.seq_len)
     return StreamSize(source.table.name, source.language, counts.num_tokens, mean_fill)

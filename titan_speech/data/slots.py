@@ -1,11 +1,12 @@
 """Which rank computes which slot of a step, and when.
 
-In: packs a step P, ranks W that read different data, packs b a rank computes at once. Out: the slots of one rank's
-microbatches, -1 where there is nothing left to compute.
+In: packs a step P, ranks W that read different data, packs b a rank computes at once, and the place of each slot in the
+order of lanes (lanes.py). Out: the slots of one rank's microbatches, -1 where there is nothing left to compute.
 
-Step t covers slots [start + tP, start + (t+1)P). They are dealt out in A = ceil(P / (W b)) microbatches of W b slots,
-rank r taking the r-th run of b; what A W b has beyond P is filled with packs nobody trains on. So every world size
-reads the same slots in a step, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384.
+Step t covers slots [start + tP, start + (t+1)P). Sorted by place they are dealt in W runs of equal length (to one),
+rank r taking the r-th, in A = ceil(P / (W b)) microbatches of b; what A b has beyond the run is filled with packs
+nobody trains on. So every world size reads the same slots in a step, a rank stays with its part of each stream's
+shards, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.config.budget import num_microbatches
+from titan_speech.data.lanes import PlacesOf
 from titan_speech.data.pack import FILLER
 
 
@@ -26,13 +32,19 @@ class StepShape:
 
     @property
     def num_microbatches(self) -> int:
-        return -(-self.packs_per_step // (self.dp_degree * self.local_batch_packs))
+        return num_microbatches(self.packs_per_step, self.dp_degree, self.local_batch_packs)
 
-    def microbatch_slots(self, first_slot: int, microbatch: int, dp_rank: int) -> list[int]:
-        """Slots of one rank's microbatch in the step that begins at `first_slot`."""
-        first = (microbatch * self.dp_degree + dp_rank) * self.local_batch_packs
-        places = range(first, first + self.local_batch_packs)
-        return [first_slot + i if i < self.packs_per_step else FILLER for i in places]
+    def run(self, place_P: NDArray[np.int64], dp_rank: int) -> list[int]:
+        """Which of the step's slots, counted from 0, a rank computes, in this order."""
+        begin, end = (rank * self.packs_per_step // self.dp_degree for rank in (dp_rank, dp_rank + 1))
+        return np.argsort(place_P, kind="stable")[begin:end].tolist()
+
+    def microbatches(self, first_slot: int, place_P: NDArray[np.int64], dp_rank: int) -> list[list[int]]:
+        """Slots of one rank's microbatches in the step that begins at `first_slot`."""
+        slots = [first_slot + i for i in self.run(place_P, dp_rank)]
+        size = self.local_batch_packs
+        slots += [FILLER] * (self.num_microbatches * size - len(slots))
+        return [slots[i : i + size] for i in range(0, len(slots), size)]
 
 
 @dataclass(frozen=True)
@@ -40,12 +52,12 @@ class SlotBatches:
     """Batch sampler: one rank's microbatches from a slot on, without end."""
 
     shape: StepShape
+    places: PlacesOf
     dp_rank: int
     first_slot: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        first_slot = self.first_slot
+        first_slot, num_slots = self.first_slot, self.shape.packs_per_step
         while True:
-            for microbatch in range(self.shape.num_microbatches):
-                yield self.shape.microbatch_slots(first_slot, microbatch, self.dp_rank)
-            first_slot += self.shape.packs_per_step
+            yield from self.shape.microbatches(first_slot, self.places(first_slot, num_slots), self.dp_rank)
+            first_slot += num_slots
