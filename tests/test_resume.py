@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,15 @@ from tests.runs import assert_close, figures, losses, train, train_and_kill_afte
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    return train_well(tmp_path_factory.mktemp("straight"))
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    train_well(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(whole_run: Path) -> dict[int, dict]:
+    return figures(whole_run)
 
 
 def test_killed_and_resumed_gives_the_losses_of_an_uninterrupted_run_to_the_last_bit(
@@ -36,10 +44,8 @@ def test_resumed_on_another_number_of_processes_gives_equal_batches_and_close_lo
     assert_close(losses(resumed), losses(uninterrupted))  # equal batches: each group has the same tokens
 
 
-def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(
-    uninterrupted: dict[int, dict], tmp_path: Path
-) -> None:
-    train_and_kill_after(tmp_path, 6)
+def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(whole_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
     before = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
     records = [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")]
     finished = train(tmp_path, "--data.seed", "1")
@@ -49,9 +55,3 @@ def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(
     assert "plan: the checkpoint has" in message
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == before
     assert [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")] == records
-
-
-def test_a_step_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
-    finished = train(tmp_path, "--checkpoint.load_step", "7")
-    assert finished.returncode != 0
-    assert "checkpoint.load_step = 7: no complete checkpoint" in finished.output

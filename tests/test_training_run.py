@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.runs import ROOT, SMALL, train, train_well
 from titan_speech.config.load import load_config
+from titan_speech.train import EXIT_BAD_INPUT, main
 
 TWO_STEPS = ("--training.target_tokens", "2048")
 
@@ -70,19 +71,39 @@ def test_a_flipped_bit_ends_the_run_with_the_file_and_the_slot(tmp_path: Path) -
     assert "slot" in finished.output
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (("--training.seq_length", "128"), "seq_len"),
-        (("--data.source.tts.store", "nowhere"), "nowhere"),
-        (("--parallelism.tensor_parallel_degree", "3"), "expected a divisor of the world size 1"),
-    ],
-)
-def test_bad_input_ends_before_anything_is_written(tmp_path: Path, override: tuple[str, str], message: str) -> None:
-    finished = train(tmp_path / "run", *override)
+BAD_INPUTS = {
+    "misspelt": (("--training.seq_length", "128"), "seq_len"),
+    "no-store": (("--data.source.tts.store", "nowhere"), "nowhere"),
+    "degrees": (("--parallelism.tensor_parallel_degree", "3"), "expected a divisor of the world size 1"),
+    "no-checkpoint": (("--checkpoint.initial_load_path", "nowhere"), "no complete checkpoint there"),
+    "attention": (("--model.attention", "varlen"), "needs CUDA"),
+    "step": (("--checkpoint.load_step", "7"), "checkpoint.load_step = 7: no complete checkpoint"),
+    "no-model": (("--model.initial", "nowhere"), "nowhere is not a Hugging Face model folder"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_bad_input_ends_before_anything_is_written(
+    tmp_path: Path,
+    override: tuple[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(ROOT)
+    code = main(["--job.config_file", SMALL, "--job.dump_folder", str(tmp_path / "run"), *override])
+    assert code == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_said_without_a_traceback_under_torchrun(tmp_path: Path) -> None:
+    finished = train(tmp_path / "run", "--training.seq_len", "256", "--job.dump_folder", "README.md")
     assert finished.returncode != 0
     said = finished.output.split("torch/distributed/elastic")[0]
-    assert message in said
+    assert "job.dump_folder" in said
     assert "Traceback" not in said
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]
 
@@ -103,21 +124,3 @@ def test_a_damaged_checkpoint_is_named_with_a_way_out(short_run: Path, tmp_path:
     assert finished.returncode != 0
     assert "titan_speech: " in finished.output
     assert "step-2 cannot be read" in finished.output
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        (("--checkpoint.initial_load_path", "nowhere"), "no complete checkpoint there"),
-        (("--model.attention", "varlen"), "needs CUDA"),
-        (("--training.seq_len", "256", "--job.dump_folder", "README.md"), "job.dump_folder"),
-    ],
-)
-def test_what_cannot_run_here_is_said_without_a_traceback(
-    override: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
-    finished = train(tmp_path / "run", *override)
-    assert finished.returncode != 0
-    said = finished.output.split("torch/distributed/elastic")[0]
-    assert message in said
-    assert "Traceback" not in said
