@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
@@ -166,8 +167,11 @@ class _TensorReader:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be
                 dcp.load(state, checkpoint_id=str(self._path), no_dist=True)
-        except Exception as error:  # whatever a damaged file makes of itself
-            raise CheckpointError(f"{self._path} cannot be read at {key}: {type(error).__name__}: {error}") from error
+        except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
+            raise CheckpointError(
+                f"{self._path} cannot be read at {key}, so it is damaged or was cut short: {type(error).__name__}: "
+                f"{str(error)[:300]}. Restore it or take another step."
+            ) from error
         yield self._adapter.to_hf(state)[name]
 
 
