@@ -222,6 +222,15 @@ def store_pull(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def store_merge(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.store import merge_command as command
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    command.add_arguments(parser)
+    command.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 def store_audit(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.store.audit import command
 
@@ -360,6 +369,14 @@ VERBS = (
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
         (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
+    ),
+    Verb(
+        "store",
+        "merge",
+        "Make one store of several of one codec, tokenizer and normalization; all or nothing.",
+        "titan-speech store merge stores/youtube stores/studio --output stores/all",
+        store_merge,
+        is_deferred=True,
     ),
     Verb(
         "store",

@@ -71,7 +71,7 @@ class StoreWriter:
         )
         self._shard_bytes = shard_bytes
         self._problems = Problems(f"store {self.path} was not built")
-        self._folder = _fresh_folder(self.path)
+        self._folder = fresh_folder(self.path)
         self._spill_folder = self._folder / "spill"
         self._spill = Spill(self._spill_folder, Recipe(tokenizer, codec, normalization_version, seed), self._refuse)
 
@@ -142,7 +142,7 @@ def write_manifest(manifest: Manifest, store: Path) -> None:
         flush_to_disk(file.fileno())
 
 
-def _fresh_folder(path: Path) -> Path:
+def fresh_folder(path: Path) -> Path:
     """The temporary folder beside the store to be; both must be free."""
     if path.exists():
         raise DataError(f"{path} exists already and a store is never changed: choose another path or delete it")
