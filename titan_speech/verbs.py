@@ -239,6 +239,15 @@ def store_audit(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE if command.run(parser.parse_args(words)) else EXIT_FOUND_WRONG
 
 
+def store_build(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.corpus import build_command as room
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    room.add_arguments(parser)
+    room.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 _WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
 _STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
 _STORE_URL = Argument("url", "s3://bucket/prefix")
@@ -332,6 +341,15 @@ VERBS = (
         "Speak one text with a trained run and write it as a wav file.",
         'titan-speech sample --run outputs/demo --text "please hold the line" --output outputs/demo/sample.wav',
         sample,
+        is_deferred=True,
+    ),
+    Verb(
+        "store",
+        "build",
+        "Build a token store from what there is: Inworld or Llasa arrays, WebDataset, MDS, parquet, JSONL, audio, text.",
+        "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
+        "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
+        store_build,
         is_deferred=True,
     ),
     Verb(

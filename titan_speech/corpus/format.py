@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import CodecInfo
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class ImportOptions:
     """What codes are that the input keeps as bytes: uint16, int32, uint32 or int64, little-endian."""
     long_audio: str = "error"
     """What becomes of audio longer than 40 s: `error` or `split` (into equal pieces, which lose their transcripts)."""
+    llasa_tokenizer: Path | None = None
+    """The tokenizer that made the ids of Llasa memmaps."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Unit:
     start: int = 0
     stop: int | None = None
     """Rows [start, stop) of the file; None is its end."""
+    other_paths: tuple[Path, ...] = ()
+    """Further files it is read from: when one of them changes, the unit is imported again."""
 
 
 class Format(Protocol):
@@ -75,7 +80,22 @@ class Format(Protocol):
     def samples(self, unit: Unit) -> Iterator[Sample]: ...
 
 
+@runtime_checkable
+class NamesCodec(Protocol):
+    """A format whose inputs say, or whose encoder is, the codec of their codes."""
+
+    def codec_info(self) -> CodecInfo | None: ...
+
+
+@runtime_checkable
+class NamesNormalization(Protocol):
+    """A format whose texts are normalized already, by the rules named here."""
+
+    def normalization_version(self) -> str | None: ...
+
+
 FORMATS: dict[str, tuple[str, str]] = {
+    "inworld": ("inworld", "Inworld"),
     "mds": ("mds", "MDS"),
     "parquet": ("parquet", "Parquet"),
     "webdataset": ("webdataset", "WebDataset"),

@@ -1,7 +1,8 @@
 """What an importer yields: one sample with all that is known about it, not yet checked or tokenized.
 
 In: a unit of some format. Out: `SpeechSample` or `TextSample`, in the order of the unit. Codes are integers of any
-width, as the format has them; the store's writer checks their range.
+width, as the format has them; the store's writer checks their range. A row of which no sample can be made is told as
+`BadSample`; `DataError` is for a unit that cannot be read on.
 
 Shapes: T codes of a sample.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from numpy.typing import NDArray
 
+from titan_speech.store.problems import Problem
 from titan_speech.store.samples import SampleInfo
 
 
@@ -34,4 +36,12 @@ class TextSample:
     user: str | None = None
 
 
-Sample = SpeechSample | TextSample
+@dataclass(frozen=True)
+class BadSample:
+    """In place of a sample that cannot be made: `name` says which, `problem` why. The build counts it by kind."""
+
+    name: str
+    problem: Problem
+
+
+Sample = SpeechSample | TextSample | BadSample

@@ -8,7 +8,7 @@ without one everything is counted, and what several processes found is put toget
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from titan_speech.errors import DataError
 
@@ -29,6 +29,7 @@ class Found:
 
     first: str
     count: int
+    noun: str = "samples"
 
 
 class Problems:
@@ -55,13 +56,13 @@ class Problems:
 
     def _add(self, kind: str, more: Found) -> None:
         known = self.found.get(kind)
-        self.found[kind] = more if known is None else Found(known.first, known.count + more.count)
+        self.found[kind] = more if known is None else replace(known, count=known.count + more.count)
 
     def raise_if_any(self) -> None:
         if self.found:
-            lines = "\n".join(f"  {found.first}{_rest(found.count - 1)}" for found in self.found.values())
-            raise DataError(f"{self._what_failed}; correct these samples or leave them out:\n{lines}")
+            lines = "\n".join(f"  {found.first}{_rest(found)}" for found in self.found.values())
+            raise DataError(f"{self._what_failed}; correct these or leave them out:\n{lines}")
 
 
-def _rest(count: int) -> str:
-    return f" (and {count} more samples)" if count else ""
+def _rest(found: Found) -> str:
+    return f" (and {found.count - 1} more {found.noun})" if found.count > 1 else ""

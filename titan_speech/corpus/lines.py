@@ -1,0 +1,56 @@
+"""Lines of a large text file by number: where ranges of them begin, and reading one range.
+
+In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass (1 GB/s), so that ranges of lines
+are read by several processes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+CHUNK_BYTES = 16 << 20
+_NEWLINE = 10
+
+
+@dataclass(frozen=True)
+class LineIndex:
+    """`offsets` of the lines that were asked for and exist, by number."""
+
+    num_lines: int
+    offsets: dict[int, int]
+
+
+def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
+    """Counts the lines and finds where each wanted one begins; a last line without its end counts."""
+    targets, offsets = sorted(set(wanted)), {0: 0}
+    num_lines, position, last = 0, 0, b"\n"
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == _NEWLINE)
+            here = [line for line in targets if num_lines < line <= num_lines + len(ends)]
+            offsets |= {line: position + int(ends[line - num_lines - 1]) + 1 for line in here}
+            num_lines, position, last = num_lines + len(ends), position + len(chunk), chunk[-1:]
+    num_lines += last != b"\n"
+    return LineIndex(num_lines, {line: offset for line, offset in offsets.items() if line < num_lines})
+
+
+def read_lines(path: Path, offset: int, count: int | None) -> Iterator[bytes]:
+    """`count` lines from a byte offset, or all that follow."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        yield from islice(file, count)
+
+
+def parsed(line: bytes) -> dict[str, object] | str:
+    """The object of a JSON line, or what is wrong with it."""
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        return f"is not JSON ({error}): {line[:60]!r}"
+    return content if isinstance(content, dict) else f"is {line[:60]!r}: expected a JSON object"
