@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from titan_speech.corpus.format import Format, ImportOptions, open_format
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import BadSample, SpeechSample
+from titan_speech.store.problems import Problems
 
 
 def opened(
@@ -24,8 +25,13 @@ def imported(name: str, *inputs: Path, **options) -> dict[str, SpeechSample]:  #
     samples = {}
     source = opened(name, *inputs, **options)
     for unit in source.units():
+        problems = Problems(f"{unit.path} was not imported")
         for sample in source.samples(unit):
+            if isinstance(sample, BadSample):
+                problems.add(sample.name, sample.problem)
+                continue
             assert isinstance(sample, SpeechSample)
             assert sample.info.sample_id not in samples
             samples[sample.info.sample_id] = sample
+        problems.raise_if_any()
     return samples

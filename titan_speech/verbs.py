@@ -346,7 +346,7 @@ VERBS = (
     Verb(
         "store",
         "build",
-        "Build a token store from what there is: Inworld or Llasa arrays, WebDataset, MDS, parquet, JSONL, audio, text.",
+        "Build a token store from arrays, WebDataset, MDS, parquet, JSONL, audio or text.",
         "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
         "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
         store_build,

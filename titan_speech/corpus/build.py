@@ -27,7 +27,7 @@ from titan_speech.corpus.build_settings import BuildSettings
 from titan_speech.corpus.build_work import CutWork, ImportWork, UnitTask
 from titan_speech.corpus.format import Format, ImportOptions, NamesCodec, NamesNormalization, Unit, open_format
 from titan_speech.errors import DataError
-from titan_speech.store.builder import check_shard_bytes, codes_per_sec, write_manifest
+from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
 from titan_speech.store.conflicts import find_conflicts
 from titan_speech.store.cut import ShardJob, by_part, part_info, shard_jobs
 from titan_speech.store.manifest import CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
@@ -64,7 +64,9 @@ def build_store(request: BuildRequest) -> Manifest:
     folder = BuildFolder(request.output.with_name(f"{request.output.name}.building"))
     is_published = request.output.exists()
     if is_published and (folder.store.exists() or not folder.path.exists()):
-        raise DataError(f"{request.output} exists already and a store is never changed: choose another path or delete it")
+        raise DataError(
+            f"{request.output} exists already and a store is never changed: choose another path or delete it"
+        )
     tokenizer = TextTokenizer.load(request.tokenizer)
     opened = open_format(request.format, request.options)
     recipe = _recipe(request, opened, tokenizer)
@@ -166,15 +168,16 @@ class _Build:
         progress.finish()
         rate = codes_per_sec(self._recipe.codec)
         infos = tuple(part_info(some, self._shards(parts[key]), rate) for key, some in by_part(runs).items())
-        return Manifest(
+        manifest = Manifest(
             name=self._request.name,
             licence=self._request.licence,
             codec=self._recipe.codec,
             tokenizer=TokenizerInfo(self._recipe.tokenizer.fingerprint, self._recipe.tokenizer.num_base),
             normalization_version=self._recipe.normalization_version,
             seed=self._request.seed,
-            parts=infos,
-        ).sealed()
+            parts=(),
+        )
+        return completed(manifest, infos, self._folder.store)
 
     def _shards(self, jobs: Sequence[ShardJob]) -> list[ShardInfo]:
         return [info for job in jobs if (info := self._folder.shard(job)) is not None]
@@ -198,7 +201,9 @@ class _Build:
         try:
             os.rename(self._folder.store, self._request.output)
         except OSError as error:
-            raise DataError(f"{self._request.output} appeared during the build ({error}); it was left as it is") from error
+            raise DataError(
+                f"{self._request.output} appeared during the build ({error}); it was left as it is"
+            ) from error
         self._folder.remove()
 
 

@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
     )
-    how.add_argument("--skip-bad", action="store_true", help="leave bad samples out and count them in build_report.json")
+    how.add_argument(
+        "--skip-bad", action="store_true", help="leave bad samples out and count them in build_report.json"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     manifest = build_store(_request(args))
     totals = Totals.of(manifest.parts)
     print(
-        f"{args.output}: {totals.num_samples:,} samples, {totals.num_tokens:,} tokens and {totals.num_text_tokens:,} of "
-        f"transcripts in {len(manifest.parts)} parts, {totals.duration_sec / 3600:,.2f} h, "
+        f"{args.output}: {totals.num_samples:,} samples, {totals.num_tokens:,} tokens and {totals.num_text_tokens:,} "
+        f"of transcripts in {len(manifest.parts)} parts, {totals.duration_sec / 3600:,.2f} h, "
         f"fingerprint {manifest.fingerprint}"
     )
 

@@ -76,8 +76,8 @@ class BuildFolder:
             _write(file, json.dumps(content, indent=1, ensure_ascii=False))
         elif changed := differences(_read(file), content):
             raise DataError(
-                f"{self.path} holds an unfinished build with other settings; repeat its command to continue it, or delete "
-                "that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
+                f"{self.path} holds an unfinished build with other settings; repeat its command to continue it, or "
+                "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
             )
         for folder in (self.units, self.shards, self.store):
             folder.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ def _run_apart(work: Work[T, R], tasks: Sequence[T], num_workers: int, tick: Tic
     others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(work, shared))
     try:
-        futures: dict[Future[R], int] = {executor.submit(_do, index, task): index for index, task in enumerate(tasks)}
+        futures: dict[Future, int] = {executor.submit(_do, index, task): index for index, task in enumerate(tasks)}
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=TICK_SEC, return_when=FIRST_COMPLETED)

@@ -44,6 +44,8 @@ class ImportOptions:
     """What codes are that the input keeps as bytes: uint16, int32, uint32 or int64, little-endian."""
     long_audio: str = "error"
     """What becomes of audio longer than 40 s: `error` or `split` (into equal pieces, which lose their transcripts)."""
+    unit_bytes: int = 256 << 20
+    """Bytes of codes of a unit, where a large file is imported by ranges of rows."""
     llasa_tokenizer: Path | None = None
     """The tokenizer that made the ids of Llasa memmaps."""
 

@@ -1,7 +1,7 @@
 """Lines of a large text file by number: where ranges of them begin, and reading one range.
 
-In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass (1 GB/s), so that ranges of lines
-are read by several processes.
+In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass (1 GB/s), so that ranges of
+lines are read by several processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
+from titan_speech.errors import DataError
 
 CHUNK_BYTES = 16 << 20
 _NEWLINE = 10
@@ -40,17 +42,19 @@ def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
     return LineIndex(num_lines, {line: offset for line, offset in offsets.items() if line < num_lines})
 
 
-def read_lines(path: Path, offset: int, count: int | None) -> Iterator[bytes]:
-    """`count` lines from a byte offset, or all that follow."""
+def parsed_lines(path: Path, offset: int, first: int, stop: int | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """JSON objects of lines [first, stop), with their names; line `first` begins at `offset`."""
     with open(path, "rb") as file:
         file.seek(offset)
-        yield from islice(file, count)
+        for number, line in enumerate(islice(file, None if stop is None else stop - first), first):
+            yield f"{path.name}:{number}", _parsed(line, path, number)
 
 
-def parsed(line: bytes) -> dict[str, object] | str:
-    """The object of a JSON line, or what is wrong with it."""
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
     try:
         content = json.loads(line)
     except ValueError as error:
-        return f"is not JSON ({error}): {line[:60]!r}"
-    return content if isinstance(content, dict) else f"is {line[:60]!r}: expected a JSON object"
+        raise DataError(f"line {number + 1} of {path} is not JSON ({error}): {line[:60]!r}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"line {number + 1} of {path} is {line[:60]!r}: expected a JSON object")
+    return content

@@ -16,7 +16,7 @@ from titan_speech.corpus.files import instead
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.mds_shard import Shard, ShardFile, can_decode, read_samples
 from titan_speech.corpus.records import Record, check_codes_dtype, speech_samples
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 
 INDEX = "index.json"
@@ -45,7 +45,7 @@ class MDS:
     def units(self) -> list[Unit]:
         return [_unit(place) for place in self._places.values()]
 
-    def samples(self, unit: Unit) -> Iterator[SpeechSample]:
+    def samples(self, unit: Unit) -> Iterator[Sample]:
         place = self._places[unit.name]
         return speech_samples(_records(place, self._columns), self._columns, self._options, unit)
 

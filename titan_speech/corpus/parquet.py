@@ -20,7 +20,7 @@ from titan_speech.corpus.columns import CODES, SPEECH_FIELDS, Columns, required_
 from titan_speech.corpus.files import InputFile, find_files, instead
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 
 UNIT_BYTES = 256 << 20
@@ -41,7 +41,7 @@ class Parquet:
     def units(self) -> list[Unit]:
         return [unit for file in self._files for unit in _file_units(file)]
 
-    def samples(self, unit: Unit) -> Iterator[SpeechSample]:
+    def samples(self, unit: Unit) -> Iterator[Sample]:
         file = _open(unit.path)
         self._check(unit.path, file)
         return speech_samples(_records(file, unit, self._columns), self._columns, self._options, unit)

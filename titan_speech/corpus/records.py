@@ -1,8 +1,7 @@
 """Records of an input, one mapping a sample, as samples of speech.
 
-In: the records of one unit, in order, each with a name for error messages. Out: `SpeechSample`s in the same order. What
-is wrong with records is collected, and named together when the unit ends: first offender of each kind, number of
-the rest.
+In: the records of one unit, in order, each with a name for error messages. Out: `SpeechSample`s in the same order, and
+`BadSample`s in place of records that do not make one.
 
 Shapes: T codes of a sample.
 """
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from titan_speech.corpus.columns import CODES, INFO_FIELDS, ROW, TRANSCRIPTS, Columns, absent, missing
 from titan_speech.corpus.format import ImportOptions, Unit
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import BadSample, Sample, SpeechSample
 from titan_speech.errors import DataError
-from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.problems import Problem
 from titan_speech.store.samples import SampleInfo
 
 Record = Mapping[str, object]
@@ -30,17 +29,15 @@ _NUMBERS = {"segment_order": int, "sample_rate": int, "start_time": float, "end_
 
 def speech_samples(
     records: Iterable[tuple[str, Record]], columns: Columns, options: ImportOptions, unit: Unit
-) -> Iterator[SpeechSample]:
-    """The samples of a unit; raises at its end if any record was not fit."""
-    problems = Problems(f"{unit.path} was not imported")
+) -> Iterator[Sample]:
+    """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
     for number, (name, record) in enumerate(records):
         seen.update(record)
         try:
             yield _sample(record, columns, options, f"{unit.name}:{unit.start + number}")
         except _UnfitError as error:
-            problems.add(name, error.problem)
-    problems.raise_if_any()
+            yield BadSample(name, error.problem)
     for field, column in columns.named.items():
         if column not in seen and not column.startswith("@"):
             raise DataError(f"{unit.path} {missing(field, column, seen)}")

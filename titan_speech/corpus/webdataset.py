@@ -26,7 +26,7 @@ from titan_speech.corpus.columns import CODES, speech_columns
 from titan_speech.corpus.files import find_files, instead
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.records import Record, Refused, check_codes_dtype, speech_samples
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 
 KEY = "__key__"
@@ -51,7 +51,7 @@ class WebDataset:
     def units(self) -> list[Unit]:
         return [Unit(file.name, file.path, file.num_bytes) for file in self._files]
 
-    def samples(self, unit: Unit) -> Iterator[SpeechSample]:
+    def samples(self, unit: Unit) -> Iterator[Sample]:
         return speech_samples(_records(unit.path), self._columns, self._options, unit)
 
 

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from titan_speech.errors import DataError
 from titan_speech.store.conflicts import find_conflicts
 from titan_speech.store.cut import by_part, write_part
-from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, TokenizerInfo
+from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
 from titan_speech.store.problems import Problem, Problems
 from titan_speech.store.samples import SampleInfo
 from titan_speech.store.shards import flush_to_disk
@@ -95,7 +95,7 @@ class StoreWriter:
             raise DataError(f"store {self.path} was not built: no samples were added")
         rate = codes_per_sec(self.codec)
         parts = tuple(write_part(some, self._folder, self._shard_bytes, rate) for some in by_part(runs).values())
-        self.manifest = replace(self.manifest, parts=parts, tasks=count_tasks(self._folder, parts)).sealed()
+        self.manifest = completed(self.manifest, parts, self._folder)
         shutil.rmtree(self._spill_folder)
         self._publish()
         return self.manifest
@@ -132,6 +132,11 @@ def check_shard_bytes(shard_bytes: int) -> None:
 
 def codes_per_sec(codec: CodecInfo | None) -> float:
     return codec.codes_per_sec if codec is not None else 1.0
+
+
+def completed(manifest: Manifest, parts: tuple[PartInfo, ...], store: Path) -> Manifest:
+    """With the parts that lie in `store`, and all that follows from them."""
+    return replace(manifest, parts=parts, tasks=count_tasks(store, parts)).sealed()
 
 
 def write_manifest(manifest: Manifest, store: Path) -> None:

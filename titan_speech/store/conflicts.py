@@ -86,10 +86,12 @@ def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: P
     order_N = np.lexsort((segments_N["start"], segments_N["order"], segments_N["recording"]))
     bad = np.flatnonzero(_contradicts(segments_N[order_N]))
     for later in bad[:MAX_LOOKED_UP].tolist():
-        places: list[Where] = [
-            (runs[owner_N[order_N[i]]], int(segments_N[order_N[i]]["row"])) for i in (later, later + 1)
-        ]
-        _tell_contradiction(*places, problems)
+        before, after = order_N[later : later + 2].tolist()
+        _tell_contradiction(
+            (runs[owner_N[before]], int(segments_N["row"][before])),
+            (runs[owner_N[after]], int(segments_N["row"][after])),
+            problems,
+        )
     if len(bad) > MAX_LOOKED_UP:
         problems.add("", Problem("segment order", "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
 
