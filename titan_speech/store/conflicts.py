@@ -88,8 +88,8 @@ def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: P
     for later in bad[:MAX_LOOKED_UP].tolist():
         before, after = order_N[later : later + 2].tolist()
         _tell_contradiction(
-            (runs[owner_N[before]], int(segments_N["row"][before])),
-            (runs[owner_N[after]], int(segments_N["row"][after])),
+            (runs[int(owner_N[before])], int(segments_N["row"][before])),
+            (runs[int(owner_N[after])], int(segments_N["row"][after])),
             problems,
         )
     if len(bad) > MAX_LOOKED_UP:
