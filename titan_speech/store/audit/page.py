@@ -2,7 +2,7 @@
 
 In: an audit and the sound that belongs to its store. Out: HTML. Transcripts and ids come from anywhere: all of them
 are escaped, isolated from the page's direction, and a content policy forbids scripts and requests. There is no
-script: players, folding and keyboard are the browser's own. 16 languages with 5 players each make 11 MB, of which the
+script: players, folding and keyboard are the browser's own. 16 languages with 5 players each make 12 MB, of which the
 sound is nearly all.
 """
 

@@ -89,7 +89,7 @@ def _read_shard(
             duration_sec=_duration(columns, k),
             num_same_text=int(known.same_text_R[first_row + row]),
             num_same_codes=int(known.same_codes_R[first_row + row]),
-            order=known.order[first_row + row],
+            order=known.order(first_row + row),
         )
 
 
