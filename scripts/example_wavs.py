@@ -1,7 +1,7 @@
 """A folder of recordings to try things on: prompts of a store decoded to wav files, each with its transcript beside it.
 
-In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the way people keep their own recordings.
-Decoding takes 0.1 to 0.4 s a second of audio on one core.
+In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the way people keep their own
+recordings. Decoding takes 0.1 to 0.4 s a second of audio on one core.
 
     python scripts/example_wavs.py --store demo_data --language en --number 60 --output recordings
 """

@@ -1,8 +1,8 @@
 """Reading the chosen samples: all that the checks and the page need of each.
 
 In: the chosen parts, and the tokenizer if there is one. Out: `AuditSample`s. A transcript is read from the sidecar;
-the words of a text part exist as ids only and are known with a tokenizer alone. 10,000 samples of the bundled size
-take 1 s.
+the words of a text part exist as ids only and are known with a tokenizer alone. 10,000
+samples take 0.2 s without a tokenizer.
 
 Shapes: T codes or text ids of a sample.
 """
