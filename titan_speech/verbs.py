@@ -248,6 +248,20 @@ def store_build(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def text_prepare(args: argparse.Namespace, words: list[str]) -> int:
+    try:
+        from titan_speech.corpus.text import command as room
+    except ModuleNotFoundError as error:
+        from titan_speech.errors import DataError
+
+        raise DataError(f"{error}; it comes with the extra: pip install 'titan-speech[text]'") from error
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    room.add_arguments(parser)
+    room.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 _WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
 _STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
 _STORE_URL = Argument("url", "s3://bucket/prefix")
@@ -404,10 +418,20 @@ VERBS = (
         store_audit,
         is_deferred=True,
     ),
+    Verb(
+        "text",
+        "prepare",
+        "Clean documents, drop copies and what breaks a rule, and report what went and why; text for store build.",
+        "titan-speech text prepare --from text-parquet --preset fineweb --input fineweb/ --output prepared/fineweb "
+        "--tokenizer tokenizer/tiny --workers 16",
+        text_prepare,
+        is_deferred=True,
+    ),
 )
 ROOMS = {
     "config": "What a run is told to do.",
     "data": "What a run reads, and in which order.",
     "model": "Backbones in, checkpoints out.",
     "store": "Token stores on disk.",
+    "text": "Documents on their way into a token store.",
 }

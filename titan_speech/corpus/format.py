@@ -100,6 +100,10 @@ FORMATS: dict[str, tuple[str, str]] = {
     "inworld": ("inworld", "Inworld"),
     "mds": ("mds", "MDS"),
     "parquet": ("parquet", "Parquet"),
+    "text-jsonl": ("text.jsonl", "TextJsonl"),
+    "text-parquet": ("text.parquet", "TextParquet"),
+    "text-plain": ("text.plain", "TextPlain"),
+    "text-prepared": ("text.prepared", "TextPrepared"),
     "webdataset": ("webdataset", "WebDataset"),
 }
 """Name to (module under titan_speech.corpus, class)."""

@@ -1,0 +1,82 @@
+"""Arguments of `titan-speech text prepare`.
+
+In: words of the command line. Out: a `Job`, run; a few lines on stdout that sum up the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from titan_speech.corpus.format import ImportOptions
+from titan_speech.corpus.text.job import Job, Source, read_job_file
+from titan_speech.corpus.text.prepare import prepare
+from titan_speech.corpus.text.presets import LAYOUTS, PRESETS
+from titan_speech.corpus.text.rules import Rules
+from titan_speech.corpus.text.tally import Tally
+from titan_speech.errors import DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    one = parser.add_argument_group("one source (several stand as [[source]] tables in --rules)")
+    one.add_argument("--from", dest="format", metavar="FORMAT", help="text-jsonl, text-parquet or text-plain")
+    one.add_argument("--input", nargs="+", type=Path, default=[], metavar="PATH", help="files and folders")
+    one.add_argument(
+        "--preset", help=f"columns and licence of {', '.join(PRESETS)}; of plain text also {' or '.join(LAYOUTS)}"
+    )
+    one.add_argument("--source", metavar="NAME", help="name of the source, where neither rows nor preset say it")
+    one.add_argument("--language", metavar="TAG", help="language, where neither rows nor preset say it")
+    one.add_argument("--licence", help="licence, where neither rows nor preset say it")
+    one.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="column that holds a field")
+    parser.add_argument("--output", type=Path, required=True, help="folder that is not there yet")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="folder of the tokenizer that lengths are counted with"
+    )
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="TOML with other limits, and sources")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.workers < 1:
+        raise DataError(f"--workers is {args.workers}; expected at least 1")
+    rules, sources = read_job_file(args.rules) if args.rules else (Rules(), ())
+    given = args.format is not None or bool(args.input)
+    if given == bool(sources):
+        said = (
+            "both --from/--input and [[source]] tables"
+            if given
+            else "neither --from with --input nor [[source]] tables"
+        )
+        raise DataError(f"{said}: name the sources in one of the two ways")
+    job = Job(sources or (_source(args),), args.tokenizer, rules)
+    tally = prepare(job, args.output, args.workers)
+    print(summary(tally, args.output))
+
+
+def _source(args: argparse.Namespace) -> Source:
+    if args.format is None or not args.input:
+        raise DataError("--from and --input go together")
+    options = ImportOptions(
+        inputs=tuple(args.input),
+        dataset_source=args.source,
+        language=args.language,
+        columns=dict(_column(word) for word in args.column),
+        preset=args.preset,
+    )
+    return Source(args.format, options, args.licence)
+
+
+def _column(word: str) -> tuple[str, str]:
+    name, _, column = word.partition("=")
+    if not name or not column:
+        raise DataError(f"--column {word!r}: expected FIELD=NAME, such as text=raw_content")
+    return name, column
+
+
+def summary(tally: Tally, output: Path) -> str:
+    met, kept = tally.total("met"), tally.total("kept")
+    dropped = ", ".join(f"{rule} {count:,}" for rule, count in tally.by_name("dropped").items()) or "none"
+    return (
+        f"{output}: {kept:,} of {met:,} documents kept, {tally.total('tokens'):,} tokens in "
+        f"{len(tally.groups('kept'))} languages\ndropped: {dropped}\nwhy and what: {output / 'report.md'}"
+    )

@@ -1,0 +1,143 @@
+"""`titan-speech text prepare`: from the documents of sources to cleaned shards and a report of what went.
+
+In: a `Job`. Out, all at once at the end:
+
+    OUTPUT/documents/00000.parquet   one a unit: sample_id, text, user, language, dataset_source, licence, num_tokens
+    OUTPUT/prepared.json             versions, rules, sources
+    OUTPUT/report.json, report.md    what was met, changed, dropped and kept, with examples and licences
+
+1. every unit is cleaned by itself (unit_work.py), in parallel; finished ones are skipped when it is started again
+2. copies and the share of instructions are decided over all of them (verdicts.py)
+3. every unit is written without what was dropped, in parallel
+
+Until the end all lies in OUTPUT.work. The same inputs give the same bytes whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+from titan_speech.corpus.text.job import Job
+from titan_speech.corpus.text.report import write_reports
+from titan_speech.corpus.text.tally import Tally
+from titan_speech.corpus.text.unit_work import UnitWork, clean_unit, write_kept
+from titan_speech.corpus.text.verdicts import judge
+from titan_speech.errors import DataError
+from titan_speech.store.progress import Progress
+
+PREPARED_VERSION = 1
+PREPARED_NAME = "prepared.json"
+
+
+def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = print) -> Tally:
+    """Runs the job; OUTPUT appears when all is done."""
+    if output.exists():
+        raise DataError(f"{output} exists already; choose another --output or delete it")
+    content = job.content()
+    units = [(source, unit) for source in job.sources for unit in source.open().units()]
+    folder = _work_folder(output, content)
+    works = [UnitWork(source, unit, folder) for source, unit in units]
+    _refuse_equal_units(works)
+    _clean_all(works, job, workers, say)
+    tally = Tally()
+    for work in works:
+        tally.add(work.tally())
+    tally.add(_write_all(works, job, folder, workers, say))
+    _refuse_empty(tally, folder)
+    (folder / "out" / PREPARED_NAME).write_text(
+        json.dumps({"format_version": PREPARED_VERSION, **content}, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    write_reports(tally, content, folder / "out")
+    os.rename(folder / "out", output)
+    shutil.rmtree(folder)
+    return tally
+
+
+def _work_folder(output: Path, content: dict[str, object]) -> Path:
+    """OUTPUT.work, new or of the same job."""
+    folder = output.with_name(f"{output.name}.work")
+    folder.mkdir(parents=True, exist_ok=True)
+    job_file = folder / "job.json"
+    if job_file.is_file():
+        before = json.loads(job_file.read_text(encoding="utf-8"))
+        differing = [name for name in content if before.get(name) != json.loads(json.dumps(content[name]))]
+        if differing:
+            raise DataError(
+                f"{folder} holds an unfinished preparation with other {', '.join(differing)}; repeat it as it was "
+                "begun, or delete that folder"
+            )
+    else:
+        job_file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def _refuse_equal_units(works: list[UnitWork]) -> None:
+    seen: set[str] = set()
+    for work in works:
+        if work.key in seen:
+            raise DataError(f"{work.unit.path} is named twice in the sources; name it once")
+        seen.add(work.key)
+
+
+def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str], None]) -> None:
+    todo = [work for work in works if not work.is_done()]
+    if len(todo) < len(works):
+        say(f"continuing: {len(works) - len(todo)} of {len(works)} units were done before")
+    with Progress("clean", sum(work.unit.num_bytes for work in todo), "MB", 1e6) as progress:
+        for work, _ in in_parallel(clean_unit, [(work, job) for work in todo], workers):
+            progress.add(work.unit.num_bytes)
+
+
+def _write_all(works: list[UnitWork], job: Job, folder: Path, workers: int, say: Callable[[str], None]) -> Tally:
+    say("looking for copies")
+    verdicts = judge(works, job.rules, folder)
+    documents = folder / "out" / "documents"
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    documents.mkdir(parents=True)
+    pairs = enumerate(zip(works, verdicts, strict=True))
+    calls = [(work, verdict_N, documents / f"{number:05d}.parquet") for number, (work, verdict_N) in pairs]
+    tallies = {work.key: tally for work, tally in in_parallel(write_kept, calls, workers)}
+    total = Tally()
+    for work in works:
+        total.add(tallies[work.key])
+    return total
+
+
+def in_parallel(run: Callable, calls: list[tuple], workers: int) -> Iterable[tuple]:  # type: ignore[type-arg]
+    """(first argument, result) of each call, as they finish."""
+    if workers == 1 or len(calls) < 2:
+        yield from ((call[0], run(*call)) for call in calls)
+        return
+    with ProcessPoolExecutor(min(workers, len(calls)), mp_context=get_context("forkserver")) as pool:
+        futures = {pool.submit(run, *call): call[0] for call in calls}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a worker process died, perhaps for want of memory: start again with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _refuse_empty(tally: Tally, folder: Path) -> None:
+    if tally.total("kept"):
+        return
+    shutil.rmtree(folder)
+    if not tally.total("met"):
+        raise DataError("the inputs hold no documents")
+    reasons = ", ".join(f"{rule} {count}" for rule, count in tally.by_name("dropped").items())
+    rule = next(iter(tally.by_name("dropped")))
+    example = tally.examples[rule][0]
+    raise DataError(
+        f"nothing is left of {tally.total('met')} documents; dropped by rule: {reasons}. The first by {rule}: "
+        f"{example.id!r}, {example.found}: {example.excerpt[:80]!r}. Set other limits with --rules"
+    )

@@ -1,0 +1,127 @@
+"""From a row of an input to a document, the same way for every format.
+
+In: field -> value, as the input has it. Out: `Document`. Values of a wrong type are errors that name the row; a missing
+text is an empty one. The language is, in this order: the row's, its metadata's, the preset's, the one in the path, the
+one of the command line; none of them is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import regex
+
+from titan_speech.corpus.format import ImportOptions, Unit
+from titan_speech.corpus.text.document import UNKNOWN_LICENCE, Document
+from titan_speech.corpus.text.languages import tag_of_path, to_tag
+from titan_speech.corpus.text.presets import Preset
+from titan_speech.errors import DataError
+from titan_speech.store.samples import is_language
+
+_TURN = regex.compile(r"\s*<(human|bot)>:\s*")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Reads rows of one source."""
+
+    options: ImportOptions
+    preset: Preset | None
+
+    def document(self, row: Mapping[str, object], unit: Unit, position: int) -> Document:
+        where = f"{unit.path}, row {position}"
+        user, text = self._texts(row, where)
+        source = _text(row, "dataset_source", where) or self.options.dataset_source or self._preset_source(where)
+        licence = _text(row, "licence", where) or (self.preset.licence if self.preset else UNKNOWN_LICENCE)
+        return Document(
+            id=_text(row, "sample_id", where) or f"{source}/{unit.name}/{position}",
+            text=text,
+            user=user,
+            language=self._language(row, unit, where),
+            source=source,
+            licence=licence,
+            signals=self._signals(row, where),
+        )
+
+    def _preset_source(self, where: str) -> str:
+        if self.preset is None:
+            raise DataError(f"{where}: nothing says which source this is; name it with --source")
+        return self.preset.source
+
+    def _texts(self, row: Mapping[str, object], where: str) -> tuple[str | None, str]:
+        if "dialogue" in row:
+            return split_dialogue(_text(row, "dialogue", where))
+        return (_text(row, "user", where) or None), _text(row, "text", where)
+
+    def _language(self, row: Mapping[str, object], unit: Unit, where: str) -> str:
+        said = _text(row, "language", where) or _language_of_meta(row, where)
+        if not said and self.preset is not None:
+            said = self.preset.language or (self.preset.language_in_path and tag_of_path(unit.path)) or ""
+        said = said or self.options.language or ""
+        if not said:
+            hint = " nor in its path" if self.preset and self.preset.language_in_path else ""
+            raise DataError(f"{where} names no language{hint}; say it with --language, or --column language=NAME")
+        tag = to_tag(said)
+        if not is_language(tag):
+            raise DataError(f"{where}: unknown language tag {said!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'")
+        return tag
+
+    def _signals(self, row: Mapping[str, object], where: str) -> dict[str, float] | None:
+        if "quality_signals" not in row:
+            return None
+        value = row["quality_signals"]
+        try:
+            content = json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise DataError(f"{where}: quality_signals is not JSON: {error}") from error
+        if not isinstance(content, Mapping) or not content:
+            raise DataError(f"{where} has no quality signals: found {value!r:.80}, expected name -> [[0, n, value]]")
+        return {
+            str(name): float(number) for name, spans in content.items() if (number := _of_document(spans)) is not None
+        }
+
+
+def split_dialogue(text: str) -> tuple[str | None, str]:
+    """All turns before the last answer, and that answer; without turns all is the text."""
+    pieces = _TURN.split(text)
+    turns = [
+        (who, said.strip()) for who, said in zip(["lead", *pieces[1::2]], pieces[::2], strict=True) if said.strip()
+    ]
+    while turns and turns[-1][0] == "human":
+        turns.pop()
+    if not turns or turns[-1][0] != "bot":
+        return None, text.strip() if len(pieces) == 1 else ""
+    return "\n\n".join(said for _, said in turns[:-1]) or None, turns[-1][1]
+
+
+def _language_of_meta(row: Mapping[str, object], where: str) -> str:
+    value = row.get("meta")
+    try:
+        content = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise DataError(f"{where}: meta is not JSON: {error}") from error
+    language = content.get("language") if isinstance(content, Mapping) else None
+    return language if isinstance(language, str) else ""
+
+
+def _of_document(spans: object) -> float | None:
+    """The value of a signal that has one for the whole document; None of one with a value a line."""
+    if isinstance(spans, (int, float)):
+        return float(spans)
+    if isinstance(spans, list) and len(spans) == 1 and isinstance(spans[0], list) and len(spans[0]) == 3:
+        value = spans[0][2]
+        return float(value) if isinstance(value, (int, float)) else None
+    return None
+
+
+def _text(row: Mapping[str, object], field: str, where: str) -> str:
+    value = row.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, int) and field == "sample_id":
+        return str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {field} is {type(value).__name__} {value!r:.80}; expected text")
+    return value
