@@ -15,6 +15,8 @@ What it is for: first runs, the demo, tests and overfitting checks on real sound
 weights in the package). What it is not for: a production corpus. It is fitted on under two hours of human speech of four
 voices and its vocoder has no learned part; XCodec2 sounds far better.
 
+The codec of production corpora, XCodec2, has [a page of its own](xcodec2.md).
+
 ## How it works
 
 80 log-mel bands at 100 Hz; two frames stacked; a convolutional encoder (0.5 M parameters) to 8 numbers a frame at 50 Hz;

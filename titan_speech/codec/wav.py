@@ -1,7 +1,7 @@
 """In: a sound file. Out: 16-bit PCM wav files, and float samples at the codec's rate.
 
-Wav needs the standard library only. Other formats (flac, ogg) need soundfile, of the `codec` extra. Nothing
-is resampled here: a file at another rate is refused with the command that converts it.
+Wav needs the standard library only. Other formats (flac, ogg) need soundfile and another rate needs soxr, both of the
+`codec` extra. `read_audio` resamples nothing: a file at another rate is refused with the command that converts it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,32 @@ def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) ->
 
 def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
     """wav_T float32, channels averaged."""
-    path = Path(path)
-    samples_TC, found = _read_pcm16(path) if path.suffix == ".wav" else _read_soundfile(path)
+    samples_TC, found = _read(Path(path))
     if found != sample_rate:
         raise CodecError(
             f"{path} is at {found} Hz, expected {sample_rate} Hz. "
-            f"Convert it: ffmpeg -i {path.name} -ar {sample_rate} -ac 1 out.wav"
+            f"Convert it: ffmpeg -i {Path(path).name} -ar {sample_rate} -ac 1 out.wav"
         )
     return samples_TC.mean(axis=1, dtype=np.float32)
+
+
+def read_resampled(path: Path | str, sample_rate: int = 16_000) -> tuple[np.ndarray, int]:
+    """wav_T float32 at `sample_rate`, channels averaged, and the file's own rate."""
+    samples_TC, found = _read(Path(path))
+    wav_T = samples_TC.mean(axis=1, dtype=np.float32)
+    if found == sample_rate or not len(wav_T):
+        return wav_T, found
+    try:
+        import soxr
+    except ImportError as error:
+        raise CodecError(
+            f"{path} is at {found} Hz; resampling needs soxr: pip install 'titan-speech[codec]'"
+        ) from error
+    return soxr.resample(wav_T, found, sample_rate, quality="VHQ").astype(np.float32), found
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    return _read_pcm16(path) if path.suffix == ".wav" else _read_soundfile(path)
 
 
 def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:

@@ -1,0 +1,145 @@
+"""XCodec2 through transformers: the codec of production corpora, at 16 kHz and 320 samples a code.
+
+Shapes: wav_T float32 samples in [-1, 1]; codes_F; B clips of a batch, W samples of the padded wave, M mel values.
+
+    wav -> padded to whole frames, one more than they fill -> log-mel of two frames of 10 ms -> w2v-BERT -> adapter \\
+                                                          \\-> acoustic encoder -----------------------------------> FSQ
+
+XCodec2 was trained on audio padded to `T // 320 + 1` frames, so audio that fills its frames exactly gets a frame of
+silence more. It is encoded so here, and the code of that frame is dropped: `ceil(T / 320)` codes remain, the same as
+from the PyPI package with its last code taken away.
+
+Batches: w2v-BERT runs on padded clips under a mask, which it applies exactly; the convolutions know no mask (padding
+would change the last codes of the shorter clips), so they run clip by clip. A clip's codes are those it gets alone,
+up to the rounding of float32: a value within 1e-6 of a rounding border may fall to its other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from titan_speech.codec.checks import FRAME_SAMPLES, check_codes, check_wav
+from titan_speech.codec.fsq import CODEBOOK_SIZE
+from titan_speech.codec.xcodec2_weights import find_weights, load_model, weights_hash
+
+SAMPLE_RATE = 16_000
+BATCH_FRAMES = 8_000
+_HALF_FRAME = FRAME_SAMPLES // 2
+
+
+class XCodec2:
+    """The `Codec` protocol over a folder of weights or a name on the Hugging Face Hub."""
+
+    name = "xcodec2"
+    sample_rate = SAMPLE_RATE
+    frame_rate_hz = SAMPLE_RATE // FRAME_SAMPLES
+    codebook_size = CODEBOOK_SIZE
+
+    def __init__(self, name_or_path: str | Path, device: str | None = None) -> None:
+        self._folder = find_weights(name_or_path)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @cached_property
+    def codec_hash(self) -> str:
+        """Some seconds for the real weights, so not before it is asked for."""
+        return weights_hash(self._folder)
+
+    @cached_property
+    def _model(self) -> Any:
+        return load_model(self._folder).to(self._device)
+
+    @cached_property
+    def _extractor(self) -> Any:
+        return _extractor()
+
+    def encode(self, wav_T: np.ndarray) -> np.ndarray:
+        """codes_F with F = ceil(T / 320)."""
+        return self.encode_batch([wav_T])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The codes of each clip, in the order given."""
+        for wav_T in wavs:
+            check_wav(wav_T)
+        codes: list[np.ndarray] = [np.empty(0, np.uint16)] * len(wavs)
+        with _exact_convolutions():
+            for batch in _batches([len(wav_T) for wav_T in wavs]):
+                for index, codes_F in zip(batch, self._encode([wavs[index] for index in batch]), strict=True):
+                    codes[index] = codes_F
+        return codes
+
+    def _encode(self, wavs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        padded = [_padded(wav_T) for wav_T in wavs]
+        semantic_BFD = self._semantic([self._features(wav_W) for wav_W in padded])
+        for wav_T, wav_W, semantic_FD in zip(wavs, padded, semantic_BFD, strict=True):
+            num_frames = len(wav_W) // FRAME_SAMPLES
+            codes_F = self._quantised(semantic_FD[:num_frames], torch.from_numpy(wav_W))
+            yield codes_F[: -(-len(wav_T) // FRAME_SAMPLES)].cpu().numpy().astype(np.uint16)
+
+    def _features(self, wav_W: np.ndarray) -> Tensor:
+        """features_FM: two mel frames of 10 ms beside each other, normalised over the clip."""
+        around = np.pad(wav_W, _HALF_FRAME)
+        return self._extractor(around, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features[0]
+
+    def _semantic(self, features: list[Tensor]) -> Tensor:
+        lengths_B = torch.tensor([len(features_FM) for features_FM in features])
+        features_BFM = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+        mask_BF = (torch.arange(features_BFM.shape[1])[None] < lengths_B[:, None]).long()
+        output = self._model.semantic_encoder(features_BFM.to(self._device), attention_mask=mask_BF.to(self._device))
+        return output.last_hidden_state
+
+    def _quantised(self, semantic_FD: Tensor, wav_W: Tensor) -> Tensor:
+        """codes_F of one clip, as the model's own `encode` makes them of these two."""
+        semantic_BDF = self._model.semantic_adapter(semantic_FD.T[None])
+        acoustic_BDF = self._model.acoustic_encoder(wav_W.to(self._device)[None, None])
+        joined_BFD = torch.cat([semantic_BDF, acoustic_BDF], dim=1).transpose(1, 2)
+        _, codes_BFQ = self._model.quantizer(self._model.fc_encoder(joined_BFD))
+        return codes_BFQ[0, :, 0]
+
+    @torch.inference_mode()
+    def decode(self, codes_F: np.ndarray) -> np.ndarray:
+        """wav_T float32 with T = 320 * F."""
+        check_codes(codes_F, CODEBOOK_SIZE)
+        codes_BQF = torch.from_numpy(codes_F.astype(np.int64))[None, None].to(self._device)
+        with _exact_convolutions():
+            wav_BCT = self._model.decode(audio_codes=codes_BQF).audio_values
+        return wav_BCT[0, 0].clamp(-1.0, 1.0).float().cpu().numpy()
+
+
+def _padded(wav_T: np.ndarray) -> np.ndarray:
+    """Silence up to T // 320 + 1 frames, as XCodec2 was trained."""
+    return np.pad(wav_T, (0, FRAME_SAMPLES - len(wav_T) % FRAME_SAMPLES))
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Clips of like length together, so that little is padded; `BATCH_FRAMES` bounds the memory."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        longest = lengths[batch[0]] // FRAME_SAMPLES + 1 if batch else 0
+        if batch and longest * (len(batch) + 1) > BATCH_FRAMES:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _exact_convolutions() -> Any:
+    """On CUDA convolutions round to ten bits by default (TF32), which moves codes."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def _extractor() -> Any:
+    """w2v-BERT's mel: 80 bands, two frames side by side; XCodec2's own extractor would need torchaudio."""
+    from transformers import SeamlessM4TFeatureExtractor
+
+    return SeamlessM4TFeatureExtractor(
+        feature_size=80, num_mel_bins=80, sampling_rate=SAMPLE_RATE, stride=2, padding_value=1.0
+    )
