@@ -35,7 +35,7 @@ def documents(world: World) -> dict[tuple[Task, str], tuple[Documents, ...]]:
         chosen = [p for p in parts if p.kind is KIND_OF_TASK[task] and p.dataset_source == dataset.get(task, "prompts")]
         for train_on in ("all", "target"):
             source = world.source(task, 1.0, train_on=train_on)
-            found[task, train_on] = tuple(documents_of(part, source, grammar) for part in chosen[:2])
+            found[task, train_on] = tuple(documents_of(part, source, grammar, 512) for part in chosen[:2])
     return found
 
 

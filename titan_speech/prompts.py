@@ -171,6 +171,12 @@ class Frame:
             return Spliced(arrays, num_tokens, 1)
         return Spliced(arrays, num_tokens, num_tokens - len(values[-1]) - len(self.framing[-1]))
 
+    def splice_pieces(self, pieces: Sequence[NDArray], train_on: str) -> Spliced:
+        """The document whose only field lies in several pieces."""
+        opening, closing = self.framing
+        num_tokens = self.num_framing + sum(map(len, pieces))
+        return Spliced([opening, *pieces, closing], num_tokens, 1 if train_on == "all" else len(opening))
+
 
 def joined(arrays: Sequence[NDArray], base: int) -> NDArray[np.int32]:
     """The ids of spliced arrays, end to end."""

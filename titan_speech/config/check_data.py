@@ -6,6 +6,7 @@ can be met with what the stores hold is for the mixture's solve, which names the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 
@@ -60,10 +61,20 @@ def _check_source(source: SourceTable, key: str) -> Iterator[Finding]:
         yield Finding((f"{key}.share",), f"{source.share:g}", "a share above 0 and at most 1")
     if source.max_epochs is not None and source.max_epochs <= 0:
         yield Finding((f"{key}.max_epochs",), f"{source.max_epochs:g}", "a value above 0")
+    if source.stitch_gap_sec is not None:
+        yield from _check_stitching(source, source.stitch_gap_sec, key)
     if not source.store:
         yield Finding((f"{key}.store",), "an empty path", "the folder of a token store")
     for index, language in enumerate(source.languages):
         yield from _check_language(language, f"{key}.languages.{index}")
+
+
+def _check_stitching(source: SourceTable, max_gap_sec: float, key: str) -> Iterator[Finding]:
+    if source.task != "speech":
+        keys = (f"{key}.stitch_gap_sec", f"{key}.task")
+        yield Finding(keys, f"stitching of task {source.task}", "task speech; other tasks read segments one by one")
+    if not 0 <= max_gap_sec < math.inf:
+        yield Finding((f"{key}.stitch_gap_sec",), f"{max_gap_sec:g}", "seconds, 0 or above")
 
 
 def _check_language(language: str, key: str) -> Iterator[Finding]:

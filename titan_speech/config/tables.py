@@ -86,6 +86,10 @@ class SourceTable:
     transcript: TranscriptVariant = "native"
     """Which transcript a paired task reads."""
 
+    stitch_gap_sec: float | None = None
+    """Task speech only: join neighbouring segments of one recording and speaker, in their order and not further apart
+    than this, into documents of up to seq_len tokens, which stay whole. Segments without a neighbour are left out."""
+
     train_on: Literal["all", "target"] = "all"
     """all: loss on every real token; target: only on what follows the prompt: codes and speech_end, or the answer."""
 

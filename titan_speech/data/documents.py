@@ -13,20 +13,26 @@ Shapes: N documents of a slice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.config.tables import SourceTable
-from titan_speech.data.speakers import next_of_speaker
+from titan_speech.data.speakers import numbered
+from titan_speech.data.views.clone import Spans, references
+from titan_speech.data.views.stitch import Chains, OrderContradictionError, stitch
+from titan_speech.errors import DataError
 from titan_speech.prompts import Document, Frame, Grammar, Parts, Spliced, Task
 from titan_speech.store.manifest import Kind
 from titan_speech.store.part import Part
+from titan_speech.store.samples import SampleRow
 from titan_speech.vocabulary import CODES_PER_SEC
 
+VIEWS_VERSION = 1  # raised whenever the same samples would make other documents
 DESCRIPTION, USER = "description", "user"
 SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})
 """A piece of these is worth training on alone; documents of the other tasks stay whole."""
@@ -35,7 +41,8 @@ SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})
 class Documents(Protocol):
     """What a stream reads."""
 
-    part: Part
+    @property
+    def part(self) -> Part: ...
 
     @property
     def num_documents(self) -> int: ...
@@ -69,6 +76,11 @@ class SampleDocuments:
     task: Task
     train_on: str
     transcript: str
+    seq_len: int
+
+    def __reduce__(self) -> tuple[type[SampleDocuments], tuple[object, ...]]:
+        """What was found out about the part stays behind when a worker process gets the documents."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def num_documents(self) -> int:
@@ -91,8 +103,8 @@ class SampleDocuments:
 
     def document(self, i: int) -> Document:
         values = self.values(i)
-        fields = self.frames[len(values)].fields
-        return self.grammar.document(self.task, Parts(**dict(zip(fields, values, strict=True))), self.train_on)
+        named = dict(zip(self.frames[len(values)].fields, values, strict=True))
+        return self.grammar.document(self.task, Parts(**named), self.train_on)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         raise NotImplementedError
@@ -155,18 +167,22 @@ class TTSDocuments(SampleDocuments):
 
 
 class CloneDocuments(SampleDocuments):
-    """A segment after another of its speaker, with both transcripts."""
+    """A segment after another of its speaker, with both transcripts, both together not above the sequence length."""
 
     @cached_property
     def reference_N(self) -> NDArray[np.int32]:  # noqa: N802
         """Sample that stands as reference for each sample; -1 where there is none."""
-        usable_N = self.part.text_len_N(self.transcript) > 0
-        return next_of_speaker(self.part.column("speaker_id"), usable_N)
+        text_len_N = self.part.text_len_N(self.transcript)
+        length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
+        speaker_N = numbered(self.part.column("speaker_id"))
+        room = self.seq_len - self.grammar.num_framing(self.task)
+        return references(speaker_N, length_N, spans_of(self.part), room)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         reference_N = self.reference_N[start:stop]
-        both_N = self.part.code_len_N + self.part.text_len_N(self.transcript)
-        lengths_N = both_N[start:stop] + both_N[reference_N] + np.int32(self.grammar.num_framing(self.task))
+        code_len_N, text_len_N = self.part.code_len_N, self.part.text_len_N(self.transcript)
+        lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+        lengths_N += code_len_N[reference_N] + text_len_N[reference_N]
         return np.where(reference_N >= 0, lengths_N, np.int32(0))
 
     def samples(self, i: int) -> tuple[int, ...]:
@@ -175,6 +191,53 @@ class CloneDocuments(SampleDocuments):
     def values(self, i: int) -> tuple[NDArray, ...]:
         part, transcript, reference = self.part, self.transcript, int(self.reference_N[i])
         return part.text(reference, transcript), part.codes(reference), part.text(i, transcript), part.codes(i)
+
+
+@dataclass(frozen=True)
+class StitchedDocuments(SampleDocuments):
+    """Neighbouring segments of one recording and speaker as one document of speech."""
+
+    max_gap_sec: float = 0.0
+
+    @cached_property
+    def chains(self) -> Chains:
+        part = self.part
+        number_N = pc.fill_null(part.column("segment_order"), -1).to_numpy().astype(np.int64)
+        speaker_N = numbered(part.column("speaker_id"))
+        room = self.seq_len - self.grammar.num_framing(self.task)
+        try:
+            return stitch(spans_of(part), speaker_N, number_N, part.code_len_N, self.max_gap_sec, room)
+        except OrderContradictionError as found:
+            first, second = (part.row(i) for i in (found.earlier, found.later))
+            raise DataError(
+                f"part {part.name}: segments of one recording are numbered against their times: "
+                f"{_place(first)}, {_place(second)}, and {found.count - 1:,} more such pairs; "
+                "correct segment_order or start_time and build the store again, or leave out stitch_gap_sec"
+            ) from None
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        length_N = self.chains.length_N[start:stop]
+        return np.where(length_N > 0, length_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        return self.chains.samples(i)
+
+    def spliced(self, i: int) -> Spliced:
+        codes = [self.part.codes(sample) for sample in self.samples(i)]
+        return self.frames[1].splice_pieces(codes, self.train_on)
+
+    def values(self, i: int) -> tuple[NDArray, ...]:
+        return (np.concatenate([self.part.codes(sample) for sample in self.samples(i)]),)
+
+
+def _place(row: SampleRow) -> str:
+    return f"{row.sample_id} is number {row.segment_order} at {row.start_time} s"
+
+
+def spans_of(part: Part) -> Spans:
+    """Where a part's samples lie in their recordings; times are nan where they are unknown."""
+    starts, ends = (part.column(name).to_numpy().astype(np.float64) for name in ("start_time", "end_time"))
+    return Spans(numbered(part.column("source_video_id")), starts, ends)
 
 
 class TextDocuments(SampleDocuments):
@@ -220,7 +283,15 @@ def required_variant(source: SourceTable) -> str | None:
     return needed.get(Task(source.task))
 
 
-def documents_of(part: Part, source: SourceTable, grammar: Grammar) -> Documents:
-    """The part read as the source's task."""
+def is_splittable(source: SourceTable) -> bool:
+    """Whether the source's documents may be cut where a pack ends."""
+    return Task(source.task) in SPLITTABLE_TASKS and source.stitch_gap_sec is None
+
+
+def documents_of(part: Part, source: SourceTable, grammar: Grammar, seq_len: int) -> Documents:
+    """The part read as the source's task; no document of a view is above the sequence length."""
     task = Task(source.task)
-    return DOCUMENTS_OF_TASK[task](part, grammar, task, source.train_on, source.transcript)
+    settings = (part, grammar, task, source.train_on, source.transcript, seq_len)
+    if source.stitch_gap_sec is not None:
+        return StitchedDocuments(*settings, max_gap_sec=source.stitch_gap_sec)
+    return DOCUMENTS_OF_TASK[task](*settings)

@@ -4,8 +4,8 @@ In: the finished plan's settings, streams and quotas. Out: 16 hex characters. Tw
 equal packs at equal slots; a checkpoint whose plan has another one is refused.
 
 Covered: the version of the algorithms, seed, sequence length, `too_long`, the grammar (with vocabulary and tokenizer),
-for every stream its task, masks, transcript, quota and the sha256 of all files of its parts, and the ids of the samples
-that are held out.
+for every stream its task, masks, transcript, stitching, quota and the sha256 of all files of its parts, and the ids of
+the samples that are held out.
 Left out, since they cannot change pack(g): world size, ranks, workers, prefetching, packs a step and a rank (they
 decide who reads a slot, not what lies in it), where the stores lie and what they are called, shares and rules (the
 quotas are what came of them), target tokens (they reach the order only through the quotas, when `max_epochs` binds).
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.documents import VIEWS_VERSION
 from titan_speech.data.groups import GROUP_DOCUMENTS
 from titan_speech.data.held_out import HeldOut
 from titan_speech.data.order import ORDER_VERSION
@@ -36,6 +37,7 @@ def plan_fingerprint(
 ) -> str:
     content = {
         "version": ORDER_VERSION,
+        "views": VIEWS_VERSION,
         "cycle_slots": CYCLE_SLOTS,
         "group_documents": GROUP_DOCUMENTS,
         "seed": config.data.seed,
@@ -49,6 +51,7 @@ def plan_fingerprint(
                 "task": source.table.task,
                 "train_on": source.table.train_on,
                 "transcript": source.table.transcript,
+                "stitch_gap_sec": source.table.stitch_gap_sec,
                 "parts": [asdict(documents.part.info) for documents in source.documents],
                 "quota": quota,
             }

@@ -22,7 +22,7 @@ import numpy as np
 
 from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
-from titan_speech.data.documents import SPLITTABLE_TASKS, Documents
+from titan_speech.data.documents import Documents, is_splittable
 from titan_speech.data.fingerprint import plan_fingerprint
 from titan_speech.data.groups import Groups
 from titan_speech.data.held_out import HeldOut
@@ -35,7 +35,7 @@ from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
 from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
 from titan_speech.errors import DataError
-from titan_speech.prompts import Grammar, Task
+from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer
 from titan_speech.vocabulary import Vocabulary
 
@@ -91,7 +91,7 @@ class DataPlan:
     def from_config(cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer) -> DataPlan:
         """Opens the stores, solves the mixture and fixes the order."""
         held_out = HeldOut.open(config.data.held_out)
-        opened = open_sources(config.data.source, tokenizer, grammar, held_out)
+        opened = open_sources(config.data.source, tokenizer, grammar, held_out, config.training.seq_len)
         sources = opened.sources
         packs = [_stream(source, config) for source in sources]
         _refuse_unfit(sources, packs, config)
@@ -172,7 +172,7 @@ class DataPlan:
 def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
     key = f"{config.data.seed}/{source.table.name}/{source.language}"
     groups = Groups(source.documents)
-    if Task(source.table.task) in SPLITTABLE_TASKS:
+    if is_splittable(source.table):
         rules = Rules(config.training.seq_len)
         return LanedStream(key, groups, rules, split_counts(groups, rules), SplitStream)
     rules = Rules(config.training.seq_len, split=config.data.too_long == "split")

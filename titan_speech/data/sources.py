@@ -39,7 +39,7 @@ class OpenedSources:
 
 
 def open_sources(
-    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar, held_out: HeldOut
+    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar, held_out: HeldOut, seq_len: int
 ) -> OpenedSources:
     stores = {path: open_store(path) for path in dict.fromkeys(source.store for source in sources)}
     for store in stores.values():
@@ -50,7 +50,7 @@ def open_sources(
     opened: list[OpenedSource] = []
     for source in sources:
         try:
-            opened += _open_source(source, stores[source.store], grammar)
+            opened += _open_source(source, stores[source.store], grammar, seq_len)
         except DataError as error:
             problems.append(f"  source {source.name}: {error}")
     if problems:
@@ -58,11 +58,11 @@ def open_sources(
     return OpenedSources(opened, tuple(stores.values()), lines)
 
 
-def _open_source(source: SourceTable, store: Store, grammar: Grammar) -> list[OpenedSource]:
+def _open_source(source: SourceTable, store: Store, grammar: Grammar, seq_len: int) -> list[OpenedSource]:
     parts = _parts(source, store)
     opened = []
     for language in sorted({part.language for part in parts}):
-        documents = [documents_of(part, source, grammar) for part in parts if part.language == language]
+        documents = [documents_of(part, source, grammar, seq_len) for part in parts if part.language == language]
         opened.append(OpenedSource(source, language, tuple(documents)))
     return opened
 
