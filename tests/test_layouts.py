@@ -1,0 +1,64 @@
+"""Ids of other trainers, by name: the facts that are published about them, and nothing lost there and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titan_speech.errors import VocabularyError
+from titan_speech.layouts import INWORLD, LAYOUTS, LLAMA3_ROWS, LLASA, NO_ROW, Layout, layout_of_tokenizer
+from titan_speech.vocabulary import NUM_CODES, Vocabulary
+
+VOCABULARY = Vocabulary(LLAMA3_ROWS, 128_000, 128_001)
+
+
+def test_rows_and_ids_are_the_published_ones() -> None:
+    assert (INWORLD.num_rows, LLASA.num_rows) == (193_856, 193_800)
+    inworld = {token: LLAMA3_ROWS + i for i, token in enumerate(INWORLD.tokens)}
+    assert (inworld["<|s_0|>"], inworld["<|s_10000|>"]) == (128_256, 128_257)
+    assert (inworld["<|speech_end|>"], inworld["<|speech_start|>"]) == (193_794, 193_795)
+    llasa = {token: LLAMA3_ROWS + i for i, token in enumerate(LLASA.tokens)}
+    assert llasa["<|s_0|>"] == 128_264
+    assert llasa["<|SPEECH_GENERATION_END|>"] == 128_261
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_code_and_special_has_its_own_row(layout: Layout) -> None:
+    rows_R = layout.rows_of_ours(VOCABULARY)
+    known_R = rows_R[rows_R != NO_ROW]
+    assert len(known_R) == LLAMA3_ROWS + NUM_CODES + 8
+    assert len(np.unique(known_R)) == len(known_R)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, LLAMA3_ROWS + NUM_CODES + 7), max_size=50), st.sampled_from(sorted(LAYOUTS)))
+def test_ids_come_back_as_they_went(ids: list[int], name: str) -> None:
+    layout = LAYOUTS[name]
+    ids_N = np.array(ids, np.int64)
+    ours_N = layout.ids_to_ours(ids_N, VOCABULARY)
+    np.testing.assert_array_equal(layout.ids_from_ours(ours_N, VOCABULARY), ids_N)
+
+
+def test_codes_of_both_layouts_are_the_same_codes_of_ours() -> None:
+    for layout in LAYOUTS.values():
+        ids_N = np.array([LLAMA3_ROWS + layout.tokens.index(f"<|s_{code}|>") for code in (0, 7, 10_000, 65_535)])
+        assert VOCABULARY.ids_to_codes(layout.ids_to_ours(ids_N, VOCABULARY)).tolist() == [0, 7, 10_000, 65_535]
+
+
+def test_padding_and_foreign_bases_are_refused() -> None:
+    with pytest.raises(VocabularyError, match="id 193800 at index 1 is no token of layout inworld"):
+        INWORLD.ids_to_ours(np.array([5, 193_800]), VOCABULARY)
+    with pytest.raises(VocabularyError, match="128256 base rows, this vocabulary 151936"):
+        INWORLD.rows_of_ours(Vocabulary(151_936, 0, 1))
+    with pytest.raises(VocabularyError, match="is no token of this vocabulary"):
+        LLASA.ids_from_ours(np.array([VOCABULARY.special("<|voice_description_start|>")]), VOCABULARY)
+
+
+def test_a_layout_is_read_from_a_tokenizer_by_name() -> None:
+    added = [{"id": LLAMA3_ROWS + i, "content": token} for i, token in enumerate(LLASA.tokens)]
+    read = layout_of_tokenizer({"added_tokens": added}, LLAMA3_ROWS, "theirs")
+    np.testing.assert_array_equal(read.rows_of_ours(VOCABULARY), LLASA.rows_of_ours(VOCABULARY))
+    with pytest.raises(VocabularyError, match="without gaps"):
+        layout_of_tokenizer({"added_tokens": added[:5] + added[6:]}, LLAMA3_ROWS, "theirs")
