@@ -167,6 +167,19 @@ def model_expand(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def model_convert(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.convert import export_model, import_model
+    from titan_speech.hf.rows import NewRows
+    from titan_speech.layouts import LAYOUTS
+
+    if args.to:
+        export_model(args.source, args.output, LAYOUTS[args.layout])
+    else:
+        import_model(args.source, args.output, LAYOUTS[args.layout], NewRows())
+    print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
+    return EXIT_DONE
+
+
 def model_export(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.hf.export import EXPORT_DTYPES, Checkpoint, export
 
@@ -330,6 +343,19 @@ VERBS = (
             ),
             Argument("--scale", "factor of the covariance (default: 1.0)", type=not_negative, default=1.0),
             Argument("--seed", "seed of the new rows (default: 0)", type=natural, default=0),
+        ),
+    ),
+    Verb(
+        "model",
+        "convert",
+        "Bring a model of another speech trainer into this vocabulary, or one of ours into theirs.",
+        "titan-speech model convert --from models/Llasa-1B --layout llasa --output models/Llasa-1B-here",
+        model_convert,
+        (
+            Argument("--from", "Hugging Face folder", type=Path, required=True, dest="source"),
+            Argument("--layout", "token layout of the other side", required=True, choices=("inworld", "llasa")),
+            Argument("--to", "convert one of ours to the layout, instead of from it", is_switch=True),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
         ),
     ),
     Verb(
