@@ -7,16 +7,25 @@ import pickle
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.plan_samples import World, make_world
+from tests.plan_samples import LANGUAGES, World, make_world
+from tests.store_samples import CODEC
+from titan_speech.cli import main
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.gold import GoldOptions, cut_gold
 from titan_speech.store.gold_file import GOLD_NAME, DecodePrompt, Gold, HeldOutIds, SourceStore, read_gold
+from titan_speech.store.merge import merge_stores
+from titan_speech.store.samples import SampleInfo
 from titan_speech.store.store import open_store
+from titan_speech.store.verify import verify_store
+from titan_speech.text_tokenizer import TextTokenizer
 
 TASKS = {
     "speech": ("wild", "prompts"),
@@ -51,7 +60,7 @@ def write_gold(folder: Path, ids: list[str], **changes) -> Path:
         max_tokens=2048,
         stores=(SourceStore("elsewhere", "0" * 16),),
         ce=tuple(ids),
-        decode=(DecodePrompt(ids[0], "en"),),
+        decode=(DecodePrompt(ids[0], "tts", "en"),),
         held_out=HeldOutIds(tuple(ids)),
         numbers={},
     )
@@ -146,3 +155,154 @@ def test_a_missing_or_edited_pack_is_refused(world: World, tmp_path: Path) -> No
     (gold / GOLD_NAME).write_text(json.dumps(content))
     with pytest.raises(DataError, match="not what its fingerprint says"):
         DataPlan.load(all_tasks(world, held_out=(str(gold),)))
+
+
+# Cutting one
+
+
+@pytest.fixture(scope="module")
+def cut(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("cut") / "gold"
+    words = ["store", "gold", str(world.store), "--output", str(output), "--num-ce", "40", "--num-decode", "7"]
+    assert main(words) == 0
+    return output
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_pack_is_a_small_sound_store_with_every_source_and_language(world: World, cut: Path) -> None:
+    gold, store = read_gold(cut), open_store(cut)
+    assert verify_store(cut).is_sound
+    assert [part.name for part in store.parts] == [part.name for part in open_store(world.store).parts]
+    ids = {id_: part for part in store.parts for id_ in part.column("sample_id").to_pylist()}
+    assert set(ids) == set(gold.held_out.chosen)
+    assert len(gold.ce) == len(set(gold.ce)) == 40
+    assert {ids[id_].name for id_ in gold.ce} == {part.name for part in store.parts}
+
+
+def test_prompts_are_of_several_languages_with_another_sample_of_the_speaker(cut: Path) -> None:
+    gold, store = read_gold(cut), open_store(cut)
+    rows = {row.sample_id: row for part in store.parts for row in map(part.row, range(part.num_samples))}
+    assert len(gold.decode) == 7
+    assert {prompt.language for prompt in gold.decode} == set(LANGUAGES)
+    for prompt in gold.decode:
+        assert prompt.task == "clone"
+        assert prompt.reference_id is not None
+        assert prompt.reference_id != prompt.sample_id
+        reference, target = rows[prompt.reference_id], rows[prompt.sample_id]
+        assert (reference.speaker_id, reference.language) == (target.speaker_id, prompt.language)
+        assert reference.transcript_native
+        assert target.transcript_native
+        assert prompt.sample_id not in gold.ce
+
+
+def test_training_reads_all_but_the_pack_that_was_cut(world: World, cut: Path) -> None:
+    plan = DataPlan.load(all_tasks(world, held_out=(str(cut),)))
+    held = set(read_gold(cut).held_out.all)
+    read = set().union(*sample_ids_read(plan).values())
+    everything = {id_ for part in open_store(world.store).parts for id_ in part.column("sample_id").to_pylist()}
+    assert read == everything - held
+
+
+def test_the_same_stores_give_the_same_pack_and_another_seed_another(world: World, cut: Path, tmp_path: Path) -> None:
+    options = GoldOptions(num_ce=40, num_decode=7)
+    cut_gold([world.store], tmp_path / "again", options)
+    assert files_of(tmp_path / "again") == files_of(cut)
+    other = cut_gold([world.store], tmp_path / "other", replace(options, seed=1))
+    assert len(set(other.ce) & set(read_gold(cut).ce)) < 20
+
+
+def test_a_merged_store_holds_the_same_samples_out_by_their_ids(world: World, cut: Path, tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "more", tokenizer=TextTokenizer.load(world.tokenizer), **STORE) as writer:
+        writer.add_speech(SampleInfo(sample_id="new", dataset_source="wild", language="en"), [1, 2, 3])
+    merge_stores([world.store, tmp_path / "more"], tmp_path / "merged")
+    merged = replace(world, store=tmp_path / "merged")
+    plan = DataPlan.load(all_tasks(merged, held_out=(str(cut),)))
+    held = set(read_gold(cut).held_out.all)
+    assert f"{len(held)} of {len(held)} samples in store {merged.store}" in plan.describe()
+    read = set().union(*sample_ids_read(plan).values())
+    assert not read & held
+    assert "new" in read
+
+
+STORE: dict[str, Any] = {"name": "s", "codec": CODEC, "normalization_version": "nfc-1", "licence": "CC0-1.0"}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
+    """30 recordings of 5 segments; their codes again as raw speech of another source, a sentence said six times."""
+    path = tmp_path_factory.mktemp("recordings") / "store"
+    with StoreWriter(path, tokenizer=TextTokenizer.load(world.tokenizer), **STORE) as writer:
+        for i in range(150):
+            rng = np.random.default_rng(i)
+            tape = {"source_video_id": f"tape-{i // 5}", "speaker_id": f"speaker-{i // 10}", "language": "en"}
+            info = SampleInfo(sample_id=f"read-{i}", dataset_source="read", **tape)
+            text = "say it again" if i % 25 == 0 else f"sentence {i}"
+            codes = rng.integers(0, 65_536, 20)
+            writer.add_speech(info, codes, {"native": text})
+            copy = SampleInfo(sample_id=f"copy-{i}", dataset_source="crawl", language="en")
+            writer.add_speech(copy, codes if i % 2 else codes[::-1])
+            if i % 3 == 0:
+                raw = SampleInfo(sample_id=f"raw-{i}", dataset_source="raw", **tape)
+                writer.add_speech(raw, rng.integers(0, 65_536, 20))
+    return path
+
+
+def test_whole_recordings_are_held_out_in_every_source_and_copies_too(recordings: Path, tmp_path: Path) -> None:
+    gold = cut_gold([recordings], tmp_path / "gold", GoldOptions(num_ce=6, num_decode=2))
+    chosen, held = set(gold.held_out.chosen), set(gold.held_out.all)
+    rows = {
+        row.sample_id: row for part in open_store(recordings).parts for row in map(part.row, range(part.num_samples))
+    }
+    tapes = {rows[id_].source_video_id for id_ in chosen} - {None}
+    texts = {rows[id_].transcript_hash for id_ in chosen} - {None}
+    sums = {rows[id_].checksum for id_ in chosen}
+    expected = {
+        id_
+        for id_, row in rows.items()
+        if row.source_video_id in tapes or row.transcript_hash in texts or row.checksum in sums
+    }
+    assert held == expected
+    assert {id_.split("-")[0] for id_ in gold.held_out.recording} == {"read", "raw"}
+    assert gold.held_out.duplicate
+
+
+def test_by_speaker_holds_out_what_they_say_in_the_source_and_by_sample_only_copies(
+    recordings: Path, tmp_path: Path
+) -> None:
+    rows = {
+        row.sample_id: row for part in open_store(recordings).parts for row in map(part.row, range(part.num_samples))
+    }
+    speaker_of = {id_: (row.dataset_source, row.speaker_id) for id_, row in rows.items() if row.speaker_id}
+    gold = cut_gold([recordings], tmp_path / "speaker", GoldOptions(4, 1, by="speaker_id"))
+    speakers = {speaker_of[id_] for id_ in gold.held_out.chosen if id_ in speaker_of}
+    assert {id_ for id_, speaker in speaker_of.items() if speaker in speakers} <= set(gold.held_out.all)
+    assert gold.held_out.recording
+    assert cut_gold([recordings], tmp_path / "sample", GoldOptions(4, 1, by="sample")).held_out.recording == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (GoldOptions(num_ce=11), r"set --num-ce to 12 \(one sample of every source, language and kind\) up to 72"),
+        (GoldOptions(num_ce=73), "up to 72"),
+        (GoldOptions(num_ce=40), "set --num-decode to at most 18"),
+        (GoldOptions(num_ce=40, num_decode=7, by="speaker_id"), r"more than half of prompts.en.speech .* --by sample"),
+        (GoldOptions(by="tape"), "expected one of source_video_id, speaker_id, sample"),
+    ],
+)
+def test_a_pack_that_would_be_unfit_is_refused_and_nothing_is_left(
+    world: World, tmp_path: Path, options: GoldOptions, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        cut_gold([world.store], tmp_path / "gold", options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pack_is_never_overwritten(world: World, cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(cut)
+    assert main(["store", "gold", str(world.store), "--output", str(cut), "--num-ce", "40"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert files_of(cut) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,15 @@ def together(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer)
     return write_store(tmp_path_factory.mktemp("together") / "small", tokenizer, num_samples=40, shard_bytes=1500)
 
 
-def write_range(path: Path, tokenizer: TextTokenizer, samples: range, **changes) -> Path:
+def write_range(path: Path, tokenizer: TextTokenizer, samples: range, **changes: Any) -> Path:
     """The samples of `write_store` with these numbers."""
-    options = {"codec": CODEC, "normalization_version": "nfc-1", "licence": "CC0-1.0", "seed": 0, "shard_bytes": 1000}
+    options: dict[str, Any] = {
+        "codec": CODEC,
+        "normalization_version": "nfc-1",
+        "licence": "CC0-1.0",
+        "seed": 0,
+        "shard_bytes": 1000,
+    }
     with StoreWriter(path, name=path.name, tokenizer=tokenizer, **(options | changes)) as writer:
         for i in samples:
             add_all_kinds(writer, i)
@@ -83,13 +90,14 @@ def test_stores_of_other_seeds_are_reordered_under_one(
 
 
 def test_parts_and_variants_of_one_store_only_are_kept(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    options = {"tokenizer": tokenizer, "normalization_version": "nfc-1", "licence": "CC0-1.0"}
+    options: dict[str, Any] = {"tokenizer": tokenizer, "normalization_version": "nfc-1", "licence": "CC0-1.0"}
+    mit: dict[str, Any] = options | {"licence": "MIT"}
     with StoreWriter(tmp_path / "speech", name="speech", codec=CODEC, **options) as writer:
         writer.add_speech(info("a"), speech_codes(1), {"native": "one"})
     with StoreWriter(tmp_path / "more", name="more", codec=CODEC, **options) as writer:
         writer.add_speech(info("b"), speech_codes(2), {"romanized": "two"})
         writer.add_speech(info("c", "wild"), speech_codes(3))
-    with StoreWriter(tmp_path / "text", name="text", codec=None, **(options | {"licence": "MIT"})) as writer:
+    with StoreWriter(tmp_path / "text", name="text", codec=None, **mit) as writer:
         writer.add_text(info("d", "wiki"), SENTENCES[0])
     merge_stores([tmp_path / "text", tmp_path / "speech", tmp_path / "more"], tmp_path / "merged")
     store = open_store(tmp_path / "merged")

@@ -244,6 +244,15 @@ def store_merge(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def store_gold(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.store import gold_command as command
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    command.add_arguments(parser)
+    command.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 def store_audit(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.store.audit import command
 
@@ -427,6 +436,14 @@ VERBS = (
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
         (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
+    ),
+    Verb(
+        "store",
+        "gold",
+        "Cut a frozen validation set out of stores, which training never reads.",
+        "titan-speech store gold demo_data --output gold --num-ce 150 --num-decode 16 --by sample",
+        store_gold,
+        is_deferred=True,
     ),
     Verb(
         "store",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ from titan_speech.errors import DataError
 from titan_speech.store.builder import codes_per_sec, fresh_folder, write_manifest
 from titan_speech.store.conflicts import find_conflicts
 from titan_speech.store.cut import by_part, part_info, shard_jobs, write_shard
-from titan_speech.store.manifest import Manifest, PartInfo
+from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
 from titan_speech.store.problems import Problems
 from titan_speech.store.progress import Progress
 from titan_speech.store.runs import Run
 from titan_speech.store.tasks import count_tasks
 
 SMALL_BYTES = 64 << 20
-Job, Done = TypeVar("Job"), TypeVar("Done")
-Mapper = Callable[[Callable[[Job], Done], Iterable[Job]], Iterator[Done]]
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def assemble_store(
     folder = fresh_folder(path)
     try:
         num_bytes = sum(job.num_bytes for job in jobs)
-        with _workers(num_workers, num_bytes) as mapped, Progress(f"{verb} {path}", 2 * num_bytes, "MB", 1e6) as shown:
-            runs = _runs(jobs, folder / "spill", mapped, shown)
+        with _workers(num_workers, num_bytes) as workers, Progress(f"{verb} {path}", 2 * num_bytes, "MB", 1e6) as shown:
+            runs = _runs(jobs, folder / "spill", workers, shown)
             problems = Problems(f"store {path} was not written")
             find_conflicts(runs, problems)
             problems.raise_if_any()
-            parts = _parts(runs, folder, shard_bytes, codes_per_sec(manifest.codec), mapped, shown)
+            parts = _parts(runs, folder, shard_bytes, codes_per_sec(manifest.codec), workers, shown)
         shutil.rmtree(folder / "spill")
         sealed = replace(manifest, parts=parts, tasks=count_tasks(folder, parts)).sealed()
         finish(folder, sealed)
@@ -74,9 +74,9 @@ def assemble_store(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _runs(jobs: Sequence[RunJob], folder: Path, mapped: Mapper, shown: Progress) -> list[Run]:
+def _runs(jobs: Sequence[RunJob], folder: Path, workers: Workers, shown: Progress) -> list[Run]:
     runs = []
-    for job, run in zip(jobs, mapped(partial(_run, folder=folder), jobs), strict=True):
+    for job, run in zip(jobs, workers.map(partial(_run, folder=folder), jobs), strict=True):
         shown.add(job.num_bytes)
         if run is not None:
             runs.append(run)
@@ -88,7 +88,7 @@ def _run(job: RunJob, folder: Path) -> Run | None:
 
 
 def _parts(
-    runs: Sequence[Run], folder: Path, shard_bytes: int, rate: float, mapped: Mapper, shown: Progress
+    runs: Sequence[Run], folder: Path, shard_bytes: int, rate: float, workers: Workers, shown: Progress
 ) -> tuple[PartInfo, ...]:
     """Shards of all parts at once, then the parts they make."""
     grouped = by_part(runs)
@@ -96,23 +96,32 @@ def _parts(
     for key, some in grouped.items():
         (folder / key.folder).mkdir()
         jobs += shard_jobs(some, shard_bytes)
-    shards: dict[str, list] = {key.folder: [] for key in grouped}
-    for job, shard in zip(jobs, mapped(partial(write_shard, store=folder), jobs), strict=True):
+    shards: dict[str, list[ShardInfo]] = {key.folder: [] for key in grouped}
+    for job, shard in zip(jobs, workers.map(partial(write_shard, store=folder), jobs), strict=True):
         shards[job.key.folder].append(shard)
         shown.add(shard.num_bytes)
     return tuple(part_info(some, shards[key.folder], rate) for key, some in grouped.items())
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Processes, or none where there is little to do."""
+
+    pool: ProcessPoolExecutor | None
+
+    def map(self, call: Callable[[Job], Done], jobs: Sequence[Job]) -> Iterator[Done]:
+        return map(call, jobs) if self.pool is None else self.pool.map(call, jobs)
+
+
 @contextmanager
-def _workers(num_workers: int | None, num_bytes: int) -> Iterator[Mapper]:
-    """`map` over processes; in this one where there is little to do."""
+def _workers(num_workers: int | None, num_bytes: int) -> Iterator[Workers]:
     count = num_workers or (os.cpu_count() or 1 if num_bytes >= SMALL_BYTES else 1)
     if count == 1:
-        yield map
+        yield Workers(None)
         return
     pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
     try:
-        yield pool.map
+        yield Workers(pool)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -30,11 +30,14 @@ class SourceStore:
 
 @dataclass(frozen=True)
 class DecodePrompt:
-    """What is spoken at every checkpoint; `reference_id` is another sample of the speaker, for cloning."""
+    """What is spoken at every checkpoint."""
 
     sample_id: str
+    task: str
+    """clone, tts where the speaker has no other sample, continuation where there is no transcript."""
     language: str
     reference_id: str | None = None
+    """Another sample of the speaker, for cloning."""
 
 
 @dataclass(frozen=True)

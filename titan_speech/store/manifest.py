@@ -157,6 +157,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     fingerprint: str = ""
 
+    @property
+    def num_samples(self) -> int:
+        return sum(part.num_samples for part in self.parts)
+
     def sealed(self) -> Manifest:
         """With its fingerprint, as it is written."""
         return replace(self, fingerprint=content_fingerprint(self._content()))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.store.alike import refuse_different
 from titan_speech.store.assemble import RunJob, assemble_store
 from titan_speech.store.builder import check_shard_bytes
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
@@ -38,7 +39,7 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path, options: Merge
     if len({Path(path).resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DataError(f"got stores {', '.join(map(str, paths))}: expected two or more different ones")
     stores = [open_store(path) for path in paths]
-    _refuse_different(stores)
+    refuse_different(stores, "these stores cannot be merged")
     first = stores[0].manifest
     seed = first.seed if options.seed is None else options.seed
     manifest = Manifest(
@@ -82,26 +83,3 @@ class _ShardRun:
     def __call__(self, folder: Path) -> Run:
         shard = read_shard(self.store, self.part, self.shard)
         return shard.write_run(folder, self.name, self.seed, unit=str(self.store))
-
-
-def _refuse_different(stores: Sequence[Store]) -> None:
-    """All that keeps the stores apart, in one error."""
-    problems = []
-    codecs = {store.path: store.manifest.codec for store in stores if store.manifest.codec is not None}
-    if len({(codec.hash, codec.codes_per_sec) for codec in codecs.values()}) > 1:
-        lines = [f"    {path}: {codec.name}, hash {codec.hash}" for path, codec in codecs.items()]
-        problems += ["  codecs differ, and codes of one mean nothing to another: re-encode the audio", *lines]
-    tokenizers = {store.path: store.manifest.tokenizer.fingerprint for store in stores}
-    if len(set(tokenizers.values())) > 1:
-        problems.append(
-            "  tokenizers differ: bring them to one with `titan-speech store migrate STORE --tokenizer DIR`"
-        )
-        problems += [f"    {path}: {fingerprint}" for path, fingerprint in tokenizers.items()]
-    versions = {store.path: store.manifest.normalization_version for store in stores}
-    if len(set(versions.values())) > 1:
-        problems.append(
-            "  normalizations differ: bring them to one with `titan-speech store migrate STORE --normalization`"
-        )
-        problems += [f"    {path}: {version}" for path, version in versions.items()]
-    if problems:
-        raise DataError("these stores cannot be merged:\n" + "\n".join(problems))
