@@ -21,6 +21,7 @@ from titan_speech.corpus.text.rules import Rules, parse_rules
 from titan_speech.corpus.text.signatures import sign
 from titan_speech.corpus.text.unit_work import clean_unit
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import read_manifest
 
 TOKENIZER = Path(__file__).parent.parent / "tokenizer/tiny"
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parent / "assets/documents.jsonl").open(encoding="utf-8")]
@@ -210,13 +211,50 @@ def test_prepared_text_is_read_for_a_build_with_its_version(tmp_path: Path) -> N
     opened = open_format("text-prepared", ImportOptions(inputs=(tmp_path / "out",)))
     found = [sample for unit in opened.units() for sample in opened.samples(unit)]
     assert len(found) == json.loads((tmp_path / "out/report.json").read_text())["kept"]
-    assert opened.normalization_version == prepared_version(job.rules)  # type: ignore[attr-defined]
+    assert opened.normalization_version() == prepared_version(job.rules)  # type: ignore[attr-defined]
     assert prepared_version(job.rules).startswith(normalization_version())
     assert prepared_version(Rules(min_chars=1)) != prepared_version(Rules())
     with pytest.raises(DataError, match="language itself"):
         open_format("text-prepared", ImportOptions(inputs=(tmp_path / "out",), language="hi"))
     with pytest.raises(DataError, match=r"no prepared\.json"):
         open_format("text-prepared", ImportOptions(inputs=(tmp_path / "in",)))
+
+
+def test_a_store_is_built_from_prepared_text(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "in")
+    tally = prepare(job, tmp_path / "out", say=quiet)
+    words = [
+        "--from",
+        "text-prepared",
+        "--input",
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(TOKENIZER),
+        "--workers",
+        "1",
+    ]
+    more = ["--name", "messages", "--licence", "MPL-2.0", "--output", str(tmp_path / "store")]
+    assert main(["store", "build", *words, *more]) == 0
+    manifest = read_manifest(tmp_path / "store")
+    assert manifest.normalization_version == prepared_version(job.rules)
+    assert sum(part.num_samples for part in manifest.parts) == tally.total("kept")
+    assert sum(part.num_tokens for part in manifest.parts) == tally.total("tokens")
+    assert {part.language for part in manifest.parts} == {row["language"] for row in DOCUMENTS}
+
+
+def test_every_unit_that_cannot_be_read_is_counted_and_the_others_are_kept(tmp_path: Path) -> None:
+    job = job_of(tmp_path / "in")
+    good = (tmp_path / "in/1.jsonl").read_text(encoding="utf-8")
+    for part in (1, 2):
+        with open(tmp_path / f"in/{part}.jsonl", "a", encoding="utf-8") as file:
+            file.write("{broken\n")
+    with pytest.raises(DataError, match=r"1\.jsonl, line \d+ is not JSON.*\n\(and 1 more units"):
+        prepare(job, tmp_path / "out", say=quiet)
+    (tmp_path / "in/1.jsonl").write_text(good, encoding="utf-8")
+    (tmp_path / "in/2.jsonl").unlink()
+    said: list[str] = []
+    prepare(job, tmp_path / "out", say=said.append)
+    assert said[0] == "continuing: 1 of 2 units were done before"
 
 
 def test_what_cannot_be_prepared_is_said_and_leaves_nothing(tmp_path: Path) -> None:
@@ -259,20 +297,22 @@ def test_the_verb_takes_one_source_or_a_file_of_them(tmp_path: Path, capsys: pyt
         "text-jsonl",
         "--input",
         str(tmp_path / "in.jsonl"),
-        "--column",
+        "--columns",
         "sample_id=id",
         "--source",
         "mo",
     ]
     assert main([*common, *words, "--output", str(tmp_path / "a")]) == 0
     assert f"{len(DOCUMENTS)} of {len(DOCUMENTS)} documents kept" in capsys.readouterr().out
-    table = f'format = "text-jsonl"\ninput = "{tmp_path}/in.jsonl"\nname = "mo"\ncolumns = {{sample_id = "id"}}\n'
+    table = (
+        f'format = "text-jsonl"\ninput = "{tmp_path}/in.jsonl"\ndataset_source = "mo"\ncolumns = {{sample_id = "id"}}\n'
+    )
     (tmp_path / "rules.toml").write_text(f"min_chars = 100\n[[source]]\n{table}")
     assert main([*common, "--rules", str(tmp_path / "rules.toml"), "--output", str(tmp_path / "b")]) == 0
     assert digests(tmp_path / "a/documents") == digests(tmp_path / "b/documents")
     assert main([*common, "--output", str(tmp_path / "c")]) == 2
     assert main([*common, *words, "--rules", str(tmp_path / "rules.toml"), "--output", str(tmp_path / "c")]) == 2
-    assert main([*common, *words, "--column", "text", "--output", str(tmp_path / "c")]) == 2
-    assert "expected FIELD=NAME" in capsys.readouterr().err
+    assert main([*common, *words, "--columns", "text", "--output", str(tmp_path / "c")]) == 2
+    assert "expected FIELD=COLUMN" in capsys.readouterr().err
     assert main([*common, *[w.replace("text-jsonl", "parquet") for w in words], "--output", str(tmp_path / "c")]) == 2
     assert "no format of text" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def resolve_columns(found: Iterable[str], said: Mapping[str, str], preset: Prese
         raise DataError(f"{where}: {_said_missing(missing, names)}; found {', '.join(names) or 'no columns'}")
     columns = {field: column for field, column in columns.items() if column in names}
     if not {"text", "dialogue"} & set(columns):
-        raise DataError(f"{where} has no column `text`; found {', '.join(names)}: name it with --column text=NAME")
+        raise DataError(f"{where} has no column `text`; found {', '.join(names)}: name it with --columns text=NAME")
     return columns
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from titan_speech.corpus.build_command import columns_of
 from titan_speech.corpus.format import ImportOptions
 from titan_speech.corpus.text.job import Job, Source, read_job_file
 from titan_speech.corpus.text.prepare import prepare
@@ -24,10 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--preset", help=f"columns and licence of {', '.join(PRESETS)}; of plain text also {' or '.join(LAYOUTS)}"
     )
-    one.add_argument("--source", metavar="NAME", help="name of the source, where neither rows nor preset say it")
+    one.add_argument("--dataset-source", "--source", metavar="NAME", help="where neither rows nor preset say it")
     one.add_argument("--language", metavar="TAG", help="language, where neither rows nor preset say it")
     one.add_argument("--licence", help="licence, where neither rows nor preset say it")
-    one.add_argument("--column", action="append", default=[], metavar="FIELD=NAME", help="column that holds a field")
+    one.add_argument(
+        "--columns", nargs="+", default=[], metavar="FIELD=COLUMN[,...]", help="where a field is, if not under its name"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder that is not there yet")
     parser.add_argument(
         "--tokenizer", type=Path, required=True, help="folder of the tokenizer that lengths are counted with"
@@ -58,19 +61,12 @@ def _source(args: argparse.Namespace) -> Source:
         raise DataError("--from and --input go together")
     options = ImportOptions(
         inputs=tuple(args.input),
-        dataset_source=args.source,
+        dataset_source=args.dataset_source,
         language=args.language,
-        columns=dict(_column(word) for word in args.column),
+        columns=columns_of(args.columns),
         preset=args.preset,
     )
     return Source(args.format, options, args.licence)
-
-
-def _column(word: str) -> tuple[str, str]:
-    name, _, column = word.partition("=")
-    if not name or not column:
-        raise DataError(f"--column {word!r}: expected FIELD=NAME, such as text=raw_content")
-    return name, column
 
 
 def summary(tally: Tally, output: Path) -> str:

@@ -58,6 +58,8 @@ class NearCopies:
     def _join_bucket(self, bucket: NDArray[np.int64], similar: SimilarTo, least: float) -> None:
         """Each leader takes what is like it; what is left has its own leader. A bucket of more than 64 kinds is
         boilerplate: the rest of it stays."""
+        if len(bucket) == 2 and self.root(int(bucket[0])) == self.root(int(bucket[1])):
+            return  # another band has joined them
         for _ in range(MAX_LEADERS):
             leader, rest = int(bucket[0]), bucket[1:]
             is_like = similar(leader, rest) >= least
@@ -73,7 +75,9 @@ class NearCopies:
 
     def first_of_each(self) -> NDArray[np.int64]:
         """The earliest document of each document's group."""
-        return np.array([self.root(i) for i in range(len(self._parent_N))], dtype=np.int64)
+        while not np.array_equal(above := self._parent_N[self._parent_N], self._parent_N):
+            self._parent_N = above
+        return self._parent_N
 
 
 def buckets(keys_C: NDArray[np.uint64], candidates_C: NDArray[np.int64]) -> Iterable[NDArray[np.int64]]:

@@ -98,7 +98,7 @@ def read_job_file(path: Path) -> tuple[Rules, tuple[Source, ...]]:
     return parse_rules(content, str(path)), sources
 
 
-_KEYS = ("format", "input", "preset", "language", "name", "licence", "columns")
+_KEYS = ("format", "input", "preset", "language", "dataset_source", "licence", "columns")
 
 
 def _source(table: Mapping[str, object], where: str) -> Source:
@@ -114,7 +114,7 @@ def _source(table: Mapping[str, object], where: str) -> Source:
         raise DataError(f"{where}: values are texts, `input` also a list of texts, `columns` a table of texts")
     options = ImportOptions(
         inputs=tuple(Path(str(path)) for path in inputs),
-        dataset_source=_optional(table, "name"),
+        dataset_source=_optional(table, "dataset_source"),
         language=_optional(table, "language"),
         columns={str(name): str(column) for name, column in columns.items()},
         preset=_optional(table, "preset"),

@@ -24,7 +24,7 @@ class TextPlain(TextFormat):
     def __init__(self, options: ImportOptions) -> None:
         super().__init__(options)
         if options.columns:
-            raise DataError(f"text-plain has no columns; found --column for {', '.join(options.columns)}")
+            raise DataError(f"text-plain has no columns; found --columns for {', '.join(options.columns)}")
         in_paragraphs = self.preset is not None and self.preset.paragraphs
         self.layout = options.preset if options.preset in LAYOUTS else "paragraphs" if in_paragraphs else "file"
         self._files = input_files(options.inputs, (".txt",), "text-plain")

@@ -91,8 +91,24 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str
     if len(todo) < len(works):
         say(f"continuing: {len(works) - len(todo)} of {len(works)} units were done before")
     with Progress("clean", sum(work.unit.num_bytes for work in todo), "MB", 1e6) as progress:
-        for work, _ in in_parallel(clean_unit, [(work, job) for work in todo], workers):
+        failed: dict[str, DataError] = {}
+        for work, error in in_parallel(_try_clean, [(work, job) for work in todo], workers):
             progress.add(work.unit.num_bytes)
+            if error is not None:
+                failed[work.key] = error
+    if failed:
+        first = next(failed[work.key] for work in todo if work.key in failed)
+        rest = f"\n(and {len(failed) - 1} more units that cannot be read)" if len(failed) > 1 else ""
+        raise DataError(f"{first}{rest}")
+
+
+def _try_clean(work: UnitWork, job: Job) -> DataError | None:
+    """Bad input ends its unit, not the others."""
+    try:
+        clean_unit(work, job)
+    except DataError as error:
+        return error
+    return None
 
 
 def _write_all(works: list[UnitWork], job: Job, folder: Path, workers: int, say: Callable[[str], None]) -> Tally:

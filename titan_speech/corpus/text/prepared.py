@@ -29,7 +29,10 @@ class TextPrepared(TextFormat):
             raise DataError(
                 f"inputs were prepared by different rules: {'; '.join(sorted(versions))}; prepare them alike"
             )
-        self.normalization_version = versions.pop()
+        self._version = versions.pop()
+
+    def normalization_version(self) -> str:
+        return self._version
 
     def units(self) -> list[Unit]:
         files = [

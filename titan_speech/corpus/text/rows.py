@@ -47,7 +47,7 @@ class RowReader:
 
     def _preset_source(self, where: str) -> str:
         if self.preset is None:
-            raise DataError(f"{where}: nothing says which source this is; name it with --source")
+            raise DataError(f"{where}: nothing says which source this is; name it with --dataset-source")
         return self.preset.source
 
     def _texts(self, row: Mapping[str, object], where: str) -> tuple[str | None, str]:
@@ -62,7 +62,7 @@ class RowReader:
         said = said or self.options.language or ""
         if not said:
             hint = " nor in its path" if self.preset and self.preset.language_in_path else ""
-            raise DataError(f"{where} names no language{hint}; say it with --language, or --column language=NAME")
+            raise DataError(f"{where} names no language{hint}; say it with --language, or --columns language=NAME")
         tag = to_tag(said)
         if not is_language(tag):
             raise DataError(f"{where}: unknown language tag {said!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'")

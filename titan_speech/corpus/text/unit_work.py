@@ -26,7 +26,7 @@ from titan_speech.corpus.format import Unit
 from titan_speech.corpus.text.clean import Cleaned, Cleaner, Dropped
 from titan_speech.corpus.text.document import UNKNOWN_LICENCE, Document
 from titan_speech.corpus.text.job import Job, Source
-from titan_speech.corpus.text.signatures import NUM_PERMUTATIONS, sign
+from titan_speech.corpus.text.signatures import NUM_PERMUTATIONS, band_keys, sign
 from titan_speech.corpus.text.tally import Tally
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -102,14 +102,18 @@ class _Facts:
         self.languages.append(cleaned.document.language)
 
     def save(self, path: Path) -> None:
+        minhash_NH = np.array(self.minhash, np.uint32).reshape(-1, NUM_PERMUTATIONS)
+        names, language_N = np.unique(np.array(self.languages, np.str_), return_inverse=True)
         np.savez(
             path,
             ids=np.array(self.ids, np.uint64),
             exact=np.array(self.exact, np.uint64).reshape(-1, 2),
-            minhash=np.array(self.minhash, np.uint32).reshape(-1, NUM_PERMUTATIONS),
+            minhash=minhash_NH,
+            keys=band_keys(minhash_NH),
             num_tokens=np.array(self.num_tokens, np.int32),
             is_instruction=np.array(self.is_instruction, bool),
-            languages=np.array(self.languages, np.str_),
+            language=language_N.astype(np.uint16),
+            names=names,
         )
 
 

@@ -8,7 +8,7 @@ Shapes: N documents of a language, B bands, H permutations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from titan_speech.corpus.text.duplicates import NearCopies, exact_copies
 from titan_speech.corpus.text.rules import Rules
-from titan_speech.corpus.text.signatures import NUM_BANDS, NUM_PERMUTATIONS, band_keys
+from titan_speech.corpus.text.signatures import NUM_BANDS, NUM_PERMUTATIONS
 from titan_speech.corpus.text.unit_work import UnitWork, Verdict
 from titan_speech.errors import DataError
 
-ROWS_PER_STEP = 16_384
+Facts = Sequence[Mapping[str, NDArray]]
+"""Of each unit, the arrays that unit_work.py saved; each is read when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,26 @@ class _Rows:
 def judge(works: Sequence[UnitWork], rules: Rules, folder: Path) -> list[NDArray[np.uint8]]:
     """A verdict for each document of each unit."""
     facts = [np.load(work.file("npz")) for work in works]
-    languages = [f["languages"] for f in facts]
-    verdicts = [np.full(len(names), Verdict.KEPT, np.uint8) for names in languages]
+    verdicts = [np.full(len(f["language"]), Verdict.KEPT, np.uint8) for f in facts]
     _refuse_repeated_ids(facts)
-    for language in sorted({str(name) for names in languages for name in np.unique(names)}):
-        parts = [_Rows(i, np.flatnonzero(names == language)) for i, names in enumerate(languages)]
-        parts = [part for part in parts if len(part.rows)]
+    for language in sorted({str(name) for f in facts for name in f["names"]}):
+        parts = [part for i, f in enumerate(facts) if len((part := _rows_of(i, f, language)).rows)]
         for part, some in zip(parts, _split(_copies(facts, parts, rules, folder), parts), strict=True):
             verdicts[part.unit][part.rows] = some
     _cap_instructions(facts, verdicts, rules)
     return verdicts
 
 
+def _rows_of(unit: int, facts: Mapping[str, NDArray], language: str) -> _Rows:
+    number = np.flatnonzero(facts["names"] == language)
+    return _Rows(unit, np.flatnonzero(np.isin(facts["language"], number)))
+
+
 def _split(verdict_N: NDArray[np.uint8], parts: list[_Rows]) -> list[NDArray[np.uint8]]:
     return np.split(verdict_N, np.cumsum([len(part.rows) for part in parts])[:-1])
 
 
-def _copies(facts: list, parts: list[_Rows], rules: Rules, folder: Path) -> NDArray[np.uint8]:  # type: ignore[type-arg]
+def _copies(facts: Facts, parts: list[_Rows], rules: Rules, folder: Path) -> NDArray[np.uint8]:
     exact_N2 = np.concatenate([facts[part.unit]["exact"][part.rows] for part in parts])
     number_N = np.arange(len(exact_N2))
     is_first_N = exact_copies(exact_N2) == number_N
@@ -64,7 +68,7 @@ def _copies(facts: list, parts: list[_Rows], rules: Rules, folder: Path) -> NDAr
 
 
 def _near_copies(
-    facts: list,  # type: ignore[type-arg]
+    facts: Facts,
     parts: list[_Rows],
     candidates_C: NDArray[np.int64],
     least: float,
@@ -74,10 +78,11 @@ def _near_copies(
     minhash_NH = np.memmap(folder / "minhash", np.uint32, "w+", shape=(num, NUM_PERMUTATIONS))
     keys_BN = np.memmap(folder / "keys", np.uint64, "w+", shape=(NUM_BANDS, num))
     first = 0
-    for signatures in _signatures(facts, parts):
-        minhash_NH[first : first + len(signatures)] = signatures
-        keys_BN[:, first : first + len(signatures)] = band_keys(signatures).T
-        first += len(signatures)
+    for part in parts:
+        last = first + len(part.rows)
+        minhash_NH[first:last] = facts[part.unit]["minhash"][part.rows]
+        keys_BN[:, first:last] = facts[part.unit]["keys"][part.rows].T
+        first = last
     groups = NearCopies(num)
     for keys_N in keys_BN:
         groups.join_band(np.asarray(keys_N), candidates_C, partial(_agreement, minhash_NH), least)
@@ -86,17 +91,11 @@ def _near_copies(
     return groups.first_of_each()
 
 
-def _signatures(facts: list, parts: list[_Rows]) -> Iterator[NDArray[np.uint32]]:  # type: ignore[type-arg]
-    for part in parts:
-        minhash = facts[part.unit]["minhash"][part.rows]
-        yield from (minhash[i : i + ROWS_PER_STEP] for i in range(0, len(minhash), ROWS_PER_STEP))
-
-
 def _agreement(minhash_NH: NDArray[np.uint32], one: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
     return (minhash_NH[others] == minhash_NH[one]).mean(axis=1)
 
 
-def _cap_instructions(facts: list, verdicts: list[NDArray[np.uint8]], rules: Rules) -> None:  # type: ignore[type-arg]
+def _cap_instructions(facts: Facts, verdicts: list[NDArray[np.uint8]], rules: Rules) -> None:
     """Drops instructions in the order of a hash of their ids until the rest is within the share of kept tokens."""
     kept = np.concatenate(verdicts) == Verdict.KEPT
     is_instruction, num_tokens, ids = (
@@ -120,11 +119,11 @@ def _cap_instructions(facts: list, verdicts: list[NDArray[np.uint8]], rules: Rul
         mine[:] = some
 
 
-def _refuse_repeated_ids(facts: list) -> None:  # type: ignore[type-arg]
+def _refuse_repeated_ids(facts: Facts) -> None:
     ids = np.sort(np.concatenate([f["ids"] for f in facts]))
     num_repeated = int(np.count_nonzero(ids[1:] == ids[:-1]))
     if num_repeated:
         raise DataError(
             f"{num_repeated} documents have the id of another one: give each source a name of its own, or take the id "
-            "from a column that is unique (--column sample_id=NAME)"
+            "from a column that is unique (--columns sample_id=NAME)"
         )
