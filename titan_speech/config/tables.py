@@ -69,7 +69,7 @@ class SourceTable:
     """Name of the source in reports and rules; unique."""
 
     store: str
-    """Folder of the token store."""
+    """Folder of the token store, or s3://bucket/prefix (see [storage])."""
 
     task: TaskName
     """How samples become prompts: speech, continuation, tts, clone, text or instruction."""

@@ -91,7 +91,8 @@ class DataPlan:
     def from_config(cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer) -> DataPlan:
         """Opens the stores, solves the mixture and fixes the order."""
         held_out = HeldOut.open(config.data.held_out)
-        opened = open_sources(config.data.source, tokenizer, grammar, held_out, config.training.seq_len)
+        seq_len, storage = config.training.seq_len, config.storage
+        opened = open_sources(config.data.source, tokenizer, grammar, held_out, seq_len, storage)
         sources = opened.sources
         packs = [_stream(source, config) for source in sources]
         _refuse_unfit(sources, packs, config)

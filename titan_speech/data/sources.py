@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from titan_speech.config.tables import SourceTable
+from titan_speech.config.tables import SourceTable, StorageTable
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, required_variant
 from titan_speech.data.held_out import HeldOut
 from titan_speech.errors import DataError
@@ -39,9 +39,14 @@ class OpenedSources:
 
 
 def open_sources(
-    sources: Sequence[SourceTable], tokenizer: TextTokenizer, grammar: Grammar, held_out: HeldOut, seq_len: int
+    sources: Sequence[SourceTable],
+    tokenizer: TextTokenizer,
+    grammar: Grammar,
+    held_out: HeldOut,
+    seq_len: int,
+    storage: StorageTable,
 ) -> OpenedSources:
-    stores = {path: open_store(path) for path in dict.fromkeys(source.store for source in sources)}
+    stores = {path: open_store(path, storage) for path in dict.fromkeys(source.store for source in sources)}
     for store in stores.values():
         check_tokenizer(store, tokenizer)
     check_same_codec(list(stores.values()))

@@ -96,7 +96,8 @@ def check_codec(codec: Codec, trained: TrainedRun) -> None:
 
 def store_codecs(trained: TrainedRun) -> list[CodecInfo]:
     """Codecs of the run's stores; text stores have none."""
-    manifests = [open_store(store).manifest for store in sorted({s.store for s in trained.config.data.source})]
+    places = sorted({source.store for source in trained.config.data.source})
+    manifests = [open_store(place, trained.config.storage).manifest for place in places]
     codecs = [manifest.codec for manifest in manifests if manifest.codec is not None]
     if not codecs:
         raise DataError("the run was trained on text only; it has no codec to decode with")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
 SHA256_KEY = "sha256"
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 class Client:
@@ -147,7 +149,8 @@ def _connect(settings: StorageTable) -> BaseClient:
 
 def client_of(settings: StorageTable) -> Client:
     """This process's client for these settings."""
-    return _client_of_process(settings, os.getpid())
+    endpoint_url = settings.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINT_VARIABLES)), "")
+    return _client_of_process(replace(settings, endpoint_url=endpoint_url), os.getpid())
 
 
 @lru_cache(maxsize=16)

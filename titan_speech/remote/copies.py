@@ -11,12 +11,13 @@ import mmap
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from titan_speech.config.tables import StorageTable
 from titan_speech.remote.cache import Cache
-from titan_speech.remote.client import client_of
+from titan_speech.remote.client import Client, client_of
 from titan_speech.remote.download import RemoteFile, fill
 
 CACHE_VARIABLE = "TITAN_SPEECH_CACHE"
@@ -25,9 +26,9 @@ CACHE_VARIABLE = "TITAN_SPEECH_CACHE"
 class Copies:
     """What one process has fetched, and fetches."""
 
-    def __init__(self, settings: StorageTable) -> None:
-        self.client = client_of(settings)
-        self.cache = Cache(cache_folder(settings), int(settings.cache_gb * 1e9), partial(fill, self.client))
+    def __init__(self, client: Client, settings: StorageTable) -> None:
+        self.client = client
+        self.cache = Cache(Path(settings.cache_dir), int(settings.cache_gb * 1e9), partial(fill, self.client))
 
     def open(self, file: RemoteFile) -> mmap.mmap | bytes:
         """The verified content, fetched if it is not there."""
@@ -57,9 +58,9 @@ def cache_folder(settings: StorageTable) -> Path:
 
 def copies_of(settings: StorageTable) -> Copies:
     """This process's copies for these settings; a forked process has its own client."""
-    return _copies_of_process(settings, os.getpid())
+    return _copies_of_client(client_of(settings), replace(settings, cache_dir=str(cache_folder(settings))))
 
 
 @lru_cache(maxsize=16)
-def _copies_of_process(settings: StorageTable, _process_id: int) -> Copies:
-    return Copies(settings)
+def _copies_of_client(client: Client, settings: StorageTable) -> Copies:
+    return Copies(client, settings)

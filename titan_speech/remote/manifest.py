@@ -11,6 +11,7 @@ from titan_speech.errors import DataError
 from titan_speech.remote.client import Client
 from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.url import S3Url
+from titan_speech.store.files import size_problem
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, manifest_of_text
 
 
@@ -35,12 +36,5 @@ def _hint(client: Client, url: S3Url) -> str:
 def remote_size_problems(client: Client, url: S3Url, manifest: Manifest) -> list[str]:
     """One line for each object that is missing or has another size than the manifest says."""
     found = client.list_sizes(url)
-    problems = []
-    for file in (file for part in manifest.parts for shard in part.shards for file in shard.files):
-        num_bytes = found.get(file.path)
-        if num_bytes is None:
-            problems.append(f"{file.path} is missing (expected {file.num_bytes} bytes)")
-        elif num_bytes != file.num_bytes:
-            what = "truncated" if num_bytes < file.num_bytes else "too long"
-            problems.append(f"{file.path} is {what}: {num_bytes} bytes, expected {file.num_bytes}")
-    return problems
+    files = (file for part in manifest.parts for shard in part.shards for file in shard.files)
+    return [problem for file in files for problem in size_problem(file, found.get(file.path))]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, Totals, read_manifest
+from titan_speech.store.files import StoreFiles
+from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, Totals
+from titan_speech.store.store import store_files
 from titan_speech.store.tasks import count_tasks
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
@@ -20,11 +22,12 @@ TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
 def describe_store(path: str | Path) -> str:
     """A tree: the store, its totals, its parts with their transcript variants."""
-    manifest = read_manifest(Path(path))
+    files = store_files(path)
+    manifest = files.manifest()
     lines = [f"{manifest.name}  {path}", *_header(manifest)]
     for title, attribute in TOTALS_BY.items():
         lines += ["", f"by {title}", *_totals_table(manifest, attribute)]
-    lines += ["", "samples by task", *_task_table(manifest, _tasks_of(Path(path), manifest)), "", "parts"]
+    lines += ["", "samples by task", *_task_table(manifest, _tasks_of(files, manifest)), "", "parts"]
     for number, part in enumerate(manifest.parts):
         last = number == len(manifest.parts) - 1
         lines += _part_lines(part, "└─" if last else "├─", "  " if last else "│ ")
@@ -33,8 +36,9 @@ def describe_store(path: str | Path) -> str:
 
 def describe_store_json(path: str | Path) -> str:
     """The same as JSON: the manifest without its files, each part with its fingerprint and tasks."""
-    manifest = read_manifest(Path(path))
-    tasks = _tasks_of(Path(path), manifest)
+    files = store_files(path)
+    manifest = files.manifest()
+    tasks = _tasks_of(files, manifest)
     content = json.loads(manifest.to_json())
     content["totals"]["all"] = asdict(Totals.of(manifest.parts))
     content["totals"]["task"] = {task: _num_samples(tasks, task) for task in _names(tasks)}
@@ -45,8 +49,8 @@ def describe_store_json(path: str | Path) -> str:
     return json.dumps({"path": str(path)} | content, indent=1, ensure_ascii=False)
 
 
-def _tasks_of(path: Path, manifest: Manifest) -> tuple[TaskTotals, ...]:
-    return manifest.tasks if manifest.tasks is not None else count_tasks(path, manifest.parts)
+def _tasks_of(files: StoreFiles, manifest: Manifest) -> tuple[TaskTotals, ...]:
+    return manifest.tasks if manifest.tasks is not None else count_tasks(files, manifest.parts)
 
 
 def _num_samples(tasks: tuple[TaskTotals, ...], task: str) -> int:

@@ -1,6 +1,6 @@
 """Reading one part of a store: lengths of all samples, and any sample's tokens as a view of the file.
 
-In: `PartInfo` and the store's folder. Out: int32 length arrays, uint16 / uint32 views, sidecar rows.
+In: `PartInfo` and the store's files (files.py). Out: int32 length arrays, uint16 / uint32 views, sidecar rows.
 
 Nothing is read before it is asked for. Lengths come from one parquet column (45 M samples/s) whose pages
 carry checksums; a file's sha256 is checked when it is first opened (700 MB/s), so damage is named before its
@@ -12,9 +12,10 @@ Shapes: N samples of the part, T tokens of a sample.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -25,9 +26,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
+from titan_speech.store.files import REPAIR, StoreFiles, files_at
 from titan_speech.store.manifest import FileInfo, Kind, PartInfo, ShardInfo
 from titan_speech.store.samples import ROW_SCHEMA, SampleRow
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class _Samples:
 class ShardReader:
     """The files of one shard, each opened and checked when first used."""
 
-    def __init__(self, store: Path, part: PartInfo, info: ShardInfo, num_base: int) -> None:
-        self._store, self._part, self._info, self._num_base = store, part, info, num_base
+    def __init__(self, store: Path | StoreFiles, part: PartInfo, info: ShardInfo, num_base: int) -> None:
+        self._files, self._part, self._info, self._num_base = files_at(store), part, info, num_base
         self._opened: dict[str, _Samples] = {}
         self._sidecar_is_checked = False
         self._lock = Lock()
@@ -56,7 +58,12 @@ class ShardReader:
         opened = self._opened.get(suffix)
         if opened is None:
             with self._lock:
-                opened = self._opened.setdefault(suffix, self._open(suffix))
+                opened = self._opened.get(suffix) or self._keep(suffix, self._open(suffix))
+        return opened
+
+    def _keep(self, suffix: str, opened: _Samples) -> _Samples:
+        self._opened[suffix] = opened
+        self._files.has_opened(opened.data.nbytes, partial(self._opened.pop, suffix, None))
         return opened
 
     def _open(self, suffix: str) -> _Samples:
@@ -65,39 +72,40 @@ class ShardReader:
         lengths = self.column("code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}")
         offsets = np.zeros(self._info.num_samples + 1, np.uint32)
         np.cumsum(lengths.to_numpy(), out=offsets[1:])
-        data = mapped_array(checked_path(self._store, file), dtype)
+        data, name = self._files.array(file, dtype), self._files.name(file)
         if int(offsets[-1]) != len(data):
-            raise DataError(
-                f"{self._store / file.path} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild"
-            )
+            raise DataError(f"{name} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild")
         if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= self._num_base:
             raise DataError(
-                f"{self._store / file.path} holds text id {data.max()}, expected less than {self._num_base}; "
+                f"{name} holds text id {data.max()}, expected less than {self._num_base}; "
                 "rebuild the store with its tokenizer"
             )
         return _Samples(data, offsets.data)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One sidecar column, its pages checked against their checksums."""
-        path = self._store / self._info.file("parquet").path
+        file = self._info.file("parquet")
+        name_of_file = self._files.name(file)
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as sidecar:
+            with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
                 column = sidecar.read(columns=[name], use_threads=False)[name]
         except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is damaged ({error}); {_REPAIR}") from error
+            raise DataError(f"{name_of_file} is damaged ({error}); {REPAIR}") from error
         expected = ROW_SCHEMA.field(name).type
         if len(column) != self._info.num_samples or column.type != expected:
             found = f"{len(column)} rows of {name} as {column.type}"
-            raise DataError(f"{path} is damaged: {found}, expected {self._info.num_samples} as {expected}; {_REPAIR}")
+            raise DataError(
+                f"{name_of_file} is damaged: {found}, expected {self._info.num_samples} as {expected}; {REPAIR}"
+            )
         return column
 
     def row(self, j: int) -> SampleRow:
         """Reads the one row group that holds the row."""
         file = self._info.file("parquet")
         if not self._sidecar_is_checked:
-            checked_path(self._store, file)
+            self._files.check(file)
             self._sidecar_is_checked = True
-        with pq.ParquetFile(self._store / file.path, page_checksum_verification=True) as sidecar:
+        with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
             group, first = 0, 0
             while j >= first + sidecar.metadata.row_group(group).num_rows:
                 first += sidecar.metadata.row_group(group).num_rows
@@ -108,14 +116,14 @@ class ShardReader:
 class Part:
     """All samples of one dataset source, language and kind, numbered 0..num_samples - 1 in stored order."""
 
-    def __init__(self, store: Path, info: PartInfo, num_base: int) -> None:
-        self._store, self.info, self._num_base = store, info, num_base
+    def __init__(self, store: Path | StoreFiles, info: PartInfo, num_base: int) -> None:
+        self._store, self.info, self._num_base = files_at(store), info, num_base
         self.dataset_source, self.language, self.kind = info.dataset_source, info.language, info.kind
         self.num_samples, self.num_tokens = info.num_samples, info.num_tokens
         self.variants = tuple(variant.name for variant in info.variants)
         self._first_samples = [0, *accumulate(shard.num_samples for shard in info.shards)][:-1]
         self._lengths: dict[str, NDArray[np.int32]] = {}
-        self._readers = [ShardReader(store, info, shard, num_base) for shard in info.shards]
+        self._readers = [ShardReader(self._store, info, shard, num_base) for shard in info.shards]
 
     @property
     def name(self) -> str:
@@ -160,11 +168,22 @@ class Part:
         """A sidecar column of all samples, such as speaker_id; not cached."""
         if not self.num_samples:
             return pa.chunked_array([], pa.null())
+        self._store.fetch(shard.file("parquet") for shard in self.info.shards)
         return pa.chunked_array([chunk for reader in self._readers for chunk in reader.column(name).chunks])
 
     def shard_column(self, shard: int, name: str) -> pa.ChunkedArray:
         """A sidecar column of the samples of one shard, for what need not read the whole part."""
         return self._readers[shard].column(name)
+
+    def shard_files(self, i: int, variants: Iterable[str]) -> tuple[FileInfo, ...]:
+        """Files that hold sample i: its tokens, and the ids of these variants."""
+        shard = self.info.shards[self._locate(i)[0]]
+        return tuple(shard.file(suffix) for suffix in ("tokens", *(f"text.{name}" for name in variants)))
+
+    @property
+    def files(self) -> StoreFiles:
+        """Where the part lies."""
+        return self._store
 
     def _get(self, i: int, suffix: str) -> NDArray:
         shard, j = self._locate(i)
@@ -186,6 +205,7 @@ class Part:
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         if column not in self._lengths:
+            self._store.fetch(shard.file("parquet") for shard in self.info.shards)
             lengths_N = np.empty(self.num_samples, np.int32)
             for first, reader in zip(self._first_samples, self._readers, strict=True):
                 values = reader.column(column).to_numpy()
@@ -193,27 +213,11 @@ class Part:
             if int(lengths_N.sum(dtype=np.int64)) != expected_total:
                 raise DataError(
                     f"sidecars of part {self.name} of {self._store} are damaged: {column} adds up to "
-                    f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {_REPAIR}"
+                    f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {REPAIR}"
                 )
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
         return self._lengths[column]
 
-    def __reduce__(self) -> tuple[type[Part], tuple[Path, PartInfo, int]]:
+    def __reduce__(self) -> tuple[type[Part], tuple[StoreFiles, PartInfo, int]]:
         return Part, (self._store, self.info, self._num_base)
-
-
-_REPAIR = "copy the file again from where the store came from, or rebuild the store"
-
-
-def checked_path(store: Path, file: FileInfo) -> Path:
-    """The file, once its bytes have the manifest's sha256."""
-    path = store / file.path
-    try:
-        with open(path, "rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); {_REPAIR}") from error
-    if found != file.sha256:
-        raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {_REPAIR}")
-    return path

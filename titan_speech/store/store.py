@@ -1,19 +1,25 @@
-"""Opening a token store, local and read-only.
+"""Opening a token store, read-only: in a folder, or at s3://bucket/prefix.
 
-In: a folder written by `StoreWriter`. Out: `Store` with one `Part` per dataset source, language and kind.
+In: what `StoreWriter` wrote, or `store push` sent. Out: `Store` with one `Part` per dataset source, language and kind.
 
 Opening reads the manifest and compares every file's size, so missing and truncated files are named together
-before anything starts (50 ms per 1,000 shards); contents are checked when a file is first used (part.py).
+before anything starts (50 ms per 1,000 shards; one listing of 1,000 objects a request); contents are checked when a
+file is first used (part.py). A part's sidecars are fetched together when its lengths are first asked for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
-from titan_speech.store.manifest import Kind, Manifest, ShardInfo, read_manifest
+from titan_speech.remote.url import is_s3
+from titan_speech.store.files import LocalFiles, StoreFiles
+from titan_speech.store.manifest import Kind, Manifest
 from titan_speech.store.part import Part
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -22,11 +28,16 @@ _UNFINISHED = re.compile(r".+\.tmp-\d+")
 
 
 class Store:
-    """An opened store; pickles to its path and manifest, files are mapped again where they are used."""
+    """An opened store; pickles to its place and manifest, files are mapped again where they are used."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
-        self.parts = [Part(path, info, manifest.tokenizer.num_base) for info in manifest.parts]
+    def __init__(self, files: StoreFiles, manifest: Manifest) -> None:
+        self.files, self.manifest = files, manifest
+        self.parts = [Part(files, info, manifest.tokenizer.num_base) for info in manifest.parts]
+
+    @property
+    def path(self) -> str:
+        """Folder or address, for messages."""
+        return str(self.files)
 
     @property
     def fingerprint(self) -> str:
@@ -39,16 +50,15 @@ class Store:
         known = ", ".join(part.name for part in self.parts)
         raise DataError(f"store {self.path} has no part {dataset_source}.{language}.{kind}; it has {known}")
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path, Manifest]]:
-        return Store, (self.path, self.manifest)
+    def __reduce__(self) -> tuple[type[Store], tuple[StoreFiles, Manifest]]:
+        return Store, (self.files, self.manifest)
 
 
-def open_store(path: str | Path) -> Store:
-    path = Path(path)
-    if _UNFINISHED.fullmatch(path.name):
-        raise DataError(f"{path} is the temporary folder of an unfinished build; build the store again")
-    manifest = read_manifest(path)
-    problems = size_problems(path, manifest)
+def open_store(path: str | Path, storage: StorageTable | None = None) -> Store:
+    """`storage` says how s3:// is reached and cached; without it the environment and the defaults do."""
+    files = store_files(path, storage)
+    manifest = files.manifest()
+    problems = files.size_problems(manifest)
     if problems:
         rest = len(problems) - MAX_NAMED_FILES
         lines = problems[:MAX_NAMED_FILES] + ([f"and {rest} more files"] if rest > 0 else [])
@@ -56,27 +66,32 @@ def open_store(path: str | Path) -> Store:
             f"store {path} is incomplete; copy these files again from where it came from, or rebuild it:\n"
             + "\n".join(f"  {line}" for line in lines)
         )
-    return Store(path, manifest)
+    return Store(files, manifest)
 
 
-def size_problems(path: Path, manifest: Manifest) -> list[str]:
-    """One line for each file that is missing or has another size than the manifest says."""
-    shards = (shard for part in manifest.parts for shard in part.shards)
-    return [problem for shard in shards for problem in shard_size_problems(path, shard)]
+def store_files(path: str | Path, storage: StorageTable | None = None) -> StoreFiles:
+    """The files of the store there; a folder or s3://bucket/prefix."""
+    if is_s3(path):
+        from titan_speech.remote.files import remote_files  # boto3 takes 0.2 s to import
+
+        return remote_files(path, storage)
+    if _UNFINISHED.fullmatch(Path(path).name):
+        raise DataError(f"{path} is the temporary folder of an unfinished build; build the store again")
+    return LocalFiles(Path(path))
 
 
-def shard_size_problems(path: Path, shard: ShardInfo) -> list[str]:
-    problems = []
-    for file in shard.files:
-        try:
-            num_bytes = (path / file.path).stat().st_size
-        except OSError:
-            problems.append(f"{file.path} is missing (expected {file.num_bytes} bytes)")
-            continue
-        if num_bytes != file.num_bytes:
-            what = "truncated" if num_bytes < file.num_bytes else "too long"
-            problems.append(f"{file.path} is {what}: {num_bytes} bytes, expected {file.num_bytes}")
-    return problems
+@contextmanager
+def stored_files(path: str | Path) -> Iterator[StoreFiles]:
+    """As `store_files`, for looking at what is stored now: no copy that a cache has stands in for it."""
+    if not is_s3(path):
+        yield store_files(path)
+        return
+    from titan_speech.remote.copies import cache_folder
+
+    cache = cache_folder(StorageTable())
+    cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="verify-", dir=cache) as folder:
+        yield store_files(path, StorageTable(cache_dir=folder))
 
 
 def check_same_codec(stores: Sequence[Store]) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from titan_speech.prompts import Task
+from titan_speech.store.files import StoreFiles
 from titan_speech.store.keys import order_keys
 from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
 from titan_speech.store.samples import TRANSCRIPT_VARIANTS
@@ -27,21 +28,21 @@ from titan_speech.store.verify_shard import read_sidecar
 NUM_THREADS = 4
 
 
-def count_tasks(store: Path, parts: Iterable[PartInfo]) -> tuple[TaskTotals, ...]:
+def count_tasks(store: Path | StoreFiles, parts: Iterable[PartInfo]) -> tuple[TaskTotals, ...]:
     """Totals of all parts, as a manifest holds them."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         counted = pool.map(lambda part: list(_part_totals(store, part)), parts)
         return tuple(sorted(totals for some in counted for totals in some))
 
 
-def _part_totals(store: Path, part: PartInfo) -> Iterator[TaskTotals]:
+def _part_totals(store: Path | StoreFiles, part: PartInfo) -> Iterator[TaskTotals]:
     count = _speech_counts if part.kind is Kind.SPEECH else _text_counts
     for task, num_samples in count(store, part).items():
         if num_samples:
             yield TaskTotals(part.folder, task.value, num_samples)
 
 
-def _speech_counts(store: Path, part: PartInfo) -> dict[Task, int]:
+def _speech_counts(store: Path | StoreFiles, part: PartInfo) -> dict[Task, int]:
     variants = [variant.name for variant in part.variants if variant.name in TRANSCRIPT_VARIANTS]
     counts: dict[Task, int] = dict.fromkeys((Task.SPEECH, Task.CONTINUATION, Task.TTS, Task.CLONE), 0)
     speakers: list[tuple[NDArray, NDArray]] = []
@@ -76,6 +77,6 @@ def _num_paired(speakers: list[tuple[NDArray, NDArray]]) -> int:
     return int(total[total >= 2].sum())
 
 
-def _text_counts(store: Path, part: PartInfo) -> dict[Task, int]:
+def _text_counts(store: Path | StoreFiles, part: PartInfo) -> dict[Task, int]:
     num_instructions = sum(variant.num_samples for variant in part.variants)
     return {Task.TEXT: part.num_samples - num_instructions, Task.INSTRUCTION: num_instructions}

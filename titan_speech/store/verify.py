@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo, read_manifest
+from titan_speech.store.files import StoreFiles
+from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
 from titan_speech.store.progress import Progress
-from titan_speech.store.store import size_problems
+from titan_speech.store.store import stored_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify_shard import CheckedShard, ShardCheck, read_sidecar
 
@@ -36,7 +37,7 @@ KEY_RANGE_BITS = 3
 class Verification:
     """Outcome of reading a whole store; it is sound when there are no problems."""
 
-    path: Path
+    path: str
     problems: tuple[str, ...]
     num_files: int
     num_bytes: int
@@ -61,14 +62,15 @@ class Verification:
 
 def verify_store(path: str | Path, num_workers: int | None = None, quick: bool = False) -> Verification:
     """A manifest that cannot be read raises, all else is collected."""
-    path = Path(path)
-    manifest = read_manifest(path)
-    problems = _sum_problems(path, manifest) + size_problems(path, manifest) + unexpected_files(path, manifest)
-    if not quick:
-        problems += _content_problems(path, manifest, num_workers or os.cpu_count() or 1)
+    with stored_files(path) as store:
+        manifest = store.manifest()
+        problems = _sum_problems(store, manifest) + store.size_problems(manifest)
+        problems += unexpected_files(store.paths(), manifest)
+        if not quick:
+            problems += _content_problems(store, manifest, num_workers or os.cpu_count() or 1)
     files = [file for part in manifest.parts for shard in part.shards for file in shard.files]
     return Verification(
-        path=path,
+        path=str(path),
         problems=tuple(problems),
         num_files=len(files),
         num_bytes=sum(file.num_bytes for file in files),
@@ -77,7 +79,7 @@ def verify_store(path: str | Path, num_workers: int | None = None, quick: bool =
     )
 
 
-def unexpected_files(path: Path, manifest: Manifest) -> list[str]:
+def unexpected_files(paths: Collection[str], manifest: Manifest) -> list[str]:
     """Files in a part's folder that the manifest does not list, and shards anywhere else.
 
     Notes beside the manifest (README.md, gold.json) and whole stores inside the folder are left alone.
@@ -85,24 +87,22 @@ def unexpected_files(path: Path, manifest: Manifest) -> list[str]:
     listed = {file.path for part in manifest.parts for shard in part.shards for file in shard.files}
     folders = {part.folder for part in manifest.parts}
     found: list[str] = []
-    for entry in sorted(path.iterdir()):
-        if entry.is_file() and _is_shard_file(entry.name):
-            found.append(entry.name)
-        elif entry.is_dir() and not (entry / MANIFEST_NAME).exists():
-            names = [file.relative_to(path).as_posix() for file in sorted(entry.rglob("*")) if not file.is_dir()]
-            found += [name for name in names if entry.name in folders or _is_shard_file(name)]
-    return [f"{name} is not in the manifest, so it is no part of the store" for name in found if name not in listed]
+    for path in sorted(set(paths) - listed):
+        top = path.partition("/")[0]
+        if f"{top}/{MANIFEST_NAME}" not in paths and (_is_shard_file(path) or (top in folders and top != path)):
+            found.append(path)
+    return [f"{path} is not in the manifest, so it is no part of the store" for path in found]
 
 
-def _is_shard_file(name: str) -> bool:
-    name = name.rsplit("/", 1)[-1]
+def _is_shard_file(path: str) -> bool:
+    name = path.rpartition("/")[2]
     return name.endswith((".tokens", ".parquet")) or ".text." in name
 
 
-def _sum_problems(path: Path, manifest: Manifest) -> list[str]:
+def _sum_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
     """The manifest against itself: shards add up to their part, parts to the totals."""
     problems = []
-    totals = json.loads((path / MANIFEST_NAME).read_text(encoding="utf-8")).get("totals")
+    totals = json.loads(store.manifest_text()).get("totals")
     if totals != json.loads(manifest.to_json())["totals"]:
         problems.append(f"{MANIFEST_NAME}: totals are not the sums of the parts")
     for part in manifest.parts:
@@ -113,10 +113,10 @@ def _sum_problems(path: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def _content_problems(path: Path, manifest: Manifest, num_workers: int) -> list[str]:
-    check = ShardCheck(path, manifest)
+def _content_problems(store: StoreFiles, manifest: Manifest, num_workers: int) -> list[str]:
+    check = ShardCheck(store, manifest)
     pairs = [(part, shard) for part in manifest.parts for shard in part.shards]
-    with Progress(f"verify {path}", sum(shard.num_bytes for _, shard in pairs), "MB", 1e6) as progress:
+    with Progress(f"verify {store}", sum(shard.num_bytes for _, shard in pairs), "MB", 1e6) as progress:
 
         def checked(pair: tuple[PartInfo, ShardInfo]) -> CheckedShard:
             result = check.shard(*pair)
@@ -127,8 +127,8 @@ def _content_problems(path: Path, manifest: Manifest, num_workers: int) -> list[
             shards = list(pool.map(checked, pairs))
     problems = [problem for shard in shards for problem in shard.problems]
     problems += _order_problems(shards, manifest.seed)
-    problems += _repeated_ids(path, shards)
-    return problems or _variant_problems(shards) + _task_problems(path, manifest)
+    problems += _repeated_ids(store, shards)
+    return problems or _variant_problems(shards) + _task_problems(store, manifest)
 
 
 def _order_problems(shards: Sequence[CheckedShard], seed: int) -> list[str]:
@@ -157,13 +157,13 @@ def _variant_problems(shards: Sequence[CheckedShard]) -> list[str]:
     ]
 
 
-def _task_problems(path: Path, manifest: Manifest) -> list[str]:
-    if manifest.tasks is None or manifest.tasks == count_tasks(path, manifest.parts):
+def _task_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
+    if manifest.tasks is None or manifest.tasks == count_tasks(store, manifest.parts):
         return []
     return [f"{MANIFEST_NAME}: totals per task are not what the sidecars give"]
 
 
-def _repeated_ids(path: Path, shards: Sequence[CheckedShard]) -> list[str]:
+def _repeated_ids(store: StoreFiles, shards: Sequence[CheckedShard]) -> list[str]:
     """Equal keys are looked up: two ids may share a 64-bit key, two samples may not share an id."""
     repeated = _repeated_keys([shard.key_N for shard in shards])
     first_of: dict[str, str] = {}
@@ -172,7 +172,7 @@ def _repeated_ids(path: Path, shards: Sequence[CheckedShard]) -> list[str]:
         suspects = np.flatnonzero(np.isin(shard.key_N, repeated))
         if not len(suspects):
             continue
-        ids = read_sidecar(path, shard.part, shard.shard, ["sample_id"])["sample_id"]
+        ids = read_sidecar(store, shard.part, shard.shard, ["sample_id"])["sample_id"]
         for sample_id in ids.take(pa.array(suspects)).to_pylist():
             if sample_id in first_of:
                 again.append(f"sample {sample_id} in {first_of[sample_id]} and {shard.sidecar}")

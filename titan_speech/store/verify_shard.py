@@ -9,7 +9,6 @@ Shapes: N samples of the shard.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from titan_speech.errors import DataError
+from titan_speech.store.files import StoreFiles, files_at
 from titan_speech.store.keys import checksums, order_keys
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo
 from titan_speech.store.samples import ROW_SCHEMA, stored_columns
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, mapped_array
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
 
 CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
 
@@ -47,17 +48,17 @@ class CheckedShard:
 class ShardCheck:
     """Reads shards of one store; may be shared by threads."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, store: StoreFiles, manifest: Manifest) -> None:
+        self.files, self.manifest = store, manifest
         files = (file for part in manifest.parts for shard in part.shards for file in shard.files)
         self.path_of_sha256 = {file.sha256: file.path for file in files}
 
     def shard(self, part: PartInfo, shard: ShardInfo) -> CheckedShard:
         problems = [problem for file in shard.files for problem in self._bytes(file)]
         try:
-            table = read_sidecar(self.path, part, shard, _checked_columns(part))
-        except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
-            if not problems and (self.path / shard.file("parquet").path).exists():
+            table = read_sidecar(self.files, part, shard, _checked_columns(part))
+        except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, DataError) as error:
+            if not problems and not isinstance(error, FileNotFoundError):
                 problems.append(f"{shard.file('parquet').path} cannot be read as a sidecar: {error}")
             return CheckedShard(part, shard, tuple(problems), np.empty(0, np.uint64), {})
         if table.num_rows != shard.num_samples:
@@ -73,11 +74,10 @@ class ShardCheck:
     def _bytes(self, file: FileInfo) -> list[str]:
         """The bytes are the ones that were written; a file that holds another's says whose."""
         try:
-            with open(self.path / file.path, "rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            found = self.files.sha256(file)
         except FileNotFoundError:
             return []  # named by its size
-        except OSError as error:
+        except (OSError, DataError) as error:
             return [f"{file.path} cannot be read: {error}"]
         if found == file.sha256:
             return []
@@ -102,10 +102,10 @@ class ShardCheck:
 
     def _samples(self, part: PartInfo, file: FileInfo, suffix: str, table: pa.Table) -> list[str]:
         """Lengths, ranges and checksums of one file's samples."""
-        path, dtype = self.path / file.path, TOKEN_DTYPES[part.kind] if suffix == "tokens" else TEXT_DTYPE
-        if not path.is_file() or path.stat().st_size != file.num_bytes:
-            return []  # named by its size
-        data = mapped_array(path, dtype)
+        dtype = TOKEN_DTYPES[part.kind] if suffix == "tokens" else TEXT_DTYPE
+        data = self.files.unchecked_array(file, dtype)
+        if data is None:
+            return []  # named already
         offset_N1 = _offsets(table["code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}"])
         if offset_N1[-1] != len(data):
             return [f"{file.path} has {len(data)} tokens, its sidecar says {offset_N1[-1]}"]
@@ -121,9 +121,9 @@ class ShardCheck:
         return []
 
 
-def read_sidecar(path: Path, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
+def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
     """Columns of a sidecar; those with one value for all rows stay one value in memory."""
-    file = path / shard.file("parquet").path
+    file = files_at(store).sidecar(shard.file("parquet"))
     with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
         missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
         if missing & set(columns):

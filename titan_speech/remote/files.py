@@ -1,0 +1,123 @@
+"""The files of a store in object storage: what the token store reads through the node's cache.
+
+In: the store's address and the `[storage]` settings. Out: arrays and sidecars as from a folder (store/files.py). Only
+address and settings are pickled; every process has its own client, all of a node share the cache.
+
+An open array pins its file, so a process that never closed one would in time pin everything and leave the cap without
+meaning. Readers therefore tell what they keep open; above a share of the cap (half of it, divided by the node's
+processes) or 256 files, what was opened first is closed. Opening it again costs one sidecar column, no hash.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.config.tables import StorageTable
+from titan_speech.remote.copies import Copies, copies_of
+from titan_speech.remote.download import RemoteFile
+from titan_speech.remote.manifest import read_remote_manifest, remote_size_problems
+from titan_speech.remote.retry import MissingObjectError
+from titan_speech.remote.url import S3Url
+from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest
+
+MAX_OPEN_FILES = 256
+
+
+class RemoteFiles:
+    """A store at s3://bucket/prefix."""
+
+    def __init__(self, url: S3Url, settings: StorageTable) -> None:
+        self.url, self.settings = url, settings
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    @property
+    def copies(self) -> Copies:
+        return copies_of(self.settings)
+
+    def name(self, file: FileInfo) -> str:
+        return str(self.url.child(file.path))
+
+    def remote(self, file: FileInfo) -> RemoteFile:
+        return RemoteFile(self.url.child(file.path), file.num_bytes, file.sha256)
+
+    def manifest_text(self) -> bytes:
+        return self.copies.client.read(self.url.child(MANIFEST_NAME))
+
+    def manifest(self) -> Manifest:
+        return read_remote_manifest(self.copies.client, self.url)
+
+    def size_problems(self, manifest: Manifest) -> list[str]:
+        return remote_size_problems(self.copies.client, self.url, manifest)
+
+    def paths(self) -> list[str]:
+        return list(self.copies.client.list_sizes(self.url))
+
+    def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
+        return np.frombuffer(self.copies.open(self.remote(file)), dtype)
+
+    def check(self, file: FileInfo) -> None:
+        self.copies.open(self.remote(file))
+
+    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+        """Nothing that is damaged is kept, so there is none."""
+        return self.array(file, dtype) if self.copies.cache.has(self.remote(file)) else None
+
+    def sha256(self, file: FileInfo) -> str:
+        try:
+            self.copies.open(self.remote(file))
+        except MissingObjectError as error:
+            raise FileNotFoundError(str(error)) from error
+        return file.sha256
+
+    def sidecar(self, file: FileInfo) -> pa.NativeFile:
+        return pa.BufferReader(pa.py_buffer(self.copies.open(self.remote(file))))
+
+    def fetch(self, files: Iterable[FileInfo]) -> None:
+        self.copies.fetch_all(self.remote(file) for file in files)
+
+    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
+        open_arrays_of(self.settings).add(num_bytes, close)
+
+
+class OpenArrays:
+    """Arrays that readers of this process keep open, the oldest first."""
+
+    def __init__(self, max_bytes: int, max_files: int = MAX_OPEN_FILES) -> None:
+        self.max_bytes, self.max_files = max_bytes, max_files
+        self.num_bytes = 0
+        self._arrays: deque[tuple[int, Callable[[], object]]] = deque()
+        self._lock = Lock()
+
+    def add(self, num_bytes: int, close: Callable[[], object]) -> None:
+        with self._lock:
+            self._arrays.append((num_bytes, close))
+            self.num_bytes += num_bytes
+            while len(self._arrays) > 1 and (self.num_bytes > self.max_bytes or len(self._arrays) > self.max_files):
+                oldest_bytes, close_oldest = self._arrays.popleft()
+                self.num_bytes -= oldest_bytes
+                close_oldest()
+
+
+def open_arrays_of(settings: StorageTable) -> OpenArrays:
+    return _open_arrays_of_process(settings, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _open_arrays_of_process(settings: StorageTable, _process_id: int) -> OpenArrays:
+    node_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return OpenArrays(int(settings.cache_gb * 1e9 / 2 / node_processes))
+
+
+def remote_files(path: str | Path, settings: StorageTable | None) -> RemoteFiles:
+    return RemoteFiles(S3Url.parse(path), settings or StorageTable())

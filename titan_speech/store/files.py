@@ -1,0 +1,166 @@
+"""Where the files of a store lie, and how their contents are had.
+
+In: a folder, or any other place that offers `StoreFiles` (object storage: remote/files.py). Out: verified arrays and
+sidecars. Readers of a store know files by their `FileInfo` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, ShardInfo, read_manifest
+from titan_speech.store.shards import mapped_array
+
+REPAIR = "copy the file again from where the store came from, or rebuild the store"
+
+
+class StoreFiles(Protocol):
+    """The files of one store; pickles to where they are."""
+
+    def name(self, file: FileInfo) -> str:
+        """The file as messages name it."""
+        ...
+
+    def manifest_text(self) -> bytes: ...
+
+    def manifest(self) -> Manifest: ...
+
+    def paths(self) -> list[str]:
+        """Every file there is, as seen from the store."""
+        ...
+
+    def size_problems(self, manifest: Manifest) -> list[str]:
+        """One line for each file that is missing or has another size than the manifest says."""
+        ...
+
+    def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
+        """The contents, once their sha256 was found right."""
+        ...
+
+    def check(self, file: FileInfo) -> None:
+        """Raises unless the contents have their sha256."""
+        ...
+
+    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+        """What can be had of a file that may be damaged; None if nothing of its size can."""
+        ...
+
+    def sha256(self, file: FileInfo) -> str:
+        """Of the contents as they are."""
+        ...
+
+    def sidecar(self, file: FileInfo) -> Path | pa.NativeFile:
+        """The file as pyarrow opens it."""
+        ...
+
+    def fetch(self, files: Iterable[FileInfo]) -> None:
+        """Brings files near that will soon be read; a hint."""
+        ...
+
+    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
+        """An array is kept by its reader, which is asked to `close` it when too much is open."""
+        ...
+
+
+class LocalFiles:
+    """A store in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def name(self, file: FileInfo) -> str:
+        return str(self.folder / file.path)
+
+    def manifest_text(self) -> bytes:
+        return (self.folder / MANIFEST_NAME).read_bytes()
+
+    def manifest(self) -> Manifest:
+        return read_manifest(self.folder)
+
+    def paths(self) -> list[str]:
+        return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()]
+
+    def size_problems(self, manifest: Manifest) -> list[str]:
+        return size_problems(self.folder, manifest)
+
+    def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
+        return mapped_array(checked_path(self.folder, file), dtype)
+
+    def check(self, file: FileInfo) -> None:
+        checked_path(self.folder, file)
+
+    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+        path = self.folder / file.path
+        is_of_size = path.is_file() and path.stat().st_size == file.num_bytes
+        return mapped_array(path, dtype) if is_of_size else None
+
+    def sha256(self, file: FileInfo) -> str:
+        return _sha256(self.folder / file.path)
+
+    def sidecar(self, file: FileInfo) -> Path:
+        return self.folder / file.path
+
+    def fetch(self, files: Iterable[FileInfo]) -> None:
+        """They are here."""
+
+    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
+        """Mappings of a folder cost nothing to keep."""
+
+
+def files_at(store: Path | StoreFiles) -> StoreFiles:
+    return LocalFiles(store) if isinstance(store, Path) else store
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def checked_path(store: Path, file: FileInfo) -> Path:
+    """The file, once its bytes have the manifest's sha256."""
+    path = store / file.path
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); {REPAIR}") from error
+    if found != file.sha256:
+        raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {REPAIR}")
+    return path
+
+
+def size_problems(path: Path, manifest: Manifest) -> list[str]:
+    """One line for each file that is missing or has another size than the manifest says."""
+    shards = (shard for part in manifest.parts for shard in part.shards)
+    return [problem for shard in shards for problem in shard_size_problems(path, shard)]
+
+
+def shard_size_problems(path: Path, shard: ShardInfo) -> list[str]:
+    problems = []
+    for file in shard.files:
+        try:
+            num_bytes = (path / file.path).stat().st_size
+        except OSError:
+            num_bytes = None
+        problems += size_problem(file, num_bytes)
+    return problems
+
+
+def size_problem(file: FileInfo, num_bytes: int | None) -> list[str]:
+    """What is wrong with a file of that size; None is a file that is not there."""
+    if num_bytes is None:
+        return [f"{file.path} is missing (expected {file.num_bytes} bytes)"]
+    if num_bytes == file.num_bytes:
+        return []
+    what = "truncated" if num_bytes < file.num_bytes else "too long"
+    return [f"{file.path} is {what}: {num_bytes} bytes, expected {file.num_bytes}"]
