@@ -15,6 +15,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.alike import refuse_different
 from titan_speech.store.assemble import RunJob, assemble_store
 from titan_speech.store.builder import check_shard_bytes
+from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
 from titan_speech.store.runs import Run
 from titan_speech.store.store import Store, open_store
@@ -65,7 +66,7 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path, options: Merge
 def _jobs(store: Store, number: int, seed: int) -> list[RunJob]:
     pairs = [(part, shard) for part in store.manifest.parts for shard in part.shards]
     return [
-        RunJob(_ShardRun(store.path, part, shard, f"{number}-{shard.name}", seed), shard.num_bytes)
+        RunJob(_ShardRun(store.files, part, shard, f"{number}-{shard.name}", seed), shard.num_bytes)
         for part, shard in pairs
     ]
 
@@ -74,7 +75,7 @@ def _jobs(store: Store, number: int, seed: int) -> list[RunJob]:
 class _ShardRun:
     """A shard as a run, unchanged."""
 
-    store: Path
+    store: StoreFiles
     part: PartInfo
     shard: ShardInfo
     name: str

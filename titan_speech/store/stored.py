@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from titan_speech.store.files import StoreFiles
 from titan_speech.store.keys import order_keys
 from titan_speech.store.manifest import PartInfo, ShardInfo
-from titan_speech.store.part import checked_path
 from titan_speech.store.runs import TOKENS, Ragged, Run, dtype_of, suffix_of, write_run
 from titan_speech.store.samples import ROW_SCHEMA
-from titan_speech.store.shards import PartKey, mapped_array
+from titan_speech.store.shards import PartKey
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class StoredShard:
         return replace(run, unit=unit)
 
 
-def read_shard(store: Path, part: PartInfo, shard: ShardInfo) -> StoredShard:
+def read_shard(files: StoreFiles, part: PartInfo, shard: ShardInfo) -> StoredShard:
     key = PartKey(part.dataset_source, part.language, part.kind)
-    sidecar = checked_path(store, shard.file("parquet"))
-    rows = _all_columns(pq.read_table(sidecar, use_threads=False))
+    files.check(shard.file("parquet"))
+    rows = _all_columns(pq.read_table(files.sidecar(shard.file("parquet")), use_threads=False))
     data = {}
     for name in (TOKENS, *(variant.name for variant in part.variants)):
-        array = mapped_array(checked_path(store, shard.file(suffix_of(name))), dtype_of(name, part.kind))
+        array = files.array(shard.file(suffix_of(name)), dtype_of(name, part.kind))
         lengths_N = rows["code_len" if name == TOKENS else f"text_len_{name}"].to_numpy()
         data[name] = Ragged(array, lengths_N)
     return StoredShard(key, rows, data)
