@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.audit_stores import NUM_SAMPLES, lasting, sound_sample, tiny_tokenizer, write_audit_store
+from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
 from titan_speech.cli import main
 from titan_speech.codec import load_codec
 from titan_speech.codec.wav import read_audio
@@ -27,7 +27,9 @@ from titan_speech.store.audit.rates import spread_of
 from titan_speech.store.audit.rules import RULE_NAMES
 from titan_speech.store.audit.scripts import expected_scripts, script_counts
 from titan_speech.store.audit.sound import mulaw_wav
+from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
+from titan_speech.store.samples import SampleInfo
 from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -229,6 +231,31 @@ def test_bad_input_is_one_message_and_writes_nothing(
     assert main(["store", "audit", str(sound_store), *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html*"))
+
+
+def test_what_nothing_was_checked_of_is_not_called_good(
+    tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StoreWriter(
+        tmp_path / "text", name="t", codec=None, tokenizer=tokenizer, normalization_version="1", licence="CC0-1.0"
+    ) as writer:
+        writer.add_text(SampleInfo(sample_id="a", dataset_source="wiki", language="qaa"), "a document of words")
+    assert main(["store", "audit", str(tmp_path / "text"), "--output", str(tmp_path / "a.html")]) == 2
+    assert "give --tokenizer" in capsys.readouterr().err
+    assert main(["store", "audit", "s3://bucket/text"]) == 2
+    assert "titan-speech store pull s3://bucket/text" in capsys.readouterr().err
+    with StoreWriter(
+        tmp_path / "both",
+        name="b",
+        codec=OTHER_CODEC,
+        tokenizer=tokenizer,
+        normalization_version="1",
+        licence="CC0-1.0",
+    ) as writer:
+        writer.add_text(SampleInfo(sample_id="a", dataset_source="wiki", language="qaa"), "a document of words")
+        writer.add_speech(sound_sample("hi", 1).info, sound_sample("hi", 1).codes_T)
+    _, content = audit(tmp_path / "both", tmp_path)
+    assert [language["verdict"] for language in content["languages"]] == ["good", "not checked"]
 
 
 def test_equal_seeds_draw_equal_samples_and_every_part_is_covered(sound_store: Path, tmp_path: Path) -> None:

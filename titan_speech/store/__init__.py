@@ -9,4 +9,5 @@ samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards   
            store.py      open_store: sizes checked at once, contents when first read (part)
            describe.py   what is in it                                                 (tasks)
            verify.py     every byte read, all that is wrong named                      (verify_shard, keys)
+           audit/        is it good: samples checked, shown and made audible on a page
 """

@@ -45,7 +45,7 @@ def _language(language: LanguageReport) -> dict[str, object]:
         "num_stored": language.num_stored,
         "num_samples": language.num_samples,
         "duration_sec": round(language.duration_sec, 2),
-        "is_good": not language.too_much,
+        "verdict": language.verdict,
         "checks": [_result(result) for result in language.results],
         "duration_sec_histogram": _histogram(language.durations),
         "chars_per_sec_histogram": _histogram(language.chars_per_sec),

@@ -70,6 +70,10 @@ def run(args: argparse.Namespace) -> bool:
     thresholds = read_thresholds(args.thresholds, _options(args))
     for path in filter(None, (args.output, args.json)):
         _check_writable(path)
+    if args.store.startswith("s3://"):
+        raise DataError(
+            f"{args.store}: an audit reads a local folder; titan-speech store pull {args.store} FOLDER first"
+        )
     store = open_store(args.store)
     tokenizer = TextTokenizer.load(args.tokenizer) if args.tokenizer else None
     if tokenizer is not None:
@@ -135,8 +139,7 @@ def report_lines(report: AuditReport, output: Path) -> Iterator[str]:
 
 def _language_line(language: LanguageReport) -> str:
     found = ", ".join(_found(result) for result in language.results if result.num_found) or "nothing found"
-    verdict = "too much" if language.too_much else "good"
-    return f"  {language.language:<8} {verdict:<8} {language.num_samples:>7,} samples  {found}"
+    return f"  {language.language:<8} {language.verdict:<12}{language.num_samples:>7,} samples  {found}"
 
 
 def _found(result: CheckResult) -> str:

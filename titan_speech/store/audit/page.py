@@ -98,7 +98,7 @@ def _language_table(report: AuditReport) -> str:
 
 def _language_row(language: LanguageReport) -> str:
     name = escape(language.language)
-    verdict = _verdict(not language.too_much, "too much" if language.too_much else "good")
+    verdict = _verdict(not language.too_much, language.verdict)
     cells = "".join(_share_cell(result) for result in language.results)
     return (
         f'<tr><th scope="row"><a href="#lang-{name}">{name}</a></th><td>{verdict}</td><td>{language.num_samples:,}</td>'

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
+from titan_speech.errors import DataError
 from titan_speech.store.audit.checks import Context, rate_per_code, rate_per_sec
 from titan_speech.store.audit.choose import ChosenPart
 from titan_speech.store.audit.histogram import Histogram, code_usage, histogram
@@ -80,6 +81,12 @@ class LanguageReport:
     random: tuple[AuditSample, ...]
 
     @property
+    def verdict(self) -> str:
+        if not any(result.num_checked for result in self.results):
+            return "not checked"
+        return "too much" if self.too_much else "good"
+
+    @property
     def too_much(self) -> list[CheckResult]:
         return [result for result in self.results if result.is_too_much]
 
@@ -130,6 +137,11 @@ def audit(
         results = _results(samples[language], context, thresholds, worst)
         num_stored = sum(part.part.num_samples for part in parts if part.part.language == language)
         languages.append(_language(language, num_stored, samples[language], context, results, num_random, seed))
+    if not any(result.num_checked for language in languages for result in language.results):
+        raise DataError(
+            f"nothing of {store.path} can be checked: it holds text only, whose words need its tokenizer; "
+            "give --tokenizer"
+        )
     return AuditReport(
         store=store,
         seed=seed,
@@ -223,6 +235,10 @@ def _random(speech: list[AuditSample], number: int, seed: int) -> tuple[AuditSam
 def _not_checked(languages: list[LanguageReport], tokenizer: TextTokenizer | None) -> Iterable[str]:
     if tokenizer is None:
         yield "unknown-token, and the words of text-only parts: give --tokenizer, the one the store was built with"
-    for place, rule in enumerate(RULES):
-        if (rule.name != "unknown-token" or tokenizer) and not any(x.results[place].num_checked for x in languages):
-            yield f"{rule.name}: no sample has what it compares"
+    idle = [
+        rule.name
+        for place, rule in enumerate(RULES)
+        if (rule.name != "unknown-token" or tokenizer) and not any(x.results[place].num_checked for x in languages)
+    ]
+    if idle:
+        yield f"{', '.join(idle)}: no sample has what these compare"
