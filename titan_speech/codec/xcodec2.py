@@ -46,9 +46,13 @@ class XCodec2:
         self._folder = find_weights(name_or_path)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    @cached_property
+    @property
     def codec_hash(self) -> str:
         """Some seconds for the real weights, so not before it is asked for."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         return weights_hash(self._folder)
 
     @cached_property

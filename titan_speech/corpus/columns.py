@@ -39,7 +39,7 @@ class Columns:
     def check_all(self, available: Collection[str], required: Collection[str], where: str) -> None:
         """For inputs whose columns are known before their rows are read."""
         for field, column in self.named.items():
-            if column not in available and not column.startswith("@"):
+            if column not in available and column != ROW:
                 raise DataError(f"{where} {missing(field, column, available)}")
         for field in required:
             if not any(column in available or column == ROW for column in self.candidates[field]):
@@ -53,6 +53,9 @@ def speech_columns(options: ImportOptions, defaults: Mapping[str, str] | None = 
             near = get_close_matches(field, SPEECH_FIELDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise DataError(f"--columns names the field {field!r}: expected one of {', '.join(SPEECH_FIELDS)}{hint}")
+    rows = [field for field, column in options.columns.items() if column == ROW and field != "sample_id"]
+    if rows:
+        raise DataError(f"--columns {rows[0]}={ROW}: only sample_id can be the number of the row")
     candidates = {}
     for field in SPEECH_FIELDS:
         default = (defaults or {}).get(field)

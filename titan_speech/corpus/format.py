@@ -97,6 +97,7 @@ class NamesNormalization(Protocol):
 
 
 FORMATS: dict[str, tuple[str, str]] = {
+    "audio": ("audio_folder", "AudioFolder"),
     "inworld": ("inworld", "Inworld"),
     "mds": ("mds", "MDS"),
     "parquet": ("parquet", "Parquet"),

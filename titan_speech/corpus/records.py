@@ -36,10 +36,10 @@ def speech_samples(
         seen.update(record)
         try:
             yield _sample(record, columns, options, f"{unit.name}:{unit.start + number}")
-        except _UnfitError as error:
+        except UnfitError as error:
             yield BadSample(name, error.problem)
     for field, column in columns.named.items():
-        if column not in seen and not column.startswith("@"):
+        if column not in seen and column != ROW:
             raise DataError(f"{unit.path} {missing(field, column, seen)}")
 
 
@@ -50,8 +50,8 @@ class Refused:
     reason: str
 
 
-class _UnfitError(Exception):
-    """One record is not fit; never leaves this module."""
+class UnfitError(Exception):
+    """One record is not fit; an importer turns it into a `BadSample`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -59,23 +59,31 @@ class _UnfitError(Exception):
 
 
 def _sample(record: Record, columns: Columns, options: ImportOptions, row_name: str) -> SpeechSample:
+    info, transcripts = describe(record, columns, options, row_name)
+    codes_T = codes_array(_value(CODES, record, columns), options.codes_dtype)
+    if codes_T is None:
+        raise UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
+    return SpeechSample(info, codes_T, transcripts)
+
+
+def describe(
+    record: Record, columns: Columns, options: ImportOptions, row_name: str
+) -> tuple[SampleInfo, dict[str, str]]:
+    """All that a record says of its sample beside the codes; transcripts by variant."""
     info = {field: _info_value(field, record, columns, row_name) for field in INFO_FIELDS}
     info["language"] = info["language"] or options.language
     info["dataset_source"] = info["dataset_source"] or options.dataset_source
     for field in ("sample_id", "language", "dataset_source"):
         if info[field] is None:
-            raise _UnfitError(f"no {field}", _lacks(field, record, columns))
-    codes_T = codes_array(_value(CODES, record, columns), options.codes_dtype)
-    if codes_T is None:
-        raise _UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
-    return SpeechSample(SampleInfo(**info), codes_T, _transcripts(record, columns))  # type: ignore[arg-type]
+            raise UnfitError(f"no {field}", _lacks(field, record, columns))
+    return SampleInfo(**info), _transcripts(record, columns)  # type: ignore[arg-type]
 
 
 def _value(field: str, record: Record, columns: Columns) -> object:
     column = columns.of(field, record)
     value = None if column is None else record[column]
     if isinstance(value, Refused):
-        raise _UnfitError(
+        raise UnfitError(
             f"{field} refused", f"{column} {value.reason} and is not imported: write codes with numpy.save"
         )
     return value
@@ -103,7 +111,7 @@ def _info_value(field: str, record: Record, columns: Columns, row_name: str) -> 
     if field in _NUMBERS:
         return _number(field, value)
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _UnfitError(f"type of {field}", f"{field} is {value!r}: expected text")
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected text")
     return str(value)
 
 
@@ -115,7 +123,7 @@ def _number(field: str, value: object) -> int | float:
         number = None
     if number is None or isinstance(value, bool) or (kind is int and number != float(value)):  # type: ignore[arg-type]
         expected = "a whole number" if kind is int else "seconds"
-        raise _UnfitError(f"type of {field}", f"{field} is {value!r}: expected {expected}")
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected {expected}")
     return number
 
 
@@ -126,7 +134,7 @@ def _transcripts(record: Record, columns: Columns) -> dict[str, str]:
         if text is None:
             continue
         if not isinstance(text, str):
-            raise _UnfitError(f"type of {field}", f"{field} is {text!r}: expected text")
+            raise UnfitError(f"type of {field}", f"{field} is {text!r}: expected text")
         found[variant] = text
     return found
 
@@ -140,7 +148,7 @@ def codes_array(value: object, codes_dtype: str | None) -> NDArray | None:
     try:
         codes_T = np.asarray(value)
     except ValueError as error:
-        raise _UnfitError("codes", f"codes are not one row of numbers ({error})") from None
+        raise UnfitError("codes", f"codes are not one row of numbers ({error})") from None
     if codes_T.ndim > 1 and codes_T.shape[-1] == codes_T.size:  # (1, 1, T), as XCodec2 gives them
         codes_T = codes_T.reshape(-1)
     return codes_T
@@ -150,13 +158,13 @@ def _from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | None) -
     known = ", ".join(CODE_DTYPES)
     if codes_dtype is None:
         detail = f"codes are {len(data)} bytes of unknown width: say which with --codes-dtype ({known})"
-        raise _UnfitError("bytes", detail)
+        raise UnfitError("bytes", detail)
     dtype = CODE_DTYPES[codes_dtype]
     if len(data) % dtype.itemsize:
         detail = (
             f"codes are {len(data)} bytes, no multiple of {dtype.itemsize} as {codes_dtype} has it: not {codes_dtype}"
         )
-        raise _UnfitError("bytes", detail)
+        raise UnfitError("bytes", detail)
     return np.frombuffer(data, dtype)
 
 
