@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--dataset-source", "--source", metavar="NAME", help="for samples without a source of their own")
     what.add_argument("--language", metavar="TAG", help="for samples without a language of their own (BCP 47)")
     what.add_argument("--llasa-tokenizer", metavar="DIR", help="--from llasa: the tokenizer its ids were made with")
+    what.add_argument("--codec", metavar="NAME", help="encodes audio, for formats that hold audio")
+    what.add_argument("--codes-dtype", metavar="TYPE", help="of codes kept as bytes: uint16, int32, uint32 or int64")
+    what.add_argument("--long-audio", choices=("error", "split"), default="error", help="above 40 s (default: error)")
     which = parser.add_argument_group("what is written")
     which.add_argument("--output", required=True, metavar="DIR", help="the store to be; it must not exist")
     which.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer of the backbone")
@@ -47,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--seed", type=int, default=0, help="of the order of samples in the store (default: 0)")
     which.add_argument("--shard-mb", type=float, default=128, help="tokens of a shard, in MB (default: 128)")
     how = parser.add_argument_group("how")
+    how.add_argument("--unit-mb", type=float, default=256, help="of large arrays, imported at a time (default: 256)")
     how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
@@ -80,6 +84,10 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         columns=columns_of(args.columns),
         preset=args.preset,
         split=args.split,
+        codec=args.codec,
+        codes_dtype=args.codes_dtype,
+        long_audio=args.long_audio,
+        unit_bytes=max(1, int(args.unit_mb * (1 << 20))),
         llasa_tokenizer=Path(args.llasa_tokenizer) if args.llasa_tokenizer else None,
     )
     if args.workers < 1:

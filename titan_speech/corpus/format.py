@@ -99,6 +99,8 @@ class NamesNormalization(Protocol):
 FORMATS: dict[str, tuple[str, str]] = {
     "audio": ("audio_folder", "AudioFolder"),
     "inworld": ("inworld", "Inworld"),
+    "jsonl": ("jsonl", "Jsonl"),
+    "llasa": ("llasa", "Llasa"),
     "mds": ("mds", "MDS"),
     "parquet": ("parquet", "Parquet"),
     "text-jsonl": ("text.jsonl", "TextJsonl"),

@@ -7,6 +7,7 @@ lines are read by several processes.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,13 +30,13 @@ class LineIndex:
 
 
 def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
-    """Counts the lines and finds where each wanted one begins; a last line without its end counts."""
-    targets, offsets = sorted(set(wanted)), {0: 0}
+    """Counts the lines and finds where each wanted one begins (ascending); a last line without its end counts."""
+    offsets = {0: 0} if len(wanted) and wanted[0] == 0 else {}
     num_lines, position, last = 0, 0, b"\n"
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == _NEWLINE)
-            here = [line for line in targets if num_lines < line <= num_lines + len(ends)]
+            here = wanted[bisect_right(wanted, num_lines) : bisect_right(wanted, num_lines + len(ends))]
             offsets |= {line: position + int(ends[line - num_lines - 1]) + 1 for line in here}
             num_lines, position, last = num_lines + len(ends), position + len(chunk), chunk[-1:]
     num_lines += last != b"\n"

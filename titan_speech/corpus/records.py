@@ -1,7 +1,7 @@
 """Records of an input, one mapping a sample, as samples of speech.
 
-In: the records of one unit, in order, each with a name for error messages. Out: `SpeechSample`s in the same order, and
-`BadSample`s in place of records that do not make one.
+In: the records of one unit, in order, each with a name for error messages; a `Problem` in place of one that could not
+be read. Out: `SpeechSample`s in the same order, and `BadSample`s in place of records that do not make one.
 
 Shapes: T codes of a sample.
 """
@@ -28,11 +28,14 @@ _NUMBERS = {"segment_order": int, "sample_rate": int, "start_time": float, "end_
 
 
 def speech_samples(
-    records: Iterable[tuple[str, Record]], columns: Columns, options: ImportOptions, unit: Unit
+    records: Iterable[tuple[str, Record | Problem]], columns: Columns, options: ImportOptions, unit: Unit
 ) -> Iterator[Sample]:
     """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
     for number, (name, record) in enumerate(records):
+        if isinstance(record, Problem):
+            yield BadSample(name, record)
+            continue
         seen.update(record)
         try:
             yield _sample(record, columns, options, f"{unit.name}:{unit.start + number}")

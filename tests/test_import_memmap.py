@@ -1,0 +1,335 @@
+"""Arrays imported: Inworld vectorizer output, Llasa memmaps, JSONL with .npy; written by their documented layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+
+from tests.import_samples import imported, opened
+from tests.store_samples import SENTENCES, write_tokenizer
+from titan_speech.corpus.format import ImportOptions, open_format
+from titan_speech.corpus.lines import index_lines, parsed_lines
+from titan_speech.corpus.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.errors import DataError
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One sample as a vectorizer would have it."""
+
+    sample_id: str
+    codes: np.ndarray
+    transcript: str
+    language: str = "en"
+
+
+def spoken(count: int, seed: int = 0) -> list[Spoken]:
+    rng = np.random.default_rng(seed)
+    return [
+        Spoken(f"s{i}", rng.integers(0, 65_536, rng.integers(1, 40)), SENTENCES[i % 5], "hi" if i % 3 else "en")
+        for i in range(count)
+    ]
+
+
+# Inworld
+
+
+def write_inworld(folder: Path, samples: list[Spoken], split: str = "train", rank: str = "") -> Path:
+    """As tools/data/data_vectorizer.py writes one rank, or data_merger.py all: empty values are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths = np.array([len(sample.codes) for sample in samples])
+    np.save(folder / f"{split}_codes_index{rank}.npy", np.cumsum(lengths) - lengths)
+    codes = np.concatenate([sample.codes for sample in samples]).astype(np.int32)
+    array = np.memmap(folder / f"{split}_codes{rank}.npy", dtype=np.int32, mode="w+", shape=codes.shape)
+    array[:] = codes
+    array.flush()
+    lines = [
+        {
+            "id": sample.sample_id,
+            "wav_path": f"/wavs/{sample.sample_id}.wav",
+            "speaker_id": "ann",
+            "language": sample.language,
+            "transcript": sample.transcript,
+            "voice_description": "a calm voice",
+            "duration": len(sample.codes) / 50,
+            "sample_rate": 24_000,
+            "dataset_name": "libri",
+            "original_data": {"video": "v1", "begin": 1.5},
+        }
+        for sample in samples
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / f"{split}_samples{rank}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_inworld_samples_come_back_in_any_number_of_units(tmp_path: Path) -> None:
+    samples = spoken(50)
+    folder = write_inworld(tmp_path / "vectorized", samples)
+    for unit_bytes in (1, 400, 256 << 20):
+        source = opened("inworld", folder, dataset_source=None, language=None, unit_bytes=unit_bytes)  # type: ignore[arg-type]
+        found = [sample for unit in source.units() for sample in source.samples(unit)]
+        assert [sample.info.sample_id for sample in found] == [sample.sample_id for sample in samples]
+        for sample, expected in zip(found, samples, strict=True):
+            assert np.array_equal(sample.codes_T, expected.codes)
+            assert sample.transcripts == {"native": expected.transcript, "description": "a calm voice"}
+            assert (sample.info.language, sample.info.speaker_id) == (expected.language, "ann")
+            assert (sample.info.dataset_source, sample.info.sample_rate) == ("libri", 24_000)
+
+
+def test_inworld_shares_of_ranks_are_read_in_order_unless_they_were_merged(tmp_path: Path) -> None:
+    samples = spoken(33)
+    for rank in range(11):
+        write_inworld(tmp_path, samples[3 * rank : 3 * rank + 3], rank=f"_{rank}")
+    assert list(imported("inworld", tmp_path)) == [sample.sample_id for sample in samples]
+    write_inworld(tmp_path, samples)
+    assert list(imported("inworld", tmp_path)) == [sample.sample_id for sample in samples]
+
+
+def test_inworld_options_name_what_the_vectorizer_does_not_know(tmp_path: Path) -> None:
+    write_inworld(tmp_path, [Spoken("a", np.array([1, 2]), "x", "unknown")])
+    (sample,) = imported(
+        "inworld", tmp_path, language="ta", columns={"source_video_id": "original_data.video"}
+    ).values()
+    assert (sample.info.language, sample.info.dataset_source, sample.info.source_video_id) == ("ta", "tapes", "v1")
+    with pytest.raises(DataError, match="has no 'language'"):
+        imported("inworld", tmp_path, language=None)
+
+
+def test_an_inworld_folder_of_two_splits_asks_which(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_inworld(tmp_path, [Spoken(split, np.array([1]), "x")], split)
+    with pytest.raises(DataError, match="has the splits train, val, more than one: choose one with --split"):
+        opened("inworld", tmp_path)
+    assert list(imported("inworld", tmp_path, split="val")) == ["val"]
+
+
+def test_inworld_codes_with_a_npy_header_are_read_too(tmp_path: Path) -> None:
+    samples = spoken(5)
+    write_inworld(tmp_path, samples)
+    np.save(tmp_path / "train_codes.npy", np.concatenate([sample.codes for sample in samples]))
+    for sample, expected in zip(imported("inworld", tmp_path).values(), samples, strict=True):
+        assert np.array_equal(sample.codes_T, expected.codes)
+
+
+def _drop_line(folder: Path) -> None:
+    file = folder / "train_samples.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop_line, "has 4 lines, train_codes_index.npy has 5 entries"),
+        (lambda folder: (folder / "train_codes.npy").write_bytes(b"12345"), "no multiple of 4"),
+        (lambda folder: (folder / "train_codes.npy").write_bytes(b"1234"), r"begins at code \d+, but .* holds 1"),
+        (lambda folder: (folder / "train_codes.npy").unlink(), "train_codes.npy is missing"),
+        (lambda folder: (folder / "train_codes_index.npy").write_bytes(b"\0" * 40), "is not a .npy array"),
+        (lambda folder: np.save(folder / "train_codes_index.npy", [0, 5, 3, 7, 9]), "goes back from 5 to 3 at entry 2"),
+        (lambda folder: np.save(folder / "train_codes_index.npy", [4, 5, 6, 7, 9]), "begins with 4"),
+        (lambda folder: np.save(folder / "train_codes_index.npy", np.zeros((5, 2))), r"float64 of shape \(5, 2\)"),
+    ],
+)
+def test_inworld_files_that_do_not_fit_together_are_named(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    write_inworld(tmp_path, spoken(5))
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message):
+        imported("inworld", tmp_path)
+
+
+def test_another_format_is_named_for_each_of_the_three(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for name in ("inworld", "llasa", "jsonl"):
+        options = ImportOptions((tmp_path,), "tapes", "en", llasa_tokenizer=tmp_path)
+        with pytest.raises(DataError, match="try --from parquet"):
+            open_format(name, options)
+    (tmp_path / "b.jsonl").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="does not begin with a JSON object"):
+        open_format("jsonl", ImportOptions((tmp_path / "b.jsonl",)))
+
+
+# Llasa
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The backbone's tokenizer, without Llasa's names."""
+    return write_tokenizer(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def grown(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With Llasa's names, codes before marks: only names tell where they are."""
+    tokenizer = Tokenizer.from_file(str(plain / "tokenizer.json"))
+    names = [*(f"<|s_{code}|>" for code in range(65_536)), *MARKS]
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
+    folder = tmp_path_factory.mktemp("grown")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def llasa_rows(tokenizer_path: Path, samples: list[Spoken], length: int, by_name: bool) -> np.ndarray:
+    """Text between its marks, codes between theirs, padded with the tokenizer's end of text."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    marks = {name: tokenizer.token_to_id(name) if by_name else size + i for i, name in enumerate(MARKS)}
+    rows = []
+    for sample in samples:
+        codes = [tokenizer.token_to_id(f"<|s_{code}|>") if by_name else size + 8 + int(code) for code in sample.codes]
+        text = tokenizer.encode(sample.transcript, add_special_tokens=False).ids
+        row = [marks[TEXT_START], *text, marks[TEXT_END], marks[SPEECH_START], *codes, marks[SPEECH_END]]
+        rows.append(row + [1] * (length - len(row)))
+    return np.array(rows, np.int32)
+
+
+def write_llasa(folder: Path, rows: np.ndarray, stem: str = "train") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    array = np.memmap(folder / f"{stem}_input_ids.memmap", dtype="int32", mode="w+", shape=rows.shape)
+    array[:] = rows
+    array.flush()
+    np.save(folder / f"{stem}_input_ids_shape.npy", rows.shape)
+    return folder
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_llasa_rows_come_back_as_codes_and_text(tmp_path: Path, plain: Path, grown: Path, by_name: bool) -> None:
+    tokenizer, samples = (grown if by_name else plain), spoken(30)
+    folder = write_llasa(tmp_path / "data", llasa_rows(tokenizer, samples, 160, by_name))
+    for unit_bytes in (1, 256 << 20):
+        found = imported("llasa", folder, llasa_tokenizer=tokenizer, unit_bytes=unit_bytes)
+        assert list(found) == [f"data/train:{row}" for row in range(30)]
+        for sample, expected in zip(found.values(), samples, strict=True):
+            assert np.array_equal(sample.codes_T, expected.codes)
+            assert sample.transcripts == {"native": expected.transcript}
+            assert (sample.info.language, sample.info.dataset_source) == ("en", "tapes")
+
+
+def test_llasa_parts_of_ranks_are_read_in_order(tmp_path: Path, plain: Path) -> None:
+    samples = spoken(24)
+    rows = llasa_rows(plain, samples, 160, by_name=False)
+    for part in range(12):
+        write_llasa(tmp_path, rows[2 * part : 2 * part + 2], f"train_rank{part // 11}_partial{part % 11}")
+    found = imported("llasa", tmp_path, llasa_tokenizer=plain)
+    assert [sample.codes_T.tolist() for sample in found.values()] == [sample.codes.tolist() for sample in samples]
+
+
+def test_llasa_rows_that_hold_no_whole_sample_are_named(tmp_path: Path, plain: Path) -> None:
+    rows = llasa_rows(plain, spoken(4), 160, by_name=False)
+    end = rows[1].tolist().index(_mark(plain, SPEECH_END))
+    rows[1, end:] = 1
+    with pytest.raises(DataError, match=r"train:1': no <\|SPEECH_GENERATION_END\|>: was the row cut off"):
+        imported("llasa", write_llasa(tmp_path / "cut", rows), llasa_tokenizer=plain)
+    rows = llasa_rows(plain, spoken(4), 160, by_name=False)
+    start = rows[2].tolist().index(_mark(plain, SPEECH_START))
+    rows[2, start + 1] = -7
+    with pytest.raises(DataError, match=r"train:2': id -7 at position \d+ is no code"):
+        imported("llasa", write_llasa(tmp_path / "negative", rows), llasa_tokenizer=plain)
+    rows[2, start + 1] = 400_000
+    with pytest.raises(DataError, match="id 400000 at position"):
+        imported("llasa", write_llasa(tmp_path / "beyond", rows), llasa_tokenizer=plain)
+
+
+def _mark(plain: Path, name: str) -> int:
+    size = Tokenizer.from_file(str(plain / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
+    return size + MARKS.index(name)
+
+
+def test_llasa_memmaps_need_what_they_do_not_say(tmp_path: Path, plain: Path) -> None:
+    folder = write_llasa(tmp_path, llasa_rows(plain, spoken(2), 160, by_name=False))
+    with pytest.raises(DataError, match="give --dataset-source, --language, --llasa-tokenizer"):
+        open_format("llasa", ImportOptions((folder,)))
+    np.save(folder / "train_input_ids_shape.npy", (3, 160))
+    with pytest.raises(DataError, match="3 rows of 160 int32 are 1920"):
+        opened("llasa", folder, llasa_tokenizer=plain)
+
+
+# JSONL
+
+
+def write_jsonl(path: Path, samples: list[Spoken], **columns: Callable[[int, Spoken], object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"sample_id": sample.sample_id, "language": sample.language, "transcript_native": sample.transcript}
+        | {name: value(i, sample) for name, value in columns.items()}
+        for i, sample in enumerate(samples)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def check_jsonl(path: Path, samples: list[Spoken]) -> None:
+    found = imported("jsonl", path, language=None)
+    assert list(found) == [sample.sample_id for sample in samples]
+    for sample, expected in zip(found.values(), samples, strict=True):
+        assert np.array_equal(sample.codes_T, expected.codes)
+        assert sample.transcripts == {"native": expected.transcript}
+
+
+def test_jsonl_takes_lists_paths_rows_and_starts(tmp_path: Path) -> None:
+    samples = spoken(20)
+    check_jsonl(write_jsonl(tmp_path / "lists.jsonl", samples, codes=lambda i, s: s.codes.tolist()), samples)
+    for sample in samples:
+        np.save(tmp_path / f"{sample.sample_id}.npy", sample.codes[None, None].astype(np.int32))
+    check_jsonl(write_jsonl(tmp_path / "paths.jsonl", samples, codes=lambda i, s: f"{s.sample_id}.npy"), samples)
+    padded = np.full((20, 40), 9, np.int64)
+    for i, sample in enumerate(samples):
+        padded[i, : len(sample.codes)] = sample.codes
+    np.save(tmp_path / "rows.npy", padded)
+    rows = {"codes_row": lambda i, s: i, "code_len": lambda i, s: len(s.codes)}
+    check_jsonl(write_jsonl(tmp_path / "rows.jsonl", samples, **rows), samples)
+    np.save(tmp_path / "flat.npy", np.concatenate([sample.codes for sample in samples]).astype(np.uint16))
+    ends = np.cumsum([len(sample.codes) for sample in samples]).tolist()
+    starts = {"codes_start": lambda i, s: ends[i] - len(s.codes), "code_len": lambda i, s: len(s.codes)}
+    check_jsonl(write_jsonl(tmp_path / "flat.jsonl", samples, **starts), samples)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"codes": lambda i, s: "absent.npy"}, "absent.npy is not a .npy array that can be read"),
+        ({"codes_row": lambda i, s: 2}, "codes_row is 2 in .*: expected a row of an array"),
+        ({"codes_row": lambda i, s: -1}, "codes_row is -1: expected a whole number from 0"),
+        ({"codes_start": lambda i, s: 2}, "expected an array .all codes., and a code_len"),
+        ({"codes_row": lambda i, s: 0, "code_len": lambda i, s: 5}, "code_len is 5, but .* only 4 codes"),
+    ],
+)
+def test_jsonl_lines_whose_codes_are_not_there_are_named(
+    tmp_path: Path, columns: dict[str, Callable[[int, Spoken], object]], message: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 4), np.int32))
+    with pytest.raises(DataError, match=rf"sample 'a.jsonl:0': .*{message}.* \(and 2 more samples\)"):
+        imported("jsonl", write_jsonl(tmp_path / "a.jsonl", spoken(3), **columns))
+
+
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", spoken(3), codes=lambda i, s: [1])
+    path.write_text(path.read_text() + "{oops\n")
+    with pytest.raises(DataError, match=r"line 4 of .*a\.jsonl is not JSON"):
+        imported("jsonl", path)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=30), st.booleans(), st.data())
+def test_lines_are_found_by_number_with_or_without_a_last_newline(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], ends: bool, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    path.write_text("\n".join(lines) + ("\n" if ends and lines else ""), encoding="utf-8", newline="\n")
+    wanted = sorted(data.draw(st.sets(st.integers(0, 40))))
+    index = index_lines(path, wanted)
+    assert index.num_lines == len(lines)
+    assert sorted(index.offsets) == [line for line in wanted if line < len(lines)]
+    for line, offset in index.offsets.items():
+        records = [record for _, record in parsed_lines(path, offset, line, None)]
+        assert [record["text"] for record in records] == texts[line:]
