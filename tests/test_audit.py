@@ -16,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
+from tests.s3_server import BUCKET, S3Server
 from titan_speech.cli import main
 from titan_speech.codec import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.corpus.samples import SpeechSample
+from titan_speech.remote.store_copy import push_store
+from titan_speech.remote.url import S3Url
 from titan_speech.store import conflicts
 from titan_speech.store.audit.choose import choose, fair_quotas
 from titan_speech.store.audit.histogram import histogram
@@ -47,7 +50,7 @@ def sound_store(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokeniz
     return write_audit_store(tmp_path_factory.mktemp("stores") / "calls", tokenizer, shard_bytes=2_000)
 
 
-def audit(store: Path, folder: Path, *words: str) -> tuple[int, dict]:
+def audit(store: Path | str, folder: Path, *words: str) -> tuple[int, dict]:
     """Exit code and JSON of the verb."""
     out = folder / "audit.json"
     code = main(["store", "audit", str(store), "--output", str(folder / "audit.html"), "--json", str(out), *words])
@@ -242,8 +245,6 @@ def test_what_nothing_was_checked_of_is_not_called_good(
         writer.add_text(SampleInfo(sample_id="a", dataset_source="wiki", language="qaa"), "a document of words")
     assert main(["store", "audit", str(tmp_path / "text"), "--output", str(tmp_path / "a.html")]) == 2
     assert "give --tokenizer" in capsys.readouterr().err
-    assert main(["store", "audit", "s3://bucket/text"]) == 2
-    assert "titan-speech store pull s3://bucket/text" in capsys.readouterr().err
     with StoreWriter(
         tmp_path / "both",
         name="b",
@@ -256,6 +257,19 @@ def test_what_nothing_was_checked_of_is_not_called_good(
         writer.add_speech(sound_sample("hi", 1).info, sound_sample("hi", 1).codes_T)
     _, content = audit(tmp_path / "both", tmp_path)
     assert [language["verdict"] for language in content["languages"]] == ["good", "not checked"]
+
+
+def test_a_store_in_object_storage_audits_as_in_a_folder(
+    sound_store: Path, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = s3_server.settings(tmp_path / "cache")
+    push_store(sound_store, S3Url(BUCKET, "audited"), settings)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", settings.endpoint_url)
+    monkeypatch.setenv("TITAN_SPEECH_CACHE", settings.cache_dir)
+    _, here = audit(sound_store, tmp_path)
+    code, there = audit(f"s3://{BUCKET}/audited", tmp_path)
+    assert code == 0
+    assert there["languages"] == here["languages"]
 
 
 def test_equal_seeds_draw_equal_samples_and_every_part_is_covered(sound_store: Path, tmp_path: Path) -> None:

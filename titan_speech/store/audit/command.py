@@ -24,7 +24,7 @@ from titan_speech.vocabulary import NUM_CODES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a token store")
+    parser.add_argument("store", help="folder of a token store, or s3://bucket/prefix")
     parser.add_argument("--samples", type=positive, default=10_000, help="how many to look at (default: 10000)")
     parser.add_argument("--seed", type=natural, default=0, help="of the draw (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("audit.html"), help="the page (default: audit.html)")
@@ -70,10 +70,6 @@ def run(args: argparse.Namespace) -> bool:
     thresholds = read_thresholds(args.thresholds, _options(args))
     for path in filter(None, (args.output, args.json)):
         _check_writable(path)
-    if args.store.startswith("s3://"):
-        raise DataError(
-            f"{args.store}: an audit reads a local folder; titan-speech store pull {args.store} FOLDER first"
-        )
     store = open_store(args.store)
     tokenizer = TextTokenizer.load(args.tokenizer) if args.tokenizer else None
     if tokenizer is not None:
