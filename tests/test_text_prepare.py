@@ -20,6 +20,7 @@ from titan_speech.corpus.text.prepare import prepare
 from titan_speech.corpus.text.rules import Rules, parse_rules
 from titan_speech.corpus.text.signatures import sign
 from titan_speech.corpus.text.unit_work import clean_unit
+from titan_speech.corpus.text.work_folder import WorkFolder
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import read_manifest
 
@@ -133,6 +134,11 @@ def test_a_preparation_is_not_continued_by_another_one(tmp_path: Path, monkeypat
         patch.setattr(prepare_module, "judge", stops)
         with pytest.raises(KeyboardInterrupt):
             prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
+    with (
+        WorkFolder(tmp_path / "out", job_of(tmp_path / "in").content()),
+        pytest.raises(DataError, match="another process prepares"),
+    ):
+        prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
     with pytest.raises(DataError, match="unfinished preparation with other rules, normalization_version"):
         prepare(job_of(tmp_path / "in", Rules(min_chars=3)), tmp_path / "out", say=quiet)
     write(tmp_path / "in/0.jsonl", [{"id": "new", "language": "en", "text": LONG}])
@@ -262,6 +268,10 @@ def test_what_cannot_be_prepared_is_said_and_leaves_nothing(tmp_path: Path) -> N
     one = source(tmp_path / "in.jsonl", columns={})
     with pytest.raises(DataError, match=r"nothing is left of 2 documents; dropped by rule: too_short 2"):
         prepare(Job((one,), TOKENIZER), tmp_path / "out", say=quiet)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+    options = ImportOptions(inputs=(tmp_path / "in.jsonl",), dataset_source="my own")
+    with pytest.raises(DataError, match="dataset_source 'my own'"):
+        prepare(Job((Source("text-jsonl", options),), TOKENIZER), tmp_path / "out", say=quiet)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists already"):

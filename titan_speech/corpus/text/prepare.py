@@ -16,8 +16,8 @@ Until the end all lies in OUTPUT.work. The same inputs give the same bytes whate
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +29,7 @@ from titan_speech.corpus.text.report import write_reports
 from titan_speech.corpus.text.tally import Tally
 from titan_speech.corpus.text.unit_work import UnitWork, clean_unit, write_kept
 from titan_speech.corpus.text.verdicts import judge
+from titan_speech.corpus.text.work_folder import WorkFolder
 from titan_speech.errors import DataError
 from titan_speech.store.progress import Progress
 
@@ -36,46 +37,29 @@ PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
 
 
-def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = print) -> Tally:
+def say_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = say_to_stderr) -> Tally:
     """Runs the job; OUTPUT appears when all is done."""
-    if output.exists():
-        raise DataError(f"{output} exists already; choose another --output or delete it")
     content = job.content()
-    units = [(source, unit) for source in job.sources for unit in source.open().units()]
-    folder = _work_folder(output, content)
-    works = [UnitWork(source, unit, folder) for source, unit in units]
-    _refuse_equal_units(works)
-    _clean_all(works, job, workers, say)
-    tally = Tally()
-    for work in works:
-        tally.add(work.tally())
-    tally.add(_write_all(works, job, folder, workers, say))
-    _refuse_empty(tally, folder)
-    (folder / "out" / PREPARED_NAME).write_text(
-        json.dumps({"format_version": PREPARED_VERSION, **content}, indent=1, ensure_ascii=False), encoding="utf-8"
-    )
-    write_reports(tally, content, folder / "out")
-    os.rename(folder / "out", output)
-    shutil.rmtree(folder)
+    with WorkFolder(output, content) as folder:
+        units = [(source, unit) for source in job.sources for unit in source.open().units()]
+        works = [UnitWork(source, unit, folder.path) for source, unit in units]
+        _refuse_equal_units(works)
+        _clean_all(works, job, workers, say)
+        tally = Tally()
+        for work in works:
+            tally.add(work.tally())
+        whole = folder.path / "out"
+        tally.add(_write_all(works, job, whole, workers, say))
+        _refuse_empty(tally, folder.path)
+        text = json.dumps({"format_version": PREPARED_VERSION, **content}, indent=1, ensure_ascii=False)
+        (whole / PREPARED_NAME).write_text(text, encoding="utf-8")
+        write_reports(tally, content, whole)
+        folder.publish(whole)
     return tally
-
-
-def _work_folder(output: Path, content: dict[str, object]) -> Path:
-    """OUTPUT.work, new or of the same job."""
-    folder = output.with_name(f"{output.name}.work")
-    folder.mkdir(parents=True, exist_ok=True)
-    job_file = folder / "job.json"
-    if job_file.is_file():
-        before = json.loads(job_file.read_text(encoding="utf-8"))
-        differing = [name for name in content if before.get(name) != json.loads(json.dumps(content[name]))]
-        if differing:
-            raise DataError(
-                f"{folder} holds an unfinished preparation with other {', '.join(differing)}; repeat it as it was "
-                "begun, or delete that folder"
-            )
-    else:
-        job_file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return folder
 
 
 def _refuse_equal_units(works: list[UnitWork]) -> None:
@@ -111,11 +95,11 @@ def _try_clean(work: UnitWork, job: Job) -> DataError | None:
     return None
 
 
-def _write_all(works: list[UnitWork], job: Job, folder: Path, workers: int, say: Callable[[str], None]) -> Tally:
+def _write_all(works: list[UnitWork], job: Job, whole: Path, workers: int, say: Callable[[str], None]) -> Tally:
     say("looking for copies")
-    verdicts = judge(works, job.rules, folder)
-    documents = folder / "out" / "documents"
-    shutil.rmtree(folder / "out", ignore_errors=True)
+    verdicts = judge(works, job.rules, whole.parent)
+    documents = whole / "documents"
+    shutil.rmtree(whole, ignore_errors=True)
     documents.mkdir(parents=True)
     pairs = enumerate(zip(works, verdicts, strict=True))
     calls = [(work, verdict_N, documents / f"{number:05d}.parquet") for number, (work, verdict_N) in pairs]

@@ -20,6 +20,7 @@ from titan_speech.corpus.text.presets import Preset
 from titan_speech.errors import DataError
 from titan_speech.store.samples import is_language
 
+_SOURCE = regex.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _TURN = regex.compile(r"\s*<(human|bot)>:\s*")
 
 
@@ -33,7 +34,8 @@ class RowReader:
     def document(self, row: Mapping[str, object], unit: Unit, position: int) -> Document:
         where = f"{unit.path}, row {position}"
         user, text = self._texts(row, where)
-        source = _text(row, "dataset_source", where) or self.options.dataset_source or self._preset_source(where)
+        said = _text(row, "dataset_source", where) or self.options.dataset_source or self._preset_source(where)
+        source = _checked_source(said, where)
         licence = _text(row, "licence", where) or (self.preset.licence if self.preset else UNKNOWN_LICENCE)
         return Document(
             id=_text(row, "sample_id", where) or f"{source}/{unit.name}/{position}",
@@ -81,6 +83,12 @@ class RowReader:
         return {
             str(name): float(number) for name, spans in content.items() if (number := _of_document(spans)) is not None
         }
+
+
+def _checked_source(name: str, where: str) -> str:
+    if not _SOURCE.fullmatch(name):
+        raise DataError(f"{where}: dataset_source {name!r}; expected letters, digits, '-' and '_'")
+    return name
 
 
 def split_dialogue(text: str) -> tuple[str | None, str]:
