@@ -3,7 +3,7 @@
 In: normalised text. Out: the language py3langid (140 languages, weights inside the package) takes it for, and the share
 of its letters in the script of the tag. At 400 characters it tells all of en hi bn ta te mr gu kn ml pa or as apart, at
 128 Marathi is at 97.5 % and the others at 99.5 % or more (table in docs/text.md). lingua has no kn, ml, or, as; pycld2
-is as accurate and 12 times as fast, but an extension around code of 2013 without releases of its own. Below 128 characters
+is as accurate and 12 times as fast, but an extension around code of 2013 that nobody develops. Below 128 characters
 Hindi and Marathi are often taken for one another or for Nepali and Konkani: there a language of the same script passes.
 Only the first 400 characters are looked at; that takes 0.5 to 1.5 ms, by bytes.
 """
