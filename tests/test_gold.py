@@ -237,7 +237,11 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
     with StoreWriter(path, tokenizer=TextTokenizer.load(world.tokenizer), **STORE) as writer:
         for i in range(150):
             rng = np.random.default_rng(i)
-            tape = {"source_video_id": f"tape-{i // 5}", "speaker_id": f"speaker-{i // 10}", "language": "en"}
+            tape: dict[str, Any] = {
+                "source_video_id": f"tape-{i // 5}",
+                "speaker_id": f"speaker-{i // 10}",
+                "language": "en",
+            }
             info = SampleInfo(sample_id=f"read-{i}", dataset_source="read", **tape)
             text = "say it again" if i % 25 == 0 else f"sentence {i}"
             codes = rng.integers(0, 65_536, 20)

@@ -244,6 +244,15 @@ def store_merge(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def store_migrate(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.store import migrate_command as command
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    command.add_arguments(parser)
+    command.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 def store_gold(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.store import gold_command as command
 
@@ -436,6 +445,14 @@ VERBS = (
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
         (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
+    ),
+    Verb(
+        "store",
+        "migrate",
+        "Bring a store to another tokenizer or normalization, or say what must be rebuilt or encoded again.",
+        "titan-speech store migrate stores/all --tokenizer tokenizer/qwen3 --old-tokenizer tokenizer/llama3 --plan",
+        store_migrate,
+        is_deferred=True,
     ),
     Verb(
         "store",

@@ -52,17 +52,18 @@ def assemble_store(
     shard_bytes: int,
     num_workers: int | None,
     verb: str,
+    check: bool = True,
     finish: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
 ) -> Manifest:
-    """`finish` may add files to the folder before it is moved into place."""
+    """`check` looks for repeated ids and contradicting segments, which one sound store does not have; `finish` may add
+    files to the folder before it is moved into place."""
     folder = fresh_folder(path)
     try:
         num_bytes = sum(job.num_bytes for job in jobs)
         with _workers(num_workers, num_bytes) as workers, Progress(f"{verb} {path}", 2 * num_bytes, "MB", 1e6) as shown:
             runs = _runs(jobs, folder / "spill", workers, shown)
-            problems = Problems(f"store {path} was not written")
-            find_conflicts(runs, problems)
-            problems.raise_if_any()
+            if check:
+                _refuse_conflicts(runs, path)
             parts = _parts(runs, folder, shard_bytes, codes_per_sec(manifest.codec), workers, shown)
         shutil.rmtree(folder / "spill")
         sealed = replace(manifest, parts=parts, tasks=count_tasks(folder, parts)).sealed()
@@ -72,6 +73,12 @@ def assemble_store(
         return sealed
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_conflicts(runs: Sequence[Run], path: Path) -> None:
+    problems = Problems(f"store {path} was not written")
+    find_conflicts(runs, problems)
+    problems.raise_if_any()
 
 
 def _runs(jobs: Sequence[RunJob], folder: Path, workers: Workers, shown: Progress) -> list[Run]:

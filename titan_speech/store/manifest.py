@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -227,6 +227,20 @@ def manifest_of_text(text: bytes, where: str) -> Manifest:
     return _parsed(content, where)
 
 
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+UPGRADES: dict[int, Upgrade] = {}
+"""Format version N to what makes content of version N + 1 of a manifest's; applied in turn when one is read, after its
+fingerprint was checked. Version 1 is the first, so the table is empty."""
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """The content as this version has it; the fingerprint stays that of the store as it lies there."""
+    for version in range(content["format_version"], FORMAT_VERSION):
+        kept = {"fingerprint": content["fingerprint"], "format_version": version + 1}
+        content = UPGRADES[version](content) | kept
+    return content
+
+
 def _hint(store: Path) -> str:
     if not store.exists():
         near = store.parent if store.parent.is_dir() else Path(".")
@@ -243,7 +257,7 @@ def _parsed(content: dict[str, Any], file: str) -> Manifest:
                 f"{file} is damaged: fingerprint {content['fingerprint']}, but its content gives {expected}; "
                 "a manifest is never edited: restore it or rebuild the store"
             )
-        return _manifest(content)
+        return _manifest(_upgraded(content))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
