@@ -17,13 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.s3_server import S3Server
 from tests.store_samples import CODEC, write_tokenizer
 from tests.test_import_memmap import Spoken, spoken, write_inworld
 from titan_speech.cli import main
+from titan_speech.config.tables import StorageTable
 from titan_speech.corpus.build import BuildRequest, build_store
 from titan_speech.corpus.format import ImportOptions, open_format
 from titan_speech.corpus.samples import SpeechSample
 from titan_speech.errors import DataError
+from titan_speech.remote.store_copy import pull_store
+from titan_speech.remote.url import S3Url
 from titan_speech.store import runs as runs_module
 from titan_speech.store import spill as spill_module
 from titan_speech.store.builder import StoreWriter
@@ -257,6 +261,30 @@ def test_two_builds_of_one_store_at_once_are_refused(tmp_path: Path, vectorized:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("titan_speech.corpus.build.find_conflicts", second)
         build_store(asked)
+
+
+# Object storage
+
+
+def test_a_store_is_built_into_object_storage_also_after_a_kill_in_the_push(
+    tmp_path: Path, built: Path, vectorized: Path, tokenizer_path: Path, s3_server: S3Server
+) -> None:
+    words = command(vectorized, Path("unused"), tokenizer_path, workers=1)
+    words[words.index("unused")] = "s3://stores/built"
+    words += ["--endpoint-url", s3_server.endpoint_url, "--work-dir", str(tmp_path)]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("titan_speech.corpus.build_remote.push_store", stop)
+        assert main(words) == 130
+    assert main(words) == 0
+    assert list(tmp_path.iterdir()) == []
+    settings = StorageTable(endpoint_url=s3_server.endpoint_url)
+    pull_store(S3Url("stores", "built"), tmp_path / "back", settings)
+    assert open_store(tmp_path / "back").fingerprint == open_store(built).fingerprint
+    assert main(words) == 2
 
 
 # Bad input

@@ -56,12 +56,14 @@ class BuildRequest:
     required_transcripts: tuple[str, ...] = ()
     num_workers: int = 1
     skip_bad: bool = False
+    folder: Path | None = None
+    """Where the unfinished build is kept; None is beside the output."""
 
 
 def build_store(request: BuildRequest) -> Manifest:
     """Builds the store, or continues where an earlier call was stopped."""
     check_shard_bytes(request.shard_bytes)
-    folder = BuildFolder(request.output.with_name(f"{request.output.name}.building"))
+    folder = BuildFolder(request.folder or request.output.with_name(f"{request.output.name}.building"))
     is_published = request.output.exists()
     if is_published and (folder.store.exists() or not folder.path.exists()):
         raise DataError(
@@ -74,7 +76,7 @@ def build_store(request: BuildRequest) -> Manifest:
     try:
         folder.open(settings)
         if is_published:  # killed while it tidied up
-            folder.remove()
+            folder.tidy(request.output)
             return read_manifest(request.output)
         return _Build(request, folder, opened, recipe).run()
     except OSError as error:
@@ -128,6 +130,7 @@ class _Build:
         self._request, self._folder, self._format, self._recipe = request, folder, opened, recipe
 
     def run(self) -> Manifest:
+        self._folder.prepare()
         records = self._import_units(_checked_units(self._format))
         runs = [run for record in records for run in record.runs]
         self._check(records, runs)
@@ -204,7 +207,7 @@ class _Build:
             raise DataError(
                 f"{self._request.output} appeared during the build ({error}); it was left as it is"
             ) from error
-        self._folder.remove()
+        self._folder.tidy(self._request.output)
 
 
 def _checked_units(opened: Format) -> list[Unit]:

@@ -15,9 +15,7 @@ from titan_speech.errors import DataError
 
 if TYPE_CHECKING:
     from titan_speech.corpus.build import BuildRequest
-    from titan_speech.store.manifest import CodecInfo
-
-S3 = "s3://"
+    from titan_speech.store.manifest import CodecInfo, Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--codes-dtype", metavar="TYPE", help="of codes kept as bytes: uint16, int32, uint32 or int64")
     what.add_argument("--long-audio", choices=("error", "split"), default="error", help="above 40 s (default: error)")
     which = parser.add_argument_group("what is written")
-    which.add_argument("--output", required=True, metavar="DIR", help="the store to be; it must not exist")
+    which.add_argument(
+        "--output", required=True, metavar="PATH", help="the store to be: a folder, or s3://bucket/prefix"
+    )
     which.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer of the backbone")
     which.add_argument("--name", required=True, help="name of the store, for people")
     which.add_argument("--licence", required=True, help="licence of the data")
@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--shard-mb", type=float, default=128, help="tokens of a shard, in MB (default: 128)")
     how = parser.add_argument_group("how")
     how.add_argument("--unit-mb", type=float, default=256, help="of large arrays, imported at a time (default: 256)")
+    how.add_argument("--work-dir", default=".", metavar="DIR", help="where a store for s3:// is built (default: here)")
+    how.add_argument(
+        "--endpoint-url", default="", help="server of s3:// that is not Amazon's (default: AWS_ENDPOINT_URL)"
+    )
     how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
@@ -62,15 +66,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from titan_speech.corpus.build import build_store
+    from titan_speech.remote.url import is_s3
     from titan_speech.store.manifest import Totals
 
-    manifest = build_store(_request(args))
+    manifest = _build_to_s3(args) if is_s3(args.output) else build_store(_request(args))
     totals = Totals.of(manifest.parts)
     print(
         f"{args.output}: {totals.num_samples:,} samples, {totals.num_tokens:,} tokens and {totals.num_text_tokens:,} "
         f"of transcripts in {len(manifest.parts)} parts, {totals.duration_sec / 3600:,.2f} h, "
         f"fingerprint {manifest.fingerprint}"
     )
+
+
+def _build_to_s3(args: argparse.Namespace) -> Manifest:
+    from titan_speech.config.tables import StorageTable
+    from titan_speech.corpus.build_remote import build_to_s3
+    from titan_speech.remote.url import S3Url
+
+    settings = StorageTable(endpoint_url=args.endpoint_url)
+    return build_to_s3(_request(args), S3Url.parse(args.output), Path(args.work_dir), settings)
 
 
 def _request(args: argparse.Namespace) -> BuildRequest:
@@ -95,7 +109,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
     return BuildRequest(
         format=args.format,
         options=options,
-        output=_output(args.output),
+        output=Path(args.output),
         tokenizer=Path(args.tokenizer),
         name=args.name,
         licence=args.licence,
@@ -113,12 +127,6 @@ def _formats() -> list[str]:
     from titan_speech.corpus.format import FORMATS
 
     return sorted(FORMATS)
-
-
-def _output(text: str) -> Path:
-    if text.startswith(S3):
-        raise DataError(f"--output {text}: build the store in a local folder, then copy it there, manifest.json last")
-    return Path(text)
 
 
 def _codec(args: argparse.Namespace) -> CodecInfo | None:

@@ -79,6 +79,9 @@ class BuildFolder:
                 f"{self.path} holds an unfinished build with other settings; repeat its command to continue it, or "
                 "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
             )
+
+    def prepare(self) -> None:
+        """Makes room for what is to come, and clears away what was not finished."""
         for folder in (self.units, self.shards, self.store):
             folder.mkdir(exist_ok=True)
         for left in self.units.glob("*.tmp-*"):
@@ -97,9 +100,12 @@ class BuildFolder:
             os.close(self._lock)
         self._lock = None
 
-    def remove(self) -> None:
-        """The store is in place."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def tidy(self, output: Path) -> None:
+        """The store is in place; what it was made of goes, and all of this folder unless the store lies in it."""
+        for folder in (self.units, self.shards):
+            shutil.rmtree(folder, ignore_errors=True)
+        if output.parent != self.path:
+            shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 
     def unit_path(self, unit: Unit) -> Path:
