@@ -53,7 +53,7 @@ def parsed_lines(path: Path, offset: int, first: int, stop: int | None) -> Itera
 
 def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
     try:
-        content = json.loads(line)
+        content = json.loads(str(line, "utf-8"))
     except ValueError as error:
         raise DataError(f"line {number + 1} of {path} is not JSON ({error}): {line[:60]!r}") from error
     if not isinstance(content, dict):

@@ -84,7 +84,9 @@ def describe(
 
 def _value(field: str, record: Record, columns: Columns) -> object:
     column = columns.of(field, record)
-    value = None if column is None else record[column]
+    if column is None:
+        return None
+    value = record[column]
     if isinstance(value, Refused):
         raise UnfitError(
             f"{field} refused", f"{column} {value.reason} and is not imported: write codes with numpy.save"
@@ -107,10 +109,10 @@ def _info_value(field: str, record: Record, columns: Columns, row_name: str) -> 
     if columns.candidates[field] == (ROW,):
         return row_name
     value = _value(field, record, columns)
+    if value is None or (type(value) is str and field not in _NUMBERS):
+        return value
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None:
-        return None
     if field in _NUMBERS:
         return _number(field, value)
     if isinstance(value, bool) or not isinstance(value, str | int):

@@ -138,7 +138,7 @@ def is_language(tag: str) -> bool:
 
 
 def code_problems(codes_N: NDArray) -> list[Problem]:
-    if codes_N.ndim != 1 or (codes_N.size and not np.issubdtype(codes_N.dtype, np.integer)):
+    if codes_N.ndim != 1 or (codes_N.size and codes_N.dtype.kind not in "iu"):
         detail = f"codes are {codes_N.dtype} of shape {codes_N.shape}: expected one row of integers"
         return [Problem("code type", detail)]
     if codes_N.size == 0:
