@@ -41,10 +41,10 @@ class MaskedPart(Part):
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         """A sample without tokens is one no task can read."""
         if column not in self._lengths:
-            lengths_N = super()._length_N(column, expected_total)
-            lengths_N.flags.writeable = True
+            lengths_N = super()._length_N(column, expected_total).copy()  # may be a file, mapped
             lengths_N[self.held_out] = 0
             lengths_N.flags.writeable = False
+            self._lengths[column] = lengths_N
         return self._lengths[column]
 
     def column(self, name: str) -> pa.ChunkedArray:

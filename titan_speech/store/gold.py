@@ -21,6 +21,7 @@ import numpy as np
 from titan_speech.errors import DataError
 from titan_speech.store.alike import refuse_different
 from titan_speech.store.assemble import RunJob, assemble_store
+from titan_speech.store.files import StoreFiles
 from titan_speech.store.gold_candidates import Candidate, candidates_of, with_references
 from titan_speech.store.gold_file import GOLD_NAME, DecodePrompt, Gold, HeldOutIds, SourceStore
 from titan_speech.store.gold_relatives import Related, Wanted, num_copies, relatives
@@ -215,7 +216,7 @@ def _prompt(prompt: Candidate, reference: Candidate | None) -> DecodePrompt:
 class _ChosenRun:
     """The chosen samples of one shard."""
 
-    store: Path
+    store: StoreFiles
     part: PartInfo
     shard: ShardInfo
     name: str
@@ -234,7 +235,7 @@ def _write(stores: Sequence[Store], choice: Choice, gold: Gold, output: Path) ->
         rows.setdefault((candidate.store, candidate.part, candidate.shard), []).append(candidate.row)
     jobs = [
         RunJob(
-            _ChosenRun(stores[number].path, part, info, f"{number}-{info.name}", tuple(sorted(some)), first.seed),
+            _ChosenRun(stores[number].files, part, info, f"{number}-{info.name}", tuple(sorted(some)), first.seed),
             info.num_bytes,
         )
         for (number, part, shard), some in rows.items()

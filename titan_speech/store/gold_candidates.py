@@ -79,7 +79,7 @@ def _of_part(store: Store, number: int, part: PartInfo, seed: int, max_tokens: i
 
 
 def _of_shard(store: Store, number: int, part: PartInfo, shard: int, max_tokens: int) -> Iterator[Candidate]:
-    table = read_sidecar(store.path, part, part.shards[shard], _columns(part))
+    table = read_sidecar(store.files, part, part.shards[shard], _columns(part))
     tokens_N, text_N = _lengths(table, part)
     fits = np.flatnonzero((tokens_N > 0) & (tokens_N + text_N + FRAMING_TOKENS <= max_tokens))
     kept = table.take(pa.array(fits))

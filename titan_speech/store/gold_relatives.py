@@ -91,7 +91,7 @@ def _of_shard(store: Store, number: int, part: PartInfo, shard: int, wanted: Wan
     values = wanted.values_of_source.get(part.dataset_source if wanted.by == "speaker_id" else None)
     columns = ["sample_id", "checksum", *(["transcript_hash"] if has_transcripts else [])]
     columns += [wanted.by] if wanted.by is not None and values is not None else []
-    table = read_sidecar(store.path, part, part.shards[shard], columns)
+    table = read_sidecar(store.files, part, part.shards[shard], columns)
     copy_N = _is_in(table["checksum"], wanted.checksums)
     if has_transcripts:
         copy_N |= _is_in(table["transcript_hash"], wanted.transcripts)

@@ -23,6 +23,7 @@ import xxhash
 from titan_speech.errors import DataError
 from titan_speech.store.assemble import RunJob, assemble_store
 from titan_speech.store.builder import check_shard_bytes
+from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo, TokenizerInfo
 from titan_speech.store.migrate_plan import MigrationPlan, Target, migration_plan
 from titan_speech.store.runs import TOKENS, Ragged, Run
@@ -50,7 +51,6 @@ class MigrateOptions:
 
 def plan_migration(path: str | Path, options: MigrateOptions) -> MigrationPlan:
     """What would be done, without writing."""
-    path = Path(path)
     manifest = open_store(path).manifest
     _refuse_wrong_tokenizers(path, manifest, options)
     return migration_plan(
@@ -79,8 +79,9 @@ def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions)
         tokenizer=TokenizerInfo(tokenizer.fingerprint, tokenizer.num_base) if tokenizer is not None else old.tokenizer,
         normalization_version=_normalization_version() if options.normalize else old.normalization_version,
     )
+    files = open_store(path).files
     jobs = [
-        RunJob(_MigratedRun(plan.path, part, shard, manifest, options), shard.num_bytes)
+        RunJob(_MigratedRun(files, part, shard, manifest, options), shard.num_bytes)
         for part in old.parts
         for shard in part.shards
     ]
@@ -95,7 +96,7 @@ def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions)
     )
 
 
-def _refuse_wrong_tokenizers(path: Path, manifest: Manifest, options: MigrateOptions) -> None:
+def _refuse_wrong_tokenizers(path: str | Path, manifest: Manifest, options: MigrateOptions) -> None:
     expected = manifest.tokenizer.fingerprint
     if options.normalize and options.tokenizer is None:
         raise DataError(
@@ -124,7 +125,7 @@ def _normalization_version() -> str:
 class _MigratedRun:
     """A shard under the new tokenizer and normalization."""
 
-    store: Path
+    store: StoreFiles
     part: PartInfo
     shard: ShardInfo
     manifest: Manifest

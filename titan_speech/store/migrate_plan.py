@@ -48,7 +48,7 @@ class Target:
 class MigrationPlan:
     """A step for each part."""
 
-    path: Path
+    path: str | Path
     manifest: Manifest
     changes: tuple[str, ...]
     steps: tuple[tuple[PartInfo, Step], ...]
@@ -67,7 +67,7 @@ class MigrationPlan:
             raise DataError(f"store {self.path} cannot be migrated from its own files; nothing was written\n{self}")
 
 
-def migration_plan(path: Path, manifest: Manifest, target: Target) -> MigrationPlan:
+def migration_plan(path: str | Path, manifest: Manifest, target: Target) -> MigrationPlan:
     """Refuses a migration that changes nothing."""
     changes = tuple(_changes(manifest, target))
     if not changes:
