@@ -127,7 +127,7 @@ GOOD = '{"text": "a", "language": "en"}\n'
         (GOOD + "[1]\n", r"line 2 holds a list"),
         (GOOD + '{"txt": "b", "language": "en"}\n', r"line 2 has no column `text`; found txt, language"),
         (GOOD + '{"text": 5, "language": "en"}\n', r"row 2: text is int 5"),
-        (GOOD + '{"text": "b"}\n', r"row 2 names no language"),
+        (GOOD + '{"text": "b"}\n', r"row 2 names no language.*or auto"),
         (GOOD + '{"text": "b", "language": "klingon"}\n', r"unknown language tag 'klingon'"),
         (GOOD.encode() + b'{"text": "\xff"}\n', r"line 2 is not UTF-8 \(byte 0xff"),
     ],
@@ -159,3 +159,11 @@ def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:
         samples("text-jsonl", tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         samples("text-jsonl", tmp_path / "nowhere")
+
+
+def test_language_auto_is_the_one_each_document_is_taken_for(tmp_path: Path) -> None:
+    documents = (Path(__file__).parent / "assets/documents.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in documents]
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"<p>{row['text']}</p>"} for row in rows] + [{"text": "12 <b>"}])
+    found = samples("text-jsonl", tmp_path, dataset_source="s", language="auto")
+    assert [s.info.language for s in found] == [*(row["language"] for row in rows), "und"]

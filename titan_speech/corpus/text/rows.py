@@ -2,7 +2,7 @@
 
 In: field -> value, as the input has it. Out: `Document`. Values of a wrong type are errors that name the row; a missing
 text is an empty one. The language is, in this order: the row's, its metadata's, the preset's, the one in the path, the
-one of the command line; none of them is an error.
+one of the command line (`auto`: identified document by document); none of them is an error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ import regex
 
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.text.document import UNKNOWN_LICENCE, Document
+from titan_speech.corpus.text.identify import identify, letter_share
 from titan_speech.corpus.text.languages import tag_of_path, to_tag
+from titan_speech.corpus.text.normalize import normalize
 from titan_speech.corpus.text.presets import Preset
+from titan_speech.corpus.text.strip import strip_markup
 from titan_speech.errors import DataError
 from titan_speech.store.samples import is_language
+
+AUTO = "auto"
+"""As `--language`: each document is in the language it is taken for."""
+
+UNDETERMINED = "und"
+MAX_CHARS_TO_IDENTIFY = 4000
 
 _SOURCE = regex.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _TURN = regex.compile(r"\s*<(human|bot)>:\s*")
@@ -41,7 +50,7 @@ class RowReader:
             id=_text(row, "sample_id", where) or f"{source}/{unit.name}/{position}",
             text=text,
             user=user,
-            language=self._language(row, unit, where),
+            language=self._language(row, unit, where, text),
             source=source,
             licence=licence,
             signals=self._signals(row, where),
@@ -57,15 +66,17 @@ class RowReader:
             return split_dialogue(_text(row, "dialogue", where))
         return (_text(row, "user", where) or None), _text(row, "text", where)
 
-    def _language(self, row: Mapping[str, object], unit: Unit, where: str) -> str:
+    def _language(self, row: Mapping[str, object], unit: Unit, where: str, text: str) -> str:
         said = _text(row, "language", where) or _language_of_meta(row, where)
         if not said and self.preset is not None:
             said = self.preset.language or (self.preset.language_in_path and tag_of_path(unit.path)) or ""
         said = said or self.options.language or ""
         if not said:
             hint = " nor in its path" if self.preset and self.preset.language_in_path else ""
-            raise DataError(f"{where} names no language{hint}; say it with --language, or --columns language=NAME")
-        tag = to_tag(said)
+            raise DataError(
+                f"{where} names no language{hint}; say it with --language TAG (or auto), or --columns language=NAME"
+            )
+        tag = identified(text) if said == AUTO else to_tag(said)
         if not is_language(tag):
             raise DataError(f"{where}: unknown language tag {said!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'")
         return tag
@@ -83,6 +94,12 @@ class RowReader:
         return {
             str(name): float(number) for name, spans in content.items() if (number := _of_document(spans)) is not None
         }
+
+
+def identified(text: str) -> str:
+    """The language a document is taken for once its markup is gone; `und` where there are no letters."""
+    plain = normalize(strip_markup(text[:MAX_CHARS_TO_IDENTIFY])[0], UNDETERMINED)
+    return identify(plain) if letter_share(plain) else UNDETERMINED
 
 
 def _checked_source(name: str, where: str) -> str:
