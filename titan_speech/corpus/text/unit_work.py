@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,7 @@ class _Facts:
 def clean_unit(work: UnitWork, job: Job) -> None:
     """Cleans one unit."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cleaner = Cleaner(job.rules, TextTokenizer.load(job.tokenizer))
+    cleaner = Cleaner(job.rules, _tokenizer(job.tokenizer))
     tally, facts, rows = Tally(), _Facts(), []
     state = work.state()
     with pq.ParquetWriter(work.file("parquet"), SCHEMA, compression="zstd") as writer:
@@ -139,6 +140,12 @@ def clean_unit(work: UnitWork, job: Job) -> None:
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
     facts.save(work.file("npz"))
     _write_last(work.file("json"), {"state": state, "tally": tally.to_content()})
+
+
+@lru_cache(1)
+def _tokenizer(path: Path) -> TextTokenizer:
+    """Read once a process: Llama's takes 3 s."""
+    return TextTokenizer.load(path)
 
 
 def _documents(work: UnitWork) -> Iterator[Document]:
