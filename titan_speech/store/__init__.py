@@ -9,5 +9,7 @@ samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards   
            store.py      open_store: sizes checked at once, contents when first read (part)
            describe.py   what is in it                                                 (tasks)
            verify.py     every byte read, all that is wrong named                      (verify_shard, keys)
+           merge.py      several as one        migrate.py  another tokenizer       (stored, assemble, alike)
+           gold.py       the frozen validation set, which training never reads     (gold_*)
            audit/        is it good: samples checked, shown and made audible on a page
 """

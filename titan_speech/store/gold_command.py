@@ -13,7 +13,7 @@ from titan_speech.verbs import natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stores", help="folders of token stores", type=Path, nargs="+")
+    parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
     parser.add_argument("--output", help="folder of the gold pack; must not exist", type=Path, required=True)
     parser.add_argument("--num-ce", help="samples to score (default: 1000)", type=positive, default=1000)
     parser.add_argument("--num-decode", help="samples to speak (default: 64)", type=natural, default=64)

@@ -10,7 +10,7 @@ from titan_speech.verbs import natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stores", help="folders of token stores", type=Path, nargs="+")
+    parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
     parser.add_argument("--output", help="folder of the new store; must not exist", type=Path, required=True)
     parser.add_argument("--name", help="name of the new store (default: the names of the stores)")
     parser.add_argument("--seed", help="seed of its order (default: that of the first store)", type=natural)

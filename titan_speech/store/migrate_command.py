@@ -11,7 +11,7 @@ from titan_speech.verbs import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a token store", type=Path)
+    parser.add_argument("store", help="token store: folder, or s3://bucket/prefix")
     parser.add_argument("--output", help="folder of the new store; must not exist", type=Path)
     parser.add_argument("--tokenizer", help="folder of the new tokenizer", type=Path)
     parser.add_argument("--old-tokenizer", help="folder of the store's tokenizer, to decode text parts", type=Path)
