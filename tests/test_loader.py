@@ -110,7 +110,7 @@ def test_restarts_on_other_numbers_of_ranks_and_workers_continue_the_stream(plan
 
 
 def test_a_loader_starts_at_slot_a_billion(plan: DataPlan) -> None:
-    state = {"next_slot": 10**9, "plan_fingerprint": plan.fingerprint}
+    state = {"next_slot": 10**9, "phase": plan.phase.fingerprint, "phase_label": "start"}
     by_slot, _, after = union_of_ranks(plan, 2, 1, state)
     assert by_slot == {slot: row_of(plan.pack(slot)) for slot in range(10**9, 10**9 + PACKS_PER_STEP)}
     assert after["next_slot"] == 10**9 + PACKS_PER_STEP
@@ -131,15 +131,15 @@ def test_state_counts_steps_handed_out_and_not_what_was_read_ahead(plan: DataPla
 def test_state_is_small_plain_and_names_no_rank_or_world_size(plan: DataPlan) -> None:
     with loader_of(plan, 4, 3) as loader:
         state = loader.state_dict()
-    assert state == {"next_slot": 0, "plan_fingerprint": plan.fingerprint}
+    assert state == {"next_slot": 0, "phase": plan.phase.fingerprint, "phase_label": "start"}
 
 
 def test_a_state_of_another_plan_is_refused_and_both_are_named(plan: DataPlan, world: World) -> None:
     other = DataPlan.load(world.three_tasks(seed=5))
     with loader_of(plan) as loader, pytest.raises(CheckpointError) as raised:
-        loader.load_state_dict({"next_slot": 3, "plan_fingerprint": other.fingerprint})
-    assert plan.fingerprint in str(raised.value)
-    assert other.fingerprint in str(raised.value)
+        loader.load_state_dict({"next_slot": 3, "phase": other.phase.fingerprint, "phase_label": "start"})
+    assert plan.phase.fingerprint in str(raised.value)
+    assert other.phase.fingerprint in str(raised.value)
 
 
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**9))

@@ -92,7 +92,7 @@ class SpeechTrainer(Trainer):
         try:
             super().train_step(data_iterator)
         except Exception as error:
-            slots = self.config.budget.slots(self.step - 1)  # TorchTitan counts steps from 1
+            slots = self.config.plan.phase.slots(self.step - 1)  # TorchTitan counts steps from 1
             where = f"rank {torch.distributed.get_rank()}, step {self.step}, slots {slots[0]} to {slots[-1]}"
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")

@@ -189,6 +189,15 @@ def model_export(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def data_phases(args: argparse.Namespace, words: list[str]) -> int:
+    from pathlib import Path
+
+    from titan_speech.data.phase_report import phases_json, phases_text
+
+    print((phases_json if args.json else phases_text)(Path(args.run_folder)))
+    return EXIT_DONE
+
+
 def sample(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.evaluate import sample as room
 
@@ -391,6 +400,17 @@ VERBS = (
                 default="bfloat16",
                 choices=("bfloat16", "float16", "float32"),
             ),
+        ),
+    ),
+    Verb(
+        "data",
+        "phases",
+        "Print the phases of a run: where each lies, what it read of each stream, what was carried over.",
+        "titan-speech data phases outputs/demo",
+        data_phases,
+        (
+            Argument("run_folder", "run folder (job.dump_folder)"),
+            Argument("--json", "as JSON", is_switch=True),
         ),
     ),
     Verb(

@@ -17,10 +17,13 @@ from titan_speech.config.tables import DataTable, LanguageRuleTable, SourceTable
 SHARE_TOLERANCE = 1e-6
 REST = "*"  # stands for every language of the pool that a floor or cap does not name
 _NAME = re.compile(r"(?=.*[A-Za-z_])[\w-]+", re.ASCII)
+_LABEL = re.compile(r"[\w.-]+", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 def check_data(config: SpeechConfig) -> Iterator[Finding]:
+    if not _LABEL.fullmatch(config.data.phase):
+        yield Finding(("data.phase",), f'"{config.data.phase}"', "a label of letters, digits, _, . and -")
     yield from check_sources(config.data)
     yield from check_rules(config.data)
 

@@ -121,6 +121,14 @@ class LanguageRuleTable:
 class DataTable:
     """What is read, in which proportions and in which order."""
 
+    phase: str = "start"
+    """Label of this stretch of the run. A run that goes on with other weights, stores or sequence length needs a new
+    one; its streams then go on where they stand."""
+
+    continue_from: str = ""
+    """Run folder or checkpoint (.../step-N) of an earlier stage: a fresh run reads its streams on from where they
+    stood there, as long as source name, language, task and files are the same."""
+
     seed: int = 0
     """Seed of the data order; the order depends on it, on the plan and on the slot, never on ranks or workers."""
 

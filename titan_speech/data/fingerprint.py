@@ -28,6 +28,12 @@ from titan_speech.data.sources import OpenedSource
 from titan_speech.prompts import Grammar
 
 
+def document_settings(source: OpenedSource) -> dict[str, str]:
+    """What makes documents of a source's samples: a stream is carried into another phase only where it is the same."""
+    table = source.table
+    return {"task": table.task, "transcript": table.transcript, "stitch_gap_sec": str(table.stitch_gap_sec)}
+
+
 def plan_fingerprint(
     config: SpeechConfig,
     grammar: Grammar,
@@ -48,10 +54,8 @@ def plan_fingerprint(
             {
                 "source": source.table.name,
                 "language": source.language,
-                "task": source.table.task,
+                **document_settings(source),
                 "train_on": source.table.train_on,
-                "transcript": source.table.transcript,
-                "stitch_gap_sec": source.table.stitch_gap_sec,
                 "parts": [asdict(documents.part.info) for documents in source.documents],
                 "quota": quota,
             }

@@ -103,6 +103,10 @@ class LanedStream:
         )
         return StreamCursor(turn, tuple(cursors))
 
+    def started_at(self, key: str, start: StreamCursor) -> LanedStream:
+        """The same stream from another position of the order that `key` gives."""
+        return LanedStream(key, self.groups, self.rules, self.group_counts, self.kind, start)
+
     def _num_taken_before(self, number: int) -> int:
         return num_taken(self.start.turn, number, self.num_lanes)
 
@@ -158,6 +162,20 @@ class Places:
         turn_P = (self.turn_N[stream_P] + j_P) % num_lanes_P
         shift_P = stream_P.astype(np.int64) * GOLDEN % (1 << PLACE_BITS)
         return (np.array(REVERSED)[turn_P] << (PLACE_BITS - 6)) + shift_P // num_lanes_P
+
+
+CountsOf = Callable[[Groups, Rules], Sequence[Counts]]
+"""What each group holds under rules, for streams of one kind."""
+
+
+def carried_on(stream: LanedStream, key: str, legs: Sequence[tuple[Rules, int]], counts_of: CountsOf) -> LanedStream:
+    """The stream after legs of (rules, packs); groups are counted again where rules of the past pack whole samples."""
+    cursor = StreamCursor()
+    for rules, num_packs in legs:
+        is_counted = rules == stream.rules or stream.kind is SplitStream
+        counts = stream.group_counts if is_counted else counts_of(stream.groups, rules)
+        cursor = LanedStream(key, stream.groups, rules, counts, stream.kind, cursor).cursor(num_packs)
+    return stream.started_at(key, cursor)
 
 
 PlacesOf = Callable[[int, int], NDArray[np.int64]]

@@ -4,7 +4,7 @@ In: a `DataPlan`, the shape of a step, this rank. Out: ({"input": ids_BL, "posit
 int64, without end.
 
 Slots go through torchdata's StatefulDataLoader (slot -> pack, workers without state); its own per-worker snapshot,
-which would pin the number of workers, is never saved. Our state is the next slot and the plan's fingerprint, under keys
+which would pin the number of workers, is never saved. Our state is the next slot and the phase it lies in, under keys
 that name neither rank nor world size, so a run resumes on any number of ranks and workers. Only steps whose batches
 were all handed out count, never what was read ahead.
 
@@ -48,7 +48,7 @@ class PlanDataset(Dataset[Pack]):
         try:
             return self.plan.pack(slot)
         except Exception as error:  # of whatever kind: it must say which slot could not be read
-            stream = self.plan.streams[self.plan.order.locate(slot)[0]].name
+            stream = self.plan.streams[self.plan.locate(slot)[0]].name
             raise DataError(f"slot {slot} (stream {stream}): {error}") from error
 
 
@@ -83,7 +83,7 @@ class SpeechDataLoader(BaseDataLoader):
         self.plan = config.plan
         self.shape = StepShape(config.packs_per_step, dp_world_size, local_batch_size)
         self.dp_rank = dp_rank
-        self.next_slot = 0
+        self.next_slot = config.plan.phase.first_slot
         """First slot of the first step that was not handed out whole."""
         self.data_wait_sec = 0.0
         """Time the trainer spent waiting for batches, since the start."""
@@ -127,17 +127,20 @@ class SpeechDataLoader(BaseDataLoader):
             self._prefetcher = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"next_slot": self.next_slot, "plan_fingerprint": self.plan.fingerprint}
+        phase = self.plan.phase
+        return {"next_slot": self.next_slot, "phase": phase.fingerprint, "phase_label": phase.label}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not state_dict:
             return
-        saved = state_dict["plan_fingerprint"]
-        if saved != self.plan.fingerprint:
+        phase, next_slot = self.plan.phase, int(state_dict["next_slot"])
+        begins = state_dict["phase"] == phase.parent and next_slot == phase.first_slot
+        if state_dict["phase"] != phase.fingerprint and not begins:
             raise CheckpointError(
-                f"the checkpoint was trained with data plan {saved}, this configuration gives {self.plan.fingerprint}; "
-                "continue with the stores, [data] tables, seq_len and tokenizer it was trained with (config.toml in "
-                "its run folder), or start a new stage from its weights"
+                f"the checkpoint's data stands at slot {next_slot:,} of phase {state_dict['phase_label']!r} "
+                f"({state_dict['phase']}), this run reads phase {phase.label!r} ({phase.fingerprint}) from slot "
+                f"{phase.first_slot:,}; continue with the stores, [data] tables, seq_len and tokenizer it was trained "
+                "with (config.toml in its run folder), or start a new stage from its weights"
             )
         self.close()
-        self.next_slot = int(state_dict["next_slot"])
+        self.next_slot = next_slot

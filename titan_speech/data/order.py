@@ -38,6 +38,8 @@ class SlotOrder:
     """Stream of each slot of the cycle."""
     rank_M: NDArray[np.int32]
     """How many earlier slots of the cycle have the same stream."""
+    units: tuple[int, ...] = ()
+    """Share of each stream in 1/16 pack a cycle; quotas and order follow from them."""
 
     def locate(self, slot: int) -> tuple[int, int]:
         """Stream of a slot, and which pack of that stream it reads."""
@@ -45,17 +47,28 @@ class SlotOrder:
         stream = int(self.stream_M[i])
         return stream, cycle * self.quotas[stream] + int(self.rank_M[i])
 
+    def num_packs(self, num_slots: int) -> list[int]:
+        """Packs of each stream in that many slots from the start."""
+        cycles, rest = divmod(num_slots, len(self.stream_M))
+        in_rest = np.bincount(self.stream_M[:rest], minlength=len(self.quotas)).tolist()
+        return [cycles * quota + packs for quota, packs in zip(self.quotas, in_rest, strict=True)]
+
 
 def slot_order(source_N: NDArray[np.int64], language_N: NDArray[np.int64], share_N: NDArray[np.float64]) -> SlotOrder:
     """Order of streams that lie at cells (source, language), each at most once, with pack shares that add up to 1."""
     share_RC = np.zeros((source_N.max() + 1, language_N.max() + 1))
     share_RC[source_N, language_N] = share_N
-    units_RC = snap_shares(share_RC)
+    return order_of_units(source_N, language_N, snap_shares(share_RC)[source_N, language_N])
+
+
+def order_of_units(source_N: NDArray[np.int64], language_N: NDArray[np.int64], units_N: NDArray[np.int64]) -> SlotOrder:
+    """As `slot_order`, from shares in 1/16 pack a cycle: what a phase keeps of them."""
+    units_RC = np.zeros((source_N.max() + 1, language_N.max() + 1), np.int64)
+    units_RC[source_N, language_N] = units_N
     quota_N = round_table(units_RC)[source_N, language_N]
-    units_N = units_RC[source_N, language_N]
     cells = (source_N, language_N, units_N, quota_N)
     stream_M = _cycle(*(tuple(int(v) for v in cell_N) for cell_N in cells))
-    return SlotOrder(tuple(int(q) for q in quota_N), stream_M, _ranks(stream_M))
+    return SlotOrder(tuple(int(q) for q in quota_N), stream_M, _ranks(stream_M), tuple(int(units) for units in units_N))
 
 
 @lru_cache(maxsize=8)

@@ -89,7 +89,7 @@ def _rank_rows(
         num_prefetch_batches=config.data.num_prefetch_batches,
     ).build(dp_world_size=dp_degree, dp_rank=dp_rank, local_batch_size=budget.local_batch_packs)
     stack.enter_context(closing(loader))
-    loader.load_state_dict({"next_slot": start, "plan_fingerprint": plan.fingerprint})
+    loader.next_slot = start
     slot_batches = SlotBatches(loader.shape, plan.places, dp_rank, start)
     for slots, (inputs, labels_BL) in zip(slot_batches, loader, strict=False):
         for slot, *row in zip(slots, inputs["input"], labels_BL, inputs["positions"], strict=True):

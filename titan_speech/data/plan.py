@@ -26,11 +26,13 @@ from titan_speech.data.documents import Documents, is_splittable
 from titan_speech.data.fingerprint import plan_fingerprint
 from titan_speech.data.groups import Groups
 from titan_speech.data.held_out import HeldOut
-from titan_speech.data.lanes import LanedStream, Places
+from titan_speech.data.lanes import LanedStream, Places, carried_on
 from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
 from titan_speech.data.pack import Pack, filler_pack, lay_out
+from titan_speech.data.phase_records import run_phases, wanted_phase
+from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
 from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
@@ -78,18 +80,22 @@ class DataPlan:
 
     seq_len: int
     total_slots: int
-    """Slots of the whole run."""
+    """Slots of the run from the beginning of its phase."""
     grammar: Grammar
     streams: tuple[PlannedStream, ...]
     order: SlotOrder
     fingerprint: str
+    phases: tuple[Phase, ...]
+    """Those of the run so far; the last is the one that is read."""
     store_fingerprints: tuple[str, ...]
     held_out: tuple[str, ...] = ()
     """A line for each gold pack and store: how many samples are never read."""
 
     @classmethod
-    def from_config(cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer) -> DataPlan:
-        """Opens the stores, solves the mixture and fixes the order."""
+    def from_config(
+        cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer, resumed: PhaseEnd | None = None
+    ) -> DataPlan:
+        """Opens the stores, solves the mixture and fixes the order; `resumed` is the checkpoint a run goes on from."""
         held_out = HeldOut.open(config.data.held_out)
         seq_len, storage = config.training.seq_len, config.storage
         opened = open_sources(config.data.source, tokenizer, grammar, held_out, seq_len, storage)
@@ -100,6 +106,10 @@ class DataPlan:
         budget = Budget.from_config(config)
         shares = solve_mixture(config.data.source, config.data.language_rule, sizes, budget.total_tokens)
         order = slot_order(*_cells(sizes), pack_shares(shares, sizes))
+        fingerprint = plan_fingerprint(config, grammar, sources, order.quotas, held_out)
+        wanted = wanted_phase(config, grammar, sources, packs, shares, order, fingerprint)
+        phases = run_phases(config, wanted, resumed)
+        packs = [_carried_on(stream, record) for stream, record in zip(packs, phases[-1].streams, strict=True)]
         streams = [
             PlannedStream(
                 source=size.source,
@@ -115,11 +125,12 @@ class DataPlan:
         ]
         return cls(
             seq_len=budget.seq_len,
-            total_slots=budget.total_slots,
+            total_slots=budget.total_slots - phases[-1].first_step * budget.packs_per_step,
             grammar=grammar,
             streams=tuple(streams),
             order=order,
-            fingerprint=plan_fingerprint(config, grammar, sources, order.quotas, held_out),
+            fingerprint=fingerprint,
+            phases=phases,
             store_fingerprints=tuple(store.fingerprint for store in opened.stores),
             held_out=opened.held_out,
         )
@@ -138,9 +149,19 @@ class DataPlan:
     def stream_names(self) -> list[str]:
         return [stream.name for stream in self.streams]
 
+    @property
+    def phase(self) -> Phase:
+        return self.phases[-1]
+
+    def locate(self, slot: int) -> tuple[int, int]:
+        """Stream of a global slot, and which of its packs since the phase began it reads."""
+        first = self.phase.first_slot
+        assert slot >= first, f"slot {slot} lies in an earlier phase, this one begins at {first}"
+        return self.order.locate(slot - first)
+
     def pack(self, slot: int) -> Pack:
         """What global slot `slot` trains on."""
-        index, j = self.order.locate(slot)
+        index, j = self.locate(slot)
         stream = self.streams[index]
         return lay_out(slot, index, stream.documents, stream.packs.pieces(j), self.seq_len, self.vocabulary.pad_id)
 
@@ -150,7 +171,7 @@ class DataPlan:
 
     @cached_property
     def _places(self) -> Places:
-        return Places.of(self.order, [stream.packs for stream in self.streams])
+        return Places.of(self.order, [stream.packs for stream in self.streams], self.phase.first_slot)
 
     def filler(self) -> Pack:
         """A pack of padding, for ranks that get no slot."""
@@ -180,6 +201,12 @@ def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
     return LanedStream(key, groups, rules, whole_counts(groups, rules), WholeStream)
 
 
+def _carried_on(stream: LanedStream, record: StreamRecord) -> LanedStream:
+    """The stream from where the phases before left it, in the order it began with."""
+    legs = [(leg.rules, leg.num_packs) for leg in record.legs]
+    return carried_on(stream, f"{record.seed}/{record.source}/{record.language}", legs, whole_counts)
+
+
 def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream], config: SpeechConfig) -> None:
     """All streams that cannot be read as configured, in one error."""
     seq_len, problems = config.training.seq_len, []
@@ -195,6 +222,11 @@ def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream],
                 f"{name}: {counts.num_documents:,} documents with {counts.num_tokens:,} tokens, fewer than one pack of "
                 f"{seq_len:,} ({counts.num_unusable:,} samples without what task {source.table.task} needs, "
                 f"{counts.num_too_long:,} too long); leave the language out (languages), add data or lower seq_len"
+            )
+        elif not all(sum(stream.group_counts[k].num_packs for k in lane) for lane in stream.lanes):
+            problems.append(
+                f"{name}: a run of 1/{stream.num_lanes} of its documents has none of up to seq_len {seq_len:,}; the "
+                "store is sorted by length: build it again, which shuffles it, or raise seq_len"
             )
     if problems:
         raise DataError("data that does not fit the run:\n" + "\n".join(problems))

@@ -71,7 +71,7 @@ class PackPrinter:
     def lines(self, pack: Pack) -> Iterator[str]:
         stream = self.plan.streams[pack.stream]
         yield (
-            f"slot {pack.slot}  {stream.name} ({stream.task}), pack {self.plan.order.locate(pack.slot)[1]} of the "
+            f"slot {pack.slot}  {stream.name} ({stream.task}), pack {self.plan.locate(pack.slot)[1]} of the "
             f"stream: {len(pack.ids_S):,} tokens, {pack.num_trained_tokens:,} trained, {pack.num_pad_tokens:,} "
             f"padding, {pack.num_documents:,} documents"
         )
