@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.data.plan import DataPlan
     from titan_speech.model.shape import BackboneShape
+    from titan_speech.prompts import Grammar
     from titan_speech.trainer import SpeechTrainer
 
 EXIT_BAD_INPUT = 2
@@ -69,11 +70,13 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     _only_rank_0_informs()
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
-    plan = DataPlan.from_config(loaded.config, Grammar(tokenizer.vocabulary()), tokenizer)
+    grammar = Grammar(tokenizer.vocabulary())
     shape = model_shape(loaded.config.model)
-    provenance = _provenance(loaded, plan, world_size, shape)
+    provenance = _provenance(loaded, grammar, world_size, shape)
     folder = Path(loaded.config.job.dump_folder)
     start = choose_start(loaded.config.checkpoint, folder / loaded.config.checkpoint.folder, provenance)
+    plan = DataPlan.from_config(loaded.config, grammar, tokenizer, resumed=start.phase_end())
+    provenance = replace(provenance, plan=plan.fingerprint, stores=plan.store_fingerprints)
     hf_initial = None
     if loaded.config.model.initial and start.checkpoint is None:
         hf_initial, record = grown_initial(loaded.config.model, plan.vocabulary, folder)
@@ -109,17 +112,16 @@ def run(trainer: SpeechTrainer) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int, shape: BackboneShape) -> Provenance:
+def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: BackboneShape) -> Provenance:
+    """All of it but the data plan, which depends on the checkpoint that is gone on from."""
     from titan_speech.checkpoint.provenance import Provenance, git_revision, package_versions
 
     model = loaded.config.model
     return Provenance(
-        vocabulary=plan.vocabulary.fingerprint,
-        grammar=plan.grammar.fingerprint,
+        vocabulary=grammar.vocabulary.fingerprint,
+        grammar=grammar.fingerprint,
         model=f"{model.family} {model.flavor}",
         global_batch_tokens=loaded.config.training.global_batch_tokens,
-        plan=plan.fingerprint,
-        stores=tuple(plan.store_fingerprints),
         versions=package_versions(),
         git_revision=git_revision(),
         world_size=world_size,
@@ -130,10 +132,12 @@ def _provenance(loaded: LoadedConfig, plan: DataPlan, world_size: int, shape: Ba
 def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> None:
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import save_resolved
+    from titan_speech.data.phase_files import write_phases
 
     folder = Path(loaded.config.job.dump_folder)
     try:
         save_resolved(loaded, folder)
+        write_phases(folder, plan.phases)
     except OSError as error:
         raise ConfigError(
             f"job.dump_folder = {str(folder)!r} cannot be written: {error}; give a folder this user can write to"

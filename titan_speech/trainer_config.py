@@ -111,7 +111,7 @@ def trainer_config(
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
         parallelism=_parallelism(config.parallelism),
-        checkpoint=_checkpoint(config, provenance, hf_initial),
+        checkpoint=_checkpoint(config, provenance, plan, hf_initial),
         activation_checkpoint=_activation_checkpoint(config),
         compile=CompileConfig(enable=config.compile.enable),
         comm=CommConfig(
@@ -159,7 +159,7 @@ def _parallelism(table: ParallelismTable) -> ParallelismConfig:
 
 
 def _checkpoint(
-    config: SpeechConfig, provenance: Provenance, hf_initial: Path | None
+    config: SpeechConfig, provenance: Provenance, plan: DataPlan, hf_initial: Path | None
 ) -> SpeechCheckpointManager.Config:
     table = config.checkpoint
     initial = hf_initial or (Path(table.initial_load_path) if table.initial_load_path else None)
@@ -177,6 +177,7 @@ def _checkpoint(
         create_seed_checkpoint=table.create_seed_checkpoint,
         table=table,
         provenance=provenance,
+        phases=plan.phases,
     )
 
 

@@ -21,6 +21,8 @@ from torchtitan.tools.logging import logger
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.start import Start, choose_start, complete_steps
 from titan_speech.config.tables import CheckpointTable
+from titan_speech.data.phase_files import write_step
+from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 
@@ -31,12 +33,13 @@ class SpeechCheckpointManager(CheckpointManager):
     class Config(CheckpointManager.Config):
         table: CheckpointTable
         provenance: Provenance
+        phases: tuple[Phase, ...]
         hf_initial: Path | None = None
         """Grown Hugging Face folder a run without checkpoints starts from."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
         self.table, self.provenance, self.hf_initial = config.table, config.provenance, config.hf_initial
-        self.start = Start()
+        self.start, self.phases = Start(), config.phases
         self.parameters = [p for part in model_parts for p in part.parameters()]
         super().__init__(config, model_parts=model_parts, **kwargs)
 
@@ -78,7 +81,9 @@ class SpeechCheckpointManager(CheckpointManager):
         if self._should_save(curr_step, last_step):
             self._refuse_weights_that_are_not_finite(curr_step)
             if torch.distributed.get_rank() == 0:
-                self.provenance.write(Path(self._create_checkpoint_id(curr_step)))
+                checkpoint = Path(self._create_checkpoint_id(curr_step))
+                self.provenance.write(checkpoint)
+                write_step(checkpoint, curr_step, self.phases)
         return super()._save(curr_step, last_step)
 
     def _refuse_weights_that_are_not_finite(self, step: int) -> None:

@@ -19,7 +19,8 @@ from titan_speech.model.shape import BackboneShape
 
 FOLDER = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
-RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "plan", "global_batch_tokens")
+RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
+"""Whether the data plan allows it is for data/phases.py to say, which can tell what changed."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Provenance:
     model: str
     """Family and flavor of the backbone."""
 
-    plan: str
-    """Fingerprint of the data plan: stores, weights, sequence length, seed."""
-
     global_batch_tokens: int
     """Tokens of a step: with it a step number says which data was read."""
+
+    plan: str = ""
+    """Fingerprint of the data plan: stores, weights, sequence length, seed."""
 
     stores: tuple[str, ...] = ()
     """Fingerprints of the token stores."""
@@ -68,7 +69,7 @@ class Provenance:
         partial.replace(path)
 
     def check_fits(self, found: Provenance, where: Path, *, weights_only: bool) -> None:
-        """Refuse a checkpoint of another vocabulary or model and, to resume it, of another grammar or data plan.
+        """Refuse a checkpoint of another vocabulary or model and, to resume it, of another grammar or batch size.
 
         Raises:
             CheckpointError: names every field that differs, with both values.

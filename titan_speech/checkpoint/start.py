@@ -13,6 +13,9 @@ from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.config.tables import CheckpointTable
+from titan_speech.data.phase_files import FOLDER as PHASES_FOLDER
+from titan_speech.data.phase_files import phase_end
+from titan_speech.data.phases import PhaseEnd
 from titan_speech.errors import CheckpointError
 
 FRESH = -1
@@ -28,6 +31,23 @@ class Start:
     @property
     def is_resume(self) -> bool:
         return self.step > 0
+
+    def phase_end(self) -> PhaseEnd | None:
+        """Where the data of a run that is gone on with stands.
+
+        Raises:
+            CheckpointError: nothing says it.
+        """
+        if not self.is_resume or self.checkpoint is None:
+            return None
+        end = phase_end(self.checkpoint)
+        if end is None:
+            raise CheckpointError(
+                f"{self.checkpoint} has no {PHASES_FOLDER}/{self.checkpoint.name}.json beside it, which says how far "
+                "each data stream was read; copy the folder along, or start another run from the checkpoint's weights "
+                "(checkpoint.initial_load_path)"
+            )
+        return end
 
     def __str__(self) -> str:
         if self.checkpoint is None:

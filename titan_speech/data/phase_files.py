@@ -88,7 +88,7 @@ def continued_from(folder: Path) -> PhaseEnd:
         CheckpointError: there is none, or none with a record of its data.
     """
     where = f"data.continue_from = {str(folder)!r}"
-    checkpoint = folder if (folder / ".metadata").is_file() else _newest(folder)
+    checkpoint = folder if (folder / ".metadata").is_file() else newest_checkpoint(folder)
     if checkpoint is None:
         raise CheckpointError(
             f"{where}: no complete checkpoint there; give a run folder or a checkpoint (.../checkpoint/step-N)"
@@ -102,7 +102,8 @@ def continued_from(folder: Path) -> PhaseEnd:
     return end
 
 
-def _newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a run folder or a folder of checkpoints."""
     found = [path.parent for pattern in ("step-*", "*/step-*") for path in folder.glob(f"{pattern}/.metadata")]
     numbered = [path for path in found if path.name.removeprefix("step-").isdecimal()]
     return max(numbered, key=lambda path: int(path.name.removeprefix("step-")), default=None)

@@ -18,11 +18,29 @@ HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs a
 def plan_table(plan: DataPlan) -> str:
     rows = [HEADER, *(_row(stream, plan.total_slots) for stream in plan.streams)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [f"data plan {plan.fingerprint}: {plan.total_slots:,} packs of {plan.seq_len:,} tokens"]
+    lines = [f"data plan {plan.fingerprint}: {plan.total_slots:,} packs of {plan.seq_len:,} tokens", *_phase(plan)]
     lines += [
         "  ".join(_cell(*cell) for cell in zip(row, widths, range(len(row)), strict=True)).rstrip() for row in rows
     ]
     return "\n".join([*lines, *plan.held_out, *_left_out(plan)])
+
+
+def _phase(plan: DataPlan) -> list[str]:
+    """Where a phase that is not a run's plain beginning starts, and what became of each stream."""
+    phase = plan.phase
+    if not phase.parent:
+        return []
+    where = phase.continues or f"step {phase.first_step:,}, slot {phase.first_slot:,}"
+    lines = [f"phase {phase.label!r} goes on from {where}"]
+    for stream in phase.streams:
+        num_packs = sum(leg.num_packs for leg in stream.legs)
+        told = {
+            "carried": f"carried, {num_packs:,} packs read before",
+            "new": "new",
+            "restarted": f"restarted: {stream.reason}",
+        }
+        lines.append(f"  {stream.name}: {told[stream.status]}")
+    return lines + [f"  {stream.name}: retired" for stream in phase.retired]
 
 
 def _cell(text: str, width: int, column: int) -> str:
