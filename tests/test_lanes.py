@@ -85,7 +85,7 @@ def test_turns_go_round_all_lanes_and_are_counted_in_closed_form(num_lanes: int,
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.sampled_from(KINDS), st.integers(0, 200), st.integers(0, 200), st.integers(0, 10**6))
 def test_a_stream_goes_on_from_its_cursor_as_if_it_had_not_stopped(kind, first: int, second: int, jump: int) -> None:
     stream = small_lanes(kind, 200)

@@ -44,14 +44,28 @@ def test_resumed_on_another_number_of_processes_gives_equal_batches_and_close_lo
     assert_close(losses(resumed), losses(uninterrupted))  # equal batches: each group has the same tokens
 
 
-def test_a_checkpoint_of_another_plan_is_refused_with_both_fingerprints(whole_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_plan_is_refused_with_what_changed(whole_run: Path, tmp_path: Path) -> None:
     shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
     before = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
     records = [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")]
     finished = train(tmp_path, "--data.seed", "1")
     assert finished.returncode != 0
     message = finished.output.rsplit("titan_speech: ", 1)[-1]
-    assert "belongs to another run" in message
-    assert "plan: the checkpoint has" in message
+    assert "the data plan is not the one" in message
+    assert "seed 0 -> 1" in message
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == before
     assert [(tmp_path / name).read_bytes() for name in ("config.toml", "metrics.jsonl")] == records
+
+
+@pytest.mark.slow
+def test_a_run_of_two_phases_killed_around_the_border_gives_the_losses_of_one_that_was_not(tmp_path: Path) -> None:
+    phase = ("--data.phase", "long", "--training.seq_len", "512", "--checkpoint.interval_steps", "2")
+    train_and_kill_after(tmp_path / "a", 6)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    straight = train_well(tmp_path / "a", *phase)
+    train_and_kill_after(tmp_path / "b", 8, *phase)
+    resumed = train_well(tmp_path / "b", *phase, world_size=2)
+    assert_close(losses(resumed), losses(straight))
+    phases = [sorted(path.name for path in (tmp_path / name / "data_phases").iterdir()) for name in "ab"]
+    assert phases[0] == phases[1]
+    assert len(phases[0]) == 2

@@ -25,13 +25,21 @@ from titan_speech.data.held_out import HeldOut
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.sources import OpenedSource
-from titan_speech.prompts import Grammar
+from titan_speech.prompts import Grammar, Task
 
 
-def document_settings(source: OpenedSource) -> dict[str, str]:
-    """What makes documents of a source's samples: a stream is carried into another phase only where it is the same."""
+def document_settings(source: OpenedSource, seq_len: int) -> dict[str, str]:
+    """What makes documents of a source's samples: a stream is carried into another phase only where it is the same.
+
+    Pairs and stitched segments are chosen to fit the sequence length: with another one they are other documents.
+    """
     table = source.table
-    return {"task": table.task, "transcript": table.transcript, "stitch_gap_sec": str(table.stitch_gap_sec)}
+    settings = {"task": table.task, "transcript": table.transcript}
+    if table.stitch_gap_sec is not None:
+        settings["stitch_gap_sec"] = str(table.stitch_gap_sec)
+    if table.stitch_gap_sec is not None or table.task == Task.CLONE:
+        settings |= {"length of pairs or stitches": str(seq_len), "version of views": str(VIEWS_VERSION)}
+    return settings
 
 
 def plan_fingerprint(
@@ -54,7 +62,7 @@ def plan_fingerprint(
             {
                 "source": source.table.name,
                 "language": source.language,
-                **document_settings(source),
+                **document_settings(source, config.training.seq_len),
                 "train_on": source.table.train_on,
                 "parts": [asdict(documents.part.info) for documents in source.documents],
                 "quota": quota,

@@ -49,11 +49,11 @@ def _streams(before: Phase, after: Phase) -> Iterator[str]:
     for source, language in sorted({*old, *new}):
         if source not in old_sources & new_sources:
             continue
-        pair = old.get((source, language)), new.get((source, language))
-        if pair[0] is None or pair[1] is None:
-            yield f"source {source}: language {language} {'added' if pair[0] is None else 'left out'}"
+        before_it, after_it = old.get((source, language)), new.get((source, language))
+        if before_it is None or after_it is None:
+            yield f"source {source}: language {language} {'added' if before_it is None else 'left out'}"
         else:
-            yield from _stream(*pair)
+            yield from _stream(before_it, after_it)
 
 
 def _stream(old: StreamRecord, new: StreamRecord) -> Iterator[str]:

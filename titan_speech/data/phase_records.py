@@ -69,7 +69,7 @@ def _record(
         source=source.table.name,
         language=source.language,
         settings={
-            **document_settings(source),
+            **document_settings(source, config.training.seq_len),
             "grammar": grammar.fingerprint,
             "order version": str(ORDER_VERSION),
         },

@@ -1,7 +1,7 @@
 """Phases: stretches of a run with one data plan each, and how a stream is carried from one to the next.
 
-In: where the phase before ended (`PhaseEnd`) and what this configuration reads. Out: the `Phase` that begins or goes on,
-with each stream's legs: how many packs of it were read under which rules, since its first pack.
+In: where the phase before ended (`PhaseEnd`) and what this configuration reads. Out: the `Phase` that begins or goes
+on, with each stream's legs: how many packs of it were read under which rules, since its first pack.
 
     phase "start"        slots 0..       speech.hi: 4,096 packs of 2,048      legs ()
     phase "more-hindi"   slots 6,554..   speech.hi: goes on at 4,096 packs    legs ((2048, 4096),)
@@ -9,8 +9,9 @@ with each stream's legs: how many packs of it were read under which rules, since
 
 Positions follow from legs in closed form (lanes.py), so a phase is a few kB whatever was read, and resuming in it needs
 nothing of the phases before. A stream is carried when its source, language, task and files are the same; one whose data
-changed starts at its beginning, one that is left out keeps its legs for when it comes back. Seeds concern streams that
-start: a carried stream keeps the order it began with.
+changed starts at its beginning, and so do pairs and stitched segments under another sequence length, to which they are
+fitted. One that is left out keeps its legs for when it comes back. Seeds concern streams that start: a carried stream
+keeps the order it began with.
 
 Counted are slots: a phase ends where its last checkpoint that is gone on from ends.
 """
@@ -240,8 +241,8 @@ def phase_at(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase
         raise CheckpointError(
             f"data.phase = {wanted.label!r}: that phase of the run has ended; {end.checkpoint} lies in phase "
             f"{last.label!r}, begun at step {last.first_step:,}. Set data.phase = {last.label!r} with its configuration "
-            f"to go on, give a label that was not used yet to begin another phase, or set checkpoint.load_step to a "
-            f"checkpoint up to step {end.phases[-1].first_step:,} to leave phase {last.label!r} out"
+            "to go on, give a label that was not used yet to begin another phase, or set checkpoint.load_step to a "
+            f"step up to {last.first_step:,} to leave phase {last.label!r} out"
         )
     streams, retired = carry(wanted.streams, end.streams())
     return replace(
