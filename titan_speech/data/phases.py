@@ -240,7 +240,7 @@ def phase_at(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase
     if wanted.label in (phase.label for phase in end.phases):
         raise CheckpointError(
             f"data.phase = {wanted.label!r}: that phase of the run has ended; {end.checkpoint} lies in phase "
-            f"{last.label!r}, begun at step {last.first_step:,}. Set data.phase = {last.label!r} with its configuration "
+            f"{last.label!r}, begun at step {last.first_step:,}. Set data.phase = {last.label!r}, with its settings, "
             "to go on, give a label that was not used yet to begin another phase, or set checkpoint.load_step to a "
             f"step up to {last.first_step:,} to leave phase {last.label!r} out"
         )
