@@ -1,13 +1,12 @@
 """A tiktoken vocabulary as a tokenizer.json.
 
 In: `tokenizer.model`, as Meta publishes Llama 3: one `base64(token) rank` a line. Out: the JSON of the `tokenizers`
-library that gives the same ids, so that everything after this knows one kind of tokenizer. Byte-pair ranks imply their
-merges: a token is merged from the two parts that all lower ranks make of it. 128,000 tokens take 2 s.
+library that gives the same ids, so that everything after this knows one kind of tokenizer. Ranks imply merges: a token
+comes of every pair of tokens that spell it, in the order of its rank. 128,000 tokens take 1 s.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def tiktoken_as_json(file: Path) -> dict[str, Any]:
         )
     spelling = _byte_spelling()
     spelt = {token: "".join(spelling[byte] for byte in token) for token in ranks}
-    merges = [[spelt[part] for part in _parts(ranks, token, rank)] for token, rank in ranks.items() if len(token) > 1]
+    merges = [[spelt[left], spelt[right]] for token in ranks for left, right in _merges(ranks, token)]
     split = {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
@@ -88,17 +87,11 @@ def _special(id_: int, name: str) -> dict[str, Any]:
     return {"id": id_, "content": name, **plain, "special": True}
 
 
-def _parts(ranks: dict[bytes, int], token: bytes, below: int) -> tuple[bytes, bytes]:
-    """What ranks below the token's own make of it: the pair it is merged from."""
-    parts = [bytes([byte]) for byte in token]
-    while len(parts) > 2:
-        rank_of_pair = [ranks.get(a + b, below) for a, b in pairwise(parts)]
-        best = min(rank_of_pair)
-        if best >= below:
-            raise VocabularyError(f"token {token!r} cannot be merged from tokens of lower rank; the file is damaged")
-        i = rank_of_pair.index(best)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
+def _merges(ranks: dict[bytes, int], token: bytes) -> list[tuple[bytes, bytes]]:
+    """Every pair of tokens that makes this one: tiktoken merges whichever of them it meets."""
+    cuts = ((token[:i], token[i:]) for i in range(1, len(token)))
+    pairs = [(left, right) for left, right in cuts if left in ranks and right in ranks]
+    return sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
 
 
 def _byte_spelling() -> list[str]:
