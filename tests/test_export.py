@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone
 from tests.runs import ROOT, SMALL
+from titan_speech.cli import main
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import save_resolved
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import load_run
+from titan_speech.evaluate.speak import Reference, SpokenModel
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import Checkpoint, export
 from titan_speech.hf.folder import HFFolder
@@ -26,6 +28,7 @@ from titan_speech.hf.initial import model_shape
 from titan_speech.hf.rows import NewRows
 from titan_speech.model.spec import ADAPTERS, model_spec
 from titan_speech.prompts import Parts, Task
+from titan_speech.verbs import EXIT_BAD_INPUT
 
 
 def silent(_: str) -> None:
@@ -153,3 +156,25 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     ):
         pytest.fail("the block must not run")
     assert not list(tmp_path.iterdir())
+
+
+def test_generate_speaks_texts_in_a_batch_as_alone_and_records_how(tiny_run: Path, tmp_path: Path) -> None:
+    export(Checkpoint.open(tiny_run), tmp_path / "hf", torch.float32)
+    model, greedy = SpokenModel.load(tmp_path / "hf"), Decoding(temperature=0, max_codes=12, min_codes=12)
+    texts = ["Please hold the line.", "Goodbye."]
+    together = model.speak(texts, greedy)
+    for text, speech in zip(texts, together, strict=True):
+        assert speech.codes_F.tolist() == model.speak([text], greedy)[0].codes_F.tolist()
+    voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
+    assert model.speak(texts[:1], greedy, voice)[0].codes_F.tolist() != together[0].codes_F.tolist()
+
+    words = ["generate", "--model", str(tmp_path / "hf"), "--output", str(tmp_path / "said.wav"), "--max-sec", "0.4"]
+    assert main([*words, "--text", texts[0], "--text", texts[1], "--min-sec", "0.4"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("said*")) == [
+        *("said-0.json", "said-0.wav"),
+        *("said-1.json", "said-1.wav"),
+    ]
+    record = json.loads((tmp_path / "said-1.json").read_text())
+    assert (record["text"], record["step"], record["num_codes"]) == ("Goodbye.", 5, 20)
+    assert main([*words, "--text", " "]) == EXIT_BAD_INPUT
+    assert main([*words, "--text", "Hello", "--reference", "voice.wav"]) == EXIT_BAD_INPUT

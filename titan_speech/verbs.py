@@ -198,6 +198,15 @@ def data_phases(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def generate(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.evaluate import generate_verb as room
+
+    parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
+    room.add_arguments(parser)
+    room.run(parser.parse_args(words))
+    return EXIT_DONE
+
+
 def sample(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.evaluate import sample as room
 
@@ -412,6 +421,14 @@ VERBS = (
             Argument("run_folder", "run folder (job.dump_folder)"),
             Argument("--json", "as JSON", is_switch=True),
         ),
+    ),
+    Verb(
+        None,
+        "generate",
+        "Speak texts with an exported model, in a voice of its own or one to clone, and write wav files.",
+        'titan-speech generate --model outputs/demo-hf --text "please hold the line" --output outputs/line.wav',
+        generate,
+        is_deferred=True,
     ),
     Verb(
         None,

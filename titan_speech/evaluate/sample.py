@@ -30,15 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, default=None, help="checkpoint step; default: the newest")
     parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
     parser.add_argument(
-        "--temperature", type=_at_least(0.0), default=0.8, help="0 takes the likeliest token; default: 0.8"
+        "--temperature", type=at_least(0.0), default=0.8, help="0 takes the likeliest token; default: 0.8"
     )
-    parser.add_argument("--top-k", type=_at_least(1), default=50, help="likeliest tokens chosen from; default: 50")
-    parser.add_argument("--min-sec", type=_at_least(0.0), default=0.0, help="shortest audio in seconds; default: 0")
-    parser.add_argument("--max-sec", type=_at_least(0.02), default=6.0, help="longest audio in seconds; default: 6")
+    parser.add_argument("--top-k", type=at_least(1), default=50, help="likeliest tokens chosen from; default: 50")
+    parser.add_argument("--min-sec", type=at_least(0.0), default=0.0, help="shortest audio in seconds; default: 0")
+    parser.add_argument("--max-sec", type=at_least(0.02), default=6.0, help="longest audio in seconds; default: 6")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice; default: 0")
 
 
-def _at_least(minimum: float) -> Callable[[str], float]:
+def at_least(minimum: float) -> Callable[[str], float]:
     """A number of the minimum's own type and no smaller than it, as argparse wants types."""
 
     def parse(text: str) -> float:

@@ -26,11 +26,12 @@ from titan_speech.checkpoint.start import complete_steps
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import FILE_NAME
 from titan_speech.config.tables import SpeechConfig
-from titan_speech.errors import CheckpointError
+from titan_speech.errors import CheckpointError, DataError
 from titan_speech.hf.card import model_card
 from titan_speech.hf.config import config_from_shape
 from titan_speech.hf.folder import CONFIG_NAME
 from titan_speech.hf.initial import trained_shape
+from titan_speech.hf.record import ModelRecord
 from titan_speech.hf.tensors import tensor_shapes
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
 from titan_speech.hf.tokenizer import grown_tokenizer
@@ -40,6 +41,7 @@ from titan_speech.model.flavors import decoder_config
 from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import ADAPTERS
 from titan_speech.prompts import Grammar, Task
+from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
 
 EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -99,8 +101,23 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
         write_json(partial_folder / "tokenizer_config.json", _tokenizer_config(checkpoint))
         write_text_tokenizer(checkpoint.tokenizer, source, partial_folder / TEXT_TOKENIZER)
         bos = checkpoint.tokenizer.token(vocabulary.bos_id)
+        ModelRecord(checkpoint.step, vocabulary.fingerprint, checkpoint.grammar.fingerprint, _codecs(checkpoint)).write(
+            partial_folder
+        )
         card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos)
         (partial_folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _codecs(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Codecs of the run's stores; none where the stores are not at hand."""
+    found: set[str] = set()
+    for store in {source.store for source in checkpoint.config.data.source}:
+        try:
+            codec = open_store(store).manifest.codec
+        except DataError:
+            continue
+        found |= {codec.hash} if codec is not None else set()
+    return tuple(sorted(found))
 
 
 def _generation_config(ids: dict[str, int]) -> dict[str, object]:

@@ -1,0 +1,103 @@
+"""`titan-speech generate`: texts to wav files, with a record of how each was made.
+
+In: an exported model folder, texts, and perhaps a voice. Out: one wav a text and, beside it, a JSON file with the text,
+the decoding parameters and the model, so that a file that is heard later can be made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from titan_speech.codec import Codec, load_codec
+from titan_speech.codec.wav import read_audio
+from titan_speech.errors import CodecError, ModelError
+from titan_speech.evaluate.generate import Decoding, Generated
+from titan_speech.evaluate.sample import at_least, write_whole
+from titan_speech.evaluate.speak import Reference, SpokenModel
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument("--model", type=Path, required=True, help="folder written by `titan-speech model export`")
+    parser.add_argument("--text", action="append", default=[], help="text to speak; may be given several times")
+    parser.add_argument("--texts", type=Path, help="file with one text a line, spoken after those of --text")
+    parser.add_argument("--reference", type=Path, help="recording of the voice to clone")
+    parser.add_argument("--reference-text", default="", help="what is said in it")
+    parser.add_argument("--output", type=Path, required=True, help="wav file; of several texts NAME-0.wav, NAME-1.wav")
+    parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
+    parser.add_argument("--temperature", type=at_least(0.0), default=0.8, help="0 takes the likeliest; default: 0.8")
+    parser.add_argument("--top-k", type=at_least(1), default=50, help="likeliest tokens chosen from; default: 50")
+    parser.add_argument("--min-sec", type=at_least(0.0), default=0.0, help="shortest audio in seconds; default: 0")
+    parser.add_argument("--max-sec", type=at_least(0.02), default=40.0, help="longest audio in seconds; default: 40")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice; default: 0")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Speak every text and write it."""
+    texts = _texts(arguments)
+    model = SpokenModel.load(arguments.model)
+    codec = load_codec(arguments.codec)
+    _check_codec(codec, model)
+    decoding = Decoding(
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        min_codes=max(1, round(arguments.min_sec * codec.frame_rate_hz)),
+        max_codes=max(1, round(arguments.max_sec * codec.frame_rate_hz)),
+        seed=arguments.seed,
+    )
+    generated = model.speak(texts, decoding, _reference(arguments, codec))
+    for path, text, speech in zip(_outputs(arguments.output, len(texts)), texts, generated, strict=True):
+        write_whole(path, codec, speech.codes_F)
+        _write_record(path.with_suffix(".json"), arguments.model, model, text, decoding, speech)
+        ending = "ended by the model" if speech.stopped else "cut at the limit"
+        print(f"{path}: {len(speech.codes_F) / codec.frame_rate_hz:.2f} s of audio, {ending}")
+
+
+def _texts(arguments: argparse.Namespace) -> list[str]:
+    texts = list(arguments.text)
+    if arguments.texts is not None:
+        try:
+            texts += [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"--texts {arguments.texts} cannot be read: {error}") from error
+    if not texts:
+        raise ModelError("there is no text to speak: give --text or --texts")
+    return texts
+
+
+def _reference(arguments: argparse.Namespace, codec: Codec) -> Reference | None:
+    if bool(arguments.reference) != bool(arguments.reference_text):
+        raise ModelError("cloning needs both --reference and --reference-text, what is said in it")
+    if arguments.reference is None:
+        return None
+    return Reference(codec.encode(read_audio(arguments.reference, codec.sample_rate)), arguments.reference_text)
+
+
+def _check_codec(codec: Codec, model: SpokenModel) -> None:
+    known = model.record.codecs
+    if known and codec.codec_hash not in known:
+        raise CodecError(
+            f"the model was trained on codes of codec {', '.join(known)}, but {codec.name} has hash "
+            f"{codec.codec_hash}; its decoder would make noise of them. Give the model's codec with --codec."
+        )
+
+
+def _outputs(path: Path, count: int) -> list[Path]:
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(count)]
+
+
+def _write_record(
+    path: Path, folder: Path, model: SpokenModel, text: str, decoding: Decoding, speech: Generated
+) -> None:
+    record = {
+        "text": text,
+        "model": str(folder),
+        "step": model.record.step,
+        "decoding": asdict(decoding),
+        "num_codes": len(speech.codes_F),
+        "stopped": speech.stopped,
+    }
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
