@@ -13,6 +13,7 @@ Shapes: N documents of a slice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Protocol
@@ -27,6 +28,7 @@ from titan_speech.data.views.clone import Spans, references
 from titan_speech.data.views.stitch import Chains, OrderContradictionError, stitch
 from titan_speech.errors import DataError
 from titan_speech.prompts import Document, Frame, Grammar, Parts, Spliced, Task
+from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
 from titan_speech.store.part import Part
 from titan_speech.store.samples import SampleRow
@@ -34,6 +36,9 @@ from titan_speech.vocabulary import CODES_PER_SEC
 
 VIEWS_VERSION = 1  # raised whenever the same samples would make other documents
 DESCRIPTION, USER = "description", "user"
+_NOT_IN_KEY = frozenset(
+    {"part", "grammar", "train_on"}
+)  # grammar and part have keys of their own; masks have no length
 SPLITTABLE_TASKS = frozenset({Task.SPEECH, Task.TEXT})
 """A piece of these is worth training on alone; documents of the other tasks stay whole."""
 
@@ -49,6 +54,11 @@ class Documents(Protocol):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         """Tokens of documents [start, stop), framing included; 0 for a sample that cannot be read so."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that changes the lengths."""
         ...
 
     @property
@@ -85,6 +95,18 @@ class SampleDocuments:
     @property
     def num_documents(self) -> int:
         return self.part.num_samples
+
+    @property
+    def key(self) -> str:
+        settings = [str(getattr(self, field.name)) for field in fields(self) if field.name not in _NOT_IN_KEY]
+        framing = [frame.num_framing for frame in self.frames.values()]
+        return key_of(VIEWS_VERSION, type(self).__name__, self.part.key, settings, framing)
+
+    def kept(self, make: Callable[[], NDArray]) -> NDArray:
+        """An array over all samples of the part, kept beside the store if they are many."""
+        if self.part.num_samples < MIN_ITEMS:
+            return make()
+        return derived_array(derived_folder(self.part.place), self.key, make)
 
     @cached_property
     def frames(self) -> dict[int, Frame]:
@@ -172,6 +194,9 @@ class CloneDocuments(SampleDocuments):
     @cached_property
     def reference_N(self) -> NDArray[np.int32]:  # noqa: N802
         """Sample that stands as reference for each sample; -1 where there is none."""
+        return self.kept(self._references)
+
+    def _references(self) -> NDArray[np.int32]:
         text_len_N = self.part.text_len_N(self.transcript)
         length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
         speaker_N = numbered(self.part.column("speaker_id"))
@@ -201,6 +226,9 @@ class StitchedDocuments(SampleDocuments):
 
     @cached_property
     def chains(self) -> Chains:
+        return Chains(*self.kept(lambda: np.stack(self._chains())))
+
+    def _chains(self) -> Chains:
         part = self.part
         number_N = pc.fill_null(part.column("segment_order"), -1).to_numpy().astype(np.int64)
         speaker_N = numbered(part.column("speaker_id"))

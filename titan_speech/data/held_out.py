@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,11 @@ class MaskedPart(Part):
         vars(self).update(vars(part))
         self._part, self.held_out, self._held_out_set = part, held_out, frozenset(held_out.tolist())
         self._lengths = {}
+        vars(self).pop("key", None)  # of the part unmasked
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(self._part.key.encode() + self.held_out.tobytes()).hexdigest()[:16]
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         """A sample without tokens is one no task can read."""

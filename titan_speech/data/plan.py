@@ -22,6 +22,7 @@ import numpy as np
 
 from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.counts import group_counts
 from titan_speech.data.documents import Documents, is_splittable
 from titan_speech.data.fingerprint import plan_fingerprint
 from titan_speech.data.groups import Groups
@@ -35,7 +36,7 @@ from titan_speech.data.phase_records import run_phases, wanted_phase
 from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
-from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
+from titan_speech.data.streams import Rules, SplitStream, WholeStream
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer
@@ -196,9 +197,9 @@ def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
     groups = Groups(source.documents)
     if is_splittable(source.table):
         rules = Rules(config.training.seq_len)
-        return LanedStream(key, groups, rules, split_counts(groups, rules), SplitStream)
+        return LanedStream(key, groups, rules, group_counts(groups, rules, whole=False, name=key), SplitStream)
     rules = Rules(config.training.seq_len, split=config.data.too_long == "split")
-    return LanedStream(key, groups, rules, whole_counts(groups, rules), WholeStream)
+    return LanedStream(key, groups, rules, group_counts(groups, rules, whole=True, name=key), WholeStream)
 
 
 def _carried_on(stream: LanedStream, record: StreamRecord) -> LanedStream:

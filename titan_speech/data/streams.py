@@ -310,9 +310,9 @@ class WholeStream(_GroupedStream):
         return Cursor(epoch=place.epoch, num_groups=place.num_before, cuts=cuts)
 
 
-def split_counts(groups: Groups, rules: Rules) -> list[Counts]:
-    """What each group holds for a SplitStream."""
-    return [_split_counts(groups.group(k), groups.num_samples(k), rules) for k in range(groups.num_groups)]
+def split_counts(groups: Groups, rules: Rules, run: range | None = None) -> list[Counts]:
+    """What each group of the run (or all) holds for a SplitStream."""
+    return [_split_counts(groups.group(k), groups.num_samples(k), rules) for k in run or range(groups.num_groups)]
 
 
 def _split_counts(group: Group, num_samples: int, rules: Rules) -> Counts:
@@ -327,9 +327,9 @@ def _split_counts(group: Group, num_samples: int, rules: Rules) -> Counts:
     )
 
 
-def whole_counts(groups: Groups, rules: Rules) -> list[Counts]:
-    """What each group holds for a WholeStream; packs every group once."""
-    return [_whole_counts(groups.group(k), groups.num_samples(k), rules) for k in range(groups.num_groups)]
+def whole_counts(groups: Groups, rules: Rules, run: range | None = None) -> list[Counts]:
+    """What each group of the run (or all) holds for a WholeStream; packs every group once."""
+    return [_whole_counts(groups.group(k), groups.num_samples(k), rules) for k in run or range(groups.num_groups)]
 
 
 def _whole_counts(group: Group, num_samples: int, rules: Rules) -> Counts:

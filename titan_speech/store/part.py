@@ -4,8 +4,8 @@ In: `PartInfo` and the store's files (files.py). Out: int32 length arrays, uint1
 
 Nothing is read before it is asked for. Lengths come from one parquet column (45 M samples/s) whose pages
 carry checksums; a file's sha256 is checked when it is first opened (700 MB/s), so damage is named before its
-data is used. A random sample then costs 3 us. At 80 M samples a length array takes 320 MB; offsets (4 bytes
-a sample) exist for opened shards only.
+data is used. A random sample then costs 1 us. Lengths of large parts are kept in files (derived.py) and mapped;
+offsets (4 bytes a sample) exist for opened shards only.
 
 Shapes: N samples of the part, T tokens of a sample.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
+from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.files import REPAIR, StoreFiles, files_at
 from titan_speech.store.manifest import FileInfo, Kind, PartInfo, ShardInfo
 from titan_speech.store.samples import ROW_SCHEMA, SampleRow
@@ -130,6 +131,16 @@ class Part:
         return self.info.folder
 
     @property
+    def place(self) -> str:
+        """Folder or address of the store."""
+        return str(self._store)
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with any byte of the part, and with the samples that may be read."""
+        return self.info.fingerprint
+
+    @property
     def code_len_N(self) -> NDArray[np.int32]:  # noqa: N802
         """Tokens of each sample in .tokens: codes, or text ids of a text part."""
         return self._length_N("code_len", self.num_tokens)
@@ -205,19 +216,28 @@ class Part:
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         if column not in self._lengths:
-            self._store.fetch(shard.file("parquet") for shard in self.info.shards)
-            lengths_N = np.empty(self.num_samples, np.int32)
-            for first, reader in zip(self._first_samples, self._readers, strict=True):
-                values = reader.column(column).to_numpy()
-                lengths_N[first : first + len(values)] = values
-            if int(lengths_N.sum(dtype=np.int64)) != expected_total:
-                raise DataError(
-                    f"sidecars of part {self.name} of {self._store} are damaged: {column} adds up to "
-                    f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {REPAIR}"
-                )
+            make = partial(self._read_lengths, column, expected_total)
+            if self.num_samples < MIN_ITEMS:
+                lengths_N = make()
+            else:
+                key = key_of("lengths", self.info.fingerprint, column)
+                lengths_N = derived_array(derived_folder(self.place), key, make)
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
         return self._lengths[column]
+
+    def _read_lengths(self, column: str, expected_total: int) -> NDArray[np.int32]:
+        self._store.fetch(shard.file("parquet") for shard in self.info.shards)
+        lengths_N = np.empty(self.num_samples, np.int32)
+        for first, reader in zip(self._first_samples, self._readers, strict=True):
+            values = reader.column(column).to_numpy()
+            lengths_N[first : first + len(values)] = values
+        if int(lengths_N.sum(dtype=np.int64)) != expected_total:
+            raise DataError(
+                f"sidecars of part {self.name} of {self._store} are damaged: {column} adds up to "
+                f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {REPAIR}"
+            )
+        return lengths_N
 
     def __reduce__(self) -> tuple[type[Part], tuple[StoreFiles, PartInfo, int]]:
         return Part, (self._store, self.info, self._num_base)

@@ -16,7 +16,7 @@ Shapes: N samples of a part, K those that can be stitched, sorted by recording, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ OVERLAP_SEC = 0.02
 """One code: what rounding of times may take off a gap of 0."""
 
 
-@dataclass(frozen=True)
-class Chains:
+class Chains(NamedTuple):
     """Documents of a part."""
 
     next_N: NDArray[np.int32]
