@@ -128,6 +128,7 @@ def test_plans_are_the_same_with_and_without_what_is_kept(world: World, keeps_al
 def test_counts_of_other_rules_or_tasks_are_others(world: World, keeps_all) -> None:
     stream = next(stream for stream in all_tasks(world).streams if stream.task == "tts")
     docs = stream.documents[0]
+    assert isinstance(docs, documents.TTSDocuments)
     keys = {docs.key, replace(docs, transcript="romanized").key, replace(docs, seq_len=64).key}
     assert len(keys) == 3
     groups = Groups(stream.documents)
