@@ -241,6 +241,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
                 "source_video_id": f"tape-{i // 5}",
                 "speaker_id": f"speaker-{i // 10}",
                 "language": "en",
+                "segment_order": i % 5,
+                "start_time": 2.0 * (i % 5),
+                "end_time": 2.0 * (i % 5) + 2,
             }
             info = SampleInfo(sample_id=f"read-{i}", dataset_source="read", **tape)
             text = "say it again" if i % 25 == 0 else f"sentence {i}"
@@ -271,6 +274,28 @@ def test_whole_recordings_are_held_out_in_every_source_and_copies_too(recordings
     assert held == expected
     assert {id_.split("-")[0] for id_ in gold.held_out.recording} == {"read", "raw"}
     assert gold.held_out.duplicate
+
+
+def test_neither_clones_nor_stitched_segments_bring_a_gold_sample_back(
+    world: World, recordings: Path, tmp_path: Path
+) -> None:
+    """Held out sample by sample, so that its neighbours on the tape are still read."""
+    gold = cut_gold([recordings], tmp_path / "gold", GoldOptions(num_ce=24, num_decode=8, by="sample"))
+    here = replace(world, store=recordings)
+    sources = (
+        here.source("speech", 0.5, datasets=("read",), stitch_gap_sec=0.5),
+        here.source("clone", 0.5, datasets=("read",)),
+    )
+    held, read = set(gold.held_out.all), []
+    for held_out in ((), (str(tmp_path / "gold"),)):
+        plan = DataPlan.load(here.config(*sources, held_out=held_out))
+        stitched = plan.streams[0].documents[0]
+        assert any(len(stitched.samples(i)) > 1 for i in np.flatnonzero(stitched.lengths(0, 150)).tolist())
+        read.append(sample_ids_read(plan))
+    for name in read[0]:
+        assert len(read[0][name] & held) > 5
+        assert not read[1][name] & held
+        assert read[1][name]
 
 
 def test_by_speaker_holds_out_what_they_say_in_the_source_and_by_sample_only_copies(
