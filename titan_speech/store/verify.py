@@ -6,6 +6,7 @@ not add up. `quick` compares the list of files and their sizes only.
 
 Threads take a shard each (verify_shard.py); hashing and parquet run outside Python's lock. Memory: 8 bytes a sample
 for ids (640 MB at 80 M samples) and, for each worker, some sidecar columns of one shard (60 bytes a sample).
+With samples of 1 kB a thread takes 2.5 times as long as sha256 alone.
 """
 
 from __future__ import annotations
