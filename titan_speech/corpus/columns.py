@@ -9,6 +9,7 @@ A named column that is nowhere to be found is an error, never a field left empty
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -19,10 +20,11 @@ from titan_speech.store.samples import SPEECH_VARIANTS, SampleInfo
 
 CODES = "codes"
 TRANSCRIPTS = {f"transcript_{variant}": variant for variant in SPEECH_VARIANTS}
-INFO_FIELDS = tuple(field.name for field in fields(SampleInfo))
+INFO_FIELDS = tuple(each.name for each in fields(SampleInfo))
 SPEECH_FIELDS = (*INFO_FIELDS, CODES, *TRANSCRIPTS)
 ROW = "@row"
 _MAX_LISTED = 20
+_MAX_LAYOUTS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,25 @@ class Columns:
     candidates: Mapping[str, tuple[str, ...]]
     named: Mapping[str, str]
     """What the user named; each must be met somewhere."""
+    _located: dict[tuple[str, ...], Mapping[str, str]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def of(self, field: str, available: Collection[str]) -> str | None:
         for column in self.candidates[field]:  # a loop: this runs 17 times a sample
             if column in available:
                 return column
         return None
+
+    def locate(self, record: Collection[str]) -> Mapping[str, str]:
+        """The column of each field that a record has; worked out once for all records of the same columns."""
+        names = tuple(record)
+        if names not in self._located:
+            if len(self._located) >= _MAX_LAYOUTS:
+                self._located.clear()
+            found = {name: self.of(name, record) for name in self.candidates}
+            self._located[names] = {name: column for name, column in found.items() if column is not None}
+        return self._located[names]
 
     def check_all(self, available: Collection[str], required: Collection[str], where: str) -> None:
         """For inputs whose columns are known before their rows are read."""

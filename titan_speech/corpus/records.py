@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.corpus.columns import CODES, INFO_FIELDS, ROW, TRANSCRIPTS, Columns, absent, missing
+from titan_speech.corpus.columns import CODES, ROW, TRANSCRIPTS, Columns, absent, missing
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.samples import BadSample, Sample, SpeechSample
 from titan_speech.errors import DataError
@@ -63,7 +63,8 @@ class UnfitError(Exception):
 
 def _sample(record: Record, columns: Columns, options: ImportOptions, row_name: str) -> SpeechSample:
     info, transcripts = describe(record, columns, options, row_name)
-    codes_T = codes_array(_value(CODES, record, columns), options.codes_dtype)
+    column = columns.locate(record).get(CODES)
+    codes_T = None if column is None else codes_array(_value(CODES, column, record), options.codes_dtype)
     if codes_T is None:
         raise UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
     return SpeechSample(info, codes_T, transcripts)
@@ -73,19 +74,27 @@ def describe(
     record: Record, columns: Columns, options: ImportOptions, row_name: str
 ) -> tuple[SampleInfo, dict[str, str]]:
     """All that a record says of its sample beside the codes; transcripts by variant."""
-    info = {field: _info_value(field, record, columns, row_name) for field in INFO_FIELDS}
+    info: dict[str, str | int | float | None] = dict.fromkeys(("sample_id", "language", "dataset_source"))
+    transcripts: dict[str, str] = {}
+    for field, column in columns.locate(record).items():
+        value = None if field == CODES else _value(field, column, record)
+        if value is None:
+            continue
+        if field in TRANSCRIPTS:
+            transcripts[TRANSCRIPTS[field]] = _text(field, value)
+        else:
+            info[field] = _info_value(field, value)
+    if columns.candidates["sample_id"] == (ROW,):
+        info["sample_id"] = row_name
     info["language"] = info["language"] or options.language
     info["dataset_source"] = info["dataset_source"] or options.dataset_source
     for field in ("sample_id", "language", "dataset_source"):
         if info[field] is None:
             raise UnfitError(f"no {field}", _lacks(field, record, columns))
-    return SampleInfo(**info), _transcripts(record, columns)  # type: ignore[arg-type]
+    return SampleInfo(**info), transcripts  # type: ignore[arg-type]
 
 
-def _value(field: str, record: Record, columns: Columns) -> object:
-    column = columns.of(field, record)
-    if column is None:
-        return None
+def _value(field: str, column: str, record: Record) -> object:
     value = record[column]
     if isinstance(value, Refused):
         raise UnfitError(
@@ -105,11 +114,8 @@ def _refused(record: Record) -> str:
     )
 
 
-def _info_value(field: str, record: Record, columns: Columns, row_name: str) -> str | int | float | None:
-    if columns.candidates[field] == (ROW,):
-        return row_name
-    value = _value(field, record, columns)
-    if value is None or (type(value) is str and field not in _NUMBERS):
+def _info_value(field: str, value: object) -> str | int | float:
+    if type(value) is str and field not in _NUMBERS:
         return value
     if isinstance(value, np.generic):
         value = value.item()
@@ -132,16 +138,10 @@ def _number(field: str, value: object) -> int | float:
     return number
 
 
-def _transcripts(record: Record, columns: Columns) -> dict[str, str]:
-    found = {}
-    for field, variant in TRANSCRIPTS.items():
-        text = _value(field, record, columns)
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise UnfitError(f"type of {field}", f"{field} is {text!r}: expected text")
-        found[variant] = text
-    return found
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected text")
+    return value
 
 
 def codes_array(value: object, codes_dtype: str | None) -> NDArray | None:
