@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -205,7 +205,9 @@ def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
 def _carried_on(stream: LanedStream, record: StreamRecord) -> LanedStream:
     """The stream from where the phases before left it, in the order it began with."""
     legs = [(leg.rules, leg.num_packs) for leg in record.legs]
-    return carried_on(stream, f"{record.seed}/{record.source}/{record.language}", legs, whole_counts)
+    return carried_on(
+        stream, f"{record.seed}/{record.source}/{record.language}", legs, partial(group_counts, whole=True)
+    )
 
 
 def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream], config: SpeechConfig) -> None:
