@@ -110,10 +110,10 @@ def test_workers_and_a_stop_in_between_do_not_show(tmp_path: Path, monkeypatch: 
     prepare(job, tmp_path / "one", say=quiet)
     prepare(job, tmp_path / "two", workers=2, say=quiet)
 
-    def stops_at_second(work, job):
+    def stops_at_second(work, job, advance):
         if work.unit.name == "1.jsonl":
             raise KeyboardInterrupt
-        clean_unit(work, job)
+        clean_unit(work, job, advance)
 
     monkeypatch.setattr(prepare_module, "clean_unit", stops_at_second)
     with pytest.raises(KeyboardInterrupt):

@@ -18,12 +18,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.corpus.build_pool import run_all
+from titan_speech.corpus.build_progress import BuildProgress
 from titan_speech.corpus.text.job import Job
 from titan_speech.corpus.text.report import write_reports
 from titan_speech.corpus.text.tally import Tally
@@ -31,7 +34,6 @@ from titan_speech.corpus.text.unit_work import UnitWork, clean_unit, write_kept
 from titan_speech.corpus.text.verdicts import judge
 from titan_speech.corpus.text.work_folder import WorkFolder
 from titan_speech.errors import DataError
-from titan_speech.store.progress import Progress
 
 PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
@@ -70,29 +72,46 @@ def _refuse_equal_units(works: list[UnitWork]) -> None:
         seen.add(work.key)
 
 
+@dataclass(frozen=True)
+class CleanWork:
+    """Cleans units; bad input ends its unit, not the others."""
+
+    job: Job
+
+    def do(self, task: UnitWork, advance: Callable[[int, int], None]) -> DataError | None:
+        try:
+            clean_unit(task, self.job, advance)
+        except DataError as error:
+            return error
+        return None
+
+
+@dataclass(frozen=True)
+class KeptTask:
+    """A unit, what was decided about its documents, and where those that stay go."""
+
+    work: UnitWork
+    verdict_N: NDArray[np.uint8]
+    output: Path
+
+
+class WriteWork:
+    """Writes what is left of units."""
+
+    def do(self, task: KeptTask, advance: Callable[[int, int], None]) -> Tally:
+        return write_kept(task.work, task.verdict_N, task.output, advance)
+
+
 def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str], None]) -> None:
     todo = [work for work in works if not work.is_done()]
     if len(todo) < len(works):
         say(f"continuing: {len(works) - len(todo)} of {len(works)} units were done before")
-    with Progress("clean", sum(work.unit.num_bytes for work in todo), "MB", 1e6) as progress:
-        failed: dict[str, DataError] = {}
-        for work, error in in_parallel(_try_clean, [(work, job) for work in todo], workers):
-            progress.add(work.unit.num_bytes)
-            if error is not None:
-                failed[work.key] = error
-    if failed:
-        first = next(failed[work.key] for work in todo if work.key in failed)
-        rest = f"\n(and {len(failed) - 1} more units that cannot be read)" if len(failed) > 1 else ""
-        raise DataError(f"{first}{rest}")
-
-
-def _try_clean(work: UnitWork, job: Job) -> DataError | None:
-    """Bad input ends its unit, not the others."""
-    try:
-        clean_unit(work, job)
-    except DataError as error:
-        return error
-    return None
+    progress = BuildProgress("cleaned", "units", [work.unit.num_bytes for work in todo])
+    errors = [error for error in run_all(CleanWork(job), todo, workers, progress.tick) if error is not None]
+    progress.finish()
+    if errors:
+        rest = f"\n(and {len(errors) - 1} more units that cannot be read)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{rest}")
 
 
 def _write_all(works: list[UnitWork], job: Job, whole: Path, workers: int, say: Callable[[str], None]) -> Tally:
@@ -102,30 +121,13 @@ def _write_all(works: list[UnitWork], job: Job, whole: Path, workers: int, say: 
     shutil.rmtree(whole, ignore_errors=True)
     documents.mkdir(parents=True)
     pairs = enumerate(zip(works, verdicts, strict=True))
-    calls = [(work, verdict_N, documents / f"{number:05d}.parquet") for number, (work, verdict_N) in pairs]
-    tallies = {work.key: tally for work, tally in in_parallel(write_kept, calls, workers)}
+    tasks = [KeptTask(work, verdict_N, documents / f"{number:05d}.parquet") for number, (work, verdict_N) in pairs]
+    progress = BuildProgress("written", "units", [len(verdict_N) for verdict_N in verdicts])
     total = Tally()
-    for work in works:
-        total.add(tallies[work.key])
+    for tally in run_all(WriteWork(), tasks, workers, progress.tick):
+        total.add(tally)
+    progress.finish()
     return total
-
-
-def in_parallel(run: Callable, calls: list[tuple], workers: int) -> Iterable[tuple]:  # type: ignore[type-arg]
-    """(first argument, result) of each call, as they finish."""
-    if workers == 1 or len(calls) < 2:
-        yield from ((call[0], run(*call)) for call in calls)
-        return
-    with ProcessPoolExecutor(min(workers, len(calls)), mp_context=get_context("forkserver")) as pool:
-        futures = {pool.submit(run, *call): call[0] for call in calls}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died, perhaps for want of memory: start again with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _refuse_empty(tally: Tally, folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -69,6 +69,10 @@ class UnitWork:
     def file(self, suffix: str) -> Path:
         return self.folder / f"{self.key}.{suffix}"
 
+    def temporary(self, suffix: str) -> Path:
+        """Not the name of a finished file, nor that of another process."""
+        return self.folder / f"{self.key}.tmp-{os.getpid()}.{suffix}"
+
     def state(self) -> list[object]:
         """Changes when the unit's file does."""
         stat = self.unit.path.stat()
@@ -118,17 +122,18 @@ class _Facts:
         )
 
 
-def clean_unit(work: UnitWork, job: Job) -> None:
-    """Cleans one unit."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) -> None:
+    """Cleans one unit; files get their names when they are whole."""
     cleaner = Cleaner(job.rules, _tokenizer(job.tokenizer))
     tally, facts, rows = Tally(), _Facts(), []
     state = work.state()
-    with pq.ParquetWriter(work.file("parquet"), SCHEMA, compression="zstd") as writer:
+    documents, arrays = work.temporary("parquet"), work.temporary("npz")
+    with pq.ParquetWriter(documents, SCHEMA, compression="zstd") as writer:
         for document in _documents(work):
             tally.met(document)
             outcome = cleaner.clean(document)
             tally.changed(document, outcome.changes)
+            advance(1, 0 if isinstance(outcome, Dropped) else outcome.num_tokens)
             if isinstance(outcome, Dropped):
                 tally.dropped(document, outcome.rule, outcome.found)
                 continue
@@ -138,8 +143,10 @@ def clean_unit(work: UnitWork, job: Job) -> None:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows.clear()
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-    facts.save(work.file("npz"))
-    _write_last(work.file("json"), {"state": state, "tally": tally.to_content()})
+    facts.save(arrays)
+    os.replace(documents, work.file("parquet"))
+    os.replace(arrays, work.file("npz"))
+    _write_last(work, {"state": state, "tally": tally.to_content()})
 
 
 @lru_cache(1)
@@ -178,7 +185,9 @@ def document_of(row: dict[str, str]) -> Document:
     )
 
 
-def write_kept(work: UnitWork, verdict_N: NDArray[np.uint8], output: Path) -> Tally:
+def write_kept(
+    work: UnitWork, verdict_N: NDArray[np.uint8], output: Path, advance: Callable[[int, int], None]
+) -> Tally:
     """Writes the documents that stay, if any, and counts these and those that copy others."""
     tally, first = Tally(), 0
     writer = None
@@ -188,6 +197,7 @@ def write_kept(work: UnitWork, verdict_N: NDArray[np.uint8], output: Path) -> Ta
         for row, verdict in zip(batch.to_pylist(), verdicts.tolist(), strict=True):
             if verdict == Verdict.KEPT:
                 tally.kept(document_of(row), row["num_tokens"])
+                advance(1, row["num_tokens"])
             else:
                 tally.dropped(document_of(row), RULE_OF[Verdict(verdict)], "")
         kept = batch.filter(pa.array(verdicts == Verdict.KEPT))
@@ -199,10 +209,10 @@ def write_kept(work: UnitWork, verdict_N: NDArray[np.uint8], output: Path) -> Ta
     return tally
 
 
-def _write_last(path: Path, content: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
+def _write_last(work: UnitWork, content: dict[str, object]) -> None:
+    temporary = work.temporary("json")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(temporary, work.file("json"))

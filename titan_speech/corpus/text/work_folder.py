@@ -50,10 +50,12 @@ class WorkFolder:
                 f"{self.path} holds an unfinished preparation with other {', '.join(differing)}; repeat it as it was "
                 "begun, or delete that folder"
             )
+        for left in self.path.glob("*.tmp-*"):
+            left.unlink()
         file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
 
     def _has_finished_units(self) -> bool:
-        return any(path.name != "job.json" for path in self.path.glob("*.json"))
+        return any(path.name != "job.json" and ".tmp-" not in path.name for path in self.path.glob("*.json"))
 
     def publish(self, folder: Path) -> None:
         """Moves a folder of this one to the output; all else goes."""
