@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset", help=f"columns and licence of {', '.join(PRESETS)}; of plain text also {' or '.join(LAYOUTS)}"
     )
     one.add_argument("--dataset-source", "--source", metavar="NAME", help="where neither rows nor preset say it")
-    one.add_argument("--language", metavar="TAG", help="where neither rows nor preset say it; or auto")
+    one.add_argument(
+        "--language",
+        metavar="TAG",
+        help="where neither rows nor preset say it; or auto: as each document is identified",
+    )
     one.add_argument("--licence", help="licence, where neither rows nor preset say it")
     one.add_argument(
         "--columns", nargs="+", default=[], metavar="FIELD=COLUMN[,...]", help="where a field is, if not under its name"
