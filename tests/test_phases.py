@@ -112,6 +112,15 @@ def test_equal_rules_go_on_as_if_there_were_no_border() -> None:
         assert counts_of(kind, groups, Rules(64)) == stream.group_counts
 
 
+def test_a_phase_that_ends_inside_what_another_left_of_a_group_goes_on_there() -> None:
+    groups = groups_of(LENGTHS, group_documents=50)
+    fresh, before = laned(WholeStream, "k", groups, Rules(64)), (Rules(48), 3)
+    straight = carried_on(fresh, "k", [before], whole_counts)
+    for num_packs in (1, 5, 20):
+        later = carried_on(fresh, "k", [before, (Rules(64), num_packs)], whole_counts)
+        assert [later.pieces(j) for j in range(30)] == [straight.pieces(num_packs + j) for j in range(30)]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
