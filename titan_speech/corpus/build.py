@@ -100,12 +100,18 @@ def _recipe(request: BuildRequest, opened: Format, tokenizer: TextTokenizer) -> 
 
 
 def _normalization(request: BuildRequest, opened: Format) -> str:
-    if request.normalize:
-        from titan_speech.corpus.text.normalize import normalization_version
+    if named := _normalized_by(opened):
+        return named
+    if not request.normalize:
+        return "none"
+    from titan_speech.corpus.text.normalize import normalization_version
 
-        return normalization_version()
-    named = opened.normalization_version() if isinstance(opened, NamesNormalization) else None
-    return named or "none"
+    return normalization_version()
+
+
+def _normalized_by(opened: Format) -> str | None:
+    """The rules the input's texts went through already."""
+    return opened.normalization_version() if isinstance(opened, NamesNormalization) else None
 
 
 def _settings(request: BuildRequest, recipe: Recipe) -> BuildSettings:
@@ -145,7 +151,8 @@ class _Build:
         known = {unit.name: self._folder.record(unit) for unit in units}
         left = [unit for unit in units if not _is_done(known[unit.name], unit, self._request.skip_bad)]
         progress = BuildProgress("imported", "units", [unit.num_bytes for unit in left])
-        work = ImportWork(self._format, self._recipe, self._request.normalize)
+        normalize = self._request.normalize and not _normalized_by(self._format)
+        work = ImportWork(self._format, self._recipe, normalize)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
         imported = run_all(work, tasks, self._request.num_workers, progress.tick)
         progress.finish()
