@@ -250,7 +250,7 @@ def test_llasa_memmaps_need_what_they_do_not_say(tmp_path: Path, plain: Path) ->
         open_format("llasa", ImportOptions((folder,)))
     np.save(folder / "train_input_ids_shape.npy", (3, 160))
     with pytest.raises(DataError, match="3 rows of 160 int32 are 1920"):
-        opened("llasa", folder, llasa_tokenizer=plain)
+        opened("llasa", folder, llasa_tokenizer=plain)  # type: ignore[arg-type]
 
 
 # JSONL

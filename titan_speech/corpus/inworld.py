@@ -13,7 +13,7 @@ read. Out: samples of speech; a transcript is `native`, a voice description `des
 DNSMOS and wav path have no place in a store. `--dataset-source` stands above `dataset_name`, which is only the name of
 the folder the audio lay in; `--language` is for samples whose language is absent or "unknown".
 
-A unit is a range of rows with 256 MB of codes. 11 us a sample to read, most of it JSON.
+A unit is a range of rows with 256 MB of codes; most of the time to read one goes into JSON.
 
 Shapes: N samples, T codes of one.
 """

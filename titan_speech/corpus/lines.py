@@ -1,6 +1,6 @@
 """Lines of a large text file by number: where ranges of them begin, and reading one range.
 
-In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass (1 GB/s), so that ranges of
+In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass, so that ranges of
 lines are read by several processes.
 """
 

@@ -11,7 +11,7 @@ as `native` transcript. Ids become codes by name (llasa_layout.py) and text by t
 is named by file and row.
 
 A row without exactly one pair of speech marks, or with anything but codes between them, is told as a bad sample: some
-scripts cut long rows off. A unit is a range of rows of 256 MB; 30 us a sample, half of it decoding text.
+scripts cut long rows off. A unit is a range of rows of 256 MB.
 
 Shapes: B rows at a time, L ids of a row, T codes of one.
 """

@@ -1,7 +1,7 @@
 """Checks over all samples of a store: ids that occur twice, segment orders that contradict start times.
 
 In: the runs of all parts. Out: problems. Samples are compared by 64-bit hash, one range of hashes after another, so
-memory is bounded: 16 M hashes at a time (400 MB), whatever the size of the store. Where hashes meet, the samples
+memory is bounded: 4 M hashes at a time (below 400 MB), whatever the size of the store. Where hashes meet, the samples
 themselves are looked up: two ids may share a hash, two samples may not share an id.
 
 Shapes: N entries of one range of hashes.
@@ -19,7 +19,7 @@ from titan_speech.store.cut import key_slice
 from titan_speech.store.problems import Problem, Problems
 from titan_speech.store.runs import Run
 
-MAX_ENTRIES = 1 << 24
+MAX_ENTRIES = 1 << 22
 MAX_LOOKED_UP = 1000
 
 Where = tuple[Run, int]

@@ -4,8 +4,9 @@ In: samples with codes and transcripts, or with text, in any order and of any pa
 told to `refuse` and left out.
 
 Memory: a batch of 1,024 samples as they came, then compact rows and arrays until `RUN_BYTES` of tokens (64 MB) or
-`RUN_SAMPLES` samples of all parts together are there and each part writes its run: below 400 MB with transcripts.
-One process spills 19 M tokens/s from arrays of 500 codes, 6 with a transcript to tokenize for each.
+`RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts.
+One process spills 11 M tokens/s of CPU time from arrays of 500 codes, 5 with 78 characters to tokenize for each (57 us
+a sample).
 """
 
 from __future__ import annotations
