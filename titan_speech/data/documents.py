@@ -50,6 +50,11 @@ class Documents(Protocol):
     def part(self) -> Part: ...
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Text variants of the part that are read."""
+        ...
+
+    @property
     def num_documents(self) -> int: ...
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
@@ -107,6 +112,12 @@ class SampleDocuments:
         if self.part.num_samples < MIN_ITEMS:
             return make()
         return derived_array(derived_folder(self.part.place), self.key, make)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        paired = (self.transcript, DESCRIPTION) if self.task is Task.TTS else (self.transcript,)
+        wanted = {Task.TTS: paired, Task.CLONE: paired, Task.INSTRUCTION: (USER,)}.get(self.task, ())
+        return tuple(variant for variant in wanted if variant in self.part.variants)
 
     @cached_property
     def frames(self) -> dict[int, Frame]:

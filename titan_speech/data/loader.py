@@ -29,6 +29,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from titan_speech.data.pack import FILLER, Pack
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.prefetch import Prefetcher
+from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape
 from titan_speech.errors import CheckpointError, DataError
 
@@ -89,6 +90,7 @@ class SpeechDataLoader(BaseDataLoader):
         """Time the trainer spent waiting for batches, since the start."""
         self._num_workers, self._num_prefetch = config.num_workers, max(config.num_prefetch_batches, 1)
         self._prefetcher: Prefetcher[Batch] | None = None
+        self._shards: ShardPrefetcher | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from `next_slot` on."""
@@ -100,6 +102,8 @@ class SpeechDataLoader(BaseDataLoader):
             batch = next(batches)
             self.data_wait_sec += time.perf_counter() - began
             num_handed_out += 1
+            if self._shards is not None:
+                self._shards.has_read(self.shape.local_batch_packs)
             if num_handed_out % self.shape.num_microbatches == 0:
                 self.next_slot += self.shape.packs_per_step
             yield batch
@@ -115,13 +119,20 @@ class SpeechDataLoader(BaseDataLoader):
             collate_fn=collate,
             snapshot_every_n_steps=SNAPSHOT_NEVER,
         )
+        read = iter(batches)  # starts the workers, before there are threads of ours
+        ahead = look_ahead_of(self.plan)
+        if ahead is not None:
+            self._shards = ShardPrefetcher(self.plan, slots, ahead)
         if workers:
-            return iter(batches)
-        self._prefetcher = Prefetcher(iter(batches), self._num_prefetch)
+            return read
+        self._prefetcher = Prefetcher(read, self._num_prefetch)
         return self._prefetcher
 
     def close(self) -> None:
         """Stops reading ahead."""
+        if self._shards is not None:
+            self._shards.close()
+            self._shards = None
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = None

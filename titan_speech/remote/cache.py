@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from titan_speech.remote.space import NO_SPACE, CacheFullError, Space
 
 logger = logging.getLogger(__name__)
 
+_POLL_SEC = 0.02
 Fill = Callable[[RemoteFile, PartialFile], None]
 
 
@@ -52,6 +54,14 @@ class Cache:
 
     def has(self, file: RemoteFile) -> bool:
         return (self._files / file.sha256).exists()
+
+    def keep(self, file: RemoteFile) -> bool:
+        """Whether the file is there; it then counts as just used."""
+        try:
+            _mark_used(self._files / file.sha256)
+        except FileNotFoundError:
+            return False
+        return True
 
     def open(self, file: RemoteFile) -> int:
         """File number of the verified content; its lock, and with it the pin, goes with the last copy of it."""
@@ -84,8 +94,8 @@ class Cache:
         path = self._partials / file.sha256
         file_number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file_number, fcntl.LOCK_EX)
-            if self.has(file) or not _is_named(file_number, path):
+            is_mine = _lock_while_named(file_number, path)
+            if not is_mine or self.has(file) or not _is_named(file_number, path):
                 if _is_named(file_number, path):
                     path.unlink()
                 os.close(file_number)
@@ -149,9 +159,23 @@ def _is_named(file_number: int, path: Path) -> bool:
         return False
 
 
-def _mark_used(file_number: int) -> None:
+def _lock_while_named(file_number: int, path: Path) -> bool:
+    """Takes the exclusive lock; False when another process completed or gave up the file meanwhile.
+
+    Asked for again and again: who completed the file keeps it locked as a pin for as long as it is in use.
+    """
+    while _is_named(file_number, path):
+        try:
+            fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_POLL_SEC)
+    return False
+
+
+def _mark_used(file: int | Path) -> None:
     try:
-        os.utime(file_number)
+        os.utime(file)
     except PermissionError:
         logger.debug("a cached file belongs to another user, its last use is not noted")
 

@@ -39,14 +39,16 @@ class Copies:
             os.close(file_number)
 
     def fetch(self, file: RemoteFile) -> None:
-        """Makes sure that the node has the file."""
-        if not self.cache.has(file):
+        """Makes sure that the node has the file, and keeps it for longest."""
+        if not self.cache.keep(file):
             os.close(self.cache.open(file))
 
     def fetch_all(self, files: Iterable[RemoteFile]) -> None:
         """As many at once as there are connections; the first failure is raised."""
-        missing = [file for file in files if not self.cache.has(file)]
-        if missing:
+        missing = [file for file in files if not self.cache.keep(file)]
+        if len(missing) == 1:
+            self.fetch(missing[0])
+        elif missing:
             with ThreadPoolExecutor(self.client.settings.num_connections, thread_name_prefix="fetch") as pool:
                 list(pool.map(self.fetch, missing))
 

@@ -27,6 +27,7 @@ from titan_speech.remote.download import RemoteFile
 from titan_speech.remote.manifest import read_remote_manifest, remote_size_problems
 from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.url import S3Url
+from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest
 
 MAX_OPEN_FILES = 256
@@ -83,6 +84,15 @@ class RemoteFiles:
     def sidecar(self, file: FileInfo) -> pa.NativeFile:
         return pa.BufferReader(pa.py_buffer(self.copies.open(self.remote(file))))
 
+    @property
+    def look_ahead(self) -> LookAhead | None:
+        """A quarter of the cache's cap for all processes of the node."""
+        num_bytes = int(self.settings.cache_gb * 1e9 / 4 / node_processes())
+        return LookAhead(self.settings.prefetch_packs, num_bytes) if self.settings.prefetch_packs else None
+
+    def has(self, file: FileInfo) -> bool:
+        return self.copies.cache.has(self.remote(file))
+
     def fetch(self, files: Iterable[FileInfo]) -> None:
         self.copies.fetch_all(self.remote(file) for file in files)
 
@@ -115,8 +125,12 @@ def open_arrays_of(settings: StorageTable) -> OpenArrays:
 
 @lru_cache(maxsize=16)
 def _open_arrays_of_process(settings: StorageTable, _process_id: int) -> OpenArrays:
-    node_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return OpenArrays(int(settings.cache_gb * 1e9 / 2 / node_processes))
+    return OpenArrays(int(settings.cache_gb * 1e9 / 2 / node_processes()))
+
+
+def node_processes() -> int:
+    """Ranks of this node, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def remote_files(path: str | Path, settings: StorageTable | None) -> RemoteFiles:

@@ -19,11 +19,11 @@ from typing import TypeVar
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
-    ProxyConnectionError,
     ResponseStreamingError,
 )
 
@@ -70,8 +70,8 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or error_code(error) in _TRANSIENT_CODES
-    passing = (TransferError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
-    return isinstance(error, passing) and not isinstance(error, ProxyConnectionError)
+    passing = (TransferError, ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+    return isinstance(error, passing)
 
 
 def error_code(error: ClientError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,21 @@ from titan_speech.store.shards import mapped_array
 REPAIR = "copy the file again from where the store came from, or rebuild the store"
 
 
+@dataclass(frozen=True)
+class LookAhead:
+    """How far before their use shards are fetched, by one process."""
+
+    num_packs: int
+    num_bytes: int
+
+
 class StoreFiles(Protocol):
     """The files of one store; pickles to where they are."""
+
+    @property
+    def look_ahead(self) -> LookAhead | None:
+        """None where files are at hand anyway."""
+        ...
 
     def name(self, file: FileInfo) -> str:
         """The file as messages name it."""
@@ -61,8 +75,12 @@ class StoreFiles(Protocol):
         """The file as pyarrow opens it."""
         ...
 
+    def has(self, file: FileInfo) -> bool:
+        """Whether the file can be read without waiting for it."""
+        ...
+
     def fetch(self, files: Iterable[FileInfo]) -> None:
-        """Brings files near that will soon be read; a hint."""
+        """Brings files near that will soon be read."""
         ...
 
     def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
@@ -72,6 +90,8 @@ class StoreFiles(Protocol):
 
 class LocalFiles:
     """A store in a folder."""
+
+    look_ahead = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,6 +130,9 @@ class LocalFiles:
 
     def sidecar(self, file: FileInfo) -> Path:
         return self.folder / file.path
+
+    def has(self, file: FileInfo) -> bool:
+        return True
 
     def fetch(self, files: Iterable[FileInfo]) -> None:
         """They are here."""

@@ -186,10 +186,14 @@ class Part:
         """A sidecar column of the samples of one shard, for what need not read the whole part."""
         return self._readers[shard].column(name)
 
-    def shard_files(self, i: int, variants: Iterable[str]) -> tuple[FileInfo, ...]:
-        """Files that hold sample i: its tokens, and the ids of these variants."""
-        shard = self.info.shards[self._locate(i)[0]]
-        return tuple(shard.file(suffix) for suffix in ("tokens", *(f"text.{name}" for name in variants)))
+    def shard_number(self, i: int) -> int:
+        """Which shard holds sample i."""
+        return self._locate(i)[0]
+
+    def shard_files(self, number: int, variants: Iterable[str]) -> list[FileInfo]:
+        """What reading a shard takes: its sidecar, its tokens, and the ids of these variants."""
+        suffixes = ("parquet", "tokens", *(f"text.{name}" for name in variants))
+        return [self.info.shards[number].file(suffix) for suffix in suffixes]
 
     @property
     def files(self) -> StoreFiles:

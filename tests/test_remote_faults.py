@@ -1,0 +1,297 @@
+"""Fetching through a bad network, from a bad store, onto a bad disk: right in the end, or an error and nothing kept."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.s3_server import BUCKET, S3Server
+from titan_speech.config.tables import StorageTable
+from titan_speech.errors import DataError
+from titan_speech.remote import retry
+from titan_speech.remote.client import client_of
+from titan_speech.remote.copies import Copies, copies_of
+from titan_speech.remote.download import RemoteFile
+from titan_speech.remote.partial import RANGE_BYTES
+from titan_speech.remote.upload import upload_file
+from titan_speech.remote.url import S3Url
+
+BIG_BYTES = 2 * RANGE_BYTES + 1_000_000
+SMALL_BYTES = 200_000
+NUM_SMALL = 8
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.test_remote_faults"])
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What lies in the bucket."""
+
+    big: RemoteFile
+    small: tuple[RemoteFile, ...]
+
+
+@pytest.fixture(scope="module")
+def objects(s3_server: S3Server) -> Objects:
+    """One of three ranges, and eight small ones."""
+    client, rng = s3_server.client(), np.random.default_rng(0)
+
+    def stored(name: str, num_bytes: int) -> RemoteFile:
+        data = rng.bytes(num_bytes)
+        client.put_object(Bucket=BUCKET, Key=f"faults/{name}", Body=data)
+        return RemoteFile(S3Url(BUCKET, f"faults/{name}"), num_bytes, hashlib.sha256(data).hexdigest())
+
+    small = tuple(stored(f"small-{i}", SMALL_BYTES) for i in range(NUM_SMALL))
+    return Objects(stored("big", BIG_BYTES), small)
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    monkeypatch.setattr(retry, "FIRST_WAIT_SEC", 0.02)
+    with fault_proxy(s3_server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> StorageTable:
+    return s3_server.settings(tmp_path / "cache", proxy.port)
+
+
+def content(copies: Copies, file: RemoteFile) -> str:
+    return hashlib.sha256(copies.open(file)).hexdigest()
+
+
+def kept(settings: StorageTable) -> list[str]:
+    return sorted(path.name for path in Path(settings.cache_dir).rglob("*") if path.is_file() and path.name != "lock")
+
+
+@pytest.mark.parametrize(("fault", "number"), [("num_reset", 2), ("num_busy", 3), ("num_cut", 3), ("num_flipped", 1)])
+def test_a_passing_fault_only_costs_time(
+    fault: str, number: int, objects: Objects, proxy: FaultProxy, settings: StorageTable
+) -> None:
+    setattr(proxy, fault, number)
+    assert content(copies_of(settings), objects.big) == objects.big.sha256
+    assert proxy.num_faults == number
+    assert kept(settings) == [objects.big.sha256]
+
+
+def test_a_slow_network_is_waited_for(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+    proxy.pause_sec = 0.05
+    assert content(copies_of(settings), objects.small[0]) == objects.small[0].sha256
+
+
+def test_a_stalled_answer_is_asked_for_again(
+    s3_server: S3Server, objects: Objects, proxy: FaultProxy, tmp_path
+) -> None:
+    proxy.num_stalled = 1
+    settings = s3_server.settings(tmp_path / "cache", proxy.port, timeout_sec=0.5)
+    assert content(copies_of(settings), objects.small[0]) == objects.small[0].sha256
+    assert proxy.num_faults == 1
+
+
+def test_a_network_that_stays_bad_is_given_up(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+    proxy.num_busy = FOREVER
+    with pytest.raises(DataError, match=r"failed 4 times.*can be reached"):
+        copies_of(settings).open(objects.small[0])
+    assert not Path(settings.cache_dir, "files", objects.small[0].sha256).exists()
+
+
+def test_nobody_listening_is_said(s3_server: S3Server, objects: Objects, proxy: FaultProxy, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        settings = s3_server.settings(tmp_path / "cache", probe.getsockname()[1], num_attempts=2)
+        with pytest.raises(DataError, match=f"at {settings.endpoint_url} failed 2 times"):
+            copies_of(settings).open(objects.small[0])
+
+
+def test_bytes_that_are_always_wrong_are_never_kept(
+    objects: Objects, proxy: FaultProxy, settings: StorageTable
+) -> None:
+    proxy.num_flipped = FOREVER
+    with pytest.raises(DataError, match="faults/small-0 is damaged"):
+        copies_of(settings).open(objects.small[0])
+    assert kept(settings) == []
+
+
+def test_an_object_that_vanished_is_named(settings: StorageTable, objects: Objects) -> None:
+    gone = RemoteFile(S3Url(BUCKET, "faults/gone"), 5, "0" * 64)
+    with pytest.raises(DataError, match=r"faults/gone.*no such object"):
+        copies_of(settings).open(gone)
+
+
+def test_an_upload_damaged_on_the_way_is_refused_and_sent_again(
+    proxy: FaultProxy, settings: StorageTable, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"whole" * 1000)
+    proxy.num_busy = 2
+    upload_file(client_of(settings), tmp_path / "file", S3Url(BUCKET, "faults/sent"), "0" * 64)
+    assert client_of(settings).read(S3Url(BUCKET, "faults/sent")) == b"whole" * 1000
+
+
+def test_a_damaged_copy_on_this_node_is_fetched_again(
+    s3_server: S3Server, objects: Objects, proxy: FaultProxy, settings: StorageTable
+) -> None:
+    file = objects.small[0]
+    copies_of(settings).fetch(file)
+    path = Path(settings.cache_dir, "files", file.sha256)
+    path.chmod(0o644)
+    path.write_bytes(bytes(SMALL_BYTES))
+    later = Copies(client_of(settings), settings)  # as another process, which has not hashed it yet
+    assert content(later, file) == file.sha256
+
+
+def test_the_cap_holds_and_what_is_in_use_stays(s3_server: S3Server, objects: Objects, proxy, tmp_path: Path) -> None:
+    settings = s3_server.settings(tmp_path / "cache", proxy.port, cache_gb=3.5 * SMALL_BYTES / 1e9)
+    copies, small = copies_of(settings), objects.small
+    pinned = copies.open(small[0])
+    for file in small[1:]:
+        copies.fetch(file)
+        assert copies.cache.space.used_bytes() <= settings.cache_gb * 1e9
+    assert copies.cache.has(small[0])
+    assert copies.cache.has(small[-1])
+    assert not copies.cache.has(small[1])
+    assert hashlib.sha256(pinned).hexdigest() == small[0].sha256
+    pins = [copies.open(file) for file in (small[0], *small[-2:])]
+    with pytest.raises(DataError, match=r"in use by running processes.*raise storage\.cache_gb"):
+        copies.fetch(small[3])
+    assert len(kept(settings)) == 3
+    del pins, pinned
+    copies.fetch(small[3])
+
+
+def fetch_all(settings: StorageTable, files: tuple[RemoteFile, ...], rounds: int = 1) -> None:
+    """What a process of the node does; an exit code of 1 unless everything it reads is right."""
+    copies = copies_of(settings)
+    for i in range(rounds):
+        for file in (
+            np.random.default_rng([os.getpid(), i]).permutation(np.array(files, object)) if rounds > 1 else files
+        ):
+            assert content(copies, file) == file.sha256
+
+
+def run_processes(number: int, *arguments: object) -> None:
+    processes = [PROCESSES.Process(target=fetch_all, args=arguments) for _ in range(number)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def test_eight_processes_fetch_each_object_once(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+    files = (*objects.small, objects.big)
+    run_processes(8, settings, files)
+    expected = BIG_BYTES + NUM_SMALL * SMALL_BYTES
+    assert expected <= proxy.num_bytes <= expected + 20_000
+    assert kept(settings) == sorted(file.sha256 for file in files)
+
+
+def test_who_waits_for_a_fill_is_not_held_up_by_its_pin(
+    objects: Objects, proxy: FaultProxy, settings: StorageTable
+) -> None:
+    proxy.pause_sec = 0.02
+    copies = copies_of(settings)
+    with ThreadPoolExecutor(4) as pool:
+        mapped = list(pool.map(lambda _: copies.open(objects.small[0]), range(4), timeout=30))  # none is closed
+    assert len(mapped) == 4
+
+
+def test_eviction_never_takes_a_file_from_under_a_reader(
+    s3_server: S3Server, objects: Objects, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    settings = s3_server.settings(tmp_path / "cache", proxy.port, cache_gb=5.5 * SMALL_BYTES / 1e9)
+    run_processes(4, settings, objects.small, 5)
+    assert proxy.num_bytes > 2 * NUM_SMALL * SMALL_BYTES, "nothing was evicted"
+
+
+def test_a_killed_fill_is_gone_on_with(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+    proxy.pause_sec = 0.004
+    process = PROCESSES.Process(target=fetch_all, args=(settings, (objects.big,)))
+    process.start()
+    partial = Path(settings.cache_dir, "partial", objects.big.sha256)
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and b"\1" in partial.read_bytes()[BIG_BYTES:]):
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert kept(settings) == [objects.big.sha256]
+    assert partial.exists()
+    proxy.pause_sec, proxy.num_bytes = 0.0, 0
+    assert content(copies_of(settings), objects.big) == objects.big.sha256
+    assert proxy.num_bytes < BIG_BYTES - 900_000, "all ranges were fetched again"
+
+
+def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: StorageTable) -> None:
+    """As after a power cut that kept the record and lost the bytes."""
+    copies = copies_of(settings)
+    partial = Path(settings.cache_dir, "partial", objects.big.sha256)
+    partial.write_bytes(bytes(BIG_BYTES) + b"\1\1\1")
+    assert content(copies, objects.big) == objects.big.sha256
+
+
+def fetch_with_little_room(settings: StorageTable, file: RemoteFile) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES // 2, SMALL_BYTES // 2))
+    with pytest.raises(DataError, match=r"no room for 200,000 bytes.*storage\.cache_dir"):
+        copies_of(settings).open(file)
+
+
+def test_a_limit_on_files_is_said_and_leaves_nothing(objects: Objects, settings: StorageTable) -> None:
+    process = PROCESSES.Process(target=fetch_with_little_room, args=(settings, objects.small[0]))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert kept(settings) == []
+
+
+_FULL_DISK = """
+import sys
+from pathlib import Path
+from titan_speech.config.tables import StorageTable
+from titan_speech.errors import DataError
+from titan_speech.remote.copies import copies_of
+from titan_speech.remote.download import RemoteFile
+from titan_speech.remote.url import S3Url
+endpoint, cache, *sha256s = sys.argv[1:]
+copies = copies_of(StorageTable(endpoint_url=endpoint, cache_dir=cache, num_attempts=2))
+files = [RemoteFile(S3Url("stores", f"faults/small-{i}"), 200_000, sha256) for i, sha256 in enumerate(sha256s)]
+for file in files:
+    copies.fetch(file)
+assert copies.cache.has(files[-1]) and not copies.cache.has(files[0])
+pins = [copies.open(file) for file in files[-4:]]
+try:
+    copies.fetch(files[0])
+except DataError as error:
+    assert "no room for 200,000 bytes" in str(error), error
+    assert not list(Path(cache, "partial").iterdir())
+else:
+    raise AssertionError("a fifth file on a disk for four")
+"""
+
+
+def test_a_full_disk_evicts_first_and_then_is_said(s3_server: S3Server, objects: Objects, tmp_path: Path) -> None:
+    """On a disk of 1 MB, which a user may mount in a name space of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    inner = f'mount -t tmpfs -o size=900k tmpfs "{disk}" && exec "$@"'
+    names = [file.sha256 for file in objects.small]
+    python = (sys.executable, "-c", _FULL_DISK, s3_server.endpoint_url, str(disk), *names)
+    command = ("unshare", "--mount", "--map-root-user", "sh", "-c", inner, "sh", *python)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

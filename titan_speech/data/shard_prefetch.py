@@ -1,0 +1,128 @@
+"""Fetching the shards a rank will need before it needs them, where stores lie in object storage.
+
+In: the plan and the slots of one rank, in its order. Out: nothing but files that are in the node's cache when packs ask
+for them. Which files a slot reads follows from the plan alone: slot -> stream and pack -> pieces -> documents ->
+samples -> shard. The look-ahead is bounded in packs and in bytes (a quarter of the cache, divided by the node's
+processes), so that what is fetched is not evicted before its turn. A file that cannot be fetched is no error here: the
+pack that needs it says so.
+
+Stores in folders need none of it: no thread is started for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from titan_speech.data.pack import FILLER
+from titan_speech.data.plan import DataPlan
+from titan_speech.errors import DataError
+from titan_speech.store.files import LookAhead, StoreFiles
+from titan_speech.store.manifest import FileInfo
+
+logger = logging.getLogger(__name__)
+
+FILES_AT_ONCE = 4
+Needed = tuple[StoreFiles, FileInfo]
+
+
+def files_of_slot(plan: DataPlan, slot: int) -> list[Needed]:
+    """Every shard file that the slot's pack reads, each once, in the order of use."""
+    index, j = plan.order.locate(slot)
+    stream = plan.streams[index]
+    needed: dict[str, Needed] = {}
+    seen: set[tuple[int, int]] = set()
+    for piece in stream.packs.pieces(j):
+        documents = stream.documents[piece.part]
+        part = documents.part
+        for sample in documents.samples(piece.document):
+            shard = part.shard_number(sample)
+            if (piece.part, shard) not in seen:
+                seen.add((piece.part, shard))
+                for file in part.shard_files(shard, documents.variants):
+                    needed.setdefault(file.sha256, (part.files, file))
+    return list(needed.values())
+
+
+def look_ahead_of(plan: DataPlan) -> LookAhead | None:
+    """How far ahead to fetch; None where all stores are local."""
+    found = (documents.part.files.look_ahead for stream in plan.streams for documents in stream.documents)
+    return next(filter(None, found), None)
+
+
+class ShardPrefetcher:
+    """A thread that walks ahead of one rank's reading until `close`."""
+
+    def __init__(self, plan: DataPlan, slots: Iterable[list[int]], ahead: LookAhead) -> None:
+        self._plan, self._slots, self._ahead = plan, slots, ahead
+        self._moved = threading.Condition()
+        self._num_walked = self._num_read = 0
+        self._unread: deque[tuple[int, int]] = deque()  # the pack that needs some files first, and their bytes
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._walk, name="shard-prefetch", daemon=True)
+        self._thread.start()
+
+    def has_read(self, num_packs: int) -> None:
+        """The rank has gone on by that many packs, fillers included."""
+        with self._moved:
+            self._num_read += num_packs
+            while self._unread and self._unread[0][0] <= self._num_read:
+                self._unread.popleft()
+            self._moved.notify()
+
+    def close(self) -> None:
+        with self._moved:
+            self._is_closed = True
+            self._moved.notify()
+        self._thread.join()
+
+    def _walk(self) -> None:
+        with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="shard-prefetch") as pool:
+            try:
+                for files, file in self._needed():
+                    pool.submit(self._fetch, files, file)
+            except Exception as error:  # the reader meets the same error where it matters
+                logger.warning("shards are no longer fetched ahead: %s", error)
+            pool.shutdown(cancel_futures=self._is_closed)
+
+    def _needed(self) -> Iterator[Needed]:
+        """Files in the order of need, each when it comes into the look-ahead."""
+        previous: dict[str, Needed] = {}
+        for microbatch in self._slots:
+            current: dict[str, Needed] = {}
+            for slot in microbatch:
+                if not self._has_room():
+                    return
+                needed = files_of_slot(self._plan, slot) if slot != FILLER else []
+                new = [(files, file) for files, file in needed if file.sha256 not in previous | current]
+                current |= {file.sha256: (files, file) for files, file in needed}
+                self._note(sum(file.num_bytes for files, file in new if not files.has(file)))
+                yield from new
+            previous = current
+
+    def _has_room(self) -> bool:
+        """Waits until the next pack lies in the look-ahead; False once closed."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._is_closed or self._is_near())
+            return not self._is_closed
+
+    def _is_near(self) -> bool:
+        num_bytes = sum(num_bytes for _, num_bytes in self._unread)
+        return self._num_walked - self._num_read < self._ahead.num_packs and num_bytes < self._ahead.num_bytes
+
+    def _note(self, num_bytes: int) -> None:
+        with self._moved:
+            self._num_walked += 1
+            if num_bytes:
+                self._unread.append((self._num_walked, num_bytes))
+
+    def _fetch(self, files: StoreFiles, file: FileInfo) -> None:
+        if self._is_closed:
+            return
+        try:
+            files.fetch([file])
+        except DataError as error:
+            logger.warning("not fetched ahead: %s", error)
