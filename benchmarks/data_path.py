@@ -1,10 +1,13 @@
 """Speed and size of the data path; JSON on stdout.
 
-    python benchmarks/data_path.py [--samples 60000] [--synthetic-samples 2000000]
+    python -m benchmarks.data_path [--quick] [--large-samples 80000000]
 
-In: nothing; a store of random codes and a large synthetic part in memory are made here. Out: for each figure its value,
-with device, commit and the rate of a plain memmap copy of the same shards in the same run, since ratios travel between
-machines and absolute figures do not. CPU time is taken where one process does one thing, so neighbours count less.
+In: nothing; a store of random codes and a large store without content (large_store.py) are made here. Out: for each
+figure its value, with device, commit and the rates of plain memmap copies in the same run, since ratios travel between
+machines and absolute figures do not. Copies and reading take turns, and the best of several turns counts, in CPU time
+where one process does one thing, so neighbours matter less. `copy_blocks` copies 2,048 neighbouring codes at a time,
+`copy_pieces` pieces of the sizes that the packs hold, at random places. Reading is all of it: plan.pack and collate,
+three int64 tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -25,13 +30,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.large_store import speech_lengths, write_large_store
 from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
-from titan_speech.data.groups import Groups
-from titan_speech.data.lanes import LanedStream
-from titan_speech.data.loader import SpeechDataLoader
+from titan_speech.data.loader import SpeechDataLoader, collate
 from titan_speech.data.packing import best_fit
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
 from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.samples import SampleInfo
@@ -40,11 +43,7 @@ from titan_speech.text_tokenizer import TextTokenizer
 SEQ_LEN = 2_048
 TOKENIZER = "tokenizer/tiny"
 FAR_SLOT = 10**9
-
-
-def speech_lengths(num_samples: int, seed: int = 0) -> np.ndarray:
-    """Codes of segments of 1 to 40 s, 9.5 s on average."""
-    return np.random.default_rng(seed).lognormal(6.0, 0.6, num_samples).clip(50, 2_000).astype(np.int32)
+BATCH_PACKS = 8
 
 
 def build_store(path: Path, num_samples: int) -> None:
@@ -79,28 +78,30 @@ def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_count
     return clock() - began
 
 
-def memmap_copy_tokens_per_sec(store: Path) -> float:
-    """Every shard copied in pieces of one pack."""
-    arrays = [np.memmap(path, np.uint16, "r") for path in sorted(store.glob("*speech/*.tokens"))]
-
-    def copy() -> None:
-        for array in arrays:
-            for start in range(0, len(array) - SEQ_LEN, SEQ_LEN):
-                np.array(array[start : start + SEQ_LEN])
-
-    copy()
-    return sum(map(len, arrays)) / seconds(copy, time.process_time)
-
-
-def path_figures(store: Path, name: str, *tasks: str, num_packs: int = 6_000) -> Iterator[tuple[str, float]]:
+def reading_figures(store: Path, name: str, *tasks: str, num_packs: int, num_turns: int = 5) -> dict[str, float]:
+    """Tokens a second through the whole path, and of plain copies, in turns."""
     plan = DataPlan.load(config_of(store, *tasks))
-    yield f"{name}_first_pack_at_slot_1e9_ms", 1e3 * seconds(lambda: plan.pack(FAR_SLOT))
-    yield f"{name}_state_at_slot_1e9_ms", 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
-    _ = [plan.pack(slot) for slot in range(num_packs)]  # opens and checks all shards
-    later = range(num_packs, 2 * num_packs)
-    spent = seconds(lambda: [plan.pack(slot) for slot in later], time.process_time)
-    yield f"{name}_mtok_per_sec", num_packs * SEQ_LEN / spent / 1e6
-    yield f"{name}_fill", float(np.mean([stream.mean_fill for stream in plan.streams]))
+    found = {f"{name}_first_pack_at_slot_1e9_ms": 1e3 * seconds(lambda: plan.pack(FAR_SLOT))}
+    packs = [plan.pack(slot) for slot in range(num_packs)]  # opens and checks all shards
+    sizes = [piece.stop - piece.start for pack in packs for piece in pack.pieces]
+    codes = np.memmap(next(store.glob("*speech/00000.tokens")), np.uint16, "r")
+    starts = np.random.default_rng(0).integers(0, len(codes) - SEQ_LEN, len(sizes)).tolist()
+    places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    blocks = [slice(start, start + SEQ_LEN) for start in range(0, len(codes) - SEQ_LEN, SEQ_LEN)][:num_packs]
+    batches = [range(first, first + BATCH_PACKS) for first in range(0, num_packs, BATCH_PACKS)]
+    runs: dict[str, tuple[int, Callable[[], Any]]] = {
+        "copy_blocks": (len(blocks) * SEQ_LEN, lambda: [np.array(codes[block]) for block in blocks]),
+        "copy_pieces": (sum(sizes), lambda: [np.array(codes[place]) for place in places]),
+        "": (num_packs * SEQ_LEN, lambda: [collate([plan.pack(slot) for slot in batch]) for batch in batches]),
+    }
+    turns = [{key: seconds(run, time.process_time) for key, (_, run) in runs.items()} for _ in range(num_turns)]
+    spent = {key: min(turn[key] for turn in turns) for key in runs}
+    rates = {key: num_tokens / spent[key] / 1e6 for key, (num_tokens, _) in runs.items()}
+    found |= {"_".join(filter(None, (name, key, "mtok_per_sec"))): rate for key, rate in rates.items()}
+    found |= {f"{name}_to_{key}": rates[""] / rates[key] for key in ("copy_blocks", "copy_pieces")}
+    documents = sum(pack.num_documents for pack in packs) / num_packs
+    fill = float(np.mean([stream.mean_fill for stream in plan.streams]))
+    return found | {f"{name}_documents_a_pack": documents, f"{name}_fill": fill}
 
 
 def loader_mtok_per_sec(plan: DataPlan, num_workers: int, num_batches: int = 150) -> float:
@@ -112,37 +113,35 @@ def loader_mtok_per_sec(plan: DataPlan, num_workers: int, num_batches: int = 150
     return num_batches * 8 * SEQ_LEN / spent / 1e6
 
 
-class SyntheticDocuments:
-    """Lengths of many samples in memory; nothing to read."""
-
-    part: Any = None
-
-    def __init__(self, num_samples: int) -> None:
-        self.length_N = speech_lengths(num_samples) + np.int32(30)
-        self.num_documents = num_samples
-
-    def lengths(self, start: int, stop: int) -> np.ndarray:
-        return self.length_N[start:stop]
-
-    def samples(self, i: int) -> tuple[int, ...]:
-        return (i,)
-
-    def document(self, i: int) -> Any:
-        raise AssertionError("nothing to read")
+def state_bytes(plan: DataPlan) -> int:
+    config = SpeechDataLoader.Config(plan=plan, packs_per_step=64)
+    with closing(config.build(dp_world_size=1, dp_rank=0, local_batch_size=8)) as loader:
+        return len(json.dumps(loader.state_dict()))
 
 
-def large_figures(num_samples: int) -> Iterator[tuple[str, float]]:
-    """Planning cost per million samples, and the reach of any position, on a large part."""
-    groups = Groups((SyntheticDocuments(num_samples),))
-    streams: list[LanedStream] = []
-    rules = Rules(SEQ_LEN)
-    for name, make in (
-        ("split", lambda: streams.append(LanedStream("s", groups, rules, split_counts(groups, rules), SplitStream))),
-        ("whole", lambda: streams.append(LanedStream("w", groups, rules, whole_counts(groups, rules), WholeStream))),
-    ):
-        yield f"plan_{name}_sec_per_million_samples", seconds(make, time.process_time) / num_samples * 1e6
-        far = FAR_SLOT
-        yield f"far_pack_{name}_ms", 1e3 * seconds(lambda far=far: streams[-1].pieces(far))
+def plan_figures(store: Path) -> dict[str, float]:
+    """One plan of a large store: what a process of a run does first."""
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    began, began_cpu = time.perf_counter(), time.process_time()
+    plan = DataPlan.load(config_of(store, "speech", "tts"))
+    found = {"sec": time.perf_counter() - began, "cpu_sec": time.process_time() - began_cpu}
+    for task in ("speech", "tts"):
+        stream = next(stream for stream in plan.streams if stream.task == task)
+        found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.packs.pieces(10**6))
+    found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return found | {"peak_mb": peak_mb, "peak_mb_above_imports": peak_mb - before_mb}
+
+
+def large_figures(store: Path, num_samples: int) -> dict[str, float]:
+    """Plans of one large store in two processes: the first counts packs, the second finds them counted."""
+    write_large_store(store, num_samples, TOKENIZER)
+    found: dict[str, float] = {"large_samples": num_samples}
+    for name in ("first_plan", "later_plan"):
+        command = [sys.executable, "-m", "benchmarks.data_path", "--plan-of", str(store)]
+        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
+    return found
 
 
 def fill_figures() -> Iterator[tuple[str, float]]:
@@ -166,28 +165,34 @@ def next_fit(lengths: np.ndarray) -> int:
     return num_packs
 
 
-def figures(folder: Path, num_samples: int, num_synthetic: int) -> dict[str, float]:
+def figures(folder: Path, num_samples: int, num_packs: int, num_large: int) -> dict[str, float]:
     store = folder / "store"
     build_store(store, num_samples)
-    found = {"memmap_copy_mtok_per_sec": memmap_copy_tokens_per_sec(store) / 1e6}
-    for name, tasks in (("speech", ("speech",)), ("tts", ("tts",)), ("mixed", ("speech", "tts", "text"))):
-        found |= dict(path_figures(store, name, *tasks))
+    found: dict[str, float] = {}
+    for tasks in (("speech",), ("tts",), ("clone",), ("text",), ("speech", "tts", "text")):
+        found |= reading_figures(store, "mixed" if len(tasks) > 1 else tasks[0], *tasks, num_packs=num_packs)
     plan = DataPlan.load(config_of(store, "speech", "tts", "text"))
+    found["state_bytes"] = state_bytes(plan)
     found |= {f"loader_{workers}_workers_mtok_per_sec": loader_mtok_per_sec(plan, workers) for workers in (0, 2)}
-    found |= dict(fill_figures()) | dict(large_figures(num_synthetic))
-    return found
+    return found | dict(fill_figures()) | large_figures(folder / "large", num_large)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=60_000)
-    parser.add_argument("--synthetic-samples", type=int, default=2_000_000)
+    parser.add_argument("--quick", action="store_true", help="a small store, a large one of 2 M samples")
+    parser.add_argument("--large-samples", type=int, default=80_000_000)
+    parser.add_argument("--plan-of", type=Path, help="only plan this store, in a process of its own")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
+    if args.plan_of:
+        print(json.dumps(plan_figures(args.plan_of)))
+        return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
-        found = figures(Path(folder), args.samples, args.synthetic_samples)
-    about = {"device": platform.machine(), "cores": os.cpu_count(), "commit": commit.stdout.strip()}
+        sizes = (6_000, 400, 2_000_000) if args.quick else (60_000, 4_000, args.large_samples)
+        found = figures(Path(folder), *sizes)
+    about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    about["commit"] = commit.stdout.strip()
     print(json.dumps({**about, **{name: round(value, 4) for name, value in found.items()}}, indent=1))
 
 

@@ -11,7 +11,7 @@ the tokens that are training targets, or its arrays without a copy, for a pack t
     instruction   bos user block <|assistant_start|> | assistant <|assistant_end|> eos
 
 A block is <|x_start|> ... <|x_end|>; what is left of the bar is the prefix. The grammar is one table, compiled for a
-vocabulary: a tts document as arrays takes 1.5 us, as one array of ids with a mask 12 us.
+vocabulary: a tts document as arrays takes a fourteenth of the time that one array of ids with a mask takes.
 
 Shapes: T tokens of a document.
 """

