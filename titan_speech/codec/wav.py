@@ -57,7 +57,7 @@ def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             data = file.readframes(file.getnframes())
     except (OSError, EOFError, wave.Error) as error:
-        raise CodecError(f"cannot read {path} as wav: {error}") from error
+        raise CodecError(f"cannot read {path} as wav: {str(error) or 'it ends too early'}") from error
     if width != 2:
         return _read_soundfile(path)
     return np.frombuffer(data, dtype="<i2").reshape(-1, channels).astype(np.float32) / 32768.0, rate
