@@ -62,6 +62,7 @@ def credentials() -> dict[str, str]:
 @contextmanager
 def running_server(folder: Path) -> Iterator[S3Server]:
     """The server with its data below `folder`, until the block ends."""
+    log = ""
     for attempt in range(START_ATTEMPTS):  # a free port may be taken before the server has it
         inside = folder / f"attempt-{attempt}"
         inside.mkdir()
