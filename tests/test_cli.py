@@ -16,7 +16,9 @@ from tests.store_samples import write_store, write_tokenizer
 from titan_speech.cli import build_parser, main
 from titan_speech.config.load import load_config
 from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.verbs import VERBS, Verb, natural, naturals, positive
+from titan_speech.verbs import VERBS
+from titan_speech.verbs.values import natural, naturals, positive
+from titan_speech.verbs.verb import Verb
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("--job.config_file", "train_configs/demo.toml")

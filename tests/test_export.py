@@ -28,7 +28,7 @@ from titan_speech.hf.initial import model_shape
 from titan_speech.hf.rows import NewRows
 from titan_speech.model.spec import ADAPTERS, model_spec
 from titan_speech.prompts import Parts, Task
-from titan_speech.verbs import EXIT_BAD_INPUT
+from titan_speech.verbs.verb import EXIT_BAD_INPUT
 
 
 def silent(_: str) -> None:

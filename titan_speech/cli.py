@@ -2,7 +2,7 @@
 
 In: words. Out: text on stdout and an exit code: 0 done, 1 looked and found wrong (`store verify`), 2 bad
 input, told in one message on stderr without a traceback. `--help` answers in under 0.2 s. What there is to do
-stands in `verbs.py`.
+stands in `verbs/`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from functools import partial
 
 from titan_speech import __version__
 from titan_speech.errors import TitanSpeechError
-from titan_speech.verbs import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, ROOMS, VERBS, Verb, new_parser
+from titan_speech.verbs import ROOMS, VERBS
+from titan_speech.verbs.verb import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, Verb, new_parser
 
 
 def build_parser() -> argparse.ArgumentParser:

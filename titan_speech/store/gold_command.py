@@ -9,7 +9,7 @@ from pathlib import Path
 from titan_speech.store.gold import BY, GoldOptions, cut_gold
 from titan_speech.store.gold_file import Gold
 from titan_speech.store.store import open_store
-from titan_speech.verbs import natural, positive
+from titan_speech.verbs.values import natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

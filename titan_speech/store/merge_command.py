@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from titan_speech.store.merge import MergeOptions, merge_stores
-from titan_speech.verbs import natural, positive
+from titan_speech.verbs.values import natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.migrate import MigrateOptions, migrate_store, plan_migration
-from titan_speech.verbs import positive
+from titan_speech.verbs.values import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from titan_speech.store.audit.sound import AUTO, open_sound
 from titan_speech.store.audit.thresholds import Thresholds, read_thresholds
 from titan_speech.store.store import check_tokenizer, open_store
 from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.verbs import natural, positive
+from titan_speech.verbs.values import natural, positive
 from titan_speech.vocabulary import NUM_CODES
 
 

@@ -1,0 +1,49 @@
+"""Verbs on configurations."""
+
+from __future__ import annotations
+
+import argparse
+
+from titan_speech.verbs.values import positive
+from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
+
+_WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
+
+
+def config_show(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.load import load_config
+    from titan_speech.config.resolved import resolved_toml
+
+    print(resolved_toml(load_config(words)), end="")
+    return EXIT_DONE
+
+
+def config_check(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.budget import describe_budget
+    from titan_speech.config.load import load_config
+
+    loaded = load_config(words, world_size=args.world_size)
+    print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
+    print(describe_budget(loaded.config, args.world_size))
+    return EXIT_DONE
+
+
+VERBS = (
+    Verb(
+        "config",
+        "show",
+        "Print the resolved configuration as TOML, each value with its origin.",
+        "titan-speech config show --job.config_file train_configs/demo.toml --training.seq_len 1024",
+        config_show,
+        takes_config=True,
+    ),
+    Verb(
+        "config",
+        "check",
+        "Name every problem of a configuration at once, or print the budget derived from it.",
+        "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
+        config_check,
+        (_WORLD_SIZE,),
+        takes_config=True,
+    ),
+)

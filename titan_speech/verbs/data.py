@@ -1,0 +1,81 @@
+"""Verbs on what a run reads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from titan_speech.verbs.values import natural, naturals, positive
+from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
+
+
+def data_order(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.budget import smallest_world
+    from titan_speech.config.load import load_config
+    from titan_speech.data.order_report import order_digest, order_lines
+
+    config = load_config(words, world_size=args.world_size).config
+    world_size = args.world_size or smallest_world(config.parallelism)
+    if args.digest:
+        print(order_digest(config, args.start, args.count, world_size))
+        return EXIT_DONE
+    for line in order_lines(config, args.start, args.count, world_size):
+        print(line)
+    return EXIT_DONE
+
+
+def data_show(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.config.load import load_config
+    from titan_speech.data.show import show_lines
+
+    for line in show_lines(load_config(words).config, args.slots, args.source):
+        print(line)
+    return EXIT_DONE
+
+
+def data_phases(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.data.phase_report import phases_json, phases_text
+
+    print((phases_json if args.json else phases_text)(Path(args.run_folder)))
+    return EXIT_DONE
+
+
+VERBS = (
+    Verb(
+        "data",
+        "order",
+        "Print, or digest as one line, what all ranks of a run read together, slot by slot.",
+        "titan-speech data order --job.config_file train_configs/demo.toml --start 0 --count 16 --world-size 2",
+        data_order,
+        (
+            Argument("--start", "first global slot (default: 0)", type=natural, default=0),
+            Argument("--count", "number of slots (default: 16)", type=positive, default=16),
+            Argument("--world-size", "processes to simulate (default: the fewest that fit)", type=positive),
+            Argument("--digest", "one digest of all these slots, equal at any world size", is_switch=True),
+        ),
+        takes_config=True,
+    ),
+    Verb(
+        "data",
+        "show",
+        "Print packs with the trained tokens in colour and a border for each document.",
+        "titan-speech data show --job.config_file train_configs/demo.toml --slots 0,1 --source tts",
+        data_show,
+        (
+            Argument("--slots", "global slots between commas (default: 0)", type=naturals, default=(0,)),
+            Argument("--source", "show as many of this source's first packs instead"),
+        ),
+        takes_config=True,
+    ),
+    Verb(
+        "data",
+        "phases",
+        "Print the phases of a run: where each lies, what it read of each stream, what was carried over.",
+        "titan-speech data phases outputs/demo",
+        data_phases,
+        (
+            Argument("run_folder", "run folder (job.dump_folder)"),
+            Argument("--json", "as JSON", is_switch=True),
+        ),
+    ),
+)

@@ -1,0 +1,95 @@
+"""Verbs on Hugging Face folders: backbones in, checkpoints out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from titan_speech.verbs.values import natural, not_negative
+from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
+
+
+def model_expand(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.expand import expand
+    from titan_speech.hf.rows import NewRows
+
+    record = expand(args.source, args.output, NewRows(args.new_rows, args.scale, args.seed))
+    print(f"{args.output}: {record.num_base:,} rows grown to {record.num_rows:,}, vocabulary {record.vocabulary}")
+    return EXIT_DONE
+
+
+def model_export(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.export import EXPORT_DTYPES, Checkpoint, export
+
+    checkpoint = Checkpoint.open(args.checkpoint)
+    export(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
+    print(f"{args.output}: step {checkpoint.step} in {args.dtype}")
+    return EXIT_DONE
+
+
+def model_convert(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.convert import export_model, import_model
+    from titan_speech.hf.rows import NewRows
+    from titan_speech.layouts import LAYOUTS
+
+    if args.to:
+        export_model(args.source, args.output, LAYOUTS[args.layout])
+    else:
+        import_model(args.source, args.output, LAYOUTS[args.layout], NewRows())
+    print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
+    return EXIT_DONE
+
+
+VERBS = (
+    Verb(
+        "model",
+        "expand",
+        "Grow a backbone's Hugging Face folder by the speech vocabulary.",
+        "titan-speech model expand --from models/Llama-3.2-1B --output models/Llama-3.2-1B-speech",
+        model_expand,
+        (
+            Argument(
+                "--from", "folder with config.json, safetensors and tokenizer", type=Path, required=True, dest="source"
+            ),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
+            Argument(
+                "--new-rows",
+                "where new rows come from (default: mean_cov, mean and covariance of the old)",
+                default="mean_cov",
+                choices=("mean_cov", "mean", "normal"),
+            ),
+            Argument("--scale", "factor of the covariance (default: 1.0)", type=not_negative, default=1.0),
+            Argument("--seed", "seed of the new rows (default: 0)", type=natural, default=0),
+        ),
+    ),
+    Verb(
+        "model",
+        "export",
+        "Write a checkpoint as a Hugging Face folder that transformers and vLLM load.",
+        "titan-speech model export --checkpoint outputs/demo --output outputs/demo-hf",
+        model_export,
+        (
+            Argument("--checkpoint", "run folder (its newest) or .../step-N", type=Path, required=True),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
+            Argument(
+                "--dtype",
+                "type of the weights (default: bfloat16)",
+                default="bfloat16",
+                choices=("bfloat16", "float16", "float32"),
+            ),
+        ),
+    ),
+    Verb(
+        "model",
+        "convert",
+        "Bring a model of another speech trainer into this vocabulary, or one of ours into theirs.",
+        "titan-speech model convert --from models/Llasa-1B --layout llasa --output models/Llasa-1B-here",
+        model_convert,
+        (
+            Argument("--from", "Hugging Face folder", type=Path, required=True, dest="source"),
+            Argument("--layout", "token layout of the other side", required=True, choices=("inworld", "llasa")),
+            Argument("--to", "convert one of ours to the layout, instead of from it", is_switch=True),
+            Argument("--output", "folder to write; must not exist", type=Path, required=True),
+        ),
+    ),
+)

@@ -1,0 +1,39 @@
+"""Values of the command line, as argparse wants types: the value, or an error that says what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def natural(text: str) -> int:
+    """A whole number from 0, also written 1_000 or 1e9."""
+    try:
+        value = int(text) if "e" not in text.lower() else float(text)
+    except ValueError:
+        value = -1
+    if not value >= 0 or value % 1:  # infinity and NaN too
+        raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 0')
+    return int(value)
+
+
+def positive(text: str) -> int:
+    value = natural(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'"{text}" is not at least 1')
+    return value
+
+
+def not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'"{text}" is no number from 0')
+    return value
+
+
+def naturals(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    return tuple(natural(part) for part in text.split(","))
