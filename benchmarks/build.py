@@ -26,9 +26,9 @@ from tokenizers import Tokenizer
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is what is measured
 
-from titan_speech.corpus.build import BuildRequest, build_store
+from titan_speech.corpus.build.run import BuildRequest, build_store
 from titan_speech.corpus.format import ImportOptions
-from titan_speech.corpus.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.text_tokenizer import TextTokenizer
 

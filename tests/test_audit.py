@@ -23,7 +23,6 @@ from titan_speech.codec.wav import read_audio
 from titan_speech.corpus.samples import SpeechSample
 from titan_speech.remote.store_copy import push_store
 from titan_speech.remote.url import S3Url
-from titan_speech.store import conflicts
 from titan_speech.store.audit.choose import choose, fair_quotas
 from titan_speech.store.audit.histogram import histogram
 from titan_speech.store.audit.rates import spread_of
@@ -34,6 +33,7 @@ from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.samples import SampleInfo
 from titan_speech.store.store import open_store
+from titan_speech.store.write import conflicts
 from titan_speech.text_tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parents[1]

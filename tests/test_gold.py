@@ -19,9 +19,9 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.store.builder import StoreWriter
-from titan_speech.store.gold import GoldOptions, cut_gold
-from titan_speech.store.gold_file import GOLD_NAME, DecodePrompt, Gold, HeldOutIds, SourceStore, read_gold
-from titan_speech.store.merge import merge_stores
+from titan_speech.store.change.merge import merge_stores
+from titan_speech.store.gold.file import GOLD_NAME, DecodePrompt, Gold, HeldOutIds, SourceStore, read_gold
+from titan_speech.store.gold.pack import GoldOptions, cut_gold
 from titan_speech.store.samples import SampleInfo
 from titan_speech.store.store import open_store
 from titan_speech.store.verify import verify_store

@@ -14,8 +14,8 @@ from tests.import_samples import imported, opened
 from tests.xcodec2_folder import write_xcodec2
 from titan_speech.codec import Codec, load_codec
 from titan_speech.codec.wav import read_audio, read_resampled, write_wav
-from titan_speech.corpus import audio_folder
 from titan_speech.corpus.format import NamesCodec
+from titan_speech.corpus.formats import audio_folder
 from titan_speech.errors import CodecError, DataError
 from titan_speech.store.manifest import Kind
 from titan_speech.store.store import open_store

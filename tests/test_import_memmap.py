@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Tokenizer
 from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.lines import index_lines, parsed_lines
-from titan_speech.corpus.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.corpus.formats.lines import index_lines, parsed_lines
+from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 from titan_speech.errors import DataError
 
 

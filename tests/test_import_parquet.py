@@ -12,7 +12,7 @@ import pytest
 
 from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, speech_codes
-from titan_speech.corpus import parquet
+from titan_speech.corpus.formats import parquet
 from titan_speech.errors import DataError
 
 COLUMNS = {"sample_id": "id", "transcript_native": "text", "segment_order": "n"}

@@ -17,9 +17,9 @@ from tests.plan_samples import SEQ_LEN, World, make_world, with_training
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.lanes import LanedStream, LaneStream, carried_on, lane_of_turn
 from titan_speech.data.loader import SpeechDataLoader
-from titan_speech.data.phase_files import FOLDER, continued_from, phase_end, write_phases, write_step
-from titan_speech.data.phase_report import phase_figures, phases_json, phases_text
-from titan_speech.data.phases import PhaseEnd
+from titan_speech.data.phases.carry import PhaseEnd
+from titan_speech.data.phases.files import FOLDER, continued_from, phase_end, write_phases, write_step
+from titan_speech.data.phases.report import phase_figures, phases_json, phases_text
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.streams import Rules, SplitStream, WholeStream, whole_counts
 from titan_speech.errors import CheckpointError

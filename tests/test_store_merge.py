@@ -13,8 +13,8 @@ from tests.store_samples import CODEC, SENTENCES, add_all_kinds, info, speech_co
 from titan_speech.cli import main
 from titan_speech.errors import DataError
 from titan_speech.store.builder import StoreWriter
+from titan_speech.store.change.merge import MergeOptions, merge_stores
 from titan_speech.store.manifest import CodecInfo, Kind
-from titan_speech.store.merge import MergeOptions, merge_stores
 from titan_speech.store.store import open_store
 from titan_speech.store.verify import verify_store
 from titan_speech.text_tokenizer import TextTokenizer

@@ -132,7 +132,7 @@ def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: 
 def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> None:
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import save_resolved
-    from titan_speech.data.phase_files import write_phases
+    from titan_speech.data.phases.files import write_phases
 
     folder = Path(loaded.config.job.dump_folder)
     try:

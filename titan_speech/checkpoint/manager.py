@@ -21,8 +21,8 @@ from torchtitan.tools.logging import logger
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.start import Start, choose_start, complete_steps
 from titan_speech.config.tables import CheckpointTable
-from titan_speech.data.phase_files import write_step
-from titan_speech.data.phases import Phase
+from titan_speech.data.phases.carry import Phase
+from titan_speech.data.phases.files import write_step
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 

@@ -20,7 +20,7 @@ from titan_speech.model.shape import BackboneShape
 FOLDER = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
 RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
-"""Whether the data plan allows it is for data/phases.py to say, which can tell what changed."""
+"""Whether the data plan allows it is for data/phases to say, which can tell what changed."""
 
 
 @dataclass(frozen=True)

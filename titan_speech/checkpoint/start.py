@@ -13,9 +13,9 @@ from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.config.tables import CheckpointTable
-from titan_speech.data.phase_files import FOLDER as PHASES_FOLDER
-from titan_speech.data.phase_files import phase_end
-from titan_speech.data.phases import PhaseEnd
+from titan_speech.data.phases.carry import PhaseEnd
+from titan_speech.data.phases.files import FOLDER as PHASES_FOLDER
+from titan_speech.data.phases.files import phase_end
 from titan_speech.errors import CheckpointError
 
 FRESH = -1

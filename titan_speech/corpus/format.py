@@ -97,17 +97,17 @@ class NamesNormalization(Protocol):
 
 
 FORMATS: dict[str, tuple[str, str]] = {
-    "audio": ("audio_folder", "AudioFolder"),
-    "inworld": ("inworld", "Inworld"),
-    "jsonl": ("jsonl", "Jsonl"),
-    "llasa": ("llasa", "Llasa"),
-    "mds": ("mds", "MDS"),
-    "parquet": ("parquet", "Parquet"),
+    "audio": ("formats.audio_folder", "AudioFolder"),
+    "inworld": ("formats.inworld", "Inworld"),
+    "jsonl": ("formats.jsonl", "Jsonl"),
+    "llasa": ("formats.llasa", "Llasa"),
+    "mds": ("formats.mds", "MDS"),
+    "parquet": ("formats.parquet", "Parquet"),
     "text-jsonl": ("text.jsonl", "TextJsonl"),
     "text-parquet": ("text.parquet", "TextParquet"),
     "text-plain": ("text.plain", "TextPlain"),
     "text-prepared": ("text.prepared", "TextPrepared"),
-    "webdataset": ("webdataset", "WebDataset"),
+    "webdataset": ("formats.webdataset", "WebDataset"),
 }
 """Name to (module under titan_speech.corpus, class)."""
 

@@ -16,7 +16,7 @@
       |  order.py        slot g -> stream, j;  keyed permutations
       v
     order
-      |  phases.py       where earlier phases left each stream          (phase_records, phase_diff, phase_files)
+      |  phases/         where earlier phases left each stream
       |  plan.py         DataPlan.pack(g): all of the above             (fingerprint, plan_table)
       |  pack.py         ids, labels and positions of one pack          (labels: the stream in the high bits)
       v
@@ -24,7 +24,7 @@
       |  slots.py        which rank computes which slot of a step, by lane, and when
       |  loader.py       batches of one rank; state = next slot         (prefetch)
       v
-    batches              order_report.py, show.py and phase_report.py print what lies in them
+    batches              order_report.py, show.py and phases/report.py print what lies in them
 
 Everything below `documents` is a pure function of (seed, plan fingerprint, slot): no state but one integer.
 """

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.gold_file import Gold, read_gold
+from titan_speech.store.gold.file import Gold, read_gold
 from titan_speech.store.part import Part
 from titan_speech.store.store import Store
 

@@ -33,8 +33,8 @@ from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
 from titan_speech.data.pack import Pack, filler_pack, lay_out
-from titan_speech.data.phase_records import run_phases, wanted_phase
-from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
+from titan_speech.data.phases.carry import Phase, PhaseEnd, StreamRecord
+from titan_speech.data.phases.records import run_phases, wanted_phase
 from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
 from titan_speech.data.streams import Rules, SplitStream, WholeStream

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
+from titan_speech.progress import Progress
 from titan_speech.remote.client import Client, client_of
 from titan_speech.remote.download import RemoteFile
 from titan_speech.remote.folder import download_files
 from titan_speech.remote.manifest import read_remote_manifest
-from titan_speech.remote.progress import Progress
 from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.upload import upload_folder
 from titan_speech.remote.url import S3Url
@@ -30,7 +30,7 @@ def push_store(folder: Path, url: S3Url, settings: StorageTable | None = None) -
     manifest = read_manifest(folder)
     _refuse_another(client, url, manifest)
     files = list(files_of(manifest))
-    progress = Progress(f"push {folder} to {url}", len(files) + 1, sum(file.num_bytes for file in files))
+    progress = Progress(f"push {folder} to {url}", sum(file.num_bytes for file in files), "MB", 1e6)
     sha256s = {file.path: file.sha256 for file in files}
     done = upload_folder(
         client,
@@ -51,7 +51,7 @@ def pull_store(url: S3Url, folder: Path, settings: StorageTable | None = None) -
     client = client_of(settings or StorageTable())
     manifest = read_remote_manifest(client, url)
     files = {file.path: RemoteFile(url.child(file.path), file.num_bytes, file.sha256) for file in files_of(manifest)}
-    progress = Progress(f"pull {url} to {folder}", len(files), sum(file.num_bytes for file in files.values()))
+    progress = Progress(f"pull {url} to {folder}", sum(file.num_bytes for file in files.values()), "MB", 1e6)
     unfinished = folder.with_name(f"{folder.name}.pull")
     download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
     with open(unfinished / MANIFEST_NAME, "wb") as file:

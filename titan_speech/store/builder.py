@@ -25,14 +25,14 @@ from types import TracebackType
 from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
-from titan_speech.store.conflicts import find_conflicts
-from titan_speech.store.cut import by_part, write_part
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
 from titan_speech.store.problems import Problem, Problems
 from titan_speech.store.samples import SampleInfo
 from titan_speech.store.shards import flush_to_disk
-from titan_speech.store.spill import Recipe, Spill
 from titan_speech.store.tasks import count_tasks
+from titan_speech.store.write.conflicts import find_conflicts
+from titan_speech.store.write.cut import by_part, write_part
+from titan_speech.store.write.spill import Recipe, Spill
 from titan_speech.text_tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)

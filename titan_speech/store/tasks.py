@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from titan_speech.prompts import Task
 from titan_speech.store.files import StoreFiles
-from titan_speech.store.keys import order_keys
 from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
 from titan_speech.store.samples import TRANSCRIPT_VARIANTS
 from titan_speech.store.verify_shard import read_sidecar
+from titan_speech.store.write.keys import order_keys
 
 NUM_THREADS = 4
 

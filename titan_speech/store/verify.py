@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from titan_speech.progress import Progress
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
-from titan_speech.store.progress import Progress
 from titan_speech.store.store import stored_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify_shard import CheckedShard, ShardCheck, read_sidecar

@@ -34,7 +34,7 @@ def data_show(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def data_phases(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.data.phase_report import phases_json, phases_text
+    from titan_speech.data.phases.report import phases_json, phases_text
 
     print((phases_json if args.json else phases_text)(Path(args.run_folder)))
     return EXIT_DONE

@@ -53,7 +53,7 @@ VERBS = (
         "Build a token store from arrays, WebDataset, MDS, parquet, JSONL, audio or text.",
         "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
         "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
-        deferred("titan_speech.corpus.build_command"),
+        deferred("titan_speech.corpus.build.command"),
         is_deferred=True,
     ),
     Verb(
@@ -89,7 +89,7 @@ VERBS = (
         "gold",
         "Cut a frozen validation set out of stores, which training never reads.",
         "titan-speech store gold demo_data --output gold --num-ce 150 --num-decode 16 --by sample",
-        deferred("titan_speech.store.gold_command"),
+        deferred("titan_speech.store.gold.command"),
         is_deferred=True,
     ),
     Verb(
@@ -97,7 +97,7 @@ VERBS = (
         "merge",
         "Make one store of several of one codec, tokenizer and normalization; all or nothing.",
         "titan-speech store merge stores/youtube stores/studio --output stores/all",
-        deferred("titan_speech.store.merge_command"),
+        deferred("titan_speech.store.change.merge_command"),
         is_deferred=True,
     ),
     Verb(
@@ -105,7 +105,7 @@ VERBS = (
         "migrate",
         "Bring a store to another tokenizer or normalization, or say what must be rebuilt or encoded again.",
         "titan-speech store migrate stores/all --tokenizer tokenizer/qwen3 --old-tokenizer tokenizer/llama3 --plan",
-        deferred("titan_speech.store.migrate_command"),
+        deferred("titan_speech.store.change.migrate_command"),
         is_deferred=True,
     ),
     Verb(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from titan_speech.corpus.build_command import columns_of
+from titan_speech.corpus.build.command import columns_of
 from titan_speech.corpus.format import ImportOptions
 from titan_speech.corpus.text.job import Job, Source, read_job_file
 from titan_speech.corpus.text.prepare import prepare

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.corpus.build_pool import run_all
-from titan_speech.corpus.build_progress import BuildProgress
+from titan_speech.corpus.build.pool import run_all
+from titan_speech.corpus.build.progress import BuildProgress
 from titan_speech.corpus.text.job import Job
 from titan_speech.corpus.text.report import write_reports
 from titan_speech.corpus.text.tally import Tally

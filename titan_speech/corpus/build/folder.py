@@ -1,0 +1,185 @@
+"""The folder of an unfinished build: what is done stays done, whatever is killed.
+
+    OUTPUT.building/settings.json       what the build began with
+    OUTPUT.building/lock                held by the running build
+    OUTPUT.building/units/<unit>/       runs (store/write/runs.py) and record.json of an imported unit
+    OUTPUT.building/shards/<shard>      what the manifest says of a shard that is cut
+    OUTPUT.building/store/              the store to be
+
+A unit is imported to a folder of another name and renamed when it is whole, a shard's record is renamed into place
+when its files are on disk: what bears its name is complete. A unit whose input has another size or time of change
+than when it was imported is imported again. The spills take as much room as the store itself, once more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from titan_speech.corpus.build.settings import BuildSettings, differences
+from titan_speech.corpus.format import Unit
+from titan_speech.errors import DataError
+from titan_speech.store.write.cut import ShardJob
+from titan_speech.store.manifest import FileInfo, Kind, ShardInfo
+from titan_speech.store.problems import Found
+from titan_speech.store.write.runs import Run, VariantCount
+from titan_speech.store.shards import PartKey, flush_to_disk
+
+UNIT_PROBLEM = "unit"
+"""Kind of the problem that a unit could not be read to its end."""
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """An imported unit."""
+
+    name: str
+    stamp: str
+    """Sizes and times of change of its files when it was imported."""
+    num_samples: int
+    num_tokens: int
+    problems: Mapping[str, Found]
+    runs: tuple[Run, ...]
+
+    def is_done(self, unit: Unit, skip_bad: bool) -> bool:
+        """Whether it need not be imported again."""
+        is_usable = not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
+        return is_usable and self.stamp == stamp_of(unit)
+
+
+def stamp_of(unit: Unit) -> str:
+    stats = [(path, path.stat()) for path in (unit.path, *unit.other_paths)]
+    return ";".join(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+
+
+class BuildFolder:
+    """Where a build keeps what it has done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.units, self.shards, self.store = path / "units", path / "shards", path / "store"
+        self._lock: int | None = None
+
+    def open(self, settings: BuildSettings) -> None:
+        """Begins a build, or continues the one that was begun here with the same settings."""
+        content = settings.content()
+        file = self.path / "settings.json"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if not file.exists():
+            _write(file, json.dumps(content, indent=1, ensure_ascii=False))
+        elif changed := differences(_read(file), content):
+            raise DataError(
+                f"{self.path} holds an unfinished build with other settings; repeat its command to continue it, or "
+                "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
+            )
+
+    def prepare(self) -> None:
+        """Makes room for what is to come, and clears away what was not finished."""
+        for folder in (self.units, self.shards, self.store):
+            folder.mkdir(exist_ok=True)
+        for left in self.units.glob("*.tmp-*"):
+            shutil.rmtree(left)
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise DataError(f"another process is building in {self.path} ({error}); wait for it or stop it") from error
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def tidy(self, output: Path) -> None:
+        """The store is in place; what it was made of goes, and all of this folder unless the store lies in it."""
+        for folder in (self.units, self.shards):
+            shutil.rmtree(folder, ignore_errors=True)
+        if output.parent != self.path:
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
+    def unit_path(self, unit: Unit) -> Path:
+        return self.units / hashlib.sha256(unit.name.encode()).hexdigest()[:24]
+
+    def record(self, unit: Unit) -> UnitRecord | None:
+        file = self.unit_path(unit) / "record.json"
+        return read_record(file) if file.exists() else None
+
+    def forget_shards_unless(self, digest: str) -> None:
+        """Shards cut from other runs than these are cut again."""
+        file = self.shards / "digest"
+        if not file.exists() or file.read_text() != digest:
+            for folder in (self.shards, self.store):
+                shutil.rmtree(folder)
+                folder.mkdir()
+            _write(file, digest)
+
+    def shard(self, job: ShardJob) -> ShardInfo | None:
+        file = shard_record(self.shards, job)
+        if not file.exists():
+            return None
+        content = _read(file)
+        files = tuple(FileInfo(**some) for some in content["files"])
+        return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], files)
+
+
+def shard_record(folder: Path, job: ShardJob) -> Path:
+    return folder / f"{job.key.folder}.{job.name}.json"
+
+
+def write_shard_record(folder: Path, job: ShardJob, info: ShardInfo) -> None:
+    _write(shard_record(folder, job), json.dumps(asdict(info)))
+
+
+def write_record(folder: Path, record: UnitRecord) -> None:
+    runs = [
+        {**asdict(run), "folder": run.folder.name, "key": [run.key.dataset_source, run.key.language, str(run.key.kind)]}
+        for run in record.runs
+    ]
+    problems = {kind: asdict(found) for kind, found in record.problems.items()}
+    content = {**vars(record), "problems": problems, "runs": runs}
+    _write(folder / "record.json", json.dumps(content, ensure_ascii=False))
+
+
+def read_record(file: Path) -> UnitRecord:
+    content = _read(file)
+    problems = {kind: Found(**found) for kind, found in content["problems"].items()}
+    runs = tuple(_run(file.parent, some) for some in content["runs"])
+    return UnitRecord(**{**content, "problems": problems, "runs": runs})
+
+
+def _run(unit: Path, content: dict) -> Run:
+    source, language, kind = content["key"]
+    variants = tuple(VariantCount(**variant) for variant in content["variants"])
+    run = Run(**{**content, "key": PartKey(source, language, Kind(kind)), "variants": variants})
+    return replace(run, folder=unit / content["folder"])
+
+
+def digest_of(records: Sequence[UnitRecord]) -> str:
+    """Changes when other samples would be cut."""
+    told = [(record.name, record.stamp, record.num_samples, record.num_tokens) for record in records]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        flush_to_disk(opened.fileno())
+    os.rename(temporary, file)

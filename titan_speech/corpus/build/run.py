@@ -1,0 +1,234 @@
+"""Building a store from what a team has: parallel, restartable, the same bytes however it went.
+
+inputs --> units         named by the format                         format.py
+             |  each imported by one process to sorted runs          work.py, store/write/spill.py
+             v
+           checks        over all samples: duplicates, segment order store/write/conflicts.py
+             |  each shard cut by one process from all runs          work.py, store/write/cut.py
+             v
+           manifest      written last, then the store is renamed into place
+
+In: `BuildRequest`. Out: the manifest of a store at `output`. A build that is killed continues when it is asked for
+again. Bad input is told whole: every unit is checked before anything is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from titan_speech.corpus.build.folder import UNIT_PROBLEM, BuildFolder, UnitRecord, digest_of
+from titan_speech.corpus.build.pool import run_all
+from titan_speech.corpus.build.progress import BuildProgress
+from titan_speech.corpus.build.settings import BuildSettings
+from titan_speech.corpus.build.work import CutWork, ImportWork, UnitTask
+from titan_speech.corpus.format import Format, ImportOptions, NamesCodec, NamesNormalization, Unit, open_format
+from titan_speech.errors import DataError
+from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
+from titan_speech.store.write.conflicts import find_conflicts
+from titan_speech.store.write.cut import ShardJob, by_part, part_info, shard_jobs
+from titan_speech.store.manifest import CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
+from titan_speech.store.problems import Found, Problems
+from titan_speech.store.write.runs import Run
+from titan_speech.store.write.spill import Recipe
+from titan_speech.text_tokenizer import TextTokenizer
+
+REPORT_NAME = "build_report.json"
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build, from what, and how."""
+
+    format: str
+    options: ImportOptions
+    output: Path
+    tokenizer: Path
+    name: str
+    licence: str
+    codec: CodecInfo | None = None
+    normalize: bool = False
+    seed: int = 0
+    shard_bytes: int = 128 << 20
+    required_transcripts: tuple[str, ...] = ()
+    num_workers: int = 1
+    skip_bad: bool = False
+    folder: Path | None = None
+    """Where the unfinished build is kept; None is beside the output."""
+
+
+def build_store(request: BuildRequest) -> Manifest:
+    """Builds the store, or continues where an earlier call was stopped."""
+    check_shard_bytes(request.shard_bytes)
+    folder = BuildFolder(request.folder or request.output.with_name(f"{request.output.name}.building"))
+    is_published = request.output.exists()
+    if is_published and (folder.store.exists() or not folder.path.exists()):
+        raise DataError(
+            f"{request.output} exists already and a store is never changed: choose another path or delete it"
+        )
+    tokenizer = TextTokenizer.load(request.tokenizer)
+    opened = open_format(request.format, request.options)
+    recipe = _recipe(request, opened, tokenizer)
+    settings = _settings(request, recipe)
+    try:
+        folder.open(settings)
+        if is_published:  # killed while it tidied up
+            folder.tidy(request.output)
+            return read_manifest(request.output)
+        return _Build(request, folder, opened, recipe).run()
+    except OSError as error:
+        raise DataError(
+            f"store {request.output} is not finished: {error}; run the same command again to continue"
+        ) from error
+    finally:
+        folder.close()
+
+
+def _recipe(request: BuildRequest, opened: Format, tokenizer: TextTokenizer) -> Recipe:
+    codec = request.codec
+    if isinstance(opened, NamesCodec) and (named := opened.codec_info()) is not None:
+        if codec is not None and codec.hash != named.hash:
+            raise DataError(
+                f"the input's codes are of codec {named.name}, hash {named.hash}, but --codec-hash says {codec.hash}; "
+                "leave out --codec-name and --codec-hash, or give the input they belong to"
+            )
+        codec = named
+    return Recipe(tokenizer, codec, _normalization(request, opened), request.seed, request.required_transcripts)
+
+
+def _normalization(request: BuildRequest, opened: Format) -> str:
+    if named := _normalized_by(opened):
+        return named
+    if not request.normalize:
+        return "none"
+    from titan_speech.corpus.text.normalize import normalization_version
+
+    return normalization_version()
+
+
+def _normalized_by(opened: Format) -> str | None:
+    """The rules the input's texts went through already."""
+    return opened.normalization_version() if isinstance(opened, NamesNormalization) else None
+
+
+def _settings(request: BuildRequest, recipe: Recipe) -> BuildSettings:
+    return BuildSettings(
+        request.format,
+        request.options,
+        request.name,
+        request.licence,
+        recipe.codec,
+        recipe.tokenizer.fingerprint,
+        recipe.normalization_version,
+        request.seed,
+        request.shard_bytes,
+        request.required_transcripts,
+    )
+
+
+class _Build:
+    """A build whose folder is open."""
+
+    def __init__(self, request: BuildRequest, folder: BuildFolder, opened: Format, recipe: Recipe) -> None:
+        self._request, self._folder, self._format, self._recipe = request, folder, opened, recipe
+
+    def run(self) -> Manifest:
+        self._folder.prepare()
+        records = self._import_units(_checked_units(self._format))
+        runs = [run for record in records for run in record.runs]
+        self._check(records, runs)
+        self._folder.forget_shards_unless(digest_of(records))
+        manifest = self._cut(runs)
+        self._write_report(records)
+        write_manifest(manifest, self._folder.store)
+        self._publish()
+        return manifest
+
+    def _import_units(self, units: Sequence[Unit]) -> list[UnitRecord]:
+        known = {unit.name: self._folder.record(unit) for unit in units}
+        left = [unit for unit in units if not _is_done(known[unit.name], unit, self._request.skip_bad)]
+        progress = BuildProgress("imported", "units", [unit.num_bytes for unit in left])
+        normalize = self._request.normalize and not _normalized_by(self._format)
+        work = ImportWork(self._format, self._recipe, normalize)
+        tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
+        imported = run_all(work, tasks, self._request.num_workers, progress.tick)
+        progress.finish()
+        made = {record.name: record for record in imported}
+        return [made.get(unit.name) or known[unit.name] for unit in units]  # type: ignore[misc]
+
+    def _check(self, records: Sequence[UnitRecord], runs: Sequence[Run]) -> None:
+        problems = Problems(f"store {self._request.output} was not built", limit=None)
+        for record in records:
+            if not self._request.skip_bad or UNIT_PROBLEM in record.problems:
+                problems.merge(record.problems)
+        find_conflicts(runs, problems)
+        problems.raise_if_any()
+        if not runs:
+            raise DataError(f"store {self._request.output} was not built: the inputs hold no samples")
+
+    def _cut(self, runs: Sequence[Run]) -> Manifest:
+        parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
+        jobs = [job for some in parts.values() for job in some]
+        left = [job for job in jobs if self._folder.shard(job) is None]
+        progress = BuildProgress("cut", "shards", [self._request.shard_bytes] * len(left))
+        run_all(CutWork(self._folder.store, self._folder.shards), left, self._request.num_workers, progress.tick)
+        progress.finish()
+        rate = codes_per_sec(self._recipe.codec)
+        infos = tuple(part_info(some, self._shards(parts[key]), rate) for key, some in by_part(runs).items())
+        manifest = Manifest(
+            name=self._request.name,
+            licence=self._request.licence,
+            codec=self._recipe.codec,
+            tokenizer=TokenizerInfo(self._recipe.tokenizer.fingerprint, self._recipe.tokenizer.num_base),
+            normalization_version=self._recipe.normalization_version,
+            seed=self._request.seed,
+            parts=(),
+        )
+        return completed(manifest, infos, self._folder.store)
+
+    def _shards(self, jobs: Sequence[ShardJob]) -> list[ShardInfo]:
+        return [info for job in jobs if (info := self._folder.shard(job)) is not None]
+
+    def _write_report(self, records: Sequence[UnitRecord]) -> None:
+        """What was imported and what was left out; nothing in it depends on how the build went."""
+        dropped = Problems("", limit=None)
+        for record in records:
+            dropped.merge(record.problems)
+        content = {
+            "from": self._request.format,
+            "units": len(records),
+            "samples": sum(record.num_samples for record in records),
+            "tokens": sum(record.num_tokens for record in records),
+            "dropped": {kind: _told(found) for kind, found in dropped.found.items()},
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (self._folder.store / REPORT_NAME).write_text(text, encoding="utf-8")
+
+    def _publish(self) -> None:
+        try:
+            os.rename(self._folder.store, self._request.output)
+        except OSError as error:
+            raise DataError(
+                f"{self._request.output} appeared during the build ({error}); it was left as it is"
+            ) from error
+        self._folder.tidy(self._request.output)
+
+
+def _checked_units(opened: Format) -> list[Unit]:
+    units = opened.units()
+    names = [unit.name for unit in units]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"two units of the input are called {twice!r}: give each input once, and under its own name")
+    return units
+
+
+def _is_done(record: UnitRecord | None, unit: Unit, skip_bad: bool) -> bool:
+    return record is not None and record.is_done(unit, skip_bad)
+
+
+def _told(found: Found) -> dict[str, object]:
+    return {"count": found.count, "first": found.first}

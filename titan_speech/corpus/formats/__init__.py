@@ -1,0 +1,1 @@
+"""Importers, one module a format, and what they share: files, lines, columns and records of an input."""

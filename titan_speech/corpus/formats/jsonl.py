@@ -1,0 +1,121 @@
+"""JSONL with codes in `.npy` files.
+
+In: `.jsonl` files, one object a sample. `codes` is a list of codes, or the path of a `.npy` file, taken from the folder
+of the JSONL if it is relative. Without it the codes lie in the `.npy` beside the JSONL that has its name (a.jsonl,
+a.npy). An array of more than one sample is read by one of
+
+    codes_row                  a row of an array [N, T]
+    codes_start                where the sample begins in an array [all codes]
+
+and `code_len`, how many codes there are (a padded row, or from codes_start on). Out: samples of speech. A line that is
+not JSON stops its unit, an array that cannot be read is a bad sample. A unit is 65,536 lines.
+
+Shapes: T codes of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.corpus.format import ImportOptions, Unit
+from titan_speech.corpus.formats.columns import CODES, speech_columns
+from titan_speech.corpus.formats.files import InputFile, find_files, instead
+from titan_speech.corpus.formats.lines import index_lines, parsed_lines
+from titan_speech.corpus.formats.records import Record, speech_samples
+from titan_speech.corpus.samples import Sample
+from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
+
+ROW, START, LENGTH = "codes_row", "codes_start", "code_len"
+LINES_PER_UNIT = 65_536
+OPEN_ARRAYS = 64
+
+
+class Jsonl:
+    """`--from jsonl`."""
+
+    def __init__(self, options: ImportOptions) -> None:
+        self._options = options
+        self._columns = speech_columns(options)
+        self._files = find_files(options.inputs, (".jsonl",), "jsonl")
+        self._line_offsets: dict[str, int] = {}
+        _check_json(self._files[0].path)
+
+    def units(self) -> list[Unit]:
+        return [unit for file in self._files for unit in self._units(file)]
+
+    def _units(self, file: InputFile) -> Iterator[Unit]:
+        lines = index_lines(file.path, range(0, file.num_bytes + 1, LINES_PER_UNIT))
+        firsts = sorted(lines.offsets)
+        for first, stop in zip(firsts, [*firsts[1:], lines.num_lines], strict=True):
+            name = f"{file.name}:{first}"
+            self._line_offsets[name] = lines.offsets[first]
+            num_bytes = file.num_bytes * (stop - first) // lines.num_lines
+            beside = file.path.with_suffix(".npy")
+            yield Unit(name, file.path, num_bytes, first, stop, (beside,) if beside.is_file() else ())
+
+    def samples(self, unit: Unit) -> Iterator[Sample]:
+        return speech_samples(self._records(unit), self._columns, self._options, unit)
+
+    def _records(self, unit: Unit) -> Iterator[tuple[str, Record | Problem]]:
+        column, beside = self._options.columns.get(CODES, CODES), unit.path.with_suffix(".npy")
+        for name, record in parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, unit.stop):
+            value = record.get(column)
+            path = unit.path.parent / value if isinstance(value, str) else beside
+            if isinstance(value, str) or (value is None and beside.is_file()):
+                try:
+                    record[column] = _codes(path, record)
+                except DataError as error:
+                    yield name, Problem("array", str(error))
+                    continue
+            yield name, record
+
+
+def _check_json(path: Path) -> None:
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip()
+    if head and not head.startswith(b"{"):
+        raise DataError(
+            f"{path} does not begin with a JSON object, expected for --from jsonl{instead([path], 'jsonl')}"
+        )
+
+
+def _codes(path: Path, record: Mapping[str, object]) -> NDArray:
+    """The sample's own part of the array."""
+    array, where = _array(str(path)), f"{path} of shape {_array(str(path)).shape}"
+    row, start, length = (_natural(record, name) for name in (ROW, START, LENGTH))
+    if row is not None:
+        if start is not None or array.ndim != 2 or row >= len(array):
+            raise DataError(f"{ROW} is {row} in {where}: expected a row of an array [N, T], and no {START}")
+        array = array[row]
+    elif start is not None:
+        if length is None or array.ndim != 1:
+            raise DataError(f"{START} is {start} in {where}: expected an array [all codes], and a {LENGTH}")
+        array = array[start:]
+    if length is None or (row is None and start is None):
+        return array
+    if length > len(array):
+        raise DataError(f"{LENGTH} is {length}, but {where} has only {len(array)} codes there")
+    return array[:length]
+
+
+def _natural(record: Mapping[str, object], name: str) -> int | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DataError(f"{name} is {value!r}: expected a whole number from 0")
+    return value
+
+
+@lru_cache(OPEN_ARRAYS)
+def _array(path: str) -> NDArray:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is not a .npy array that can be read ({error})") from error

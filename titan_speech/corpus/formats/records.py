@@ -1,0 +1,178 @@
+"""Records of an input, one mapping a sample, as samples of speech.
+
+In: the records of one unit, in order, each with a name for error messages; a `Problem` in place of one that could not
+be read. Out: `SpeechSample`s in the same order, and `BadSample`s in place of records that do not make one.
+
+Shapes: T codes of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.corpus.format import ImportOptions, Unit
+from titan_speech.corpus.formats.columns import CODES, ROW, TRANSCRIPTS, Columns, absent, missing
+from titan_speech.corpus.samples import BadSample, Sample, SpeechSample
+from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
+from titan_speech.store.samples import SampleInfo
+
+Record = Mapping[str, object]
+
+CODE_DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4"), "uint32": np.dtype("<u4"), "int64": np.dtype("<i8")}
+_NUMBERS = {"segment_order": int, "sample_rate": int, "start_time": float, "end_time": float}
+
+
+def speech_samples(
+    records: Iterable[tuple[str, Record | Problem]], columns: Columns, options: ImportOptions, unit: Unit
+) -> Iterator[Sample]:
+    """The samples of a unit; raises at its end if a named column was in no record."""
+    seen: set[str] = set()
+    for number, (name, record) in enumerate(records):
+        if isinstance(record, Problem):
+            yield BadSample(name, record)
+            continue
+        seen.update(record)
+        try:
+            yield _sample(record, columns, options, f"{unit.name}:{unit.start + number}")
+        except UnfitError as error:
+            yield BadSample(name, error.problem)
+    for field, column in columns.named.items():
+        if column not in seen and column != ROW:
+            raise DataError(f"{unit.path} {missing(field, column, seen)}")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Stands in a record for a value that is not read; an error if a field is looked for in it."""
+
+    reason: str
+
+
+class UnfitError(Exception):
+    """One record is not fit; an importer turns it into a `BadSample`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = Problem(kind, detail)
+
+
+def _sample(record: Record, columns: Columns, options: ImportOptions, row_name: str) -> SpeechSample:
+    info, transcripts = describe(record, columns, options, row_name)
+    column = columns.locate(record).get(CODES)
+    codes_T = None if column is None else codes_array(_value(CODES, column, record), options.codes_dtype)
+    if codes_T is None:
+        raise UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
+    return SpeechSample(info, codes_T, transcripts)
+
+
+def describe(
+    record: Record, columns: Columns, options: ImportOptions, row_name: str
+) -> tuple[SampleInfo, dict[str, str]]:
+    """All that a record says of its sample beside the codes; transcripts by variant."""
+    info: dict[str, str | int | float | None] = dict.fromkeys(("sample_id", "language", "dataset_source"))
+    transcripts: dict[str, str] = {}
+    for field, column in columns.locate(record).items():
+        value = None if field == CODES else _value(field, column, record)
+        if value is None:
+            continue
+        if field in TRANSCRIPTS:
+            transcripts[TRANSCRIPTS[field]] = _text(field, value)
+        else:
+            info[field] = _info_value(field, value)
+    if columns.candidates["sample_id"] == (ROW,):
+        info["sample_id"] = row_name
+    info["language"] = info["language"] or options.language
+    info["dataset_source"] = info["dataset_source"] or options.dataset_source
+    for field in ("sample_id", "language", "dataset_source"):
+        if info[field] is None:
+            raise UnfitError(f"no {field}", _lacks(field, record, columns))
+    return SampleInfo(**info), transcripts  # type: ignore[arg-type]
+
+
+def _value(field: str, column: str, record: Record) -> object:
+    value = record[column]
+    if isinstance(value, Refused):
+        raise UnfitError(
+            f"{field} refused", f"{column} {value.reason} and is not imported: write codes with numpy.save"
+        )
+    return value
+
+
+def _lacks(field: str, record: Record, columns: Columns) -> str:
+    column = columns.of(field, record)
+    return absent(field, columns.candidates[field], record) if column is None else f"{field}: {column!r} is empty"
+
+
+def _refused(record: Record) -> str:
+    return "".join(
+        f". {name} {value.reason} and is not read" for name, value in record.items() if isinstance(value, Refused)
+    )
+
+
+def _info_value(field: str, value: object) -> str | int | float:
+    if type(value) is str and field not in _NUMBERS:
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if field in _NUMBERS:
+        return _number(field, value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected text")
+    return str(value)
+
+
+def _number(field: str, value: object) -> int | float:
+    kind = _NUMBERS[field]
+    try:
+        number = kind(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool) or (kind is int and number != float(value)):  # type: ignore[arg-type]
+        expected = "a whole number" if kind is int else "seconds"
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected {expected}")
+    return number
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UnfitError(f"type of {field}", f"{field} is {value!r}: expected text")
+    return value
+
+
+def codes_array(value: object, codes_dtype: str | None) -> NDArray | None:
+    """Codes as the input has them; bytes only if the user said what they are."""
+    if value is None:
+        return None
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _from_bytes(value, codes_dtype)
+    try:
+        codes_T = np.asarray(value)
+    except ValueError as error:
+        raise UnfitError("codes", f"codes are not one row of numbers ({error})") from None
+    if codes_T.ndim > 1 and codes_T.shape[-1] == codes_T.size:  # (1, 1, T), as XCodec2 gives them
+        codes_T = codes_T.reshape(-1)
+    return codes_T
+
+
+def _from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | None) -> NDArray:
+    known = ", ".join(CODE_DTYPES)
+    if codes_dtype is None:
+        detail = f"codes are {len(data)} bytes of unknown width: say which with --codes-dtype ({known})"
+        raise UnfitError("bytes", detail)
+    dtype = CODE_DTYPES[codes_dtype]
+    if len(data) % dtype.itemsize:
+        detail = (
+            f"codes are {len(data)} bytes, no multiple of {dtype.itemsize} as {codes_dtype} has it: not {codes_dtype}"
+        )
+        raise UnfitError("bytes", detail)
+    return np.frombuffer(data, dtype)
+
+
+def check_codes_dtype(options: ImportOptions) -> None:
+    if options.codes_dtype is not None and options.codes_dtype not in CODE_DTYPES:
+        raise DataError(f"--codes-dtype {options.codes_dtype!r}: expected one of {', '.join(CODE_DTYPES)}")

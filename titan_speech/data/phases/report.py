@@ -1,0 +1,136 @@
+"""The phases of a run as text or JSON: the logic of `titan-speech data phases`.
+
+In: a run folder. Out: for each phase of the run's newest checkpoint, or of the phase it began last, where it lies, what
+it read, and what became of each stream. A phase ends where the next begins; the last one at the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from titan_speech.data.phases.carry import Phase, StreamRecord
+from titan_speech.data.phases.files import FOLDER, newest_checkpoint, phase_end, read_chain
+from titan_speech.errors import CheckpointError
+
+HEADER = ("stream", "share", "tokens read", "epochs read", "epochs in all", "")
+
+
+@dataclass(frozen=True)
+class StreamFigures:
+    """What a phase read of a stream."""
+
+    name: str
+    share: float
+    num_tokens: int
+    """Tokens of packs, padding included."""
+    num_epochs: float
+    num_epochs_in_all: float
+    """With the phases before, and the runs it continues; by the pack counts of this phase."""
+    status: str
+
+
+@dataclass(frozen=True)
+class PhaseFigures:
+    """One phase of a run."""
+
+    label: str
+    plan: str
+    seq_len: int
+    first_step: int
+    end_step: int
+    first_slot: int
+    end_slot: int
+    first_token: int
+    continues: str
+    streams: tuple[StreamFigures, ...]
+    retired: tuple[str, ...]
+
+
+def phase_figures(run_folder: Path) -> list[PhaseFigures]:
+    """The phases of the run, oldest first."""
+    chain, end_step = _chain(run_folder)
+    ends = [*((phase.first_step, phase.first_slot) for phase in chain[1:])]
+    ends.append((end_step, chain[-1].slots(end_step).start))
+    return [_figures(phase, *end) for phase, end in zip(chain, ends, strict=True)]
+
+
+def _chain(run_folder: Path) -> tuple[tuple[Phase, ...], int]:
+    if not run_folder.is_dir():
+        raise CheckpointError(f"there is no run folder {run_folder}; give what job.dump_folder of the run says")
+    checkpoint = newest_checkpoint(run_folder)
+    end = phase_end(checkpoint) if checkpoint is not None else None
+    if end is not None:
+        return end.phases, end.step
+    records = sorted((run_folder / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not records:
+        raise CheckpointError(
+            f"{run_folder} has no {FOLDER} folder and no checkpoint with one: it is no run folder, or its run ended "
+            "before it began its first phase"
+        )
+    chain = read_chain(run_folder / FOLDER, records[-1].stem)
+    return chain, chain[-1].first_step
+
+
+def _figures(phase: Phase, end_step: int, end_slot: int) -> PhaseFigures:
+    num_packs = phase.order().num_packs(end_slot - phase.first_slot)
+    return PhaseFigures(
+        label=phase.label,
+        plan=phase.plan,
+        seq_len=phase.seq_len,
+        first_step=phase.first_step,
+        end_step=end_step,
+        first_slot=phase.first_slot,
+        end_slot=end_slot,
+        first_token=phase.first_token,
+        continues=phase.continues,
+        streams=tuple(_stream(phase, *pair) for pair in zip(phase.streams, num_packs, strict=True)),
+        retired=tuple(stream.name for stream in phase.retired),
+    )
+
+
+def _stream(phase: Phase, stream: StreamRecord, num_packs: int) -> StreamFigures:
+    before = sum(leg.num_packs * leg.rules.seq_len for leg in stream.legs)
+    here = num_packs * phase.seq_len
+    epoch = stream.epoch_packs * phase.seq_len
+    status = stream.status + (f": {stream.reason}" if stream.reason else "")
+    return StreamFigures(stream.name, stream.share, here, here / epoch, (before + here) / epoch, status)
+
+
+def phases_json(run_folder: Path) -> str:
+    return json.dumps([asdict(phase) for phase in phase_figures(run_folder)], indent=1, ensure_ascii=False)
+
+
+def phases_text(run_folder: Path) -> str:
+    return "\n\n".join("\n".join(_lines(phase)) for phase in phase_figures(run_folder))
+
+
+def _lines(phase: PhaseFigures) -> list[str]:
+    tokens = (phase.end_slot - phase.first_slot) * phase.seq_len
+    lines = [
+        f"phase {phase.label!r}, data plan {phase.plan}, seq_len {phase.seq_len:,}",
+        f"  steps {phase.first_step:,} to {phase.end_step:,}, slots {phase.first_slot:,} to {phase.end_slot:,}, "
+        f"tokens {phase.first_token:,} to {phase.first_token + tokens:,}",
+    ]
+    if phase.continues:
+        lines.append(f"  continues {phase.continues}")
+    rows = [HEADER, *(_row(stream) for stream in phase.streams)]
+    lines += _aligned(rows)
+    return lines + [f"  {name}: retired" for name in phase.retired]
+
+
+def _row(stream: StreamFigures) -> tuple[str, ...]:
+    epochs = (f"{stream.num_epochs:.3g}", f"{stream.num_epochs_in_all:.3g}")
+    return stream.name, f"{stream.share:.2%}", f"{stream.num_tokens:,}", *epochs, stream.status
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *figures, status = row
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=False))]
+        lines.append("  " + "  ".join([*cells, status]).rstrip())
+    return lines

@@ -1,0 +1,1 @@
+"""New stores out of existing ones: merged, or migrated to another tokenizer. A store itself never changes."""

@@ -1,0 +1,28 @@
+"""`titan-speech store merge`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from titan_speech.store.change.merge import MergeOptions, merge_stores
+from titan_speech.verbs.values import natural, positive
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
+    parser.add_argument("--output", help="folder of the new store; must not exist", type=Path, required=True)
+    parser.add_argument("--name", help="name of the new store (default: the names of the stores)")
+    parser.add_argument("--seed", help="seed of its order (default: that of the first store)", type=natural)
+    parser.add_argument("--shard-bytes", help="tokens of a shard (default: 128 MB)", type=positive, default=128 << 20)
+    parser.add_argument("--workers", help="processes (default: one a core)", type=positive)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = MergeOptions(args.name, args.seed, args.shard_bytes, args.workers)
+    merged = merge_stores(args.stores, args.output, options)
+    samples = sum(part.num_samples for part in merged.parts)
+    print(
+        f"{args.output}: {samples:,} samples in {len(merged.parts)} parts from {len(args.stores)} stores, "
+        f"fingerprint {merged.fingerprint}"
+    )

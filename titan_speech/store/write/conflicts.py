@@ -1,0 +1,115 @@
+"""Checks over all samples of a store: ids that occur twice, segment orders that contradict start times.
+
+In: the runs of all parts. Out: problems. Samples are compared by 64-bit hash, one range of hashes after another, so
+memory is bounded: 4 M hashes at a time (below 400 MB), whatever the size of the store. Where hashes meet, the samples
+themselves are looked up: two ids may share a hash, two samples may not share an id.
+
+Shapes: N entries of one range of hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.write.cut import key_slice
+from titan_speech.store.write.runs import Run
+
+MAX_ENTRIES = 1 << 22
+MAX_LOOKED_UP = 1000
+
+Where = tuple[Run, int]
+"""A run and a row of it."""
+
+
+def find_conflicts(runs: Sequence[Run], problems: Problems) -> None:
+    """Tells all problems to `problems`."""
+    if not runs:
+        return
+    for first, last in _ranges(sum(run.num_samples for run in runs)):
+        _find_duplicates(runs, first, last, problems)
+    for first, last in _ranges(sum(len(run.segments()) for run in runs)):
+        _find_contradictions(runs, first, last, problems)
+
+
+def _ranges(num_entries: int) -> Iterator[tuple[int, int]]:
+    num_ranges = max(1, -(-num_entries // MAX_ENTRIES))
+    borders = [(index << 64) // num_ranges for index in range(num_ranges + 1)]
+    for first, following in pairwise(borders):
+        yield first, following - 1
+
+
+def _find_duplicates(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
+    slices = [(run, *key_slice(run.keys_N(), first, last)) for run in runs]
+    keys_N = np.sort(np.concatenate([run.keys_N()[start:stop] for run, start, stop in slices]))
+    repeats_N = keys_N[1:][keys_N[1:] == keys_N[:-1]]
+    repeated = np.unique(repeats_N)
+    looked_up = repeated[:MAX_LOOKED_UP]
+    for key in looked_up if len(looked_up) else ():
+        _tell_duplicates(runs, int(key), problems)
+    rest = len(repeats_N) - int(np.isin(repeats_N, looked_up).sum())
+    if rest:
+        problems.add("", Problem("duplicate", "duplicate sample_id"), rest)
+
+
+def _tell_duplicates(runs: Sequence[Run], key: int, problems: Problems) -> None:
+    """Of the samples that share one key."""
+    seen: dict[str, list[Run]] = {}
+    for run in runs:
+        start, stop = key_slice(run.keys_N(), key, key)
+        for sample_id in run.rows()["sample_id"].slice(start, stop - start).to_pylist() if stop > start else ():
+            seen.setdefault(sample_id, []).append(run)
+    for sample_id, having in seen.items():
+        if len(having) > 1:
+            detail = f"duplicate sample_id{_units(having)}"
+            problems.add(sample_id, Problem("duplicate", detail), len(having) - 1)
+
+
+def _units(runs: Sequence[Run]) -> str:
+    units = sorted({run.unit for run in runs if run.unit is not None})
+    return f" in {' and '.join(units[:2])}" if units else ""
+
+
+def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
+    """In one recording a later segment does not start earlier."""
+    parts, owners = [], []
+    for index, run in enumerate(runs):
+        segments = run.segments()
+        start, stop = key_slice(segments["recording"], first, last)
+        parts.append(segments[start:stop])
+        owners.append(np.full(stop - start, index, np.int32))
+    segments_N, owner_N = np.concatenate(parts), np.concatenate(owners)
+    order_N = np.lexsort((segments_N["start"], segments_N["order"], segments_N["recording"]))
+    bad = np.flatnonzero(_contradicts(segments_N[order_N]))
+    for later in bad[:MAX_LOOKED_UP].tolist():
+        before, after = order_N[later : later + 2].tolist()
+        _tell_contradiction(
+            (runs[int(owner_N[before])], int(segments_N["row"][before])),
+            (runs[int(owner_N[after])], int(segments_N["row"][after])),
+            problems,
+        )
+    if len(bad) > MAX_LOOKED_UP:
+        problems.add("", Problem("segment order", "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
+
+
+def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
+    """Whether segment i + 1 starts before segment i of the same recording, though its order is greater."""
+    before, after = sorted_N[:-1], sorted_N[1:]
+    same = before["recording"] == after["recording"]
+    return same & (before["order"] < after["order"]) & (before["start"] > after["start"])
+
+
+def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None:
+    rows = [run.rows().slice(row, 1).to_pylist()[0] for run, row in (before, after)]
+    if rows[0]["source_video_id"] != rows[1]["source_video_id"]:
+        return  # two recordings of one hash
+    detail = (
+        f"segment_order {rows[1]['segment_order']} of source_video_id {rows[1]['source_video_id']!r} starts at "
+        f"{rows[1]['start_time']} s, before segment_order {rows[0]['segment_order']} ({rows[0]['sample_id']!r}) at "
+        f"{rows[0]['start_time']} s"
+    )
+    problems.add(rows[1]["sample_id"], Problem("segment order", detail))
