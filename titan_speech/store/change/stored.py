@@ -1,8 +1,8 @@
 """Shards of existing stores as runs of a store to be: what merging, migrating and cutting a gold pack share.
 
-In: a store, and for each shard which samples are kept or what changes in them. Out: runs (store/write/runs.py), which are cut into
-shards as those of a build are. Every file is checked against its sha256 before it is read. Memory: one shard with its
-rows for each worker (400 MB at 128 MB a shard).
+In: a store, and for each shard which samples are kept or what changes in them. Out: runs (write/runs.py), which are cut
+into shards as those of a build are. Every file is checked against its sha256 before it is read. Memory: one shard with
+its rows for each worker (400 MB at 128 MB a shard).
 
 Shapes: N samples of a shard.
 """
