@@ -206,6 +206,8 @@ def test_a_syntax_error_in_a_base_does_not_hide_what_else_is_wrong(folder: Path)
 
 # one problem at a time: where, what, expected, nearest
 
+S3_PROBLEM = ("data.source.1.store", "expected s3://bucket/prefix, a bucket of")
+
 ONE_PROBLEM = {
     "misspelt key": (
         "seq_len = 512",
@@ -354,6 +356,30 @@ ONE_PROBLEM = {
         "data.language_rule.0.floor",
         "the whole pool",
     ),
+    "address without a bucket": ('store = "demo_data"\ntask = "tts"', 'store = "s3:///x"\ntask = "tts"', *S3_PROBLEM),
+    "address with an empty part": (
+        'store = "demo_data"\ntask = "tts"',
+        'store = "s3://abc/a//x"\ntask = "tts"',
+        *S3_PROBLEM,
+    ),
+    "address of another kind": (
+        'store = "demo_data"\ntask = "tts"',
+        'store = "gs://bucket/x"\ntask = "tts"',
+        "data.source.1.store",
+        "the folder of a token store, or s3://bucket/prefix",
+    ),
+    "address of a gold pack": (
+        "[optimizer]",
+        '[data]\nheld_out = ["s3://b"]\n[optimizer]',
+        "data.held_out.0",
+        "s3://bucket/prefix",
+    ),
+    "endpoint without a scheme": (
+        "[optimizer]",
+        '[storage]\nendpoint_url = "127.0.0.1:9000"\n[optimizer]',
+        "storage.endpoint_url",
+        "https://host:port",
+    ),
     "negative alpha": ("alpha = 0.5", "alpha = -1", "data.language_rule.0.alpha", "1 is in proportion"),
     "chunks": ("[optimizer]", "[loss]\nnum_chunks = 7\n[optimizer]", "loss.num_chunks", "512 / 1 = 512"),
     "tp": (
@@ -395,6 +421,22 @@ def test_each_kind_of_problem_is_told_once_with_file_line_key_and_what_was_expec
     last = key.split(".")[-1]
     where = text.splitlines()[line - 1]
     assert last in where or last.isdecimal() or kind in {"missing value", "tp"}, where
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("[optimizer]", '[storage]\nendpoint_url = "https://ID:SECRET@host"\n[optimizer]', "storage.endpoint_url"),
+        ("[optimizer]", '[storage]\nendpoint_url = "https://host/?sig=SECRET"\n[optimizer]', "storage.endpoint_url"),
+        ('store = "demo_data"\ntask = "tts"', 'store = "s3://ID:SECRET@bucket/x"\ntask = "tts"', "data.source.1.store"),
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(folder: Path, old: str, new: str, key: str) -> None:
+    [problem] = problems(changed(old, new))
+    assert re.match(rf"run\.toml:\d+: {re.escape(key)}: found a name", problem)
+    assert "AWS_SECRET_ACCESS_KEY" in problem
+    assert "SECRET@" not in problem
+    assert "sig=" not in problem
 
 
 def test_a_default_that_contradicts_what_was_written_says_it_is_the_default(folder: Path) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.plan_samples import make_world
 from tests.s3_server import BUCKET, S3Server
 from tests.store_samples import write_store, write_tokenizer
 from titan_speech.cli import main
+from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.remote.client import client_of
 from titan_speech.remote.store_copy import pull_store, push_store
 from titan_speech.remote.upload import upload_file, upload_folder
 from titan_speech.remote.url import S3Url, is_s3
+from titan_speech.store.gold.file import read_gold
+from titan_speech.store.gold.pack import GoldOptions, cut_gold
 from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -90,6 +95,42 @@ def test_a_store_is_never_pushed_over_another_or_pulled_into_a_folder(
         push_store(other, url, settings)
     with pytest.raises(DataError, match="exists already"):
         pull_store(url, other, settings)
+
+
+def test_a_gold_pack_holds_out_the_same_samples_from_its_address(s3_server: S3Server, tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    gold = tmp_path / "gold"
+    cut_gold([world.store], gold, GoldOptions(num_ce=12, num_decode=3, by="sample"))
+    (gold / "build_report.json").write_text("{}")
+    settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "gold")
+    push_store(gold, url, settings)
+    local = world.three_tasks(held_out=(str(gold),))
+    remote = replace(local, storage=settings, data=replace(local.data, held_out=(str(url),)))
+    assert DataPlan.load(remote).fingerprint == DataPlan.load(local).fingerprint
+    assert DataPlan.load(remote).fingerprint != DataPlan.load(world.three_tasks()).fingerprint
+    assert f"held out by {url}: " in DataPlan.load(remote).describe()
+    pull_store(url, tmp_path / "back", settings)
+    assert files_below(tmp_path / "back") == files_below(gold)
+
+
+def test_another_gold_json_is_never_sent_over_one(s3_server: S3Server, store: Path, tmp_path: Path) -> None:
+    settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "gold-taken")
+    copy = Path(shutil.copytree(store, tmp_path / "gold"))
+    push_store(copy, url, settings)
+    with pytest.raises(DataError, match=r"no gold pack at s3://stores/gold-taken: gold.json is missing"):
+        read_gold(str(url), settings)
+    (copy / "gold.json").write_text("one")
+    push_store(copy, url, settings)
+    with pytest.raises(DataError, match=r"s3://stores/gold-taken/gold.json is damaged"):
+        read_gold(str(url), settings)
+    (copy / "gold.json").write_text("two")
+    with pytest.raises(DataError, match=r"holds another gold.json already"):
+        push_store(copy, url, settings)
+    spoilt = {"Metadata": {"sha256": "0" * 64}, "Body": b"one"}
+    s3_server.client().put_object(Bucket=BUCKET, Key="gold-taken/gold.json", **spoilt)
+    with pytest.raises(DataError, match=r"gold.json is damaged: its sha256"):
+        pull_store(url, tmp_path / "back", settings)
+    assert not (tmp_path / "back").exists()
 
 
 def test_an_object_in_parts_is_the_file(s3_server: S3Server, tmp_path: Path) -> None:

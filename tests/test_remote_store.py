@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -19,13 +22,14 @@ from tests.s3_server import BUCKET, S3Server
 from titan_speech.config.tables import StorageTable
 from titan_speech.data.order_report import order_digest
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.shard_prefetch import ShardPrefetcher, files_of_slot, look_ahead_of
+from titan_speech.data.shard_prefetch import ShardPrefetcher, files_of_plan, files_of_slot, look_ahead_of
 from titan_speech.errors import DataError
 from titan_speech.remote.store_copy import push_store
 from titan_speech.remote.url import S3Url
 from titan_speech.store.describe import describe_store
+from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import Kind
-from titan_speech.store.store import Store, open_store
+from titan_speech.store.store import Store, open_store, stored_files
 from titan_speech.store.verify import verify_store
 
 
@@ -115,6 +119,28 @@ def test_a_damaged_object_is_named_and_never_read(
     assert path in verification.problems[0]
 
 
+_KILLED_WHILE_VERIFYING = """
+import os, signal, sys
+from titan_speech.store.store import stored_files
+with stored_files(sys.argv[1]) as store:
+    store.fetch(store.manifest().parts[0].shards[0].files)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.usefixtures("by_environment")
+def test_what_a_killed_verify_left_is_removed_by_the_next(address: str, storage: StorageTable) -> None:
+    killed = subprocess.run((sys.executable, "-c", _KILLED_WHILE_VERIFYING, address), check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [left] = Path(storage.cache_dir).glob("verify-*")
+    assert list((left / "files").iterdir())
+    with stored_files(address), stored_files(address):
+        folders = list(Path(storage.cache_dir).glob("verify-*"))
+        assert len(folders) == 2, "one in use was removed, or one left behind was not"
+        assert left not in folders
+    assert list(Path(storage.cache_dir).glob("verify-*")) == []
+
+
 def test_what_is_missing_is_said_when_the_store_is_opened(
     s3_server: S3Server, world: World, storage: StorageTable
 ) -> None:
@@ -192,6 +218,34 @@ def test_shards_are_there_before_the_packs_that_need_them(world: World, address:
     before = {path.name for path in cached.iterdir()}
     assert [plan.pack(slot).num_pad_tokens >= 0 for slot in range(6)] == [True] * 6
     assert {path.name for path in cached.iterdir()} == before, "a pack had to wait for a file"
+
+
+def test_packs_are_passed_over_while_every_file_is_here(
+    world: World, address: str, storage: StorageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.three_tasks()
+    sources = tuple(replace(source, store=address) for source in config.data.source)
+    plan = DataPlan.load(replace(config, storage=storage, data=replace(config.data, source=sources)))
+    for files, file in files_of_plan(plan):
+        files.fetch([file])
+    seen: list[int] = []
+    monkeypatch.setattr("titan_speech.data.shard_prefetch.files_of_slot", lambda plan, slot: seen.append(slot) or [])
+    monkeypatch.setattr("titan_speech.data.shard_prefetch.PACKS_A_CHECK", 8)
+    slots, first = count(), files_of_plan(plan)[0][1].sha256
+    with closing(ShardPrefetcher(plan, ([slot] for slot in slots), LookAhead(8, 1 << 30))) as prefetcher:
+        wait_until(lambda: prefetcher.num_walked == 8)
+        assert seen == []
+        Path(storage.cache_dir, "files", first).unlink()
+        prefetcher.has_read(8)
+        wait_until(lambda: prefetcher.num_walked == 16)
+        assert seen == list(range(8, 16))
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def sidecars(plan: DataPlan) -> set[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from titan_speech.config.check_data import check_data
+from titan_speech.config.check_storage import check_storage
 from titan_speech.config.finding import Finding
 from titan_speech.config.problem import DEFAULT, Origin, Problem, nearest_name
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
@@ -233,4 +234,5 @@ _CHECKS: tuple[Check, ...] = (
     check_flavor,
     check_attention,
     check_data,
+    check_storage,
 )

@@ -143,7 +143,8 @@ class DataTable:
     """Batches read ahead."""
 
     held_out: tuple[str, ...] = ()
-    """Folders of gold packs (titan-speech store gold): their samples are never read, in whatever store they lie."""
+    """Gold packs (titan-speech store gold), in folders or at s3://bucket/prefix: their samples are never read, in
+    whatever store they lie."""
 
     source: tuple[SourceTable, ...] = ()
     """[[data.source]] tables."""

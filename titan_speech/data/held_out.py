@@ -1,8 +1,9 @@
 """Samples that training never reads: the gold packs of `[data] held_out`.
 
-In: the folders of gold packs and the stores of a run. Out: the same stores with masked parts. To every view of the data
-a held-out sample has no tokens, no text, no speaker and no recording, so none reads it, pairs it or stitches it; to ask
-for its tokens nevertheless is an error. Nothing else of the path from store to pack has to know.
+In: the places of gold packs (folders, or s3://bucket/prefix) and the stores of a run. Out: the same stores with masked
+parts. To every view of the data a held-out sample has no tokens, no text, no speaker and no recording, so none reads
+it, pairs it or stitches it; to ask for its tokens nevertheless is an error. Nothing else of the path from store to pack
+has to know.
 
 Samples are found by id in whatever stores the run names. Parts a pack was cut from are known by fingerprint and cost
 nothing; of others the ids are read once when a run starts (2 M samples/s on a busy core).
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
 from titan_speech.store.gold.file import Gold, read_gold
 from titan_speech.store.part import Part
@@ -86,8 +88,8 @@ class HeldOut:
     packs: tuple[Gold, ...]
 
     @classmethod
-    def open(cls, paths: Sequence[str]) -> HeldOut:
-        return cls(tuple(paths), tuple(read_gold(path) for path in paths))
+    def open(cls, paths: Sequence[str], storage: StorageTable | None = None) -> HeldOut:
+        return cls(tuple(paths), tuple(read_gold(path, storage) for path in paths))
 
     @property
     def fingerprint(self) -> str | None:

@@ -98,7 +98,7 @@ class DataPlan:
         cls, config: SpeechConfig, grammar: Grammar, tokenizer: TextTokenizer, resumed: PhaseEnd | None = None
     ) -> DataPlan:
         """Opens the stores, solves the mixture and fixes the order; `resumed` is the checkpoint a run goes on from."""
-        held_out = HeldOut.open(config.data.held_out)
+        held_out = HeldOut.open(config.data.held_out, config.storage)
         seq_len, storage = config.training.seq_len, config.storage
         opened = open_sources(config.data.source, tokenizer, grammar, held_out, seq_len, storage)
         sources = opened.sources

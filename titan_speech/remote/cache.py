@@ -92,7 +92,10 @@ class Cache:
     def _fetch(self, file: RemoteFile) -> int | None:
         """Fetches under the partial file's lock; None if another process did so meanwhile."""
         path = self._partials / file.sha256
-        file_number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            file_number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError as error:
+            raise DataError(f"the cache {self.folder} was removed while this run used it; start again") from error
         try:
             is_mine = _lock_while_named(file_number, path)
             if not is_mine or self.has(file) or not _is_named(file_number, path):

@@ -61,6 +61,12 @@ class RemoteFiles:
     def size_problems(self, manifest: Manifest) -> list[str]:
         return remote_size_problems(self.copies.client, self.url, manifest)
 
+    def note(self, name: str) -> bytes | None:
+        try:
+            return self.copies.client.read(self.url.child(name))
+        except MissingObjectError:
+            return None
+
     def paths(self) -> list[str]:
         return list(self.copies.client.list_sizes(self.url))
 

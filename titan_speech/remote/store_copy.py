@@ -2,11 +2,13 @@
 
 In: a folder and an address, or the other way round. Out: the same store at the other end, whole or not to be opened.
 Every file is compared with the manifest's sha256 on the way, in both directions. A push or pull that was killed goes on
-where it stopped.
+where it stopped. Notes that the manifest does not list go along: gold.json, which makes a store a gold pack, and
+build_report.json; their sha256 is the one their object was sent with.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,10 @@ from titan_speech.remote.manifest import read_remote_manifest
 from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.upload import upload_folder
 from titan_speech.remote.url import S3Url
+from titan_speech.store.gold.file import GOLD_NAME
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, read_manifest
+
+NOTES = (GOLD_NAME, "build_report.json")
 
 
 def push_store(folder: Path, url: S3Url, settings: StorageTable | None = None) -> str:
@@ -29,14 +34,16 @@ def push_store(folder: Path, url: S3Url, settings: StorageTable | None = None) -
     client = client_of(settings or StorageTable())
     manifest = read_manifest(folder)
     _refuse_another(client, url, manifest)
+    _refuse_another_gold(client, url, folder)
     files = list(files_of(manifest))
+    notes = [name for name in NOTES if (folder / name).is_file()]
     progress = Progress(f"push {folder} to {url}", sum(file.num_bytes for file in files), "MB", 1e6)
     sha256s = {file.path: file.sha256 for file in files}
     done = upload_folder(
         client,
         folder,
         url,
-        paths=[*sha256s, MANIFEST_NAME],
+        paths=[*sha256s, *notes, MANIFEST_NAME],
         sha256s=sha256s,
         report=lambda file: progress.add(file.num_bytes),
     )
@@ -54,14 +61,13 @@ def pull_store(url: S3Url, folder: Path, settings: StorageTable | None = None) -
     progress = Progress(f"pull {url} to {folder}", sum(file.num_bytes for file in files.values()), "MB", 1e6)
     unfinished = folder.with_name(f"{folder.name}.pull")
     download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
-    with open(unfinished / MANIFEST_NAME, "wb") as file:
-        file.write(client.read(url.child(MANIFEST_NAME)))
-        file.flush()
-        os.fsync(file.fileno())
+    notes = [name for name in NOTES if name in client.list_sizes(url)]
+    for name in (*notes, MANIFEST_NAME):
+        _pull_note(client, url.child(name), unfinished / name)
     if read_manifest(unfinished).fingerprint != manifest.fingerprint:
         raise DataError(f"{url} was replaced while it was pulled; pull it again")
     os.rename(unfinished, folder)
-    return f"{folder}: {len(files) + 1} files, fingerprint {manifest.fingerprint}"
+    return f"{folder}: {len(files) + len(notes) + 1} files, fingerprint {manifest.fingerprint}"
 
 
 def files_of(manifest: Manifest) -> Iterator[FileInfo]:
@@ -82,3 +88,27 @@ def _refuse_another(client: Client, url: S3Url, manifest: Manifest) -> None:
             f"{url} holds another store already ({there.name}, fingerprint {there.fingerprint}) and a store is never "
             "changed: choose another prefix"
         )
+
+
+def _refuse_another_gold(client: Client, url: S3Url, folder: Path) -> None:
+    """Runs hold out what it names; one store may have been chosen with different relatives."""
+    if not (folder / GOLD_NAME).is_file():
+        return
+    try:
+        there = client.read(url.child(GOLD_NAME))
+    except MissingObjectError:
+        return
+    if there != (folder / GOLD_NAME).read_bytes():
+        raise DataError(
+            f"{url} holds another {GOLD_NAME} already and a gold pack is never changed: choose another prefix"
+        )
+
+
+def _pull_note(client: Client, url: S3Url, path: Path) -> None:
+    data, expected = client.read(url), client.stored_sha256(url)
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        raise DataError(f"{url} is damaged: its sha256 is not {expected[:16]}...; push the store again")
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -47,6 +47,10 @@ class StoreFiles(Protocol):
 
     def manifest(self) -> Manifest: ...
 
+    def note(self, name: str) -> bytes | None:
+        """A file beside the manifest that it does not list (gold.json); None where there is none."""
+        ...
+
     def paths(self) -> list[str]:
         """Every file there is, as seen from the store."""
         ...
@@ -107,6 +111,10 @@ class LocalFiles:
 
     def manifest(self) -> Manifest:
         return read_manifest(self.folder)
+
+    def note(self, name: str) -> bytes | None:
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
 
     def paths(self) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()]

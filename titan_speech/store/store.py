@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
@@ -87,11 +86,10 @@ def stored_files(path: str | Path) -> Iterator[StoreFiles]:
         yield store_files(path)
         return
     from titan_speech.remote.copies import cache_folder
+    from titan_speech.remote.scratch import scratch_cache
 
-    cache = cache_folder(StorageTable())
-    cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="verify-", dir=cache) as folder:
-        yield store_files(path, StorageTable(cache_dir=folder))
+    with scratch_cache(cache_folder(StorageTable())) as folder:
+        yield store_files(path, StorageTable(cache_dir=str(folder)))
 
 
 def check_same_codec(stores: Sequence[Store]) -> None:

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
+from titan_speech.store.store import store_files
 
 GOLD_NAME = "gold.json"
 GOLD_VERSION = 1
@@ -85,12 +87,13 @@ def _fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def read_gold(folder: str | Path) -> Gold:
-    file = Path(folder) / GOLD_NAME
-    if not file.is_file():
-        raise DataError(f"no gold pack at {folder}: {GOLD_NAME} is missing; make one with titan-speech store gold")
+def read_gold(place: str | Path, storage: StorageTable | None = None) -> Gold:
+    """Of a folder, or of s3://bucket/prefix."""
+    file, text = f"{place}/{GOLD_NAME}", store_files(place, storage).note(GOLD_NAME)
+    if text is None:
+        raise DataError(f"no gold pack at {place}: {GOLD_NAME} is missing; make one with titan-speech store gold")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         version = content["gold_version"]
         if version != GOLD_VERSION:
             raise DataError(f"{file} has version {version!r}, this titan_speech reads {GOLD_VERSION}; upgrade it")

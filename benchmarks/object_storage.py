@@ -1,0 +1,197 @@
+"""A store read from object storage against plain requests and against a local store; JSON on stdout.
+
+    python -m benchmarks.object_storage [--megabytes 200] [--repeats 3] [--connections 16]
+
+In: nothing; a store of random speech codes is made here and pushed to a SeaweedFS server on loopback. Out, as medians
+of the repeats, which take turns:
+
+    get_mb_per_sec       boto3 alone, all objects at once, bytes dropped as they come
+    stored_mb_per_sec    the same with every object written to a file
+    fetch_mb_per_sec     the same objects into an empty cache: ranges, sha256, flushed to disk
+    cold_mb_per_sec      plan and first epoch of packs through the loader, from an empty cache
+    local_cold_mb_per_sec  plan and first epoch over the folder: what reading costs without any network
+    warm_mb_per_sec      second epochs of both loaders, a twentieth of one and a twentieth of the other in turns
+    local_mb_per_sec
+
+and the ratios that travel between machines. Server, requests and reading share the machine's cores, so `cold` is
+bounded by both the network's time and the reader's: `cold_to_get_or_local` compares it with the slower of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import boto3.session
+import numpy as np
+from botocore.config import Config
+
+from benchmarks.data_path import TOKENIZER, config_of
+from benchmarks.large_store import speech_lengths
+from tests.s3_server import BUCKET, S3Server, credentials, running_server
+from titan_speech.config.tables import SpeechConfig, StorageTable
+from titan_speech.data.loader import SpeechDataLoader
+from titan_speech.data.plan import DataPlan
+from titan_speech.remote.client import client_of
+from titan_speech.remote.copies import Copies
+from titan_speech.remote.download import RemoteFile
+from titan_speech.remote.store_copy import files_of, push_store
+from titan_speech.remote.url import S3Url
+from titan_speech.store.builder import StoreWriter
+from titan_speech.store.manifest import CodecInfo, Manifest, read_manifest
+from titan_speech.store.samples import SampleInfo
+from titan_speech.text_tokenizer import TextTokenizer
+
+BATCH_PACKS = 8
+SLICES = 20
+URL = S3Url(BUCKET, "random")
+
+
+def build_store(path: Path, num_bytes: int, shard_bytes: int) -> Manifest:
+    rng = np.random.default_rng(1)
+    lengths = speech_lengths(num_bytes // 900)
+    with StoreWriter(
+        path,
+        name="random",
+        codec=CodecInfo("random", "0" * 16),
+        tokenizer=TextTokenizer.load(TOKENIZER),
+        normalization_version="1",
+        licence="CC0-1.0",
+        shard_bytes=shard_bytes,
+    ) as writer:
+        for i, length in enumerate(lengths[: int(np.searchsorted(np.cumsum(lengths), num_bytes // 2))].tolist()):
+            codes = rng.integers(0, 65_536, length, dtype=np.uint16)
+            writer.add_speech(SampleInfo(sample_id=f"s{i}", dataset_source="random", language="en"), codes)
+    return read_manifest(path)
+
+
+def get_all(server: S3Server, keys: list[str], num_connections: int, folder: Path | None = None) -> None:
+    """Plain requests of boto3, largest objects first; into files where a folder is given."""
+    config = Config(max_pool_connections=num_connections, response_checksum_validation="when_required")
+    client = boto3.session.Session().client("s3", endpoint_url=server.endpoint_url, config=config)
+
+    def get(key: str) -> None:
+        with open(folder / key.replace("/", "-") if folder else os.devnull, "wb") as file:
+            for chunk in client.get_object(Bucket=BUCKET, Key=key)["Body"].iter_chunks(1 << 20):
+                file.write(chunk)
+
+    with ThreadPoolExecutor(num_connections) as pool:
+        list(pool.map(get, keys))
+
+
+def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
+    """A loader and how many batches an epoch has."""
+    plan = DataPlan.load(config)
+    loader = SpeechDataLoader.Config(plan=plan, packs_per_step=8 * BATCH_PACKS).build(
+        dp_world_size=1, dp_rank=0, local_batch_size=BATCH_PACKS
+    )
+    return loader, ceil(plan.streams[0].packs.counts.num_packs / BATCH_PACKS)
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def read_twice(local: SpeechConfig, remote: SpeechConfig) -> dict[str, float]:
+    """Seconds of the first epoch of each, from before the plan, and of second epochs in turns."""
+    with ExitStack() as stack:
+        found: dict[str, float] = {}
+        batches: dict[str, Iterator[Any]] = {}
+        num_batches = 0
+        for name, first, config in (("warm", "cold", remote), ("local", "local_cold", local)):
+            began = time.perf_counter()
+            loader, num_batches = batches_of(config)
+            batches[name] = iter(stack.enter_context(closing(loader)))
+            deque(islice(batches[name], num_batches), maxlen=0)
+            found |= {first: time.perf_counter() - began, name: 0.0}
+        for _ in range(SLICES):
+            for name in batches:
+                found[name] += seconds(lambda name=name: deque(islice(batches[name], num_batches // SLICES), maxlen=0))
+    return found
+
+
+def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageTable) -> dict[str, float]:
+    """Seconds of each kind of reading, once."""
+    files = list(files_of(manifest))
+    keys = [URL.child(file.path).key for file in sorted(files, key=lambda file: -file.num_bytes)]
+    inner = Path(tempfile.mkdtemp(dir=folder))  # a process knows a cache by its path
+    plain, cache, other_cache = inner / "plain", inner / "cache", inner / "other-cache"
+    plain.mkdir()
+    found = {"get": seconds(lambda: get_all(server, keys, settings.num_connections))}
+    found["stored"] = seconds(lambda: get_all(server, keys, settings.num_connections, plain))
+    settings = replace(settings, cache_dir=str(cache))
+    remote = [RemoteFile(URL.child(file.path), file.num_bytes, file.sha256) for file in files]
+    found["fetch"] = seconds(lambda: Copies(client_of(settings), settings).fetch_all(remote))
+    local_config = config_of(folder / "store", "speech")
+    source = replace(local_config.data.source[0], store=str(URL))
+    data = replace(local_config.data, source=(source,))
+    found |= read_twice(
+        local_config, replace(local_config, data=data, storage=replace(settings, cache_dir=str(other_cache)))
+    )
+    shutil.rmtree(inner)
+    return found
+
+
+def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    os.environ |= credentials()
+    with running_server(folder) as server:
+        manifest = build_store(folder / "store", args.megabytes * 1_000_000, args.shard_megabytes * 1_000_000)
+        settings = server.settings(folder / "cache", num_connections=args.connections, timeout_sec=30.0, cache_gb=10.0)
+        push_store(folder / "store", URL, settings)
+        get_all(server, [URL.child(file.path).key for file in files_of(manifest)], args.connections)  # fills its memory
+        turns = [turn(server, folder, manifest, settings) for _ in range(args.repeats)]
+    num_mb = sum(file.num_bytes for file in files_of(manifest)) / 1e6
+    rates = {f"{name}_mb_per_sec": num_mb / median(one[name] for one in turns) for name in turns[0]}
+    data = os.urandom(1 << 20)
+    rates["sha256_mb_per_sec"] = 100 * 1.048576 / seconds(lambda: [hashlib.sha256(data).digest() for _ in range(100)])
+
+    def ratio(of: str, *to: str) -> float:
+        return median(max(one[name] for name in to) / one[of] for one in turns)
+
+    return {"megabytes": num_mb, "objects": len(list(files_of(manifest))), **rates} | {
+        "fetch_to_get": ratio("fetch", "get"),
+        "fetch_to_stored": ratio("fetch", "stored"),
+        "cold_to_get": ratio("cold", "get"),
+        "cold_to_get_or_local": ratio("cold", "get", "local_cold"),
+        "warm_to_local": ratio("warm", "local"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=200, help="size of the store (default: 200)")
+    parser.add_argument("--shard-megabytes", type=int, default=16, help="size of its shards (default: 16)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts (default: 3)")
+    parser.add_argument("--connections", type=int, default=16, help="requests at once (default: 16)")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*set_vital.*")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        found = figures(Path(folder), args)
+    about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    about["commit"] = commit.stdout.strip()
+    print(json.dumps({**about, **{name: round(value, 3) for name, value in found.items()}}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Addresses of object storage, before anything is asked of it.
+
+In: the configuration. Out: findings for stores and gold packs whose address is no s3://bucket/prefix, and for an
+endpoint that is no plain address of a server. Credentials in an address would be saved with every run, so they are
+refused, and not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from titan_speech.config.finding import Finding
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.errors import DataError
+from titan_speech.remote.url import S3Url, is_s3
+
+ENDPOINT_KEY = "storage.endpoint_url"
+_FROM_ENVIRONMENT = "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in AWS_PROFILE"
+
+
+def check_storage(config: SpeechConfig) -> Iterator[Finding]:
+    for index, source in enumerate(config.data.source):
+        yield from _check_place(source.store, f"data.source.{index}.store", "a token store")
+    for index, place in enumerate(config.data.held_out):
+        yield from _check_place(place, f"data.held_out.{index}", "a gold pack")
+    if config.storage.endpoint_url:
+        yield from _check_endpoint(config.storage.endpoint_url)
+
+
+def _check_place(place: str, key: str, what: str) -> Iterator[Finding]:
+    scheme, is_address, rest = place.partition("://")
+    if is_address and "@" in rest.partition("/")[0]:
+        yield Finding((key,), "a name or password in the address", f"s3://bucket/prefix, and {_FROM_ENVIRONMENT}")
+    elif is_s3(place):
+        try:
+            S3Url.parse(place)
+        except DataError:
+            expected = 's3://bucket/prefix, a bucket of 3 to 63 letters, digits, . and -, no empty part, "." or ".."'
+            yield Finding((key,), f'"{place}"', expected)
+    elif is_address:
+        expected = f"the folder of {what}, or s3://bucket/prefix"
+        nearest = f"s3://{rest}" if scheme.lower() in ("s3", "s3a", "s3n", "r2") else None
+        yield Finding((key,), f'"{place}"', expected, nearest)
+
+
+def _check_endpoint(endpoint_url: str) -> Iterator[Finding]:
+    expected = "https://host or https://host:port"
+    try:
+        parts = urlsplit(endpoint_url)
+        is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        yield Finding((ENDPOINT_KEY,), "an address that cannot be read", expected)
+        return
+    if parts.username is not None or parts.password is not None or parts.query:
+        found = "a name, password or signature in the address"
+        yield Finding((ENDPOINT_KEY,), found, f"{expected}, and {_FROM_ENVIRONMENT}")
+    elif not is_server:
+        yield Finding((ENDPOINT_KEY,), f'"{endpoint_url}"', expected)
