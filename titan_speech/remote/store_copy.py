@@ -37,16 +37,13 @@ def push_store(folder: Path, url: S3Url, settings: StorageTable | None = None) -
     _refuse_another_gold(client, url, folder)
     files = list(files_of(manifest))
     notes = [name for name in NOTES if (folder / name).is_file()]
-    progress = Progress(f"push {folder} to {url}", sum(file.num_bytes for file in files), "MB", 1e6)
     sha256s = {file.path: file.sha256 for file in files}
-    done = upload_folder(
-        client,
-        folder,
-        url,
-        paths=[*sha256s, *notes, MANIFEST_NAME],
-        sha256s=sha256s,
-        report=lambda file: progress.add(file.num_bytes),
-    )
+    paths = [*sha256s, *notes, MANIFEST_NAME]
+    num_bytes = sum((folder / path).stat().st_size for path in paths if (folder / path).is_file())
+    with Progress(f"push {folder} to {url}", num_bytes, "MB", 1e6) as progress:
+        done = upload_folder(
+            client, folder, url, paths=paths, sha256s=sha256s, report=lambda file: progress.add(file.num_bytes)
+        )
     num_sent = sum(not file.was_there for file in done)
     return f"{url}: {len(done)} files, {num_sent} sent, {len(done) - num_sent} were there"
 
@@ -58,9 +55,10 @@ def pull_store(url: S3Url, folder: Path, settings: StorageTable | None = None) -
     client = client_of(settings or StorageTable())
     manifest = read_remote_manifest(client, url)
     files = {file.path: RemoteFile(url.child(file.path), file.num_bytes, file.sha256) for file in files_of(manifest)}
-    progress = Progress(f"pull {url} to {folder}", sum(file.num_bytes for file in files.values()), "MB", 1e6)
+    num_bytes = sum(file.num_bytes for file in files.values())
     unfinished = folder.with_name(f"{folder.name}.pull")
-    download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
+    with Progress(f"pull {url} to {folder}", num_bytes, "MB", 1e6) as progress:
+        download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
     notes = [name for name in NOTES if name in client.list_sizes(url)]
     for name in (*notes, MANIFEST_NAME):
         _pull_note(client, url.child(name), unfinished / name)
