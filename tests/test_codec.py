@@ -203,3 +203,10 @@ def test_training_does_not_import_the_codec_room() -> None:
     program = "import sys, titan_speech.trainer; print([m for m in sys.modules if m.startswith('titan_speech.codec')])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("[]")
+
+
+def test_a_wav_that_was_cut_short_is_refused_with_both_durations(tmp_path: Path) -> None:
+    write_wav(tmp_path / "whole.wav", np.zeros(16_000, np.float32))
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "whole.wav").read_bytes()[:16_044])
+    with pytest.raises(CodecError, match=r"announces 1\.00 s, it holds 0\.50 s"):
+        read_audio(tmp_path / "cut.wav")

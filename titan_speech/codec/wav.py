@@ -55,9 +55,18 @@ def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            data = file.readframes(file.getnframes())
-    except (OSError, EOFError, wave.Error) as error:
+            num_frames, data = file.getnframes(), file.readframes(file.getnframes())
+    except wave.Error as error:
+        if "unknown format" in str(error):  # float samples, which the standard library does not know
+            return _read_soundfile(path)
+        raise CodecError(f"cannot read {path} as wav: {error}") from error
+    except (OSError, EOFError) as error:
         raise CodecError(f"cannot read {path} as wav: {str(error) or 'it ends too early'}") from error
+    if len(data) != num_frames * channels * width:
+        raise CodecError(
+            f"{path} ends too early: its header announces {num_frames / rate:.2f} s, it holds "
+            f"{len(data) / (channels * width * rate):.2f} s; copy it again"
+        )
     if width != 2:
         return _read_soundfile(path)
     return np.frombuffer(data, dtype="<i2").reshape(-1, channels).astype(np.float32) / 32768.0, rate

@@ -46,7 +46,7 @@ class ModelTable:
     """Where rows of new tokens come from when model.initial is grown: mean and covariance of its rows, their mean, or a
     plain normal."""
 
-    new_rows_scale: float = 1.0
+    new_rows_scale: float = 0.01
     """Factor of the covariance of new rows."""
 
     attention: Literal["auto", "flex", "varlen", "dense"] = "auto"

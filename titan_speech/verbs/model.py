@@ -58,7 +58,7 @@ VERBS = (
                 default="mean_cov",
                 choices=("mean_cov", "mean", "normal"),
             ),
-            Argument("--scale", "factor of the covariance (default: 1.0)", type=not_negative, default=1.0),
+            Argument("--scale", "factor of the covariance (default: 0.01)", type=not_negative, default=0.01),
             Argument("--seed", "seed of the new rows (default: 0)", type=natural, default=0),
         ),
     ),
