@@ -96,6 +96,14 @@ def test_a_store_is_never_pushed_over_another_or_pulled_into_a_folder(
         pull_store(url, other, settings)
 
 
+def test_what_is_written_to_a_folder_first_says_so(store: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["store", "gold", str(store), "--output", "s3://stores/new", "--num-ce", "4", "--num-decode", "1"]
+    assert main([*words, "--by", "sample"]) == 2
+    assert "s3://stores/new is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gold_pack_holds_out_the_same_samples_from_its_address(s3_server: S3Server, tmp_path: Path) -> None:
     world = make_world(tmp_path)
     gold = tmp_path / "gold"

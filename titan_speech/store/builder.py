@@ -25,6 +25,7 @@ from types import TracebackType
 from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
+from titan_speech.remote.url import S3Url, is_s3
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
 from titan_speech.store.problems import Problem, Problems
 from titan_speech.store.samples import SampleInfo
@@ -149,6 +150,8 @@ def write_manifest(manifest: Manifest, store: Path) -> None:
 
 def fresh_folder(path: Path) -> Path:
     """The temporary folder beside the store to be; both must be free."""
+    if is_s3(path):
+        raise DataError(f"{S3Url.parse(path)} is no folder: write to one, then send it with titan-speech store push")
     if path.exists():
         raise DataError(f"{path} exists already and a store is never changed: choose another path or delete it")
     folder = path.with_name(f"{path.name}.tmp-{os.getpid()}")
