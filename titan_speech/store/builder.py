@@ -128,7 +128,10 @@ class StoreWriter:
 
 def check_shard_bytes(shard_bytes: int) -> None:
     if not 0 < shard_bytes <= MAX_SHARD_BYTES:
-        raise DataError(f"shard_bytes is {shard_bytes}; expected 1..{MAX_SHARD_BYTES} (128 MB is usual)")
+        raise DataError(
+            f"shard_bytes is {shard_bytes}; expected 1..{MAX_SHARD_BYTES} (--shard-mb: above 0, up to "
+            f"{MAX_SHARD_BYTES >> 20}; 128 is usual)"
+        )
 
 
 def codes_per_sec(codec: CodecInfo | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from titan_speech.verbs.values import positive
+from titan_speech.verbs.values import local_folder, positive
 from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb, deferred
 
 _STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
@@ -122,6 +122,6 @@ VERBS = (
         "Fetch a token store from object storage into a new folder; goes on where it was stopped.",
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
-        (_STORE_URL, Argument("path", "folder that is not there yet"), _ENDPOINT),
+        (_STORE_URL, Argument("path", "folder that is not there yet", type=local_folder), _ENDPOINT),
     ),
 )

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+from pathlib import Path
+
+MB = 1 << 20
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def natural(text: str) -> int:
@@ -32,6 +37,27 @@ def not_negative(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f'"{text}" is no number from 0')
     return value
+
+
+def megabytes(text: str) -> int:
+    """Bytes of a number of MB."""
+    return int(not_negative(text) * MB)
+
+
+def local_folder(text: str) -> Path:
+    """A folder of this machine: what looks like an address would make a folder called `s3:`."""
+    if _SCHEME.match(text):
+        raise argparse.ArgumentTypeError(
+            f'found "{text}", expected a folder of this machine; a finished store is sent with '
+            "titan-speech store push FOLDER s3://bucket/prefix"
+        )
+    return Path(text)
+
+
+def local_folder_or_s3(text: str) -> str:
+    if not text.startswith("s3:/") and _SCHEME.match(text):
+        raise argparse.ArgumentTypeError(f'found "{text}", expected a folder of this machine or s3://bucket/prefix')
+    return text
 
 
 def naturals(text: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.errors import DataError
+from titan_speech.verbs.values import MB, local_folder_or_s3, megabytes
 
 if TYPE_CHECKING:
     from titan_speech.corpus.build.run import BuildRequest
@@ -39,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--long-audio", choices=("error", "split"), default="error", help="above 40 s (default: error)")
     which = parser.add_argument_group("what is written")
     which.add_argument(
-        "--output", required=True, metavar="PATH", help="the store to be: a folder, or s3://bucket/prefix"
+        "--output",
+        type=local_folder_or_s3,
+        required=True,
+        metavar="PATH",
+        help="the store to be: a folder, or s3://bucket/prefix",
     )
     which.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer of the backbone")
     which.add_argument("--name", required=True, help="name of the store, for people")
@@ -48,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--codec-hash", help="sha256 of the codec's weights: stores of different hashes never mix")
     which.add_argument("--normalize", action="store_true", help="bring texts into their one form first")
     which.add_argument("--seed", type=int, default=0, help="of the order of samples in the store (default: 0)")
-    which.add_argument("--shard-mb", type=float, default=128, help="tokens of a shard, in MB (default: 128)")
+    which.add_argument(
+        "--shard-mb", dest="shard_bytes", type=megabytes, default=128 * MB, help="tokens of a shard, in MB (default: 128)"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--unit-mb", type=float, default=256, help="of large arrays, imported at a time (default: 256)")
     how.add_argument("--work-dir", default=".", metavar="DIR", help="where a store for s3:// is built (default: here)")
@@ -116,7 +123,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         codec=_codec(args),
         normalize=args.normalize,
         seed=args.seed,
-        shard_bytes=int(args.shard_mb * (1 << 20)),
+        shard_bytes=args.shard_bytes,
         required_transcripts=_variants(args.require_transcript),
         num_workers=args.workers,
         skip_bad=args.skip_bad,

@@ -42,7 +42,7 @@ class BuildSettings:
         codec = asdict(self.codec) if self.codec is not None else None
         values |= {"name": self.name, "licence": self.licence, "codec": codec}
         values |= {"tokenizer": self.tokenizer_fingerprint, "normalization": self.normalization_version}
-        values |= {"seed": self.seed, "shard bytes": self.shard_bytes}
+        values |= {"seed": self.seed, "shard-mb": self.shard_bytes / (1 << 20)}
         values["require-transcript"] = list(self.required_transcripts)
         return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in values.items()}
 

@@ -16,6 +16,7 @@ from titan_speech.corpus.text.presets import LAYOUTS, PRESETS
 from titan_speech.corpus.text.rules import Rules
 from titan_speech.corpus.text.tally import Tally
 from titan_speech.errors import DataError
+from titan_speech.verbs.values import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--columns", nargs="+", default=[], metavar="FIELD=COLUMN[,...]", help="where a field is, if not under its name"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder that is not there yet")
+    parser.add_argument("--output", type=local_folder, required=True, help="folder that is not there yet")
     parser.add_argument(
         "--tokenizer", type=Path, required=True, help="folder of the tokenizer that lengths are counted with"
     )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from titan_speech.store.change.merge import MergeOptions, merge_stores
-from titan_speech.verbs.values import natural, positive
+from titan_speech.verbs.values import MB, local_folder, megabytes, natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
-    parser.add_argument("--output", help="folder of the new store; must not exist", type=Path, required=True)
+    parser.add_argument("--output", help="folder of the new store; must not exist", type=local_folder, required=True)
     parser.add_argument("--name", help="name of the new store (default: the names of the stores)")
     parser.add_argument("--seed", help="seed of its order (default: that of the first store)", type=natural)
-    parser.add_argument("--shard-bytes", help="tokens of a shard (default: 128 MB)", type=positive, default=128 << 20)
+    parser.add_argument(
+        "--shard-mb",
+        dest="shard_bytes",
+        help="tokens of a shard, in MB (default: 128)",
+        type=megabytes,
+        default=128 * MB,
+    )
     parser.add_argument("--workers", help="processes (default: one a core)", type=positive)
 
 

@@ -7,19 +7,25 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.change.migrate import MigrateOptions, migrate_store, plan_migration
-from titan_speech.verbs.values import positive
+from titan_speech.verbs.values import MB, local_folder, megabytes, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="token store: folder, or s3://bucket/prefix")
-    parser.add_argument("--output", help="folder of the new store; must not exist", type=Path)
+    parser.add_argument("--output", help="folder of the new store; must not exist", type=local_folder)
     parser.add_argument("--tokenizer", help="folder of the new tokenizer", type=Path)
     parser.add_argument("--old-tokenizer", help="folder of the store's tokenizer, to decode text parts", type=Path)
     parser.add_argument("--normalization", help="bring texts to this version's one form", action="store_true")
     parser.add_argument("--codec", help="name of the new codec")
     parser.add_argument("--codec-hash", help="hash of the new codec")
     parser.add_argument("--plan", help="print what would be done, and write nothing", action="store_true")
-    parser.add_argument("--shard-bytes", help="tokens of a shard (default: 128 MB)", type=positive, default=128 << 20)
+    parser.add_argument(
+        "--shard-mb",
+        dest="shard_bytes",
+        help="tokens of a shard, in MB (default: 128)",
+        type=megabytes,
+        default=128 * MB,
+    )
     parser.add_argument("--workers", help="processes (default: one a core)", type=positive)
 
 

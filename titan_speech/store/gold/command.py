@@ -9,12 +9,12 @@ from pathlib import Path
 from titan_speech.store.gold.file import Gold
 from titan_speech.store.gold.pack import BY, GoldOptions, cut_gold
 from titan_speech.store.store import open_store
-from titan_speech.verbs.values import natural, positive
+from titan_speech.verbs.values import local_folder, natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
-    parser.add_argument("--output", help="folder of the gold pack; must not exist", type=Path, required=True)
+    parser.add_argument("--output", help="folder of the gold pack; must not exist", type=local_folder, required=True)
     parser.add_argument("--num-ce", help="samples to score (default: 1000)", type=positive, default=1000)
     parser.add_argument("--num-decode", help="samples to speak (default: 64)", type=natural, default=64)
     parser.add_argument("--seed", help="seed of the choice (default: 0)", type=natural, default=0)
