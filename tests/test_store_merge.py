@@ -112,6 +112,29 @@ def test_parts_and_variants_of_one_store_only_are_kept(tokenizer: TextTokenizer,
     assert verify_store(tmp_path / "merged").is_sound
 
 
+def test_cleaned_text_joins_speech_and_each_keeps_the_version_it_was_made_with(
+    tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    versions = ("text-1", "text-1+clean-1", "text-1+clean-2")
+    paths = [tmp_path / version for version in versions]
+    for n, (path, version) in enumerate(zip(paths, versions, strict=True)):
+        with StoreWriter(
+            path, name="s", codec=CODEC, tokenizer=tokenizer, normalization_version=version, licence="MIT"
+        ) as writer:
+            for i in range(3):
+                if n == 0:
+                    writer.add_speech(info(f"0-{i}", "all"), speech_codes(i))
+                else:
+                    writer.add_text(info(f"{n}-{i}", "all"), SENTENCES[i])
+    merge_stores(paths[:0:-1], tmp_path / "texts")
+    merged = merge_stores([tmp_path / "texts", paths[0]], tmp_path / "merged")
+    assert merged.normalization_version == "text-1 and text-1+clean-1 and text-1+clean-2"
+    rows = [part.row(i) for part in open_store(tmp_path / "merged").parts for i in range(part.info.num_samples)]
+    found = {row.sample_id: row.normalization_version for row in rows}
+    assert found == {f"{n}-{i}": versions[n] for n in range(3) for i in range(3)}
+    assert verify_store(tmp_path / "merged").is_sound
+
+
 # Refused, and nothing is left
 
 
@@ -137,7 +160,8 @@ def test_another_tokenizer_or_normalization_is_refused_pointing_to_migrate(
     with pytest.raises(DataError) as caught:
         merge_stores(paths, tmp_path / "merged", SMALL)
     message = str(caught.value)
-    for expected in (tokenizer.fingerprint, other.fingerprint, "nfc-1", "nfc-2", "store migrate STORE --tokenizer DIR"):
+    migrate = ("STORE --tokenizer DIR", f"{paths[1]} --normalization --tokenizer DIR --old-tokenizer DIR --output NEW")
+    for expected in (tokenizer.fingerprint, other.fingerprint, "nfc-1", "nfc-2", *migrate):
         assert expected in message
     assert nothing_written(tmp_path, tmp_path / "merged", paths)
 

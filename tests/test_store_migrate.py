@@ -158,9 +158,30 @@ def test_the_plan_prints_the_same_and_writes_nothing(
     assert "give both" in capsys.readouterr().err
 
 
-def test_nothing_to_do_or_a_wrong_old_tokenizer_is_refused(store: Path, old: Path, new: Path) -> None:
+@pytest.mark.parametrize("flag", ["--plan", "--output"])
+def test_with_nothing_to_change_the_command_says_so_and_writes_nothing(
+    store: Path, old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    words = ["store", "migrate", str(store), "--tokenizer", str(old), flag]
+    assert main([*words, str(tmp_path / "new")] if flag == "--output" else words) == 0
+    assert f"nothing to migrate: {store}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_cleaning_outlives_another_normalization(old: Path, tmp_path: Path) -> None:
+    tokenizer, path = TextTokenizer.load(old), tmp_path / "store"
+    with StoreWriter(
+        path, name="s", codec=None, tokenizer=tokenizer, normalization_version="text-0+clean-1", licence="MIT"
+    ) as writer:
+        writer.add_text(info("a", "wiki", "en"), "It has ...  all of it")
+    migrated = migrate_store(path, tmp_path / "new", MigrateOptions(tokenizer=old, old_tokenizer=old, normalize=True))
+    assert migrated.normalization_version == f"{normalization_version()}+clean-1"
+    assert verify_store(tmp_path / "new").is_sound
+
+
+def test_a_wrong_old_tokenizer_is_refused(store: Path, old: Path, new: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to migrate"):
-        plan_migration(store, MigrateOptions(tokenizer=old, codec_hash=CODEC.hash))
+        migrate_store(store, tmp_path / "new", MigrateOptions(tokenizer=old, codec_hash=CODEC.hash))
     with pytest.raises(DataError, match=r"was built with .* give that one"):
         plan_migration(store, MigrateOptions(tokenizer=new, old_tokenizer=new))
     with pytest.raises(DataError, match="name the tokenizer too"):

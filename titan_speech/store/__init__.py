@@ -10,6 +10,6 @@ samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards   
            describe.py   what is in it                                                (tasks)
            verify.py     every byte read, all that is wrong named                     (verify_shard)
            audit/        is it good: samples checked, shown and made audible on a page
-           change/       several as one; another tokenizer
+           change/       several as one; another tokenizer                            (normalizations)
            gold/         the frozen validation set, which training never reads
 """

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from titan_speech.errors import DataError
 from titan_speech.store.files import StoreFiles, files_at
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo
+from titan_speech.store.normalizations import listed
 from titan_speech.store.samples import ROW_SCHEMA, stored_columns
 from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
 from titan_speech.store.write.keys import checksums, order_keys
@@ -94,7 +95,8 @@ class ShardCheck:
         for column, expected in zip(
             CONSTANT_COLUMNS, (part.dataset_source, part.language, codec, *versions), strict=True
         ):
-            others = set(table[column].unique().to_pylist()) - {expected}
+            allowed = listed(versions[1]) if column == "normalization_version" else [expected]
+            others = set(table[column].unique().to_pylist()) - set(allowed)
             if others:
                 found = ", ".join(sorted(map(str, others)))
                 problems.append(f"{shard.file('parquet').path}: {column} {found}, the manifest says {expected}")

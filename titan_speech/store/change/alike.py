@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from titan_speech.errors import DataError
+from titan_speech.store.manifest import Kind
+from titan_speech.store.normalizations import rules_of
 from titan_speech.store.store import Store
 
 
@@ -21,14 +23,20 @@ def refuse_different(stores: Sequence[Store], what_failed: str) -> None:
     tokenizers = {store.path: store.manifest.tokenizer.fingerprint for store in stores}
     if len(set(tokenizers.values())) > 1:
         problems.append(
-            "  tokenizers differ: bring them to one with `titan-speech store migrate STORE --tokenizer DIR`"
+            "  tokenizers differ: bring them to one with `titan-speech store migrate STORE --tokenizer DIR` (and "
+            "--old-tokenizer with the folder of its own where it has parts of text)"
         )
         problems += [f"    {path}: {fingerprint}" for path, fingerprint in tokenizers.items()]
     versions = {store.path: store.manifest.normalization_version for store in stores}
-    if len(set(versions.values())) > 1:
-        problems.append(
-            "  normalizations differ: bring them to one with `titan-speech store migrate STORE --normalization`"
-        )
-        problems += [f"    {path}: {version}" for path, version in versions.items()]
+    if len(set().union(*map(rules_of, versions.values()))) > 1:
+        problems.append("  normalizations differ: bring each to this version's, DIR being the tokenizer's folder")
+        for store in stores:
+            problems += [f"    {store.path}: {versions[store.path]}", f"      {_normalizing(store)}"]
     if problems:
         raise DataError(f"{what_failed}:\n" + "\n".join(problems))
+
+
+def _normalizing(store: Store) -> str:
+    """The command; parts of text hold ids only, which their own tokenizer decodes."""
+    decoded = " --old-tokenizer DIR" if any(part.info.kind is Kind.TEXT for part in store.parts) else ""
+    return f"titan-speech store migrate {store.path} --normalization --tokenizer DIR{decoded} --output NEW"

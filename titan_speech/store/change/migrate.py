@@ -27,6 +27,7 @@ from titan_speech.store.change.migrate_plan import MigrationPlan, Target, migrat
 from titan_speech.store.change.stored import StoredShard, read_shard
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo, TokenizerInfo
+from titan_speech.store.normalizations import under
 from titan_speech.store.samples import SPEECH_VARIANTS
 from titan_speech.store.shards import TEXT_DTYPE
 from titan_speech.store.store import open_store
@@ -52,24 +53,25 @@ class MigrateOptions:
 def plan_migration(path: str | Path, options: MigrateOptions) -> MigrationPlan:
     """What would be done, without writing."""
     manifest = open_store(path).manifest
-    _refuse_wrong_tokenizers(path, manifest, options)
-    return migration_plan(
-        path,
-        manifest,
-        Target(
-            tokenizer=None if options.tokenizer is None else _tokenizer(options.tokenizer).fingerprint,
-            normalization_version=_normalization_version() if options.normalize else None,
-            codec_name=options.codec_name,
-            codec_hash=options.codec_hash,
-            can_decode=options.old_tokenizer is not None,
-        ),
+    target = Target(
+        tokenizer=None if options.tokenizer is None else _tokenizer(options.tokenizer).fingerprint,
+        normalization_version=_normalization_version() if options.normalize else None,
+        codec_name=options.codec_name,
+        codec_hash=options.codec_hash,
+        can_decode=options.old_tokenizer is not None,
     )
+    plan = migration_plan(path, manifest, target)
+    if plan.changes:
+        _refuse_wrong_tokenizers(path, manifest, options)
+    return plan
 
 
 def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions) -> Manifest:
     """The migrated store at `output`; nothing is written when a part cannot be migrated."""
     check_shard_bytes(options.shard_bytes)
     plan = plan_migration(path, options)
+    if not plan.changes:
+        raise DataError(str(plan))
     plan.refuse_impossible()
     old = plan.manifest
     tokenizer = _tokenizer(options.tokenizer) if options.tokenizer is not None else None
@@ -77,7 +79,7 @@ def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions)
         old,
         parts=(),
         tokenizer=TokenizerInfo(tokenizer.fingerprint, tokenizer.num_base) if tokenizer is not None else old.tokenizer,
-        normalization_version=_normalization_version() if options.normalize else old.normalization_version,
+        normalization_version=_renamed(old.normalization_version, options),
     )
     files = open_store(path).files
     jobs = [
@@ -121,6 +123,10 @@ def _normalization_version() -> str:
     return normalization_version()
 
 
+def _renamed(version: str, options: MigrateOptions) -> str:
+    return under(version, _normalization_version()) if options.normalize else version
+
+
 @dataclass(frozen=True)
 class _MigratedRun:
     """A shard under the new tokenizer and normalization."""
@@ -137,7 +143,9 @@ class _MigratedRun:
             shard = self._text_shard(shard) if self.part.kind is Kind.TEXT else self._speech_shard(shard)
         columns = {
             "tokenizer_version": pa.array([self.manifest.tokenizer.fingerprint] * shard.rows.num_rows),
-            "normalization_version": pa.array([self.manifest.normalization_version] * shard.rows.num_rows),
+            "normalization_version": pa.array(
+                [_renamed(version, self.options) for version in shard.rows["normalization_version"].to_pylist()]
+            ),
         }
         shard = replace(shard, rows=_with_columns(shard.rows, columns))
         return shard.write_run(folder, self.shard.name, self.manifest.seed, unit=str(self.store))

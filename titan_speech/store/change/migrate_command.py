@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> None:
         args.shard_bytes,
         args.workers,
     )
-    if args.plan:
-        print(plan_migration(args.store, options))
+    plan = plan_migration(args.store, options)
+    if args.plan or not plan.changes:
+        print(plan)
         return
     if args.output is None:
         raise DataError("no --output: give the folder of the new store, or --plan to see what would be done")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import Kind, Manifest, PartInfo
+from titan_speech.store.normalizations import rules_of, under
 
 
 class Step(StrEnum):
@@ -58,6 +59,8 @@ class MigrationPlan:
         return [(part, step) for part, step in self.steps if not step.is_possible]
 
     def __str__(self) -> str:
+        if not self.changes:
+            return f"nothing to migrate: {self.path} has this tokenizer, normalization and codec already"
         lines = [f"migration of {self.path} ({self.manifest.fingerprint})", *(f"  {change}" for change in self.changes)]
         lines += [f"  {_what(part, step)}: {step}" for part, step in self.steps]
         return "\n".join([*lines, *_sums(self.impossible)])
@@ -68,13 +71,9 @@ class MigrationPlan:
 
 
 def migration_plan(path: str | Path, manifest: Manifest, target: Target) -> MigrationPlan:
-    """Refuses a migration that changes nothing."""
-    changes = tuple(_changes(manifest, target))
-    if not changes:
-        raise DataError(f"store {path} has this tokenizer, normalization and codec already: nothing to migrate")
-    return MigrationPlan(
-        path, manifest, changes, tuple((part, _step(part, manifest, target)) for part in manifest.parts)
-    )
+    """Without changes where the store is what it is to become."""
+    steps = tuple((part, _step(part, manifest, target)) for part in manifest.parts)
+    return MigrationPlan(path, manifest, tuple(_changes(manifest, target)), steps)
 
 
 def _changes(manifest: Manifest, target: Target) -> Iterator[str]:
@@ -84,8 +83,15 @@ def _changes(manifest: Manifest, target: Target) -> Iterator[str]:
         yield f"codec            {codec.name}, hash {codec.hash} -> {name}, hash {target.codec_hash}"
     if target.tokenizer is not None and target.tokenizer != manifest.tokenizer.fingerprint:
         yield f"tokenizer        {manifest.tokenizer.fingerprint} -> {target.tokenizer}"
-    if target.normalization_version not in (None, manifest.normalization_version):
-        yield f"normalization    {manifest.normalization_version} -> {target.normalization_version}"
+    if _normalization_changes(manifest, target):
+        old = manifest.normalization_version
+        yield f"normalization    {old} -> {under(old, str(target.normalization_version))}"
+
+
+def _normalization_changes(manifest: Manifest, target: Target) -> bool:
+    return target.normalization_version is not None and rules_of(manifest.normalization_version) != {
+        target.normalization_version
+    }
 
 
 def _step(part: PartInfo, manifest: Manifest, target: Target) -> Step:
@@ -93,8 +99,7 @@ def _step(part: PartInfo, manifest: Manifest, target: Target) -> Step:
     if part.kind is Kind.SPEECH and codec and target.codec_hash not in (None, codec.hash):
         return Step.ENCODE
     tokenizer_changes = target.tokenizer not in (None, manifest.tokenizer.fingerprint)
-    normalization_changes = target.normalization_version not in (None, manifest.normalization_version)
-    if not tokenizer_changes and not normalization_changes:
+    if not tokenizer_changes and not _normalization_changes(manifest, target):
         return Step.COPY
     if part.kind is Kind.SPEECH:
         return Step.TOKENIZE if part.variants else Step.COPY
