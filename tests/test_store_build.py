@@ -379,14 +379,14 @@ def test_a_corrected_input_is_imported_again_where_it_changed(
         (["--from", "inwold"], "unknown format 'inwold'; expected one of"),
         (["--columns", "sample=id"], "names the field 'sample'"),
         (["--columns", "speaker_id"], "expected FIELD=COLUMN"),
-        (["--columns", "speaker_id=absent"], "has no column 'absent'"),
+        (["--columns", "speaker_id=absent", "--codec-name", "x", "--codec-hash", "y"], "has no column 'absent'"),
         (["--input", "nowhere"], "input nowhere does not exist"),
         (["--tokenizer", "nowhere"], "no tokenizer at nowhere"),
         (["--codec-hash", "x"], "--codec-name and --codec-hash go together"),
         (["--require-transcript", "nativ"], "expected one of native"),
         (["--shard-mb", "0"], "shard_bytes is 0"),
         (["--workers", "0"], "--workers is 0"),
-        ([], "speech in a store without a codec"),
+        ([], "--from inworld holds codes and does not say of which codec: give --codec-name"),
     ],
 )
 def test_bad_words_are_refused_without_a_traceback(
@@ -401,4 +401,54 @@ def test_bad_words_are_refused_without_a_traceback(
     usual += ["--tokenizer", str(tokenizer_path), "--name", "x", "--licence", "CC0-1.0", "--workers", "1"]
     assert main([*usual, *words]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_jsonl(path: Path, num_samples: int = 3, **changes: object) -> Path:
+    """Samples without a language, unless `changes` says one."""
+    lines = [{"sample_id": f"{path.stem}{i}", "codes": [i, 1, 2], **changes} for i in range(num_samples)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def jsonl_words(tmp_path: Path, tokenizer: Path, *inputs: Path) -> list[str]:
+    words = ["store", "build", "--from", "jsonl", "--input", *map(str, inputs), "--output", str(tmp_path / "store")]
+    words += ["--tokenizer", str(tokenizer), "--name", "x", "--licence", "CC0-1.0", "--workers", "1"]
+    return [*words, "--dataset-source", "calls", "--codec-name", CODEC.name, "--codec-hash", CODEC.hash]
+
+
+def test_the_advice_of_a_refusal_can_be_followed(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = jsonl_words(tmp_path, tokenizer_path, write_jsonl(tmp_path / "a.jsonl"))
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "--language" in message
+    assert "imported 0 of 1 units, refused 1" in message
+    assert not (tmp_path / "store.building").exists()
+    assert main([*words, "--language", "en"]) == 0
+
+
+def test_a_refusal_tells_what_it_keeps_and_other_settings_name_it(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = write_jsonl(tmp_path / "fine.jsonl", language="en")
+    words = jsonl_words(tmp_path, tokenizer_path, write_jsonl(tmp_path / "a.jsonl"), fine)
+    assert main(words) == 2
+    kept = tmp_path / "store.building"
+    assert f"{kept} keeps 1 imported units without a problem" in capsys.readouterr().err
+    assert main([*words, "--language", "en"]) == 2
+    assert f"{kept} holds an unfinished build with other settings" in capsys.readouterr().err
+    shutil.rmtree(kept)
+    assert main([*words, "--language", "en"]) == 0
+
+
+def test_a_short_codec_hash_is_warned_of(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = jsonl_words(tmp_path, tokenizer_path, write_jsonl(tmp_path / "a.jsonl", language="en"))
+    assert main([*words, "--codec-hash", "abc123"]) == 0
+    assert "warning: --codec-hash is 'abc123'; expected the whole sha256" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "store")
+    assert main([*words, "--codec-hash", "ab" * 32]) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -112,6 +112,11 @@ FORMATS: dict[str, tuple[str, str]] = {
 """Name to (module under titan_speech.corpus, class)."""
 
 
+def speech_formats() -> list[str]:
+    """Those whose samples have codes; the others hold text."""
+    return [name for name, (module, _) in FORMATS.items() if module.startswith("formats.")]
+
+
 def open_format(name: str, options: ImportOptions) -> Format:
     if name not in FORMATS:
         raise DataError(f"unknown format {name!r}; expected one of {', '.join(sorted(FORMATS))}")

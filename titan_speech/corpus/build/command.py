@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from titan_speech.verbs.values import MB, local_folder_or_s3, megabytes
 if TYPE_CHECKING:
     from titan_speech.corpus.build.run import BuildRequest
     from titan_speech.store.manifest import CodecInfo, Manifest
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--name", required=True, help="name of the store, for people")
     which.add_argument("--licence", required=True, help="licence of the data")
     which.add_argument("--codec-name", help="codec of the codes, for formats that do not say it")
-    which.add_argument("--codec-hash", help="sha256 of the codec's weights: stores of different hashes never mix")
+    which.add_argument("--codec-hash", help="sha256 of its weights, 64 digits: stores of different hashes never mix")
     which.add_argument("--normalize", action="store_true", help="bring texts into their one form first")
     which.add_argument("--seed", type=int, default=0, help="of the order of samples in the store (default: 0)")
     which.add_argument(
@@ -141,7 +145,15 @@ def _codec(args: argparse.Namespace) -> CodecInfo | None:
 
     if (args.codec_name is None) != (args.codec_hash is None):
         raise DataError("--codec-name and --codec-hash go together: a name alone does not say which weights")
-    return CodecInfo(args.codec_name, args.codec_hash) if args.codec_name is not None else None
+    if args.codec_name is None:
+        return None
+    if not _SHA256.fullmatch(args.codec_hash):
+        print(
+            f"warning: --codec-hash is {args.codec_hash!r}; expected the whole sha256 of the codec's weights, 64 digits "
+            "0-9a-f as sha256sum prints it: a shorter one never equals that of the same codec in other stores",
+            file=sys.stderr,
+        )
+    return CodecInfo(args.codec_name, args.codec_hash)
 
 
 def _variants(words: list[str]) -> tuple[str, ...]:

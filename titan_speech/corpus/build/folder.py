@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -47,10 +47,12 @@ class UnitRecord:
     problems: Mapping[str, Found]
     runs: tuple[Run, ...]
 
+    def is_usable(self, skip_bad: bool) -> bool:
+        return not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
+
     def is_done(self, unit: Unit, skip_bad: bool) -> bool:
         """Whether it need not be imported again."""
-        is_usable = not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
-        return is_usable and self.stamp == stamp_of(unit)
+        return self.is_usable(skip_bad) and self.stamp == stamp_of(unit)
 
 
 def stamp_of(unit: Unit) -> str:
@@ -66,19 +68,23 @@ class BuildFolder:
         self.units, self.shards, self.store = path / "units", path / "shards", path / "store"
         self._lock: int | None = None
 
-    def open(self, settings: BuildSettings) -> None:
-        """Begins a build, or continues the one that was begun here with the same settings."""
+    def open(self, settings: BuildSettings, may_discard: bool = True) -> None:
+        """Begins a build, or continues the one that was begun here with the same settings.
+
+        What was begun with others is discarded where no unit of it is imported, and refused otherwise.
+        """
         content = settings.content()
         file = self.path / "settings.json"
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if not file.exists():
-            _write(file, json.dumps(content, indent=1, ensure_ascii=False))
-        elif changed := differences(_read(file), content):
+        changed = differences(_read(file), content) if file.exists() else []
+        if changed and (not may_discard or any(self._records())):
             raise DataError(
-                f"{self.path} holds an unfinished build with other settings; repeat its command to continue it, or "
+                f"{self.path} holds an unfinished build with other settings; repeat those settings to continue it, or "
                 "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
             )
+        if changed or not file.exists():
+            _write(file, json.dumps(content, indent=1, ensure_ascii=False))
 
     def prepare(self) -> None:
         """Makes room for what is to come, and clears away what was not finished."""
@@ -86,6 +92,17 @@ class BuildFolder:
             folder.mkdir(exist_ok=True)
         for left in self.units.glob("*.tmp-*"):
             shutil.rmtree(left)
+
+    def _records(self) -> Iterator[Path]:
+        return (file for file in self.units.glob("*/record.json") if ".tmp-" not in file.parent.name)
+
+    def num_usable(self, skip_bad: bool) -> int:
+        """Units the same settings need not import again."""
+        return sum(read_record(file).is_usable(skip_bad) for file in self._records())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
@@ -105,7 +122,7 @@ class BuildFolder:
         for folder in (self.units, self.shards):
             shutil.rmtree(folder, ignore_errors=True)
         if output.parent != self.path:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self.remove()
         self.close()
 
     def unit_path(self, unit: Unit) -> Path:

@@ -27,7 +27,7 @@ class BuildProgress:
         self._stream, self._began = sys.stderr, time.monotonic()
         self._on_terminal = self._stream.isatty()
         self._due = self._began + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
-
+        self._num_refused = 0
         self._last = np.zeros((len(num_bytes), 2), np.int64), np.zeros(len(num_bytes), bool)
 
     def tick(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
@@ -35,8 +35,9 @@ class BuildProgress:
         if time.monotonic() >= self._due:
             self._print("" if self._on_terminal else "\n")
 
-    def finish(self) -> None:
+    def finish(self, num_refused: int = 0) -> None:
         """The last line stays."""
+        self._num_refused = num_refused
         if len(self._last[1]):
             self._print("\n")
 
@@ -52,7 +53,8 @@ class BuildProgress:
         share = self._share(counts[:, 1], is_done)
         left = f"{clock(elapsed_sec * (1 - share) / share)} left" if 0 < share < 1 else f"{clock(elapsed_sec)} taken"
         return (
-            f"{self._stage} {is_done.sum()} of {len(is_done)} {self._what}: {num_samples:,} samples "
+            f"{self._stage} {is_done.sum() - self._num_refused} of {len(is_done)} {self._what}"
+            f"{f', refused {self._num_refused}' if self._num_refused else ''}: {num_samples:,} samples "
             f"({num_samples / elapsed_sec:,.0f}/s), {num_tokens / 1e6:,.1f} M tokens "
             f"({num_tokens / elapsed_sec / 1e6:,.2f} M/s), {left}"
         )

@@ -25,7 +25,7 @@ from titan_speech.corpus.build.pool import run_all
 from titan_speech.corpus.build.progress import BuildProgress
 from titan_speech.corpus.build.settings import BuildSettings
 from titan_speech.corpus.build.work import CutWork, ImportWork, UnitTask
-from titan_speech.corpus.format import Format, ImportOptions, NamesCodec, NamesNormalization, Unit, open_format
+from titan_speech.corpus.format import Format, ImportOptions, NamesCodec, NamesNormalization, Unit, open_format, speech_formats
 from titan_speech.errors import DataError
 from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
 from titan_speech.store.write.conflicts import find_conflicts
@@ -74,7 +74,7 @@ def build_store(request: BuildRequest) -> Manifest:
     recipe = _recipe(request, opened, tokenizer)
     settings = _settings(request, recipe)
     try:
-        folder.open(settings)
+        folder.open(settings, may_discard=not is_published)
         if is_published:  # killed while it tidied up
             folder.tidy(request.output)
             return read_manifest(request.output)
@@ -96,6 +96,11 @@ def _recipe(request: BuildRequest, opened: Format, tokenizer: TextTokenizer) -> 
                 "leave out --codec-name and --codec-hash, or give the input they belong to"
             )
         codec = named
+    if codec is None and request.format in speech_formats():
+        raise DataError(
+            f"--from {request.format} holds codes and does not say of which codec: give --codec-name NAME (such as "
+            "xcodec2) and --codec-hash SHA256 of the codec's weights"
+        )
     return Recipe(tokenizer, codec, _normalization(request, opened), request.seed, request.required_transcripts)
 
 
@@ -137,15 +142,35 @@ class _Build:
 
     def run(self) -> Manifest:
         self._folder.prepare()
-        records = self._import_units(_checked_units(self._format))
+        records = self._checked_records()
         runs = [run for record in records for run in record.runs]
-        self._check(records, runs)
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._cut(runs)
         self._write_report(records)
         write_manifest(manifest, self._folder.store)
         self._publish()
         return manifest
+
+    def _checked_records(self) -> list[UnitRecord]:
+        units: list[Unit] = []
+        try:
+            units = _checked_units(self._format)
+            records = self._import_units(units)
+            self._check(records, [run for record in records for run in record.runs])
+        except DataError as error:
+            raise DataError(f"{error}{self._left(units)}") from error
+        return records
+
+    def _left(self, units: Sequence[Unit]) -> str:
+        """Of a refused build: what can be used again is kept and told; the one unit of an input cannot."""
+        num_usable = self._folder.num_usable(self._request.skip_bad)
+        if num_usable == 0 or len(units) == 1:
+            self._folder.remove()
+            return ""
+        return (
+            f"\n{self._folder.path} keeps {num_usable} imported units without a problem, which the same command does not "
+            "import again; delete it if you change the settings"
+        )
 
     def _import_units(self, units: Sequence[Unit]) -> list[UnitRecord]:
         known = {unit.name: self._folder.record(unit) for unit in units}
@@ -155,7 +180,7 @@ class _Build:
         work = ImportWork(self._format, self._recipe, normalize)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
         imported = run_all(work, tasks, self._request.num_workers, progress.tick)
-        progress.finish()
+        progress.finish(sum(not record.is_usable(self._request.skip_bad) for record in imported))
         made = {record.name: record for record in imported}
         return [made.get(unit.name) or known[unit.name] for unit in units]  # type: ignore[misc]
 
