@@ -170,6 +170,18 @@ def test_what_is_missing_or_misnamed_is_said(folder: Path, options: dict, messag
         opened("audio", folder, **options)
 
 
+def test_a_text_without_its_recording_is_refused_and_recordings_without_one_are_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = folder / "en/allison/one.txt"
+    text.rename(text.with_name("onne.txt"))
+    with pytest.raises(DataError, match=r"onne.txt is beside no .wav or .flac of its name: give"):
+        opened("audio", folder, codec="embedded")
+    text.with_name("onne.txt").unlink()
+    opened("audio", folder, codec="embedded")
+    assert "1 of 2 recordings have no .txt beside them" in capsys.readouterr().err
+
+
 def test_an_unknown_codec_is_refused_before_anything_is_read(folder: Path) -> None:
     with pytest.raises(CodecError, match="unknown codec 'encodec'"):
         opened("audio", folder, codec="encodec")

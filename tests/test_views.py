@@ -243,6 +243,12 @@ def test_stitched_numbers_against_times_are_named(world: World, tmp_path, monkey
         stitched(world, tmp_path / "talks")
 
 
+def test_a_part_without_neighbours_says_what_stitching_needs(world: World) -> None:
+    source = world.source("speech", 1.0, stitch_gap_sec=0.5, datasets=("wild",))
+    with pytest.raises(DataError, match=r"0 stitched documents(.|\n)*within stitch_gap_sec 0.5(.|\n)*segment_order"):
+        DataPlan.load(world.config(source))
+
+
 def test_wrong_stitching_settings_are_named_and_the_gap_is_in_the_fingerprint(world: World, tmp_path) -> None:
     write_recordings(world, tmp_path / "talks")
     first, second = (stitched(world, tmp_path / "talks", gap).fingerprint for gap in (0.5, 0.6))

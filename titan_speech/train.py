@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.errors import ConfigError, TitanSpeechError
+from titan_speech.quiet import quieten_dependencies
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -48,7 +48,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
     loaded = load_config(argv, world_size=world_size)
-    _quieten_dependencies()
+    quieten_dependencies()
 
     import torch
 
@@ -144,13 +144,6 @@ def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> N
         ) from error
     print(plan.describe(), flush=True)
     print(describe_budget(loaded.config, world_size), flush=True)
-
-
-def _quieten_dependencies() -> None:
-    """Notes of torchao and torchdata on their own use of torch, which no user of this program can act on."""
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
-    warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
 
 
 def _only_rank_0_informs() -> None:

@@ -221,6 +221,14 @@ def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream],
                 f"{name}: {counts.num_too_long:,} samples are longer than seq_len {seq_len:,}, the longest has "
                 f"{counts.longest:,} tokens; set data.too_long to drop or split, or raise training.seq_len"
             )
+        elif counts.num_tokens < seq_len and source.table.stitch_gap_sec is not None:
+            problems.append(
+                f"{name}: {counts.num_documents:,} stitched documents with {counts.num_tokens:,} tokens, fewer than "
+                f"one pack of {seq_len:,}; {counts.num_unusable:,} samples open none: they follow another, or have no "
+                f"neighbour in their recording within stitch_gap_sec {source.table.stitch_gap_sec:g}, as have all that "
+                "lack source_video_id, speaker_id, segment_order, start_time or end_time; import these columns, raise "
+                "stitch_gap_sec, or leave it out to read segments one by one"
+            )
         elif counts.num_tokens < seq_len:
             problems.append(
                 f"{name}: {counts.num_documents:,} documents with {counts.num_tokens:,} tokens, fewer than one pack of "

@@ -24,6 +24,7 @@ def config_check(args: argparse.Namespace, words: list[str]) -> int:
 
     loaded = load_config(words, world_size=args.world_size)
     print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
+    print("stores are not opened: titan-speech data order opens them")
     print(describe_budget(loaded.config, args.world_size))
     return EXIT_DONE
 
@@ -40,7 +41,7 @@ VERBS = (
     Verb(
         "config",
         "check",
-        "Name every problem of a configuration at once, or print the budget derived from it.",
+        "Name every problem of a configuration at once, or print the budget derived from it; stores are not opened.",
         "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
         config_check,
         (_WORLD_SIZE,),

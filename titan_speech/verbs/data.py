@@ -12,6 +12,9 @@ from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
 def data_order(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.config.budget import smallest_world
     from titan_speech.config.load import load_config
+    from titan_speech.quiet import quieten_dependencies
+
+    quieten_dependencies()
     from titan_speech.data.order_report import order_digest, order_lines
 
     config = load_config(words, world_size=args.world_size).config

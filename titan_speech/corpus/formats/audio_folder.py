@@ -10,6 +10,7 @@ on a GPU: each process loads it, so use one worker a GPU.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -59,6 +60,7 @@ class AudioFolder:
         for root, clips in self._clips.items():
             known = {column for clip in clips for column in clip.columns}
             self._columns.check_all(known, [field for field in required_fields(options) if field != CODES], root)
+            _tell_untranscribed(root, clips)
 
     def codec_info(self) -> CodecInfo:
         codec = _codec(self._options.codec)
@@ -102,6 +104,16 @@ def _check(options: ImportOptions) -> None:
     if CODES in options.columns:
         raise DataError(
             "--columns codes: audio has no codes yet; the column of the file's path is named by audio=COLUMN"
+        )
+
+
+def _tell_untranscribed(root: str, clips: Sequence[Clip]) -> None:
+    """Of a folder without a listing: no text beside the audio may be meant, or not."""
+    num_without = sum(not clip.is_listed and "txt" not in clip.columns for clip in clips)
+    if num_without:
+        print(
+            f"{root}: {num_without:,} of {len(clips):,} recordings have no .txt beside them: speech without transcript",
+            file=sys.stderr,
         )
 
 

@@ -5,7 +5,8 @@ In: a folder or a listing. Out: clips in a fixed order, each with its columns:
     metadata.csv, fields between bars    LJSpeech: no header; `id`, `text`, `normalized_text`; audio in wavs/ or beside
     metadata.csv, fields between commas  a header, with the column `file_name` (Hugging Face) or one named by `audio=`
     *.jsonl                              one object a line, with `audio_filepath`, `audio`, `file_name` or `path`
-    a folder without a listing           every .wav and .flac below it, and as column `txt` the .txt file beside each
+    a folder without a listing           every .wav and .flac below it, and as column `txt` the .txt file beside each;
+                                         a .txt without audio is refused, as one of the two is misnamed
 
 Paths are relative to the listing. `@folder` and `@folder2` are columns everywhere: the name of the folder of the file,
 and of the one above.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,13 +38,16 @@ class Clip:
     key: str
     path: Path
     columns: dict[str, object]
+    is_listed: bool = False
 
 
 def list_clips(root: Path, audio_column: str | None) -> list[Clip]:
     """In the order of the listing, or by name."""
     listing = _listing(root)
     if listing is None:
-        return [_found(file.name, file.path) for file in find_files([root], SUFFIXES, "audio")]
+        files = find_files([root], SUFFIXES, "audio")
+        _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
+        return [_found(file.name, file.path) for file in files]
     clips = [_listed(listing, where, row, audio_column) for where, row in _rows(listing)]
     if not clips:
         raise DataError(f"{listing} lists no audio{instead([root], 'audio')}")
@@ -59,6 +63,17 @@ def _listing(root: Path) -> Path | None:
     if len(found) > 1:
         raise DataError(f"{root} has both {LISTINGS[0]} and {LISTINGS[1]}: give the one to be read with --input")
     return found[0] if found else None
+
+
+def _refuse_lone_texts(root: Path, audio: Container[Path]) -> None:
+    texts = sorted(root.rglob("*.txt")) if root.is_dir() else []
+    lone = [path for path in texts if path.with_suffix("") not in audio]
+    if lone:
+        more = f" (and {len(lone) - 1:,} more)" if len(lone) > 1 else ""
+        raise DataError(
+            f"{lone[0]} is beside no {' or '.join(SUFFIXES)} of its name{more}: give a transcript the name of its "
+            "recording, and take other notes out of the folder"
+        )
 
 
 def _found(name: str, path: Path) -> Clip:
@@ -135,7 +150,7 @@ def _listed(listing: Path, where: str, row: dict[str, object], audio_column: str
     bars = audio_column is None and set(row) <= set(_BARS)
     path = _by_id(listing, where, str(row["id"])) if bars else _by_path(listing, where, row, audio_column)
     key = str(row["id"]) if bars else _key(listing, path)
-    return Clip(key, path, {**_places(path), **row, KEY: key})
+    return Clip(key, path, {**_places(path), **row, KEY: key}, is_listed=True)
 
 
 def _by_id(listing: Path, where: str, name: str) -> Path:

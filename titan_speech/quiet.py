@@ -1,0 +1,16 @@
+"""Notes of torch's companions on their own use of torch, which no user of this program can act on, are not shown.
+
+In: a process in which nothing has spoken yet. Out: filters; what concerns a run is still said.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quieten_dependencies() -> None:
+    """Of torchao, torchdata and DTensor; called by whatever reads batches, before they are imported."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+    warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
