@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from titan_speech.config.load import load_config
 from titan_speech.data.labels import split_labels
@@ -106,7 +106,7 @@ def backbone(folder: Path, plan: DataPlan) -> float:
 
 def measure(way: str, base: Path, folder: Path, plan: DataPlan) -> Result:
     expand(base, folder, WAYS[way], lambda _: None)
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
     held_back = packs(plan, 0, NUM_HELD_BACK)
     with torch.no_grad():
         loss, token = losses(model, held_back)

@@ -62,7 +62,7 @@ def streams_of(num_documents: int) -> list[LanedStream]:
     for kind, counts_of, part in ((SplitStream, split_counts, 0.9), (WholeStream, whole_counts, 0.1)):
         for language, share in enumerate(SHARES):
             size = max(int(num_documents * share * part), 64)
-            lengths = Lengths(rng.lognormal(6.0, 0.6, size).clip(50, 2_000).astype(np.int32))
+            lengths: Any = Lengths(rng.lognormal(6.0, 0.6, size).clip(50, 2_000).astype(np.int32))
             groups = Groups((lengths,), GROUP_DOCUMENTS)
             streams.append(LanedStream(f"{kind.__name__}/{language}", groups, rules, counts_of(groups, rules), kind))
     return streams

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
@@ -50,7 +51,7 @@ def write_backbone(folder: Path, kind: Backbone = Backbone()) -> PreTrainedModel
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 parameter.mul_(5)
-    model.to(kind.dtype).save_pretrained(folder, max_shard_size=kind.max_shard_size)
+    cast(Any, model).to(kind.dtype).save_pretrained(folder, max_shard_size=kind.max_shard_size)
     shutil.copy(TOKENIZER / "tokenizer.json", folder)
     return model.float().eval()
 

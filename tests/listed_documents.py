@@ -17,6 +17,8 @@ class ListedDocuments:
 
     part: Any = None
     base = 0
+    variants: tuple[str, ...] = ()
+    key = "listed"
 
     def __init__(self, lengths: list[int], first_id: int = 0) -> None:
         self.all_lengths, self.first_id = lengths, first_id

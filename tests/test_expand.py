@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_grown_model_gives_the_backbones_logits_for_text(tmp_path: Path, kind: Backbone) -> None:
     model = write_backbone(tmp_path / "base", kind)
     record = expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
-    grown, info = AutoModelForCausalLM.from_pretrained(tmp_path / "grown", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "grown", output_loading_info=True)
+    grown, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert grown.config.vocab_size == record.num_rows == TextTokenizer.load(TOKENIZER).vocabulary().num_rows
@@ -59,7 +61,7 @@ def test_new_rows_have_mean_and_covariance_of_the_old(backbone: Path, tmp_path: 
 def test_singular_covariance_is_no_problem(tmp_path: Path) -> None:
     model = write_backbone(tmp_path / "base")
     with torch.no_grad():
-        model.get_input_embeddings().weight[:, 10:] = 0.5
+        cast(torch.Tensor, model.get_input_embeddings().weight)[:, 10:] = 0.5
     model.save_pretrained(tmp_path / "base")
     record = expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
     new = HFFolder.open(tmp_path / "grown").rows(EMBEDDING, record.num_base, record.num_rows)

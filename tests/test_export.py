@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def run_of_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def test_exported_logits_are_those_of_the_trainers_model(run_of_kind: tuple[Path, Path], tmp_path: Path) -> None:
     run, _ = run_of_kind
     export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
-    theirs, info = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    theirs, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     ours = load_run(run).model

@@ -90,7 +90,10 @@ class TextTokenizer:
 
     def token(self, id_: int) -> str:
         """Name of an entry."""
-        return self._tokenizer.id_to_token(id_)
+        token = self._tokenizer.id_to_token(id_)
+        if token is None:
+            raise VocabularyError(f"the tokenizer has no entry {id_}; its {self.num_base} rows are not all named")
+        return token
 
     @cached_property
     def unknown_id(self) -> int | None:

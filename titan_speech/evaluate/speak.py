@@ -63,7 +63,7 @@ class SpokenModel:
                 f"has {grammar.vocabulary.fingerprint} and {grammar.fingerprint}: use the version it was trained with"
             )
         has_cuda = torch.cuda.is_available()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
         return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
 
     def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:

@@ -97,9 +97,9 @@ def config_from_shape(shape: BackboneShape, num_rows: int, *, bos_id: int, eos_i
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
-    found = content.get("architectures") or [None]
-    if found[0] not in ARCHITECTURES:
-        return [f"architecture {found[0]!r}, expected one of {', '.join(ARCHITECTURES)}"]
+    architecture = str((content.get("architectures") or ["none"])[0])
+    if architecture not in ARCHITECTURES:
+        return [f"architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}"]
     missing = [key for key in _REQUIRED if not isinstance(content.get(key), (int, float))]
     problems = [f"{key} is missing" for key in missing]
     problems += [
@@ -112,7 +112,7 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append("rope_theta is missing")
     if rope["rope_type"] not in ("default", "llama3"):
         problems.append(f"rope_type is {rope['rope_type']!r}, expected 'default' or 'llama3'")
-    if rope["rope_type"] == "llama3" and ARCHITECTURES[found[0]] != "llama3":
+    if rope["rope_type"] == "llama3" and ARCHITECTURES[architecture] != "llama3":
         problems.append("rope_type 'llama3' in a model that is no Llama")
     return problems
 

@@ -25,7 +25,7 @@ from titan_speech.hf.rows import NewRows, draw_rows, row_moments
 from titan_speech.hf.tensors import tensor_shapes, vocabulary_tensors
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
 from titan_speech.hf.tokenizer import grown_tokenizer
-from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
+from titan_speech.hf.writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
 from titan_speech.layouts import NO_ROW, Layout
 from titan_speech.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TextTokenizer
 from titan_speech.vocabulary import Vocabulary
@@ -106,7 +106,7 @@ def _write_moved(folder: HFFolder, output: Path, source_R: NDArray[np.int64], ho
 
     def pieces(name: str) -> Iterator[torch.Tensor]:
         whole = folder.tensor(name)
-        digest.update(whole.contiguous().view(torch.uint8).numpy())
+        digest.update(tensor_bytes(whole))
         if name not in growing:
             yield whole
             return

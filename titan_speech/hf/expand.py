@@ -29,7 +29,7 @@ from titan_speech.hf.rows import ROWS_PER_PIECE, NewRows, draw_rows, row_moments
 from titan_speech.hf.tensors import tensor_shapes, vocabulary_tensors
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
 from titan_speech.hf.tokenizer import grown_tokenizer
-from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
+from titan_speech.hf.writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
 from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
 from titan_speech.vocabulary import Vocabulary
 
@@ -133,5 +133,5 @@ class _Copier:
         yield from draw_rows(self.how, row_moments(self.folder, name), name, self.num_new)
 
     def _read(self, piece: torch.Tensor) -> torch.Tensor:
-        self.digest.update(piece.contiguous().view(torch.uint8).numpy())
+        self.digest.update(tensor_bytes(piece))
         return piece

@@ -39,6 +39,7 @@ def read_record(folder: Path) -> ModelRecord:
     """
     content = read_json(folder / FILE_NAME, "a folder written by `titan-speech model export`")
     try:
-        return ModelRecord(**content | {"codecs": tuple(content["codecs"])})
+        codecs = tuple(content["codecs"])
+        return ModelRecord(content["step"], content["vocabulary"], content["grammar"], codecs)
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / FILE_NAME} is damaged ({error!r}); export the model again") from error

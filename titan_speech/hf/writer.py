@@ -122,8 +122,12 @@ def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
 
 
 def _write_piece(file_number: int, piece: torch.Tensor) -> int:
-    data = memoryview(piece.contiguous().view(torch.uint8).numpy()).cast("B")
-    written = 0
+    data, written = tensor_bytes(piece), 0
     while written < len(data):
         written += os.write(file_number, data[written : written + (1 << 30)])
     return written
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, in the order safetensors has them."""
+    return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
