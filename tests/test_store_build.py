@@ -311,16 +311,19 @@ def segments(lines: list[dict]) -> None:
     [
         (
             lambda lines: lines[250].update(id="s3"),
-            r"sample 's3': duplicate sample_id in vectorized/\S+ and vectorized/",
+            r"sample 's3': duplicate sample_id in \S+samples.jsonl, rows 0 to \d+ and \S+, rows",
         ),
         (
             lambda lines: [line.update(id="one") for line in lines],
             r"sample 'one': duplicate .* \(and 298 more samples\)",
         ),
         (lambda lines: [line.update(language="xq") for line in lines[::2]], r"tag 'xq': .* \(and 149 more samples\)"),
-        (lambda lines: lines[7].pop("id"), "sample 'train_samples.jsonl:7': has no 'sample_id' or 'id'"),
-        (lambda lines: lines[7].update(transcript=" "), "sample 's7': blank native text"),
-        (lambda lines: lines[7].pop("transcript"), "sample 's7': no native transcript"),
+        (lambda lines: lines[7].pop("id"), "sample 'train_samples.jsonl:7' of .*: has no 'sample_id' or 'id'"),
+        (
+            lambda lines: lines[7].update(transcript=" "),
+            r"sample 's7' of \S+/vectorized/train_samples.jsonl, row 7: blank native text",
+        ),
+        (lambda lines: lines[7].pop("transcript"), "sample 's7' of .*, row 7: no native transcript"),
         (segments, r"sample 's200': segment_order 200 of source_video_id 'v0' starts at 3.0 s, before .* 198"),
     ],
 )
@@ -341,12 +344,14 @@ def test_bad_samples_are_told_together_over_all_units_and_nothing_is_built(
 def test_codes_out_of_range_and_of_no_length_are_named(tmp_path: Path, tokenizer_path: Path) -> None:
     codes = [np.array([1, 2]), np.array([3, 65_536]), np.array([-1]), np.array([], np.int64), np.array([70_000])]
     source = write_inworld(tmp_path / "bad", [Spoken(f"s{i}", some, "x") for i, some in enumerate(codes)])
+    place = source / "train_samples.jsonl"
     with pytest.raises(DataError) as error:
         build_store(request(source, tmp_path / "store", tokenizer_path))
-    assert "sample 's1': code 65536 at frame 1 is out of range: expected 0..65535 (and 2 more samples)" in str(
-        error.value
+    assert (
+        f"sample 's1' of {place}, row 1: code 65536 at frame 1 is out of range: expected 0..65535 (and 2 more samples)"
+        in str(error.value)
     )
-    assert "sample 's3': zero length" in str(error.value)
+    assert f"sample 's3' of {place}, row 3: zero length" in str(error.value)
 
 
 def test_skip_bad_leaves_them_out_and_counts_them(tmp_path: Path, vectorized: Path, tokenizer_path: Path) -> None:

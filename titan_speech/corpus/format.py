@@ -65,6 +65,13 @@ class Unit:
     other_paths: tuple[Path, ...] = ()
     """Further files it is read from: when one of them changes, the unit is imported again."""
 
+    @property
+    def place(self) -> str:
+        """What of the input it is, for messages."""
+        if self.path.is_dir():
+            return self.name
+        return str(self.path) if self.stop is None else f"{self.path}, rows {self.start} to {self.stop - 1}"
+
 
 class Format(Protocol):
     """One format; constructed from `ImportOptions`, picklable.

@@ -25,6 +25,8 @@ class SpeechSample:
     info: SampleInfo
     codes_T: NDArray
     transcripts: Mapping[str, str] = field(default_factory=dict)
+    row: int | None = None
+    """Of the unit's file, from 0, where the format has rows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class BadSample:
 
     name: str
     problem: Problem
+    row: int | None = None
 
 
 Sample = SpeechSample | TextSample | BadSample

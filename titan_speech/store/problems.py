@@ -43,9 +43,10 @@ class Problems:
     def count(self) -> int:
         return sum(found.count for found in self.found.values())
 
-    def add(self, sample_id: str, problem: Problem, count: int = 1) -> None:
-        """`count` samples with this problem, of which `sample_id` is the first."""
-        self._add(problem.kind, Found(f"sample {sample_id!r}: {problem.detail}", count))
+    def add(self, sample_id: str, problem: Problem, count: int = 1, place: str | None = None) -> None:
+        """`count` samples with this problem, of which `sample_id` is the first; `place` says where it lies."""
+        where = f" of {place}" if place else ""
+        self._add(problem.kind, Found(f"sample {sample_id!r}{where}: {problem.detail}", count))
         if self._limit is not None and self.count >= self._limit:
             self.raise_if_any()
 

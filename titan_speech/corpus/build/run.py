@@ -185,7 +185,7 @@ class _Build:
         return [made.get(unit.name) or known[unit.name] for unit in units]  # type: ignore[misc]
 
     def _check(self, records: Sequence[UnitRecord], runs: Sequence[Run]) -> None:
-        problems = Problems(f"store {self._request.output} was not built", limit=None)
+        problems = Problems(f"store {self._request.output} was not built (rows count from 0)", limit=None)
         for record in records:
             if not self._request.skip_bad or UNIT_PROBLEM in record.problems:
                 problems.merge(record.problems)

@@ -23,7 +23,7 @@ from titan_speech.corpus.format import Format, Unit
 from titan_speech.corpus.samples import BadSample, Sample, SpeechSample, TextSample
 from titan_speech.errors import DataError
 from titan_speech.store.write.cut import ShardJob, write_shard
-from titan_speech.store.problems import Found, Problems
+from titan_speech.store.problems import Found, Problem, Problems
 from titan_speech.store.write.spill import Recipe, Spill
 
 Advance = Callable[[int, int], None]
@@ -49,12 +49,14 @@ class ImportWork:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         stamp, problems = stamp_of(task.unit), Problems(task.unit.name, limit=None)
-        spill = Spill(temporary, self.recipe, problems.add, advance, task.unit.name)
+        told = _Told(task.unit, problems)
+        spill = Spill(temporary, self.recipe, told.refuse, advance, task.unit.place)
         try:
             for sample in self._samples(task.unit):
-                _add(spill, sample, problems)
+                told.row = None if isinstance(sample, TextSample) else sample.row
+                _add(spill, sample, told)
         except DataError as error:
-            problems.merge({UNIT_PROBLEM: Found(f"{task.unit.name}: {error}", 1, "units")})
+            problems.merge({UNIT_PROBLEM: Found(f"{task.unit.place}: {error}", 1, "units")})
         runs = spill.seal()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
         record = UnitRecord(task.unit.name, stamp, *counts, problems.found, runs)
@@ -69,14 +71,28 @@ class ImportWork:
         return map(_normalized, samples) if self.normalize else samples
 
 
-def _add(spill: Spill, sample: Sample, problems: Problems) -> None:
+@dataclass
+class _Told:
+    """Tells where in the input a bad sample lies."""
+
+    unit: Unit
+    problems: Problems
+    row: int | None = None
+    """Of the sample that is being added."""
+
+    def refuse(self, name: str, problem: Problem) -> None:
+        place = self.unit.place if self.row is None else f"{self.unit.path}, row {self.row}"
+        self.problems.add(name, problem, place=place)
+
+
+def _add(spill: Spill, sample: Sample, told: _Told) -> None:
     match sample:
         case SpeechSample(info, codes_T, transcripts):
             spill.add_speech(info, codes_T, transcripts)
         case TextSample(info, text, user):
             spill.add_text(info, text, user)
         case BadSample(name, problem):
-            problems.add(name, problem)
+            told.refuse(name, problem)
 
 
 def _normalized(sample: Sample) -> Sample:

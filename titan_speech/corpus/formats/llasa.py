@@ -103,13 +103,15 @@ class Llasa:
             name = f"{path.parent.name}/{path.stem.removesuffix('_input_ids')}:{first_row + row}"
             codes_T = self._layout.codes(ids_BL[row, start + 1 : end]) if 0 <= start < end else None
             if codes_T is None:
-                yield BadSample(name, Problem("speech marks", _marks_problem(start, end)))
+                yield BadSample(name, Problem("speech marks", _marks_problem(start, end)), first_row + row)
             elif (codes_T == NOT_A_CODE).any():
                 where = int(np.flatnonzero(codes_T == NOT_A_CODE)[0])
                 detail = f"id {ids_BL[row, start + 1 + where]} at position {start + 1 + where} is no code"
-                yield BadSample(name, Problem("not a code", f"{detail}: is it the right --llasa-tokenizer?"))
+                problem = Problem("not a code", f"{detail}: is it the right --llasa-tokenizer?")
+                yield BadSample(name, problem, first_row + row)
             else:
-                yield SpeechSample(self._info(name), codes_T, {"native": texts[row]} if texts[row] else {})
+                transcripts = {"native": texts[row]} if texts[row] else {}
+                yield SpeechSample(self._info(name), codes_T, transcripts, first_row + row)
 
     def _info(self, name: str) -> SampleInfo:
         source, language = self._options.dataset_source or "", self._options.language or ""

@@ -9,7 +9,7 @@ Shapes: T codes of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,15 @@ def speech_samples(
 ) -> Iterator[Sample]:
     """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
-    for number, (name, record) in enumerate(records):
+    for row, (name, record) in enumerate(records, unit.start):
         if isinstance(record, Problem):
-            yield BadSample(name, record)
+            yield BadSample(name, record, row)
             continue
         seen.update(record)
         try:
-            yield _sample(record, columns, options, f"{unit.name}:{unit.start + number}")
+            yield replace(_sample(record, columns, options, f"{unit.name}:{row}"), row=row)
         except UnfitError as error:
-            yield BadSample(name, error.problem)
+            yield BadSample(name, error.problem, row)
     for field, column in columns.named.items():
         if column not in seen and column != ROW:
             raise DataError(f"{unit.path} {missing(field, column, seen)}")
