@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -121,7 +120,7 @@ def state_bytes(plan: DataPlan) -> int:
 
 def plan_figures(store: Path) -> dict[str, float]:
     """One plan of a large store: what a process of a run does first."""
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    before_mb = peak_mb()
     began, began_cpu = time.perf_counter(), time.process_time()
     plan = DataPlan.load(config_of(store, "speech", "tts"))
     found = {"sec": time.perf_counter() - began, "cpu_sec": time.process_time() - began_cpu}
@@ -129,8 +128,13 @@ def plan_figures(store: Path) -> dict[str, float]:
         stream = next(stream for stream in plan.streams if stream.task == task)
         found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.packs.pieces(10**6))
     found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return found | {"peak_mb": peak_mb, "peak_mb_above_imports": peak_mb - before_mb}
+    return found | {"peak_mb": peak_mb(), "peak_mb_above_imports": peak_mb() - before_mb}
+
+
+def peak_mb() -> float:
+    """Of this process since it began; `getrusage` may give that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
 
 
 def large_figures(store: Path, num_samples: int) -> dict[str, float]:
