@@ -6,8 +6,8 @@ In: nothing; a store of random codes and a large store without content (large_st
 figure its value, with device, commit and the rates of plain memmap copies in the same run, since ratios travel between
 machines and absolute figures do not. Copies and reading take turns, and the best of several turns counts, in CPU time
 where one process does one thing, so neighbours matter less. `copy_blocks` copies 2,048 neighbouring codes at a time,
-`copy_pieces` pieces of the sizes that the packs hold, at random places. Reading is all of it: plan.pack and collate,
-three int64 tensors.
+`copy_pieces` pieces of the sizes that the packs hold, at random places. Reading is all of it: sheets, lay-out and
+batch, three int64 tensors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.large_store import speech_lengths, write_large_store
 from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
-from titan_speech.data.loader import SpeechDataLoader, collate
+from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
 from titan_speech.data.packing import best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.store.builder import StoreWriter
@@ -81,6 +81,7 @@ def reading_figures(store: Path, name: str, *tasks: str, num_packs: int, num_tur
     """Tokens a second through the whole path, and of plain copies, in turns."""
     plan = DataPlan.load(config_of(store, *tasks))
     found = {f"{name}_first_pack_at_slot_1e9_ms": 1e3 * seconds(lambda: plan.pack(FAR_SLOT))}
+    dataset = PlanDataset(plan)
     packs = [plan.pack(slot) for slot in range(num_packs)]  # opens and checks all shards
     sizes = [piece.stop - piece.start for pack in packs for piece in pack.pieces]
     codes = np.memmap(next(store.glob("*speech/00000.tokens")), np.uint16, "r")
@@ -91,7 +92,7 @@ def reading_figures(store: Path, name: str, *tasks: str, num_packs: int, num_tur
     runs: dict[str, tuple[int, Callable[[], Any]]] = {
         "copy_blocks": (len(blocks) * SEQ_LEN, lambda: [np.array(codes[block]) for block in blocks]),
         "copy_pieces": (sum(sizes), lambda: [np.array(codes[place]) for place in places]),
-        "": (num_packs * SEQ_LEN, lambda: [collate([plan.pack(slot) for slot in batch]) for batch in batches]),
+        "": (num_packs * SEQ_LEN, lambda: [as_batch(dataset.__getitems__(list(batch))) for batch in batches]),
     }
     turns = [{key: seconds(run, time.process_time) for key, (_, run) in runs.items()} for _ in range(num_turns)]
     spent = {key: min(turn[key] for turn in turns) for key in runs}

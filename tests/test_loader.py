@@ -20,7 +20,7 @@ from tests.plan_samples import SEQ_LEN, World, make_world
 from titan_speech.data.labels import IGNORE_INDEX
 from titan_speech.data.loader import Batch, PlanDataset, SpeechDataLoader
 from titan_speech.data.order_report import order_digest, order_lines
-from titan_speech.data.pack import FILLER, Pack
+from titan_speech.data.pack import FILLER, LaidOut, Pack
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.prefetch import Prefetcher
 from titan_speech.data.show import show_lines
@@ -190,13 +190,13 @@ def test_closing_stops_the_thread_and_starting_again_gives_the_same_batches(plan
 
 
 def test_waiting_for_data_is_counted(plan: DataPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = PlanDataset.__getitem__
+    read = PlanDataset.__getitems__
 
-    def slow(self: PlanDataset, slot: int) -> Pack:
+    def slow(self: PlanDataset, slots: list[int]) -> LaidOut:
         time.sleep(0.02)
-        return read(self, slot)
+        return read(self, slots)
 
-    monkeypatch.setattr(PlanDataset, "__getitem__", slow)
+    monkeypatch.setattr(PlanDataset, "__getitems__", slow)
     with loader_of(plan) as loader:
         _ = list(islice(loader, 3))
         assert loader.data_wait_sec > 0.04

@@ -22,8 +22,8 @@ ID_MASK = (1 << STREAM_SHIFT) - 1
 Array = TypeVar("Array", NDArray[np.int64], torch.Tensor)
 
 
-def encode_labels(ids: NDArray[np.integer], stream: int) -> NDArray[np.int64]:
-    """Labels of trained tokens: each with its stream."""
+def encode_labels(ids: NDArray[np.integer], stream: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels of trained tokens: each with its stream, of all or of each row."""
     labels = ids.astype(np.int64)
     labels |= stream << STREAM_SHIFT
     return labels

@@ -16,49 +16,62 @@ Shapes: B packs of a microbatch, L tokens of a pack.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
-from titan_speech.data.pack import FILLER, Pack
+from titan_speech.data.pack import FILLER, FILLER_SHEET, LaidOut, Sheet
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.prefetch import Prefetcher
 from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape
 from titan_speech.errors import CheckpointError, DataError
 
+Made = TypeVar("Made")
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 SNAPSHOT_NEVER = 1 << 62  # torchdata would else ask its workers for a state at every batch
 
 
-class PlanDataset(Dataset[Pack]):
-    """Slot to pack, without state."""
+class PlanDataset(Dataset[LaidOut]):
+    """Slots to packs, without state; a batch at a time, since many packs are laid out in the calls that one takes."""
 
     def __init__(self, plan: DataPlan) -> None:
         self.plan = plan
 
-    def __getitem__(self, slot: int) -> Pack:
-        if slot == FILLER:
-            return self.plan.filler()
+    def __getitem__(self, slot: int) -> LaidOut:
+        return self.__getitems__([slot])
+
+    def __getitems__(self, slots: list[int]) -> LaidOut:
+        sheets = [self._sheet(slot) for slot in slots]
         try:
-            return self.plan.pack(slot)
+            return self.plan.lay_out(sheets)
+        except Exception:  # find out which of them it was
+            for slot, sheet in zip(slots, sheets, strict=True):
+                self._of_slot(slot, lambda sheet=sheet: self.plan.lay_out([sheet]))
+            raise
+
+    def _sheet(self, slot: int) -> Sheet:
+        if slot == FILLER:
+            return FILLER_SHEET
+        return self._of_slot(slot, lambda: self.plan.sheet(slot))
+
+    def _of_slot(self, slot: int, make: Callable[[], Made]) -> Made:
+        try:
+            return make()
         except Exception as error:  # of whatever kind: it must say which slot could not be read
             stream = self.plan.streams[self.plan.locate(slot)[0]].name
             raise DataError(f"slot {slot} (stream {stream}): {error}") from error
 
 
-def collate(packs: list[Pack]) -> Batch:
+def as_batch(laid: LaidOut) -> Batch:
     """Packs as the tensors TorchTitan's trainer takes."""
-    ids_BL = torch.from_numpy(np.stack([pack.ids_S for pack in packs], dtype=np.int64))
-    positions_BL = torch.from_numpy(np.stack([pack.positions_S for pack in packs], dtype=np.int64))
-    labels_BL = torch.from_numpy(np.stack([pack.labels_S for pack in packs]))
-    return {"input": ids_BL, "positions": positions_BL}, labels_BL
+    ids_BL, positions_BL = torch.from_numpy(laid.ids_BS), torch.from_numpy(laid.positions_BS)
+    return {"input": ids_BL, "positions": positions_BL}, torch.from_numpy(laid.labels_BS)
 
 
 class SpeechDataLoader(BaseDataLoader):
@@ -116,7 +129,7 @@ class SpeechDataLoader(BaseDataLoader):
             batch_sampler=slots,  # pyright: ignore[reportArgumentType]  (has no length: it does not end)
             num_workers=workers,
             prefetch_factor=max(1, -(-self._num_prefetch // workers)) if workers else None,
-            collate_fn=collate,
+            collate_fn=as_batch,
             snapshot_every_n_steps=SNAPSHOT_NEVER,
         )
         read = iter(batches)  # starts the workers, before there are threads of ours

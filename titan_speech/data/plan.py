@@ -32,7 +32,7 @@ from titan_speech.data.lanes import LanedStream, Places, carried_on
 from titan_speech.data.limits import StreamSize
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
-from titan_speech.data.pack import Pack, filler_pack, lay_out
+from titan_speech.data.pack import LaidOut, Pack, Sheet, filler_pack, lay_out, lay_out_all
 from titan_speech.data.phases.carry import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.phases.records import run_phases, wanted_phase
 from titan_speech.data.plan_table import plan_table
@@ -163,9 +163,17 @@ class DataPlan:
 
     def pack(self, slot: int) -> Pack:
         """What global slot `slot` trains on."""
+        return lay_out(slot, *self.sheet(slot), self.seq_len, self.vocabulary.pad_id)
+
+    def sheet(self, slot: int) -> Sheet:
+        """What the pack of a slot is laid out of."""
         index, j = self.locate(slot)
         stream = self.streams[index]
-        return lay_out(slot, index, stream.documents, stream.packs.pieces(j), self.seq_len, self.vocabulary.pad_id)
+        return Sheet(index, stream.documents, stream.packs.pieces(j))
+
+    def lay_out(self, sheets: Sequence[Sheet]) -> LaidOut:
+        """Several packs at once, as a batch has them."""
+        return lay_out_all(sheets, self.seq_len, self.vocabulary.pad_id)
 
     def places(self, start: int, count: int) -> np.ndarray:
         """Where slots lie in the order of lanes, by which they are dealt to ranks."""

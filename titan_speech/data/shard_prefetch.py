@@ -35,7 +35,7 @@ Needed = tuple[StoreFiles, FileInfo]
 
 def files_of_slot(plan: DataPlan, slot: int) -> list[Needed]:
     """Every shard file that the slot's pack reads, each once, in the order of use."""
-    index, j = plan.order.locate(slot)
+    index, j = plan.locate(slot)
     stream = plan.streams[index]
     needed: dict[str, Needed] = {}
     seen: set[tuple[int, int]] = set()
