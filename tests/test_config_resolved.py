@@ -97,8 +97,8 @@ SECRETS = {
     "hub token": ("job.description", "hf_abcdefghijklmnopqrstuvwx"),
     "cloud key": ("job.description", "AKIAABCDEFGHIJKLMNOP"),
     "git token": ("job.description", "ghp_abcdefghijklmnopqrstuvwxyz0123456789"),
-    "password in an address": ("data.source.0.store", "hunter22:swordfish"),
-    "signed address": ("data.source.0.store", "X-Amz-Signature=deadbeefdeadbeef"),
+    "password in an address": ("tokenizer.path", "hunter22:swordfish"),
+    "signed address": ("tokenizer.path", "X-Amz-Signature=deadbeefdeadbeef"),
     "value of a secret variable": ("job.description", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
 }
 

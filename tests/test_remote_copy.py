@@ -99,8 +99,9 @@ def test_a_store_is_never_pushed_over_another_or_pulled_into_a_folder(
 def test_what_is_written_to_a_folder_first_says_so(store: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["store", "gold", str(store), "--output", "s3://stores/new", "--num-ce", "4", "--num-decode", "1"]
-    assert main([*words, "--by", "sample"]) == 2
-    assert "s3://stores/new is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--by", "sample"])
+    assert 'found "s3://stores/new", expected a folder of this machine' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

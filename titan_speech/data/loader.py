@@ -129,7 +129,7 @@ class SpeechDataLoader(BaseDataLoader):
             batch_sampler=slots,  # pyright: ignore[reportArgumentType]  (has no length: it does not end)
             num_workers=workers,
             prefetch_factor=max(1, -(-self._num_prefetch // workers)) if workers else None,
-            collate_fn=as_batch,
+            collate_fn=as_batch,  # pyright: ignore[reportArgumentType]  (takes what `__getitems__` gives)
             snapshot_every_n_steps=SNAPSHOT_NEVER,
         )
         read = iter(batches)  # starts the workers, before there are threads of ours
