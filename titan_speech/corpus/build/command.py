@@ -58,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--normalize", action="store_true", help="bring texts into their one form first")
     which.add_argument("--seed", type=int, default=0, help="of the order of samples in the store (default: 0)")
     which.add_argument(
-        "--shard-mb", dest="shard_bytes", type=megabytes, default=128 * MB, help="tokens of a shard, in MB (default: 128)"
+        "--shard-mb",
+        dest="shard_bytes",
+        type=megabytes,
+        default=128 * MB,
+        help="tokens of a shard, in MB (default: 128)",
     )
     how = parser.add_argument_group("how")
     how.add_argument("--unit-mb", type=float, default=256, help="of large arrays, imported at a time (default: 256)")
@@ -149,8 +153,8 @@ def _codec(args: argparse.Namespace) -> CodecInfo | None:
         return None
     if not _SHA256.fullmatch(args.codec_hash):
         print(
-            f"warning: --codec-hash is {args.codec_hash!r}; expected the whole sha256 of the codec's weights, 64 digits "
-            "0-9a-f as sha256sum prints it: a shorter one never equals that of the same codec in other stores",
+            f"warning: --codec-hash is {args.codec_hash!r}; expected the whole sha256 of the codec's weights, 64 "
+            "digits 0-9a-f as sha256sum prints it: a shorter one never equals that of the same codec in other stores",
             file=sys.stderr,
         )
     return CodecInfo(args.codec_name, args.codec_hash)

@@ -25,11 +25,11 @@ from pathlib import Path
 from titan_speech.corpus.build.settings import BuildSettings, differences
 from titan_speech.corpus.format import Unit
 from titan_speech.errors import DataError
-from titan_speech.store.write.cut import ShardJob
 from titan_speech.store.manifest import FileInfo, Kind, ShardInfo
 from titan_speech.store.problems import Found
-from titan_speech.store.write.runs import Run, VariantCount
 from titan_speech.store.shards import PartKey, flush_to_disk
+from titan_speech.store.write.cut import ShardJob
+from titan_speech.store.write.runs import Run, VariantCount
 
 UNIT_PROBLEM = "unit"
 """Kind of the problem that a unit could not be read to its end."""

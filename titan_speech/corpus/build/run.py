@@ -25,13 +25,21 @@ from titan_speech.corpus.build.pool import run_all
 from titan_speech.corpus.build.progress import BuildProgress
 from titan_speech.corpus.build.settings import BuildSettings
 from titan_speech.corpus.build.work import CutWork, ImportWork, UnitTask
-from titan_speech.corpus.format import Format, ImportOptions, NamesCodec, NamesNormalization, Unit, open_format, speech_formats
+from titan_speech.corpus.format import (
+    Format,
+    ImportOptions,
+    NamesCodec,
+    NamesNormalization,
+    Unit,
+    open_format,
+    speech_formats,
+)
 from titan_speech.errors import DataError
 from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
-from titan_speech.store.write.conflicts import find_conflicts
-from titan_speech.store.write.cut import ShardJob, by_part, part_info, shard_jobs
 from titan_speech.store.manifest import CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
 from titan_speech.store.problems import Found, Problems
+from titan_speech.store.write.conflicts import find_conflicts
+from titan_speech.store.write.cut import ShardJob, by_part, part_info, shard_jobs
 from titan_speech.store.write.runs import Run
 from titan_speech.store.write.spill import Recipe
 from titan_speech.text_tokenizer import TextTokenizer
@@ -168,8 +176,8 @@ class _Build:
             self._folder.remove()
             return ""
         return (
-            f"\n{self._folder.path} keeps {num_usable} imported units without a problem, which the same command does not "
-            "import again; delete it if you change the settings"
+            f"\n{self._folder.path} keeps {num_usable} imported units without a problem, which the same command does "
+            "not import again; delete it if you change the settings"
         )
 
     def _import_units(self, units: Sequence[Unit]) -> list[UnitRecord]:

@@ -22,8 +22,8 @@ from titan_speech.corpus.build.folder import (
 from titan_speech.corpus.format import Format, Unit
 from titan_speech.corpus.samples import BadSample, Sample, SpeechSample, TextSample
 from titan_speech.errors import DataError
-from titan_speech.store.write.cut import ShardJob, write_shard
 from titan_speech.store.problems import Found, Problem, Problems
+from titan_speech.store.write.cut import ShardJob, write_shard
 from titan_speech.store.write.spill import Recipe, Spill
 
 Advance = Callable[[int, int], None]
