@@ -2,7 +2,8 @@
 
 In: `tokenizer.model`, as Meta publishes Llama 3: one `base64(token) rank` a line. Out: the JSON of the `tokenizers`
 library that gives the same ids, so that everything after this knows one kind of tokenizer. Ranks imply merges: a token
-comes of every pair of tokens that spell it, in the order of its rank. 128,000 tokens take 1 s.
+comes of every pair of tokens that spell it, in the order of its rank. Loading Llama 3 this way took 11 s where
+tokenizer.json took 6, on a busy machine.
 """
 
 from __future__ import annotations

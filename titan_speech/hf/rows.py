@@ -8,7 +8,7 @@ pieces.
     normal     0.02 * z, as a model begins that was never trained
 
 Moments are added up in fp64 from fp32 pieces. L comes from an eigendecomposition with negative eigenvalues set to 0:
-covariances of embeddings are singular to fp32, where Cholesky fails. It costs O(D^3), 3 s at D = 2,048.
+covariances of embeddings are singular to fp32, where Cholesky fails. It costs O(D^3), once a matrix.
 
 Shapes: V old rows, N new rows, D model width.
 """
