@@ -32,12 +32,16 @@ class FaultProxy:
     """Answers to end in the middle."""
     num_flipped: int = 0
     """Answers in which to change a byte."""
+    num_dropped: int = 0
+    """Requests with a body to end in the middle of it."""
     num_stalled: int = 0
     """Answers that stop coming."""
     pause_sec: float = 0.0
     """Wait before each 64 kB."""
     num_bytes: int = 0
     """Bytes of all answers."""
+    num_sent_bytes: int = 0
+    """Bytes of all requests."""
     num_faults: int = 0
     """Faults that happened."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +57,10 @@ class FaultProxy:
     def count(self, num_bytes: int) -> None:
         with self._lock:
             self.num_bytes += num_bytes
+
+    def count_sent(self, num_bytes: int) -> None:
+        with self._lock:
+            self.num_sent_bytes += num_bytes
 
 
 @contextmanager
@@ -88,6 +96,10 @@ def _pump_requests(proxy: FaultProxy, client: socket.socket, server: socket.sock
     while data := client.recv(1 << 16):
         if data.startswith((b"GET", b"PUT")) and proxy.take("num_busy"):
             client.sendall(_BUSY)
+            return
+        proxy.count_sent(len(data))
+        if len(data) > LONG_BYTES and proxy.take("num_dropped"):
+            server.sendall(data[: len(data) // 2])
             return
         server.sendall(data)
 

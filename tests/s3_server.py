@@ -62,27 +62,52 @@ def credentials() -> dict[str, str]:
 @contextmanager
 def running_server(folder: Path) -> Iterator[S3Server]:
     """The server with its data below `folder`, until the block ends."""
-    log = ""
-    for attempt in range(START_ATTEMPTS):  # a free port may be taken before the server has it
-        inside = folder / f"attempt-{attempt}"
-        inside.mkdir()
-        ports = _free_ports(8)
-        process = subprocess.Popen(
-            _command(inside, ports),
-            stdout=(inside / "log").open("wb"),
+    with restartable_server(folder) as process:
+        yield process.server
+
+
+@dataclass
+class ServerProcess:
+    """The server as something that can die and come back with what it had stored."""
+
+    server: S3Server
+    folder: Path
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> bool:
+        """Whether objects can be written now."""
+        self.process = subprocess.Popen(
+            self.command,
+            stdout=(self.folder / "log").open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
+        return _is_ready(self.server, self.process)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@contextmanager
+def restartable_server(folder: Path) -> Iterator[ServerProcess]:
+    """The same, for tests in which it dies."""
+    log = ""
+    for attempt in range(START_ATTEMPTS):  # a free port may be taken before the server has it
+        inside = folder / f"attempt-{attempt}"
+        inside.mkdir(parents=True)
+        ports = _free_ports(8)
+        process = ServerProcess(S3Server(ports[0]), inside, _command(inside, ports))
         try:
-            server = S3Server(ports[0])
-            if _is_ready(server, process):
-                yield server
+            if process.start():
+                yield process
                 return
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
             log = (inside / "log").read_text(errors="replace")[-8000:]
             shutil.rmtree(inside, ignore_errors=True)
     raise AssertionError(f"the S3 server did not start:\n{log}")
@@ -126,7 +151,8 @@ def _is_ready(server: S3Server, process: subprocess.Popen[bytes]) -> bool:
     while process.poll() is None and time.monotonic() < deadline:
         try:
             urlopen(f"{server.endpoint_url}/healthz", timeout=2).close()
-            client.create_bucket(Bucket=BUCKET)
+            with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"yes")
             return True
         except (OSError, BotoCoreError, ClientError):

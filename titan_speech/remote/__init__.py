@@ -8,4 +8,5 @@ s3://bucket/prefix          url.py
 local file                  files.py hands its mapped bytes to the token store
       ^
 upload.py                   a folder to a prefix, its last file last; store_copy.py: push and pull of token stores
+resumable.py                one big file, in parts that outlive the process that sent them; pace.py limits its bandwidth
 """

@@ -16,15 +16,16 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from botocore.config import Config
 
 from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
-from titan_speech.remote.retry import TransferError, retried
+from titan_speech.remote.retry import MissingObjectError, TransferError, retried
 from titan_speech.remote.url import S3Url
 
 if TYPE_CHECKING:
@@ -33,7 +34,24 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
 SHA256_KEY = "sha256"
+NO_NOTES: Mapping[str, str] = MappingProxyType({})
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as it was sent; `notes` went along with it, its sha256 among them."""
+
+    num_bytes: int
+    notes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of an unfinished upload; the ETag is the MD5 of its bytes, but for servers that encrypt by own keys."""
+
+    num_bytes: int
+    etag: str
 
 
 class Client:
@@ -66,8 +84,22 @@ class Client:
 
     def stored_sha256(self, url: S3Url) -> str | None:
         """What `upload` noted with the object."""
+        return self._head(url).notes.get(SHA256_KEY)
+
+    def find(self, url: S3Url) -> StoredObject | None:
+        """What is known of the object; None if it is not there."""
+        try:
+            return self._head(url)
+        except MissingObjectError:
+            return None
+
+    def _head(self, url: S3Url) -> StoredObject:
         answer = self._retried(f"asking for {url}", lambda: self._s3.head_object(Bucket=url.bucket, Key=url.key))
-        return answer["Metadata"].get(SHA256_KEY)
+        return StoredObject(answer["ContentLength"], answer["Metadata"])
+
+    def delete(self, url: S3Url) -> None:
+        """The object is gone; none there is no error."""
+        self._retried(f"deleting {url}", lambda: self._s3.delete_object(Bucket=url.bucket, Key=url.key))
 
     def read_range_into(self, url: S3Url, start: int, stop: int, file_number: int) -> None:
         """Bytes [start, stop) of the object to the same place of an open file."""
@@ -91,16 +123,37 @@ class Client:
         if place != stop:
             raise TransferError(f"the answer ended after {place - start} of {stop - start} bytes")
 
-    def put(self, url: S3Url, data: bytes, sha256: str) -> None:
-        """A small object, whole or not at all."""
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {SHA256_KEY: sha256}}
+    def put(self, url: S3Url, data: bytes, sha256: str, notes: Mapping[str, str] = NO_NOTES) -> None:
+        """A small object, whole or not at all; `notes` are kept with it."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**notes, SHA256_KEY: sha256}}
         digest = _content_md5(data)
         self._retried(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=digest, **arguments))
 
-    def start_parts(self, url: S3Url, sha256: str) -> str:
+    def start_parts(self, url: S3Url, sha256: str, notes: Mapping[str, str] = NO_NOTES) -> str:
         """Begins an object that is sent in parts; it appears with `finish_parts`."""
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {SHA256_KEY: sha256}}
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**notes, SHA256_KEY: sha256}}
         return self._retried(f"writing {url}", lambda: self._s3.create_multipart_upload(**arguments))["UploadId"]
+
+    def unfinished_uploads(self, url: S3Url) -> list[str]:
+        """Uploads in parts of this object that were neither finished nor abandoned, the newest first."""
+
+        def listed() -> list[str]:
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=url.bucket, Prefix=url.key)
+            found = (upload for page in pages for upload in page.get("Uploads", ()) if upload["Key"] == url.key)
+            return [one["UploadId"] for one in sorted(found, key=lambda one: one["Initiated"], reverse=True)]
+
+        return self._retried(f"asking for parts of {url}", listed)
+
+    def parts_there(self, url: S3Url, upload_id: str) -> dict[int, StoredPart]:
+        """The parts of an unfinished upload, by their number."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id}
+
+        def listed() -> dict[int, StoredPart]:
+            pages = self._s3.get_paginator("list_parts").paginate(**arguments)
+            parts = (part for page in pages for part in page.get("Parts", ()))
+            return {part["PartNumber"]: StoredPart(part["Size"], part["ETag"]) for part in parts}
+
+        return self._retried(f"asking for parts of {url}", listed)
 
     def put_part(self, url: S3Url, upload_id: str, number: int, data: bytes) -> str:
         """The part's ETag."""

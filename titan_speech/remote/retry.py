@@ -87,7 +87,7 @@ def _final(what: str, error: Exception) -> DataError:
     code, status = error_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code == "NoSuchBucket":
         return DataError(f"{what}: the bucket does not exist there; check its name and storage.endpoint_url")
-    if code in ("NoSuchKey", "404", "NotFound"):
+    if code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
         return MissingObjectError(f"{what}: there is no such object")
     if code in _STALE_CODES:
         return DataError(f"{what}: credentials no longer hold ({code}); renew them, and check this machine's clock")

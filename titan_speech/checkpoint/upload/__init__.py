@@ -1,0 +1,1 @@
+"""Checkpoints to object storage in the background, and back."""
