@@ -172,6 +172,50 @@ def test_a_chain_merges_tables_and_replaces_arrays_of_tables_whole(folder: Path)
     assert str(loaded.origins["job.description"]) == "recipes/base.toml:2"
 
 
+def test_a_file_may_extend_several_each_laid_over_those_before(folder: Path) -> None:
+    Path("backbone.toml").write_text('[job]\nextends = "places.toml"\n[model]\nfamily = "qwen3"\n')
+    Path("places.toml").write_text('[tokenizer]\npath = "there"\n[training]\nseq_len = 1024\n')
+    Path("stage.toml").write_text(BASE)
+    loaded = load('[job]\nextends = ["stage.toml", "backbone.toml"]\nseed = 5\n')
+    assert [str(path) for path in loaded.files] == ["stage.toml", "places.toml", "backbone.toml", "run.toml"]
+    config = loaded.config
+    assert (config.model.family, config.tokenizer.path, config.training.seq_len) == ("qwen3", "there", 1024)
+    assert (config.job.seed, config.job.description) == (5, "base")
+
+
+def test_every_absent_file_of_several_is_told_with_its_line(folder: Path) -> None:
+    found = problems('[job]\nextends = [\n  "a.toml",\n  "b.toml",\n  3,\n]\n')
+    assert [line.split(": found ")[0] for line in found] == [f"run.toml:{n}: job.extends" for n in (3, 4, 5)]
+    assert found[2].endswith("found 3; expected the path of a TOML file, or a list of them")
+
+
+STORES = '[data.stores]\nraw = "s3://corpora/raw"\ngold = "stores/gold"\n'
+
+
+def test_a_store_may_go_by_a_name_that_another_file_gives(folder: Path) -> None:
+    Path("places.toml").write_text(STORES)
+    text = BASE.replace('store = "demo_data"', 'store = "raw"').replace("[job]", '[job]\nextends = "places.toml"')
+    loaded = load(text, "--data.held_out", "gold,./more")
+    assert {source.store for source in loaded.config.data.source} == {"s3://corpora/raw"}
+    assert loaded.config.data.held_out == ("stores/gold", "./more")
+    assert str(loaded.origins["data.source.0.store"]) == "places.toml:2"
+    assert loaded.config.data.stores == {}  # what is saved has places only
+    moved = load(text, "--data.stores.raw", "/disk/raw", "--data.held_out", "")
+    assert moved.config.data.source[0].store == "/disk/raw"
+
+
+def test_a_misspelt_name_of_a_store_is_told_with_the_nearest(folder: Path) -> None:
+    found = problems(BASE.replace('store = "demo_data"', 'store = "row"', 1) + STORES)
+    expected = 'found "{0}"; expected a name of [data.stores] (raw, gold), or a path with a / (./{0})'
+    assert found[0].endswith(f"data.source.0.store: {expected.format('row')}; did you mean raw?")
+    assert found[1].endswith(f"data.source.1.store: {expected.format('demo_data')}")
+
+
+def test_a_name_stands_for_a_place_and_not_for_another_name(folder: Path) -> None:
+    found = problems(BASE.replace('store = "demo_data"', 'store = "a"') + '[data.stores]\na = "b"\nb = "./x"\nc = ""\n')
+    assert [line.split(": ")[1] for line in found] == ["data.stores.a", "data.stores.c"]
+
+
 def test_a_problem_in_an_inherited_file_names_that_file(folder: Path) -> None:
     Path("base.toml").write_text(changed("seq_len = 512", "seq_length = 512"))
     [problem] = problems('[job]\nextends = "base.toml"\n')

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig, load_config
+from titan_speech.config.present import check_present
 from titan_speech.errors import ConfigError, TitanSpeechError
 from titan_speech.quiet import quieten_dependencies
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
-    loaded = load_config(argv, world_size=world_size)
+    loaded = load_config(argv, world_size=world_size, checks=(check_present,))
     quieten_dependencies()
 
     import torch

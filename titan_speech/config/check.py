@@ -18,6 +18,7 @@ from titan_speech.config.check_data import check_data
 from titan_speech.config.check_storage import check_storage
 from titan_speech.config.finding import Finding
 from titan_speech.config.problem import DEFAULT, Origin, Problem, nearest_name
+from titan_speech.config.stores import check_stores
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
 
 Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
@@ -235,4 +236,5 @@ _CHECKS: tuple[Check, ...] = (
     check_attention,
     check_data,
     check_storage,
+    check_stores,
 )

@@ -20,6 +20,8 @@ _FROM_ENVIRONMENT = "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECR
 
 
 def check_storage(config: SpeechConfig) -> Iterator[Finding]:
+    for name, place in config.data.stores.items():
+        yield from _check_place(place, f"data.stores.{name}", "a token store or gold pack")
     for index, source in enumerate(config.data.source):
         yield from _check_place(source.store, f"data.source.{index}.store", "a token store")
     for index, place in enumerate(config.data.held_out):

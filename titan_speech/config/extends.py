@@ -1,21 +1,22 @@
-"""`[job] extends = "other.toml"`: one file laid over another.
+"""`[job] extends = "other.toml"`: a file laid over one or several others.
 
 In: the file asked for. Out: `Stack`: one merged tree, the files in the order they were laid over each other,
 and what went wrong on the way (an absent file, a syntax error, a circle).
 
-The path is relative to the file that says it, so a folder of recipes can be moved. Chains may have any
-length. Tables merge key by key; arrays of tables, such as `[[data.source]]`, are replaced whole, as a
-half-inherited mixture would add up to something nobody wrote.
+Paths are relative to the file that says them, so a folder of recipes can be moved. Chains may have any length;
+`extends = ["pt_s1.toml", "backbones/llama3_1b.toml"]` lays the second with all it extends over the first, then the file
+over both. Tables merge key by key; arrays of tables, such as `[[data.source]]`, are replaced whole, as a half-inherited
+mixture would add up to something nobody wrote.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from titan_speech.config.problem import Origin, Problem, nearest_name
 from titan_speech.config.source import read
-from titan_speech.config.tree import Leaf, Table, describe, merge, without
+from titan_speech.config.tree import Array, Leaf, Node, Table, describe, merge, without
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,36 @@ class Stack:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class _Link:
-    """What a file extends, and where it says so."""
+@dataclass
+class _Pile:
+    """What was read so far, the lowest file first."""
 
-    path: Path
-    origin: Origin
+    trees: list[Table] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def read_chain(path: Path) -> Stack:
     """`path` over all it extends; after a problem, over those that could be read."""
-    trees: list[Table] = []
-    files: list[Path] = []
-    step: _Link | Problem | None = _Link(path, Origin(str(path)))
-    while isinstance(step, _Link):
-        tree = read(step.path)
-        if isinstance(tree, Problem):
-            step = tree
-            break
-        files.insert(0, step.path)
-        trees.insert(0, without(tree, "job", "extends"))
-        step = _next(tree, files)
-    return Stack(_merged(trees), tuple(files), (step,) if isinstance(step, Problem) else ())
+    pile = _Pile()
+    _add(path, (), pile)
+    return Stack(_merged(pile.trees), tuple(pile.files), tuple(pile.problems))
+
+
+def _add(path: Path, above: tuple[Path, ...], pile: _Pile) -> None:
+    """First what the file extends, then the file; `above` are those that led to it."""
+    tree = read(path)
+    if isinstance(tree, Problem):
+        pile.problems.append(tree)
+        return
+    for leaf in _links(tree):
+        below = _file_below(leaf, (*above, path))
+        if isinstance(below, Problem):
+            pile.problems.append(below)
+        else:
+            _add(below, (*above, path), pile)
+    pile.trees.append(without(tree, "job", "extends"))
+    pile.files.append(path)
 
 
 def _merged(trees: list[Table]) -> Table:
@@ -60,21 +69,27 @@ def _merged(trees: list[Table]) -> Table:
     return result
 
 
-def _next(tree: Table, files: list[Path]) -> _Link | Problem | None:
-    """The file the newest one extends: None if none, a problem if it cannot be."""
+def _links(tree: Table) -> tuple[Node, ...]:
+    """What `extends` of a file holds, one or several."""
     job = tree.entries.get("job")
-    leaf = job.entries.get("extends") if isinstance(job, Table) else None
-    if leaf is None:
-        return None
+    node = job.entries.get("extends") if isinstance(job, Table) else None
+    if node is None:
+        return ()
+    return node.items if isinstance(node, Array) else (node,)
+
+
+def _file_below(leaf: Node, chain: tuple[Path, ...]) -> Path | Problem:
+    """The file that the last one of the chain extends."""
     if not (isinstance(leaf, Leaf) and isinstance(leaf.value, str)):
-        return Problem(leaf.origin, "job.extends", describe(leaf), "the path of a TOML file")
-    path = files[0].parent / leaf.value
+        expected = "the path of a TOML file, or a list of them"
+        return Problem(leaf.origin, "job.extends", describe(leaf), expected)
+    path = chain[-1].parent / leaf.value
     if not path.is_file():
         return _absent(path, leaf.origin)
-    if path.resolve() in {file.resolve() for file in files}:
-        chain = " -> ".join(str(file) for file in [*reversed(files), path])
-        return Problem(leaf.origin, "job.extends", f"a circle: {chain}", "a chain of files that ends")
-    return _Link(path, leaf.origin)
+    if path.resolve() in {file.resolve() for file in chain}:
+        circle = " -> ".join(str(file) for file in [*chain, path])
+        return Problem(leaf.origin, "job.extends", f"a circle: {circle}", "a chain of files that ends")
+    return path
 
 
 def _absent(path: Path, origin: Origin) -> Problem:

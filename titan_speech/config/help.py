@@ -38,8 +38,8 @@ example: --job.config_file train_configs/demo.toml --training.seq_len 1024 --dat
 
   --job.config_file PATH (required, on the command line only)
         The TOML file to start from.
-  extends = STRING (optional, under [job] in a file only)
-        The TOML file to inherit from.
+  extends = STRING or [STRING, ...] (optional, under [job] in a file only)
+        The TOML file to inherit from, or several, each laid over those before it.
 """
 
 

@@ -19,6 +19,7 @@ from titan_speech.config.extends import read_chain
 from titan_speech.config.help import help_text
 from titan_speech.config.overrides import Override, apply, parse_words
 from titan_speech.config.problem import COMMAND_LINE, Origin, Problem, nearest_name, raise_problems
+from titan_speech.config.stores import place_origins, with_places
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.config.tree import Table
 
@@ -55,7 +56,8 @@ def load_config(argv: Sequence[str], *, world_size: int | None = None, checks: S
         known = Context(findings.origins, findings.suspects, Origin(str(path)), world_size)
         problems += check(converted.config, known, checks)
     raise_problems(problems)
-    return LoadedConfig(converted.config, findings.origins, stack.files)
+    origins = {**findings.origins, **place_origins(converted.config, findings.origins)}
+    return LoadedConfig(with_places(converted.config), origins, stack.files)
 
 
 def _config_file(overrides: Sequence[Override], problems: list[Problem]) -> Path | None:

@@ -28,6 +28,25 @@ class JobTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageTable:
+    """What a stage takes over from the one before. It counts only while the run has no checkpoint of its own: a crash
+    inside the stage resumes the stage."""
+
+    from_: str = ""
+    """Run folder of the stage before (its newest complete checkpoint), or one of its checkpoints (.../step-N). Weights
+    are taken over, the schedule starts anew. Empty: this is the first stage."""
+
+    optimizer: bool = False
+    """Take over the moments of AdamW too; learning rate, betas and weight decay are always this stage's."""
+
+    continue_data: bool = True
+    """Read each data stream on from where the stage before left it (as data.continue_from, which goes before it)."""
+
+    strict: bool = False
+    """Stop, and do not only warn, if the peak learning rate is above the one the stage before ended with."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelTable:
     """The backbone, with its vocabulary grown by the speech tokens."""
 
@@ -69,7 +88,7 @@ class SourceTable:
     """Name of the source in reports and rules; unique."""
 
     store: str
-    """Folder of the token store, or s3://bucket/prefix (see [storage])."""
+    """Folder of the token store, s3://bucket/prefix (see [storage]), or a name of [data.stores]."""
 
     task: TaskName
     """How samples become prompts: speech, continuation, tts, clone, text or instruction."""
@@ -142,9 +161,13 @@ class DataTable:
     num_prefetch_batches: int = 4
     """Batches read ahead."""
 
+    stores: dict[str, str] = field(default_factory=dict)
+    """Names for stores and gold packs, for `store` and `held_out`: {raw_speech = "s3://corpora/raw", gold = "gold"}.
+    Where there are names, a folder is written with a /."""
+
     held_out: tuple[str, ...] = ()
-    """Gold packs (titan-speech store gold), in folders or at s3://bucket/prefix: their samples are never read, in
-    whatever store they lie."""
+    """Gold packs (titan-speech store gold), in folders, at s3://bucket/prefix or by a name of [data.stores]: their
+    samples are never read, in whatever store they lie."""
 
     source: tuple[SourceTable, ...] = ()
     """[[data.source]] tables."""
@@ -355,6 +378,7 @@ class SpeechConfig:
     """A whole run. `[job] extends = "other.toml"` inherits; `--table.key value` overrides."""
 
     job: JobTable = field(default_factory=JobTable)
+    stage: StageTable = field(default_factory=StageTable)
     model: ModelTable = field(default_factory=ModelTable)
     tokenizer: TokenizerTable = field(default_factory=TokenizerTable)
     data: DataTable = field(default_factory=DataTable)
