@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.config.check import FLAVORS, Range
+from titan_speech.config.check import Range
 from titan_speech.config.convert import table_fields
 from titan_speech.config.finding import Finding
 from titan_speech.config.help import help_text
@@ -428,21 +428,21 @@ ONE_PROBLEM = {
     "chunks": ("[optimizer]", "[loss]\nnum_chunks = 7\n[optimizer]", "loss.num_chunks", "512 / 1 = 512"),
     "tp": (
         "[optimizer]",
-        "[parallelism]\ntensor_parallel_degree = 3\n[optimizer]",
-        "training.seq_len",
-        "a multiple of 3",
+        "[parallelism]\ntensor_parallel_degree = 4\n[optimizer]",
+        "parallelism.tensor_parallel_degree",
+        "a divisor of the 2 key and value heads of this llama3; did you mean 2?",
     ),
     "flavor": (
         "[optimizer]",
         '[model]\nflavor = "1.7B"\n[optimizer]',
         "model.flavor",
-        "debug, 1B, 8B, initial for llama3; did",
+        "debug, debug_untied, 1B, 8B, initial for llama3; did",
     ),
     "varlen": (
         "[optimizer]",
         '[model]\nattention = "varlen"\n[optimizer]\n[parallelism]\ncontext_parallel_degree = 2',
         "model.attention",
-        "flex or dense",
+        'did you mean model.attention = "flex"?',
     ),
 }
 
@@ -654,14 +654,6 @@ def test_loading_a_configuration_does_not_import_torch_or_numpy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ
     )
     assert out.stdout.strip() == "set()"
-
-
-def test_the_flavors_named_here_are_those_of_the_model() -> None:
-    from titan_speech.model import flavors
-
-    assert {family: set(names) for family, names in FLAVORS.items()} == {
-        family: set(names) for family, names in flavors.FLAVORS.items()
-    }
 
 
 def test_a_field_named_by_a_python_keyword_has_the_keyword_as_its_key() -> None:

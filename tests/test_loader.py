@@ -158,6 +158,18 @@ def test_a_step_deals_out_each_of_its_slots_once_and_as_few_fillers_as_fit(packs
     assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4))
+def test_a_pipeline_takes_what_a_rank_computes_at_once_in_equal_parts(packs, ranks, part, passes) -> None:
+    places = np.zeros(packs, np.int64)
+    whole, parts = StepShape(packs, ranks, part * passes), StepShape(packs, ranks, part * passes, passes)
+    for rank in range(ranks):
+        in_parts = parts.microbatches(0, places, rank)
+        assert len(in_parts) == parts.num_microbatches == whole.num_microbatches * passes
+        assert {len(slots) for slots in in_parts} == {part}
+        in_one = whole.microbatches(0, places, rank)
+        assert [slot for slots in in_parts for slot in slots] == [slot for slots in in_one for slot in slots]
+
+
 def test_batches_have_the_types_the_trainer_takes(plan: DataPlan) -> None:
     with loader_of(plan) as loader:
         inputs, labels_BL = next(iter(loader))

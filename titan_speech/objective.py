@@ -34,6 +34,16 @@ class GroupSums:
         self.num_streams = num_streams
         self._sums_2G: torch.Tensor | None = None
 
+    def keep_in(self, module: torch.nn.Module, device: torch.device) -> None:
+        """Make the sums a buffer of the module, which no checkpoint holds.
+
+        A pipeline rehearses its first pass, loss included, and then restores the buffers of its stage: what is none
+        would count the rehearsal too. A CUDA graph finds them allocated.
+        """
+        sums_2G = torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
+        module.register_buffer("loss_sums", sums_2G, persistent=False)
+        self._sums_2G = sums_2G
+
     def add(self, nll_N: torch.Tensor, group_N: torch.Tensor, trained_N: torch.Tensor) -> None:
         """Add the per-token losses of one call, in place; tokens not trained add nothing."""
         if self._sums_2G is None:

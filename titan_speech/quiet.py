@@ -14,3 +14,9 @@ def quieten_dependencies() -> None:
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
     warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
+    logging.getLogger().addFilter(_is_of_use)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """TorchTitan's loss of a pipeline is seen on its last stage only; ours is added up over the stages."""
+    return "Pipeline Parallel loss is not visible" not in record.getMessage()

@@ -49,6 +49,7 @@ class SpeechTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         loss = cast(GroupedCrossEntropy, cast(ChunkedLossWrapper, self.loss_fn).loss_fn)
+        loss.groups.keep_in(self.model_parts[-1], self.device)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
 
     def _facts(self) -> RunFacts:
@@ -59,11 +60,16 @@ class SpeechTrainer(Trainer):
             num_steps=config.budget.num_steps,
             global_batch_tokens=config.speech.training.global_batch_tokens,
             flops=self._flops_per_token(),
+            has_loss=not self.parallel_dims.pp_enabled or self.pp_has_last_stage,
         )
 
     def _flops_per_token(self) -> FlopsPerToken:
-        """TorchTitan's count is linear in the sequence length; two points give its parts."""
-        model = cast(BaseModel, self.model_parts[0])
+        """TorchTitan's count is linear in the sequence length; two points give its parts.
+
+        Of the whole model, built without memory: a pipeline's rank has a part of it.
+        """
+        with torch.device("meta"):
+            model = cast(BaseModel, self.model_config.build())
         _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
         _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
         per_position = flops_at_2 - flops_at_1

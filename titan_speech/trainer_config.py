@@ -15,19 +15,21 @@ import torch
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
-from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
-from torchtitan.distributed.activation_checkpoint import ActivationCheckpointingConfig, FullAC, SelectiveAC
+from torchtitan.config.configs import CommConfig, DebugConfig, TrainingConfig
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.budget import Budget, data_parallel_degree
-from titan_speech.config.tables import ParallelismTable, SpeechConfig
+from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.metrics import SpeechMetricsProcessor
+from titan_speech.parallel import settings
+from titan_speech.parallel.features import Composition
+from titan_speech.parallel.start import refuse_what_cannot_run
 from titan_speech.schedule import TokenBudgetSchedule
 from titan_speech.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
@@ -69,7 +71,12 @@ def trainer_config(
     shape: BackboneShape,
     hf_initial: Path | None = None,
 ) -> SpeechTrainer.Config:
-    """The configuration tree TorchTitan builds the run from."""
+    """The configuration tree TorchTitan builds the run from.
+
+    Raises:
+        ConfigError: the backbone or this device cannot do what the configuration asks for.
+    """
+    refuse_what_cannot_run(config, shape)
     dp_degree = data_parallel_degree(config.parallelism, world_size)
     vocabulary = plan.vocabulary
     accumulation = budget.accumulation(dp_degree)
@@ -78,7 +85,11 @@ def trainer_config(
         budget=budget,
         plan=plan,
         model_spec=model_spec(
-            shape, config.model.attention, vocabulary.num_rows, config.parallelism.tensor_parallel_degree
+            shape,
+            config.model.attention,
+            vocabulary.num_rows,
+            config.float8,
+            compiles_layers=Composition(config, shape).compiles_layers,
         ),
         hf_assets_path=config.tokenizer.path,
         dump_folder=config.job.dump_folder,
@@ -88,6 +99,7 @@ def trainer_config(
             packs_per_step=budget.packs_per_step,
             num_workers=config.data.num_workers,
             num_prefetch_batches=config.data.num_prefetch_batches,
+            passes=settings.pipeline_passes(config),
         ),
         optimizer=_optimizer(config),
         lr_scheduler=TokenBudgetSchedule.Config(budget=budget),
@@ -110,10 +122,10 @@ def trainer_config(
             mixed_precision_param=config.training.mixed_precision_param,
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
-        parallelism=_parallelism(config.parallelism),
+        parallelism=settings.parallelism(config.parallelism),
         checkpoint=_checkpoint(config, provenance, plan, hf_initial),
-        activation_checkpoint=_activation_checkpoint(config),
-        compile=CompileConfig(enable=config.compile.enable),
+        activation_checkpoint=settings.recomputation(config.activation_checkpoint),
+        compile=settings.compilation(config.compile),
         comm=CommConfig(
             init_timeout_seconds=config.comm.init_timeout_seconds,
             train_timeout_seconds=config.comm.train_timeout_seconds,
@@ -148,16 +160,6 @@ def _optimizer(config: SpeechConfig) -> OptimizersContainer.Config:
     )
 
 
-def _parallelism(table: ParallelismTable) -> ParallelismConfig:
-    return ParallelismConfig(
-        data_parallel_replicate_degree=table.data_parallel_replicate_degree,
-        data_parallel_shard_degree=table.data_parallel_shard_degree,
-        tensor_parallel_degree=table.tensor_parallel_degree,
-        context_parallel_degree=table.context_parallel_degree,
-        fsdp_reshard_after_forward=table.fsdp_reshard_after_forward,
-    )
-
-
 def _checkpoint(
     config: SpeechConfig, provenance: Provenance, plan: DataPlan, hf_initial: Path | None
 ) -> SpeechCheckpointManager.Config:
@@ -179,8 +181,3 @@ def _checkpoint(
         provenance=provenance,
         phases=plan.phases,
     )
-
-
-def _activation_checkpoint(config: SpeechConfig) -> ActivationCheckpointingConfig:
-    policies = {"none": None, "selective": SelectiveAC.Config(), "full": FullAC.Config()}
-    return policies[config.activation_checkpoint.kind]

@@ -119,17 +119,23 @@ def num_microbatches(packs_per_step: int, dp_degree: int, local_batch_packs: int
 
 
 def data_parallel_degree(parallelism: ParallelismTable, world_size: int) -> int:
-    """Ranks that read different data: all but those that share a sequence."""
-    shared = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
-    assert world_size % shared == 0, f"{shared} ranks a sequence do not divide {world_size}"
+    """Ranks that read different data: all but those that share a sequence or hold other layers."""
+    shared = ranks_of_one_replica(parallelism)
+    assert world_size % shared == 0, f"{shared} ranks that read the same data do not divide {world_size}"
     return world_size // shared
+
+
+def ranks_of_one_replica(parallelism: ParallelismTable) -> int:
+    """Ranks that read the same data: tensor x context x pipeline."""
+    return (
+        parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * parallelism.pipeline_parallel_degree
+    )
 
 
 def smallest_world(parallelism: ParallelismTable) -> int:
     """The fewest processes that the degrees allow."""
     replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    shared = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
-    return replicate * max(shard, 1) * shared
+    return replicate * max(shard, 1) * ranks_of_one_replica(parallelism)
 
 
 def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:

@@ -14,12 +14,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from titan_speech.config.budget import ranks_of_one_replica
 from titan_speech.config.check_data import check_data
 from titan_speech.config.check_storage import check_storage
 from titan_speech.config.finding import Finding
 from titan_speech.config.problem import DEFAULT, Origin, Problem, nearest_name
 from titan_speech.config.stores import check_stores
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
+from titan_speech.model.published import FLAVORS
+from titan_speech.parallel.sizes import check_sizes
+from titan_speech.parallel.support import check_support
 
 Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
 
@@ -112,6 +116,11 @@ RANGES = (
     Range("parallelism.data_parallel_replicate_degree", least=1),
     Range("parallelism.tensor_parallel_degree", least=1),
     Range("parallelism.context_parallel_degree", least=1),
+    Range("parallelism.pipeline_parallel_degree", least=1),
+    Range("parallelism.pipeline_parallel_microbatch_size", least=1),
+    Range("parallelism.pipeline_parallel_first_stage_less_layers", least=0),
+    Range("parallelism.pipeline_parallel_last_stage_less_layers", least=0),
+    Range("activation_checkpoint.memory_budget", least=0, most=1),
     Range("checkpoint.interval_steps", least=1),
     Range("checkpoint.keep_last", least=0),
     Range("metrics.log_every_steps", least=1),
@@ -154,25 +163,6 @@ def check_schedule(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, f"{schedule.end_lr:g}", f"at most optimizer.lr = {lr:g}")
 
 
-def check_sequence(config: SpeechConfig) -> Iterator[Finding]:
-    """The sequence is cut by context and tensor parallel ranks, what a rank keeps by the loss's chunks."""
-    length = config.training.seq_len
-    cp = max(1, config.parallelism.context_parallel_degree)
-    tp = max(1, config.parallelism.tensor_parallel_degree)
-    chunks = max(1, config.loss.num_chunks)
-    divisor = tp * (2 * cp if cp > 1 else 1)
-    if length % divisor:
-        keys = ("training.seq_len", *_DEGREES[2:])
-        why = f"for tensor parallel {tp} and context parallel {cp} (which cuts it twice a rank)"
-        yield Finding(keys, str(length), f"a multiple of {divisor} {why}")
-    elif (length // cp) % chunks:
-        keys = ("loss.num_chunks", "training.seq_len", "parallelism.context_parallel_degree")
-        local = f"the local sequence, {length} / {cp} = {length // cp}"
-        yield Finding(keys, str(chunks), f"a divisor of {local}")
-
-
-FLAVORS = {"llama3": ("debug", "1B", "8B"), "qwen3": ("debug", "0.6B", "1.7B")}
-"""Names only, so that a misspelt one is told with all else; a test holds them to those of the model."""
 OF_INITIAL = "initial"
 """The flavor that takes its sizes from model.initial."""
 
@@ -194,34 +184,23 @@ def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, "false with model.initial", "true: weights are loaded by what saves them", "true")
 
 
-def check_attention(config: SpeechConfig) -> Iterator[Finding]:
-    """varlen's cu_seqlens change length: no fixed graph and no sequence cut over ranks can take them."""
-    if config.model.attention != "varlen":
-        return
-    if config.training.cuda_graphs:
-        keys = ("model.attention", "training.cuda_graphs")
-        yield Finding(keys, '"varlen" with training.cuda_graphs = true', "flex, or no CUDA graphs", '"flex"')
-    if config.parallelism.context_parallel_degree > 1:
-        keys = ("model.attention", "parallelism.context_parallel_degree")
-        yield Finding(keys, '"varlen" with context parallel', "flex or dense", '"flex"')
-
-
 _DEGREES = (
     "parallelism.data_parallel_replicate_degree",
     "parallelism.data_parallel_shard_degree",
     "parallelism.tensor_parallel_degree",
     "parallelism.context_parallel_degree",
+    "parallelism.pipeline_parallel_degree",
 )
 
 
 def check_world_size(parallelism: ParallelismTable, world_size: int) -> Iterator[Finding]:
     """The degrees must multiply to the world size; with a shard degree of -1 the others must divide it."""
     replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    others = replicate * parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
+    others = replicate * ranks_of_one_replica(parallelism)
     if min(others, abs(shard)) < 1:
         return  # a range problem already
     if shard == -1 and world_size % others:
-        found = f"a product of replicate, tensor and context degrees of {others}"
+        found = f"a product of replicate, tensor, context and pipeline degrees of {others}"
         yield Finding(_DEGREES, found, f"a divisor of the world size {world_size}")
     elif shard > 0 and others * shard != world_size:
         yield Finding(_DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}")
@@ -231,9 +210,9 @@ _CHECKS: tuple[Check, ...] = (
     check_ranges,
     check_batch,
     check_schedule,
-    check_sequence,
+    check_sizes,
     check_flavor,
-    check_attention,
+    check_support,
     check_data,
     check_storage,
     check_stores,

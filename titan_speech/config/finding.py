@@ -13,3 +13,7 @@ class Finding:
     found: str
     expected: str
     nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return f"{self.keys[0]}: found {self.found}; expected {self.expected}{hint}"

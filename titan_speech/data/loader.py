@@ -91,11 +91,14 @@ class SpeechDataLoader(BaseDataLoader):
         num_prefetch_batches: int = 4
         """Batches read ahead."""
 
+        passes: int = 1
+        """Parts in which a pipeline takes a rank's packs; a batch is then one part."""
+
     def __init__(
         self, config: Config, *, dp_world_size: int, dp_rank: int, local_batch_size: int, **_unused: Any
     ) -> None:
         self.plan = config.plan
-        self.shape = StepShape(config.packs_per_step, dp_world_size, local_batch_size)
+        self.shape = StepShape(config.packs_per_step, dp_world_size, local_batch_size * config.passes, config.passes)
         self.dp_rank = dp_rank
         self.next_slot = config.plan.phase.first_slot
         """First slot of the first step that was not handed out whole."""
@@ -116,7 +119,7 @@ class SpeechDataLoader(BaseDataLoader):
             self.data_wait_sec += time.perf_counter() - began
             num_handed_out += 1
             if self._shards is not None:
-                self._shards.has_read(self.shape.local_batch_packs)
+                self._shards.has_read(self.shape.microbatch_packs)
             if num_handed_out % self.shape.num_microbatches == 0:
                 self.next_slot += self.shape.packs_per_step
             yield batch

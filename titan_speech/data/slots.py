@@ -6,7 +6,8 @@ order of lanes (lanes.py). Out: the slots of one rank's microbatches, -1 where t
 Step t covers slots [start + tP, start + (t+1)P). Sorted by place they are dealt in W runs of equal length (to one),
 rank r taking the r-th, in A = ceil(P / (W b)) microbatches of b; what A b has beyond the run is filled with packs
 nobody trains on. So every world size reads the same slots in a step, a rank stays with its part of each stream's
-shards, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384.
+shards, and a fill-up costs compute only: 256 packs on 24 ranks at 8 compute 384. A pipeline takes the b packs in equal
+parts, one after the other.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ class StepShape:
     packs_per_step: int
     dp_degree: int
     local_batch_packs: int
+    passes: int = 1
+    """Equal parts in which a pipeline takes a rank's packs; each is a microbatch of its own."""
 
     @property
     def num_microbatches(self) -> int:
-        return num_microbatches(self.packs_per_step, self.dp_degree, self.local_batch_packs)
+        return num_microbatches(self.packs_per_step, self.dp_degree, self.local_batch_packs) * self.passes
+
+    @property
+    def microbatch_packs(self) -> int:
+        return self.local_batch_packs // self.passes
 
     def run(self, place_P: NDArray[np.int64], dp_rank: int) -> list[int]:
         """Which of the step's slots, counted from 0, a rank computes, in this order."""
@@ -42,7 +49,7 @@ class StepShape:
     def microbatches(self, first_slot: int, place_P: NDArray[np.int64], dp_rank: int) -> list[list[int]]:
         """Slots of one rank's microbatches in the step that begins at `first_slot`."""
         slots = [first_slot + i for i in self.run(place_P, dp_rank)]
-        size = self.local_batch_packs
+        size = self.microbatch_packs
         slots += [FILLER] * (self.num_microbatches * size - len(slots))
         return [slots[i : i + size] for i in range(0, len(slots), size)]
 

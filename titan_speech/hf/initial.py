@@ -19,7 +19,7 @@ from titan_speech.hf.config import shape_from_config
 from titan_speech.hf.expand import Expansion, expand, is_expanded, read_expansion
 from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
 from titan_speech.hf.rows import NewRows
-from titan_speech.model.flavors import published_shape
+from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
 from titan_speech.vocabulary import Vocabulary
 

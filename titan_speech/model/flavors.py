@@ -1,14 +1,12 @@
-"""Backbones by family and flavor, and the TorchTitan configuration of any shape.
+"""The TorchTitan configuration of a backbone.
 
-In: family and flavor, or a `BackboneShape` read elsewhere; vocabulary rows; attention back end. Out: a TorchTitan
-decoder configuration. Sizes of 0.6B to 8B are the published ones (config.json of each model); `debug` is ours: under
-10 M parameters at a vocabulary of 69,760 rows (of which 6.7 M are the tied embedding), so that a CPU can train it.
+In: a `BackboneShape`, vocabulary rows, the attention back end. Out: a TorchTitan decoder configuration, initialisation
+included; it is built by TorchTitan.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear
@@ -23,56 +21,9 @@ from torchtitan.models.qwen3 import Qwen3Model
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock
 from torchtitan.protocols.module import Module
 
-from titan_speech.errors import ConfigError
-from titan_speech.model.shape import BackboneShape, RopeScaling
+from titan_speech.model.shape import BackboneShape
 
 INIT_STD = 0.02
-
-
-def _llama3(**sizes: Any) -> BackboneShape:
-    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 500_000.0, "norm_eps": 1e-5, "max_positions": 131_072}
-    return BackboneShape(family="llama3", **(shared | sizes))
-
-
-def _qwen3(**sizes: Any) -> BackboneShape:
-    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 1_000_000.0, "norm_eps": 1e-6, "max_positions": 40_960}
-    return BackboneShape(family="qwen3", is_tied=True, **(shared | sizes))
-
-
-_DEBUG = {
-    **{"num_layers": 4, "dim": 96, "num_heads": 4, "num_kv_heads": 2, "hidden_dim": 256},
-    **{"norm_eps": 1e-5, "max_positions": 8192},
-}
-FLAVORS: dict[str, dict[str, BackboneShape]] = {
-    "llama3": {
-        "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
-        "1B": _llama3(  # Llama-3.2-1B
-            **{"num_layers": 16, "dim": 2048, "num_heads": 32, "head_dim": 64, "hidden_dim": 8192, "is_tied": True},
-            rope_scaling=RopeScaling(factor=32.0),
-        ),
-        "8B": _llama3(  # Llama-3.1-8B
-            **{"num_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14_336, "is_tied": False},
-            rope_scaling=RopeScaling(factor=8.0),
-        ),
-    },
-    "qwen3": {
-        "debug": _qwen3(**_DEBUG, head_dim=32),  # wider heads than dim / heads, as the family has
-        "0.6B": _qwen3(num_layers=28, dim=1024, num_heads=16, hidden_dim=3072),
-        "1.7B": _qwen3(num_layers=28, dim=2048, num_heads=16, hidden_dim=6144),
-    },
-}
-
-
-def published_shape(family: str, flavor: str) -> BackboneShape:
-    """Sizes of a flavor.
-
-    Raises:
-        ConfigError: the family has no such flavor.
-    """
-    if flavor not in FLAVORS.get(family, {}):
-        known = "; ".join(f"{name}: {', '.join(flavors)}" for name, flavors in FLAVORS.items())
-        raise ConfigError(f"[model] family = {family!r}, flavor = {flavor!r}: no such backbone. Known are {known}.")
-    return FLAVORS[family][flavor]
 
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:

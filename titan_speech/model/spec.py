@@ -14,7 +14,7 @@ from torchtitan.models.qwen3 import parallelize_qwen3
 from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 
-from titan_speech.errors import ConfigError
+from titan_speech.config.tables import Float8Table
 from titan_speech.model.attention import attention_config
 from titan_speech.model.flavors import decoder_config
 from titan_speech.model.shape import BackboneShape
@@ -23,19 +23,24 @@ _PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
 ADAPTERS = {"llama3": Llama3StateDictAdapter, "qwen3": Qwen3StateDictAdapter}
 
 
-def model_spec(shape: BackboneShape, attention: str, num_rows: int, tensor_parallel_degree: int = 1) -> ModelSpec:
+def model_spec(
+    shape: BackboneShape,
+    attention: str,
+    num_rows: int,
+    float8: Float8Table | None = None,
+    *,
+    compiles_layers: bool = False,
+) -> ModelSpec:
     """Model specification of a backbone grown to `num_rows` vocabulary rows.
 
     Raises:
-        ConfigError: its heads cannot be shared by the tensor-parallel ranks, or the attention back end cannot run here.
+        ConfigError: the attention back end cannot run here, or float8 leaves no layer to convert.
     """
     config = decoder_config(shape, num_rows, attention_config(attention))
-    num_kv_heads = shape.num_kv_heads
-    if num_kv_heads % tensor_parallel_degree:
-        raise ConfigError(
-            f"parallelism.tensor_parallel_degree = {tensor_parallel_degree} does not divide the {num_kv_heads} key and "
-            f"value heads of this {shape.family}; give a divisor of {num_kv_heads}"
-        )
+    if float8 is not None and float8.recipe != "none":
+        from titan_speech.parallel.float8 import in_float8
+
+        config = in_float8(config, float8, compiles_layers=compiles_layers)
     parallelize = _PARALLELIZE[shape.family]
     if not torch.cuda.is_available():
         from titan_speech import cpu

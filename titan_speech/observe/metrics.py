@@ -49,6 +49,8 @@ class RunFacts:
     num_steps: int
     global_batch_tokens: int
     flops: FlopsPerToken
+    has_loss: bool
+    """Whether this rank computes the loss: of a pipeline only the last stage does."""
 
 
 class SpeechMetricsProcessor(MetricsProcessor):
@@ -95,11 +97,11 @@ class SpeechMetricsProcessor(MetricsProcessor):
     ) -> None:
         """Called on every rank at a log step; `loss` and the groups cover all steps since the last one."""
         window_sec = time.perf_counter() - self.time_last_log
-        losses = group_losses(self._sum_over("loss", self.groups.take(self.device)), self.facts.streams)
-        counts = BatchCounts.from_tensor(self._sum_over("batch", self.counts.to_tensor(self.device)))
+        losses = group_losses(self._sum_over(("loss", "pp"), self.groups.take(self.device)), self.facts.streams)
+        counts = BatchCounts.from_tensor(self._sum_over(("batch",), self.counts.to_tensor(self.device)))
         lr = max((v for k, v in (extra_metrics or {}).items() if k.startswith("lr/")), default=math.nan)
         metrics: dict[str, Any] = {
-            "loss_of_step": global_avg_loss,
+            "loss_of_step": self._of_last_stage(global_avg_loss),
             **{name: group.mean for name, group in losses.items()},
             "grad_norm": grad_norm,
             "lr": lr,
@@ -111,11 +113,17 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self._print(step, metrics, losses)
         self._start_window(step)
 
-    def _sum_over(self, mesh_name: str, values: torch.Tensor) -> torch.Tensor:
-        mesh: DeviceMesh | None = self.parallel_dims.get_optional_mesh(mesh_name)
-        if mesh is not None:
-            torch.distributed.all_reduce(values, group=mesh.get_group())
+    def _sum_over(self, mesh_names: tuple[str, ...], values: torch.Tensor) -> torch.Tensor:
+        for name in mesh_names:
+            mesh: DeviceMesh | None = self.parallel_dims.get_optional_mesh(name)
+            if mesh is not None:
+                torch.distributed.all_reduce(values, group=mesh.get_group())
         return values.cpu()
+
+    def _of_last_stage(self, loss: float) -> float:
+        """TorchTitan gives the other stages of a pipeline a stand-in."""
+        value = torch.tensor([loss if self.facts.has_loss else 0.0], dtype=torch.float64, device=self.device)
+        return float(self._sum_over(("pp",), value))
 
     def _throughput(self, step: int, counts: BatchCounts, window_sec: float) -> dict[str, float]:
         num_steps = step - self.last_logged_step

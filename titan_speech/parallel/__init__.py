@@ -1,0 +1,11 @@
+"""What a run composes: layouts of ranks, recomputation, compilation, float8, and what goes together.
+
+    1. features   what a run may have switched on, and how to tell                features.py
+    2. support    which pairs exclude or need each other, and why                 support.py
+    3. sizes      heads, layers, lengths and batches that degrees must divide     sizes.py
+    4. device     what asks for CUDA, or for a newer device                       device.py
+    5. settings   our tables as TorchTitan's                                      settings.py, float8.py
+    6. page       docs/parallelism.md, printed from 1, 2 and what was measured    page.py
+
+Steps 1 to 3 import no torch: they run while a configuration is checked, before anything is started.
+"""
