@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone
 from tests.runs import ROOT, SMALL
+from titan_speech.checkpoint.verify import adopt
 from titan_speech.cli import main
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import save_resolved
@@ -51,6 +52,7 @@ def write_run(folder: Path, initial: Path, family: str) -> Path:
     adapter = ADAPTERS[grown.shape.family](spec.model, None)  # pyright: ignore[reportArgumentType]
     model.load_state_dict(adapter.from_hf({name: grown.tensor(name) for name in grown.files}), strict=False)
     dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
+    adopt(folder / "checkpoint" / "step-5")
     return folder
 
 

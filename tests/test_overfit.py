@@ -84,7 +84,7 @@ end_lr = {lr / 20}
 log_every_steps = 20
 
 [checkpoint]
-interval_steps = {steps}
+cadence = [{{every = {steps}}}]
 
 [[data.source]]
 name = "tts"

@@ -59,7 +59,7 @@ def test_a_checkpoint_of_another_plan_is_refused_with_what_changed(whole_run: Pa
 
 @pytest.mark.slow
 def test_a_run_of_two_phases_killed_around_the_border_gives_the_losses_of_one_that_was_not(tmp_path: Path) -> None:
-    phase = ("--data.phase", "long", "--training.seq_len", "512", "--checkpoint.interval_steps", "2")
+    phase = ("--data.phase", "long", "--training.seq_len", "512", "--checkpoint.cadence.0.every", "2")
     train_and_kill_after(tmp_path / "a", 6)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     straight = train_well(tmp_path / "a", *phase)

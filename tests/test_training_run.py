@@ -110,7 +110,7 @@ def test_bad_input_is_said_without_a_traceback_under_torchrun(tmp_path: Path) ->
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     wild = ("--optimizer.lr", "1e30", "--lr_scheduler.end_lr", "1e30", "--training.max_norm", "1e30")
-    finished = train(tmp_path, *wild, "--checkpoint.interval_steps", "2", "--metrics.log_every_steps", "8")
+    finished = train(tmp_path, *wild, "--checkpoint.cadence.0.every", "2", "--metrics.log_every_steps", "8")
     assert finished.returncode != 0
     assert "not finite" in finished.output
     assert not list((tmp_path / "checkpoint").glob("step-*/.metadata"))

@@ -82,6 +82,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     if loaded.config.model.initial and start.checkpoint is None:
         hf_initial, record = grown_initial(loaded.config.model, plan.vocabulary, folder)
         provenance = replace(provenance, initial=str(record))
+        start = replace(start, checkpoint=hf_initial)
     config = trainer_config(
         loaded.config,
         plan=plan,
@@ -90,6 +91,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
         provenance=provenance,
         world_size=world_size,
         shape=shape,
+        start=start,
         hf_initial=hf_initial,
     )
     structured_logger.init_structured_logger(source="training", output_dir=loaded.config.job.dump_folder, enable=False)
@@ -115,7 +117,8 @@ def run(trainer: SpeechTrainer) -> None:
 
 def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: BackboneShape) -> Provenance:
     """All of it but the data plan, which depends on the checkpoint that is gone on from."""
-    from titan_speech.checkpoint.provenance import Provenance, git_revision, package_versions
+    from titan_speech.checkpoint.provenance import Provenance, git_revision, layout, package_versions, source_revision
+    from titan_speech.config.resolved import resolved_toml
 
     model = loaded.config.model
     return Provenance(
@@ -124,8 +127,11 @@ def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: 
         model=f"{model.family} {model.flavor}",
         global_batch_tokens=loaded.config.training.global_batch_tokens,
         versions=package_versions(),
-        git_revision=git_revision(),
+        git_revision=git_revision(Path.cwd()),
+        source_revision=source_revision(),
         world_size=world_size,
+        layout=layout(loaded.config.parallelism, world_size),
+        config=resolved_toml(loaded),
         backbone=shape,
     )
 

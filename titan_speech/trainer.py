@@ -88,7 +88,10 @@ class SpeechTrainer(Trainer):
             yield inputs, labels_BL
 
     def should_continue_training(self) -> bool:
-        """False from the start for a run that is at its end already, which is then said."""
+        """False at once for a run that is at its end already, which is then said, and where a stop was asked for."""
+        if self.checkpointer.must_stop:
+            logger.info(f"Training stops at step {self.step}, as was asked for.")
+            return False
         if self.step >= self.config.training.steps and self.step == self.checkpointer.start.step:
             logger.info(f"Step {self.step} was the last already. Raise training.target_tokens to go on.")
         return super().should_continue_training()
@@ -112,10 +115,7 @@ class SpeechTrainer(Trainer):
         self.step = state_dict["step"]
 
     def close(self) -> None:
-        """Also waits for a save that is still being written, and stops reading ahead."""
+        """Also stops reading ahead; the checkpoint manager waits for a save that is still being written."""
         if isinstance(getattr(self, "dataloader", None), SpeechDataLoader):
             self.dataloader.close()
-        checkpointer = getattr(self, "checkpointer", None)
-        if checkpointer is not None and checkpointer.enable:
-            checkpointer.maybe_wait_for_saving()
         super().close()

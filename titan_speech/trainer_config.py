@@ -19,6 +19,7 @@ from torchtitan.config.configs import CommConfig, DebugConfig, TrainingConfig
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.start import Start
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
@@ -69,6 +70,7 @@ def trainer_config(
     provenance: Provenance,
     world_size: int,
     shape: BackboneShape,
+    start: Start,
     hf_initial: Path | None = None,
 ) -> SpeechTrainer.Config:
     """The configuration tree TorchTitan builds the run from.
@@ -123,7 +125,7 @@ def trainer_config(
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
         parallelism=settings.parallelism(config.parallelism),
-        checkpoint=_checkpoint(config, provenance, plan, hf_initial),
+        checkpoint=_checkpoint(config, provenance, plan, start, hf_initial),
         activation_checkpoint=settings.recomputation(config.activation_checkpoint),
         compile=settings.compilation(config.compile),
         comm=CommConfig(
@@ -161,20 +163,18 @@ def _optimizer(config: SpeechConfig) -> OptimizersContainer.Config:
 
 
 def _checkpoint(
-    config: SpeechConfig, provenance: Provenance, plan: DataPlan, hf_initial: Path | None
+    config: SpeechConfig, provenance: Provenance, plan: DataPlan, start: Start, hf_initial: Path | None
 ) -> SpeechCheckpointManager.Config:
     table = config.checkpoint
     initial = hf_initial or (Path(table.initial_load_path) if table.initial_load_path else None)
     return SpeechCheckpointManager.Config(
         enable=table.enable or table.create_seed_checkpoint,
         folder=table.folder,
-        interval=table.interval_steps,
-        keep_latest_k=table.keep_last,
-        async_mode=table.async_mode,
+        keep_latest_k=0,  # what is kept, and how a save overlaps, is ours (table)
         load_step=table.load_step,
         initial_load_path=str(initial.absolute()) if initial else None,
         initial_load_in_hf=hf_initial is not None,
-        hf_initial=hf_initial,
+        start=start,
         last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=table.create_seed_checkpoint,
         table=table,

@@ -1,13 +1,17 @@
-"""Checkpoints through TorchTitan's DCP manager, with a start rule that every rank shares.
+"""Checkpoints of a run: a start every rank shares, saves by policy in the background, and who is told of them.
 
-In: the run's checkpoint folder and the provenance of this run. Out: a start that is announced (fresh, weights from
-another checkpoint, resumed at step N) and saves with their provenance. Rank 0 alone decides which step is loaded and
-tells the others: each listing a shared folder for itself could see another newest step. Weights that are not finite are
-never saved; finding out costs one norm per parameter and one reduction at each save.
+In: the run's checkpoint folder, the [checkpoint] table and the provenance of this run. Out: a start that is announced
+(fresh, weights from another checkpoint, resumed at step N) and committed checkpoints. At each step boundary all ranks
+agree on what is done there (`agreement.py`), so a request on one rank is a save on all. A save that fails costs a
+checkpoint, not the run: training goes on and says so, up to `max_failed_saves` in a row.
+
+What others use: `request_save` from any thread or signal handler, `must_stop`, `on_complete` and `holds`.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,42 +19,65 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.checkpoint import MODEL, CheckpointManager
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.start import Start, choose_start, complete_steps
+from titan_speech.checkpoint.agreement import Agreement, Boundary
+from titan_speech.checkpoint.beside import write_beside
+from titan_speech.checkpoint.cadence import is_due
+from titan_speech.checkpoint.commit import Commit, committed_steps
+from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.keeper import Keeper
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.saver import Ended, Saver
+from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.writer import SaveJob
 from titan_speech.config.tables import CheckpointTable
 from titan_speech.data.phases.carry import Phase
-from titan_speech.data.phases.files import write_step
 from titan_speech.errors import CheckpointError, TitanSpeechError
+
+OnComplete = Callable[[Path, Commit], None]
 
 
 class SpeechCheckpointManager(CheckpointManager):
-    """TorchTitan's manager, told one step by rank 0 and writing provenance before each save."""
+    """TorchTitan's manager with our start, our saves and our retention."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
         table: CheckpointTable
         provenance: Provenance
         phases: tuple[Phase, ...]
-        hf_initial: Path | None = None
-        """Grown Hugging Face folder a run without checkpoints starts from."""
+        start: Start
+        """What the run starts from, decided by rank 0 before the data was planned."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
-        self.table, self.provenance, self.hf_initial = config.table, config.provenance, config.hf_initial
-        self.start, self.phases = Start(), config.phases
+        self.table, self.provenance, self.phases = config.table, config.provenance, config.phases
+        self.start = config.start
         self.parameters = [p for part in model_parts for p in part.parameters()]
+        self.must_stop = False
+        """True on all ranks from the boundary on at which a request with `stop` was met."""
+        self.on_complete: list[OnComplete] = []
+        """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
+        self._request, self._stop, self._num_failed = "", False, 0
         super().__init__(config, model_parts=model_parts, **kwargs)
+        if self.enable:
+            self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
+            self._keeper = Keeper(Path(self.folder), config.table)
+            self._saved_at_sec = time.monotonic()
+
+    @property
+    def holds(self) -> list[Callable[[], frozenset[int]]]:
+        """Each gives the steps it still reads, such as those it uploads; retention leaves them alone. Rank 0 only."""
+        return self._keeper.holds
+
+    def request_save(self, reason: str, *, stop: bool = False) -> None:
+        """Save at the next step boundary on all ranks, and with `stop` end training there, with the save written.
+
+        For any thread or signal handler of any rank; `reason` is kept in the checkpoint's marker when rank 0 asks.
+        """
+        self._request, self._stop = reason, self._stop or stop
 
     def _load(self, step: int = -1) -> bool:
-        decision: list[Any] = [None]
-        if torch.distributed.get_rank() == 0:
-            decision = [choose_start(self.table, Path(self.folder), self.provenance, self.hf_initial)]
-        torch.distributed.broadcast_object_list(decision, src=0)
-        self.start = decision[0]
-        if self.start.checkpoint not in (None, self.hf_initial) and read_provenance(self.start.checkpoint) is None:
-            logger.warning(f"{self.start.checkpoint} has no provenance record; it is loaded unchecked.")
         try:
             loaded = super()._load(self.start.step)
         except TitanSpeechError:
@@ -58,11 +85,18 @@ class SpeechCheckpointManager(CheckpointManager):
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
             raise self._damaged(error) from error
         logger.info(f"This run starts from {self.start}.")
+        for passed_over in self.start.passed_over:
+            logger.warning(f"Newer than that and passed over: {passed_over}")
         self._warn_of_newer_steps()
+        self._saved_at_sec = time.monotonic()
         return loaded
 
+    def _find_load_step(self, folder: str = "") -> int:
+        """Only a start that was chosen is loaded, never what the folder's names suggest."""
+        return -1
+
     def _warn_of_newer_steps(self) -> None:
-        newer = [step for step in complete_steps(Path(self.folder)) if step > self.start.step > 0]
+        newer = [step for step in committed_steps(Path(self.folder)) if step > self.start.step > 0]
         if newer:
             logger.warning(
                 f"{self.folder} still holds the newer steps {', '.join(map(str, newer))}: a restart without "
@@ -70,7 +104,7 @@ class SpeechCheckpointManager(CheckpointManager):
             )
 
     def _damaged(self, error: BaseException) -> CheckpointError:
-        older = [step for step in complete_steps(Path(self.folder)) if step < self.start.step]
+        older = [step for step in committed_steps(Path(self.folder)) if step < self.start.step]
         way_out = f"load an older one with checkpoint.load_step = {older[-1]}" if older else "start in another folder"
         return CheckpointError(
             f"{self.start.checkpoint} cannot be read, so it is damaged or was cut short: {type(error).__name__}: "
@@ -78,13 +112,93 @@ class SpeechCheckpointManager(CheckpointManager):
         )
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        if self._should_save(curr_step, last_step):
-            self._refuse_weights_that_are_not_finite(curr_step)
-            if torch.distributed.get_rank() == 0:
-                checkpoint = Path(self._create_checkpoint_id(curr_step))
-                self.provenance.write(checkpoint)
-                write_step(checkpoint, curr_step, self.phases)
-        return super()._save(curr_step, last_step)
+        """Every step boundary comes by here."""
+        boundary = self._agreement.agree(self._mine())
+        if self._saver.is_busy and not boundary.is_writing:
+            self._settle()
+        self.must_stop = boundary.must_stop
+        reason = self._reason(curr_step, last_step, boundary)
+        if not reason:
+            return False
+        self._refuse_weights_that_are_not_finite(curr_step)
+        if self._saver.is_busy:
+            self._wait_for_the_save_before(curr_step)
+        self._begin(curr_step, reason, wait=last_step or boundary.must_stop)
+        return True
+
+    def _mine(self) -> Boundary:
+        every_sec = self.table.at_least_every_minutes * 60
+        is_time = every_sec > 0 and time.monotonic() - self._saved_at_sec >= every_sec
+        return Boundary(
+            is_requested=bool(self._request),
+            is_time=is_time and self._agreement.rank == 0,
+            must_stop=self._stop,
+            is_writing=self._saver.is_writing,
+        )
+
+    def _reason(self, step: int, last_step: bool, boundary: Boundary) -> str:
+        """Why a checkpoint is written at this boundary; empty: none is."""
+        asked, self._request = self._request, ""
+        if last_step:
+            return "last step"
+        if boundary.is_requested or boundary.must_stop:
+            return asked or "a request on another rank"
+        if is_due(self.table.cadence, step):
+            return "schedule"
+        return "wall time" if boundary.is_time else ""
+
+    def _begin(self, step: int, reason: str, *, wait: bool) -> None:
+        began = self._saved_at_sec = time.monotonic()
+        checkpoint = checkpoint_path(Path(self.folder), step)
+        is_seed = self.last_save_model_only
+        job = SaveJob(
+            checkpoint,
+            step,
+            kind="model" if is_seed else "full",
+            reason=reason,
+            world_size=self._agreement.world_size,
+            write_beside=lambda: write_beside(checkpoint, step, self.provenance, self.phases),
+        )
+        state = self.states[MODEL].state_dict() if is_seed else self._flattened_model_states_sd()
+        self._saver.start(state, job, wait=wait)
+        logger.info(f"Checkpoint of step {step} ({reason}): training waited {time.monotonic() - began:.2f} s for it.")
+        if not self._saver.is_async or wait:
+            self._settle(is_last_chance=wait)
+
+    def _wait_for_the_save_before(self, step: int) -> None:
+        began = time.monotonic()
+        self._settle()
+        logger.warning(
+            f"At step {step} the save before was still being written; training waited {time.monotonic() - began:.1f} s "
+            "for it. Save less often (checkpoint.cadence), or to faster storage."
+        )
+
+    def _settle(self, *, is_last_chance: bool = False) -> None:
+        """End the save that was begun; on all ranks at the same boundary."""
+        ended = self._saver.settle()
+        if ended.commit is None:
+            self._count_failure(ended, is_last_chance=is_last_chance)
+            return
+        self._num_failed = 0
+        commit, checkpoint = ended.commit, ended.job.checkpoint
+        self._keeper.have_on_this_node(checkpoint, commit)
+        logger.info(f"{checkpoint} is complete: {commit.num_bytes / 1e6:,.1f} MB in {len(commit.files)} files.")
+        for listener in self.on_complete:
+            _tell(listener, checkpoint, commit)
+        self._keeper.apply(self._agreement.tell(self._keeper.removal() if self._agreement.rank == 0 else None))
+
+    def _count_failure(self, ended: Ended, *, is_last_chance: bool) -> None:
+        self._num_failed += 1
+        steps, limit = committed_steps(Path(self.folder)), self.table.max_failed_saves
+        message = (
+            f"the checkpoint of step {ended.job.step} could not be saved: {ended.error}. Nothing of it was left in "
+            f"{self.folder}; {f'the newest there is step {steps[-1]}' if steps else 'there is no other'}"
+        )
+        if is_last_chance or self._num_failed >= limit:
+            raise CheckpointError(
+                f"{message}. Saves that failed in a row: {self._num_failed}. Make room or give access, and start again."
+            )
+        logger.error(f"{message}. Training goes on ({self._num_failed} of at most {limit} failures in a row).")
 
     def _refuse_weights_that_are_not_finite(self, step: int) -> None:
         shards = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters]
@@ -92,9 +206,31 @@ class SpeechCheckpointManager(CheckpointManager):
         is_finite = torch.isfinite(norms).all().to(torch.int32)
         torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
         if not is_finite.item():
-            steps = complete_steps(Path(self.folder))
+            steps = committed_steps(Path(self.folder))
             last_good = f"the last sound checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
             raise CheckpointError(
                 f"the weights at step {step} are not finite (NaN or infinite), so they were not saved; {last_good}. "
                 "Lower optimizer.lr or training.max_norm, and start again: the run resumes from there."
             )
+
+    def _maybe_wait_for_staging(self) -> None:
+        self._saver.wait_for_staging()
+
+    def _close(self) -> None:
+        """Waits for a save that is still being written; the run may be ending for another reason."""
+        saver, keeper = getattr(self, "_saver", None), getattr(self, "_keeper", None)
+        if saver is not None:
+            if saver.is_busy:
+                self._settle(is_last_chance=True)
+            saver.close()
+        if keeper is not None:
+            keeper.close()
+        super()._close()
+
+
+def _tell(listener: OnComplete, checkpoint: Path, commit: Commit) -> None:
+    """What somebody else does with a checkpoint never stops training."""
+    try:
+        listener(checkpoint, commit)
+    except Exception as error:
+        logger.error(f"{checkpoint.name} is complete, but {listener} failed with it: {type(error).__name__}: {error}")

@@ -1,19 +1,23 @@
 """The record beside each checkpoint: which vocabulary, model and data plan it belongs to, and what made it.
 
-In: fingerprints and versions, known before training. Out: `provenance/step-N.json` in the checkpoint folder, written
-before the checkpoint itself, so that a checkpoint that loads always has one. It is compared before weights are read,
-so that a mismatch is an error that names both sides instead of a failure about tensor shapes.
+In: fingerprints, versions and configuration, known before training; the step and the phases of its data. Out:
+`provenance/step-N.json` in the checkpoint folder, written before the checkpoint's marker, so that a checkpoint always
+has one. It is compared before weights are read, so that a mismatch is an error that names both sides instead of a
+failure about tensor shapes. Tokens read are computed from the step: nothing is counted or asked of a device.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from titan_speech.config.tables import ParallelismTable
+from titan_speech.data.phases.carry import Phase
 from titan_speech.errors import CheckpointError
 from titan_speech.model.shape import BackboneShape
 
@@ -21,6 +25,15 @@ FOLDER = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
 RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
 """Whether the data plan allows it is for data/phases to say, which can tell what changed."""
+
+
+@dataclass(frozen=True)
+class TokensRead:
+    """Tokens of the packs one stream has given up to a checkpoint, padding included."""
+
+    source: str
+    language: str
+    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -49,16 +62,35 @@ class Provenance:
     """Versions of the packages that trained it."""
 
     git_revision: str = ""
-    """Revision of the working directory's repository, with `-dirty` after it when it had changes."""
+    """Revision of the working directory's repository, with `-dirty` after it when tracked files had changes."""
+
+    source_revision: str = ""
+    """The same of the repository titan_speech itself was run from; empty when it was installed."""
 
     world_size: int = 1
     """Processes that wrote it."""
+
+    layout: str = ""
+    """How they divided the work: degrees of each kind of parallelism."""
 
     backbone: BackboneShape | None = None
     """Sizes of the backbone."""
 
     initial: str = ""
     """What the first weights of the run were made from: folder, digest of its weights, how new rows were drawn."""
+
+    config: str = ""
+    """The resolved configuration as TOML, without secrets."""
+
+    step: int = 0
+    """Step of the checkpoint."""
+
+    tokens: tuple[TokensRead, ...] = ()
+    """What each stream gave up to that step, in this run."""
+
+    def at(self, step: int, phases: Sequence[Phase]) -> Provenance:
+        """The record of a checkpoint at `step` of a run with these phases."""
+        return replace(self, step=step, tokens=tokens_read(phases, step))
 
     def write(self, checkpoint: Path) -> None:
         """Write the record of `checkpoint` (.../step-N); atomic, so a kill leaves the old one or the new one."""
@@ -89,6 +121,18 @@ class Provenance:
             )
 
 
+def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:
+    """By stream, from the slots each phase has read up to `step`; the sum is step x tokens of a step."""
+    ends = [*(phase.first_step for phase in phases[1:]), step]
+    read: dict[tuple[str, str], int] = {}
+    for phase, end_step in zip(phases, ends, strict=True):
+        num_packs = phase.order().num_packs(phase.slots(end_step).start - phase.first_slot)
+        for stream, number in zip(phase.streams, num_packs, strict=True):
+            key = stream.source, stream.language
+            read[key] = read.get(key, 0) + int(number) * phase.seq_len
+    return tuple(TokensRead(*key, num_tokens) for key, num_tokens in sorted(read.items()))
+
+
 def provenance_path(checkpoint: Path) -> Path:
     """Where the record of a checkpoint (.../step-N) lies: beside it, since DCP owns the folder itself."""
     return checkpoint.parent / FOLDER / f"{checkpoint.name}.json"
@@ -111,10 +155,19 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
             "Restore it, or remove it to load the checkpoint unchecked."
         ) from error
     lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
+    lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))
     if record.get("backbone") is not None:
         lists["backbone"] = BackboneShape.from_record(record["backbone"])
     known = {field.name for field in fields(Provenance)}
     return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
+
+
+def layout(table: ParallelismTable, world_size: int) -> str:
+    """Degrees of parallelism, with those that follow from the world size."""
+    replicate, tensor = table.data_parallel_replicate_degree, table.tensor_parallel_degree
+    context = table.context_parallel_degree
+    shard = world_size // (replicate * tensor * context)
+    return f"replicate {replicate}, shard {shard}, tensor {tensor}, context {context}"
 
 
 def package_versions() -> tuple[str, ...]:
@@ -123,15 +176,21 @@ def package_versions() -> tuple[str, ...]:
     return tuple(f"{name} {_version(name)}" for name in names)
 
 
-def git_revision() -> str:
-    """Revision of the working directory, or empty where there is no repository."""
+def git_revision(folder: Path) -> str:
+    """Revision of the repository `folder` lies in, or empty where there is none."""
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=40")
+
+
+def source_revision() -> str:
+    """Revision of titan_speech, if its files are those of a repository (and not installed inside some other one)."""
+    package = Path(__file__).parent
+    return git_revision(package) if _git(package, "ls-files", Path(__file__).name) else ""
+
+
+def _git(folder: Path, *words: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -1,17 +1,20 @@
 """What a run starts from, decided from the files alone.
 
 In: the [checkpoint] table, the run's checkpoint folder and this run's provenance. Out: the checkpoint to load and
-whether only its weights are taken, or an error, before a process group exists and before anything is written. A
-checkpoint is complete when it has `.metadata`, which DCP writes last.
+whether only its weights are taken, or an error, before a process group exists and before anything is written. A run
+resumes from its newest full checkpoint that is what its marker says; newer ones that are not are named with the reason.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from titan_speech.checkpoint.commit import committed_steps
+from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.names import INDEX
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.tables import CheckpointTable
 from titan_speech.data.phases.carry import PhaseEnd
 from titan_speech.data.phases.files import FOLDER as PHASES_FOLDER
@@ -27,6 +30,8 @@ class Start:
 
     step: int = FRESH
     checkpoint: Path | None = None
+    passed_over: tuple[str, ...] = ()
+    """Newer checkpoints that were not taken, each with the reason."""
 
     @property
     def is_resume(self) -> bool:
@@ -59,48 +64,91 @@ class Start:
 
 def complete_steps(folder: Path) -> list[int]:
     """Steps with a complete checkpoint, in rising order."""
-    names = (re.fullmatch(r"step-(\d+)", path.parent.name) for path in folder.glob("step-*/.metadata"))
-    return sorted(int(name[1]) for name in names if name)
+    return committed_steps(folder)
 
 
-def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance, hf_initial: Path | None = None) -> Start:
-    """The start of a run whose checkpoints lie in `folder`; `hf_initial` has the weights of a run that has none.
+def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance) -> Start:
+    """The start of a run whose checkpoints lie in `folder`.
 
     Raises:
-        CheckpointError: what was asked for is absent, or belongs to another run.
+        CheckpointError: what was asked for is absent or damaged, belongs to another run, or nothing there is sound.
     """
     if not table.enable or table.create_seed_checkpoint:
         return Start()
-    steps = complete_steps(folder)
-    if table.load_step != FRESH and table.load_step not in steps:
-        missing = folder / f"step-{table.load_step}"
-        raise CheckpointError(
-            f"checkpoint.load_step = {table.load_step}: no complete checkpoint at {missing}; {_known(steps)}. "
-            "Leave load_step out to resume from the newest."
-        )
-    start = _own(table, folder, steps) or (Start(checkpoint=hf_initial) if hf_initial else _initial(table))
-    if start.checkpoint not in (None, hf_initial):
+    start = _own(table, folder) or _initial(table)
+    if start.checkpoint is not None:
         found = read_provenance(start.checkpoint)
         if found is not None:
             provenance.check_fits(found, start.checkpoint, weights_only=not start.is_resume)
     return start
 
 
-def _own(table: CheckpointTable, folder: Path, steps: list[int]) -> Start | None:
-    if not steps:
-        return None
-    step = steps[-1] if table.load_step == FRESH else table.load_step
-    return Start(step, folder / f"step-{step}")
+def _own(table: CheckpointTable, folder: Path) -> Start | None:
+    """The newest sound checkpoint of the run itself, or the step asked for; None if it has none."""
+    passed_over = []
+    for step in _candidates(table, folder):
+        found = verify(checkpoint_path(folder, step), checksums=table.verify_checksums)
+        reason = _unfit(found)
+        if not reason:
+            return Start(step, found.checkpoint, tuple(passed_over))
+        passed_over.append(f"step {step}: {reason}")
+    if passed_over:
+        raise CheckpointError(
+            f"nothing in {folder} can be resumed from: {'; '.join(passed_over)}. Restore one of them, take weights "
+            "with checkpoint.initial_load_path in another job.dump_folder, or remove the folder to start anew."
+        )
+    _refuse_unmarked(folder)
+    return None
+
+
+def _candidates(table: CheckpointTable, folder: Path) -> list[int]:
+    """Steps to try, newest first."""
+    steps = committed_steps(folder)
+    if table.load_step == FRESH:
+        return steps[::-1]
+    if table.load_step not in steps:
+        raise CheckpointError(
+            f"checkpoint.load_step = {table.load_step}: no complete checkpoint at "
+            f"{checkpoint_path(folder, table.load_step)}; {_known(steps)}. Leave load_step out to resume from the "
+            "newest."
+        )
+    return [table.load_step]
+
+
+def _unfit(found: Verification) -> str:
+    """Why a run cannot go on from a checkpoint; empty if it can. Step 0 is a seed: weights are all it has to have."""
+    if found.problems:
+        return f"damaged: {', '.join(found.problems)}"
+    assert found.commit is not None, "a checkpoint without problems has a marker"
+    is_resumable = found.commit.kind == "full" or found.commit.step == 0
+    return "" if is_resumable else "has weights only, no optimizer to go on with"
+
+
+def _refuse_unmarked(folder: Path) -> None:
+    """A run whose only checkpoints have no marker must not silently begin anew beside them."""
+    unmarked = sorted(path.parent.name for path in folder.glob(f"step-*/{INDEX}") if ".partial" not in path.parent.name)
+    if unmarked:
+        raise CheckpointError(
+            f"{folder} has checkpoints without a commit marker ({', '.join(unmarked)}): another program saved them, or "
+            "the markers were removed. If one is whole, `titan-speech checkpoint adopt` writes its marker; otherwise "
+            "move them away."
+        )
 
 
 def _initial(table: CheckpointTable) -> Start:
     if not table.initial_load_path:
         return Start()
     checkpoint = Path(table.initial_load_path).absolute()
-    if not (checkpoint / ".metadata").is_file():
+    if not (checkpoint / INDEX).is_file():
+        steps = committed_steps(checkpoint)
         raise CheckpointError(
             f"checkpoint.initial_load_path = {table.initial_load_path!r}: no complete checkpoint there; "
-            f"{_known(complete_steps(checkpoint), checkpoint)}. Give a folder .../step-N that has .metadata."
+            f"{_known(steps, checkpoint)}. Give a folder .../step-N that has {INDEX}."
+        )
+    found = verify(checkpoint, checksums=table.verify_checksums)
+    if found.commit is not None and not found.is_sound:
+        raise CheckpointError(
+            f"checkpoint.initial_load_path = {table.initial_load_path!r} is damaged: {', '.join(found.problems)}"
         )
     return Start(checkpoint=checkpoint)
 

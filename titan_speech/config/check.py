@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from titan_speech.config.budget import ranks_of_one_replica
+from titan_speech.config.check_checkpoint import check_cadence
 from titan_speech.config.check_data import check_data
 from titan_speech.config.check_storage import check_storage
 from titan_speech.config.finding import Finding
@@ -121,8 +122,11 @@ RANGES = (
     Range("parallelism.pipeline_parallel_first_stage_less_layers", least=0),
     Range("parallelism.pipeline_parallel_last_stage_less_layers", least=0),
     Range("activation_checkpoint.memory_budget", least=0, most=1),
-    Range("checkpoint.interval_steps", least=1),
-    Range("checkpoint.keep_last", least=0),
+    Range("checkpoint.at_least_every_minutes", least=0),
+    Range("checkpoint.keep_last_full", least=0),
+    Range("checkpoint.keep_last_model_only", least=0),
+    Range("checkpoint.milestone_every_steps", least=0),
+    Range("checkpoint.max_failed_saves", least=1),
     Range("metrics.log_every_steps", least=1),
     Range("comm.init_timeout_seconds", least=1),
     Range("comm.train_timeout_seconds", least=1),
@@ -211,6 +215,7 @@ _CHECKS: tuple[Check, ...] = (
     check_batch,
     check_schedule,
     check_sizes,
+    check_cadence,
     check_flavor,
     check_support,
     check_data,

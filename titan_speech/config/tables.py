@@ -358,8 +358,19 @@ class Float8Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CadenceRule:
+    """How often checkpoints are saved in a stretch of the run."""
+
+    every: int
+    """Steps between checkpoints: the multiples of it."""
+
+    until: int | None = None
+    """Last step of the stretch; none: to the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointTable:
-    """DCP checkpoints."""
+    """DCP checkpoints: when they are saved, and which are kept."""
 
     enable: bool = True
     """Save and resume."""
@@ -367,14 +378,34 @@ class CheckpointTable:
     folder: str = "checkpoint"
     """Folder inside the run folder."""
 
-    interval_steps: int = 500
-    """Steps between checkpoints; the last step is always saved."""
+    cadence: tuple[CadenceRule, ...] = (
+        CadenceRule(until=10_000, every=1_000),
+        CadenceRule(until=50_000, every=5_000),
+        CadenceRule(every=10_000),
+    )
+    """When a checkpoint is saved: [{until = 10_000, every = 1_000}, ..., {every = 10_000}]; the last step always is."""
 
-    keep_last: int = 5
-    """Full checkpoints kept; 0 keeps all."""
+    at_least_every_minutes: float = 30.0
+    """Also save when the last save is longer ago than this; 0: only by cadence."""
 
-    async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "disabled"
-    """How a save overlaps with training."""
+    keep_last_full: int = 5
+    """Newest checkpoints a run can resume from; 0 keeps all, as they are."""
+
+    keep_last_model_only: int = 20
+    """Older ones that are kept as weights only; what is older still is deleted."""
+
+    milestone_every_steps: int = 50_000
+    """Multiples of this are kept for ever, in full; 0: none. Others can be pinned: titan-speech checkpoint pin."""
+
+    async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
+    """How a save overlaps with training: not at all; written in the background from a copy in memory; or copied in the
+    background too, into page-locked memory (CUDA; elsewhere the same as async)."""
+
+    max_failed_saves: int = 3
+    """Saves that may fail in a row (disk full, no access) before the run stops; the last step's must not fail."""
+
+    verify_checksums: bool = True
+    """Read a checkpoint's every byte before the run resumes from it; without, sizes only."""
 
     load_step: int = -1
     """Step to resume from; -1 is the newest. A step that is not there stops the run."""

@@ -1,0 +1,146 @@
+"""A checkpoint is there as a whole or not at all, and says what it is made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
+from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
+from titan_speech.checkpoint.folder import partial_path, recover
+from titan_speech.checkpoint.saver import Saver
+from titan_speech.checkpoint.thin import thin
+from titan_speech.checkpoint.verify import adopt, verify
+from titan_speech.errors import CheckpointError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with world_of_one(tmp_path_factory.mktemp("world")):
+        yield
+
+
+def loaded(checkpoint: Path, *names: str) -> dict[str, torch.Tensor]:
+    found = {name: tensor for name, tensor in state(0.0).items() if name in names}
+    dcp.load(found, checkpoint_id=str(checkpoint))
+    return found  # pyright: ignore[reportReturnType]
+
+
+def test_the_marker_names_every_other_file_with_its_size_and_checksum(tmp_path: Path) -> None:
+    commit = save(tmp_path, 5)
+    checkpoint = tmp_path / "step-5"
+    assert read_commit(checkpoint) == commit
+    assert {file.name for file in commit.files} | {MARKER} == {path.name for path in checkpoint.iterdir()}
+    assert {file.role for file in commit.files} == {"model", "state", "index"}
+    assert verify(checkpoint, checksums=True).is_sound
+    assert committed_steps(tmp_path) == [5]
+
+
+def test_an_asynchronous_save_holds_the_state_of_its_step_and_not_a_later_one(tmp_path: Path) -> None:
+    saver, weights = Saver("async"), state(7.0, num_rows=100_000)
+    saver.start(weights, save_job(tmp_path, 7), wait=False)
+    for tensor in (weights["tok_embeddings.weight"], weights["norm.weight"]):
+        tensor.fill_(8.0)  # pyright: ignore[reportAttributeAccessIssue]
+    assert saver.settle().commit is not None
+    saver.close()
+    assert loaded(tmp_path / "step-7", "norm.weight")["norm.weight"].unique().tolist() == [7.0]
+    large = {"tok_embeddings.weight": torch.zeros(100_000, 16)}
+    dcp.load(large, checkpoint_id=str(tmp_path / "step-7"))
+    assert large["tok_embeddings.weight"].unique().tolist() == [7.0]
+
+
+@pytest.mark.parametrize("async_mode", ["disabled", "async"])
+def test_a_save_that_cannot_be_written_leaves_nothing_and_the_one_before_as_it_was(
+    tmp_path: Path, async_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5, async_mode)
+    (tmp_path / "step-6.partial").touch()  # where the folder is to be made: as good as no access, also for root
+    ended = try_to_save(tmp_path, 6, async_mode)
+    assert ended.commit is None
+    assert "Error on rank 0" in ended.error
+    (tmp_path / "step-6.partial").unlink(missing_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
+    assert verify(tmp_path / "step-5", checksums=True).is_sound
+
+
+def test_a_flipped_byte_a_cut_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    commit = save(tmp_path, 5)
+    for damage, words in ((flip, "has other bytes"), (cut, "instead of"), (Path.unlink, "is missing")):
+        for file in commit.files:
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+            shutil.copytree(tmp_path / "step-5", tmp_path / "copy" / "step-5")
+            damage(tmp_path / "copy" / "step-5" / file.name)
+            (problem,) = verify(tmp_path / "copy" / "step-5", checksums=True).problems
+            assert file.name in problem
+            assert words in problem
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def test_a_damaged_marker_and_one_of_another_step_are_no_sound_checkpoints(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    shutil.copytree(tmp_path / "step-5", tmp_path / "step-6")
+    assert "is of step 5" in verify(tmp_path / "step-6", checksums=False).problems[0]
+    cut(tmp_path / "step-5" / MARKER)
+    os.truncate(tmp_path / "step-5" / MARKER, 40)
+    assert "is damaged" in verify(tmp_path / "step-5", checksums=False).problems[0]
+
+
+def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    (tmp_path / "step-5" / "of the old one").touch()
+    save(tmp_path, 5)
+    assert not (tmp_path / "step-5" / "of the old one").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-5"]
+
+
+def test_what_killed_saves_left_is_finished_or_removed(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 6)
+    (tmp_path / "step-6").rename(partial_path(tmp_path / "step-6"))  # killed between marker and rename
+    shutil.copytree(tmp_path / "step-5", partial_path(tmp_path / "step-7"))
+    (partial_path(tmp_path / "step-7") / MARKER).unlink()  # killed before the marker
+    shutil.copytree(tmp_path / "step-5", tmp_path / "step-4.deleted")
+    done = recover(tmp_path)
+    assert len(done) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-5", "step-6"]
+    assert verify(tmp_path / "step-6", checksums=True).is_sound
+
+
+def test_a_thinned_checkpoint_has_its_weights_and_nothing_else(tmp_path: Path) -> None:
+    full = save(tmp_path, 5)
+    model = thin(tmp_path / "step-5", full)
+    assert model.kind == "model"
+    assert model.num_bytes < full.num_bytes
+    assert verify(tmp_path / "step-5", checksums=True).commit == model
+    assert not list((tmp_path / "step-5").glob("*_state_*"))
+    assert loaded(tmp_path / "step-5", "norm.weight")["norm.weight"].unique().tolist() == [5.0]
+    names = dcp.FileSystemReader(tmp_path / "step-5").read_metadata().state_dict_metadata
+    assert set(names) == {"tok_embeddings.weight", "norm.weight"}
+
+
+def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: Path) -> None:
+    dcp.save(state(5.0), checkpoint_id=str(tmp_path / "step-5"))
+    assert committed_steps(tmp_path) == []
+    assert "checkpoint adopt" in verify(tmp_path / "step-5", checksums=False).problems[0]
+    assert adopt(tmp_path / "step-5").kind == "full"
+    assert verify(tmp_path / "step-5", checksums=True).is_sound
+    (shard,) = (tmp_path / "step-5").glob("*.distcp")
+    cut(shard)
+    (tmp_path / "step-5" / MARKER).unlink()
+    with pytest.raises(CheckpointError, match="cut short"):
+        adopt(tmp_path / "step-5")

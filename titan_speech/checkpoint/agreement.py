@@ -1,0 +1,63 @@
+"""What all ranks know at a step boundary, so that they save, settle and stop at the same step.
+
+In: what one rank sees: a signal, a clock, whether its part of a save has ended. Out: the same for all ranks: the
+greatest of each. One all-reduce of a few integers on the CPU a step: 0.1 ms between two processes of one machine, no
+wait for an accelerator. Nothing is sent in a world of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Flags of one rank, or of all."""
+
+    is_requested: bool = False
+    """Somebody asked for a save."""
+
+    is_time: bool = False
+    """The last save is longer ago than the policy allows; rank 0's clock alone decides."""
+
+    must_stop: bool = False
+    """Training ends at this boundary."""
+
+    is_writing: bool = False
+    """A part of the last save is still being written."""
+
+
+def cpu_group() -> dist.ProcessGroup:
+    """A group of all ranks of its own, so that its collectives cross no others; every rank calls this."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), f"a group of all ranks without this one: {group}"
+    return group
+
+
+class Agreement:
+    """All ranks call `agree` at each boundary; `tell` brings an object of rank 0 to all."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self._group = cpu_group() if self.world_size > 1 else None
+
+    def agree(self, mine: Boundary) -> Boundary:
+        if self._group is None:
+            return mine
+        flags = torch.tensor(astuple(mine), dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
+        return Boundary(*(bool(flag) for flag in flags.tolist()))
+
+    def tell(self, of_rank_0: T) -> T:
+        """What rank 0 hands in, on every rank."""
+        if self._group is None:
+            return of_rank_0
+        told = [of_rank_0]
+        dist.broadcast_object_list(told, src=0, group=self._group)
+        return told[0]

@@ -1,0 +1,84 @@
+"""Retention at work: looks at what there is, decides on rank 0, removes in the background on every node.
+
+In: the checkpoint folder and the [checkpoint] table. Out: checkpoints deleted or thinned. Rank 0 decides; the first
+process of every node does it, since on clusters without a shared file system each has its own part of the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from torchtitan.tools.logging import logger
+
+from titan_speech.checkpoint.commit import Commit, committed_steps, read_commit
+from titan_speech.checkpoint.folder import checkpoint_path, discard, partial_path, publish
+from titan_speech.checkpoint.pins import pinned_steps
+from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
+from titan_speech.checkpoint.thin import thin
+from titan_speech.checkpoint.verify import verify
+from titan_speech.config.tables import CheckpointTable
+
+
+class Keeper:
+    """One a process; only the first of a node touches files."""
+
+    def __init__(self, folder: Path, table: CheckpointTable) -> None:
+        self.folder, self.policy = folder, retention_policy(table)
+        self.holds: list[Callable[[], frozenset[int]]] = []
+        self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
+
+    def have_on_this_node(self, checkpoint: Path, commit: Commit) -> None:
+        """On a node that shares no file system with rank 0, its part of the checkpoint gets name and marker here."""
+        if self._is_first_of_node and partial_path(checkpoint).is_dir():
+            publish(checkpoint, commit)
+
+    def removal(self) -> Removal:
+        """What the policy does not keep of what is there now."""
+        held = frozenset().union(*(hold() for hold in self.holds))
+        return removal(kept_checkpoints(self.folder, held), self.policy)
+
+    def apply(self, decided: Removal | None) -> None:
+        if self._is_first_of_node and decided is not None and (decided.delete or decided.thin):
+            self._worker.submit(self._apply, decided)
+
+    def _apply(self, decided: Removal) -> None:
+        for step in decided.thin:
+            self._try(self._thin, step, "reduced to its weights")
+        for step in decided.delete:
+            self._try(discard, step, "deleted")
+
+    def _try(self, act: Callable[[Path], None], step: int, what: str) -> None:
+        checkpoint = checkpoint_path(self.folder, step)
+        try:
+            act(checkpoint)
+            logger.info(f"{checkpoint} was {what} (retention).")
+        except OSError as error:
+            logger.warning(f"{checkpoint} could not be {what}: {error}. It is tried again after the next save.")
+
+    def _thin(self, checkpoint: Path) -> None:
+        commit = read_commit(checkpoint)
+        if commit is not None and commit.kind == "full":
+            thin(checkpoint, commit)
+
+    def close(self) -> None:
+        """Waits for what is being removed."""
+        self._worker.shutdown(wait=True)
+
+
+def retention_policy(table: CheckpointTable) -> RetentionPolicy:
+    return RetentionPolicy(table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps)
+
+
+def kept_checkpoints(folder: Path, held: frozenset[int] = frozenset()) -> list[Kept]:
+    """Everything with a marker; sound is what has all its files at their sizes."""
+    pinned = pinned_steps(folder)
+    found = []
+    for step in committed_steps(folder):
+        verification = verify(checkpoint_path(folder, step), checksums=False)
+        kind = verification.commit.kind if verification.commit else "full"
+        found.append(Kept(step, kind, verification.is_sound, step in pinned, step in held))
+    return found
