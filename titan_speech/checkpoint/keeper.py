@@ -18,6 +18,7 @@ from titan_speech.checkpoint.folder import checkpoint_path, discard, partial_pat
 from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
 from titan_speech.checkpoint.thin import thin
+from titan_speech.checkpoint.upload.lease import free_to_remove
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.tables import CheckpointTable
 
@@ -27,7 +28,6 @@ class Keeper:
 
     def __init__(self, folder: Path, table: CheckpointTable) -> None:
         self.folder, self.policy = folder, retention_policy(table)
-        self.holds: list[Callable[[], frozenset[int]]] = []
         self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
@@ -38,8 +38,7 @@ class Keeper:
 
     def removal(self) -> Removal:
         """What the policy does not keep of what is there now."""
-        held = frozenset().union(*(hold() for hold in self.holds))
-        return removal(kept_checkpoints(self.folder, held), self.policy)
+        return removal(kept_checkpoints(self.folder), self.policy)
 
     def apply(self, decided: Removal | None) -> None:
         if self._is_first_of_node and decided is not None and (decided.delete or decided.thin):
@@ -54,8 +53,10 @@ class Keeper:
     def _try(self, act: Callable[[Path], None], step: int, what: str) -> None:
         checkpoint = checkpoint_path(self.folder, step)
         try:
-            act(checkpoint)
-            logger.info(f"{checkpoint} was {what} (retention).")
+            with free_to_remove(checkpoint) as is_free:
+                if is_free:
+                    act(checkpoint)
+                    logger.info(f"{checkpoint} was {what} (retention).")
         except OSError as error:
             logger.warning(f"{checkpoint} could not be {what}: {error}. It is tried again after the next save.")
 
@@ -73,12 +74,13 @@ def retention_policy(table: CheckpointTable) -> RetentionPolicy:
     return RetentionPolicy(table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps)
 
 
-def kept_checkpoints(folder: Path, held: frozenset[int] = frozenset()) -> list[Kept]:
+def kept_checkpoints(folder: Path) -> list[Kept]:
     """Everything with a marker; sound is what has all its files at their sizes."""
     pinned = pinned_steps(folder)
-    found = []
-    for step in committed_steps(folder):
-        verification = verify(checkpoint_path(folder, step), checksums=False)
-        kind = verification.commit.kind if verification.commit else "full"
-        found.append(Kept(step, kind, verification.is_sound, step in pinned, step in held))
-    return found
+    return [_kept(checkpoint_path(folder, step), step, step in pinned) for step in committed_steps(folder)]
+
+
+def _kept(checkpoint: Path, step: int, is_pinned: bool) -> Kept:
+    found = verify(checkpoint, checksums=False)
+    with free_to_remove(checkpoint) as is_free:
+        return Kept(step, found.commit.kind if found.commit else "full", found.is_sound, is_pinned, not is_free)

@@ -5,7 +5,8 @@ In: the run's checkpoint folder, the [checkpoint] table and the provenance of th
 agree on what is done there (`agreement.py`), so a request on one rank is a save on all. A save that fails costs a
 checkpoint, not the run: training goes on and says so, up to `max_failed_saves` in a row.
 
-What others use: `request_save` from any thread or signal handler, `must_stop`, `on_complete` and `holds`.
+What others use: `request_save` from any thread or signal handler, `must_stop` and `on_complete`. Who reads a checkpoint
+holds its lease (`upload/lease.py`), which retention asks.
 """
 
 from __future__ import annotations
@@ -64,11 +65,6 @@ class SpeechCheckpointManager(CheckpointManager):
             self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
             self._keeper = Keeper(Path(self.folder), config.table)
             self._saved_at_sec = time.monotonic()
-
-    @property
-    def holds(self) -> list[Callable[[], frozenset[int]]]:
-        """Each gives the steps it still reads, such as those it uploads; retention leaves them alone. Rank 0 only."""
-        return self._keeper.holds
 
     def request_save(self, reason: str, *, stop: bool = False) -> None:
         """Save at the next step boundary on all ranks, and with `stop` end training there, with the save written.

@@ -359,10 +359,11 @@ class Float8Table:
 
 @dataclass(frozen=True, kw_only=True)
 class CadenceRule:
-    """How often checkpoints are saved in a stretch of the run."""
+    """How often checkpoints are saved in a stretch of the run; by default every 1,000 steps up to 10,000, every 5,000 up to
+    50,000, then every 10,000. Written as cadence = [{until = 10_000, every = 1_000}, ..., {every = 10_000}]."""
 
     every: int
-    """Steps between checkpoints: the multiples of it."""
+    """Steps between checkpoints: those it divides."""
 
     until: int | None = None
     """Last step of the stretch; none: to the end."""
@@ -383,7 +384,7 @@ class CheckpointTable:
         CadenceRule(until=50_000, every=5_000),
         CadenceRule(every=10_000),
     )
-    """When a checkpoint is saved: [{until = 10_000, every = 1_000}, ..., {every = 10_000}]; the last step always is."""
+    """When a checkpoint is saved; the last step always is."""
 
     at_least_every_minutes: float = 30.0
     """Also save when the last save is longer ago than this; 0: only by cadence."""
@@ -395,7 +396,7 @@ class CheckpointTable:
     """Older ones that are kept as weights only; what is older still is deleted."""
 
     milestone_every_steps: int = 50_000
-    """Multiples of this are kept for ever, in full; 0: none. Others can be pinned: titan-speech checkpoint pin."""
+    """Every so many steps one is kept for ever, in full; 0: none. Others can be pinned: titan-speech checkpoint pin."""
 
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
     """How a save overlaps with training: not at all; written in the background from a copy in memory; or copied in the
