@@ -359,8 +359,8 @@ class Float8Table:
 
 @dataclass(frozen=True, kw_only=True)
 class CadenceRule:
-    """How often checkpoints are saved in a stretch of the run; by default every 1,000 steps up to 10,000, every 5,000 up to
-    50,000, then every 10,000. Written as cadence = [{until = 10_000, every = 1_000}, ..., {every = 10_000}]."""
+    """How often checkpoints are saved in a stretch of the run; by default every 1,000 steps up to 10,000, every 5,000
+    up to 50,000, then every 10,000. Written as cadence = [{until = 10_000, every = 1_000}, ..., {every = 10_000}]."""
 
     every: int
     """Steps between checkpoints: those it divides."""
