@@ -8,6 +8,7 @@ it and the warmup's end are the same at any world size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer
 
@@ -28,3 +29,10 @@ class TokenBudgetSchedule(LRSchedulersContainer):
 
     def __init__(self, optimizers: OptimizersContainer, budget: Budget) -> None:
         super().__init__(optimizers, budget.lr_factor)  # called with the number of steps done: the step to come
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The next step is taken at its own rate, also where the schedule changed since the state was saved."""
+        super().load_state_dict(state_dict)
+        for scheduler in self.schedulers:
+            for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                group["lr"] = lr

@@ -25,6 +25,7 @@ from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.counters import count_batch
 from titan_speech.observe.groups import StreamKey
 from titan_speech.observe.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor
+from titan_speech.optimizer import SpeechOptimizers
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -45,6 +46,7 @@ class SpeechTrainer(Trainer):
     config: Config
     metrics_processor: SpeechMetricsProcessor
     checkpointer: SpeechCheckpointManager
+    optimizers: SpeechOptimizers
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -98,6 +100,7 @@ class SpeechTrainer(Trainer):
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step; whatever goes wrong in it names rank, step and slots."""
+        self.optimizers.begin_step(self.step - 1)  # TorchTitan counts steps from 1
         try:
             super().train_step(data_iterator)
         except Exception as error:
@@ -106,6 +109,12 @@ class SpeechTrainer(Trainer):
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
             raise
+
+    def forward_backward_step(self, **batch: Any) -> torch.Tensor:
+        """TorchTitan's; gradients of what is frozen are dropped before they are clipped."""
+        loss = super().forward_backward_step(**batch)
+        self.optimizers.drop_frozen_gradients()
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The step; tokens seen follow from it, at any world size."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torchtitan.components.loss import ChunkedLossWrapper
-from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+from torchtitan.components.optimizer import ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config.configs import CommConfig, DebugConfig, TrainingConfig
 
@@ -28,6 +28,7 @@ from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.metrics import SpeechMetricsProcessor
+from titan_speech.optimizer import SpeechOptimizers
 from titan_speech.parallel import settings
 from titan_speech.parallel.features import Composition
 from titan_speech.parallel.start import refuse_what_cannot_run
@@ -103,7 +104,7 @@ def trainer_config(
             num_prefetch_batches=config.data.num_prefetch_batches,
             passes=settings.pipeline_passes(config),
         ),
-        optimizer=_optimizer(config),
+        optimizer=_optimizer(config, budget, vocabulary.num_base),
         lr_scheduler=TokenBudgetSchedule.Config(budget=budget),
         loss=ChunkedLossWrapper.Config(
             num_chunks=config.loss.num_chunks,
@@ -142,10 +143,13 @@ def trainer_config(
     )
 
 
-def _optimizer(config: SpeechConfig) -> OptimizersContainer.Config:
+def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> SpeechOptimizers.Config:
     table = config.optimizer
     shared = {"lr": table.lr, "betas": table.betas, "eps": table.eps}
-    return OptimizersContainer.Config(
+    return SpeechOptimizers.Config(
+        num_old_rows=num_old_rows,
+        new_rows_lr_factor=table.new_rows_lr_factor,
+        frozen_steps=budget.frozen_steps,
         implementation=table.implementation,
         param_groups=[
             ParamGroupConfig(

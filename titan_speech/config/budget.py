@@ -32,6 +32,8 @@ class Budget:
     target_tokens: int
     num_steps: int
     warmup_steps: int
+    frozen_steps: int
+    """Steps at the beginning in which only new vocabulary rows learn."""
     local_batch_packs: int
     lr: float
     end_lr: float
@@ -47,6 +49,7 @@ class Budget:
             target_tokens=training.target_tokens,
             num_steps=num_steps,
             warmup_steps=math.floor(schedule.warmup_ratio * num_steps + 0.5),
+            frozen_steps=math.floor(config.optimizer.frozen_backbone_ratio * num_steps + 0.5),
             local_batch_packs=training.local_batch_packs,
             lr=config.optimizer.lr,
             end_lr=config.optimizer.lr if schedule.decay == "constant" else schedule.end_lr,
@@ -151,6 +154,7 @@ def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
             f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)",
         ),
         ("learning rate", _schedule(budget)),
+        *_new_rows(config, budget),
         *((f"  {name}", tokens) for name, tokens in _source_tokens(config, budget)),
     ]
     if world_size is not None:
@@ -164,6 +168,16 @@ def _schedule(budget: Budget) -> str:
     if budget.decay == "constant":
         shape = "constant after it"
     return f"{budget.lr:g} at step {budget.peak_step:,} (warmup {budget.warmup_steps:,} steps), {shape}"
+
+
+def _new_rows(config: SpeechConfig, budget: Budget) -> list[tuple[str, str]]:
+    """What is special about new vocabulary rows, if anything is."""
+    factor, rows = config.optimizer.new_rows_lr_factor, []
+    if factor != 1:
+        rows.append(("new rows", f"at {factor:g} times the rate"))
+    if budget.frozen_steps:
+        rows.append(("backbone", f"frozen for {budget.frozen_steps:,} steps, in which only new rows learn"))
+    return rows
 
 
 def _source_tokens(config: SpeechConfig, budget: Budget) -> list[tuple[str, str]]:

@@ -111,6 +111,8 @@ RANGES = (
     Range("optimizer.betas.1", least=0, below=1),
     Range("optimizer.eps", above=0),
     Range("optimizer.weight_decay", least=0),
+    Range("optimizer.new_rows_lr_factor", above=0),
+    Range("optimizer.frozen_backbone_ratio", least=0, most=1),
     Range("lr_scheduler.warmup_ratio", least=0, most=1),
     Range("lr_scheduler.end_lr", least=0),
     Range("loss.num_chunks", least=1),

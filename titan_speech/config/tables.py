@@ -250,6 +250,12 @@ class OptimizerTable:
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices."""
 
+    new_rows_lr_factor: float = 1.0
+    """Learning rate of the vocabulary rows that are not the backbone's (codes, specials), as a multiple of lr."""
+
+    frozen_backbone_ratio: float = 0.0
+    """Part of the steps, at the beginning, in which only these new rows learn and the backbone stays as it is."""
+
     implementation: Literal["fused", "foreach", "for-loop"] = "fused"
     """Optimizer kernel."""
 
