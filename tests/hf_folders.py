@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed.checkpoint as dcp
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from tests.runs import ROOT
+from tests.runs import ROOT, SMALL
+from titan_speech.checkpoint.verify import adopt
+from titan_speech.config.load import load_config
+from titan_speech.config.resolved import save_resolved
+from titan_speech.hf.folder import HFFolder
+from titan_speech.hf.initial import model_shape
+from titan_speech.model.spec import ADAPTERS, model_spec
 from titan_speech.text_tokenizer import TextTokenizer
 
 TOKENIZER = ROOT / "tokenizer" / "tiny"
@@ -68,3 +75,22 @@ def _model(kind: Backbone, num_rows: int, tokenizer: TextTokenizer) -> PreTraine
     if kind.family == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(head_dim=24, **shared))
     return LlamaForCausalLM(LlamaConfig(**shared))
+
+
+def write_run(folder: Path, initial: Path, family: str) -> Path:
+    """A run folder whose step 5 holds the weights of the grown folder `initial`, as DCP writes them."""
+    words = ["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(folder)]
+    words += ["--model.initial", str(initial), "--model.flavor", "initial", "--model.family", family]
+    loaded = load_config(words)
+    folder.mkdir(parents=True)
+    save_resolved(loaded, folder)
+    grown = HFFolder.open(initial)
+    spec = model_spec(model_shape(loaded.config.model), "dense", grown.num_rows)
+    model = spec.model.build()
+    with torch.no_grad():
+        model.init_weights()
+    adapter = ADAPTERS[grown.shape.family](spec.model, None)  # pyright: ignore[reportArgumentType]
+    model.load_state_dict(adapter.from_hf({name: grown.tensor(name) for name in grown.files}), strict=False)
+    dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
+    adopt(folder / "checkpoint" / "step-5")
+    return folder

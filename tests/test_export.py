@@ -9,51 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.hf_folders import ALL_KINDS, Backbone, write_backbone
-from tests.runs import ROOT, SMALL
-from titan_speech.checkpoint.verify import adopt
+from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.cli import main
-from titan_speech.config.load import load_config
-from titan_speech.config.resolved import save_resolved
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import load_run
 from titan_speech.evaluate.speak import Reference, SpokenModel
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import Checkpoint, export
-from titan_speech.hf.folder import HFFolder
-from titan_speech.hf.initial import model_shape
 from titan_speech.hf.rows import NewRows
-from titan_speech.model.spec import ADAPTERS, model_spec
 from titan_speech.prompts import Parts, Task
 from titan_speech.verbs.verb import EXIT_BAD_INPUT
 
 
 def silent(_: str) -> None:
     pass
-
-
-def write_run(folder: Path, initial: Path, family: str) -> Path:
-    """A run folder whose step 5 holds the weights of the grown folder `initial`, as DCP writes them."""
-    words = ["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(folder)]
-    words += ["--model.initial", str(initial), "--model.flavor", "initial", "--model.family", family]
-    loaded = load_config(words)
-    folder.mkdir(parents=True)
-    save_resolved(loaded, folder)
-    grown = HFFolder.open(initial)
-    spec = model_spec(model_shape(loaded.config.model), "dense", grown.num_rows)
-    model = spec.model.build()
-    with torch.no_grad():
-        model.init_weights()
-    adapter = ADAPTERS[grown.shape.family](spec.model, None)  # pyright: ignore[reportArgumentType]
-    model.load_state_dict(adapter.from_hf({name: grown.tensor(name) for name in grown.files}), strict=False)
-    dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
-    adopt(folder / "checkpoint" / "step-5")
-    return folder
 
 
 @pytest.fixture(scope="module", params=ALL_KINDS, ids=lambda kind: kind.name)

@@ -31,3 +31,7 @@ class CheckpointError(TitanSpeechError, RuntimeError):
 
 class ModelError(TitanSpeechError, ValueError):
     """Weights, a model folder or a tokenizer beside them do not fit each other or cannot be used here."""
+
+
+class PublishError(TitanSpeechError, OSError):
+    """A repository of the Hugging Face Hub cannot be reached, or refuses."""

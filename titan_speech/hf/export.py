@@ -94,7 +94,7 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
     config = config_from_shape(shape, vocabulary.num_rows, **ids)
     source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
     with new_folder(output, num_weight_bytes(shapes, dtype)) as partial_folder:
-        write_weights(partial_folder, shapes, dtype, _TensorReader(checkpoint).pieces)
+        write_weights(partial_folder, shapes, dtype, _TensorReader(checkpoint, dtype).pieces)
         write_json(partial_folder / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(partial_folder / "generation_config.json", _generation_config(ids))
         write_json(partial_folder / "tokenizer.json", grown_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
@@ -169,8 +169,9 @@ def _located(path: Path) -> tuple[Path, Path]:
 class _TensorReader:
     """Tensors of a checkpoint by their Hugging Face names."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._path = checkpoint.path
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self._path, self._dtype = checkpoint.path, dtype
+        self._key, self._converted = "", dict[str, torch.Tensor]()
         config = decoder_config(checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, attention_config("dense"))
         with torch.device("meta"):
             model = config.build()
@@ -179,17 +180,24 @@ class _TensorReader:
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         key, meta = self._native[name]
-        state = {key: torch.empty(meta.shape, dtype=torch.float32)}
+        if key != self._key:  # query, key and value are one tensor here: it is read once for the three
+            self._converted.clear()
+            self._key, self._converted = key, self._adapter.to_hf({key: self._read(key, meta.shape)})
+        yield self._converted[name]
+
+    def _read(self, key: str, shape: torch.Size) -> torch.Tensor:
+        """In the type of the export: what is saved is converted as it is copied, chunk by chunk."""
+        tensor = torch.empty(shape, dtype=self._dtype)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be
-                dcp.load(state, checkpoint_id=str(self._path), no_dist=True)
+                dcp.load({key: tensor}, checkpoint_id=str(self._path), no_dist=True)
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
             raise CheckpointError(
                 f"{self._path} cannot be read at {key}, so it is damaged or was cut short: {type(error).__name__}: "
                 f"{str(error)[:300]}. Restore it or take another step."
             ) from error
-        yield self._adapter.to_hf(state)[name]
+        return tensor
 
 
 def _native_tensors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from titan_speech.errors import PublishError
 from titan_speech.verbs.values import natural, not_negative
 from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
 
@@ -20,10 +21,23 @@ def model_expand(args: argparse.Namespace, words: list[str]) -> int:
 
 def model_export(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.hf.export import EXPORT_DTYPES, Checkpoint, export
+    from titan_speech.hf.publish import Repository, publish
 
+    if args.public and not args.publish:
+        raise PublishError("--public says who may read the repository of --publish, which is missing")
+    repository = Repository.named(args.publish, is_public=args.public) if args.publish else None
     checkpoint = Checkpoint.open(args.checkpoint)
     export(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
-    print(f"{args.output}: step {checkpoint.step} in {args.dtype}")
+    print(f"{args.output}: step {checkpoint.step} in {args.dtype}", flush=True)
+    if repository is not None:
+        print(f"published as {publish(args.output, repository)}")
+    return EXIT_DONE
+
+
+def model_publish(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.hf.publish import Repository, publish
+
+    print(f"published as {publish(args.source, Repository.named(args.to, is_public=args.public))}")
     return EXIT_DONE
 
 
@@ -39,6 +53,8 @@ def model_convert(args: argparse.Namespace, words: list[str]) -> int:
     print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
     return EXIT_DONE
 
+
+_PUBLIC = Argument("--public", "everyone may read the repository (default: it is private)", is_switch=True)
 
 VERBS = (
     Verb(
@@ -77,6 +93,20 @@ VERBS = (
                 default="bfloat16",
                 choices=("bfloat16", "float16", "float32"),
             ),
+            Argument("--publish", "push the folder to this repository of the Hugging Face Hub: ORG/NAME"),
+            _PUBLIC,
+        ),
+    ),
+    Verb(
+        "model",
+        "publish",
+        "Push an exported folder to a repository of the Hugging Face Hub, private unless said otherwise.",
+        "titan-speech model publish --from outputs/demo-hf --to ORG/NAME",
+        model_publish,
+        (
+            Argument("--from", "folder written by `model export`", type=Path, required=True, dest="source"),
+            Argument("--to", "repository: ORG/NAME", required=True),
+            _PUBLIC,
         ),
     ),
     Verb(

@@ -1,0 +1,189 @@
+"""Memory and time of growing and of exporting a backbone, with files of its real size and random weights.
+
+    python benchmarks/hf_memory.py --flavor 8B --work DIR --json outputs/hf_memory.json
+
+In: a flavor and a folder with room (8B: 52 GB at the highest). A backbone's folder in bfloat16 is written tensor by
+tensor and grown by `titan-speech model expand`; then a checkpoint with float32 weights is written, as one process
+saves it, and exported by `titan-speech model export`. Out: for both verbs the highest resident memory of the process
+(VmHWM, in which mapped files count), its time, and the largest tensor to compare with. What one verb has read is
+deleted before the next; DIR is removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from titan_speech.config.load import load_config
+from titan_speech.config.resolved import save_resolved
+from titan_speech.hf.config import config_from_shape
+from titan_speech.hf.tensors import tensor_shapes
+from titan_speech.hf.writer import write_json, write_weights
+from titan_speech.model.attention import attention_config
+from titan_speech.model.flavors import decoder_config, published_shape
+from titan_speech.model.shape import BackboneShape
+from titan_speech.text_tokenizer import TextTokenizer
+
+FAMILIES = {"8B": "llama3", "1B": "llama3", "1.7B": "qwen3", "0.6B": "qwen3"}
+NUM_BASE = {"llama3": 128_256, "qwen3": 151_936}
+TOKENIZER = Path("tokenizer/tiny/tokenizer.json")
+WEIGHT_STD = 0.02
+ROWS_PER_PIECE = 4096
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One verb, in a process of its own."""
+
+    verb: str
+    peak_gb: float
+    """VmHWM."""
+    largest_tensor_gb: float
+    """The largest tensor it reads or writes, in the type it has there."""
+    read_gb: float
+    written_gb: float
+    time_sec: float
+
+
+def write_backbone(folder: Path, shape: BackboneShape, num_base: int) -> None:
+    """config.json, shards of random bfloat16 weights, a tokenizer with fewer entries than rows."""
+    folder.mkdir(parents=True)
+    shapes = tensor_shapes(shape, num_base)
+    generator = torch.Generator().manual_seed(0)
+
+    def pieces(name: str) -> Iterator[torch.Tensor]:
+        rows, *width = shapes[name]
+        for start in range(0, rows, ROWS_PER_PIECE):
+            piece = torch.randn(min(ROWS_PER_PIECE, rows - start), *width, generator=generator)
+            yield piece * WEIGHT_STD
+
+    write_weights(folder, shapes, torch.bfloat16, pieces)
+    config = config_from_shape(shape, num_base, bos_id=0, eos_id=1, pad_id=1)
+    write_json(folder / "config.json", config | {"dtype": "bfloat16"})
+    shutil.copy(TOKENIZER, folder)
+
+
+def write_checkpoint(run: Path, shape: BackboneShape, flavor: str, tokenizer: Path) -> None:
+    """A run folder whose step 1 has float32 weights, saved by one process; tensors share one random buffer."""
+    words = ["--job.config_file", "tests/assets/small.toml", "--job.dump_folder", str(run)]
+    words += ["--model.family", shape.family, "--model.flavor", flavor, "--tokenizer.path", str(tokenizer)]
+    run.mkdir(parents=True)
+    save_resolved(load_config(words), run)
+    num_rows = TextTokenizer.load(tokenizer).vocabulary().num_rows
+    with torch.device("meta"):
+        model = decoder_config(shape, num_rows, attention_config("dense")).build()
+    meta = model.state_dict()
+    buffer = torch.randn(max(value.numel() for value in meta.values()) + len(meta)) * WEIGHT_STD
+    state = {
+        name: buffer[start : start + value.numel()].view(value.shape)
+        for start, (name, value) in enumerate(meta.items())
+    }
+    dcp.save(state, checkpoint_id=str(run / "checkpoint" / "step-1"), no_dist=True)
+
+
+def measure(*words: str) -> tuple[float, float]:
+    """Highest resident memory in GB and time of one `titan-speech` command.
+
+    Read from /proc while it runs: what `wait4` says of a child may be the peak of the process that started it.
+    """
+    began, peak_kb = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, "-m", "titan_speech", *words])
+    while process.poll() is None:
+        peak_kb = _vm_hwm_kb(process.pid) or peak_kb
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"titan-speech {' '.join(words)} ended with {process.returncode}")
+    return peak_kb * 1024 / 1e9, time.perf_counter() - began
+
+
+def _vm_hwm_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+
+
+def folder_gb(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e9
+
+
+def largest_gb(shape: BackboneShape, num_rows: int, dtype: torch.dtype) -> float:
+    return num_rows * shape.dim * dtype.itemsize / 1e9
+
+
+def measure_expand(work: Path, shape: BackboneShape) -> Measured:
+    base, grown = work / "base", work / "grown"
+    write_backbone(base, shape, NUM_BASE[shape.family])
+    print(f"backbone of {folder_gb(base):.1f} GB written", flush=True)
+    peak_gb, time_sec = measure("model", "expand", "--from", str(base), "--output", str(grown))
+    num_rows = json.loads((grown / "config.json").read_text())["vocab_size"]
+    result = Measured(
+        "expand", peak_gb, largest_gb(shape, num_rows, torch.bfloat16), folder_gb(base), folder_gb(grown), time_sec
+    )
+    shutil.move(grown / "text_tokenizer", work / "tokenizer")
+    shutil.rmtree(base)
+    shutil.rmtree(grown)
+    return result
+
+
+def measure_export(work: Path, shape: BackboneShape, flavor: str, dtype: str) -> Measured:
+    run, exported = work / "run", work / "exported"
+    write_checkpoint(run, shape, flavor, work / "tokenizer")
+    print(f"checkpoint of {folder_gb(run):.1f} GB written", flush=True)
+    peak_gb, time_sec = measure(
+        *("model", "export", "--checkpoint", str(run), "--output", str(exported), "--dtype", dtype)
+    )
+    num_rows = json.loads((exported / "config.json").read_text())["vocab_size"]
+    result = Measured(
+        f"export --dtype {dtype}",
+        peak_gb,
+        largest_gb(shape, num_rows, torch.float32),
+        folder_gb(run),
+        folder_gb(exported),
+        time_sec,
+    )
+    shutil.rmtree(run)
+    shutil.rmtree(exported)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--flavor", choices=FAMILIES, default="8B")
+    parser.add_argument("--work", type=Path, required=True, help="folder to write in; made, and removed at the end")
+    parser.add_argument("--dtype", default="bfloat16", help="type of the exported weights")
+    parser.add_argument("--json", type=Path, required=True, help="file to write")
+    arguments = parser.parse_args()
+    shape = published_shape(FAMILIES[arguments.flavor], arguments.flavor)
+    arguments.work.mkdir(parents=True)
+    try:
+        results = [measure_expand(arguments.work, shape)]
+        print(results[-1], flush=True)
+        results.append(measure_export(arguments.work, shape, arguments.flavor, arguments.dtype))
+        print(results[-1], flush=True)
+    finally:
+        shutil.rmtree(arguments.work)
+    report = {
+        "flavor": arguments.flavor,
+        "backbone_rows": NUM_BASE[shape.family],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "results": [
+            {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(result).items()}
+            for result in results
+        ],
+    }
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
