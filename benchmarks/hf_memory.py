@@ -1,12 +1,12 @@
 """Memory and time of growing and of exporting a backbone, with files of its real size and random weights.
 
-    python benchmarks/hf_memory.py --flavor 8B --work DIR --json outputs/hf_memory.json
+    python benchmarks/hf_memory.py --verb expand --flavor 8B --work DIR --json outputs/hf_memory_expand.json
+    python benchmarks/hf_memory.py --verb export --flavor 8B --work DIR --json outputs/hf_memory_export.json
 
-In: a flavor and a folder with room (8B: 52 GB at the highest). A backbone's folder in bfloat16 is written tensor by
-tensor and grown by `titan-speech model expand`; then a checkpoint with float32 weights is written, as one process
-saves it, and exported by `titan-speech model export`. Out: for both verbs the highest resident memory of the process
-(VmHWM, in which mapped files count), its time, and the largest tensor to compare with. What one verb has read is
-deleted before the next; DIR is removed at the end.
+In: a verb, a flavor and a folder with room (8B: 34 GB to expand, 52 GB to export). To expand, a backbone's folder in
+bfloat16 is written tensor by tensor; to export, a checkpoint with float32 weights, as one process saves it. Out: the
+highest resident memory of the verb's process (VmHWM, in which mapped files count), its time, and the largest tensor to
+compare with. DIR is removed at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 
@@ -70,7 +71,7 @@ def write_backbone(folder: Path, shape: BackboneShape, num_base: int) -> None:
     write_weights(folder, shapes, torch.bfloat16, pieces)
     config = config_from_shape(shape, num_base, bos_id=0, eos_id=1, pad_id=1)
     write_json(folder / "config.json", config | {"dtype": "bfloat16"})
-    shutil.copy(TOKENIZER, folder)
+    write_tokenizer(folder, num_base)
 
 
 def write_checkpoint(run: Path, shape: BackboneShape, flavor: str, tokenizer: Path) -> None:
@@ -83,12 +84,19 @@ def write_checkpoint(run: Path, shape: BackboneShape, flavor: str, tokenizer: Pa
     with torch.device("meta"):
         model = decoder_config(shape, num_rows, attention_config("dense")).build()
     meta = model.state_dict()
-    buffer = torch.randn(max(value.numel() for value in meta.values()) + len(meta)) * WEIGHT_STD
-    state = {
-        name: buffer[start : start + value.numel()].view(value.shape)
+    largest = max(value.numel() for value in meta.values()) + len(meta)
+    buffer = np.random.default_rng(0).standard_normal(largest, np.float32) * np.float32(WEIGHT_STD)
+    state = {  # each a storage of its own: DCP copies what is only a part of one, and keeps the copies
+        name: torch.from_numpy(buffer[start : start + value.numel()]).view(value.shape)
         for start, (name, value) in enumerate(meta.items())
     }
     dcp.save(state, checkpoint_id=str(run / "checkpoint" / "step-1"), no_dist=True)
+
+
+def write_tokenizer(folder: Path, num_base: int) -> None:
+    """The bundled one, which has fewer entries than the backbone has rows."""
+    shutil.copy(TOKENIZER, folder)
+    write_json(folder / "recipe.json", {"bos_token_id": 0, "eos_token_id": 1, "num_base": num_base})
 
 
 def measure(*words: str) -> tuple[float, float]:
@@ -125,24 +133,22 @@ def measure_expand(work: Path, shape: BackboneShape) -> Measured:
     print(f"backbone of {folder_gb(base):.1f} GB written", flush=True)
     peak_gb, time_sec = measure("model", "expand", "--from", str(base), "--output", str(grown))
     num_rows = json.loads((grown / "config.json").read_text())["vocab_size"]
-    result = Measured(
+    return Measured(
         "expand", peak_gb, largest_gb(shape, num_rows, torch.bfloat16), folder_gb(base), folder_gb(grown), time_sec
     )
-    shutil.move(grown / "text_tokenizer", work / "tokenizer")
-    shutil.rmtree(base)
-    shutil.rmtree(grown)
-    return result
 
 
 def measure_export(work: Path, shape: BackboneShape, flavor: str, dtype: str) -> Measured:
     run, exported = work / "run", work / "exported"
+    (work / "tokenizer").mkdir()
+    write_tokenizer(work / "tokenizer", NUM_BASE[shape.family])
     write_checkpoint(run, shape, flavor, work / "tokenizer")
     print(f"checkpoint of {folder_gb(run):.1f} GB written", flush=True)
     peak_gb, time_sec = measure(
         *("model", "export", "--checkpoint", str(run), "--output", str(exported), "--dtype", dtype)
     )
     num_rows = json.loads((exported / "config.json").read_text())["vocab_size"]
-    result = Measured(
+    return Measured(
         f"export --dtype {dtype}",
         peak_gb,
         largest_gb(shape, num_rows, torch.float32),
@@ -150,13 +156,11 @@ def measure_export(work: Path, shape: BackboneShape, flavor: str, dtype: str) ->
         folder_gb(exported),
         time_sec,
     )
-    shutil.rmtree(run)
-    shutil.rmtree(exported)
-    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--verb", choices=("expand", "export"), required=True)
     parser.add_argument("--flavor", choices=FAMILIES, default="8B")
     parser.add_argument("--work", type=Path, required=True, help="folder to write in; made, and removed at the end")
     parser.add_argument("--dtype", default="bfloat16", help="type of the exported weights")
@@ -165,22 +169,15 @@ def main() -> None:
     shape = published_shape(FAMILIES[arguments.flavor], arguments.flavor)
     arguments.work.mkdir(parents=True)
     try:
-        results = [measure_expand(arguments.work, shape)]
-        print(results[-1], flush=True)
-        results.append(measure_export(arguments.work, shape, arguments.flavor, arguments.dtype))
-        print(results[-1], flush=True)
+        if arguments.verb == "expand":
+            measured = measure_expand(arguments.work, shape)
+        else:
+            measured = measure_export(arguments.work, shape, arguments.flavor, arguments.dtype)
     finally:
         shutil.rmtree(arguments.work)
-    report = {
-        "flavor": arguments.flavor,
-        "backbone_rows": NUM_BASE[shape.family],
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "results": [
-            {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(result).items()}
-            for result in results
-        ],
-    }
+    figures = {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(measured).items()}
+    report = {"flavor": arguments.flavor, "torch": torch.__version__, "threads": torch.get_num_threads(), **figures}
+    print(report)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

@@ -81,6 +81,7 @@ def write_run(folder: Path, initial: Path, family: str) -> Path:
     """A run folder whose step 5 holds the weights of the grown folder `initial`, as DCP writes them."""
     words = ["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(folder)]
     words += ["--model.initial", str(initial), "--model.flavor", "initial", "--model.family", family]
+    words += ["--tokenizer.path", str(initial)]
     loaded = load_config(words)
     folder.mkdir(parents=True)
     save_resolved(loaded, folder)

@@ -183,6 +183,21 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_numbers(tmp_path: Pat
         expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
 
 
+def test_a_tokenizer_with_far_fewer_entries_than_rows_needs_a_recipe_that_says_so(tmp_path: Path) -> None:
+    write_backbone(tmp_path / "base", Backbone(num_rows=8192))
+    with pytest.raises(ModelError, match=r"4,096 entries \(no vocabulary known by name\), the embedding 8,192 rows"):
+        expand(tmp_path / "base", tmp_path / "grown", NewRows("mean"), silent)
+    (tmp_path / "base" / "recipe.json").write_text('{"num_base": 8192}')
+    assert expand(tmp_path / "base", tmp_path / "grown", NewRows("mean"), silent).num_base == 8192
+
+
+def test_a_folder_that_was_grown_is_not_grown_again(backbone: Path, tmp_path: Path) -> None:
+    expand(backbone, tmp_path / "grown", NewRows("mean"), silent)
+    with pytest.raises(ModelError, match=r"has rows for speech tokens already \(expansion\.json says so\)"):
+        expand(tmp_path / "grown", tmp_path / "again", NewRows("mean"), silent)
+    assert not (tmp_path / "again").exists()
+
+
 def test_an_output_that_exists_is_left_as_it_is(backbone: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exists already"):
         expand(backbone, tmp_path, NewRows(), silent)

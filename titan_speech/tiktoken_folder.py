@@ -49,7 +49,7 @@ def tiktoken_as_json(file: Path) -> dict[str, Any]:
             f"{file} has {len(ranks)} tokens; of tiktoken vocabularies only Llama 3's is known, with "
             f"{LLAMA3_NUM_RANKS}: give tokenizer.json instead"
         )
-    spelling = _byte_spelling()
+    spelling = byte_spelling()
     spelt = {token: "".join(spelling[byte] for byte in token) for token in ranks}
     merges = [[spelt[left], spelt[right]] for token in ranks for left, right in _merges(ranks, token)]
     split = {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
@@ -95,7 +95,7 @@ def _merges(ranks: dict[bytes, int], token: bytes) -> list[tuple[bytes, bytes]]:
     return sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
 
 
-def _byte_spelling() -> list[str]:
+def byte_spelling() -> list[str]:
     """The letter that stands for each byte in byte-level vocabularies: itself where printable, else from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = iter(range(256, 512))

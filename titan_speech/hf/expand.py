@@ -9,7 +9,7 @@ loads at any world size and transformers loads as a model:
     expansion.json                       where it came from, how new rows were drawn, fingerprints
 
 What is in memory is one matrix of a layer, or a piece of the embedding with its covariance (D x D in fp64), never the
-model. The peak on a backbone of 8B has not been measured.
+model: 1.56 GB at the highest for 8B, whose grown embedding is 1.59 GB (benchmarks/hf_memory.py).
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
 from titan_speech.hf.rows import ROWS_PER_PIECE, NewRows, draw_rows, row_moments
 from titan_speech.hf.tensors import tensor_shapes, vocabulary_tensors
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
-from titan_speech.hf.tokenizer import grown_tokenizer
+from titan_speech.hf.tokenizer import grown_tokenizer, num_entries_of
 from titan_speech.hf.writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
+from titan_speech.known_tokenizers import KNOWN, vocabulary_fingerprint
 from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
 from titan_speech.vocabulary import Vocabulary
 
 RECORD_NAME = "expansion.json"
+MAX_UNUSED_ROWS = 1024
+"""Rows a backbone may have beyond the entries of its tokenizer; Qwen3 has 267."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], Non
         ModelError: the source cannot be used, the output is taken, or there is no room.
     """
     folder = HFFolder.open(source)
-    tokenizer = TextTokenizer.load(source)
+    _check_not_grown(source)
+    tokenizer, tokenizer_source = TextTokenizer.load(source), tokenizer_file(source)
+    content = json.loads(tokenizer_json(tokenizer_source))
     vocabulary = _vocabulary(folder, tokenizer)
+    report(f"text vocabulary: {_check_entries(folder, content, tokenizer)}")
     shapes = tensor_shapes(folder.shape, vocabulary.num_rows)
-    tokenizer_source = tokenizer_file(source)
-    grown = grown_tokenizer(json.loads(tokenizer_json(tokenizer_source)), vocabulary)
+    grown = grown_tokenizer(content, vocabulary)
     copier = _Copier(folder, how, vocabulary.num_rows - folder.num_rows, report)
     with new_folder(output, num_weight_bytes(shapes, folder.dtype)) as partial:
         write_weights(partial, shapes, folder.dtype, copier.pieces)
@@ -109,6 +114,29 @@ def _vocabulary(folder: HFFolder, tokenizer: TextTokenizer) -> Vocabulary:
             f"{folder.num_rows}; they belong to different models, or recipe.json names another num_base"
         )
     return tokenizer.vocabulary()
+
+
+def _check_not_grown(source: Path) -> None:
+    if is_expanded(source):
+        raise ModelError(
+            f"{source} has rows for speech tokens already ({RECORD_NAME} says so): a run starts from it as it is "
+            "(model.initial)"
+        )
+
+
+def _check_entries(folder: HFFolder, content: dict[str, Any], tokenizer: TextTokenizer) -> str:
+    """What is known of the tokenizer; one with far fewer entries than the backbone has rows is another model's."""
+    num_entries, recipe = num_entries_of(content), tokenizer_file(folder.path).parent / "recipe.json"
+    num_unused = folder.num_rows - num_entries
+    known = KNOWN.get(vocabulary_fingerprint(content["model"]["vocab"]) or "")
+    name = known.name if known else "no vocabulary known by name"
+    if num_unused > MAX_UNUSED_ROWS and not recipe.is_file():
+        raise ModelError(
+            f"the tokenizer in {folder.path} has {num_entries:,} entries ({name}), the embedding {folder.num_rows:,} "
+            "rows; they belong to different models. If they do belong together, say so with num_base in recipe.json "
+            "beside the tokenizer"
+        )
+    return f"{name}, {num_entries:,} entries, {num_unused:,} rows without one, fingerprint {tokenizer.fingerprint}"
 
 
 def _grown_config(config: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:

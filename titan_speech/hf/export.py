@@ -4,8 +4,8 @@ In: a DCP checkpoint, written by any number of ranks, and its run's configuratio
 vocabulary, safetensors, tokenizer.json with every speech token by name, generation_config.json with the stop token,
 and README.md, a card that says where all of it came from.
 
-Tensors are read, converted and written one by one: the memory it takes is that of the embedding, not of the model.
-TorchTitan's adapters convert names and the order of rotary halves, one tensor at a time.
+Tensors are read, converted and written one by one. At the highest there is the embedding in the type of the export and
+the piece of it that one rank saved, never the model. TorchTitan's adapters convert names and the order of rotary halves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
 from titan_speech.hf.card import model_card
 from titan_speech.hf.config import config_from_shape
+from titan_speech.hf.expand import RECORD_NAME, Expansion
 from titan_speech.hf.folder import CONFIG_NAME
 from titan_speech.hf.initial import trained_shape
 from titan_speech.hf.record import ModelRecord
@@ -45,6 +46,8 @@ from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
 
 EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+EVALUATION_FOLDER = "evaluation"
+"""Of a run folder: step-N.md has what was measured of a step, for the card of its export."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Checkpoint:
     """A complete checkpoint with what its run says of it."""
 
     path: Path
+    run_folder: Path
     step: int
     config: SpeechConfig
     tokenizer: TextTokenizer
@@ -77,7 +81,13 @@ class Checkpoint:
                 f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
             )
         step = int(checkpoint.name.removeprefix("step-"))
-        return cls(checkpoint, step, config, tokenizer, grammar, trained_shape(config.model, provenance), provenance)
+        shape = trained_shape(config.model, provenance)
+        return cls(checkpoint, run_folder, step, config, tokenizer, grammar, shape, provenance)
+
+    def evaluation_notes(self) -> str:
+        """What the run folder has on this step; empty where it has nothing."""
+        file = self.run_folder / EVALUATION_FOLDER / f"{self.path.name}.md"
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -104,8 +114,25 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
         ModelRecord(checkpoint.step, vocabulary.fingerprint, checkpoint.grammar.fingerprint, _codecs(checkpoint)).write(
             partial_folder
         )
-        card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos)
+        notes = checkpoint.evaluation_notes()
+        write_json(partial_folder / RECORD_NAME, asdict(_as_start(checkpoint)))
+        card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos, notes)
         (partial_folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _as_start(checkpoint: Checkpoint) -> Expansion:
+    """The record by which a run knows rows for speech tokens that are there already."""
+    vocabulary = checkpoint.grammar.vocabulary
+    return Expansion(
+        source=f"step {checkpoint.step} of a run",
+        source_sha256="",
+        num_base=vocabulary.num_base,
+        num_rows=vocabulary.num_rows,
+        method="trained",
+        scale=0.0,
+        seed=0,
+        vocabulary=vocabulary.fingerprint,
+    )
 
 
 def _codecs(checkpoint: Checkpoint) -> tuple[str, ...]:

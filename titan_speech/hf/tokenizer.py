@@ -38,6 +38,11 @@ def grown_tokenizer(base: dict[str, Any], vocabulary: Vocabulary) -> dict[str, A
     return base | {"added_tokens": [*base.get("added_tokens", []), *added]}
 
 
+def num_entries_of(base: dict[str, Any]) -> int:
+    """Ids that have a token."""
+    return max(_entries(base).values()) + 1
+
+
 def _entries(base: dict[str, Any]) -> dict[str, int]:
     """Ids of all entries, added ones too."""
     entries = dict(base["model"]["vocab"])
