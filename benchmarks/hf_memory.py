@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 
+from titan_speech.checkpoint.verify import adopt
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import save_resolved
 from titan_speech.hf.config import config_from_shape
@@ -91,6 +92,7 @@ def write_checkpoint(run: Path, shape: BackboneShape, flavor: str, tokenizer: Pa
         for start, (name, value) in enumerate(meta.items())
     }
     dcp.save(state, checkpoint_id=str(run / "checkpoint" / "step-1"), no_dist=True)
+    adopt(run / "checkpoint" / "step-1")
 
 
 def write_tokenizer(folder: Path, num_base: int) -> None:

@@ -5,7 +5,8 @@ vocabulary, safetensors, tokenizer.json with every speech token by name, generat
 and README.md, a card that says where all of it came from.
 
 Tensors are read, converted and written one by one. At the highest there is the embedding in the type of the export and
-the piece of it that one rank saved, never the model. TorchTitan's adapters convert names and the order of rotary halves.
+the piece of it that one rank saved, never the model. TorchTitan's adapters convert names and the order of rotary
+halves.
 """
 
 from __future__ import annotations
