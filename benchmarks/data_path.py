@@ -4,10 +4,11 @@
 
 In: nothing; a store of random codes and a large store without content (large_store.py) are made here. Out: for each
 figure its value, with device, commit and the rates of plain memmap copies in the same run, since ratios travel between
-machines and absolute figures do not. Copies and reading take turns, and the best of several turns counts, in CPU time
-where one process does one thing, so neighbours matter less. `copy_blocks` copies 2,048 neighbouring codes at a time,
-`copy_pieces` pieces of the sizes that the packs hold, at random places. Reading is all of it: sheets, lay-out and
-batch, three int64 tensors.
+machines and absolute figures do not. Copies and reading take turns over 32 packs at a time; of 25 turns the fastest
+counts, in CPU time, which is the least that neighbours disturb. So files and the last batches are warm for all alike.
+`copy_blocks` copies 2,048 neighbouring codes at a time, `copy_pieces` codes in pieces of the sizes that the packs hold,
+at random places, `copy_arrays` the stored arrays that the packs are made of (a clone document is four of them). Reading
+is all of it: order of the documents, sheets, lay-out and batch, three int64 tensors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -32,6 +34,7 @@ import numpy as np
 from benchmarks.large_store import speech_lengths, write_large_store
 from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
+from titan_speech.data.pack import Pack
 from titan_speech.data.packing import best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.store.builder import StoreWriter
@@ -42,7 +45,9 @@ from titan_speech.text_tokenizer import TextTokenizer
 SEQ_LEN = 2_048
 TOKENIZER = "tokenizer/tiny"
 FAR_SLOT = 10**9
-BATCH_PACKS = 8
+BATCH_PACKS, WINDOW_PACKS, NUM_TURNS = 8, 32, 25
+RUNS = ("copy_blocks", "copy_pieces", "copy_arrays", "")
+"""What is compared; the last is reading."""
 
 
 def build_store(path: Path, num_samples: int) -> None:
@@ -77,31 +82,75 @@ def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_count
     return clock() - began
 
 
-def reading_figures(store: Path, name: str, *tasks: str, num_packs: int, num_turns: int = 5) -> dict[str, float]:
+def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict[str, float]:
     """Tokens a second through the whole path, and of plain copies, in turns."""
     plan = DataPlan.load(config_of(store, *tasks))
     found = {f"{name}_first_pack_at_slot_1e9_ms": 1e3 * seconds(lambda: plan.pack(FAR_SLOT))}
     dataset = PlanDataset(plan)
-    packs = [plan.pack(slot) for slot in range(num_packs)]  # opens and checks all shards
-    sizes = [piece.stop - piece.start for pack in packs for piece in pack.pieces]
     codes = np.memmap(next(store.glob("*speech/00000.tokens")), np.uint16, "r")
-    starts = np.random.default_rng(0).integers(0, len(codes) - SEQ_LEN, len(sizes)).tolist()
-    places = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    blocks = [slice(start, start + SEQ_LEN) for start in range(0, len(codes) - SEQ_LEN, SEQ_LEN)][:num_packs]
-    batches = [range(first, first + BATCH_PACKS) for first in range(0, num_packs, BATCH_PACKS)]
-    runs: dict[str, tuple[int, Callable[[], Any]]] = {
-        "copy_blocks": (len(blocks) * SEQ_LEN, lambda: [np.array(codes[block]) for block in blocks]),
-        "copy_pieces": (sum(sizes), lambda: [np.array(codes[place]) for place in places]),
-        "": (num_packs * SEQ_LEN, lambda: [as_batch(dataset.__getitems__(list(batch))) for batch in batches]),
-    }
-    turns = [{key: seconds(run, time.process_time) for key, (_, run) in runs.items()} for _ in range(num_turns)]
-    spent = {key: min(turn[key] for turn in turns) for key in runs}
-    rates = {key: num_tokens / spent[key] / 1e6 for key, (num_tokens, _) in runs.items()}
+    num_tokens: dict[str, int] = dict.fromkeys(RUNS, 0)
+    spent_sec: dict[str, float] = dict.fromkeys(RUNS, 0.0)
+    num_documents = 0
+    for first in range(0, num_packs, WINDOW_PACKS):
+        slots = range(first, first + WINDOW_PACKS)
+        packs = [plan.pack(slot) for slot in slots]  # opens and checks the shards
+        num_documents += sum(pack.num_documents for pack in packs)
+        arrays = [array for pack in packs for array in stored_arrays(plan, pack)]
+        copied = {
+            "copy_blocks": [codes[at : at + SEQ_LEN] for at in random_places(codes, WINDOW_PACKS)],
+            "copy_pieces": pieces_of_sizes(codes, [stop - start for pack in packs for *_, start, stop in pack.pieces]),
+            "copy_arrays": arrays,
+        }
+        runs: dict[str, Callable[[], Any]] = {
+            key: (lambda some=some: last_of(np.array(array) for array in some)) for key, some in copied.items()
+        }
+        batches = [list(slots[i : i + BATCH_PACKS]) for i in range(0, WINDOW_PACKS, BATCH_PACKS)]
+        runs[""] = lambda batches=batches: last_of(as_batch(dataset.__getitems__(batch)) for batch in batches)
+        turns = [{key: seconds(run, time.process_time) for key, run in runs.items()} for _ in range(NUM_TURNS)]
+        for key in RUNS:
+            spent_sec[key] += min(turn[key] for turn in turns)
+            num_tokens[key] += sum(map(len, copied[key])) if key else WINDOW_PACKS * SEQ_LEN
+    spent_sec[""] += num_packs * group_sec_per_pack(plan)
+    rates = {key: num_tokens[key] / spent_sec[key] / 1e6 for key in RUNS}
     found |= {"_".join(filter(None, (name, key, "mtok_per_sec"))): rate for key, rate in rates.items()}
-    found |= {f"{name}_to_{key}": rates[""] / rates[key] for key in ("copy_blocks", "copy_pieces")}
-    documents = sum(pack.num_documents for pack in packs) / num_packs
+    found |= {f"{name}_to_{key}": rates[""] / rates[key] for key in RUNS if key}
     fill = float(np.mean([stream.mean_fill for stream in plan.streams]))
-    return found | {f"{name}_documents_a_pack": documents, f"{name}_fill": fill}
+    return found | {f"{name}_documents_a_pack": num_documents / num_packs, f"{name}_fill": fill}
+
+
+def stored_arrays(plan: DataPlan, pack: Pack) -> list[np.ndarray]:
+    """What lies in files of what a pack holds: one array for each field of each document."""
+    documents = plan.streams[pack.stream].documents
+    return [array for piece in pack.pieces for array in documents[piece.part].spliced(piece.document)[0][1::2]]
+
+
+def random_places(codes: np.ndarray, count: int) -> list[int]:
+    return np.random.default_rng(0).integers(0, len(codes) - SEQ_LEN, count).tolist()
+
+
+def pieces_of_sizes(codes: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    return [codes[at : at + size] for at, size in zip(random_places(codes, len(sizes)), sizes, strict=True)]
+
+
+def last_of(made: Iterator[Any]) -> deque[Any]:
+    """Keeps the last four, as reading ahead does; a trainer has dropped the others."""
+    return deque(made, maxlen=4)
+
+
+def group_sec_per_pack(plan: DataPlan) -> float:
+    """What ordering the documents of a group costs each of its packs, mean of the streams by their packs."""
+    total_sec, total_quota = 0.0, 0
+    for stream in plan.streams:
+        lane = stream.packs.lane(0)
+        turns = []
+        for _ in range(NUM_TURNS):
+            lane.ordered_group.cache_clear()
+            turns.append(seconds(lambda lane=lane: lane.pieces(0), time.process_time))
+        total_sec += (
+            stream.quota * min(turns) * len(lane.lane) / (stream.packs.counts.num_packs / stream.packs.num_lanes)
+        )
+        total_quota += stream.quota
+    return total_sec / total_quota
 
 
 def loader_mtok_per_sec(plan: DataPlan, num_workers: int, num_batches: int = 150) -> float:
@@ -194,7 +243,7 @@ def main() -> None:
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = (6_000, 400, 2_000_000) if args.quick else (60_000, 4_000, args.large_samples)
+        sizes = (6_000, 320, 2_000_000) if args.quick else (60_000, 960, args.large_samples)
         found = figures(Path(folder), *sizes)
     about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     about["commit"] = commit.stdout.strip()

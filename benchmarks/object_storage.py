@@ -7,6 +7,7 @@ of the repeats, which take turns:
 
     get_mb_per_sec       boto3 alone, all objects at once, bytes dropped as they come
     stored_mb_per_sec    the same with every object written to a file
+    download_mb_per_sec  boto3's own download_file (s3transfer, parallel ranges), all objects at once
     fetch_mb_per_sec     the same objects into an empty cache: ranges, sha256, flushed to disk
     cold_mb_per_sec      plan and first epoch of packs through the loader, from an empty cache
     local_cold_mb_per_sec  plan and first epoch over the folder: what reading costs without any network
@@ -42,6 +43,7 @@ from typing import Any
 
 import boto3.session
 import numpy as np
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from benchmarks.data_path import TOKENIZER, config_of
@@ -97,6 +99,20 @@ def get_all(server: S3Server, keys: list[str], num_connections: int, folder: Pat
         list(pool.map(get, keys))
 
 
+def download_all(server: S3Server, keys: list[str], num_connections: int, folder: Path) -> None:
+    """boto3's `download_file` into a folder: what a node without a cache would do."""
+    config = Config(max_pool_connections=num_connections, response_checksum_validation="when_required")
+    client = boto3.session.Session().client("s3", endpoint_url=server.endpoint_url, config=config)
+    transfer = TransferConfig(max_concurrency=num_connections)
+    with ThreadPoolExecutor(num_connections) as pool:
+        list(
+            pool.map(
+                lambda key: client.download_file(BUCKET, key, str(folder / key.replace("/", "-")), Config=transfer),
+                keys,
+            )
+        )
+
+
 def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
     """A loader and how many batches an epoch has."""
     plan = DataPlan.load(config)
@@ -135,10 +151,12 @@ def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageTa
     files = list(files_of(manifest))
     keys = [URL.child(file.path).key for file in sorted(files, key=lambda file: -file.num_bytes)]
     inner = Path(tempfile.mkdtemp(dir=folder))  # a process knows a cache by its path
-    plain, cache, other_cache = inner / "plain", inner / "cache", inner / "other-cache"
+    plain, downloaded, cache = inner / "plain", inner / "downloaded", inner / "cache"
     plain.mkdir()
+    downloaded.mkdir()
     found = {"get": seconds(lambda: get_all(server, keys, settings.num_connections))}
     found["stored"] = seconds(lambda: get_all(server, keys, settings.num_connections, plain))
+    found["download"] = seconds(lambda: download_all(server, keys, settings.num_connections, downloaded))
     settings = replace(settings, cache_dir=str(cache))
     remote = [RemoteFile(URL.child(file.path), file.num_bytes, file.sha256) for file in files]
     found["fetch"] = seconds(lambda: Copies(client_of(settings), settings).fetch_all(remote))
@@ -146,7 +164,7 @@ def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageTa
     source = replace(local_config.data.source[0], store=str(URL))
     data = replace(local_config.data, source=(source,))
     found |= read_twice(
-        local_config, replace(local_config, data=data, storage=replace(settings, cache_dir=str(other_cache)))
+        local_config, replace(local_config, data=data, storage=replace(settings, cache_dir=str(inner / "other-cache")))
     )
     shutil.rmtree(inner)
     return found
@@ -171,6 +189,7 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     return {"megabytes": num_mb, "objects": len(list(files_of(manifest))), **rates} | {
         "fetch_to_get": ratio("fetch", "get"),
         "fetch_to_stored": ratio("fetch", "stored"),
+        "fetch_to_download": ratio("fetch", "download"),
         "cold_to_get": ratio("cold", "get"),
         "cold_to_get_or_local": ratio("cold", "get", "local_cold"),
         "warm_to_local": ratio("warm", "local"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titan_speech.data.packing import best_fit, cut
+from titan_speech.data.packing import best_fit, under
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60), st.data())
@@ -15,9 +15,13 @@ def test_windows_cover_every_token_of_every_document_once_and_in_order(lengths, 
     ends = np.cumsum(lengths).tolist()
     found = []
     for start in range(0, ends[-1], window):
-        pieces = cut(ends, start, min(start + window, ends[-1]))
-        assert sum(stop - first for _, first, stop in pieces) == min(window, ends[-1] - start)
-        found += [(i, token) for i, first, stop in pieces for token in range(first, stop)]
+        stop = min(start + window, ends[-1])
+        first, end = under(ends, start, stop)
+        for i in range(first, end):
+            begin = ends[i] - lengths[i]
+            tokens = range(max(start, begin), min(stop, ends[i]))
+            assert tokens, "a document without a token in the window"
+            found += [(i, token - begin) for token in tokens]
     assert found == [(i, token) for i, length in enumerate(lengths) for token in range(length)]
 
 

@@ -158,14 +158,20 @@ class Frame:
 
     @cached_property
     def _text_places(self) -> list[int]:
-        return [place for place, field in enumerate(self.fields) if field not in CODE_FIELDS and self.base]
+        """Of the arrays of a document, those that hold text beside codes."""
+        return [2 * place + 1 for place, field in enumerate(self.fields) if field not in CODE_FIELDS and self.base]
+
+    @cached_property
+    def _arrays(self) -> list[NDArray]:
+        """A document without its values: any array stands where they go."""
+        return [array for array in self.framing for _ in range(2)][:-1]
 
     def splice(self, values: Sequence[NDArray], train_on: str) -> Spliced:
         """The document of these stored values, one a field."""
-        arrays = [*self.framing, *values]  # for their number
-        arrays[::2], arrays[1::2] = self.framing, values
+        arrays = self._arrays.copy()
+        arrays[1::2] = values
         for place in self._text_places:
-            arrays[2 * place + 1] = values[place] - self.base  # uint32 wraps below 0, and back when `base` is added
+            arrays[place] = arrays[place] - self.base  # uint32 wraps below 0, and back when `base` is added
         num_tokens = self.num_framing + sum(map(len, values))
         if train_on == "all":
             return Spliced(arrays, num_tokens, 1)

@@ -30,7 +30,7 @@ from titan_speech.errors import DataError
 from titan_speech.prompts import Document, Frame, Grammar, Parts, Spliced, Task
 from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
-from titan_speech.store.part import Part
+from titan_speech.store.part import Part, SampleReader
 from titan_speech.store.samples import SampleRow
 from titan_speech.vocabulary import CODES_PER_SEC
 
@@ -120,6 +120,16 @@ class SampleDocuments:
         return tuple(variant for variant in wanted if variant in self.part.variants)
 
     @cached_property
+    def tokens(self) -> SampleReader:
+        """Codes of a sample, or the ids of a text sample."""
+        return self.part.reader()
+
+    @cached_property
+    def text(self) -> SampleReader:
+        """Ids of a sample's transcript."""
+        return self.part.reader(self.transcript)
+
+    @cached_property
     def frames(self) -> dict[int, Frame]:
         return self.grammar.frames(self.task)
 
@@ -155,7 +165,7 @@ class SpeechDocuments(SampleDocuments):
         return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        return (self.part.codes(i),)
+        return (self.tokens(i),)
 
 
 class ContinuationDocuments(SpeechDocuments):
@@ -166,7 +176,7 @@ class ContinuationDocuments(SpeechDocuments):
         return np.where(self.part.code_len_N[start:stop] >= 2, lengths_N, np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        codes_T = self.part.codes(i)
+        codes_T = self.tokens(i)
         num_prompt = num_prompt_codes(i, len(codes_T))
         return codes_T[:num_prompt], codes_T[num_prompt:]
 
@@ -192,7 +202,7 @@ class TTSDocuments(SampleDocuments):
         return np.where(text_len_N > 0, lengths_N, np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        values = self.part.text(i, self.transcript), self.part.codes(i)
+        values = self.text(i), self.tokens(i)
         if DESCRIPTION not in self.part.variants:
             return values
         description_ids = self.part.text(i, DESCRIPTION)
@@ -225,8 +235,8 @@ class CloneDocuments(SampleDocuments):
         return (int(self.reference_N[i]), i)
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        part, transcript, reference = self.part, self.transcript, int(self.reference_N[i])
-        return part.text(reference, transcript), part.codes(reference), part.text(i, transcript), part.codes(i)
+        text, codes, reference = self.text, self.tokens, int(self.reference_N[i])
+        return text(reference), codes(reference), text(i), codes(i)
 
 
 @dataclass(frozen=True)
@@ -262,11 +272,11 @@ class StitchedDocuments(SampleDocuments):
         return self.chains.samples(i)
 
     def spliced(self, i: int) -> Spliced:
-        codes = [self.part.codes(sample) for sample in self.samples(i)]
+        codes = [self.tokens(sample) for sample in self.samples(i)]
         return self.frames[1].splice_pieces(codes, self.train_on)
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        return (np.concatenate([self.part.codes(sample) for sample in self.samples(i)]),)
+        return (np.concatenate([self.tokens(sample) for sample in self.samples(i)]),)
 
 
 def _place(row: SampleRow) -> str:
@@ -290,7 +300,7 @@ class TextDocuments(SampleDocuments):
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        return (self.part.tokens(i),)
+        return (self.tokens(i),)
 
 
 class InstructionDocuments(SampleDocuments):
@@ -302,7 +312,7 @@ class InstructionDocuments(SampleDocuments):
         return np.where(user_len_N > 0, lengths_N, np.int32(0))
 
     def values(self, i: int) -> tuple[NDArray, ...]:
-        return self.part.text(i, USER), self.part.tokens(i)
+        return self.part.text(i, USER), self.tokens(i)
 
 
 DOCUMENTS_OF_TASK = {

@@ -26,11 +26,24 @@ from numpy.typing import NDArray
 from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
 from titan_speech.store.gold.file import Gold, read_gold
-from titan_speech.store.part import Part
+from titan_speech.store.part import Part, SampleReader
 from titan_speech.store.store import Store
 
 HIDDEN_COLUMNS = frozenset({"speaker_id", "source_video_id"})
 """What views pair and stitch by."""
+
+
+class _MaskedReader(SampleReader):
+    """Refuses samples that are held out, should anything ask for them."""
+
+    def __init__(self, part: Part, name: str, held_out: frozenset[int]) -> None:
+        super().__init__(part, name)
+        self._held_out = held_out
+
+    def __call__(self, i: int) -> NDArray:
+        if i in self._held_out:
+            raise DataError(f"sample {i} of part {self._part.name} is held out from training, yet was asked for")
+        return super().__call__(i)
 
 
 class MaskedPart(Part):
@@ -38,8 +51,9 @@ class MaskedPart(Part):
 
     def __init__(self, part: Part, held_out: NDArray[np.int64]) -> None:
         vars(self).update(vars(part))
-        self._part, self.held_out, self._held_out_set = part, held_out, frozenset(held_out.tolist())
-        self._lengths = {}
+        self._part, self.held_out, self._lengths = part, held_out, {}
+        numbers = frozenset(held_out.tolist())
+        self._sample_readers = {name: _MaskedReader(part, name, numbers) for name in self._sample_readers}
         vars(self).pop("key", None)  # of the part unmasked
 
     @cached_property
@@ -68,13 +82,6 @@ class MaskedPart(Part):
             return super().shard_column(shard, name)
         first = self._first_samples[shard]
         return self.column(name).slice(first, self.info.shards[shard].num_samples)
-
-    def _get(self, i: int, suffix: str) -> NDArray:
-        if i in self._held_out_set:
-            raise DataError(
-                f"sample {i} of part {self.name} is held out from training, yet its {suffix} were asked for"
-            )
-        return super()._get(i, suffix)
 
     def __reduce__(self) -> tuple[type[Part], tuple]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return MaskedPart, (self._part, self.held_out)

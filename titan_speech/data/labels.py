@@ -9,17 +9,19 @@ graphs untouched. It costs no bytes: TorchTitan's labels are int64, and ids need
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch  # planning and reading do without: 400 MB of libraries
 
 IGNORE_INDEX = -100
 STREAM_SHIFT = 32
 ID_MASK = (1 << STREAM_SHIFT) - 1
 
-Array = TypeVar("Array", NDArray[np.int64], torch.Tensor)
+Array = TypeVar("Array", NDArray[np.int64], "torch.Tensor")
 
 
 def encode_labels(ids: NDArray[np.integer], stream: int | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -107,24 +107,27 @@ class _Table:
 
     def add(self, sheet: Sheet) -> None:
         stream, documents, pieces = sheet
-        first = len(self.bases) * self.seq_len
+        arrays, counts, count_S, ignored = self.arrays, self.counts, self._count_S, self.ignored
         base = documents[0].base if pieces else 0
-        end, is_open = 0, False
+        first = end = len(self.bases) * self.seq_len
+        is_open = False
         for part, number, start, stop in pieces:
             spliced, num_tokens, num_untrained = documents[part].spliced(number)
-            self.arrays += spliced if stop - start == num_tokens else cut_arrays(spliced, start, stop + 1)
-            begin, end = end, end + stop - start
-            self.counts.append(self._count_S[: stop - start])
+            size = stop - start
+            arrays += spliced if size == num_tokens else cut_arrays(spliced, start, stop + 1)
+            counts.append(count_S[:size])
             if num_untrained > start + 1:
-                self.ignored.append(slice(first + begin, first + min(begin + num_untrained - start - 1, end)))
+                ignored.append(slice(end, end + min(num_untrained - start - 1, size)))
+            end += size
             is_open = stop < num_tokens  # if it is the last piece, the token past the pack's end is its target
             if not is_open or stop < num_untrained:
-                self.last_places.append(first + end - 1)
-        if end < self.seq_len:
-            self.counts.append(self._count_S[: self.seq_len - end])
-            self.ignored.append(slice(first + end, first + self.seq_len))
-        if end + is_open <= self.seq_len:
-            self.arrays.append(np.full(self.seq_len + 1 - end - is_open, self.pad_id - base, np.int32))
+                self.last_places.append(end - 1)
+        num_pad = first + self.seq_len - end
+        if num_pad:
+            counts.append(count_S[:num_pad])
+            ignored.append(slice(end, end + num_pad))
+        if num_pad or not is_open:
+            arrays.append(_padding(self.pad_id - base, self.seq_len)[: num_pad + 1 - is_open])
         self.bases.append(base)
         self.streams.append(stream)
 
@@ -156,6 +159,14 @@ def _counting(seq_len: int) -> NDArray[np.int64]:
     count_S = np.arange(seq_len)
     count_S.flags.writeable = False
     return count_S
+
+
+@lru_cache(maxsize=4)
+def _padding(pad_id: int, seq_len: int) -> NDArray[np.int32]:
+    """As much as a pack can need."""
+    pad_S = np.full(seq_len + 1, pad_id, np.int32)
+    pad_S.flags.writeable = False
+    return pad_S
 
 
 def filler_pack(seq_len: int, pad_id: int) -> Pack:

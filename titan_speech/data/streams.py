@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from titan_speech.data.groups import Group, Groups
 from titan_speech.data.order import permutation
-from titan_speech.data.packing import best_fit, cut
+from titan_speech.data.packing import best_fit, under
 
 BLOCK_GROUPS = 16
 """Groups of a block: about a shard of 128 MB."""
@@ -188,9 +188,13 @@ class OrderedGroup(NamedTuple):
     parts: array[int]
     documents: array[int]
     starts: array[int]
-    lengths: array[int]
+    stops: array[int]
     ends: array[int]
     """Where each document ends in the group's tokens (SplitStream), or each pack in its documents (WholeStream)."""
+
+    def pieces(self, begin: int, end: int) -> list[Piece]:
+        """Those numbered [begin, end), whole."""
+        return list(map(Piece, *(column[begin:end] for column in self[:-1])))
 
 
 class SplitStream(_GroupedStream):
@@ -219,14 +223,24 @@ class SplitStream(_GroupedStream):
             place = self.locate(position)
             group = self.ordered_group(place.epoch, place.group)
             taken = min(place.num_left, missing)
-            for i, start, stop in cut(group.ends, place.offset, place.offset + taken):
-                pieces.append(Piece(group.parts[i], group.documents[i], start, stop))
+            pieces += _window(group, place.offset, place.offset + taken)
             position, missing = position + taken, missing - taken
         return pieces
 
     def cursor(self, num_packs: int) -> Cursor:
         """Where reading stands after that many packs."""
         return Cursor(token=self.start.token + num_packs * self.seq_len)
+
+
+def _window(group: OrderedGroup, start: int, stop: int) -> list[Piece]:
+    """The documents under tokens [start, stop) of the group."""
+    first, end = under(group.ends, start, stop)
+    pieces = group.pieces(first, end)
+    part, document, begin, length = pieces[-1]
+    pieces[-1] = Piece(part, document, begin, length - (group.ends[end - 1] - stop))
+    part, document, _, end_of_first = pieces[0]
+    pieces[0] = Piece(part, document, start - _begin(group.ends, first), end_of_first)
+    return pieces
 
 
 class _Rest(NamedTuple):
@@ -294,10 +308,7 @@ class WholeStream(_GroupedStream):
             epoch, _, k, pack, _ = self.locate(self.rest.origin + j)
             cuts = ()
         group = self.ordered_group(epoch, k, cuts)
-        return [
-            Piece(group.parts[i], group.documents[i], group.starts[i], group.starts[i] + group.lengths[i])
-            for i in range(_begin(group.ends, pack), group.ends[pack])
-        ]
+        return group.pieces(_begin(group.ends, pack), group.ends[pack])
 
     def cursor(self, num_packs: int) -> Cursor:
         """Where reading stands after that many packs."""
@@ -386,5 +397,5 @@ def _begin(ends: Sequence[int] | NDArray[np.int64], i: int) -> int:
 
 
 def _as_arrays(group: Group, end_N: NDArray[np.int64]) -> OrderedGroup:
-    arrays = (group.part_N, group.document_N, group.start_N, group.length_N, end_N)
+    arrays = (group.part_N, group.document_N, group.start_N, group.start_N + group.length_N, end_N)
     return OrderedGroup(*(array("q", column.astype(np.int64).tobytes()) for column in arrays))

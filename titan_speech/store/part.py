@@ -4,7 +4,7 @@ In: `PartInfo` and the store's files (files.py). Out: int32 length arrays, uint1
 
 Nothing is read before it is asked for. Lengths come from one parquet column (45 M samples/s) whose pages
 carry checksums; a file's sha256 is checked when it is first opened (700 MB/s), so damage is named before its
-data is used. A random sample then costs 1 us. Lengths of large parts are kept in files (derived.py) and mapped;
+data is used. A random sample then costs 0.5 us. Lengths of large parts are kept in files (derived.py) and mapped;
 offsets (4 bytes a sample) exist for opened shards only.
 
 Shapes: N samples of the part, T tokens of a sample.
@@ -14,104 +14,51 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.files import REPAIR, StoreFiles, files_at
-from titan_speech.store.manifest import FileInfo, Kind, PartInfo, ShardInfo
-from titan_speech.store.samples import ROW_SCHEMA, SampleRow
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
+from titan_speech.store.manifest import FileInfo, Kind, PartInfo
+from titan_speech.store.samples import SampleRow
+from titan_speech.store.shard_reader import ShardReader
+from titan_speech.store.shards import TOKENS, suffix_of
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Data of one file and where its samples begin: sample j is data[offsets[j] : offsets[j + 1]]."""
+class _Run(NamedTuple):
+    """Samples [first, stop) of a part lie in this shard."""
 
-    data: NDArray
-    offsets: memoryview
-    """uint32, whose items are plain integers and so cheaper to slice with than an array's."""
-
-    def get(self, j: int) -> NDArray:
-        return self.data[self.offsets[j] : self.offsets[j + 1]]
+    first: int
+    stop: int
+    shard: ShardReader
 
 
-class ShardReader:
-    """The files of one shard, each opened and checked when first used."""
+class SampleReader:
+    """Any sample of a part from one kind of file: called with its number, gives a view.
 
-    def __init__(self, store: Path | StoreFiles, part: PartInfo, info: ShardInfo, num_base: int) -> None:
-        self._files, self._part, self._info, self._num_base = files_at(store), part, info, num_base
-        self._opened: dict[str, _Samples] = {}
-        self._sidecar_is_checked = False
-        self._lock = Lock()
+    The shard that was read last is looked at first. A shard's file may be closed between two calls (remote/files.py);
+    it is then opened again.
+    """
 
-    def samples(self, suffix: str) -> _Samples:
-        """`suffix` is "tokens" or "text.<variant>"."""
-        opened = self._opened.get(suffix)
-        if opened is None:
-            with self._lock:
-                opened = self._opened.get(suffix) or self._keep(suffix, self._open(suffix))
-        return opened
+    def __init__(self, part: Part, name: str) -> None:
+        """`name` is TOKENS or a variant."""
+        self._part, self._suffix = part, suffix_of(name)
+        self._last: _Run | None = None
 
-    def _keep(self, suffix: str, opened: _Samples) -> _Samples:
-        self._opened[suffix] = opened
-        self._files.has_opened(opened.data.nbytes, partial(self._opened.pop, suffix, None))
-        return opened
-
-    def _open(self, suffix: str) -> _Samples:
-        file = self._info.file(suffix)
-        dtype = TOKEN_DTYPES[self._part.kind] if suffix == "tokens" else TEXT_DTYPE
-        lengths = self.column("code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}")
-        offsets = np.zeros(self._info.num_samples + 1, np.uint32)
-        np.cumsum(lengths.to_numpy(), out=offsets[1:])
-        data, name = self._files.array(file, dtype), self._files.name(file)
-        if int(offsets[-1]) != len(data):
-            raise DataError(f"{name} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild")
-        if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= self._num_base:
-            raise DataError(
-                f"{name} holds text id {data.max()}, expected less than {self._num_base}; "
-                "rebuild the store with its tokenizer"
-            )
-        return _Samples(data, offsets.data)
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """One sidecar column, its pages checked against their checksums."""
-        file = self._info.file("parquet")
-        name_of_file = self._files.name(file)
-        try:
-            with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
-                column = sidecar.read(columns=[name], use_threads=False)[name]
-        except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
-            raise DataError(f"{name_of_file} is damaged ({error}); {REPAIR}") from error
-        expected = ROW_SCHEMA.field(name).type
-        if len(column) != self._info.num_samples or column.type != expected:
-            found = f"{len(column)} rows of {name} as {column.type}"
-            raise DataError(
-                f"{name_of_file} is damaged: {found}, expected {self._info.num_samples} as {expected}; {REPAIR}"
-            )
-        return column
-
-    def row(self, j: int) -> SampleRow:
-        """Reads the one row group that holds the row."""
-        file = self._info.file("parquet")
-        if not self._sidecar_is_checked:
-            self._files.check(file)
-            self._sidecar_is_checked = True
-        with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
-            group, first = 0, 0
-            while j >= first + sidecar.metadata.row_group(group).num_rows:
-                first += sidecar.metadata.row_group(group).num_rows
-                group += 1
-            return SampleRow(**sidecar.read_row_group(group).slice(j - first, 1).to_pylist()[0])
+    def __call__(self, i: int) -> NDArray:
+        last = self._last
+        if last is None or not last[0] <= i < last[1]:
+            last = self._last = self._part.run_of(i)
+        first, _, shard = last
+        data, offsets = shard.opened.get(self._suffix) or shard.samples(self._suffix)
+        return data[offsets[i - first] : offsets[i - first + 1]]
 
 
 class Part:
@@ -125,6 +72,9 @@ class Part:
         self._first_samples = [0, *accumulate(shard.num_samples for shard in info.shards)][:-1]
         self._lengths: dict[str, NDArray[np.int32]] = {}
         self._readers = [ShardReader(self._store, info, shard, num_base) for shard in info.shards]
+        self._sample_readers: dict[str, SampleReader] = {
+            name: SampleReader(self, name) for name in (TOKENS, *self.variants)
+        }
 
     @property
     def name(self) -> str:
@@ -155,7 +105,7 @@ class Part:
         """A sample's codes: a read-only view of the file."""
         if self.kind is not Kind.SPEECH:
             raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
-        return self._get(i, "tokens")
+        return self._sample_readers[TOKENS](i)
 
     def codes_range(self, i: int, start: int, stop: int) -> NDArray[np.uint16]:
         return self.codes(i)[start:stop]
@@ -164,12 +114,18 @@ class Part:
         """A text sample's ids: a read-only view of the file."""
         if self.kind is not Kind.TEXT:
             raise DataError(f"part {self.name} of {self._store} holds speech, not text; read its codes")
-        return self._get(i, "tokens")
+        return self._sample_readers[TOKENS](i)
 
     def text(self, i: int, variant: str) -> NDArray[np.uint32]:
         """Ids of one transcript variant; of an instruction, the user's words are the variant `user`."""
         self._check_variant(variant)
-        return self._get(i, f"text.{variant}")
+        return self._sample_readers[variant](i)
+
+    def reader(self, variant: str | None = None) -> SampleReader:
+        """For reading many samples: of their codes (or the ids of a text part), or of one transcript variant."""
+        if variant is not None:
+            self._check_variant(variant)
+        return self._sample_readers[TOKENS if variant is None else variant]
 
     def row(self, i: int) -> SampleRow:
         shard, j = self._locate(i)
@@ -192,7 +148,7 @@ class Part:
 
     def shard_files(self, number: int, variants: Iterable[str]) -> list[FileInfo]:
         """What reading a shard takes: its sidecar, its tokens, and the ids of these variants."""
-        suffixes = ("parquet", "tokens", *(f"text.{name}" for name in variants))
+        suffixes = ("parquet", *map(suffix_of, (TOKENS, *variants)))
         return [self.info.shards[number].file(suffix) for suffix in suffixes]
 
     @property
@@ -200,9 +156,10 @@ class Part:
         """Where the part lies."""
         return self._store
 
-    def _get(self, i: int, suffix: str) -> NDArray:
+    def run_of(self, i: int) -> _Run:
+        """The samples beside sample i that lie in its shard."""
         shard, j = self._locate(i)
-        return self._readers[shard].samples(suffix).get(j)
+        return _Run(i - j, i - j + self.info.shards[shard].num_samples, self._readers[shard])
 
     def _locate(self, i: int) -> tuple[int, int]:
         if not 0 <= i < self.num_samples:

@@ -23,6 +23,15 @@ TEXT_DTYPE = np.dtype("<u4")
 ROWS_PER_GROUP = 8192
 
 
+TOKENS = "tokens"
+"""Names a sample's codes, or the ids of a text sample, where variants name its transcripts."""
+
+
+def suffix_of(name: str) -> str:
+    """How a file of a shard ends that holds TOKENS or a variant's ids."""
+    return TOKENS if name == TOKENS else f"text.{name}"
+
+
 @dataclass(frozen=True, order=True)
 class PartKey:
     """Names a part."""

@@ -29,9 +29,9 @@ from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo, TokenizerInfo
 from titan_speech.store.normalizations import under
 from titan_speech.store.samples import SPEECH_VARIANTS
-from titan_speech.store.shards import TEXT_DTYPE
+from titan_speech.store.shards import TEXT_DTYPE, TOKENS
 from titan_speech.store.store import open_store
-from titan_speech.store.write.runs import TOKENS, Ragged, Run
+from titan_speech.store.write.runs import Ragged, Run
 from titan_speech.text_tokenizer import TextTokenizer
 
 Texts = list[str | None]

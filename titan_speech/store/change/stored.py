@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import PartInfo, ShardInfo
 from titan_speech.store.samples import ROW_SCHEMA
-from titan_speech.store.shards import PartKey
+from titan_speech.store.shards import TOKENS, PartKey, suffix_of
 from titan_speech.store.write.keys import order_keys
-from titan_speech.store.write.runs import TOKENS, Ragged, Run, dtype_of, suffix_of, write_run
+from titan_speech.store.write.runs import Ragged, Run, dtype_of, write_run
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from titan_speech.store.manifest import Kind, PartInfo, ShardInfo, VariantInfo
 from titan_speech.store.samples import VARIANTS, stored_columns
-from titan_speech.store.shards import TOKEN_DTYPES, PartKey, write_array, write_sidecar
-from titan_speech.store.write.runs import TOKENS, Ragged, Run, suffix_of
+from titan_speech.store.shards import TOKEN_DTYPES, TOKENS, PartKey, suffix_of, write_array, write_sidecar
+from titan_speech.store.write.runs import Ragged, Run
 
 RANGE_BITS = 16
 SAMPLES_PER_WRITE = 4096

@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 
 from titan_speech.store.manifest import Kind
 from titan_speech.store.samples import ROW_SCHEMA
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, PartKey, flush_to_disk, mapped_array
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, TOKENS, PartKey, flush_to_disk, mapped_array, suffix_of
 
-TOKENS = "tokens"
 SEGMENT_DTYPE = np.dtype([("recording", "<u8"), ("order", "<i4"), ("start", "<f8"), ("row", "<u4")])
 
 
@@ -112,11 +111,6 @@ class Run:
         return Ragged(
             mapped_array(self.path(suffix_of(name)), dtype_of(name, self.key.kind))[first:last], lengths_N[start:stop]
         )
-
-
-def suffix_of(name: str) -> str:
-    """Of the file that holds the tokens, or the ids of a variant, in a run and in a shard."""
-    return TOKENS if name == TOKENS else f"text.{name}"
 
 
 def dtype_of(name: str, kind: Kind) -> np.dtype:

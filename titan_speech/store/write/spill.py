@@ -34,8 +34,8 @@ from titan_speech.store.samples import (
     info_problems,
     transcript_problems,
 )
-from titan_speech.store.shards import TEXT_DTYPE, PartKey
-from titan_speech.store.write.runs import TOKENS, Ragged, Run, dtype_of, order_key, write_run
+from titan_speech.store.shards import TEXT_DTYPE, TOKENS, PartKey
+from titan_speech.store.write.runs import Ragged, Run, dtype_of, order_key, write_run
 from titan_speech.text_tokenizer import TextTokenizer
 
 BATCH_SAMPLES = 1024
