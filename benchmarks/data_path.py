@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -31,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.large_store import speech_lengths, write_large_store
-from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
+from benchmarks.large_store import speech_lengths
+from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures, seconds
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
 from titan_speech.data.pack import Pack
 from titan_speech.data.packing import best_fit
@@ -42,9 +41,6 @@ from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.samples import SampleInfo
 from titan_speech.text_tokenizer import TextTokenizer
 
-SEQ_LEN = 2_048
-TOKENIZER = "tokenizer/tiny"
-FAR_SLOT = 10**9
 BATCH_PACKS, WINDOW_PACKS, NUM_TURNS = 8, 32, 25
 RUNS = ("copy_blocks", "copy_pieces", "copy_arrays", "")
 """What is compared; the last is reading."""
@@ -67,21 +63,6 @@ def build_store(path: Path, num_samples: int) -> None:
             writer.add_text(info, text * int(rng.integers(10, 60)))
 
 
-def config_of(store: Path, *tasks: str) -> SpeechConfig:
-    sources = [SourceTable(name=task, store=str(store), task=task, share=1 / len(tasks)) for task in tasks]  # type: ignore[arg-type]
-    return SpeechConfig(
-        tokenizer=TokenizerTable(path=TOKENIZER),
-        data=DataTable(source=tuple(sources)),
-        training=TrainingTable(seq_len=SEQ_LEN, global_batch_tokens=64 * SEQ_LEN, target_tokens=10**11),
-    )
-
-
-def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    began = clock()
-    run()
-    return clock() - began
-
-
 def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict[str, float]:
     """Tokens a second through the whole path, and of plain copies, in turns."""
     plan = DataPlan.load(config_of(store, *tasks))
@@ -96,20 +77,24 @@ def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict
         packs = [plan.pack(slot) for slot in slots]  # opens and checks the shards
         num_documents += sum(pack.num_documents for pack in packs)
         arrays = [array for pack in packs for array in stored_arrays(plan, pack)]
+        sizes = [stop - start for pack in packs for *_, start, stop in pack.pieces]
+        blocks, pieces = random_places(codes, [SEQ_LEN] * WINDOW_PACKS), random_places(codes, sizes)
         copied = {
-            "copy_blocks": [codes[at : at + SEQ_LEN] for at in random_places(codes, WINDOW_PACKS)],
-            "copy_pieces": pieces_of_sizes(codes, [stop - start for pack in packs for *_, start, stop in pack.pieces]),
-            "copy_arrays": arrays,
+            "copy_blocks": WINDOW_PACKS * SEQ_LEN,
+            "copy_pieces": sum(sizes),
+            "copy_arrays": sum(map(len, arrays)),
         }
         runs: dict[str, Callable[[], Any]] = {
-            key: (lambda some=some: last_of(np.array(array) for array in some)) for key, some in copied.items()
+            "copy_blocks": lambda blocks=blocks: last_of(np.array(codes[place]) for place in blocks),
+            "copy_pieces": lambda pieces=pieces: last_of(np.array(codes[place]) for place in pieces),
+            "copy_arrays": lambda arrays=arrays: last_of(np.array(array[:]) for array in arrays),
         }
         batches = [list(slots[i : i + BATCH_PACKS]) for i in range(0, WINDOW_PACKS, BATCH_PACKS)]
         runs[""] = lambda batches=batches: last_of(as_batch(dataset.__getitems__(batch)) for batch in batches)
         turns = [{key: seconds(run, time.process_time) for key, run in runs.items()} for _ in range(NUM_TURNS)]
         for key in RUNS:
             spent_sec[key] += min(turn[key] for turn in turns)
-            num_tokens[key] += sum(map(len, copied[key])) if key else WINDOW_PACKS * SEQ_LEN
+            num_tokens[key] += copied.get(key, WINDOW_PACKS * SEQ_LEN)
     spent_sec[""] += num_packs * group_sec_per_pack(plan)
     rates = {key: num_tokens[key] / spent_sec[key] / 1e6 for key in RUNS}
     found |= {"_".join(filter(None, (name, key, "mtok_per_sec"))): rate for key, rate in rates.items()}
@@ -124,12 +109,9 @@ def stored_arrays(plan: DataPlan, pack: Pack) -> list[np.ndarray]:
     return [array for piece in pack.pieces for array in documents[piece.part].spliced(piece.document)[0][1::2]]
 
 
-def random_places(codes: np.ndarray, count: int) -> list[int]:
-    return np.random.default_rng(0).integers(0, len(codes) - SEQ_LEN, count).tolist()
-
-
-def pieces_of_sizes(codes: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    return [codes[at : at + size] for at, size in zip(random_places(codes, len(sizes)), sizes, strict=True)]
+def random_places(codes: np.ndarray, sizes: list[int]) -> list[slice]:
+    starts = np.random.default_rng(0).integers(0, len(codes) - SEQ_LEN, len(sizes)).tolist()
+    return [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def last_of(made: Iterator[Any]) -> deque[Any]:
@@ -166,36 +148,6 @@ def state_bytes(plan: DataPlan) -> int:
     config = SpeechDataLoader.Config(plan=plan, packs_per_step=64)
     with closing(config.build(dp_world_size=1, dp_rank=0, local_batch_size=8)) as loader:
         return len(json.dumps(loader.state_dict()))
-
-
-def plan_figures(store: Path) -> dict[str, float]:
-    """One plan of a large store: what a process of a run does first."""
-    before_mb = peak_mb()
-    began, began_cpu = time.perf_counter(), time.process_time()
-    plan = DataPlan.load(config_of(store, "speech", "tts"))
-    found = {"sec": time.perf_counter() - began, "cpu_sec": time.process_time() - began_cpu}
-    for task in ("speech", "tts"):
-        stream = next(stream for stream in plan.streams if stream.task == task)
-        found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.packs.pieces(10**6))
-    found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
-    return found | {"peak_mb": peak_mb(), "peak_mb_above_imports": peak_mb() - before_mb}
-
-
-def peak_mb() -> float:
-    """Of this process since it began; `getrusage` may give that of the process that started it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e3
-
-
-def large_figures(store: Path, num_samples: int) -> dict[str, float]:
-    """Plans of one large store in two processes: the first counts packs, the second finds them counted."""
-    write_large_store(store, num_samples, TOKENIZER)
-    found: dict[str, float] = {"large_samples": num_samples}
-    for name in ("first_plan", "later_plan"):
-        command = [sys.executable, "-m", "benchmarks.data_path", "--plan-of", str(store)]
-        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
-    return found
 
 
 def fill_figures() -> Iterator[tuple[str, float]]:
@@ -235,12 +187,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small store, a large one of 2 M samples")
     parser.add_argument("--large-samples", type=int, default=80_000_000)
-    parser.add_argument("--plan-of", type=Path, help="only plan this store, in a process of its own")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
-    if args.plan_of:
-        print(json.dumps(plan_figures(args.plan_of)))
-        return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
         sizes = (6_000, 320, 2_000_000) if args.quick else (60_000, 960, args.large_samples)

@@ -46,8 +46,8 @@ import numpy as np
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from benchmarks.data_path import TOKENIZER, config_of
 from benchmarks.large_store import speech_lengths
+from benchmarks.planning import TOKENIZER, config_of
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
 from titan_speech.config.tables import SpeechConfig, StorageTable
 from titan_speech.data.loader import SpeechDataLoader

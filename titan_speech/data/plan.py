@@ -8,7 +8,7 @@ limits is found here, before training starts. What a rank, a worker or a restart
 Planning takes 0.03 s for a million speech samples and 1.3 s for a million paired ones (each group is packed once, to
 count its packs); at slot 1e9 the first pack takes 110 ms (speech) or 140 ms (paired), most of it the check of a shard.
 Counts of streams above 2^17 samples are kept beside the store (counts.py). Whole path in one process, collated batches
-included: 16 to 24 M tokens/s on two shared cores (benchmarks/data_path.py).
+included: 18 to 24 M tokens/s on two busy cores, 38 to 49 undisturbed (docs/design.md).
 
 `too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs at any length.
 """

@@ -1,0 +1,82 @@
+"""Time and memory of planning a large store, in processes that do nothing else; JSON on stdout.
+
+    python -m benchmarks.planning STORE
+
+In: a store (large_store.py). Out: seconds until its plan is ready, how fast any slot is found, and the peak of the
+process with and without what its imports take. Part of benchmarks/data_path.py; a module of its own since planning
+needs no torch, which takes 400 MB more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.large_store import write_large_store
+from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
+from titan_speech.data.plan import DataPlan
+
+SEQ_LEN = 2_048
+TOKENIZER = "tokenizer/tiny"
+FAR_SLOT = 10**9
+
+
+def config_of(store: Path, *tasks: str) -> SpeechConfig:
+    sources = [SourceTable(name=task, store=str(store), task=task, share=1 / len(tasks)) for task in tasks]  # type: ignore[arg-type]
+    return SpeechConfig(
+        tokenizer=TokenizerTable(path=TOKENIZER),
+        data=DataTable(source=tuple(sources)),
+        training=TrainingTable(seq_len=SEQ_LEN, global_batch_tokens=64 * SEQ_LEN, target_tokens=10**11),
+    )
+
+
+def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    began = clock()
+    run()
+    return clock() - began
+
+
+def plan_figures(store: Path) -> dict[str, float]:
+    """One plan of a large store: what a process of a run does first."""
+    before_mb = peak_mb()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    plan = DataPlan.load(config_of(store, "speech", "tts"))
+    found = {"sec": time.perf_counter() - began, "cpu_sec": time.process_time() - began_cpu}
+    for task in ("speech", "tts"):
+        stream = next(stream for stream in plan.streams if stream.task == task)
+        found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.packs.pieces(10**6))
+    found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
+    return found | {"peak_mb": peak_mb(), "peak_mb_above_imports": peak_mb() - before_mb}
+
+
+def peak_mb() -> float:
+    """Of this process since it began; `getrusage` may give that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
+
+
+def large_figures(store: Path, num_samples: int) -> dict[str, float]:
+    """Plans of one large store in two processes: the first counts packs, the second finds them counted."""
+    write_large_store(store, num_samples, TOKENIZER)
+    found: dict[str, float] = {"large_samples": num_samples}
+    for name in ("first_plan", "later_plan"):
+        command = [sys.executable, "-m", "benchmarks.planning", str(store)]
+        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    print(json.dumps(plan_figures(parser.parse_args().store)))
+
+
+if __name__ == "__main__":
+    main()
