@@ -74,7 +74,7 @@ LAYOUTS = (
     Layout("TP 2", 2, _parallel(tp=2), in_both=True),
     Layout("CP 2", 2, _parallel(cp=2), in_both=True),
     Layout("PP 2", 2, _parallel(pp=2), is_untied=True, in_both=True),
-    Layout("HSDP 2 x 2", 4, _parallel(replicate=2, shard=2), note="one pack a rank at once", in_both=True),
+    Layout("HSDP 2 x 2", 4, _parallel(replicate=2, shard=2) | {"training.local_batch_packs": "1"}, in_both=True),
     Layout("TP 2 + FSDP 2", 4, _parallel(tp=2, shard=2), in_both=True),
     Layout("compiled", 1, COMPILED, in_both=True),
     Layout("full recomputation", 1, FULL, in_both=True),

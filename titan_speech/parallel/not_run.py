@@ -21,8 +21,8 @@ NOT_RUN = (
     NotRun(
         "flex attention's kernel, alone and under CP, TP, compile",
         "needs CUDA; on a CPU it has no backward pass",
-        "its unfused forward pass equals dense attention; dense attention is a subclass that is given the masks flex is "
-        "given, cut for CP by the same code",
+        "its unfused forward pass equals dense attention, a subclass of it that is given the same masks, cut for CP by "
+        "the same code",
     ),
     NotRun(
         "varlen attention",
