@@ -35,7 +35,6 @@ from tests.runs import figures, losses, train_well
 Losses = dict[int, dict[str, float]]
 TEN_STEPS = {
     "training.target_tokens": str(NUM_STEPS * 1024),
-    "checkpoint.interval_steps": "1000",
     "comm.train_timeout_seconds": "600",
     "model.attention": "dense",
 }

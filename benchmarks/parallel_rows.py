@@ -96,6 +96,7 @@ LAYOUTS = (
     Layout("memory budget 0.5, compiled", 1, MEMORY_BUDGET | COMPILED),
     Layout("CP 2 + FSDP 2", 4, _parallel(cp=2, shard=2)),
     Layout("CP 2, ptrr", 2, _parallel(cp=2, context_parallel_load_balancer="ptrr")),
+    Layout("CP 2, no load balancer", 2, _parallel(cp=2, context_parallel_load_balancer="none")),
     Layout("CP 2 + TP 2", 4, _parallel(cp=2, tp=2)),
     Layout("PP 2, GPipe", 2, _parallel(pp=2, pipeline_parallel_schedule="GPipe"), is_untied=True),
     Layout("PP 2, Interleaved1F1B", 2, _parallel(pp=2, **INTERLEAVED), is_untied=True),

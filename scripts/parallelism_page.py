@@ -23,7 +23,7 @@ from titan_speech.config.budget import data_parallel_degree  # noqa: E402
 from titan_speech.config.load import load_config  # noqa: E402
 from titan_speech.parallel.features import DDP, DENSE, FEATURES, FSDP, HSDP, Feature, features_of  # noqa: E402
 from titan_speech.parallel.not_run import NOT_RUN  # noqa: E402
-from titan_speech.parallel.support import RULES, Conflict  # noqa: E402
+from titan_speech.parallel.support import RULES, Conflict, Need  # noqa: E402
 
 PAGE = ROOT / "docs" / "parallelism.md"
 SMALL = ROOT / "tests" / "assets" / "small.toml"
@@ -69,6 +69,8 @@ def _cell(one: Feature, other: Feature, met: frozenset[frozenset[Feature]]) -> s
     for number, rule in enumerate(RULES, 1):
         if isinstance(rule, Conflict) and {rule.first, rule.second} == {one, other}:
             return f"no ({number})"
+        if isinstance(rule, Need) and {rule.feature, rule.needed} == {one, other}:
+            return f"needs ({number})"
     if one is not other and one.group and one.group == other.group:
         return ""
     return "run" if frozenset((one, other)) in met else "·"
