@@ -4,9 +4,9 @@ In: parsed arguments. Out: an exit code, and text on stdout. A verb names what i
 function that hands over to its room.
 """
 
-from titan_speech.verbs import config, data, model, speech, store, text
+from titan_speech.verbs import config, data, model, plan, speech, store, text
 
-VERBS = (*config.VERBS, *data.VERBS, *model.VERBS, *speech.VERBS, *store.VERBS, *text.VERBS)
+VERBS = (*config.VERBS, *data.VERBS, *model.VERBS, *plan.VERBS, *speech.VERBS, *store.VERBS, *text.VERBS)
 ROOMS = {
     "config": "What a run is told to do.",
     "data": "What a run reads, and in which order.",
