@@ -110,11 +110,11 @@ def committed_steps(folder: Path) -> list[int]:
 
 def file_record(path: Path, name: str, role: Role) -> FileRecord:
     """Size and checksum of a file that is there."""
-    digest, num_bytes = xxhash.xxh3_128(), 0
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-            num_bytes += len(block)
+    digest, num_bytes, block = xxhash.xxh3_128(), 0, memoryview(bytearray(READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(block):
+            digest.update(block[:read])
+            num_bytes += read
     return FileRecord(name, num_bytes, digest.hexdigest(), role)
 
 

@@ -36,9 +36,13 @@ class Keeper:
         if self._is_first_of_node and partial_path(checkpoint).is_dir():
             publish(checkpoint, commit)
 
-    def removal(self) -> Removal:
-        """What the policy does not keep of what is there now."""
-        return removal(kept_checkpoints(self.folder), self.policy)
+    def removal(self, newest_step: int) -> Removal:
+        """What the policy does not keep of what is there now, up to the step that was just saved.
+
+        Newer ones are of a branch that was left by checkpoint.load_step; they count for nothing.
+        """
+        kept = (one for one in kept_checkpoints(self.folder) if one.step <= newest_step)
+        return removal(list(kept), self.policy)
 
     def apply(self, decided: Removal | None) -> None:
         if self._is_first_of_node and decided is not None and (decided.delete or decided.thin):

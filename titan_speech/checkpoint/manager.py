@@ -59,7 +59,7 @@ class SpeechCheckpointManager(CheckpointManager):
         """True on all ranks from the boundary on at which a request with `stop` was met."""
         self.on_complete: list[OnComplete] = []
         """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
-        self._request, self._stop, self._num_failed = "", False, 0
+        self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
             self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
@@ -93,7 +93,7 @@ class SpeechCheckpointManager(CheckpointManager):
 
     def _warn_of_newer_steps(self) -> None:
         newer = [step for step in committed_steps(Path(self.folder)) if step > self.start.step > 0]
-        if newer:
+        if newer and self.table.load_step == self.start.step:
             logger.warning(
                 f"{self.folder} still holds the newer steps {', '.join(map(str, newer))}: a restart without "
                 "checkpoint.load_step resumes from them. Move them away to stay on this branch."
@@ -109,11 +109,12 @@ class SpeechCheckpointManager(CheckpointManager):
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         """Every step boundary comes by here."""
-        boundary = self._agreement.agree(self._mine())
+        asked, self._request = self._request, ""
+        boundary = self._agreement.agree(self._mine(asked))
         if self._saver.is_busy and not boundary.is_writing:
             self._settle()
         self.must_stop = boundary.must_stop
-        reason = self._reason(curr_step, last_step, boundary)
+        reason = self._reason(curr_step, last_step, boundary, asked)
         if not reason:
             return False
         self._refuse_weights_that_are_not_finite(curr_step)
@@ -122,19 +123,19 @@ class SpeechCheckpointManager(CheckpointManager):
         self._begin(curr_step, reason, wait=last_step or boundary.must_stop)
         return True
 
-    def _mine(self) -> Boundary:
+    def _mine(self, asked: str) -> Boundary:
+        """What this rank sees."""
         every_sec = self.table.at_least_every_minutes * 60
         is_time = every_sec > 0 and time.monotonic() - self._saved_at_sec >= every_sec
         return Boundary(
-            is_requested=bool(self._request),
+            is_requested=bool(asked),
             is_time=is_time and self._agreement.rank == 0,
             must_stop=self._stop,
             is_writing=self._saver.is_writing,
         )
 
-    def _reason(self, step: int, last_step: bool, boundary: Boundary) -> str:
+    def _reason(self, step: int, last_step: bool, boundary: Boundary, asked: str) -> str:
         """Why a checkpoint is written at this boundary; empty: none is."""
-        asked, self._request = self._request, ""
         if last_step:
             return "last step"
         if boundary.is_requested or boundary.must_stop:
@@ -181,7 +182,9 @@ class SpeechCheckpointManager(CheckpointManager):
         logger.info(f"{checkpoint} is complete: {commit.num_bytes / 1e6:,.1f} MB in {len(commit.files)} files.")
         for listener in self.on_complete:
             _tell(listener, checkpoint, commit)
-        self._keeper.apply(self._agreement.tell(self._keeper.removal() if self._agreement.rank == 0 else None))
+        if not self._is_closing:
+            decided = self._keeper.removal(ended.job.step) if self._agreement.rank == 0 else None
+            self._keeper.apply(self._agreement.tell(decided))
 
     def _count_failure(self, ended: Ended, *, is_last_chance: bool) -> None:
         self._num_failed += 1
@@ -216,6 +219,7 @@ class SpeechCheckpointManager(CheckpointManager):
         """Waits for a save that is still being written; the run may be ending for another reason."""
         saver, keeper = getattr(self, "_saver", None), getattr(self, "_keeper", None)
         if saver is not None:
+            self._is_closing = True  # other ranks may not come here, so nothing is agreed on any more
             if saver.is_busy:
                 self._settle(is_last_chance=True)
             saver.close()

@@ -1,0 +1,115 @@
+"""When a checkpoint is saved, and which are kept: pure functions, and at work on real checkpoints."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.checkpoints import save, world_of_one
+from titan_speech.checkpoint.cadence import is_due
+from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
+from titan_speech.checkpoint.keeper import Keeper
+from titan_speech.checkpoint.pins import pin, unpin
+from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
+from titan_speech.config.tables import CadenceRule, CheckpointTable
+
+POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
+KEPT = st.builds(
+    Kept, st.integers(0, 60), st.sampled_from(["full", "model"]), st.booleans(), st.booleans(), st.booleans()
+)
+STATES = st.lists(KEPT, max_size=25, unique_by=lambda one: one.step)
+
+
+def test_the_cadence_of_the_recipes() -> None:
+    rules = CheckpointTable().cadence
+    due = [step for step in range(80_001) if is_due(rules, step)]
+    assert due[:10] == list(range(1_000, 10_001, 1_000))
+    assert due[10:18] == list(range(15_000, 50_001, 5_000))
+    assert due[18:] == [60_000, 70_000, 80_000]
+    assert [step for step in range(9) if is_due((CadenceRule(until=4, every=2), CadenceRule(every=3)), step)] == [
+        2,
+        4,
+        6,
+    ]
+
+
+@given(STATES, POLICIES)
+def test_what_is_pinned_held_a_milestone_or_not_sound_is_left_as_it_is(
+    states: list[Kept], policy: RetentionPolicy
+) -> None:
+    decided = removal(states, policy)
+    for one in states:
+        if one.is_pinned or one.is_held or not one.is_sound or policy.is_milestone(one.step):
+            assert one.step not in (*decided.delete, *decided.thin)
+
+
+@given(STATES, POLICIES)
+def test_the_newest_full_checkpoints_stay_full_and_one_sound_checkpoint_always_stays(
+    states: list[Kept], policy: RetentionPolicy
+) -> None:
+    decided = removal(states, policy)
+    sound = sorted((one for one in states if one.is_sound), key=lambda one: -one.step)
+    full = [one.step for one in sound if one.kind == "full"]
+    newest = full[: policy.keep_last_full or None]
+    assert not set(newest) & {*decided.delete, *decided.thin}
+    assert not sound or any(one.step not in decided.delete for one in sound)
+    if full:
+        assert any(step not in (*decided.delete, *decided.thin) for step in full)
+
+
+@given(STATES, POLICIES)
+def test_no_more_is_kept_than_the_policy_says_and_a_second_look_changes_nothing(
+    states: list[Kept], policy: RetentionPolicy
+) -> None:
+    decided = removal(states, policy)
+    assert set(decided.thin) <= {one.step for one in states if one.kind == "full"}
+    assert not set(decided.delete) & set(decided.thin)
+    after = [
+        Kept(one.step, "model" if one.step in decided.thin else one.kind, one.is_sound, one.is_pinned, one.is_held)
+        for one in states
+        if one.step not in decided.delete
+    ]
+    assert removal(after, policy) == Removal()
+    plain = [o for o in after if o.is_sound and not (o.is_pinned or o.is_held or policy.is_milestone(o.step))]
+    if policy.keep_last_full and any(one.kind == "full" for one in after if one.is_sound):
+        assert len(plain) <= policy.keep_last_full + policy.keep_last_model_only
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with world_of_one(tmp_path_factory.mktemp("world")):
+        yield
+
+
+def kinds(folder: Path) -> dict[int, str]:
+    commits = {step: read_commit(folder / f"step-{step}") for step in committed_steps(folder)}
+    return {step: commit.kind for step, commit in commits.items() if commit is not None}
+
+
+@pytest.mark.usefixtures("world")
+def test_old_checkpoints_are_thinned_then_deleted_but_not_while_they_are_pinned_or_read(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(tmp_path, step)
+    table = CheckpointTable(keep_last_full=2, keep_last_model_only=1, milestone_every_steps=3)
+    pin(tmp_path, 2)
+    with (tmp_path / "step-1" / MARKER).open("r+") as read_by_an_upload:
+        fcntl.flock(read_by_an_upload, fcntl.LOCK_SH)
+        apply(tmp_path, table)
+        expected = {1: "full", 2: "full", 3: "full", 5: "model", 6: "full", 7: "full"}
+        assert kinds(tmp_path) == expected
+    unpin(tmp_path, 2)
+    apply(tmp_path, table, newest_step=1)
+    assert kinds(tmp_path) == expected  # all others are of a branch that was left
+    apply(tmp_path, table)
+    assert kinds(tmp_path) == {3: "full", 5: "model", 6: "full", 7: "full"}
+
+
+def apply(folder: Path, table: CheckpointTable, newest_step: int = 7) -> None:
+    keeper = Keeper(folder, table)
+    keeper.apply(keeper.removal(newest_step))
+    keeper.close()

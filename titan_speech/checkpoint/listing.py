@@ -1,0 +1,117 @@
+"""Checkpoints for people: `titan-speech checkpoint list`, `inspect` and `diff`.
+
+In: checkpoint folders. Out: text. `list` looks at sizes only, so it answers at once for any size of model; `inspect`
+reads DCP's index, no tensor.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from titan_speech.checkpoint.commit import committed_steps
+from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.names import role_of_name
+from titan_speech.checkpoint.pins import pinned_steps
+from titan_speech.checkpoint.places import RunPlace
+from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.retention import RetentionPolicy
+from titan_speech.checkpoint.verify import verify
+from titan_speech.errors import CheckpointError
+
+HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "state")
+MULTILINE = ("config", "tokens")
+
+
+def list_text(place: RunPlace) -> str:
+    """A line a checkpoint, and what else lies there."""
+    rows = [HEADER, *(_row(place, step) for step in committed_steps(place.folder))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    partial = sorted(path.name for path in place.folder.glob("step-*.partial"))
+    lines += [f"{name}: being saved now, or left over from a run that was stopped" for name in partial]
+    return "\n".join(lines)
+
+
+def _row(place: RunPlace, step: int) -> tuple[str, ...]:
+    found = verify(checkpoint_path(place.folder, step), checksums=False)
+    reasons = ["pinned"] if step in pinned_steps(place.folder) else []
+    reasons += ["milestone"] if RetentionPolicy(0, 0, place.milestone_every_steps).is_milestone(step) else []
+    loss = place.loss_at.get(step)
+    state = "complete" if found.is_sound else f"DAMAGED: {'; '.join(found.problems)}"
+    told = ("?", "?", "?", "?")
+    if found.commit is not None:
+        commit = found.commit
+        told = (commit.kind, size_text(commit.num_bytes), _age(commit.written_unix_sec), commit.reason)
+    return (str(step), *told, ", ".join(reasons), "" if loss is None else f"{loss:.4f}", state)
+
+
+def size_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _age(written_unix_sec: float) -> str:
+    """How long ago by the wall clock; a clock that was set back makes it 0."""
+    minutes = max(0.0, time.time() - written_unix_sec) / 60
+    if minutes < 120:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.0f} h" if minutes < 48 * 60 else f"{minutes / 1440:.0f} d"
+
+
+def inspect_text(checkpoint: Path) -> str:
+    """What made a checkpoint, what it has read, and every tensor in it."""
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    provenance = read_provenance(checkpoint)
+    lines = [f"{checkpoint}", *(_provenance(provenance) if provenance else ["no record of what made it"])]
+    try:
+        entries = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:  # a pickle that is damaged can raise anything
+        raise CheckpointError(f"the index of {checkpoint} cannot be read: {type(error).__name__}: {error}") from error
+    tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+    weights = [entry.size.numel() for name, entry in tensors.items() if role_of_name(name) == "model"]
+    lines.append(f"tensors: {len(tensors):,}, of them {len(weights):,} weights with {sum(weights):,} numbers")
+    lines += [f"  {name}  {list(entry.size)}  {_dtype(entry)}" for name, entry in sorted(tensors.items())]
+    return "\n".join(lines)
+
+
+def _dtype(entry: object) -> str:
+    return str(entry.properties.dtype).removeprefix("torch.")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _provenance(provenance: Provenance) -> Iterator[str]:
+    for name, value in _facts(provenance).items():
+        yield f"  {name}: {value}"
+    total = sum(read.num_tokens for read in provenance.tokens)
+    yield f"  tokens read in this run, padding included: {total:,}"
+    yield from (f"    {read.source} {read.language}: {read.num_tokens:,}" for read in provenance.tokens)
+    yield "  configuration:"
+    yield from (f"    {line}" for line in provenance.config.splitlines())
+
+
+def _facts(provenance: Provenance) -> dict[str, str]:
+    """All that fits a line."""
+    facts = {name: value for name, value in asdict(provenance).items() if name not in MULTILINE and value}
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in facts.items()
+    }
+
+
+def diff_text(one: Path, other: Path) -> str:
+    """What differs in how two checkpoints were made; empty if nothing does.
+
+    Raises:
+        CheckpointError: one of them has no record.
+    """
+    return "\n".join(difflib.unified_diff(_told(one), _told(other), str(one), str(other), lineterm="", n=0))
+
+
+def _told(checkpoint: Path) -> list[str]:
+    provenance = read_provenance(checkpoint)
+    if provenance is None:
+        raise CheckpointError(f"{checkpoint} has no record of what made it (provenance/{checkpoint.name}.json)")
+    return list(_provenance(provenance))

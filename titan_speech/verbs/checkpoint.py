@@ -1,0 +1,143 @@
+"""Verbs on the checkpoints of a run: looked at, verified, compared, pinned."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from titan_speech.verbs.values import natural
+from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb
+
+_RUN = Argument("run", "run folder, or the folder its checkpoints lie in", type=Path)
+_STEP = Argument("step", "step of a checkpoint", type=natural)
+_CHECKPOINT = "checkpoint (.../step-N), or a run folder: its newest"
+
+
+def checkpoint_list(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.listing import list_text
+    from titan_speech.checkpoint.places import run_place
+
+    print(list_text(run_place(args.run)))
+    return EXIT_DONE
+
+
+def checkpoint_verify(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.listing import size_text
+    from titan_speech.checkpoint.places import checkpoints_at
+    from titan_speech.checkpoint.verify import verify
+
+    found = [verify(checkpoint, checksums=not args.quick) for checkpoint in checkpoints_at(args.path, args.step)]
+    for one in found:
+        size = f"{size_text(one.commit.num_bytes)} in {len(one.commit.files)} files" if one.commit else ""
+        print(f"{one.checkpoint}: {f'sound, {size}' if one.is_sound else '; '.join(one.problems)}")
+    if not found:
+        print(f"{args.path}: no complete checkpoint")
+    return EXIT_DONE if found and all(one.is_sound for one in found) else EXIT_FOUND_WRONG
+
+
+def checkpoint_inspect(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.listing import inspect_text
+    from titan_speech.checkpoint.places import one_checkpoint
+
+    print(inspect_text(one_checkpoint(args.path)))
+    return EXIT_DONE
+
+
+def checkpoint_diff(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.listing import diff_text
+    from titan_speech.checkpoint.places import one_checkpoint
+
+    print(diff_text(one_checkpoint(args.one), one_checkpoint(args.other)) or "made in the same way")
+    return EXIT_DONE
+
+
+def checkpoint_pin(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.pins import pin
+    from titan_speech.checkpoint.places import run_place
+
+    place = run_place(args.run)
+    print(f"{place.checkpoint(args.step)} is pinned: it is neither deleted nor reduced to its weights")
+    pin(place.folder, args.step)
+    return EXIT_DONE
+
+
+def checkpoint_unpin(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.pins import unpin
+    from titan_speech.checkpoint.places import run_place
+
+    place = run_place(args.run)
+    unpin(place.folder, args.step)
+    print(f"step {args.step} in {place.folder} is not pinned: the next save may remove it")
+    return EXIT_DONE
+
+
+def checkpoint_adopt(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.verify import adopt
+
+    commit = adopt(args.path)
+    print(f"{args.path}: {commit.kind}, {len(commit.files)} files; its marker was written from the files as they are")
+    return EXIT_DONE
+
+
+VERBS = (
+    Verb(
+        "checkpoint",
+        "list",
+        "Print the checkpoints of a run: step, kind, size, age, why saved, why kept, loss, and what is damaged.",
+        "titan-speech checkpoint list outputs/demo",
+        checkpoint_list,
+        (_RUN,),
+    ),
+    Verb(
+        "checkpoint",
+        "verify",
+        "Read every byte of a checkpoint, or of all of a run, and name each broken file (exit code 1).",
+        "titan-speech checkpoint verify outputs/demo --step 30",
+        checkpoint_verify,
+        (
+            Argument("path", "checkpoint (.../step-N), or a run folder: all of its checkpoints", type=Path),
+            Argument("--step", "of a run folder, only this step", type=natural),
+            Argument("--quick", "compare the files and their sizes only", is_switch=True),
+        ),
+    ),
+    Verb(
+        "checkpoint",
+        "inspect",
+        "Print what made a checkpoint, the tokens it has read, and its tensors with shape and type.",
+        "titan-speech checkpoint inspect outputs/demo/checkpoint/step-30",
+        checkpoint_inspect,
+        (Argument("path", _CHECKPOINT, type=Path),),
+    ),
+    Verb(
+        "checkpoint",
+        "diff",
+        "Print what differs in how two checkpoints were made: configuration, revision, data, layout, tokens.",
+        "titan-speech checkpoint diff outputs/demo/checkpoint/step-15 outputs/demo/checkpoint/step-30",
+        checkpoint_diff,
+        (Argument("one", _CHECKPOINT, type=Path), Argument("other", _CHECKPOINT, type=Path)),
+    ),
+    Verb(
+        "checkpoint",
+        "pin",
+        "Keep a checkpoint for ever, in full, also while its run goes on.",
+        "titan-speech checkpoint pin outputs/demo 15",
+        checkpoint_pin,
+        (_RUN, _STEP),
+    ),
+    Verb(
+        "checkpoint",
+        "unpin",
+        "Leave a pinned checkpoint to the run's policy again.",
+        "titan-speech checkpoint unpin outputs/demo 15",
+        checkpoint_unpin,
+        (_RUN, _STEP),
+    ),
+    Verb(
+        "checkpoint",
+        "adopt",
+        "Write the commit marker of a DCP checkpoint that another program saved, after a look at its index.",
+        "titan-speech checkpoint adopt outputs/old/checkpoint/step-500",
+        checkpoint_adopt,
+        (Argument("path", "checkpoint (.../step-N) without a marker", type=Path),),
+    ),
+)
