@@ -16,7 +16,10 @@ from titan_speech.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "train_configs/README.md").read_text("utf-8")
-RECIPES = {path.stem: path for path in sorted((ROOT / "train_configs").glob("*.toml"))}
+FOLDER = ROOT / "train_configs"
+RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))} | {
+    f"tour/{path.stem}": path for path in sorted((FOLDER / "tour").glob("*.toml"))
+}
 
 # seq_len, tokens a step, target tokens, peak, end, warmup
 STAGES = {
@@ -71,7 +74,7 @@ def test_a_recipe_opens_with_what_a_person_needs_to_know(name: str) -> None:
     head = RECIPES[name].read_text("utf-8").split("\n[job]")[0]
     for word in ("launch ", "hardware ", "tokens ", "time ", "Why these values"):
         assert f"# {word}" in head, word
-    assert f"train_configs/{RECIPES[name].name}" in head
+    assert f"train_configs/{name}.toml" in head
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if stage_of(name)])
@@ -131,6 +134,14 @@ def test_the_learning_rate_only_drops_from_stage_to_stage_and_each_takes_over_fr
     assert without_s3.stage.from_ == load("pt_s2").config.job.dump_folder
 
 
+def test_the_tour_hands_over_like_the_stages_it_shows() -> None:
+    stages = [load(f"tour/{stage}").config for stage in ("s1", "s2", "s3", "sft")]
+    for before, after in pairwise(stages):
+        assert after.stage.from_ == before.job.dump_folder
+        assert after.stage.strict
+        assert after.optimizer.lr == before.lr_scheduler.end_lr
+
+
 def test_a_backbone_brings_its_own_sizes_tokenizer_and_stores_to_every_stage() -> None:
     for backbone in BACKBONES:
         family, flavor = backbone.split("_")
@@ -147,7 +158,7 @@ def test_the_folders_that_stages_write_are_all_different() -> None:
 
 
 def test_the_page_names_every_recipe_and_its_own_example_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    named = set(re.findall(r"`(\w[\w.]*)\.toml`", PAGE))
+    named = set(re.findall(r"`(\w[\w./]*)\.toml`", PAGE))
     patterns = [re.escape(name).replace(r"\*", r"\w+") for name in re.findall(r"`(\*[\w.]*)\.toml`", PAGE)]
     assert [name for name in RECIPES if name not in named and not any(re.fullmatch(p, name) for p in patterns)] == []
     monkeypatch.chdir(ROOT)

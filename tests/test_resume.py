@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.runs import assert_close, figures, losses, train, train_and_kill_after, train_well
+from tests.runs import SMALL, assert_close, figures, losses, train, train_and_kill_after, train_well
+from titan_speech.config.budget import Budget
+from titan_speech.config.load import load_config
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,15 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(whole_run: Path) -> dict[int, dict]:
     return figures(whole_run)
+
+
+def test_the_logged_learning_rates_are_those_of_the_closed_form(uninterrupted: dict[int, dict]) -> None:
+    plan = Budget.from_config(load_config(["--job.config_file", SMALL]).config)
+    assert (plan.num_steps, plan.warmup_steps) == (12, 1)
+    rates = {step: record["lr"] for step, record in uninterrupted.items()}
+    assert rates == pytest.approx({step: plan.learning_rate(step - 1) for step in range(1, 13)}, rel=1e-9)
+    middle = 2e-4 + (2e-3 - 2e-4) * (1 + math.cos(math.pi * 6 / 11)) / 2
+    assert [rates[1], rates[7], rates[12]] == pytest.approx([2e-3, middle, 2e-4], rel=1e-9)
 
 
 def test_killed_and_resumed_gives_the_losses_of_an_uninterrupted_run_to_the_last_bit(

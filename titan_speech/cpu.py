@@ -55,6 +55,7 @@ class CpuDeviceModule:
 
 def prepare() -> None:
     """Point TorchTitan at the CPU, whatever of it is already imported. Safe to call again."""
+    import torch.distributed.tensor.experimental._context_parallel._attention as context_parallel
     import torchtitan.models.common.attention as attention
     import torchtitan.tools.utils as utils
     from torch.nn.attention.flex_attention import create_block_mask
@@ -66,6 +67,7 @@ def prepare() -> None:
                 setattr(module, attribute, answers[attribute])
     utils.get_peak_flops = lambda device_name: float("nan")  # an unknown device must not report an A100's MFU
     attention._compiled_create_block_mask = create_block_mask
+    context_parallel._compiled_create_block_mask = create_block_mask
     _barrier_without_device_ids()
     _keep_freed_memory()
 

@@ -35,3 +35,7 @@ class ModelError(TitanSpeechError, ValueError):
 
 class PublishError(TitanSpeechError, OSError):
     """A repository of the Hugging Face Hub cannot be reached, or refuses."""
+
+
+class PlanError(TitanSpeechError, RuntimeError):
+    """A run that does not fit together: its step cannot be traced or taken."""

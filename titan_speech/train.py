@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.config.budget import Budget, describe_budget
+from titan_speech.config.check import OF_INITIAL
 from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.config.present import check_present
 from titan_speech.errors import ConfigError, TitanSpeechError
@@ -24,6 +25,8 @@ from titan_speech.quiet import quieten_dependencies
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
+    from titan_speech.checkpoint.start import Start
+    from titan_speech.config.tables import ModelTable, SpeechConfig
     from titan_speech.data.plan import DataPlan
     from titan_speech.model.shape import BackboneShape
     from titan_speech.prompts import Grammar
@@ -60,7 +63,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger
 
-    from titan_speech.checkpoint.opening import open_checkpoints
+    from titan_speech.checkpoint.hand_over import with_continued_data
     from titan_speech.data.plan import DataPlan
     from titan_speech.hf.initial import grown_initial, model_shape
     from titan_speech.prompts import Grammar
@@ -72,11 +75,12 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
-    shape = model_shape(loaded.config.model)
+    shape = model_shape(_model_of_stage(loaded.config))
     provenance = _provenance(loaded, grammar, world_size, shape)
     folder = Path(loaded.config.job.dump_folder)
-    start = open_checkpoints(loaded.config, provenance)
-    plan = DataPlan.from_config(loaded.config, grammar, tokenizer, resumed=start.phase_end())
+    start, provenance = _start(loaded.config, provenance, budget)
+    planned = with_continued_data(loaded.config, start)
+    plan = DataPlan.from_config(planned, grammar, tokenizer, resumed=start.phase_end())
     provenance = replace(provenance, plan=plan.fingerprint, stores=plan.store_fingerprints)
     hf_initial = None
     if loaded.config.model.initial and start.checkpoint is None:
@@ -99,6 +103,35 @@ def prepare(argv: list[str]) -> SpeechTrainer:
         _open_run_folder(loaded, plan, world_size)
     trainer = config.build()
     return trainer
+
+
+def _model_of_stage(config: SpeechConfig) -> ModelTable:
+    """A stage with a flavor of its own needs nothing of the folder its first weights came from."""
+    is_first = not config.stage.from_ or config.model.flavor == OF_INITIAL
+    return config.model if is_first else replace(config.model, initial="")
+
+
+def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tuple[Start, Provenance]:
+    """What the run starts from, and the provenance that inherits from it; what its rates do is told."""
+    from titan_speech.checkpoint.hand_over import hand_over
+    from titan_speech.checkpoint.opening import open_checkpoints
+    from titan_speech.checkpoint.provenance import read_provenance
+    from titan_speech.checkpoint.rates import schedule_change
+    from titan_speech.checkpoint.shared import decided_by_rank_0
+
+    start = open_checkpoints(config, provenance)
+    notes: tuple[str, ...] = ()
+    if start.checkpoint is None and config.stage.from_ and not config.checkpoint.create_seed_checkpoint:
+        handed = decided_by_rank_0("hand-over", lambda: hand_over(config, provenance, budget))
+        start, notes = handed.start, handed.notes
+        provenance = replace(provenance, stage_from=str(start.checkpoint))
+    found = read_provenance(start.checkpoint) if start.checkpoint else None
+    if start.is_resume and found is not None:
+        notes = (schedule_change(budget, found.budget, start.step),)
+    for note in notes:
+        if note and os.environ["RANK"] == "0":
+            logging.getLogger().warning(note)
+    return start, provenance.inheriting(found)
 
 
 def run(trainer: SpeechTrainer) -> None:
@@ -133,6 +166,7 @@ def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: 
         layout=layout(loaded.config.parallelism, world_size),
         config=resolved_toml(loaded),
         backbone=shape,
+        budget=Budget.from_config(loaded.config),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchtitan.components.checkpoint import DATALOADER, LR_SCHEDULER, TRAIN_STATE
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.components.optimizer import ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -170,7 +171,7 @@ def _checkpoint(
     config: SpeechConfig, provenance: Provenance, plan: DataPlan, start: Start, hf_initial: Path | None
 ) -> SpeechCheckpointManager.Config:
     table = config.checkpoint
-    initial = hf_initial or (Path(table.initial_load_path) if table.initial_load_path else None)
+    initial = None if start.is_resume else start.checkpoint
     return SpeechCheckpointManager.Config(
         enable=table.enable or table.create_seed_checkpoint,
         folder=table.folder,
@@ -178,6 +179,8 @@ def _checkpoint(
         load_step=table.load_step,
         initial_load_path=str(initial.absolute()) if initial else None,
         initial_load_in_hf=hf_initial is not None,
+        initial_load_model_only=not start.with_optimizer,
+        exclude_from_loading=[LR_SCHEDULER, DATALOADER, TRAIN_STATE] if start.with_optimizer else [],
         start=start,
         last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=table.create_seed_checkpoint,

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from titan_speech.config.budget import Budget
 from titan_speech.config.tables import ParallelismTable
 from titan_speech.data.phases.carry import Phase
 from titan_speech.errors import CheckpointError
@@ -88,9 +89,21 @@ class Provenance:
     tokens: tuple[TokensRead, ...] = ()
     """What each stream gave up to that step, in this run."""
 
+    stage_from: str = ""
+    """Checkpoint of the stage before that the run started from."""
+
+    budget: Budget | None = None
+    """Steps and schedule: with it the rate of a checkpoint is known."""
+
     def at(self, step: int, phases: Sequence[Phase]) -> Provenance:
         """The record of a checkpoint at `step` of a run with these phases."""
         return replace(self, step=step, tokens=tokens_read(phases, step))
+
+    def inheriting(self, found: Provenance | None) -> Provenance:
+        """With what is told of a run once, from the checkpoint it goes on from."""
+        if found is None:
+            return self
+        return replace(self, initial=self.initial or found.initial, stage_from=self.stage_from or found.stage_from)
 
     def write(self, checkpoint: Path) -> None:
         """Write the record of `checkpoint` (.../step-N); atomic, so a kill leaves the old one or the new one."""
@@ -158,6 +171,8 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))
     if record.get("backbone") is not None:
         lists["backbone"] = BackboneShape.from_record(record["backbone"])
+    if record.get("budget") is not None:
+        lists["budget"] = Budget.from_record(record["budget"])
     known = {field.name for field in fields(Provenance)}
     return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
 

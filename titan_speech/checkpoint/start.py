@@ -32,6 +32,10 @@ class Start:
     checkpoint: Path | None = None
     passed_over: tuple[str, ...] = ()
     """Newer checkpoints that were not taken, each with the reason."""
+    is_hand_over: bool = False
+    """The checkpoint is that of the stage before."""
+    with_optimizer: bool = False
+    """A hand-over that brings moments of the optimizer too."""
 
     @property
     def is_resume(self) -> bool:
@@ -57,9 +61,10 @@ class Start:
     def __str__(self) -> str:
         if self.checkpoint is None:
             return "fresh weights"
-        return (
-            f"step {self.step} of {self.checkpoint.parent}" if self.is_resume else f"the weights of {self.checkpoint}"
-        )
+        if self.is_resume:
+            return f"step {self.step} of {self.checkpoint.parent}"
+        taken = "the weights and the optimizer" if self.with_optimizer else "the weights"
+        return f"{taken} of {'the stage before, ' if self.is_hand_over else ''}{self.checkpoint}"
 
 
 def complete_steps(folder: Path) -> list[int]:

@@ -17,8 +17,8 @@ approaches it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from titan_speech.config.tables import ParallelismTable, SpeechConfig
 
@@ -55,6 +55,12 @@ class Budget:
             end_lr=config.optimizer.lr if schedule.decay == "constant" else schedule.end_lr,
             decay=schedule.decay,
         )
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Budget | None:
+        """From what was kept beside a checkpoint; None if that was another version's."""
+        known = {field.name for field in fields(cls)}
+        return cls(**record) if set(record) == known else None
 
     @property
     def tokens_per_step(self) -> int:

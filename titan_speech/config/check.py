@@ -185,9 +185,22 @@ def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
     if config.model.initial and config.checkpoint.initial_load_path:
         keys = ("model.initial", "checkpoint.initial_load_path")
         yield Finding(keys, "two places to start from", "one of the two keys")
+    yield from _check_stage(config)
     if config.model.initial and not config.checkpoint.enable:
         keys = ("checkpoint.enable", "model.initial")
         yield Finding(keys, "false with model.initial", "true: weights are loaded by what saves them", "true")
+
+
+def _check_stage(config: SpeechConfig) -> Iterator[Finding]:
+    stage = config.stage
+    if stage.from_ and config.checkpoint.initial_load_path:
+        keys = ("stage.from", "checkpoint.initial_load_path")
+        yield Finding(keys, "two places to start from", "one of the two keys")
+    if stage.from_ and not config.checkpoint.enable:
+        keys = ("checkpoint.enable", "stage.from")
+        yield Finding(keys, "false with stage.from", "true: weights are loaded by what saves them", "true")
+    if stage.optimizer and not stage.from_:
+        yield Finding(("stage.optimizer", "stage.from"), "true without stage.from", "stage.from, whose optimizer it is")
 
 
 _DEGREES = (

@@ -317,9 +317,9 @@ class ParallelismTable:
     context_parallel_degree: int = 1
     """Ranks that share each pack, cut along its length."""
 
-    context_parallel_load_balancer: Literal["headtail", "ptrr"] = "headtail"
+    context_parallel_load_balancer: Literal["headtail", "ptrr", "none"] = "headtail"
     """How a pack is cut: headtail gives each rank an early and a late piece, ptrr deals blocks of 128 by how much their
-    documents attend to."""
+    documents attend to, none cuts it in order, which suits packs of many short documents."""
 
 
 @dataclass(frozen=True, kw_only=True)

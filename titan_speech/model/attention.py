@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from torchtitan.models.common.attention import FlexAttention, VarlenAttention
 from torchtitan.protocols.module import Module
 
@@ -60,13 +60,8 @@ def dense_mask(block_mask: BlockMask, num_packs: int, num_queries: int, num_keys
     """The block mask as booleans, shape [B, 1, Q, K]; kept on the mask, since every layer asks for the same one."""
     cached: torch.Tensor | None = getattr(block_mask, "_dense_B1QK", None)
     if cached is None or cached.shape != (num_packs, 1, num_queries, num_keys):
-        device = block_mask.kv_num_blocks.device
-        b_B111 = torch.arange(num_packs, device=device).view(-1, 1, 1, 1)
-        h_1111 = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
-        q_11Q1 = torch.arange(num_queries, device=device).view(1, 1, -1, 1)
-        k_111K = torch.arange(num_keys, device=device).view(1, 1, 1, -1)
-        allowed = block_mask.mask_mod(b_B111, h_1111, q_11Q1, k_111K)
-        cached = allowed.expand(num_packs, 1, num_queries, num_keys)
+        device = str(block_mask.kv_num_blocks.device)
+        cached = create_mask(block_mask.mask_mod, num_packs, 1, num_queries, num_keys, device)
         block_mask._dense_B1QK = cached  # type: ignore[attr-defined]
     return cached
 

@@ -5,7 +5,7 @@
     3. sizes      heads, layers, lengths and batches that degrees must divide     sizes.py
     4. device     what asks for CUDA, or for a newer device                       device.py
     5. settings   our tables as TorchTitan's                                      settings.py, float8.py
-    6. page       docs/parallelism.md, printed from 1, 2 and what was measured    page.py
 
+docs/parallelism.md is printed from 1, 2 and benchmarks/results/parallel_matrix.json by scripts/parallelism_page.py.
 Steps 1 to 3 import no torch: they run while a configuration is checked, before anything is started.
 """

@@ -18,6 +18,7 @@ from titan_speech.config.tables import ActivationCheckpointTable, CompileTable, 
 
 
 def parallelism(table: ParallelismTable) -> ParallelismConfig:
+    balancer = table.context_parallel_load_balancer
     return ParallelismConfig(
         data_parallel_replicate_degree=table.data_parallel_replicate_degree,
         data_parallel_shard_degree=table.data_parallel_shard_degree,
@@ -29,7 +30,7 @@ def parallelism(table: ParallelismTable) -> ParallelismConfig:
         pipeline_parallel_first_stage_less_layers=table.pipeline_parallel_first_stage_less_layers,
         pipeline_parallel_last_stage_less_layers=table.pipeline_parallel_last_stage_less_layers,
         context_parallel_degree=table.context_parallel_degree,
-        context_parallel_load_balancer=table.context_parallel_load_balancer,
+        context_parallel_load_balancer=None if balancer == "none" else balancer,
     )
 
 

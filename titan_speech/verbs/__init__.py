@@ -4,9 +4,18 @@ In: parsed arguments. Out: an exit code, and text on stdout. A verb names what i
 function that hands over to its room.
 """
 
-from titan_speech.verbs import checkpoint, config, data, model, speech, store, text
+from titan_speech.verbs import checkpoint, config, data, model, plan, speech, store, text
 
-VERBS = (*checkpoint.VERBS, *config.VERBS, *data.VERBS, *model.VERBS, *speech.VERBS, *store.VERBS, *text.VERBS)
+VERBS = (
+    *checkpoint.VERBS,
+    *config.VERBS,
+    *data.VERBS,
+    *model.VERBS,
+    *plan.VERBS,
+    *speech.VERBS,
+    *store.VERBS,
+    *text.VERBS,
+)
 ROOMS = {
     "checkpoint": "Checkpoints of a run: looked at, verified, compared, pinned.",
     "config": "What a run is told to do.",

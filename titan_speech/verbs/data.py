@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from titan_speech.verbs.values import natural, naturals, positive
 from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
+
+if TYPE_CHECKING:
+    from titan_speech.config.tables import SpeechConfig
 
 
 def data_order(args: argparse.Namespace, words: list[str]) -> int:
@@ -17,7 +22,7 @@ def data_order(args: argparse.Namespace, words: list[str]) -> int:
     quieten_dependencies()
     from titan_speech.data.order_report import order_digest, order_lines
 
-    config = load_config(words, world_size=args.world_size).config
+    config = _continued(load_config(words, world_size=args.world_size).config)
     world_size = args.world_size or smallest_world(config.parallelism)
     if args.digest:
         print(order_digest(config, args.start, args.count, world_size))
@@ -31,9 +36,19 @@ def data_show(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.config.load import load_config
     from titan_speech.data.show import show_lines
 
-    for line in show_lines(load_config(words).config, args.slots, args.source):
+    for line in show_lines(_continued(load_config(words).config), args.slots, args.source):
         print(line)
     return EXIT_DONE
+
+
+def _continued(config: SpeechConfig) -> SpeechConfig:
+    """With the place of the stage before, if there is one."""
+    from titan_speech.checkpoint.hand_over import previewed
+
+    config, remark = previewed(config)
+    if remark:
+        print(remark, file=sys.stderr)
+    return config
 
 
 def data_phases(args: argparse.Namespace, words: list[str]) -> int:

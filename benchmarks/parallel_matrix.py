@@ -1,0 +1,155 @@
+"""Parity of layouts: each against one process, in fp32, from one seed checkpoint, ten steps of packed documents.
+
+    python -m benchmarks.parallel_matrix [--family llama3] [--only "FSDP 2"] [--again] [--folder FOLDER]
+
+In: the rows of parallel_rows.py. Out: benchmarks/results/parallel_matrix.json, written after each row; rows that are in
+it are left out, so that it can be stopped and gone on with. A row takes 20 to 60 s on two cores, the first compiled one
+two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.parallel_rows import (
+    LAYOUTS,
+    NUM_STEPS,
+    Gap,
+    Layout,
+    families_of,
+    flavor,
+    float8_overrides,
+    read_gaps,
+    words,
+    write_gaps,
+)
+from tests.runs import figures, losses, train_well
+
+Losses = dict[int, dict[str, float]]
+TEN_STEPS = {
+    "training.target_tokens": str(NUM_STEPS * 1024),
+    "comm.train_timeout_seconds": "600",
+    "model.attention": "dense",
+}
+
+
+class Runs:
+    """Runs of one family under a folder; seeds and runs of one process are made once and kept in it."""
+
+    def __init__(self, family: str, folder: Path) -> None:
+        self.family, self.folder = family, folder
+
+    def losses(self, layout: Layout) -> Losses:
+        recipe = float8_overrides(layout.float8)
+        return self._train(self.folder / "run", flavor(layout), recipe | layout.overrides, layout.world_size)
+
+    def seed(self, of_flavor: str) -> Path:
+        folder = self.folder / f"seed-{of_flavor}"
+        if (folder / "checkpoint" / "step-0" / ".metadata").exists():
+            return folder / "checkpoint" / "step-0"
+        train_well(folder, *words(self._model(of_flavor) | {"checkpoint.create_seed_checkpoint": "true"}))
+        return folder / "checkpoint" / "step-0"
+
+    def one_process(self, of_flavor: str, float8: str) -> Losses:
+        run = self.folder / f"one-{of_flavor}-{float8}"
+        if NUM_STEPS in figures(run):
+            return losses(figures(run))
+        return self._train(run, of_flavor, float8_overrides(float8), 1)
+
+    def _model(self, of_flavor: str) -> dict[str, str]:
+        return {"model.family": self.family, "model.flavor": of_flavor}
+
+    def _train(self, run: Path, of_flavor: str, overrides: dict[str, str], world_size: int) -> Losses:
+        start = {"checkpoint.initial_load_path": str(self.seed(of_flavor))}
+        every = TEN_STEPS | self._model(of_flavor) | start | overrides
+        shutil.rmtree(run, ignore_errors=True)
+        return losses(train_well(run, *words(every), world_size=world_size))
+
+
+def measure(runs: Runs, layout: Layout) -> Gap:
+    """Run one layout and compare it.
+
+    Raises:
+        AssertionError: the run failed, or has other steps or groups than one process.
+    """
+    recipe = "none" if layout.against_fp32 else layout.float8
+    expected = runs.one_process(flavor(layout), recipe)
+    began = time.perf_counter()
+    found = runs.losses(layout)
+    sec = time.perf_counter() - began
+    return Gap(
+        family=runs.family,
+        layout=layout.name,
+        world_size=layout.world_size,
+        overrides=layout.overrides | ({"model.flavor": "debug_untied"} if layout.is_untied else {}),
+        against="one process in fp32" if recipe == "none" else f"one process in float8 {recipe}",
+        num_steps=len(found),
+        loss_gap=_gap(found, expected, ("loss",)),
+        group_gap=_gap(found, expected, tuple(name for step in expected.values() for name in step if "loss" in name)),
+        norm_gap=_gap(found, expected, ("grad_norm",)),
+        loss_tolerance=layout.loss_tolerance,
+        norm_tolerance=layout.norm_tolerance,
+        last_loss=found[NUM_STEPS]["loss"],
+        sec=round(sec, 1),
+    )
+
+
+def _gap(found: Losses, expected: Losses, names: tuple[str, ...]) -> float:
+    assert {step: sorted(values) for step, values in found.items()} == {
+        step: sorted(values) for step, values in expected.items()
+    }
+    return max(
+        abs(found[step][name] - value) / abs(value)
+        for step, values in expected.items()
+        for name, value in values.items()
+        if name in names
+    )
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), gloo, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=("llama3", "qwen3"), default=None, help="one family; else both")
+    parser.add_argument("--only", help="name of one layout")
+    parser.add_argument("--again", action="store_true", help="also what was measured already")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/parallel_matrix"), help="where runs are kept")
+    arguments = parser.parse_args()
+    families = [arguments.family] if arguments.family else ["llama3", "qwen3"]
+    for family in families:
+        runs = Runs(family, arguments.folder / family)
+        for layout in LAYOUTS:
+            if family in families_of(layout) and arguments.only in (None, layout.name):
+                _measure_and_keep(runs, layout, arguments.again)
+
+
+def _measure_and_keep(runs: Runs, layout: Layout, again: bool) -> None:
+    kept = {(gap.family, gap.layout): gap for gap in read_gaps()}
+    key = (runs.family, layout.name)
+    if key in kept and not again:
+        return
+    try:
+        gap = measure(runs, layout)
+    except AssertionError as error:
+        print(f"{runs.family} {layout.name}: failed\n{str(error)[-3000:]}", flush=True)
+        return
+    write_gaps({**kept, key: gap}.values(), machine())
+    verdict = "passes" if gap.passes else "DOES NOT PASS"
+    print(
+        f"{gap.family} {gap.layout}: loss {gap.loss_gap:.1e}, groups {gap.group_gap:.1e}, norm {gap.norm_gap:.1e}, "
+        f"{gap.sec:.0f} s, {verdict}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

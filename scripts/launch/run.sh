@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Start a stage on this machine, or this machine's part of one on several. The same line again resumes it.
+#
+#   scripts/launch/run.sh train_configs/pt_s1.toml [--table.key value ...]
+#
+# Several machines: the same on each, at about the same time, with
+#
+#   NNODES=4 RDZV_ENDPOINT=first-machine:29500 scripts/launch/run.sh train_configs/pt_s1.toml
+#
+# Environment, all of it optional:
+#   NPROC_PER_NODE    processes on this machine; default: its GPUs, or 1
+#   NNODES            machines, default 1; 2:4 is any number from 2 to 4
+#   RDZV_ENDPOINT     host:port of one of them, free and reachable from all; needed for several
+#   RDZV_ID           name of the rendezvous, equal on all; default: the configuration's name
+#   LOCAL_ADDR        address by which others reach this machine, if its name does not resolve
+#   MAX_RESTARTS      how often workers are started again, from the last checkpoint, default 3
+#   SHUTDOWN_TIMEOUT  seconds workers have to save when torchrun is told to stop, default 150
+#   LOG_DIR           what each worker printed, default outputs/logs/NAME
+#   PYTHON            interpreter, default python
+set -euo pipefail
+
+if [[ $# -lt 1 || ! -f $1 ]]; then
+  echo "run.sh: found ${1:-no argument}; expected a configuration, such as train_configs/pt_s1.toml" >&2
+  exit 2
+fi
+config=$1
+shift
+name=$(basename "$config" .toml)
+python=${PYTHON:-python}
+nnodes=${NNODES:-1}
+
+gpus() { command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus | wc -l || echo 0; }
+processes=${NPROC_PER_NODE:-$(gpus)}
+[[ $processes -ge 1 ]] || processes=1
+
+# A configuration that cannot run is told once, and not after every restart.
+check=(config check --job.config_file "$config" "$@")
+[[ $nnodes == *:* ]] || check+=(--world-size "$((nnodes * processes))")
+"$python" -m titan_speech "${check[@]}"
+
+if [[ $nnodes == 1 ]]; then
+  rendezvous=(--standalone)
+elif [[ -z ${RDZV_ENDPOINT:-} ]]; then
+  echo "run.sh: found NNODES=$nnodes without RDZV_ENDPOINT; expected the host:port of one machine, equal on all" >&2
+  exit 2
+else
+  rendezvous=(--nnodes "$nnodes" --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "${RDZV_ID:-$name}")
+  [[ -z ${LOCAL_ADDR:-} ]] || rendezvous+=(--local-addr "$LOCAL_ADDR")
+fi
+
+logs=${LOG_DIR:-outputs/logs/$name}
+mkdir -p "$logs"
+exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
+  --max-restarts "${MAX_RESTARTS:-3}" --shutdown-timeout "${SHUTDOWN_TIMEOUT:-150}" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --log-dir "$logs" --redirects 3 --tee 3 \
+  -m titan_speech.train --job.config_file "$config" "$@"

@@ -1,0 +1,143 @@
+"""Write the tables of docs/parallelism.md from the data they are of; the text around them stays.
+
+    python scripts/parallelism_page.py
+
+In: the rules (titan_speech/parallel/support.py), what was not run (not_run.py), what was measured
+(benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->` and
+`<!-- end -->`. A test holds the page to what this prints.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
+from titan_speech.config.budget import data_parallel_degree  # noqa: E402
+from titan_speech.config.load import load_config  # noqa: E402
+from titan_speech.parallel.features import DDP, DENSE, FEATURES, FSDP, HSDP, Feature, features_of  # noqa: E402
+from titan_speech.parallel.not_run import NOT_RUN  # noqa: E402
+from titan_speech.parallel.support import RULES, Conflict, Need  # noqa: E402
+
+PAGE = ROOT / "docs" / "parallelism.md"
+SMALL = ROOT / "tests" / "assets" / "small.toml"
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    tables = {"rules": rules, "pairs": pairs, "parity": parity, "not run": not_run}
+    for name, table in tables.items():
+        marks = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(marks, lambda found, of=table: found[1] + of() + found[2], text, flags=re.DOTALL)
+        assert count == 1, f"{count} places for the table {name!r} in {PAGE.name}"
+    return text
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def rules() -> str:
+    rows = ((str(number), str(rule), rule.reason, _code(rule.nearest)) for number, rule in enumerate(RULES, 1))
+    return markdown(("", "what does not go together", "why", "instead"), rows)
+
+
+def _code(nearest: str) -> str:
+    """Settings in a sentence, set as code."""
+    return re.sub(r"[a-z_0-9]+\.[a-z_0-9]+(?: = (?:\"\w+\"|\w+))?", lambda found: f"`{found[0]}`", nearest)
+
+
+def pairs() -> str:
+    """One row a feature, one column each: run here, allowed, excluded by a rule, values of one setting."""
+    met = _met()
+    header = ["", *(str(number) for number in range(1, len(FEATURES) + 1))]
+    rows = []
+    for number, one in enumerate(FEATURES, 1):
+        cells = [_cell(one, other, met) for other in FEATURES[:number]]
+        rows.append([f"{number} {one.name}", *cells, *[""] * (len(FEATURES) - number)])
+    return markdown(header, rows)
+
+
+def _cell(one: Feature, other: Feature, met: frozenset[frozenset[Feature]]) -> str:
+    for number, rule in enumerate(RULES, 1):
+        if isinstance(rule, Conflict) and {rule.first, rule.second} == {one, other}:
+            return f"no ({number})"
+        if isinstance(rule, Need) and {rule.feature, rule.needed} == {one, other}:
+            return f"needs ({number})"
+    if one is not other and one.group and one.group == other.group:
+        return ""
+    return "run" if frozenset((one, other)) in met else "·"
+
+
+@cache
+def _met() -> frozenset[frozenset[Feature]]:
+    """Pairs that were on together in a layout that passed."""
+    return frozenset(
+        frozenset((one, other)) for gap in read_gaps() if gap.passes for one in _on(gap) for other in _on(gap)
+    )
+
+
+def _on(gap: Gap) -> list[Feature]:
+    """Features of a measured layout; sharding over one rank is none."""
+    overrides = {"model.family": gap.family, "model.attention": "dense", **gap.overrides}
+    config = load_config(["--job.config_file", str(SMALL), *words(overrides)]).config
+    replicas = config.parallelism.data_parallel_replicate_degree
+    shards = data_parallel_degree(config.parallelism, gap.world_size) // replicas
+    found = [one for one in features_of(config) if one not in (FSDP, HSDP, DDP)]
+    data = {(False, True): [FSDP], (True, True): [HSDP], (True, False): [DDP]}.get((replicas > 1, shards > 1), [])
+    assert DENSE in found
+    return [*data, *found]
+
+
+def parity() -> str:
+    gaps = {(gap.family, gap.layout): gap for gap in read_gaps()}
+    header = [
+        "layout",
+        "ranks",
+        "against",
+        "llama3: loss",
+        "groups",
+        "norm",
+        "qwen3: loss",
+        "groups",
+        "norm",
+        "tolerance",
+    ]
+    return markdown(header, (_parity_row(layout, gaps) for layout in LAYOUTS))
+
+
+def _parity_row(layout: Layout, gaps: dict[tuple[str, str], Gap]) -> list[str]:
+    name = f"{layout.name} ({layout.note})" if layout.note else layout.name
+    found = [gaps.get((family, layout.name)) for family in ("llama3", "qwen3")]
+    against = next((gap.against.removeprefix("one process in ") for gap in found if gap), "")
+    tolerance = "none, it is no error" if layout.loss_tolerance is None else f"{layout.loss_tolerance:.0e}"
+    return [
+        name,
+        str(layout.world_size),
+        against,
+        *_figures(layout, "llama3", found[0]),
+        *_figures(layout, "qwen3", found[1]),
+        tolerance,
+    ]
+
+
+def _figures(layout: Layout, family: str, gap: Gap | None) -> list[str]:
+    if gap is None:
+        return ["not measured" if family in families_of(layout) else "", "", ""]
+    figures = [f"{value:.0e}" for value in (gap.loss_gap, gap.group_gap, gap.norm_gap)]
+    return figures if gap.passes else [f"**{figure}**" for figure in figures]
+
+
+def not_run() -> str:
+    return markdown(("", "why it was not run here", "what was checked"), ((n.what, n.why, n.instead) for n in NOT_RUN))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text("utf-8")), encoding="utf-8")

@@ -1,0 +1,238 @@
+"""The plan of a run: counts against independent ones, traces against all layers, pages that say what they know."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
+
+from titan_speech.config.tables import (
+    ActivationCheckpointTable,
+    CadenceRule,
+    CompileTable,
+    ModelTable,
+    SourceTable,
+    SpeechConfig,
+    TokenizerTable,
+    TrainingTable,
+)
+from titan_speech.model.published import published_shape
+from titan_speech.model.shape import BackboneShape
+from titan_speech.plan.counts import count_flops, count_parameters
+from titan_speech.plan.extend import extended_trace
+from titan_speech.plan.hardware import ASSUMED, DEVICES, REFERENCES
+from titan_speech.plan.page import page
+from titan_speech.plan.reading import read_plan
+from titan_speech.plan.record import FORMAT, record
+from titan_speech.plan.rows import PUBLISHED_ROWS, run_vocabulary
+from titan_speech.plan.run_plan import Question, RunPlan, plan_run
+from titan_speech.plan.speed import link_rate, predict
+from titan_speech.plan.stand_in import on_this_machine
+from titan_speech.plan.step import Collective, StepTrace, TraceJob, Traffic, with_layers
+from titan_speech.plan.storage import count_storage
+from titan_speech.plan.timeline import Event, Peak, extended, peaks
+from titan_speech.plan.trace_process import traced
+from titan_speech.vocabulary import Vocabulary
+
+WORLD_SIZE = 8
+BACKBONES = [("llama3", "1B"), ("llama3", "8B"), ("qwen3", "0.6B"), ("qwen3", "1.7B")]
+SMALL = SpeechConfig(
+    model=ModelTable(family="qwen3"),
+    tokenizer=TokenizerTable(path="tokenizer/tiny"),
+    training=TrainingTable(seq_len=256, global_batch_tokens=64 * 256, target_tokens=10**6, local_batch_packs=4),
+    activation_checkpoint=ActivationCheckpointTable(kind="selective"),
+)
+
+
+def transformers_config(shape: BackboneShape, num_rows: int) -> PretrainedConfig:
+    kind = Qwen3Config if shape.family == "qwen3" else LlamaConfig
+    return kind(
+        vocab_size=num_rows,
+        hidden_size=shape.dim,
+        intermediate_size=shape.hidden_dim,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.is_tied,
+    )
+
+
+def vocabulary_of(family: str) -> Vocabulary:
+    return Vocabulary(num_base=PUBLISHED_ROWS[family], bos_id=0, eos_id=1)
+
+
+@pytest.mark.parametrize(("family", "flavor"), BACKBONES)
+def test_parameters_are_those_that_transformers_counts(family: str, flavor: str) -> None:
+    shape, vocabulary = published_shape(family, flavor), vocabulary_of(family)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(transformers_config(shape, vocabulary.num_rows))
+    model.tie_weights()
+    counted = count_parameters(shape, vocabulary)
+    assert counted.total == sum(p.numel() for p in model.parameters())
+    assert counted.embedding == model.get_input_embeddings().weight.numel()
+    assert counted.backbone == counted.total - counted.embedding - counted.head
+    assert counted.new_rows == (1 if shape.is_tied else 2) * shape.dim * (vocabulary.num_rows - vocabulary.num_base)
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen3"])
+def test_flops_are_those_of_torchs_counter_on_another_implementation(family: str) -> None:
+    """Eager attention of transformers: full scores, no recomputation; forward and backward of one sequence."""
+    shape, num_rows, seq_len = replace(published_shape(family, "debug"), num_layers=3), 512, 64
+    with torch.device("meta"):
+        config = transformers_config(shape, num_rows)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        ids_1L = torch.zeros(1, seq_len, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(ids_1L).logits.sum().backward()
+    rotary = counter.get_total_flops() - seq_len * count_flops(shape, num_rows, seq_len, None).full
+    assert 0 <= rotary < 1e-3 * counter.get_total_flops()  # angles: one product of width 1, forward only
+
+
+@pytest.mark.parametrize(("family", "flavor", "gigaflops"), [("llama3", "1B", 9.03), ("llama3", "8B", 49.9)])
+def test_flops_of_the_published_runs_are_those_their_mfu_was_derived_from(
+    family: str, flavor: str, gigaflops: float
+) -> None:
+    rows = vocabulary_of(family).num_rows
+    assert count_flops(published_shape(family, flavor), rows, 2048, None).full / 1e9 == pytest.approx(
+        gigaflops, rel=2e-3
+    )
+
+
+def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
+    events = [Event("a", 0, 10), Event("a", 1, 5), Event("a", 1, -5), Event("b", 2, 3), Event("b", 0, -10)]
+    found = peaks(events, {0: "weights", 1: "work", 2: "work"})
+    assert found == [Peak("a", {"weights": 10, "work": 5}), Peak("b", {"weights": 10, "work": 3})]
+    assert extended([Peak("a", {"x": 10})], [Peak("a", {"x": 14, "y": 2})], 3) == [Peak("a", {"x": 22, "y": 6})]
+
+
+@pytest.fixture(scope="module")
+def depths() -> list[StepTrace]:
+    """Traces of three, four and seven layers at eight ranks."""
+    found = run_vocabulary(SMALL)
+    shape = published_shape("qwen3", "debug")
+    job = TraceJob(on_this_machine(SMALL)[0], shape, found.vocabulary, WORLD_SIZE, accumulates=True)
+    return traced([with_layers(job, layers) for layers in (3, 4, 7)])
+
+
+def test_a_trace_extended_in_depth_equals_that_of_all_layers(depths: list[StepTrace]) -> None:
+    shallow, deeper, all_layers = depths
+    assert extended_trace(shallow, deeper, 7) == all_layers
+
+
+def test_what_a_rank_holds_between_steps_is_its_part_of_weights_gradients_and_moments(depths: list[StepTrace]) -> None:
+    shallow = depths[0]
+    shape = replace(published_shape("qwen3", "debug"), num_layers=3)
+    parameters = shape.num_parameters(run_vocabulary(SMALL).vocabulary.num_rows)
+    part = 4 * parameters / WORLD_SIZE
+    assert shallow.resident["parameters"] == pytest.approx(part, rel=0.01)  # FSDP pads what it cannot divide
+    assert shallow.resident["gradients"] == shallow.resident["parameters"]
+    assert shallow.resident["optimizer state"] == pytest.approx(2 * part, rel=0.01)
+
+
+def test_what_a_pass_sends_is_the_closed_form_of_fsdp(depths: list[StepTrace]) -> None:
+    """bf16 weights gathered for the forward and the backward pass, fp32 gradients scattered. A tied table is two
+    weights to FSDP, which lists them before they are tied: each gather takes it twice."""
+    shape = replace(published_shape("qwen3", "debug"), num_layers=3)
+    rows = run_vocabulary(SMALL).vocabulary.num_rows
+    table = rows * shape.dim
+    layers = shape.num_parameters(rows) - table
+    found = {one.collective.kind: one.num_bytes for one in depths[0].traffic if one.collective.phase == "pass"}
+    assert found["all_gather"] == pytest.approx(2 * (2 * layers + 2 * 2 * table), rel=0.01)
+    assert found["reduce_scatter"] == pytest.approx(4 * (layers + 2 * table), rel=0.01)
+
+
+def test_links_are_those_of_the_slowest_step_of_a_ring() -> None:
+    h100 = DEVICES["h100"]
+    assert link_rate(tuple(range(8)), h100) == h100.local_bytes
+    assert link_rate(tuple(range(32)), h100) == 8 * h100.nic_bytes
+    assert link_rate((0, 8, 16, 24), h100) == h100.nic_bytes
+
+
+def test_a_ring_sends_all_but_a_rank_s_own_part() -> None:
+    def sent(kind: str) -> float:
+        return Traffic(Collective("pass", kind, (0, 1, 2, 3)), 1, 100).bytes_sent
+
+    assert (sent("all_gather"), sent("reduce_scatter"), sent("all_reduce")) == (75, 75, 150)
+
+
+@pytest.mark.parametrize("reference", [one for one in REFERENCES if one.stage == "pretraining"], ids=lambda r: r.name)
+def test_the_speed_model_gives_back_the_published_pretraining_runs(reference) -> None:
+    """Traffic in closed form: fp32 gradients reduced to all (DDP), or bf16 gathered twice and fp32 scattered (FSDP)."""
+    shape, rows = published_shape(reference.family, reference.flavor), vocabulary_of(reference.family).num_rows
+    config = SpeechConfig(
+        training=TrainingTable(seq_len=2048, global_batch_tokens=524_288, local_batch_packs=8),
+        compile=CompileTable(enable=True),
+    )
+    parameters, ranks = shape.num_parameters(rows), tuple(range(32))
+    kinds = {"all_reduce": 4} if "DDP" in reference.strategy else {"all_gather": 4, "reduce_scatter": 4}
+    traffic = tuple(Traffic(Collective("pass", kind, ranks), 1, size * parameters) for kind, size in kinds.items())
+    trace = StepTrace(shape.num_layers, (), {}, 0, traffic)
+    flops = count_flops(shape, rows, 2048, None).full
+    speed = predict(config, 32, trace, flops, 0.0, DEVICES["h100"], ASSUMED, None)
+    assert speed is not None
+    assert speed.tokens_per_sec_per_gpu == pytest.approx(reference.tokens_per_sec_per_gpu, rel=0.05)
+
+
+def test_checkpoints_hold_weights_and_two_moments() -> None:
+    """Every 100 of 2,000 steps: milestones at 1,000 and 2,000, of which the last is among the last two."""
+    rules = replace(
+        SMALL.checkpoint,
+        cadence=(CadenceRule(every=100),),
+        keep_last_full=2,
+        keep_last_model_only=3,
+        milestone_every_steps=1000,
+    )
+    storage = count_storage(replace(SMALL, checkpoint=rules), 1000, 2000)
+    assert (storage.full_bytes, storage.model_only_bytes) == (12_000, 4_000)
+    assert (storage.num_saved, storage.num_kept_full, storage.num_kept_model_only) == (20, 3, 3)
+
+
+def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
+    source = SourceTable(name="speech", store="nowhere", task="speech", share=1.0)
+    reading = read_plan(replace(SMALL, data=replace(SMALL.data, source=(source,))))
+    assert not reading.stores_opened
+    assert "nowhere" in reading.reason
+    (stream,) = reading.streams
+    assert (stream.epochs, stream.language) == (None, None)
+    assert stream.audio_hours == pytest.approx(stream.num_tokens / 50 / 3600)
+
+
+@pytest.fixture(scope="module")
+def plan() -> RunPlan:
+    """The bundled demonstration, whose stores are here, on eight GPUs."""
+    from titan_speech.config.load import load_config
+
+    loaded = load_config(["--job.config_file", "train_configs/demo.toml"], world_size=WORLD_SIZE)
+    return plan_run(Question(loaded.config, "demo", WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0))
+
+
+def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunPlan) -> None:
+    assert plan.reading.stores_opened
+    tokens = sum(stream.num_tokens for stream in plan.reading.streams)
+    assert tokens == pytest.approx(plan.steps.total_tokens)
+    assert plan.reading.audio_hours is not None
+    assert 0.3 < plan.reading.audio_hours * 3600 * 50 / tokens < 0.9  # text, framing and padding are the rest
+    assert plan.flops.attention_packed is not None
+    assert plan.flops.attention_packed < plan.flops.attention_causal
+
+
+def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunPlan) -> None:
+    text = page(plan)
+    assert "Nothing was measured on a GPU" in text
+    assert "fits" in text
+    for component in plan.memory.by_component:
+        assert component in text
+    assert all(len(line) <= 160 for line in text.splitlines())
+
+
+def test_the_record_is_json_with_a_format(plan: RunPlan) -> None:
+    content = json.loads(json.dumps(record(plan)))
+    assert content["format"] == FORMAT
+    assert content["computed"]["memory"]["tensor_bytes"] == plan.memory.tensor_bytes
+    speed = content["predicted"]["speed"]
+    assert speed["price"] == pytest.approx(2.0 * speed["run_hours"] * WORLD_SIZE)

@@ -1,0 +1,116 @@
+"""Stages as they are run: S1 to SFT on the bundled data, each cut in the middle; options of a stage on layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from tests.runs import assert_close, losses, train, train_and_kill_after, train_well
+from titan_speech.config.budget import Budget
+from titan_speech.config.load import load_config
+
+TOUR = ("s1", "s2", "s3", "sft")
+FOUR_STEPS = ("--training.target_tokens", "4096", "--checkpoint.cadence.0.every", "2")
+SIX_STEPS = ("--training.target_tokens", "6144", "--checkpoint.cadence.0.every", "2")
+ROWS = ("--optimizer.new_rows_lr_factor", "0.5", "--optimizer.frozen_backbone_ratio", "0.5")
+
+
+def schedule(config: str, *overrides: str) -> Budget:
+    return Budget.from_config(load_config(["--job.config_file", config, *overrides]).config)
+
+
+def assert_rates_follow(plan: Budget, logged: dict[int, dict]) -> None:
+    """Logged steps count from 1."""
+    for step, record in logged.items():
+        assert record["lr"] == pytest.approx(plan.learning_rate(step - 1), rel=1e-9), step
+
+
+def parameter(checkpoint: Path, name: str) -> torch.Tensor:
+    """One whole parameter of a checkpoint."""
+    reader = dcp.FileSystemReader(checkpoint)
+    saved = reader.read_metadata().state_dict_metadata[name]
+    state = {name: torch.empty(saved.size)}  # type: ignore[union-attr]
+    dcp.load(state, storage_reader=reader, no_dist=True)
+    return state[name]
+
+
+@pytest.mark.slow
+def test_the_tour_from_s1_to_sft_with_each_stage_cut_and_resumed_at_another_size(tmp_path: Path) -> None:
+    results = {}
+    for number, stage in enumerate(TOUR):
+        config, folder = f"train_configs/tour/{stage}.toml", tmp_path / stage
+        before, after = ((1, 2), (2, 1))[number % 2]
+        handed = ("--stage.from", str(tmp_path / TOUR[number - 1])) if number else ()
+        train_and_kill_after(folder, 6, *handed, world_size=before, config=config)
+        logged = train_well(folder, *handed, world_size=after, config=config)
+        text = (folder / "log.txt").read_text()
+        plan = schedule(config)
+        assert sorted(logged) == list(range(1, plan.num_steps + 1))
+        assert_rates_follow(plan, logged)
+        assert f"This run starts from step 4 of {folder / 'checkpoint'}" in text
+        assert ("This run starts from the weights of the stage before" in text) == bool(number)
+        assert "rises from stage to stage" not in text
+        results[stage] = {"first": logged[1]["loss"], "last": logged[plan.num_steps]["loss"], "ranks": [before, after]}
+    statuses = {
+        (stream["source"], stream["status"])
+        for path in (tmp_path / "s2" / "data_phases").iterdir()
+        for stream in json.loads(path.read_text())["streams"]
+    }
+    assert statuses == {("speech", "carried"), ("tts", "carried"), ("text", "carried")}
+    assert results["s1"]["last"] < results["s1"]["first"] - 1
+    assert results["s2"]["first"] < results["s1"]["first"] - 1  # it does not begin anew
+    print(json.dumps(results, indent=1))
+
+
+@pytest.mark.slow
+def test_a_stage_with_the_optimizer_of_the_one_before_has_its_own_rate_and_is_extended_by_more_tokens(
+    tmp_path: Path,
+) -> None:
+    train_well(tmp_path / "s1", *FOUR_STEPS, "--lr_scheduler.decay", "constant")
+    handed = ("--stage.from", str(tmp_path / "s1"), "--stage.optimizer", "--optimizer.lr", "1e-4")
+    handed += ("--lr_scheduler.end_lr", "5e-5", "--lr_scheduler.warmup_ratio", "0")
+    logged = train_well(tmp_path / "s2", *handed, *FOUR_STEPS)
+    assert_rates_follow(schedule("tests/assets/small.toml", *handed[2:], *FOUR_STEPS), logged)
+    assert "the weights and the optimizer of the stage before" in (tmp_path / "s2" / "log.txt").read_text()
+    norms = [parameter(tmp_path / f"{name}/checkpoint/step-4", "norm.weight") for name in ("s1", "s2")]
+    assert 0 < (norms[1] - norms[0]).abs().max() < 1e-3  # one step at the rate of S1 would move some by 2e-3
+    longer = train_well(tmp_path / "s2", *handed, *SIX_STEPS)
+    plan = schedule("tests/assets/small.toml", *handed[2:], *SIX_STEPS)
+    assert sorted(longer) == [1, 2, 3, 4, 5, 6]
+    assert_rates_follow(plan, {step: longer[step] for step in (5, 6)})
+    text = (tmp_path / "s2" / "log.txt").read_text()
+    assert "4 steps -> 6" in text
+    assert f"step 5 has the rate {plan.learning_rate(4):.3g}" in text
+    finished = train(tmp_path / "s3", "--stage.from", str(tmp_path / "s2"), "--stage.strict", *FOUR_STEPS)
+    assert finished.returncode != 0
+    assert "optimizer.lr = 0.002 is above 5e-05" in finished.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [(), ("--parallelism.tensor_parallel_degree", "2")], ids=["fsdp", "tp"])
+def test_new_rows_and_a_frozen_backbone_are_the_same_on_two_processes(tmp_path: Path, layout: tuple[str, ...]) -> None:
+    one = losses(train_well(tmp_path / "one", *SIX_STEPS, *ROWS))
+    two = losses(train_well(tmp_path / "two", *SIX_STEPS, *ROWS, *layout, world_size=2))
+    assert_close(two, one)
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_is_resumed_to_the_last_bit_and_has_not_moved(tmp_path: Path) -> None:
+    whole = losses(train_well(tmp_path / "one", *SIX_STEPS, *ROWS))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / f"two/checkpoint/step-{step}")
+    resumed = losses(train_well(tmp_path / "two", *SIX_STEPS, *ROWS))
+    assert resumed == whole
+    assert "This run starts from step 2 of" in (tmp_path / "two" / "log.txt").read_text()
+    rows = [parameter(tmp_path / f"one/checkpoint/step-{step}", "tok_embeddings.weight") for step in (2, 6)]
+    layers = [parameter(tmp_path / f"one/checkpoint/step-{step}", "layers.0.feed_forward.w2.weight") for step in (2, 6)]
+    norms = parameter(tmp_path / "one/checkpoint/step-2", "layers.0.attention_norm.weight")
+    assert torch.equal(norms, torch.ones_like(norms))  # frozen for three steps
+    assert not torch.equal(*rows)
+    assert not torch.equal(*layers)

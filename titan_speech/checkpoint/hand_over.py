@@ -1,0 +1,114 @@
+"""`[stage] from`: what a stage takes over from the one before.
+
+In: the [stage] and [checkpoint] tables, this run's provenance and budget. Out: a `HandOver`: the checkpoint whose
+weights (and, if asked for, moments of AdamW) the stage starts from, and what to tell. Decided from files alone, before
+a process group exists, and only for a run without checkpoints of its own: a crash inside the stage resumes the stage.
+
+Taken over are weights, moments and the place of each data stream. Never taken over are step, schedule and rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from titan_speech.checkpoint.commit import MARKER, STEP_NAME
+from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.rates import rise
+from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.verify import verify
+from titan_speech.config.budget import Budget
+from titan_speech.config.tables import CheckpointTable, SpeechConfig, StageTable
+from titan_speech.data.phases.files import phase_end
+from titan_speech.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """The start of a stage, and what its user should know."""
+
+    start: Start
+    notes: tuple[str, ...] = ()
+
+
+def hand_over(config: SpeechConfig, provenance: Provenance, budget: Budget) -> HandOver:
+    """The checkpoint that `[stage] from` stands for.
+
+    Raises:
+        CheckpointError: it is absent, damaged, of another model, lacks what is asked for, or, with `strict`, the
+            learning rate would rise.
+    """
+    stage = config.stage
+    start = _newest_sound(stage, config.checkpoint)
+    assert start.checkpoint is not None, "a hand-over has a checkpoint"
+    found = read_provenance(start.checkpoint)
+    if found is not None:
+        provenance.check_fits(found, start.checkpoint, weights_only=True)
+    if _continues_data(config) and phase_end(start.checkpoint) is None:
+        raise CheckpointError(
+            f"{_where(stage)}: {start.checkpoint} has no record beside it of how far each data stream was read; copy "
+            "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
+        )
+    note = rise(budget, found.budget if found else None, start.checkpoint)
+    if note and stage.strict:
+        raise CheckpointError(f"{note} With stage.strict = false this is a warning.")
+    return HandOver(start, (note,) if note else ())
+
+
+def with_continued_data(config: SpeechConfig, start: Start) -> SpeechConfig:
+    """The configuration to plan data with: a stage reads its streams on from the checkpoint it takes over."""
+    if not start.is_hand_over or not _continues_data(config):
+        return config
+    return replace(config, data=replace(config.data, continue_from=str(start.checkpoint)))
+
+
+def previewed(config: SpeechConfig) -> tuple[SpeechConfig, str]:
+    """To look at data before the run: as `with_continued_data`, or a remark where the stage before is not there yet."""
+    if not config.stage.from_ or not _continues_data(config):
+        return config, ""
+    try:
+        start = _newest_sound(config.stage, replace(config.checkpoint, verify_checksums=False))
+    except CheckpointError:
+        return config, f"{_where(config.stage)} has no checkpoint: streams are shown from their beginning"
+    return with_continued_data(config, start), ""
+
+
+def _continues_data(config: SpeechConfig) -> bool:
+    return config.stage.continue_data and not config.data.continue_from
+
+
+def _where(stage: StageTable) -> str:
+    return f"stage.from = {stage.from_!r}"
+
+
+def _newest_sound(stage: StageTable, table: CheckpointTable) -> Start:
+    passed_over = []
+    for checkpoint in _candidates(Path(stage.from_).absolute()):
+        found = verify(checkpoint, checksums=table.verify_checksums)
+        if found.problems:
+            passed_over.append(f"{checkpoint.name}: damaged: {', '.join(found.problems)}")
+        elif stage.optimizer and found.commit is not None and found.commit.kind != "full":
+            passed_over.append(f"{checkpoint.name}: has weights only, stage.optimizer asks for more")
+        else:
+            return Start(
+                checkpoint=checkpoint,
+                passed_over=tuple(passed_over),
+                is_hand_over=True,
+                with_optimizer=stage.optimizer,
+            )
+    seen = f"; passed over: {'; '.join(passed_over)}" if passed_over else ""
+    raise CheckpointError(
+        f"{_where(stage)}: no complete checkpoint there{seen}. Give the run folder of the stage before, or one of its "
+        "checkpoints (.../checkpoint/step-N); to start without one, leave stage.from out"
+    )
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    """`folder` itself if it is a checkpoint, else those of a run folder or of a folder of checkpoints, newest first."""
+    if STEP_NAME.fullmatch(folder.name):
+        yield folder
+        return
+    found = [path.parent for pattern in ("step-*", "*/step-*") for path in folder.glob(f"{pattern}/{MARKER}")]
+    numbered = [path for path in found if STEP_NAME.fullmatch(path.name)]
+    yield from sorted(numbered, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)

@@ -1,0 +1,53 @@
+"""Two plans side by side, with what differs.
+
+In: two plans. Out: a table: what, one, the other, the second over the first. Rows that are equal are marked with `=`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from titan_speech.plan.run_plan import RunPlan
+from titan_speech.plan.speed import bytes_sent
+from titan_speech.plan.units import gigabytes, large, table
+
+
+def comparison(one: RunPlan, other: RunPlan) -> str:
+    names = [plan.question.name for plan in (one, other)]
+    rows = [("", *names, "second / first")]
+    for (label, text, value), (_, other_text, other_value) in zip(_figures(one), _figures(other), strict=True):
+        ratio = "" if not value or other_value is None else f"{other_value / value:.3g}"
+        rows.append((label, text, other_text, "=" if text == other_text else ratio))
+    head = f"two plans on {one.question.world_size:,} x {one.question.device.title}; nothing was measured on a GPU"
+    return "\n".join([head, *(f"  {line}" for line in table(rows))])
+
+
+def _figures(plan: RunPlan) -> Iterator[tuple[str, str, float | None]]:
+    """What is compared: its name, as text, as a number."""
+    steps, memory, speed = plan.steps, plan.memory, plan.speed
+    yield "parameters", large(plan.parameters.total), plan.parameters.total
+    yield "FLOPs a token", large(plan.flops.full), plan.flops.full
+    yield "recomputed", f"{plan.recomputed:.1%}", plan.recomputed
+    yield "tokens a step", f"{steps.tokens_per_step:,}", steps.tokens_per_step
+    yield "steps", f"{steps.num_steps:,}", steps.num_steps
+    yield "tokens", large(steps.total_tokens), steps.total_tokens
+    yield "passes a step", f"{steps.accumulation:,}", steps.accumulation
+    yield "filler packs a step", f"{steps.filler_packs:,}", steps.filler_packs
+    yield "full checkpoint", gigabytes(plan.storage.full_bytes), plan.storage.full_bytes
+    yield "checkpoints kept", gigabytes(plan.storage.kept_bytes), plan.storage.kept_bytes
+    yield "tensors of a GPU", gigabytes(memory.tensor_bytes), memory.tensor_bytes
+    for name in ("parameters", "gradients", "optimizer state", "gathered weights", "activations", "logits and loss"):
+        size = memory.by_component.get(name, 0)
+        yield f"  {name}", gigabytes(size), size
+    yield "fits", {True: "yes", False: "NO", None: "?"}[memory.fits], None
+    sent = bytes_sent(plan.trace, steps.accumulation)
+    yield "sent in a step", gigabytes(sent), sent
+    yield (
+        "tokens/s/GPU",
+        "?" if speed is None else f"{speed.tokens_per_sec_per_gpu:,.0f}",
+        speed and speed.tokens_per_sec_per_gpu,
+    )
+    yield "days", "?" if speed is None else f"{speed.run_hours / 24:,.2f}", speed and speed.run_hours
+    yield "GPU hours", "?" if speed is None else f"{speed.gpu_hours:,.0f}", speed and speed.gpu_hours
+    price = None if speed is None else speed.price
+    yield "price", "?" if price is None else f"{price:,.0f}", price

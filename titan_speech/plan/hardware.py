@@ -1,0 +1,120 @@
+"""What the predictions assume, as named data with their sources; nothing here was measured by this project.
+
+In: nothing. Out: devices, and the assumptions that turn FLOPs and bytes into seconds. Change a number here and every
+prediction follows; each page of the plan prints those it used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator in the machine it is usually rented in. Rates are dense, per second, one direction."""
+
+    name: str
+    title: str
+    memory_bytes: float
+    bf16_flops: float
+    fp8_flops: float | None
+    """None: no float8 matrix products."""
+    local_bytes: float
+    """To the other devices of a node, per device."""
+    nic_bytes: float
+    """To other nodes, per device."""
+    devices_per_node: int
+    source: str
+
+
+_DATASHEET = "NVIDIA datasheet (dense figures: half of those with sparsity)"
+_CPU = Device("cpu", "CPU", 0.0, 0.0, None, 0.0, 0.0, 1, "memory only: dense attention, no time is predicted")
+
+DEVICES: dict[str, Device] = {
+    device.name: device
+    for device in (
+        Device("a100", "A100 SXM 80 GB", 80e9, 312e12, None, 300e9, 25e9, 8, f"{_DATASHEET}; DGX A100, 200 Gb/s each"),
+        Device(
+            "h100", "H100 SXM 80 GB", 80e9, 989e12, 1979e12, 450e9, 50e9, 8, f"{_DATASHEET}; DGX H100, 400 Gb/s each"
+        ),
+        Device(
+            "h200", "H200 SXM 141 GB", 141e9, 989e12, 1979e12, 450e9, 50e9, 8, f"{_DATASHEET}; DGX H200, 400 Gb/s each"
+        ),
+        Device(
+            "b200", "B200 SXM 180 GB", 180e9, 2250e12, 4500e12, 900e9, 50e9, 8, f"{_DATASHEET}; DGX B200, 400 Gb/s each"
+        ),
+        Device(
+            "l40s", "L40S 48 GB", 48e9, 362e12, 733e12, 32e9, 12.5e9, 8, f"{_DATASHEET}; PCIe 4.0 x16, 100 Gb/s each"
+        ),
+        _CPU,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What is not known before a run; the values are of `ASSUMED`, the sources beside them."""
+
+    efficiency: float
+    """Part of the dense bf16 peak that compiled layers reach while they compute, recomputation counted as work.
+    Fitted to the pretraining rows of the reference table, 0.42 and 0.40, taken to be without recomputation."""
+
+    eager_factor: float
+    """Speed without torch.compile. TorchTitan docs/performance.md, Llama 3.1 8B on 8 H100: 5,762 of 6,667 tokens/s."""
+
+    float8_factor: float
+    """Speed with float8 layers. The same table: 8,532 of 6,667 tokens/s (tensorwise scales, compiled)."""
+
+    overlap: float
+    """Part of FSDP and DDP communication that can hide behind computing; assumed."""
+
+    tensor_parallel_overlap: float
+    """The same for tensor, context and pipeline communication, which computing waits for; assumed."""
+
+    async_tensor_parallel_overlap: float
+    """The same with compile.enable_async_tensor_parallel; assumed."""
+
+    bus_efficiency: float
+    """Part of a link's rate that large collectives reach; assumed, 0.8 is usual for nccl-tests on such machines."""
+
+    outside_bytes: float
+    """Memory that no tensor holds: CUDA context, NCCL buffers, workspaces; assumed."""
+
+    fragmentation: float
+    """Memory the caching allocator reserves beyond what tensors hold, as a part of it; assumed."""
+
+
+ASSUMED = Assumptions(
+    efficiency=0.415,
+    eager_factor=5762 / 6667,
+    float8_factor=8532 / 6667,
+    overlap=0.9,
+    tensor_parallel_overlap=0.0,
+    async_tensor_parallel_overlap=0.7,
+    bus_efficiency=0.8,
+    outside_bytes=3e9,
+    fragmentation=0.05,
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published run on 32 H100 at context 2,048, 8 packs a GPU."""
+
+    name: str
+    family: str
+    flavor: str
+    num_parameters: float
+    stage: str
+    strategy: str
+    tokens_per_sec_per_gpu: float
+    mfu: float
+
+
+REFERENCES = (
+    Reference("TTS-1", "llama3", "1B", 1.370e9, "pretraining", "DDP, compiled", 46_000, 0.42),
+    Reference("TTS-1", "llama3", "1B", 1.370e9, "SFT", "DDP, padded, not compiled", 18_000, 0.16),
+    Reference("TTS-1-Max", "llama3", "8B", 8.568e9, "pretraining", "FSDP, compiled", 8_000, 0.40),
+    Reference("TTS-1-Max", "llama3", "8B", 8.568e9, "SFT", "ZeRO-2, padded, not compiled", 4_800, 0.24),
+)
+REFERENCE_SOURCE = "TTS-1 technical report, arXiv 2507.21138; MFU derived from it at 989 TFLOP/s"

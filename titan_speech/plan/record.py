@@ -1,0 +1,70 @@
+"""The plan as JSON, for scripts. docs/plan.md lists the keys.
+
+In: `RunPlan`. Out: plain values; bytes, seconds and FLOPs as numbers, what is not known as null. `format` rises
+whenever a key goes or changes its meaning; new keys may come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from titan_speech.plan.hardware import ASSUMED, REFERENCE_SOURCE, REFERENCES
+from titan_speech.plan.run_plan import RunPlan
+from titan_speech.plan.speed import bytes_sent
+
+FORMAT = 1
+
+
+def record(plan: RunPlan) -> dict[str, Any]:
+    question, memory = plan.question, plan.memory
+    return {
+        "format": FORMAT,
+        "config": question.name,
+        "world_size": question.world_size,
+        "device": asdict(question.device),
+        "measured_on_a_gpu": False,
+        "computed": {
+            "backbone": asdict(plan.shape),
+            "backbone_origin": plan.shape_origin,
+            "vocabulary_origin": plan.vocabulary.origin,
+            "parameters": asdict(plan.parameters),
+            "flops_per_token": {**asdict(plan.flops), "full": plan.flops.full},
+            "recomputed_flops": plan.recomputed,
+            "steps": asdict(plan.steps),
+            "reading": {**asdict(plan.reading), "audio_hours": plan.reading.audio_hours},
+            "storage": {
+                **asdict(plan.storage),
+                "kept_bytes": plan.storage.kept_bytes,
+                "most_bytes": plan.storage.most_bytes,
+            },
+            "traced_without": list(plan.left_out),
+            "memory": {
+                "tensor_bytes": memory.tensor_bytes,
+                "place": memory.place,
+                "by_component": memory.by_component,
+                "by_phase": memory.by_phase,
+            },
+            "communication": {
+                "bytes_sent_per_step": bytes_sent(plan.trace, plan.steps.accumulation),
+                "collectives": [
+                    {
+                        "phase": one.collective.phase,
+                        "kind": one.collective.kind,
+                        "num_ranks": len(one.collective.ranks),
+                        "times": one.times,
+                        "buffer_bytes": one.num_bytes,
+                        "bytes_sent": one.bytes_sent,
+                    }
+                    for one in plan.trace.traffic
+                ],
+            },
+        },
+        "predicted": {
+            "assumptions": asdict(ASSUMED),
+            "memory_needed_bytes": memory.needed_bytes,
+            "fits": memory.fits,
+            "speed": None if plan.speed is None else asdict(plan.speed),
+        },
+        "reference": {"source": REFERENCE_SOURCE, "runs": [asdict(one) for one in REFERENCES]},
+    }

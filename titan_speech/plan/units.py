@@ -1,0 +1,51 @@
+"""Numbers as a page shows them.
+
+In: numbers. Out: text: 1 GB is 1e9 bytes, as prices and datasheets have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+BAR_WIDTH = 30
+
+
+def gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB"
+
+
+def large(value: float) -> str:
+    """1.855 B, 12.3 G: four digits and a letter."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g} {letter}"
+    return f"{value:.4g}"
+
+
+def hours(value: float) -> str:
+    return f"{value:,.1f} h" if value < 100 else f"{value:,.0f} h"
+
+
+def bar(part: float) -> str:
+    """A bar of that part of the full width."""
+    return "#" * round(part * BAR_WIDTH)
+
+
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Columns aligned: the first `left` and a last one of words to the left, numbers to the right."""
+    width = max(len(row) for row in rows)
+    padded = [[*row, *[""] * (width - len(row))] for row in rows]
+    widths = [max(len(row[column]) for row in padded) for column in range(width)]
+    return [
+        "  ".join(
+            cell.ljust(size) if column < left or _is_words(padded, column) else cell.rjust(size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in padded
+    ]
+
+
+def _is_words(rows: Sequence[Sequence[str]], column: int) -> bool:
+    """A last column that is no number in its last row."""
+    last = rows[-1][column]
+    return column == len(rows[0]) - 1 and not last[:1].isdigit() and last != "?"
