@@ -418,6 +418,25 @@ ONE_PROBLEM = {
         "data.held_out.0",
         "s3://bucket/prefix",
     ),
+    "upload to a folder": (
+        "[optimizer]",
+        '[upload]\nto = "runs/pt_s1"\n[optimizer]',
+        "upload.to",
+        "s3://bucket/prefix of this run, or empty",
+    ),
+    "upload elsewhere": (
+        "[optimizer]",
+        '[upload]\nto = "gs://bucket/run"\n[optimizer]',
+        "upload.to",
+        "expected s3://bucket/prefix",
+    ),
+    "small parts": ("[optimizer]", "[upload]\npart_mb = 1.0\n[optimizer]", "upload.part_mb", "at least 5.3"),
+    "nothing to upload": (
+        "[optimizer]",
+        '[upload]\nto = "s3://bucket/run"\n[checkpoint]\nenable = false\n[optimizer]',
+        "checkpoint.enable",
+        "there is nothing to upload",
+    ),
     "endpoint without a scheme": (
         "[optimizer]",
         '[storage]\nendpoint_url = "127.0.0.1:9000"\n[optimizer]',

@@ -15,19 +15,20 @@ from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.commit import Commit, committed_steps, read_commit
 from titan_speech.checkpoint.folder import checkpoint_path, discard, partial_path, publish
+from titan_speech.checkpoint.names import INDEX
 from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
 from titan_speech.checkpoint.thin import thin
 from titan_speech.checkpoint.upload.lease import free_to_remove
-from titan_speech.checkpoint.verify import verify
+from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.tables import CheckpointTable
 
 
 class Keeper:
     """One a process; only the first of a node touches files."""
 
-    def __init__(self, folder: Path, table: CheckpointTable) -> None:
-        self.folder, self.policy = folder, retention_policy(table)
+    def __init__(self, folder: Path, table: CheckpointTable, *, has_all_files: bool = True) -> None:
+        self.folder, self.policy, self.has_all_files = folder, retention_policy(table), has_all_files
         self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
@@ -41,8 +42,11 @@ class Keeper:
 
         Newer ones are of a branch that was left by checkpoint.load_step; they count for nothing.
         """
-        kept = (one for one in kept_checkpoints(self.folder) if one.step <= newest_step)
+        kept = (one for one in self._kept() if one.step <= newest_step)
         return removal(list(kept), self.policy)
+
+    def _kept(self) -> list[Kept]:
+        return kept_checkpoints(self.folder, has_all_files=self.has_all_files)
 
     def apply(self, decided: Removal | None) -> None:
         if self._is_first_of_node and decided is not None and (decided.delete or decided.thin):
@@ -78,13 +82,21 @@ def retention_policy(table: CheckpointTable) -> RetentionPolicy:
     return RetentionPolicy(table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps)
 
 
-def kept_checkpoints(folder: Path) -> list[Kept]:
-    """Everything with a marker; sound is what has all its files at their sizes."""
-    pinned = pinned_steps(folder)
-    return [_kept(checkpoint_path(folder, step), step, step in pinned) for step in committed_steps(folder)]
+def kept_checkpoints(folder: Path, *, has_all_files: bool = True) -> list[Kept]:
+    """Everything with a marker; sound is what has all its files, or all that this node ever had, at their sizes."""
+    pinned, found = pinned_steps(folder), []
+    for step in committed_steps(folder):
+        verification = verify(checkpoint_path(folder, step), checksums=False)
+        is_sound = verification.is_sound or (not has_all_files and _is_sound_part(verification))
+        with free_to_remove(verification.checkpoint) as is_free:
+            kind = verification.commit.kind if verification.commit else "full"
+            found.append(Kept(step, kind, is_sound, step in pinned, not is_free))
+    return found
 
 
-def _kept(checkpoint: Path, step: int, is_pinned: bool) -> Kept:
-    found = verify(checkpoint, checksums=False)
-    with free_to_remove(checkpoint) as is_free:
-        return Kept(step, found.commit.kind if found.commit else "full", found.is_sound, is_pinned, not is_free)
+def _is_sound_part(found: Verification) -> bool:
+    """On the node of rank 0, which has the index: what is here has its size, other nodes have the rest."""
+    if found.commit is None or not (found.checkpoint / INDEX).is_file():
+        return False
+    sizes = {file: file.path(found.checkpoint) for file in found.commit.files}
+    return all(path.stat().st_size == file.num_bytes for file, path in sizes.items() if path.is_file())

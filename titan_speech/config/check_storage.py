@@ -1,8 +1,8 @@
 """Addresses of object storage, before anything is asked of it.
 
-In: the configuration. Out: findings for stores and gold packs whose address is no s3://bucket/prefix, and for an
-endpoint that is no plain address of a server. Credentials in an address would be saved with every run, so they are
-refused, and not repeated.
+In: the configuration. Out: findings for stores, gold packs and checkpoints whose address is no s3://bucket/prefix, and
+for an endpoint that is no plain address of a server. Credentials in an address would be saved with every run, so they
+are refused, and not repeated.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ def check_storage(config: SpeechConfig) -> Iterator[Finding]:
         yield from _check_place(source.store, f"data.source.{index}.store", "a token store")
     for index, place in enumerate(config.data.held_out):
         yield from _check_place(place, f"data.held_out.{index}", "a gold pack")
+    yield from _check_place(config.checkpoint.initial_load_path, "checkpoint.initial_load_path", "a checkpoint")
+    yield from _check_upload(config)
     if config.storage.endpoint_url:
         yield from _check_endpoint(config.storage.endpoint_url)
 
@@ -41,9 +43,19 @@ def _check_place(place: str, key: str, what: str) -> Iterator[Finding]:
             expected = 's3://bucket/prefix, a bucket of 3 to 63 letters, digits, . and -, no empty part, "." or ".."'
             yield Finding((key,), f'"{place}"', expected)
     elif is_address:
-        expected = f"the folder of {what}, or s3://bucket/prefix"
+        expected = f"the folder of {what}, or s3://bucket/prefix" if what else "s3://bucket/prefix"
         nearest = f"s3://{rest}" if scheme.lower() in ("s3", "s3a", "s3n", "r2") else None
         yield Finding((key,), f'"{place}"', expected, nearest)
+
+
+def _check_upload(config: SpeechConfig) -> Iterator[Finding]:
+    to = config.upload.to
+    if to and not is_s3(to) and "://" not in to:
+        yield Finding(("upload.to",), f'"{to}"', "s3://bucket/prefix of this run, or empty")
+    else:
+        yield from _check_place(to, "upload.to", "")
+    if to and not config.checkpoint.enable:
+        yield Finding(("checkpoint.enable", "upload.to"), "false with upload.to", "true: there is nothing to upload")
 
 
 def _check_endpoint(endpoint_url: str) -> Iterator[Finding]:

@@ -424,6 +424,39 @@ class CheckpointTable:
     """Write freshly initialised weights as step 0 and stop; one process."""
 
 
+UploadKind = Literal["full", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadTable:
+    """Checkpoints to object storage in the background (see [storage] for the server), and back to a new machine."""
+
+    to: str = ""
+    """s3://bucket/prefix of this run alone; empty: nothing is uploaded. A run whose own folder has no newer checkpoint
+    resumes from the newest that is complete there."""
+
+    kinds: tuple[UploadKind, ...] = ("full", "model")
+    """What goes up: full checkpoints, those reduced to weights."""
+
+    keep: Literal["policy", "all"] = "policy"
+    """policy: what [checkpoint] would delete in the run folder is removed there too; all: nothing ever is."""
+
+    part_mb: float = 16.0
+    """Bytes of a file sent at once (1 MB = 1e6 bytes); at least 5.3."""
+
+    num_connections: int = 4
+    """Requests a node makes at once; its uploads take about part_mb of memory for each."""
+
+    bandwidth_mb_per_sec: float = 0.0
+    """Most that a node sends, on average; 0: no limit."""
+
+    finish_sec: float = 3600.0
+    """How long the end of a run waits until everything is up."""
+
+    stop_sec: float = 30.0
+    """The same for a run that a signal ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricsTable:
     """Where figures go. metrics.jsonl in the run folder is always written."""
@@ -476,6 +509,7 @@ class SpeechConfig:
     compile: CompileTable = field(default_factory=CompileTable)
     float8: Float8Table = field(default_factory=Float8Table)
     checkpoint: CheckpointTable = field(default_factory=CheckpointTable)
+    upload: UploadTable = field(default_factory=UploadTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
     comm: CommTable = field(default_factory=CommTable)
     debug: DebugTable = field(default_factory=DebugTable)

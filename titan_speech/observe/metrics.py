@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
             self.logger = _with(self.logger, self.jsonl)
         self.counts = BatchCounts()
         self.last_logged_step = 0
+        self.sources: list[Callable[[], dict[str, float]]] = []
+        """Asked for more figures at each log step, on every rank."""
 
     def attach(self, facts: RunFacts, groups: GroupSums, device: torch.device) -> None:
         """Give the processor what exists only once the trainer is built."""
@@ -108,6 +111,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
             "tokens_seen": step * self.facts.global_batch_tokens,
             **self._throughput(step, counts, window_sec),
             **self._memory(),
+            **{name: figure for source in self.sources for name, figure in source().items()},
         }
         self.logger.log(metrics, step)
         self._print(step, metrics, losses)

@@ -47,6 +47,10 @@ class MissingObjectError(DataError):
     """The object is not there."""
 
 
+class UnreachableError(DataError):
+    """The server does not answer, or answers that it cannot; later it may."""
+
+
 def retried(what: str, call: Callable[[], Result], num_attempts: int) -> Result:
     """`what` names the request in messages: "reading s3://bucket/key"."""
     for attempt in range(1, num_attempts + 1):
@@ -56,7 +60,7 @@ def retried(what: str, call: Callable[[], Result], num_attempts: int) -> Result:
             if not is_transient(error):
                 raise _final(what, error) from error
             if attempt == num_attempts:
-                raise DataError(
+                raise UnreachableError(
                     f"{what} failed {num_attempts} times, last with: {error}; check that the endpoint is right and "
                     "can be reached from this node, then start again: what was fetched is kept"
                 ) from error

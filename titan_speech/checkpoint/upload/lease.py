@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MARKER = "commit.json"
+from titan_speech.checkpoint.commit import MARKER
+
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
@@ -37,7 +38,7 @@ def free_to_remove(checkpoint: Path) -> Iterator[bool]:
 @contextmanager
 def _locked(path: Path, mode: int) -> Iterator[bool]:
     try:
-        file_number = os.open(path, os.O_RDWR)
+        file_number = _open(path)
     except FileNotFoundError:
         yield False
         return
@@ -45,6 +46,16 @@ def _locked(path: Path, mode: int) -> Iterator[bool]:
         yield _lock(file_number, mode) and _is_named(file_number, path)
     finally:
         os.close(file_number)
+
+
+def _open(path: Path) -> int:
+    """For writing where that is allowed: network file systems give exclusive locks to writers only."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _lock(file_number: int, mode: int) -> bool:

@@ -1,0 +1,131 @@
+"""A run's checkpoints at s3://bucket/prefix: which are complete, and how one stops being there.
+
+    PREFIX/run.json                     whose checkpoints these are
+    PREFIX/complete/step-40.json        written last: names the files of step 40, with sizes and sha256
+    PREFIX/step-40/__0_0.distcp, ...    as below the run's checkpoint folder
+    PREFIX/provenance/step-40.json, ...
+
+A checkpoint is removed in the opposite order: first it stops to count, then its files go, but for those that another
+complete checkpoint names too (the files of data phases).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import xxhash
+
+from titan_speech.checkpoint.upload.manifest import (
+    FOLDER,
+    DamagedManifestError,
+    SentCheckpoint,
+    SentFile,
+    manifest_of_text,
+    manifest_path,
+)
+from titan_speech.errors import CheckpointError
+from titan_speech.remote.client import Client
+from titan_speech.remote.retry import MissingObjectError
+from titan_speech.remote.url import S3Url
+
+RUN_NAME = "run.json"
+_STEP = re.compile(r".*?-(\d+)")
+
+
+class AbsentCheckpointError(CheckpointError):
+    """No complete checkpoint of this name is at the address."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """One run at an address."""
+
+    client: Client
+    url: S3Url
+
+    def names(self) -> list[str]:
+        """Checkpoints that are complete there, by rising step."""
+        found = self.client.list_sizes(self.url.child(FOLDER))
+        names = [path.removesuffix(".json") for path in found if path.endswith(".json")]
+        return sorted((name for name in names if _STEP.fullmatch(name)), key=lambda name: (step_of(name), name))
+
+    def read(self, name: str) -> SentCheckpoint:
+        """
+        Raises:
+            CheckpointError: there is no such complete checkpoint, or its manifest is damaged.
+        """
+        url = self.url.child(manifest_path(name))
+        try:
+            data, expected = self.client.read(url), self.client.stored_sha256(url)
+        except MissingObjectError as error:
+            raise AbsentCheckpointError(f"no complete checkpoint {name} at {self.url}; {self._known()}") from error
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            raise DamagedManifestError(
+                f"{url} is damaged: its sha256 is not {expected[:16]}...; push the checkpoint again"
+            )
+        return manifest_of_text(data, str(url))
+
+    def find(self, name: str) -> SentCheckpoint | None:
+        """None if it is not complete there, or its manifest is damaged."""
+        try:
+            return self.read(name)
+        except (AbsentCheckpointError, DamagedManifestError):
+            return None
+
+    def complete(self, checkpoint: SentCheckpoint) -> None:
+        """From here on it counts."""
+        self.put(manifest_path(checkpoint.name), checkpoint.to_json().encode())
+
+    def uncount(self, name: str) -> None:
+        """It counts no more; its files stay."""
+        self.client.delete(self.url.child(manifest_path(name)))
+
+    def remove(self, name: str) -> None:
+        """It counts no more, and its files go."""
+        gone = self.read(name)
+        self.uncount(name)
+        self.delete_files({file.path for file in gone.files})
+
+    def delete_files(self, paths: Iterable[str]) -> None:
+        """But for those that a complete checkpoint names."""
+        paths = set(paths)
+        if paths:
+            paths -= {file.path for name in self.names() for file in self.read(name).files}
+        for path in sorted(paths):
+            self.client.delete(self.url.child(path))
+
+    def run_id(self) -> str | None:
+        url = self.url.child(RUN_NAME)
+        try:
+            data = self.client.read(url)
+        except MissingObjectError:
+            return None
+        try:
+            return str(json.loads(data)["id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it anew") from error
+
+    def claim(self, run_id: str) -> None:
+        """Says whose checkpoints these are."""
+        self.put(RUN_NAME, json.dumps({"id": run_id}).encode() + b"\n")
+
+    def put(self, path: str, data: bytes) -> SentFile:
+        """A small file."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.client.put(self.url.child(path), data, sha256)
+        return SentFile(path, len(data), sha256, xxhash.xxh3_128_hexdigest(data))
+
+    def _known(self) -> str:
+        names = self.names()
+        return f"there are {', '.join(names[-8:])}" if names else "there is none"
+
+
+def step_of(name: str) -> int:
+    """The number at the end of `step-40`."""
+    match = _STEP.fullmatch(name)
+    assert match is not None, name
+    return int(match[1])

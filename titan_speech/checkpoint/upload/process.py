@@ -1,0 +1,128 @@
+"""Training's side of the uploader: starts it, reads its status, starts it again, waits for its end.
+
+In: an `UploadJob`. Out: figures for the metrics, and a sentence at the end of the run. Nothing here waits for the
+network, but `finish`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from torchtitan.tools.logging import logger
+
+from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.status import FOLDER, UploadStatus, read_status, status_path
+from titan_speech.config.redact import redact
+
+COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.worker")
+RESTART_SEC = 30.0
+SAY_EVERY_SEC = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the uploads of a run ended."""
+
+    is_all: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Uploader:
+    """The uploading process of this node."""
+
+    def __init__(self, job: UploadJob) -> None:
+        self.job = job
+        self._path = status_path(job.run, job.node)
+        self._told = UploadStatus(to=job.upload.to)
+        self._started_at, self._process = 0.0, self._start()
+
+    @property
+    def status(self) -> UploadStatus:
+        return read_status(self._path) or self._told
+
+    def figures(self) -> dict[str, float]:
+        """For the metrics of a log step; starts the process again if it died, and says what is new."""
+        self._keep_alive()
+        status = self.status
+        self._tell(status)
+        return {
+            "upload/num_waiting": len(status.waiting),
+            "upload/waiting_bytes": status.left_bytes,
+            "upload/oldest_age_sec": status.oldest_age_sec,
+            "upload/num_failures": status.num_failures,
+        }
+
+    def finish(self, limit_sec: float) -> Outcome:
+        """Waits until everything is at the address, at most so long."""
+        self._keep_alive()
+        with contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.write("finish\n")
+            self._process.stdin.flush()
+        deadline = time.monotonic() + limit_sec
+        due = time.monotonic() + SAY_EVERY_SEC
+        while self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if time.monotonic() >= due:
+                due += SAY_EVERY_SEC
+                logger.info(f"The end of the run waits for uploads: {_progress(self.status)}.")
+        self.close()
+        return self._outcome()
+
+    def close(self) -> None:
+        """It ends now; what it has sent stays."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def _outcome(self) -> Outcome:
+        status = self.status
+        if not status.waiting and self._process.returncode == 0:
+            left_out = f", but for: {'; '.join(status.left_out)}" if status.left_out else ""
+            return Outcome(not left_out, f"All checkpoints are at {self.job.upload.to}{left_out}.")
+        error = f" The last error: {status.last_error}" if status.last_error else ""
+        return Outcome(
+            False,
+            f"NOT everything is at {self.job.upload.to}: {_progress(status)}. To send the rest, start the run again or "
+            f"use: titan-speech checkpoint push {self.job.run} {self.job.upload.to}.{error}",
+        )
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._started_at = time.monotonic()
+        (self.job.run / FOLDER).mkdir(parents=True, exist_ok=True)
+        with (self.job.run / FOLDER / f"node-{self.job.node}.log").open("a") as log:
+            process = subprocess.Popen(
+                COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
+            )
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.write(self.job.to_json() + "\n")
+            process.stdin.flush()
+        return process
+
+    def _keep_alive(self) -> None:
+        if self._process.poll() is not None and time.monotonic() - self._started_at > RESTART_SEC:
+            logger.warning(f"The uploading process ended with code {self._process.returncode}; it is started again.")
+            self._process = self._start()
+
+    def _tell(self, status: UploadStatus) -> None:
+        """What changed since the last time."""
+        for name in status.complete:
+            if name not in self._told.complete and name in self._told.waiting:
+                logger.info(f"Checkpoint {name} is complete at {self.job.upload.to}.")
+        if status.last_error and status.last_error != self._told.last_error:
+            logger.warning(f"Uploads wait, training goes on ({_progress(status)}): {redact(status.last_error)}")
+        self._told = status
+
+
+def _progress(status: UploadStatus) -> str:
+    if not status.waiting:
+        return "nothing waits"
+    return f"{', '.join(status.waiting[:8])} left, {status.left_bytes / 1e6:,.1f} MB"

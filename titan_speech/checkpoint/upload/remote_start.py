@@ -1,0 +1,148 @@
+"""What a run takes from object storage at its start.
+
+In: the configuration. Out: files in the run's own folder, or in the node's cache, so that all that follows knows only
+folders. A run with upload.to whose folder has nothing newer gets the newest full checkpoint that is complete at the
+address; checkpoint.initial_load_path may be an address too. Rank 0 looks and decides; then every node fetches what it
+lacks of that one checkpoint: without a shared file system each needs all files, of which it wrote some.
+
+A run that has a checkpoint of its own goes on without the network; one that has none must know what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from titan_speech.checkpoint.commit import committed_steps
+from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.upload.fetch import fetch
+from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
+from titan_speech.checkpoint.upload.prefix import Prefix, step_of
+from titan_speech.checkpoint.verify import verify
+from titan_speech.config.tables import SpeechConfig, StorageTable
+from titan_speech.errors import CheckpointError, DataError, TitanSpeechError
+from titan_speech.remote.client import client_of
+from titan_speech.remote.copies import cache_folder
+from titan_speech.remote.retry import UnreachableError
+from titan_speech.remote.url import S3Url, is_s3
+
+logger = logging.getLogger(__name__)
+
+NEWEST = -1
+
+
+def with_local_start(config: SpeechConfig) -> SpeechConfig:
+    """On rank 0: the same configuration, whose checkpoints are all in folders of this node.
+
+    Raises:
+        CheckpointError, DataError: what it needs is not there, or cannot be reached.
+    """
+    table = config.checkpoint
+    if not table.enable or table.create_seed_checkpoint:
+        return config
+    if config.upload.to:
+        _fetch_newest(config)
+    if not is_s3(table.initial_load_path):
+        return config
+    if committed_steps(Path(config.job.dump_folder) / table.folder):
+        return replace(config, checkpoint=replace(table, initial_load_path=""))  # the run's own come first
+    path = local_copy(table.initial_load_path, config.storage)
+    return replace(config, checkpoint=replace(table, initial_load_path=str(path)))
+
+
+def on_this_node(config: SpeechConfig, start: Start) -> Start:
+    """The start that rank 0 chose, whose files are in a folder of this rank's node."""
+    if start.checkpoint is None or os.environ.get("RANK", "0") == "0":
+        return start
+    try:
+        return replace(start, checkpoint=_here(config, start, start.checkpoint))
+    except TitanSpeechError as error:
+        if is_first_of_node():
+            logger.error("%s", error)  # rank 0, which tells of what ends a run, does not know of it
+        raise
+
+
+def _here(config: SpeechConfig, start: Start, checkpoint: Path) -> Path:
+    if start.is_resume:
+        job = UploadJob.of_run(config, node_number())
+        if config.upload.to and not verify(checkpoint_path(job.checkpoints, start.step), checksums=False).is_sound:
+            _say(f"This node lacks files of {checkpoint.name}; they are fetched from {config.upload.to}.")
+            fetch(job.prefix(), checkpoint.name, job.checkpoints)
+        return checkpoint_path(job.checkpoints, start.step)
+    if is_s3(config.checkpoint.initial_load_path) and not config.model.initial:
+        return local_copy(config.checkpoint.initial_load_path, config.storage)
+    return checkpoint
+
+
+def local_copy(place: str, storage: StorageTable) -> Path:
+    """The checkpoint at s3://bucket/prefix/step-N, or the newest full one at s3://bucket/prefix, as a folder.
+
+    It lies in the node's cache, under `checkpoints/`, until somebody deletes it.
+    """
+    url = S3Url.parse(place)
+    above, _, last = url.key.rpartition("/")
+    is_one = last.startswith("step-") and last.removeprefix("step-").isdecimal()
+    prefix = Prefix(client_of(storage), S3Url(url.bucket, above) if is_one else url)
+    name = last if is_one else newest_full(prefix)
+    if name is None:
+        raise CheckpointError(
+            f"{place}: no complete full checkpoint there; expected s3://bucket/prefix/step-N, or the upload.to of a run"
+        )
+    key = hashlib.sha256(f"{storage.endpoint_url} {prefix.url} {prefix.read(name)}".encode()).hexdigest()[:16]
+    path = fetch(prefix, name, cache_folder(storage) / "checkpoints" / key)
+    _say(f"{place}: {name} is in {path}.")
+    return path
+
+
+def newest_full(prefix: Prefix) -> str | None:
+    """Name of the newest checkpoint that a run can resume from."""
+    return next((name for name in reversed(prefix.names()) if prefix.read(name).kind == "full"), None)
+
+
+def _fetch_newest(config: SpeechConfig) -> None:
+    """Unless this node has it, or one that is newer."""
+    job = UploadJob.of_run(config, 0)
+    ours = newest_sound(job.checkpoints)
+    try:
+        prefix = job.prefix()
+        claim(job, prefix)
+        name = _wanted(prefix, config.checkpoint.load_step)
+    except UnreachableError as error:
+        if ours is None:
+            raise DataError(
+                f"{error}. This run has no checkpoint here, so it must know what there is at upload.to = "
+                f"{config.upload.to!r} before it starts anew"
+            ) from error
+        logger.warning("%s. The run goes on with its own step %d.", error, ours)
+        return
+    if name is not None and (ours is None or step_of(name) > ours or config.checkpoint.load_step != NEWEST):
+        if not verify(checkpoint_path(job.checkpoints, step_of(name)), checksums=False).is_sound:
+            _say(f"This node lacks {name}; it is fetched from {config.upload.to}.")
+        fetch(prefix, name, job.checkpoints)
+
+
+def _wanted(prefix: Prefix, load_step: int) -> str | None:
+    """None: nothing there is of use, and the folder decides."""
+    if load_step == NEWEST:
+        return newest_full(prefix)
+    name = f"step-{load_step}"
+    return name if name in prefix.names() else None
+
+
+def newest_sound(folder: Path) -> int | None:
+    """Newest full step that has all its files at their sizes."""
+    for step in reversed(committed_steps(folder)):
+        found = verify(checkpoint_path(folder, step), checksums=False)
+        if found.is_sound and found.commit is not None and found.commit.kind == "full":
+            return step
+    return None
+
+
+def _say(text: str) -> None:
+    """Once a node."""
+    if is_first_of_node():
+        logger.warning("%s", text)

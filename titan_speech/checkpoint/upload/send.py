@@ -1,0 +1,126 @@
+"""One checkpoint to its address.
+
+In: a committed checkpoint of this node. Out: its objects, and, when those of all nodes are there, its manifest. Each
+file is compared with the checksum of the commit marker before it is sent; each object that is there is compared by the
+size and checksum it was sent with, so nothing is sent twice, whoever sent it. Nodes do not talk to each other: the one
+that writes the manifest sees the objects of the others.
+
+A checkpoint of the same step that is complete there, but another one (thinned since, or saved anew), must stop to count
+before its first object is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from titan_speech.checkpoint.commit import MARKER, FileRecord
+from titan_speech.checkpoint.upload.local import LocalCheckpoint
+from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
+from titan_speech.checkpoint.upload.prefix import Prefix
+from titan_speech.errors import CheckpointError
+from titan_speech.remote.client import SHA256_KEY
+from titan_speech.remote.pace import Pace
+from titan_speech.remote.resumable import XXH3_KEY, digest_file, send_resumable
+
+Report = Callable[[int], None]
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file is not what the marker says, so it is not sent."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """How checkpoints are sent to one address."""
+
+    prefix: Prefix
+    pace: Pace
+    part_bytes: int
+
+    def stop_counting(self, checkpoint: LocalCheckpoint) -> tuple[SentFile, ...]:
+        """Files of another checkpoint of this name, which is complete no more."""
+        there = self.prefix.find(checkpoint.name)
+        if there is None or is_sent(there, checkpoint):
+            return ()
+        self.prefix.uncount(there.name)
+        return there.files
+
+    def send_files(self, checkpoint: LocalCheckpoint, has_all: bool, report: Report) -> Iterator[SentFile]:
+        """Those this node has, which with `has_all` must be all; `report` hears of bytes as they are there.
+
+        Raises:
+            DamagedCheckpointError: a file has other bytes than the marker says, or is missing.
+            DataError: the server cannot be reached; what is there stays.
+        """
+        for file in checkpoint.commit.files:
+            if file.path(checkpoint.path).is_file():
+                yield self._send(checkpoint, file, report)
+            elif has_all:
+                raise DamagedCheckpointError(
+                    f"{file.path(checkpoint.path)} is missing, so {checkpoint.name} is not uploaded"
+                )
+
+    def _send(self, checkpoint: LocalCheckpoint, file: FileRecord, report: Report) -> SentFile:
+        there = self._there(checkpoint, file)
+        if there is not None:
+            report(there.num_bytes)
+            return there
+        path, name = file.path(checkpoint.path), checkpoint.path_of(file)
+        digest = digest_file(path, self.part_bytes)
+        if (digest.num_bytes, digest.xxh3_128) != (file.num_bytes, file.xxh3_128):
+            raise DamagedCheckpointError(
+                f"{path} has other bytes than {checkpoint.marker_path} says, so {checkpoint.name} is not uploaded; "
+                f"see titan-speech checkpoint verify {checkpoint.path}"
+            )
+        send_resumable(self.prefix.client, path, self.prefix.url.child(name), digest, self.pace, report)
+        return SentFile(name, digest.num_bytes, digest.sha256, digest.xxh3_128)
+
+    def _there(self, checkpoint: LocalCheckpoint, file: FileRecord) -> SentFile | None:
+        """The object, if it was sent from a file with the marker's checksum."""
+        name = checkpoint.path_of(file)
+        found = self.prefix.client.find(self.prefix.url.child(name))
+        if found is None or (found.num_bytes, found.notes.get(XXH3_KEY)) != (file.num_bytes, file.xxh3_128):
+            return None
+        sha256 = found.notes.get(SHA256_KEY)
+        return SentFile(name, file.num_bytes, sha256, file.xxh3_128) if sha256 else None
+
+    def complete(
+        self, checkpoint: LocalCheckpoint, seen: dict[str, SentFile], before: tuple[SentFile, ...] = ()
+    ) -> SentCheckpoint | None:
+        """Writes the manifest if all objects of all nodes are there, and notes which are in `seen`.
+
+        Files of the checkpoint `before` this one that are not its own are deleted then.
+        """
+        for file in checkpoint.commit.files:
+            path = checkpoint.path_of(file)
+            if path not in seen:
+                there = self._there(checkpoint, file)
+                if there is None:
+                    return None
+                seen[path] = there
+        files = (*(seen[checkpoint.path_of(file)] for file in checkpoint.commit.files), self._send_marker(checkpoint))
+        sent = SentCheckpoint(checkpoint.name, checkpoint.step, checkpoint.kind, files)
+        self.prefix.complete(sent)
+        self.prefix.delete_files({file.path for file in before} - {file.path for file in files})
+        return sent
+
+    def _send_marker(self, checkpoint: LocalCheckpoint) -> SentFile:
+        data = (checkpoint.path / MARKER).read_bytes()
+        if hashlib.sha256(data).hexdigest() != checkpoint.marker_sha256:
+            raise CheckpointError(f"{checkpoint.path} was replaced while it was uploaded; it is sent anew")
+        return self.prefix.put(checkpoint.marker_path, data)
+
+
+def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
+    """Whether what is complete there is this checkpoint, not another of its step."""
+    return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
+
+
+def has_part(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
+    """The same for a node that has a part of the files; what was thinned has another marker on each node."""
+    named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}
+    mine = (file for file in checkpoint.commit.files if file.path(checkpoint.path).is_file())
+    ours = {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in mine}
+    return there.kind == checkpoint.kind and ours <= named
