@@ -135,7 +135,7 @@ def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tupl
 
 
 def run(trainer: SpeechTrainer) -> None:
-    """Train to the end, or write the seed checkpoint; the process group is left in order."""
+    """Train to the end, or write the seed checkpoint; the process group is left in order, then uploads end."""
     import torch
 
     try:
@@ -146,6 +146,7 @@ def run(trainer: SpeechTrainer) -> None:
     finally:
         trainer.close()
     torch.distributed.destroy_process_group()
+    trainer.finish_uploads()
 
 
 def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: BackboneShape) -> Provenance:

@@ -6,6 +6,7 @@ metrics.jsonl. The loop, the parallelism and the checkpoints are TorchTitan's; o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
+from titan_speech.checkpoint.upload.of_run import start_uploads
 from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
@@ -52,6 +54,9 @@ class SpeechTrainer(Trainer):
         super().__init__(config)
         loss = cast(GroupedCrossEntropy, cast(ChunkedLossWrapper, self.loss_fn).loss_fn)
         loss.groups.keep_in(self.model_parts[-1], self.device)
+        self.uploads = start_uploads(config.speech, self.checkpointer.disks) if self.checkpointer.enable else None
+        if self.uploads is not None:
+            self.metrics_processor.sources.append(self.uploads.figures)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
 
     def _facts(self) -> RunFacts:
@@ -128,3 +133,10 @@ class SpeechTrainer(Trainer):
         if isinstance(getattr(self, "dataloader", None), SpeechDataLoader):
             self.dataloader.close()
         super().close()
+
+    def finish_uploads(self) -> None:
+        """Waits until every checkpoint is at its address, or says which are not; a run that was stopped waits less."""
+        if self.uploads is not None:
+            limits = self.config.speech.upload
+            outcome = self.uploads.finish(limits.stop_sec if self.checkpointer.must_stop else limits.finish_sec)
+            logger.log(logging.INFO if outcome.is_all else logging.WARNING, str(outcome))

@@ -19,24 +19,38 @@ from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy
+from titan_speech.checkpoint.upload.status import UploadStatus, read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.errors import CheckpointError
 
-HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "state")
+HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
 MULTILINE = ("config", "tokens")
 
 
 def list_text(place: RunPlace) -> str:
     """A line a checkpoint, and what else lies there."""
-    rows = [HEADER, *(_row(place, step) for step in committed_steps(place.folder))]
+    uploads = read_status(status_path(place.folder.parent))
+    rows = [HEADER, *(_row(place, step, uploads) for step in committed_steps(place.folder))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     partial = sorted(path.name for path in place.folder.glob("step-*.partial"))
     lines += [f"{name}: being saved now, or left over from a run that was stopped" for name in partial]
+    lines += _uploads(uploads, place.folder) if uploads else []
     return "\n".join(lines)
 
 
-def _row(place: RunPlace, step: int) -> tuple[str, ...]:
+def _uploads(status: UploadStatus, folder: Path) -> Iterator[str]:
+    """What the table has no place for."""
+    yield f"uploads to {status.to}: {len(status.waiting)} wait ({size_text(status.left_bytes)})"
+    only_there = [name for name in status.complete if not (folder / name).is_dir()]
+    if only_there:
+        yield f"complete there and not here: {', '.join(only_there)}"
+    yield from status.left_out
+    if status.last_error:
+        yield f"the last attempt failed: {status.last_error}"
+
+
+def _row(place: RunPlace, step: int, uploads: UploadStatus | None) -> tuple[str, ...]:
     found = verify(checkpoint_path(place.folder, step), checksums=False)
     reasons = ["pinned"] if step in pinned_steps(place.folder) else []
     reasons += ["milestone"] if RetentionPolicy(0, 0, place.milestone_every_steps).is_milestone(step) else []
@@ -46,7 +60,11 @@ def _row(place: RunPlace, step: int) -> tuple[str, ...]:
     if found.commit is not None:
         commit = found.commit
         told = (commit.kind, size_text(commit.num_bytes), _age(commit.written_unix_sec), commit.reason)
-    return (str(step), *told, ", ".join(reasons), "" if loss is None else f"{loss:.4f}", state)
+    return (str(step), *told, ", ".join(reasons), "" if loss is None else f"{loss:.4f}", _upload(uploads, step), state)
+
+
+def _upload(status: UploadStatus | None, step: int) -> str:
+    return status.state_of(f"step-{step}") if status else ""
 
 
 def size_text(num_bytes: int) -> str:

@@ -27,6 +27,7 @@ from titan_speech.checkpoint.agreement import Agreement, Boundary
 from titan_speech.checkpoint.beside import write_beside
 from titan_speech.checkpoint.cadence import is_due
 from titan_speech.checkpoint.commit import Commit, committed_steps
+from titan_speech.checkpoint.disks import Disks, look_around
 from titan_speech.checkpoint.folder import checkpoint_path
 from titan_speech.checkpoint.keeper import Keeper
 from titan_speech.checkpoint.provenance import Provenance
@@ -59,11 +60,14 @@ class SpeechCheckpointManager(CheckpointManager):
         """True on all ranks from the boundary on at which a request with `stop` was met."""
         self.on_complete: list[OnComplete] = []
         """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
+        self.disks: Disks
+        """Which ranks see the folder of rank 0; there if saving is enabled."""
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
             self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
-            self._keeper = Keeper(Path(self.folder), config.table)
+            self.disks = look_around(Path(self.folder))
+            self._keeper = Keeper(Path(self.folder), config.table, has_all_files=self.disks.are_shared)
             self._saved_at_sec = time.monotonic()
 
     def request_save(self, reason: str, *, stop: bool = False) -> None:

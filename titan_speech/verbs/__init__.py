@@ -17,7 +17,7 @@ VERBS = (
     *text.VERBS,
 )
 ROOMS = {
-    "checkpoint": "Checkpoints of a run: looked at, verified, compared, pinned.",
+    "checkpoint": "Checkpoints of a run: looked at, verified, compared, pinned, moved.",
     "config": "What a run is told to do.",
     "data": "What a run reads, and in which order.",
     "model": "Backbones in, checkpoints out.",

@@ -1,15 +1,17 @@
-"""Verbs on the checkpoints of a run: looked at, verified, compared, pinned."""
+"""Verbs on the checkpoints of a run: looked at, verified, compared, pinned, moved."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from titan_speech.verbs.values import natural
+from titan_speech.verbs.values import local_folder, natural
 from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb
 
 _RUN = Argument("run", "run folder, or the folder its checkpoints lie in", type=Path)
 _STEP = Argument("step", "step of a checkpoint", type=natural)
+_URL = Argument("url", "s3://bucket/prefix, the upload.to of a run")
+_ENDPOINT = Argument("--endpoint-url", "server that is not Amazon's (default: AWS_ENDPOINT_URL)", default="")
 _CHECKPOINT = "checkpoint (.../step-N), or a run folder: its newest"
 
 
@@ -79,6 +81,25 @@ def checkpoint_adopt(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE
 
 
+def checkpoint_push(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.places import run_place
+    from titan_speech.checkpoint.upload.by_hand import push
+    from titan_speech.config.tables import StorageTable
+
+    folder = run_place(args.run).folder
+    print(push(folder.parent, folder, args.url, StorageTable(endpoint_url=args.endpoint_url), args.step))
+    return EXIT_DONE
+
+
+def checkpoint_pull(args: argparse.Namespace, words: list[str]) -> int:
+    from titan_speech.checkpoint.upload.by_hand import pull
+    from titan_speech.config.tables import CheckpointTable, StorageTable
+
+    folder = args.run / CheckpointTable.folder
+    print(pull(args.url, args.run, folder, StorageTable(endpoint_url=args.endpoint_url), args.step))
+    return EXIT_DONE
+
+
 VERBS = (
     Verb(
         "checkpoint",
@@ -139,5 +160,26 @@ VERBS = (
         "titan-speech checkpoint adopt outputs/old/checkpoint/step-500",
         checkpoint_adopt,
         (Argument("path", "checkpoint (.../step-N) without a marker", type=Path),),
+    ),
+    Verb(
+        "checkpoint",
+        "push",
+        "Send a run's checkpoints to object storage, verified; goes on where it was stopped.",
+        "titan-speech checkpoint push outputs/demo s3://bucket/demo --step 30",
+        checkpoint_push,
+        (_RUN, _URL, Argument("--step", "only this step (default: all)", type=natural), _ENDPOINT),
+    ),
+    Verb(
+        "checkpoint",
+        "pull",
+        "Fetch a checkpoint from object storage into a run folder, verified; goes on where it was stopped.",
+        "titan-speech checkpoint pull s3://bucket/demo outputs/demo",
+        checkpoint_pull,
+        (
+            _URL,
+            Argument("run", "run folder, which need not be there yet", type=local_folder),
+            Argument("--step", "step to fetch (default: the newest full one)", type=natural),
+            _ENDPOINT,
+        ),
     ),
 )
