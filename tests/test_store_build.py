@@ -311,7 +311,7 @@ def segments(lines: list[dict]) -> None:
     [
         (
             lambda lines: lines[250].update(id="s3"),
-            r"sample 's3': duplicate sample_id in \S+samples.jsonl, rows 0 to \d+ and \S+, rows",
+            r"sample 's3': duplicate sample_id in \S+samples.jsonl, row 3 and \S+samples.jsonl, row 250\n",
         ),
         (
             lambda lines: [line.update(id="one") for line in lines],

@@ -170,7 +170,7 @@ def test_repeated_sample_ids_are_refused_first_named_rest_counted(
     thirds: list[Path], tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     again = write_range(tmp_path / "again", tokenizer, range(27, 31))
-    with pytest.raises(DataError, match=r"duplicate sample_id in .*again and .*store-.* \(and 15 more samples\)"):
+    with pytest.raises(DataError, match=r"duplicate sample_id in .*store-.* and .*again \(and 15 more samples\)"):
         merge_stores([*thirds, again], tmp_path / "merged", SMALL)
     assert nothing_written(tmp_path, tmp_path / "merged", [*thirds, again])
 

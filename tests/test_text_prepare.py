@@ -84,6 +84,12 @@ def quiet(_: str) -> None:
     pass
 
 
+def place_of(folder: Path, name: str) -> str:
+    """Where `job_of` put the document of this id."""
+    index = [row["id"] for row in with_faults(DOCUMENTS)].index(name)
+    return f"{folder}/{index % 3}.jsonl, line {index // 3 + 1}"
+
+
 def test_each_rule_drops_its_document_and_counts_add_up(tmp_path: Path) -> None:
     prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
@@ -96,6 +102,10 @@ def test_each_rule_drops_its_document_and_counts_add_up(tmp_path: Path) -> None:
         {"source": "mo", "licence": "MPL-2.0", "met": report["met"], "kept": report["kept"], "tokens": report["tokens"]}
     ]
     assert all(len(report["examples"][rule]) == 1 for rule in EXPECTED_DROPS)
+    hindi = next(row["id"] for row in DOCUMENTS if row["language"] == "hi")
+    for rule, original in (("exact_duplicate", hindi), ("near_duplicate", "long")):
+        place = place_of(tmp_path / "in", original)
+        assert report["examples"][rule][0]["found"] == f"copies {original!r} of {place}"
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert all(rule in text for rule in EXPECTED_DROPS)
     assert "MPL-2.0" in text
@@ -277,7 +287,7 @@ def test_what_cannot_be_prepared_is_said_and_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(DataError, match="exists already"):
         prepare(Job((one,), TOKENIZER), tmp_path / "out", say=quiet)
     write(tmp_path / "same.jsonl", [{"id": "a", "language": "en", "text": LONG + str(i)} for i in range(2)])
-    with pytest.raises(DataError, match="1 documents have the id of another one"):
+    with pytest.raises(DataError, match=r"have the id 'a' of \S+same.jsonl, line 1 and \S+same.jsonl, line 2: give"):
         prepare(Job((source(tmp_path / "same.jsonl"),), TOKENIZER), tmp_path / "ids", say=quiet)
 
 

@@ -36,6 +36,7 @@ class TextSample:
     info: SampleInfo
     text: str
     user: str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,10 @@ class ImportWork:
         temporary.mkdir(parents=True)
         stamp, problems = stamp_of(task.unit), Problems(task.unit.name, limit=None)
         told = _Told(task.unit, problems)
-        spill = Spill(temporary, self.recipe, told.refuse, advance, task.unit.place)
+        spill = Spill(temporary, self.recipe, told.refuse, advance, task.unit.place, str(task.unit.path))
         try:
             for sample in self._samples(task.unit):
-                told.row = None if isinstance(sample, TextSample) else sample.row
+                told.row = sample.row
                 _add(spill, sample, told)
         except DataError as error:
             problems.merge({UNIT_PROBLEM: Found(f"{task.unit.place}: {error}", 1, "units")})
@@ -87,10 +87,10 @@ class _Told:
 
 def _add(spill: Spill, sample: Sample, told: _Told) -> None:
     match sample:
-        case SpeechSample(info, codes_T, transcripts):
-            spill.add_speech(info, codes_T, transcripts)
-        case TextSample(info, text, user):
-            spill.add_text(info, text, user)
+        case SpeechSample(info, codes_T, transcripts, row):
+            spill.add_speech(info, codes_T, transcripts, row)
+        case TextSample(info, text, user, row):
+            spill.add_text(info, text, user, row)
         case BadSample(name, problem):
             told.refuse(name, problem)
 

@@ -27,6 +27,8 @@ class Document:
     user: str | None = None
     signals: Mapping[str, float] | None = None
     """Quality measures the source computed itself, of the whole document."""
+    position: int = 0
+    """In its unit's file, as its format counts: rows from 0, lines from 1."""
 
     @property
     def all_text(self) -> str:

@@ -34,9 +34,14 @@ class TextJsonl(TextFormat):
             content = _object(line, unit, number)
             if tuple(content) != keys:
                 keys = tuple(content)
-                where = f"{unit.path}, line {number}"
-                columns = resolve_columns(keys, self.options.columns, self.preset, where)
+                columns = resolve_columns(keys, self.options.columns, self.preset, self.where(unit, number))
             yield number, {field: content[column] for field, column in columns.items()}
+
+    def where(self, unit: Unit, position: int) -> str:
+        return f"{unit.path}, line {position}"
+
+    def row_of(self, position: int) -> int | None:
+        return position - 1
 
 
 def _object(line: str, unit: Unit, number: int) -> dict[str, object]:

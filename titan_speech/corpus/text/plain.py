@@ -50,6 +50,12 @@ class TextPlain(TextFormat):
         else:
             yield from ((number, {"text": text}) for number, text in _paragraphs(lines_of(unit.path), unit.path))
 
+    def where(self, unit: Unit, position: int) -> str:
+        return str(self._files[position][1]) if self.layout == "file" else f"{unit.path}, line {position}"
+
+    def row_of(self, position: int) -> int | None:
+        return None if self.layout == "file" else position - 1
+
     def _source_name(self, path: Path) -> str:
         if self.options.dataset_source:
             return self.options.dataset_source

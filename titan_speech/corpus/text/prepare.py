@@ -22,16 +22,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from titan_speech.corpus.build.pool import run_all
 from titan_speech.corpus.build.progress import BuildProgress
 from titan_speech.corpus.text.job import Job
 from titan_speech.corpus.text.report import write_reports
 from titan_speech.corpus.text.tally import Tally
 from titan_speech.corpus.text.unit_work import UnitWork, clean_unit, write_kept
-from titan_speech.corpus.text.verdicts import judge
+from titan_speech.corpus.text.verdicts import Judged, judge
 from titan_speech.corpus.text.work_folder import WorkFolder
 from titan_speech.errors import DataError
 
@@ -91,7 +88,7 @@ class KeptTask:
     """A unit, what was decided about its documents, and where those that stay go."""
 
     work: UnitWork
-    verdict_N: NDArray[np.uint8]
+    judged: Judged
     output: Path
 
 
@@ -99,7 +96,7 @@ class WriteWork:
     """Writes what is left of units."""
 
     def do(self, task: KeptTask, advance: Callable[[int, int], None]) -> Tally:
-        return write_kept(task.work, task.verdict_N, task.output, advance)
+        return write_kept(task.work, task.judged.verdict_N, task.judged.said, task.output, advance)
 
 
 def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str], None]) -> None:
@@ -116,13 +113,13 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str
 
 def _write_all(works: list[UnitWork], job: Job, whole: Path, workers: int, say: Callable[[str], None]) -> Tally:
     say("looking for copies")
-    verdicts = judge(works, job.rules, whole.parent)
+    judged = judge(works, job.rules, whole.parent)
     documents = whole / "documents"
     shutil.rmtree(whole, ignore_errors=True)
     documents.mkdir(parents=True)
-    pairs = enumerate(zip(works, verdicts, strict=True))
-    tasks = [KeptTask(work, verdict_N, documents / f"{number:05d}.parquet") for number, (work, verdict_N) in pairs]
-    progress = BuildProgress("written", "units", [len(verdict_N) for verdict_N in verdicts])
+    pairs = enumerate(zip(works, judged, strict=True))
+    tasks = [KeptTask(work, one, documents / f"{number:05d}.parquet") for number, (work, one) in pairs]
+    progress = BuildProgress("written", "units", [len(one.verdict_N) for one in judged])
     total = Tally()
     for tally in run_all(WriteWork(), tasks, workers, progress.tick):
         total.add(tally)

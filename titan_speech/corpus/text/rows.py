@@ -40,8 +40,7 @@ class RowReader:
     options: ImportOptions
     preset: Preset | None
 
-    def document(self, row: Mapping[str, object], unit: Unit, position: int) -> Document:
-        where = f"{unit.path}, row {position}"
+    def document(self, row: Mapping[str, object], unit: Unit, position: int, where: str) -> Document:
         user, text = self._texts(row, where)
         said = _text(row, "dataset_source", where) or self.options.dataset_source or self._preset_source(where)
         source = _checked_source(said, where)
@@ -54,6 +53,7 @@ class RowReader:
             source=source,
             licence=licence,
             signals=self._signals(row, where),
+            position=position,
         )
 
     def _preset_source(self, where: str) -> str:

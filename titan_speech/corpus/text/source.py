@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.samples import Sample
@@ -35,7 +36,15 @@ class TextFormat(ABC):
     def documents(self, unit: Unit) -> Iterator[Document]:
         reader = RowReader(self.options, self.preset)
         for position, row in self.rows(unit):
-            yield reader.document(row, unit, position)
+            yield reader.document(row, unit, position, self.where(unit, position))
+
+    def where(self, unit: Unit, position: int) -> str:
+        """A document's place, for messages."""
+        return f"{unit.path}, row {position}"
+
+    def row_of(self, position: int) -> int | None:
+        """Of its file, from 0."""
+        return position
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
         if self.preset is not None and self.preset.needs_signals:
@@ -44,4 +53,4 @@ class TextFormat(ABC):
                 "its quality signals, and build --from text-prepared"
             )
         for document in self.documents(unit):
-            yield document.sample()
+            yield replace(document.sample(), row=self.row_of(document.position))

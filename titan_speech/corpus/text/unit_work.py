@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -32,6 +32,7 @@ from titan_speech.corpus.text.tally import Tally
 from titan_speech.text_tokenizer import TextTokenizer
 
 ROWS_PER_WRITE = 2048
+STATE_VERSION = 2
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("sample_id", "text", "user", "language", "dataset_source", "licence")]
     + [("num_tokens", pa.int32())]
@@ -74,9 +75,9 @@ class UnitWork:
         return self.folder / f"{self.key}.tmp-{os.getpid()}.{suffix}"
 
     def state(self) -> list[object]:
-        """Changes when the unit's file does."""
+        """Changes when the unit's file does, or what is kept of it."""
         stat = self.unit.path.stat()
-        return [str(self.unit.path), self.unit.start, self.unit.stop, stat.st_size, stat.st_mtime_ns]
+        return [STATE_VERSION, str(self.unit.path), self.unit.start, self.unit.stop, stat.st_size, stat.st_mtime_ns]
 
     def is_done(self) -> bool:
         path = self.file("json")
@@ -91,6 +92,7 @@ class _Facts:
 
     def __init__(self) -> None:
         self.ids: list[int] = []
+        self.positions: list[int] = []
         self.exact: list[tuple[int, int]] = []
         self.minhash: list[NDArray[np.uint32]] = []
         self.num_tokens: list[int] = []
@@ -100,6 +102,7 @@ class _Facts:
     def add(self, cleaned: Cleaned) -> None:
         signature = sign(cleaned.document.all_text)
         self.ids.append(xxhash.xxh3_64_intdigest(cleaned.document.id.encode()))
+        self.positions.append(cleaned.document.position)
         self.exact.append(signature.exact)
         self.minhash.append(signature.minhash_H)
         self.num_tokens.append(cleaned.num_tokens)
@@ -112,6 +115,7 @@ class _Facts:
         np.savez(
             path,
             ids=np.array(self.ids, np.uint64),
+            position=np.array(self.positions, np.int64),
             exact=np.array(self.exact, np.uint64).reshape(-1, 2),
             minhash=minhash_NH,
             keys=band_keys(minhash_NH),
@@ -186,20 +190,24 @@ def document_of(row: dict[str, str]) -> Document:
 
 
 def write_kept(
-    work: UnitWork, verdict_N: NDArray[np.uint8], output: Path, advance: Callable[[int, int], None]
+    work: UnitWork,
+    verdict_N: NDArray[np.uint8],
+    said: Mapping[int, str],
+    output: Path,
+    advance: Callable[[int, int], None],
 ) -> Tally:
-    """Writes the documents that stay, if any, and counts these and those that copy others."""
+    """Writes the documents that stay, if any, and counts these and the others; `said` tells more of rows."""
     tally, first = Tally(), 0
     writer = None
     for batch in pq.ParquetFile(work.file("parquet")).iter_batches(ROWS_PER_WRITE):
         verdicts = verdict_N[first : first + batch.num_rows]
-        first += batch.num_rows
-        for row, verdict in zip(batch.to_pylist(), verdicts.tolist(), strict=True):
+        for number, (row, verdict) in enumerate(zip(batch.to_pylist(), verdicts.tolist(), strict=True), first):
             if verdict == Verdict.KEPT:
                 tally.kept(document_of(row), row["num_tokens"])
                 advance(1, row["num_tokens"])
             else:
-                tally.dropped(document_of(row), RULE_OF[Verdict(verdict)], "")
+                tally.dropped(document_of(row), RULE_OF[Verdict(verdict)], said.get(number, ""))
+        first += batch.num_rows
         kept = batch.filter(pa.array(verdicts == Verdict.KEPT))
         if kept.num_rows:
             writer = writer or pq.ParquetWriter(output, SCHEMA, compression="zstd")

@@ -1,6 +1,7 @@
 """Decisions that need all documents: copies, and the share of instructions.
 
-In: the facts of all units, in the order of the inputs. Out: a `Verdict` for every document. One language at a time is
+In: the facts of all units, in the order of the inputs. Out: a `Verdict` for every document, and of the copies that the
+report shows what they copy. One language at a time is
 held (memory in duplicates.py); its keys and signatures lie in files that are mapped.
 
 Shapes: N documents of a language, B bands, H permutations.
@@ -11,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.corpus.text.duplicates import NearCopies, exact_copies
+from titan_speech.corpus.text.originals import Originals, Place, document_at, place_at
 from titan_speech.corpus.text.rules import Rules
 from titan_speech.corpus.text.signatures import NUM_BANDS, NUM_PERMUTATIONS
 from titan_speech.corpus.text.unit_work import UnitWork, Verdict
@@ -34,17 +37,28 @@ class _Rows:
     rows: NDArray[np.int64]
 
 
-def judge(works: Sequence[UnitWork], rules: Rules, folder: Path) -> list[NDArray[np.uint8]]:
-    """A verdict for each document of each unit."""
+@dataclass(frozen=True)
+class Judged:
+    """A unit's documents: a verdict for each, and by row what is said of some."""
+
+    verdict_N: NDArray[np.uint8]
+    said: Mapping[int, str]
+
+
+def judge(works: Sequence[UnitWork], rules: Rules, folder: Path) -> list[Judged]:
+    """Of each unit."""
     facts = [np.load(work.file("npz")) for work in works]
     verdicts = [np.full(len(f["language"]), Verdict.KEPT, np.uint8) for f in facts]
-    _refuse_repeated_ids(facts)
+    _refuse_repeated_ids(facts, works)
+    originals = Originals()
     for language in sorted({str(name) for f in facts for name in f["names"]}):
         parts = [part for i, f in enumerate(facts) if len((part := _rows_of(i, f, language)).rows)]
-        for part, some in zip(parts, _split(_copies(facts, parts, rules, folder), parts), strict=True):
+        verdict_N, first_N = _copies(facts, parts, rules, folder)
+        originals.add(verdict_N, first_N, partial(_place, parts))
+        for part, some in zip(parts, _split(verdict_N, parts), strict=True):
             verdicts[part.unit][part.rows] = some
     _cap_instructions(facts, verdicts, rules)
-    return verdicts
+    return [Judged(*pair) for pair in zip(verdicts, originals.of_units(works), strict=True)]
 
 
 def _rows_of(unit: int, facts: Mapping[str, NDArray], language: str) -> _Rows:
@@ -52,19 +66,33 @@ def _rows_of(unit: int, facts: Mapping[str, NDArray], language: str) -> _Rows:
     return _Rows(unit, np.flatnonzero(np.isin(facts["language"], number)))
 
 
+def _place(parts: Sequence[_Rows], number: int) -> Place:
+    """Of a document by its number in the language."""
+    for part in parts:
+        if number < len(part.rows):
+            return Place(part.unit, int(part.rows[number]))
+        number -= len(part.rows)
+    raise AssertionError(f"no document {number} after the last of the language")
+
+
 def _split(verdict_N: NDArray[np.uint8], parts: list[_Rows]) -> list[NDArray[np.uint8]]:
     return np.split(verdict_N, np.cumsum([len(part.rows) for part in parts])[:-1])
 
 
-def _copies(facts: Facts, parts: list[_Rows], rules: Rules, folder: Path) -> NDArray[np.uint8]:
+def _copies(
+    facts: Facts, parts: list[_Rows], rules: Rules, folder: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Verdicts, and of each document the earliest one it copies or itself."""
     exact_N2 = np.concatenate([facts[part.unit]["exact"][part.rows] for part in parts])
     number_N = np.arange(len(exact_N2))
-    is_first_N = exact_copies(exact_N2) == number_N
+    first_N = exact_copies(exact_N2)
+    is_first_N = first_N == number_N
     verdict_N = np.where(is_first_N, Verdict.KEPT, Verdict.EXACT_COPY).astype(np.uint8)
     if rules.near_duplicate:
-        first_N = _near_copies(facts, parts, np.flatnonzero(is_first_N), rules.near_duplicate, folder)
-        verdict_N[is_first_N & (first_N != number_N)] = Verdict.NEAR_COPY
-    return verdict_N
+        near_N = _near_copies(facts, parts, np.flatnonzero(is_first_N), rules.near_duplicate, folder)
+        verdict_N[is_first_N & (near_N != number_N)] = Verdict.NEAR_COPY
+        first_N = np.where(is_first_N, near_N, first_N)
+    return verdict_N, first_N
 
 
 def _near_copies(
@@ -119,11 +147,16 @@ def _cap_instructions(facts: Facts, verdicts: list[NDArray[np.uint8]], rules: Ru
         mine[:] = some
 
 
-def _refuse_repeated_ids(facts: Facts) -> None:
+def _refuse_repeated_ids(facts: Facts, works: Sequence[UnitWork]) -> None:
     ids = np.sort(np.concatenate([f["ids"] for f in facts]))
-    num_repeated = int(np.count_nonzero(ids[1:] == ids[:-1]))
-    if num_repeated:
-        raise DataError(
-            f"{num_repeated} documents have the id of another one: give each source a name of its own, or take the id "
-            "from a column that is unique (--columns sample_id=NAME)"
-        )
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if not len(repeated):
+        return
+    places = ((unit, row) for unit, f in enumerate(facts) for row in np.flatnonzero(f["ids"] == repeated[0]).tolist())
+    (unit, row), (other_unit, other_row) = islice(places, 2)
+    first, second = document_at(works[unit], row), place_at(works[other_unit], other_row)
+    rest = f" (and {len(repeated) - 1} more have the id of another one)" if len(repeated) > 1 else ""
+    raise DataError(
+        f"two documents have the id {first} and {second}{rest}: give each source a name of its own, or take the id "
+        "from a column that is unique (--columns sample_id=NAME)"
+    )

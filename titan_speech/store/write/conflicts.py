@@ -58,20 +58,21 @@ def _find_duplicates(runs: Sequence[Run], first: int, last: int, problems: Probl
 
 def _tell_duplicates(runs: Sequence[Run], key: int, problems: Problems) -> None:
     """Of the samples that share one key."""
-    seen: dict[str, list[Run]] = {}
+    seen: dict[str, list[Where]] = {}
     for run in runs:
         start, stop = key_slice(run.keys_N(), key, key)
-        for sample_id in run.rows()["sample_id"].slice(start, stop - start).to_pylist() if stop > start else ():
-            seen.setdefault(sample_id, []).append(run)
+        ids = run.rows()["sample_id"].slice(start, stop - start).to_pylist() if stop > start else ()
+        for row, sample_id in enumerate(ids, start):
+            seen.setdefault(sample_id, []).append((run, row))
     for sample_id, having in seen.items():
         if len(having) > 1:
-            detail = f"duplicate sample_id{_units(having)}"
+            detail = f"duplicate sample_id{_places(having)}"
             problems.add(sample_id, Problem("duplicate", detail), len(having) - 1)
 
 
-def _units(runs: Sequence[Run]) -> str:
-    units = sorted({run.unit for run in runs if run.unit is not None})
-    return f" in {' and '.join(units[:2])}" if units else ""
+def _places(having: Sequence[Where]) -> str:
+    places = dict.fromkeys(place for run, row in having if (place := run.place(row)) is not None)
+    return f" in {' and '.join(list(places)[:2])}" if places else ""
 
 
 def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:

@@ -7,6 +7,7 @@ In: rows, tokens and transcript ids of some thousand samples. Out: files that ar
     FOLDER/<part>/00000.tokens           their tokens back to back
     FOLDER/<part>/00000.text.<variant>   ids of one transcript variant back to back
     FOLDER/<part>/00000.segments         what is needed to check segment order, by recording
+    FOLDER/<part>/00000.source_rows      int64 row of the input file, -1 where it has none; only in a build
 
 A sample's key is xxh3_64(sample_id, seed): a uniform shuffle that depends on the ids alone. As every run is sorted, a
 shard (a range of keys) is one short slice of each run: 80 M samples of 500 codes are 80 GB in 1,250 runs of 64 MB, and
@@ -32,6 +33,7 @@ from titan_speech.store.samples import ROW_SCHEMA
 from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, TOKENS, PartKey, flush_to_disk, mapped_array, suffix_of
 
 SEGMENT_DTYPE = np.dtype([("recording", "<u8"), ("order", "<i4"), ("start", "<f8"), ("row", "<u4")])
+SOURCE_ROW_DTYPE = np.dtype("<i8")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class VariantCount:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk; `unit` names the input it came from, for messages."""
+    """A run on disk; `unit` names the input it came from and `file` the file its rows count in, for messages."""
 
     folder: Path
     name: str
@@ -83,12 +85,19 @@ class Run:
     num_tokens: int
     variants: tuple[VariantCount, ...]
     unit: str | None = None
+    file: str | None = None
 
     def path(self, suffix: str) -> Path:
         return self.folder / f"{self.name}.{suffix}"
 
     def keys_N(self) -> NDArray[np.uint64]:  # noqa: N802
         return mapped_array(self.path("keys"), np.dtype("<u8"))
+
+    def place(self, row: int) -> str | None:
+        """Where in the input the sample at `row` of this run lies, as far as that is known."""
+        path = self.path("source_rows")
+        source_row = int(mapped_array(path, SOURCE_ROW_DTYPE)[row]) if self.file and path.exists() else -1
+        return self.unit if source_row < 0 else f"{self.file}, row {source_row}"
 
     def segments(self) -> NDArray:
         return mapped_array(self.path("segments"), SEGMENT_DTYPE)
@@ -122,7 +131,13 @@ def order_key(sample_id: str, seed: int) -> int:
 
 
 def write_run(
-    folder: Path, name: str, key: PartKey, rows: pa.Table, keys_N: NDArray, data: Mapping[str, Ragged]
+    folder: Path,
+    name: str,
+    key: PartKey,
+    rows: pa.Table,
+    keys_N: NDArray,
+    data: Mapping[str, Ragged],
+    source_rows_N: NDArray[np.int64] | None = None,
 ) -> Run:
     """Sorts the samples by key and writes them; `data` holds the tokens and each variant that is there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +151,8 @@ def write_run(
     run = Run(folder, name, key, len(order_N), len(data[TOKENS].data_T), variants)
     _write_array(run.path("keys"), keys_N[order_N])
     _write_array(run.path("segments"), _segments(rows, key.dataset_source))
+    if source_rows_N is not None:
+        _write_array(run.path("source_rows"), source_rows_N[order_N])
     for stream, ragged in data.items():
         _write_array(run.path(suffix_of(stream)), ragged.take(order_N).data_T)
     with pa.OSFile(str(run.path("rows")), "wb") as file, pa.ipc.new_file(file, ROW_SCHEMA) as writer:

@@ -35,7 +35,7 @@ from titan_speech.store.samples import (
     transcript_problems,
 )
 from titan_speech.store.shards import TEXT_DTYPE, TOKENS, PartKey
-from titan_speech.store.write.runs import Ragged, Run, dtype_of, order_key, write_run
+from titan_speech.store.write.runs import SOURCE_ROW_DTYPE, Ragged, Run, dtype_of, order_key, write_run
 from titan_speech.text_tokenizer import TextTokenizer
 
 BATCH_SAMPLES = 1024
@@ -65,6 +65,7 @@ class _Entry:
     info: SampleInfo
     codes_T: NDArray | None
     texts: Mapping[str, str]
+    source_row: int
 
 
 @dataclass
@@ -74,6 +75,7 @@ class _Buffer:
     rows: list[pa.RecordBatch] = field(default_factory=list)
     keys: list[NDArray[np.uint64]] = field(default_factory=list)
     data: list[dict[str, Ragged]] = field(default_factory=list)
+    source_rows: list[int] = field(default_factory=list)
 
 
 class Spill:
@@ -86,14 +88,23 @@ class Spill:
         refuse: Callable[[str, Problem], None],
         on_batch: Callable[[int, int], None] = lambda num_samples, num_tokens: None,
         unit: str | None = None,
+        file: str | None = None,
     ) -> None:
-        self._folder, self._recipe, self._refuse, self._on_batch, self._unit = folder, recipe, refuse, on_batch, unit
+        self._folder, self._recipe, self._refuse, self._on_batch = folder, recipe, refuse, on_batch
+        self._unit, self._file = unit, file
         self._entries: dict[PartKey, list[_Entry]] = {}
         self._buffers: dict[PartKey, _Buffer] = {}
         self._batch_samples = self._batch_tokens = self._run_samples = self._run_bytes = 0
         self._runs: list[Run] = []
 
-    def add_speech(self, info: SampleInfo, codes: ArrayLike, transcripts: Mapping[str, str] | None = None) -> None:
+    def add_speech(
+        self,
+        info: SampleInfo,
+        codes: ArrayLike,
+        transcripts: Mapping[str, str] | None = None,
+        source_row: int | None = None,
+    ) -> None:
+        """`source_row` of the input's file, where it has rows: problems of several samples are told by it."""
         codes_T, texts = np.asarray(codes), transcripts or {}
         problems = info_problems(info) + code_problems(codes_T) + transcript_problems(texts)
         if self._recipe.codec is None:
@@ -104,12 +115,12 @@ class Spill:
             if variant not in texts
         ]
         if not self._refused(info, problems):
-            self._add(Kind.SPEECH, _Entry(info, codes_T, texts), len(codes_T))
+            self._add(Kind.SPEECH, _Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
 
-    def add_text(self, info: SampleInfo, text: str, user: str | None = None) -> None:
+    def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
         texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
         if not self._refused(info, info_problems(info) + blank_problems(texts)):
-            self._add(Kind.TEXT, _Entry(info, None, texts), len(text))
+            self._add(Kind.TEXT, _Entry(info, None, texts, _known(source_row)), len(text))
 
     def _refused(self, info: SampleInfo, problems: list[Problem]) -> bool:
         for problem in problems:
@@ -139,6 +150,7 @@ class Spill:
         keys = [order_key(entry.info.sample_id, self._recipe.seed) for entry in entries]
         buffer.keys.append(np.array(keys, np.uint64))
         buffer.data.append(data)
+        buffer.source_rows += [entry.source_row for entry in entries]
         self._run_samples += len(entries)
         self._run_bytes += sum(ragged.data_T.nbytes for ragged in data.values())
         return len(data[TOKENS].data_T)
@@ -197,8 +209,9 @@ class Spill:
             joined = {name: _join(name, key.kind, buffer.data) for name in (TOKENS, *VARIANTS) if name in names}
             name = f"{sum(run.key == key for run in self._runs):05d}"
             rows = pa.Table.from_batches(buffer.rows)
-            run = write_run(self._folder / key.folder, name, key, rows, np.concatenate(buffer.keys), joined)
-            self._runs.append(replace(run, unit=self._unit))
+            keys_N, source_rows_N = np.concatenate(buffer.keys), np.array(buffer.source_rows, SOURCE_ROW_DTYPE)
+            run = write_run(self._folder / key.folder, name, key, rows, keys_N, joined, source_rows_N)
+            self._runs.append(replace(run, unit=self._unit, file=self._file))
         self._buffers.clear()
         self._run_samples = self._run_bytes = 0
 
@@ -207,6 +220,10 @@ class Spill:
         self._flush_batch()
         self._write_runs()
         return tuple(self._runs)
+
+
+def _known(source_row: int | None) -> int:
+    return -1 if source_row is None else source_row
 
 
 def _column(values: object, field: pa.Field, num_rows: int) -> pa.Array:
