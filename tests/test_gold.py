@@ -276,6 +276,19 @@ def test_whole_recordings_are_held_out_in_every_source_and_copies_too(recordings
     assert gold.held_out.duplicate
 
 
+def test_a_pack_of_stores_that_were_cleaned_differently_names_both_cleanings(
+    recordings: Path, world: World, tmp_path: Path
+) -> None:
+    cleaned = {**STORE, "normalization_version": "nfc-1+clean-1"}
+    with StoreWriter(tmp_path / "cleaned", tokenizer=TextTokenizer.load(world.tokenizer), **cleaned) as writer:
+        for i in range(20):
+            info = SampleInfo(sample_id=f"clean-{i}", dataset_source="clean", language="hi", speaker_id=f"{i // 4}")
+            writer.add_speech(info, [i] * 20, {"native": f"sentence {i}"})
+    cut_gold([recordings, tmp_path / "cleaned"], tmp_path / "gold", GoldOptions(num_ce=12, num_decode=2))
+    assert open_store(tmp_path / "gold").manifest.normalization_version == "nfc-1 and nfc-1+clean-1"
+    assert verify_store(tmp_path / "gold").is_sound
+
+
 def test_neither_clones_nor_stitched_segments_bring_a_gold_sample_back(
     world: World, recordings: Path, tmp_path: Path
 ) -> None:

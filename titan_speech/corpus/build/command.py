@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.errors import DataError
-from titan_speech.verbs.values import MB, local_folder_or_s3, megabytes
+from titan_speech.verbs.shared_arguments import add_shard_mb, add_workers
+from titan_speech.verbs.values import MB, local_folder_or_s3, megabytes, natural
 
 if TYPE_CHECKING:
     from titan_speech.corpus.build.run import BuildRequest
@@ -56,21 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--codec-name", help="codec of the codes, for formats that do not say it")
     which.add_argument("--codec-hash", help="sha256 of its weights, 64 digits: stores of different hashes never mix")
     which.add_argument("--normalize", action="store_true", help="bring texts into their one form first")
-    which.add_argument("--seed", type=int, default=0, help="of the order of samples in the store (default: 0)")
-    which.add_argument(
-        "--shard-mb",
-        dest="shard_bytes",
-        type=megabytes,
-        default=128 * MB,
-        help="tokens of a shard, in MB (default: 128)",
-    )
+    which.add_argument("--seed", type=natural, default=0, help="of the order of samples in the store (default: 0)")
+    add_shard_mb(which)
     how = parser.add_argument_group("how")
-    how.add_argument("--unit-mb", type=float, default=256, help="of large arrays, imported at a time (default: 256)")
+    how.add_argument(
+        "--unit-mb",
+        dest="unit_bytes",
+        type=megabytes,
+        default=256 * MB,
+        help="of large arrays, imported at a time (default: 256)",
+    )
     how.add_argument("--work-dir", default=".", metavar="DIR", help="where a store for s3:// is built (default: here)")
     how.add_argument(
         "--endpoint-url", default="", help="server of s3:// that is not Amazon's (default: AWS_ENDPOINT_URL)"
     )
-    how.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    add_workers(how, default=os.cpu_count() or 1)
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
     )
@@ -116,11 +117,9 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         codec=args.codec,
         codes_dtype=args.codes_dtype,
         long_audio=args.long_audio,
-        unit_bytes=max(1, int(args.unit_mb * (1 << 20))),
+        unit_bytes=max(1, args.unit_bytes),
         llasa_tokenizer=Path(args.llasa_tokenizer) if args.llasa_tokenizer else None,
     )
-    if args.workers < 1:
-        raise DataError(f"--workers is {args.workers}; expected at least 1")
     return BuildRequest(
         format=args.format,
         options=options,

@@ -16,6 +16,7 @@ from titan_speech.corpus.text.presets import LAYOUTS, PRESETS
 from titan_speech.corpus.text.rules import Rules
 from titan_speech.corpus.text.tally import Tally
 from titan_speech.errors import DataError
+from titan_speech.verbs.shared_arguments import add_workers
 from titan_speech.verbs.values import local_folder
 
 
@@ -41,12 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, required=True, help="folder of the tokenizer that lengths are counted with"
     )
     parser.add_argument("--rules", type=Path, metavar="FILE", help="TOML with other limits, and sources")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    add_workers(parser, default=1, said="1")
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.workers < 1:
-        raise DataError(f"--workers is {args.workers}; expected at least 1")
     rules, sources = read_job_file(args.rules) if args.rules else (Rules(), ())
     given = args.format is not None or bool(args.input)
     if given == bool(sources):

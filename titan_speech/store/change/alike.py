@@ -1,6 +1,7 @@
-"""Whether stores speak one language of codes and ids.
+"""Whether stores speak one language of codes and ids, and what they are together.
 
-In: stores that are to become one. Out: nothing, or an error that names every difference and what brings them together.
+In: stores that are to become one. Out: a manifest without parts for what is made of them, or an error that names every
+difference and what brings them together.
 """
 
 from __future__ import annotations
@@ -8,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from titan_speech.errors import DataError
-from titan_speech.store.manifest import Kind
-from titan_speech.store.normalizations import rules_of
+from titan_speech.store.manifest import Kind, Manifest
+from titan_speech.store.normalizations import all_of, rules_of
 from titan_speech.store.store import Store
+
+
+def manifest_of_all(stores: Sequence[Store], name: str, seed: int) -> Manifest:
+    """Of stores that `refuse_different` let pass."""
+    manifests = [store.manifest for store in stores]
+    return Manifest(
+        name=name,
+        licence=" AND ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
+        codec=next((manifest.codec for manifest in manifests if manifest.codec is not None), None),
+        tokenizer=manifests[0].tokenizer,
+        normalization_version=all_of(manifest.normalization_version for manifest in manifests),
+        seed=seed,
+        parts=(),
+    )
 
 
 def refuse_different(stores: Sequence[Store], what_failed: str) -> None:

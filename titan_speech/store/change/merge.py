@@ -15,12 +15,11 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.builder import check_shard_bytes
-from titan_speech.store.change.alike import refuse_different
+from titan_speech.store.change.alike import manifest_of_all, refuse_different
 from titan_speech.store.change.assemble import RunJob, assemble_store
 from titan_speech.store.change.stored import read_shard
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
-from titan_speech.store.normalizations import all_of
 from titan_speech.store.store import Store, open_store
 from titan_speech.store.write.runs import Run
 
@@ -44,17 +43,8 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path, options: Merge
         raise DataError(f"got stores {', '.join(map(str, paths))}: expected two or more different ones")
     stores = [open_store(path) for path in paths]
     refuse_different(stores, "these stores cannot be merged")
-    first = stores[0].manifest
-    seed = first.seed if options.seed is None else options.seed
-    manifest = Manifest(
-        name=options.name or " + ".join(store.manifest.name for store in stores),
-        licence=" AND ".join(dict.fromkeys(store.manifest.licence for store in stores)),
-        codec=next((store.manifest.codec for store in stores if store.manifest.codec is not None), None),
-        tokenizer=first.tokenizer,
-        normalization_version=all_of(store.manifest.normalization_version for store in stores),
-        seed=seed,
-        parts=(),
-    )
+    seed = stores[0].manifest.seed if options.seed is None else options.seed
+    manifest = manifest_of_all(stores, options.name or " + ".join(store.manifest.name for store in stores), seed)
     jobs = [job for number, store in enumerate(stores) for job in _jobs(store, number, seed)]
     return assemble_store(
         Path(output),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from titan_speech.store.change.merge import MergeOptions, merge_stores
-from titan_speech.verbs.values import MB, local_folder, megabytes, natural, positive
+from titan_speech.verbs.shared_arguments import add_shard_mb, add_workers
+from titan_speech.verbs.values import local_folder, natural
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,14 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="folder of the new store; must not exist", type=local_folder, required=True)
     parser.add_argument("--name", help="name of the new store (default: the names of the stores)")
     parser.add_argument("--seed", help="seed of its order (default: that of the first store)", type=natural)
-    parser.add_argument(
-        "--shard-mb",
-        dest="shard_bytes",
-        help="tokens of a shard, in MB (default: 128)",
-        type=megabytes,
-        default=128 * MB,
-    )
-    parser.add_argument("--workers", help="processes (default: one a core)", type=positive)
+    add_shard_mb(parser)
+    add_workers(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.change.migrate import MigrateOptions, migrate_store, plan_migration
-from titan_speech.verbs.values import MB, local_folder, megabytes, positive
+from titan_speech.verbs.shared_arguments import add_shard_mb, add_workers
+from titan_speech.verbs.values import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help="name of the new codec")
     parser.add_argument("--codec-hash", help="hash of the new codec")
     parser.add_argument("--plan", help="print what would be done, and write nothing", action="store_true")
-    parser.add_argument(
-        "--shard-mb",
-        dest="shard_bytes",
-        help="tokens of a shard, in MB (default: 128)",
-        type=megabytes,
-        default=128 * MB,
-    )
-    parser.add_argument("--workers", help="processes (default: one a core)", type=positive)
+    add_shard_mb(parser)
+    add_workers(parser)
 
 
 def run(args: argparse.Namespace) -> None:

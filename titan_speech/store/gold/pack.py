@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from titan_speech.errors import DataError
-from titan_speech.store.change.alike import refuse_different
+from titan_speech.store.change.alike import manifest_of_all, refuse_different
 from titan_speech.store.change.assemble import RunJob, assemble_store
 from titan_speech.store.change.stored import read_shard
 from titan_speech.store.files import StoreFiles
@@ -229,27 +229,19 @@ class _ChosenRun:
 
 
 def _write(stores: Sequence[Store], choice: Choice, gold: Gold, output: Path) -> None:
-    first = stores[0].manifest
+    seed = stores[0].manifest.seed
     rows: dict[tuple[int, PartInfo, int], list[int]] = {}
     for candidate in choice.all:
         rows.setdefault((candidate.store, candidate.part, candidate.shard), []).append(candidate.row)
     jobs = [
         RunJob(
-            _ChosenRun(stores[number].files, part, info, f"{number}-{info.name}", tuple(sorted(some)), first.seed),
+            _ChosenRun(stores[number].files, part, info, f"{number}-{info.name}", tuple(sorted(some)), seed),
             info.num_bytes,
         )
         for (number, part, shard), some in rows.items()
         for info in [part.shards[shard]]
     ]
-    manifest = Manifest(
-        name="gold of " + " + ".join(store.manifest.name for store in stores),
-        licence=" AND ".join(dict.fromkeys(store.manifest.licence for store in stores)),
-        codec=next((store.manifest.codec for store in stores if store.manifest.codec is not None), None),
-        tokenizer=first.tokenizer,
-        normalization_version=first.normalization_version,
-        seed=first.seed,
-        parts=(),
-    )
+    manifest = manifest_of_all(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
 
     def add_gold_file(folder: Path, _: Manifest) -> None:
         with open(folder / GOLD_NAME, "w", encoding="utf-8") as file:
