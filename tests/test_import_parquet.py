@@ -157,3 +157,9 @@ def test_a_flipped_bit_is_found_where_the_writer_left_page_sums(tmp_path: Path) 
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match=r"a.parquet is damaged near row 0"):
         imported("parquet", path, columns=COLUMNS)
+
+
+def test_a_store_is_not_imported_again() -> None:
+    store = Path(__file__).parent.parent / "demo_data"
+    with pytest.raises(DataError, match=r"demo_data is a token store, which needs no import: .*store merge"):
+        opened("parquet", store)

@@ -16,9 +16,12 @@ def add_shard_mb(arguments: Arguments) -> None:
         dest="shard_bytes",
         help="tokens of a shard, in MB (default: 128)",
         type=megabytes,
+        metavar="MB",
         default=128 * MB,
     )
 
 
 def add_workers(arguments: Arguments, default: int | None = None, said: str = "one a core") -> None:
-    arguments.add_argument("--workers", help=f"processes (default: {said})", type=positive, default=default)
+    arguments.add_argument(
+        "--workers", help=f"processes (default: {said})", type=positive, default=default, metavar="N"
+    )

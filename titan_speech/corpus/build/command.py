@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unit-mb",
         dest="unit_bytes",
         type=megabytes,
+        metavar="MB",
         default=256 * MB,
         help="of large arrays, imported at a time (default: 256)",
     )

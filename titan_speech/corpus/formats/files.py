@@ -21,6 +21,7 @@ _MAGIC = (
     (0, b"PK\x03\x04", "a zip archive (.npz)", None),
     (257, b"ustar", "a tar", "webdataset"),
 )
+_A_STORE = "a token store, which needs no import"
 _SUFFIXES = {
     ".parquet": "parquet",
     ".tar": "webdataset",
@@ -62,6 +63,8 @@ def _files_under(root: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
         raise DataError(f"input {root} does not exist")
     if root.is_file():
         return [root]
+    if _is_store(root):
+        raise DataError(f"input {root} is {_A_STORE}: train on it as it is, or join it to others with store merge")
     return [path for path in sorted(root.rglob("*")) if path.name.lower().endswith(suffixes) and path.is_file()]
 
 
@@ -86,8 +89,8 @@ def looks_like(path: Path) -> tuple[str, str | None] | None:
     """What a file or folder seems to hold, and the format that reads it."""
     if path.is_file():
         return _file_looks_like(path)
-    if (path / "manifest.json").is_file() and any(path.glob("*/*.tokens")):
-        return "a token store, which needs no import", None
+    if _is_store(path):
+        return _A_STORE, None
     if _is_mds_index(path / "index.json"):
         return "MosaicML MDS shards", "mds"
     if any(path.glob("*_codes_index.npy")):
@@ -97,6 +100,10 @@ def looks_like(path: Path) -> tuple[str, str | None] | None:
             if file.name.lower().endswith(suffix):
                 return f"a folder of {suffix} files ({file.relative_to(path)})", name
     return None
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file() and any(folder.glob("*/*.tokens"))
 
 
 def _file_looks_like(path: Path) -> tuple[str, str | None] | None:

@@ -9,7 +9,7 @@ Shapes: N documents of a language.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,7 +42,7 @@ class Originals:
             known = self._found.get(verdict, {}) | pairs
             self._found[verdict] = dict(sorted(known.items())[:EXAMPLES_PER_RULE])
 
-    def of_units(self, works: Sequence[UnitWork]) -> list[Mapping[int, str]]:
+    def of_units(self, works: Sequence[UnitWork]) -> list[dict[int, str]]:
         """For each unit: row of a copy -> what it copies."""
         told: list[dict[int, str]] = [{} for _ in works]
         for pairs in self._found.values():
