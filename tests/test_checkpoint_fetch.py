@@ -17,7 +17,7 @@ from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.folder import checkpoint_path
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.remote_start import local_copy, with_local_start
+from titan_speech.checkpoint.upload.remote_start import ROLLED_BACK, local_copy, with_local_start
 from titan_speech.checkpoint.upload.turn import Turn
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.tables import CheckpointTable, JobTable, SpeechConfig, StorageTable, UploadTable
@@ -99,8 +99,26 @@ def test_the_newer_of_here_and_there_is_gone_on_from(config: SpeechConfig, ours:
     assert {int(path.name.removeprefix("step-")) for path in own(config).glob("step-*")} == expected
 
 
-def test_the_step_that_is_asked_for_comes(config: SpeechConfig) -> None:
+def test_what_a_rollback_retired_does_not_come_back_from_the_address(config: SpeechConfig) -> None:
+    config = replace(config, upload=replace(config.upload, to=f"{PREFIX}-rolled-back"))
+    job = UploadJob.of_run(config, 0)
+    for step in (10, 20):
+        write_checkpoint(job.checkpoints, step)
+    Turn(job).run()
+    retired = checkpoint_path(job.checkpoints, 20)
+    retired.replace(retired.with_name(f"{retired.name}{ROLLED_BACK}"))
+    with_local_start(config)
+    assert job.prefix().names() == ["step-10"]
+    assert not retired.exists()
+    write_checkpoint(job.checkpoints, 20, seed=1)
+    Turn(job).run()
+    with_local_start(config)
+    assert job.prefix().names() == ["step-10", "step-20"]
+
+
+def test_the_step_that_is_asked_for_comes(config: SpeechConfig, caplog: pytest.LogCaptureFixture) -> None:
     with_local_start(replace(config, checkpoint=CheckpointTable(load_step=10)))
+    assert "still has step-20, step-30" in caplog.text
     assert [path.name for path in own(config).glob("step-*")] == ["step-10"]
 
 

@@ -10,8 +10,9 @@ import warnings
 
 
 def quieten_dependencies() -> None:
-    """Of torchao, torchdata and DTensor; called by whatever reads batches, before they are imported."""
+    """Of torchao, torchdata, DTensor and botocore; called by whatever reads batches, before they are imported."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
     warnings.filterwarnings("ignore", message="DTensor random operators may not have complete support")
     logging.getLogger().addFilter(_is_of_use)

@@ -418,7 +418,8 @@ class CheckpointTable:
     """Step to resume from; -1 is the newest. A step that is not there stops the run."""
 
     initial_load_path: str = ""
-    """Checkpoint folder (.../step-N) whose weights a run without checkpoints of its own starts from."""
+    """Checkpoint folder (.../step-N, also s3://bucket/prefix/step-N) whose weights a run without checkpoints of its own
+    starts from."""
 
     create_seed_checkpoint: bool = False
     """Write freshly initialised weights as step 0 and stop; one process."""

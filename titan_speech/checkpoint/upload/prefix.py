@@ -2,6 +2,7 @@
 
     PREFIX/run.json                     whose checkpoints these are
     PREFIX/complete/step-40.json        written last: names the files of step 40, with sizes and sha256
+    PREFIX/left/step-50.json            a manifest that counts no more: the run was rolled back behind it
     PREFIX/step-40/__0_0.distcp, ...    as below the run's checkpoint folder
     PREFIX/provenance/step-40.json, ...
 
@@ -32,7 +33,7 @@ from titan_speech.remote.client import Client
 from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.url import S3Url
 
-RUN_NAME = "run.json"
+RUN_NAME, LEFT = "run.json", "left"
 _STEP = re.compile(r".*?-(\d+)")
 
 
@@ -83,6 +84,11 @@ class Prefix:
     def uncount(self, name: str) -> None:
         """It counts no more; its files stay."""
         self.client.delete(self.url.child(manifest_path(name)))
+
+    def leave(self, name: str) -> None:
+        """The run went back behind it: it counts no more, its manifest is kept under `left/`, and so are its files."""
+        self.put(f"{LEFT}/{name}.json", self.client.read(self.url.child(manifest_path(name))))
+        self.uncount(name)
 
     def remove(self, name: str) -> None:
         """It counts no more, and its files go."""

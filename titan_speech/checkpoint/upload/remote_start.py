@@ -21,7 +21,9 @@ from titan_speech.checkpoint.folder import checkpoint_path
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
+from titan_speech.checkpoint.upload.local import local_checkpoint
 from titan_speech.checkpoint.upload.prefix import Prefix, step_of
+from titan_speech.checkpoint.upload.send import is_sent
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.tables import SpeechConfig, StorageTable
 from titan_speech.errors import CheckpointError, DataError, TitanSpeechError
@@ -33,6 +35,8 @@ from titan_speech.remote.url import S3Url, is_s3
 logger = logging.getLogger(__name__)
 
 NEWEST = -1
+ROLLED_BACK = ".rolled-back"
+"""Ends the names of checkpoints that a rollback retired."""
 
 
 def with_local_start(config: SpeechConfig) -> SpeechConfig:
@@ -110,6 +114,7 @@ def _fetch_newest(config: SpeechConfig) -> None:
     try:
         prefix = job.prefix()
         claim(job, prefix)
+        _leave_what_was_rolled_back(prefix, job.checkpoints)
         name = _wanted(prefix, config.checkpoint.load_step)
     except UnreachableError as error:
         if ours is None:
@@ -125,12 +130,29 @@ def _fetch_newest(config: SpeechConfig) -> None:
         fetch(prefix, name, job.checkpoints)
 
 
+def _leave_what_was_rolled_back(prefix: Prefix, folder: Path) -> None:
+    """Retired here, it must not come back from there; what was saved of the same step since then is another one."""
+    there = set(prefix.names())
+    for path in folder.glob(f"step-*{ROLLED_BACK}"):
+        name, retired = path.name.removesuffix(ROLLED_BACK), local_checkpoint(path)
+        if retired is not None and name in there and is_sent(prefix.read(name), replace(retired, path=folder / name)):
+            prefix.leave(name)
+            _say(f"{name} at {prefix.url} counts no more: the run was rolled back behind it.")
+
+
 def _wanted(prefix: Prefix, load_step: int) -> str | None:
     """None: nothing there is of use, and the folder decides."""
     if load_step == NEWEST:
         return newest_full(prefix)
+    names = prefix.names()
+    newer = [name for name in names if step_of(name) > load_step]
+    if newer:
+        _say(
+            f"{prefix.url} still has {', '.join(newer)}: a restart without checkpoint.load_step resumes from there. To "
+            "stay on this branch, give it an upload.to of its own."
+        )
     name = f"step-{load_step}"
-    return name if name in prefix.names() else None
+    return name if name in names else None
 
 
 def newest_sound(folder: Path) -> int | None:
