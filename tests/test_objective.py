@@ -39,6 +39,11 @@ def loss_config() -> GroupedCrossEntropy.Config:
     )
 
 
+def taken_from(loss: GroupedCrossEntropy, is_sound: bool = True) -> torch.Tensor:
+    loss.groups.commit(torch.tensor(is_sound))
+    return loss.groups.take(torch.device("cpu"))
+
+
 def kind_of(token_id: int) -> TokenKind:
     if token_id < FIRST_CODE:
         return TokenKind.TEXT
@@ -67,7 +72,7 @@ def test_group_losses_equal_those_by_hand_from_an_independent_forward(family: st
     loss = loss_config().build()
     logits_BLV = model(inputs_BL, positions_BL, model.get_attention_masks(positions_BL))
     loss(logits_BLV, labels_BL, torch.tensor((targets_BL != -100).sum()))
-    ours = group_losses(loss.groups.take(torch.device("cpu")), STREAMS)
+    ours = group_losses(taken_from(loss), STREAMS)
     by_hand = losses_by_hand(transformers_twin(family, model)(inputs_BL).logits, targets_BL, stream_B)
     assert set(ours) == set(by_hand)
     for name, group in ours.items():
@@ -89,7 +94,7 @@ def test_a_batch_without_trained_tokens_adds_nothing() -> None:
     loss = loss_config().build()
     value, _ = loss(torch.randn(2, 8, NUM_ROWS), torch.full((2, 8), -100), torch.tensor(5))
     assert value == 0
-    assert group_losses(loss.groups.take(torch.device("cpu")), STREAMS) == {}
+    assert group_losses(taken_from(loss), STREAMS) == {}
 
 
 def test_groups_start_again_after_they_are_taken() -> None:
@@ -99,9 +104,21 @@ def test_groups_start_again_after_they_are_taken() -> None:
     taken = []
     for _ in range(2):
         loss(logits_BLV, labels_BL, None)
-        taken.append(loss.groups.take(torch.device("cpu")))
+        taken.append(taken_from(loss))
     assert torch.equal(taken[0], taken[1])
     assert taken[0][1].sum() == (targets_BL != -100).sum()
+
+
+def test_a_step_that_is_not_sound_leaves_no_trace_in_the_groups() -> None:
+    loss = loss_config().build()
+    inputs_BL, labels_BL, *_ = batch()
+    logits_BLV = torch.randn(*inputs_BL.shape, NUM_ROWS)
+    loss(logits_BLV, labels_BL, None)
+    sound = taken_from(loss)
+    loss(logits_BLV, labels_BL, None)
+    loss.groups.commit(torch.tensor(True))
+    loss(torch.full_like(logits_BLV, torch.nan), labels_BL, None)
+    assert torch.equal(taken_from(loss, is_sound=False), sound)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 4])
@@ -128,4 +145,4 @@ def test_chunks_give_the_loss_groups_and_gradients_of_whole_logits(num_chunks: i
         results.append((value.detach(), hidden.grad, head.weight.grad))
     for ours, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(chunked.loss_fn.groups.take(torch.device("cpu")), whole.groups.take(torch.device("cpu")))
+    torch.testing.assert_close(taken_from(chunked.loss_fn), taken_from(whole))

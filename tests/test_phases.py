@@ -21,8 +21,9 @@ from titan_speech.data.phases.carry import PhaseEnd
 from titan_speech.data.phases.files import FOLDER, continued_from, phase_end, write_phases, write_step
 from titan_speech.data.phases.report import phase_figures, phases_json, phases_text
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.show import show_lines
 from titan_speech.data.streams import Rules, SplitStream, WholeStream, whole_counts
-from titan_speech.errors import CheckpointError
+from titan_speech.errors import CheckpointError, ConfigError
 from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -295,6 +296,28 @@ def test_a_new_stage_reads_on_where_the_one_before_stopped(world: World, tmp_pat
     end = PhaseEnd("s2/step-4", 4, second.phases)
     resumed = planned(more_tts(world, "start"), end)  # needs the first stage no more
     assert resumed.pack(100).pieces == second.pack(100).pieces
+
+
+def test_show_prints_the_packs_of_the_phase_a_run_is_in(world: World, tmp_path: Path) -> None:
+    first = planned(world.three_tasks())
+    config = more_tts(world, "more-tts")
+    config = replace(config, job=replace(config.job, dump_folder=str(tmp_path)))
+    second = planned(config, at_step(first, 3))
+    checkpoint = tmp_path / "checkpoint" / "step-5"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / ".metadata").touch()
+    write_step(checkpoint, 5, second.phases)
+    slot = second.phase.first_slot + 7
+    opening, *_ = show_lines(config, (slot,), color=False)
+    pack = second.pack(slot)
+    name = second.streams[pack.stream].name
+    assert opening.startswith(f"slot {slot}  {name} ")
+    assert (
+        f"pack {second.locate(slot)[1]} of the stream: {len(pack.ids_S):,} tokens, {pack.num_trained_tokens:,}"
+        in opening
+    )
+    with pytest.raises(ConfigError, match="lies in an earlier phase of the run"):
+        list(show_lines(config, (0,), color=False))
 
 
 def test_the_history_of_a_run_is_told(world: World, tmp_path: Path) -> None:

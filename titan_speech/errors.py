@@ -39,3 +39,7 @@ class PublishError(TitanSpeechError, OSError):
 
 class PlanError(TitanSpeechError, RuntimeError):
     """A run that does not fit together: its step cannot be traced or taken."""
+
+
+class HealthError(TitanSpeechError, RuntimeError):
+    """The run stopped itself, since going on would do harm."""

@@ -28,40 +28,50 @@ NUM_KINDS = len(TokenKind)
 
 
 class GroupSums:
-    """Loss sum and token count of every group, kept on the device; group = stream * NUM_KINDS + kind."""
+    """Loss sum and token count of every group, kept on the device; group = stream * NUM_KINDS + kind.
+
+    What a step adds counts once the step is committed: a step that was skipped leaves no trace.
+    """
 
     def __init__(self, num_streams: int) -> None:
         self.num_streams = num_streams
+        self._step_2G: torch.Tensor | None = None
         self._sums_2G: torch.Tensor | None = None
 
     def keep_in(self, module: torch.nn.Module, device: torch.device) -> None:
-        """Make the sums a buffer of the module, which no checkpoint holds.
+        """Make the sums of a step a buffer of the module, which no checkpoint holds.
 
         A pipeline rehearses its first pass, loss included, and then restores the buffers of its stage: what is none
         would count the rehearsal too. A CUDA graph finds them allocated.
         """
-        sums_2G = torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
-        module.register_buffer("loss_sums", sums_2G, persistent=False)
-        self._sums_2G = sums_2G
+        self._step_2G = self._zeros(device)
+        module.register_buffer("loss_sums", self._step_2G, persistent=False)
 
     def add(self, nll_N: torch.Tensor, group_N: torch.Tensor, trained_N: torch.Tensor) -> None:
         """Add the per-token losses of one call, in place; tokens not trained add nothing."""
+        if self._step_2G is None:
+            self._step_2G = self._zeros(nll_N.device)
+        self._step_2G[0].index_add_(0, group_N, nll_N.double())
+        self._step_2G[1].index_add_(0, group_N, trained_N.double())
+
+    def commit(self, is_sound: torch.Tensor) -> None:
+        """Take over what was added since the last commit if `is_sound`, a flag on the device; forget it if not."""
+        if self._step_2G is None:
+            return
         if self._sums_2G is None:
-            num_groups = self.num_streams * NUM_KINDS
-            self._sums_2G = torch.zeros(2, num_groups, dtype=torch.float64, device=nll_N.device)
-        self._sums_2G[0].index_add_(0, group_N, nll_N.double())
-        self._sums_2G[1].index_add_(0, group_N, trained_N.double())
+            self._sums_2G = self._zeros(self._step_2G.device)
+        self._sums_2G += torch.where(is_sound, self._step_2G, 0.0)
+        self._step_2G.zero_()
 
     def take(self, device: torch.device) -> torch.Tensor:
-        """Sums and counts since the last take, shape [2, streams, kinds]; starts again from zero."""
-        taken = (
-            self._sums_2G.clone()
-            if self._sums_2G is not None
-            else torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
-        )
+        """Committed sums and counts since the last take, shape [2, streams, kinds]; starts again from zero."""
+        taken = self._zeros(device) if self._sums_2G is None else self._sums_2G.clone()
         if self._sums_2G is not None:
             self._sums_2G.zero_()
         return taken.view(2, self.num_streams, NUM_KINDS)
+
+    def _zeros(self, device: torch.device) -> torch.Tensor:
+        return torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
 
 
 class GroupedCrossEntropy(BaseLoss):

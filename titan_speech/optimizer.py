@@ -23,17 +23,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.components.optimizer.utils import init_optim_state
 
+from titan_speech.health.guard import GuardedOptimizers
 from titan_speech.new_rows import VocabularyMatrix, local_part, vocabulary_matrices
 
 
-class SpeechOptimizers(OptimizersContainer):
+class SpeechOptimizers(GuardedOptimizers):
     """TorchTitan's optimizers; `begin_step` says which step is next."""
 
     @dataclass(kw_only=True, slots=True)
-    class Config(OptimizersContainer.Config):
+    class Config(GuardedOptimizers.Config):
         num_old_rows: int
         """Vocabulary rows the backbone came with; those above are new."""
 

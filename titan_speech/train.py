@@ -20,7 +20,8 @@ from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.check import OF_INITIAL
 from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.config.present import check_present
-from titan_speech.errors import ConfigError, TitanSpeechError
+from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
+from titan_speech.health.exits import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, LeaveRun
 from titan_speech.quiet import quieten_dependencies
 
 if TYPE_CHECKING:
@@ -32,19 +33,21 @@ if TYPE_CHECKING:
     from titan_speech.prompts import Grammar
     from titan_speech.trainer import SpeechTrainer
 
-EXIT_BAD_INPUT = 2
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage; 0 when it finished, 2 when the input was bad."""
+    """Run one stage; 0 when it finished, else a code of `titan_speech.health.exits`."""
     _stand_alone_defaults()
     try:
         trainer = prepare(list(sys.argv[1:] if argv is None else argv))
         run(trainer)
+    except LeaveRun as leave:
+        if os.environ["RANK"] == "0":
+            print(f"titan_speech: {leave.reason}", file=sys.stderr, flush=True)
+        return EXIT_RESTART
     except TitanSpeechError as error:
         if os.environ["RANK"] == "0":
             print(f"titan_speech: {error}", file=sys.stderr, flush=True)
-        return EXIT_BAD_INPUT
+        return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
     return 0
 
 
@@ -138,15 +141,20 @@ def run(trainer: SpeechTrainer) -> None:
     """Train to the end, or write the seed checkpoint; the process group is left in order, then uploads end."""
     import torch
 
+    left: LeaveRun | None = None
     try:
         if trainer.config.checkpoint.create_seed_checkpoint:
             trainer.checkpointer.save(curr_step=0, last_step=True)
         else:
             trainer.train()
+    except LeaveRun as leave:
+        left = leave
     finally:
         trainer.close()
     torch.distributed.destroy_process_group()
     trainer.finish_uploads()
+    if left is not None:
+        raise left
 
 
 def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: BackboneShape) -> Provenance:

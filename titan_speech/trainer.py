@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,13 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
+from titan_speech.health.batch import BatchFinder
+from titan_speech.health.exits import LeaveRun
+from titan_speech.health.guard import StepGuard
+from titan_speech.health.hang import HangReport, is_of_a_collective
+from titan_speech.health.monitor import HealthMonitor, HealthState
+from titan_speech.health.rollback import Rollbacks
+from titan_speech.health.signals import StopSignals
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.counters import count_batch
 from titan_speech.observe.groups import StreamKey
@@ -49,6 +57,7 @@ class SpeechTrainer(Trainer):
     metrics_processor: SpeechMetricsProcessor
     checkpointer: SpeechCheckpointManager
     optimizers: SpeechOptimizers
+    dataloader: SpeechDataLoader
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -57,7 +66,27 @@ class SpeechTrainer(Trainer):
         self.uploads = start_uploads(config.speech, self.checkpointer.disks) if self.checkpointer.enable else None
         if self.uploads is not None:
             self.metrics_processor.sources.append(self.uploads.figures)
+        self.guard = StepGuard(self.device, self.parallel_dims.tp, loss.groups)
+        self.optimizers.guard = self.guard
+        finder = BatchFinder(config.plan, self.dataloader.shape, self.parallel_dims.tp * self.parallel_dims.cp)
+        self.health = HealthMonitor(
+            config.speech.health,
+            Path(config.dump_folder),
+            finder,
+            warmup_steps=config.budget.warmup_steps,
+            is_first_rank=torch.distributed.get_rank() == 0,
+        )
+        self.hangs = HangReport(Path(config.dump_folder), finder.slots)
+        self.rollbacks = Rollbacks(
+            config.speech.health, Path(config.dump_folder), Path(config.dump_folder) / config.speech.checkpoint.folder
+        )
+        self.metrics_processor.sources.append(self._health_figures)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
+
+    def _health_figures(self) -> dict[str, float]:
+        """At a log step, which waits for the device anyway."""
+        self.health.observe(self.guard.readings(settle=True))
+        return self.health.figures(self.step)
 
     def _facts(self) -> RunFacts:
         config = self.config
@@ -67,7 +96,6 @@ class SpeechTrainer(Trainer):
             num_steps=config.budget.num_steps,
             global_batch_tokens=config.speech.training.global_batch_tokens,
             flops=self._flops_per_token(),
-            has_loss=not self.parallel_dims.pp_enabled or self.pp_has_last_stage,
         )
 
     def _flops_per_token(self) -> FlopsPerToken:
@@ -95,44 +123,106 @@ class SpeechTrainer(Trainer):
             yield inputs, labels_BL
 
     def should_continue_training(self) -> bool:
-        """False at once for a run that is at its end already, which is then said, and where a stop was asked for."""
-        if self.checkpointer.must_stop:
-            logger.info(f"Training stops at step {self.step}, as was asked for.")
-            return False
-        if self.step >= self.config.training.steps and self.step == self.checkpointer.start.step:
+        """False from the start for a run that is at its end already, which is then said.
+
+        Raises, on all ranks alike:
+            HealthError: too many steps were skipped, or a loss spike cannot be rolled back.
+            LeaveRun: the run was asked to stop and is saved, or goes back to an earlier checkpoint.
+        """
+        self.health.end_if_due()
+        if self.health.spike_to_roll_back is not None:
+            self.rollbacks.decide(self.health.spike_to_roll_back)
+        is_at_end = self.step >= self.config.training.steps
+        if self.checkpointer.must_stop and not is_at_end:
+            raise LeaveRun(f"stopped after step {self.step}, as was asked for; start again to go on")
+        if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"Step {self.step} was the last already. Raise training.target_tokens to go on.")
         return super().should_continue_training()
 
+    def forward_backward_step(self, **batch: Any) -> torch.Tensor:
+        """One microbatch; gradients of what is frozen are dropped, and after the step's last one the guard judges.
+
+        TorchTitan gets no loss that is not finite: it would end the run, after the update.
+        """
+        self._num_microbatches += 1
+        number, all_of_them = self._num_microbatches, self.gradient_accumulation_steps
+        self.hangs.progress.mark(self.step, f"forward and backward of microbatch {number} of {all_of_them}")
+        loss = super().forward_backward_step(**batch).detach()
+        self.optimizers.drop_frozen_gradients()
+        if not self.parallel_dims.pp_enabled or self.pp_has_last_stage:
+            self.guard.add_loss(loss)
+        if number == all_of_them:
+            self.hangs.progress.mark(self.step, "gradient norm and update")
+            self.guard.judge(self.step, (p for part in self.model_parts for p in part.parameters()))
+        return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
+
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step; whatever goes wrong in it names rank, step and slots."""
+        if self.rollbacks.passes(self.step):
+            self._pass_over(data_iterator)
+            return
+        self._num_microbatches = 0
+        self.hangs.progress.mark(self.step, "reading the batches")
         self.optimizers.begin_step(self.step - 1)  # TorchTitan counts steps from 1
         try:
             super().train_step(data_iterator)
+            self.health.observe(self.guard.readings())
         except Exception as error:
+            if is_of_a_collective(error):
+                self.hangs.leave(error)
             slots = self.config.plan.phase.slots(self.step - 1)  # TorchTitan counts steps from 1
             where = f"rank {torch.distributed.get_rank()}, step {self.step}, slots {slots[0]} to {slots[-1]}"
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
             raise
+        self.hangs.step_ended(self.config.comm.train_timeout_seconds)
 
-    def forward_backward_step(self, **batch: Any) -> torch.Tensor:
-        """TorchTitan's; gradients of what is frozen are dropped before they are clipped."""
-        loss = super().forward_backward_step(**batch)
-        self.optimizers.drop_frozen_gradients()
-        return loss
+    def _pass_over(self, data_iterator: Iterator[Batch]) -> None:
+        """Read the step's batches and drop them; the schedule goes by steps, so it goes on."""
+        counts = self.metrics_processor.counts
+        for _ in range(self.dataloader.shape.num_microbatches):
+            next(data_iterator)
+        self.metrics_processor.counts = counts
+        self.lr_schedulers.step()
+        self.health.passed_over(self.step)
+
+    def train(self) -> None:
+        """TorchTitan's loop; a collective that fails outside a step, as in a save, ends the rank as one inside does.
+
+        Without checkpoints there is nothing to save on a signal, and the process ends as any other.
+        """
+        if self.checkpointer.enable:
+            StopSignals(self.config.speech.health.stop_within_sec, self._stop_on).listen()
+        self.hangs.begin(self.config.comm.init_timeout_seconds)
+        try:
+            super().train()
+        except Exception as error:
+            if is_of_a_collective(error):
+                self.hangs.leave(error)
+            raise
+
+    def _stop_on(self, signal_name: str) -> None:
+        """From the thread that listens; the checkpoint manager tells the other ranks at the step boundary."""
+        self.checkpointer.request_save(signal_name, stop=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The step; tokens seen follow from it, at any world size."""
-        return {"step": self.step}
+        """The step, from which tokens seen follow at any world size, and what was skipped up to it."""
+        self.health.observe(self.guard.readings(settle=True))
+        return {"step": self.step, "health": self.health.state.to_json(), "rollbacks": self.rollbacks.to_json()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["step"]
+        self.health.restore(HealthState.from_json(state_dict["health"]))
+        self.rollbacks.restore(state_dict["rollbacks"])
 
     def close(self) -> None:
-        """Also stops reading ahead; the checkpoint manager waits for a save that is still being written."""
+        """Also stops reading ahead; the checkpoint manager waits for a save that is still being written, and a rollback
+        that was decided follows."""
         if isinstance(getattr(self, "dataloader", None), SpeechDataLoader):
             self.dataloader.close()
         super().close()
+        self.hangs.progress.end()
+        self.rollbacks.carry_out()
 
     def finish_uploads(self) -> None:
         """Waits until every checkpoint is at its address, or says which are not; a run that was stopped waits less."""

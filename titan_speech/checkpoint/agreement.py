@@ -8,6 +8,7 @@ wait for an accelerator. Nothing is sent in a world of one.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -33,9 +34,13 @@ class Boundary:
     """A part of the last save is still being written."""
 
 
-def cpu_group() -> dist.ProcessGroup:
+BOUNDARY_TIMEOUT = timedelta(minutes=10)
+"""How long ranks wait for each other at a step boundary: validation or a slow disk may hold one of them up."""
+
+
+def cpu_group(timeout: timedelta | None = None) -> dist.ProcessGroup:
     """A group of all ranks of its own, so that its collectives cross no others; every rank calls this."""
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup), f"a group of all ranks without this one: {group}"
     return group
 
@@ -45,7 +50,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self._group = cpu_group() if self.world_size > 1 else None
+        self._group = cpu_group(BOUNDARY_TIMEOUT) if self.world_size > 1 else None
 
     def agree(self, mine: Boundary) -> Boundary:
         if self._group is None:

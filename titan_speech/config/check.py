@@ -134,6 +134,13 @@ RANGES = (
     Range("upload.bandwidth_mb_per_sec", least=0),
     Range("upload.finish_sec", least=0),
     Range("upload.stop_sec", least=0),
+    Range("health.max_skipped_steps", least=0),
+    Range("health.skip_window_steps", least=1),
+    Range("health.spike_z", least=0),
+    Range("health.spike_window_steps", least=10),
+    Range("health.spike_skip_steps", least=1),
+    Range("health.max_rollbacks", least=0),
+    Range("health.stop_within_sec", above=0),
     Range("metrics.log_every_steps", least=1),
     Range("comm.init_timeout_seconds", least=1),
     Range("comm.train_timeout_seconds", least=1),
@@ -230,12 +237,19 @@ def check_world_size(parallelism: ParallelismTable, world_size: int) -> Iterator
         yield Finding(_DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}")
 
 
+def check_health(config: SpeechConfig) -> Iterator[Finding]:
+    if config.health.on_spike == "rollback" and not config.checkpoint.enable:
+        keys = ("health.on_spike", "checkpoint.enable")
+        yield Finding(keys, '"rollback" without checkpoints', "checkpoint.enable = true, or warn", '"warn"')
+
+
 _CHECKS: tuple[Check, ...] = (
     check_ranges,
     check_batch,
     check_schedule,
     check_sizes,
     check_cadence,
+    check_health,
     check_flavor,
     check_support,
     check_data,

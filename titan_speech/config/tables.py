@@ -459,6 +459,39 @@ class UploadTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HealthTable:
+    """Steps that are not as they should be, and signals."""
+
+    max_skipped_steps: int = 10
+    """A step whose loss or gradient is not finite is skipped: its data is passed over, weights and optimizer stay as
+    they are. More than this many among the last skip_window_steps end the run."""
+
+    skip_window_steps: int = 100
+    """See max_skipped_steps."""
+
+    spike_z: float = 8.0
+    """A loss is a spike when it lies this many robust standard deviations above the median of the last
+    spike_window_steps; 0 looks for none. Steps of the warmup are left out."""
+
+    spike_window_steps: int = 100
+    """See spike_z; until it is full, nothing is a spike."""
+
+    on_spike: Literal["warn", "rollback"] = "warn"
+    """warn: say it and go on; rollback: go back to the last checkpoint before the spike_skip_steps steps that end with
+    the spike, and pass over their data. The run ends with code 75 for that, and is to be started again."""
+
+    spike_skip_steps: int = 10
+    """See on_spike."""
+
+    max_rollbacks: int = 3
+    """Rollbacks in a run; the next spike ends it."""
+
+    stop_within_sec: float = 120.0
+    """After SIGTERM or SIGUSR1 all ranks save at the next step boundary and leave with code 75; a rank that is not done
+    by then leaves without. torchrun waits for --shutdown-timeout only (default 30 s)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricsTable:
     """Where figures go. metrics.jsonl in the run folder is always written."""
 
@@ -511,6 +544,7 @@ class SpeechConfig:
     float8: Float8Table = field(default_factory=Float8Table)
     checkpoint: CheckpointTable = field(default_factory=CheckpointTable)
     upload: UploadTable = field(default_factory=UploadTable)
+    health: HealthTable = field(default_factory=HealthTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
     comm: CommTable = field(default_factory=CommTable)
     debug: DebugTable = field(default_factory=DebugTable)

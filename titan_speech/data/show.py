@@ -18,12 +18,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
+from pathlib import Path
 
 import numpy as np
 
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.labels import IGNORE_INDEX
 from titan_speech.data.pack import Pack
+from titan_speech.data.phases.carry import PhaseEnd
+from titan_speech.data.phases.files import newest_checkpoint, phase_end
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import ConfigError
 from titan_speech.prompts import Grammar
@@ -40,12 +43,25 @@ def show_lines(
 ) -> Iterator[str]:
     """The packs of these slots; with `source`, as many of its first packs as slots are given."""
     tokenizer = TextTokenizer.load(config.tokenizer.path)
-    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)
+    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer, _later_phase(config))
+    first = plan.phase.first_slot
     if source is not None:
         slots = _slots_of(plan, source, len(slots))
+    elif min(slots) < first:
+        raise ConfigError(
+            f"slot {min(slots):,} lies in an earlier phase of the run in {config.job.dump_folder}: phase "
+            f"{config.data.phase!r} begins at slot {first:,}; give the configuration of the phase it lies in"
+        )
     printer = PackPrinter(plan, tokenizer, wants_color() if color is None else color)
     for slot in slots:
         yield from printer.lines(plan.pack(slot))
+
+
+def _later_phase(config: SpeechConfig) -> PhaseEnd | None:
+    """Where the run of this configuration stands, if it has left its first phase: slots count over all of them."""
+    newest = newest_checkpoint(Path(config.job.dump_folder))
+    end = phase_end(newest.absolute()) if newest is not None else None
+    return end if end is not None and end.last.first_slot and end.last.label == config.data.phase else None
 
 
 def wants_color() -> bool:
@@ -59,7 +75,7 @@ def _slots_of(plan: DataPlan, source: str, count: int) -> list[int]:
         known = ", ".join(dict.fromkeys(stream.source for stream in plan.streams))
         raise ConfigError(f"no source is called {source!r}; expected one of {known}")
     places = np.flatnonzero(np.isin(plan.order.stream_M, indices))
-    return [int(place) for place in islice(places, count)]
+    return [plan.phase.first_slot + int(place) for place in islice(places, count)]
 
 
 class PackPrinter:

@@ -12,7 +12,7 @@ parts, one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,3 +68,14 @@ class SlotBatches:
         while True:
             yield from self.shape.microbatches(first_slot, self.places(first_slot, num_slots), self.dp_rank)
             first_slot += num_slots
+
+
+def slots_text(slots: Sequence[int]) -> str:
+    """Rising slots as `titan-speech data show --slots` reads them: 0,4-6."""
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and slot == runs[-1][-1] + 1:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

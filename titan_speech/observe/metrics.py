@@ -50,8 +50,6 @@ class RunFacts:
     num_steps: int
     global_batch_tokens: int
     flops: FlopsPerToken
-    has_loss: bool
-    """Whether this rank computes the loss: of a pipeline only the last stage does."""
 
 
 class SpeechMetricsProcessor(MetricsProcessor):
@@ -104,8 +102,9 @@ class SpeechMetricsProcessor(MetricsProcessor):
         counts = BatchCounts.from_tensor(self._sum_over(("batch",), self.counts.to_tensor(self.device)))
         lr = max((v for k, v in (extra_metrics or {}).items() if k.startswith("lr/")), default=math.nan)
         metrics: dict[str, Any] = {
-            "loss_of_step": self._of_last_stage(global_avg_loss),
+            "loss": math.nan,  # where every step since the last log was skipped
             **{name: group.mean for name, group in losses.items()},
+            **{name.replace("loss", "trained_tokens", 1): group.num_tokens for name, group in losses.items()},
             "grad_norm": grad_norm,
             "lr": lr,
             "tokens_seen": step * self.facts.global_batch_tokens,
@@ -123,11 +122,6 @@ class SpeechMetricsProcessor(MetricsProcessor):
             if mesh is not None:
                 torch.distributed.all_reduce(values, group=mesh.get_group())
         return values.cpu()
-
-    def _of_last_stage(self, loss: float) -> float:
-        """TorchTitan gives the other stages of a pipeline a stand-in."""
-        value = torch.tensor([loss if self.facts.has_loss else 0.0], dtype=torch.float64, device=self.device)
-        return float(self._sum_over(("pp",), value))
 
     def _throughput(self, step: int, counts: BatchCounts, window_sec: float) -> dict[str, float]:
         num_steps = step - self.last_logged_step

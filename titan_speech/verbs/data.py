@@ -80,7 +80,12 @@ VERBS = (
         "titan-speech data show --job.config_file train_configs/demo.toml --slots 0,1 --source tts",
         data_show,
         (
-            Argument("--slots", "global slots between commas (default: 0)", type=naturals, default=(0,)),
+            Argument(
+                "--slots",
+                "global slots and ranges between commas, such as 0,4-6 (default: 0)",
+                type=naturals,
+                default=(0,),
+            ),
             Argument("--source", "show as many of this source's first packs instead"),
         ),
         takes_config=True,

@@ -61,5 +61,13 @@ def local_folder_or_s3(text: str) -> str:
 
 
 def naturals(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas."""
-    return tuple(natural(part) for part in text.split(","))
+    """Whole numbers and ranges, both ends included, between commas: 0,4-6."""
+    return tuple(number for part in text.split(",") for number in _naturals(part))
+
+
+def _naturals(part: str) -> range:
+    first, _, last = part.partition("-")
+    numbers = range(natural(first), natural(last or first) + 1)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f'"{part}" ends before it begins')
+    return numbers

@@ -1,0 +1,72 @@
+"""SIGTERM and SIGUSR1 as a wish to stop, heard even while the main thread waits inside a collective.
+
+In: the signals of a scheduler, or of torchrun, which passes them on. Out: a call of `on_stop` on this rank; the
+checkpoint manager tells all others, so that they save at the same step and leave with EXIT_RESTART. A second signal
+leaves at once, and so does a rank that could not save in time; the checkpoints that are complete stay as they are.
+Signals within two seconds are one: a scheduler often signals torchrun and its workers, and torchrun passes its own on.
+
+The interpreter runs handlers only between bytecodes of the main thread, so a thread listens to its wake-up socket.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from titan_speech.health.exits import EXIT_RESTART
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+ONE_SIGNAL_SEC = 2.0
+
+
+class StopSignals:
+    """Listens from `listen` to the end of the process."""
+
+    def __init__(self, within_sec: float, on_stop: Callable[[str], None]) -> None:
+        """`within_sec`: time from the signal in which the rank must have left by itself."""
+        self.within_sec, self.on_stop = within_sec, on_stop
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+
+    def listen(self) -> None:
+        """From the main thread. Before it a signal ends the process as usual: there is nothing to save yet."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="stop-signals", daemon=True).start()
+
+    def _watch(self) -> None:
+        first = self._next_signal(None)
+        began = time.monotonic()
+        assert first is not None, "there is no deadline before the first signal"
+        self.on_stop(first)
+        _say(f"got {first}: saving at the next step boundary, then leaving (at most {self.within_sec:g} s)")
+        while (name := self._next_signal(began + self.within_sec)) is not None:
+            if time.monotonic() - began > ONE_SIGNAL_SEC:
+                _leave(f"got {name} after {first}: leaving at once, without saving")
+        _leave(f"could not save within {self.within_sec:g} s of {first} (health.stop_within_sec): leaving")
+
+    def _next_signal(self, deadline: float | None) -> str | None:
+        """Name of the next signal; None at the deadline."""
+        while True:
+            left_sec = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._receiver], [], [], left_sec)[0]:
+                return None
+            for number in self._receiver.recv(64):
+                if number in STOP_SIGNALS:
+                    return signal.Signals(number).name
+
+
+def _leave(message: str) -> None:
+    _say(message)
+    os._exit(EXIT_RESTART)
+
+
+def _say(message: str) -> None:
+    print(f"titan_speech: rank {os.environ.get('RANK', '0')} {message}", file=sys.stderr, flush=True)
