@@ -42,9 +42,11 @@ def test_the_marker_names_every_other_file_with_its_size_and_checksum(tmp_path: 
     assert committed_steps(tmp_path) == [5]
 
 
-def test_an_asynchronous_save_holds_the_state_of_its_step_and_not_a_later_one(tmp_path: Path) -> None:
-    saver, weights = Saver("async"), state(7.0, num_rows=100_000)
+@pytest.mark.parametrize("async_mode", ["async", "async_with_pinned_mem"])
+def test_an_asynchronous_save_holds_the_state_of_its_step_and_not_a_later_one(tmp_path: Path, async_mode: str) -> None:
+    saver, weights = Saver(async_mode), state(7.0, num_rows=100_000)
     saver.start(weights, save_job(tmp_path, 7), wait=False)
+    saver.wait_for_staging()
     for tensor in (weights["tok_embeddings.weight"], weights["norm.weight"]):
         tensor.fill_(8.0)  # pyright: ignore[reportAttributeAccessIssue]
     assert saver.settle().commit is not None

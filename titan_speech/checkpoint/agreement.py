@@ -1,8 +1,8 @@
 """What all ranks know at a step boundary, so that they save, settle and stop at the same step.
 
 In: what one rank sees: a signal, a clock, whether its part of a save has ended. Out: the same for all ranks: the
-greatest of each. One all-reduce of a few integers on the CPU a step: 0.1 ms between two processes of one machine, no
-wait for an accelerator. Nothing is sent in a world of one.
+greatest of each. One all-reduce of four integers on the CPU a step: 1.4 ms between two processes on two cores that were
+busy with other work; no wait for an accelerator. Nothing is sent in a world of one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Saving in the background: training waits while the state is copied to memory, not while it is written.
 
 In: a state dict and a `SaveJob`. Out: a `Commit`, or one error that every rank has, some steps later. The copy is one
-more state in memory (12 bytes a parameter over all ranks with AdamW in fp32), kept from save to save. On CUDA with
-`async_with_pinned_mem` it is page-locked and filled while the next step runs; elsewhere the step waits for it.
+more state in memory (12 bytes a parameter over all ranks with AdamW in fp32), kept from save to save. With
+`async_with_pinned_mem` it is filled while the next step computes its gradients, and on CUDA it is page-locked.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Saver:
     """One save at a time; `start` begins it, `settle` ends it."""
 
     def __init__(self, async_mode: str) -> None:
-        self.is_pinned = async_mode == "async_with_pinned_mem" and torch.cuda.is_available()
         self.is_async = async_mode != "disabled"
+        self._copies_beside = async_mode == "async_with_pinned_mem"
         self._group = cpu_group() if self.is_async else None
         self._stager: DefaultStager | None = None
         self._job: SaveJob | None = None
@@ -98,8 +98,8 @@ class Saver:
     def _new_stager(self) -> DefaultStager:
         """Kept from save to save, and its memory with it."""
         if self._stager is None:
-            pinned = self.is_pinned
-            self._stager = DefaultStager(StagingOptions(pinned, False, pinned, pinned))
+            is_pinned = self._copies_beside and torch.cuda.is_available()
+            self._stager = DefaultStager(StagingOptions(is_pinned, False, self._copies_beside, is_pinned))
         return self._stager
 
 

@@ -406,7 +406,7 @@ class CheckpointTable:
 
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
     """How a save overlaps with training: not at all; written in the background from a copy in memory; or copied in the
-    background too, into page-locked memory (CUDA; elsewhere the same as async)."""
+    background too, while the next step computes its gradients (on CUDA into page-locked memory)."""
 
     max_failed_saves: int = 3
     """Saves that may fail in a row (disk full, no access) before the run stops; the last step's must not fail."""
