@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from titan_speech.checkpoint.cadence import is_due
 from titan_speech.config.budget import Budget
 from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.config.present import check_present
@@ -110,6 +111,19 @@ def test_a_stage_mixes_tasks_and_languages_as_decided(name: str) -> None:
     assert rule.cap == {"en": 0.55 if stage == "sft" else 0.45}
     pool = set(rule.sources) or {source.name for source in data.source}
     assert pool == {source.name for source in data.source if source.task != "text"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if stage_of(name)])
+def test_a_stage_saves_and_keeps_as_decided(name: str) -> None:
+    table, is_sft = load(name).config.checkpoint, stage_of(name) == "sft"
+    due = [step for step in range(1, 70_001) if is_due(table.cadence, step)]
+    assert due[:3] == [1_000, 2_000, 3_000]
+    assert {after - before for before, after in pairwise(due)} == ({1_000, 2_000} if is_sft else {1_000, 5_000, 10_000})
+    if not is_sft:
+        assert [step for step in due if 8_000 < step <= 60_000 and step not in range(20_000, 50_000)] == [
+            *(9_000, 10_000, 15_000, 50_000, 60_000)
+        ]
+    assert (table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps) == (5, 20, 50_000)
 
 
 def test_sft_takes_its_stores_in_the_shares_decided_and_clones_for_the_most_part() -> None:

@@ -62,8 +62,8 @@ def test_the_tour_from_s1_to_sft_with_each_stage_cut_and_resumed_at_another_size
         for stream in json.loads(path.read_text())["streams"]
     }
     assert statuses == {("speech", "carried"), ("tts", "carried"), ("text", "carried")}
-    assert results["s1"]["last"] < results["s1"]["first"] - 1
-    assert results["s2"]["first"] < results["s1"]["first"] - 1  # it does not begin anew
+    assert results["s1"]["last"] < results["s1"]["first"] - 0.5
+    assert results["s2"]["first"] < results["s1"]["first"] - 0.5  # it does not begin anew
     print(json.dumps(results, indent=1))
 
 
