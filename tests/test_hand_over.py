@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3_server import BUCKET, S3Server
 from tests.test_budget import budget
 from tests.test_config import BASE, folder, load, problems  # noqa: F401  (folder is a fixture)
 from titan_speech.checkpoint.commit import Commit, Kind, file_record
 from titan_speech.checkpoint.folder import checkpoint_path, partial_path, publish
-from titan_speech.checkpoint.hand_over import hand_over, previewed, with_continued_data
+from titan_speech.checkpoint.hand_over import hand_over, here, previewed, with_continued_data
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.rates import rise, schedule_change
+from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.turn import Turn
 from titan_speech.config.budget import Budget
-from titan_speech.config.tables import CheckpointTable, SpeechConfig, StageTable
+from titan_speech.config.tables import CheckpointTable, SpeechConfig, StageTable, UploadTable
 from titan_speech.errors import CheckpointError
 
 PROVENANCE = Provenance(vocabulary="v", grammar="g", model="llama3 debug", global_batch_tokens=4)
@@ -100,6 +103,27 @@ def test_data_is_looked_at_from_where_the_stage_before_stands_if_it_is_there(tmp
     path = checkpoint(tmp_path, 4)
     assert previewed(config)[0].data.continue_from == str(path)
     assert previewed(SpeechConfig()) == (SpeechConfig(), "")
+
+
+def test_a_run_at_s3_is_taken_over_from_a_copy_on_this_node(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(tmp_path / "s1", 4)
+    newest = checkpoint(tmp_path / "s1", 8)
+    storage, address = s3_server.settings(tmp_path / "cache"), f"s3://{BUCKET}/hand-over"
+    Turn(UploadJob(tmp_path / "s1", newest.parent, UploadTable(to=address, keep="all"), storage)).run()
+    (tmp_path / "s1").rename(tmp_path / "gone")
+    for place, step in ((address, 8), (f"{address}/step-4", 4)):
+        config = replace(stage(Path("unused")), storage=storage)
+        config = replace(config, stage=replace(config.stage, from_=place))
+        start = hand_over(config, PROVENANCE, S2).start
+        assert start.checkpoint is not None
+        assert (start.checkpoint.name, start.is_hand_over) == (f"step-{step}", True)
+        assert start.checkpoint.is_relative_to(tmp_path / "cache")
+        monkeypatch.setenv("RANK", "1")
+        assert here(config, replace(start, checkpoint=Path("of/rank/0") / start.checkpoint.name)) == start
+        monkeypatch.setenv("RANK", "0")
+        assert here(config, start) is start
 
 
 def test_a_peak_above_the_rate_the_stage_before_ended_with_is_told_with_both_rates(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _model_of_stage(config: SpeechConfig) -> ModelTable:
 
 def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tuple[Start, Provenance]:
     """What the run starts from, and the provenance that inherits from it; what its rates do is told."""
-    from titan_speech.checkpoint.hand_over import hand_over
+    from titan_speech.checkpoint.hand_over import hand_over, here
     from titan_speech.checkpoint.opening import open_checkpoints
     from titan_speech.checkpoint.provenance import read_provenance
     from titan_speech.checkpoint.rates import schedule_change
@@ -126,7 +126,7 @@ def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tupl
     notes: tuple[str, ...] = ()
     if start.checkpoint is None and config.stage.from_ and not config.checkpoint.create_seed_checkpoint:
         handed = decided_by_rank_0("hand-over", lambda: hand_over(config, provenance, budget))
-        start, notes = handed.start, handed.notes
+        start, notes = here(config, handed.start), handed.notes
         provenance = replace(provenance, stage_from=str(start.checkpoint))
     found = read_provenance(start.checkpoint) if start.checkpoint else None
     if start.is_resume and found is not None:

@@ -9,6 +9,7 @@ Taken over are weights, moments and the place of each data stream. Never taken o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,13 @@ from titan_speech.checkpoint.commit import MARKER, STEP_NAME
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.rates import rise
 from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.upload.remote_start import local_copy
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.budget import Budget
-from titan_speech.config.tables import CheckpointTable, SpeechConfig, StageTable
+from titan_speech.config.tables import SpeechConfig, StageTable
 from titan_speech.data.phases.files import phase_end
 from titan_speech.errors import CheckpointError
+from titan_speech.remote.url import is_s3
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def hand_over(config: SpeechConfig, provenance: Provenance, budget: Budget) -> H
             learning rate would rise.
     """
     stage = config.stage
-    start = _newest_sound(stage, config.checkpoint)
+    start = _newest_sound(config)
     assert start.checkpoint is not None, "a hand-over has a checkpoint"
     found = read_provenance(start.checkpoint)
     if found is not None:
@@ -56,6 +59,14 @@ def hand_over(config: SpeechConfig, provenance: Provenance, budget: Budget) -> H
     return HandOver(start, (note,) if note else ())
 
 
+def here(config: SpeechConfig, start: Start) -> Start:
+    """The start that rank 0 chose, on this rank's node: what lies at s3:// is fetched by each node."""
+    if start.checkpoint is None or not is_s3(config.stage.from_) or os.environ["RANK"] == "0":
+        return start
+    run = str(config.stage.from_).rstrip("/").removesuffix(f"/{start.checkpoint.name}")
+    return replace(start, checkpoint=local_copy(f"{run}/{start.checkpoint.name}", config.storage))
+
+
 def with_continued_data(config: SpeechConfig, start: Start) -> SpeechConfig:
     """The configuration to plan data with: a stage reads its streams on from the checkpoint it takes over."""
     if not start.is_hand_over or not _continues_data(config):
@@ -68,7 +79,7 @@ def previewed(config: SpeechConfig) -> tuple[SpeechConfig, str]:
     if not config.stage.from_ or not _continues_data(config):
         return config, ""
     try:
-        start = _newest_sound(config.stage, replace(config.checkpoint, verify_checksums=False))
+        start = _newest_sound(replace(config, checkpoint=replace(config.checkpoint, verify_checksums=False)))
     except CheckpointError:
         return config, f"{_where(config.stage)} has no checkpoint: streams are shown from their beginning"
     return with_continued_data(config, start), ""
@@ -82,10 +93,11 @@ def _where(stage: StageTable) -> str:
     return f"stage.from = {stage.from_!r}"
 
 
-def _newest_sound(stage: StageTable, table: CheckpointTable) -> Start:
-    passed_over = []
-    for checkpoint in _candidates(Path(stage.from_).absolute()):
-        found = verify(checkpoint, checksums=table.verify_checksums)
+def _newest_sound(config: SpeechConfig) -> Start:
+    stage, passed_over = config.stage, []
+    place = local_copy(stage.from_, config.storage) if is_s3(stage.from_) else Path(stage.from_).absolute()
+    for checkpoint in _candidates(place):
+        found = verify(checkpoint, checksums=config.checkpoint.verify_checksums)
         if found.problems:
             passed_over.append(f"{checkpoint.name}: damaged: {', '.join(found.problems)}")
         elif stage.optimizer and found.commit is not None and found.commit.kind != "full":

@@ -26,6 +26,7 @@ def check_storage(config: SpeechConfig) -> Iterator[Finding]:
         yield from _check_place(source.store, f"data.source.{index}.store", "a token store")
     for index, place in enumerate(config.data.held_out):
         yield from _check_place(place, f"data.held_out.{index}", "a gold pack")
+    yield from _check_place(config.stage.from_, "stage.from", "a run or a checkpoint")
     yield from _check_place(config.checkpoint.initial_load_path, "checkpoint.initial_load_path", "a checkpoint")
     yield from _check_upload(config)
     if config.storage.endpoint_url:

@@ -33,8 +33,8 @@ class StageTable:
     inside the stage resumes the stage."""
 
     from_: str = ""
-    """Run folder of the stage before (its newest complete checkpoint), or one of its checkpoints (.../step-N). Weights
-    are taken over, the schedule starts anew. Empty: this is the first stage."""
+    """Run folder of the stage before (its newest complete checkpoint), or one of its checkpoints (.../step-N); either
+    may be at s3:// (its upload.to). Weights are taken over, the schedule starts anew. Empty: the first stage."""
 
     optimizer: bool = False
     """Take over the moments of AdamW too; learning rate, betas and weight decay are always this stage's."""
