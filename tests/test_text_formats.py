@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.samples import TextSample
+from titan_speech.corpus.samples import BadSample, TextSample
 from titan_speech.corpus.text.rows import split_dialogue
 from titan_speech.errors import DataError
 
@@ -127,15 +127,30 @@ GOOD = '{"text": "a", "language": "en"}\n'
         (GOOD + "[1]\n", r"line 2 holds a list"),
         (GOOD + '{"txt": "b", "language": "en"}\n', r"line 2 has no column `text`; found txt, language"),
         (GOOD + '{"text": 5, "language": "en"}\n', r"line 2: text is int 5"),
-        (GOOD + '{"text": "b"}\n', r"line 2 names no language.*or auto"),
+        (GOOD + '{"text": "b"}\n', r"line 2: names no language.*or auto"),
         (GOOD + '{"text": "b", "language": "klingon"}\n', r"unknown language tag 'klingon'"),
         (GOOD.encode() + b'{"text": "\xff"}\n', r"line 2 is not UTF-8 \(byte 0xff"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
     with pytest.raises(DataError, match=message):
-        samples("text-jsonl", tmp_path, dataset_source="s")
+        list(opened.documents(opened.units()[0]))  # type: ignore[attr-defined]
+
+
+def test_a_build_is_told_every_unfit_row_and_reads_on(tmp_path: Path) -> None:
+    rows = [{"text": "b", "id": "x"}, {"text": 5, "language": "en"}, {"text": "c", "language": "klingon"}]
+    write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "d", "language": "en"}])
+    opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
+    *bad, good = opened.samples(opened.units()[0])
+    assert [(one.name, one.problem.kind, one.row) for one in bad if isinstance(one, BadSample)] == [
+        ("a.jsonl:1", "no language", 0),
+        ("a.jsonl:2", "type of text", 1),
+        ("a.jsonl:3", "language", 2),
+    ]
+    assert isinstance(good, TextSample)
+    assert (good.text, good.row) == ("d", 3)
 
 
 def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:

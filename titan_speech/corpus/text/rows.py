@@ -1,7 +1,7 @@
 """From a row of an input to a document, the same way for every format.
 
-In: field -> value, as the input has it. Out: `Document`. Values of a wrong type are errors that name the row; a missing
-text is an empty one. The language is, in this order: the row's, its metadata's, the preset's, the one in the path, the
+In: field -> value, as the input has it. Out: `Document`. Values of a wrong type are `UnfitError`s; a missing text is
+an empty one. The language is, in this order: the row's, its metadata's, the preset's, the one in the path, the
 one of the command line (`auto`: identified document by document); none of them is an error.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import regex
 
 from titan_speech.corpus.format import ImportOptions, Unit
+from titan_speech.corpus.formats.records import UnfitError
 from titan_speech.corpus.text.document import UNKNOWN_LICENCE, Document
 from titan_speech.corpus.text.identify import identify, letter_share
 from titan_speech.corpus.text.languages import tag_of_path, to_tag
 from titan_speech.corpus.text.normalize import normalize
 from titan_speech.corpus.text.presets import Preset
 from titan_speech.corpus.text.strip import strip_markup
-from titan_speech.errors import DataError
 from titan_speech.store.samples import is_language
 
 AUTO = "auto"
@@ -40,57 +40,58 @@ class RowReader:
     options: ImportOptions
     preset: Preset | None
 
-    def document(self, row: Mapping[str, object], unit: Unit, position: int, where: str) -> Document:
-        user, text = self._texts(row, where)
-        said = _text(row, "dataset_source", where) or self.options.dataset_source or self._preset_source(where)
-        source = _checked_source(said, where)
-        licence = _text(row, "licence", where) or (self.preset.licence if self.preset else UNKNOWN_LICENCE)
+    def document(self, row: Mapping[str, object], unit: Unit, position: int) -> Document:
+        user, text = self._texts(row)
+        said = _text(row, "dataset_source") or self.options.dataset_source or self._preset_source()
+        source = _checked_source(said)
+        licence = _text(row, "licence") or (self.preset.licence if self.preset else UNKNOWN_LICENCE)
         return Document(
-            id=_text(row, "sample_id", where) or f"{source}/{unit.name}/{position}",
+            id=_text(row, "sample_id") or f"{source}/{unit.name}/{position}",
             text=text,
             user=user,
-            language=self._language(row, unit, where, text),
+            language=self._language(row, unit, text),
             source=source,
             licence=licence,
-            signals=self._signals(row, where),
+            signals=self._signals(row),
             position=position,
         )
 
-    def _preset_source(self, where: str) -> str:
+    def _preset_source(self) -> str:
         if self.preset is None:
-            raise DataError(f"{where}: nothing says which source this is; name it with --dataset-source")
+            raise UnfitError("no source", "nothing says which source this is; name it with --dataset-source")
         return self.preset.source
 
-    def _texts(self, row: Mapping[str, object], where: str) -> tuple[str | None, str]:
+    def _texts(self, row: Mapping[str, object]) -> tuple[str | None, str]:
         if "dialogue" in row:
-            return split_dialogue(_text(row, "dialogue", where))
-        return (_text(row, "user", where) or None), _text(row, "text", where)
+            return split_dialogue(_text(row, "dialogue"))
+        return (_text(row, "user") or None), _text(row, "text")
 
-    def _language(self, row: Mapping[str, object], unit: Unit, where: str, text: str) -> str:
-        said = _text(row, "language", where) or _language_of_meta(row, where)
+    def _language(self, row: Mapping[str, object], unit: Unit, text: str) -> str:
+        said = _text(row, "language") or _language_of_meta(row)
         if not said and self.preset is not None:
             said = self.preset.language or (self.preset.language_in_path and tag_of_path(unit.path)) or ""
         said = said or self.options.language or ""
         if not said:
             hint = " nor in its path" if self.preset and self.preset.language_in_path else ""
-            raise DataError(
-                f"{where} names no language{hint}; say it with --language TAG (or auto), or --columns language=NAME"
-            )
+            detail = f"names no language{hint}; say it with --language TAG (or auto), or --columns language=NAME"
+            raise UnfitError("no language", detail)
         tag = identified(text) if said == AUTO else to_tag(said)
         if not is_language(tag):
-            raise DataError(f"{where}: unknown language tag {said!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'")
+            detail = f"unknown language tag {said!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'"
+            raise UnfitError("language", detail)
         return tag
 
-    def _signals(self, row: Mapping[str, object], where: str) -> dict[str, float] | None:
+    def _signals(self, row: Mapping[str, object]) -> dict[str, float] | None:
         if "quality_signals" not in row:
             return None
         value = row["quality_signals"]
         try:
             content = json.loads(value) if isinstance(value, str) else value
         except ValueError as error:
-            raise DataError(f"{where}: quality_signals is not JSON: {error}") from error
+            raise UnfitError("quality signals", f"quality_signals is not JSON: {error}") from error
         if not isinstance(content, Mapping) or not content:
-            raise DataError(f"{where} has no quality signals: found {value!r:.80}, expected name -> [[0, n, value]]")
+            detail = f"has no quality signals: found {value!r:.80}, expected name -> [[0, n, value]]"
+            raise UnfitError("no quality signals", detail)
         return {
             str(name): float(number) for name, spans in content.items() if (number := _of_document(spans)) is not None
         }
@@ -102,9 +103,9 @@ def identified(text: str) -> str:
     return identify(plain) if letter_share(plain) else UNDETERMINED
 
 
-def _checked_source(name: str, where: str) -> str:
+def _checked_source(name: str) -> str:
     if not _SOURCE.fullmatch(name):
-        raise DataError(f"{where}: dataset_source {name!r}; expected letters, digits, '-' and '_'")
+        raise UnfitError("source", f"dataset_source {name!r}; expected letters, digits, '-' and '_'")
     return name
 
 
@@ -121,12 +122,12 @@ def split_dialogue(text: str) -> tuple[str | None, str]:
     return "\n\n".join(said for _, said in turns[:-1]) or None, turns[-1][1]
 
 
-def _language_of_meta(row: Mapping[str, object], where: str) -> str:
+def _language_of_meta(row: Mapping[str, object]) -> str:
     value = row.get("meta")
     try:
         content = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise DataError(f"{where}: meta is not JSON: {error}") from error
+        raise UnfitError("meta", f"meta is not JSON: {error}") from error
     language = content.get("language") if isinstance(content, Mapping) else None
     return language if isinstance(language, str) else ""
 
@@ -141,12 +142,12 @@ def _of_document(spans: object) -> float | None:
     return None
 
 
-def _text(row: Mapping[str, object], field: str, where: str) -> str:
+def _text(row: Mapping[str, object], field: str) -> str:
     value = row.get(field)
     if value is None:
         return ""
     if isinstance(value, int) and field == "sample_id":
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {field} is {type(value).__name__} {value!r:.80}; expected text")
+        raise UnfitError(f"type of {field}", f"{field} is {type(value).__name__} {value!r:.80}; expected text")
     return value

@@ -1,21 +1,33 @@
 """What all text formats share: rows become documents, documents become samples.
 
-In: a format's `units` and `rows`. Out: `documents` for `text prepare`, `samples` for a build. A source that needs its
-quality signals is not built from directly, since nothing would hold rules against them.
+In: a format's `units` and `rows`. Out: `documents` for `text prepare`, which ends a unit at its first bad row, and
+`samples` for a build, which counts bad rows. A source that needs its quality signals is not built from directly, since
+nothing would hold rules against them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from titan_speech.corpus.format import ImportOptions, Unit
-from titan_speech.corpus.samples import Sample
+from titan_speech.corpus.formats.records import UnfitError
+from titan_speech.corpus.samples import BadSample, Sample
 from titan_speech.corpus.text.document import Document
 from titan_speech.corpus.text.presets import find_preset
 from titan_speech.corpus.text.rows import RowReader
 from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """A row of which no document can be made."""
+
+    name: str
+    position: int
+    problem: Problem
 
 
 class TextFormat(ABC):
@@ -34,9 +46,10 @@ class TextFormat(ABC):
         """Position in the file and the fields of each row."""
 
     def documents(self, unit: Unit) -> Iterator[Document]:
-        reader = RowReader(self.options, self.preset)
-        for position, row in self.rows(unit):
-            yield reader.document(row, unit, position, self.where(unit, position))
+        for document in self._read(unit):
+            if isinstance(document, _Unfit):
+                raise DataError(f"{self.where(unit, document.position)}: {document.problem.detail}")
+            yield document
 
     def where(self, unit: Unit, position: int) -> str:
         """A document's place, for messages."""
@@ -52,5 +65,17 @@ class TextFormat(ABC):
                 f"{self.preset.source} is unfiltered: run `titan-speech text prepare` on it, which holds rules against "
                 "its quality signals, and build --from text-prepared"
             )
-        for document in self.documents(unit):
-            yield replace(document.sample(), row=self.row_of(document.position))
+        for document in self._read(unit):
+            row = self.row_of(document.position)
+            if isinstance(document, _Unfit):
+                yield BadSample(document.name, document.problem, row)
+            else:
+                yield replace(document.sample(), row=row)
+
+    def _read(self, unit: Unit) -> Iterator[Document | _Unfit]:
+        reader = RowReader(self.options, self.preset)
+        for position, row in self.rows(unit):
+            try:
+                yield reader.document(row, unit, position)
+            except UnfitError as error:
+                yield _Unfit(str(row.get("sample_id") or f"{unit.name}:{position}"), position, error.problem)
