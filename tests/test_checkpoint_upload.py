@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.checkpoint_folders import STATE_BYTES, content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER, Commit, read_commit
+from titan_speech.checkpoint.commit import MARKER, read_commit
 from titan_speech.checkpoint.folder import checkpoint_path, discard, publish
 from titan_speech.checkpoint.keeper import kept_checkpoints
 from titan_speech.checkpoint.pins import pin
@@ -180,6 +180,26 @@ def test_only_the_kinds_that_are_wanted_go_up(job: UploadJob) -> None:
     assert names_at(job) == ["step-20"]
 
 
+def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy: FaultProxy) -> None:
+    job = replace(job, upload=replace(job.upload, keep="policy"), policy=POLICY)
+    write_checkpoint(job.checkpoints, 10)
+    milestone = job.run / "hf" / "step-10"
+    milestone.mkdir(parents=True)
+    (milestone / "model.safetensors").write_bytes(bytes(50_000))
+    (milestone / "README.md").write_text("card")
+    (job.run / "hf" / "step-20.partial").mkdir()
+    turn = Turn(job)
+    turn.run()
+    assert names_at(job) == ["hf-10", "step-10"]
+    assert objects_of(job.prefix(), "hf-10") == {"hf-10/README.md", "hf-10/model.safetensors"}
+    before = proxy.num_sent_bytes
+    (milestone / "README.md").write_text("card with results")
+    turn.run()
+    assert not turn.is_waiting
+    assert proxy.num_sent_bytes - before < 30_000, "the weights were sent again"
+    assert job.prefix().client.read(job.prefix().url.child("hf-10/README.md")) == b"card with results"
+
+
 def test_two_runs_never_share_an_address(job: UploadJob, tmp_path: Path) -> None:
     write_checkpoint(job.checkpoints, 10)
     Turn(job).run()
@@ -308,7 +328,7 @@ def test_a_damaged_manifest_makes_nothing_complete_and_is_written_again(job: Upl
 )
 def test_what_was_begun_comes_first_then_the_newest_full_one_then_the_oldest(steps, sent_step: int, begun: int) -> None:
     waiting = [
-        LocalCheckpoint(Path(f"step-{step}"), Commit(step, kind, "", 0.0, 1, ()), str(step)) for step, kind in steps
+        LocalCheckpoint(Path(f"step-{step}"), f"step-{step}", step, kind, 0.0, (), str(step)) for step, kind in steps
     ]
     chosen = next_to_send(waiting, sent_step, f"step-{begun}")
     full = [step for step, kind in steps if kind == "full"]

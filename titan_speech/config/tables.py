@@ -425,7 +425,7 @@ class CheckpointTable:
     """Write freshly initialised weights as step 0 and stop; one process."""
 
 
-UploadKind = Literal["full", "model"]
+UploadKind = Literal["full", "model", "hf"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,8 +436,8 @@ class UploadTable:
     """s3://bucket/prefix of this run alone; empty: nothing is uploaded. A run whose own folder has no newer checkpoint
     resumes from the newest that is complete there."""
 
-    kinds: tuple[UploadKind, ...] = ("full", "model")
-    """What goes up: full checkpoints, those reduced to weights."""
+    kinds: tuple[UploadKind, ...] = ("full", "model", "hf")
+    """What goes up: full checkpoints, those reduced to weights, milestones as Hugging Face folders."""
 
     keep: Literal["policy", "all"] = "policy"
     """policy: what [checkpoint] would delete in the run folder is removed there too; all: nothing ever is."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from titan_speech.checkpoint.commit import committed_steps, write_durably
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import RUN_ID, UploadJob, claim
-from titan_speech.checkpoint.upload.lease import kept_for_upload
 from titan_speech.checkpoint.upload.local import LocalCheckpoint, local_checkpoints
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint
 from titan_speech.checkpoint.upload.prefix import Prefix
@@ -46,9 +45,9 @@ def push(run: Path, folder: Path, to: str, storage: StorageTable, step: int | No
 def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentCheckpoint]:
     missing = [one for one in chosen if (there := sender.prefix.find(one.name)) is None or not is_sent(there, one)]
     sent = []
-    with Progress(f"push to {sender.prefix.url}", sum(o.commit.num_bytes for o in missing), "MB", 1e6) as progress:
+    with Progress(f"push to {sender.prefix.url}", sum(o.num_bytes for o in missing), "MB", 1e6) as progress:
         for one in missing:
-            with kept_for_upload(one.path) as is_there:
+            with one.kept() as is_there:
                 if not is_there:
                     raise CheckpointError(f"{one.path} was removed while it was to be sent; see checkpoint list")
                 before = sender.stop_counting(one)

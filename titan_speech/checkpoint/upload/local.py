@@ -1,41 +1,44 @@
 """Checkpoints of this node that could be sent.
 
-In: a run's checkpoint folder. Out: what is committed in it, with the files that this node has and those that only other
-nodes have: without a shared file system a node holds what its ranks wrote, and the marker names the files of all.
+In: a run's folder and that of its checkpoints. Out: what is committed, with the files that this node has and those that
+only other nodes have: without a shared file system a node holds what its ranks wrote, and the marker names the files of
+all. Milestones as Hugging Face folders count too: RUN/hf/step-N has its name only when it is whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, committed_steps, read_commit
+from titan_speech.checkpoint.commit import MARKER, STEP_NAME, FileRecord, committed_steps, read_commit
 from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.upload.lease import kept_for_upload
 from titan_speech.errors import CheckpointError
+
+HF = "hf"
 
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A committed checkpoint in a folder of this node."""
+    """A checkpoint in a folder of this node."""
 
     path: Path
-    commit: Commit
+    name: str
+    """At the address: step-N, or hf-N."""
+
+    step: int
+    kind: str
+    written_unix_sec: float
+    files: tuple[FileRecord, ...]
     marker_sha256: str
     """Tells it from another checkpoint of the same step."""
 
     @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def step(self) -> int:
-        return self.commit.step
-
-    @property
-    def kind(self) -> str:
-        return self.commit.kind
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
 
     @property
     def marker_path(self) -> str:
@@ -43,8 +46,12 @@ class LocalCheckpoint:
         return f"{self.name}/{MARKER}"
 
     def path_of(self, file: FileRecord) -> str:
-        """The same below the folder, and below the prefix."""
+        """Below the prefix."""
         return file.name if file.role == "beside" else f"{self.name}/{file.name}"
+
+    def kept(self) -> AbstractContextManager[bool]:
+        """Retention leaves it alone until the block ends (Hugging Face folders it never removes); False: it is gone."""
+        return nullcontext(self.path.is_dir()) if self.kind == HF else kept_for_upload(self.path)
 
 
 def local_checkpoint(path: Path) -> LocalCheckpoint | None:
@@ -54,10 +61,26 @@ def local_checkpoint(path: Path) -> LocalCheckpoint | None:
         marker = (path / MARKER).read_bytes()
     except (CheckpointError, OSError):
         return None
-    return LocalCheckpoint(path, commit, hashlib.sha256(marker).hexdigest()) if commit else None
+    if commit is None:
+        return None
+    digest = hashlib.sha256(marker).hexdigest()
+    return LocalCheckpoint(path, path.name, commit.step, commit.kind, commit.written_unix_sec, commit.files, digest)
 
 
 def local_checkpoints(folder: Path, kinds: Collection[str]) -> list[LocalCheckpoint]:
-    """Those of the kinds, by rising step."""
+    """Committed ones of the kinds, by rising step."""
     found = (local_checkpoint(checkpoint_path(folder, step)) for step in committed_steps(folder))
     return [one for one in found if one is not None and one.kind in kinds]
+
+
+def hf_folders(run: Path) -> list[LocalCheckpoint]:
+    """Milestones as Hugging Face folders; names and sizes tell them apart, as they have no checksums of their own."""
+    matches = [(path, STEP_NAME.fullmatch(path.name)) for path in (run / HF).glob("step-*")]
+    return [_hf_folder(path, int(match[1])) for path, match in matches if match and path.is_dir()]
+
+
+def _hf_folder(path: Path, step: int) -> LocalCheckpoint:
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in names)
+    digest = hashlib.sha256(repr([(file.name, file.num_bytes) for file in files]).encode()).hexdigest()
+    return LocalCheckpoint(path, f"{HF}-{step}", step, HF, path.stat().st_mtime, files, digest)

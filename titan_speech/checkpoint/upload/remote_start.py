@@ -135,7 +135,7 @@ def _leave_what_was_rolled_back(prefix: Prefix, folder: Path) -> None:
     there = set(prefix.names())
     for path in folder.glob(f"step-*{ROLLED_BACK}"):
         name, retired = path.name.removesuffix(ROLLED_BACK), local_checkpoint(path)
-        if retired is not None and name in there and is_sent(prefix.read(name), replace(retired, path=folder / name)):
+        if retired is not None and name in there and is_sent(prefix.read(name), replace(retired, name=name)):
             prefix.leave(name)
             _say(f"{name} at {prefix.url} counts no more: the run was rolled back behind it.")
 

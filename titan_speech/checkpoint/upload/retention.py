@@ -36,4 +36,4 @@ def remove_unkept(prefix: Prefix, sent: Collection[SentCheckpoint], job: UploadJ
 def newest_step(folder: Path) -> int:
     """Of what was written last here; newer ones at the address are of a branch that was left, and count for nothing."""
     found = local_checkpoints(folder, ("full", "model"))
-    return max(found, key=lambda one: one.commit.written_unix_sec).step if found else -1
+    return max(found, key=lambda one: one.written_unix_sec).step if found else -1

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from titan_speech.checkpoint.commit import MARKER, FileRecord
-from titan_speech.checkpoint.upload.local import LocalCheckpoint
+from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
 from titan_speech.checkpoint.upload.prefix import Prefix
 from titan_speech.errors import CheckpointError
@@ -54,7 +54,7 @@ class Sender:
             DamagedCheckpointError: a file has other bytes than the marker says, or is missing.
             DataError: the server cannot be reached; what is there stays.
         """
-        for file in checkpoint.commit.files:
+        for file in checkpoint.files:
             if file.path(checkpoint.path).is_file():
                 yield self._send(checkpoint, file, report)
             elif has_all:
@@ -63,13 +63,13 @@ class Sender:
                 )
 
     def _send(self, checkpoint: LocalCheckpoint, file: FileRecord, report: Report) -> SentFile:
-        there = self._there(checkpoint, file)
+        there = self._there(checkpoint, file) if file.xxh3_128 else None
         if there is not None:
             report(there.num_bytes)
             return there
         path, name = file.path(checkpoint.path), checkpoint.path_of(file)
         digest = digest_file(path, self.part_bytes)
-        if (digest.num_bytes, digest.xxh3_128) != (file.num_bytes, file.xxh3_128):
+        if (digest.num_bytes, digest.xxh3_128) != (file.num_bytes, file.xxh3_128 or digest.xxh3_128):
             raise DamagedCheckpointError(
                 f"{path} has other bytes than {checkpoint.marker_path} says, so {checkpoint.name} is not uploaded; "
                 f"see titan-speech checkpoint verify {checkpoint.path}"
@@ -93,14 +93,16 @@ class Sender:
 
         Files of the checkpoint `before` this one that are not its own are deleted then.
         """
-        for file in checkpoint.commit.files:
+        for file in checkpoint.files:
             path = checkpoint.path_of(file)
             if path not in seen:
                 there = self._there(checkpoint, file)
                 if there is None:
                     return None
                 seen[path] = there
-        files = (*(seen[checkpoint.path_of(file)] for file in checkpoint.commit.files), self._send_marker(checkpoint))
+        files = tuple(seen[checkpoint.path_of(file)] for file in checkpoint.files)
+        if checkpoint.kind != HF:
+            files += (self._send_marker(checkpoint),)
         sent = SentCheckpoint(checkpoint.name, checkpoint.step, checkpoint.kind, files)
         self.prefix.complete(sent)
         self.prefix.delete_files({file.path for file in before} - {file.path for file in files})
@@ -115,12 +117,15 @@ class Sender:
 
 def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     """Whether what is complete there is this checkpoint, not another of its step."""
+    if checkpoint.kind == HF:
+        ours = {(checkpoint.path_of(file), file.num_bytes) for file in checkpoint.files}
+        return ours == {(file.path, file.num_bytes) for file in there.files}
     return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
 
 
 def has_part(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     """The same for a node that has a part of the files; what was thinned has another marker on each node."""
     named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}
-    mine = (file for file in checkpoint.commit.files if file.path(checkpoint.path).is_file())
+    mine = (file for file in checkpoint.files if file.path(checkpoint.path).is_file())
     ours = {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in mine}
     return there.kind == checkpoint.kind and ours <= named

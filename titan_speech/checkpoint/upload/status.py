@@ -112,8 +112,8 @@ class StatusBoard:
     def show(self, waiting: Sequence[LocalCheckpoint], in_use: Sequence[str], complete: Sequence[str]) -> None:
         self._change(
             waiting=tuple(one.name for one in waiting),
-            waiting_bytes=sum(one.commit.num_bytes for one in waiting),
-            oldest_unix_sec=min((one.commit.written_unix_sec for one in waiting), default=0.0),
+            waiting_bytes=sum(one.num_bytes for one in waiting),
+            oldest_unix_sec=min((one.written_unix_sec for one in waiting), default=0.0),
             in_use=tuple(in_use),
             complete=tuple(complete),
         )

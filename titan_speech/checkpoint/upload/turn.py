@@ -14,8 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from titan_speech.checkpoint.upload.job import UploadJob, claim
-from titan_speech.checkpoint.upload.lease import kept_for_upload
-from titan_speech.checkpoint.upload.local import LocalCheckpoint, local_checkpoint, local_checkpoints
+from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_folders, local_checkpoint, local_checkpoints
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
 from titan_speech.checkpoint.upload.order import next_to_send
 from titan_speech.checkpoint.upload.prefix import Prefix
@@ -100,16 +99,17 @@ class Turn:
 
     def _waiting(self) -> list[LocalCheckpoint]:
         """By rising step; leases of what is gone, replaced or complete are given back."""
-        found = [
-            one
-            for one in local_checkpoints(self.job.checkpoints, self.job.upload.kinds)
-            if one.marker_sha256 not in self._left_out and not self._is_complete(one)
-        ]
+        found = [one for one in self._here() if one.marker_sha256 not in self._left_out and not self._is_complete(one)]
         markers = {one.marker_sha256 for one in found}
         for name, begun in list(self._begun.items()):
             if begun.checkpoint.marker_sha256 not in markers:
                 self._begun.pop(name).lease.close()
         return found
+
+    def _here(self) -> list[LocalCheckpoint]:
+        """Of the kinds that go up; Hugging Face folders lie on the node of rank 0."""
+        kinds, has_hf = self.job.upload.kinds, self.job.completes and HF in self.job.upload.kinds
+        return local_checkpoints(self.job.checkpoints, kinds) + (hf_folders(self.job.run) if has_hf else [])
 
     def _is_complete(self, one: LocalCheckpoint) -> bool:
         there = self.sent.get(one.name)
@@ -143,7 +143,7 @@ class Turn:
     def _begin(self, sender: Sender, one: LocalCheckpoint) -> _Begun | None:
         """None if retention has it, or if another checkpoint of its name still counts and is not this node's to end."""
         lease = ExitStack()
-        if not lease.enter_context(kept_for_upload(one.path)):
+        if not lease.enter_context(one.kept()):
             lease.close()
             return None
         if not self.job.completes and not self._may_replace(sender, one):
@@ -161,7 +161,7 @@ class Turn:
 
     def _leave_out(self, one: LocalCheckpoint, error: Exception) -> None:
         """Unless it was replaced or deleted meanwhile."""
-        now = local_checkpoint(one.path)
+        now = local_checkpoint(one.path) if one.kind != HF else None
         if now is not None and now.marker_sha256 == one.marker_sha256:
             self._left_out[one.marker_sha256] = str(error)
             logger.error("%s", error)
