@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -137,6 +138,23 @@ def _cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
+def _type(dtype: torch.dtype):
+    """One tensor as that type: the others keep theirs."""
+
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].to(dtype)
+        save_file(tensors, folder / "model.safetensors")
+
+    return change
+
+
+def _not_finite(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors[EMBEDDING][7, 3] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+
+
 def _lost_shard(folder: Path) -> None:
     write_backbone(folder, Backbone(max_shard_size="300KB"))
     (folder / "model.safetensors").unlink()
@@ -157,6 +175,14 @@ BAD_FOLDERS = {
     "no-config": (_without("config.json"), "config.json is missing"),
     "no-weights": (_without("model.safetensors"), "has no weights"),
     "cut-short": (_cut, "damaged or cut short"),
+    "integers": (_type(torch.int8), r"model\.norm\.weight is of type I8, expected F32, BF16 or F16"),
+    "float8": (_type(torch.float8_e4m3fn), r"model\.norm\.weight is of type F8_E4M3, expected F32, BF16 or F16"),
+    "several-types": (_type(torch.bfloat16), "tensors are of several types: BF16, F32"),
+    "not-finite": (_not_finite, r"model\.embed_tokens\.weight in .* has values that are not finite"),
+    "rope-without-factor": (
+        _config(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}),
+        "low_freq_factor of the rope is missing",
+    ),
     "missing-shard": (_lost_shard, "of which are missing: model-00002-of"),
     "other-architecture": (_config(architectures=["MambaForCausalLM"]), "architecture 'MambaForCausalLM'"),
     "other-width": (_config(hidden_size=80), r"has shape \[\d+, 64\], config.json asks for \(\d+, 80\)"),

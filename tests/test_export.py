@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.upload.lease import free_to_remove
 from titan_speech.cli import main
 from titan_speech.errors import CheckpointError, ModelError
-from titan_speech.evaluate.generate import Decoding, generate_codes
+from titan_speech.evaluate.generate import Decoding
 from titan_speech.evaluate.load import load_run
 from titan_speech.evaluate.speak import Reference, SpokenModel
-from titan_speech.hf.expand import expand
-from titan_speech.hf.export import Checkpoint, export
+from titan_speech.hf.expand import expand, read_expansion
+from titan_speech.hf.export import export
 from titan_speech.hf.rows import NewRows
-from titan_speech.prompts import Parts, Task
+from titan_speech.hf.run_checkpoint import Checkpoint
 from titan_speech.verbs.verb import EXIT_BAD_INPUT
 
 
@@ -75,22 +79,7 @@ def test_transformers_generates_token_for_token_what_the_projects_own_decoding_d
     tiny_run: Path, tmp_path: Path
 ) -> None:
     export(Checkpoint.open(tiny_run), tmp_path / "hf", torch.float32)
-    run = load_run(tiny_run)
-    text_ids = np.array(run.tokenizer.encode("Please hold the line."), np.uint32)
-    parts = Parts(text_ids=text_ids)
-    codes_F = generate_codes(run.model, run.grammar, Task.TTS, parts, Decoding(temperature=0, max_codes=16)).codes_F
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
-    prompt = f"{tokenizer.bos_token}<|text_start|>Please hold the line.<|text_end|><|speech_start|>"
-    prompt_ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
-    assert prompt_ids[0].tolist() == run.grammar.prefix(Task.TTS, parts).tolist()
-    vocabulary = run.grammar.vocabulary
-    allowed = [*range(vocabulary.first_code_id, vocabulary.first_special_id), run.grammar.stop_id(Task.TTS)]
-    generated = model.generate(
-        prompt_ids, do_sample=False, max_new_tokens=16, prefix_allowed_tokens_fn=lambda batch, ids: allowed
-    )[0, prompt_ids.shape[1] :].tolist()
-    found = [id_ for id_ in generated if id_ != run.grammar.stop_id(Task.TTS)]
-    assert vocabulary.ids_to_codes(found).tolist() == codes_F.tolist()
+    assert_same_greedy(tiny_run, tmp_path / "hf")
 
 
 def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
@@ -118,17 +107,55 @@ def test_what_was_measured_of_the_step_is_in_the_card(tiny_run: Path, tmp_path: 
     assert "of another step" not in card
 
 
+def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    checkpoint, record = run / "checkpoint" / "step-5", read_expansion(tiny_run.parent / "grown")
+    fingerprint = load_run(tiny_run).grammar.vocabulary.fingerprint
+    Provenance(fingerprint, "", "", 1024, initial=str(record)).write(checkpoint)
+    export(Checkpoint.open(run), tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert f"first weights: base (sha256 {record.source_sha256[:16]}), 4,096 rows grown to 69,760, new rows" in card
+    assert str(tmp_path) not in card
+    assert str(read_expansion(tmp_path / "hf")) == f"step 5 of a run that began from {record}"
+
+
 def test_a_checkpoint_that_is_not_one_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
         Checkpoint.open(tmp_path)
-    with pytest.raises(CheckpointError, match="no complete checkpoint of a run"):
+    with pytest.raises(CheckpointError, match=r"step-7 is no complete checkpoint: no commit\.json"):
         Checkpoint.open(tiny_run / "checkpoint" / "step-7")
+
+
+def test_files_without_a_marker_or_of_another_size_are_no_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    checkpoint = run / "checkpoint" / "step-5"
+    (shard,) = checkpoint.glob("*.distcp")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    for path in (run, checkpoint):
+        with pytest.raises(CheckpointError, match=r"0_0\.distcp has [\d,]+ bytes instead of"):
+            Checkpoint.open(path)
+    (checkpoint / "commit.json").unlink()
+    with pytest.raises(CheckpointError, match="checkpoint adopt"):
+        Checkpoint.open(checkpoint)
+
+
+def test_retention_cannot_remove_what_is_being_exported(tiny_run: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_run)
+    with checkpoint.kept(), free_to_remove(checkpoint.path) as is_free:
+        assert not is_free
+    with (
+        free_to_remove(checkpoint.path) as is_free,
+        pytest.raises(CheckpointError, match="is being removed"),
+        checkpoint.kept(),
+    ):
+        pytest.fail("the block must not run")
+    assert is_free
 
 
 def test_a_damaged_checkpoint_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_run, tmp_path / "run")
     (shard,) = (tmp_path / "run" / "checkpoint" / "step-5").glob("*.distcp")
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(CheckpointError, match="cannot be read at"):
         export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -142,6 +169,20 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
         writer.new_folder(tmp_path / "hf", 1 << 60),
     ):
         pytest.fail("the block must not run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
+    """Files may grow to 1 MB here: the kernel refuses the rest in the middle of the embedding."""
+    checkpoint, (soft, hard) = Checkpoint.open(tiny_run), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(ModelError, match=r"hf cannot be written: .*File too large; nothing was left behind"):
+            export(checkpoint, tmp_path / "hf")
+        with pytest.raises(ModelError, match=r"grown cannot be written: .*File too large; nothing was left behind"):
+            expand(tiny_run.parent / "base", tmp_path / "grown", NewRows("mean"), silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 

@@ -13,9 +13,10 @@ from tests.hub_server import READ_ONLY_TOKEN, Hub, running_hub, use_endpoint
 from titan_speech.cli import main
 from titan_speech.errors import ModelError, PublishError
 from titan_speech.hf.expand import expand
-from titan_speech.hf.export import Checkpoint, export
+from titan_speech.hf.export import export
 from titan_speech.hf.publish import Repository, publish
 from titan_speech.hf.rows import NewRows
+from titan_speech.hf.run_checkpoint import Checkpoint
 from titan_speech.verbs.verb import EXIT_BAD_INPUT, EXIT_DONE
 
 NAME = "speech-team/tiny"

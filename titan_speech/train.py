@@ -104,6 +104,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     structured_logger.init_structured_logger(source="training", output_dir=loaded.config.job.dump_folder, enable=False)
     if os.environ["RANK"] == "0":
         _open_run_folder(loaded, plan, world_size)
+        print(f"first weights: {provenance.initial or 'of no backbone'}", flush=True)
     trainer = config.build()
     return trainer
 
@@ -143,15 +144,20 @@ def run(trainer: SpeechTrainer) -> None:
 
     left: LeaveRun | None = None
     try:
-        if trainer.config.checkpoint.create_seed_checkpoint:
-            trainer.checkpointer.save(curr_step=0, last_step=True)
-        else:
-            trainer.train()
-    except LeaveRun as leave:
-        left = leave
-    finally:
-        trainer.close()
+        try:
+            if trainer.config.checkpoint.create_seed_checkpoint:
+                trainer.checkpointer.save(curr_step=0, last_step=True)
+            else:
+                trainer.train()
+        except LeaveRun as leave:
+            left = leave
+        finally:
+            trainer.close()
+    except BaseException:
+        trainer.finish_milestones(wait=False)
+        raise
     torch.distributed.destroy_process_group()
+    trainer.finish_milestones(wait=left is None and not trainer.checkpointer.must_stop)
     trainer.finish_uploads()
     if left is not None:
         raise left

@@ -18,6 +18,7 @@ from torchtitan.protocols import BaseModel
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
+from titan_speech.checkpoint.keeper import retention_policy
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.upload.of_run import start_uploads
 from titan_speech.config.budget import Budget
@@ -31,6 +32,7 @@ from titan_speech.health.hang import HangReport, is_of_a_collective
 from titan_speech.health.monitor import HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopSignals
+from titan_speech.hf.milestones import MilestoneExporter, milestones
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.counters import count_batch
 from titan_speech.observe.groups import StreamKey
@@ -82,6 +84,19 @@ class SpeechTrainer(Trainer):
         )
         self.metrics_processor.sources.append(self._health_figures)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
+        self.milestones = self._milestone_exporter()
+
+    def _milestone_exporter(self) -> MilestoneExporter | None:
+        """On rank 0, told of each checkpoint; what an earlier start of the run left to do comes first."""
+        table = self.config.speech.checkpoint
+        is_on = table.enable and table.export_milestones and not table.create_seed_checkpoint
+        if not is_on or torch.distributed.get_rank() != 0:
+            return None
+        exporter = MilestoneExporter(Path(self.config.dump_folder))
+        folder, policy = Path(self.checkpointer.folder), retention_policy(table)
+        exporter.add(milestones(folder, policy))
+        self.checkpointer.on_complete.append(lambda checkpoint, commit: exporter.add(milestones(folder, policy)))
+        return exporter
 
     def _health_figures(self) -> dict[str, float]:
         """At a log step, which waits for the device anyway."""
@@ -230,3 +245,8 @@ class SpeechTrainer(Trainer):
             limits = self.config.speech.upload
             outcome = self.uploads.finish(limits.stop_sec if self.checkpointer.must_stop else limits.finish_sec)
             logger.log(logging.INFO if outcome.is_all else logging.WARNING, str(outcome))
+
+    def finish_milestones(self, *, wait: bool) -> None:
+        """After `close`, which may complete one more; a run that fails or was asked to stop does not wait for them."""
+        if self.milestones is not None:
+            self.milestones.drain() if wait else self.milestones.leave()

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
+from torch.distributed.tensor import DTensor
 
 from titan_speech.checkpoint.agreement import cpu_group
 from titan_speech.checkpoint.commit import Commit
@@ -66,7 +67,7 @@ class Saver:
                 self._written.set_exception(error)
             return
         response = dcp.async_save(
-            state, storage_writer=writer, process_group=self._group, async_stager=self._new_stager()
+            _stageable(state), storage_writer=writer, process_group=self._group, async_stager=self._new_stager()
         )
         if isinstance(response, AsyncSaveResponse):
             self.staging, self._written = response.staging_completion, response.upload_completion  # pyright: ignore
@@ -101,6 +102,17 @@ class Saver:
             is_pinned = self._copies_beside and torch.cuda.is_available()
             self._stager = DefaultStager(StagingOptions(is_pinned, False, self._copies_beside, is_pinned))
         return self._stager
+
+
+def _stageable(state: dict[str, Any]) -> dict[str, Any]:
+    """Copies of DTensors that begin behind the start of a storage, which DCP's stager takes for plain tensors and fails.
+
+    Such are keys and values of a fused projection with one key-value head, in its state dict.
+    """
+    return {
+        name: value.clone() if isinstance(value, DTensor) and value.storage_offset() else value
+        for name, value in state.items()
+    }
 
 
 def _first_failure(error: CheckpointException) -> str:

@@ -404,6 +404,10 @@ class CheckpointTable:
     milestone_every_steps: int = 50_000
     """Every so many steps one is kept for ever, in full; 0: none. Others can be pinned: titan-speech checkpoint pin."""
 
+    export_milestones: bool = True
+    """Also write milestones and what is pinned as Hugging Face folders, hf/step-N in the run folder, by a process
+    beside training."""
+
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
     """How a save overlaps with training: not at all; written in the background from a copy in memory; or copied in the
     background too, while the next step computes its gradients (on CUDA into page-locked memory)."""

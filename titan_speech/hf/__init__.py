@@ -3,5 +3,7 @@
 folder.py     weights of a folder, one tensor or some rows at a time        config.py   config.json and back
 writer.py     safetensors written as they are made, whole folder or nothing  tokenizer.py the grown tokenizer.json
 expand.py     a backbone's folder to a grown one: what a run starts from     rows.py     where the new rows come from
-export.py     a checkpoint to a folder that transformers and vLLM load       layouts.py  token ids of other trainers
+export.py     a checkpoint to a folder that transformers loads               card.py     its model card
+run_checkpoint.py  the checkpoint that is exported, and what its run says    convert.py  models of other trainers
+milestones.py exports beside training                                        publish.py  to the Hub
 """

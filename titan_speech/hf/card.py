@@ -63,6 +63,7 @@ def _provenance_lines(provenance: Provenance | None) -> list[str]:
     if provenance is None:
         return ["The checkpoint has no provenance record."]
     return [
+        f"- first weights: {provenance.initial or 'no backbone is named in the record'}",
         f"- vocabulary {provenance.vocabulary}, grammar {provenance.grammar}, data plan {provenance.plan}",
         f"- token stores {', '.join(provenance.stores) or 'none'}",
         f"- git revision {provenance.git_revision or 'unknown'}; {', '.join(provenance.versions)}",

@@ -26,6 +26,7 @@ _REQUIRED = (
     "rms_norm_eps",
     "max_position_embeddings",
 )
+_OF_LLAMA_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def shape_from_config(content: Mapping[str, Any], file: Path) -> BackboneShape:
@@ -114,6 +115,10 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         problems.append(f"rope_type is {rope['rope_type']!r}, expected 'default' or 'llama3'")
     if rope["rope_type"] == "llama3" and ARCHITECTURES[architecture] != "llama3":
         problems.append("rope_type 'llama3' in a model that is no Llama")
+    if rope["rope_type"] == "llama3":
+        problems += [
+            f"{key} of the rope is missing" for key in _OF_LLAMA_ROPE if not isinstance(rope.get(key), int | float)
+        ]
     return problems
 
 

@@ -35,6 +35,9 @@ from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer
 from titan_speech.vocabulary import Vocabulary
 
 RECORD_NAME = "expansion.json"
+TRAINED = "trained"
+"""Method of an exported folder: its rows for speech tokens are a run's."""
+
 MAX_UNUSED_ROWS = 1024
 """Rows a backbone may have beyond the entries of its tokenizer; Qwen3 has 267."""
 
@@ -53,6 +56,15 @@ class Expansion:
     seed: int
     vocabulary: str
     """Fingerprint of the vocabulary."""
+
+    def __str__(self) -> str:
+        """For logs, provenance and cards: the name of the source, without the folders of this machine."""
+        if self.method == TRAINED:
+            return self.source
+        return (
+            f"{Path(self.source).name} (sha256 {self.source_sha256[:16]}), {self.num_base:,} rows grown to "
+            f"{self.num_rows:,}, new rows {self.method}, scale {self.scale:g}, seed {self.seed}"
+        )
 
 
 def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:

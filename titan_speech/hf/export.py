@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face folder that transformers and vLLM load.
+"""A checkpoint as a Hugging Face folder that transformers loads.
 
 In: a DCP checkpoint, written by any number of ranks, and its run's configuration. Out: config.json with the grown
 vocabulary, safetensors, tokenizer.json with every speech token by name, generation_config.json with the stop token,
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,73 +22,25 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.start import complete_steps
-from titan_speech.config.load import load_config
-from titan_speech.config.resolved import FILE_NAME
-from titan_speech.config.tables import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
 from titan_speech.hf.card import model_card
 from titan_speech.hf.config import config_from_shape
-from titan_speech.hf.expand import RECORD_NAME, Expansion
+from titan_speech.hf.expand import RECORD_NAME, TRAINED, Expansion
 from titan_speech.hf.folder import CONFIG_NAME
-from titan_speech.hf.initial import trained_shape
 from titan_speech.hf.record import ModelRecord
+from titan_speech.hf.run_checkpoint import Checkpoint
 from titan_speech.hf.tensors import tensor_shapes
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
 from titan_speech.hf.tokenizer import grown_tokenizer
 from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
 from titan_speech.model.attention import attention_config
 from titan_speech.model.flavors import decoder_config
-from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import ADAPTERS
-from titan_speech.prompts import Grammar, Task
+from titan_speech.prompts import Task
 from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
+from titan_speech.text_tokenizer import TEXT_TOKENIZER, tokenizer_file, tokenizer_json
 
 EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-EVALUATION_FOLDER = "evaluation"
-"""Of a run folder: step-N.md has what was measured of a step, for the card of its export."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint with what its run says of it."""
-
-    path: Path
-    run_folder: Path
-    step: int
-    config: SpeechConfig
-    tokenizer: TextTokenizer
-    grammar: Grammar
-    shape: BackboneShape
-    provenance: Provenance | None
-
-    @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        """`path` is .../step-N, or a run folder, whose newest checkpoint is taken.
-
-        Raises:
-            CheckpointError: there is none, or it was trained with another vocabulary than its tokenizer gives.
-        """
-        run_folder, checkpoint = _located(path)
-        config = load_config(["--job.config_file", str(run_folder / FILE_NAME)]).config
-        tokenizer = TextTokenizer.load(config.tokenizer.path)
-        grammar = Grammar(tokenizer.vocabulary())
-        provenance = read_provenance(checkpoint)
-        if provenance is not None and provenance.vocabulary != grammar.vocabulary.fingerprint:
-            raise CheckpointError(
-                f"{checkpoint} was trained with vocabulary {provenance.vocabulary}; the tokenizer at "
-                f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
-            )
-        step = int(checkpoint.name.removeprefix("step-"))
-        shape = trained_shape(config.model, provenance)
-        return cls(checkpoint, run_folder, step, config, tokenizer, grammar, shape, provenance)
-
-    def evaluation_notes(self) -> str:
-        """What the run folder has on this step; empty where it has nothing."""
-        file = self.run_folder / EVALUATION_FOLDER / f"{self.path.name}.md"
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -104,7 +56,7 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
     ids = {"bos_id": vocabulary.bos_id, "eos_id": stop_id, "pad_id": vocabulary.pad_id}
     config = config_from_shape(shape, vocabulary.num_rows, **ids)
     source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
-    with new_folder(output, num_weight_bytes(shapes, dtype)) as partial_folder:
+    with checkpoint.kept(), new_folder(output, num_weight_bytes(shapes, dtype)) as partial_folder:
         write_weights(partial_folder, shapes, dtype, _TensorReader(checkpoint, dtype).pieces)
         write_json(partial_folder / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(partial_folder / "generation_config.json", _generation_config(ids))
@@ -123,13 +75,14 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
 
 def _as_start(checkpoint: Checkpoint) -> Expansion:
     """The record by which a run knows rows for speech tokens that are there already."""
-    vocabulary = checkpoint.grammar.vocabulary
+    vocabulary, provenance = checkpoint.grammar.vocabulary, checkpoint.provenance
+    origin = f" that began from {provenance.initial}" if provenance is not None and provenance.initial else ""
     return Expansion(
-        source=f"step {checkpoint.step} of a run",
+        source=f"step {checkpoint.step} of a run{origin}",
         source_sha256="",
         num_base=vocabulary.num_base,
         num_rows=vocabulary.num_rows,
-        method="trained",
+        method=TRAINED,
         scale=0.0,
         seed=0,
         vocabulary=vocabulary.fingerprint,
@@ -173,25 +126,6 @@ def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, object]:
         "add_bos_token": False,
         "model_max_length": checkpoint.config.training.seq_len,
     }
-
-
-def _located(path: Path) -> tuple[Path, Path]:
-    """Run folder and checkpoint folder."""
-    if path.name.startswith("step-"):
-        checkpoint = path.absolute()
-        run_folder = next((p for p in checkpoint.parents if (p / FILE_NAME).is_file()), None)
-        if not (checkpoint / ".metadata").is_file() or run_folder is None:
-            raise CheckpointError(
-                f"{path} is no complete checkpoint of a run: expected .metadata in it and {FILE_NAME} in a folder above"
-            )
-        return run_folder, checkpoint
-    if not (path / FILE_NAME).is_file():
-        raise CheckpointError(f"{path} is neither a checkpoint (.../step-N) nor a run folder with {FILE_NAME}")
-    folder = path / load_config(["--job.config_file", str(path / FILE_NAME)]).config.checkpoint.folder
-    steps = complete_steps(folder)
-    if not steps:
-        raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
-    return path, folder / f"step-{steps[-1]}"
 
 
 class _TensorReader:

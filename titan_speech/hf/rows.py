@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 
+from titan_speech.errors import ModelError
 from titan_speech.hf.folder import HFFolder
 
 Method = Literal["mean_cov", "mean", "normal"]
@@ -51,11 +52,17 @@ class Moments:
 
 
 def row_moments(folder: HFFolder, name: str) -> Moments:
-    """Mean and covariance over all rows of a matrix, read in pieces."""
+    """Mean and covariance over all rows of a matrix, read in pieces.
+
+    Raises:
+        ModelError: a value is NaN or infinite.
+    """
     num_rows, dim = folder.num_rows, folder.shape.dim
     sum_D = torch.zeros(dim, dtype=torch.float64)
     for piece_VD in row_pieces(folder, name):
         sum_D += piece_VD.double().sum(0)
+    if not torch.isfinite(sum_D).all():
+        raise ModelError(f"{name} in {folder.path} has values that are not finite (NaN or infinite); download it again")
     mean_D = sum_D / num_rows
     covariance_DD = torch.zeros(dim, dim, dtype=torch.float64)
     for piece_VD in row_pieces(folder, name):

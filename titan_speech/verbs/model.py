@@ -81,7 +81,7 @@ VERBS = (
     Verb(
         "model",
         "export",
-        "Write a checkpoint as a Hugging Face folder that transformers and vLLM load.",
+        "Write a checkpoint as a Hugging Face folder that transformers loads.",
         "titan-speech model export --checkpoint outputs/demo --output outputs/demo-hf",
         model_export,
         (
