@@ -105,7 +105,7 @@ class Saver:
 
 
 def _stageable(state: dict[str, Any]) -> dict[str, Any]:
-    """Copies of DTensors that begin behind the start of a storage, which DCP's stager takes for plain tensors and fails.
+    """Copies of DTensors that begin behind the start of a storage, which DCP's stager takes for plain tensors.
 
     Such are keys and values of a fused projection with one key-value head, in its state dict.
     """

@@ -72,7 +72,7 @@ class MilestoneExporter:
         """Wait until all that were given are written or have failed."""
         with self._changed:
             if self._waiting:
-                logger.info(f"Waiting for {self._state()}; nothing is lost if this process is stopped now.")
+                logger.info(f"Waiting until {self._state()}; nothing is lost if this process is stopped now.")
             self._changed.wait_for(lambda: not self._waiting)
 
     def leave(self) -> None:
