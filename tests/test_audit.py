@@ -23,12 +23,15 @@ from titan_speech.codec.wav import read_audio
 from titan_speech.corpus.samples import SpeechSample
 from titan_speech.remote.store_copy import push_store
 from titan_speech.remote.url import S3Url
+from titan_speech.store.audit import report as audit_report
 from titan_speech.store.audit.choose import choose, fair_quotas
 from titan_speech.store.audit.histogram import histogram
+from titan_speech.store.audit.page import page
 from titan_speech.store.audit.rates import spread_of
 from titan_speech.store.audit.rules import RULE_NAMES
 from titan_speech.store.audit.scripts import expected_scripts, script_counts
-from titan_speech.store.audit.sound import mulaw_wav
+from titan_speech.store.audit.sound import Sound, mulaw_wav
+from titan_speech.store.audit.thresholds import read_thresholds
 from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.samples import SampleInfo
@@ -411,3 +414,13 @@ def test_every_check_is_described_in_the_help(capsys: pytest.CaptureFixture[str]
         main(["store", "audit", "--help"])
     out = capsys.readouterr().out
     assert all(f"--max-{name}" in out for name in RULE_NAMES)
+
+
+def test_the_page_tells_of_each_sample_it_has_shown(sound_store: Path) -> None:
+    store = open_store(sound_store)
+    parts = choose(store, 50, 0)
+    thresholds = read_thresholds(None, {})
+    report = audit_report.audit(store, parts, None, thresholds, seed=0, num_codes=65_536, num_random=3)
+    told: list[int] = []
+    text = "".join(page(report, Sound(why_silent="no codec"), lambda: told.append(1)))
+    assert len(told) == report.num_shown == text.count(" · <bdi>") > 0

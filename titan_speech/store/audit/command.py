@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.progress import Progress
 from titan_speech.store.audit.as_json import to_json
 from titan_speech.store.audit.choose import choose
 from titan_speech.store.audit.page import page
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> bool:
     report = audit(
         store, parts, tokenizer, thresholds, seed=args.seed, num_codes=args.num_codes, num_random=args.listen
     )
-    _write(args.output, page(report, sound))
+    with Progress(f"audit page {args.output}", report.num_shown, "samples") as shown:
+        _write(args.output, page(report, sound, lambda: shown.add(1)))
     if args.json is not None:
         _write(args.json, [to_json(report)])
     for line in report_lines(report, args.output):

@@ -9,7 +9,7 @@ sound is nearly all.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
 from titan_speech.store.audit.charts import figure
@@ -24,8 +24,9 @@ _WORDY = ("Finds", "Why this threshold")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:"
 
 
-def page(report: AuditReport, sound: Sound) -> Iterator[str]:
-    """In pieces, as the sound of a large page need not be in memory at once."""
+def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> Iterator[str]:
+    """In pieces, as the sound of a large page need not be in memory at once; `on_sample` is called after each of
+    `report.num_shown` samples, whose decoding is most of the work."""
     name = escape(report.store.manifest.name)
     yield (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -36,8 +37,8 @@ def page(report: AuditReport, sound: Sound) -> Iterator[str]:
     yield f"<header><h1>Audit of {name}</h1>\n{_summary(report, sound)}</header>\n<main>\n"
     yield _language_table(report)
     yield _rule_table(report)
-    yield from _worst(report, sound)
-    yield from _languages(report, sound)
+    yield from _worst(report, sound, on_sample)
+    yield from _languages(report, sound, on_sample)
     yield "</main>\n</body></html>\n"
 
 
@@ -141,7 +142,7 @@ def _allowed(shares: list[float]) -> str:
     return _unbroken(low) if low == high else f"{_unbroken(low)} to {_unbroken(high)}"
 
 
-def _worst(report: AuditReport, sound: Sound) -> Iterator[str]:
+def _worst(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> Iterator[str]:
     yield _heading("worst")
     if not any(report.worst.values()):
         yield "<p>No check found anything.</p>\n"
@@ -152,10 +153,11 @@ def _worst(report: AuditReport, sound: Sound) -> Iterator[str]:
             yield f'<p class="soft small">{escape(rule.finds)}</p>\n<ul class="samples">\n'
             for finding in findings:
                 yield _item(finding.sample, report, sound, finding)
+                on_sample()
             yield "</ul>\n"
 
 
-def _languages(report: AuditReport, sound: Sound) -> Iterator[str]:
+def _languages(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> Iterator[str]:
     yield _heading("listen")
     for language in report.languages:
         name = escape(language.language)
@@ -166,6 +168,7 @@ def _languages(report: AuditReport, sound: Sound) -> Iterator[str]:
             yield f'<h3>{len(language.random)} random samples</h3>\n<ul class="samples">\n'
             for sample in language.random:
                 yield _item(sample, report, sound)
+                on_sample()
             yield "</ul>\n"
         yield "</details>\n"
 

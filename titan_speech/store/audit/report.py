@@ -112,6 +112,11 @@ class AuditReport:
         return sum(language.num_stored for language in self.languages)
 
     @property
+    def num_shown(self) -> int:
+        """Samples of the page: the worst, and the random ones of each language."""
+        return sum(map(len, self.worst.values())) + sum(len(language.random) for language in self.languages)
+
+    @property
     def is_good(self) -> bool:
         return not any(language.too_much for language in self.languages)
 
