@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
+from titan_speech.checkpoint.folder import checkpoint_path, discard
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.process import Uploader
@@ -134,6 +137,39 @@ def test_a_server_that_dies_in_the_middle_of_an_upload_and_returns_gets_the_rest
         assert uploader.finish(PATIENCE_SEC).text == f"All checkpoints are at {job.upload.to}."
         assert job.prefix().names() == ["step-10", "step-20"]
         assert content(fetch(job.prefix(), "step-10", tmp_path / "back")) == content(checkpoint)
+
+
+@pytest.mark.slow
+def test_kills_at_random_instants_never_make_anything_wrong_complete(job: UploadJob, tmp_path: Path) -> None:
+    """Checkpoints come and are saved anew meanwhile; after each kill whatever counts is fetched and compared."""
+    draw, prefix = random.Random(0), job.prefix()
+    job = replace(job, upload=replace(job.upload, bandwidth_mb_per_sec=30.0, keep="all"))
+    expected: dict[str, list[dict[str, bytes]]] = {}
+    num_complete, num_waiting = [], []
+    for kill in range(20):
+        step = draw.choice((10, 20, 30, 40))
+        discard(checkpoint_path(job.checkpoints, step))
+        checkpoint = write_checkpoint(job.checkpoints, step, seed=kill, model_bytes=draw.choice((1 << 20, 12 << 20)))
+        expected.setdefault(checkpoint.name, []).append(content(checkpoint))
+        status_path(job.run).unlink(missing_ok=True)
+        uploader = Uploader(job)
+        wait_until(status_path(job.run).exists)
+        time.sleep(draw.uniform(0.0, 2.5))
+        os.kill(pid_of(uploader), signal.SIGKILL)
+        uploader.close()
+        num_complete.append(len(prefix.names()))
+        num_waiting.append(len(uploader.status.waiting))
+        for name in prefix.names():
+            back = tmp_path / f"back-{kill}"
+            assert content(fetch(prefix, name, back)) in expected[name]
+            shutil.rmtree(back)
+    assert Uploader(job).finish(PATIENCE_SEC).is_all
+    for name in prefix.names():
+        assert content(fetch(prefix, name, tmp_path / "end")) == expected[name][-1]
+    assert len(prefix.names()) == len(expected)
+    assert sum(num_complete) > 0, "every kill came too early"
+    assert sum(map(bool, num_waiting)) >= 10, "most kills came too late"
+    print(f"20 kills, {sum(map(bool, num_waiting))} of them in the middle; complete after each: {num_complete}")
 
 
 @pytest.mark.slow
