@@ -43,3 +43,7 @@ class PlanError(TitanSpeechError, RuntimeError):
 
 class HealthError(TitanSpeechError, RuntimeError):
     """The run stopped itself, since going on would do harm."""
+
+
+class MeetingError(TitanSpeechError, TimeoutError):
+    """The ranks of a run did not find each other."""

@@ -22,6 +22,7 @@ from titan_speech.config.load import LoadedConfig, load_config
 from titan_speech.config.present import check_present
 from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
 from titan_speech.health.exits import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, LeaveRun
+from titan_speech.meeting import meet_anew
 from titan_speech.quiet import quieten_dependencies
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
 
     init_logger()
     _only_rank_0_informs()
+    meet_anew()
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())

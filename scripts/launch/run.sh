@@ -44,6 +44,7 @@ elif [[ -z ${RDZV_ENDPOINT:-} ]]; then
   echo "run.sh: found NNODES=$nnodes without RDZV_ENDPOINT; expected the host:port of one machine, equal on all" >&2
   exit 2
 else
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # else a node that joins later waits in vain for torchrun's shared store
   rendezvous=(--nnodes "$nnodes" --rdzv-backend c10d --rdzv-endpoint "$RDZV_ENDPOINT" --rdzv-id "${RDZV_ID:-$name}")
   [[ -z ${LOCAL_ADDR:-} ]] || rendezvous+=(--local-addr "$LOCAL_ADDR")
 fi

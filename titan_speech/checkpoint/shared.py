@@ -3,7 +3,7 @@
 In: a function that looks at files, and the environment torchrun sets. Out: what it returned on rank 0, on every rank;
 what it refused is refused on every rank. Ranks that each looked for themselves could see different things in a shared
 folder, and 64 of them would read a checkpoint 64 times to verify it. It goes through the store at which the process
-group meets later; torchrun makes a new one for every restart.
+group meets later, one of this life alone (meeting.py).
 """
 
 from __future__ import annotations

@@ -54,13 +54,15 @@ class HangReport:
         mine = self.progress.mine
         said = str(error).strip().splitlines()[0]
         print(f"titan_speech: rank {self.progress.rank} ends: {said[-300:]}", file=sys.stderr, flush=True)
-        self._report(mine, f"the collective failed: {said}")
+        self._report(mine, f"the collective failed: {said}", "hangs" if "imed out" in said else "lost a rank")
         os._exit(EXIT_HUNG)
 
     def _overdue(self, for_sec: float) -> None:
-        self._report(self.progress.mine, f"{for_sec:.0f} s without an answer, and collectives end the run soon")
+        self._report(
+            self.progress.mine, f"{for_sec:.0f} s without an answer, and collectives end the run soon", "hangs"
+        )
 
-    def _report(self, mine: Mark, reason: str) -> None:
+    def _report(self, mine: Mark, reason: str, what: str) -> None:
         try:
             if not self.progress.is_first("hang"):
                 return
@@ -69,7 +71,7 @@ class HangReport:
             lines = [f"nothing is known of the others: {type(error).__name__}"]
         slots = self.slots_of_step(mine.step)
         text = (
-            f"titan_speech: the run hangs. Rank {self.progress.rank} waited {mine.for_sec:.0f} s in step {mine.step} "
+            f"titan_speech: the run {what}. Rank {self.progress.rank} waited {mine.for_sec:.0f} s in step {mine.step} "
             f"(slots {slots.start}-{slots.stop - 1}), {mine.part}; {reason}\n"
             + "\n".join(f"  {line}" for line in lines)
         )

@@ -1,0 +1,24 @@
+"""A worker that fails in its first life: meets, looks for what a life before wrote, writes something of its own."""
+
+import os
+import sys
+
+from torch.distributed.rendezvous import rendezvous
+
+from titan_speech.meeting import meet_anew
+
+meet_anew()
+store, rank, _ = next(iter(rendezvous("env://")))
+store.set(f"seen/{rank}", str(store.check(["decision"])))
+if rank == 0:
+    store.get("seen/1")
+    store.set("decision", os.environ["TORCHELASTIC_RESTART_COUNT"])
+print(
+    f"rank {rank} read {store.get('decision').decode()}, was there before: {store.get(f'seen/{rank}').decode()}",
+    flush=True,
+)
+if rank == 0:
+    store.get("done/1")
+else:
+    store.set("done/1", "")
+sys.exit(os.environ["TORCHELASTIC_RESTART_COUNT"] == "0")
