@@ -390,7 +390,6 @@ def test_a_corrected_input_is_imported_again_where_it_changed(
         (["--codec-hash", "x"], "--codec-name and --codec-hash go together"),
         (["--require-transcript", "nativ"], "expected one of native"),
         (["--shard-mb", "0"], "shard_bytes is 0"),
-        (["--workers", "0"], "--workers is 0"),
         ([], "--from inworld holds codes and does not say of which codec: give --codec-name"),
     ],
 )
@@ -407,6 +406,14 @@ def test_bad_words_are_refused_without_a_traceback(
     assert main([*usual, *words]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--workers", "0"], ["--unit-mb", "nan"], ["--seed", "-1"]], ids=str)
+def test_numbers_are_checked_as_they_are_read(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ["--from", "inworld", "--input", "x", "--output", "y", "--tokenizer", "z", "--name", "n", "--licence", "l"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["store", "build", *usual, *words])
+    assert f'argument {words[0]}: "{words[1]}" is no' in capsys.readouterr().err
 
 
 def write_jsonl(path: Path, num_samples: int = 3, **changes: object) -> Path:
