@@ -14,10 +14,10 @@ from tests.checkpoint_folders import content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.folder import ROLLED_BACK, checkpoint_path
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.remote_start import ROLLED_BACK, local_copy, with_local_start
+from titan_speech.checkpoint.upload.remote_start import local_copy, with_local_start
 from titan_speech.checkpoint.upload.turn import Turn
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.tables import CheckpointTable, JobTable, SpeechConfig, StorageTable, UploadTable

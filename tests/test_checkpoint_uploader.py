@@ -82,6 +82,14 @@ def test_a_killed_upload_goes_on_where_it_stopped(job: UploadJob, uploader: Uplo
     assert prefix.client.unfinished_uploads(shard) == []
 
 
+def test_signals_of_a_scheduler_are_training_s_to_answer(job: UploadJob, uploader: Uploader) -> None:
+    wait_until(status_path(job.run).exists)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        os.kill(pid_of(uploader), number)
+    write_checkpoint(job.checkpoints, 10)
+    assert uploader.finish(PATIENCE_SEC).is_all
+
+
 def test_an_end_that_may_not_wait_says_what_is_left(job: UploadJob, uploader: Uploader) -> None:
     write_checkpoint(job.checkpoints, 10, model_bytes=BIG_BYTES)
     wait_until(lambda: begun(job))

@@ -159,8 +159,9 @@ def run(trainer: SpeechTrainer) -> None:
         trainer.finish_milestones(wait=False)
         raise
     torch.distributed.destroy_process_group()
-    trainer.finish_milestones(wait=left is None and not trainer.checkpointer.must_stop)
-    trainer.finish_uploads()
+    is_over = left is None and not trainer.checkpointer.must_stop
+    trainer.finish_milestones(wait=is_over)
+    trainer.finish_uploads(is_over=is_over)
     if left is not None:
         raise left
 

@@ -239,11 +239,11 @@ class SpeechTrainer(Trainer):
         self.hangs.progress.end()
         self.rollbacks.carry_out()
 
-    def finish_uploads(self) -> None:
-        """Waits until every checkpoint is at its address, or says which are not; a run that was stopped waits less."""
+    def finish_uploads(self, *, is_over: bool) -> None:
+        """Waits until every checkpoint is at its address, or says which are not; one that goes on later waits less."""
         if self.uploads is not None:
             limits = self.config.speech.upload
-            outcome = self.uploads.finish(limits.stop_sec if self.checkpointer.must_stop else limits.finish_sec)
+            outcome = self.uploads.finish(limits.finish_sec if is_over else limits.stop_sec)
             logger.log(logging.INFO if outcome.is_all else logging.WARNING, str(outcome))
 
     def finish_milestones(self, *, wait: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME, Commit, sync_folder, write_durably
 
-PARTIAL, DELETED = ".partial", ".deleted"
+PARTIAL, DELETED, ROLLED_BACK = ".partial", ".deleted", ".rolled-back"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -459,7 +459,7 @@ class UploadTable:
     """How long the end of a run waits until everything is up."""
 
     stop_sec: float = 30.0
-    """The same for a run that a signal ended."""
+    """The same for a run that a signal or a rollback ended, and that will be started again."""
 
 
 @dataclass(frozen=True, kw_only=True)

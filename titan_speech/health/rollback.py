@@ -21,13 +21,12 @@ from typing import Any
 import torch
 
 from titan_speech.checkpoint.commit import committed_steps, read_commit, write_durably
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.folder import ROLLED_BACK, checkpoint_path
 from titan_speech.config.tables import HealthTable
 from titan_speech.errors import HealthError
 from titan_speech.health.exits import LeaveRun
 
 FILE = Path("health") / "rollbacks.json"
-ROLLED_BACK = ".rolled-back"
 
 
 @dataclass(frozen=True)

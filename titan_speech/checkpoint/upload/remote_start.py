@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import committed_steps
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.folder import ROLLED_BACK, checkpoint_path
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
@@ -35,8 +35,6 @@ from titan_speech.remote.url import S3Url, is_s3
 logger = logging.getLogger(__name__)
 
 NEWEST = -1
-ROLLED_BACK = ".rolled-back"
-"""Ends the names of checkpoints that a rollback retired."""
 
 
 def with_local_start(config: SpeechConfig) -> SpeechConfig:

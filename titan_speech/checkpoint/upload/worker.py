@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -76,6 +77,8 @@ def _wait(parent: Parent, wait_sec: float, is_last: bool) -> None:
 
 def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signal_number, signal.SIG_IGN)  # schedulers send them to every process; training decides
     quieten_dependencies()
     job = job_of_text(sys.stdin.readline())
     os.nice(NICENESS)
