@@ -202,3 +202,28 @@ def test_all_places_that_are_not_there_are_told_at_once_with_the_lines_to_fill_i
     with pytest.raises(ConfigError) as caught:  # a later stage takes its weights from the one before
         load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_present,))
     assert "model.initial" not in str(caught.value)
+
+
+FLAGS_OF_THE_PAGE = [
+    ("pt_s1", 32, "--parallelism.data_parallel_replicate_degree 4"),
+    ("pt_s1", 8, "--float8.recipe rowwise"),
+    ("pt_s1", 8, "--activation_checkpoint.kind full"),
+    ("pt_s1", 8, "--loss.num_chunks 16"),
+    ("pt_s3", 8, "--parallelism.context_parallel_degree 2"),
+    ("pt_s1_llama3_8b", 8, "--parallelism.tensor_parallel_degree 4"),
+    ("pt_s1_llama3_8b_tp", 8, "--compile.enable_async_tensor_parallel"),
+    ("pt_s1_llama3_8b", 16, "--parallelism.pipeline_parallel_degree 2 --training.local_batch_packs 4"),
+    ("pt_s1", 8, "--training.cuda_graphs"),
+]
+
+
+@pytest.mark.parametrize(("name", "world_size", "flags"), FLAGS_OF_THE_PAGE)
+def test_what_the_page_says_can_be_switched_on_goes_with_the_recipe(name: str, world_size: int, flags: str) -> None:
+    assert f"`{flags}`" in PAGE
+    load_config(["--job.config_file", str(RECIPES[name]), *flags.split()], world_size=world_size)
+
+
+def test_the_page_has_no_flag_that_is_not_tried() -> None:
+    table = PAGE.partition("## What to switch on")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(--[^`]+)`", table)) - {"--training.local_batch_packs"}
+    assert listed == {flags for _, _, flags in FLAGS_OF_THE_PAGE}
