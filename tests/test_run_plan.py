@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from titan_speech.config.tables import (
 )
 from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
+from titan_speech.plan.compare import comparison
 from titan_speech.plan.counts import count_flops, count_parameters
 from titan_speech.plan.extend import extended_trace
 from titan_speech.plan.hardware import ASSUMED, DEVICES, REFERENCES
@@ -29,11 +31,11 @@ from titan_speech.plan.page import page
 from titan_speech.plan.reading import read_plan
 from titan_speech.plan.record import FORMAT, record
 from titan_speech.plan.rows import PUBLISHED_ROWS, run_vocabulary
-from titan_speech.plan.run_plan import Question, RunPlan, plan_run
+from titan_speech.plan.run_plan import Question, RunPlan, plan_runs
 from titan_speech.plan.speed import link_rate, predict
-from titan_speech.plan.stand_in import on_this_machine
 from titan_speech.plan.step import Collective, StepTrace, TraceJob, Traffic, with_layers
 from titan_speech.plan.storage import count_storage
+from titan_speech.plan.this_machine import on_this_machine
 from titan_speech.plan.timeline import Event, Peak, extended, peaks
 from titan_speech.plan.trace_process import traced
 from titan_speech.vocabulary import Vocabulary
@@ -203,12 +205,34 @@ def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
 
 
 @pytest.fixture(scope="module")
-def plan() -> RunPlan:
-    """The bundled demonstration, whose stores are here, on eight GPUs."""
+def plans() -> list[RunPlan]:
+    """The bundled demonstration, whose stores are here, on eight GPUs; with its own packs a pass, and with half."""
     from titan_speech.config.load import load_config
 
-    loaded = load_config(["--job.config_file", "train_configs/demo.toml"], world_size=WORLD_SIZE)
-    return plan_run(Question(loaded.config, "demo", WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0))
+    questions = []
+    for name, packs in (("demo", "4"), ("halved", "2")):
+        words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs]
+        config = load_config(words, world_size=WORLD_SIZE).config
+        questions.append(Question(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0))
+    return plan_runs(questions)
+
+
+@pytest.fixture(scope="module")
+def plan(plans: list[RunPlan]) -> RunPlan:
+    return plans[0]
+
+
+def test_two_plans_side_by_side_mark_what_is_equal_and_divide_what_is_not(plans: list[RunPlan]) -> None:
+    head, names, *rows = comparison(*plans).splitlines()
+    assert "nothing was measured on a GPU" in head
+    assert names.split()[:2] == ["demo", "halved"]
+    last = {re.split(r"\s{2,}", row.strip())[0]: row.split()[-1] for row in rows}
+    assert last["parameters"] == last["steps"] == "="
+    assert [plan.steps.filler_packs for plan in plans] == [24, 8]  # 8 packs a step; a pass takes 8 x 4, or 8 x 2
+    assert last["filler packs a step"] == "0.333"
+    held = [plan.memory.tensor_bytes for plan in plans]
+    assert float(last["tensors of a GPU"]) == pytest.approx(held[1] / held[0], rel=1e-2)
+    assert held[1] < held[0]
 
 
 def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunPlan) -> None:

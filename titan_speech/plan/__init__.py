@@ -7,6 +7,7 @@ configuration
   |  storage.py       checkpoints
   v
 run on fake tensors
+  |  this_machine.py   the configuration without what needs CUDA
   |  stand_in.py      the run's own tree over random codes
   |  kernels.py       what a GPU's kernels keep                      (in a process of its own: trace_process)
   |  step_trace.py    forward, loss, backward, optimizer of one rank (ledger, seams, collectives, timeline)
@@ -15,6 +16,7 @@ run on fake tensors
 step.StepTrace        memory by component, FLOPs, bytes sent
   |  hardware.py      devices, assumptions, published runs
   |  speed.py         seconds of a step
+  |  dry_run.py        if asked for: two layers that really step, on a fake process group
   v
 run_plan.RunPlan      page.py prints it, record.py is its JSON, compare.py lays two side by side
 """

@@ -14,7 +14,7 @@ from titan_speech.plan.compare import comparison
 from titan_speech.plan.hardware import DEVICES
 from titan_speech.plan.page import page
 from titan_speech.plan.record import record
-from titan_speech.plan.run_plan import Question, plan_run
+from titan_speech.plan.run_plan import Question, RunPlan, plan_runs
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Options:
     as_json: bool
     against: str | None
     full_trace: bool
+    dry_run: bool
 
 
 def run(options: Options, words: Sequence[str]) -> str:
@@ -36,15 +37,20 @@ def run(options: Options, words: Sequence[str]) -> str:
         ConfigError: the configuration has problems at this number of ranks.
         PlanError: model, layout and loss do not fit together.
     """
-    loaded = load_config(list(words), world_size=options.world_size)
-    plan = plan_run(_question(loaded, options))
-    if options.against is None:
-        text = json.dumps(record(plan), indent=1) if options.as_json else page(plan)
-    else:
-        other = load_config(["--job.config_file", options.against], world_size=options.world_size)
-        both = plan, plan_run(_question(other, options))
-        text = json.dumps([record(one) for one in both], indent=1) if options.as_json else comparison(*both)
-    return text
+    loaded = [load_config(list(words), world_size=options.world_size)]
+    if options.against is not None:
+        loaded.append(load_config(["--job.config_file", options.against], world_size=options.world_size))
+    plans = plan_runs([_question(one, options) for one in loaded])
+    return _as_json(plans) if options.as_json else _as_text(plans)
+
+
+def _as_json(plans: Sequence[RunPlan]) -> str:
+    records = [record(plan) for plan in plans]
+    return json.dumps(records[0] if len(records) == 1 else records, indent=1)
+
+
+def _as_text(plans: Sequence[RunPlan]) -> str:
+    return page(plans[0]) if len(plans) == 1 else comparison(plans[0], plans[1])
 
 
 def _question(loaded: LoadedConfig, options: Options) -> Question:
@@ -55,4 +61,5 @@ def _question(loaded: LoadedConfig, options: Options) -> Question:
         device=DEVICES[options.device],
         price_per_gpu_hour=options.price_per_gpu_hour,
         full_trace=options.full_trace,
+        dry_run=options.dry_run,
     )

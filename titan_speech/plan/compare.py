@@ -17,7 +17,7 @@ def comparison(one: RunPlan, other: RunPlan) -> str:
     rows = [("", *names, "second / first")]
     for (label, text, value), (_, other_text, other_value) in zip(_figures(one), _figures(other), strict=True):
         ratio = "" if not value or other_value is None else f"{other_value / value:.3g}"
-        rows.append((label, text, other_text, "=" if text == other_text else ratio))
+        rows.append((label, text, other_text, "=" if (text, value) == (other_text, other_value) else ratio))
     head = f"two plans on {one.question.world_size:,} x {one.question.device.title}; nothing was measured on a GPU"
     return "\n".join([head, *(f"  {line}" for line in table(rows))])
 
@@ -47,7 +47,11 @@ def _figures(plan: RunPlan) -> Iterator[tuple[str, str, float | None]]:
         "?" if speed is None else f"{speed.tokens_per_sec_per_gpu:,.0f}",
         speed and speed.tokens_per_sec_per_gpu,
     )
-    yield "days", "?" if speed is None else f"{speed.run_hours / 24:,.2f}", speed and speed.run_hours
-    yield "GPU hours", "?" if speed is None else f"{speed.gpu_hours:,.0f}", speed and speed.gpu_hours
-    price = None if speed is None else speed.price
-    yield "price", "?" if price is None else f"{price:,.0f}", price
+    yield "days", *_short(speed and speed.run_hours / 24)
+    yield "GPU hours", *_short(speed and speed.gpu_hours)
+    yield "price", *_short(speed and speed.price)
+
+
+def _short(value: float | None) -> tuple[str, float | None]:
+    """As text and number: whole numbers from 100 on, three digits below."""
+    return "?" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}", value

@@ -25,6 +25,8 @@ def page(plan: RunPlan) -> str:
         ("sent by one GPU in a step", _traffic(plan)),
         ("predicted speed", _speed(plan)),
     ]
+    if plan.dry_run is not None:
+        sections.append(("dry run", plan.dry_run.lines()))
     lines = _head(plan)
     for title, body in sections:
         lines += ["", title, *(f"  {line}" for line in body)]

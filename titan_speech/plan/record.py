@@ -66,5 +66,6 @@ def record(plan: RunPlan) -> dict[str, Any]:
             "fits": memory.fits,
             "speed": None if plan.speed is None else asdict(plan.speed),
         },
+        "dry_run": None if plan.dry_run is None else asdict(plan.dry_run),
         "reference": {"source": REFERENCE_SOURCE, "runs": [asdict(one) for one in REFERENCES]},
     }

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.config.tables import SpeechConfig
-from titan_speech.hf.initial import model_shape
 from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
 from titan_speech.text_tokenizer import TextTokenizer
@@ -46,5 +45,8 @@ def run_shape(config: SpeechConfig) -> tuple[BackboneShape, str]:
     if model.initial and not Path(model.initial).exists() and model.flavor != "initial":
         note = f"published sizes of {model.family} {model.flavor} ({model.initial} is not on this machine)"
         return published_shape(model.family, model.flavor), note
-    origin = model.initial or f"published sizes of {model.family} {model.flavor}"
-    return model_shape(model), origin
+    if not model.initial:
+        return published_shape(model.family, model.flavor), f"published sizes of {model.family} {model.flavor}"
+    from titan_speech.hf.initial import model_shape  # imports torch
+
+    return model_shape(model), model.initial

@@ -7,20 +7,22 @@ grows by the same amount for each layer; `full_trace` traces every layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.model.shape import BackboneShape
 from titan_speech.plan.counts import FlopsPerToken, Parameters, count_flops, count_parameters, traced_flops
+from titan_speech.plan.dry_run import DryRun, dry_run
 from titan_speech.plan.extend import extended_trace
 from titan_speech.plan.hardware import ASSUMED, Device
 from titan_speech.plan.reading import Reading, read_plan
 from titan_speech.plan.rows import FoundVocabulary, run_shape, run_vocabulary
 from titan_speech.plan.speed import Speed, predict
-from titan_speech.plan.stand_in import on_this_machine
 from titan_speech.plan.step import StepTrace, TraceJob, with_layers
 from titan_speech.plan.storage import Storage, count_storage
+from titan_speech.plan.this_machine import on_this_machine
 from titan_speech.plan.trace_process import traced
 
 TRACED_LAYERS = (3, 4)
@@ -36,6 +38,7 @@ class Question:
     device: Device
     price_per_gpu_hour: float | None = None
     full_trace: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class RunPlan:
     speed: Speed | None
     left_out: tuple[str, ...]
     """What the trace does without."""
+    dry_run: DryRun | None
+    """None: not asked for."""
 
 
 def plan_run(question: Question) -> RunPlan:
@@ -101,19 +106,67 @@ def plan_run(question: Question) -> RunPlan:
     Raises:
         PlanError: the run does not fit together at this number of ranks.
     """
-    config, world_size = question.config, question.world_size
-    found, (shape, shape_origin) = run_vocabulary(config), run_shape(config)
+    return plan_runs([question])[0]
+
+
+def plan_runs(questions: Sequence[Question]) -> list[RunPlan]:
+    """Plan several runs; those of one layout are traced in one process, which saves importing torch for each.
+
+    Raises:
+        PlanError: one of them does not fit together.
+    """
+    counted = [_count(question) for question in questions]
+    traces = iter(traced([job for one in counted for job in one.jobs]))
+    return [_predict(one, [next(traces) for _ in one.jobs]) for one in counted]
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What is known of a run before it is traced, and the traces it needs."""
+
+    question: Question
+    found: FoundVocabulary
+    shape: BackboneShape
+    shape_origin: str
+    budget: Budget
+    jobs: tuple[TraceJob, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def dp_degree(self) -> int:
+        return data_parallel_degree(self.question.config.parallelism, self.question.world_size)
+
+
+def _count(question: Question) -> _Counted:
+    found, (shape, shape_origin) = run_vocabulary(question.config), run_shape(question.config)
+    budget = Budget.from_config(question.config)
+    config, left_out = on_this_machine(question.config)
+    job = TraceJob(
+        config=config,
+        shape=shape,
+        vocabulary=found.vocabulary,
+        world_size=question.world_size,
+        accumulates=budget.accumulation(data_parallel_degree(config.parallelism, question.world_size)) > 1,
+        fused_kernels=question.device.name != "cpu",
+    )
+    all_layers = question.full_trace or shape.num_layers <= TRACED_LAYERS[-1]
+    jobs = (job,) if all_layers else tuple(with_layers(job, layers) for layers in TRACED_LAYERS)
+    return _Counted(question, found, shape, shape_origin, budget, jobs, tuple(left_out))
+
+
+def _predict(counted: _Counted, traces: Sequence[StepTrace]) -> RunPlan:
+    question, shape, found, budget = counted.question, counted.shape, counted.found, counted.budget
+    config, world_size, dp_degree = question.config, question.world_size, counted.dp_degree
     rows, seq_len = found.vocabulary.num_rows, config.training.seq_len
-    budget, dp_degree = Budget.from_config(config), data_parallel_degree(config.parallelism, world_size)
     reading, parameters = read_plan(config), count_parameters(shape, found.vocabulary)
     flops = count_flops(shape, rows, seq_len, reading.attended_tokens)
-    trace, left_out = _trace(question, shape, found, budget.accumulation(dp_degree) > 1)
+    trace = traces[0] if len(traces) == 1 else extended_trace(traces[0], traces[1], shape.num_layers)
     once = config.training.local_batch_packs * seq_len * dp_degree / world_size * traced_flops(shape, rows, seq_len)
     recomputed = max(0.0, trace.flops - once)
     return RunPlan(
         question=question,
         shape=shape,
-        shape_origin=shape_origin,
+        shape_origin=counted.shape_origin,
         vocabulary=found,
         parameters=parameters,
         flops=flops,
@@ -126,26 +179,9 @@ def plan_run(question: Question) -> RunPlan:
         speed=predict(
             config, world_size, trace, flops.full, recomputed, question.device, ASSUMED, question.price_per_gpu_hour
         ),
-        left_out=tuple(left_out),
+        left_out=counted.left_out,
+        dry_run=dry_run(config, world_size) if question.dry_run else None,
     )
-
-
-def _trace(
-    question: Question, shape: BackboneShape, found: FoundVocabulary, accumulates: bool
-) -> tuple[StepTrace, list[str]]:
-    config, left_out = on_this_machine(question.config)
-    job = TraceJob(
-        config=config,
-        shape=shape,
-        vocabulary=found.vocabulary,
-        world_size=question.world_size,
-        accumulates=accumulates,
-        fused_kernels=question.device.name != "cpu",
-    )
-    if question.full_trace or shape.num_layers <= TRACED_LAYERS[-1]:
-        return traced([job])[0], left_out
-    shallow, deeper = traced([with_layers(job, layers) for layers in TRACED_LAYERS])
-    return extended_trace(shallow, deeper, shape.num_layers), left_out
 
 
 def _steps(budget: Budget, dp_degree: int) -> Steps:

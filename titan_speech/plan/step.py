@@ -47,7 +47,7 @@ class TraceJob:
     """What is traced."""
 
     config: SpeechConfig
-    """As this machine can build it (stand_in.on_this_machine)."""
+    """As this machine can build it (this_machine.on_this_machine)."""
     shape: BackboneShape
     vocabulary: Vocabulary
     world_size: int

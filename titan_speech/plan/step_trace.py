@@ -42,7 +42,7 @@ from titan_speech.trainer import SpeechTrainer
 
 
 def trace_steps(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    """Trace steps that differ in depth alone; this process has no process group yet."""
+    """Trace steps of one layout and world size; this process has no process group yet."""
     world_size = jobs[0].world_size
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "NGPU": str(world_size)}
     torch.autograd.set_multithreading_enabled(False)

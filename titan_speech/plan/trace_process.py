@@ -21,11 +21,22 @@ MODULE = "titan_speech.plan.trace_process"
 
 
 def traced(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    """Trace jobs of one world size, all in one process.
+    """Trace jobs, in their order; those of one layout and world size share a process.
 
     Raises:
         PlanError: model, layout and loss do not fit together; its text ends with what TorchTitan said.
     """
+    groups: dict[tuple[int, bool, str], list[int]] = {}
+    for index, job in enumerate(jobs):
+        layout = job.world_size, job.fused_kernels, repr(job.config.parallelism)
+        groups.setdefault(layout, []).append(index)
+    traces: dict[int, StepTrace] = {}
+    for indices in groups.values():
+        traces |= zip(indices, _in_one_process([jobs[index] for index in indices]), strict=True)
+    return [traces[index] for index in range(len(jobs))]
+
+
+def _in_one_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
     with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
         files = [Path(folder) / name for name in ("jobs", "traces")]
         files[0].write_bytes(pickle.dumps(list(jobs)))

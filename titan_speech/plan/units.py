@@ -11,7 +11,8 @@ BAR_WIDTH = 30
 
 
 def gigabytes(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB"
+    """Two decimals, or two digits of what would be 0.00."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e7 or not num_bytes else f"{num_bytes / 1e9:.2g} GB"
 
 
 def large(value: float) -> str:

@@ -22,6 +22,7 @@ def plan(args: argparse.Namespace, words: list[str]) -> int:
         as_json=args.json,
         against=args.against,
         full_trace=args.full_trace,
+        dry_run=args.dry_run,
     )
     print(run(options, words))
     return EXIT_DONE
@@ -41,6 +42,7 @@ VERBS = (
             Argument("--against", "another configuration file, laid side by side with this one"),
             Argument("--json", "as JSON (docs/plan.md lists the keys)", is_switch=True),
             Argument("--full-trace", "trace every layer instead of extending from three and four", is_switch=True),
+            Argument("--dry-run", "also take real steps of two layers on a fake process group", is_switch=True),
         ),
         takes_config=True,
     ),

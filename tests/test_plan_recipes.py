@@ -1,0 +1,76 @@
+"""Every shipped recipe can be planned and dry-run at the world size its launch line states."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from titan_speech.config.load import load_config
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.plan.dry_run import MOST_BASE_ROWS, dry_run
+from titan_speech.plan.hardware import DEVICES
+from titan_speech.plan.run_plan import Question, RunPlan, plan_runs
+from titan_speech.vocabulary import NUM_CODES, NUM_SPECIAL_ROWS
+
+ROOT = Path(__file__).parents[1]
+RECIPES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "train_configs").glob("*.toml"))] + [
+    str(path.relative_to(ROOT)) for path in sorted((ROOT / "train_configs/tour").glob("*.toml"))
+]
+TENSOR_PARALLEL = "train_configs/pt_s1_llama3_8b_tp.toml"
+
+
+@pytest.fixture(autouse=True)
+def _paths_of_recipes_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def world_size_of(recipe: str) -> int:
+    """Nodes times processes of its launch line."""
+    text = Path(recipe).read_text("utf-8")
+    found = {name: re.search(rf"--{name} (\d+)", text) for name in ("nnodes", "nproc-per-node")}
+    assert found["nproc-per-node"] is not None
+    return int(found["nproc-per-node"][1]) * (int(found["nnodes"][1]) if found["nnodes"] else 1)
+
+
+def config_of(recipe: str) -> SpeechConfig:
+    return load_config(["--job.config_file", recipe], world_size=world_size_of(recipe)).config
+
+
+def question_of(recipe: str) -> Question:
+    return Question(config_of(recipe), recipe, world_size_of(recipe), DEVICES["h100"], price_per_gpu_hour=2.0)
+
+
+def check_that_a_rank_holds_its_part(plan: RunPlan) -> None:
+    """fp32 weights and two moments, sharded over all ranks that are no copies of each other."""
+    copies = plan.question.config.parallelism.data_parallel_replicate_degree
+    part = 4 * plan.parameters.total * copies / plan.question.world_size
+    resident = plan.trace.resident
+    assert resident["parameters"] == pytest.approx(part, rel=0.02), plan.question.name
+    assert resident["optimizer state"] == pytest.approx(2 * part, rel=0.02), plan.question.name
+
+
+def test_the_recipe_with_tensor_parallelism_is_planned_at_the_gpus_it_is_for() -> None:
+    [plan] = plan_runs([question_of(TENSOR_PARALLEL)])
+    check_that_a_rank_holds_its_part(plan)
+    assert plan.speed is not None
+    assert plan.speed.price is not None
+
+
+@pytest.mark.slow
+def test_every_recipe_is_planned_at_the_gpus_it_is_for() -> None:
+    for plan in plan_runs([question_of(recipe) for recipe in RECIPES]):
+        check_that_a_rank_holds_its_part(plan)
+
+
+def test_two_layers_of_the_demonstration_take_steps_on_eight_ranks() -> None:
+    done = dry_run(config_of("train_configs/demo.toml"), 8)
+    assert (done.world_size, done.num_rows) == (8, MOST_BASE_ROWS + NUM_CODES + NUM_SPECIAL_ROWS)
+    assert done.num_rows == done.num_rows_of_run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_layers_of_every_recipe_take_steps_at_the_gpus_it_is_for(recipe: str) -> None:
+    assert dry_run(config_of(recipe), world_size_of(recipe)).world_size == world_size_of(recipe)

@@ -1,0 +1,157 @@
+"""Two layers of full width that really step: the run's trainer, loss, layout and optimizer at its real world size.
+
+In: a configuration and ranks. Out: a line that says what was run, or a `PlanError` with what did not fit together. One
+process is rank 0 on TorchTitan's fake process group, which computes but exchanges nothing, so losses mean nothing: what
+is shown is that shapes, degrees, heads, chunks and vocabulary fit. Widths, degrees and the optimizer are the run's. So
+that a CPU takes seconds, packs are of 16 random tokens, or of 128 a rank with context parallelism, and of the text
+backbone's rows the first 4,096 stay (the trace has them all).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titan_speech.config.budget import data_parallel_degree
+from titan_speech.config.tables import SpeechConfig
+from titan_speech.errors import PlanError
+from titan_speech.plan.rows import run_shape, run_vocabulary
+from titan_speech.plan.step import TraceJob, with_layers
+from titan_speech.plan.this_machine import on_this_machine
+from titan_speech.plan.trace_process import end_of
+from titan_speech.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+MODULE = "titan_speech.plan.dry_run"
+NUM_LAYERS, NUM_STEPS, TOKENS_PER_RANK, MOST_BASE_ROWS, MOST_CHUNKS = 2, 2, 16, 4096, 8
+WEIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was run."""
+
+    num_steps: int
+    num_layers: int
+    dim: int
+    num_rows: int
+    num_rows_of_run: int
+    seq_len: int
+    world_size: int
+
+    def lines(self) -> list[str]:
+        rows = f"{self.num_rows:,} of {self.num_rows_of_run:,} rows (codes and specials, and the first base rows)"
+        return [
+            f"took {self.num_steps} steps of {self.num_layers} layers {self.dim:,} wide with {rows},",
+            f"as rank 0 of {self.world_size:,} on a fake process group, packs of {self.seq_len} tokens of random codes",
+        ]
+
+
+def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
+    """Take the steps in a process of its own.
+
+    Raises:
+        PlanError: they cannot be taken; the text ends with what went wrong.
+    """
+    (shape, _), vocabulary = run_shape(config), run_vocabulary(config).vocabulary
+    fewer = Vocabulary(num_base=min(vocabulary.num_base, MOST_BASE_ROWS), bos_id=0, eos_id=1)
+    config = shortened(config, world_size)
+    job = with_layers(TraceJob(config, shape, fewer, world_size, accumulates=False), NUM_LAYERS)
+    _in_a_process(job)
+    return DryRun(
+        num_steps=NUM_STEPS,
+        num_layers=NUM_LAYERS,
+        dim=shape.dim,
+        num_rows=fewer.num_rows,
+        num_rows_of_run=vocabulary.num_rows,
+        seq_len=config.training.seq_len,
+        world_size=world_size,
+    )
+
+
+def _in_a_process(job: TraceJob) -> None:
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(job.world_size), "NGPU": str(job.world_size)}
+    with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
+        file = Path(folder) / "job"
+        file.write_bytes(pickle.dumps(job))
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, str(file), folder],
+            env={**os.environ, **ranks, "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise PlanError(f"two layers cannot take a step at {job.world_size} ranks:\n{end_of(done.stderr)}")
+
+
+def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
+    """The configuration on this machine, with packs a CPU computes in seconds and one pass a step."""
+    config, _ = on_this_machine(config)
+    layout = config.parallelism
+    # context parallelism cuts packs in blocks of 128 tokens a rank
+    seq_len = 128 * layout.context_parallel_degree if layout.context_parallel_degree > 1 else TOKENS_PER_RANK
+    packs = data_parallel_degree(layout, world_size)
+    return replace(
+        config,
+        training=replace(
+            config.training,
+            seq_len=seq_len,
+            local_batch_packs=1,
+            global_batch_tokens=packs * seq_len,
+            target_tokens=NUM_STEPS * packs * seq_len,
+        ),
+        loss=replace(config.loss, num_chunks=min(config.loss.num_chunks, MOST_CHUNKS)),
+        metrics=replace(config.metrics, tensorboard=False, wandb=False),
+    )
+
+
+def main(file: Path, folder: Path) -> None:
+    from titan_speech import cpu
+    from titan_speech.quiet import quieten_dependencies
+
+    quieten_dependencies()
+    cpu.prepare()
+    import torch
+    from torchtitan.config.configs import CommConfig
+    from torchtitan.protocols.module import Module
+
+    from titan_speech.plan.stand_in import stand_in
+
+    job: TraceJob = pickle.loads(file.read_bytes())
+    tree = stand_in(job.config, job.vocabulary, job.shape, job.world_size, folder).trainer
+    tree.comm = CommConfig(mode="fake_backend")
+    assert tree.model_spec is not None
+    for _, config, _, _ in tree.model_spec.model.traverse(Module.Config, recurse=True):
+        if config.param_init is not None:  # drawing 800 M values takes a minute
+            config.param_init = dict.fromkeys(config.param_init, partial(torch.nn.init.constant_, val=WEIGHT))
+    trainer = tree.build()
+    for optimizer in trainer.optimizers:
+        optimizer.register_step_pre_hook(_without_gradients)
+    try:
+        batches = trainer.batch_generator(trainer.dataloader)
+        for trainer.step in range(1, NUM_STEPS + 1):
+            trainer.train_step(batches)
+    finally:
+        trainer.close()
+
+
+def _without_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Reduced gradients are memory that nobody wrote, since nothing is exchanged; zeros keep the next loss finite."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
