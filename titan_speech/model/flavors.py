@@ -15,20 +15,19 @@ from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.nn_modules import RMSNorm
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 from torchtitan.models.common.rope import RoPE
-from torchtitan.models.llama3 import Llama3Model
 from torchtitan.models.llama3.model import Llama3TransformerBlock
-from torchtitan.models.qwen3 import Qwen3Model
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock
 from torchtitan.protocols.module import Module
 
 from titan_speech.model.shape import BackboneShape
+from titan_speech.model.tying import TiedLlama3, TiedQwen3
 
 INIT_STD = 0.02
 
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
     """Decoder configuration of a backbone with `num_rows` vocabulary rows."""
-    model = Qwen3Model if shape.family == "qwen3" else Llama3Model
+    model = TiedQwen3 if shape.family == "qwen3" else TiedLlama3
     head = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
     embedding = {"weight": skip_param_init if shape.is_tied else partial(nn.init.normal_, std=INIT_STD)}
     rope = _rope(shape)
