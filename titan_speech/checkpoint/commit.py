@@ -9,7 +9,7 @@ loaded, listed as one or counted.
     RUN/checkpoint/step-40/__0_model_0.distcp, __0_state_0.distcp, ..., .metadata
     RUN/checkpoint/provenance/step-40.json, data_phases/step-40.json, data_phases/3f...json
 
-Checksums are xxh3-128, taken of the bytes on their way to the file: 0.1 s a GB, against 0.4 to 2 s for sha256.
+Checksums are xxh3-128, taken of the bytes on their way to the file: 1.9 GB a second and thread where sha256 made 0.4.
 """
 
 from __future__ import annotations
