@@ -7,8 +7,9 @@ each is compared with; and their figures as they are kept in benchmarks/results/
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -158,9 +159,18 @@ def read_gaps(path: Path = RESULTS) -> list[Gap]:
     return [Gap(**record) for record in json.loads(path.read_text())["rows"]] if path.exists() else []
 
 
-def write_gaps(gaps: Iterable[Gap], measured_on: str, path: Path = RESULTS) -> None:
-    record = {"measured_on": measured_on, "config": "tests/assets/small.toml", "rows": [asdict(gap) for gap in gaps]}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+def keep(gap: Gap, measured_on: str, path: Path = RESULTS) -> None:
+    """Add or replace one row, in the order of the layouts; both families may be measured at once."""
+    order = {(family, layout.name): place for place, layout in enumerate(LAYOUTS) for family in families_of(layout)}
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        gaps = {(one.family, one.layout): one for one in (*read_gaps(path), gap)}
+        rows = [asdict(gaps[key]) for key in sorted(gaps.keys() & order.keys(), key=lambda key: (key[0], order[key]))]
+        record = {"measured_on": measured_on, "config": "tests/assets/small.toml", "rows": rows}
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    finally:
+        os.close(folder)
 
 
 def flavor(layout: Layout) -> str:
