@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.parallel_matrix import Runs, measure
-from benchmarks.parallel_rows import LAYOUTS, Layout, families_of, words
+from benchmarks.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, words
 from scripts.parallelism_page import PAGE, page
 from tests.runs import assert_close, losses, train_well
 
@@ -42,6 +42,17 @@ def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_layout_gives_the_losses_of_one_process(folder_of_runs: Path, family: str, layout: Layout) -> None:
     gap = measure(Runs(family, folder_of_runs / family), layout)
     assert gap.passes, gap
+
+
+def test_every_recorded_layout_passed_with_the_settings_it_has() -> None:
+    recorded = {(gap.family, gap.layout): gap for gap in read_gaps()}
+    assert recorded.keys() <= {(family, layout.name) for family, layout in ALL}
+    for family, layout in ALL:
+        gap = recorded.get((family, layout.name))
+        if gap is not None:
+            assert gap.passes, gap
+            assert gap.loss_tolerance == layout.loss_tolerance
+            assert gap.overrides.items() >= layout.overrides.items(), "measured with other settings: measure it again"
 
 
 def test_the_page_has_the_tables_that_its_data_print() -> None:
