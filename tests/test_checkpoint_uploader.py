@@ -180,6 +180,15 @@ def test_kills_at_random_instants_never_make_anything_wrong_complete(job: Upload
     print(f"20 kills, {sum(map(bool, num_waiting))} of them in the middle; complete after each: {num_complete}")
 
 
+def test_an_uploader_that_was_closed_is_not_started_again(job: UploadJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("titan_speech.checkpoint.upload.process.RESTART_SEC", 0.0)
+    uploader = Uploader(job)
+    uploader.close()
+    ended = pid_of(uploader)
+    uploader.figures()
+    assert pid_of(uploader) == ended
+
+
 @pytest.mark.slow
 def test_an_uploader_that_dies_is_started_again(job: UploadJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("titan_speech.checkpoint.upload.process.RESTART_SEC", 0.0)

@@ -41,6 +41,7 @@ class Uploader:
         self.job = job
         self._path = status_path(job.run, job.node)
         self._told = UploadStatus(to=job.upload.to)
+        self._is_closed = False
         self._started_at, self._process = 0.0, self._start()
 
     @property
@@ -77,7 +78,8 @@ class Uploader:
         return self._outcome()
 
     def close(self) -> None:
-        """It ends now; what it has sent stays."""
+        """It ends now, and is not started again; what it has sent stays."""
+        self._is_closed = True
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -108,6 +110,8 @@ class Uploader:
         return process
 
     def _keep_alive(self) -> None:
+        if self._is_closed:
+            return
         if self._process.poll() is not None and time.monotonic() - self._started_at > RESTART_SEC:
             logger.warning(f"The uploading process ended with code {self._process.returncode}; it is started again.")
             self._process = self._start()
