@@ -137,5 +137,5 @@ def test_a_second_job_in_one_folder_is_refused_and_touches_nothing(tmp_path: Pat
     lock.release()
     assert finished.returncode != 0
     assert "is in use by another job" in finished.output
-    assert "Traceback (most recent call last):\n  File" not in finished.output.split("titan_speech: ")[-1]
+    assert "Traceback" not in finished.output.split("torch/distributed/elastic")[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "run.lock"]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from titan_speech.checkpoint.lock import let_go
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.check import OF_INITIAL
 from titan_speech.config.load import LoadedConfig, load_config
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ["RANK"] == "0":
             print(f"titan_speech: {error}", file=sys.stderr, flush=True)
         return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
+    finally:
+        let_go()
     return 0
 
 

@@ -11,6 +11,7 @@ refused; if it stands still the holder is gone and the lock is taken over. No wa
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
@@ -52,8 +53,9 @@ class Holder:
 class RunLock:
     """`RunLock.take(folder)`; let go by `release` or the end of the process."""
 
-    def __init__(self, descriptor: int, holder: Holder, beat_sec: float) -> None:
-        self._descriptor, self._holder = descriptor, holder
+    def __init__(self, descriptor: int, holder: Holder, beat_sec: float, made: Path | None = None) -> None:
+        """`made`: the folder, if there was none before."""
+        self._descriptor, self._holder, self._made = descriptor, holder, made
         self._ended = threading.Event()
         self._write()
         self._thread = threading.Thread(target=self._beat, args=(beat_sec,), name="run-lock", daemon=True)
@@ -66,6 +68,7 @@ class RunLock:
         Raises:
             CheckpointError: another job writes to it.
         """
+        made = None if folder.exists() else folder
         folder.mkdir(parents=True, exist_ok=True)
         me, descriptor = Holder.this_process(), os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -76,15 +79,18 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, me, beat_sec)
+        return cls(descriptor, me, beat_sec, made)
 
     def release(self) -> None:
-        """Let go, with no record left; a second call does nothing."""
+        """Let go, with no record left, nor the folder if it was made for the lock and never written to."""
         if self._ended.is_set():
             return
         self._ended.set()
         self._thread.join()
         os.ftruncate(self._descriptor, 0)
+        if self._made is not None and [path.name for path in self._made.iterdir()] == [NAME]:
+            (self._made / NAME).unlink()
+            self._made.rmdir()
         os.close(self._descriptor)
 
     def _beat(self, beat_sec: float) -> None:
@@ -99,6 +105,25 @@ class RunLock:
             os.fsync(self._descriptor)
         except OSError:  # a full disk: a beat is missed, the lock of the operating system holds
             return
+
+
+_HELD: list[RunLock] = []
+
+
+def hold(folder: Path) -> None:
+    """Hold `folder` until `let_go`, or the end of this process.
+
+    Raises:
+        CheckpointError: another job writes to it.
+    """
+    _HELD.append(RunLock.take(folder))
+    atexit.register(let_go)
+
+
+def let_go() -> None:
+    """Let go of what this process holds."""
+    while _HELD:
+        _HELD.pop().release()
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -7,14 +7,13 @@ chooses; the others are told, and fetch what their node lacks.
 
 from __future__ import annotations
 
-import atexit
 import os
 from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.folder import recover
-from titan_speech.checkpoint.lock import RunLock
+from titan_speech.checkpoint.lock import hold
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.shared import decided_by_rank_0
 from titan_speech.checkpoint.start import Start, choose_start
@@ -47,7 +46,7 @@ def open_checkpoints(config: SpeechConfig, provenance: Provenance) -> Start:
 
 def _lock(run_folder: Path) -> None:
     try:
-        atexit.register(RunLock.take(run_folder).release)
+        hold(run_folder)
     except OSError as error:
         raise ConfigError(
             f"job.dump_folder = {str(run_folder)!r} cannot be written: {error}; give a folder this user can write to"
