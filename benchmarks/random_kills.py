@@ -149,7 +149,7 @@ def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
 
 def gap(found: dict[str, float], expected: dict[str, float]) -> float:
     """The largest relative gap of a loss, groups included."""
-    names = [name for name in expected if name.startswith("loss")]
+    names = [name for name in expected if name == "loss" or name.startswith("loss/")]
     return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)
 
 
