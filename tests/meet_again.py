@@ -13,10 +13,9 @@ store.set(f"seen/{rank}", str(store.check(["decision"])))
 if rank == 0:
     store.get("seen/1")
     store.set("decision", os.environ["TORCHELASTIC_RESTART_COUNT"])
-print(
-    f"rank {rank} read {store.get('decision').decode()}, was there before: {store.get(f'seen/{rank}').decode()}",
-    flush=True,
-)
+decision, seen = store.get("decision").decode(), store.get(f"seen/{rank}").decode()
+# One write with its line's end: print's two may have the other rank's line between them.
+os.write(1, f"rank {rank} read {decision}, was there before: {seen}\n".encode())
 if rank == 0:
     store.get("done/1")
 else:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from titan_speech.checkpoint.provenance import Provenance, package_versions, provenance_path, read_provenance
+from titan_speech.checkpoint.provenance import (
+    Provenance,
+    git_revision,
+    package_versions,
+    provenance_path,
+    read_provenance,
+)
 from titan_speech.errors import CheckpointError
 
 RUN = Provenance(
@@ -52,3 +59,15 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-20])
     with pytest.raises(CheckpointError, match=r"step-5\.json is damaged"):
         read_provenance(tmp_path / "step-5")
+
+
+def test_the_revision_is_that_of_the_repository_dirty_or_none_at_all(tmp_path: Path) -> None:
+    assert git_revision(tmp_path) == ""
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    for words in (("init", "-q"), (*who, "commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    revision = git_revision(tmp_path)
+    assert len(revision) == 40
+    (tmp_path / "new.py").write_text("")
+    subprocess.run(["git", "-C", str(tmp_path), "add", "new.py"], check=True)
+    assert git_revision(tmp_path) == f"{revision}-dirty"
