@@ -8,7 +8,7 @@ of the repeats, which take turns:
     get_mb_per_sec       boto3 alone, all objects at once, bytes dropped as they come
     stored_mb_per_sec    the same with every object written to a file
     download_mb_per_sec  boto3's own download_file (s3transfer, parallel ranges), all objects at once
-    fetch_mb_per_sec     the same objects into an empty cache: ranges, sha256, flushed to disk
+    fetch_mb_per_sec     the same objects into an empty cache: ranges, checksum, flushed to disk
     cold_mb_per_sec      plan and first epoch of packs through the loader, from an empty cache
     local_cold_mb_per_sec  plan and first epoch over the folder: what reading costs without any network
     warm_mb_per_sec      second epochs of both loaders, a twentieth of one and a twentieth of the other in turns
@@ -43,6 +43,7 @@ from typing import Any
 
 import boto3.session
 import numpy as np
+import xxhash
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
@@ -123,6 +124,8 @@ def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
+    """Once the disk has written what earlier runs left it."""
+    os.sync()
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
@@ -158,7 +161,7 @@ def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageTa
     found["stored"] = seconds(lambda: get_all(server, keys, settings.num_connections, plain))
     found["download"] = seconds(lambda: download_all(server, keys, settings.num_connections, downloaded))
     settings = replace(settings, cache_dir=str(cache))
-    remote = [RemoteFile(URL.child(file.path), file.num_bytes, file.sha256) for file in files]
+    remote = [RemoteFile(URL.child(file.path), file.num_bytes, file.sha256, file.xxh3_128) for file in files]
     found["fetch"] = seconds(lambda: Copies(client_of(settings), settings).fetch_all(remote))
     local_config = config_of(folder / "store", "speech")
     source = replace(local_config.data.source[0], store=str(URL))
@@ -181,7 +184,9 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     num_mb = sum(file.num_bytes for file in files_of(manifest)) / 1e6
     rates = {f"{name}_mb_per_sec": num_mb / median(one[name] for one in turns) for name in turns[0]}
     data = os.urandom(1 << 20)
-    rates["sha256_mb_per_sec"] = 100 * 1.048576 / seconds(lambda: [hashlib.sha256(data).digest() for _ in range(100)])
+    for name, digest in (("sha256", hashlib.sha256), ("xxh3", xxhash.xxh3_128)):
+        spent_sec = seconds(lambda digest=digest: [digest(data).digest() for _ in range(100)])
+        rates[f"{name}_mb_per_sec"] = 100 * 1.048576 / spent_sec
 
     def ratio(of: str, *to: str) -> float:
         return median(max(one[name] for name in to) / one[of] for one in turns)

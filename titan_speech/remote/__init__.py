@@ -2,7 +2,7 @@
 
 s3://bucket/prefix          url.py
       |  client.py          requests through boto3; retry.py says which errors are worth another attempt
-      |  download.py        one object into one file: parallel ranges, sha256, resumable
+      |  download.py        one object into one file: parallel ranges, checksum, resumable
       |  cache.py           files of a node by sha256: one fill for all processes, pins, LRU cap    (partial, space)
       v
 local file                  files.py hands its mapped bytes to the token store

@@ -18,13 +18,13 @@ A file is hashed once per process before its first use, as in a local store (par
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from titan_speech.checksum import is_intact
 from titan_speech.errors import DataError
 from titan_speech.remote.download import DamagedObjectError, RemoteFile
 from titan_speech.remote.partial import PartialFile
@@ -110,7 +110,7 @@ class Cache:
         return file_number
 
     def _fetch_locked(self, file: RemoteFile, file_number: int, path: Path) -> None:
-        partial = PartialFile(file_number, file.num_bytes)
+        partial = PartialFile(file_number, file.num_bytes, file)
         try:
             self.space.reserve(file_number, partial.allocated_bytes)
             self._fill(file, partial)
@@ -140,7 +140,7 @@ class Cache:
         key = (file.sha256, os.fstat(file_number).st_ino)
         if key not in self._verified:
             with open(file_number, "rb", closefd=False) as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+                if not is_intact(opened, file):
                     return False
             self._verified.add(key)
         return True

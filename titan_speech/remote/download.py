@@ -1,10 +1,10 @@
 """One object into one local file: parallel ranges, hashed as they arrive, resumable.
 
-In: a `RemoteFile` and a `PartialFile`, new or left by a killed process. Out: the file complete and with the sha256 that
-is expected, or a `DataError`; nothing else is ever taken for the file. Ranges of all files of a process share its
+In: a `RemoteFile` and a `PartialFile`, new or left by a killed process. Out: the file complete and with the content
+that is expected, or a `DataError`; nothing else is ever taken for the file. Ranges of all files of a process share its
 connections, so memory is one chunk of 1 MB a connection, whatever the size of the object.
 
-A whole that fails its sha256 is fetched once more, as bytes may have changed on the way; the second failure says that
+A whole that fails its checksum is fetched once more, as bytes may have changed on the way; the second failure says that
 the object itself is damaged.
 """
 
@@ -26,13 +26,15 @@ class RemoteFile:
     url: S3Url
     num_bytes: int
     sha256: str
+    xxh3_128: str = ""
+    """Empty where it is not known; the file is then judged by its sha256 (checksum.py)."""
 
 
 def fill(client: Client, file: RemoteFile, partial: PartialFile) -> None:
     """Fetches what the partial file lacks and checks the whole."""
     for _ in range(2):
         _fetch_missing(client, file, partial)
-        if partial.sha256() == file.sha256:
+        if partial.is_intact():
             return
         partial.forget()
     raise DamagedObjectError(

@@ -50,7 +50,7 @@ class RemoteFiles:
         return str(self.url.child(file.path))
 
     def remote(self, file: FileInfo) -> RemoteFile:
-        return RemoteFile(self.url.child(file.path), file.num_bytes, file.sha256)
+        return RemoteFile(self.url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
 
     def manifest_text(self) -> bytes:
         return self.copies.client.read(self.url.child(MANIFEST_NAME))

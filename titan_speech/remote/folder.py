@@ -7,12 +7,12 @@ alone; one that was cut short lies beside its place as `<name>.partial` and is g
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from titan_speech.checksum import is_intact
 from titan_speech.errors import DataError
 from titan_speech.remote.client import Client
 from titan_speech.remote.download import RemoteFile, fill
@@ -48,7 +48,7 @@ def download_file(client: Client, file: RemoteFile, path: Path) -> None:
     file_number = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        partial = PartialFile(file_number, file.num_bytes)
+        partial = PartialFile(file_number, file.num_bytes, file)
         fill(client, file, partial)
         partial.seal()
         os.rename(unfinished, path)
@@ -64,4 +64,4 @@ def _is_whole(path: Path, file: RemoteFile) -> bool:
     if not path.is_file() or path.stat().st_size != file.num_bytes:
         return False
     with open(path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+        return is_intact(opened, file)

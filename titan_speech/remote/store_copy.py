@@ -54,7 +54,10 @@ def pull_store(url: S3Url, folder: Path, settings: StorageTable | None = None) -
         raise DataError(f"{folder} exists already and a store is never changed: choose another path or delete it")
     client = client_of(settings or StorageTable())
     manifest = read_remote_manifest(client, url)
-    files = {file.path: RemoteFile(url.child(file.path), file.num_bytes, file.sha256) for file in files_of(manifest)}
+    files = {
+        file.path: RemoteFile(url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
+        for file in files_of(manifest)
+    }
     num_bytes = sum(file.num_bytes for file in files.values())
     unfinished = folder.with_name(f"{folder.name}.pull")
     with Progress(f"pull {url} to {folder}", num_bytes, "MB", 1e6) as progress:

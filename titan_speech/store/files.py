@@ -6,7 +6,6 @@ sidecars. Readers of a store know files by their `FileInfo` only.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from titan_speech.checksum import is_intact, sha256_of
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, ShardInfo, read_manifest
 from titan_speech.store.shards import mapped_array
@@ -60,11 +60,11 @@ class StoreFiles(Protocol):
         ...
 
     def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
-        """The contents, once their sha256 was found right."""
+        """The contents, once they were found to be what was written."""
         ...
 
     def check(self, file: FileInfo) -> None:
-        """Raises unless the contents have their sha256."""
+        """Raises unless the contents are what was written."""
         ...
 
     def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
@@ -134,7 +134,8 @@ class LocalFiles:
         return mapped_array(path, dtype) if is_of_size else None
 
     def sha256(self, file: FileInfo) -> str:
-        return _sha256(self.folder / file.path)
+        with open(self.folder / file.path, "rb") as opened:
+            return sha256_of(opened)
 
     def sidecar(self, file: FileInfo) -> Path:
         return self.folder / file.path
@@ -153,16 +154,12 @@ def files_at(store: Path | StoreFiles) -> StoreFiles:
     return LocalFiles(store) if isinstance(store, Path) else store
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def checked_path(store: Path, file: FileInfo) -> Path:
-    """The file, once its bytes have the manifest's sha256."""
+    """The file, once its bytes were found to be those of the manifest."""
     path = store / file.path
     try:
-        found = _sha256(path)
+        with open(path, "rb") as opened:
+            found = file.sha256 if is_intact(opened, file) else sha256_of(opened)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); {REPAIR}") from error
     if found != file.sha256:

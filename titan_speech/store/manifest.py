@@ -23,7 +23,7 @@ from titan_speech.vocabulary import CODES_PER_SEC
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 # Left out of the fingerprint: what may be reworded without touching a token, and what follows from the rest.
-NOT_FINGERPRINTED = frozenset({"name", "licence", "created", "totals", "fingerprint"})
+NOT_FINGERPRINTED = frozenset({"name", "licence", "created", "totals", "xxh3_128", "fingerprint"})
 
 
 class Kind(StrEnum):
@@ -57,6 +57,8 @@ class FileInfo:
     path: str
     num_bytes: int
     sha256: str
+    xxh3_128: str = ""
+    """Of the same bytes, for reading (checksum.py); empty in stores that were built without it."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class PartInfo:
     @property
     def fingerprint(self) -> str:
         """Changes with any byte of the part, wherever the part lies; 16 hex characters."""
-        return content_fingerprint(asdict(self))
+        return content_fingerprint(_part_content(self))
 
     @property
     def num_text_tokens(self) -> int:
@@ -174,6 +176,13 @@ class Manifest:
 
     def to_json(self) -> str:
         content = self._content()
+        content["xxh3_128"] = {
+            file.path: file.xxh3_128
+            for part in self.parts
+            for shard in part.shards
+            for file in shard.files
+            if file.xxh3_128
+        }
         content["totals"] = {
             by: {value: asdict(totals) for value, totals in self.totals_by(by).items()}
             for by in ("dataset_source", "language", "kind")
@@ -193,9 +202,17 @@ class Manifest:
     def _content(self) -> dict[str, Any]:
         content = asdict(replace(self, tasks=None))
         del content["tasks"]  # written under totals
-        for part, info in zip(content["parts"], self.parts, strict=True):
-            part["num_text_tokens"] = info.num_text_tokens
+        content["parts"] = [_part_content(part) | {"num_text_tokens": part.num_text_tokens} for part in self.parts]
         return content
+
+
+def _part_content(part: PartInfo) -> dict[str, Any]:
+    """As the manifest has it: sha256 alone is a file's identity."""
+    content = asdict(part)
+    for shard in content["shards"]:
+        for file in shard["files"]:
+            del file["xxh3_128"]
+    return content
 
 
 def content_fingerprint(content: dict[str, Any]) -> str:
@@ -271,7 +288,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         **{name: content[name] for name in names},
         codec=None if codec is None else CodecInfo(codec["name"], codec["hash"], codec["codes_per_sec"]),
         tokenizer=TokenizerInfo(content["tokenizer"]["fingerprint"], content["tokenizer"]["num_base"]),
-        parts=tuple(_part(part) for part in content["parts"]),
+        parts=tuple(_part(part, content.get("xxh3_128", {})) for part in content["parts"]),
         tasks=_tasks(content.get("totals", {}).get("task")),
     )
 
@@ -283,17 +300,17 @@ def _tasks(content: dict[str, Any] | None) -> tuple[TaskTotals, ...] | None:
     return tuple(sorted(TaskTotals(*pair) for pair in pairs))
 
 
-def _part(content: dict[str, Any]) -> PartInfo:
+def _part(content: dict[str, Any], xxh3_128s: dict[str, str]) -> PartInfo:
     names = ("dataset_source", "language", "num_samples", "num_tokens", "duration_sec")
     variants = (VariantInfo(v["name"], v["num_samples"], v["num_tokens"]) for v in content["variants"])
     return PartInfo(
         **{name: content[name] for name in names},
         kind=Kind(content["kind"]),
         variants=tuple(variants),
-        shards=tuple(_shard(shard) for shard in content["shards"]),
+        shards=tuple(_shard(shard, xxh3_128s) for shard in content["shards"]),
     )
 
 
-def _shard(content: dict[str, Any]) -> ShardInfo:
-    files = (FileInfo(f["path"], f["num_bytes"], f["sha256"]) for f in content["files"])
+def _shard(content: dict[str, Any], xxh3_128s: dict[str, str]) -> ShardInfo:
+    files = (FileInfo(f["path"], f["num_bytes"], f["sha256"], xxh3_128s.get(f["path"], "")) for f in content["files"])
     return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], tuple(files))

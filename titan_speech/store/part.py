@@ -3,7 +3,7 @@
 In: `PartInfo` and the store's files (files.py). Out: int32 length arrays, uint16 / uint32 views, sidecar rows.
 
 Nothing is read before it is asked for. Lengths come from one parquet column (45 M samples/s) whose pages
-carry checksums; a file's sha256 is checked when it is first opened (700 MB/s), so damage is named before its
+carry checksums; a file's checksum is checked when it is first opened (checksum.py), so damage is named before its
 data is used. A random sample then costs 0.5 us. Lengths of large parts are kept in files (derived.py) and mapped;
 offsets (4 bytes a sample) exist for opened shards only.
 

@@ -1,7 +1,7 @@
 """Reading the files of one shard: its sidecar, and the samples of its token files as views.
 
 In: a shard's entry in the manifest and the store's files (files.py). Out: `Samples`, any of which is a slice, and
-sidecar columns and rows. Each file is opened and checked when it is first used (sha256: 700 MB/s).
+sidecar columns and rows. Each file is opened and checked when it is first used (checksum.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of a shard: what they are called, how their numbers lie on disk, how they are written and mapped.
 
-In: arrays and rows in stored order. Out: files with size and sha256, all flushed to disk; layout in builder.py.
+In: arrays and rows in stored order. Out: files with size and checksums, all flushed to disk; layout in builder.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.store.manifest import FileInfo, Kind
@@ -46,14 +47,15 @@ class PartKey:
 
 
 def write_array(store: Path, path: str, chunks: Iterable[NDArray]) -> FileInfo:
-    digest, num_bytes = hashlib.sha256(), 0
+    sha256, xxh3_128, num_bytes = hashlib.sha256(), xxhash.xxh3_128(), 0
     with open(store / path, "wb") as file:
         for chunk in chunks:
             data = np.ascontiguousarray(chunk).data
-            digest.update(data)
+            sha256.update(data)
+            xxh3_128.update(data)
             num_bytes += file.write(data)
         flush_to_disk(file.fileno())
-    return FileInfo(path, num_bytes, digest.hexdigest())
+    return FileInfo(path, num_bytes, sha256.hexdigest(), xxh3_128.hexdigest())
 
 
 def write_sidecar(store: Path, path: str, rows: pa.Table) -> FileInfo:
@@ -61,8 +63,8 @@ def write_sidecar(store: Path, path: str, rows: pa.Table) -> FileInfo:
     pq.write_table(rows, store / path, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True)
     with open(store / path, "rb") as file:
         flush_to_disk(file.fileno())
-        digest = hashlib.file_digest(file, "sha256")
-    return FileInfo(path, (store / path).stat().st_size, digest.hexdigest())
+        content = file.read()
+    return FileInfo(path, len(content), hashlib.sha256(content).hexdigest(), xxhash.xxh3_128_hexdigest(content))
 
 
 def flush_to_disk(file_number: int) -> None:

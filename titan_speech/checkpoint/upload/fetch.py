@@ -74,7 +74,7 @@ def _put_in_place(fetching: Path, checkpoint: Path) -> None:
 
 
 def _remote(prefix: Prefix, file: SentFile) -> RemoteFile:
-    return RemoteFile(prefix.url.child(file.path), file.num_bytes, file.sha256)
+    return RemoteFile(prefix.url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
 
 
 @contextmanager
