@@ -45,10 +45,11 @@ def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
 
 def parsed_lines(path: Path, offset: int, first: int, stop: int | None) -> Iterator[tuple[str, dict[str, object]]]:
     """JSON objects of lines [first, stop), with their names; line `first` begins at `offset`."""
+    file_name = path.name  # 1 us each time it is asked for
     with open(path, "rb") as file:
         file.seek(offset)
         for number, line in enumerate(islice(file, None if stop is None else stop - first), first):
-            yield f"{path.name}:{number}", _parsed(line, path, number)
+            yield f"{file_name}:{number}", _parsed(line, path, number)
 
 
 def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:

@@ -9,7 +9,7 @@ Shapes: T codes of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def speech_samples(
             continue
         seen.update(record)
         try:
-            yield replace(_sample(record, columns, options, f"{unit.name}:{row}"), row=row)
+            yield _sample(record, columns, options, unit, row)
         except UnfitError as error:
             yield BadSample(name, error.problem, row)
     for field, column in columns.named.items():
@@ -61,13 +61,13 @@ class UnfitError(Exception):
         self.problem = Problem(kind, detail)
 
 
-def _sample(record: Record, columns: Columns, options: ImportOptions, row_name: str) -> SpeechSample:
-    info, transcripts = describe(record, columns, options, row_name)
+def _sample(record: Record, columns: Columns, options: ImportOptions, unit: Unit, row: int) -> SpeechSample:
+    info, transcripts = describe(record, columns, options, f"{unit.name}:{row}")
     column = columns.locate(record).get(CODES)
     codes_T = None if column is None else codes_array(_value(CODES, column, record), options.codes_dtype)
     if codes_T is None:
         raise UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
-    return SpeechSample(info, codes_T, transcripts)
+    return SpeechSample(info, codes_T, transcripts, row)
 
 
 def describe(
