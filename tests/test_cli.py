@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -203,3 +204,16 @@ def test_a_verb_of_a_heavy_room_takes_its_arguments_from_there(capsys: pytest.Ca
     assert "titan-speech sample: error: the following arguments are required: --output" in capsys.readouterr().err
     assert main(["sample", "--run", "nowhere", "--output", "x.wav"]) == 2
     assert capsys.readouterr().err.startswith("titan-speech sample: ")
+
+
+def test_sigterm_ends_a_verb_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    page = tmp_path / "audit.html"
+    words = ("store", "audit", "demo_data", "--output", str(page), "--listen", "1000")
+    process = subprocess.Popen([sys.executable, "-m", "titan_speech", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert b"Traceback" not in process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 
 from titan_speech import __version__
 from titan_speech.errors import TitanSpeechError
 from titan_speech.verbs import ROOMS, VERBS
-from titan_speech.verbs.verb import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, Verb, new_parser
+from titan_speech.verbs.verb import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Verb, new_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -82,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and not (verb.takes_config or verb.is_deferred):
         args.parser.error(f"unrecognized arguments: {' '.join(words)}")
     try:
-        code = verb.run(args, words)
+        with _heard_sigterm():
+            code = verb.run(args, words)
         sys.stdout.flush()
         return code
     except TitanSpeechError as error:
@@ -91,8 +95,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except _Terminated:
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def _heard_sigterm() -> Iterator[None]:
+    """SIGTERM ends a verb as Ctrl-C does: what is half-written is cleared away. It says nothing to forked children."""
+    process_id = os.getpid()
+
+    def end(number: int, _: FrameType | None) -> None:
+        if os.getpid() != process_id:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -78,9 +78,17 @@ def run(args: argparse.Namespace) -> bool:
     sound = open_sound(args.codec, store)
     parts = choose(store, args.samples, args.seed)
     _check_languages(thresholds, {part.part.language for part in parts}, args.thresholds)
-    report = audit(
-        store, parts, tokenizer, thresholds, seed=args.seed, num_codes=args.num_codes, num_random=args.listen
-    )
+    with Progress(f"audit {args.store}", sum(part.num_samples for part in parts), "samples") as read:
+        report = audit(
+            store,
+            parts,
+            tokenizer,
+            thresholds,
+            seed=args.seed,
+            num_codes=args.num_codes,
+            num_random=args.listen,
+            on_read=lambda: read.add(1),
+        )
     with Progress(f"audit page {args.output}", report.num_shown, "samples") as shown:
         _write(args.output, page(report, sound, lambda: shown.add(1)))
     if args.json is not None:

@@ -10,7 +10,7 @@ Shapes: C codes of the codebook.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,10 +130,14 @@ def audit(
     seed: int,
     num_codes: int,
     num_random: int,
+    on_read: Callable[[], None] = lambda: None,
 ) -> AuditReport:
+    """`on_read` hears of each sample that was read, which is most of the work."""
     samples: dict[str, list[AuditSample]] = defaultdict(list)
     for part in parts:
-        samples[part.part.language] += read_samples(part, tokenizer)
+        for sample in read_samples(part, tokenizer):
+            samples[part.part.language].append(sample)
+            on_read()
     codes_per_sec = store.manifest.codec.codes_per_sec if store.manifest.codec else 1.0
     context = _context(samples, codes_per_sec, num_codes, tokenizer)
     worst: dict[str, list[Finding]] = {rule.name: [] for rule in RULES}
