@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titan_speech.errors import VocabularyError
-from titan_speech.layouts import INWORLD, LAYOUTS, LLAMA3_ROWS, LLASA, NO_ROW, Layout, layout_of_tokenizer
-from titan_speech.vocabulary import NUM_CODES, Vocabulary
+from titan_speech.layouts import INWORLD, LAYOUTS, LLAMA3_ROWS, LLASA, Layout, layout_of_tokenizer
+from titan_speech.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(LLAMA3_ROWS, 128_000, 128_001)
 
@@ -25,15 +25,28 @@ def test_rows_and_ids_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_code_and_special_has_its_own_row(layout: Layout) -> None:
+def test_every_token_of_theirs_has_a_row_of_ours_of_its_own(layout: Layout) -> None:
     rows_R = layout.rows_of_ours(VOCABULARY)
-    known_R = rows_R[rows_R != NO_ROW]
-    assert len(known_R) == LLAMA3_ROWS + NUM_CODES + 8
-    assert len(np.unique(known_R)) == len(known_R)
+    assert len(rows_R) == layout.num_rows
+    assert len(np.unique(rows_R)) == len(rows_R)
+    assert (rows_R >= 0).all()
+    assert (rows_R < VOCABULARY.num_used_rows).all()
+
+
+def test_specials_are_those_that_do_the_same_work() -> None:
+    for layout, theirs, ours in (
+        (INWORLD, "<|speech_end|>", "<|speech_end|>"),
+        (INWORLD, "<|text_prompt_start|>", "<|text_start|>"),
+        (INWORLD, "<|extra_token_55|>", "<|reserved_speech_57|>"),
+        (LLASA, "<|SPEECH_GENERATION_END|>", "<|speech_end|>"),
+        (LLASA, "<|TEXT_UNDERSTANDING_START|>", "<|text_start|>"),
+    ):
+        row = LLAMA3_ROWS + layout.tokens.index(theirs)
+        assert layout.rows_of_ours(VOCABULARY)[row] == VOCABULARY.special(ours), theirs
 
 
 @settings(max_examples=20)
-@given(st.lists(st.integers(0, LLAMA3_ROWS + NUM_CODES + 7), max_size=50), st.sampled_from(sorted(LAYOUTS)))
+@given(st.lists(st.integers(0, LLASA.num_rows - 1), max_size=50), st.sampled_from(sorted(LAYOUTS)))
 def test_ids_come_back_as_they_went(ids: list[int], name: str) -> None:
     layout = LAYOUTS[name]
     ids_N = np.array(ids, np.int64)
@@ -47,9 +60,9 @@ def test_codes_of_both_layouts_are_the_same_codes_of_ours() -> None:
         assert VOCABULARY.ids_to_codes(layout.ids_to_ours(ids_N, VOCABULARY)).tolist() == [0, 7, 10_000, 65_535]
 
 
-def test_padding_and_foreign_bases_are_refused() -> None:
-    with pytest.raises(VocabularyError, match="id 193800 at index 1 is no token of layout inworld"):
-        INWORLD.ids_to_ours(np.array([5, 193_800]), VOCABULARY)
+def test_ids_beyond_the_tokens_and_foreign_bases_are_refused() -> None:
+    with pytest.raises(VocabularyError, match="id 193800 at index 1 is no token of layout llasa"):
+        LLASA.ids_to_ours(np.array([5, 193_800]), VOCABULARY)
     with pytest.raises(VocabularyError, match="128256 base rows, this vocabulary 151936"):
         INWORLD.rows_of_ours(Vocabulary(151_936, 0, 1))
     with pytest.raises(VocabularyError, match="is no token of this vocabulary"):
@@ -62,3 +75,5 @@ def test_a_layout_is_read_from_a_tokenizer_by_name() -> None:
     np.testing.assert_array_equal(read.rows_of_ours(VOCABULARY), LLASA.rows_of_ours(VOCABULARY))
     with pytest.raises(VocabularyError, match="without gaps"):
         layout_of_tokenizer({"added_tokens": added[:5] + added[6:]}, LLAMA3_ROWS, "theirs")
+    with pytest.raises(VocabularyError, match=r"65,536 speech codes .* 1 are not among them"):
+        layout_of_tokenizer({"added_tokens": added[:-1]}, LLAMA3_ROWS, "theirs")

@@ -4,13 +4,13 @@ In: the name of a layout, or the tokenizer.json of a model trained elsewhere. Ou
 is. Offsets are never compared: the open Inworld trainer sorts its tokens as strings, so that code 10,000 follows code
 0, and Llasa puts its specials before its codes.
 
-    inworld  128,256 base | codes and 8 specials sorted by name | padding to 193,856 rows   (multiple of 64)
+    inworld  128,256 base | codes and 8 specials sorted by name | 56 extra tokens | 193,856 rows
     llasa    128,256 base | 8 specials, then codes in order | 193,800 rows
 
 A special of theirs that we have under another name is that one; one that we have not at all takes a reserved row of
 ours, so that nothing is lost on the way there and back.
 
-Shapes: R rows of a layout.
+Shapes: R rows of a layout, V rows of ours.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ LLAMA3_ROWS = 128_256
 NO_ROW = -1
 
 _INWORLD_SPECIALS = tuple(
-    f"<|{name}_{end}|>" for name in ("speech", "text", "voice_description", "sound_effect") for end in ("start", "end")
+    f"<|{name}_{end}|>"
+    for name in ("speech", "text_prompt", "voice_description", "sound_effect")
+    for end in ("start", "end")
 )
+_INWORLD_EXTRA = tuple(f"<|extra_token_{i}|>" for i in range(56))
 _LLASA_SPECIALS = tuple(
     f"<|{name}_{end}|>"
     for name in ("TEXT_GENERATION", "TEXT_UNDERSTANDING", "SPEECH_GENERATION", "SPEECH_UNDERSTANDING")
     for end in ("START", "END")
 )
 OUR_NAMES = {
+    "<|text_prompt_start|>": "<|text_start|>",
+    "<|text_prompt_end|>": "<|text_end|>",
     "<|TEXT_UNDERSTANDING_START|>": "<|text_start|>",
     "<|TEXT_UNDERSTANDING_END|>": "<|text_end|>",
     "<|SPEECH_GENERATION_START|>": "<|speech_start|>",
@@ -45,7 +50,7 @@ OUR_NAMES = {
     "<|SPEECH_UNDERSTANDING_END|>": "<|ref_speech_end|>",
     "<|TEXT_GENERATION_START|>": "<|reserved_speech_0|>",
     "<|TEXT_GENERATION_END|>": "<|reserved_speech_1|>",
-}
+} | {token: f"<|reserved_speech_{2 + i}|>" for i, token in enumerate(_INWORLD_EXTRA)}
 """Specials of other trainers by the special of ours that does their work."""
 
 
@@ -57,15 +62,13 @@ class Layout:
     tokens: tuple[str, ...]
     """Names of the rows after the base, in order."""
     num_base: int = LLAMA3_ROWS
-    multiple: int = 1
-    """The number of rows is a multiple of this; padding has no meaning."""
 
     @property
     def num_rows(self) -> int:
-        return -(-(self.num_base + len(self.tokens)) // self.multiple) * self.multiple
+        return self.num_base + len(self.tokens)
 
     def rows_of_ours(self, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """For each of its rows R the row of ours with the same meaning, or -1.
+        """For each of its rows R the row of ours with the same meaning.
 
         Raises:
             VocabularyError: the base of the two differs, or a token of its has no name here.
@@ -75,8 +78,7 @@ class Layout:
                 f"layout {self.name} has {self.num_base} base rows, this vocabulary {vocabulary.num_base}; they are of "
                 "different backbones"
             )
-        rows_R = np.full(self.num_rows, NO_ROW, np.int64)
-        rows_R[: self.num_base] = np.arange(self.num_base)
+        rows_R = np.arange(self.num_rows)
         for row, token in enumerate(self.tokens, start=self.num_base):
             code = _CODE_OF.get(token)
             known = vocabulary.first_code_id + code if code is not None else None
@@ -97,11 +99,13 @@ class Layout:
         Raises:
             VocabularyError: a token the layout has not.
         """
-        rows_R = self.rows_of_ours(vocabulary)
-        theirs_R = np.full(vocabulary.num_rows, NO_ROW, np.int64)
-        known = np.flatnonzero(rows_R != NO_ROW)
-        theirs_R[rows_R[known]] = known
-        return _looked_up(theirs_R, ids_N, "this vocabulary without what the layout lacks")
+        return _looked_up(self.rows_of_theirs(vocabulary), ids_N, "this vocabulary without what the layout lacks")
+
+    def rows_of_theirs(self, vocabulary: Vocabulary) -> NDArray[np.int64]:
+        """The inverse of `rows_of_ours`: for each of our rows its row, or -1."""
+        theirs_V = np.full(vocabulary.num_rows, NO_ROW, np.int64)
+        theirs_V[self.rows_of_ours(vocabulary)] = np.arange(self.num_rows)
+        return theirs_V
 
 
 def _looked_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[np.int64]:
@@ -115,7 +119,7 @@ def _looked_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[
 
 
 _CODE_OF = {f"<|s_{code}|>": code for code in range(NUM_CODES)}
-INWORLD = Layout("inworld", tuple(sorted([*_CODE_OF, *_INWORLD_SPECIALS])), multiple=64)
+INWORLD = Layout("inworld", (*sorted([*_CODE_OF, *_INWORLD_SPECIALS]), *_INWORLD_EXTRA))
 LLASA = Layout("llasa", (*_LLASA_SPECIALS, *_CODE_OF))
 LAYOUTS = {layout.name: layout for layout in (INWORLD, LLASA)}
 
@@ -124,13 +128,15 @@ def layout_of_tokenizer(content: Mapping[str, Any], num_base: int, name: str) ->
     """The layout a tokenizer.json has: its added tokens above the base, which must be without gaps.
 
     Raises:
-        VocabularyError: there are gaps, or no speech codes.
+        VocabularyError: there are gaps, or a speech code is missing.
     """
     added: Sequence[Mapping[str, Any]] = content.get("added_tokens", [])
     tokens = {token["id"]: token["content"] for token in added if token["id"] >= num_base}
-    if "<|s_0|>" not in tokens.values() or sorted(tokens) != list(range(num_base, num_base + len(tokens))):
+    num_missing = len(_CODE_OF.keys() - set(tokens.values()))
+    if num_missing or sorted(tokens) != list(range(num_base, num_base + len(tokens))):
         raise VocabularyError(
-            f"{name} has {len(tokens)} added tokens from id {num_base} on; expected speech codes <|s_0|> to "
-            f"<|s_{NUM_CODES - 1}|> and specials without gaps"
+            f"{name} has {len(tokens):,} added tokens from id {num_base:,} on, and of the {NUM_CODES:,} speech codes "
+            f"(<|s_0|> to <|s_{NUM_CODES - 1}|>) {num_missing:,} are not among them; expected all of them and specials "
+            "without gaps: give the tokenizer.json that was saved with the model"
         )
     return Layout(name, tuple(tokens[id_] for id_ in sorted(tokens)), num_base)

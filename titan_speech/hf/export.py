@@ -27,18 +27,25 @@ from titan_speech.hf.card import model_card
 from titan_speech.hf.config import config_from_shape
 from titan_speech.hf.expand import RECORD_NAME, TRAINED, Expansion
 from titan_speech.hf.folder import CONFIG_NAME
-from titan_speech.hf.record import ModelRecord
+from titan_speech.hf.record import ModelRecord, weights_fingerprint
 from titan_speech.hf.run_checkpoint import Checkpoint
+from titan_speech.hf.special_ids import GENERATION_NAME
 from titan_speech.hf.tensors import tensor_shapes
 from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
-from titan_speech.hf.tokenizer import grown_tokenizer
+from titan_speech.hf.tokenizer import grown_tokenizer, grown_tokenizer_config
 from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json, write_weights
 from titan_speech.model.attention import attention_config
 from titan_speech.model.flavors import decoder_config
 from titan_speech.model.spec import ADAPTERS
 from titan_speech.prompts import Task
 from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TEXT_TOKENIZER, tokenizer_file, tokenizer_json
+from titan_speech.text_tokenizer import (
+    JSON_NAME,
+    TEXT_TOKENIZER,
+    TOKENIZER_CONFIG_NAME,
+    tokenizer_file,
+    tokenizer_json,
+)
 
 EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -59,14 +66,19 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
     with checkpoint.kept(), new_folder(output, num_weight_bytes(shapes, dtype)) as partial_folder:
         write_weights(partial_folder, shapes, dtype, _TensorReader(checkpoint, dtype).pieces)
         write_json(partial_folder / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
-        write_json(partial_folder / "generation_config.json", _generation_config(ids))
-        write_json(partial_folder / "tokenizer.json", grown_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
-        write_json(partial_folder / "tokenizer_config.json", _tokenizer_config(checkpoint))
+        write_json(partial_folder / GENERATION_NAME, _generation_config(ids))
+        write_json(partial_folder / JSON_NAME, grown_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
+        names = grown_tokenizer_config(checkpoint.tokenizer, vocabulary, stop_id, checkpoint.config.training.seq_len)
+        write_json(partial_folder / TOKENIZER_CONFIG_NAME, names)
         write_text_tokenizer(checkpoint.tokenizer, source, partial_folder / TEXT_TOKENIZER)
         bos = checkpoint.tokenizer.token(vocabulary.bos_id)
-        ModelRecord(checkpoint.step, vocabulary.fingerprint, checkpoint.grammar.fingerprint, _codecs(checkpoint)).write(
-            partial_folder
-        )
+        ModelRecord(
+            step=checkpoint.step,
+            vocabulary=vocabulary.fingerprint,
+            grammar=checkpoint.grammar.fingerprint,
+            codecs=_codecs(checkpoint),
+            weights=weights_fingerprint(checkpoint.path),
+        ).write(partial_folder)
         notes = checkpoint.evaluation_notes()
         write_json(partial_folder / RECORD_NAME, asdict(_as_start(checkpoint)))
         card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos, notes)
@@ -111,20 +123,6 @@ def _generation_config(ids: dict[str, int]) -> dict[str, object]:
         "temperature": 0.8,
         "top_k": 50,
         "top_p": 1.0,
-    }
-
-
-def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, object]:
-    vocabulary = checkpoint.grammar.vocabulary
-    name = checkpoint.tokenizer.token
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": name(vocabulary.bos_id),
-        "eos_token": vocabulary.token_name(checkpoint.grammar.stop_id(Task.TTS)),
-        "pad_token": "<|pad|>",
-        "clean_up_tokenization_spaces": False,
-        "add_bos_token": False,
-        "model_max_length": checkpoint.config.training.seq_len,
     }
 
 
