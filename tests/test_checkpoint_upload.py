@@ -187,17 +187,22 @@ def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy
     milestone.mkdir(parents=True)
     (milestone / "model.safetensors").write_bytes(bytes(50_000))
     (milestone / "README.md").write_text("card")
+    (milestone / "titan_speech.json").write_text('{"weights": "a"}')
     (job.run / "hf" / "step-20.partial").mkdir()
     turn = Turn(job)
     turn.run()
     assert names_at(job) == ["hf-10", "step-10"]
-    assert objects_of(job.prefix(), "hf-10") == {"hf-10/README.md", "hf-10/model.safetensors"}
+    files = {"README.md", "model.safetensors", "titan_speech.json"}
+    assert objects_of(job.prefix(), "hf-10") == {f"hf-10/{name}" for name in files}
     before = proxy.num_sent_bytes
     (milestone / "README.md").write_text("card with results")
     turn.run()
     assert not turn.is_waiting
     assert proxy.num_sent_bytes - before < 30_000, "the weights were sent again"
     assert job.prefix().client.read(job.prefix().url.child("hf-10/README.md")) == b"card with results"
+    (milestone / "titan_speech.json").write_text('{"weights": "b"}')  # the run came to the step a second time
+    turn.run()
+    assert job.prefix().client.read(job.prefix().url.child("hf-10/titan_speech.json")) == b'{"weights": "b"}'
 
 
 def test_two_runs_never_share_an_address(job: UploadJob, tmp_path: Path) -> None:

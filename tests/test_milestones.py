@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.runs import losses, train_well
-from titan_speech.checkpoint.commit import MARKER, Commit, write_durably
+from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, write_durably
 from titan_speech.checkpoint.pins import pin
 from titan_speech.checkpoint.retention import RetentionPolicy
 from titan_speech.hf.expand import expand
 from titan_speech.hf.folder import HFFolder
 from titan_speech.hf.milestones import MilestoneExporter, milestones
-from titan_speech.hf.record import read_record
+from titan_speech.hf.record import FILE_NAME, ModelRecord, read_record, weights_fingerprint
 from titan_speech.hf.rows import NewRows
 
 WHAT_IT_IS = (
@@ -28,6 +30,20 @@ WHAT_IT_IS = (
 
 def steps(folder: Path, *numbers: int) -> list[Path]:
     return [folder / "checkpoint" / f"step-{number}" for number in numbers]
+
+
+def written(checkpoint: Path, output: Path) -> str:
+    """A program that writes a folder exported from the weights `checkpoint` has now."""
+    record = json.dumps(asdict(ModelRecord(1, "", "", (), weights_fingerprint(checkpoint))))
+    return f"import os; os.mkdir('{output}'); open('{output}/{FILE_NAME}', 'w').write('{record}')"
+
+
+def write_marker(checkpoint: Path, weights: str, optimizer: str | None = None) -> None:
+    """A checkpoint's marker, with checksums of a file of weights and perhaps of one of the optimizer."""
+    files = [FileRecord("__0_model_0.distcp", 7, weights, "model")]
+    files += [FileRecord("__0_state_0.distcp", 7, optimizer, "state")] if optimizer else []
+    step = int(checkpoint.name.removeprefix("step-"))
+    write_durably(checkpoint / MARKER, Commit(step, "full", "schedule", 0.0, 1, tuple(files)).to_json())
 
 
 @pytest.mark.slow
@@ -102,7 +118,7 @@ def test_the_next_start_waits_for_the_process_an_earlier_one_left_and_clears_wha
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def slow(checkpoint: Path, output: Path) -> list[str]:
-        return [sys.executable, "-c", f"import os, time; time.sleep(0.5); os.mkdir('{output}'); print('once')"]
+        return [sys.executable, "-c", f"import time; time.sleep(0.5); {written(checkpoint, output)}; print('once')"]
 
     earlier, later = MilestoneExporter(tmp_path, slow), MilestoneExporter(tmp_path, slow)
     earlier.add(steps(tmp_path, 1))
@@ -119,15 +135,41 @@ def test_the_next_start_waits_for_the_process_an_earlier_one_left_and_clears_wha
     assert "could not" not in caplog.text
 
 
+def test_a_step_the_run_comes_to_a_second_time_replaces_the_folder_of_the_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def command(checkpoint: Path, output: Path) -> list[str]:
+        return [sys.executable, "-c", written(checkpoint, output)]
+
+    (checkpoint,) = steps(tmp_path, 10)
+    write_marker(checkpoint, "before", "moments")
+    for _ in range(2):
+        exporter = MilestoneExporter(tmp_path, command)
+        exporter.add([checkpoint])
+        exporter.drain()
+    before = read_record(tmp_path / "hf" / "step-10").weights
+    write_marker(checkpoint, "before")  # retention took the optimizer: the same weights
+    MilestoneExporter(tmp_path, command).add([checkpoint])
+    assert "made anew" not in caplog.text
+    write_marker(checkpoint, "after", "moments")
+    exporter = MilestoneExporter(tmp_path, command)
+    exporter.add([checkpoint])
+    exporter.drain()
+    assert "step-10 is of weights the run went back from" in caplog.text
+    assert read_record(tmp_path / "hf" / "step-10").weights == weights_fingerprint(checkpoint) != before
+
+
 def test_milestones_are_the_multiples_and_what_is_pinned(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     write_durably(folder / "step-5" / MARKER, Commit(5, "full", "schedule", 0.0, 1, ()).to_json())
     (folder / "step-10").mkdir()  # without a marker it is none
-    assert milestones(folder, RetentionPolicy(5, 20, milestone_every_steps=5)) == [folder / "step-5"]
-    assert not milestones(folder, RetentionPolicy(5, 20, milestone_every_steps=10))
+    every_5, every_10, none = (RetentionPolicy(5, 20, milestone_every_steps=n) for n in (5, 10, 0))
+    assert milestones(folder, every_5, newest_step=5) == [folder / "step-5"]
+    assert not milestones(folder, every_5, newest_step=4), "a course the run went back from"
+    assert not milestones(folder, every_10, newest_step=10)
     pin(folder, 5)
     pin(folder, 10)
-    assert milestones(folder, RetentionPolicy(5, 20, milestone_every_steps=0)) == [folder / "step-5"]
+    assert milestones(folder, none, newest_step=10) == [folder / "step-5"]
 
 
 @pytest.mark.slow

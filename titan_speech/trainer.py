@@ -94,8 +94,10 @@ class SpeechTrainer(Trainer):
             return None
         exporter = MilestoneExporter(Path(self.config.dump_folder))
         folder, policy = Path(self.checkpointer.folder), retention_policy(table)
-        exporter.add(milestones(folder, policy))
-        self.checkpointer.on_complete.append(lambda checkpoint, commit: exporter.add(milestones(folder, policy)))
+        exporter.add(milestones(folder, policy, self.checkpointer.start.step))
+        self.checkpointer.on_complete.append(
+            lambda checkpoint, commit: exporter.add(milestones(folder, policy, commit.step))
+        )
         return exporter
 
     def _health_figures(self) -> dict[str, float]:

@@ -8,6 +8,9 @@ run's process group, so a run that is killed does not take it along; the next st
 the log before it looks what is missing. One at a time, in the order they came. It costs the machine of rank 0 one core
 and the memory of one embedding while it runs (docs/backbones.md has figures). A failure is said and never stops
 training; what was not written is taken up when the run is started again.
+
+A run that went back (checkpoint.load_step, a rollback) comes to a step a second time with other weights: the folder of
+the first time is told by the fingerprint of its weights, and replaced.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.checkpoint.folder import checkpoint_path
 from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.retention import RetentionPolicy
+from titan_speech.errors import CheckpointError, ModelError
+from titan_speech.hf.record import read_record, weights_fingerprint
 
 FOLDER = "hf"
 LOWEST_PRIORITY = 19
@@ -54,7 +59,7 @@ class MilestoneExporter:
         passed over."""
         with self._changed:
             for checkpoint in checkpoints:
-                if _step(checkpoint) in self._seen or (self.folder / checkpoint.name).exists():
+                if _step(checkpoint) in self._seen or _is_of(self.folder / checkpoint.name, checkpoint):
                     continue
                 self._seen.add(_step(checkpoint))
                 self._waiting.append(checkpoint)
@@ -110,7 +115,7 @@ class MilestoneExporter:
     def _export(self, checkpoint: Path) -> None:
         began, output = time.monotonic(), self.folder / checkpoint.name
         command, log = self._command(checkpoint, output), output.with_suffix(".log")
-        process = self._start(command, output, log)
+        process = self._start(command, checkpoint, log)
         code = process.wait() if process is not None else 0
         if code == 0:
             logger.info(f"{output} is complete after {time.monotonic() - began:.0f} s.")
@@ -120,13 +125,17 @@ class MilestoneExporter:
             f"Training goes on; by hand: {' '.join(command[1:])}"
         )
 
-    def _start(self, command: list[str], output: Path, log: Path) -> subprocess.Popen[bytes] | None:
+    def _start(self, command: list[str], checkpoint: Path, log: Path) -> subprocess.Popen[bytes] | None:
         """The process; None if one that an earlier start of the run left has written the folder meanwhile."""
+        output = self.folder / checkpoint.name
         self.folder.mkdir(exist_ok=True)
         with log.open("ab") as out:
             fcntl.flock(out, fcntl.LOCK_EX)  # the process inherits it with its output, and holds it to its end
-            if output.exists():
+            if _is_of(output, checkpoint):
                 return None
+            if output.exists():
+                logger.warning(f"{output} is of weights the run went back from; it is made anew.")
+                shutil.rmtree(output)
             for killed in self.folder.glob(f"{output.name}.partial-*"):
                 shutil.rmtree(killed, ignore_errors=True)
             out.truncate(0)
@@ -140,11 +149,22 @@ class MilestoneExporter:
         return process
 
 
-def milestones(folder: Path, policy: RetentionPolicy) -> list[Path]:
-    """Complete checkpoints in `folder` that are kept for ever: multiples of the policy, and what is pinned."""
+def milestones(folder: Path, policy: RetentionPolicy, newest_step: int) -> list[Path]:
+    """Complete checkpoints in `folder` that are kept for ever: multiples of the policy, and what is pinned.
+
+    Those beyond `newest_step`, where the run stands, are of a course it went back from.
+    """
     pinned = pinned_steps(folder)
     steps = [step for step in committed_steps(folder) if policy.is_milestone(step) or step in pinned]
-    return [checkpoint_path(folder, step) for step in steps]
+    return [checkpoint_path(folder, step) for step in steps if step <= newest_step]
+
+
+def _is_of(folder: Path, checkpoint: Path) -> bool:
+    """Whether a folder was exported from these very weights."""
+    try:
+        return folder.is_dir() and read_record(folder).weights == weights_fingerprint(checkpoint)
+    except (ModelError, CheckpointError):  # a record or a marker that cannot be read
+        return False
 
 
 def export_command(checkpoint: Path, output: Path) -> list[str]:

@@ -19,6 +19,8 @@ from titan_speech.checkpoint.upload.lease import kept_for_upload
 from titan_speech.errors import CheckpointError
 
 HF = "hf"
+HF_RECORD = "titan_speech.json"
+"""Of such a folder; it has a fingerprint of the weights, so it differs where a run came to a step a second time."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def local_checkpoints(folder: Path, kinds: Collection[str]) -> list[LocalCheckpo
 
 
 def hf_folders(run: Path) -> list[LocalCheckpoint]:
-    """Milestones as Hugging Face folders; names and sizes tell them apart, as they have no checksums of their own."""
+    """Milestones as Hugging Face folders; names, sizes and their record tell them apart: they have no checksums."""
     matches = [(path, STEP_NAME.fullmatch(path.name)) for path in (run / HF).glob("step-*")]
     return [_hf_folder(path, int(match[1])) for path, match in matches if match and path.is_dir()]
 
@@ -82,5 +84,12 @@ def hf_folders(run: Path) -> list[LocalCheckpoint]:
 def _hf_folder(path: Path, step: int) -> LocalCheckpoint:
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in names)
-    digest = hashlib.sha256(repr([(file.name, file.num_bytes) for file in files]).encode()).hexdigest()
+    told = [(file.name, file.num_bytes) for file in files], hf_record_sha256(path)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()
     return LocalCheckpoint(path, f"{HF}-{step}", step, HF, path.stat().st_mtime, files, digest)
+
+
+def hf_record_sha256(path: Path) -> str:
+    """Of a folder's record; empty where it has none."""
+    record = path / HF_RECORD
+    return hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else ""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from titan_speech.checkpoint.commit import MARKER, FileRecord
-from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint
+from titan_speech.checkpoint.upload.local import HF, HF_RECORD, LocalCheckpoint, hf_record_sha256
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
 from titan_speech.checkpoint.upload.prefix import Prefix
 from titan_speech.errors import CheckpointError
@@ -119,7 +119,9 @@ def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     """Whether what is complete there is this checkpoint, not another of its step."""
     if checkpoint.kind == HF:
         ours = {(checkpoint.path_of(file), file.num_bytes) for file in checkpoint.files}
-        return ours == {(file.path, file.num_bytes) for file in there.files}
+        record = {file.sha256 for file in there.files if file.path == f"{checkpoint.name}/{HF_RECORD}"}
+        has_record = not record or record == {hf_record_sha256(checkpoint.path)}
+        return has_record and ours == {(file.path, file.num_bytes) for file in there.files}
     return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
 
 
