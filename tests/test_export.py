@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -19,12 +20,15 @@ from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.upload.lease import free_to_remove
 from titan_speech.cli import main
+from titan_speech.codec import load_codec
+from titan_speech.codec.wav import write_wav
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.evaluate.generate import Decoding
 from titan_speech.evaluate.load import load_run
 from titan_speech.evaluate.speak import Reference, SpokenModel
 from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import export
+from titan_speech.hf.record import ModelRecord
 from titan_speech.hf.rows import NewRows
 from titan_speech.hf.run_checkpoint import Checkpoint
 from titan_speech.verbs.verb import EXIT_BAD_INPUT
@@ -186,9 +190,14 @@ def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_generate_speaks_texts_in_a_batch_as_alone_and_records_how(tiny_run: Path, tmp_path: Path) -> None:
-    export(Checkpoint.open(tiny_run), tmp_path / "hf", torch.float32)
-    model, greedy = SpokenModel.load(tmp_path / "hf"), Decoding(temperature=0, max_codes=12, min_codes=12)
+@pytest.fixture(scope="module")
+def exported(tiny_run: Path) -> Path:
+    export(Checkpoint.open(tiny_run), tiny_run.parent / "hf", torch.float32)
+    return tiny_run.parent / "hf"
+
+
+def test_texts_spoken_in_a_batch_have_the_codes_they_have_alone(exported: Path) -> None:
+    model, greedy = SpokenModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
     texts = ["Please hold the line.", "Goodbye."]
     together = model.speak(texts, greedy)
     for text, speech in zip(texts, together, strict=True):
@@ -196,13 +205,48 @@ def test_generate_speaks_texts_in_a_batch_as_alone_and_records_how(tiny_run: Pat
     voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
     assert model.speak(texts[:1], greedy, voice)[0].codes_F.tolist() != together[0].codes_F.tolist()
 
-    words = ["generate", "--model", str(tmp_path / "hf"), "--output", str(tmp_path / "said.wav"), "--max-sec", "0.4"]
-    assert main([*words, "--text", texts[0], "--text", texts[1], "--min-sec", "0.4"]) == 0
-    assert sorted(path.name for path in tmp_path.glob("said*")) == [
-        *("said-0.json", "said-0.wav"),
-        *("said-1.json", "said-1.wav"),
-    ]
+
+def test_generate_records_how_each_file_was_made_and_replaces_none_unasked(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec, voice = load_codec("embedded"), tmp_path / "voice.wav"
+    write_wav(voice, codec.decode(np.arange(50, dtype=np.uint16)))
+    words = ["generate", "--model", str(exported), "--output", str(tmp_path / "said.wav"), "--max-sec", "0.4"]
+    cloned = [*words, "--text", "Hello.", "--text", "Goodbye.", "--min-sec", "0.4"]
+    cloned += ["--reference", str(voice), "--reference-text", "One, two."]
+    assert main(cloned) == 0
+    said = sorted(path.name for path in tmp_path.glob("said*"))
+    assert said == ["said-0.json", "said-0.wav", "said-1.json", "said-1.wav"]
     record = json.loads((tmp_path / "said-1.json").read_text())
     assert (record["text"], record["step"], record["num_codes"]) == ("Goodbye.", 5, 20)
-    assert main([*words, "--text", " "]) == EXIT_BAD_INPUT
-    assert main([*words, "--text", "Hello", "--reference", "voice.wav"]) == EXIT_BAD_INPUT
+    assert record["reference"] == {"wav": str(voice), "text": "One, two."}
+    assert record["codec"] == {"name": "embedded", "hash": codec.codec_hash}
+    assert record["batch"] == {"index": 1, "size": 2}
+    before = (tmp_path / "said-0.wav").read_bytes()
+    assert main([*cloned, "--seed", "7"]) == EXIT_BAD_INPUT
+    assert "said-0.wav exists already; choose another --output, or give --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "said-0.wav").read_bytes() == before
+    assert main([*cloned, "--seed", "7", "--overwrite"]) == 0
+    assert json.loads((tmp_path / "said-0.json").read_text())["decoding"]["seed"] == 7
+
+
+def test_what_cannot_be_spoken_or_written_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder has no weights: whoever came as far as loading them would say so."""
+    ModelRecord(5, "", "", ()).write(tmp_path)
+    (tmp_path / "file").write_text("")
+    words = ["generate", "--model", str(tmp_path), "--text", "Hello"]
+    wav = ["--output", str(tmp_path / "x.wav")]
+    for bad, message in (
+        ([*words, "--output", str(tmp_path / "file" / "x.wav")], r"x\.wav cannot be written: .*Not a directory"),
+        ([*words, "--output", "/proc/x.wav"], r"/proc/x\.wav cannot be written"),
+        ([*words, "--output", str(tmp_path)], r"expected a name that ends in \.wav"),
+        ([*words[:3], *wav], "there is no text to speak"),
+        ([*words, *wav, "--text", " "], "there is no text to speak"),
+        ([*words, *wav, "--reference", "voice.wav"], "cloning needs both"),
+        ([*words, *wav, "--reference", "/nowhere.wav", "--reference-text", "One"], r"nowhere\.wav"),
+    ):
+        assert main(bad) == EXIT_BAD_INPUT, bad
+        assert re.search(message, capsys.readouterr().err), bad
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "titan_speech.json"]

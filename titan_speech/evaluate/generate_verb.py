@@ -1,22 +1,23 @@
 """`titan-speech generate`: texts to wav files, with a record of how each was made.
 
 In: an exported model folder, texts, and perhaps a voice. Out: one wav a text and, beside it, a JSON file with the text,
-the decoding parameters and the model, so that a file that is heard later can be made again.
+the voice, the decoding parameters, the model and the codec, so that a file that is heard later can be made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from titan_speech.codec import Codec, load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.errors import CodecError, ModelError
-from titan_speech.evaluate.generate import Decoding, Generated
-from titan_speech.evaluate.sample import at_least, write_whole
+from titan_speech.errors import CodecError, DataError, ModelError
+from titan_speech.evaluate.generate import Decoding
+from titan_speech.evaluate.outputs import add_output, check_outputs, write_record, write_speech
+from titan_speech.evaluate.sample import at_least
 from titan_speech.evaluate.speak import Reference, SpokenModel
+from titan_speech.hf.record import ModelRecord, read_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", type=Path, help="file with one text a line, spoken after those of --text")
     parser.add_argument("--reference", type=Path, help="recording of the voice to clone")
     parser.add_argument("--reference-text", default="", help="what is said in it")
-    parser.add_argument("--output", type=Path, required=True, help="wav file; of several texts NAME-0.wav, NAME-1.wav")
+    add_output(
+        parser, "wav file; of several texts NAME-0.wav, NAME-1.wav; a .json with how it was made goes beside each"
+    )
     parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
     parser.add_argument("--temperature", type=at_least(0.0), default=0.8, help="0 takes the likeliest; default: 0.8")
     parser.add_argument("--top-k", type=at_least(1), default=50, help="likeliest tokens chosen from; default: 50")
@@ -36,11 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Speak every text and write it."""
+    """Speak every text and write it; whatever can be refused is refused before the model is loaded."""
     texts = _texts(arguments)
-    model = SpokenModel.load(arguments.model)
+    outputs = _outputs(arguments.output, len(texts))
+    check_outputs([file for path in outputs for file in (path, _record_path(path))], overwrite=arguments.overwrite)
+    record = read_record(arguments.model)
     codec = load_codec(arguments.codec)
-    _check_codec(codec, model)
+    _check_codec(codec, record)
+    voice = _reference(arguments, codec)
     decoding = Decoding(
         temperature=arguments.temperature,
         top_k=arguments.top_k,
@@ -48,10 +54,18 @@ def run(arguments: argparse.Namespace) -> None:
         max_codes=max(1, round(arguments.max_sec * codec.frame_rate_hz)),
         seed=arguments.seed,
     )
-    generated = model.speak(texts, decoding, _reference(arguments, codec))
-    for path, text, speech in zip(_outputs(arguments.output, len(texts)), texts, generated, strict=True):
-        write_whole(path, codec, speech.codes_F)
-        _write_record(path.with_suffix(".json"), arguments.model, model, text, decoding, speech)
+    how = {
+        "model": str(arguments.model),
+        "step": record.step,
+        "codec": {"name": codec.name, "hash": codec.codec_hash},
+        "reference": None if voice is None else {"wav": str(arguments.reference), "text": voice.transcript},
+        "decoding": asdict(decoding),
+    }
+    generated = SpokenModel.load(arguments.model).speak(texts, decoding, voice)
+    for i, (path, text, speech) in enumerate(zip(outputs, texts, generated, strict=True)):
+        write_speech(path, codec, speech.codes_F)
+        said = {"num_codes": len(speech.codes_F), "stopped": speech.stopped, "batch": {"index": i, "size": len(texts)}}
+        write_record(_record_path(path), {"text": text, **how, **said})
         ending = "ended by the model" if speech.stopped else "cut at the limit"
         print(f"{path}: {len(speech.codes_F) / codec.frame_rate_hz:.2f} s of audio, {ending}")
 
@@ -63,41 +77,32 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
             texts += [line for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"--texts {arguments.texts} cannot be read: {error}") from error
-    if not texts:
-        raise ModelError("there is no text to speak: give --text or --texts")
+    if not texts or not all(text.strip() for text in texts):
+        raise ModelError("there is no text to speak: give characters in --text, or lines in --texts")
     return texts
 
 
 def _reference(arguments: argparse.Namespace, codec: Codec) -> Reference | None:
-    if bool(arguments.reference) != bool(arguments.reference_text):
+    if bool(arguments.reference) != bool(arguments.reference_text.strip()):
         raise ModelError("cloning needs both --reference and --reference-text, what is said in it")
     if arguments.reference is None:
         return None
     return Reference(codec.encode(read_audio(arguments.reference, codec.sample_rate)), arguments.reference_text)
 
 
-def _check_codec(codec: Codec, model: SpokenModel) -> None:
-    known = model.record.codecs
-    if known and codec.codec_hash not in known:
+def _check_codec(codec: Codec, record: ModelRecord) -> None:
+    if record.codecs and codec.codec_hash not in record.codecs:
         raise CodecError(
-            f"the model was trained on codes of codec {', '.join(known)}, but {codec.name} has hash "
+            f"the model was trained on codes of codec {', '.join(record.codecs)}, but {codec.name} has hash "
             f"{codec.codec_hash}; its decoder would make noise of them. Give the model's codec with --codec."
         )
 
 
 def _outputs(path: Path, count: int) -> list[Path]:
-    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(count)]
+    if path.suffix != ".wav":
+        raise DataError(f"--output {path}: expected a name that ends in .wav")
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}.wav") for i in range(count)]
 
 
-def _write_record(
-    path: Path, folder: Path, model: SpokenModel, text: str, decoding: Decoding, speech: Generated
-) -> None:
-    record = {
-        "text": text,
-        "model": str(folder),
-        "step": model.record.step,
-        "decoding": asdict(decoding),
-        "num_codes": len(speech.codes_F),
-        "stopped": speech.stopped,
-    }
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _record_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -17,6 +17,7 @@ from titan_speech.codec import Codec, load_codec
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import TrainedRun, load_run
+from titan_speech.evaluate.outputs import add_output, check_outputs, write_speech
 from titan_speech.prompts import Parts, Task
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.store import open_store
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("--run", type=Path, required=True, help="run folder (job.dump_folder)")
     parser.add_argument("--text", default="", help="text to speak; empty lets the model speak freely")
-    parser.add_argument("--output", type=Path, required=True, help="wav file to write")
+    add_output(parser, "wav file to write")
     parser.add_argument("--step", type=int, default=None, help="checkpoint step; default: the newest")
     parser.add_argument("--codec", default="embedded", help="codec name or path; default: embedded")
     parser.add_argument(
@@ -55,6 +56,7 @@ def at_least(minimum: float) -> Callable[[str], float]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Decode one utterance and write it."""
+    check_outputs([arguments.output], overwrite=arguments.overwrite)
     codec = load_codec(arguments.codec)
     trained = load_run(arguments.run, arguments.step)
     check_codec(codec, trained)
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     task, parts = prompt_parts(trained, arguments.text)
     generated = generate_codes(trained.model, trained.grammar, task, parts, decoding)
-    write_whole(arguments.output, codec, generated.codes_F)
+    write_speech(arguments.output, codec, generated.codes_F)
     ending = "ended by the model" if generated.stopped else "cut at the limit"
     duration_sec = len(generated.codes_F) / codec.frame_rate_hz
     print(f"{arguments.output}: {duration_sec:.2f} s of audio from step {trained.step}, {ending}")
@@ -102,13 +104,3 @@ def store_codecs(trained: TrainedRun) -> list[CodecInfo]:
     if not codecs:
         raise DataError("the run was trained on text only; it has no codec to decode with")
     return codecs
-
-
-def write_whole(path: Path, codec: Codec, codes_F: np.ndarray) -> None:
-    """Write the wav under another name first, so that no half file is left behind."""
-    from titan_speech.codec.wav import write_wav
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    write_wav(partial, codec.decode(codes_F), codec.sample_rate)
-    partial.replace(path)
