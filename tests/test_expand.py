@@ -171,6 +171,18 @@ def _speech_already(folder: Path) -> None:
     file.write_text(json.dumps(content))
 
 
+def _weight_map(content: object):
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": content}))
+
+    return change
+
+
+def _grown_without_record(folder: Path) -> None:
+    (folder / "text_tokenizer").mkdir()
+    (folder / "tokenizer.json").rename(folder / "text_tokenizer" / "tokenizer.json")
+
+
 BAD_FOLDERS = {
     "no-config": (_without("config.json"), "config.json is missing"),
     "no-weights": (_without("model.safetensors"), "has no weights"),
@@ -184,6 +196,12 @@ BAD_FOLDERS = {
         "low_freq_factor of the rope is missing",
     ),
     "missing-shard": (_lost_shard, "of which are missing: model-00002-of"),
+    "no-weight-map": (_weight_map(3), "weight_map is 3, expected an object that gives the file of each tensor"),
+    "weight-map-of-numbers": (_weight_map({EMBEDDING: 3}), r"weight_map is \{'model\.embed_tokens\.weight': 3\}, exp"),
+    "size-as-text": (_config(hidden_size="64"), "hidden_size is '64', expected a whole number above 0"),
+    "no-architecture": (_config(architectures=None), "architectures is missing, expected one of LlamaForCausalLM"),
+    "heads-that-do-not-divide": (_config(num_key_value_heads=3), "is 4, no multiple of num_key_value_heads, 3"),
+    "record-lost": (_grown_without_record, r"was grown already \(text_tokenizer/ .* but expansion.json, .* is missing"),
     "other-architecture": (_config(architectures=["MambaForCausalLM"]), "architecture 'MambaForCausalLM'"),
     "other-width": (_config(hidden_size=80), r"has shape \[\d+, 64\], config.json asks for \(\d+, 80\)"),
     "bias": (_config(attention_bias=True), "attention_bias is True, expected False"),

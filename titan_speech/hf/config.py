@@ -26,7 +26,9 @@ _REQUIRED = (
     "rms_norm_eps",
     "max_position_embeddings",
 )
+_OPTIONAL = ("num_key_value_heads", "head_dim")
 _OF_LLAMA_ROPE = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_FRACTIONS = ("rms_norm_eps", "rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 
 
 def shape_from_config(content: Mapping[str, Any], file: Path) -> BackboneShape:
@@ -41,7 +43,7 @@ def shape_from_config(content: Mapping[str, Any], file: Path) -> BackboneShape:
     rope = _rope_parameters(content)
     num_heads = content["num_attention_heads"]
     return BackboneShape(
-        family=ARCHITECTURES[content["architectures"][0]],
+        family=ARCHITECTURES[str(_architecture(content))],
         num_layers=content["num_hidden_layers"],
         dim=content["hidden_size"],
         num_heads=num_heads,
@@ -98,27 +100,54 @@ def config_from_shape(shape: BackboneShape, num_rows: int, *, bos_id: int, eos_i
 
 
 def _problems(content: Mapping[str, Any]) -> list[str]:
-    architecture = str((content.get("architectures") or ["none"])[0])
-    if architecture not in ARCHITECTURES:
-        return [f"architecture {architecture!r}, expected one of {', '.join(ARCHITECTURES)}"]
-    missing = [key for key in _REQUIRED if not isinstance(content.get(key), (int, float))]
-    problems = [f"{key} is missing" for key in missing]
+    architecture = _architecture(content)
+    if str(architecture) not in ARCHITECTURES:
+        found = "architectures is missing" if architecture is None else f"architecture {architecture!r}"
+        return [f"{found}, expected one of {', '.join(ARCHITECTURES)}"]
+    problems = [_no_number(content, key) for key in _REQUIRED]
+    problems += [_no_number(content, key) for key in _OPTIONAL if content.get(key) is not None]
     problems += [
         f"{key} is {content[key]!r}, expected {expected!r}"
         for key, expected in _MUST_BE.items()
         if content.get(key, expected) != expected
     ]
+    problems = [problem for problem in (*problems, *_rope_problems(content, architecture)) if problem]
+    if not problems and content["num_attention_heads"] % (content.get("num_key_value_heads") or 1):
+        problems.append(
+            f"num_attention_heads is {content['num_attention_heads']}, no multiple of num_key_value_heads, "
+            f"{content['num_key_value_heads']}"
+        )
+    return problems
+
+
+def _architecture(content: Mapping[str, Any]) -> object:
+    """The first of the list; None where there is none."""
+    names = content.get("architectures")
+    return names[0] if isinstance(names, list) and names else names or None
+
+
+def _no_number(content: Mapping[str, Any], key: str, of: str = "") -> str:
+    """What is wrong with a size, or nothing."""
+    if key not in content:
+        return f"{key}{of} is missing"
+    value, may_be_fraction = content[key], key in _FRACTIONS
+    if isinstance(value, bool) or not isinstance(value, int | float if may_be_fraction else int) or value <= 0:
+        return f"{key}{of} is {value!r}, expected a {'number' if may_be_fraction else 'whole number'} above 0"
+    return ""
+
+
+def _rope_problems(content: Mapping[str, Any], architecture: object) -> list[str]:
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(content.get(key) or {}, dict):
+            return [f"{key} is {content[key]!r}, expected an object or null"]
     rope = _rope_parameters(content)
-    if "rope_theta" not in rope:
-        problems.append("rope_theta is missing")
+    problems = [_no_number(rope, "rope_theta")]
     if rope["rope_type"] not in ("default", "llama3"):
         problems.append(f"rope_type is {rope['rope_type']!r}, expected 'default' or 'llama3'")
-    if rope["rope_type"] == "llama3" and ARCHITECTURES[architecture] != "llama3":
+    if rope["rope_type"] == "llama3" and architecture != "LlamaForCausalLM":
         problems.append("rope_type 'llama3' in a model that is no Llama")
     if rope["rope_type"] == "llama3":
-        problems += [
-            f"{key} of the rope is missing" for key in _OF_LLAMA_ROPE if not isinstance(rope.get(key), int | float)
-        ]
+        problems += [_no_number(rope, key, " of the rope") for key in _OF_LLAMA_ROPE]
     return problems
 
 

@@ -31,7 +31,7 @@ from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
 from titan_speech.hf.tokenizer import grown_tokenizer, num_entries_of
 from titan_speech.hf.writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
 from titan_speech.known_tokenizers import KNOWN, vocabulary_fingerprint
-from titan_speech.text_tokenizer import TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
+from titan_speech.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
 from titan_speech.vocabulary import Vocabulary
 
 RECORD_NAME = "expansion.json"
@@ -67,38 +67,65 @@ class Expansion:
         )
 
 
+@dataclass(frozen=True)
+class Growable:
+    """A backbone's folder that was looked at and can be grown."""
+
+    folder: HFFolder
+    tokenizer: TextTokenizer
+    vocabulary: Vocabulary
+    grown: dict[str, Any]
+    """The tokenizer.json with speech tokens."""
+
+    @classmethod
+    def of(cls, source: Path, report: Callable[[str], None] = print) -> Growable:
+        """Reads headers and the tokenizer, no weights.
+
+        Raises:
+            ModelError, VocabularyError: the source cannot be used.
+        """
+        _check_not_grown(source)
+        folder, tokenizer = HFFolder.open(source), TextTokenizer.load(source)
+        content = json.loads(tokenizer_json(tokenizer_file(source)))
+        vocabulary = _vocabulary(folder, tokenizer)
+        report(f"text vocabulary: {_check_entries(folder, content, tokenizer)}")
+        return cls(folder, tokenizer, vocabulary, grown_tokenizer(content, vocabulary))
+
+    def write(self, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:
+        """The grown folder, which appears when it is complete.
+
+        Raises:
+            ModelError: the output is taken, there is no room, or a weight is not finite.
+        """
+        source, num_rows = self.folder.path, self.vocabulary.num_rows
+        shapes = tensor_shapes(self.folder.shape, num_rows)
+        copier = _Copier(self.folder, how, num_rows - self.folder.num_rows, report)
+        with new_folder(output, num_weight_bytes(shapes, self.folder.dtype)) as partial:
+            write_weights(partial, shapes, self.folder.dtype, copier.pieces)
+            write_json(partial / CONFIG_NAME, _grown_config(self.folder.config, self.vocabulary))
+            write_json(partial / JSON_NAME, self.grown)
+            write_text_tokenizer(self.tokenizer, tokenizer_file(source), partial / TEXT_TOKENIZER)
+            record = Expansion(
+                source=str(source),
+                source_sha256=copier.digest.hexdigest(),
+                num_base=self.folder.num_rows,
+                num_rows=num_rows,
+                method=how.method,
+                scale=how.scale,
+                seed=how.seed,
+                vocabulary=self.vocabulary.fingerprint,
+            )
+            write_json(partial / RECORD_NAME, asdict(record))
+        return record
+
+
 def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:
-    """Grow the folder `source` into `output`, which appears when it is complete.
+    """Grow the folder `source` into `output`.
 
     Raises:
-        ModelError: the source cannot be used, the output is taken, or there is no room.
+        ModelError, VocabularyError: the source cannot be used, the output is taken, or there is no room.
     """
-    folder = HFFolder.open(source)
-    _check_not_grown(source)
-    tokenizer, tokenizer_source = TextTokenizer.load(source), tokenizer_file(source)
-    content = json.loads(tokenizer_json(tokenizer_source))
-    vocabulary = _vocabulary(folder, tokenizer)
-    report(f"text vocabulary: {_check_entries(folder, content, tokenizer)}")
-    shapes = tensor_shapes(folder.shape, vocabulary.num_rows)
-    grown = grown_tokenizer(content, vocabulary)
-    copier = _Copier(folder, how, vocabulary.num_rows - folder.num_rows, report)
-    with new_folder(output, num_weight_bytes(shapes, folder.dtype)) as partial:
-        write_weights(partial, shapes, folder.dtype, copier.pieces)
-        write_json(partial / CONFIG_NAME, _grown_config(folder.config, vocabulary))
-        write_json(partial / "tokenizer.json", grown)
-        write_text_tokenizer(tokenizer, tokenizer_source, partial / TEXT_TOKENIZER)
-        record = Expansion(
-            source=str(source),
-            source_sha256=copier.digest.hexdigest(),
-            num_base=folder.num_rows,
-            num_rows=vocabulary.num_rows,
-            method=how.method,
-            scale=how.scale,
-            seed=how.seed,
-            vocabulary=vocabulary.fingerprint,
-        )
-        write_json(partial / RECORD_NAME, asdict(record))
-    return record
+    return Growable.of(source, report).write(output, how, report)
 
 
 def read_expansion(folder: Path) -> Expansion:
@@ -133,6 +160,11 @@ def _check_not_grown(source: Path) -> None:
         raise ModelError(
             f"{source} has rows for speech tokens already ({RECORD_NAME} says so): a run starts from it as it is "
             "(model.initial)"
+        )
+    if (source / TEXT_TOKENIZER).is_dir():
+        raise ModelError(
+            f"{source} was grown already ({TEXT_TOKENIZER}/ is in it), but {RECORD_NAME}, which says how, is missing; "
+            "put it back, or give the folder of the backbone as it was published"
         )
 
 

@@ -94,7 +94,7 @@ def _nearby(folder: Path) -> str:
 def _files(path: Path) -> dict[str, Path]:
     """File of each tensor."""
     if (path / INDEX_NAME).is_file():
-        weight_map = read_json(path / INDEX_NAME, "a model folder").get("weight_map", {})
+        weight_map = _weight_map(path / INDEX_NAME)
         missing = sorted({name for name in weight_map.values() if not (path / name).is_file()})
         if missing:
             rest = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
@@ -110,6 +110,18 @@ def _files(path: Path) -> dict[str, Path]:
         )
     with _opened(path / SINGLE_NAME) as file:
         return dict.fromkeys(file.keys(), path / SINGLE_NAME)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File name of each tensor."""
+    found = read_json(index, "a model folder").get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        shown = repr(found)
+        raise ModelError(
+            f"{index}: weight_map is {shown if len(shown) < 80 else shown[:80] + '...'}, expected an object that gives "
+            "the file of each tensor; download it again"
+        )
+    return found
 
 
 def _opened(file: Path) -> Any:

@@ -8,7 +8,9 @@ beforehand by `titan-speech model expand` with the same settings has them too.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
@@ -16,12 +18,15 @@ from titan_speech.config.check import OF_INITIAL
 from titan_speech.config.tables import ModelTable
 from titan_speech.errors import ModelError
 from titan_speech.hf.config import shape_from_config
-from titan_speech.hf.expand import Expansion, expand, is_expanded, read_expansion
+from titan_speech.hf.expand import Expansion, Growable, is_expanded, read_expansion
 from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
 from titan_speech.hf.rows import NewRows
 from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
 from titan_speech.vocabulary import Vocabulary
+
+FOLDER = "initial"
+"""Of a run folder: the backbone, grown. Once the run has a checkpoint nothing reads it."""
 
 
 def model_shape(table: ModelTable) -> BackboneShape:
@@ -62,13 +67,48 @@ def grown_initial(table: ModelTable, vocabulary: Vocabulary, run_folder: Path) -
     source = Path(table.initial)
     if is_expanded(source):
         return source, _checked(read_expansion(source), source, vocabulary)
-    output = run_folder / "initial"
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with open(run_folder / "initial.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not output.exists():
-            expand(source, output, NewRows(table.new_rows, table.new_rows_scale))
-    return output, _checked(read_expansion(output), output, vocabulary)
+    output, how = run_folder / FOLDER, NewRows(table.new_rows, table.new_rows_scale)
+    if not output.exists():
+        growable = Growable.of(source)  # what cannot be used is refused before the run folder is touched
+        with _first_of_this_machine(run_folder):
+            if not output.exists():
+                growable.write(output, how)
+    record = _checked(read_expansion(output), output, vocabulary)
+    _check_same_start(record, source, how, output)
+    return output, record
+
+
+def _check_same_start(record: Expansion, source: Path, how: NewRows, output: Path) -> None:
+    """An earlier start of the run may have been asked for other weights."""
+    found = Path(record.source).name, record.method, record.scale
+    asked = source.name, how.method, how.scale
+    if found != asked:
+        raise ModelError(
+            f"{output} was made of {found[0]} with new rows {found[1]}, scale {found[2]:g}; this run asks for "
+            f"{asked[0]}, {asked[1]}, scale {asked[2]:g}. Delete the folder to have it made again, or give another "
+            "job.dump_folder"
+        )
+
+
+@contextlib.contextmanager
+def _first_of_this_machine(run_folder: Path) -> Iterator[None]:
+    """One process at a time; its lock file goes with it, and so does a run folder that was made for it in vain."""
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        lock = run_folder / f"{FOLDER}.lock"
+        with open(lock, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"job.dump_folder = {str(run_folder)!r} cannot be written: {error}; give a folder this user can write to"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it has the files of a run
+            run_folder.rmdir()
 
 
 def _checked(record: Expansion, folder: Path, vocabulary: Vocabulary) -> Expansion:
