@@ -6,4 +6,7 @@ expand.py     a backbone's folder to a grown one: what a run starts from     row
 export.py     a checkpoint to a folder that transformers loads               card.py     its model card
 run_checkpoint.py  the checkpoint that is exported, and what its run says    convert.py  models of other trainers
 milestones.py exports beside training                                        publish.py  to the Hub
+conversion.py where a converted folder came from     moved_rows.py   rows in another order
+special_ids.py ids of special tokens, moved along     foreign_text.py the text tokenizer of another trainer's model
+initial.py    what a run starts from                 record.py      what decoding must agree with
 """
