@@ -180,18 +180,20 @@ def figures(folder: Path, num_samples: int, num_packs: int, num_large: int) -> d
     plan = DataPlan.load(config_of(store, "speech", "tts", "text"))
     found["state_bytes"] = state_bytes(plan)
     found |= {f"loader_{workers}_workers_mtok_per_sec": loader_mtok_per_sec(plan, workers) for workers in (0, 2)}
-    return found | dict(fill_figures()) | large_figures(folder / "large", num_large)
+    large = large_figures(folder / "large", num_large) if num_large else {}
+    return found | dict(fill_figures()) | large
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small store, a large one of 2 M samples")
-    parser.add_argument("--large-samples", type=int, default=80_000_000)
+    parser.add_argument("--quick", action="store_true", help="a small store, a large one of at most 2 M samples")
+    parser.add_argument("--large-samples", type=int, default=80_000_000, help="of the large store; 0: none is planned")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = (6_000, 320, 2_000_000) if args.quick else (60_000, 960, args.large_samples)
+        num_large = min(args.large_samples, 2_000_000) if args.quick else args.large_samples
+        sizes = (6_000, 320, num_large) if args.quick else (60_000, 960, num_large)
         found = figures(Path(folder), *sizes)
     about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     about["commit"] = commit.stdout.strip()

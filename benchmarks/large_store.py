@@ -4,13 +4,16 @@
 
 In: a folder and a number of samples. Out: a store in 12 languages whose sidecars hold the columns that planning reads
 (80 M rows: 0.4 GB) and whose token files are sparse: of the right size, without a byte on disk. Their hashes are made
-up, so to read a pack fails, as it should.
+up, so to read a pack fails, as it should; `readable` gives all full shards of all languages the same lengths, whose
+token files of zeros have one hash, and packs of zeros are read.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +44,11 @@ def speech_lengths(num_samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).lognormal(6.0, 0.6, num_samples).clip(50, 2_000).astype(np.int32)
 
 
-def write_large_store(store: Path, num_samples: int, tokenizer_path: str) -> None:
+def write_large_store(store: Path, num_samples: int, tokenizer_path: str, readable: bool = False) -> None:
     tokenizer = TextTokenizer.load(tokenizer_path)
     borders = [num_samples * i // len(LANGUAGES) for i in range(len(LANGUAGES) + 1)]
     parts = tuple(
-        _write_part(store, language, stop - start, seed)
+        _write_part(store, language, stop - start, seed, readable)
         for seed, (language, (start, stop)) in enumerate(zip(LANGUAGES, itertools.pairwise(borders), strict=True))
     )
     manifest = Manifest(
@@ -60,10 +63,12 @@ def write_large_store(store: Path, num_samples: int, tokenizer_path: str) -> Non
     (store / MANIFEST_NAME).write_text(manifest.sealed().to_json(), encoding="utf-8")
 
 
-def _write_part(store: Path, language: str, num_samples: int, seed: int) -> PartInfo:
+def _write_part(store: Path, language: str, num_samples: int, seed: int, readable: bool) -> PartInfo:
     folder = f"large.{language}.speech"
     (store / folder).mkdir(parents=True)
-    code_len_N = speech_lengths(num_samples, seed)
+    code_len_N = (
+        np.resize(speech_lengths(SHARD_SAMPLES), num_samples) if readable else speech_lengths(num_samples, seed)
+    )
     text_len_N = code_len_N // CODES_PER_TEXT_ID
     speaker_N = np.random.default_rng(seed).integers(0, num_samples // SAMPLES_PER_SPEAKER + 1, num_samples)
     shards = []
@@ -74,7 +79,7 @@ def _write_part(store: Path, language: str, num_samples: int, seed: int) -> Part
             "text_len_native": pa.array(text_len_N[some]),
             "speaker_id": _names(speaker_N[some]),
         }
-        shards.append(_write_shard(store, f"{folder}/{number:05d}", columns))
+        shards.append(_write_shard(store, f"{folder}/{number:05d}", columns, readable))
     num_tokens = int(code_len_N.sum(dtype=np.int64))
     variant = VariantInfo("native", num_samples, int(text_len_N.sum(dtype=np.int64)))
     return PartInfo("large", language, Kind.SPEECH, num_samples, num_tokens, num_tokens / 50, (variant,), tuple(shards))
@@ -84,13 +89,13 @@ def _names(speaker_N: np.ndarray) -> pa.Array:
     return pa.array(speaker_N.astype(np.int64)).cast(pa.string())
 
 
-def _write_shard(store: Path, path: str, columns: dict[str, pa.Array]) -> ShardInfo:
+def _write_shard(store: Path, path: str, columns: dict[str, pa.Array], readable: bool) -> ShardInfo:
     table = pa.table(columns | _nulls(len(columns["code_len"])))
     pq.write_table(table, store / f"{path}.parquet", compression="zstd", write_page_checksum=True)
     num_codes, num_ids = (int(np.sum(columns[name].to_numpy())) for name in ("code_len", "text_len_native"))
     files = [
-        _sparse(store, f"{path}.tokens", 2 * num_codes),
-        _sparse(store, f"{path}.text.native", 4 * num_ids),
+        _sparse(store, f"{path}.tokens", 2 * num_codes, readable),
+        _sparse(store, f"{path}.text.native", 4 * num_ids, readable),
         FileInfo(f"{path}.parquet", (store / f"{path}.parquet").stat().st_size, "0" * 64),
     ]
     return ShardInfo(Path(path).name, table.num_rows, num_codes, tuple(files))
@@ -102,10 +107,18 @@ def _nulls(count: int) -> dict[str, pa.Array]:
     return {name: pa.nulls(count, type_) for name, type_ in types.items()}
 
 
-def _sparse(store: Path, path: str, num_bytes: int) -> FileInfo:
+def _sparse(store: Path, path: str, num_bytes: int, readable: bool) -> FileInfo:
     with open(store / path, "wb") as file:
         file.truncate(num_bytes)
-    return FileInfo(path, num_bytes, "0" * 64)
+    return FileInfo(path, num_bytes, sha256_of_zeros(num_bytes) if readable else "0" * 64)
+
+
+@cache
+def sha256_of_zeros(num_bytes: int) -> str:
+    digest, block = hashlib.sha256(), bytes(1 << 20)
+    for first in range(0, num_bytes, len(block)):
+        digest.update(block[: num_bytes - first])
+    return digest.hexdigest()
 
 
 def main() -> None:

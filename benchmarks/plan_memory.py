@@ -1,12 +1,12 @@
 """The plan's memory against what a real process that trains holds at most, on a CPU.
 
-In: nothing. Out: for a model of 7 M and one of 100 M parameters, the peak the plan computes (dense attention, fp32,
-one process), what the tensors of a real run held at most, and what its resident memory rose by, from after one
-tiny step, so that what is imported and allocated once is there, to its highest; JSON in benchmarks/results/. Tensors
-are counted from the profiler's record of every allocation and release of torch's CPU allocator. Freed blocks go back to
-the system at once (MALLOC_ARENA_MAX, mallopt), where a run keeps them for speed.
+In: setups. Out: for each the peak the plan computes (dense attention, one process), what the tensors of a real run held
+at most, and what its resident memory rose by, from after one tiny step, so that what is imported and allocated once is
+there, to its highest; JSON in benchmarks/results/. Tensors are counted from the profiler's record of every allocation
+and release of torch's CPU allocator. Freed blocks go back to the system at once (MALLOC_ARENA_MAX, mallopt), where a
+run keeps them for speed.
 
-    python benchmarks/plan_memory.py
+    python -m benchmarks.plan_memory           a model of 7 M and one of 100 M parameters, fp32
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.machine import ROOT
 from titan_speech.config.tables import (
     ActivationCheckpointTable,
     CheckpointTable,
+    LossTable,
     ModelTable,
     SpeechConfig,
     TokenizerTable,
@@ -47,24 +49,47 @@ SHAPES = {
     "debug": DEBUG,
     "100M": replace(DEBUG, num_layers=12, dim=640, num_heads=10, num_kv_heads=5, head_dim=64, hidden_dim=1920),
 }
-NUM_STEPS, SEQ_LEN, PACKS = 2, 256, 4
+NUM_STEPS = 2
 RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
-def config_of(kind: str, seq_len: int = SEQ_LEN, packs: int = PACKS) -> SpeechConfig:
+@dataclass(frozen=True)
+class Setup:
+    """What is trained."""
+
+    model: str
+    """Of SHAPES."""
+    recompute: str = "none"
+    num_chunks: int = LossTable().num_chunks
+    compute_type: str = "float32"
+    """fp32 masters stay."""
+    tokenizer: str = "tokenizer/tiny"
+    """A folder that is not there: the rows of the published backbones of the family."""
+    family: str = "llama3"
+    seq_len: int = 256
+    packs: int = 4
+
+    @property
+    def shape(self) -> BackboneShape:
+        return SHAPES[self.model] if self.family == "llama3" else published_shape(self.family, self.model)
+
+
+def config_of(setup: Setup) -> SpeechConfig:
+    tokens = setup.packs * setup.seq_len
     return SpeechConfig(
-        model=ModelTable(family="llama3"),
-        tokenizer=TokenizerTable(path="tokenizer/tiny"),
+        model=ModelTable(family=setup.family),  # type: ignore[arg-type]
+        tokenizer=TokenizerTable(path=setup.tokenizer),
         training=TrainingTable(
-            seq_len=seq_len,
-            global_batch_tokens=packs * seq_len,
-            target_tokens=NUM_STEPS * packs * seq_len,
-            local_batch_packs=packs,
+            seq_len=setup.seq_len,
+            global_batch_tokens=tokens,
+            target_tokens=NUM_STEPS * tokens,
+            local_batch_packs=setup.packs,
             dtype="float32",
-            mixed_precision_param="float32",
+            mixed_precision_param=setup.compute_type,  # type: ignore[arg-type]
         ),
-        activation_checkpoint=ActivationCheckpointTable(kind=kind),  # type: ignore[arg-type]
+        loss=LossTable(num_chunks=setup.num_chunks),
+        activation_checkpoint=ActivationCheckpointTable(kind=setup.recompute),  # type: ignore[arg-type]
         checkpoint=CheckpointTable(enable=False),
     )
 
@@ -75,9 +100,9 @@ def resident_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def built(name: str, config: SpeechConfig, folder: Path) -> SpeechTrainer:
-    config = on_this_machine(config)[0]
-    return stand_in(config, run_vocabulary(config).vocabulary, SHAPES[name], 1, folder).trainer.build()
+def built(setup: Setup, folder: Path) -> SpeechTrainer:
+    config = on_this_machine(config_of(setup))[0]
+    return stand_in(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).trainer.build()
 
 
 def take_steps(trainer: SpeechTrainer) -> None:
@@ -96,7 +121,7 @@ def most_allocated(profile: torch.profiler.profile) -> int:
     return most
 
 
-def train(name: str, kind: str, by: str) -> None:
+def train(setup: Setup, by: str) -> None:
     """Real steps in this process; prints what tensors held at most, or what resident memory rose by."""
     from titan_speech import cpu
 
@@ -111,44 +136,48 @@ def train(name: str, kind: str, by: str) -> None:
             with torch.profiler.profile(
                 activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
             ) as profile:
-                trainer = built(name, config_of(kind), Path(folder))
+                trainer = built(setup, Path(folder))
                 take_steps(trainer)
             measured = most_allocated(profile)
         else:
-            take_steps(built("debug", config_of("none", seq_len=16, packs=1), Path(folder) / "tiny"))
+            tiny = replace(setup, model="debug", seq_len=16, packs=1, num_chunks=1, recompute="none")
+            take_steps(built(tiny, Path(folder) / "tiny"))
             gc.collect()
             libc.malloc_trim(0)
             before = resident_bytes("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-            trainer = built(name, config_of(kind), Path(folder) / "whole")
+            trainer = built(setup, Path(folder) / "whole")
             take_steps(trainer)
             measured = resident_bytes("VmHWM") - before
         print(json.dumps({"measured": measured}), flush=True)
         trainer.close()
 
 
-def measure(name: str, kind: str, by: str) -> int:
-    command = [sys.executable, __file__, name, kind, by]
+def measure(setup: Setup, by: str) -> int:
+    """Bytes, `by` tensors or resident, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.plan_memory", json.dumps(asdict(setup)), by]
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith('{"measured"'))
     return json.loads(line)["measured"]
 
 
-def computed(shape: BackboneShape, kind: str) -> dict[str, int]:
-    config = on_this_machine(config_of(kind))[0]
-    job = TraceJob(config, shape, run_vocabulary(config).vocabulary, 1, accumulates=False, fused_kernels=False)
+def computed(setup: Setup) -> dict[str, int]:
+    """Bytes by component, by the plan."""
+    config = on_this_machine(config_of(setup))[0]
+    vocabulary = run_vocabulary(config).vocabulary
+    job = TraceJob(config, setup.shape, vocabulary, 1, accumulates=False, fused_kernels=False)
     return dict(traced([job])[0].peak.num_bytes)
 
 
-def row(name: str, shape: BackboneShape, kind: str) -> dict[str, object]:
-    parts = computed(shape, kind)
-    total, tensors, resident = sum(parts.values()), measure(name, kind, "tensors"), measure(name, kind, "resident")
-    print(f"{name:6} {kind:5} computed {total / 1e6:7.1f} MB, tensors {tensors / 1e6:7.1f}, RSS {resident / 1e6:7.1f}")
+def row(setup: Setup) -> dict[str, object]:
+    parts = computed(setup)
+    total, tensors, resident = sum(parts.values()), measure(setup, "tensors"), measure(setup, "resident")
+    print(f"{setup} computed {total / 1e6:7.1f} MB, tensors {tensors / 1e6:7.1f}, RSS {resident / 1e6:7.1f}")
     return {
-        "model": name,
-        "parameters": shape.num_parameters(run_vocabulary(config_of(kind)).vocabulary.num_rows),
-        "activation_checkpoint": kind,
+        "model": setup.model,
+        "parameters": setup.shape.num_parameters(run_vocabulary(config_of(setup)).vocabulary.num_rows),
+        "activation_checkpoint": setup.recompute,
         "computed_bytes": total,
         "by_component": parts,
         "tensors_bytes": tensors,
@@ -159,10 +188,10 @@ def row(name: str, shape: BackboneShape, kind: str) -> dict[str, object]:
 
 
 def main() -> None:
-    rows = [row(name, shape, kind) for name, shape in SHAPES.items() for kind in ("none", "full")]
+    rows = [row(Setup(name, kind)) for name in SHAPES for kind in ("none", "full")]
     content = {"device": platform.processor() or platform.machine(), "torch": torch.__version__, "rows": rows}
     RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    train(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    train(Setup(**json.loads(sys.argv[1])), sys.argv[2]) if len(sys.argv) > 1 else main()

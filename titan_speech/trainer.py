@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.profiler import record_function
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.protocols import BaseModel
 from torchtitan.tools.logging import logger
@@ -37,6 +38,7 @@ from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.counters import count_batch
 from titan_speech.observe.groups import StreamKey
 from titan_speech.observe.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor
+from titan_speech.observe.profiler import DATA, PASS
 from titan_speech.optimizer import SpeechOptimizers
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -135,7 +137,10 @@ class SpeechTrainer(Trainer):
         metrics = self.metrics_processor
         metrics.start_at(self.step - 1, str(self.checkpointer.start))
         vocabulary = self.config.plan.vocabulary
-        for inputs, labels_BL in super().batch_generator(data_iterable):
+        batches = super().batch_generator(data_iterable)
+        while True:
+            with record_function(DATA):
+                inputs, labels_BL = next(batches)
             metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
             yield inputs, labels_BL
 
@@ -164,7 +169,8 @@ class SpeechTrainer(Trainer):
         self._num_microbatches += 1
         number, all_of_them = self._num_microbatches, self.gradient_accumulation_steps
         self.hangs.progress.mark(self.step, f"forward and backward of microbatch {number} of {all_of_them}")
-        loss = super().forward_backward_step(**batch).detach()
+        with record_function(PASS):
+            loss = super().forward_backward_step(**batch).detach()
         self.optimizers.drop_frozen_gradients()
         if not self.parallel_dims.pp_enabled or self.pp_has_last_stage:
             self.guard.add_loss(loss)

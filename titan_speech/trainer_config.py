@@ -29,6 +29,7 @@ from titan_speech.model.shape import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.metrics import SpeechMetricsProcessor
+from titan_speech.observe.profiler import SpeechProfiler
 from titan_speech.optimizer import SpeechOptimizers
 from titan_speech.parallel import settings
 from titan_speech.parallel.features import Composition
@@ -140,6 +141,7 @@ def trainer_config(
             enable_tensorboard=config.metrics.tensorboard,
             enable_wandb=config.metrics.wandb,
         ),
+        profiler=SpeechProfiler.Config(table=config.profiler),
         debug=DebugConfig(seed=config.job.seed, deterministic=config.debug.deterministic),
     )
 

@@ -142,6 +142,9 @@ RANGES = (
     Range("health.max_rollbacks", least=0),
     Range("health.stop_within_sec", above=0),
     Range("metrics.log_every_steps", least=1),
+    Range("profiler.first_steps", least=0),
+    Range("profiler.steady_from", least=1),
+    Range("profiler.steady_steps", least=0),
     Range("comm.init_timeout_seconds", least=1),
     Range("comm.train_timeout_seconds", least=1),
 )
@@ -243,6 +246,14 @@ def check_health(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, '"rollback" without checkpoints', "checkpoint.enable = true, or warn", '"warn"')
 
 
+def check_profiler(config: SpeechConfig) -> Iterator[Finding]:
+    """The second window warms up for a step, which the first must leave free."""
+    table = config.profiler
+    if table.steady_steps > 0 and table.steady_from <= table.first_steps:
+        keys = ("profiler.steady_from", "profiler.first_steps")
+        yield Finding(keys, str(table.steady_from), f"more than profiler.first_steps = {table.first_steps}")
+
+
 _CHECKS: tuple[Check, ...] = (
     check_ranges,
     check_batch,
@@ -250,6 +261,7 @@ _CHECKS: tuple[Check, ...] = (
     check_sizes,
     check_cadence,
     check_health,
+    check_profiler,
     check_flavor,
     check_support,
     check_data,

@@ -510,6 +510,23 @@ class MetricsTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfilerTable:
+    """Traces of rank 0, in profiling/traces of the run folder: what the time of a step goes to."""
+
+    enable: bool = False
+    """Write them."""
+
+    first_steps: int = 2
+    """Steps from the start of the process on that are in the first trace; 0: none."""
+
+    steady_from: int = 20
+    """Steps that pass before the second trace begins."""
+
+    steady_steps: int = 3
+    """Steps in the second trace; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommTable:
     """Time limits of collectives."""
 
@@ -550,5 +567,6 @@ class SpeechConfig:
     upload: UploadTable = field(default_factory=UploadTable)
     health: HealthTable = field(default_factory=HealthTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
+    profiler: ProfilerTable = field(default_factory=ProfilerTable)
     comm: CommTable = field(default_factory=CommTable)
     debug: DebugTable = field(default_factory=DebugTable)

@@ -1,0 +1,64 @@
+"""The machine a suite runs on, without its name.
+
+In: nothing. Out: `Machine`. Absolute figures mean something on one device only; the report says which.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.record import Machine
+
+PACKAGES = ("torch", "torchtitan", "torchao", "transformers", "accelerate", "numpy", "pyarrow")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load() -> float:
+    return os.getloadavg()[0]
+
+
+def this_machine(load_before: float) -> Machine:
+    import torch
+
+    is_gpu = torch.cuda.is_available()
+    return Machine(
+        device=torch.cuda.get_device_name() if is_gpu else f"cpu {os.uname().machine}",
+        is_gpu=is_gpu,
+        num_gpus=torch.cuda.device_count() if is_gpu else 0,
+        cores=os.cpu_count() or 0,
+        num_threads=torch.get_num_threads(),
+        load_before=load_before,
+        load_after=load(),
+        versions=versions(),
+        git_revision=git_revision(),
+    )
+
+
+def device_key(machine: Machine) -> str:
+    """As files of baselines are called: cpu, h100, ..."""
+    words = machine.device.lower().replace("nvidia", "").split()
+    return "cpu" if not machine.is_gpu else words[0]
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_revision() -> str:
+    """Short, with a + where files differ from it."""
+    revision = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -1,0 +1,64 @@
+"""What the last rank of a world of any size does until its first batch, in one process; JSON on stdout.
+
+    python -m benchmarks.simulated_rank WORLD_SIZE
+
+In: a world size. Out: seconds in which the trainer is built and the first batch comes, and the bytes of the state that
+a checkpoint holds beside weights (data, step, health). The process group is TorchTitan's fake one: a rank of that world
+with its own part of the sharded debug model, which exchanges nothing. The batch of a step is 1,024 packs at any size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PACKS, SEQ_LEN = 1024, 128
+
+
+def figures(world_size: int) -> dict[str, float]:
+    rank = world_size - 1
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "NGPU": str(world_size)}
+    from titan_speech import cpu
+    from titan_speech.quiet import quieten_dependencies
+
+    quieten_dependencies()
+    cpu.prepare()
+    from torchtitan.config.configs import CommConfig
+
+    from titan_speech.config.tables import CheckpointTable, SpeechConfig, TrainingTable
+    from titan_speech.model.published import published_shape
+    from titan_speech.plan.rows import run_vocabulary
+    from titan_speech.plan.stand_in import stand_in
+    from titan_speech.plan.this_machine import on_this_machine
+
+    config = SpeechConfig(
+        training=TrainingTable(
+            seq_len=SEQ_LEN,
+            global_batch_tokens=PACKS * SEQ_LEN,
+            target_tokens=100 * PACKS * SEQ_LEN,
+            local_batch_packs=1,
+        ),
+        checkpoint=CheckpointTable(enable=False),
+    )
+    with tempfile.TemporaryDirectory(prefix="titan-speech-benchmark-") as folder:
+        config, _ = on_this_machine(config)
+        vocabulary = run_vocabulary(config).vocabulary
+        shape = published_shape("llama3", "debug")
+        began, began_cpu = time.perf_counter(), time.process_time()
+        tree = stand_in(config, vocabulary, shape, world_size, Path(folder)).trainer
+        tree.comm = CommConfig(mode="fake_backend")
+        trainer = tree.build()
+        next(iter(trainer.dataloader))
+        found = {"start_sec": time.perf_counter() - began, "start_cpu_sec": time.process_time() - began_cpu}
+        state = {"data": trainer.dataloader.state_dict(), "trainer": trainer.state_dict()}
+        trainer.close()
+    return {**found, "state_bytes": len(json.dumps(state))}
+
+
+if __name__ == "__main__":
+    found = figures(int(sys.argv[1]))
+    print(json.dumps({"found": found}), flush=True)

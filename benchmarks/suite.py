@@ -1,0 +1,134 @@
+"""What every suite is given and gives back, and how pairs of windows become figures and ratios.
+
+In: `Options` of the command. Out: `Found`, which run.py makes a report of. Time is wall time: a loader that sleeps
+costs no processor time. CPU seconds stand beside it, since on a shared machine they are the steadier of the two.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.record import Better, Case, Figure, Goal, Ratio
+from benchmarks.turns import Turn, Window
+
+OURS = "benchmarks.loops.ours"
+NO_GPU = (
+    "No GPU was measured: there is none on this machine. Figures in tokens/s are of a CPU and say nothing of a GPU."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for."""
+
+    is_quick: bool = False
+    """Fewer rounds, smaller data."""
+    is_dry_run: bool = False
+    """Nothing is measured: shapes, layouts and files are tried, GPU cases on a fake process group."""
+    ours: str = OURS
+    """Module that is measured as ours: another one stands for another build."""
+    only: tuple[str, ...] = ()
+    """Cases to run; empty: all that this machine can."""
+    world_size: int = 0
+    """GPUs of a run; 0: all of this machine."""
+    device: str = "h100"
+    """Whose goals and peaks a dry run is held against."""
+
+    def wants(self, case: str) -> bool:
+        return not self.only or case in self.only
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a suite found."""
+
+    cases: tuple[Case, ...]
+    ratios: tuple[Ratio, ...] = ()
+    note: str = ""
+
+
+_BEGAN = time.monotonic()
+
+
+def tell(text: str) -> None:
+    """Progress, on stderr."""
+    print(f"[{time.monotonic() - _BEGAN:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def step_figures(turn: Turn) -> tuple[Figure, ...]:
+    """Of each window of a contestant."""
+    windows, gpus = turn.windows, turn.contestant.world_size
+
+    def of(name: str, unit: str, value: Callable[[Window], float]) -> Figure:
+        return Figure.of(name, unit, [value(window) for window in windows])
+
+    return (
+        of("step_sec", "s", step_sec),
+        of("cpu_sec_per_step", "s", cpu_sec),
+        of("tokens_per_sec_per_gpu", "tokens/s", lambda one: one.num_tokens / one.wall_sec / gpus),
+        of("trained_tokens_per_sec_per_gpu", "tokens/s", lambda one: trained_rate(one) / gpus),
+        of("pad_fraction", "1", lambda one: one.num_pad_tokens / max(one.num_tokens, 1)),
+        of("data_wait_fraction", "1", lambda one: one.data_wait_sec / one.wall_sec),
+        of("peak_memory_gb", "GB", lambda one: one.peak_memory_bytes / 1e9),
+        Figure.of("start_to_first_step_sec", "s", [turn.ready_sec]),
+    )
+
+
+def step_sec(window: Window) -> float:
+    return window.wall_sec / window.num_steps
+
+
+def cpu_sec(window: Window) -> float:
+    """Of all threads, a step."""
+    return window.cpu_sec / window.num_steps
+
+
+def token_rate(window: Window) -> float:
+    return window.num_tokens / window.wall_sec
+
+
+def trained_rate(window: Window) -> float:
+    return window.num_trained_tokens / window.wall_sec
+
+
+def token_cpu_rate(window: Window) -> float:
+    return window.num_tokens / window.cpu_sec
+
+
+def trained_cpu_rate(window: Window) -> float:
+    return window.num_trained_tokens / window.cpu_sec
+
+
+def case_of(turn: Turn, config: Mapping[str, str | float | None]) -> Case:
+    return Case(turn.contestant.name, turn.contestant.what, config, step_figures(turn))
+
+
+def ratio_of(
+    name: str,
+    what: str,
+    over: Turn,
+    under: Turn,
+    value: Callable[[Window], float],
+    goal: Goal | None = None,
+    better: Better = "higher",
+) -> Ratio:
+    """`value` of one over that of the other, round by round."""
+    pairs = zip(over.windows, under.windows, strict=True)
+    return Ratio.of(name, what, [value(one) / value(other) for one, other in pairs], goal, better)
+
+
+def config_words(config: Path | str, overrides: Mapping[str, str]) -> tuple[str, ...]:
+    """As they are written on a command line."""
+    flags = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+    return ("--job.config_file", str(config), *flags)
+
+
+def shown(
+    config: str, overrides: Mapping[str, str | float | None], rounds: Sequence[tuple[str, float]]
+) -> dict[str, str | float | None]:
+    """What a case's `config` says: the file, what was changed in it, how much was measured."""
+    return {"config": config, **overrides, **dict(rounds)}

@@ -1,0 +1,105 @@
+"""Fine-tuning on bundled paired speech: our packs against padded and packed loops of others, in trained tokens a
+second.
+
+In: options. Out: five contestants on the same samples in the same grammar, model sizes and precision: ours packed
+(eager and compiled), a padded loop as the reference trainer is described, Hugging Face Trainer with padding and with
+its packing collator. And our own pretraining beside our fine-tuning, in tokens a second: equal where packing makes
+lengths fixed. Batches are of about the same number of real tokens for both packed contestants, and of the reference's 8
+samples for both padded ones.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.bundled import paired_samples
+from benchmarks.record import Case, Goal
+from benchmarks.rounds import rounds_of
+from benchmarks.suite import (
+    NO_GPU,
+    Found,
+    Options,
+    case_of,
+    config_words,
+    ratio_of,
+    shown,
+    tell,
+    token_cpu_rate,
+    token_rate,
+    trained_cpu_rate,
+    trained_rate,
+)
+from benchmarks.turns import Contestant, take_turns
+from titan_speech.config.load import load_config
+
+CONFIG, PRETRAINING = "benchmarks/settings/debug_cpu_sft.toml", "benchmarks/settings/debug_cpu.toml"
+PADDED_SAMPLES = 8
+"""Sequences of a batch on each GPU in the published runs."""
+
+COMPILED = {"compile.enable": "true"}
+PACKED_ON_GPU = Goal("at least", 1.1)
+NOTE = "" if torch.cuda.is_available() else NO_GPU
+SFT_TO_PT = Goal("at least", 0.95)
+GOALS = {
+    "padded_loop": Goal("at least", 2.0),
+    "hf_padding": Goal("at least", 2.0),
+    "hf_packing": PACKED_ON_GPU if torch.cuda.is_available() else Goal("at least", 1.0),
+}
+
+
+def run(options: Options) -> Found:
+    words = config_words(CONFIG, {})
+    config = load_config(list(words)).config
+    samples = paired_samples(config)
+    mean_tokens = sum(len(one.ids) for one in samples) / len(samples)
+    packed_samples = round(config.training.global_batch_tokens / mean_tokens)
+    contestants = [
+        Contestant("ours", "packs of 512 tokens, eager", options.ours, words),
+        Contestant("ours_compiled", "packs, compiled", options.ours, config_words(CONFIG, COMPILED), COMPILED),
+        Contestant("ours_pretraining", "our pretraining, eager", options.ours, config_words(PRETRAINING, {})),
+        Contestant(
+            "padded_loop",
+            f"batches of {PADDED_SAMPLES} padded to the longest, as the reference trainer is described",
+            "benchmarks.loops.padded_sft",
+            (str(PADDED_SAMPLES), *words),
+        ),
+        Contestant(
+            "hf_padding",
+            f"Hugging Face Trainer, batches of {PADDED_SAMPLES}, DataCollatorForSeq2Seq",
+            "benchmarks.loops.hf_trainer",
+            ("padding", str(PADDED_SAMPLES), *words),
+        ),
+        Contestant(
+            "hf_packing",
+            f"Hugging Face Trainer, batches of {packed_samples}, DataCollatorWithFlattening",
+            "benchmarks.loops.hf_trainer",
+            ("packing", str(packed_samples), *words),
+        ),
+    ]
+    wanted = [one for one in contestants if options.wants(one.name)]
+    if options.is_quick and not options.only:  # compilation takes a minute
+        wanted = [one for one in wanted if one.name != "ours_compiled"]
+    facts = [("samples", float(len(samples))), ("mean_tokens", mean_tokens)]
+    if options.is_dry_run:
+        reason = {"trained_tokens_per_sec_per_gpu": "dry run"}
+        return Found(tuple(Case(one.name, one.what, {"config": CONFIG}, (), reason) for one in wanted), (), NOTE)
+    rounds = rounds_of(len(wanted), options.is_quick)
+    turns = take_turns(wanted, rounds, tell)
+    facts += [("rounds", rounds.num_rounds), ("window_steps", rounds.window_steps)]
+    cases = tuple(case_of(turn, shown(CONFIG, dict(turn.contestant.config), facts)) for turn in turns.values())
+    ratios = []
+    for ours in ("ours", "ours_compiled"):
+        for rival, goal in GOALS.items():
+            if ours in turns and rival in turns:
+                name, pair = f"{ours}_to_{rival}", (turns[ours], turns[rival])
+                ratios.append(ratio_of(name, "trained tokens a second", *pair, trained_rate, goal))
+                ratios.append(ratio_of(f"cpu_{name}", "trained tokens a CPU second", *pair, trained_cpu_rate, goal))
+    if {"ours", "ours_compiled"} <= turns.keys():
+        pair = turns["ours_compiled"], turns["ours"]
+        ratios.append(ratio_of("compiled_to_eager", "tokens a second, ours", *pair, token_rate))
+        ratios.append(ratio_of("cpu_compiled_to_eager", "tokens a CPU second, ours", *pair, token_cpu_rate))
+    if {"ours", "ours_pretraining"} <= turns.keys():
+        pair = turns["ours"], turns["ours_pretraining"]
+        ratios.append(ratio_of("sft_to_pt", "tokens a second, ours", *pair, token_rate, SFT_TO_PT))
+        ratios.append(ratio_of("cpu_sft_to_pt", "tokens a CPU second, ours", *pair, token_cpu_rate, SFT_TO_PT))
+    return Found(cases, tuple(ratios), NOTE)

@@ -1,0 +1,43 @@
+"""The GPU cases on a machine without one: files that load, and a dry run whose JSON has the shape of a measured one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_cases import GPU_CASES, GpuCase
+from benchmarks.record import read_report
+from benchmarks.suite import config_words
+from tests.runs import ROOT
+from titan_speech.config.budget import Budget
+from titan_speech.config.load import load_config
+
+
+@pytest.mark.parametrize("case", GPU_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("world_size", [8, 32])
+def test_every_gpu_case_has_the_batch_of_the_published_runs(case: GpuCase, world_size: int) -> None:
+    words = config_words(ROOT / case.config, case.words(world_size))
+    config = load_config(list(words), world_size=world_size).config
+    budget = Budget.from_config(config)
+    assert (budget.tokens_per_step, budget.local_batch_packs, budget.seq_len) == (524_288, 8, 2048)
+    assert (config.compile.enable, config.training.mixed_precision_param) == (True, "bfloat16")
+    assert (config.float8.recipe == "none") == ("float8" not in case.name)
+    assert {source.train_on for source in config.data.source} == {"target" if "sft" in case.name else "all"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_writes_a_report_that_says_that_nothing_was_measured(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.run", "train_step", "--dry-run", "--json", str(report)]
+    done = subprocess.run([*command, "--only", "pt_1b"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = read_report(report)
+    (case,) = found.cases
+    assert found.is_dry_run
+    assert "No GPU was measured" in found.note
+    assert "no GPU was measured" in done.stdout
+    assert "took 2 steps of 2 layers 2,048 wide" in str(case.config["dry_run"])
+    assert {"tokens_per_sec_per_gpu", "mfu", "split"} <= case.not_measured.keys()
+    assert not case.figures

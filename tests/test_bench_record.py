@@ -1,0 +1,74 @@
+"""Reports of benchmarks: their one shape, intervals that no outlier moves, baselines that fail on loss alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.check import Entry, entries_of, judged, read_baseline, write_baseline
+from benchmarks.record import Case, Figure, Goal, Machine, Ratio, Report, interval, read_report
+
+MACHINE = Machine("cpu x86_64", False, 0, 2, 1, 0.5, 0.6, {"torch": "2.14.1"}, "abc1234")
+OVERHEAD = Ratio.of("overhead", "seconds a step", [1.02, 1.01, 1.05, 1.0, 1.01, 1.03, 1.02], Goal("at most", 1.03))
+RATE = Ratio.of("ours_to_theirs", "trained tokens a second", [2.0, 2.1, 2.05], Goal("at least", 2.0))
+CASE = Case("one", "a case", {"rounds": 7.0}, (Figure.of("step_sec", "s", [1.0, 1.5]),), {"mfu": "no peak of a CPU"})
+REPORT = Report("train_step", "2026-01-01 00:00 UTC", 60.0, True, False, "", MACHINE, (CASE,), (OVERHEAD, RATE))
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    REPORT.write(tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == replace(
+        REPORT, ratios=tuple(read_report(tmp_path / "report.json").ratios)
+    )
+    assert read_report(tmp_path / "report.json").ratio("overhead").goal == Goal("at most", 1.03)
+
+
+def test_a_report_of_another_format_is_refused(tmp_path: Path) -> None:
+    replace(REPORT, format=99).write(tmp_path / "report.json")
+    with pytest.raises(ValueError, match="found format 99, expected 1"):
+        read_report(tmp_path / "report.json")
+
+
+def test_one_wild_value_does_not_move_the_interval_of_the_median() -> None:
+    values = [1.0 + 0.001 * i for i in range(30)]
+    low, high = interval(values)
+    assert values[8] <= low <= 1.0145 <= high <= values[21]
+    assert interval([*values[:-1], 100.0]) == (low, high)
+    assert interval([3.0, 1.0]) == (1.0, 3.0)
+
+
+def test_goals_are_judged_by_the_median_and_tell_which_way_is_better() -> None:
+    assert (OVERHEAD.median, OVERHEAD.is_met, OVERHEAD.better) == (1.02, True, "lower")
+    assert (RATE.is_met, RATE.better) == (True, "higher")
+    assert Ratio.of("slow", "", [1.9], Goal("at least", 2.0)).is_met is False
+
+
+@pytest.mark.parametrize(("change", "is_lost"), [(0.94, True), (0.97, False), (1.5, False)])
+def test_a_baseline_is_lost_beyond_its_tolerance_and_only_that_way(change: float, is_lost: bool) -> None:
+    higher = Entry("suite", "name", 2.0, 0.05, "higher")
+    lower = Entry("suite", "name", 2.0, 0.05, "lower")
+    assert higher.is_lost(2.0 * change) is is_lost
+    assert lower.is_lost(2.0 * (2 - change)) is is_lost
+
+
+def test_a_report_passes_the_baseline_that_is_made_of_it_and_a_worse_one_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    write_baseline(path, [REPORT])
+    baseline = read_baseline(path)
+    assert [(one.found is not None, one.is_lost) for one in judged(baseline, [REPORT])] == [(True, False)] * 2
+    slowed = Ratio.of("overhead", "seconds a step", [value * 1.5 for value in OVERHEAD.values])
+    verdicts = judged(baseline, [replace(REPORT, ratios=(slowed,))])
+    assert {one.entry.name: (one.found is not None, one.is_lost) for one in verdicts} == {
+        "overhead": (True, True),
+        "ours_to_theirs": (False, False),
+    }
+
+
+def test_absolute_rates_are_held_on_gpus_only() -> None:
+    rate = Figure.of("tokens_per_sec_per_gpu", "tokens/s", [46_000.0])
+    of_cpu = replace(REPORT, cases=(replace(CASE, figures=(rate,)),))
+    of_gpu = replace(of_cpu, machine=replace(MACHINE, device="NVIDIA H100 80GB HBM3", is_gpu=True))
+    assert "one.tokens_per_sec_per_gpu" not in {entry.name for entry in entries_of(of_cpu)}
+    assert "one.tokens_per_sec_per_gpu" in {entry.name for entry in entries_of(of_gpu)}

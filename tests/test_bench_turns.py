@@ -1,0 +1,31 @@
+"""Processes that take turns: all are measured alike, and one that cannot run says why."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.suite import ratio_of, step_figures, trained_rate
+from benchmarks.turns import Contestant, Rounds, take_turns
+
+
+def contestant(name: str, *words: str) -> Contestant:
+    return Contestant(name, name, "tests.bench_contestant", words)
+
+
+def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None:
+    told: list[str] = []
+    turns = take_turns([contestant("one", "100"), contestant("two", "50")], Rounds(3, 2, 4), told.append)
+    assert {name: len(turn.windows) for name, turn in turns.items()} == {"one": 4, "two": 4}
+    assert turns["one"].warmup.num_steps == 3
+    window = turns["two"].windows[-1]
+    assert (window.num_steps, window.num_tokens, window.num_trained_tokens, window.num_pad_tokens) == (2, 100, 50, 2)
+    figures = {figure.name: figure for figure in step_figures(turns["one"])}
+    assert len(figures["tokens_per_sec_per_gpu"].values) == 4
+    assert figures["pad_fraction"].median == 0.01
+    assert len(ratio_of("r", "rate", turns["one"], turns["two"], trained_rate).values) == 4
+    assert sum(text.startswith("round") for text in told) == 4
+
+
+def test_a_contestant_that_fails_ends_all_with_its_last_lines() -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)two ended early.*no such store"):
+        take_turns([contestant("two", "50", "fail")], Rounds(1, 1, 1), lambda text: None)
