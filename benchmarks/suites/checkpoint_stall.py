@@ -17,7 +17,7 @@ from benchmarks.machine import ROOT
 from benchmarks.record import Case, Figure, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, tell
 
-NUM_SAVES = 6
+NUM_SAVES = 4
 
 
 def run(options: Options) -> Found:
