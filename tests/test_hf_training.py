@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,23 @@ def test_a_grown_folder_gives_one_process_and_two_the_same_losses_and_comes_out_
             assert torch.equal(tensor, after[name]), (world_size, name)
 
 
-def test_grown_on_the_fly_by_two_processes_the_weights_are_those_of_a_folder_grown_before(tmp_path: Path) -> None:
-    kind = Backbone()
+@pytest.mark.parametrize("kind", [ALL_KINDS[0], ALL_KINDS[3]], ids=lambda kind: kind.name)
+def test_a_backbone_as_it_was_published_is_loaded_saved_and_exported_bit_for_bit(
+    tmp_path: Path, kind: Backbone
+) -> None:
+    """In the type it came in; by two processes, which grow it on the fly as a folder is that was grown before."""
+    kind = replace(kind, dtype=torch.bfloat16)
     initial = grown(tmp_path, kind)
     words = (*start_from(tmp_path / "base", kind), *STANDING_STILL)
     train_well(tmp_path / "run", *words, world_size=2)
-    export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf", torch.float32)
+    export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf", torch.bfloat16)
     assert (tmp_path / "run/initial/model.safetensors").read_bytes() == (initial / "model.safetensors").read_bytes()
-    before, after = (load_file(folder / "model.safetensors") for folder in (initial, tmp_path / "hf"))
+    published, before, after = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "base", initial, tmp_path / "hf")
+    )
+    assert published.keys() == before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(tensor, after[name][: len(tensor)]) for name, tensor in published.items())
 
 
 def test_a_run_starts_from_an_exported_folder_with_its_weights_as_they_are(tmp_path: Path) -> None:
@@ -121,10 +130,11 @@ FULL_SIZE = [
 
 
 @pytest.mark.parametrize("kind", FULL_SIZE, ids=lambda kind: kind.name)
-def test_logits_agree_at_the_full_vocabulary(tmp_path: Path, kind: Backbone) -> None:
+def test_logits_and_greedy_codes_agree_at_the_full_vocabulary(tmp_path: Path, kind: Backbone) -> None:
     initial = grown(tmp_path, kind)
     run = write_run(tmp_path / "run", initial, kind.family)
     export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
     num_rows = {"llama3": 193_920, "qwen3": 217_600}[kind.family]
     assert load_file(tmp_path / "hf/model.safetensors")["model.embed_tokens.weight"].shape[0] == num_rows
     assert_same_logits(run, tmp_path / "hf")
+    assert_same_greedy(run, tmp_path / "hf")

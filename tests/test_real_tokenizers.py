@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import unicodedata
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_llama3_by_tiktoken_and_by_tokenizers_gives_the_same_ids(
             assert by_json.encode(text) == converted.encode(text) == ids
             assert converted.decode(ids) == text
     assert (converted.num_base, converted.bos_id, converted.eos_id) == (128_256, 128_000, 128_001)
+
+
+def test_qwen3_gives_back_every_transcript_as_it_was(qwen3: Path, transcripts: dict[str, list[str]]) -> None:
+    """It composes letters first (NFC), so that is the form text comes back in."""
+    tokenizer = TextTokenizer.load(qwen3)
+    for texts in transcripts.values():
+        for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+            assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
 
 
 def test_grown_vocabularies_have_the_stated_rows_and_keep_text_as_it_was(
