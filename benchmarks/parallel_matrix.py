@@ -1,10 +1,11 @@
 """Parity of layouts: each against one process, in fp32, from one seed checkpoint, ten steps of packed documents.
 
-    python -m benchmarks.parallel_matrix [--family llama3] [--only "FSDP 2"] [--again] [--folder FOLDER]
+    python -m benchmarks.parallel_matrix [--family llama3] [--only "FSDP 2"] [--rows 4] [--again] [--folder FOLDER]
 
 In: the rows of parallel_rows.py. Out: benchmarks/results/parallel_matrix.json, written after each row; rows that are in
-it are left out, so that it can be stopped and gone on with. A row takes 20 to 60 s on two cores, the first compiled one
-two minutes.
+it are left out, so that it can be stopped, or taken a few rows at a time, and gone on with. A row takes 20 to 60 s on two
+cores, the first compiled one two minutes. The exit code is 1 if a row failed or is outside its tolerance, 3 if rows are
+left to measure.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import argparse
 import os
 import platform
 import shutil
+import sys
 import time
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -117,37 +120,57 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), gloo, torch {torch.__version__}"
 
 
-def main() -> None:
+class Outcome(Enum):
+    """What became of a row."""
+
+    PASSED = "passes"
+    OFF = "DOES NOT PASS"
+    FAILED = "failed"
+
+
+def rows_to_measure(families: list[str], only: str | None, again: bool) -> list[tuple[str, Layout]]:
+    """In the order of the layouts, the most telling ones first, both families in turn."""
+    known = set() if again else {(gap.family, gap.layout) for gap in read_gaps()}
+    return [
+        (family, layout)
+        for layout in LAYOUTS
+        for family in families_of(layout)
+        if family in families and only in (None, layout.name) and (family, layout.name) not in known
+    ]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=("llama3", "qwen3"), default=None, help="one family; else both")
     parser.add_argument("--only", help="name of one layout")
+    parser.add_argument("--rows", type=int, default=None, help="measure at most so many rows")
     parser.add_argument("--again", action="store_true", help="also what was measured already")
     parser.add_argument("--folder", type=Path, default=Path("outputs/parallel_matrix"), help="where runs are kept")
     arguments = parser.parse_args()
     families = [arguments.family] if arguments.family else ["llama3", "qwen3"]
-    for family in families:
-        runs = Runs(family, arguments.folder / family)
-        for layout in LAYOUTS:
-            if family in families_of(layout) and arguments.only in (None, layout.name):
-                _measure_and_keep(runs, layout, arguments.again)
+    rows = rows_to_measure(families, arguments.only, arguments.again)
+    now = rows[: arguments.rows]
+    outcomes = [_measure_and_keep(Runs(family, arguments.folder / family), layout) for family, layout in now]
+    if any(outcome is not Outcome.PASSED for outcome in outcomes):
+        return 1
+    return 3 if len(rows) > len(now) else 0
 
 
-def _measure_and_keep(runs: Runs, layout: Layout, again: bool) -> None:
-    if not again and any((gap.family, gap.layout) == (runs.family, layout.name) for gap in read_gaps()):
-        return
+def _measure_and_keep(runs: Runs, layout: Layout) -> Outcome:
     try:
         gap = measure(runs, layout)
     except AssertionError as error:
         print(f"{runs.family} {layout.name}: failed\n{str(error)[-3000:]}", flush=True)
-        return
+        return Outcome.FAILED
     keep(gap, machine())
-    verdict = "passes" if gap.passes else "DOES NOT PASS"
+    outcome = Outcome.PASSED if gap.passes else Outcome.OFF
     print(
         f"{gap.family} {gap.layout}: loss {gap.loss_gap:.1e}, groups {gap.group_gap:.1e}, norm {gap.norm_gap:.1e}, "
-        f"{gap.sec:.0f} s, {verdict}",
+        f"{gap.sec:.0f} s, {outcome.value}",
         flush=True,
     )
+    return outcome
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
