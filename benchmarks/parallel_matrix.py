@@ -3,9 +3,9 @@
     python -m benchmarks.parallel_matrix [--family llama3] [--only "FSDP 2"] [--rows 4] [--again] [--folder FOLDER]
 
 In: the rows of parallel_rows.py. Out: benchmarks/results/parallel_matrix.json, written after each row; rows that are in
-it are left out, so that it can be stopped, or taken a few rows at a time, and gone on with. A row takes 20 to 60 s on two
-cores, the first compiled one two minutes. The exit code is 1 if a row failed or is outside its tolerance, 3 if rows are
-left to measure.
+it are left out, so that it can be stopped, or taken a few rows at a time, and gone on with. A row takes 20 to 60 s on
+two cores, the first compiled one two minutes. The exit code is 1 if a row failed or is outside its tolerance, 3 if rows
+are left to measure.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def measure(runs: Runs, layout: Layout) -> Gap:
     """
     recipe = "none" if layout.against_fp32 else layout.float8
     expected = runs.one_process(flavor(layout), recipe)
+    groups = tuple(name for step in expected.values() for name in step if name.startswith("loss/"))
     began = time.perf_counter()
     found = runs.losses(layout)
     sec = time.perf_counter() - began
@@ -95,7 +96,7 @@ def measure(runs: Runs, layout: Layout) -> Gap:
         against="one process in fp32" if recipe == "none" else f"one process in float8 {recipe}",
         num_steps=len(found),
         loss_gap=_gap(found, expected, ("loss",)),
-        group_gap=_gap(found, expected, tuple(name for step in expected.values() for name in step if "loss" in name)),
+        group_gap=_gap(found, expected, groups),
         norm_gap=_gap(found, expected, ("grad_norm",)),
         loss_tolerance=layout.loss_tolerance,
         norm_tolerance=layout.norm_tolerance,

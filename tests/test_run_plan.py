@@ -11,10 +11,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
+from titan_speech.config.load import load_config
 from titan_speech.config.tables import (
     ActivationCheckpointTable,
     CadenceRule,
     CompileTable,
+    LossTable,
     ModelTable,
     SourceTable,
     SpeechConfig,
@@ -23,6 +25,8 @@ from titan_speech.config.tables import (
 )
 from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
+from titan_speech.parallel.pipeline import bubble
+from titan_speech.plan.answer import Question, RunPlan
 from titan_speech.plan.compare import comparison
 from titan_speech.plan.counts import count_flops, count_parameters
 from titan_speech.plan.extend import extended_trace
@@ -31,8 +35,8 @@ from titan_speech.plan.page import page
 from titan_speech.plan.reading import read_plan
 from titan_speech.plan.record import FORMAT, record
 from titan_speech.plan.rows import PUBLISHED_ROWS, run_vocabulary
-from titan_speech.plan.run_plan import Question, RunPlan, plan_runs
-from titan_speech.plan.speed import link_rate, predict
+from titan_speech.plan.run_plan import count_run, plan_runs, predict_run
+from titan_speech.plan.speed import link_rate, neighbour_rate, predict
 from titan_speech.plan.step import Collective, StepTrace, TraceJob, Traffic, with_layers
 from titan_speech.plan.storage import count_storage
 from titan_speech.plan.this_machine import on_this_machine
@@ -41,11 +45,13 @@ from titan_speech.plan.trace_process import traced
 from titan_speech.vocabulary import Vocabulary
 
 WORLD_SIZE = 8
+DEPTHS = (3, 4, 6)
 BACKBONES = [("llama3", "1B"), ("llama3", "8B"), ("qwen3", "0.6B"), ("qwen3", "1.7B")]
 SMALL = SpeechConfig(
     model=ModelTable(family="qwen3"),
     tokenizer=TokenizerTable(path="tokenizer/tiny"),
     training=TrainingTable(seq_len=256, global_batch_tokens=64 * 256, target_tokens=10**6, local_batch_packs=4),
+    loss=LossTable(num_chunks=2),
     activation_checkpoint=ActivationCheckpointTable(kind="selective"),
 )
 
@@ -113,17 +119,38 @@ def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
 
 
 @pytest.fixture(scope="module")
-def depths() -> list[StepTrace]:
-    """Traces of three, four and seven layers at eight ranks."""
-    found = run_vocabulary(SMALL)
-    shape = published_shape("qwen3", "debug")
-    job = TraceJob(on_this_machine(SMALL)[0], shape, found.vocabulary, WORLD_SIZE, accumulates=True)
-    return traced([with_layers(job, layers) for layers in (3, 4, 7)])
+def together() -> tuple[list[StepTrace], list[RunPlan]]:
+    """All that is traced here, in one process: three, four and six layers at eight ranks; and the bundled
+    demonstration, whose stores are here, on eight GPUs, with its own packs a pass and with half."""
+    job = TraceJob(
+        on_this_machine(SMALL)[0],
+        published_shape("qwen3", "debug"),
+        run_vocabulary(SMALL).vocabulary,
+        WORLD_SIZE,
+        accumulates=True,
+    )
+    counted = [count_run(demonstration(*of)) for of in (("demo", "4"), ("halved", "2"))]
+    jobs = [with_layers(job, layers) for layers in DEPTHS]
+    traces = traced([*jobs, *(job for run in counted for jobs in run.jobs for job in jobs)])
+    rest = iter(traces[len(DEPTHS) :])
+    return traces[: len(DEPTHS)], [predict_run(run, rest) for run in counted]
+
+
+def demonstration(name: str, packs: str) -> Question:
+    """With few chunks of the loss, whose number changes nothing that is looked at here."""
+    words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs]
+    config = load_config([*words, "--loss.num_chunks", "2"], world_size=WORLD_SIZE).config
+    return Question(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0)
+
+
+@pytest.fixture(scope="module")
+def depths(together: tuple[list[StepTrace], list[RunPlan]]) -> list[StepTrace]:
+    return together[0]
 
 
 def test_a_trace_extended_in_depth_equals_that_of_all_layers(depths: list[StepTrace]) -> None:
     shallow, deeper, all_layers = depths
-    assert extended_trace(shallow, deeper, 7) == all_layers
+    assert extended_trace(shallow, deeper, DEPTHS[-1]) == all_layers
 
 
 def test_what_a_rank_holds_between_steps_is_its_part_of_weights_gradients_and_moments(depths: list[StepTrace]) -> None:
@@ -155,6 +182,24 @@ def test_links_are_those_of_the_slowest_step_of_a_ring() -> None:
     assert link_rate((0, 8, 16, 24), h100) == h100.nic_bytes
 
 
+def test_a_stage_sends_to_the_next_over_one_card_where_that_leaves_the_node() -> None:
+    h100 = DEVICES["h100"]
+    assert neighbour_rate((0, 4), h100) == h100.local_bytes
+    assert neighbour_rate((0, 4, 8, 12), h100) == h100.nic_bytes
+
+
+@pytest.mark.parametrize(("schedule", "packs", "waiting"), [("1F1B", 8, 3 / 8), ("Interleaved1F1B", 8, 3 / 16)])
+def test_a_pipeline_waits_as_long_as_it_takes_to_fill(schedule: str, packs: int, waiting: float) -> None:
+    layout = replace(
+        SMALL.parallelism,
+        pipeline_parallel_degree=4,
+        pipeline_parallel_schedule=schedule,  # type: ignore[arg-type]
+    )
+    config = replace(SMALL, parallelism=layout, training=replace(SMALL.training, local_batch_packs=packs))
+    assert bubble(config) == pytest.approx(1 + waiting)
+    assert bubble(SMALL) == 1.0
+
+
 def test_a_ring_sends_all_but_a_rank_s_own_part() -> None:
     def sent(kind: str) -> float:
         return Traffic(Collective("pass", kind, (0, 1, 2, 3)), 1, 100).bytes_sent
@@ -175,7 +220,7 @@ def test_the_speed_model_gives_back_the_published_pretraining_runs(reference) ->
     traffic = tuple(Traffic(Collective("pass", kind, ranks), 1, size * parameters) for kind, size in kinds.items())
     trace = StepTrace(shape.num_layers, (), {}, 0, traffic)
     flops = count_flops(shape, rows, 2048, None).full
-    speed = predict(config, 32, trace, flops, 0.0, DEVICES["h100"], ASSUMED, None)
+    speed = predict(config, 32, trace, flops, 8 * 2048 * flops, DEVICES["h100"], ASSUMED, None)
     assert speed is not None
     assert speed.tokens_per_sec_per_gpu == pytest.approx(reference.tokens_per_sec_per_gpu, rel=0.05)
 
@@ -205,16 +250,8 @@ def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
 
 
 @pytest.fixture(scope="module")
-def plans() -> list[RunPlan]:
-    """The bundled demonstration, whose stores are here, on eight GPUs; with its own packs a pass, and with half."""
-    from titan_speech.config.load import load_config
-
-    questions = []
-    for name, packs in (("demo", "4"), ("halved", "2")):
-        words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs]
-        config = load_config(words, world_size=WORLD_SIZE).config
-        questions.append(Question(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0))
-    return plan_runs(questions)
+def plans(together: tuple[list[StepTrace], list[RunPlan]]) -> list[RunPlan]:
+    return together[1]
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +289,40 @@ def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunPla
     for component in plan.memory.by_component:
         assert component in text
     assert all(len(line) <= 160 for line in text.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flavor", "schedule", "packs", "sends_a_pass"), [("8B", "1F1B", 2, 1), ("debug_untied", "Interleaved1F1B", 4, 3)]
+)
+def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: int, sends_a_pass: int) -> None:
+    """On two ranks, which hold their layers and one table each, send what crosses borders, and together do the work of
+    the model; and what few layers a stage give, extended, is what all of them give."""
+    layout = {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": schedule}
+    layout |= {"pipeline_parallel_first_stage_less_layers": 0}
+    config = replace(
+        SMALL,
+        model=ModelTable(family="llama3", flavor=flavor),
+        parallelism=replace(SMALL.parallelism, **layout),
+        training=replace(SMALL.training, local_batch_packs=packs),
+        activation_checkpoint=ActivationCheckpointTable(kind="none"),
+    )
+    question = Question(config, "pipeline", 4, DEVICES["h100"])
+    [whole, extended_plan] = plan_runs([replace(question, full_trace=True), question])
+    shape, pass_tokens = whole.shape, packs * config.training.seq_len
+    layer = (shape.num_parameters(0) - shape.dim) / shape.num_layers
+    for rank in whole.ranks:
+        assert rank.stages is not None
+        held = sum(rank.stages.num_layers) * layer + whole.parameters.embedding
+        assert rank.trace.resident["parameters"] == pytest.approx(4 * held / 2, rel=0.01)
+        sent = sum(one.num_bytes for one in rank.trace.traffic if one.collective.kind == "point_to_point")
+        assert sent == sends_a_pass * pass_tokens * 2 * shape.dim
+    assert sum(rank.pass_flops for rank in whole.ranks) == pytest.approx(pass_tokens * whole.flops.full, rel=1e-6)
+    for one, other in zip(whole.ranks, extended_plan.ranks, strict=True):
+        assert other.memory.tensor_bytes == pytest.approx(one.memory.tensor_bytes, rel=1e-3)
+        assert other.pass_flops == pytest.approx(one.pass_flops)
+    assert "pipeline rank" in page(whole)
+    assert len(record(whole)["computed"]["pipeline_ranks"]) == 2
 
 
 def test_the_record_is_json_with_a_format(plan: RunPlan) -> None:

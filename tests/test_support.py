@@ -17,9 +17,15 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.errors import ConfigError
 from titan_speech.model.published import FLAVORS, published_shape
 from titan_speech.parallel.features import FEATURES, Composition, features_of
+from titan_speech.parallel.pipeline import stage_layers
 from titan_speech.parallel.sizes import check_sizes
 from titan_speech.parallel.start import missing_on, refuse_what_cannot_run
-from titan_speech.parallel.support import RULES, check_support, describe_composition, support_table
+from titan_speech.parallel.support import (
+    RULES,
+    check_support,
+    describe_composition,
+    refused_additions,
+)
 
 SMALL = Path(__file__).parent / "assets" / "small.toml"
 
@@ -72,8 +78,6 @@ def test_a_contradiction_is_told_alone_with_its_reason_and_the_nearest_choice(na
     assert finding.found == name
     assert rule.reason in finding.expected
     assert finding.nearest == rule.nearest
-    assert rule.reason in support_table()
-    assert rule.nearest in support_table()
 
 
 def test_contradictions_are_told_together_and_with_all_else_before_anything_starts() -> None:
@@ -100,6 +104,14 @@ SIZES = {
         }
         | {"parallelism": {"pipeline_parallel_degree": 2, "pipeline_parallel_microbatch_size": 2}},
         "a divisor of training.local_batch_packs = 3",
+    ),
+    "passes for every stage": (
+        {
+            "model": {"flavor": "8B"},
+            "parallelism": {"pipeline_parallel_degree": 4},
+            "training": {"local_batch_packs": 2},
+        },
+        "at least one pass a stage of a 1F1B pipeline, 4 packs",
     ),
     "rounds": (
         {
@@ -153,7 +165,9 @@ def test_a_pipeline_that_is_let_through_gives_its_first_stage_a_layer_and_every_
             continue
         stages = _generate_llm_fqn_per_model_part(degree, num_layers, first, last)
         assert "layers.0" in stages[0]
-        assert sum(name.startswith("layers.") for stage in stages for name in stage) == num_layers
+        layers = [sum(name.startswith("layers.") for name in stage) for stage in stages]
+        assert sum(layers) == num_layers
+        assert layers == stage_layers(config.parallelism, num_layers)
         let_through += 1
     assert let_through > 50
 
@@ -196,9 +210,22 @@ def test_a_composition_is_told_in_one_line() -> None:
         compile={"enable": True},
         loss={"num_chunks": 8},
     )
-    assert describe_composition(config) == (
+    assert describe_composition(Composition.of(config)) == (
         "FSDP, tensor parallel 4, compiled layers, compiled loss, selective recomputation, chunked loss 8"
     )
+
+
+def test_what_a_run_could_not_have_as_well_is_what_a_rule_would_refuse() -> None:
+    refused = refused_additions(Composition.of(config_with(model={"attention": "varlen"})))
+    assert sorted(refused) == [
+        *("CUDA graphs", "async tensor parallel", "context parallel", "memory budget", "pipeline parallel")
+    ]
+    assert "a cut pack has none" in refused["context parallel"]
+    for name in BREAKING:  # a run that has it all is refused, and not told that it could not have it
+        run = Composition.of(config_with(**BREAKING[name]))
+        rule = next(rule for rule in RULES if str(rule) == name)
+        assert rule.broken_by(run)
+        assert rule.refused_in(run) is None
 
 
 def test_features_of_one_group_never_meet() -> None:

@@ -195,6 +195,7 @@ def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> N
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import save_resolved
     from titan_speech.data.phases.files import write_phases
+    from titan_speech.parallel.features import Composition
     from titan_speech.parallel.support import describe_composition
 
     folder = Path(loaded.config.job.dump_folder)
@@ -206,7 +207,7 @@ def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> N
             f"job.dump_folder = {str(folder)!r} cannot be written: {error}; give a folder this user can write to"
         ) from error
     print(plan.describe(), flush=True)
-    print(f"composition: {describe_composition(loaded.config)}", flush=True)
+    print(f"composition: {describe_composition(Composition.of(loaded.config))}", flush=True)
     print(describe_budget(loaded.config, world_size), flush=True)
 
 

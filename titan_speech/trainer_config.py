@@ -31,7 +31,7 @@ from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.observe.metrics import SpeechMetricsProcessor
 from titan_speech.observe.profiler import SpeechProfiler
 from titan_speech.optimizer import SpeechOptimizers
-from titan_speech.parallel import settings
+from titan_speech.parallel import pipeline, settings
 from titan_speech.parallel.features import Composition
 from titan_speech.parallel.start import refuse_what_cannot_run
 from titan_speech.schedule import TokenBudgetSchedule
@@ -104,7 +104,7 @@ def trainer_config(
             packs_per_step=budget.packs_per_step,
             num_workers=config.data.num_workers,
             num_prefetch_batches=config.data.num_prefetch_batches,
-            passes=settings.pipeline_passes(config),
+            passes=pipeline.passes(config),
         ),
         optimizer=_optimizer(config, budget, vocabulary.num_base),
         lr_scheduler=TokenBudgetSchedule.Config(budget=budget),

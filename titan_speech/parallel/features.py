@@ -131,5 +131,9 @@ FEATURES = (
 
 def features_of(config: SpeechConfig) -> list[Feature]:
     """What a configuration has switched on, in the order of the table."""
-    run = Composition.of(config)
+    return features_on(Composition.of(config))
+
+
+def features_on(run: Composition) -> list[Feature]:
+    """The same, where the sizes of the backbone were read elsewhere."""
     return [feature for feature in FEATURES if feature.is_on(run)]

@@ -14,7 +14,7 @@ from torchtitan.distributed.activation_checkpoint import (
     SelectiveAC,
 )
 
-from titan_speech.config.tables import ActivationCheckpointTable, CompileTable, ParallelismTable, SpeechConfig
+from titan_speech.config.tables import ActivationCheckpointTable, CompileTable, ParallelismTable
 
 
 def parallelism(table: ParallelismTable) -> ParallelismConfig:
@@ -32,14 +32,6 @@ def parallelism(table: ParallelismTable) -> ParallelismConfig:
         context_parallel_degree=table.context_parallel_degree,
         context_parallel_load_balancer=None if balancer == "none" else balancer,
     )
-
-
-def pipeline_passes(config: SpeechConfig) -> int:
-    """Parts in which a pipeline takes the packs of a rank; 1 without a pipeline."""
-    table = config.parallelism
-    if table.pipeline_parallel_degree == 1:
-        return 1
-    return config.training.local_batch_packs // table.pipeline_parallel_microbatch_size
 
 
 def recomputation(table: ActivationCheckpointTable) -> ActivationCheckpointingConfig:

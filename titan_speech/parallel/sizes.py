@@ -13,6 +13,7 @@ from titan_speech.config.finding import Finding
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.model.shape import BackboneShape
 from titan_speech.parallel.features import Composition
+from titan_speech.parallel.pipeline import stages_per_rank
 
 MASK_BLOCK = 128
 """Tokens of a block of an attention mask: a context-parallel rank holds whole blocks."""
@@ -100,6 +101,12 @@ def _microbatches(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, str(size), f"a divisor of training.local_batch_packs = {packs}")
         return
     passes = packs // size
+    if table.pipeline_parallel_schedule == "1F1B" and passes < degree:
+        keys = ("training.local_batch_packs", "parallelism.pipeline_parallel_degree")
+        found = f"{packs}, which is {passes} passes of {size}"
+        expected = f"at least one pass a stage of a 1F1B pipeline, {degree * size} packs"
+        yield Finding(keys, found, expected, f"{degree * size}, or the schedule GPipe")
+        return
     rounds = max(1, passes // degree)
     if table.pipeline_parallel_schedule == "Interleaved1F1B" and passes % rounds:
         keys = ("training.local_batch_packs", "parallelism.pipeline_parallel_schedule")
@@ -114,8 +121,7 @@ def _stages(config: SpeechConfig, shape: BackboneShape) -> Iterator[Finding]:
     table = config.parallelism
     if table.pipeline_parallel_degree <= 1:
         return
-    per_rank = 2 if table.pipeline_parallel_schedule == "Interleaved1F1B" else 1
-    stages = table.pipeline_parallel_degree * per_rank
+    stages = table.pipeline_parallel_degree * stages_per_rank(table)
     first, last = table.pipeline_parallel_first_stage_less_layers, table.pipeline_parallel_last_stage_less_layers
     each, more = divmod(shape.num_layers + first + last, stages)  # the first stages take one more
     if each < max(first, last, 1) or each + (more > 0) == first:

@@ -1,8 +1,8 @@
 """Which features exclude each other and which need another one: data, and the check that reads it.
 
-In: a configuration. Out: a `Finding` for each contradiction, with the reason and the nearest valid choice; and the
-same rules as text, for `titan-speech plan` and docs/parallelism.md. A pair that no rule names is allowed; whether it
-was ever run is said by the page, from the recorded figures.
+In: a configuration. Out: a `Finding` for each contradiction, with the reason and the nearest valid choice; and for
+`titan-speech plan` what a run composes and what could not be added to it. docs/parallelism.md prints all rules. A pair
+that no rule names is allowed; whether it was ever run is said by that page, from the recorded figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from titan_speech.config.finding import Finding
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.parallel import features as f
-from titan_speech.parallel.features import Composition, Feature, features_of
+from titan_speech.parallel.features import Composition, Feature, features_on
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Conflict:
 
     def broken_by(self, run: Composition) -> bool:
         return self.first.is_on(run) and self.second.is_on(run)
+
+    def refused_in(self, run: Composition) -> Feature | None:
+        """What this rule would refuse if it were added to the run."""
+        if self.first.is_on(run) == self.second.is_on(run):
+            return None
+        return self.second if self.first.is_on(run) else self.first
 
     def finding(self) -> Finding:
         keys = (self.first.key, self.second.key)
@@ -48,6 +54,10 @@ class Need:
 
     def broken_by(self, run: Composition) -> bool:
         return self.feature.is_on(run) and not self.needed.is_on(run)
+
+    def refused_in(self, run: Composition) -> Feature | None:
+        """What this rule would refuse if it were added to the run."""
+        return None if self.feature.is_on(run) or self.needed.is_on(run) else self.feature
 
     def finding(self) -> Finding:
         keys = (self.feature.key, self.needed.key)
@@ -113,8 +123,20 @@ def broken_rules(run: Composition) -> Iterator[Finding]:
     return (rule.finding() for rule in RULES if rule.broken_by(run))
 
 
-def describe_composition(config: SpeechConfig) -> str:
+def refused_additions(run: Composition) -> dict[str, str]:
+    """What could not be switched on in this run as it stands, and why: the rows of the table that concern it. Whether
+    a backbone is tied is nothing to switch."""
+    found: dict[str, str] = {}
+    for rule in RULES:
+        feature = rule.refused_in(run)
+        if feature is not None and feature is not f.TIED:
+            found.setdefault(feature.name, f"{rule}: {rule.reason}")
+    return found
+
+
+def describe_composition(run: Composition) -> str:
     """What a run composes, in one line."""
+    config = run.config
     degrees = config.parallelism
     sizes = {
         f.HSDP: degrees.data_parallel_replicate_degree,
@@ -124,12 +146,4 @@ def describe_composition(config: SpeechConfig) -> str:
         f.PP: degrees.pipeline_parallel_degree,
         f.CHUNKED_LOSS: config.loss.num_chunks,
     }
-    return ", ".join(f"{one.name} {sizes[one]}" if one in sizes else one.name for one in features_of(config))
-
-
-def support_table() -> str:
-    """The rules as a text table: what does not go together, why, and what to set instead."""
-    lines = []
-    for rule in RULES:
-        lines += [f"{rule}:", f"    {rule.reason}", f"    instead: {rule.nearest}"]
-    return "\n".join(lines)
+    return ", ".join(f"{one.name} {sizes[one]}" if one in sizes else one.name for one in features_on(run))

@@ -10,7 +10,8 @@ run on fake tensors
   |  this_machine.py   the configuration without what needs CUDA
   |  stand_in.py      the run's own tree over random codes
   |  kernels.py       what a GPU's kernels keep                      (in a process of its own: trace_process)
-  |  step_trace.py    forward, loss, backward, optimizer of one rank (ledger, seams, collectives, timeline)
+  |  step_trace.py    forward, loss, backward, optimizer of one rank (rank_trace or pipeline_trace; ledger, seams,
+  |                   collectives, timeline)
   |  extend.py        from three and four layers to all
   v
 step.StepTrace        memory by component, FLOPs, bytes sent
@@ -18,5 +19,5 @@ step.StepTrace        memory by component, FLOPs, bytes sent
   |  speed.py         seconds of a step
   |  dry_run.py        if asked for: two layers that really step, on a fake process group
   v
-run_plan.RunPlan      page.py prints it, record.py is its JSON, compare.py lays two side by side
+answer.RunPlan        by run_plan.py; page.py prints it, record.py is its JSON, compare.py lays two side by side
 """

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from titan_speech.config.load import LoadedConfig, load_config
+from titan_speech.plan.answer import Question, RunPlan
 from titan_speech.plan.compare import comparison
 from titan_speech.plan.hardware import DEVICES
 from titan_speech.plan.page import page
 from titan_speech.plan.record import record
-from titan_speech.plan.run_plan import Question, RunPlan, plan_runs
+from titan_speech.plan.run_plan import plan_runs
 
 
 @dataclass(frozen=True)

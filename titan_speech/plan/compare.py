@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from titan_speech.plan.run_plan import RunPlan
+from titan_speech.parallel.features import Composition
+from titan_speech.parallel.support import broken_rules, describe_composition
+from titan_speech.plan.answer import RunPlan
 from titan_speech.plan.speed import bytes_sent
 from titan_speech.plan.units import gigabytes, large, table
+
+COMPONENTS = (
+    *("parameters", "gradients", "optimizer state", "gathered weights", "reduction buffers", "activations"),
+    *("pipeline buffers", "logits and loss"),
+)
 
 
 def comparison(one: RunPlan, other: RunPlan) -> str:
@@ -19,7 +26,14 @@ def comparison(one: RunPlan, other: RunPlan) -> str:
         ratio = "" if not value or other_value is None else f"{other_value / value:.3g}"
         rows.append((label, text, other_text, "=" if (text, value) == (other_text, other_value) else ratio))
     head = f"two plans on {one.question.world_size:,} x {one.question.device.title}; nothing was measured on a GPU"
-    return "\n".join([head, *(f"  {line}" for line in table(rows))])
+    composed = [f"{plan.question.name}: {_composition(plan)}" for plan in (one, other)]
+    return "\n".join([head, *(f"  {line}" for line in table(rows)), *composed])
+
+
+def _composition(plan: RunPlan) -> str:
+    run = Composition(plan.question.config, plan.shape)
+    problems = "; ".join(str(finding) for finding in broken_rules(run))
+    return f"{describe_composition(run)}; {f'NOT SUPPORTED: {problems}' if problems else 'supported'}"
 
 
 def _figures(plan: RunPlan) -> Iterator[tuple[str, str, float | None]]:
@@ -36,7 +50,7 @@ def _figures(plan: RunPlan) -> Iterator[tuple[str, str, float | None]]:
     yield "full checkpoint", gigabytes(plan.storage.full_bytes), plan.storage.full_bytes
     yield "checkpoints kept", gigabytes(plan.storage.kept_bytes), plan.storage.kept_bytes
     yield "tensors of a GPU", gigabytes(memory.tensor_bytes), memory.tensor_bytes
-    for name in ("parameters", "gradients", "optimizer state", "gathered weights", "activations", "logits and loss"):
+    for name in COMPONENTS:
         size = memory.by_component.get(name, 0)
         yield f"  {name}", gigabytes(size), size
     yield "fits", {True: "yes", False: "NO", None: "?"}[memory.fits], None
@@ -50,6 +64,8 @@ def _figures(plan: RunPlan) -> Iterator[tuple[str, str, float | None]]:
     yield "days", *_short(speed and speed.run_hours / 24)
     yield "GPU hours", *_short(speed and speed.gpu_hours)
     yield "price", *_short(speed and speed.price)
+    if plan.question.dry_run:
+        yield "dry run", "no" if plan.dry_run is None else f"{plan.dry_run.num_steps} steps taken", None
 
 
 def _short(value: float | None) -> tuple[str, float | None]:

@@ -82,6 +82,12 @@ def count_flops(shape: BackboneShape, num_rows: int, seq_len: int, attended: flo
     )
 
 
+def counted_twice(shape: BackboneShape, seq_len: int) -> float:
+    """Of `traced_flops` a token, what is no recomputation of ours and no work of the model: the fused backward pass of
+    attention makes the scores again."""
+    return traced_flops(shape, 0, seq_len) - count_flops(shape, 0, seq_len, None).full
+
+
 def traced_flops(shape: BackboneShape, num_rows: int, seq_len: int) -> float:
     """What a trace counts for a token without recomputation: the backward pass of fused attention makes the scores
     again, five products instead of four, and all products are counted at full length."""

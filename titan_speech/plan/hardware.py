@@ -27,28 +27,48 @@ class Device:
     source: str
 
 
-_DATASHEET = "NVIDIA datasheet (dense figures: half of those with sparsity)"
 _CPU = Device("cpu", "CPU", 0.0, 0.0, None, 0.0, 0.0, 1, "memory only: dense attention, no time is predicted")
 
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
-        Device("a100", "A100 SXM 80 GB", 80e9, 312e12, None, 300e9, 25e9, 8, f"{_DATASHEET}; DGX A100, 200 Gb/s each"),
         Device(
-            "h100", "H100 SXM 80 GB", 80e9, 989e12, 1979e12, 450e9, 50e9, 8, f"{_DATASHEET}; DGX H100, 400 Gb/s each"
+            "a100",
+            "A100 SXM 80 GB",
+            *(80e9, 312e12, None, 300e9, 25e9, 8),
+            "NVIDIA A100 datasheet: 312 TFLOP/s bf16, NVLink 600 GB/s both ways; DGX A100: eight 200 Gb/s ConnectX-6",
         ),
         Device(
-            "h200", "H200 SXM 141 GB", 141e9, 989e12, 1979e12, 450e9, 50e9, 8, f"{_DATASHEET}; DGX H200, 400 Gb/s each"
+            "h100",
+            "H100 SXM 80 GB",
+            *(80e9, 989e12, 1979e12, 450e9, 50e9, 8),
+            "NVIDIA H100 datasheet: 1,979 TFLOP/s bf16 and 3,958 fp8 with sparsity, half of it dense, NVLink 900 GB/s "
+            "both ways; DGX H100 user guide: eight 400 Gb/s ConnectX-7",
         ),
         Device(
-            "b200", "B200 SXM 180 GB", 180e9, 2250e12, 4500e12, 900e9, 50e9, 8, f"{_DATASHEET}; DGX B200, 400 Gb/s each"
+            "h200",
+            "H200 SXM 141 GB",
+            *(141e9, 989e12, 1979e12, 450e9, 50e9, 8),
+            "NVIDIA H200 datasheet: peaks and NVLink of the H100; DGX H200 user guide: eight 400 Gb/s ConnectX-7",
         ),
         Device(
-            "l40s", "L40S 48 GB", 48e9, 362e12, 733e12, 32e9, 12.5e9, 8, f"{_DATASHEET}; PCIe 4.0 x16, 100 Gb/s each"
+            "b200",
+            "B200 SXM 180 GB",
+            *(180e9, 2250e12, 4500e12, 900e9, 50e9, 8),
+            "NVIDIA HGX B200: 4.5 PFLOP/s bf16 and 9 fp8 with sparsity, half of it dense, NVLink 1.8 TB/s both ways; "
+            "DGX B200 user guide: 1,440 GB on 8 GPUs, eight 400 Gb/s ConnectX-7",
+        ),
+        Device(
+            "l40s",
+            "L40S 48 GB",
+            *(48e9, 362e12, 733e12, 32e9, 12.5e9, 8),
+            "NVIDIA L40S datasheet: 733 TFLOP/s bf16 and 1,466 fp8 with sparsity, half of it dense, PCIe 4.0 x16 "
+            "64 GB/s both ways; machines differ: 8 GPUs with 100 Gb/s each are assumed",
         ),
         _CPU,
     )
 }
+"""Checked against the named publications; datasheets give both directions of a link, rates here are of one."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +80,11 @@ class Assumptions:
     Fitted to the pretraining rows of the reference table, 0.42 and 0.40, taken to be without recomputation."""
 
     eager_factor: float
-    """Speed without torch.compile. TorchTitan docs/performance.md, Llama 3.1 8B on 8 H100: 5,762 of 6,667 tokens/s."""
+    """Speed without torch.compile. TorchTitan benchmarks/llama3_h100_202412_torchtitan.md, table 1, Llama 3.1 8B on 8
+    H100 (limited to 500 W, selective recomputation): 5,762 of 6,667 tokens/s/GPU."""
 
     float8_factor: float
-    """Speed with float8 layers. The same table: 8,532 of 6,667 tokens/s (tensorwise scales, compiled)."""
+    """Speed with float8 layers, if they are compiled. The same table: 8,532 of 6,667 tokens/s/GPU."""
 
     overlap: float
     """Part of FSDP and DDP communication that can hide behind computing; assumed."""

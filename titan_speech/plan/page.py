@@ -6,23 +6,29 @@ In: `RunPlan`. Out: lines of text. What is computed, what is predicted and what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
+from titan_speech.parallel.features import Composition
+from titan_speech.parallel.pipeline import bubble
+from titan_speech.parallel.support import broken_rules, describe_composition, refused_additions
+from titan_speech.plan.answer import RankPlan, RunPlan
 from titan_speech.plan.hardware import ASSUMED, REFERENCE_SOURCE, REFERENCES
-from titan_speech.plan.run_plan import RunPlan
 from titan_speech.plan.speed import bytes_sent
 from titan_speech.plan.units import bar, gigabytes, hours, large, table
 
 Rows = list[Sequence[str]]
+WIDTH = 118
 
 
 def page(plan: RunPlan) -> str:
     sections = [
+        ("composition", _composition(plan)),
         ("run", _run(plan)),
         ("parameters and FLOPs", _counts(plan)),
         (f"what it reads{'' if plan.reading.stores_opened else ' (stores not opened)'}", _reading(plan)),
         ("checkpoints", _storage(plan)),
-        (f"memory of one GPU, fullest in {plan.memory.place}", _memory(plan)),
-        ("sent by one GPU in a step", _traffic(plan)),
+        (f"memory of one GPU{_which(plan.fullest)}, fullest in {plan.memory.place}", _memory(plan)),
+        (f"sent by one GPU{_which(plan.fullest)} in a step", _traffic(plan)),
         ("predicted speed", _speed(plan)),
     ]
     if plan.dry_run is not None:
@@ -44,6 +50,15 @@ def _head(plan: RunPlan) -> list[str]:
         f"backbone   {plan.shape_origin}",
         f"vocabulary {plan.vocabulary.origin}",
     ]
+
+
+def _composition(plan: RunPlan) -> list[str]:
+    """What goes together here, and the rows of the table of docs/parallelism.md that concern this run."""
+    run = Composition(plan.question.config, plan.shape)
+    problems = [str(finding) for finding in broken_rules(run)]
+    verdict = ["NOT SUPPORTED:", *problems] if problems else ["supported: breaks no rule of docs/parallelism.md"]
+    refused = [f"could not be added: {name} ({why})" for name, why in refused_additions(run).items()]
+    return [line for text in (describe_composition(run), *verdict, *refused) for line in wrap(text, WIDTH)]
 
 
 def _run(plan: RunPlan) -> list[str]:
@@ -122,6 +137,26 @@ def _storage(plan: RunPlan) -> list[str]:
     )
 
 
+def _which(rank: RankPlan) -> str:
+    return f", pipeline rank {rank.stages.rank}" if rank.stages else ""
+
+
+def _pipeline(plan: RunPlan) -> list[str]:
+    """The ranks that were traced: what they hold and how long they compute."""
+    if plan.fullest.stages is None:
+        return []
+    rows: Rows = [("pipeline rank", "layers", "tensors", "PFLOP a pass", "")]
+    for one in plan.ranks:
+        stages = one.stages
+        assert stages is not None
+        ends = [name for name, is_here in (("embedding", stages.has_embedding), ("head", stages.has_head)) if is_here]
+        layers = " + ".join(str(number) for number in stages.num_layers)
+        memory, flops = gigabytes(one.memory.tensor_bytes), f"{one.pass_flops / 1e15:.3f}"
+        rows.append((str(stages.rank), layers, memory, flops, ", ".join(ends)))
+    waiting = bubble(plan.question.config) - 1
+    return [*table(rows), f"ranks wait {waiting:.0%} of the time they compute for the pipeline to fill and drain"]
+
+
 def _memory(plan: RunPlan) -> list[str]:
     memory, largest = plan.memory, max(plan.memory.by_component.values())
     rows: Rows = [
@@ -130,6 +165,7 @@ def _memory(plan: RunPlan) -> list[str]:
     ]
     phases = ", ".join(f"{name} {gigabytes(size)}" for name, size in memory.by_phase.items())
     lines = [*table([*rows, ("tensors", gigabytes(memory.tensor_bytes), "")]), f"most in each phase: {phases}"]
+    lines += _pipeline(plan)
     if memory.fits is None:
         return lines
     verdict = "fits" if memory.fits else "DOES NOT FIT"

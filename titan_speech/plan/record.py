@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from titan_speech.parallel.features import Composition, features_on
+from titan_speech.parallel.support import broken_rules, refused_additions
+from titan_speech.plan.answer import RunPlan
 from titan_speech.plan.hardware import ASSUMED, REFERENCE_SOURCE, REFERENCES
-from titan_speech.plan.run_plan import RunPlan
 from titan_speech.plan.speed import bytes_sent
 
 FORMAT = 1
@@ -18,6 +20,7 @@ FORMAT = 1
 
 def record(plan: RunPlan) -> dict[str, Any]:
     question, memory = plan.question, plan.memory
+    run = Composition(question.config, plan.shape)
     return {
         "format": FORMAT,
         "config": question.name,
@@ -25,6 +28,11 @@ def record(plan: RunPlan) -> dict[str, Any]:
         "device": asdict(question.device),
         "measured_on_a_gpu": False,
         "computed": {
+            "composition": {
+                "features": [feature.name for feature in features_on(run)],
+                "problems": [str(finding) for finding in broken_rules(run)],
+                "could_not_be_added": refused_additions(run),
+            },
             "backbone": asdict(plan.shape),
             "backbone_origin": plan.shape_origin,
             "vocabulary_origin": plan.vocabulary.origin,
@@ -45,6 +53,16 @@ def record(plan: RunPlan) -> dict[str, Any]:
                 "by_component": memory.by_component,
                 "by_phase": memory.by_phase,
             },
+            "pipeline_ranks": [
+                {
+                    **asdict(one.stages),
+                    "tensor_bytes": one.memory.tensor_bytes,
+                    "pass_flops": one.pass_flops,
+                    "step_sec": None if one.speed is None else one.speed.step_sec,
+                }
+                for one in plan.ranks
+                if one.stages is not None
+            ],
             "communication": {
                 "bytes_sent_per_step": bytes_sent(plan.trace, plan.steps.accumulation),
                 "collectives": [

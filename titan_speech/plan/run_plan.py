@@ -1,112 +1,39 @@
 """The plan of a run: everything that is said of it before it is started, as one value.
 
-In: a loaded configuration, ranks, a device. Out: `RunPlan`, made of the values of the other files here; `plan_run` puts
-them together. A run of many layers is traced with three and four of them and extended, since all that grows with depth
-grows by the same amount for each layer; `full_trace` traces every layer.
+In: a `Question`. Out: `RunPlan`, made of the values of the other files here; `plan_runs` puts them together. A run of
+many layers is traced with three and four of them and extended, since all that grows with depth grows by the same amount
+for each layer; `full_trace` traces every layer. Of a pipeline the first, the second and the last rank are traced, each
+with the whole schedule: those between hold no more than the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.model.shape import BackboneShape
-from titan_speech.plan.counts import FlopsPerToken, Parameters, count_flops, count_parameters, traced_flops
-from titan_speech.plan.dry_run import DryRun, dry_run
+from titan_speech.parallel.pipeline import StagesOfRank, stages_of_ranks
+from titan_speech.plan.answer import Memory, Question, RankPlan, RunPlan, Steps
+from titan_speech.plan.counts import (
+    count_flops,
+    count_parameters,
+    counted_twice,
+    traced_flops,
+)
+from titan_speech.plan.dry_run import dry_run
 from titan_speech.plan.extend import extended_trace
 from titan_speech.plan.hardware import ASSUMED, Device
-from titan_speech.plan.reading import Reading, read_plan
+from titan_speech.plan.reading import read_plan
 from titan_speech.plan.rows import FoundVocabulary, run_shape, run_vocabulary
-from titan_speech.plan.speed import Speed, predict
-from titan_speech.plan.step import StepTrace, TraceJob, with_layers
-from titan_speech.plan.storage import Storage, count_storage
+from titan_speech.plan.speed import predict
+from titan_speech.plan.step import StepTrace, TraceJob, with_layers, with_stages
+from titan_speech.plan.storage import count_storage
 from titan_speech.plan.this_machine import on_this_machine
 from titan_speech.plan.trace_process import traced
 
 TRACED_LAYERS = (3, 4)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a plan is asked for."""
-
-    config: SpeechConfig
-    name: str
-    world_size: int
-    device: Device
-    price_per_gpu_hour: float | None = None
-    full_trace: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The budget at this number of ranks."""
-
-    tokens_per_step: int
-    num_steps: int
-    total_tokens: int
-    dp_degree: int
-    accumulation: int
-    filler_packs: int
-    packs_per_step: int
-    local_batch_packs: int
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The fullest moment of a step on one GPU, and what the device has."""
-
-    by_component: dict[str, int]
-    place: str
-    by_phase: dict[str, int]
-    needed_bytes: float
-    """With what no tensor holds; see the assumptions."""
-    device_bytes: float
-    """0: not known."""
-
-    @property
-    def tensor_bytes(self) -> int:
-        return sum(self.by_component.values())
-
-    @property
-    def fits(self) -> bool | None:
-        return None if not self.device_bytes else self.needed_bytes <= self.device_bytes
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """Everything, computed and predicted."""
-
-    question: Question
-    shape: BackboneShape
-    shape_origin: str
-    vocabulary: FoundVocabulary
-    parameters: Parameters
-    flops: FlopsPerToken
-    steps: Steps
-    reading: Reading
-    storage: Storage
-    trace: StepTrace
-    recomputed: float
-    """FLOPs of recomputation over those of the model."""
-    memory: Memory
-    speed: Speed | None
-    left_out: tuple[str, ...]
-    """What the trace does without."""
-    dry_run: DryRun | None
-    """None: not asked for."""
-
-
-def plan_run(question: Question) -> RunPlan:
-    """Count, trace and predict.
-
-    Raises:
-        PlanError: the run does not fit together at this number of ranks.
-    """
-    return plan_runs([question])[0]
 
 
 def plan_runs(questions: Sequence[Question]) -> list[RunPlan]:
@@ -115,21 +42,22 @@ def plan_runs(questions: Sequence[Question]) -> list[RunPlan]:
     Raises:
         PlanError: one of them does not fit together.
     """
-    counted = [_count(question) for question in questions]
-    traces = iter(traced([job for one in counted for job in one.jobs]))
-    return [_predict(one, [next(traces) for _ in one.jobs]) for one in counted]
+    counted = [count_run(question) for question in questions]
+    traces = iter(traced([job for one in counted for jobs in one.jobs for job in jobs]))
+    return [predict_run(one, traces) for one in counted]
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """What is known of a run before it is traced, and the traces it needs."""
+class Counted:
+    """What is known of a run before it is traced, and the traces it needs of each rank."""
 
     question: Question
     found: FoundVocabulary
     shape: BackboneShape
     shape_origin: str
     budget: Budget
-    jobs: tuple[TraceJob, ...]
+    ranks: tuple[StagesOfRank | None, ...]
+    jobs: tuple[tuple[TraceJob, ...], ...]
     left_out: tuple[str, ...]
 
     @property
@@ -137,7 +65,8 @@ class _Counted:
         return data_parallel_degree(self.question.config.parallelism, self.question.world_size)
 
 
-def _count(question: Question) -> _Counted:
+def count_run(question: Question) -> Counted:
+    """The first half of a plan."""
     found, (shape, shape_origin) = run_vocabulary(question.config), run_shape(question.config)
     budget = Budget.from_config(question.config)
     config, left_out = on_this_machine(question.config)
@@ -149,20 +78,41 @@ def _count(question: Question) -> _Counted:
         accumulates=budget.accumulation(data_parallel_degree(config.parallelism, question.world_size)) > 1,
         fused_kernels=question.device.name != "cpu",
     )
-    all_layers = question.full_trace or shape.num_layers <= TRACED_LAYERS[-1]
-    jobs = (job,) if all_layers else tuple(with_layers(job, layers) for layers in TRACED_LAYERS)
-    return _Counted(question, found, shape, shape_origin, budget, jobs, tuple(left_out))
+    ranks = traced_ranks(config, shape)
+    jobs = tuple(_jobs_of(job, rank, question.full_trace) for rank in ranks)
+    return Counted(question, found, shape, shape_origin, budget, ranks, jobs, tuple(left_out))
 
 
-def _predict(counted: _Counted, traces: Sequence[StepTrace]) -> RunPlan:
+def traced_ranks(config: SpeechConfig, shape: BackboneShape) -> tuple[StagesOfRank | None, ...]:
+    """The ranks of a pipeline that differ: the second holds as many layers as any between, and most passes of them."""
+    if config.parallelism.pipeline_parallel_degree == 1:
+        return (None,)
+    ranks = stages_of_ranks(config.parallelism, shape.num_layers)
+    return tuple(ranks[number] for number in sorted({0, 1, len(ranks) - 1}))
+
+
+def _jobs_of(job: TraceJob, rank: StagesOfRank | None, full_trace: bool) -> tuple[TraceJob, ...]:
+    """One trace of all layers, or two shallow ones to extend."""
+    if rank is None:
+        all_layers = full_trace or job.shape.num_layers <= TRACED_LAYERS[-1]
+        return (job,) if all_layers else tuple(with_layers(job, layers) for layers in TRACED_LAYERS)
+    job = replace(job, pipeline_rank=rank.rank)
+    if full_trace or max(rank.num_layers) <= TRACED_LAYERS[-1]:
+        return (job,)
+    num_stages = len(rank.num_layers) * job.config.parallelism.pipeline_parallel_degree
+    return tuple(with_stages(job, layers, num_stages) for layers in TRACED_LAYERS)
+
+
+def predict_run(counted: Counted, traces: Iterator[StepTrace]) -> RunPlan:
+    """The second half, from the traces of the run's jobs, in their order."""
     question, shape, found, budget = counted.question, counted.shape, counted.found, counted.budget
-    config, world_size, dp_degree = question.config, question.world_size, counted.dp_degree
-    rows, seq_len = found.vocabulary.num_rows, config.training.seq_len
+    config, rows, seq_len = question.config, found.vocabulary.num_rows, question.config.training.seq_len
     reading, parameters = read_plan(config), count_parameters(shape, found.vocabulary)
     flops = count_flops(shape, rows, seq_len, reading.attended_tokens)
-    trace = traces[0] if len(traces) == 1 else extended_trace(traces[0], traces[1], shape.num_layers)
-    once = config.training.local_batch_packs * seq_len * dp_degree / world_size * traced_flops(shape, rows, seq_len)
-    recomputed = max(0.0, trace.flops - once)
+    ranks = tuple(
+        _plan_rank(counted, rank, [next(traces) for _ in jobs], flops.full)
+        for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
+    )
     return RunPlan(
         question=question,
         shape=shape,
@@ -170,17 +120,44 @@ def _predict(counted: _Counted, traces: Sequence[StepTrace]) -> RunPlan:
         vocabulary=found,
         parameters=parameters,
         flops=flops,
-        steps=_steps(budget, dp_degree),
+        steps=_steps(budget, counted.dp_degree),
         reading=reading,
         storage=count_storage(config, parameters.total, budget.num_steps),
+        ranks=ranks,
+        recomputed=sum(rank.recomputed_flops for rank in ranks)
+        / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),
+        left_out=counted.left_out,
+        dry_run=dry_run(config, question.world_size) if question.dry_run else None,
+    )
+
+
+def _plan_rank(
+    counted: Counted, stages: StagesOfRank | None, traces: Sequence[StepTrace], flops_per_token: float
+) -> RankPlan:
+    question, shape, rows = counted.question, counted.shape, counted.found.vocabulary.num_rows
+    if stages is not None:
+        shape, rows = replace(shape, num_layers=sum(stages.num_layers)), rows if stages.has_head else 0
+    trace = traces[0] if len(traces) == 1 else extended_trace(traces[0], traces[1], shape.num_layers)
+    layout, seq_len = question.config.parallelism, question.config.training.seq_len
+    tokens = question.config.training.local_batch_packs * seq_len
+    tokens /= layout.tensor_parallel_degree * layout.context_parallel_degree
+    pass_flops = trace.flops - tokens * counted_twice(shape, seq_len)
+    return RankPlan(
+        stages=stages,
         trace=trace,
-        recomputed=recomputed / once,
+        pass_flops=pass_flops,
+        recomputed_flops=max(0.0, trace.flops - tokens * traced_flops(shape, rows, seq_len)),
         memory=_memory(trace, question.device),
         speed=predict(
-            config, world_size, trace, flops.full, recomputed, question.device, ASSUMED, question.price_per_gpu_hour
+            question.config,
+            question.world_size,
+            trace,
+            flops_per_token,
+            pass_flops,
+            question.device,
+            ASSUMED,
+            question.price_per_gpu_hour,
         ),
-        left_out=counted.left_out,
-        dry_run=dry_run(config, world_size) if question.dry_run else None,
     )
 
 

@@ -2,13 +2,14 @@
 
 In: FLOPs, what the trace sends, the device, the assumptions. Out: `Speed`.
 
-    computing = (FLOPs of the model + recomputed ones) of a pass on one GPU / (peak * efficiency)
+    computing = (FLOPs of the model + recomputed ones) of a pass on one GPU / (peak * efficiency) * (1 + bubble)
     sending   = for each collective, bytes sent / rate of its slowest link
     pass      = computing + sending that cannot hide: at least (1 - overlap) of it, all that is longer than computing
-    step      = passes * pass * (1 + pipeline bubble) + sending of the optimizer step
+    step      = passes * pass + sending of the optimizer step
 
-A ring over whole nodes leaves each node through all its network cards at once, so its rate is the cards' sum, at most
-the link inside; a group with one rank a node has one card.
+Of a pipeline it is the time of its slowest rank, which the others fill the pipeline before and drain it after; what
+stages send each other is waited for. A ring over whole nodes leaves each node through all its network cards at once, so
+its rate is the cards' sum, at most the link inside; a group with one rank a node has one card.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.parallel.pipeline import bubble
 from titan_speech.plan.hardware import Assumptions, Device
 from titan_speech.plan.step import StepTrace
 
@@ -47,20 +49,19 @@ def predict(
     world_size: int,
     trace: StepTrace,
     model_flops_per_token: float,
-    recomputed_flops: float,
+    pass_flops: float,
     device: Device,
     assumed: Assumptions,
     price_per_gpu_hour: float | None,
 ) -> Speed | None:
-    """None for a device without a peak."""
+    """None for a device without a peak. `pass_flops`: of one pass on this GPU, recomputed ones included."""
     if not device.bf16_flops:
         return None
     budget, layout = Budget.from_config(config), config.parallelism
     dp_degree = data_parallel_degree(layout, world_size)
     passes = budget.accumulation(dp_degree)
-    model_flops = budget.local_batch_packs * budget.seq_len * dp_degree * model_flops_per_token / world_size
     rate = device.bf16_flops * assumed.efficiency * _factor(config, device, assumed)
-    computing = (model_flops + recomputed_flops) / rate * _bubble(config)
+    computing = pass_flops / rate * bubble(config)
     hidden, waiting = _sending(config, trace, "pass", device, assumed)
     exposed = max(hidden * (1 - assumed.overlap), hidden - computing) + waiting
     last = sum(_sending(config, trace, "optimizer", device, assumed))
@@ -82,21 +83,12 @@ def predict(
 
 def _factor(config: SpeechConfig, device: Device, assumed: Assumptions) -> float:
     factor = 1.0 if config.compile.enable else assumed.eager_factor
-    uses_float8 = _uses_float8(config) and device.fp8_flops is not None
-    return factor * (assumed.float8_factor if uses_float8 else 1.0)
+    gains = _uses_float8(config) and config.compile.enable and device.fp8_flops is not None
+    return factor * (assumed.float8_factor if gains else 1.0)
 
 
 def _uses_float8(config: SpeechConfig) -> bool:
     return config.float8.recipe != "none" and not config.float8.emulate
-
-
-def _bubble(config: SpeechConfig) -> float:
-    """Time of a pipeline over the time its ranks compute: (stages - 1) of the passes more."""
-    stages = config.parallelism.pipeline_parallel_degree
-    if stages == 1:
-        return 1.0
-    microbatches = config.training.local_batch_packs // config.parallelism.pipeline_parallel_microbatch_size
-    return (microbatches + stages - 1) / microbatches
 
 
 def _sending(
@@ -108,11 +100,13 @@ def _sending(
     overlap = assumed.async_tensor_parallel_overlap if is_async else assumed.tensor_parallel_overlap
     inner = _ranks_of_a_sequence(config)
     for traffic in trace.traffic:
-        phase, _, ranks = traffic.collective
+        phase, kind, ranks = traffic.collective
         if phase != when:
             continue
-        seconds = traffic.bytes_sent / (link_rate(ranks, device) * assumed.bus_efficiency)
-        if ranks[-1] - ranks[0] < inner:  # ranks of one sequence are neighbours
+        between_stages = kind == "point_to_point"
+        rate = neighbour_rate(ranks, device) if between_stages else link_rate(ranks, device)
+        seconds = traffic.bytes_sent / (rate * assumed.bus_efficiency)
+        if between_stages or ranks[-1] - ranks[0] < inner:  # ranks of one sequence are neighbours
             waiting += seconds * (1 - overlap)
         else:
             hidden += seconds
@@ -130,6 +124,12 @@ def link_rate(ranks: tuple[int, ...], device: Device) -> float:
     if len(per_node) == 1:
         return device.local_bytes
     return min(device.local_bytes, min(per_node.values()) * device.nic_bytes)
+
+
+def neighbour_rate(ranks: tuple[int, ...], device: Device) -> float:
+    """Bytes a second from one rank to the next of a pipeline, where that leaves a node if any step does."""
+    nodes = {rank // device.devices_per_node for rank in ranks}
+    return device.local_bytes if len(nodes) == 1 else device.nic_bytes
 
 
 def bytes_sent(trace: StepTrace, passes: int) -> float:

@@ -55,6 +55,9 @@ class TraceJob:
     """Gradients of an earlier pass of the step are there already."""
     fused_kernels: bool = True
     """Memory as with a GPU's kernels; else that of the dense attention a CPU computes."""
+    pipeline_rank: int = 0
+    layers_a_stage: int | None = None
+    """Of a pipeline: as many in every stage, instead of the layout's own."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,35 @@ class StepTrace:
     """One pass and the optimizer step after it."""
 
     num_layers: int
+    """Of this rank."""
     peaks: tuple[Peak, ...]
     """By place of the step, in order."""
     resident: dict[str, int]
     """What a rank holds between steps, by component."""
     flops: int
-    """Of one pass of one rank, recomputation included."""
+    """Of one pass of one rank, recomputation included; a pass of a pipeline takes all packs of the rank."""
     traffic: tuple[Traffic, ...]
     """Of one pass, and of the optimizer step."""
 
     @property
     def peak(self) -> Peak:
         return max(self.peaks, key=lambda peak: peak.total)
+
+
+def global_rank(job: TraceJob) -> int:
+    """The first of the ranks that hold this part of the pipeline: pipelines are the outermost mesh of ranks."""
+    return job.pipeline_rank * (job.world_size // job.config.parallelism.pipeline_parallel_degree)
+
+
+def with_stages(job: TraceJob, layers_a_stage: int, num_stages: int) -> TraceJob:
+    """The same pipeline with so many layers in each stage."""
+    layout = replace(
+        job.config.parallelism,
+        pipeline_parallel_first_stage_less_layers=0,
+        pipeline_parallel_last_stage_less_layers=0,
+    )
+    shallow = with_layers(job, layers_a_stage * num_stages)
+    return replace(shallow, config=replace(job.config, parallelism=layout), layers_a_stage=layers_a_stage)
 
 
 def with_layers(job: TraceJob, num_layers: int) -> TraceJob:

@@ -21,14 +21,14 @@ MODULE = "titan_speech.plan.trace_process"
 
 
 def traced(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    """Trace jobs, in their order; those of one layout and world size share a process.
+    """Trace jobs, in their order; those of one layout, world size and rank share a process.
 
     Raises:
         PlanError: model, layout and loss do not fit together; its text ends with what TorchTitan said.
     """
-    groups: dict[tuple[int, bool, str], list[int]] = {}
+    groups: dict[tuple[int, int, bool, str], list[int]] = {}
     for index, job in enumerate(jobs):
-        layout = job.world_size, job.fused_kernels, repr(job.config.parallelism)
+        layout = job.world_size, job.pipeline_rank, job.fused_kernels, repr(job.config.parallelism)
         groups.setdefault(layout, []).append(index)
     traces: dict[int, StepTrace] = {}
     for indices in groups.values():

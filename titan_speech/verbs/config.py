@@ -21,12 +21,13 @@ def config_show(args: argparse.Namespace, words: list[str]) -> int:
 def config_check(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.config.budget import describe_budget
     from titan_speech.config.load import load_config
+    from titan_speech.parallel.features import Composition
     from titan_speech.parallel.support import describe_composition
 
     loaded = load_config(words, world_size=args.world_size)
     print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
     print("stores are not opened: titan-speech data order opens them")
-    print(f"composition: {describe_composition(loaded.config)}")
+    print(f"composition: {describe_composition(Composition.of(loaded.config))}")
     print(describe_budget(loaded.config, args.world_size))
     return EXIT_DONE
 
