@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from scripts.recipe_headers import FOLDER, PAGE, page, plans_of, with_figures, world_sizes
+from titan_speech.cli import main
+from titan_speech.config.budget import Budget
 from titan_speech.config.load import load_config
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.plan.answer import Question, RunPlan
@@ -52,11 +56,68 @@ def check_that_a_rank_holds_its_part(plan: RunPlan) -> None:
 
 
 @pytest.mark.slow
-def test_every_recipe_is_planned_at_the_gpus_it_is_for() -> None:
-    for plan in plan_runs([question_of(recipe) for recipe in RECIPES]):
+def test_every_recipe_is_planned_and_its_head_says_what_the_plan_does() -> None:
+    plans = plans_of(world_sizes())
+    for name, plan in plans.items():
+        check_that_a_rank_holds_its_part(plan)
+        text = (FOLDER / f"{name}.toml").read_text("utf-8")
+        assert with_figures(text, plan) == text, "python scripts/recipe_headers.py writes them anew"
+    text = PAGE.read_text("utf-8")
+    assert page(text, plans) == text
+
+
+@pytest.mark.slow
+def test_recipes_for_a_cpu_are_planned_too() -> None:
+    for plan in plan_runs([question_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
         check_that_a_rank_holds_its_part(plan)
         assert plan.speed is not None
         assert plan.speed.price is not None
+
+
+def test_heads_of_all_recipes_for_gpus_give_figures_that_come_out() -> None:
+    sizes = world_sizes()
+    assert [recipe for recipe in RECIPES if Path(recipe).stem not in sizes and "/tour/" not in recipe] == [
+        "train_configs/demo.toml"
+    ]
+    for name in sizes:
+        text = (FOLDER / f"{name}.toml").read_text("utf-8")
+        found = re.search(r"\(([\d,]+) tokens/s each, ([\d,.]+) GPU hours\)", text)
+        assert found is not None, name
+        rate, hours = (float(figure.replace(",", "")) for figure in found.groups())
+        tokens = Budget.from_config(config_of(f"train_configs/{name}.toml")).total_tokens
+        assert rate * hours * 3600 == pytest.approx(tokens, rel=0.01), name  # three digits each
+
+
+LAYOUTS = {
+    "FSDP": (),
+    "HSDP": ("--parallelism.data_parallel_replicate_degree", "4"),
+    "DDP": ("--parallelism.data_parallel_replicate_degree", "32", "--parallelism.data_parallel_shard_degree", "1"),
+    "tensor parallel": ("--parallelism.tensor_parallel_degree", "2"),
+    "context parallel": ("--parallelism.context_parallel_degree", "2"),
+    "pipeline": ("--model.flavor", "debug_untied", "--parallelism.pipeline_parallel_degree", "4"),
+    "all": (
+        *("--model.flavor", "debug_untied", "--parallelism.pipeline_parallel_degree", "2"),
+        *("--parallelism.tensor_parallel_degree", "2", "--parallelism.context_parallel_degree", "2"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_takes_steps_on_32_ranks(layout: str) -> None:
+    words = ["--job.config_file", "train_configs/demo.toml", *LAYOUTS[layout]]
+    done = dry_run(load_config(words, world_size=32).config, 32)
+    assert done.world_size == 32
+    assert len(done.ranks) == (2 if layout in ("pipeline", "all") else 1)
+
+
+@pytest.mark.slow
+def test_json_tells_of_the_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--job.config_file", "train_configs/demo.toml", "--world-size", "8", "--dry-run", "--json"]
+    assert main(words) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["dry_run"]["num_steps"] == 2
+    assert content["computed"]["composition"]["problems"] == []
 
 
 def test_two_layers_of_the_demonstration_take_steps_on_eight_ranks() -> None:
