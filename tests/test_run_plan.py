@@ -164,15 +164,17 @@ def test_what_a_rank_holds_between_steps_is_its_part_of_weights_gradients_and_mo
 
 
 def test_what_a_pass_sends_is_the_closed_form_of_fsdp(depths: list[StepTrace]) -> None:
-    """bf16 weights gathered for the forward and the backward pass, fp32 gradients scattered. A tied table is one
-    weight to FSDP, gathered once; its gradient is scattered from the head and from the embedding."""
+    """bf16 weights gathered for the forward and the backward pass, fp32 gradients scattered. A tied table is one unit of
+    FSDP with the last norm: gathered once in each pass, scattered at the end of the loss and of the backward pass."""
     shape = replace(published_shape("qwen3", "debug"), num_layers=3)
     rows = run_vocabulary(SMALL).vocabulary.num_rows
     table = rows * shape.dim
     layers = shape.num_parameters(rows) - table
-    found = {one.collective.kind: one.num_bytes for one in depths[0].traffic if one.collective.phase == "pass"}
-    assert found["all_gather"] == pytest.approx(2 * 2 * (layers + table), rel=0.01)
-    assert found["reduce_scatter"] == pytest.approx(4 * (layers + 2 * table), rel=0.01)
+    found = {one.collective.kind: one for one in depths[0].traffic if one.collective.phase == "pass"}
+    gathered, scattered = found["all_gather"], found["reduce_scatter"]
+    assert (gathered.times, scattered.times) == (2 * (3 + 1), 3 + 2)
+    assert gathered.num_bytes == pytest.approx(2 * 2 * (layers + table), rel=0.01)
+    assert scattered.num_bytes == pytest.approx(4 * (layers + 2 * table), rel=0.01)
 
 
 def test_links_are_those_of_the_slowest_step_of_a_ring() -> None:
