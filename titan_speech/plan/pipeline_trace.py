@@ -29,7 +29,8 @@ Schedule = PipelineScheduleSingle | PipelineScheduleMulti
 
 def stages_of(schedule: Schedule) -> list[PipelineStage]:
     """The stages of this rank."""
-    return cast(list[PipelineStage], schedule._stages if hasattr(schedule, "_stages") else [schedule._stage])
+    stages = schedule._stages if isinstance(schedule, PipelineScheduleMulti) else [schedule._stage]
+    return cast(list[PipelineStage], stages)
 
 
 def buffers_of(schedule: Schedule) -> Iterator[torch.Tensor]:
@@ -55,9 +56,10 @@ def begin(schedule: Schedule, ids_BL: torch.Tensor, labels_BL: torch.Tensor, hid
             input_grads=(None if stage.is_first else gradient,),
             output_grads=(gradient,),
         )
-    multi = isinstance(schedule, PipelineScheduleMulti)
-    initialize = schedule._initialize_stages if multi else schedule._initialize_stage
-    initialize((ids_BL,), {}, labels_BL, {})
+    if isinstance(schedule, PipelineScheduleMulti):
+        schedule._initialize_stages((ids_BL,), {}, labels_BL, {})
+    else:
+        schedule._initialize_stage((ids_BL,), {}, labels_BL, {})
 
 
 def embedding_alone(rank: RankTrace, model: Decoder) -> Decoder:
