@@ -130,14 +130,15 @@ class Outcome(Enum):
 
 
 def rows_to_measure(families: list[str], only: str | None, again: bool) -> list[tuple[str, Layout]]:
-    """In the order of the layouts, the most telling ones first, both families in turn."""
+    """The most telling ones first: what is measured for both families, one family after the other, then the rest."""
     known = set() if again else {(gap.family, gap.layout) for gap in read_gaps()}
-    return [
+    rows = [
         (family, layout)
+        for family in families
         for layout in LAYOUTS
-        for family in families_of(layout)
-        if family in families and only in (None, layout.name) and (family, layout.name) not in known
+        if family in families_of(layout) and only in (None, layout.name) and (family, layout.name) not in known
     ]
+    return sorted(rows, key=lambda row: not row[1].in_both)
 
 
 def main() -> int:
