@@ -164,8 +164,9 @@ def test_what_a_rank_holds_between_steps_is_its_part_of_weights_gradients_and_mo
 
 
 def test_what_a_pass_sends_is_the_closed_form_of_fsdp(depths: list[StepTrace]) -> None:
-    """bf16 weights gathered for the forward and the backward pass, fp32 gradients scattered. A tied table is one unit of
-    FSDP with the last norm: gathered once in each pass, scattered at the end of the loss and of the backward pass."""
+    """bf16 weights gathered for the forward and the backward pass, fp32 gradients scattered. A tied table is one unit
+    of FSDP with the last norm: gathered once in each pass, scattered at the end of the loss and of the backward pass.
+    """
     shape = replace(published_shape("qwen3", "debug"), num_layers=3)
     rows = run_vocabulary(SMALL).vocabulary.num_rows
     table = rows * shape.dim
