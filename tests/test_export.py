@@ -96,6 +96,7 @@ def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     assert config["eos_token_id"] == vocabulary.special("<|speech_end|>")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "step 5: 5,120 tokens" in card
+    assert f"codec of its codes, by hash: {load_codec('embedded').codec_hash}" in card
     assert "None is recorded for this checkpoint." in card
     assert all(t.dtype == torch.bfloat16 for t in load_file(tmp_path / "hf" / "model.safetensors").values())
 
@@ -182,7 +183,7 @@ def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(ModelError, match=r"hf cannot be written: .*File too large; nothing was left behind"):
-            export(checkpoint, tmp_path / "hf")
+            export(checkpoint, tmp_path / "deep" / "er" / "hf")
         with pytest.raises(ModelError, match=r"grown cannot be written: .*File too large; nothing was left behind"):
             expand(tiny_run.parent / "base", tmp_path / "grown", NewRows("mean"), silent)
     finally:
@@ -196,10 +197,14 @@ def exported(tiny_run: Path) -> Path:
     return tiny_run.parent / "hf"
 
 
-def test_texts_spoken_in_a_batch_have_the_codes_they_have_alone(exported: Path) -> None:
+def test_texts_spoken_in_a_batch_have_the_codes_they_have_alone(exported: Path, tmp_path: Path) -> None:
     model, greedy = SpokenModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
     texts = ["Please hold the line.", "Goodbye."]
     together = model.speak(texts, greedy)
+    edited = shutil.copytree(exported, tmp_path / "edited")
+    (edited / "generation_config.json").write_text('{"repetition_penalty": 50.0, "max_length": 5}')
+    again = SpokenModel.load(edited).speak(texts, greedy)
+    assert [s.codes_F.tolist() for s in again] == [s.codes_F.tolist() for s in together], "decoding is what is recorded"
     for text, speech in zip(texts, together, strict=True):
         assert speech.codes_F.tolist() == model.speak([text], greedy)[0].codes_F.tolist()
     voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
@@ -244,6 +249,7 @@ def test_what_cannot_be_spoken_or_written_is_refused_before_a_model_is_loaded(
         ([*words, "--output", str(tmp_path)], r"expected a name that ends in \.wav"),
         ([*words[:3], *wav], "there is no text to speak"),
         ([*words, *wav, "--text", " "], "there is no text to speak"),
+        ([*words, *wav, "--min-sec", "2", "--max-sec", "1"], "--min-sec 2 is more than --max-sec 1"),
         ([*words, *wav, "--reference", "voice.wav"], "cloning needs both"),
         ([*words, *wav, "--reference", "/nowhere.wav", "--reference-text", "One"], r"nowhere\.wav"),
     ):

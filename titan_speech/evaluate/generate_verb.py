@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Speak every text and write it; whatever can be refused is refused before the model is loaded."""
     texts = _texts(arguments)
     outputs = _outputs(arguments.output, len(texts))
+    if arguments.min_sec > arguments.max_sec:
+        raise ModelError(f"--min-sec {arguments.min_sec:g} is more than --max-sec {arguments.max_sec:g}")
     check_outputs([file for path in outputs for file in (path, _record_path(path))], overwrite=arguments.overwrite)
     record = read_record(arguments.model)
     codec = load_codec(arguments.codec)

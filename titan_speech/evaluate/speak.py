@@ -50,7 +50,7 @@ class SpokenModel:
             ModelError: the folder was not exported by this project, or by a version with another grammar.
         """
         try:
-            from transformers import AutoModelForCausalLM
+            from transformers import AutoModelForCausalLM, GenerationConfig
         except ImportError as error:
             raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'") from error
 
@@ -64,6 +64,7 @@ class SpokenModel:
             )
         has_cuda = torch.cuda.is_available()
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
+        model.generation_config = GenerationConfig()  # what is recorded of decoding is all there is to it
         return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
 
     def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:

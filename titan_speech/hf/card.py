@@ -1,7 +1,7 @@
 """README.md of an exported model: what it is, how to prompt it, and where it came from.
 
-In: the run's configuration, the step and its provenance. Out: Markdown with the front matter model hubs read. Nothing
-is claimed that was not recorded: a model without evaluation notes says that it has none.
+In: the run's configuration, the step, its provenance and the hashes of its codecs. Out: Markdown with the front matter
+model hubs read. Nothing is claimed that was not recorded: a model without evaluation notes says that it has none.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def model_card(
     vocabulary: Vocabulary,
     provenance: Provenance | None,
     bos_token: str,
+    codecs: tuple[str, ...],
     notes: str = "",
 ) -> str:
     """The card as Markdown."""
@@ -43,7 +44,7 @@ def model_card(
         f"{NUM_CODES:,} speech codes (50 a second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
-        "## Provenance\n" + "\n".join(_provenance_lines(provenance)),
+        "## Provenance\n" + "\n".join([_codec_line(codecs), *_provenance_lines(provenance)]),
         "## Evaluation\n" + (notes or "None is recorded for this checkpoint."),
     ]
     return "\n\n".join(sections) + "\n"
@@ -59,9 +60,13 @@ def _training_lines(config: SpeechConfig, step: int) -> list[str]:
     return lines
 
 
+def _codec_line(codecs: tuple[str, ...]) -> str:
+    return f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech was at hand'}"
+
+
 def _provenance_lines(provenance: Provenance | None) -> list[str]:
     if provenance is None:
-        return ["The checkpoint has no provenance record."]
+        return ["- the checkpoint has no provenance record"]
     return [
         f"- first weights: {provenance.initial or 'no backbone is named in the record'}",
         f"- vocabulary {provenance.vocabulary}, grammar {provenance.grammar}, data plan {provenance.plan}",

@@ -26,7 +26,7 @@ import numpy as np
 from titan_speech.errors import ModelError
 from titan_speech.hf.conversion import Conversion
 from titan_speech.hf.expand import RECORD_NAME, Expansion
-from titan_speech.hf.folder import HFFolder, read_json
+from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
 from titan_speech.hf.foreign_text import max_length, text_tokenizer
 from titan_speech.hf.moved_rows import inverse, write_moved
 from titan_speech.hf.rows import NewRows
@@ -50,6 +50,11 @@ def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vo
         ModelError: the folder has another number of rows than the layout, or cannot be used at all.
         VocabularyError: its tokenizer lacks speech codes, or has a token that has no place here.
     """
+    if not (source / CONFIG_NAME).is_file() and any(source.glob("*.pt")):
+        raise ModelError(
+            f"{source} has .pt files and no {CONFIG_NAME}: a checkpoint in a trainer's own format. "
+            "docs/coming_from_inworld.md has the lines that make a Hugging Face folder of it"
+        )
     folder = HFFolder.open(source)
     _check_rows(folder, layout.num_rows, f"layout {layout.name}")
     content = read_json(source / JSON_NAME, f"a model folder of layout {layout.name}")

@@ -72,16 +72,18 @@ def export(checkpoint: Checkpoint, output: Path, dtype: torch.dtype = torch.bflo
         write_json(partial_folder / TOKENIZER_CONFIG_NAME, names)
         write_text_tokenizer(checkpoint.tokenizer, source, partial_folder / TEXT_TOKENIZER)
         bos = checkpoint.tokenizer.token(vocabulary.bos_id)
+        codecs = _codecs(checkpoint)
         ModelRecord(
             step=checkpoint.step,
             vocabulary=vocabulary.fingerprint,
             grammar=checkpoint.grammar.fingerprint,
-            codecs=_codecs(checkpoint),
+            codecs=codecs,
             weights=weights_fingerprint(checkpoint.path),
         ).write(partial_folder)
         notes = checkpoint.evaluation_notes()
         write_json(partial_folder / RECORD_NAME, asdict(_as_start(checkpoint)))
-        card = model_card(checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance, bos, notes)
+        about = (checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance)
+        card = model_card(*about, bos, codecs, notes)
         (partial_folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -38,6 +38,7 @@ def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
     if path.exists():
         raise ModelError(f"{path} exists already; give another folder or delete it")
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    made = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         partial.mkdir(parents=True)
         free = shutil.disk_usage(partial).free
@@ -49,6 +50,9 @@ def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
         raise ModelError(f"{path} cannot be written: {error}; nothing was left behind") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is in them is not ours
+            for folder in made:
+                folder.rmdir()
 
 
 def write_weights(
