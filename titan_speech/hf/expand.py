@@ -76,9 +76,11 @@ class Growable:
     vocabulary: Vocabulary
     grown: dict[str, Any]
     """The tokenizer.json with speech tokens."""
+    known_as: str
+    """What is known of its tokenizer."""
 
     @classmethod
-    def of(cls, source: Path, report: Callable[[str], None] = print) -> Growable:
+    def of(cls, source: Path) -> Growable:
         """Reads headers and the tokenizer, no weights.
 
         Raises:
@@ -88,8 +90,8 @@ class Growable:
         folder, tokenizer = HFFolder.open(source), TextTokenizer.load(source)
         content = json.loads(tokenizer_json(tokenizer_file(source)))
         vocabulary = _vocabulary(folder, tokenizer)
-        report(f"text vocabulary: {_check_entries(folder, content, tokenizer)}")
-        return cls(folder, tokenizer, vocabulary, grown_tokenizer(content, vocabulary))
+        known_as = _check_entries(folder, content, tokenizer)
+        return cls(folder, tokenizer, vocabulary, grown_tokenizer(content, vocabulary), known_as)
 
     def write(self, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:
         """The grown folder, which appears when it is complete.
@@ -98,6 +100,7 @@ class Growable:
             ModelError: the output is taken, there is no room, or a weight is not finite.
         """
         source, num_rows = self.folder.path, self.vocabulary.num_rows
+        report(f"text vocabulary: {self.known_as}")
         shapes = tensor_shapes(self.folder.shape, num_rows)
         copier = _Copier(self.folder, how, num_rows - self.folder.num_rows, report)
         with new_folder(output, num_weight_bytes(shapes, self.folder.dtype)) as partial:
@@ -125,7 +128,7 @@ def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], Non
     Raises:
         ModelError, VocabularyError: the source cannot be used, the output is taken, or there is no room.
     """
-    return Growable.of(source, report).write(output, how, report)
+    return Growable.of(source).write(output, how, report)
 
 
 def read_expansion(folder: Path) -> Expansion:
