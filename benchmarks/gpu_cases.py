@@ -22,6 +22,9 @@ class GpuCase:
     is_replicated: bool = False
     """Whole weights on each GPU; else sharded over all."""
 
+    has_rival: bool = False
+    """Plain TorchTitan is measured at the same size, too."""
+
     def words(self, world_size: int) -> dict[str, str]:
         """Overrides at that number of GPUs."""
         if not self.is_replicated:
@@ -35,10 +38,12 @@ def _file(name: str) -> str:
 
 
 GPU_CASES = (
-    GpuCase("pt_1b", "pretraining, 1.370 B, bf16, DDP, compiled", _file("pt_1b"), is_replicated=True),
+    GpuCase(
+        "pt_1b", "pretraining, 1.370 B, bf16, DDP, compiled", _file("pt_1b"), {}, is_replicated=True, has_rival=True
+    ),
     GpuCase("pt_1b_float8", "the same with float8 layers", _file("pt_1b"), FLOAT8, is_replicated=True),
     GpuCase("sft_1b", "fine-tuning, 1.370 B, bf16, DDP, packed, compiled", _file("sft_1b"), is_replicated=True),
-    GpuCase("pt_8b", "pretraining, 8.568 B, bf16, FSDP, compiled", _file("pt_8b")),
+    GpuCase("pt_8b", "pretraining, 8.568 B, bf16, FSDP, compiled", _file("pt_8b"), has_rival=True),
     GpuCase("pt_8b_float8", "the same with float8 layers", _file("pt_8b"), FLOAT8),
     GpuCase("sft_8b", "fine-tuning, 8.568 B, bf16, ZeRO-2, packed, compiled", _file("sft_8b")),
 )

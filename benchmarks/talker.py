@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
+from typing import Any
 
 from benchmarks.turns import ADDRESS, Window
 
@@ -102,25 +101,31 @@ class Talker:
         return _sum_over_ranks([told])[0]
 
 
-def _is_shared() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
+def _torch() -> Any:
+    """None in a loop that has not imported it, which has neither ranks nor a device."""
+    return sys.modules.get("torch")
+
+
+def _has_gpu() -> bool:
+    return _torch() is not None and _torch().cuda.is_available()
 
 
 def _sum_over_ranks(values: list[int]) -> list[int]:
-    if not _is_shared():
+    torch = _torch()
+    if torch is None or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return values
-    sums = torch.tensor(values, device="cuda" if torch.cuda.is_available() else "cpu")
-    dist.all_reduce(sums)
+    sums = torch.tensor(values, device="cuda" if _has_gpu() else "cpu")
+    torch.distributed.all_reduce(sums)
     return [int(value) for value in sums.tolist()]
 
 
 def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if _has_gpu():
+        _torch().cuda.synchronize()
 
 
 def peak_memory_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved()
+    if _has_gpu():
+        return _torch().cuda.max_memory_reserved()
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

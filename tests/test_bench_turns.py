@@ -29,3 +29,10 @@ def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None
 def test_a_contestant_that_fails_ends_all_with_its_last_lines() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)two ended early.*no such store"):
         take_turns([contestant("two", "50", "fail")], Rounds(1, 1, 1), lambda text: None)
+
+
+@pytest.mark.slow
+def test_ranks_of_one_contestant_are_counted_together() -> None:
+    ranks = Contestant("two ranks", "", "tests.bench_contestant", ("100",), world_size=2)
+    (window,) = take_turns([ranks], Rounds(1, 3, 1), lambda text: None)["two ranks"].windows
+    assert (window.num_steps, window.num_tokens) == (3, 600)

@@ -61,7 +61,11 @@ def run(options: Options) -> Found:
         if options.is_dry_run:
             cases.append(_dry(case, options.world_size or DRY_RUN_GPUS))
         elif has_gpu:
-            cases.append(_on_gpus(case, options, options.world_size or torch.cuda.device_count()))
+            world_size = options.world_size or torch.cuda.device_count()
+            cases.append(_on_gpus(case, options, world_size))
+            if case.has_rival:
+                cases.append(_rival_on_gpus(case, options, world_size))
+                ratios.append(_overhead(cases[-2], cases[-1]))
         else:
             cases.append(Case(case.name, case.what, {"config": case.config}, (), dict.fromkeys(FIGURES, "no GPU here")))
     return Found(tuple(cases), (*ratios, *_sft_to_pt(cases)), "" if has_gpu else NO_GPU)
@@ -112,6 +116,25 @@ def _on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
     parts = _split(options, case.config, overrides, world_size)
     figures = (*found.figures, *_mfu(case, turn, world_size), *_part_figures(parts))
     return Case(found.name, found.what, found.config, figures)
+
+
+def _rival_on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
+    """Plain TorchTitan at the same size, after ours: two of them do not fit at once."""
+    overrides, rounds = case.words(world_size), rounds_of(1, options.is_quick)
+    texts = DATA / "texts.jsonl"
+    write_texts(DATA / "store", str(DATA / "tokenizer"), texts)
+    words = (str(texts.resolve()), *config_words(case.config, overrides))
+    name, what = f"torchtitan_{case.name}", f"plain TorchTitan: {case.what}"
+    rival = Contestant(name, what, "benchmarks.loops.torchtitan_text", words, overrides, world_size)
+    turn = take_turns([rival], rounds, tell)[name]
+    return case_of(turn, shown(case.config, overrides, [("world_size", world_size), ("rounds", rounds.num_rounds)]))
+
+
+def _overhead(ours: Case, theirs: Case) -> Ratio:
+    pairs = zip(ours.figure("step_sec").values, theirs.figure("step_sec").values, strict=True)
+    values = [one / other for one, other in pairs]
+    what = "seconds a step, ours to TorchTitan's, one after the other"
+    return Ratio.of(f"overhead_over_{theirs.name}", what, values, OVERHEAD)
 
 
 def _mfu(case: GpuCase, turn: Turn, world_size: int) -> tuple[Figure, ...]:
