@@ -35,7 +35,7 @@ def draw(reports: Mapping[str, Report], folder: Path) -> Iterator[tuple[str, str
         if shares:
             _split(shares, folder / "split.png")
             yield "split.png", "What the time of a step goes to, from the trace of a steady state."
-    if "startup" in reports:
+    if "startup" in reports and any(case.name.startswith("samples_") for case in reports["startup"].cases):
         _growth(reports["startup"].cases, folder / "growth.png")
         yield "growth.png", "Costs as the data grows; the first plan counts every sample once."
 

@@ -80,6 +80,15 @@ class Ratio:
         is_met = None if goal is None else goal.is_met(middle)
         return cls(name, what, tuple(values), middle, low, high, spread(values), better, goal, is_met)
 
+    @property
+    def verdict(self) -> str:
+        """`met` or `MISSED`, with what the interval leaves open."""
+        if self.goal is None:
+            return "no goal"
+        ends = {self.goal.is_met(self.low), self.goal.is_met(self.high)}
+        word = "met" if self.is_met else f"MISSED by {abs(self.median / self.goal.value - 1):.1%}"
+        return word if len(ends) == 1 else f"{word} (the interval holds the goal)"
+
 
 @dataclass(frozen=True)
 class Case:

@@ -1,7 +1,7 @@
 """How much of a suite is measured.
 
 In: how many contestants take turns, whether it must be quick. Out: `Rounds`. Of 24 pairs the median's 95 % interval
-reaches from the 8th to the 17th; with six contestants eight rounds are what fits in minutes.
+reaches from the 8th to the 17th, of ten from the 2nd to the 9th; with six contestants ten are what fits in minutes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from benchmarks.turns import Rounds
 
 QUICK = Rounds(warmup_steps=2, window_steps=1, num_rounds=7)
+PAIR = Rounds(warmup_steps=4, window_steps=2, num_rounds=24)
+MANY = Rounds(warmup_steps=3, window_steps=1, num_rounds=10)
 
 
 def rounds_of(num_contestants: int, is_quick: bool) -> Rounds:
     if is_quick:
         return QUICK
-    return Rounds(warmup_steps=4, window_steps=2, num_rounds=24 if num_contestants <= 2 else 8)
+    return PAIR if num_contestants <= 2 else MANY

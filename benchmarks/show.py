@@ -32,8 +32,8 @@ def _figure(figure: Figure) -> tuple[str, ...]:
 
 
 def _ratio(ratio: Ratio) -> tuple[str, ...]:
-    verdict = "" if ratio.goal is None else f"{ratio.goal}: {'met' if ratio.is_met else 'MISSED'}"
-    return (ratio.name, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}", ratio.what, verdict or "no goal")
+    verdict = ratio.verdict if ratio.goal is None else f"{ratio.goal}: {ratio.verdict}"
+    return (ratio.name, f"{ratio.median:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}", ratio.what, verdict)
 
 
 def number(value: float) -> str:

@@ -42,7 +42,8 @@ def test_one_wild_value_does_not_move_the_interval_of_the_median() -> None:
 def test_goals_are_judged_by_the_median_and_tell_which_way_is_better() -> None:
     assert (OVERHEAD.median, OVERHEAD.is_met, OVERHEAD.better) == (1.02, True, "lower")
     assert (RATE.is_met, RATE.better) == (True, "higher")
-    assert Ratio.of("slow", "", [1.9], Goal("at least", 2.0)).is_met is False
+    assert Ratio.of("slow", "", [1.9], Goal("at least", 2.0)).verdict == "MISSED by 5.0%"
+    assert Ratio.of("wide", "", [1.9, 2.4, 2.5], Goal("at least", 2.0)).verdict == "met (the interval holds the goal)"
 
 
 @pytest.mark.parametrize(("change", "is_lost"), [(0.94, True), (0.97, False), (1.5, False)])
