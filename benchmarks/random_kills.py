@@ -3,10 +3,10 @@
     python -m benchmarks.random_kills --kills 30 --worlds 1,2,3 --seed 0 > kills.json
 
 In: the bundled data. Each life of the run has a number of processes drawn from --worlds, and ends by `kill -9` of all
-its processes or of one worker (the launcher then ends the rest): during start-up, some steps in, or while a checkpoint
-is being written. After the last kill the run goes on to its end. Out: the lives; whether every step that any of them
-logged trained on the same tokens of each group as the run that was not killed; the largest relative gap of a loss;
-whether all figures are equal to the last bit (what one world size must give). The log of the lives goes to stderr.
+its processes or of one worker (the launcher then ends the rest): during start-up, some steps in, while a checkpoint is
+being written, or while one is on its way to a SeaweedFS server on loopback. After the last kill the run goes on to its
+end. Out: the lives; what the comparison found (killed_run.py); what counts at the address, each fetched and verified.
+The log of the lives goes to stderr.
 """
 
 from __future__ import annotations
@@ -16,21 +16,32 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.runs import children, figures, kill, losses, metrics_lines, start_run, train_well
+from benchmarks.killed_run import Comparison, compare
+from benchmarks.upload_place import UploadPlace, upload_place
+from tests.runs import RunProcess, children, kill, metrics_lines, start_run
 from titan_speech.verbs.values import naturals
 
 STEPS_PER_KILL = 4
 STEPS_AFTER = 6
+MOST_STEPS_OF_A_LIFE = 8
 END_TIMEOUT_SEC = 120.0
+RUN_TIMEOUT_SEC = 1500.0
+ORPHAN_SEC = 1.5
+"""An uploader whose trainer was killed ends by itself in this time."""
+
+INSTANTS = {"start-up": 1, "between steps": 2, "in a save": 3, "in an upload": 3}
+"""How often each is drawn."""
+
+Start = Callable[..., RunProcess]
+"""As `tests.runs.start_run`."""
 
 
 @dataclass(frozen=True)
@@ -44,63 +55,126 @@ class Life:
     last_step: int
     """The last step it logged; `resumed_from` if none."""
 
+    on_its_way: str = ""
+    """What the uploader was sending when it was killed."""
+
+    whole_there: str = ""
+    """The newest checkpoint that counted at the address then; it was fetched and is sound."""
+
 
 @dataclass(frozen=True)
-class Comparison:
-    """The killed run against the one that was not."""
+class Killing:
+    """What is killed, how often and how."""
 
-    num_steps: int
-    num_logged_steps_of_all_lives: int
-    same_tokens_of_each_group_in_every_step: bool
-    largest_relative_gap_of_a_loss: float
-    relative_gap_of_the_final_loss: float
-    equal_to_the_last_bit: bool
+    folder: Path
+    num_kills: int
+    worlds: tuple[int, ...]
+    rng: random.Random
+    place: UploadPlace | None = None
+    start: Start = start_run
+    start_up_sec: float = 12.0
+    """Kills during start-up are drawn from its first seconds."""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "killed"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Two packs of 256 a step: with three processes one of them has only a filler pack."""
+        num_tokens = 512 * (STEPS_PER_KILL * self.num_kills + STEPS_AFTER)
+        return (
+            *("--training.global_batch_tokens", "512", "--training.local_batch_packs", "1"),
+            *("--training.target_tokens", str(num_tokens), "--checkpoint.cadence.0.every", "2"),
+            *("--checkpoint.keep_last_full", "3", "--checkpoint.keep_last_model_only", "1"),
+        )
+
+    @property
+    def instants(self) -> tuple[Sequence[str], Sequence[int]]:
+        drawn = {name: weight for name, weight in INSTANTS.items() if self.place or name != "in an upload"}
+        return list(drawn), list(drawn.values())
 
 
-def settings(num_steps: int) -> tuple[str, ...]:
-    """Two packs of 256 a step: with three processes one of them has only a filler pack."""
-    return (
-        *("--training.global_batch_tokens", "512", "--training.local_batch_packs", "1"),
-        *("--training.target_tokens", str(512 * num_steps), "--checkpoint.cadence.0.every", "2"),
-        *("--checkpoint.keep_last_full", "3", "--checkpoint.keep_last_model_only", "1"),
-    )
+def kills(killing: Killing) -> tuple[list[Life], Comparison]:
+    """The whole proof; the run that is not killed has the first of the world sizes."""
+    lives: list[Life] = []
+    while len(lives) < killing.num_kills:
+        life = live(killing)
+        if life is None:
+            log = (killing.run / "log.txt").read_text(errors="replace")
+            raise SystemExit(f"the run ended by itself after {len(lives)} kills:\n{log[-4000:]}")
+        lives.append(life)
+        print(f"{len(lives)}: {life}", file=sys.stderr, flush=True)
+    uploads = killing.place.settings if killing.place else ()
+    to_the_end(killing, killing.run, uploads, killing.rng.choice(killing.worlds))
+    to_the_end(killing, killing.folder / "whole", (), killing.worlds[0])
+    return lives, compare(killing.run, killing.folder / "whole")
 
 
-def live(folder: Path, num_steps: int, rng: random.Random, worlds: tuple[int, ...]) -> Life | None:
-    """Start the run and kill it; None if it came to its end first."""
-    world_size, whom = rng.choice(worlds), rng.choice(("all", "one worker"))
-    instant = rng.choices(("start-up", "between steps", "in a save"), (1, 2, 3))[0]
-    before = len(metrics_lines(folder))
-    process = start_run(folder, *settings(num_steps), world_size=world_size)
+def to_the_end(killing: Killing, folder: Path, uploads: tuple[str, ...], world_size: int) -> None:
+    process = killing.start(folder, *killing.settings, *uploads, world_size=world_size)
     try:
-        for _ in moments(instant, folder, before, rng):
+        process.wait(RUN_TIMEOUT_SEC)
+    finally:
+        kill(process)
+    if process.returncode != 0:
+        raise SystemExit(f"code {process.returncode}:\n{(folder / 'log.txt').read_text(errors='replace')[-8000:]}")
+
+
+def live(killing: Killing) -> Life | None:
+    """Start the run and kill it; None if it came to its end first."""
+    rng, folder, place = killing.rng, killing.run, killing.place
+    world_size, whom = rng.choice(killing.worlds), rng.choice(("all", "one worker"))
+    instant = rng.choices(*killing.instants)[0]
+    before, on_its_way = len(metrics_lines(folder)), ""
+    began_unix_sec = time.time()
+    process = killing.start(folder, *killing.settings, *(place.settings if place else ()), world_size=world_size)
+    try:
+        for _ in moments(killing, instant, before, began_unix_sec):
             if process.poll() is not None:
                 return None
+        if place is not None:
+            on_its_way = place.on_its_way(folder, began_unix_sec)
         end(process, whom, rng)
     finally:
         kill(process)
     started = [line for line in metrics_lines(folder)[before:] if line.get("event") == "start"]
     resumed = started[0]["step"] if started else -1
     steps = [line["step"] for line in metrics_lines(folder)[before:] if "event" not in line]
-    return Life(world_size, instant, whom, resumed, max(steps, default=resumed))
+    there = ""
+    if place is not None and on_its_way:
+        time.sleep(ORPHAN_SEC)
+        there = place.newest_that_counts()
+    return Life(world_size, instant, whom, resumed, max(steps, default=resumed), on_its_way, there)
 
 
-def moments(instant: str, folder: Path, num_lines: int, rng: random.Random) -> Iterator[None]:
-    """Waits in small parts until the instant has come."""
+def moments(killing: Killing, instant: str, num_lines: int, began_unix_sec: float) -> Iterator[None]:
+    """Waits in small parts until the instant has come, but no longer than some steps."""
+    rng, folder, place = killing.rng, killing.run, killing.place
     if instant == "start-up":
-        yield from pauses(rng.uniform(0.0, 12.0))
+        yield from pauses(rng.uniform(0.0, killing.start_up_sec))
         return
     num_steps = rng.randint(1, 5)
-    while len(metrics_lines(folder)) < num_lines + 1 + num_steps:  # the first line tells of the start
-        yield from pauses(0.02)
+    yield from steps_done(folder, num_lines, 1 if instant == "in an upload" else num_steps)
     if instant == "between steps":
         yield from pauses(rng.uniform(0.0, 1.0))
-        return
-    known = saves(folder)
-    while saves(folder) <= known:
-        known &= saves(folder)
-        yield from pauses(0.002)
-    yield from pauses(rng.uniform(0.0, 0.4))
+    elif instant == "in a save":
+        known = saves(folder)
+        while saves(folder) <= known:
+            known &= saves(folder)
+            yield from pauses(0.002)
+        yield from pauses(rng.uniform(0.0, 0.4))
+    elif place is not None:
+        last = num_lines + 1 + MOST_STEPS_OF_A_LIFE
+        while not place.on_its_way(folder, began_unix_sec) and len(metrics_lines(folder)) < last:
+            yield from pauses(0.02)
+        yield from pauses(rng.uniform(0.0, 2.0))
+
+
+def steps_done(folder: Path, num_lines: int, num_steps: int) -> Iterator[None]:
+    """Until so many steps of this life are logged; its first line tells of the start."""
+    while len(metrics_lines(folder)) < num_lines + 1 + num_steps:
+        yield from pauses(0.02)
 
 
 def pauses(duration_sec: float) -> Iterator[None]:
@@ -115,8 +189,8 @@ def saves(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoint").glob("step-*.partial")}
 
 
-def end(process: subprocess.Popen[str], whom: str, rng: random.Random) -> None:
-    """kill -9 of all processes, or of one worker, after which the launcher must end the others by itself."""
+def end(process: RunProcess, whom: str, rng: random.Random) -> None:
+    """kill -9 of all processes, the uploader included, or of one worker: the launcher must end the others by itself."""
     workers = children(process.pid)
     if whom == "all" or not workers:
         kill(process)
@@ -126,59 +200,27 @@ def end(process: subprocess.Popen[str], whom: str, rng: random.Random) -> None:
     process.wait(END_TIMEOUT_SEC)
 
 
-def compare(killed: Path, whole: Path) -> Comparison:
-    expected, found = losses(figures(whole)), losses(figures(killed))
-    lines = [line for line in metrics_lines(killed) if "event" not in line]
-    gaps = [gap(found[step], of_step) for step, of_step in expected.items()]
-    last = max(expected)
-    return Comparison(
-        num_steps=last,
-        num_logged_steps_of_all_lives=len(lines),
-        same_tokens_of_each_group_in_every_step=sorted(found) == sorted(expected)
-        and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
-        largest_relative_gap_of_a_loss=max(gaps),
-        relative_gap_of_the_final_loss=gap({"loss": found[last]["loss"]}, {"loss": expected[last]["loss"]}),
-        equal_to_the_last_bit=found == expected,
-    )
-
-
-def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
-    """Trained tokens of each group."""
-    return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
-
-
-def gap(found: dict[str, float], expected: dict[str, float]) -> float:
-    """The largest relative gap of a loss, groups included."""
-    names = [name for name in expected if name == "loss" or name.startswith("loss/")]
-    return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)
-
-
-def kills(folder: Path, num_kills: int, worlds: tuple[int, ...], seed: int) -> tuple[list[Life], Comparison]:
-    """The whole proof; the run that is not killed has the first of the world sizes."""
-    rng, num_steps = random.Random(seed), STEPS_PER_KILL * num_kills + STEPS_AFTER
-    killed, whole = folder / "killed", folder / "whole"
-    lives: list[Life] = []
-    while len(lives) < num_kills:
-        life = live(killed, num_steps, rng, worlds)
-        if life is None:
-            log = (killed / "log.txt").read_text(errors="replace")
-            raise SystemExit(f"the run ended by itself after {len(lives)} kills:\n{log[-4000:]}")
-        lives.append(life)
-        print(f"{len(lives)}: {life}", file=sys.stderr, flush=True)
-    train_well(killed, *settings(num_steps), world_size=rng.choice(worlds))
-    train_well(whole, *settings(num_steps), world_size=worlds[0])
-    return lives, compare(killed, whole)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--worlds", type=naturals, default=(1, 2, 3))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-uploads", action="store_true", help="without a server and kills in an upload")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        lives, comparison = kills(Path(folder), args.kills, args.worlds, args.seed)
-    record = {**vars(args), "comparison": asdict(comparison), "lives": [asdict(life) for life in lives]}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        place = None if args.no_uploads else stack.enter_context(upload_place(folder))
+        killing = Killing(folder, args.kills, args.worlds, random.Random(args.seed), place)
+        lives, comparison = kills(killing)
+        there = place.all_that_counts() if place else []
+    in_uploads = sum(bool(life.on_its_way) for life in lives)
+    record = {
+        **vars(args),
+        "comparison": asdict(comparison),
+        "kills_while_something_was_on_its_way": in_uploads,
+        "complete_at_the_address_and_sound": there,
+        "lives": [asdict(life) for life in lives],
+    }
     print(json.dumps(record, indent=1))
 
 

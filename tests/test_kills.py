@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
-from benchmarks.random_kills import kills
+from benchmarks.random_kills import Killing, kills
+from tests.warm import start_warm
 
 FINAL_LOSS_TOLERANCE = 1e-4
 """Relative; other world sizes add in another order, and training amplifies that from step to step."""
 
 
 def test_five_kills_leave_the_data_of_every_step_and_the_final_loss_as_they_were(tmp_path: Path) -> None:
-    lives, comparison = kills(tmp_path, num_kills=5, worlds=(1, 2), seed=5)
+    killing = Killing(tmp_path, 5, (1, 2), random.Random(5), start=start_warm, start_up_sec=2.0)
+    lives, comparison = kills(killing)
     assert len(lives) == 5
     assert comparison.same_tokens_of_each_group_in_every_step
     assert comparison.relative_gap_of_the_final_loss <= FINAL_LOSS_TOLERANCE
@@ -21,5 +24,5 @@ def test_five_kills_leave_the_data_of_every_step_and_the_final_loss_as_they_were
 
 @pytest.mark.slow
 def test_kills_at_one_world_size_change_nothing_to_the_last_bit(tmp_path: Path) -> None:
-    _, comparison = kills(tmp_path, num_kills=5, worlds=(2,), seed=6)
+    _, comparison = kills(Killing(tmp_path, 5, (2,), random.Random(6)))
     assert comparison.equal_to_the_last_bit

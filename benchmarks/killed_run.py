@@ -1,0 +1,56 @@
+"""A run that was killed again and again, held to one that was not.
+
+In: their folders. Out: whether every step that any life logged trained on the same tokens of each group, the largest
+gap of a loss, and whether all figures are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.runs import figures, losses, metrics_lines
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The killed run against the one that was not."""
+
+    num_steps: int
+    num_logged_steps_of_all_lives: int
+    same_tokens_of_each_group_in_every_step: bool
+    largest_relative_gap_of_a_loss: float
+    """Of all steps and groups."""
+
+    relative_gap_of_the_final_loss: float
+    """Groups included."""
+
+    equal_to_the_last_bit: bool
+    """Losses, tokens, gradient norms and learning rates of every step, in its last life."""
+
+
+def compare(killed: Path, whole: Path) -> Comparison:
+    expected, found = losses(figures(whole)), losses(figures(killed))
+    lines = [line for line in metrics_lines(killed) if "event" not in line]
+    is_same_data = sorted(found) == sorted(expected)
+    last = max(expected)
+    return Comparison(
+        num_steps=last,
+        num_logged_steps_of_all_lives=len(lines),
+        same_tokens_of_each_group_in_every_step=is_same_data
+        and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
+        largest_relative_gap_of_a_loss=max(gap(found[step], of_step) for step, of_step in expected.items()),
+        relative_gap_of_the_final_loss=gap(found[last], expected[last]),
+        equal_to_the_last_bit=found == expected,
+    )
+
+
+def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
+    """Trained tokens of each group."""
+    return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
+
+
+def gap(found: dict[str, float], expected: dict[str, float]) -> float:
+    """The largest relative gap of a loss, groups included."""
+    names = [name for name in expected if name == "loss" or name.startswith("loss/")]
+    return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)

@@ -1,0 +1,13 @@
+"""What the process imports from which warm runs are forked (tests/warm.py): all that a run of training needs."""
+
+import torch
+
+torch.set_num_threads(1)
+
+if not torch.cuda.is_available():
+    from titan_speech import cpu
+
+    cpu.prepare()
+
+import titan_speech.checkpoint.opening  # noqa: E402
+import titan_speech.trainer_config  # noqa: E402, F401
