@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 
-from titan_speech.checkpoint.verify import adopt
+from titan_speech.checkpoint.adopt import adopt
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import save_resolved
 from titan_speech.hf.config import config_from_shape

@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from tests.runs import ROOT, SMALL
-from titan_speech.checkpoint.verify import adopt
+from titan_speech.checkpoint.adopt import adopt
 from titan_speech.config.load import load_config
 from titan_speech.config.resolved import save_resolved
 from titan_speech.hf.folder import HFFolder

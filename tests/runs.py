@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "tests/assets/small.toml"
@@ -28,7 +28,7 @@ class RunProcess(Protocol):
     def pid(self) -> int: ...
 
     @property
-    def returncode(self) -> int | Any: ...
+    def returncode(self) -> int | None: ...
 
     def poll(self) -> int | None: ...
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.folder import checkpoint_path, discard
 from titan_speech.checkpoint.listing import list_text
 from titan_speech.checkpoint.places import run_place
 from titan_speech.checkpoint.upload.job import UploadJob
@@ -42,6 +44,30 @@ def test_a_run_is_pushed_and_pulled_by_hand(s3_server: S3Server, tmp_path: Path,
     assert "no complete checkpoint of step 99; there are the steps 10, 20" in capsys.readouterr().err
     assert checkpoints(s3_server, "pull", TO, str(back), "--step", "99") == 2
     assert "there are step-10, step-20, step-30" in capsys.readouterr().err
+
+
+def test_an_address_is_listed_and_keeps_in_full_what_was_thinned_here(
+    s3_server: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to, run = f"s3://{BUCKET}/looked_at", tmp_path / "run"
+    write_checkpoint(run / "checkpoint", 10)
+    assert checkpoints(s3_server, "push", str(run / "checkpoint"), to) == 0
+    discard(checkpoint_path(run / "checkpoint", 10))
+    write_checkpoint(run / "checkpoint", 10, kind="model")
+    assert checkpoints(s3_server, "push", str(run / "checkpoint"), to) == 0
+    s3_server.client().put_object(Bucket=BUCKET, Key="looked_at/step-20/.metadata", Body=b"1")
+    capsys.readouterr()
+    assert checkpoints(s3_server, "list", to) == 0
+    header, ten, left = capsys.readouterr().out.splitlines()
+    assert (header.split()[:2], ten.split()[:2]) == (["name", "kind"], ["step-10", "full"])
+    assert left.startswith("not complete: step-20 (1 objects, 0.0 MB): on its way now, or left")
+    assert checkpoints(s3_server, "pull", to, str(run), "--step", "10") == 0
+    assert (checkpoint_path(run / "checkpoint", 10) / "__0_state_0.distcp").exists()
+    assert checkpoints(s3_server, "list", f"s3://{BUCKET}/nothing_here") == 2
+    assert "no checkpoints there; expected the upload.to of a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["checkpoint", "verify", to])
+    assert "checkpoint pull fetches and verifies it" in capsys.readouterr().err
 
 
 def test_the_list_of_checkpoints_says_what_is_up(s3_server: S3Server, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from titan_speech.checkpoint.pins import pin
 from titan_speech.checkpoint.retention import RetentionPolicy
 from titan_speech.checkpoint.upload.job import UploadJob, job_of_text
 from titan_speech.checkpoint.upload.lease import free_to_remove, kept_for_upload
+from titan_speech.checkpoint.upload.left_over import left_overs, remove_left_overs
 from titan_speech.checkpoint.upload.local import LocalCheckpoint
 from titan_speech.checkpoint.upload.order import next_to_send
 from titan_speech.checkpoint.upload.prefix import Prefix
@@ -118,11 +119,15 @@ def test_a_file_with_other_bytes_than_its_marker_says_is_left_out_and_said(job: 
     assert names_at(job) == ["step-10"]
 
 
-def test_a_checkpoint_that_was_thinned_replaces_the_full_one_there(job: UploadJob) -> None:
+def test_a_checkpoint_that_was_thinned_replaces_the_full_one_there_unless_everything_is_kept(job: UploadJob) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
-    turn = Turn(job)
-    turn.run()
+    Turn(job).run()
     thinned = _thinned(checkpoint)
+    keeping = Turn(job)
+    keeping.run()
+    assert job.prefix().read("step-10").kind == "full"
+    assert not keeping.is_waiting
+    turn = Turn(replace(job, upload=replace(job.upload, keep="policy")))
     turn.run()
     assert job.prefix().read("step-10").kind == "model"
     assert objects_of(job.prefix(), "step-10") == {f"step-10/{name}" for name in content(thinned)}
@@ -205,6 +210,33 @@ def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy
     assert job.prefix().client.read(job.prefix().url.child("hf-10/titan_speech.json")) == b'{"weights": "b"}'
 
 
+def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_it_is_old(job: UploadJob) -> None:
+    prefix = job.prefix()
+    write_checkpoint(job.checkpoints, 10)
+    Turn(job).run()
+    rolled_back = write_checkpoint(job.checkpoints, 20)
+    Turn(job).run()
+    discard(rolled_back)
+    prefix.leave("step-20")
+    for path in ("step-30/__0_model_0.distcp", "provenance/step-30.json", "step-40/.metadata"):
+        prefix.put(path, b"of an upload that was killed")
+    shard = prefix.url.child("step-30/__0_state_0.distcp")
+    prefix.client.put_part(shard, prefix.client.start_parts(shard, "0" * 64), 1, b"a part")
+    assert [str(one) for one in left_overs(prefix)] == [
+        "step-30 (2 objects, 0.0 MB, 1 unfinished uploads)",
+        "step-40 (1 objects, 0.0 MB)",
+    ]
+    before = prefix.client.list_sizes(prefix.url)
+    Turn(job).run()
+    assert prefix.client.list_sizes(prefix.url) == before, "they may be on their way from another node"
+    assert remove_left_overs(prefix, {"step-10", "step-40"}, older_than_sec=-60) == ["step-30"]
+    assert before.keys() - prefix.client.list_sizes(prefix.url) == {
+        "step-30/__0_model_0.distcp",
+        "provenance/step-30.json",
+    }
+    assert [one.name for one in left_overs(prefix)] == ["step-40"]
+
+
 def test_two_runs_never_share_an_address(job: UploadJob, tmp_path: Path) -> None:
     write_checkpoint(job.checkpoints, 10)
     Turn(job).run()
@@ -241,7 +273,7 @@ def test_nodes_that_share_no_disk_send_their_own_files_and_node_0_completes(job:
 
 
 def test_what_every_node_thinned_for_itself_is_complete_as_weights(job: UploadJob, tmp_path: Path) -> None:
-    first = replace(job, num_nodes=2)
+    first = replace(job, num_nodes=2, upload=replace(job.upload, keep="policy"))
     second = replace(first, node=1, run=tmp_path / "second", checkpoints=tmp_path / "second" / "checkpoint")
     whole = write_checkpoint(job.checkpoints, 10, num_ranks=2)
     mine = checkpoint_path(second.checkpoints, 10)

@@ -12,11 +12,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
+from titan_speech.checkpoint.adopt import adopt
 from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folder import partial_path, recover
+from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.saver import Saver
 from titan_speech.checkpoint.thin import thin
-from titan_speech.checkpoint.verify import adopt, verify
+from titan_speech.checkpoint.verify import verify
 from titan_speech.errors import CheckpointError
 
 
@@ -139,7 +141,15 @@ def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: P
     dcp.save(state(5.0), checkpoint_id=str(tmp_path / "step-5"))
     assert committed_steps(tmp_path) == []
     assert "checkpoint adopt" in verify(tmp_path / "step-5", checksums=False).problems[0]
-    assert adopt(tmp_path / "step-5").kind == "full"
+    (tmp_path / "data_phases").mkdir()
+    (tmp_path / "data_phases" / "step-5.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"step-5\.json is damaged"):
+        adopt(tmp_path / "step-5")
+    shutil.rmtree(tmp_path / "data_phases")
+    Provenance(vocabulary="v", grammar="g", model="m", global_batch_tokens=4, step=5).write(tmp_path / "step-5")
+    adopted = adopt(tmp_path / "step-5")
+    assert adopted.kind == "full"
+    assert [file.name for file in adopted.files if file.role == "beside"] == ["provenance/step-5.json"]
     assert verify(tmp_path / "step-5", checksums=True).is_sound
     (shard,) = (tmp_path / "step-5").glob("*.distcp")
     cut(shard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,11 @@ from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.keeper import Keeper
 from titan_speech.checkpoint.pins import pin, unpin
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
-from titan_speech.config.tables import CadenceRule, CheckpointTable
+from titan_speech.checkpoint.upload.status import StatusBoard, status_path
+from titan_speech.config.tables import CadenceRule, CheckpointTable, UploadTable
 
 POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
-KEPT = st.builds(
-    Kept, st.integers(0, 60), st.sampled_from(["full", "model"]), st.booleans(), st.booleans(), st.booleans()
-)
+KEPT = st.builds(Kept, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(4)))
 STATES = st.lists(KEPT, max_size=25, unique_by=lambda one: one.step)
 
 
@@ -38,13 +38,17 @@ def test_the_cadence_of_the_recipes() -> None:
     ]
 
 
+def is_left_alone(one: Kept, policy: RetentionPolicy) -> bool:
+    return one.is_pinned or one.is_held or one.is_waiting or policy.is_milestone(one.step)
+
+
 @given(STATES, POLICIES)
-def test_what_is_pinned_held_a_milestone_or_not_sound_is_left_as_it_is(
+def test_what_is_pinned_held_waited_for_a_milestone_or_not_sound_is_left_as_it_is(
     states: list[Kept], policy: RetentionPolicy
 ) -> None:
     decided = removal(states, policy)
     for one in states:
-        if one.is_pinned or one.is_held or not one.is_sound or policy.is_milestone(one.step):
+        if is_left_alone(one, policy) or not one.is_sound:
             assert one.step not in (*decided.delete, *decided.thin)
 
 
@@ -70,12 +74,12 @@ def test_no_more_is_kept_than_the_policy_says_and_a_second_look_changes_nothing(
     assert set(decided.thin) <= {one.step for one in states if one.kind == "full"}
     assert not set(decided.delete) & set(decided.thin)
     after = [
-        Kept(one.step, "model" if one.step in decided.thin else one.kind, one.is_sound, one.is_pinned, one.is_held)
+        replace(one, kind="model" if one.step in decided.thin else one.kind)
         for one in states
         if one.step not in decided.delete
     ]
     assert removal(after, policy) == Removal()
-    plain = [o for o in after if o.is_sound and not (o.is_pinned or o.is_held or policy.is_milestone(o.step))]
+    plain = [one for one in after if one.is_sound and not is_left_alone(one, policy)]
     if policy.keep_last_full and any(one.kind == "full" for one in after if one.is_sound):
         assert len(plain) <= policy.keep_last_full + policy.keep_last_model_only
 
@@ -109,7 +113,26 @@ def test_old_checkpoints_are_thinned_then_deleted_but_not_while_they_are_pinned_
     assert kinds(tmp_path) == {3: "full", 5: "model", 6: "full", 7: "full"}
 
 
-def apply(folder: Path, table: CheckpointTable, newest_step: int = 7) -> None:
-    keeper = Keeper(folder, table)
+@pytest.mark.usefixtures("world")
+def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    for step in range(1, 5):
+        save(folder, step)
+    table = CheckpointTable(keep_last_full=1, keep_last_model_only=0, milestone_every_steps=0)
+    all_of_them = UploadTable(to="s3://bucket/run", keep="all")
+    apply(folder, table, upload=all_of_them)  # the uploader has not said anything yet
+    assert list(kinds(folder)) == [1, 2, 3, 4]
+    StatusBoard(status_path(tmp_path), "s3://bucket/run").show([], [], ["step-1", "step-2"])
+    apply(folder, table, upload=all_of_them)
+    assert kinds(folder) == {3: "full", 4: "full"}
+    monkeypatch.setattr("titan_speech.checkpoint.keeper.ROOM_FOR", 10**12)
+    apply(folder, table, upload=all_of_them)
+    assert kinds(folder) == {4: "full"}
+
+
+def apply(folder: Path, table: CheckpointTable, newest_step: int = 7, upload: UploadTable | None = None) -> None:
+    keeper = Keeper(folder, table, upload)
     keeper.apply(keeper.removal(newest_step))
     keeper.close()

@@ -52,9 +52,7 @@ class WarmRun:
         return code
 
 
-def start_warm(
-    folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL, entry: str = TRAIN
-) -> WarmRun:
+def start_warm(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL, entry: str = TRAIN) -> WarmRun:
     """As `start_run` without options of torchrun."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--job.config_file", config, "--job.dump_folder", str(folder), *overrides]

@@ -187,6 +187,7 @@ def _checkpoint(
         last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=table.create_seed_checkpoint,
         table=table,
+        upload=config.upload,
         provenance=provenance,
         phases=plan.phases,
     )

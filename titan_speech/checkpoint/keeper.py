@@ -1,14 +1,18 @@
 """Retention at work: looks at what there is, decides on rank 0, removes in the background on every node.
 
-In: the checkpoint folder and the [checkpoint] table. Out: checkpoints deleted or thinned. Rank 0 decides; the first
-process of every node does it, since on clusters without a shared file system each has its own part of the files.
+In: the checkpoint folder, the [checkpoint] and the [upload] table. Out: checkpoints deleted or thinned. Rank 0 decides;
+the first process of every node does it, since on clusters without a shared file system each has its own part of the
+files. What waits for an upload stays as long as the disk of rank 0 has room for two more checkpoints: going on comes
+before the archive.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from torchtitan.tools.logging import logger
@@ -20,15 +24,22 @@ from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
 from titan_speech.checkpoint.thin import thin
 from titan_speech.checkpoint.upload.lease import free_to_remove
+from titan_speech.checkpoint.upload.waiting import waiting_steps
 from titan_speech.checkpoint.verify import Verification, verify
-from titan_speech.config.tables import CheckpointTable
+from titan_speech.config.tables import CheckpointTable, UploadTable
+
+ROOM_FOR = 2
+"""Checkpoints: the one that is written next, and one for what else the disk may take until then."""
 
 
 class Keeper:
     """One a process; only the first of a node touches files."""
 
-    def __init__(self, folder: Path, table: CheckpointTable, *, has_all_files: bool = True) -> None:
+    def __init__(
+        self, folder: Path, table: CheckpointTable, upload: UploadTable | None = None, *, has_all_files: bool = True
+    ) -> None:
         self.folder, self.policy, self.has_all_files = folder, retention_policy(table), has_all_files
+        self.upload = upload or UploadTable()
         self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
@@ -42,11 +53,23 @@ class Keeper:
 
         Newer ones are of a branch that was left by checkpoint.load_step; they count for nothing.
         """
-        kept = (one for one in self._kept() if one.step <= newest_step)
-        return removal(list(kept), self.policy)
+        kept = [one for one in self._kept() if one.step <= newest_step]
+        decided = removal(kept, self.policy)
+        if not any(one.is_waiting for one in kept) or has_room(self.folder, [one.step for one in kept]):
+            return decided
+        without = removal([replace(one, is_waiting=False) for one in kept], self.policy)
+        for step in sorted({*without.delete, *without.thin} - {*decided.delete, *decided.thin}):
+            logger.warning(
+                f"step-{step} waits for its upload, but {self.folder} has no room for {ROOM_FOR} more checkpoints, so "
+                f"it is {'deleted' if step in without.delete else 'reduced to its weights'} (retention). Make room, or "
+                f"give {self.upload.to} more bandwidth."
+            )
+        return without
 
     def _kept(self) -> list[Kept]:
-        return kept_checkpoints(self.folder, has_all_files=self.has_all_files)
+        kept = kept_checkpoints(self.folder, has_all_files=self.has_all_files)
+        waiting = waiting_steps(self.folder.parent, self.upload, {one.step: one.kind for one in kept})
+        return [replace(one, is_waiting=one.step in waiting) for one in kept]
 
     def apply(self, decided: Removal | None) -> None:
         if self._is_first_of_node and decided is not None and (decided.delete or decided.thin):
@@ -80,6 +103,13 @@ class Keeper:
 
 def retention_policy(table: CheckpointTable) -> RetentionPolicy:
     return RetentionPolicy(table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps)
+
+
+def has_room(folder: Path, steps: list[int]) -> bool:
+    """Whether the disk takes some more checkpoints of the size of the largest of `steps`."""
+    commits = (read_commit(checkpoint_path(folder, step)) for step in steps)
+    largest = max((commit.num_bytes for commit in commits if commit is not None), default=0)
+    return shutil.disk_usage(folder).free >= ROOM_FOR * largest
 
 
 def kept_checkpoints(folder: Path, *, has_all_files: bool = True) -> list[Kept]:

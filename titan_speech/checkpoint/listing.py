@@ -19,6 +19,7 @@ from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy
+from titan_speech.checkpoint.table import size_text, table_lines
 from titan_speech.checkpoint.upload.status import UploadStatus, read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.errors import CheckpointError
@@ -31,8 +32,7 @@ def list_text(place: RunPlace) -> str:
     """A line a checkpoint, and what else lies there."""
     uploads = read_status(status_path(place.folder.parent))
     rows = [HEADER, *(_row(place, step, uploads) for step in committed_steps(place.folder))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = table_lines(rows)
     partial = sorted(path.name for path in place.folder.glob("step-*.partial"))
     lines += [f"{name}: being saved now, or left over from a run that was stopped" for name in partial]
     lines += _uploads(uploads, place.folder) if uploads else []
@@ -65,10 +65,6 @@ def _row(place: RunPlace, step: int, uploads: UploadStatus | None) -> tuple[str,
 
 def _upload(status: UploadStatus | None, step: int) -> str:
     return status.state_of(f"step-{step}") if status else ""
-
-
-def size_text(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def _age(written_unix_sec: float) -> str:

@@ -34,7 +34,7 @@ from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.saver import Ended, Saver
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.writer import SaveJob
-from titan_speech.config.tables import CheckpointTable
+from titan_speech.config.tables import CheckpointTable, UploadTable
 from titan_speech.data.phases.carry import Phase
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
@@ -47,6 +47,7 @@ class SpeechCheckpointManager(CheckpointManager):
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
         table: CheckpointTable
+        upload: UploadTable
         provenance: Provenance
         phases: tuple[Phase, ...]
         start: Start
@@ -67,7 +68,7 @@ class SpeechCheckpointManager(CheckpointManager):
         if self.enable:
             self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
             self.disks = look_around(Path(self.folder))
-            self._keeper = Keeper(Path(self.folder), config.table, has_all_files=self.disks.are_shared)
+            self._keeper = Keeper(Path(self.folder), config.table, config.upload, has_all_files=self.disks.are_shared)
             self._saved_at_sec = time.monotonic()
 
     def request_save(self, reason: str, *, stop: bool = False) -> None:
@@ -179,6 +180,7 @@ class SpeechCheckpointManager(CheckpointManager):
         ended = self._saver.settle()
         if ended.commit is None:
             self._count_failure(ended, is_last_chance=is_last_chance)
+            self._apply_retention(ended.job.step)  # where the disk is full, what only waits makes room
             return
         self._num_failed = 0
         commit, checkpoint = ended.commit, ended.job.checkpoint
@@ -186,8 +188,11 @@ class SpeechCheckpointManager(CheckpointManager):
         logger.info(f"{checkpoint} is complete: {commit.num_bytes / 1e6:,.1f} MB in {len(commit.files)} files.")
         for listener in self.on_complete:
             _tell(listener, checkpoint, commit)
+        self._apply_retention(ended.job.step)
+
+    def _apply_retention(self, step: int) -> None:
         if not self._is_closing:
-            decided = self._keeper.removal(ended.job.step) if self._agreement.rank == 0 else None
+            decided = self._keeper.removal(step) if self._agreement.rank == 0 else None
             self._keeper.apply(self._agreement.tell(decided))
 
     def _count_failure(self, ended: Ended, *, is_last_chance: bool) -> None:

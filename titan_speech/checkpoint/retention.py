@@ -2,8 +2,8 @@
 
 In: what there is, and the policy. Out: steps to delete and steps to thin to their weights. Newest first, the last
 `keep_last_full` that are full stay full; of the others the last `keep_last_model_only` stay as weights, the rest goes.
-Left as they are: milestones, what is pinned, what somebody holds (an upload or an export that runs), and what is not
-sound, since nothing is known of it. One sound checkpoint always stays.
+Left as they are: milestones, what is pinned, what somebody holds (an upload or an export that runs) or waits for, and
+what is not sound, since nothing is known of it. One sound checkpoint always stays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class Kept:
     is_sound: bool = True
     is_pinned: bool = False
     is_held: bool = False
+    is_waiting: bool = False
+    """To be sent to an address that keeps everything."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def removal(kept: Collection[Kept], policy: RetentionPolicy) -> Removal:
     for one in sorted((one for one in kept if one.is_sound), key=lambda one: -one.step):
         if one.kind == "full" and num_full < policy.keep_last_full:
             num_full += 1
-        elif one.is_pinned or one.is_held or policy.is_milestone(one.step):
+        elif one.is_pinned or one.is_held or one.is_waiting or policy.is_milestone(one.step):
             continue
         elif num_model < policy.keep_last_model_only or num_full == 0:
             num_model += 1

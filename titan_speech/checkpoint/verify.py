@@ -6,24 +6,14 @@ every byte, several files at once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import (
-    MARKER,
-    STEP_NAME,
-    Commit,
-    FileRecord,
-    Role,
-    file_record,
-    read_commit,
-)
-from titan_speech.checkpoint.folder import partial_path, publish
-from titan_speech.checkpoint.names import INDEX, role_of_name
+from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, file_record, read_commit
+from titan_speech.checkpoint.names import INDEX
 from titan_speech.errors import CheckpointError
 
 NUM_THREADS = 8
@@ -89,32 +79,3 @@ def _without_marker(checkpoint: Path) -> str:
         f"no {MARKER}: it was not saved by this version, or the file was removed. If you know it to be whole, "
         f"`titan-speech checkpoint adopt {checkpoint}` writes one"
     )
-
-
-def adopt(checkpoint: Path) -> Commit:
-    """Write the marker of a DCP checkpoint from elsewhere, from the files as they are.
-
-    Raises:
-        CheckpointError: it is no DCP checkpoint, or a file its index names is missing or too short.
-    """
-    from torch.distributed.checkpoint import FileSystemReader
-
-    match = STEP_NAME.fullmatch(checkpoint.name)
-    if match is None or not (checkpoint / INDEX).is_file():
-        raise CheckpointError(f"{checkpoint} is no DCP checkpoint: expected a folder step-N with {INDEX} in it")
-    metadata = FileSystemReader(checkpoint).read_metadata()
-    roles: dict[str, Role] = {}
-    for index, at in metadata.storage_data.items():
-        path = checkpoint / at.relative_path
-        if not path.is_file() or path.stat().st_size < at.offset + at.length:
-            raise CheckpointError(f"{path} is missing or was cut short: {INDEX} places {index.fqn} in it")
-        roles[at.relative_path] = (
-            "model" if "model" in (role_of_name(index.fqn), roles.get(at.relative_path)) else "state"
-        )
-    is_full = any(role_of_name(name) == "state" for name in metadata.state_dict_metadata)
-    files = [file_record(checkpoint / name, name, role) for name, role in sorted(roles.items())]
-    files.append(file_record(checkpoint / INDEX, INDEX, "index"))
-    commit = Commit(int(match[1]), "full" if is_full else "model", "adopted", time.time(), 0, tuple(files))
-    checkpoint.replace(partial_path(checkpoint))
-    publish(checkpoint, commit)
-    return commit

@@ -444,7 +444,8 @@ class UploadTable:
     """What goes up: full checkpoints, those reduced to weights, milestones as Hugging Face folders."""
 
     keep: Literal["policy", "all"] = "policy"
-    """policy: what [checkpoint] would delete in the run folder is removed there too; all: nothing ever is."""
+    """policy: what [checkpoint] would delete in the run folder is removed there too; all: nothing ever is, and what is
+    not there yet stays in the run folder while its disk has room for two more."""
 
     part_mb: float = 16.0
     """Bytes of a file sent at once (1 MB = 1e6 bytes); at least 5.3."""

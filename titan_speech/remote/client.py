@@ -47,6 +47,24 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
+class ListedObject:
+    """An object as a listing tells of it."""
+
+    num_bytes: int
+    written_unix_sec: float
+    """By the server's clock."""
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """An object that was begun in parts and never finished; its parts are paid for and not listed."""
+
+    path: str
+    upload_id: str
+    begun_unix_sec: float
+
+
+@dataclass(frozen=True)
 class StoredPart:
     """A part of an unfinished upload; the ETag is the MD5 of its bytes, but for servers that encrypt by own keys."""
 
@@ -64,14 +82,35 @@ class Client:
 
     def list_sizes(self, url: S3Url) -> dict[str, int]:
         """Size of every object below the prefix, by its path from there."""
+        return {path: found.num_bytes for path, found in self.list_objects(url).items()}
+
+    def list_objects(self, url: S3Url) -> dict[str, ListedObject]:
+        """Every object below the prefix, by its path from there."""
         prefix = f"{url.key}/" if url.key else ""
 
-        def listed() -> dict[str, int]:
+        def listed() -> dict[str, ListedObject]:
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=url.bucket, Prefix=prefix)
             objects = (found for page in pages for found in page.get("Contents", ()))
-            return {found["Key"].removeprefix(prefix): found["Size"] for found in objects}
+            return {
+                found["Key"].removeprefix(prefix): ListedObject(found["Size"], found["LastModified"].timestamp())
+                for found in objects
+            }
 
         return self._retried(f"listing {url}", listed)
+
+    def list_unfinished(self, url: S3Url) -> list[UnfinishedUpload]:
+        """Uploads in parts below the prefix that were neither finished nor abandoned."""
+        prefix = f"{url.key}/" if url.key else ""
+
+        def listed() -> list[UnfinishedUpload]:
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=url.bucket, Prefix=prefix)
+            found = (upload for page in pages for upload in page.get("Uploads", ()))
+            return [
+                UnfinishedUpload(one["Key"].removeprefix(prefix), one["UploadId"], one["Initiated"].timestamp())
+                for one in found
+            ]
+
+        return self._retried(f"asking for parts below {url}", listed)
 
     def read(self, url: S3Url) -> bytes:
         """The whole object; for small ones."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from titan_speech.verbs.values import local_folder, natural
+from titan_speech.verbs.values import local_folder, local_folder_or_s3, local_path, natural
 from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb
 
-_RUN = Argument("run", "run folder, or the folder its checkpoints lie in", type=Path)
+_RUN = Argument("run", "run folder, or the folder its checkpoints lie in", type=local_path)
 _STEP = Argument("step", "step of a checkpoint", type=natural)
 _URL = Argument("url", "s3://bucket/prefix, the upload.to of a run")
 _ENDPOINT = Argument("--endpoint-url", "server that is not Amazon's (default: AWS_ENDPOINT_URL)", default="")
@@ -18,14 +18,20 @@ _CHECKPOINT = "checkpoint (.../step-N), or a run folder: its newest"
 def checkpoint_list(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.checkpoint.listing import list_text
     from titan_speech.checkpoint.places import run_place
+    from titan_speech.checkpoint.upload.listing import address_text
+    from titan_speech.config.tables import StorageTable
+    from titan_speech.remote.url import is_s3
 
-    print(list_text(run_place(args.run)))
+    if is_s3(args.run):
+        print(address_text(args.run, StorageTable(endpoint_url=args.endpoint_url)))
+    else:
+        print(list_text(run_place(Path(args.run))))
     return EXIT_DONE
 
 
 def checkpoint_verify(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.checkpoint.listing import size_text
     from titan_speech.checkpoint.places import checkpoints_at
+    from titan_speech.checkpoint.table import size_text
     from titan_speech.checkpoint.verify import verify
 
     found = [verify(checkpoint, checksums=not args.quick) for checkpoint in checkpoints_at(args.path, args.step)]
@@ -74,7 +80,7 @@ def checkpoint_unpin(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def checkpoint_adopt(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.checkpoint.verify import adopt
+    from titan_speech.checkpoint.adopt import adopt
 
     commit = adopt(args.path)
     print(f"{args.path}: {commit.kind}, {len(commit.files)} files; its marker was written from the files as they are")
@@ -107,7 +113,15 @@ VERBS = (
         "Print the checkpoints of a run: step, kind, size, age, why saved, why kept, loss, and what is damaged.",
         "titan-speech checkpoint list outputs/demo",
         checkpoint_list,
-        (_RUN,),
+        (
+            Argument(
+                "run",
+                "run folder, the folder its checkpoints lie in, or s3://bucket/prefix: what is complete there, and "
+                "what uploads that were stopped left",
+                type=local_folder_or_s3,
+            ),
+            _ENDPOINT,
+        ),
     ),
     Verb(
         "checkpoint",
@@ -116,7 +130,7 @@ VERBS = (
         "titan-speech checkpoint verify outputs/demo --step 30",
         checkpoint_verify,
         (
-            Argument("path", "checkpoint (.../step-N), or a run folder: all of its checkpoints", type=Path),
+            Argument("path", "checkpoint (.../step-N), or a run folder: all of its checkpoints", type=local_path),
             Argument("--step", "of a run folder, only this step", type=natural),
             Argument("--quick", "compare the files and their sizes only", is_switch=True),
         ),
@@ -127,7 +141,7 @@ VERBS = (
         "Print what made a checkpoint, the tokens it has read, and its tensors with shape and type.",
         "titan-speech checkpoint inspect outputs/demo/checkpoint/step-30",
         checkpoint_inspect,
-        (Argument("path", _CHECKPOINT, type=Path),),
+        (Argument("path", _CHECKPOINT, type=local_path),),
     ),
     Verb(
         "checkpoint",
@@ -135,7 +149,7 @@ VERBS = (
         "Print what differs in how two checkpoints were made: configuration, revision, data, layout, tokens.",
         "titan-speech checkpoint diff outputs/demo/checkpoint/step-15 outputs/demo/checkpoint/step-30",
         checkpoint_diff,
-        (Argument("one", _CHECKPOINT, type=Path), Argument("other", _CHECKPOINT, type=Path)),
+        (Argument("one", _CHECKPOINT, type=local_path), Argument("other", _CHECKPOINT, type=local_path)),
     ),
     Verb(
         "checkpoint",
@@ -159,7 +173,7 @@ VERBS = (
         "Write the commit marker of a DCP checkpoint that another program saved, after a look at its index.",
         "titan-speech checkpoint adopt outputs/old/checkpoint/step-500",
         checkpoint_adopt,
-        (Argument("path", "checkpoint (.../step-N) without a marker", type=Path),),
+        (Argument("path", "checkpoint (.../step-N) without a marker", type=local_path),),
     ),
     Verb(
         "checkpoint",

@@ -60,6 +60,16 @@ def local_folder_or_s3(text: str) -> str:
     return text
 
 
+def local_path(text: str) -> Path:
+    """Something of this machine that is looked at; what lies at an address is fetched first."""
+    if _SCHEME.match(text):
+        raise argparse.ArgumentTypeError(
+            f'found "{text}", expected a path of this machine; titan-speech checkpoint list shows what is at an '
+            "address, checkpoint pull fetches and verifies it"
+        )
+    return Path(text)
+
+
 def naturals(text: str) -> tuple[int, ...]:
     """Whole numbers and ranges, both ends included, between commas: 0,4-6."""
     return tuple(number for part in text.split(",") for number in _naturals(part))

@@ -17,7 +17,7 @@ from titan_speech.checkpoint.upload.local import LocalCheckpoint, local_checkpoi
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint
 from titan_speech.checkpoint.upload.prefix import Prefix
 from titan_speech.checkpoint.upload.remote_start import newest_full
-from titan_speech.checkpoint.upload.send import Sender, is_sent
+from titan_speech.checkpoint.upload.send import Sender, has_more, is_sent
 from titan_speech.checkpoint.upload.status import FOLDER
 from titan_speech.config.tables import StorageTable, UploadTable
 from titan_speech.errors import CheckpointError
@@ -43,7 +43,7 @@ def push(run: Path, folder: Path, to: str, storage: StorageTable, step: int | No
 
 
 def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentCheckpoint]:
-    missing = [one for one in chosen if (there := sender.prefix.find(one.name)) is None or not is_sent(there, one)]
+    missing = [one for one in chosen if not _is_there(sender.prefix, one)]
     sent = []
     with Progress(f"push to {sender.prefix.url}", sum(o.num_bytes for o in missing), "MB", 1e6) as progress:
         for one in missing:
@@ -54,6 +54,12 @@ def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentChe
                 seen = {file.path: file for file in sender.send_files(one, True, progress.add)}
                 sent.append(sender.complete(one, seen, before))
     return [one for one in sent if one is not None]
+
+
+def _is_there(prefix: Prefix, one: LocalCheckpoint) -> bool:
+    """Also in full, when it was reduced to its weights here."""
+    there = prefix.find(one.name)
+    return there is not None and (is_sent(there, one) or has_more(there, one))
 
 
 def pull(place: str, run: Path, folder: Path, storage: StorageTable, step: int | None = None) -> str:

@@ -39,10 +39,16 @@ def fetch(prefix: Prefix, name: str, folder: Path) -> Path:
     sent = prefix.read(name)
     checkpoint = checkpoint_path(folder, sent.step)
     with _one_process(folder):
-        if not verify(checkpoint, checksums=False).is_sound:
+        if not _is_here(checkpoint, sent):
             _fetch(prefix, sent, folder)
             _put_in_place(folder / FOLDER, checkpoint)
     return checkpoint
+
+
+def _is_here(checkpoint: Path, sent: SentCheckpoint) -> bool:
+    """Whole, and no less than what is there: it may have been reduced to its weights here."""
+    found = verify(checkpoint, checksums=False)
+    return found.is_sound and found.commit is not None and (found.commit.kind == "full" or sent.kind == "model")
 
 
 def _fetch(prefix: Prefix, sent: SentCheckpoint, folder: Path) -> None:

@@ -125,6 +125,14 @@ def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
 
 
+def has_more(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
+    """Whether the checkpoint was reduced to its weights here and lies there in full."""
+    named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}
+    weights = (file for file in checkpoint.files if file.role == "model")
+    ours = {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in weights}
+    return (there.kind, checkpoint.kind) == ("full", "model") and ours <= named
+
+
 def has_part(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     """The same for a node that has a part of the files; what was thinned has another marker on each node."""
     named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}

@@ -14,12 +14,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from titan_speech.checkpoint.upload.job import UploadJob, claim
+from titan_speech.checkpoint.upload.left_over import remove_left_overs
 from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_folders, local_checkpoint, local_checkpoints
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
 from titan_speech.checkpoint.upload.order import next_to_send
 from titan_speech.checkpoint.upload.prefix import Prefix
 from titan_speech.checkpoint.upload.retention import remove_unkept
-from titan_speech.checkpoint.upload.send import DamagedCheckpointError, Sender, has_part, is_sent
+from titan_speech.checkpoint.upload.send import DamagedCheckpointError, Sender, has_more, has_part, is_sent
 from titan_speech.checkpoint.upload.status import StatusBoard, status_path
 from titan_speech.errors import CheckpointError
 from titan_speech.remote.pace import Pace
@@ -57,6 +58,7 @@ class Turn:
         self._begun: dict[str, _Begun] = {}
         self._left_out: dict[str, str] = {}
         """Why, by the marker's sha256."""
+        self._is_clean = False
 
     @property
     def is_waiting(self) -> bool:
@@ -76,7 +78,14 @@ class Turn:
             for name in remove_unkept(sender.prefix, self.sent.values(), self.job):
                 del self.sent[name]
         self._show()
+        self._clean(sender)
         self.board.succeeded(list(self._left_out.values()))
+
+    def _clean(self, sender: Sender) -> None:
+        """Once a process, when nothing waits any more."""
+        if self.job.completes and not self._is_clean and not self.is_waiting:
+            remove_left_overs(sender.prefix, {one.name for one in self._here()})
+            self._is_clean = True
 
     def failed(self, error: Exception) -> None:
         """The next turn begins with a new client."""
@@ -116,6 +125,8 @@ class Turn:
         return there is not None and self._is_same(there, one)
 
     def _is_same(self, there: SentCheckpoint, one: LocalCheckpoint) -> bool:
+        if self.job.upload.keep == "all" and has_more(there, one):
+            return True
         return is_sent(there, one) if self.job.completes else has_part(there, one)
 
     def _next(self) -> LocalCheckpoint | None:
