@@ -60,6 +60,11 @@ class LoadTimes:
     verified_sec: float
     """Checksums of every file, then dcp.load."""
 
+    plain_cpu_sec: float
+    """Of all threads, which other work on the machine does not change much."""
+
+    verified_cpu_sec: float
+
 
 class Training:
     """A model, AdamW, and a step."""
@@ -114,13 +119,15 @@ def loads(training: Training, checkpoint: Path, pages: str) -> LoadTimes:
         assert verify(checkpoint, checksums=True).is_sound, "the checkpoint is damaged"
         plain()
 
-    times = []
+    times, cpu_times = [], []
     for act in (plain, verified):
         if pages == "dropped":
             drop_pages(checkpoint)
+        began_cpu = time.process_time()
         times.append(seconds(act))
-    print(f"pages {pages}: plain {times[0]:.2f} s, verified {times[1]:.2f} s", flush=True)
-    return LoadTimes(pages, *times)
+        cpu_times.append(time.process_time() - began_cpu)
+    print(f"pages {pages}: plain {times[0]:.2f} s, verified {times[1]:.2f} s; of the CPU {cpu_times}", flush=True)
+    return LoadTimes(pages, *times, *cpu_times)
 
 
 def drop_pages(checkpoint: Path) -> None:
@@ -151,7 +158,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="empty folder on the storage to measure")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--num-saves", type=int, default=4, help="saves of each kind (default: 4)")
+    parser.add_argument("--beside", default="nothing known", help="what else ran on the machine, for the record")
     arguments = parser.parse_args()
+    load_before = os.getloadavg()[0]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -170,6 +179,8 @@ def main() -> None:
         "checkpoint_bytes": num_bytes,
         "num_threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "beside": arguments.beside,
+        "load_average_before_and_after": (round(load_before, 2), round(os.getloadavg()[0], 2)),
         "hash_gb_a_sec": hash_rates(arguments.folder / "step-1" / "__0_state_0.distcp"),
         "saves": [asdict(one) for one in saved],
         "loads": [asdict(one) for one in loaded],
@@ -190,6 +201,7 @@ def summary(saved: list[SaveTimes], loaded: list[LoadTimes]) -> dict[str, float]
         pages: statistics.median(one.verified_sec / one.plain_sec for one in loaded if one.pages == pages)
         for pages in ("dropped", "in memory")
     }
+    cpu_ratio = statistics.median(one.verified_cpu_sec / one.plain_cpu_sec for one in loaded)
     result = {
         "synchronous_sec": sync_sec,
         "async_waited_sec": waited_sec,
@@ -200,6 +212,7 @@ def summary(saved: list[SaveTimes], loaded: list[LoadTimes]) -> dict[str, float]
         "stall_ratio_with_what_steps_lose": (waited_sec + lost_sec) / sync_sec,
         "resume_ratio_from_disk": ratios["dropped"],
         "resume_ratio_from_memory": ratios["in memory"],
+        "resume_ratio_of_cpu_time": cpu_ratio,
     }
     for name, value in result.items():
         print(f"{name:36} {value:.3f}")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -67,9 +67,16 @@ def start_run(
         )
 
 
-def train(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL, entry: str = TRAIN) -> Finished:
-    """Run to the end."""
-    process = start_run(folder, *overrides, world_size=world_size, config=config, entry=entry)
+def train(
+    folder: Path,
+    *overrides: str,
+    world_size: int = 1,
+    config: str = SMALL,
+    entry: str = TRAIN,
+    start: Callable[..., RunProcess] = start_run,
+) -> Finished:
+    """Run to the end; `start` may be `tests.warm.start_warm`."""
+    process = start(folder, *overrides, world_size=world_size, config=config, entry=entry)
     try:
         process.wait(TIMEOUT_SEC)
     finally:
@@ -77,16 +84,29 @@ def train(folder: Path, *overrides: str, world_size: int = 1, config: str = SMAL
     return Finished(process.returncode, (folder / "log.txt").read_text(errors="replace"))
 
 
-def train_well(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL) -> dict[int, dict]:
+def train_well(
+    folder: Path,
+    *overrides: str,
+    world_size: int = 1,
+    config: str = SMALL,
+    start: Callable[..., RunProcess] = start_run,
+) -> dict[int, dict]:
     """Run to the end, which must be a good one; the figures of each step."""
-    finished = train(folder, *overrides, world_size=world_size, config=config)
+    finished = train(folder, *overrides, world_size=world_size, config=config, start=start)
     assert finished.returncode == 0, finished.output[-8000:]
     return figures(folder)
 
 
-def train_and_kill_after(folder: Path, step: int, *overrides: str, world_size: int = 1, config: str = SMALL) -> None:
+def train_and_kill_after(
+    folder: Path,
+    step: int,
+    *overrides: str,
+    world_size: int = 1,
+    config: str = SMALL,
+    start: Callable[..., RunProcess] = start_run,
+) -> None:
     """Run until `step` is logged, then `kill -9` every process of the run."""
-    process = start_run(folder, *overrides, world_size=world_size, config=config)
+    process = start(folder, *overrides, world_size=world_size, config=config)
     deadline = time.monotonic() + TIMEOUT_SEC
     try:
         while step not in figures(folder):

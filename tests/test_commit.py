@@ -151,6 +151,8 @@ def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: P
     assert adopted.kind == "full"
     assert [file.name for file in adopted.files if file.role == "beside"] == ["provenance/step-5.json"]
     assert verify(tmp_path / "step-5", checksums=True).is_sound
+    with pytest.raises(CheckpointError, match="has a marker already"):
+        adopt(tmp_path / "step-5")
     (shard,) = (tmp_path / "step-5").glob("*.distcp")
     cut(shard)
     (tmp_path / "step-5" / MARKER).unlink()

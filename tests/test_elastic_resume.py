@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import assert_close, figures, kill, losses, start_run, train_and_kill_after, train_well
+from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps, read_commit
 from titan_speech.checkpoint.provenance import read_provenance
 
@@ -24,7 +25,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    return train_well(tmp_path_factory.mktemp("straight"))
+    return train_well(tmp_path_factory.mktemp("straight"), start=start_warm)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -32,8 +33,8 @@ def test_resumed_in_another_layout_a_run_ends_as_one_that_was_not_interrupted(
     uninterrupted: dict[int, dict], tmp_path: Path, name: str
 ) -> None:
     (before, flags_before), (after, flags_after) = LAYOUTS[name]
-    train_and_kill_after(tmp_path, 6, *flags_before, world_size=before)
-    resumed = train_well(tmp_path, *flags_after, world_size=after)
+    train_and_kill_after(tmp_path, 6, *flags_before, world_size=before, start=start_warm)
+    resumed = train_well(tmp_path, *flags_after, world_size=after, start=start_warm)
     assert_close(losses(resumed), losses(uninterrupted))
     assert [resumed[step]["tokens_seen"] for step in resumed] == [step * 1024 for step in resumed]
     provenance = read_provenance(tmp_path / "checkpoint" / "step-12")

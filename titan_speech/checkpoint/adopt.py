@@ -12,7 +12,7 @@ from pathlib import Path
 from torch.distributed.checkpoint import FileSystemReader
 
 from titan_speech.checkpoint.beside import records_beside
-from titan_speech.checkpoint.commit import STEP_NAME, Commit, Role, file_record
+from titan_speech.checkpoint.commit import MARKER, STEP_NAME, Commit, Role, file_record
 from titan_speech.checkpoint.folder import partial_path, publish
 from titan_speech.checkpoint.names import INDEX, role_of_name
 from titan_speech.errors import CheckpointError
@@ -22,12 +22,17 @@ def adopt(checkpoint: Path) -> Commit:
     """Write the marker of a DCP checkpoint from elsewhere, from the files as they are.
 
     Raises:
-        CheckpointError: it is no DCP checkpoint, a file its index names is missing or too short, or a record beside it
-            is damaged.
+        CheckpointError: it is no DCP checkpoint, or has a marker; a file its index names is missing or too short; or a
+            record beside it is damaged.
     """
     match = STEP_NAME.fullmatch(checkpoint.name)
     if match is None or not (checkpoint / INDEX).is_file():
         raise CheckpointError(f"{checkpoint} is no DCP checkpoint: expected a folder step-N with {INDEX} in it")
+    if (checkpoint / MARKER).exists():
+        raise CheckpointError(
+            f"{checkpoint} has a marker already, which knows the bytes that were written: see titan-speech checkpoint "
+            f"verify. If you know the files to be whole all the same, remove {MARKER} first"
+        )
     metadata = FileSystemReader(checkpoint).read_metadata()
     roles: dict[str, Role] = {}
     for index, at in metadata.storage_data.items():

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import committed_steps
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.commit import MARKER, STEP_NAME, committed_steps
+from titan_speech.checkpoint.folder import PARTIAL, ROLLED_BACK, checkpoint_path
 from titan_speech.checkpoint.names import role_of_name
 from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.places import RunPlace
@@ -33,10 +33,20 @@ def list_text(place: RunPlace) -> str:
     uploads = read_status(status_path(place.folder.parent))
     rows = [HEADER, *(_row(place, step, uploads) for step in committed_steps(place.folder))]
     lines = table_lines(rows)
-    partial = sorted(path.name for path in place.folder.glob("step-*.partial"))
-    lines += [f"{name}: being saved now, or left over from a run that was stopped" for name in partial]
+    lines += _no_checkpoints(place.folder)
     lines += _uploads(uploads, place.folder) if uploads else []
     return "\n".join(lines)
+
+
+def _no_checkpoints(folder: Path) -> Iterator[str]:
+    """Folders that look like checkpoints and do not count."""
+    for path in sorted(folder.glob("step-*")):
+        if path.name.endswith(PARTIAL):
+            yield f"{path.name}: being saved now, or left over from a run that was stopped"
+        elif path.name.endswith(ROLLED_BACK):
+            yield f"{path.name}: the run was rolled back behind it; remove it when you like"
+        elif STEP_NAME.fullmatch(path.name) and not (path / MARKER).exists():
+            yield f"{path.name}: has no {MARKER}, so it does not count; see titan-speech checkpoint verify {path}"
 
 
 def _uploads(status: UploadStatus, folder: Path) -> Iterator[str]:

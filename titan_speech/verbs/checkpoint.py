@@ -64,8 +64,9 @@ def checkpoint_pin(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.checkpoint.places import run_place
 
     place = run_place(args.run)
-    print(f"{place.checkpoint(args.step)} is pinned: it is neither deleted nor reduced to its weights")
+    checkpoint = place.checkpoint(args.step)
     pin(place.folder, args.step)
+    print(f"{checkpoint} is pinned: it is neither deleted nor reduced to its weights")
     return EXIT_DONE
 
 
