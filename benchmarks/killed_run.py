@@ -6,6 +6,7 @@ gap of a loss, and whether all figures are equal to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,15 @@ class Comparison:
     num_steps: int
     num_logged_steps_of_all_lives: int
     same_tokens_of_each_group_in_every_step: bool
-    largest_relative_gap_of_a_loss: float
-    """Of all steps and groups."""
+    largest_relative_gap_of_the_loss: float
+    """Of all steps; of the mean over all trained tokens."""
+
+    largest_relative_gap_of_a_group: float
+    """Of all steps and groups; some have few tokens, or a loss near 0."""
 
     relative_gap_of_the_final_loss: float
-    """Groups included."""
+    gap_of_the_loss_by_step: dict[int, float]
+    """At each power of two: how rounding grows as training goes on."""
 
     equal_to_the_last_bit: bool
     """Losses, tokens, gradient norms and learning rates of every step, in its last life."""
@@ -32,6 +37,7 @@ class Comparison:
 def compare(killed: Path, whole: Path) -> Comparison:
     expected, found = losses(figures(whole)), losses(figures(killed))
     lines = [line for line in metrics_lines(killed) if "event" not in line]
+    gaps = {step: gap(found[step], of_step, ("loss",)) for step, of_step in expected.items()}
     is_same_data = sorted(found) == sorted(expected)
     last = max(expected)
     return Comparison(
@@ -39,8 +45,12 @@ def compare(killed: Path, whole: Path) -> Comparison:
         num_logged_steps_of_all_lives=len(lines),
         same_tokens_of_each_group_in_every_step=is_same_data
         and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
-        largest_relative_gap_of_a_loss=max(gap(found[step], of_step) for step, of_step in expected.items()),
-        relative_gap_of_the_final_loss=gap(found[last], expected[last]),
+        largest_relative_gap_of_the_loss=max(gaps.values()),
+        largest_relative_gap_of_a_group=max(
+            gap(found[step], of_step, groups(of_step)) for step, of_step in expected.items()
+        ),
+        relative_gap_of_the_final_loss=gaps[last],
+        gap_of_the_loss_by_step={step: gaps[step] for step in gaps if not step & (step - 1)},
         equal_to_the_last_bit=found == expected,
     )
 
@@ -50,7 +60,10 @@ def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
 
 
-def gap(found: dict[str, float], expected: dict[str, float]) -> float:
-    """The largest relative gap of a loss, groups included."""
-    names = [name for name in expected if name == "loss" or name.startswith("loss/")]
+def groups(figures_of_step: dict[str, float]) -> list[str]:
+    return [name for name in figures_of_step if name.startswith("loss/")]
+
+
+def gap(found: dict[str, float], expected: dict[str, float], names: Iterable[str]) -> float:
+    """The largest relative gap of these losses."""
     return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)

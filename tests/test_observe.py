@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,24 @@ def test_metrics_lines_are_valid_json_even_for_figures_that_are_not_finite(tmp_p
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"event": "start", "step": 0}, {"step": 1, "loss": None, "lr": 0.1}]
     logger.close()
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"st')  # a crash cut the last line
+    logger = JsonlLogger(path)
+    logger.log({"loss": 1.0}, 2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
+        logger.log({"loss": 2.0}, 3)
+        logger.log({"loss": 3.0}, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text().endswith('{"step": 2, "loss": 1.0}\n'), "a part of a line was left"
+    logger.log({"loss": 4.0}, 5)
+    whole = [json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")]
+    assert whole == [1, 2, 3, 4, 5]
 
 
 def test_flops_are_linear_in_the_attended_length() -> None:

@@ -116,5 +116,5 @@ def _stageable(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_failure(error: CheckpointException) -> str:
-    rank, (cause, _) = min(error.failures.items())
+    rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
     return f"{type(cause).__name__} on rank {rank}: {cause}"

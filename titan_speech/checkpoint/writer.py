@@ -97,6 +97,14 @@ class HashingFileSystem(FileSystem):
             yield stream
 
 
+def _of_the_disk(error: Exception) -> Exception:
+    """What the disk said, where torch's own complaint of an archive it could not end came after it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause if isinstance(cause, OSError) else error
+
+
 class CommittingWriter(FileSystemWriter):
     """Writes into .../step-N.partial; rank 0 publishes it as .../step-N when every rank has written."""
 
@@ -111,7 +119,10 @@ class CommittingWriter(FileSystemWriter):
             items = [item for item in plan.items if role_of_name(item.index.fqn) == role]
             if items:
                 storage = replace(plan.storage_data, prefix=f"{plan.storage_data.prefix}{role}_")
-                part = super().write_data(replace(plan, items=items, storage_data=storage), planner).wait()
+                try:
+                    part = super().write_data(replace(plan, items=items, storage_data=storage), planner).wait()
+                except Exception as error:
+                    raise _of_the_disk(error) from None
                 written += [self._recorded(result, role) for result in part]
         sync_folder(Path(self.path))
         done: Future[list[WriteResult]] = Future()

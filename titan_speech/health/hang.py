@@ -8,6 +8,7 @@ ends the others and, with --max-restarts, starts anew from the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -77,8 +78,9 @@ class HangReport:
         )
         print(text, file=sys.stderr, flush=True)
         path = self.run_folder / FOLDER / "hang.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        with contextlib.suppress(OSError):  # a full disk; it was said
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
 def hang_lines(rank: int, mine: Mark, marks: list[Mark | None]) -> list[str]:

@@ -114,7 +114,10 @@ class Uploader:
             return
         if self._process.poll() is not None and time.monotonic() - self._started_at > RESTART_SEC:
             logger.warning(f"The uploading process ended with code {self._process.returncode}; it is started again.")
-            self._process = self._start()
+            try:
+                self._process = self._start()
+            except OSError as error:
+                logger.warning(f"The uploading process could not be started: {error}. Training goes on.")
 
     def _tell(self, status: UploadStatus) -> None:
         """What changed since the last time."""
