@@ -78,10 +78,10 @@ def train(
     """Run to the end; `start` may be `tests.warm.start_warm`."""
     process = start(folder, *overrides, world_size=world_size, config=config, entry=entry)
     try:
-        process.wait(TIMEOUT_SEC)
+        code = process.wait(TIMEOUT_SEC)
     finally:
         kill(process)
-    return Finished(process.returncode, (folder / "log.txt").read_text(errors="replace"))
+    return Finished(code, (folder / "log.txt").read_text(errors="replace"))
 
 
 def train_well(
