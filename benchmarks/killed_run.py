@@ -20,15 +20,14 @@ class Comparison:
     num_steps: int
     num_logged_steps_of_all_lives: int
     same_tokens_of_each_group_in_every_step: bool
-    largest_relative_gap_of_the_loss: float
-    """Of all steps; of the mean over all trained tokens."""
-
-    largest_relative_gap_of_a_group: float
+    largest_relative_gap_of_a_loss: float
     """Of all steps and groups; some have few tokens, or a loss near 0."""
 
     relative_gap_of_the_final_loss: float
-    gap_of_the_loss_by_step: dict[int, float]
-    """At each power of two: how rounding grows as training goes on."""
+    """Groups included."""
+
+    gap_of_the_mean_loss_by_step: dict[int, float]
+    """At each power of two and in the last step: how rounding grows as training goes on."""
 
     equal_to_the_last_bit: bool
     """Losses, tokens, gradient norms and learning rates of every step, in its last life."""
@@ -45,12 +44,11 @@ def compare(killed: Path, whole: Path) -> Comparison:
         num_logged_steps_of_all_lives=len(lines),
         same_tokens_of_each_group_in_every_step=is_same_data
         and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
-        largest_relative_gap_of_the_loss=max(gaps.values()),
-        largest_relative_gap_of_a_group=max(
-            gap(found[step], of_step, groups(of_step)) for step, of_step in expected.items()
+        largest_relative_gap_of_a_loss=max(
+            gap(found[step], of_step, all_losses(of_step)) for step, of_step in expected.items()
         ),
-        relative_gap_of_the_final_loss=gaps[last],
-        gap_of_the_loss_by_step={step: gaps[step] for step in gaps if not step & (step - 1)},
+        relative_gap_of_the_final_loss=gap(found[last], expected[last], all_losses(expected[last])),
+        gap_of_the_mean_loss_by_step={step: gaps[step] for step in gaps if not step & (step - 1) or step == last},
         equal_to_the_last_bit=found == expected,
     )
 
@@ -60,8 +58,8 @@ def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
 
 
-def groups(figures_of_step: dict[str, float]) -> list[str]:
-    return [name for name in figures_of_step if name.startswith("loss/")]
+def all_losses(figures_of_step: dict[str, float]) -> list[str]:
+    return [name for name in figures_of_step if name == "loss" or name.startswith("loss/")]
 
 
 def gap(found: dict[str, float], expected: dict[str, float], names: Iterable[str]) -> float:
