@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, TIMEOUT_SEC, assert_close, figures, kill, losses, start_run, train, train_well
+from tests.runs import ROOT, SMALL, TIMEOUT_SEC, RunProcess, assert_close, figures, kill, losses, train, train_well
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
+from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.prefix import Prefix
@@ -26,13 +27,16 @@ from titan_speech.remote.client import client_of
 from titan_speech.remote.url import S3Url
 
 pytestmark = pytest.mark.slow
+CONSTANT_RATE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3")
+"""So that a run that is told to end earlier takes the same steps up to there."""
+
 SLOWLY = ("--upload.bandwidth_mb_per_sec", "12", "--upload.part_mb", "5.3")
 
 
 def uploading(server: S3Server, name: str, *more: str) -> tuple[str, ...]:
     return (
         *("--upload.to", f"s3://{BUCKET}/training/{name}", "--storage.endpoint_url", server.endpoint_url),
-        *("--storage.num_attempts", "3", *more),
+        *("--storage.num_attempts", "3", *CONSTANT_RATE, *more),
     )
 
 
@@ -40,7 +44,7 @@ def prefix_of(server: S3Server, name: str) -> Prefix:
     return Prefix(client_of(server.settings(Path("unused"))), S3Url.parse(f"s3://{BUCKET}/training/{name}"))
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, what: Callable[[], bool]) -> None:
+def wait_for(process: RunProcess, folder: Path, what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT_SEC
     while not what():
         log = (folder / "log.txt").read_text(errors="replace")
@@ -57,30 +61,28 @@ def is_sending(folder: Path) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
     """12 steps, without uploads."""
-    return losses(train_well(tmp_path_factory.mktemp("uninterrupted")))
+    return losses(train_well(tmp_path_factory.mktemp("uninterrupted"), *CONSTANT_RATE, start=start_warm))
 
 
 def test_a_run_killed_in_the_middle_of_an_upload_loses_nothing_and_goes_on_on_a_new_machine(
     s3_server: S3Server, tmp_path: Path, uninterrupted: dict[int, dict[str, float]]
 ) -> None:
     run, prefix = tmp_path / "run", prefix_of(s3_server, "killed")
-    process = start_run(run, *uploading(s3_server, "killed", *SLOWLY))
+    process = start_warm(run, *uploading(s3_server, "killed", *SLOWLY))
     try:
         wait_for(process, run, lambda: is_sending(run))
     finally:
         kill(process)
     assert prefix.names() == [], "a checkpoint counts whose upload was killed"
-    stopped = train(run, *uploading(s3_server, "killed"), "--training.target_tokens", "10240")
+    stopped = train(run, *uploading(s3_server, "killed"), "--training.target_tokens", "10240", start=start_warm)
     assert stopped.returncode == 0, stopped.output[-8000:]
     assert "All checkpoints are at" in stopped.output
     assert prefix.names() == ["step-5", "step-10"]
-    waiting = [record["upload/num_waiting"] for record in figures(run).values()]
-    assert max(waiting) >= 1
     shutil.rmtree(run / "checkpoint")
     elsewhere = tmp_path / "elsewhere"
-    finished = train(elsewhere, *uploading(s3_server, "killed"))
+    finished = train(elsewhere, *uploading(s3_server, "killed"), start=start_warm)
     assert finished.returncode == 0, finished.output[-8000:]
-    assert "resum" in finished.output or "step 10" in finished.output
+    assert "This run starts from step 10 of" in finished.output
     found = {**losses(figures(run)), **losses(figures(elsewhere))}
     assert sorted(figures(elsewhere)) == [11, 12]
     assert found == uninterrupted
@@ -95,7 +97,7 @@ def test_training_does_not_notice_that_its_server_dies_and_returns(
         monkeypatch.setenv(name, value)
     run = tmp_path / "run"
     with restartable_server(tmp_path / "weed") as server:
-        process = start_run(run, *uploading(server.server, "dies", *SLOWLY))
+        process = start_warm(run, *uploading(server.server, "dies", *SLOWLY))
         try:
             wait_for(process, run, lambda: is_sending(run))
             server.kill()
@@ -107,6 +109,7 @@ def test_training_does_not_notice_that_its_server_dies_and_returns(
         output = (run / "log.txt").read_text()
         assert process.returncode == 0, output[-8000:]
         assert losses(figures(run)) == uninterrupted
+        assert max(record["upload/num_waiting"] for record in figures(run).values()) >= 1
         assert "All checkpoints are at" in output
         assert prefix_of(server.server, "dies").names() == ["step-5", "step-10", "step-12"]
 
@@ -114,7 +117,7 @@ def test_training_does_not_notice_that_its_server_dies_and_returns(
 def test_a_run_that_may_not_wait_says_what_did_not_go_up(s3_server: S3Server, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limits = ("--upload.bandwidth_mb_per_sec", "1", "--upload.finish_sec", "1", "--training.target_tokens", "2048")
-    finished = train(run, *uploading(s3_server, "hurry", *limits))
+    finished = train(run, *uploading(s3_server, "hurry", *limits), start=start_warm)
     assert finished.returncode == 0, finished.output[-8000:]
     assert "NOT everything is at" in finished.output
     assert committed_steps(run / "checkpoint") == [2]
@@ -166,7 +169,7 @@ def test_nodes_without_a_common_disk_send_their_shards_and_any_nodes_go_on(
     train_on_two_nodes(second, *options, "--training.target_tokens", "10240")
     assert prefix.names() == ["step-5", "step-10"]
     third = tmp_path / "d"  # and one process is left, on a new machine
-    finished = train(third, *options)
+    finished = train(third, *options, start=start_warm)
     assert finished.returncode == 0, finished.output[-8000:]
     assert prefix.names() == ["step-5", "step-10", "step-12"]
     found = {**losses(figures(first[0])), **losses(figures(second[0])), **losses(figures(third))}
@@ -175,9 +178,9 @@ def test_nodes_without_a_common_disk_send_their_shards_and_any_nodes_go_on(
 
 def test_a_second_machine_refuses_an_address_that_another_run_has(s3_server: S3Server, tmp_path: Path) -> None:
     short = (*uploading(s3_server, "taken"), "--training.target_tokens", "2048")
-    train_well(tmp_path / "one", *short)
-    train_well(tmp_path / "two", "--training.target_tokens", "2048")
-    refused = train(tmp_path / "two", *short)
+    train_well(tmp_path / "one", *short, start=start_warm)
+    train_well(tmp_path / "two", "--training.target_tokens", "2048", start=start_warm)
+    refused = train(tmp_path / "two", *short, start=start_warm)
     assert refused.returncode != 0
     assert "holds the checkpoints of another run" in refused.output
     record = json.loads((tmp_path / "one" / "upload" / "node-0.json").read_text())
