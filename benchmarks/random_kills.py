@@ -26,11 +26,14 @@ from pathlib import Path
 
 from benchmarks.killed_run import Comparison, compare
 from benchmarks.upload_place import UploadPlace, upload_place
-from tests.runs import RunProcess, children, kill, metrics_lines, start_run
+from tests.runs import RunProcess, children, figures, kill, metrics_lines, start_run
 from titan_speech.verbs.values import naturals
 
 STEPS_PER_KILL = 4
 STEPS_AFTER = 6
+MOST_STEPS = 2_000
+"""More than the lives of a run come to whose end is left open."""
+
 MOST_STEPS_OF_A_LIFE = 8
 END_TIMEOUT_SEC = 120.0
 RUN_TIMEOUT_SEC = 1500.0
@@ -75,17 +78,26 @@ class Killing:
     start_up_sec: float = 12.0
     """Kills during start-up are drawn from its first seconds."""
 
+    most_steps: int = 5
+    """Other kills come after one to so many steps of a life, and what it then waits for."""
+
     @property
     def run(self) -> Path:
         return self.folder / "killed"
 
+    is_open_ended: bool = False
+    """The run ends some steps after the last kill, at a constant learning rate; else at a step that is known before."""
+
     @property
-    def settings(self) -> tuple[str, ...]:
+    def most_steps_of_lives(self) -> int:
+        return MOST_STEPS if self.is_open_ended else STEPS_PER_KILL * self.num_kills + STEPS_AFTER
+
+    def settings(self, num_steps: int) -> tuple[str, ...]:
         """Two packs of 256 a step: with three processes one of them has only a filler pack."""
-        num_tokens = 512 * (STEPS_PER_KILL * self.num_kills + STEPS_AFTER)
         return (
             *("--training.global_batch_tokens", "512", "--training.local_batch_packs", "1"),
-            *("--training.target_tokens", str(num_tokens), "--checkpoint.cadence.0.every", "2"),
+            *("--training.target_tokens", str(512 * num_steps), "--checkpoint.cadence.0.every", "2"),
+            *(("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3") if self.is_open_ended else ()),
             *("--checkpoint.keep_last_full", "3", "--checkpoint.keep_last_model_only", "1"),
         )
 
@@ -105,14 +117,17 @@ def kills(killing: Killing) -> tuple[list[Life], Comparison]:
             raise SystemExit(f"the run ended by itself after {len(lives)} kills:\n{log[-4000:]}")
         lives.append(life)
         print(f"{len(lives)}: {life}", file=sys.stderr, flush=True)
+    num_steps = killing.most_steps_of_lives
+    if killing.is_open_ended:
+        num_steps = max(figures(killing.run), default=0) + STEPS_AFTER
     uploads = killing.place.settings if killing.place else ()
-    to_the_end(killing, killing.run, uploads, killing.rng.choice(killing.worlds))
-    to_the_end(killing, killing.folder / "whole", (), killing.worlds[0])
+    to_the_end(killing, killing.run, num_steps, uploads, killing.rng.choice(killing.worlds))
+    to_the_end(killing, killing.folder / "whole", num_steps, (), killing.worlds[0])
     return lives, compare(killing.run, killing.folder / "whole")
 
 
-def to_the_end(killing: Killing, folder: Path, uploads: tuple[str, ...], world_size: int) -> None:
-    process = killing.start(folder, *killing.settings, *uploads, world_size=world_size)
+def to_the_end(killing: Killing, folder: Path, num_steps: int, uploads: tuple[str, ...], world_size: int) -> None:
+    process = killing.start(folder, *killing.settings(num_steps), *uploads, world_size=world_size)
     try:
         process.wait(RUN_TIMEOUT_SEC)
     finally:
@@ -128,7 +143,8 @@ def live(killing: Killing) -> Life | None:
     instant = rng.choices(*killing.instants)[0]
     before, on_its_way = len(metrics_lines(folder)), ""
     began_unix_sec = time.time()
-    process = killing.start(folder, *killing.settings, *(place.settings if place else ()), world_size=world_size)
+    settings = (*killing.settings(killing.most_steps_of_lives), *(place.settings if place else ()))
+    process = killing.start(folder, *settings, world_size=world_size)
     try:
         for _ in moments(killing, instant, before, began_unix_sec):
             if process.poll() is not None:
@@ -154,7 +170,7 @@ def moments(killing: Killing, instant: str, num_lines: int, began_unix_sec: floa
     if instant == "start-up":
         yield from pauses(rng.uniform(0.0, killing.start_up_sec))
         return
-    num_steps = rng.randint(1, 5)
+    num_steps = rng.randint(1, killing.most_steps)
     yield from steps_done(folder, num_lines, 1 if instant == "in an upload" else num_steps)
     if instant == "between steps":
         yield from pauses(rng.uniform(0.0, 1.0))
