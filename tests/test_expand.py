@@ -183,6 +183,24 @@ def _grown_without_record(folder: Path) -> None:
     (folder / "tokenizer.json").rename(folder / "text_tokenizer" / "tokenizer.json")
 
 
+def _misplaced(folder: Path) -> None:
+    """Both shards are there, and the index takes one for the other."""
+    write_backbone(folder, Backbone(max_shard_size="300KB"))
+    (folder / "model.safetensors").unlink()
+    file = folder / "model.safetensors.index.json"
+    first, *_, last = sorted(path.name for path in folder.glob("model-*"))
+    file.write_text(file.read_text().replace(first, "x").replace(last, first).replace('"x"', f'"{last}"'))
+
+
+def _unigram(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    specials = [token["content"] for token in content["added_tokens"]]
+    vocab = [[name, -1.0] for name in [*specials, *map(str, range(len(specials), 4096))]]
+    content["model"] = {"type": "Unigram", "unk_id": 0, "vocab": vocab}
+    file.write_text(json.dumps(content))
+
+
 BAD_FOLDERS = {
     "no-config": (_without("config.json"), "config.json is missing"),
     "no-weights": (_without("model.safetensors"), "has no weights"),
@@ -202,6 +220,8 @@ BAD_FOLDERS = {
     "no-architecture": (_config(architectures=None), "architectures is missing, expected one of LlamaForCausalLM"),
     "heads-that-do-not-divide": (_config(num_key_value_heads=3), "is 4, no multiple of num_key_value_heads, 3"),
     "record-lost": (_grown_without_record, r"was grown already \(text_tokenizer/ .* but expansion.json, .* is missing"),
+    "misplaced": (_misplaced, r"model\.\S+ is not in model-00\S+, where model.safetensors.index.json places it"),
+    "no-byte-pairs": (_unigram, "the tokenizer is of kind 'Unigram'; expected byte pairs"),
     "other-architecture": (_config(architectures=["MambaForCausalLM"]), "architecture 'MambaForCausalLM'"),
     "other-width": (_config(hidden_size=80), r"has shape \[\d+, 64\], config.json asks for \(\d+, 80\)"),
     "bias": (_config(attention_bias=True), "attention_bias is True, expected False"),

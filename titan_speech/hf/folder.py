@@ -138,11 +138,17 @@ def _checked(path: Path, files: dict[str, Path], expected: dict[str, tuple[int, 
     found: dict[str, str] = {}
     for file in sorted(set(files.values())):
         with _opened(file) as opened:
-            for name in sorted(set(opened.keys()) & expected.keys()):
+            here = set(opened.keys()) & expected.keys()
+            for name in sorted(name for name in here if files.get(name) == file):
                 piece = opened.get_slice(name)
                 found[name] = piece.get_dtype()
                 if tuple(piece.get_shape()) != expected[name]:
                     problems.append(f"{name} has shape {piece.get_shape()}, config.json asks for {expected[name]}")
+    problems += [
+        f"{name} is not in {file.name}, where {INDEX_NAME} places it"
+        for name, file in files.items()
+        if name in expected and name not in found
+    ]
     problems += [
         f"{name} is of type {kind}, expected F32, BF16 or F16" for name, kind in found.items() if kind not in DTYPES
     ]

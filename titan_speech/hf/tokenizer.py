@@ -97,8 +97,13 @@ def num_entries_of(base: dict[str, Any]) -> int:
 
 def _entries(base: dict[str, Any]) -> dict[str, int]:
     """Ids of all entries, added ones too."""
-    entries = dict(base["model"]["vocab"])
-    return entries | {token["content"]: token["id"] for token in base.get("added_tokens", [])}
+    vocab = base["model"].get("vocab")
+    if not isinstance(vocab, dict):
+        raise ModelError(
+            f"the tokenizer is of kind {base['model'].get('type')!r}; expected byte pairs ('BPE'), as those of Llama 3 "
+            "and Qwen3 are"
+        )
+    return vocab | {token["content"]: token["id"] for token in base.get("added_tokens", [])}
 
 
 def _new_names(vocabulary: Vocabulary, first: int) -> Iterator[tuple[int, str]]:
