@@ -12,9 +12,9 @@ from pathlib import Path
 
 from titan_speech.codec import Codec, load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.errors import CodecError, DataError, ModelError
+from titan_speech.errors import CodecError, ModelError
 from titan_speech.evaluate.generate import Decoding
-from titan_speech.evaluate.outputs import add_output, check_outputs, write_record, write_speech
+from titan_speech.evaluate.outputs import add_output, check_outputs, wav_names, write_record, write_speech
 from titan_speech.evaluate.sample import at_least
 from titan_speech.evaluate.speak import Reference, SpokenModel
 from titan_speech.hf.record import ModelRecord, read_record
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Speak every text and write it; whatever can be refused is refused before the model is loaded."""
     texts = _texts(arguments)
-    outputs = _outputs(arguments.output, len(texts))
+    outputs = wav_names(arguments.output, len(texts))
     if arguments.min_sec > arguments.max_sec:
         raise ModelError(f"--min-sec {arguments.min_sec:g} is more than --max-sec {arguments.max_sec:g}")
     check_outputs([file for path in outputs for file in (path, _record_path(path))], overwrite=arguments.overwrite)
@@ -98,12 +98,6 @@ def _check_codec(codec: Codec, record: ModelRecord) -> None:
             f"the model was trained on codes of codec {', '.join(record.codecs)}, but {codec.name} has hash "
             f"{codec.codec_hash}; its decoder would make noise of them. Give the model's codec with --codec."
         )
-
-
-def _outputs(path: Path, count: int) -> list[Path]:
-    if path.suffix != ".wav":
-        raise DataError(f"--output {path}: expected a name that ends in .wav")
-    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}.wav") for i in range(count)]
 
 
 def _record_path(path: Path) -> Path:

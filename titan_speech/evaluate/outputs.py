@@ -27,6 +27,17 @@ def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there (default: refuse)")
 
 
+def wav_names(path: Path, count: int = 1) -> list[Path]:
+    """`--output`, or as many names made from it.
+
+    Raises:
+        DataError: it is no name of a wav file.
+    """
+    if path.suffix != ".wav":
+        raise DataError(f"--output {path}: expected a name that ends in .wav")
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}.wav") for i in range(count)]
+
+
 def check_outputs(paths: Sequence[Path], *, overwrite: bool) -> None:
     """Nothing is written, and no folder made.
 

@@ -17,7 +17,7 @@ from titan_speech.codec import Codec, load_codec
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.generate import Decoding, generate_codes
 from titan_speech.evaluate.load import TrainedRun, load_run
-from titan_speech.evaluate.outputs import add_output, check_outputs, write_speech
+from titan_speech.evaluate.outputs import add_output, check_outputs, wav_names, write_speech
 from titan_speech.prompts import Parts, Task
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.store import open_store
@@ -56,7 +56,7 @@ def at_least(minimum: float) -> Callable[[str], float]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Decode one utterance and write it."""
-    check_outputs([arguments.output], overwrite=arguments.overwrite)
+    check_outputs(wav_names(arguments.output), overwrite=arguments.overwrite)
     codec = load_codec(arguments.codec)
     trained = load_run(arguments.run, arguments.step)
     check_codec(codec, trained)

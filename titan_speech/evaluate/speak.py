@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
 from titan_speech.evaluate.generate import Decoding, Generated
+from titan_speech.hf.folder import HFFolder
 from titan_speech.hf.record import ModelRecord, read_record
 from titan_speech.prompts import Grammar, Parts, Task
 from titan_speech.text_tokenizer import TextTokenizer
@@ -47,7 +48,7 @@ class SpokenModel:
         """Read by transformers, in fp32 on a CPU and in the folder's own type on CUDA.
 
         Raises:
-            ModelError: the folder was not exported by this project, or by a version with another grammar.
+            ModelError: the folder is damaged, or was not exported by this project or one of its grammar.
         """
         try:
             from transformers import AutoModelForCausalLM, GenerationConfig
@@ -62,6 +63,7 @@ class SpokenModel:
                 f"{folder} was exported with vocabulary {record.vocabulary} and grammar {record.grammar}; this version "
                 f"has {grammar.vocabulary.fingerprint} and {grammar.fingerprint}: use the version it was trained with"
             )
+        HFFolder.open(folder)
         has_cuda = torch.cuda.is_available()
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
         model.generation_config = GenerationConfig()  # what is recorded of decoding is all there is to it
