@@ -59,9 +59,13 @@ def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vo
     _check_rows(folder, layout.num_rows, f"layout {layout.name}")
     content = read_json(source / JSON_NAME, f"a model folder of layout {layout.name}")
     theirs = layout_of_tokenizer(content, layout.num_base, str(source / JSON_NAME))
-    with new_folder(
-        output, 2 * num_weight_bytes(tensor_shapes(folder.shape, folder.num_rows), folder.dtype)
-    ) as partial:
+    if theirs.num_rows > folder.num_rows:
+        raise ModelError(
+            f"{source / JSON_NAME} has {theirs.num_rows:,} tokens, the embedding {folder.num_rows:,} rows; they are of "
+            "different models"
+        )
+    num_rows = Vocabulary(theirs.num_base, bos_id=0, eos_id=0).num_rows
+    with new_folder(output, num_weight_bytes(tensor_shapes(folder.shape, num_rows), folder.dtype)) as partial:
         tokenizer = text_tokenizer(folder, content, theirs, partial)
         vocabulary = tokenizer.vocabulary()
         ours_R = np.full(folder.num_rows, NO_ROW)
