@@ -269,6 +269,8 @@ def test_nodes_that_share_no_disk_send_their_own_files_and_node_0_completes(job:
     assert names_at(job) == ["step-10"]
     turns[1].run()
     assert [turn.is_waiting for turn in turns] == [False, False]
+    Turn(replace(second, node=0, num_nodes=1)).run()  # the other node is gone, and this one is the first now
+    assert names_at(job) == ["step-10"]
     assert len(job.prefix().read("step-10").files) == len(whole_files(whole)) + len(whole_files(mine)) - 1 + 2
 
 

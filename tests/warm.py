@@ -55,6 +55,7 @@ class WarmRun:
 def start_warm(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL, entry: str = TRAIN) -> WarmRun:
     """As `start_run` without options of torchrun."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").touch()
     arguments = ["--job.config_file", config, "--job.dump_folder", str(folder), *overrides]
     return WarmRun(folder, entry, arguments, world_size)
 

@@ -99,7 +99,25 @@ def claim(job: UploadJob, prefix: Prefix) -> None:
     elif not ours and not committed_steps(job.checkpoints):
         write_durably(path, theirs + "\n")
     elif ours != theirs:
-        raise CheckpointError(
-            f"upload.to = {job.upload.to!r} holds the checkpoints of another run than {job.run}; give this run a "
-            f"prefix of its own, or, if it is the same run, write {theirs} into {path}"
-        )
+        raise _of_another_run(job, path, theirs)
+
+
+def join(job: UploadJob, prefix: Prefix) -> None:
+    """A node that is not the first notes whose checkpoints it sends: it may be the first one after a restart.
+
+    Raises:
+        CheckpointError: its folder is another run's.
+    """
+    path, theirs = job.run / FOLDER / RUN_ID, prefix.run_id()
+    ours = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    if theirs is not None and not ours:
+        write_durably(path, theirs + "\n")
+    elif theirs != (ours or None):
+        raise _of_another_run(job, path, str(theirs))
+
+
+def _of_another_run(job: UploadJob, path: Path, theirs: str) -> CheckpointError:
+    return CheckpointError(
+        f"upload.to = {job.upload.to!r} holds the checkpoints of another run than {job.run}; give this run a prefix of "
+        f"its own, or, if it is the same run, write {theirs} into {path}"
+    )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from titan_speech.checkpoint.upload.job import UploadJob, claim
+from titan_speech.checkpoint.upload.job import UploadJob, claim, join
 from titan_speech.checkpoint.upload.left_over import remove_left_overs
 from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_folders, local_checkpoint, local_checkpoints
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
@@ -97,8 +97,7 @@ class Turn:
         """Credentials are read anew, and what is complete, after each failure; by other nodes at each turn."""
         if self._sender is None:
             prefix = self.job.prefix(anew=self.board.status.num_failures > 0)
-            if self.job.completes:
-                claim(self.job, prefix)
+            (claim if self.job.completes else join)(self.job, prefix)
             self.sent = _sound(prefix, {})
             self._sender = Sender(prefix, self._pace, int(self.job.upload.part_mb * 1e6))
         elif self.is_waiting and not self.job.completes:
