@@ -217,6 +217,8 @@ BAD_FOLDERS = {
     "no-weight-map": (_weight_map(3), "weight_map is 3, expected an object that gives the file of each tensor"),
     "weight-map-of-numbers": (_weight_map({EMBEDDING: 3}), r"weight_map is \{'model\.embed_tokens\.weight': 3\}, exp"),
     "size-as-text": (_config(hidden_size="64"), "hidden_size is '64', expected a whole number above 0"),
+    "tied-as-text": (_config(tie_word_embeddings="yes"), "tie_word_embeddings is 'yes', expected true or false"),
+    "quantized": (_config(quantization_config={"bits": 4}), r"quantization_config is \{'bits': 4\}, expected None"),
     "no-architecture": (_config(architectures=None), "architectures is missing, expected one of LlamaForCausalLM"),
     "heads-that-do-not-divide": (_config(num_key_value_heads=3), "is 4, no multiple of num_key_value_heads, 3"),
     "record-lost": (_grown_without_record, r"was grown already \(text_tokenizer/ .* but expansion.json, .* is missing"),

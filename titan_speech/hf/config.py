@@ -16,7 +16,10 @@ from titan_speech.model.shape import BackboneShape, Family, RopeScaling
 
 ARCHITECTURES: dict[str, Family] = {"LlamaForCausalLM": "llama3", "Qwen3ForCausalLM": "qwen3"}
 MODEL_TYPES: dict[Family, str] = {"llama3": "llama", "qwen3": "qwen3"}
-_MUST_BE = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
+_MUST_BE = {
+    **{"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
+    "quantization_config": None,
+}
 _REQUIRED = (
     "num_hidden_layers",
     "hidden_size",
@@ -111,6 +114,8 @@ def _problems(content: Mapping[str, Any]) -> list[str]:
         for key, expected in _MUST_BE.items()
         if content.get(key, expected) != expected
     ]
+    if not isinstance(content.get("tie_word_embeddings", False), bool):
+        problems.append(f"tie_word_embeddings is {content['tie_word_embeddings']!r}, expected true or false")
     problems = [problem for problem in (*problems, *_rope_problems(content, architecture)) if problem]
     if not problems and content["num_attention_heads"] % (content.get("num_key_value_heads") or 1):
         problems.append(
