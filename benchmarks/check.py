@@ -1,13 +1,13 @@
 """The alarm: what was measured now against a baseline; exit code 1 where something is lost.
 
-    python -m benchmarks.check                           run the quick CPU ratios here (two minutes) and judge them
+    python -m benchmarks.check                           run the quick pairs here (some minutes) and judge them
     python -m benchmarks.check --reports a.json b.json   judge reports that are there
     python -m benchmarks.check --reports a.json b.json --write
 
 In: reports, or none: then those of `QUICK` are made. Out: a line for each entry of benchmarks/baselines/<device>.json
-that the reports have. On a CPU only ratios of one run are entries, since absolute times of shared machines say nothing;
-on a GPU rates are, too. The tolerance is three times the spread of single pairs when the baseline was made, at least 5
-%: with seven pairs the median lies within it but once in thousands of times. Better than the baseline always passes.
+that the reports have. On a CPU ratios of one run and counts of bytes are entries, since absolute times of shared
+machines say nothing; on a GPU rates are, too. The tolerance is three times the spread of single pairs when the baseline
+was made, about four standard errors of a median of seven pairs, and at least 5 %. Better than the baseline passes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ from titan_speech.plan.units import table
 
 BASELINES = Path(__file__).parent / "baselines"
 LEAST_TOLERANCE, SPREADS = 0.05, 3.0
-QUICK = ("train_step", Options(is_quick=True, only=("debug_cpu",)))
+QUICK = (
+    ("train_step", Options(is_quick=True, only=("debug_cpu",))),
+    ("memory", Options(is_quick=True, only=("bf16_fp32_masters",))),
+)
 """What is run where no reports are given."""
+
+COUNTED = "tensors_gb"
+"""A count of bytes, the same on every machine."""
 
 RATES = ("tokens_per_sec_per_gpu", "trained_tokens_per_sec_per_gpu", "mfu")
 
@@ -69,9 +75,11 @@ def entries_of(report: Report) -> Iterator[Entry]:
     for ratio in report.ratios:
         tolerance = max(LEAST_TOLERANCE, SPREADS * ratio.spread)
         yield Entry(report.suite, ratio.name, ratio.median, tolerance, ratio.better)
-    for case in report.cases if report.machine.is_gpu else ():
+    for case in report.cases:
         for figure in case.figures:
-            if figure.name in RATES:
+            if figure.name == COUNTED:
+                yield Entry(report.suite, f"{case.name}.{figure.name}", figure.median, LEAST_TOLERANCE, "lower")
+            elif report.machine.is_gpu and figure.name in RATES:
                 tolerance = max(LEAST_TOLERANCE, SPREADS * figure.spread)
                 yield Entry(report.suite, f"{case.name}.{figure.name}", figure.median, tolerance, "higher")
 
@@ -128,7 +136,7 @@ def main() -> int:
     else:
         from benchmarks.run import run
 
-        reports = [run(*QUICK)]
+        reports = [run(suite, options) for suite, options in QUICK]
     path = args.baseline or BASELINES / f"{device_key(reports[0].machine)}.json"
     if args.write:
         write_baseline(path, reports)

@@ -22,7 +22,8 @@ def test_every_gpu_case_has_the_batch_of_the_published_runs(case: GpuCase, world
     words = config_words(ROOT / case.config, case.words(world_size))
     config = load_config(list(words), world_size=world_size).config
     budget = Budget.from_config(config)
-    assert (budget.tokens_per_step, budget.local_batch_packs, budget.seq_len) == (524_288, 8, 2048)
+    packs = 4 if case.name == "sft_8b" else 8  # more do not fit on 8 GPUs
+    assert (budget.tokens_per_step, budget.local_batch_packs, budget.seq_len) == (524_288, packs, 2048)
     assert (config.compile.enable, config.training.mixed_precision_param) == (True, "bfloat16")
     assert (config.float8.recipe == "none") == ("float8" not in case.name)
     assert {source.train_on for source in config.data.source} == {"target" if "sft" in case.name else "all"}

@@ -67,6 +67,13 @@ def test_a_report_passes_the_baseline_that_is_made_of_it_and_a_worse_one_does_no
     }
 
 
+def test_memory_is_held_on_every_machine() -> None:
+    held = replace(CASE, figures=(Figure.of("tensors_gb", "GB", [0.3]),))
+    (entry,) = entries_of(replace(REPORT, cases=(held,), ratios=()))
+    assert entry.is_lost(0.33)
+    assert not entry.is_lost(0.2)
+
+
 def test_absolute_rates_are_held_on_gpus_only() -> None:
     rate = Figure.of("tokens_per_sec_per_gpu", "tokens/s", [46_000.0])
     of_cpu = replace(REPORT, cases=(replace(CASE, figures=(rate,)),))
