@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.record import Case, Figure, Ratio, Report
 from benchmarks.trace_split import PARTS
 
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 INK, MARK, RIVAL = "#333333", "#1f77b4", "#b0b0b0"
 
 
@@ -67,9 +68,9 @@ def _ratios(ratios: Sequence[Ratio], path: Path) -> None:
         axes.plot([ratio.goal.value] * 2, [place - 0.35, place + 0.35], "--", color=INK, linewidth=1)
     axes.set_yticks(range(len(ratios)), [ratio.name for ratio in reversed(ratios)], fontsize=8)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.minorticks_off()
+    shown = [tick for tick in TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
     axes.set_xlabel("ratio (green: goal met, red: missed)")
     _save(figure, path)
 
@@ -101,7 +102,7 @@ def _shares(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
 
 
 def _split(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    figure, axes = _axes(8, 1.4 + 0.5 * len(shares))
+    figure, axes = _axes(8, 1.3 + 0.5 * len(shares))
     left = dict.fromkeys(shares, 0.0)
     for part in (*PARTS, "idle"):
         sizes = [of_case.get(part, 0.0) for of_case in shares.values()]
@@ -111,7 +112,7 @@ def _split(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
             left = {name: left[name] + size for name, size in zip(shares, sizes, strict=True)}
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of a step")
-    axes.legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
+    axes.legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.8), frameon=False)
     _save(figure, path)
 
 

@@ -43,8 +43,8 @@ def _head(reports: Sequence[Report]) -> Iterator[str]:
     dates = sorted({report.date[:10] for report in reports})
     yield f"# Benchmarks, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}: {machine.device}, {machine.cores} cores"
     yield ""
-    notes = dict.fromkeys(report.note for report in reports if report.note)
-    yield " ".join(f"**{note}**" for note in notes)
+    for note in dict.fromkeys(report.note for report in reports if report.note):
+        yield f"- **{note}**"
     yield ""
     revisions = ", ".join(sorted({report.machine.git_revision for report in reports}))
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
