@@ -53,8 +53,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -112,7 +111,7 @@ def _split(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
             left = {name: left[name] + size for name, size in zip(shares, sizes, strict=True)}
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of a step")
-    axes.legend(ncols=3, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.8), frameon=False)
+    axes.legend(ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.02), frameon=False)
     _save(figure, path)
 
 
