@@ -118,7 +118,7 @@ def _simulated(worlds: tuple[int, ...], repeats: int) -> dict[int, list[dict[str
     starts: dict[int, list[dict[str, float]]] = {size: [] for size in worlds}
     for number in range(repeats):
         for size in worlds:
-            tell(f"rank {size - 1} of {size:,}, start {number + 1}")
+            tell(f"rank 0 of {size:,}, start {number + 1}")
             command = [sys.executable, "-m", "benchmarks.simulated_rank", str(size)]
             done = subprocess.run(
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
@@ -130,7 +130,7 @@ def _simulated(worlds: tuple[int, ...], repeats: int) -> dict[int, list[dict[str
 
 def _world_case(size: int, found: list[dict[str, float]]) -> Case:
     figures = tuple(Figure.of(key, _unit(key), [one[key] for one in found]) for key in found[0])
-    return Case(f"world_{size}", f"rank {size - 1} of {size:,}, simulated, debug model", {}, figures)
+    return Case(f"world_{size}", f"rank 0 of {size:,}, simulated, debug model", {}, figures)
 
 
 def _world_ratios(starts: dict[int, list[dict[str, float]]]) -> Iterator[Ratio]:
