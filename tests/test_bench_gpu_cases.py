@@ -10,10 +10,12 @@ import pytest
 
 from benchmarks.gpu_cases import GPU_CASES, GpuCase
 from benchmarks.record import read_report
+from benchmarks.stand_in_data import write_stand_ins
 from benchmarks.suite import config_words
 from tests.runs import ROOT
 from titan_speech.config.budget import Budget
 from titan_speech.config.load import load_config
+from titan_speech.data.plan import DataPlan
 
 
 @pytest.mark.parametrize("case", GPU_CASES, ids=lambda case: case.name)
@@ -42,3 +44,15 @@ def test_a_dry_run_writes_a_report_that_says_that_nothing_was_measured(tmp_path:
     assert "took 2 steps of 2 layers 2,048 wide" in str(case.config["dry_run"])
     assert {"tokens_per_sec_per_gpu", "mfu", "split"} <= case.not_measured.keys()
     assert not case.figures
+
+
+@pytest.mark.slow
+def test_stand_in_data_are_read_by_the_gpu_cases_at_the_published_vocabulary(tmp_path: Path) -> None:
+    write_stand_ins(tmp_path, "llama3", num_samples=400)
+    places = {"tokenizer.path": str(tmp_path / "tokenizer")}
+    for name, num_sources in (("pt_1b", 3), ("sft_1b", 1)):
+        stores = {f"data.source.{i}.store": str(tmp_path / "store") for i in range(num_sources)}
+        words = config_words(ROOT / f"benchmarks/settings/{name}.toml", places | stores)
+        plan = DataPlan.load(load_config(list(words)).config)
+        assert plan.vocabulary.num_rows == 193_920
+        assert plan.pack(10**6).num_trained_tokens > 1000
