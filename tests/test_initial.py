@@ -15,7 +15,13 @@ from titan_speech.hf.initial import grown_initial
 from titan_speech.hf.tensors import EMBEDDING
 from titan_speech.text_tokenizer import TextTokenizer
 
+pytestmark = pytest.mark.usefixtures("one_process")
 VOCABULARY = TextTokenizer.load(TOKENIZER).vocabulary()
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
 
 
 def table(initial: Path) -> ModelTable:

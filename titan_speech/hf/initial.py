@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.shared import decided_by_rank_0
 from titan_speech.config.check import OF_INITIAL
 from titan_speech.config.tables import ModelTable
 from titan_speech.errors import ModelError
@@ -64,12 +65,21 @@ def grown_initial(table: ModelTable, vocabulary: Vocabulary, run_folder: Path) -
     Raises:
         ModelError: the folder does not fit the run's vocabulary or cannot be grown.
     """
-    source = Path(table.initial)
+    source, output = Path(table.initial), run_folder / FOLDER
+    looked_at: list[Growable] = []
+
+    def look() -> None:
+        if is_expanded(source):
+            _checked(read_expansion(source), source, vocabulary)
+        elif not output.exists():
+            looked_at.append(Growable.of(source))
+
+    decided_by_rank_0("initial", look)  # refused by all at once, before the run folder is touched
     if is_expanded(source):
         return source, _checked(read_expansion(source), source, vocabulary)
-    output, how = run_folder / FOLDER, NewRows(table.new_rows, table.new_rows_scale)
+    how = NewRows(table.new_rows, table.new_rows_scale)
     if not output.exists():
-        growable = Growable.of(source)  # what cannot be used is refused before the run folder is touched
+        growable = looked_at[0] if looked_at else Growable.of(source)
         with _first_of_this_machine(run_folder):
             if not output.exists():
                 growable.write(output, how)
