@@ -257,9 +257,10 @@ def test_what_nothing_was_checked_of_is_not_called_good(
         licence="CC0-1.0",
     ) as writer:
         writer.add_text(SampleInfo(sample_id="a", dataset_source="wiki", language="qaa"), "a document of words")
-        writer.add_speech(sound_sample("hi", 1).info, sound_sample("hi", 1).codes_T)
+        writer.add_speech(sound_sample("hi", 1).info, sound_sample("hi", 1).codes_T, {"native": "नमस्ते"})
     _, content = audit(tmp_path / "both", tmp_path)
     assert [language["verdict"] for language in content["languages"]] == ["good", "not checked"]
+    assert "chars-per-code of hi: fewer than 20 transcribed samples" in capsys.readouterr().out
 
 
 def test_a_store_in_object_storage_audits_as_in_a_folder(

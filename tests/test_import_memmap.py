@@ -311,6 +311,11 @@ def test_jsonl_lines_whose_codes_are_not_there_are_named(
         imported("jsonl", write_jsonl(tmp_path / "a.jsonl", spoken(3), **columns))
 
 
+def test_a_jsonl_without_lines_holds_no_samples(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    check_jsonl(write_jsonl(tmp_path / "b.jsonl", spoken(3), codes=lambda i, s: s.codes.tolist()).parent, spoken(3))
+
+
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", spoken(3), codes=lambda i, s: [1])
     path.write_text(path.read_text() + "{oops\n")

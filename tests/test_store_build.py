@@ -296,7 +296,7 @@ def edited(source: Path, target: Path, edit: Callable[[list[dict]], object]) -> 
     file = folder / "train_samples.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     edit(lines)
-    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
@@ -324,6 +324,14 @@ def segments(lines: list[dict]) -> None:
             r"sample 's7' of \S+/vectorized/train_samples.jsonl, row 7: blank native text",
         ),
         (lambda lines: lines[7].pop("transcript"), "sample 's7' of .*, row 7: no native transcript"),
+        (
+            lambda lines: lines[7].update(transcript="cut \ud83d"),
+            r"native has half a character, '.ud83d', at position 4: write",
+        ),
+        (lambda lines: lines[7].update(speaker_id="\ud83d"), "speaker_id has half a character"),
+        (lambda lines: lines[7].update(segment_order=2**31), "segment_order is 2147483648: expected a whole number"),
+        (lambda lines: lines[7].update(segment_order=float("inf")), "segment_order is inf: expected a whole number"),
+        (lambda lines: lines[7].update(start_time=-1.0), "start_time is -1.0: expected seconds from the beginning"),
         (segments, r"sample 's200': segment_order 200 of source_video_id 'v0' starts at 3.0 s, before .* 198"),
     ],
 )

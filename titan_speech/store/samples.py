@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,10 @@ _TWO_LETTER_LANGUAGES = """
     rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty
     ug uk ur uz ve vi vo wa wo xh yi yo za zh zu
 """.split()  # noqa: SIM905
+
+
+_TEXT_FIELDS = ("sample_id", "speaker_id", "source_video_id", "vad_config_hash")
+_LEAST, _LARGEST = -(2**31), 2**31 - 1  # whole numbers of a sidecar have 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,23 @@ def info_problems(info: SampleInfo) -> list[Problem]:
     if not info.sample_id:
         problems.append(Problem("id", "empty sample_id"))
     problems += _part_problems(info.dataset_source, info.language)
-    if info.start_time is not None and info.end_time is not None and not info.start_time < info.end_time:
+    problems += unwritable_problems({name: value for name in _TEXT_FIELDS if (value := getattr(info, name))})
+    problems += _number_problems(info)
+    return problems
+
+
+def _number_problems(info: SampleInfo) -> list[Problem]:
+    problems = []
+    for name, number, least in (("segment_order", info.segment_order, _LEAST), ("sample_rate", info.sample_rate, 1)):
+        if number is not None and not least <= number <= _LARGEST:
+            detail = f"{name} is {number}: expected a whole number from {least} to {_LARGEST}"
+            problems.append(Problem(f"range of {name}", detail))
+    for name, time in (("start_time", info.start_time), ("end_time", info.end_time)):
+        if time is not None and not 0 <= time < inf:
+            problems.append(
+                Problem("time", f"{name} is {time}: expected seconds from the beginning of the source, from 0")
+            )
+    if not problems and info.start_time is not None and info.end_time is not None and info.start_time >= info.end_time:
         detail = f"start_time {info.start_time} s is not before end_time {info.end_time} s"
         problems.append(Problem("time", detail))
     return problems
@@ -159,12 +180,25 @@ def transcript_problems(transcripts: Mapping[str, str]) -> list[Problem]:
         for name in transcripts
         if name not in SPEECH_VARIANTS
     ]
-    return problems + blank_problems(transcripts)
+    return problems + text_problems(transcripts)
 
 
-def blank_problems(texts: Mapping[str, str]) -> list[Problem]:
-    return [
+def text_problems(texts: Mapping[str, str]) -> list[Problem]:
+    return unwritable_problems(texts) + [
         Problem(f"blank {name}", f"blank {name} text: expected characters, or no {name} text at all")
         for name, text in texts.items()
         if not text.strip()
     ]
+
+
+def unwritable_problems(texts: Mapping[str, str]) -> list[Problem]:
+    """JSON can spell half of a surrogate pair, where a text was cut inside an emoji; UTF-8 cannot."""
+    problems = []
+    for name, text in texts.items():
+        try:
+            _ = text.isascii() or text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            detail = f"{name} has half a character, {half!r}, at position {error.start}: write it again as UTF-8"
+            problems.append(Problem(f"characters of {name}", detail))
+    return problems

@@ -51,6 +51,8 @@ class Jsonl:
 
     def _units(self, file: InputFile) -> Iterator[Unit]:
         lines = index_lines(file.path, range(0, file.num_bytes + 1, LINES_PER_UNIT))
+        if lines.num_lines == 0:
+            return  # a shard that nothing was left for
         firsts = sorted(lines.offsets)
         for first, stop in zip(firsts, [*firsts[1:], lines.num_lines], strict=True):
             name = f"{file.name}:{first}"

@@ -130,7 +130,7 @@ def _number(field: str, value: object) -> int | float:
     kind = _NUMBERS[field]
     try:
         number = kind(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of Infinity as a whole number
         number = None
     if number is None or isinstance(value, bool) or (kind is int and number != float(value)):  # type: ignore[arg-type]
         expected = "a whole number" if kind is int else "seconds"

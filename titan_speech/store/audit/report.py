@@ -20,7 +20,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.audit.checks import Context, rate_per_code, rate_per_sec
 from titan_speech.store.audit.choose import ChosenPart
 from titan_speech.store.audit.histogram import Histogram, code_usage, histogram
-from titan_speech.store.audit.rates import spread_of
+from titan_speech.store.audit.rates import MIN_SAMPLES, spread_of
 from titan_speech.store.audit.read import AuditSample, read_samples
 from titan_speech.store.audit.rules import RULES, Rule
 from titan_speech.store.audit.thresholds import Thresholds
@@ -158,7 +158,7 @@ def audit(
         parts=tuple(parts),
         languages=tuple(languages),
         worst={name: _most_severe(findings) for name, findings in worst.items()},
-        not_checked=tuple(_not_checked(languages, tokenizer)),
+        not_checked=tuple(_not_checked(languages, tokenizer, _too_few(samples, context))),
     )
 
 
@@ -241,13 +241,36 @@ def _random(speech: list[AuditSample], number: int, seed: int) -> tuple[AuditSam
     return tuple(order[:number])
 
 
-def _not_checked(languages: list[LanguageReport], tokenizer: TextTokenizer | None) -> Iterable[str]:
+def _too_few(samples: dict[str, list[AuditSample]], context: Context) -> dict[str, list[str]]:
+    """By check of a rate, the languages that have rates, but not enough of them to know the usual one."""
+    rates = (
+        ("chars-per-sec", rate_per_sec, context.chars_per_sec),
+        ("chars-per-code", rate_per_code, context.chars_per_code),
+    )
+    return {
+        rule: [
+            name
+            for name, some in sorted(samples.items())
+            if usual[name] is None and any(rate(sample) is not None for sample in some)
+        ]
+        for rule, rate, usual in rates
+    }
+
+
+def _not_checked(
+    languages: list[LanguageReport], tokenizer: TextTokenizer | None, too_few: dict[str, list[str]]
+) -> Iterable[str]:
     if tokenizer is None:
         yield "unknown-token, and the words of text-only parts: give --tokenizer, the one the store was built with"
+    for rule, names in too_few.items():
+        if names:
+            some = f"fewer than {MIN_SAMPLES} transcribed samples; raise --samples if the store has more"
+            yield f"{rule} of {', '.join(names)}: {some}"
+    told = {rule for rule, names in too_few.items() if names} | (set() if tokenizer else {"unknown-token"})
     idle = [
         rule.name
         for place, rule in enumerate(RULES)
-        if (rule.name != "unknown-token" or tokenizer) and not any(x.results[place].num_checked for x in languages)
+        if rule.name not in told and not any(x.results[place].num_checked for x in languages)
     ]
     if idle:
         yield f"{', '.join(idle)}: no sample has what these compare"

@@ -29,9 +29,9 @@ from titan_speech.store.samples import (
     TEXT_VARIANTS,
     VARIANTS,
     SampleInfo,
-    blank_problems,
     code_problems,
     info_problems,
+    text_problems,
     transcript_problems,
 )
 from titan_speech.store.shards import TEXT_DTYPE, TOKENS, PartKey
@@ -119,7 +119,7 @@ class Spill:
 
     def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
         texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
-        if not self._refused(info, info_problems(info) + blank_problems(texts)):
+        if not self._refused(info, info_problems(info) + text_problems(texts)):
             self._add(Kind.TEXT, _Entry(info, None, texts, _known(source_row)), len(text))
 
     def _refused(self, info: SampleInfo, problems: list[Problem]) -> bool:
