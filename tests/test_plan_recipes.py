@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.recipe_headers import FOLDER, PAGE, page, plans_of, with_figures, world_sizes
 from titan_speech.cli import main
+from titan_speech.config.budget import Budget
 from titan_speech.config.load import load_config
 from titan_speech.config.tables import SpeechConfig
 from titan_speech.plan.answer import Question, RunPlan
@@ -54,11 +56,36 @@ def check_that_a_rank_holds_its_part(plan: RunPlan) -> None:
 
 
 @pytest.mark.slow
-def test_every_recipe_is_planned_at_the_gpus_it_is_for() -> None:
-    for plan in plan_runs([question_of(recipe) for recipe in RECIPES]):
+def test_every_recipe_is_planned_and_its_head_says_what_the_plan_does() -> None:
+    plans = plans_of(world_sizes())
+    for name, plan in plans.items():
+        check_that_a_rank_holds_its_part(plan)
+        text = (FOLDER / f"{name}.toml").read_text("utf-8")
+        assert with_figures(text, plan) == text, "python scripts/recipe_headers.py writes them anew"
+    text = PAGE.read_text("utf-8")
+    assert page(text, plans) == text
+
+
+@pytest.mark.slow
+def test_recipes_for_a_cpu_are_planned_too() -> None:
+    for plan in plan_runs([question_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
         check_that_a_rank_holds_its_part(plan)
         assert plan.speed is not None
         assert plan.speed.price is not None
+
+
+def test_heads_of_all_recipes_for_gpus_give_figures_that_come_out() -> None:
+    sizes = world_sizes()
+    assert [recipe for recipe in RECIPES if Path(recipe).stem not in sizes and "/tour/" not in recipe] == [
+        "train_configs/demo.toml"
+    ]
+    for name in sizes:
+        text = (FOLDER / f"{name}.toml").read_text("utf-8")
+        found = re.search(r"\(([\d,]+) tokens/s each, ([\d,.]+) GPU hours\)", text)
+        assert found is not None, name
+        rate, hours = (float(figure.replace(",", "")) for figure in found.groups())
+        tokens = Budget.from_config(config_of(f"train_configs/{name}.toml")).total_tokens
+        assert rate * hours * 3600 == pytest.approx(tokens, rel=0.01), name  # three digits each
 
 
 LAYOUTS = {
