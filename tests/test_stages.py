@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.load import load_config
 
 TOUR = ("s1", "s2", "s3", "sft")
+NUM_ROWS = 69_760  # of tokenizer/tiny with codes and specials
+LAST_STEPS = 4
+LEAST_FALL = 1.0
+"""Of S1's loss, from its first step to the mean of its last four. By 0.06 a step it falls by 1.26 in 24 steps, where a
+batch differs from the next by 0.2, and the mean of four by 0.1. More is not to be had: it reads 98 thousand tokens, of
+65,536 codes each is seen once or not at all."""
 FOUR_STEPS = ("--training.target_tokens", "4096", "--checkpoint.cadence.0.every", "2")
 SIX_STEPS = ("--training.target_tokens", "6144", "--checkpoint.cadence.0.every", "2")
 ROWS = ("--optimizer.new_rows_lr_factor", "0.5", "--optimizer.frozen_backbone_ratio", "0.5")
@@ -55,15 +62,18 @@ def test_the_tour_from_s1_to_sft_with_each_stage_cut_and_resumed_at_another_size
         assert f"This run starts from step 4 of {folder / 'checkpoint'}" in text
         assert ("This run starts from the weights of the stage before" in text) == bool(number)
         assert "rises from stage to stage" not in text
-        results[stage] = {"first": logged[1]["loss"], "last": logged[plan.num_steps]["loss"], "ranks": [before, after]}
+        last = [logged[plan.num_steps - i]["loss"] for i in range(LAST_STEPS)]
+        results[stage] = {"first": logged[1]["loss"], "last": sum(last) / LAST_STEPS, "ranks": [before, after]}
     statuses = {
         (stream["source"], stream["status"])
         for path in (tmp_path / "s2" / "data_phases").iterdir()
         for stream in json.loads(path.read_text())["streams"]
     }
     assert statuses == {("speech", "carried"), ("tts", "carried"), ("text", "carried")}
-    assert results["s1"]["last"] < results["s1"]["first"] - 0.5
-    assert results["s2"]["first"] < results["s1"]["first"] - 0.5  # it does not begin anew
+    begin, end = results["s1"]["first"], results["s1"]["last"]
+    assert begin == pytest.approx(math.log(NUM_ROWS), abs=0.1)  # no row is likelier than another
+    assert end < begin - LEAST_FALL
+    assert results["s2"]["first"] < (begin + end) / 2  # it goes on where S1 ended, and does not begin anew
     print(json.dumps(results, indent=1))
 
 
