@@ -158,6 +158,14 @@ def test_another_format_is_named_for_each_of_the_three(tmp_path: Path) -> None:
         open_format("jsonl", ImportOptions((tmp_path / "b.jsonl",)))
 
 
+def test_inworld_codes_of_another_width_are_refused(tmp_path: Path) -> None:
+    folder = write_inworld(tmp_path / "vectorized", spoken(20))
+    path = folder / "train_codes.npy"
+    np.fromfile(path, np.int32).astype(np.int64).tofile(path)
+    with pytest.raises(DataError, match=r"train_codes\.npy looks like int64: every second .* expected raw int32"):
+        opened("inworld", folder).units()
+
+
 # Llasa
 
 

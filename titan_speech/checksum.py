@@ -9,7 +9,8 @@ a record that is itself damaged condemns no file.
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO, Protocol
+from io import BufferedRandom, BufferedReader
+from typing import Protocol
 
 import xxhash
 
@@ -42,7 +43,7 @@ def quick_sum(file: Recorded) -> str:
     return file.xxh3_128 or file.sha256
 
 
-def is_intact(opened: BinaryIO, file: Recorded) -> bool:
+def is_intact(opened: BufferedReader | BufferedRandom, file: Recorded) -> bool:
     """Reads the open file from its beginning; twice if xxh3-128 says that it changed."""
     opened.seek(0)
     if hashlib.file_digest(opened, lambda: quick_digest(file)).hexdigest() == quick_sum(file):  # type: ignore[arg-type]
@@ -50,7 +51,7 @@ def is_intact(opened: BinaryIO, file: Recorded) -> bool:
     return bool(file.xxh3_128) and sha256_of(opened) == file.sha256
 
 
-def sha256_of(opened: BinaryIO) -> str:
+def sha256_of(opened: BufferedReader | BufferedRandom) -> str:
     """Of the open file from its beginning."""
     opened.seek(0)
     return hashlib.file_digest(opened, "sha256").hexdigest()

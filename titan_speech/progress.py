@@ -57,3 +57,8 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def say_to_stderr(line: str) -> None:
+    """What a job has to say beside its progress."""
+    print(line, file=sys.stderr, flush=True)

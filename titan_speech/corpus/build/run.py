@@ -35,6 +35,7 @@ from titan_speech.corpus.format import (
     speech_formats,
 )
 from titan_speech.errors import DataError
+from titan_speech.progress import say_to_stderr
 from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
 from titan_speech.store.manifest import CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
 from titan_speech.store.problems import Found, Problems
@@ -91,6 +92,9 @@ def build_store(request: BuildRequest) -> Manifest:
         raise DataError(
             f"store {request.output} is not finished: {error}; run the same command again to continue"
         ) from error
+    except KeyboardInterrupt:
+        say_to_stderr(f"store {request.output} is not finished; run the same command again to continue")
+        raise
     finally:
         folder.close()
 

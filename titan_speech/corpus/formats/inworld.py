@@ -47,6 +47,7 @@ DEFAULTS = {
 UNKNOWN_LANGUAGE = "unknown"
 CODE_BYTES = 4
 _INDEX = re.compile(r"(?P<split>.+)_codes_index(?P<rank>_\d+)?\.npy")
+_LOOKED_AT, _MIN_CODES = 1 << 16, 8
 _NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -158,7 +159,18 @@ def _codes(path: Path) -> NDArray[np.int32]:
         raise DataError(
             f"{path} has {path.stat().st_size} bytes, no multiple of 4: expected int32 codes; copy it again"
         )
-    return mapped_array(path, np.dtype("<i4"))
+    codes = mapped_array(path, np.dtype("<i4"))
+    _refuse_int64(path, codes[:_LOOKED_AT])
+    return codes
+
+
+def _refuse_int64(path: Path, first_codes: NDArray[np.int32]) -> None:
+    """Nothing in the file says its width; int64 read as int32 has a zero after each code, which no speech has."""
+    if len(first_codes) >= 2 * _MIN_CODES and not first_codes[1::2].any() and first_codes[::2].any():
+        raise DataError(
+            f"{path} looks like int64: every second of its first {len(first_codes)} int32 values is 0; expected raw "
+            "int32 codes, as the vectorizer writes them: numpy.fromfile(FILE, 'i8').astype('i4').tofile(NEW)"
+        )
 
 
 def _starts(files: _Files) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +30,10 @@ from titan_speech.corpus.text.unit_work import UnitWork, clean_unit, write_kept
 from titan_speech.corpus.text.verdicts import Judged, judge
 from titan_speech.corpus.text.work_folder import WorkFolder
 from titan_speech.errors import DataError
+from titan_speech.progress import say_to_stderr
 
 PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
-
-
-def say_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = say_to_stderr) -> Tally:

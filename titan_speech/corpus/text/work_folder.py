@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from titan_speech.errors import DataError
+from titan_speech.progress import say_to_stderr
 
 
 class WorkFolder:
@@ -70,4 +71,6 @@ class WorkFolder:
     ) -> None:
         if not self._has_finished_units():
             shutil.rmtree(self.path, ignore_errors=True)
+        elif error is not None:
+            say_to_stderr(f"{self.path} keeps the units that are done; the same command goes on with the others")
         os.close(self._lock)
