@@ -1,4 +1,4 @@
-"""The raw tree as the dataclasses of `tables.py`.
+"""The raw tree as the dataclasses of `tables/`.
 
 In: a tree, in which values from the command line are still text. Out: `Converted`: the configuration, where
 each value came from, and every unknown key and wrong type. After a problem the field keeps its default, so

@@ -1,7 +1,7 @@
 """`--help`: every table and field, generated from the dataclasses.
 
 In: `SpeechConfig`. Out: text with, for each field, its flag, type or choices, default and the sentence under
-it in `tables.py`. Texts are read from the source of the class, since Python keeps no docstring of a field.
+it in `tables/`. Texts are read from the source of the class, since Python keeps no docstring of a field.
 
 Trade-off: some 100 lines of our own. tyro prints the plain tables as well, but leaves `[[data.source]]` and
 `[[data.language_rule]]` out altogether (an empty tuple of tables has no flags to it), writes

@@ -1,6 +1,6 @@
 """Values as TOML text.
 
-In: what a field of `tables.py` can hold. Out: one line of TOML that reads back equal: floats by their
+In: what a field of `tables/` can hold. Out: one line of TOML that reads back equal: floats by their
 shortest exact form, strings as basic strings with control characters escaped, mappings as inline tables.
 """
 
@@ -39,5 +39,5 @@ def toml_value(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = (f"{toml_key(str(key))} = {toml_value(inner)}" for key, inner in value.items())
         return "{" + ", ".join(pairs) + "}"
-    assert isinstance(value, tuple), f"{type(value).__name__} is no type of tables.py"
+    assert isinstance(value, tuple), f"{type(value).__name__} is no type of the tables"
     return "[" + ", ".join(toml_value(inner) for inner in value) + "]"
