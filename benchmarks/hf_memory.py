@@ -32,7 +32,8 @@ from titan_speech.hf.config import config_from_shape
 from titan_speech.hf.tensors import tensor_shapes
 from titan_speech.hf.writer import write_json, write_weights
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import decoder_config, published_shape
+from titan_speech.model.flavors import decoder_config
+from titan_speech.model.published import published_shape
 from titan_speech.model.shape import BackboneShape
 from titan_speech.text_tokenizer import TextTokenizer
 
