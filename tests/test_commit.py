@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
 from titan_speech.checkpoint.adopt import adopt
 from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folder import partial_path, recover
+from titan_speech.checkpoint.listing import list_text
+from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.saver import Saver
 from titan_speech.checkpoint.thin import thin
@@ -102,6 +105,33 @@ def test_a_damaged_marker_and_one_of_another_step_are_no_sound_checkpoints(tmp_p
     cut(tmp_path / "step-5" / MARKER)
     os.truncate(tmp_path / "step-5" / MARKER, 40)
     assert "is damaged" in verify(tmp_path / "step-5", checksums=False).problems[0]
+
+
+def with_field(text: str, name: str, value: object) -> str:
+    return json.dumps({**json.loads(text), name: value})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: "5",
+        lambda text: "null",
+        lambda text: "[" * 100_000,
+        lambda text: with_field(text, "files", []),
+        lambda text: with_field(text, "kind", "whole"),
+        lambda text: with_field(text, "written_unix_sec", None),
+        lambda text: with_field(text, "files", [{**json.loads(text)["files"][0], "num_bytes": "7"}]),
+        lambda text: with_field(text, "files", [{**json.loads(text)["files"][0], "name": None}]),
+    ],
+)
+def test_a_marker_edited_by_hand_is_a_problem_of_its_checkpoint_alone(
+    edit: Callable[[str], str], tmp_path: Path
+) -> None:
+    save(tmp_path, 5)
+    marker = tmp_path / "step-5" / MARKER
+    marker.write_text(edit(marker.read_text()))
+    assert MARKER in verify(tmp_path / "step-5", checksums=True).problems[0]
+    assert "DAMAGED" in list_text(RunPlace(tmp_path))
 
 
 def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:

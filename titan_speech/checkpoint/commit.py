@@ -19,7 +19,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import xxhash
 
@@ -81,24 +81,48 @@ def commit_from_json(text: str) -> Commit:
         ValueError, KeyError, TypeError: the text is damaged or of a later version.
     """
     record = json.loads(text)
+    if not isinstance(record, dict):
+        raise TypeError(f"found {type(record).__name__}, expected an object")
     if record.pop("format_version") != FORMAT_VERSION:
         raise ValueError(f"a commit marker of another format than {FORMAT_VERSION}; update titan_speech")
     files = tuple(FileRecord(**file) for file in record.pop("files"))
-    return Commit(files=files, **record)
+    commit = Commit(files=files, **record)
+    _check_types(commit)
+    return commit
+
+
+def _check_types(commit: Commit) -> None:
+    """A marker edited by hand may hold anything, and one bad marker must not end a start that has sound ones."""
+    expected = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int}
+    _check_values(commit, expected, "kind", get_args(Kind))
+    for file in commit.files:
+        _check_values(file, {"name": str, "num_bytes": int, "xxh3_128": str}, "role", get_args(Role))
+        if not file.name or "\0" in file.name:
+            raise ValueError(f"found the file name {file.name!r}")
+
+
+def _check_values(
+    record: Commit | FileRecord, expected: dict[str, type | tuple[type, ...]], chosen: str, choices: tuple[str, ...]
+) -> None:
+    for name, kinds in expected.items():
+        if not isinstance(getattr(record, name), kinds):
+            raise TypeError(f"{name}: found {getattr(record, name)!r}")
+    if getattr(record, chosen) not in choices:
+        raise ValueError(f"{chosen}: found {getattr(record, chosen)!r}, expected one of {', '.join(choices)}")
 
 
 def read_commit(checkpoint: Path) -> Commit | None:
     """The marker of a checkpoint (.../step-N); None where there is none.
 
     Raises:
-        CheckpointError: it is there but damaged, or belongs to another step.
+        CheckpointError: it is there but damaged.
     """
     path = checkpoint / MARKER
     try:
         commit = commit_from_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}), so {checkpoint.name} cannot be trusted") from error
     return commit
 

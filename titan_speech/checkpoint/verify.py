@@ -40,7 +40,8 @@ def verify(checkpoint: Path, *, checksums: bool) -> Verification:
         return Verification(checkpoint, None, (str(error),))
     if commit is None:
         return Verification(checkpoint, None, (_without_marker(checkpoint),))
-    found = _wrong_step(checkpoint, commit) + _each(commit.files, partial(_wrong_size, checkpoint))
+    found = _wrong_step(checkpoint, commit) + _names_nothing(commit)
+    found += _each(commit.files, partial(_wrong_size, checkpoint))
     if checksums and not found:
         found = _each(commit.files, partial(_wrong_content, checkpoint))
     return Verification(checkpoint, commit, tuple(found))
@@ -54,6 +55,11 @@ def _each(files: tuple[FileRecord, ...], look: Callable[[FileRecord], str]) -> l
 def _wrong_step(checkpoint: Path, commit: Commit) -> list[str]:
     is_same = checkpoint.name == f"step-{commit.step}"
     return [] if is_same else [f"{MARKER} is of step {commit.step}; the folder was renamed or the file copied"]
+
+
+def _names_nothing(commit: Commit) -> list[str]:
+    """With no file to look at, nothing would be found wrong."""
+    return [] if commit.files else [f"{MARKER} names no files"]
 
 
 def _wrong_size(checkpoint: Path, file: FileRecord) -> str:
