@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.checkpoints import save, world_of_one
 from titan_speech.checkpoint.cadence import is_due
 from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
+from titan_speech.checkpoint.folder import discard
 from titan_speech.checkpoint.keeper import Keeper
 from titan_speech.checkpoint.pins import pin, unpin
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
@@ -125,8 +126,10 @@ def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_the
     apply(folder, table, upload=all_of_them)  # the uploader has not said anything yet
     assert list(kinds(folder)) == [1, 2, 3, 4]
     StatusBoard(status_path(tmp_path), "s3://bucket/run").show([], [], ["step-1", "step-2"])
+    (folder / "step-1" / MARKER).write_text("5")  # a damaged one counts for nothing and stays for a person to look at
     apply(folder, table, upload=all_of_them)
-    assert kinds(folder) == {3: "full", 4: "full"}
+    assert sorted(committed_steps(folder)) == [1, 3, 4]
+    discard(folder / "step-1")
     monkeypatch.setattr("titan_speech.checkpoint.keeper.ROOM_FOR", 10**12)
     apply(folder, table, upload=all_of_them)
     assert kinds(folder) == {4: "full"}

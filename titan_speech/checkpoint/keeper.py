@@ -55,7 +55,7 @@ class Keeper:
         """
         kept = [one for one in self._kept() if one.step <= newest_step]
         decided = removal(kept, self.policy)
-        if not any(one.is_waiting for one in kept) or has_room(self.folder, [one.step for one in kept]):
+        if not any(one.is_waiting for one in kept) or has_room(self.folder, [one.step for one in kept if one.is_sound]):
             return decided
         without = removal([replace(one, is_waiting=False) for one in kept], self.policy)
         for step in sorted({*without.delete, *without.thin} - {*decided.delete, *decided.thin}):
