@@ -2,8 +2,9 @@
 
 In: an open file and what was recorded of it. Out: yes or no, or the running digest that a file is judged by while it
 comes in. sha256 is what names content, in fingerprints, plans and caches. Reading only asks whether bytes have changed
-by accident, and xxh3-128 answers that at 6.8 GB/s a core where sha256 makes 1.1. Where it says no, sha256 decides, so
-a record that is itself damaged condemns no file.
+by accident, and xxh3-128 answers that in 2 % of the time of sha256 (31 GB/s a core against 0.5 in
+benchmarks/results/object_storage.json). Where it says no, sha256 decides, so a record that is itself damaged condemns
+no file.
 """
 
 from __future__ import annotations

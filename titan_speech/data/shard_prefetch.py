@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 PACKS_A_CHECK = 1024
 WAKE_SHARE = 1 / 8
-"""Of the look-ahead that must be free before the thread goes on. Woken for every batch, it took 13 % of reading."""
+"""Of the look-ahead that must be free before the thread goes on: woken for every batch, it takes time from reading."""
 Needed = tuple[StoreFiles, FileInfo]
 
 
