@@ -34,6 +34,7 @@ from benchmarks.parallel_rows import (
     words,
 )
 from tests.runs import figures, losses, train_well
+from tests.warm import start_warm
 
 Losses = dict[int, dict[str, float]]
 TEN_STEPS = {
@@ -57,7 +58,8 @@ class Runs:
         folder = self.folder / f"seed-{of_flavor}"
         if (folder / "checkpoint" / "step-0" / ".metadata").exists():
             return folder / "checkpoint" / "step-0"
-        train_well(folder, *words(self._model(of_flavor) | {"checkpoint.create_seed_checkpoint": "true"}))
+        of_step_0 = words(self._model(of_flavor) | {"checkpoint.create_seed_checkpoint": "true"})
+        train_well(folder, *of_step_0, start=start_warm)
         return folder / "checkpoint" / "step-0"
 
     def one_process(self, of_flavor: str, float8: str) -> Losses:
@@ -73,7 +75,7 @@ class Runs:
         start = {"checkpoint.initial_load_path": str(self.seed(of_flavor))}
         every = TEN_STEPS | self._model(of_flavor) | start | overrides
         shutil.rmtree(run, ignore_errors=True)
-        return losses(train_well(run, *words(every), world_size=world_size))
+        return losses(train_well(run, *words(every), world_size=world_size, start=start_warm))
 
 
 def measure(runs: Runs, layout: Layout) -> Gap:

@@ -81,7 +81,7 @@ LAYOUTS = (
     Layout("full recomputation", 1, FULL, in_both=True),
     Layout("whole logits", 1, {"loss.num_chunks": "1"}, in_both=True),
     Layout("accumulation 4", 1, {"training.local_batch_packs": "1"}, note="against 2", in_both=True),
-    Layout("accumulation 1", 1, {"training.local_batch_packs": "4"}, note="against 2"),
+    Layout("accumulation 1", 1, {"training.local_batch_packs": "4"}, note="against 2", in_both=True),
     Layout(
         "FSDP 4",
         4,
@@ -94,7 +94,7 @@ LAYOUTS = (
         "float8 rowwise, FSDP 2", 2, _parallel(shard=2), float8="rowwise", loss_tolerance=FLOAT8_TOLERANCE, in_both=True
     ),
     Layout("selective recomputation", 1, SELECTIVE, in_both=True),
-    Layout("memory budget 0.5, compiled", 1, MEMORY_BUDGET | COMPILED),
+    Layout("memory budget 0.5, compiled", 1, MEMORY_BUDGET | COMPILED, in_both=True),
     Layout("CP 2 + FSDP 2", 4, _parallel(cp=2, shard=2)),
     Layout("CP 2, ptrr", 2, _parallel(cp=2, context_parallel_load_balancer="ptrr")),
     Layout("CP 2, no load balancer", 2, _parallel(cp=2, context_parallel_load_balancer="none")),

@@ -117,7 +117,9 @@ def _parity_row(layout: Layout, gaps: dict[tuple[str, str], Gap]) -> list[str]:
     name = f"{layout.name} ({layout.note})" if layout.note else layout.name
     found = [gaps.get((family, layout.name)) for family in ("llama3", "qwen3")]
     against = next((gap.against.removeprefix("one process in ") for gap in found if gap), "")
-    tolerance = "none, it is no error" if layout.loss_tolerance is None else f"{layout.loss_tolerance:.0e}"
+    tolerance = "none, it is no error"
+    if layout.loss_tolerance is not None:
+        tolerance = f"{layout.loss_tolerance:.0e}, norm {layout.norm_tolerance:.0e}"
     return [
         name,
         str(layout.world_size),

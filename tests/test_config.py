@@ -559,16 +559,24 @@ def test_checks_of_other_rooms_join_the_one_message(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "world_size", "part"),
     [
-        (["--parallelism.tensor_parallel_degree", "2"], 3, "a divisor of the world size 3"),
+        (
+            ["--parallelism.tensor_parallel_degree", "2"],
+            3,
+            "a divisor of the world size 3; did you mean a world size of 2 or 4",
+        ),
         (["--parallelism.data_parallel_shard_degree", "2"], 8, "found a product of all degrees of 2"),
-        (["--parallelism.context_parallel_degree", "4"], 6, "a divisor of the world size 6"),
+        (
+            ["--parallelism.context_parallel_degree", "4"],
+            6,
+            "a divisor of the world size 6; did you mean a world size of 4 or 8",
+        ),
     ],
 )
 def test_degrees_that_do_not_fit_the_world_are_refused(
     folder: Path, flags: list[str], world_size: int, part: str
 ) -> None:
     [problem] = problems(BASE, *flags, world_size=world_size)
-    assert problem.startswith("command line: parallelism.")
+    assert problem.startswith(f"command line: {flags[0][2:]}: ")  # the one to blame, not another one's default
     assert part in problem
     assert load(BASE, *flags, world_size=None).config.training.seq_len == 512
     assert load(BASE, *flags, world_size=world_size * 8 if "shard" not in part and world_size != 8 else 2)

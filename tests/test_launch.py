@@ -40,11 +40,20 @@ def test_the_shell_linter_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_configuration_that_cannot_run_is_told_once_and_nothing_is_started(tmp_path: Path) -> None:
-    process = start(tmp_path / "run", "--training.seq_len", "100", NPROC_PER_NODE="2")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--training.seq_len", "100"), "training.global_batch_tokens: found 1024"),
+        (("--data.source.tts.store", "nowhere"), 'data.source.1.store: found no folder "nowhere"'),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_told_once_and_nothing_is_started(
+    tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    process = start(tmp_path / "run", *flags, NPROC_PER_NODE="2")
     assert process.wait(100) == 2
     [log] = tmp_path.glob("*.txt")
-    assert "training.global_batch_tokens: found 1024" in log.read_text()
+    assert log.read_text().count(message) == 1
     assert "torch" not in log.read_text()
 
 
@@ -67,6 +76,33 @@ def test_what_is_missing_is_said(arguments: list[str], changed: dict[str, str], 
     )
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("driver", "visible", "processes"),
+    [
+        ('echo "GPU 0: H100"; echo "GPU 1: H100"; echo "GPU 2: H100"', "", 3),
+        ('echo "GPU 0: H100"; echo "GPU 1: H100"; echo "GPU 2: H100"', "1,2", 2),
+        ("echo NVIDIA-SMI has failed because it could not reach the driver; exit 9", "", 1),
+    ],
+)
+def test_a_process_is_started_for_each_gpu_that_can_be_seen(
+    tmp_path: Path, driver: str, visible: str, processes: int
+) -> None:
+    stub = tmp_path / "nvidia-smi"
+    stub.write_text(f"#!/usr/bin/env bash\n{driver}\n", encoding="utf-8")
+    stub.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(RUN), SMALL, "--parallelism.data_parallel_shard_degree", "64"],
+        cwd=ROOT,
+        env=environment(PATH=path, CUDA_VISIBLE_DEVICES=visible, NPROC_PER_NODE=""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"expected the world size {processes}" in done.stderr
 
 
 def test_the_manifest_starts_a_recipe_with_settings_that_torchrun_has() -> None:

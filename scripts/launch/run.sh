@@ -8,7 +8,7 @@
 #   NNODES=4 RDZV_ENDPOINT=first-machine:29500 scripts/launch/run.sh train_configs/pt_s1.toml
 #
 # Environment, all of it optional:
-#   NPROC_PER_NODE    processes on this machine; default: its GPUs, or 1
+#   NPROC_PER_NODE    processes on this machine; default: its GPUs (those of CUDA_VISIBLE_DEVICES), or 1
 #   NNODES            machines, default 1; 2:4 is any number from 2 to 4
 #   RDZV_ENDPOINT     host:port of one of them, free and reachable from all; needed for several
 #   RDZV_ID           name of the rendezvous, equal on all; default: the configuration's name
@@ -29,12 +29,18 @@ name=$(basename "$config" .toml)
 python=${PYTHON:-python}
 nnodes=${NNODES:-1}
 
-gpus() { command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus | wc -l || echo 0; }
+gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l
+  else
+    nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true # a broken driver says so on standard output
+  fi
+}
 processes=${NPROC_PER_NODE:-$(gpus)}
 [[ $processes -ge 1 ]] || processes=1
 
-# A configuration that cannot run is told once, and not after every restart.
-check=(config check --job.config_file "$config" "$@")
+# A configuration that cannot run, or a folder that is not there, is told once, and not after every restart.
+check=(config check --here --job.config_file "$config" "$@")
 [[ $nnodes == *:* ]] || check+=(--world-size "$((nnodes * processes))")
 "$python" -m titan_speech "${check[@]}"
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from titan_speech.config.budget import ranks_of_one_replica
 from titan_speech.config.check_checkpoint import check_cadence
 from titan_speech.config.check_data import check_data
 from titan_speech.config.check_storage import check_storage
+from titan_speech.config.check_world import check_world_size
 from titan_speech.config.finding import Finding
 from titan_speech.config.problem import DEFAULT, Origin, Problem, nearest_name
 from titan_speech.config.stores import check_stores
-from titan_speech.config.tables import ParallelismTable, SpeechConfig
+from titan_speech.config.tables import SpeechConfig
 from titan_speech.model.published import FLAVORS
 from titan_speech.parallel.sizes import check_sizes
 from titan_speech.parallel.support import check_support
@@ -216,28 +216,6 @@ def _check_stage(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, "false with stage.from", "true: weights are loaded by what saves them", "true")
     if stage.optimizer and not stage.from_:
         yield Finding(("stage.optimizer", "stage.from"), "true without stage.from", "stage.from, whose optimizer it is")
-
-
-_DEGREES = (
-    "parallelism.data_parallel_replicate_degree",
-    "parallelism.data_parallel_shard_degree",
-    "parallelism.tensor_parallel_degree",
-    "parallelism.context_parallel_degree",
-    "parallelism.pipeline_parallel_degree",
-)
-
-
-def check_world_size(parallelism: ParallelismTable, world_size: int) -> Iterator[Finding]:
-    """The degrees must multiply to the world size; with a shard degree of -1 the others must divide it."""
-    replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    others = replicate * ranks_of_one_replica(parallelism)
-    if min(others, abs(shard)) < 1:
-        return  # a range problem already
-    if shard == -1 and world_size % others:
-        found = f"a product of replicate, tensor, context and pipeline degrees of {others}"
-        yield Finding(_DEGREES, found, f"a divisor of the world size {world_size}")
-    elif shard > 0 and others * shard != world_size:
-        yield Finding(_DEGREES, f"a product of all degrees of {others * shard}", f"the world size {world_size}")
 
 
 def check_health(config: SpeechConfig) -> Iterator[Finding]:

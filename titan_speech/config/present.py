@@ -1,8 +1,8 @@
 """Folders that a run needs and this machine does not have, all told before anything is opened.
 
 In: a configuration. Out: findings, at the line that names the folder: a recipe's places are found in one go and not one
-start after another. Only asked of runs: a configuration is checked, planned and shown on machines without data as well.
-What lies at s3:// is found out by those who open it.
+start after another. Only asked of runs and of `config check --here`: a configuration is checked, planned and shown on
+machines without data as well. What lies at s3:// is found out by those who open it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from titan_speech.verbs.values import positive
 from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
 
 _WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
+_HERE = Argument("--here", "also look for the folders it names, on this machine", is_switch=True)
 
 
 def config_show(args: argparse.Namespace, words: list[str]) -> int:
@@ -21,10 +22,12 @@ def config_show(args: argparse.Namespace, words: list[str]) -> int:
 def config_check(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.config.budget import describe_budget
     from titan_speech.config.load import load_config
+    from titan_speech.config.present import check_present
     from titan_speech.parallel.features import Composition
     from titan_speech.parallel.support import describe_composition
 
-    loaded = load_config(words, world_size=args.world_size)
+    checks = (check_present,) if args.here else ()
+    loaded = load_config(words, world_size=args.world_size, checks=checks)
     print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
     print("stores are not opened: titan-speech data order opens them")
     print(f"composition: {describe_composition(Composition.of(loaded.config))}")
@@ -47,7 +50,7 @@ VERBS = (
         "Name every problem of a configuration at once, or print the budget derived from it; stores are not opened.",
         "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
         config_check,
-        (_WORLD_SIZE,),
+        (_WORLD_SIZE, _HERE),
         takes_config=True,
     ),
 )

@@ -39,7 +39,7 @@ VERBS = (
             Argument("--world-size", "GPUs of the run", type=positive, required=True),
             Argument("--gpu", f"one of {', '.join(DEVICES)} (default: h100)", default="h100", choices=tuple(DEVICES)),
             Argument("--price-per-gpu-hour", "price of a GPU for an hour, in any currency", type=not_negative),
-            Argument("--against", "another configuration file, laid side by side with this one"),
+            Argument("--against", "another file, laid side by side with this configuration; flags change this one"),
             Argument("--json", "as JSON (docs/plan.md lists the keys)", is_switch=True),
             Argument("--full-trace", "trace every layer instead of extending from three and four", is_switch=True),
             Argument("--dry-run", "also take real steps of two layers on a fake process group", is_switch=True),
