@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.corpus.format import ImportOptions, open_format
 from titan_speech.corpus.formats.lines import index_lines, parsed_lines
 from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
 
 
@@ -315,7 +317,7 @@ def test_jsonl_lines_whose_codes_are_not_there_are_named(
     tmp_path: Path, columns: dict[str, Callable[[int, Spoken], object]], message: str
 ) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 4), np.int32))
-    with pytest.raises(DataError, match=rf"sample 'a.jsonl:0': .*{message}.* \(and 2 more samples\)"):
+    with pytest.raises(DataError, match=rf"sample 's0': .*{message}.* \(and 2 more samples\)"):
         imported("jsonl", write_jsonl(tmp_path / "a.jsonl", spoken(3), **columns))
 
 
@@ -324,11 +326,45 @@ def test_a_jsonl_without_lines_holds_no_samples(tmp_path: Path) -> None:
     check_jsonl(write_jsonl(tmp_path / "b.jsonl", spoken(3), codes=lambda i, s: s.codes.tolist()).parent, spoken(3))
 
 
-def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", spoken(3), codes=lambda i, s: [1])
-    path.write_text(path.read_text() + "{oops\n")
-    with pytest.raises(DataError, match=r"line 4 of .*a\.jsonl is not JSON"):
-        imported("jsonl", path)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{oops", r"not JSON \(Expecting property name.*\); found '{oops'"),
+        (b"[" * 100_000, r"not JSON \(maximum recursion depth exceeded"),
+        (b"[1]", r"no JSON object; found '\[1\]'"),
+        (b'{"id": "\xff"}', "not UTF-8 .byte 0xff at column 8."),
+    ],
+    ids=["json", "deep", "list", "utf-8"],
+)
+@pytest.mark.parametrize("name", ["jsonl", "inworld"])
+def test_a_line_without_an_object_is_a_bad_sample_and_the_others_keep_their_codes(
+    tmp_path: Path, name: str, line: bytes, message: str
+) -> None:
+    if name == "inworld":
+        path = write_inworld(tmp_path, spoken(3)) / "train_samples.jsonl"
+    else:
+        path = write_jsonl(tmp_path / "a.jsonl", spoken(3), codes=lambda i, s: s.codes.tolist())
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([lines[0], line, lines[2]]))
+    source = opened(name, tmp_path)
+    first, bad, last = source.samples(source.units()[0])
+    assert isinstance(bad, BadSample)
+    assert (bad.name, bad.row) == (f"{path.name}:1", 1)
+    assert re.match(message, bad.problem.detail)
+    for sample, expected in ((first, spoken(3)[0]), (last, spoken(3)[2])):
+        assert isinstance(sample, SpeechSample)
+        assert np.array_equal(sample.codes_T, expected.codes)
+
+
+def test_listed_codes_and_arrays_of_one_sample_have_the_stated_length(tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.zeros(7, np.int32))
+    for codes, found in ((lambda i, s: [1, 2, 3], 3), (lambda i, s: "own.npy", 7)):
+        path = write_jsonl(tmp_path / "a.jsonl", spoken(2), codes=codes, code_len=lambda i, s: 5)
+        with pytest.raises(DataError, match=rf"'s0': code_len is 5, but there are {found} codes.*and 1 more"):
+            imported("jsonl", path)
+    path = write_jsonl(tmp_path / "a.jsonl", spoken(2), codes=lambda i, s: [1, 2, 3], n=lambda i, s: 2 + i)
+    with pytest.raises(DataError, match="'s0': n is 2, but there are 3 codes"):
+        imported("jsonl", path, columns={"code_len": "n"})
 
 
 @settings(max_examples=15, deadline=None)
@@ -345,4 +381,4 @@ def test_lines_are_found_by_number_with_or_without_a_last_newline(
     assert sorted(index.offsets) == [line for line in wanted if line < len(lines)]
     for line, offset in index.offsets.items():
         records = [record for _, record in parsed_lines(path, offset, line, None)]
-        assert [record["text"] for record in records] == texts[line:]
+        assert [isinstance(record, dict) and record["text"] for record in records] == texts[line:]

@@ -13,6 +13,7 @@ import pytest
 from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, speech_codes
 from titan_speech.corpus.formats import parquet
+from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
 
 COLUMNS = {"sample_id": "id", "transcript_native": "text", "segment_order": "n"}
@@ -107,7 +108,7 @@ def test_bytes_without_a_width_and_what_cannot_be_codes_are_refused(tmp_path: Pa
     path = write(tmp_path / "a.parquet", table(range(3), pa.array([b"ab", b"abc", b"ab"])))
     with pytest.raises(DataError, match="codes in 'codes' are bytes; say of what with --codes-dtype"):
         opened("parquet", path, columns=COLUMNS)
-    with pytest.raises(DataError, match="sample 'row 1': codes are 3 bytes, no multiple of 2"):
+    with pytest.raises(DataError, match="sample 'c1': codes are 3 bytes, no multiple of 2"):
         imported("parquet", path, columns=COLUMNS, codes_dtype="uint16")
     write(path, table(range(3)))
     with pytest.raises(DataError, match="leave --codes-dtype away"):
@@ -119,11 +120,33 @@ def test_bytes_without_a_width_and_what_cannot_be_codes_are_refused(tmp_path: Pa
 
 def test_rows_without_codes_are_named_and_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table(range(4), pa.array([[1, 2], None, [3], None], pa.list_(pa.int32()))))
-    with pytest.raises(DataError, match=r"row 1': codes: 'codes' is empty.*and 1 more"):
+    with pytest.raises(DataError, match=r"sample 'c1': codes: 'codes' is empty.*and 1 more"):
         imported("parquet", path, columns=COLUMNS)
-    write(path, table(range(2), pa.array([[1], [2, None]], pa.list_(pa.int32()))))
-    with pytest.raises(DataError, match="a list of codes holds a null"):
-        imported("parquet", path, columns=COLUMNS)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.uint16(), 2)])
+def test_a_null_among_codes_is_named_by_sample_and_frame_and_the_rest_is_read(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    codes = pa.array([[1, 2], [3, None], None, [None, None], [5, 6]], kind)
+    path = write(tmp_path / "a.parquet", table(range(5), codes))
+    source = opened("parquet", path, columns=COLUMNS)
+    found = list(source.samples(source.units()[0]))
+    bad = {one.name: (one.problem.kind, one.row) for one in found if isinstance(one, BadSample)}
+    assert bad == {"c1": ("null code", 1), "c2": ("no codes", 2), "c3": ("null code", 3)}
+    details = [one.problem.detail for one in found if isinstance(one, BadSample)]
+    assert "the code at frame 1 is null" in details[0]
+    assert "the code at frame 0 is null" in details[2]
+    good = [one.codes_T.tolist() for one in found if isinstance(one, SpeechSample)]
+    assert good == [[1, 2], [5, 6]]
+
+
+def test_a_stated_number_of_codes_must_be_theirs(tmp_path: Path) -> None:
+    lengths = pa.array([len(speech_codes(0)), 3, None], pa.float64())
+    path = write(tmp_path / "a.parquet", table(range(3)).append_column("frames", lengths))
+    with pytest.raises(DataError, match=rf"sample 'c1': frames is 3, but there are {len(speech_codes(1))} codes: cut"):
+        imported("parquet", path, columns=COLUMNS | {"code_len": "frames"})
+    assert len(imported("parquet", path, columns=COLUMNS)) == 3
 
 
 def test_a_column_missing_in_a_later_file_names_that_file(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import webdataset as wds
 
 from tests.import_samples import imported, opened
 from tests.store_samples import CODEC, SENTENCES, speech_codes, write_tokenizer
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
 from titan_speech.store.builder import StoreWriter
 from titan_speech.store.store import open_store
@@ -177,6 +177,40 @@ def test_unfit_samples_are_named(tmp_path: Path, members: dict[str, bytes], mess
     path = write_members(tmp_path / "a.tar", members)
     with pytest.raises(DataError, match=message):
         imported("webdataset", path)
+
+
+def test_an_unfit_member_is_its_samples_problem_alone(tmp_path: Path) -> None:
+    codes = npy(speech_codes(1))
+    members = {"a.npy": codes, "b.json": b"{", "b.npy": codes, "c.npy": b"no", "d.npy": codes}
+    source = opened("webdataset", write_members(tmp_path / "a.tar", members))
+    found = list(source.samples(source.units()[0]))
+    assert [one.name for one in found if isinstance(one, BadSample)] == ["b", "c"]
+    assert [one.info.sample_id for one in found if isinstance(one, SpeechSample)] == ["a", "d"]
+
+
+def test_members_of_a_key_that_are_spread_over_the_tar_are_named_with_their_places(tmp_path: Path) -> None:
+    codes = npy(speech_codes(1))
+    path = write_members(tmp_path / "a.tar", {"x/a.json": b"{}", "x/b.json": b"{}", "x/a.npy": codes, "x/b.npy": codes})
+    source = opened("webdataset", path)
+    with pytest.raises(DataError) as error:
+        list(source.samples(source.units()[0]))
+    assert (
+        "members of key 'x/a' are not side by side: x/a.json is member 1, x/a.npy is member 3. Write the tar sorted"
+    ) in str(error.value)
+
+
+def test_whole_samples_may_share_a_key_if_their_json_tells_them_apart(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for key, sample_id in (("k", "one"), ("l", "two"), ("k", "three")):
+            for name, data in (
+                (f"{key}.json", json.dumps({"sample_id": sample_id}).encode()),
+                (f"{key}.npy", npy(speech_codes(1))),
+            ):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    assert list(imported("webdataset", path)) == ["one", "two", "three"]
 
 
 def test_language_and_named_columns_must_be_there(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -306,6 +307,12 @@ def segments(lines: list[dict]) -> None:
     lines[200] |= {"start_time": 3.0, "end_time": 3.5}
 
 
+def numbered_twice(lines: list[dict]) -> None:
+    """Two channels of one moment may share a number, two moments may not."""
+    for i, start in ((7, 0.0), (8, 0.0), (9, 4.0)):
+        lines[i] |= {"source_video_id": "v", "segment_order": 3, "start_time": start, "end_time": start + 1}
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -332,7 +339,19 @@ def segments(lines: list[dict]) -> None:
         (lambda lines: lines[7].update(segment_order=2**31), "segment_order is 2147483648: expected a whole number"),
         (lambda lines: lines[7].update(segment_order=float("inf")), "segment_order is inf: expected a whole number"),
         (lambda lines: lines[7].update(start_time=-1.0), "start_time is -1.0: expected seconds from the beginning"),
-        (segments, r"sample 's200': segment_order 200 of source_video_id 'v0' starts at 3.0 s, before .* 198"),
+        (
+            segments,
+            r"sample 's200' of \S+, row 200: segment_order 200 of source_video_id 'v0' starts at 3.0 s, before .* 198",
+        ),
+        (
+            numbered_twice,
+            r"sample 's9' of \S+, row 9: segment_order 3 of source_video_id 'v' starts at 4.0 s, and at 0.0 s in "
+            r"sample 's[78]' of \S+, row [78]: number the segments of a recording in the order of their times",
+        ),
+        (
+            lambda lines: [line.update(language=f"en-{'IN' if n % 2 else 'in'}") for n, line in enumerate(lines)],
+            r"parts \S+.en-IN.speech and \S+.en-in.speech differ in case alone",
+        ),
     ],
 )
 def test_bad_samples_are_told_together_over_all_units_and_nothing_is_built(
@@ -373,6 +392,60 @@ def test_skip_bad_leaves_them_out_and_counts_them(tmp_path: Path, vectorized: Pa
     assert report["dropped"]["language"]["count"] == 9
     assert "sample 's0'" in report["dropped"]["language"]["first"]
     assert verify_store(tmp_path / "store").is_sound
+
+
+def test_skip_bad_tells_lines_that_cannot_be_read_and_a_store_without_samples_why(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", language="en")
+    good = path.read_text()
+    path.write_text(good + '{oops\n{"sample_id": "x", "codes": [1, 2], "code_len": 3, "language": "en"}\n[]\n{\n')
+    words = jsonl_words(tmp_path, tokenizer_path, path)
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert f"sample 'a.jsonl:3' of {path}, row 3: not JSON" in message
+    assert "(and 1 more samples)" in message
+    assert f"sample 'x' of {path}, row 4: code_len is 3, but there are 2 codes" in message
+    assert main([*words, "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert ": 3 samples, 9 tokens" in told.out
+    assert f"left out, and counted in build_report.json:\n  sample 'a.jsonl:3' of {path}, row 3: not JSON" in told.err
+    report = json.loads((tmp_path / "store/build_report.json").read_text())
+    assert {kind: found["count"] for kind, found in report["dropped"].items()} == {
+        "not JSON": 2,
+        "code_len": 1,
+        "no JSON object": 1,
+    }
+    path.write_text("{oops\n")
+    shutil.rmtree(tmp_path / "store")
+    assert main([*words, "--skip-bad"]) == 2
+    assert "no sample is left" in (message := capsys.readouterr().err)
+    assert "row 0: not JSON" in message
+
+
+def test_times_that_are_not_the_length_of_the_codes_are_warned_of_and_counted(
+    tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = {"exact": 10.0, "rounded": 10.2, "long": 10.4, "milliseconds": 10_000.0}
+    path = tmp_path / "a.jsonl"
+    lines = [{"sample_id": name, "language": "en", "codes": [1] * 500, "end_time": end} for name, end in ends.items()]
+    path.write_text("".join(json.dumps(line | {"start_time": 0.0}) + "\n" for line in lines))
+    assert main(jsonl_words(tmp_path, tokenizer_path, path)) == 0
+    message = capsys.readouterr().err
+    assert "warning: samples whose times are not the length of their codes: 2; they are in the store" in message
+    assert f"sample 'long' of {path}, row 2: 500 codes; its times (10.40 s) make 520 (and 1 more samples)" in message
+    report = json.loads((tmp_path / "store/build_report.json").read_text())
+    assert report["doubted"]["duration"]["count"] == 2
+
+
+def test_a_damaged_file_is_named_once(tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a", "language": "en"}\n' * 9)[:-12])
+    words = jsonl_words(tmp_path, tokenizer_path, path)
+    words[words.index("jsonl")] = "text-jsonl"
+    assert main(words) == 2
+    assert f"\n  {path} breaks off after line" in (message := capsys.readouterr().err)
+    assert message.count(str(path)) == 1
 
 
 def test_a_corrected_input_is_imported_again_where_it_changed(

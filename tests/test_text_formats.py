@@ -123,13 +123,13 @@ GOOD = '{"text": "a", "language": "en"}\n'
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD + '{"text": "b"\n', r"line 2 is not JSON"),
-        (GOOD + "[1]\n", r"line 2 holds a list"),
-        (GOOD + '{"txt": "b", "language": "en"}\n', r"line 2 has no column `text`; found txt, language"),
+        (GOOD + '{"text": "b"\n', r"line 2: not JSON"),
+        (GOOD + "[1]\n", r"line 2: no JSON object; found '\[1\]'"),
+        (GOOD + '{"txt": "b", "language": "en"}\n', r"line 2: the object has no column `text`; found txt, language"),
         (GOOD + '{"text": 5, "language": "en"}\n', r"line 2: text is int 5"),
         (GOOD + '{"text": "b"}\n', r"line 2: names no language.*or auto"),
         (GOOD + '{"text": "b", "language": "klingon"}\n', r"unknown language tag 'klingon'"),
-        (GOOD.encode() + b'{"text": "\xff"}\n', r"line 2 is not UTF-8 \(byte 0xff"),
+        (GOOD.encode() + b'{"text": "\xff"}\n', r"line 2: not UTF-8 \(byte 0xff"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -141,16 +141,19 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, message: str)
 
 def test_a_build_is_told_every_unfit_row_and_reads_on(tmp_path: Path) -> None:
     rows = [{"text": "b", "id": "x"}, {"text": 5, "language": "en"}, {"text": "c", "language": "klingon"}]
-    write_jsonl(tmp_path / "a.jsonl", [*rows, {"text": "d", "language": "en"}])
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    path.write_text(path.read_text() + '{"txt": "c"}\n{"text"\n{"text": "d", "language": "en"}\n')
     opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
     *bad, good = opened.samples(opened.units()[0])
     assert [(one.name, one.problem.kind, one.row) for one in bad if isinstance(one, BadSample)] == [
         ("a.jsonl:1", "no language", 0),
         ("a.jsonl:2", "type of text", 1),
         ("a.jsonl:3", "language", 2),
+        ("a.jsonl:4", "columns", 3),
+        ("a.jsonl:5", "not JSON", 4),
     ]
     assert isinstance(good, TextSample)
-    assert (good.text, good.row) == ("d", 3)
+    assert (good.text, good.row) == ("d", 5)
 
 
 def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:

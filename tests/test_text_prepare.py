@@ -230,7 +230,7 @@ def test_prepared_text_is_read_for_a_build_with_its_version(tmp_path: Path) -> N
     assert opened.normalization_version() == prepared_version(job.rules)  # type: ignore[attr-defined]
     assert prepared_version(job.rules).startswith(normalization_version())
     assert prepared_version(Rules(min_chars=1)) != prepared_version(Rules())
-    with pytest.raises(DataError, match="language itself"):
+    with pytest.raises(DataError, match="sample by sample: leave --language away"):
         open_format("text-prepared", ImportOptions(inputs=(tmp_path / "out",), language="hi"))
     with pytest.raises(DataError, match=r"no prepared\.json"):
         open_format("text-prepared", ImportOptions(inputs=(tmp_path / "in",)))

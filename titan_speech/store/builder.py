@@ -74,7 +74,9 @@ class StoreWriter:
         self._problems = Problems(f"store {self.path} was not built")
         self._folder = fresh_folder(self.path)
         self._spill_folder = self._folder / "spill"
-        self._spill = Spill(self._spill_folder, Recipe(tokenizer, codec, normalization_version, seed), self._refuse)
+        self._doubts = Problems("", limit=None)
+        recipe = Recipe(tokenizer, codec, normalization_version, seed)
+        self._spill = Spill(self._spill_folder, recipe, self._refuse, self._doubts.add)
 
     def _refuse(self, sample_id: str, problem: Problem) -> None:
         self._problems.add(sample_id, problem)
@@ -94,6 +96,8 @@ class StoreWriter:
         self._problems.raise_if_any()
         if not runs:
             raise DataError(f"store {self.path} was not built: no samples were added")
+        if self._doubts.found:
+            logger.warning("%s", doubted(self._doubts))
         rate = codes_per_sec(self.codec)
         parts = tuple(write_part(some, self._folder, self._shard_bytes, rate) for some in by_part(runs).values())
         self.manifest = completed(self.manifest, parts, self._folder)
@@ -136,6 +140,14 @@ def check_shard_bytes(shard_bytes: int) -> None:
 
 def codes_per_sec(codec: CodecInfo | None) -> float:
     return codec.codes_per_sec if codec is not None else 1.0
+
+
+def doubted(doubts: Problems) -> str:
+    """Of samples whose times are not the length of their codes."""
+    return (
+        f"samples whose times are not the length of their codes: {doubts.count:,}; they are in the store, and "
+        f"titan-speech store audit judges how many are too many:\n{doubts.lines()}"
+    )
 
 
 def completed(manifest: Manifest, parts: tuple[PartInfo, ...], store: Path) -> Manifest:

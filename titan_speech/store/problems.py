@@ -7,7 +7,7 @@ without one everything is counted, and what several processes found is put toget
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from titan_speech.errors import DataError
@@ -61,8 +61,18 @@ class Problems:
 
     def raise_if_any(self) -> None:
         if self.found:
-            lines = "\n".join(f"  {found.first}{_rest(found)}" for found in self.found.values())
-            raise DataError(f"{self._what_failed}; correct these or leave them out:\n{lines}")
+            raise DataError(f"{self._what_failed}; correct these or leave them out:\n{self.lines()}")
+
+    def lines(self) -> str:
+        return "\n".join(f"  {found.first}{_rest(found)}" for found in self.found.values())
+
+
+def merged(all_found: Iterable[Mapping[str, Found]], what_failed: str = "") -> Problems:
+    """What several processes found, all of it counted."""
+    problems = Problems(what_failed, limit=None)
+    for found in all_found:
+        problems.merge(found)
+    return problems
 
 
 def _rest(found: Found) -> str:

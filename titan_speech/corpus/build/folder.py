@@ -45,6 +45,8 @@ class UnitRecord:
     num_samples: int
     num_tokens: int
     problems: Mapping[str, Found]
+    doubts: Mapping[str, Found]
+    """Of samples that were imported."""
     runs: tuple[Run, ...]
 
     def is_usable(self, skip_bad: bool) -> bool:
@@ -163,16 +165,18 @@ def write_record(folder: Path, record: UnitRecord) -> None:
         {**asdict(run), "folder": run.folder.name, "key": [run.key.dataset_source, run.key.language, str(run.key.kind)]}
         for run in record.runs
     ]
-    problems = {kind: asdict(found) for kind, found in record.problems.items()}
-    content = {**vars(record), "problems": problems, "runs": runs}
+    problems, doubts = (
+        {kind: asdict(found) for kind, found in told.items()} for told in (record.problems, record.doubts)
+    )
+    content = {**vars(record), "problems": problems, "doubts": doubts, "runs": runs}
     _write(folder / "record.json", json.dumps(content, ensure_ascii=False))
 
 
 def read_record(file: Path) -> UnitRecord:
     content = _read(file)
-    problems = {kind: Found(**found) for kind, found in content["problems"].items()}
+    problems, doubts = ({kind: Found(**found) for kind, found in content[of].items()} for of in ("problems", "doubts"))
     runs = tuple(_run(file.parent, some) for some in content["runs"])
-    return UnitRecord(**{**content, "problems": problems, "runs": runs})
+    return UnitRecord(**{**content, "problems": problems, "doubts": doubts, "runs": runs})
 
 
 def _run(unit: Path, content: dict) -> Run:

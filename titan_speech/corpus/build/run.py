@@ -36,9 +36,9 @@ from titan_speech.corpus.format import (
 )
 from titan_speech.errors import DataError
 from titan_speech.progress import say_to_stderr
-from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, write_manifest
+from titan_speech.store.builder import check_shard_bytes, codes_per_sec, completed, doubted, write_manifest
 from titan_speech.store.manifest import CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
-from titan_speech.store.problems import Found, Problems
+from titan_speech.store.problems import Found, Problems, merged
 from titan_speech.store.write.conflicts import find_conflicts
 from titan_speech.store.write.cut import ShardJob, by_part, part_info, shard_jobs
 from titan_speech.store.write.runs import Run
@@ -155,6 +155,7 @@ class _Build:
     def run(self) -> Manifest:
         self._folder.prepare()
         records = self._checked_records()
+        self._tell(records)
         runs = [run for record in records for run in record.runs]
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._cut(runs)
@@ -204,6 +205,7 @@ class _Build:
         find_conflicts(runs, problems)
         problems.raise_if_any()
         if not runs:
+            _dropped(records, f"store {self._request.output} was not built: no sample is left").raise_if_any()
             raise DataError(f"store {self._request.output} was not built: the inputs hold no samples")
 
     def _cut(self, runs: Sequence[Run]) -> Manifest:
@@ -231,18 +233,23 @@ class _Build:
 
     def _write_report(self, records: Sequence[UnitRecord]) -> None:
         """What was imported and what was left out; nothing in it depends on how the build went."""
-        dropped = Problems("", limit=None)
-        for record in records:
-            dropped.merge(record.problems)
         content = {
             "from": self._request.format,
             "units": len(records),
             "samples": sum(record.num_samples for record in records),
             "tokens": sum(record.num_tokens for record in records),
-            "dropped": {kind: _told(found) for kind, found in dropped.found.items()},
+            "dropped": {kind: _told(found) for kind, found in _dropped(records).found.items()},
+            "doubted": {kind: _told(found) for kind, found in _doubted(records).found.items()},
         }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (self._folder.store / REPORT_NAME).write_text(text, encoding="utf-8")
+
+    def _tell(self, records: Sequence[UnitRecord]) -> None:
+        """What the store will lack, and what of it is doubtful."""
+        if (dropped := _dropped(records)).found:
+            say_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
+        if (doubts := _doubted(records)).found:
+            say_to_stderr(f"warning: {doubted(doubts)}")
 
     def _publish(self) -> None:
         try:
@@ -252,6 +259,14 @@ class _Build:
                 f"{self._request.output} appeared during the build ({error}); it was left as it is"
             ) from error
         self._folder.tidy(self._request.output)
+
+
+def _dropped(records: Sequence[UnitRecord], what_failed: str = "") -> Problems:
+    return merged((record.problems for record in records), what_failed)
+
+
+def _doubted(records: Sequence[UnitRecord]) -> Problems:
+    return merged(record.doubts for record in records)
 
 
 def _checked_units(opened: Format) -> list[Unit]:

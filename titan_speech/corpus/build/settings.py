@@ -15,7 +15,7 @@ from pathlib import Path
 from titan_speech.corpus.format import ImportOptions
 from titan_speech.store.manifest import CodecInfo
 
-SPILL_VERSION = 1
+SPILL_VERSION = 2
 """Raised when the files of an unfinished build change."""
 
 

@@ -22,7 +22,7 @@ from titan_speech.corpus.build.folder import (
 from titan_speech.corpus.format import Format, Unit
 from titan_speech.corpus.samples import BadSample, Sample, SpeechSample, TextSample
 from titan_speech.errors import DataError
-from titan_speech.store.problems import Found, Problem, Problems
+from titan_speech.store.problems import Found, Problem, Problems, merged
 from titan_speech.store.write.cut import ShardJob, write_shard
 from titan_speech.store.write.spill import Recipe, Spill
 
@@ -48,18 +48,20 @@ class ImportWork:
         temporary = task.target.with_name(f"{task.target.name}.tmp-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        stamp, problems = stamp_of(task.unit), Problems(task.unit.name, limit=None)
-        told = _Told(task.unit, problems)
-        spill = Spill(temporary, self.recipe, told.refuse, advance, task.unit.place, str(task.unit.path))
+        stamp, problems, doubts = stamp_of(task.unit), Problems("", limit=None), Problems("", limit=None)
+        told = _Told(task.unit, problems, doubts)
+        place, file = task.unit.place, str(task.unit.path)
+        spill = Spill(temporary, self.recipe, told.refuse, told.doubt, advance, place, file)
         try:
             for sample in self._samples(task.unit):
                 told.row = sample.row
                 _add(spill, sample, told)
         except DataError as error:
-            problems.merge({UNIT_PROBLEM: Found(f"{task.unit.place}: {error}", 1, "units")})
+            line = str(error) if file in str(error) else f"{place}: {error}"
+            problems = merged([{UNIT_PROBLEM: Found(line, 1, "units")}, problems.found])  # it may explain the others
         runs = spill.seal()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
-        record = UnitRecord(task.unit.name, stamp, *counts, problems.found, runs)
+        record = UnitRecord(task.unit.name, stamp, *counts, problems.found, doubts.found, runs)
         write_record(temporary, record)
         shutil.rmtree(task.target, ignore_errors=True)
         os.rename(temporary, task.target)
@@ -73,16 +75,22 @@ class ImportWork:
 
 @dataclass
 class _Told:
-    """Tells where in the input a bad sample lies."""
+    """Tells where in the input a bad or doubtful sample lies."""
 
     unit: Unit
     problems: Problems
+    doubts: Problems
     row: int | None = None
     """Of the sample that is being added."""
 
     def refuse(self, name: str, problem: Problem) -> None:
-        place = self.unit.place if self.row is None else f"{self.unit.path}, row {self.row}"
-        self.problems.add(name, problem, place=place)
+        self.problems.add(name, problem, place=self._place())
+
+    def doubt(self, name: str, problem: Problem) -> None:
+        self.doubts.add(name, problem, place=self._place())
+
+    def _place(self) -> str:
+        return self.unit.place if self.row is None else f"{self.unit.path}, row {self.row}"
 
 
 def _add(spill: Spill, sample: Sample, told: _Told) -> None:

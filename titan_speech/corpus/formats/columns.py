@@ -18,10 +18,10 @@ from titan_speech.corpus.format import ImportOptions
 from titan_speech.errors import DataError
 from titan_speech.store.samples import SPEECH_VARIANTS, SampleInfo
 
-CODES = "codes"
+CODES, CODE_LEN = "codes", "code_len"
 TRANSCRIPTS = {f"transcript_{variant}": variant for variant in SPEECH_VARIANTS}
 INFO_FIELDS = tuple(each.name for each in fields(SampleInfo))
-SPEECH_FIELDS = (*INFO_FIELDS, CODES, *TRANSCRIPTS)
+SPEECH_FIELDS = (*INFO_FIELDS, CODES, CODE_LEN, *TRANSCRIPTS)
 ROW = "@row"
 _MAX_LISTED = 20
 _MAX_LAYOUTS = 1000

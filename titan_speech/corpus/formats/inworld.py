@@ -36,6 +36,7 @@ from titan_speech.corpus.formats.records import Record, speech_samples
 from titan_speech.corpus.formats.splits import chosen_split
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
 from titan_speech.store.shards import mapped_array
 
 DEFAULTS = {
@@ -102,14 +103,15 @@ class Inworld:
     def samples(self, unit: Unit) -> Iterator[Sample]:
         return speech_samples(self._records(unit), self._columns, self._options, unit)
 
-    def _records(self, unit: Unit) -> Iterator[tuple[str, Record]]:
+    def _records(self, unit: Unit) -> Iterator[tuple[str, Record | Problem]]:
         files = self._files[str(unit.path)]
         stop = unit.stop if unit.stop is not None else 0
         codes, starts_N = _codes(files.codes), _starts(files)
         borders = [*starts_N[unit.start : stop].tolist(), int(starts_N[stop]) if stop < len(starts_N) else len(codes)]
         lines = parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, stop)
         for i, (name, record) in enumerate(lines):
-            yield name, self._record(record, codes[borders[i] : borders[i + 1]])
+            is_read = not isinstance(record, Problem)
+            yield name, self._record(record, codes[borders[i] : borders[i + 1]]) if is_read else record
 
     def _record(self, record: dict[str, object], codes_T: NDArray) -> Record:
         """As the importers of other formats have it; what the vectorizer writes for "not known" is taken out."""

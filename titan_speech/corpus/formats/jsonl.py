@@ -8,7 +8,7 @@ a.npy). An array of more than one sample is read by one of
     codes_start                where the sample begins in an array [all codes]
 
 and `code_len`, how many codes there are (a padded row, or from codes_start on). Out: samples of speech. A line that is
-not JSON stops its unit, an array that cannot be read is a bad sample. A unit is 65,536 lines.
+not JSON, or whose array cannot be read, is a bad sample. A unit is 65,536 lines.
 
 Shapes: T codes of a sample.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.corpus.format import ImportOptions, Unit
-from titan_speech.corpus.formats.columns import CODES, speech_columns
+from titan_speech.corpus.formats.columns import CODE_LEN, CODES, speech_columns
 from titan_speech.corpus.formats.files import InputFile, find_files, instead
 from titan_speech.corpus.formats.lines import index_lines, parsed_lines
 from titan_speech.corpus.formats.records import Record, speech_samples
@@ -31,7 +31,7 @@ from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
 
-ROW, START, LENGTH = "codes_row", "codes_start", "code_len"
+ROW, START = "codes_row", "codes_start"
 LINES_PER_UNIT = 65_536
 OPEN_ARRAYS = 64
 
@@ -67,15 +67,18 @@ class Jsonl:
     def _records(self, unit: Unit) -> Iterator[tuple[str, Record | Problem]]:
         column, beside = self._options.columns.get(CODES, CODES), unit.path.with_suffix(".npy")
         for name, record in parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, unit.stop):
-            value = record.get(column)
-            path = unit.path.parent / value if isinstance(value, str) else beside
-            if isinstance(value, str) or (value is None and beside.is_file()):
-                try:
-                    record[column] = _codes(path, record)
-                except DataError as error:
-                    yield name, Problem("array", str(error))
-                    continue
+            if not isinstance(record, Problem):
+                value = record.get(column)
+                path = unit.path.parent / value if isinstance(value, str) else beside
+                if isinstance(value, str) or (value is None and beside.is_file()):
+                    record[column] = self._codes(path, record)
             yield name, record
+
+    def _codes(self, path: Path, record: Mapping[str, object]) -> NDArray | Problem:
+        try:
+            return _codes(path, record, self._columns.of(CODE_LEN, record) or CODE_LEN)
+        except DataError as error:
+            return Problem("array", str(error))
 
 
 def _check_json(path: Path) -> None:
@@ -87,22 +90,22 @@ def _check_json(path: Path) -> None:
         )
 
 
-def _codes(path: Path, record: Mapping[str, object]) -> NDArray:
-    """The sample's own part of the array."""
+def _codes(path: Path, record: Mapping[str, object], code_len: str) -> NDArray:
+    """The sample's own part of the array; `code_len` is the column that says how many codes it has."""
     array, where = _array(str(path)), f"{path} of shape {_array(str(path)).shape}"
-    row, start, length = (_natural(record, name) for name in (ROW, START, LENGTH))
+    row, start, length = (_natural(record, name) for name in (ROW, START, code_len))
     if row is not None:
         if start is not None or array.ndim != 2 or row >= len(array):
             raise DataError(f"{ROW} is {row} in {where}: expected a row of an array [N, T], and no {START}")
         array = array[row]
     elif start is not None:
         if length is None or array.ndim != 1:
-            raise DataError(f"{START} is {start} in {where}: expected an array [all codes], and a {LENGTH}")
+            raise DataError(f"{START} is {start} in {where}: expected an array [all codes], and a {code_len}")
         array = array[start:]
     if length is None or (row is None and start is None):
         return array
     if length > len(array):
-        raise DataError(f"{LENGTH} is {length}, but {where} has only {len(array)} codes there")
+        raise DataError(f"{code_len} is {length}, but {where} has only {len(array)} codes there")
     return array[:length]
 
 

@@ -1,7 +1,7 @@
 """Lines of a large text file by number: where ranges of them begin, and reading one range.
 
 In: a file of lines, such as JSONL. Out: byte offsets of chosen lines, found in one pass, so that ranges of
-lines are read by several processes.
+lines are read by several processes; the object of each line, or the `Problem` that it has none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
 
 CHUNK_BYTES = 16 << 20
 _NEWLINE = 10
@@ -43,20 +43,30 @@ def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
     return LineIndex(num_lines, {line: offset for line, offset in offsets.items() if line < num_lines})
 
 
-def parsed_lines(path: Path, offset: int, first: int, stop: int | None) -> Iterator[tuple[str, dict[str, object]]]:
+def parsed_lines(
+    path: Path, offset: int, first: int, stop: int | None
+) -> Iterator[tuple[str, dict[str, object] | Problem]]:
     """JSON objects of lines [first, stop), with their names; line `first` begins at `offset`."""
     file_name = path.name  # 1 us each time it is asked for
     with open(path, "rb") as file:
         file.seek(offset)
         for number, line in enumerate(islice(file, None if stop is None else stop - first), first):
-            yield f"{file_name}:{number}", _parsed(line, path, number)
+            yield f"{file_name}:{number}", parsed(line)
 
 
-def _parsed(line: bytes, path: Path, number: int) -> dict[str, object]:
+def parsed(line: bytes, encoding: str = "utf-8") -> dict[str, object] | Problem:
+    """The JSON object of a line."""
     try:
-        content = json.loads(str(line, "utf-8"))
-    except ValueError as error:
-        raise DataError(f"line {number + 1} of {path} is not JSON ({error}): {line[:60]!r}") from error
+        content = json.loads(str(line, encoding))
+    except UnicodeDecodeError as error:
+        detail = f"byte {error.object[error.start]:#04x} at column {error.start}"
+        return Problem("not UTF-8", f"not UTF-8 ({detail}); convert the file, as with iconv -t UTF-8")
+    except (ValueError, RecursionError) as error:
+        return Problem("not JSON", f"not JSON ({error}); found {_begin(line)}")
     if not isinstance(content, dict):
-        raise DataError(f"line {number + 1} of {path} is {line[:60]!r}: expected a JSON object")
+        return Problem("no JSON object", f"no JSON object; found {_begin(line)}")
     return content
+
+
+def _begin(line: bytes) -> str:
+    return repr(line[:60].decode(errors="replace").rstrip("\r\n"))

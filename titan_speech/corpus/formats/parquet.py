@@ -24,6 +24,7 @@ from titan_speech.corpus.formats.files import InputFile, find_files, instead
 from titan_speech.corpus.formats.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
+from titan_speech.store.problems import Problem
 
 UNIT_BYTES = 256 << 20
 _ROWS_PER_BATCH = 1024
@@ -151,14 +152,26 @@ def _column(array: pa.Array, codes: bool) -> list:
     return _lists(array)
 
 
-def _lists(array: pa.Array) -> list[NDArray | None]:
+def _lists(array: pa.Array) -> list[NDArray | Problem | None]:
     """Views of one array of values, not Python integers."""
     lengths_N = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     flat = array.flatten()
-    if flat.null_count:
-        raise pa.ArrowInvalid("a list of codes holds a null")
-    values = flat.to_numpy()
     ends_N = np.cumsum(lengths_N)
+    values = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
     parts = np.split(values, ends_N[:-1])
     valid_N = array.is_valid().to_numpy(zero_copy_only=False)
-    return [part if valid else None for part, valid in zip(parts, valid_N, strict=True)]
+    lists: list[NDArray | Problem | None] = [
+        part if valid else None for part, valid in zip(parts, valid_N, strict=True)
+    ]
+    for row, frame in _first_nulls(flat, ends_N):
+        lists[row] = Problem("null code", f"the code at frame {frame} is null: expected whole numbers from 0")
+    return lists
+
+
+def _first_nulls(flat: pa.Array, ends_N: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Row and frame of the first null of each list that has one."""
+    if flat.null_count:
+        places = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))
+        rows, firsts = np.unique(np.searchsorted(ends_N, places, side="right"), return_index=True)
+        for row, place in zip(rows.tolist(), places[firsts].tolist(), strict=True):
+            yield row, place - (int(ends_N[row - 1]) if row else 0)

@@ -1,7 +1,8 @@
 """Records of an input, one mapping a sample, as samples of speech.
 
 In: the records of one unit, in order, each with a name for error messages; a `Problem` in place of one that could not
-be read. Out: `SpeechSample`s in the same order, and `BadSample`s in place of records that do not make one.
+be read, or of a value in it. Out: `SpeechSample`s in the same order, and `BadSample`s in place of records that do not
+make one, under their sample's id where the record has it. A stated `code_len` must be the number of codes.
 
 Shapes: T codes of a sample.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.corpus.format import ImportOptions, Unit
-from titan_speech.corpus.formats.columns import CODES, ROW, TRANSCRIPTS, Columns, absent, missing
+from titan_speech.corpus.formats.columns import CODE_LEN, CODES, ROW, TRANSCRIPTS, Columns, absent, missing
 from titan_speech.corpus.samples import BadSample, Sample, SpeechSample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
@@ -24,7 +25,7 @@ from titan_speech.store.samples import SampleInfo
 Record = Mapping[str, object]
 
 CODE_DTYPES = {"uint16": np.dtype("<u2"), "int32": np.dtype("<i4"), "uint32": np.dtype("<u4"), "int64": np.dtype("<i8")}
-_NUMBERS = {"segment_order": int, "sample_rate": int, "start_time": float, "end_time": float}
+_NUMBERS = {"segment_order": int, "sample_rate": int, "start_time": float, "end_time": float, CODE_LEN: int}
 
 
 def speech_samples(
@@ -32,15 +33,19 @@ def speech_samples(
 ) -> Iterator[Sample]:
     """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
+    has_unread = False
     for row, (name, record) in enumerate(records, unit.start):
         if isinstance(record, Problem):
+            has_unread = True
             yield BadSample(name, record, row)
             continue
         seen.update(record)
         try:
             yield _sample(record, columns, options, unit, row)
         except UnfitError as error:
-            yield BadSample(name, error.problem, row)
+            yield BadSample(_id(record, columns) or name, error.problem, row)
+    if has_unread and not seen:
+        return  # what columns there are is not known
     for field, column in columns.named.items():
         if column not in seen and column != ROW:
             raise DataError(f"{unit.path} {missing(field, column, seen)}")
@@ -67,7 +72,25 @@ def _sample(record: Record, columns: Columns, options: ImportOptions, unit: Unit
     codes_T = None if column is None else codes_array(_value(CODES, column, record), options.codes_dtype)
     if codes_T is None:
         raise UnfitError("no codes", _lacks(CODES, record, columns) + _refused(record))
+    _check_length(record, columns, codes_T)
     return SpeechSample(info, codes_T, transcripts, row)
+
+
+def _id(record: Record, columns: Columns) -> str | None:
+    """Of a sample that is refused for something else."""
+    value = record.get(columns.locate(record).get("sample_id", ""))
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def _check_length(record: Record, columns: Columns, codes_T: NDArray) -> None:
+    column = columns.locate(record).get(CODE_LEN)
+    value = None if column is None else _value(CODE_LEN, column, record)
+    if value is None or codes_T.ndim != 1:
+        return
+    stated = _number(CODE_LEN, value)
+    if stated != len(codes_T):
+        detail = f"{column} is {stated}, but there are {len(codes_T)} codes: cut the codes to it, or correct it"
+        raise UnfitError(CODE_LEN, detail)
 
 
 def describe(
@@ -78,7 +101,7 @@ def describe(
     transcripts: dict[str, str] = {}
     for field, column in columns.locate(record).items():
         value = None if field == CODES else _value(field, column, record)
-        if value is None:
+        if value is None or field == CODE_LEN:
             continue
         if field in TRANSCRIPTS:
             transcripts[TRANSCRIPTS[field]] = _text(field, value)
@@ -96,6 +119,8 @@ def describe(
 
 def _value(field: str, column: str, record: Record) -> object:
     value = record[column]
+    if isinstance(value, Problem):
+        raise UnfitError(value.kind, value.detail)
     if isinstance(value, Refused):
         raise UnfitError(
             f"{field} refused", f"{column} {value.reason} and is not imported: write codes with numpy.save"

@@ -95,15 +95,30 @@ class _ZstdStream(io.RawIOBase):
         super().close()
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and lines without their end."""
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Line numbers from 1 and lines as they are."""
     number = 0
     try:
         with open_bytes(path) as file:
             for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        detail = f"byte {error.object[error.start]:#04x} at column {error.start}"
-        raise DataError(f"{path}, line {number} is not UTF-8 ({detail}); convert it, as with iconv -t UTF-8") from error
+                yield number, line
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{path} breaks off after line {number}: {error}; fetch it again") from error
+
+
+def encoding_of(number: int) -> str:
+    """Of a line: some editors begin a file with a mark of its encoding."""
+    return "utf-8-sig" if number == 1 else "utf-8"
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1 and lines without their end."""
+    for number, line in raw_lines(path):
+        try:
+            text = line.decode(encoding_of(number))
+        except UnicodeDecodeError as error:
+            detail = f"byte {error.object[error.start]:#04x} at column {error.start}"
+            raise DataError(
+                f"{path}, line {number} is not UTF-8 ({detail}); convert it, as with iconv -t UTF-8"
+            ) from error
+        yield number, text.rstrip("\r\n")

@@ -22,7 +22,8 @@ class TextPrepared(TextFormat):
         super().__init__(options)
         said = [name for name in ("dataset_source", "language", "columns", "preset") if getattr(options, name)]
         if said:
-            raise DataError(f"prepared text says {', '.join(said)} itself; leave that option away")
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in said)
+            raise DataError(f"prepared text says it itself, sample by sample: leave {flags} away")
         contents = [_read_prepared(folder) for folder in options.inputs]
         versions = {str(content["normalization_version"]) for content in contents}
         if len(versions) > 1:

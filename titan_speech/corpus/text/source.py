@@ -42,8 +42,8 @@ class TextFormat(ABC):
         """All units, in an order that depends on the inputs alone."""
 
     @abstractmethod
-    def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object]]]:
-        """Position in the file and the fields of each row."""
+    def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object] | Problem]]:
+        """Position in the file and the fields of each row, or why it has none."""
 
     def documents(self, unit: Unit) -> Iterator[Document]:
         for document in self._read(unit):
@@ -75,6 +75,9 @@ class TextFormat(ABC):
     def _read(self, unit: Unit) -> Iterator[Document | _Unfit]:
         reader = RowReader(self.options, self.preset)
         for position, row in self.rows(unit):
+            if isinstance(row, Problem):
+                yield _Unfit(f"{unit.name}:{position}", position, row)
+                continue
             try:
                 yield reader.document(row, unit, position)
             except UnfitError as error:

@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 from titan_speech.store.audit.rates import Spread
 from titan_speech.store.audit.read import AuditSample
 from titan_speech.store.audit.scripts import expected_scripts, plain_name, script_counts
+from titan_speech.store.durations import excess, told
 from titan_speech.text_tokenizer import TextTokenizer
 
 MAX_SEGMENT_SEC = 40.0
-DURATION_SLACK_CODES = 2.0
-"""XCodec2's padding adds one code, the last frame is filled up, and times are often rounded to 10 ms."""
-DURATION_SLACK_SHARE = 0.02
-"""Of the length: resampled video drifts, a wrong rate or a cut segment is off by more."""
 MAX_SPREADS = 5.0
 """One in 1.7 million of a normal distribution; real rates have longer tails, which the threshold allows for."""
 RATE_SLACK_SEC = 1.0
@@ -95,11 +92,9 @@ def _plain(text: str) -> str:
 def duration_fits(sample: AuditSample, context: Context) -> Answer | None:
     if not sample.is_speech or sample.duration_sec is None:
         return None
-    expected, found = sample.duration_sec * context.codes_per_sec, len(sample.tokens_T)
-    excess = abs(found - expected) / (DURATION_SLACK_CODES + DURATION_SLACK_SHARE * expected)
-    if excess <= 1:
-        return SOUND
-    return Answer(excess, f"{found} codes; its times ({sample.duration_sec:.2f} s) make {expected:.0f}")
+    lengths = len(sample.tokens_T), sample.duration_sec, context.codes_per_sec
+    severity = excess(*lengths)
+    return SOUND if severity <= 1 else Answer(severity, told(*lengths))
 
 
 def length_fits(sample: AuditSample, context: Context) -> Answer | None:

@@ -1,4 +1,5 @@
-"""Checks over all samples of a store: ids that occur twice, segment orders that contradict start times.
+"""Checks over all samples of a store: ids that occur twice, segment orders that contradict start times, part names that
+only their case keeps apart.
 
 In: the runs of all parts. Out: problems. Samples are compared by 64-bit hash, one range of hashes after another, so
 memory is bounded: 4 M hashes at a time (below 400 MB), whatever the size of the store. Where hashes meet, the samples
@@ -15,12 +16,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.problems import Found, Problem, Problems
 from titan_speech.store.write.cut import key_slice
 from titan_speech.store.write.runs import Run
 
 MAX_ENTRIES = 1 << 22
 MAX_LOOKED_UP = 1000
+SAME_START_SEC = 0.02
+"""One code: two channels of one moment may share a number, and their times be rounded."""
+_ORDER = "segment order"
 
 Where = tuple[Run, int]
 """A run and a row of it."""
@@ -28,12 +32,27 @@ Where = tuple[Run, int]
 
 def find_conflicts(runs: Sequence[Run], problems: Problems) -> None:
     """Tells all problems to `problems`."""
-    if not runs:
+    if not runs or _find_twins(runs, problems):
         return
     for first, last in _ranges(sum(run.num_samples for run in runs)):
         _find_duplicates(runs, first, last, problems)
     for first, last in _ranges(sum(len(run.segments()) for run in runs)):
         _find_contradictions(runs, first, last, problems)
+
+
+def _find_twins(runs: Sequence[Run], problems: Problems) -> bool:
+    """Whether two parts have folders that are one where file systems ignore case, as on macOS and Windows."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted({run.key.folder for run in runs}):
+        folders.setdefault(name.casefold(), []).append(name)
+    twins = [names for names in folders.values() if len(names) > 1]
+    for first, second, *_ in twins:
+        line = (
+            f"parts {first} and {second} differ in case alone and would be one folder where file systems ignore case: "
+            "write dataset_source and language in one way"
+        )
+        problems.merge({"part names": Found(line, 1, "parts")})
+    return bool(twins)
 
 
 def _ranges(num_entries: int) -> Iterator[tuple[int, int]]:
@@ -76,7 +95,7 @@ def _places(having: Sequence[Where]) -> str:
 
 
 def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
-    """In one recording a later segment does not start earlier."""
+    """In one recording a later segment does not start earlier, and segments of two times have two numbers."""
     parts, owners = [], []
     for index, run in enumerate(runs):
         segments = run.segments()
@@ -94,23 +113,34 @@ def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: P
             problems,
         )
     if len(bad) > MAX_LOOKED_UP:
-        problems.add("", Problem("segment order", "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
+        problems.add("", Problem(_ORDER, "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
 
 
 def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
-    """Whether segment i + 1 starts before segment i of the same recording, though its order is greater."""
+    """Whether segment i + 1 starts before segment i of the same recording, or elsewhere under the same number."""
     before, after = sorted_N[:-1], sorted_N[1:]
     same = before["recording"] == after["recording"]
-    return same & (before["order"] < after["order"]) & (before["start"] > after["start"])
+    is_twice = (before["order"] == after["order"]) & (after["start"] - before["start"] > SAME_START_SEC)
+    return same & (is_twice | (before["order"] < after["order"]) & (before["start"] > after["start"]))
 
 
 def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None:
-    rows = [run.rows().slice(row, 1).to_pylist()[0] for run, row in (before, after)]
-    if rows[0]["source_video_id"] != rows[1]["source_video_id"]:
+    (first, first_place), (second, second_place) = (_told(*where) for where in (before, after))
+    if first["source_video_id"] != second["source_video_id"]:
         return  # two recordings of one hash
-    detail = (
-        f"segment_order {rows[1]['segment_order']} of source_video_id {rows[1]['source_video_id']!r} starts at "
-        f"{rows[1]['start_time']} s, before segment_order {rows[0]['segment_order']} ({rows[0]['sample_id']!r}) at "
-        f"{rows[0]['start_time']} s"
-    )
-    problems.add(rows[1]["sample_id"], Problem("segment order", detail))
+    other = f"{first['sample_id']!r}" + (f" of {first_place}" if first_place else "")
+    begins = f"segment_order {second['segment_order']} of source_video_id {second['source_video_id']!r} starts at "
+    if first["segment_order"] == second["segment_order"]:
+        detail = f"{begins}{second['start_time']} s, and at {first['start_time']} s in sample {other}"
+    else:
+        detail = (
+            f"{begins}{second['start_time']} s, before segment_order {first['segment_order']} of sample {other} at "
+            f"{first['start_time']} s"
+        )
+    fix = f"{detail}: number the segments of a recording in the order of their times, or not at all"
+    problems.add(second["sample_id"], Problem(_ORDER, fix), place=second_place)
+
+
+def _told(run: Run, row: int) -> tuple[dict, str | None]:
+    """A sample's row of the sidecar, and where in the input it lies."""
+    return run.rows().slice(row, 1).to_pylist()[0], run.place(row)

@@ -1,7 +1,7 @@
 """Spilling samples: each is checked, texts are tokenized in batches, and sorted runs are written.
 
 In: samples with codes and transcripts, or with text, in any order and of any part. Out: runs (runs.py); bad samples are
-told to `refuse` and left out.
+told to `refuse` and left out, samples whose times are not the length of their codes are told to `doubt` and kept.
 
 Memory: a batch of 1,024 samples as they came, then compact rows and arrays until `RUN_BYTES` of tokens (64 MB) or
 `RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts.
@@ -22,6 +22,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
+from titan_speech.store.durations import duration_of, excess, told
 from titan_speech.store.manifest import CodecInfo, Kind
 from titan_speech.store.problems import Problem
 from titan_speech.store.samples import (
@@ -86,11 +87,14 @@ class Spill:
         folder: Path,
         recipe: Recipe,
         refuse: Callable[[str, Problem], None],
+        doubt: Callable[[str, Problem], None],
         on_batch: Callable[[int, int], None] = lambda num_samples, num_tokens: None,
         unit: str | None = None,
         file: str | None = None,
     ) -> None:
-        self._folder, self._recipe, self._refuse, self._on_batch = folder, recipe, refuse, on_batch
+        self._folder, self._recipe, self._on_batch = folder, recipe, on_batch
+        self._refuse, self._doubt = refuse, doubt
+        self._codes_per_sec = recipe.codec.codes_per_sec if recipe.codec is not None else 1.0
         self._unit, self._file = unit, file
         self._entries: dict[PartKey, list[_Entry]] = {}
         self._buffers: dict[PartKey, _Buffer] = {}
@@ -115,7 +119,13 @@ class Spill:
             if variant not in texts
         ]
         if not self._refused(info, problems):
+            self._judge_times(info, len(codes_T))
             self._add(Kind.SPEECH, _Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
+
+    def _judge_times(self, info: SampleInfo, num_codes: int) -> None:
+        duration_sec = duration_of(info)
+        if duration_sec is not None and excess(num_codes, duration_sec, self._codes_per_sec) > 1:
+            self._doubt(info.sample_id, Problem("duration", told(num_codes, duration_sec, self._codes_per_sec)))
 
     def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
         texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
