@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def write_checkpoint(
         records.append(_written(partial, f"__{rank}_model_0.distcp", "model", rng.bytes(model_bytes)))
         if kind == "full":
             records.append(_written(partial, f"__{rank}_state_0.distcp", "state", rng.bytes(STATE_BYTES)))
-    records.append(_written(partial, ".metadata", "index", rng.bytes(500)))
+    records.append(
+        _written(partial, ".metadata", "index", pickle.dumps(([file.name for file in records], rng.bytes(500))))
+    )
     records += _beside(folder, step)
     publish(checkpoint, Commit(step, kind, "schedule", time.time(), num_ranks, tuple(records)))
     return checkpoint

@@ -9,7 +9,7 @@ import pytest
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.folder import checkpoint_path, discard
-from titan_speech.checkpoint.listing import list_text
+from titan_speech.checkpoint.listing import listed
 from titan_speech.checkpoint.places import run_place
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.turn import Turn
@@ -78,7 +78,7 @@ def test_the_list_of_checkpoints_says_what_is_up(s3_server: S3Server, tmp_path: 
         write_checkpoint(folder, step)
     (checkpoint_path(folder, 20) / "__0_state_0.distcp").write_bytes(b"cut")
     Turn(job).run()
-    header, ten, twenty, *notes = list_text(run_place(folder)).splitlines()
+    header, ten, twenty, *notes = listed(run_place(folder)).lines
     place = header.index("upload")
     assert ten[place:].split() == ["complete", "complete"]
     assert twenty[place:].startswith("  ")

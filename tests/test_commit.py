@@ -16,7 +16,7 @@ from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
 from titan_speech.checkpoint.adopt import adopt
 from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folder import partial_path, recover
-from titan_speech.checkpoint.listing import list_text
+from titan_speech.checkpoint.listing import listed
 from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.saver import Saver
@@ -131,7 +131,20 @@ def test_a_marker_edited_by_hand_is_a_problem_of_its_checkpoint_alone(
     marker = tmp_path / "step-5" / MARKER
     marker.write_text(edit(marker.read_text()))
     assert MARKER in verify(tmp_path / "step-5", checksums=True).problems[0]
-    assert "DAMAGED" in list_text(RunPlace(tmp_path))
+    assert "DAMAGED" in str(listed(RunPlace(tmp_path)))
+
+
+def test_a_marker_that_lost_files_is_no_proof_of_those_that_are_left(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    marker = tmp_path / "step-5" / MARKER
+    files = [file for file in json.loads(marker.read_text())["files"] if file["role"] != "state"]
+    marker.write_text(with_field(marker.read_text(), "files", files))
+    (problem,) = verify(tmp_path / "step-5", checksums=False).problems
+    assert problem.startswith("commit.json does not name __0_state_0.distcp, which lies in the folder: it was edited")
+    (tmp_path / "step-5" / "__0_state_0.distcp").unlink()
+    assert verify(tmp_path / "step-5", checksums=False).is_sound
+    (problem,) = verify(tmp_path / "step-5", checksums=True).problems
+    assert problem.startswith("commit.json does not name __0_state_0.distcp, which is spoken of by .metadata")
 
 
 def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""`--output` of the verbs that write a folder: an address of object storage is refused before any work."""
+"""Places on the command line: what is no folder or no address is refused before any work, unreachable servers too."""
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.s3_server import credentials
 from titan_speech.cli import main
 
 BUILD = ["build", "--from", "jsonl", "--input", "a.jsonl", "--tokenizer", "t", "--name", "n", "--licence", "CC0-1.0"]
@@ -32,3 +35,80 @@ def test_an_address_is_no_folder(
     assert "expected a folder of this machine" in message
     assert ("s3://bucket/prefix" if words[0] == "build" else "store push FOLDER s3://bucket/prefix") in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["store", *BUILD, "--output", "s3:/bucket/x"],
+        ["store", "describe", "s3:/bucket/x"],
+        ["store", "verify", "s3a://bucket/x"],
+        ["store", "audit", "s3:/bucket/x"],
+        ["store", "gold", "s3:/bucket/x", "--output", "gold"],
+        ["store", "merge", "one", "s3:/bucket/x", "--output", "all"],
+        ["store", "migrate", "s3:/bucket/x", "--plan"],
+        ["store", "push", "one", "s3:/bucket/x"],
+        ["store", "pull", "s3:/bucket/x", "one"],
+        ["checkpoint", "list", "s3:/bucket/x"],
+        ["checkpoint", "push", "one", "s3:/bucket/x"],
+        ["checkpoint", "pull", "s3:/bucket/x", "one"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_an_address_that_lost_a_slash_is_told_what_it_means(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "s3://bucket/prefix; did you mean s3://bucket/x?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["store", "describe", "s3://bucket/x"],
+        ["store", "verify", "s3://bucket/x"],
+        ["store", "audit", "s3://bucket/x"],
+        ["store", "gold", "s3://bucket/x", "--output", "gold"],
+        ["store", "merge", "one", "s3://bucket/x", "--output", "all"],
+        ["store", "migrate", "s3://bucket/x", "--plan"],
+        ["store", "push", "one", "s3://bucket/x"],
+        ["store", "pull", "s3://bucket/x", "one"],
+        ["checkpoint", "list", "s3://bucket/x"],
+        ["checkpoint", "pull", "s3://bucket/x", "one"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_a_server_that_nobody_runs_is_told_at_once(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # and not listening
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        began = time.monotonic()
+        assert main([*words, "--endpoint-url", endpoint]) == 2
+    assert time.monotonic() - began < 5
+    message = capsys.readouterr().err
+    assert f"{endpoint} cannot be reached for s3://bucket/x: " in message
+    assert "Connection refused; check --endpoint-url" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["store", "push", "s3:/b/x", "s3://bucket/x"], ["store", "build", "--input", "s3://b/x"]]
+)
+def test_what_must_lie_here_is_no_address(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "this machine" in capsys.readouterr().err
+
+
+def test_a_bucket_that_can_be_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "describe", "s3://a/b"]) == 2
+    assert (
+        '"s3://a/b" names the bucket "a"; expected s3://bucket/prefix, a bucket of 3 to 63' in capsys.readouterr().err
+    )

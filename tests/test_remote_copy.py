@@ -61,6 +61,25 @@ def test_a_store_comes_back_as_it_was(s3_server: S3Server, store: Path, tmp_path
     assert not (tmp_path / "back.pull").exists()
 
 
+def test_every_verb_takes_the_endpoint(s3_server: S3Server, store: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TITAN_SPEECH_CACHE", str(tmp_path / "cache"))
+    other = write_store(tmp_path / "other", TextTokenizer.load(store.parent / "tokenizer"), num_samples=12)
+    where = ("--endpoint-url", s3_server.endpoint_url)
+    for number, place in enumerate((store, other)):
+        assert main(["store", "push", str(place), f"s3://stores/verbs{number}", *where]) == 0
+    address = "s3://stores/verbs0"
+    for words in (
+        ["describe", address],
+        ["verify", address],
+        ["audit", address, "--output", str(tmp_path / "audit.html")],
+        ["gold", address, "--output", str(tmp_path / "gold"), "--by", "sample", "--num-ce", "4", "--num-decode", "1"],
+        ["migrate", address, "--plan"],
+    ):
+        assert main(["store", *words, *where]) in ((0, 1) if words[0] == "audit" else (0,)), words
+    assert main(["store", "merge", address, "s3://stores/verbs1", "--output", str(tmp_path / "all"), *where]) == 2
+    assert "duplicate sample_id in s3://stores/verbs0 and s3://stores/verbs1" in capsys.readouterr().err
+
+
 def test_a_push_sends_only_what_is_missing_or_wrong(s3_server: S3Server, store: Path, tmp_path: Path) -> None:
     settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "again")
     num_files = len(files_below(store))

@@ -20,6 +20,7 @@ from titan_speech.checkpoint.pins import pin, unpin
 from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
 from titan_speech.checkpoint.upload.status import StatusBoard, status_path
 from titan_speech.config.tables import CadenceRule, CheckpointTable, UploadTable
+from titan_speech.errors import CheckpointError
 
 POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
 KEPT = st.builds(Kept, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(4)))
@@ -107,6 +108,8 @@ def test_old_checkpoints_are_thinned_then_deleted_but_not_while_they_are_pinned_
         apply(tmp_path, table)
         expected = {1: "full", 2: "full", 3: "full", 5: "model", 6: "full", 7: "full"}
         assert kinds(tmp_path) == expected
+    with pytest.raises(CheckpointError, match=r"step 3 in .* is not pinned, so nothing was changed; pinned: 2"):
+        unpin(tmp_path, 3)
     unpin(tmp_path, 2)
     apply(tmp_path, table, newest_step=1)
     assert kinds(tmp_path) == expected  # all others are of a branch that was left

@@ -12,7 +12,7 @@ import pytest
 
 from tests.checkpoints import save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, read_commit
-from titan_speech.checkpoint.listing import list_text
+from titan_speech.checkpoint.listing import listed
 from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.start import Start, choose_start
@@ -105,4 +105,4 @@ def test_a_clock_that_jumped_changes_no_choice(folder: Path) -> None:
         (folder / f"step-{step}" / MARKER).write_text(moved.to_json())
         os.utime(folder / f"step-{step}", (0, 0))
     assert chosen(folder).step == 3
-    assert [line.split()[0] for line in list_text(RunPlace(folder)).splitlines()[1:]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in listed(RunPlace(folder)).lines[1:]] == ["1", "2", "3"]

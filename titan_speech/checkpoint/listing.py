@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME, committed_steps
@@ -21,21 +21,34 @@ from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy
 from titan_speech.checkpoint.table import size_text, table_lines
 from titan_speech.checkpoint.upload.status import UploadStatus, read_status, status_path
-from titan_speech.checkpoint.verify import verify
+from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.errors import CheckpointError
 
 HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
 MULTILINE = ("config", "tokens")
 
 
-def list_text(place: RunPlace) -> str:
+@dataclass(frozen=True)
+class Listing:
     """A line a checkpoint, and what else lies there."""
+
+    lines: tuple[str, ...]
+    is_lost: bool
+    """There are checkpoints, and every one of them is damaged."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def listed(place: RunPlace) -> Listing:
+    """The checkpoints of a run."""
     uploads = read_status(status_path(place.folder.parent))
-    rows = [HEADER, *(_row(place, step, uploads) for step in committed_steps(place.folder))]
-    lines = table_lines(rows)
-    lines += _no_checkpoints(place.folder)
+    steps = committed_steps(place.folder)
+    found = [verify(checkpoint_path(place.folder, step), checksums=False) for step in steps]
+    rows = (_row(place, step, one, uploads) for step, one in zip(steps, found, strict=True))
+    lines = [*table_lines([HEADER, *rows]), *_no_checkpoints(place.folder)]
     lines += _uploads(uploads, place.folder) if uploads else []
-    return "\n".join(lines)
+    return Listing(tuple(lines), bool(found) and not any(one.is_sound for one in found))
 
 
 def _no_checkpoints(folder: Path) -> Iterator[str]:
@@ -60,8 +73,7 @@ def _uploads(status: UploadStatus, folder: Path) -> Iterator[str]:
         yield f"the last attempt failed: {status.last_error}"
 
 
-def _row(place: RunPlace, step: int, uploads: UploadStatus | None) -> tuple[str, ...]:
-    found = verify(checkpoint_path(place.folder, step), checksums=False)
+def _row(place: RunPlace, step: int, found: Verification, uploads: UploadStatus | None) -> tuple[str, ...]:
     reasons = ["pinned"] if step in pinned_steps(place.folder) else []
     reasons += ["milestone"] if RetentionPolicy(0, 0, place.milestone_every_steps).is_milestone(step) else []
     loss = place.loss_at.get(step)

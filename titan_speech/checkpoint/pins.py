@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import STEP_NAME
+from titan_speech.errors import CheckpointError
 
 FOLDER = "pinned"
 
@@ -24,4 +25,14 @@ def pin(folder: Path, step: int) -> None:
 
 
 def unpin(folder: Path, step: int) -> None:
-    (folder / FOLDER / f"step-{step}").unlink(missing_ok=True)
+    """
+    Raises:
+        CheckpointError: the step is not pinned.
+    """
+    try:
+        (folder / FOLDER / f"step-{step}").unlink()
+    except FileNotFoundError as error:
+        pinned = ", ".join(map(str, sorted(pinned_steps(folder)))) or "none"
+        raise CheckpointError(
+            f"step {step} in {folder} is not pinned, so nothing was changed; pinned: {pinned}"
+        ) from error

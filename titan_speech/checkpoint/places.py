@@ -64,9 +64,13 @@ def run_place(path: Path) -> RunPlace:
 
 
 def checkpoints_at(path: Path, step: int | None = None) -> Iterator[Path]:
-    """The checkpoint `path` is, or those of the run it is, or the one of `step`."""
-    if STEP_NAME.fullmatch(path.name):
-        yield path
+    """The checkpoint `path` is, or those of the run it is, or the one of `step`.
+
+    Raises:
+        CheckpointError: what was asked for by its step is not there.
+    """
+    if match := STEP_NAME.fullmatch(path.name):
+        yield path if path.is_dir() else RunPlace(path.parent).checkpoint(int(match[1]))
         return
     place = run_place(path)
     steps = committed_steps(place.folder) if step is None else [step]

@@ -1,18 +1,20 @@
 """Whether a checkpoint is what its marker says.
 
 In: a checkpoint folder. Out: every problem, in words, with the file's name. Sizes cost one stat a file. Checksums read
-every byte, several files at once.
+every byte, several files at once. The marker is no proof of itself: it must name all that lies in the folder and all
+that DCP's index speaks of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, file_record, read_commit
+from titan_speech.checkpoint.index import SUFFIX, indexed_files
 from titan_speech.checkpoint.names import INDEX
 from titan_speech.errors import CheckpointError
 
@@ -42,8 +44,9 @@ def verify(checkpoint: Path, *, checksums: bool) -> Verification:
         return Verification(checkpoint, None, (_without_marker(checkpoint),))
     found = _wrong_step(checkpoint, commit) + _names_nothing(commit)
     found += _each(commit.files, partial(_wrong_size, checkpoint))
+    found += _unnamed(commit, _in_folder(checkpoint), "lies in the folder")
     if checksums and not found:
-        found = _each(commit.files, partial(_wrong_content, checkpoint))
+        found = _each(commit.files, partial(_wrong_content, checkpoint)) or _wrong_index(checkpoint, commit)
     return Verification(checkpoint, commit, tuple(found))
 
 
@@ -60,6 +63,33 @@ def _wrong_step(checkpoint: Path, commit: Commit) -> list[str]:
 def _names_nothing(commit: Commit) -> list[str]:
     """With no file to look at, nothing would be found wrong."""
     return [] if commit.files else [f"{MARKER} names no files"]
+
+
+def _in_folder(checkpoint: Path) -> set[str]:
+    """Files that a save writes; notes that somebody puts beside them harm nothing."""
+    try:
+        return {path.name for path in checkpoint.iterdir() if path.name == INDEX or path.suffix == SUFFIX}
+    except FileNotFoundError:  # removed meanwhile by its run: the sizes have told
+        return set()
+
+
+def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
+    """Of a checkpoint whose files are as they were written; a node without rank 0 may have no index."""
+    try:
+        names = indexed_files(checkpoint / INDEX)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        return [f"{INDEX} cannot be read: {error}"]
+    return _unnamed(commit, names, f"is spoken of by {INDEX}")
+
+
+def _unnamed(commit: Commit, names: Set[str], why: str) -> list[str]:
+    missing = sorted(names - {file.name for file in commit.files})
+    if not missing:
+        return []
+    more = f" (nor {len(missing) - 1} others)" if len(missing) > 1 else ""
+    return [f"{MARKER} does not name {missing[0]}{more}, which {why}: it was edited, or is of another checkpoint"]
 
 
 def _wrong_size(checkpoint: Path, file: FileRecord) -> str:

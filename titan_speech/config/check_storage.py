@@ -37,6 +37,8 @@ def _check_place(place: str, key: str, what: str) -> Iterator[Finding]:
     scheme, is_address, rest = place.partition("://")
     if is_address and "@" in rest.partition("/")[0]:
         yield Finding((key,), "a name or password in the address", f"s3://bucket/prefix, and {_FROM_ENVIRONMENT}")
+    elif is_s3(place) and not is_address:
+        yield Finding((key,), f'"{place}"', "s3://bucket/prefix", f"s3://{place.partition(':')[2].lstrip('/')}")
     elif is_s3(place):
         try:
             S3Url.parse(place)

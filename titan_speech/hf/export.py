@@ -108,7 +108,7 @@ def _codecs(checkpoint: Checkpoint) -> tuple[str, ...]:
     found: set[str] = set()
     for store in {source.store for source in checkpoint.config.data.source}:
         try:
-            codec = open_store(store).manifest.codec
+            codec = open_store(store, checkpoint.config.storage).manifest.codec
         except DataError:
             continue
         found |= {codec.hash} if codec is not None else set()

@@ -77,7 +77,7 @@ class Client:
 
     def __init__(self, settings: StorageTable) -> None:
         self.settings = settings
-        self._s3 = _connect(settings)
+        self._s3 = connect(settings, settings.timeout_sec)
         self.pool = ThreadPoolExecutor(settings.num_connections, thread_name_prefix="object-storage")
 
     def list_sizes(self, url: S3Url) -> dict[str, int]:
@@ -217,13 +217,14 @@ class Client:
         return retried(what + where, call, self.settings.num_attempts)
 
 
-def _connect(settings: StorageTable) -> BaseClient:
+def connect(settings: StorageTable, connect_sec: float) -> BaseClient:
+    """boto3's client; `connect_sec` for each attempt to connect."""
     import boto3.session
     from botocore.exceptions import BotoCoreError
 
     config = Config(
         retries={"total_max_attempts": 1},
-        connect_timeout=settings.timeout_sec,
+        connect_timeout=connect_sec,
         read_timeout=settings.timeout_sec,
         max_pool_connections=settings.num_connections,
         request_checksum_calculation="when_required",
@@ -235,14 +236,20 @@ def _connect(settings: StorageTable) -> BaseClient:
         return session.client("s3", endpoint_url=settings.endpoint_url or None, region_name=region, config=config)
     except (BotoCoreError, ValueError) as error:
         raise DataError(
-            f"object storage cannot be used: {error}; check storage.endpoint_url, AWS_ENDPOINT_URL and AWS_PROFILE"
+            f"object storage cannot be used: {error}; check --endpoint-url (or "
+            "storage.endpoint_url, AWS_ENDPOINT_URL) and AWS_PROFILE"
         ) from error
 
 
 def client_of(settings: StorageTable) -> Client:
     """This process's client for these settings."""
+    return _client_of_process(with_endpoint(settings), os.getpid())
+
+
+def with_endpoint(settings: StorageTable) -> StorageTable:
+    """With the server that the environment names, if the settings name none."""
     endpoint_url = settings.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINT_VARIABLES)), "")
-    return _client_of_process(replace(settings, endpoint_url=endpoint_url), os.getpid())
+    return replace(settings, endpoint_url=endpoint_url)
 
 
 @lru_cache(maxsize=16)

@@ -27,8 +27,13 @@ class S3Url:
     def parse(cls, text: str | os.PathLike[str]) -> S3Url:
         scheme = _SCHEME.match(os.fspath(text))
         bucket, _, key = os.fspath(text)[scheme.end() if scheme else 0 :].partition("/")
-        if scheme is None or not _BUCKET.fullmatch(bucket):
+        if scheme is None:
             raise DataError(f'"{text}" names no place in object storage; expected s3://bucket/prefix')
+        if not _BUCKET.fullmatch(bucket):
+            raise DataError(
+                f'"{text}" names the bucket "{bucket}"; expected s3://bucket/prefix, a bucket of 3 to 63 letters, '
+                'digits, ".", "_" and "-"'
+            )
         if "//" in key or set(key.split("/")) & {".", ".."}:
             raise DataError(f'"{text}": expected a prefix without empty parts, "." and ".."')
         return cls(bucket, key.strip("/"))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, Totals
 from titan_speech.store.store import store_files
@@ -20,9 +21,9 @@ from titan_speech.store.tasks import count_tasks
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
 
-def describe_store(path: str | Path) -> str:
+def describe_store(path: str | Path, storage: StorageTable | None = None) -> str:
     """A tree: the store, its totals, its parts with their transcript variants."""
-    files = store_files(path)
+    files = store_files(path, storage)
     manifest = files.manifest()
     lines = [f"{manifest.name}  {path}", *_header(manifest)]
     for title, attribute in TOTALS_BY.items():
@@ -34,9 +35,9 @@ def describe_store(path: str | Path) -> str:
     return "\n".join(lines)
 
 
-def describe_store_json(path: str | Path) -> str:
+def describe_store_json(path: str | Path, storage: StorageTable | None = None) -> str:
     """The same as JSON: the manifest without its files, each part with its fingerprint and tasks."""
-    files = store_files(path)
+    files = store_files(path, storage)
     manifest = files.manifest()
     tasks = _tasks_of(files, manifest)
     content = json.loads(manifest.to_json())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from titan_speech.config.tables import StorageTable
@@ -80,7 +81,7 @@ def store_files(path: str | Path, storage: StorageTable | None = None) -> StoreF
 
 
 @contextmanager
-def stored_files(path: str | Path) -> Iterator[StoreFiles]:
+def stored_files(path: str | Path, storage: StorageTable | None = None) -> Iterator[StoreFiles]:
     """As `store_files`, for looking at what is stored now: no copy that a cache has stands in for it."""
     if not is_s3(path):
         yield store_files(path)
@@ -88,8 +89,9 @@ def stored_files(path: str | Path) -> Iterator[StoreFiles]:
     from titan_speech.remote.copies import cache_folder
     from titan_speech.remote.scratch import scratch_cache
 
-    with scratch_cache(cache_folder(StorageTable())) as folder:
-        yield store_files(path, StorageTable(cache_dir=str(folder)))
+    storage = storage or StorageTable()
+    with scratch_cache(cache_folder(storage)) as folder:
+        yield store_files(path, replace(storage, cache_dir=str(folder)))
 
 
 def check_same_codec(stores: Sequence[Store]) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.progress import Progress
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
@@ -61,9 +62,11 @@ class Verification:
         return "\n".join([f"{self.path}: {count} ({read})", *lines])
 
 
-def verify_store(path: str | Path, num_workers: int | None = None, quick: bool = False) -> Verification:
+def verify_store(
+    path: str | Path, num_workers: int | None = None, quick: bool = False, storage: StorageTable | None = None
+) -> Verification:
     """A manifest that cannot be read raises, all else is collected."""
-    with stored_files(path) as store:
+    with stored_files(path, storage) as store:
         manifest = store.manifest()
         problems = _sum_problems(store, manifest) + store.size_problems(manifest)
         problems += unexpected_files(store.paths(), manifest)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from titan_speech.verbs.values import local_folder, local_folder_or_s3, local_path, natural
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, storage_of
+from titan_speech.verbs.values import local_folder, local_folder_or_s3, local_path, natural, s3_address
 from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb
 
 _RUN = Argument("run", "run folder, or the folder its checkpoints lie in", type=local_path)
 _STEP = Argument("step", "step of a checkpoint", type=natural)
-_URL = Argument("url", "s3://bucket/prefix, the upload.to of a run")
-_ENDPOINT = Argument("--endpoint-url", "server that is not Amazon's (default: AWS_ENDPOINT_URL)", default="")
+_URL = Argument("url", "s3://bucket/prefix, the upload.to of a run", type=s3_address)
 _CHECKPOINT = "checkpoint (.../step-N), or a run folder: its newest"
 
 
 def checkpoint_list(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.checkpoint.listing import list_text
+    from titan_speech.checkpoint.listing import listed
     from titan_speech.checkpoint.places import run_place
     from titan_speech.checkpoint.upload.listing import address_text
-    from titan_speech.config.tables import StorageTable
     from titan_speech.remote.url import is_s3
 
     if is_s3(args.run):
-        print(address_text(args.run, StorageTable(endpoint_url=args.endpoint_url)))
-    else:
-        print(list_text(run_place(Path(args.run))))
-    return EXIT_DONE
+        print(address_text(args.run, storage_of(args, args.run)))
+        return EXIT_DONE
+    listing = listed(run_place(Path(args.run)))
+    print(listing)
+    return EXIT_FOUND_WRONG if listing.is_lost else EXIT_DONE
 
 
 def checkpoint_verify(args: argparse.Namespace, words: list[str]) -> int:
@@ -76,7 +76,7 @@ def checkpoint_unpin(args: argparse.Namespace, words: list[str]) -> int:
 
     place = run_place(args.run)
     unpin(place.folder, args.step)
-    print(f"step {args.step} in {place.folder} is not pinned: the next save may remove it")
+    print(f"step {args.step} in {place.folder} is no longer pinned: the next save may remove it")
     return EXIT_DONE
 
 
@@ -91,19 +91,18 @@ def checkpoint_adopt(args: argparse.Namespace, words: list[str]) -> int:
 def checkpoint_push(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.checkpoint.places import run_place
     from titan_speech.checkpoint.upload.by_hand import push
-    from titan_speech.config.tables import StorageTable
 
     folder = run_place(args.run).folder
-    print(push(folder.parent, folder, args.url, StorageTable(endpoint_url=args.endpoint_url), args.step))
+    print(push(folder.parent, folder, args.url, storage_of(args, args.url), args.step))
     return EXIT_DONE
 
 
 def checkpoint_pull(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.checkpoint.upload.by_hand import pull
-    from titan_speech.config.tables import CheckpointTable, StorageTable
+    from titan_speech.config.tables import CheckpointTable
 
     folder = args.run / CheckpointTable.folder
-    print(pull(args.url, args.run, folder, StorageTable(endpoint_url=args.endpoint_url), args.step))
+    print(pull(args.url, args.run, folder, storage_of(args, args.url), args.step))
     return EXIT_DONE
 
 
@@ -111,7 +110,8 @@ VERBS = (
     Verb(
         "checkpoint",
         "list",
-        "Print the checkpoints of a run: step, kind, size, age, why saved, why kept, loss, and what is damaged.",
+        "Print the checkpoints of a run: step, kind, size, age, why saved, why kept, loss, and what is damaged (if all "
+        "are, exit code 1).",
         "titan-speech checkpoint list outputs/demo",
         checkpoint_list,
         (
@@ -121,7 +121,7 @@ VERBS = (
                 "what uploads that were stopped left",
                 type=local_folder_or_s3,
             ),
-            _ENDPOINT,
+            ENDPOINT_URL,
         ),
     ),
     Verb(
@@ -182,7 +182,7 @@ VERBS = (
         "Send a run's checkpoints to object storage, verified; goes on where it was stopped.",
         "titan-speech checkpoint push outputs/demo s3://bucket/demo --step 30",
         checkpoint_push,
-        (_RUN, _URL, Argument("--step", "only this step (default: all)", type=natural), _ENDPOINT),
+        (_RUN, _URL, Argument("--step", "only this step (default: all)", type=natural), ENDPOINT_URL),
     ),
     Verb(
         "checkpoint",
@@ -194,7 +194,7 @@ VERBS = (
             _URL,
             Argument("run", "run folder, which need not be there yet", type=local_folder),
             Argument("--step", "step to fetch (default: the newest full one)", type=natural),
-            _ENDPOINT,
+            ENDPOINT_URL,
         ),
     ),
 )

@@ -42,9 +42,11 @@ def data_show(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def _continued(config: SpeechConfig) -> SpeechConfig:
-    """With the place of the stage before, if there is one."""
+    """With the place of the stage before, if there is one, once the server of its stores was reached."""
     from titan_speech.checkpoint.hand_over import previewed
+    from titan_speech.remote.contact import reach
 
+    reach(config.storage, [config.stage.from_, *(source.store for source in config.data.source)])
     config, remark = previewed(config)
     if remark:
         print(remark, file=sys.stderr)

@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from titan_speech.verbs.values import local_folder, positive
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, storage_of
+from titan_speech.verbs.values import local_folder, local_folder_or_s3, local_store, positive, s3_address
 from titan_speech.verbs.verb import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Verb, deferred
 
-_STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix")
-_STORE_URL = Argument("url", "s3://bucket/prefix")
-_ENDPOINT = Argument("--endpoint-url", "server that is not Amazon's (default: AWS_ENDPOINT_URL)", default="")
+_STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix", type=local_folder_or_s3)
+_STORE_URL = Argument("url", "s3://bucket/prefix", type=s3_address)
 
 
 def store_describe(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.store.describe import describe_store, describe_store_json
 
-    print((describe_store_json if args.json else describe_store)(args.path))
+    print((describe_store_json if args.json else describe_store)(args.path, storage_of(args, args.path)))
     return EXIT_DONE
 
 
 def store_verify(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.store.verify import verify_store
 
-    verification = verify_store(args.path, args.workers, args.quick)
+    verification = verify_store(args.path, args.workers, args.quick, storage_of(args, args.path))
     print(verification)
     return EXIT_DONE if verification.is_sound else EXIT_FOUND_WRONG
 
 
 def store_push(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.config.tables import StorageTable
     from titan_speech.remote.store_copy import push_store
     from titan_speech.remote.url import S3Url
 
-    print(push_store(Path(args.path), S3Url.parse(args.url), StorageTable(endpoint_url=args.endpoint_url)))
+    print(push_store(args.path, S3Url.parse(args.url), storage_of(args, args.url)))
     return EXIT_DONE
 
 
 def store_pull(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.config.tables import StorageTable
     from titan_speech.remote.store_copy import pull_store
     from titan_speech.remote.url import S3Url
 
-    print(pull_store(S3Url.parse(args.url), Path(args.path), StorageTable(endpoint_url=args.endpoint_url)))
+    print(pull_store(S3Url.parse(args.url), args.path, storage_of(args, args.url)))
     return EXIT_DONE
 
 
@@ -62,7 +59,7 @@ VERBS = (
         "Print what a token store holds: parts, languages, tokens, hours, versions.",
         "titan-speech store describe demo_data",
         store_describe,
-        (_STORE_PATH, Argument("--json", "print it as JSON", is_switch=True)),
+        (_STORE_PATH, Argument("--json", "print it as JSON", is_switch=True), ENDPOINT_URL),
     ),
     Verb(
         "store",
@@ -74,6 +71,7 @@ VERBS = (
             _STORE_PATH,
             Argument("--workers", "shards read at once (default: one a core)", type=positive),
             Argument("--quick", "compare the files and their sizes only", is_switch=True),
+            ENDPOINT_URL,
         ),
     ),
     Verb(
@@ -114,7 +112,7 @@ VERBS = (
         "Send a token store to object storage, file by file with its sha256; goes on where it was stopped.",
         "titan-speech store push my_store s3://bucket/my_store",
         store_push,
-        (Argument("path", "folder of a token store"), _STORE_URL, _ENDPOINT),
+        (Argument("path", "folder of a token store", type=local_store), _STORE_URL, ENDPOINT_URL),
     ),
     Verb(
         "store",
@@ -122,6 +120,6 @@ VERBS = (
         "Fetch a token store from object storage into a new folder; goes on where it was stopped.",
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
-        (_STORE_URL, Argument("path", "folder that is not there yet", type=local_folder), _ENDPOINT),
+        (_STORE_URL, Argument("path", "folder that is not there yet", type=local_folder), ENDPOINT_URL),
     ),
 )

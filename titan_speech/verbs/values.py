@@ -9,6 +9,7 @@ from pathlib import Path
 
 MB = 1 << 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_S3 = "s3://"
 
 
 def natural(text: str) -> int:
@@ -55,9 +56,40 @@ def local_folder(text: str) -> Path:
 
 
 def local_folder_or_s3(text: str) -> str:
-    if not text.startswith("s3:/") and _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(f'found "{text}", expected a folder of this machine or s3://bucket/prefix')
+    if _SCHEME.match(text) and not text.startswith(_S3):
+        raise argparse.ArgumentTypeError(
+            f'found "{text}", expected a folder of this machine or s3://bucket/prefix{_meant(text)}'
+        )
     return text
+
+
+def s3_address(text: str) -> str:
+    if not text.startswith(_S3):
+        raise argparse.ArgumentTypeError(f'found "{text}", expected s3://bucket/prefix{_meant(text)}')
+    return text
+
+
+def _meant(text: str) -> str:
+    """The end of a sentence: the address that was probably meant."""
+    scheme, _, rest = text.partition(":/")
+    is_likely = scheme.lower() in ("s3", "s3a", "s3n", "r2") and rest.strip("/")
+    return f"; did you mean {_S3}{rest.lstrip('/')}?" if is_likely else ""
+
+
+def local_input(text: str) -> Path:
+    if _SCHEME.match(text):
+        raise argparse.ArgumentTypeError(
+            f'found "{text}", expected a file or folder of this machine: fetch what lies at an address first'
+        )
+    return Path(text)
+
+
+def local_store(text: str) -> Path:
+    if _SCHEME.match(text):
+        raise argparse.ArgumentTypeError(
+            f'found "{text}", expected the folder of a store on this machine; titan-speech store pull fetches one'
+        )
+    return Path(text)
 
 
 def local_path(text: str) -> Path:

@@ -29,7 +29,7 @@ class Argument:
     choices: tuple[str, ...] | None = None
     dest: str | None = None
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
         if not self.name.startswith("-"):
             parser.add_argument(self.name, help=self.help, type=self.type)
         elif self.is_switch:

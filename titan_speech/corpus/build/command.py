@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.errors import DataError
-from titan_speech.verbs.shared_arguments import add_shard_mb, add_workers
-from titan_speech.verbs.values import MB, local_folder_or_s3, megabytes, natural
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, add_shard_mb, add_workers, storage_of
+from titan_speech.verbs.values import MB, local_folder_or_s3, local_input, megabytes, natural
 
 if TYPE_CHECKING:
     from titan_speech.corpus.build.run import BuildRequest
@@ -27,7 +27,9 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is read")
     what.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="; ".join(_formats()))
-    what.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files or folders of that format")
+    what.add_argument(
+        "--input", type=local_input, nargs="+", required=True, metavar="PATH", help="files or folders of that format"
+    )
     what.add_argument("--split", help="which split of an input that has several")
     what.add_argument(
         "--columns",
@@ -69,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of large arrays, imported at a time (default: 256)",
     )
     how.add_argument("--work-dir", default=".", metavar="DIR", help="where a store for s3:// is built (default: here)")
-    how.add_argument(
-        "--endpoint-url", default="", help="server of s3:// that is not Amazon's (default: AWS_ENDPOINT_URL)"
-    )
+    ENDPOINT_URL.add_to(how)
     add_workers(how, default=os.cpu_count() or 1)
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
@@ -96,12 +96,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _build_to_s3(args: argparse.Namespace) -> Manifest:
-    from titan_speech.config.tables import StorageTable
     from titan_speech.corpus.build.push import build_to_s3
     from titan_speech.remote.url import S3Url
 
-    settings = StorageTable(endpoint_url=args.endpoint_url)
-    return build_to_s3(_request(args), S3Url.parse(args.output), Path(args.work_dir), settings)
+    request, storage = _request(args), storage_of(args, args.output)
+    return build_to_s3(request, S3Url.parse(args.output), Path(args.work_dir), storage)
 
 
 def _request(args: argparse.Namespace) -> BuildRequest:
@@ -109,7 +108,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
     from titan_speech.corpus.format import ImportOptions
 
     options = ImportOptions(
-        inputs=tuple(Path(path) for path in args.input),
+        inputs=tuple(args.input),
         dataset_source=args.dataset_source,
         language=args.language,
         columns=columns_of(args.columns),

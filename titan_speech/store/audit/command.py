@@ -20,12 +20,14 @@ from titan_speech.store.audit.sound import AUTO, open_sound
 from titan_speech.store.audit.thresholds import Thresholds, read_thresholds
 from titan_speech.store.store import check_tokenizer, open_store
 from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.verbs.values import natural, positive
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, storage_of
+from titan_speech.verbs.values import local_folder_or_s3, natural, positive
 from titan_speech.vocabulary import NUM_CODES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="folder of a token store, or s3://bucket/prefix")
+    parser.add_argument("store", type=local_folder_or_s3, help="folder of a token store, or s3://bucket/prefix")
+    ENDPOINT_URL.add_to(parser)
     parser.add_argument("--samples", type=positive, default=10_000, help="how many to look at (default: 10000)")
     parser.add_argument("--seed", type=natural, default=0, help="of the draw (default: 0)")
     parser.add_argument("--output", type=Path, default=Path("audit.html"), help="the page (default: audit.html)")
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> bool:
     thresholds = read_thresholds(args.thresholds, _options(args))
     for path in filter(None, (args.output, args.json)):
         _check_writable(path)
-    store = open_store(args.store)
+    store = open_store(args.store, storage_of(args, args.store))
     tokenizer = TextTokenizer.load(args.tokenizer) if args.tokenizer else None
     if tokenizer is not None:
         check_tokenizer(store, tokenizer)

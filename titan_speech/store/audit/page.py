@@ -165,7 +165,8 @@ def _languages(report: AuditReport, sound: Sound, on_sample: Callable[[], None])
         yield f'<span class="soft">{language.num_samples:,} samples</span></summary>\n'
         yield f'<div class="charts">{"".join(_figures(language))}</div>\n'
         if language.random:
-            yield f'<h3>{len(language.random)} random samples</h3>\n<ul class="samples">\n'
+            number = len(language.random)
+            yield f'<h3>{number} random sample{"" if number == 1 else "s"}</h3>\n<ul class="samples">\n'
             for sample in language.random:
                 yield _item(sample, report, sound)
                 on_sample()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
 from titan_speech.store.builder import check_shard_bytes
 from titan_speech.store.change.alike import manifest_of_all, refuse_different
@@ -36,12 +37,17 @@ class MergeOptions:
     num_workers: int | None = None
 
 
-def merge_stores(paths: Sequence[str | Path], output: str | Path, options: MergeOptions = MergeOptions()) -> Manifest:
+def merge_stores(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: MergeOptions = MergeOptions(),
+    storage: StorageTable | None = None,
+) -> Manifest:
     """The store at `output` holds the samples of all; nothing is written when they cannot be merged."""
     check_shard_bytes(options.shard_bytes)
     if len({Path(path).resolve() for path in paths}) != len(paths) or len(paths) < 2:
         raise DataError(f"got stores {', '.join(map(str, paths))}: expected two or more different ones")
-    stores = [open_store(path) for path in paths]
+    stores = [open_store(path, storage) for path in paths]
     refuse_different(stores, "these stores cannot be merged")
     seed = stores[0].manifest.seed if options.seed is None else options.seed
     manifest = manifest_of_all(stores, options.name or " + ".join(store.manifest.name for store in stores), seed)

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
 from titan_speech.store.builder import check_shard_bytes
 from titan_speech.store.change.assemble import RunJob, assemble_store
@@ -50,9 +51,9 @@ class MigrateOptions:
     num_workers: int | None = None
 
 
-def plan_migration(path: str | Path, options: MigrateOptions) -> MigrationPlan:
+def plan_migration(path: str | Path, options: MigrateOptions, storage: StorageTable | None = None) -> MigrationPlan:
     """What would be done, without writing."""
-    manifest = open_store(path).manifest
+    manifest = open_store(path, storage).manifest
     target = Target(
         tokenizer=None if options.tokenizer is None else _tokenizer(options.tokenizer).fingerprint,
         normalization_version=_normalization_version() if options.normalize else None,
@@ -66,10 +67,12 @@ def plan_migration(path: str | Path, options: MigrateOptions) -> MigrationPlan:
     return plan
 
 
-def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions) -> Manifest:
+def migrate_store(
+    path: str | Path, output: str | Path, options: MigrateOptions, storage: StorageTable | None = None
+) -> Manifest:
     """The migrated store at `output`; nothing is written when a part cannot be migrated."""
     check_shard_bytes(options.shard_bytes)
-    plan = plan_migration(path, options)
+    plan = plan_migration(path, options, storage)
     if not plan.changes:
         raise DataError(str(plan))
     plan.refuse_impossible()
@@ -81,7 +84,7 @@ def migrate_store(path: str | Path, output: str | Path, options: MigrateOptions)
         tokenizer=TokenizerInfo(tokenizer.fingerprint, tokenizer.num_base) if tokenizer is not None else old.tokenizer,
         normalization_version=_renamed(old.normalization_version, options),
     )
-    files = open_store(path).files
+    files = open_store(path, storage).files
     jobs = [
         RunJob(_MigratedRun(files, part, shard, manifest, options), shard.num_bytes)
         for part in old.parts

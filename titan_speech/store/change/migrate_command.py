@@ -7,12 +7,13 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.store.change.migrate import MigrateOptions, migrate_store, plan_migration
-from titan_speech.verbs.shared_arguments import add_shard_mb, add_workers
-from titan_speech.verbs.values import local_folder
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, add_shard_mb, add_workers, storage_of
+from titan_speech.verbs.values import local_folder, local_folder_or_s3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="token store: folder, or s3://bucket/prefix")
+    parser.add_argument("store", help="token store: folder, or s3://bucket/prefix", type=local_folder_or_s3)
+    ENDPOINT_URL.add_to(parser)
     parser.add_argument("--output", help="folder of the new store; must not exist", type=local_folder)
     parser.add_argument("--tokenizer", help="folder of the new tokenizer", type=Path)
     parser.add_argument("--old-tokenizer", help="folder of the store's tokenizer, to decode text parts", type=Path)
@@ -38,13 +39,14 @@ def run(args: argparse.Namespace) -> None:
         args.shard_bytes,
         args.workers,
     )
-    plan = plan_migration(args.store, options)
+    storage = storage_of(args, args.store)
+    plan = plan_migration(args.store, options, storage)
     if args.plan or not plan.changes:
         print(plan)
         return
     if args.output is None:
         raise DataError("no --output: give the folder of the new store, or --plan to see what would be done")
-    migrated = migrate_store(args.store, args.output, options)
+    migrated = migrate_store(args.store, args.output, options, storage)
     print(
         f"{args.output}: {migrated.num_samples:,} samples, tokenizer {migrated.tokenizer.fingerprint}, normalization "
         f"{migrated.normalization_version}, fingerprint {migrated.fingerprint}"

@@ -9,11 +9,14 @@ from pathlib import Path
 from titan_speech.store.gold.file import Gold
 from titan_speech.store.gold.pack import BY, GoldOptions, cut_gold
 from titan_speech.store.store import open_store
-from titan_speech.verbs.values import local_folder, natural, positive
+from titan_speech.verbs.shared_arguments import ENDPOINT_URL, storage_of
+from titan_speech.verbs.values import local_folder, local_folder_or_s3, natural, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stores", help="token stores: folders, or s3://bucket/prefix", nargs="+")
+    places = "token stores: folders, or s3://bucket/prefix"
+    parser.add_argument("stores", help=places, nargs="+", type=local_folder_or_s3)
+    ENDPOINT_URL.add_to(parser)
     parser.add_argument("--output", help="folder of the gold pack; must not exist", type=local_folder, required=True)
     parser.add_argument("--num-ce", help="samples to score (default: 1000)", type=positive, default=1000)
     parser.add_argument("--num-decode", help="samples to speak (default: 64)", type=natural, default=64)
@@ -29,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     options = GoldOptions(args.num_ce, args.num_decode, args.seed, args.by, args.max_tokens)
-    gold = cut_gold(args.stores, args.output, options)
-    print("\n".join(_report(args.output, gold, sum(open_store(path).manifest.num_samples for path in args.stores))))
+    storage = storage_of(args, *args.stores)
+    gold = cut_gold(args.stores, args.output, options, storage)
+    num_samples = sum(open_store(path, storage).manifest.num_samples for path in args.stores)
+    print("\n".join(_report(args.output, gold, num_samples)))
 
 
 def _report(output: Path, gold: Gold, num_samples: int) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from titan_speech.config.tables import StorageTable
 from titan_speech.errors import DataError
 from titan_speech.store.change.alike import manifest_of_all, refuse_different
 from titan_speech.store.change.assemble import RunJob, assemble_store
@@ -64,13 +65,18 @@ class Choice:
         return list({candidate.sample_id: candidate for candidate in [*self.ce, *speakers]}.values())
 
 
-def cut_gold(paths: Sequence[str | Path], output: str | Path, options: GoldOptions = GoldOptions()) -> Gold:
+def cut_gold(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: GoldOptions = GoldOptions(),
+    storage: StorageTable | None = None,
+) -> Gold:
     """The pack at `output`; nothing is written when it cannot be cut."""
     if options.by not in BY:
         raise DataError(f"by is {options.by!r}; expected one of {', '.join(BY)}")
     if Path(output).exists():
         raise DataError(f"{output} exists already and a gold pack is never changed: choose another path or delete it")
-    stores = [open_store(path) for path in paths]
+    stores = [open_store(path, storage) for path in paths]
     refuse_different(stores, "one gold pack cannot be cut from these stores")
     choice = _choose(stores, options)
     by = None if options.by == "sample" else options.by
