@@ -400,6 +400,12 @@ ONE_PROBLEM = {
         "data.language_rule.0.floor",
         "the whole pool",
     ),
+    "address that lost a slash": (
+        'store = "demo_data"\ntask = "tts"',
+        'store = "s3:/abc/x"\ntask = "tts"',
+        "data.source.1.store",
+        "did you mean s3://abc/x?",
+    ),
     "address without a bucket": ('store = "demo_data"\ntask = "tts"', 'store = "s3:///x"\ntask = "tts"', *S3_PROBLEM),
     "address with an empty part": (
         'store = "demo_data"\ntask = "tts"',
