@@ -74,6 +74,7 @@ def step_figures(turn: Turn) -> tuple[Figure, ...]:
         of("pad_fraction", "1", lambda one: one.num_pad_tokens / max(one.num_tokens, 1)),
         of("data_wait_fraction", "1", lambda one: one.data_wait_sec / one.wall_sec),
         of("peak_memory_gb", "GB", lambda one: one.peak_memory_bytes / 1e9),
+        of("compiled_graphs", "graphs", lambda one: float(one.num_compiled_graphs)),
         Figure.of("start_to_first_step_sec", "s", [turn.ready_sec]),
     )
 

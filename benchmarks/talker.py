@@ -88,6 +88,7 @@ class Talker:
             num_pad_tokens=pad,
             sum_squared_lengths=squared,
             peak_memory_bytes=peak_memory_bytes(),
+            num_compiled_graphs=_num_compiled_graphs(),
         )
 
     def _tell(self, text: str) -> None:
@@ -122,6 +123,11 @@ def _sum_over_ranks(values: list[int]) -> list[int]:
 def _synchronise() -> None:
     if _has_gpu():
         _torch().cuda.synchronize()
+
+
+def _num_compiled_graphs() -> int:
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo is not None else 0
 
 
 def peak_memory_bytes() -> int:

@@ -64,6 +64,8 @@ class Window:
     data_wait_sec: float = 0.0
     sum_squared_lengths: int = 0
     """Over documents, padding as one: what attention inside documents costs."""
+    num_compiled_graphs: int = 0
+    """Since the process began; 0: nothing is compiled."""
 
 
 class Running:

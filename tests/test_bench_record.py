@@ -74,6 +74,23 @@ def test_memory_is_held_on_every_machine() -> None:
     assert not entry.is_lost(0.2)
 
 
+def test_a_build_that_lost_its_compilation_is_caught_by_its_graphs() -> None:
+    def of_graphs(count: float) -> Report:
+        figures = (Figure.of("compiled_graphs", "graphs", [count]),)
+        return replace(REPORT, cases=(replace(CASE, figures=figures),), ratios=())
+
+    baseline = entries_of(of_graphs(2.0))
+    assert [one.is_lost for one in judged(baseline, [of_graphs(0.0)])] == [True]
+    assert [one.is_lost for one in judged(baseline, [of_graphs(2.0)])] == [False]
+    assert not entries_of(of_graphs(0.0))
+
+
+def test_an_unsteady_ratio_is_no_entry_and_is_judged_all_the_same() -> None:
+    unsteady = replace(REPORT, cases=(), ratios=(Ratio.of("overhead", "", [0.1, 1.0, 2.0, 3.0, 9.0]),))
+    assert not entries_of(unsteady)
+    assert [one.found for one in judged([Entry("train_step", "overhead", 1.0, 0.1, "higher")], [unsteady])] == [2.0]
+
+
 def test_absolute_rates_are_held_on_gpus_only() -> None:
     rate = Figure.of("tokens_per_sec_per_gpu", "tokens/s", [46_000.0])
     of_cpu = replace(REPORT, cases=(replace(CASE, figures=(rate,)),))
