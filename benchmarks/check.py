@@ -7,8 +7,8 @@
 In: reports, or none: then those of `QUICK` are made. Out: a line for each entry of benchmarks/baselines/<device>.json
 that the reports have. On a CPU ratios of one run and counts of bytes are entries, since absolute times of shared
 machines say nothing; on a GPU rates are, too. The tolerance is three times the spread of single pairs when the baseline
-was made, about four standard errors of a median of seven pairs, and at least 5 %; a ratio so unsteady that this comes to
-half of it is no entry. Better than the baseline passes.
+was made, about four standard errors of a median of seven pairs, and at least 5 %; a ratio so unsteady that this comes
+to half of it is no entry. Better than the baseline passes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUICK = (
 """What is run where no reports are given."""
 
 COUNTED: dict[str, Better] = {"tensors_gb": "lower", "compiled_graphs": "higher"}
-"""Counts, the same on every machine. Graphs: a build that lost its compilation has none, which a CPU's rates hardly show."""
+"""Counts, the same on every machine. A build that lost its compilation has no graphs; a CPU's rates hardly show it."""
 
 RATES = ("tokens_per_sec_per_gpu", "trained_tokens_per_sec_per_gpu", "mfu")
 
