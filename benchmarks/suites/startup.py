@@ -2,7 +2,8 @@
 
 In: options. Out: for stores of 10^3 to 8 * 10^7 samples (large_store.py) the time of the first plan and of a later one,
 from the start of a process to its first step, fresh and resumed, and of a step; for worlds of 1 to 1,024 ranks,
-simulated, the time until a rank's first batch and the size of its state. Everything but the first plan, which counts
+simulated, the processor time until a rank's first batch, with and without what torch's meshes and sharding take of it,
+and the size of its state. Everything but the first plan, which counts
 every sample once, should stay as it is from 10^5 samples on. Stores take turns in steps; starts are repeated, one store
 after the other.
 """
@@ -13,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.large_store import write_large_store
@@ -26,7 +27,7 @@ CONFIG = "benchmarks/settings/growth.toml"
 SAMPLES = (10**3, 10**5, 10**7, 8 * 10**7)
 QUICK_SAMPLES = (10**3, 10**5, 10**6)
 BASE = 10**5
-WORLDS, QUICK_WORLDS = (1, 32, 1024), (1, 1024)
+WORLDS, QUICK_WORLDS = (1, 8, 64, 1024), (1, 1024)
 FLAT = Goal("at most", 1.1)
 
 
@@ -134,10 +135,18 @@ def _world_case(size: int, found: list[dict[str, float]]) -> Case:
 
 
 def _world_ratios(starts: dict[int, list[dict[str, float]]]) -> Iterator[Ratio]:
+    quantities: dict[str, tuple[str, Callable[[dict[str, float]], float]]] = {
+        "start": ("CPU seconds of a process to its first batch", lambda one: one["start_cpu_sec"]),
+        "start_but_layout": (
+            "the same without torch's meshes and sharding",
+            lambda one: one["start_cpu_sec"] - one["layout_cpu_sec"],
+        ),
+        "state": ("bytes of state", lambda one: one["state_bytes"]),
+    }
     base = min(starts)
     for size in (size for size in starts if size > base):
-        for key, what in (("start_sec", "seconds to a first batch"), ("state_bytes", "bytes of state")):
-            values = [one[key] / other[key] for one, other in zip(starts[size], starts[base], strict=True)]
+        for key, (what, of) in quantities.items():
+            values = [of(one) / of(other) for one, other in zip(starts[size], starts[base], strict=True)]
             yield Ratio.of(f"{key}_world_{size}_to_{base}", what, values, FLAT)
 
 
