@@ -7,7 +7,7 @@
 In: reports, or none: then those of `QUICK` are made. Out: a line for each entry of benchmarks/baselines/<device>.json
 that the reports have. On a CPU ratios of one run and counts of bytes are entries, since absolute times of shared
 machines say nothing; on a GPU rates are, too. The tolerance is three times the spread of single pairs when the baseline
-was made, about four standard errors of a median of seven pairs, and at least 5 %; a ratio so unsteady that this comes
+was made, about five standard errors of a median of twelve pairs, and at least 5 %; a ratio so unsteady that this comes
 to half of it is no entry. Better than the baseline passes.
 """
 
@@ -36,6 +36,9 @@ QUICK = (
 
 COUNTED: dict[str, Better] = {"tensors_gb": "lower", "compiled_graphs": "higher"}
 """Counts, the same on every machine. A build that lost its compilation has no graphs; a CPU's rates hardly show it."""
+
+BOUNDS = {"cpu_overhead_over_torchtitan": 1.10}
+"""Never beyond these, however unsteady the machine of the baseline was."""
 
 RATES = ("tokens_per_sec_per_gpu", "trained_tokens_per_sec_per_gpu", "mfu")
 
@@ -80,6 +83,8 @@ def entries_of(report: Report) -> list[Entry]:
 def _quantities(report: Report) -> Iterator[Entry]:
     for ratio in report.ratios:
         tolerance = max(LEAST_TOLERANCE, SPREADS * ratio.spread)
+        if ratio.name in BOUNDS:
+            tolerance = min(tolerance, max(BOUNDS[ratio.name] / ratio.median - 1, 0.0))
         yield Entry(report.suite, ratio.name, ratio.median, tolerance, ratio.better)
     for case in report.cases:
         for figure in case.figures:
