@@ -48,9 +48,10 @@ def _head(reports: Sequence[Report]) -> Iterator[str]:
     yield ""
     revisions = ", ".join(sorted({report.machine.git_revision for report in reports}))
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    threads = " or ".join(str(one) for one in sorted({report.machine.num_threads for report in reports}))
     loads = [load for report in reports for load in (report.machine.load_before, report.machine.load_after)]
     yield (
-        f"Revision {revisions}; {versions}; {machine.num_threads} thread a process; "
+        f"Revision {revisions}; {versions}; threads a process: {threads}; "
         f"{min(loads):.1f} to {max(loads):.1f} processes wanted one of {machine.cores} cores before and after the "
         "suites. Made from the JSON files beside this page by `python -m benchmarks.write_report`."
     )

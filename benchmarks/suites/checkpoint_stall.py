@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import ROOT
-from benchmarks.record import Case, Figure, Ratio
+from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, tell
 
 NUM_SAVES = 4
+STALL, RESUME = Goal("at most", 0.25), Goal("at most", 1.3)
 
 
 def run(options: Options) -> Found:
@@ -55,14 +56,14 @@ def run(options: Options) -> Found:
             "stall_background_to_synchronous",
             "time a step waits",
             [one / waited.median for one in later],
-            better="lower",
+            STALL,
         ),
         *(
             Ratio.of(
                 f"resume_verified_to_plain_{pages.replace(' ', '_')}",
                 "time with checksums over DCP's plain load",
                 [one["verified_sec"] / one["plain_sec"] for one in found["loads"] if one["pages"] == pages],
-                better="lower",
+                RESUME,
             )
             for pages in ("dropped", "in memory")
         ),
