@@ -98,6 +98,25 @@ def test_a_server_that_nobody_runs_is_told_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_takes_no_connection_is_given_up_before_any_retry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("titan_speech.remote.contact.CONNECT_SEC", 0.3)
+    with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for caller in (first, second):  # nobody takes them, so there is no room for another
+            caller.setblocking(False)
+            caller.connect_ex(silent.getsockname())
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        assert main(["store", "describe", "s3://bucket/x", "--endpoint-url", endpoint]) == 2
+    assert time.monotonic() - began < 5
+    assert f"{endpoint} cannot be reached for s3://bucket/x: timed out; check" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words", [["store", "push", "s3:/b/x", "s3://bucket/x"], ["store", "build", "--input", "s3://b/x"]]
 )
