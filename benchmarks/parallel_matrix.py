@@ -164,7 +164,11 @@ def _measure_and_keep(runs: Runs, layout: Layout) -> Outcome:
     try:
         gap = measure(runs, layout)
     except AssertionError as error:
-        print(f"{runs.family} {layout.name}: failed\n{str(error)[-3000:]}", flush=True)
+        kept = runs.folder / f"failed {layout.name}"
+        shutil.rmtree(kept, ignore_errors=True)
+        if (runs.folder / "run").exists():
+            (runs.folder / "run").rename(kept)
+        print(f"{runs.family} {layout.name}: failed, see {kept}\n{str(error)[-3000:]}", flush=True)
         return Outcome.FAILED
     keep(gap, machine())
     outcome = Outcome.PASSED if gap.passes else Outcome.OFF

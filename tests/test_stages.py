@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.runs import assert_close, losses, train, train_and_kill_after, train_well
+from benchmarks.tour import STAGES, StageRun, cut_and_resumed, read_stages, table
+from tests import runs
+from tests.runs import ROOT, assert_close, losses
+from tests.warm import start_warm
 from titan_speech.config.budget import Budget
 from titan_speech.config.load import load_config
 
-TOUR = ("s1", "s2", "s3", "sft")
 NUM_ROWS = 69_760  # of tokenizer/tiny with codes and specials
-LAST_STEPS = 4
 LEAST_FALL = 1.0
 """Of S1's loss, from its first step to the mean of its last four. By 0.06 a step it falls by 1.26 in 24 steps, where a
 batch differs from the next by 0.2, and the mean of four by 0.1. More is not to be had: it reads 98 thousand tokens, of
 65,536 codes each is seen once or not at all."""
 FOUR_STEPS = ("--training.target_tokens", "4096", "--checkpoint.cadence.0.every", "2")
 SIX_STEPS = ("--training.target_tokens", "6144", "--checkpoint.cadence.0.every", "2")
+train, train_well = partial(runs.train, start=start_warm), partial(runs.train_well, start=start_warm)
 ROWS = ("--optimizer.new_rows_lr_factor", "0.5", "--optimizer.frozen_backbone_ratio", "0.5")
 
 
@@ -48,33 +50,22 @@ def parameter(checkpoint: Path, name: str) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_the_tour_from_s1_to_sft_with_each_stage_cut_and_resumed_at_another_size(tmp_path: Path) -> None:
-    results = {}
-    for number, stage in enumerate(TOUR):
-        config, folder = f"train_configs/tour/{stage}.toml", tmp_path / stage
-        before, after = ((1, 2), (2, 1))[number % 2]
-        handed = ("--stage.from", str(tmp_path / TOUR[number - 1])) if number else ()
-        train_and_kill_after(folder, 6, *handed, world_size=before, config=config)
-        logged = train_well(folder, *handed, world_size=after, config=config)
-        text = (folder / "log.txt").read_text()
-        plan = schedule(config)
-        assert sorted(logged) == list(range(1, plan.num_steps + 1))
-        assert_rates_follow(plan, logged)
-        assert f"This run starts from step 4 of {folder / 'checkpoint'}" in text
-        assert ("This run starts from the weights of the stage before" in text) == bool(number)
-        assert "rises from stage to stage" not in text
-        last = [logged[plan.num_steps - i]["loss"] for i in range(LAST_STEPS)]
-        results[stage] = {"first": logged[1]["loss"], "last": sum(last) / LAST_STEPS, "ranks": [before, after]}
-    statuses = {
-        (stream["source"], stream["status"])
-        for path in (tmp_path / "s2" / "data_phases").iterdir()
-        for stream in json.loads(path.read_text())["streams"]
-    }
-    assert statuses == {("speech", "carried"), ("tts", "carried"), ("text", "carried")}
-    begin, end = results["s1"]["first"], results["s1"]["last"]
-    assert begin == pytest.approx(math.log(NUM_ROWS), abs=0.1)  # no row is likelier than another
-    assert end < begin - LEAST_FALL
-    assert results["s2"]["first"] < (begin + end) / 2  # it goes on where S1 ended, and does not begin anew
-    print(json.dumps(results, indent=1))
+    check_tour([cut_and_resumed(tmp_path, stage) for stage in STAGES])
+
+
+def check_tour(stages: list[StageRun]) -> None:
+    s1, s2, s3, _ = stages
+    assert s1.first_loss == pytest.approx(math.log(NUM_ROWS), abs=0.1)  # no row is likelier than another
+    assert s1.last_loss < s1.first_loss - LEAST_FALL
+    assert s2.first_loss < (s1.first_loss + s1.last_loss) / 2  # it goes on where S1 ended, and does not begin anew
+    assert s2.carried == ("speech", "text", "tts")
+    assert s3.carried == ("speech",)  # of twice the length; the others are left out
+
+
+def test_the_recorded_tour_is_one_that_passes_and_the_page_has_its_losses() -> None:
+    stages = read_stages()
+    check_tour(stages)
+    assert table(stages) in (ROOT / "docs" / "stages.md").read_text("utf-8")
 
 
 @pytest.mark.slow

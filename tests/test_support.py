@@ -88,6 +88,11 @@ def test_contradictions_are_told_together_and_with_all_else_before_anything_star
         assert part in str(caught.value)
 
 
+def test_context_and_tensor_parallel_ranks_share_one_block_of_the_mask() -> None:
+    degrees = {"context_parallel_degree": 2, "tensor_parallel_degree": 2}
+    assert list(check_sizes(config_with(parallelism=degrees, training={"seq_len": 256}))) == []
+
+
 SIZES = {
     "heads": ({"parallelism": {"tensor_parallel_degree": 4}}, "2 key and value heads"),
     "heads of an 8B": ({"model": {"flavor": "8B"}, "parallelism": {"tensor_parallel_degree": 16}}, "8 key and value"),

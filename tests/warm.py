@@ -82,6 +82,7 @@ def _launch(log: Path, entry: str, arguments: list[str], environment: dict[str, 
 
 def _work(entry: str, arguments: list[str]) -> None:
     """As `python -m entry`, which leaves by SystemExit."""
+    multiprocessing.current_process().daemon = False  # a loader may start processes of its own
     sys.argv = [entry, *arguments]
     if entry == TRAIN:
         runpy.run_module(entry, run_name="__main__", alter_sys=True)

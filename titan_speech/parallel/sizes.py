@@ -7,6 +7,7 @@ again then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from titan_speech.config.finding import Finding
@@ -40,12 +41,13 @@ def check_shape(config: SpeechConfig, shape: BackboneShape) -> Iterator[Finding]
 
 
 def _sequence(config: SpeechConfig) -> Iterator[Finding]:
-    """The sequence is cut by context and tensor parallel ranks, what a rank keeps by the loss's chunks."""
+    """Context parallel ranks take whole blocks of the mask, in two halves; tensor parallel ranks cut these halves,
+    the loss's chunks what a context parallel rank keeps."""
     length = config.training.seq_len
     cp = max(1, config.parallelism.context_parallel_degree)
     tp = max(1, config.parallelism.tensor_parallel_degree)
     chunks = max(1, config.loss.num_chunks)
-    divisor = tp * (cp * MASK_BLOCK if cp > 1 else 1)
+    divisor = math.lcm(cp * MASK_BLOCK, 2 * cp * tp) if cp > 1 else tp
     if length % divisor:
         keys = (
             "training.seq_len",

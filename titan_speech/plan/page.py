@@ -120,7 +120,7 @@ def _reading(plan: RunPlan) -> list[str]:
     if not reading.stores_opened:
         why = reading.reason.splitlines()[0]
         lines += [
-            f"Epochs, languages and audio of paired data are not known: {why}",
+            *wrap(f"Epochs, languages and audio of paired data are not known: {why}", WIDTH),
             "Audio of speech alone is its tokens at 50 a second, framing counted as speech.",
         ]
     return lines
