@@ -12,7 +12,8 @@ through in time; what it does at a moment is:
     other           the rest of the step: logging, checkpoints, bookkeeping
 
 On a GPU the same is said of its time: a kernel belongs to the moment that launched it, NCCL's to communication, and
-what no kernel fills is idle. Communication that hides behind other kernels is given beside, and counts once.
+what no kernel fills is idle. Where the thread runs ahead, steps are as long as their kernels take. Communication that
+hides behind other kernels is given beside, and counts once.
 """
 
 from __future__ import annotations
@@ -69,9 +70,12 @@ class Split:
 
 
 def split(trace: Path) -> Split:
-    """Raises ValueError for a trace without steps."""
-    with gzip.open(trace, "rt") if trace.suffix == ".gz" else trace.open() as file:
-        events = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+    """Raises ValueError for a file that is no trace, and for one without steps."""
+    try:
+        with gzip.open(trace, "rt") if trace.suffix == ".gz" else trace.open() as file:
+            events = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X"]
+    except (EOFError, KeyError, TypeError, gzip.BadGzipFile, json.JSONDecodeError) as error:
+        raise ValueError(f"{trace}: found no trace ({error!r}); expected one that [profiler] wrote") from error
     return split_events(events)
 
 
@@ -83,8 +87,8 @@ def split_events(events: Sequence[Mapping[str, Any]]) -> Split:
     spans = sorted((_span(event) for event in steps), key=lambda span: span.begin)
     on_host = [event for event in events if event.get("cat") in ("cpu_op", "user_annotation", "cpu_instant_event")]
     timeline = _Timeline(spans, [_span(event) for event in on_host if event["tid"] == thread])
-    count, whole = len(spans), sum(span.end - span.begin for span in spans)
     kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    count, whole = len(spans), max(sum(span.end - span.begin for span in spans), _extent(kernels))
     # backward kernels are launched by the engine's own thread
     engine = [_span(event) for event in on_host if event["tid"] != thread and event["name"].startswith(_ENGINE)]
     device, idle, hidden = _device(kernels, events, timeline, engine, whole)
@@ -96,6 +100,12 @@ def split_events(events: Sequence[Mapping[str, Any]]) -> Split:
         device_idle_sec=idle / count / 1e6,
         hidden_communication_sec=hidden / count / 1e6,
     )
+
+
+def _extent(kernels: Sequence[Mapping[str, Any]]) -> float:
+    """From the first kernel to the end of the last: the thread may be a step ahead, and be done before its kernels."""
+    spans = [_span(kernel) for kernel in kernels]
+    return max(span.end for span in spans) - min(span.begin for span in spans) if spans else 0.0
 
 
 def _span(event: Mapping[str, Any]) -> Span:
@@ -210,7 +220,10 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
-    found = split(args.trace)
+    try:
+        found = split(args.trace)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if args.json:
         args.json.write_text(json.dumps({**asdict(found), "shares": found.shares}, indent=1) + "\n")
     print(f"{found.num_steps} steps of {found.step_sec:.4f} s")

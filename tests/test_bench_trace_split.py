@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.trace_split import split_events
+from benchmarks.trace_split import split, split_events
 
 
 def event(name: str, begin: float, end: float, cat: str = "cpu_op", tid: int = 1, **args: int) -> dict:
@@ -59,6 +61,22 @@ def test_kernels_belong_to_what_launched_them_and_communication_counts_where_it_
     assert found.hidden_communication_sec == pytest.approx(1)
     assert found.device_idle_sec == pytest.approx(5.5)
     assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_kernels_that_outlast_the_thread_make_the_step_as_long_as_they_are() -> None:
+    launches = [event("cudaLaunchKernel", at, at + 0.01, "cuda_runtime", correlation=at) for at in (2, 4)]
+    kernels = [event("gemm", 2, 8, "kernel", 7, correlation=2), event("gemm", 8, 14, "kernel", 7, correlation=4)]
+    found = split_events([*STEP, *launches, *kernels])
+    assert found.step_sec == pytest.approx(12)
+    assert found.device_idle_sec == pytest.approx(0)
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["trace.json", "trace.json.gz"])
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("[]")
+    with pytest.raises(ValueError, match=r"trace.json.*found no trace"):
+        split(tmp_path / name)
 
 
 def test_a_trace_without_steps_is_refused() -> None:
