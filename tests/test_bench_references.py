@@ -26,6 +26,11 @@ def test_published_rates_come_to_their_published_mfu(case: str, expected: float)
     assert 0.9 * found.mfu < found.mfu_of_documents < found.mfu
 
 
+def test_torchtitans_rates_come_to_the_mfu_that_it_gives() -> None:
+    found = [one.mfu for one in published() if one.name.startswith("TorchTitan") and one.precision == "bf16"]
+    assert found == pytest.approx([0.33, 0.39], abs=0.01)
+
+
 def test_flops_of_a_token_are_those_of_the_published_runs() -> None:
     assert flops_per_token("llama3", "1B", 193_856, 2048) / 1e9 == pytest.approx(9.03, abs=0.01)
     assert flops_per_token("llama3", "8B", 193_856, 2048) / 1e9 == pytest.approx(49.9, abs=0.1)
