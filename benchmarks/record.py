@@ -1,15 +1,17 @@
 """What a suite found, as values: the one shape of every JSON here, on a CPU, on GPUs and in a dry run.
 
-In: values of repeats. Out: `Report`, written and read as JSON. A figure is given as its repeats, their median, and a
-95 % interval of the median from their order alone (binomial), which no outlier moves; `spread` is half the range of the
-middle half over the median, what a tolerance is made of. Ratios are of pairs that were run one after the other, since
-pairs travel between machines and absolute figures do not. `format` rises when a key goes or changes its meaning.
+In: values of repeats. Out: `Report`, written and read as JSON. A figure is given as its repeats, their median, and an
+interval of the median from their order alone (binomial, at least 95 %), which no outlier moves; `spread` is half the
+range of the middle half over the median, what a tolerance is made of. All of these are computed again from the values
+when a file is read. Ratios are of pairs that were run one after the other, since pairs travel between machines and
+absolute figures do not. `format` rises when a key goes or changes its meaning.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -139,18 +141,27 @@ class Report:
     format: int = FORMAT
 
     def write(self, path: Path) -> None:
+        """Whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     def ratio(self, name: str) -> Ratio:
         return next(ratio for ratio in self.ratios if ratio.name == name)
 
 
 def read_report(path: Path) -> Report:
-    """Raises ValueError for a file of another format."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record.get("format") != FORMAT:
-        raise ValueError(f"{path}: found format {record.get('format')}, expected {FORMAT}; run the suite again")
+    """Raises ValueError for a file that is none, or of another format."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = record["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: found no report ({error!r}); expected a JSON of `python -m benchmarks.run`"
+        ) from error
+    if found != FORMAT:
+        raise ValueError(f"{path}: found format {found}, expected {FORMAT}; run the suite again")
     cases = [{**one, "figures": tuple(_figure(found) for found in one["figures"])} for one in record["cases"]]
     return Report(
         **{
@@ -163,19 +174,22 @@ def read_report(path: Path) -> Report:
 
 
 def _figure(record: Mapping[str, Any]) -> Figure:
-    return Figure(**{**record, "values": tuple(record["values"])})
+    return Figure.of(record["name"], record["unit"], record["values"])
 
 
 def _ratio(record: Mapping[str, Any]) -> Ratio:
     goal = None if record["goal"] is None else Goal(**record["goal"])
-    return Ratio(**{**record, "values": tuple(record["values"]), "goal": goal})
+    return Ratio.of(record["name"], record["what"], record["values"], goal, record["better"])
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the median, at 95 %; with fewer than six values all of them."""
+    """Of the median, at 95 % or more; with fewer than six values all of them, which is less."""
     ordered, count = sorted(values), len(values)
-    skipped = math.floor(count / 2 - 0.98 * math.sqrt(count)) if count >= 6 else 0
-    return ordered[max(skipped, 0)], ordered[count - 1 - max(skipped, 0)]
+    skipped, beyond = 0, 1 + count  # of 2^count ways to lie about the median, those that it would miss at one end
+    while beyond <= 0.025 * 2**count:
+        skipped += 1
+        beyond += math.comb(count, skipped + 1)
+    return ordered[skipped], ordered[count - 1 - skipped]
 
 
 def spread(values: Sequence[float]) -> float:

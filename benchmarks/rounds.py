@@ -1,7 +1,7 @@
 """How much of a suite is measured.
 
 In: how many contestants take turns, whether it must be quick. Out: `Rounds`. Of 24 pairs the median's 95 % interval
-reaches from the 8th to the 17th, of ten from the 2nd to the 9th; with six contestants ten are what fits in minutes.
+reaches from the 7th to the 18th, of ten from the 2nd to the 9th; with six contestants ten are what fits in minutes.
 """
 
 from __future__ import annotations

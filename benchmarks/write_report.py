@@ -53,7 +53,8 @@ def _head(reports: Sequence[Report]) -> Iterator[str]:
     yield (
         f"Revision {revisions}; {versions}; threads a process: {threads}; "
         f"{min(loads):.1f} to {max(loads):.1f} processes wanted one of {machine.cores} cores before and after the "
-        "suites. Made from the JSON files beside this page by `python -m benchmarks.write_report`."
+        "suites. Intervals are of the median at 95 % or more; of fewer than six values the range of all is given. Made "
+        "from the JSON files beside this page by `python -m benchmarks.write_report`."
     )
 
 
@@ -69,12 +70,14 @@ def _goals(reports: Mapping[str, Report]) -> Iterator[str]:
 def _found(ratio: Ratio) -> str:
     if len(ratio.values) == 1:
         return f"{ratio.median:.3f} (once)"
-    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}, {len(ratio.values)})"
+    count = f"{len(ratio.values)}" if len(ratio.values) >= 6 else f"all {len(ratio.values)}"
+    return f"{ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}, {count})"
 
 
 def _suite(report: Report) -> Iterator[str]:
     yield from ("", f"## {report.suite}", "")
-    yield f"[{report.suite}.json]({report.suite}.json), {report.date}, {report.seconds / 60:.0f} minutes."
+    quick = ", --quick" if report.is_quick else ""
+    yield f"[{report.suite}.json]({report.suite}.json), {report.date}, {report.seconds / 60:.0f} minutes{quick}."
     yield from ("", "| case | figure | median | 95 % interval | unit |", "|---|---|---|---|---|")
     for case in report.cases:
         for one in case.figures:
@@ -91,7 +94,14 @@ def _suite(report: Report) -> Iterator[str]:
 
 
 def by_suite(reports: Sequence[Report]) -> dict[str, Report]:
-    """Parts of a suite that were run one by one (--only) are one report, with the machine of the first."""
+    """Parts of a suite that were run one by one (--only) are one report.
+
+    Raises:
+        ValueError: reports of several devices, or of the same case.
+    """
+    devices = sorted({report.machine.device for report in reports})
+    if len(devices) > 1:
+        raise ValueError(f"found reports of {', '.join(devices)}; expected one device, give those of one at a time")
     found: dict[str, Report] = {}
     for report in reports:
         before = found.get(report.suite)
@@ -100,8 +110,19 @@ def by_suite(reports: Sequence[Report]) -> dict[str, Report]:
 
 
 def _together(one: Report, other: Report) -> Report:
+    twice = {case.name for case in one.cases} & {case.name for case in other.cases}
+    if twice:
+        raise ValueError(f"{one.suite}: found {', '.join(sorted(twice))} in two reports; expected each case once")
+    revisions = dict.fromkeys((one.machine.git_revision, other.machine.git_revision))
+    machine = replace(
+        one.machine,
+        git_revision=", ".join(revisions),
+        load_before=min(one.machine.load_before, other.machine.load_before),
+        load_after=max(one.machine.load_after, other.machine.load_after),
+    )
     return replace(
         one,
+        machine=machine,
         seconds=one.seconds + other.seconds,
         is_quick=one.is_quick or other.is_quick,
         cases=one.cases + other.cases,
@@ -114,7 +135,10 @@ def main() -> None:
     parser.add_argument("--reports", type=Path, nargs="+", required=True, help="JSON files of benchmarks.run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report; its notes.md is read")
     args = parser.parse_args()
-    reports = by_suite([read_report(path) for path in args.reports])
+    try:
+        reports = by_suite([read_report(path) for path in args.reports])
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     notes = args.out / NOTES
     text = notes.read_text(encoding="utf-8") if notes.exists() else ""
     for report in reports.values():
