@@ -6,6 +6,7 @@ In: nothing. Out: `Machine`. Absolute figures mean something on one device only;
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from benchmarks.record import Machine
 
 PACKAGES = ("torch", "torchtitan", "torchao", "transformers", "accelerate", "numpy", "pyarrow")
 ROOT = Path(__file__).resolve().parent.parent
+_SAME_GPU = re.compile(r"nvidia|\d+gb|hbm\d\w?|sxm\d?")
 
 
 def load() -> float:
@@ -39,8 +41,14 @@ def this_machine(load_before: float) -> Machine:
 
 def device_key(machine: Machine) -> str:
     """As files of baselines are called: cpu, h100, ..."""
-    words = machine.device.lower().replace("nvidia", "").split()
-    return "cpu" if not machine.is_gpu else words[0]
+    return key_of(machine.device)
+
+
+def key_of(device: str) -> str:
+    """A GPU's name without maker, memory and SXM socket. What a PCIe or NVL card calls itself stays: it has another
+    peak."""
+    words = [word for word in re.split(r"[\s-]+", device.lower()) if not _SAME_GPU.fullmatch(word)]
+    return "cpu" if words[0] == "cpu" else "-".join(words)
 
 
 def versions() -> dict[str, str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.check import Entry, entries_of, judged, read_baseline, write_baseline
+from benchmarks.check import Entry, entries_of, judged, main, read_baseline, write_baseline
+from benchmarks.machine import key_of
 from benchmarks.record import Case, Figure, Goal, Machine, Ratio, Report, interval, read_report
+from benchmarks.write_report import by_suite
 
 MACHINE = Machine("cpu x86_64", False, 0, 2, 1, 0.5, 0.6, {"torch": "2.14.1"}, "abc1234")
 OVERHEAD = Ratio.of("overhead", "seconds a step", [1.02, 1.01, 1.05, 1.0, 1.01, 1.03, 1.02], Goal("at most", 1.03))
@@ -37,6 +41,25 @@ def test_one_wild_value_does_not_move_the_interval_of_the_median() -> None:
     assert values[8] <= low <= 1.0145 <= high <= values[21]
     assert interval([*values[:-1], 100.0]) == (low, high)
     assert interval([3.0, 1.0]) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("count", [6, 7, 10, 12, 24, 30])
+def test_an_interval_holds_the_median_with_at_least_95_percent_and_none_that_is_narrower_does(count: int) -> None:
+    low, high = interval(range(count))
+    assert low + high == count - 1
+    chance = [1 - 2 * sum(math.comb(count, i) for i in range(int(low) + more)) / 2**count for more in (1, 2)]
+    assert chance[0] >= 0.95 > chance[1]
+
+
+def test_parts_of_a_suite_are_one_report_that_names_both_revisions_and_no_case_twice() -> None:
+    other = replace(REPORT, cases=(replace(CASE, name="two"),), machine=replace(MACHINE, git_revision="def5678"))
+    both = by_suite([REPORT, other])["train_step"]
+    assert [case.name for case in both.cases] == ["one", "two"]
+    assert both.machine.git_revision == "abc1234, def5678"
+    with pytest.raises(ValueError, match="found one in two reports"):
+        by_suite([REPORT, REPORT])
+    with pytest.raises(ValueError, match="expected one device"):
+        by_suite([REPORT, replace(other, machine=replace(MACHINE, device="NVIDIA H100"))])
 
 
 def test_goals_are_judged_by_the_median_and_tell_which_way_is_better() -> None:
@@ -97,3 +120,91 @@ def test_absolute_rates_are_held_on_gpus_only() -> None:
     of_gpu = replace(of_cpu, machine=replace(MACHINE, device="NVIDIA H100 80GB HBM3", is_gpu=True))
     assert "one.tokens_per_sec_per_gpu" not in {entry.name for entry in entries_of(of_cpu)}
     assert "one.tokens_per_sec_per_gpu" in {entry.name for entry in entries_of(of_gpu)}
+
+
+def test_what_has_a_bound_is_lost_above_it_whatever_the_baseline_says() -> None:
+    def overhead(value: float) -> Report:
+        return replace(
+            REPORT, cases=(), ratios=(Ratio.of("cpu_overhead_over_torchtitan", "", [value], better="lower"),)
+        )
+
+    lax = [Entry("train_step", "cpu_overhead_over_torchtitan", 1.2, 0.4, "lower")]
+    for baseline in (lax, []):
+        assert [one.is_lost for one in judged(baseline, [overhead(1.11)])] == [True]
+        assert [one.is_lost for one in judged(baseline, [overhead(1.09)])] == [False]
+
+
+def test_a_loss_in_one_of_two_reports_and_what_is_no_number_are_seen() -> None:
+    slowed = replace(REPORT, cases=(), ratios=(Ratio.of("overhead", "", [1.5], Goal("at most", 1.03)),))
+    sound = replace(slowed, ratios=(Ratio.of("overhead", "", [1.0], Goal("at most", 1.03)),))
+    nothing = replace(slowed, ratios=(Ratio.of("overhead", "", [float("nan")], Goal("at most", 1.03)),))
+    entry = Entry("train_step", "overhead", 1.0, 0.1, "lower")
+    assert [one.is_lost for one in judged([entry], [slowed, sound])] == [True, False]
+    assert [one.is_lost for one in judged([entry], [nothing])] == [True]
+
+
+def test_memory_of_a_gpu_is_held() -> None:
+    peak = replace(CASE, figures=(Figure.of("peak_memory_gb", "GB", [69.0]),))
+    of_gpu = replace(REPORT, cases=(peak,), ratios=(), machine=replace(MACHINE, device="NVIDIA H100", is_gpu=True))
+    (entry,) = entries_of(of_gpu)
+    assert entry.is_lost(75.0)
+    assert not entries_of(replace(of_gpu, machine=MACHINE))
+
+
+def alarm(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["check", *map(str, words)])
+    return main()
+
+
+def test_the_alarm_tells_what_it_cannot_judge_from_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline, report, bad = tmp_path / "cpu.json", tmp_path / "report.json", tmp_path / "bad.json"
+    REPORT.write(report)
+    assert alarm(monkeypatch, "--reports", report, "--baseline", baseline) == 2
+    assert "found no baseline" in capsys.readouterr().err
+    assert alarm(monkeypatch, "--reports", report, "--baseline", baseline, "--write") == 0
+    assert alarm(monkeypatch, "--reports", report, "--baseline", baseline) == 0
+
+    replace(REPORT, ratios=(RATE,)).write(report)
+    assert alarm(monkeypatch, "--reports", report, "--baseline", baseline) == 0
+    assert "not judged: train_step overhead" in capsys.readouterr().err
+    assert alarm(monkeypatch, "--reports", report, "--baseline", baseline, "--write") == 0
+    assert "no longer held: train_step overhead" in capsys.readouterr().err
+
+    for text, of in (("{", "report"), ("[]", "report"), ('{"entries": [{}], "device": "cpu"}', "baseline")):
+        bad.write_text(text)
+        words = ("--reports", bad) if of == "report" else ("--reports", report, "--baseline", bad)
+        assert alarm(monkeypatch, *words) == 2
+        assert f"found no {of}" in capsys.readouterr().err
+
+
+def test_reports_and_baselines_of_different_devices_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = replace(MACHINE, device="NVIDIA H100 80GB HBM3", is_gpu=True, num_gpus=8)
+    paths = {name: tmp_path / f"{name}.json" for name in ("cpu", "eight", "one", "dry", "baseline")}
+    REPORT.write(paths["cpu"])
+    replace(REPORT, machine=machine).write(paths["eight"])
+    replace(REPORT, machine=replace(machine, num_gpus=1)).write(paths["one"])
+    replace(REPORT, is_dry_run=True).write(paths["dry"])
+    assert alarm(monkeypatch, "--reports", paths["eight"], "--baseline", paths["baseline"], "--write") == 0
+    assert alarm(monkeypatch, "--reports", paths["eight"], "--baseline", paths["baseline"]) == 0
+    for names in (("cpu",), ("one",), ("eight", "cpu"), ("dry",)):
+        reports = [paths[name] for name in names]
+        assert alarm(monkeypatch, "--reports", *reports, "--baseline", paths["baseline"]) == 2
+        assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "key"),
+    [
+        ("cpu x86_64", "cpu"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090"),
+    ],
+)
+def test_a_device_is_called_as_the_plan_calls_it_and_no_two_alike(device: str, key: str) -> None:
+    assert key_of(device) == key
