@@ -35,8 +35,6 @@ class Options:
     """Cases to run; empty: all that this machine can."""
     world_size: int = 0
     """GPUs of a run; 0: all of this machine."""
-    device: str = "h100"
-    """Whose goals and peaks a dry run is held against."""
 
     def wants(self, case: str) -> bool:
         return not self.only or case in self.only
@@ -105,7 +103,10 @@ def trained_cpu_rate(window: Window) -> float:
 
 
 def case_of(turn: Turn, config: Mapping[str, str | float | None]) -> Case:
-    return Case(turn.contestant.name, turn.contestant.what, config, step_figures(turn))
+    """`module` tells another build (--ours) from this one."""
+    return Case(
+        turn.contestant.name, turn.contestant.what, {"module": turn.contestant.module, **config}, step_figures(turn)
+    )
 
 
 def ratio_of(

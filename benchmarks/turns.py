@@ -116,7 +116,11 @@ class Running:
             self._process.wait(60)
         if self._process.poll() is None:
             self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._server.close()
 
     def _say(self, num_steps: int) -> None:
@@ -125,8 +129,9 @@ class Running:
 
     def _answer(self) -> str:
         limit = Timer(LONGEST_WAIT_SEC, self._process.terminate)
-        limit.start()
+        limit.daemon = True  # an interrupted runner ends at once
         try:
+            limit.start()
             answer = self._stream.readline()
         finally:
             limit.cancel()

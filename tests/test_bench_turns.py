@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from benchmarks.suite import ratio_of, step_figures, trained_rate
 from benchmarks.turns import Contestant, Rounds, take_turns
+from tests.runs import ROOT
+
+WITHOUT_END = """
+from benchmarks.turns import Contestant, Rounds, take_turns
+pair = [Contestant(name, "", "tests.bench_contestant", ("100",)) for name in ("one", "two")]
+take_turns(pair, Rounds(1, 1, 10**9), lambda text: print(text, flush=True))
+"""
 
 
 def contestant(name: str, *words: str) -> Contestant:
@@ -29,6 +41,20 @@ def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None
 def test_a_contestant_that_fails_ends_all_with_its_last_lines() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)two ended early.*no such store"):
         take_turns([contestant("two", "50", "fail")], Rounds(1, 1, 1), lambda text: None)
+
+
+def test_an_interrupted_runner_leaves_no_contestant_behind() -> None:
+    runner = subprocess.Popen([sys.executable, "-c", WITHOUT_END], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert runner.stdout is not None
+    while not runner.stdout.readline().startswith("round 1 "):
+        assert runner.poll() is None
+    children = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True)
+    runner.send_signal(signal.SIGINT)
+    runner.communicate(timeout=30)
+    assert len(children.stdout.split()) == 2
+    for child in map(int, children.stdout.split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ from benchmarks.machine import ROOT
 from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, tell
 
+CASES = ()
+"""None can be run without the others."""
+
 NUM_SAVES = 4
 STALL, RESUME = Goal("at most", 0.25), Goal("at most", 1.3)
 

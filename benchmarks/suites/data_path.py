@@ -14,6 +14,9 @@ from benchmarks.machine import ROOT
 from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, tell
 
+CASES = ()
+"""None can be run without the others."""
+
 WAYS = {
     "speech": "raw speech, documents of 9.5 s",
     "tts": "paired speech, best-fit packs",

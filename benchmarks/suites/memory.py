@@ -23,13 +23,15 @@ SETUPS = {
     "bf16_100M": (Setup("100M", compute_type="bfloat16"), "100 M parameters, bf16 with fp32 masters"),
     "bf16_100M_recomputed": (Setup("100M", "full", compute_type="bfloat16"), "the same, all layers recomputed"),
 }
+CASES = tuple(SETUPS)
 QUICK = ("whole_logits", "chunked_logits", "bf16_fp32_masters")
+"""Unless --only names others."""
 
 
 def run(options: Options) -> Found:
     cases, ratios, held = [], [], {}
     for name, (setup, what) in SETUPS.items():
-        if not options.wants(name) or (options.is_quick and name not in QUICK):
+        if not options.wants(name) or (options.is_quick and not options.only and name not in QUICK):
             continue
         tell(f"{name}: {what}")
         config: dict[str, str | float | None] = dict(vars(setup))

@@ -36,6 +36,7 @@ CONFIG, PRETRAINING = "benchmarks/settings/debug_cpu_sft.toml", "benchmarks/sett
 PADDED_SAMPLES = 8
 """Sequences of a batch on each GPU in the published runs."""
 
+CASES = ("ours", "ours_compiled", "ours_pretraining", "padded_loop", "hf_padding", "hf_packing")
 COMPILED = {"compile.enable": "true", "job.dump_folder": "outputs/benchmarks/debug_cpu_sft_compiled"}
 """A folder of its own, since no two runs may write one."""
 PACKED_ON_GPU = Goal("at least", 1.1)
@@ -77,6 +78,7 @@ def run(options: Options) -> Found:
             ("packing", str(packed_samples), *words),
         ),
     ]
+    assert tuple(one.name for one in contestants) == CASES
     wanted = [one for one in contestants if options.wants(one.name)]
     if options.is_quick and not options.only:  # compilation takes a minute
         wanted = [one for one in wanted if one.name != "ours_compiled"]

@@ -23,6 +23,7 @@ from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, config_words, step_sec, tell
 from benchmarks.turns import Contestant, Rounds, Turn, take_turns
 
+CASES = ("samples", "worlds")
 CONFIG = "benchmarks/settings/growth.toml"
 SAMPLES = (10**3, 10**5, 10**7, 8 * 10**7)
 QUICK_SAMPLES = (10**3, 10**5, 10**6)
@@ -34,7 +35,8 @@ FLAT = Goal("at most", 1.1)
 def run(options: Options) -> Found:
     samples, worlds = (QUICK_SAMPLES, QUICK_WORLDS) if options.is_quick else (SAMPLES, WORLDS)
     if options.is_dry_run:
-        names = [*(f"samples_{count}" for count in samples), *(f"world_{size}" for size in worlds)]
+        names = [f"samples_{count}" for count in samples if options.wants("samples")]
+        names += [f"world_{size}" for size in worlds if options.wants("worlds")]
         reason = {"start_sec": "dry run"}
         return Found(tuple(Case(name, "", {}, (), reason) for name in names), (), NO_GPU)
     repeats = 1 if options.is_quick else 2

@@ -46,14 +46,16 @@ FIGURES = ("step_sec", "tokens_per_sec_per_gpu", "trained_tokens_per_sec_per_gpu
 TRACED = {"profiler.enable": "true", "profiler.steady_from": "5", "profiler.steady_steps": "3"}
 TRACED_STEPS = 10
 DRY_RUN_GPUS = 8
+HARDWARE = "titan_speech/plan/hardware.py"
 OVERHEAD = Goal("at most", 1.03)
+CASES = ("debug_cpu", *(case.name for case in GPU_CASES))
 
 
 def run(options: Options) -> Found:
     cases: list[Case] = []
     ratios: list[Ratio] = []
-    if options.wants("debug_cpu") and not options.is_dry_run:
-        found = _debug(options)
+    if options.wants("debug_cpu"):
+        found = _not_measured() if options.is_dry_run else _debug(options)
         cases, ratios = [*found.cases], [*found.ratios]
     has_gpu = torch.cuda.is_available()
     wanted = [case for case in GPU_CASES if options.wants(case.name)]
@@ -69,6 +71,11 @@ def run(options: Options) -> Found:
         else:
             cases.append(Case(case.name, case.what, {"config": case.config}, (), dict.fromkeys(FIGURES, "no GPU here")))
     return Found(tuple(cases), (*ratios, *_sft_to_pt(cases)), "" if has_gpu else NO_GPU)
+
+
+def _not_measured() -> Found:
+    config: dict[str, str | float | None] = {"config": DEBUG}
+    return Found((Case("debug_cpu", "our trainer, debug model", config, (), dict.fromkeys(FIGURES, "dry run")),))
 
 
 def _debug(options: Options) -> Found:
@@ -114,8 +121,11 @@ def _on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
     facts = [("world_size", world_size), ("rounds", rounds.num_rounds), ("window_steps", rounds.window_steps)]
     found = case_of(turn, shown(case.config, overrides, facts))
     parts = _split(options, case.config, overrides, world_size)
-    figures = (*found.figures, *_mfu(case, turn, world_size), *_part_figures(parts))
-    return Case(found.name, found.what, found.config, figures)
+    device = device_key(this_machine(0.0))
+    of_peak = _mfu(case, turn, world_size, device)
+    reason = f"no peak of {device} in {HARDWARE}"
+    reasons = {} if of_peak else {"mfu": reason, "mfu_of_documents": reason}
+    return Case(found.name, found.what, found.config, (*found.figures, *of_peak, *_part_figures(parts)), reasons)
 
 
 def _rival_on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
@@ -137,9 +147,8 @@ def _overhead(ours: Case, theirs: Case) -> Ratio:
     return Ratio.of(f"overhead_over_{theirs.name}", what, values, OVERHEAD)
 
 
-def _mfu(case: GpuCase, turn: Turn, world_size: int) -> tuple[Figure, ...]:
+def _mfu(case: GpuCase, turn: Turn, world_size: int, device: str) -> tuple[Figure, ...]:
     """At full length and at the documents' own; nothing where the device's peak is not known."""
-    device = device_key(this_machine(0.0))
     if device not in DEVICES:
         return ()
     config = load_config(list(config_words(case.config, {}))).config
