@@ -1,7 +1,7 @@
 """The alarm: what was measured now against a baseline; exit code 1 where something is lost.
 
     python -m benchmarks.check                           run the quick pairs here (some minutes) and judge them
-    python -m benchmarks.check --reports a.json b.json   judge reports that are there
+    python -m benchmarks.check --reports a.json b.json   judge reports that are there (--all: of every entry)
     python -m benchmarks.check --reports a.json b.json --write
 
 In: reports of one device, or none: then those of `QUICK` are made. Out: a line for each entry of
@@ -199,16 +199,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, nargs="+", help="reports of benchmarks.run (default: run some)")
     parser.add_argument("--baseline", type=Path, help="file (default: benchmarks/baselines/<device>.json)")
+    parser.add_argument("--all", action="store_true", help="end with 2 if an entry is not in the reports")
     parser.add_argument("--write", action="store_true", help="make the baseline of these reports")
     args = parser.parse_args()
     try:
-        return _write(args.reports, args.baseline) if args.write else _judge(args.reports, args.baseline)
+        return _write(args.reports, args.baseline) if args.write else _judge(args.reports, args.baseline, args.all)
     except (OSError, ValueError, RuntimeError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _judge(paths: Sequence[Path] | None, baseline: Path | None) -> int:
+def _judge(paths: Sequence[Path] | None, baseline: Path | None, wants_all: bool) -> int:
     reports = [read_report(path) for path in paths or ()]
     machine = machine_of(reports) if reports else this_machine(0.0)
     path = baseline or _path_of(machine)
@@ -223,8 +224,8 @@ def _judge(paths: Sequence[Path] | None, baseline: Path | None) -> int:
         return 2
     if any(one.is_lost for one in verdicts):
         return 1
-    due = {f"{quick.suite} {name}" for quick in QUICK for name in quick.held}
-    return 2 if not paths and due & set(missing) else 0
+    held = {f"{quick.suite} {name}" for quick in QUICK for name in quick.held} if not paths else set[str]()
+    return 2 if held & set(missing) or (wants_all and missing) else 0
 
 
 def _write(paths: Sequence[Path] | None, baseline: Path | None) -> int:

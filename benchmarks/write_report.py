@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.comparison import comparison
 from benchmarks.plots import draw
 from benchmarks.record import Ratio, Report, read_report
+from benchmarks.run import SUITES
 from benchmarks.show import number
 
 NOTES = "notes.md"
@@ -106,7 +107,7 @@ def by_suite(reports: Sequence[Report]) -> dict[str, Report]:
     for report in reports:
         before = found.get(report.suite)
         found[report.suite] = report if before is None else _together(before, report)
-    return found
+    return {suite: found[suite] for suite in SUITES if suite in found}
 
 
 def _together(one: Report, other: Report) -> Report:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import check
 from benchmarks.check import Entry, entries_of, judged, main, read_baseline, write_baseline
 from benchmarks.machine import key_of
 from benchmarks.record import Case, Figure, Goal, Machine, Ratio, Report, interval, read_report
@@ -169,6 +170,7 @@ def test_the_alarm_tells_what_it_cannot_judge_from_what_is_lost(
     replace(REPORT, ratios=(RATE,)).write(report)
     assert alarm(monkeypatch, "--reports", report, "--baseline", baseline) == 0
     assert "not judged: train_step overhead" in capsys.readouterr().err
+    assert alarm(monkeypatch, "--all", "--reports", report, "--baseline", baseline) == 2
     assert alarm(monkeypatch, "--reports", report, "--baseline", baseline, "--write") == 0
     assert "no longer held: train_step overhead" in capsys.readouterr().err
 
@@ -177,6 +179,19 @@ def test_the_alarm_tells_what_it_cannot_judge_from_what_is_lost(
         words = ("--reports", bad) if of == "report" else ("--reports", report, "--baseline", bad)
         assert alarm(monkeypatch, *words) == 2
         assert f"found no {of}" in capsys.readouterr().err
+
+
+def test_a_pair_that_the_alarm_runs_and_no_longer_finds_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = tmp_path / "cpu.json"
+    pair = [Ratio.of(name, "", [1.0], better="lower") for name in ("overhead_over_torchtitan", "another")]
+    write_baseline(baseline, [replace(REPORT, ratios=tuple(pair))])
+    for found, code in ((pair, 0), (pair[:1], 0), (pair[1:], 2)):
+        monkeypatch.setattr(check, "_quick_reports", lambda found=found: [replace(REPORT, ratios=tuple(found))])
+        monkeypatch.setattr(check, "this_machine", lambda load: MACHINE)
+        assert alarm(monkeypatch, "--baseline", baseline) == code
+    assert "not judged: train_step overhead_over_torchtitan" in capsys.readouterr().err
 
 
 def test_reports_and_baselines_of_different_devices_are_not_compared(
