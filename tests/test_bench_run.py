@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.run import alone, check_cases, check_writable, main
+from benchmarks.suite import Options
+from benchmarks.suites import train_step
 
 
 def test_cases_that_a_suite_has_not_are_refused_with_those_that_it_has() -> None:
@@ -33,6 +35,12 @@ def test_a_second_run_is_refused_while_the_first_measures(tmp_path: Path) -> Non
         pass
     with alone(lock):
         pass
+
+
+def test_more_gpus_than_there_are_are_refused_before_anything_is_measured() -> None:
+    for world_size in (-1, 10**6):
+        with pytest.raises(ValueError, match=f"found {world_size}, expected at most the"):
+            train_step.run(Options(world_size=world_size))
 
 
 def test_a_wrong_word_ends_the_command_with_a_line_and_no_file(

@@ -52,18 +52,22 @@ CASES = ("debug_cpu", *(case.name for case in GPU_CASES))
 
 
 def run(options: Options) -> Found:
+    """Raises ValueError for more GPUs than there are."""
+    has_gpu, num_gpus = torch.cuda.is_available(), torch.cuda.device_count()
+    if not options.is_dry_run and options.world_size not in range(num_gpus + 1):
+        found = f"--world-size: found {options.world_size}, expected at most the {num_gpus} GPUs of this machine"
+        raise ValueError(f"{found}, or --dry-run")
     cases: list[Case] = []
     ratios: list[Ratio] = []
     if options.wants("debug_cpu"):
         found = _not_measured() if options.is_dry_run else _debug(options)
         cases, ratios = [*found.cases], [*found.ratios]
-    has_gpu = torch.cuda.is_available()
     wanted = [case for case in GPU_CASES if options.wants(case.name)]
     for case in wanted:
         if options.is_dry_run:
             cases.append(_dry(case, options.world_size or DRY_RUN_GPUS))
         elif has_gpu:
-            world_size = options.world_size or torch.cuda.device_count()
+            world_size = options.world_size or num_gpus
             cases.append(_on_gpus(case, options, world_size))
             if case.has_rival:
                 cases.append(_rival_on_gpus(case, options, world_size))
