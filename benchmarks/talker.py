@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from benchmarks.turns import ADDRESS, Window
@@ -28,6 +29,9 @@ class Talker:
         self.rank = int(os.environ.get("RANK", "0"))
         self.counted = NOTHING
         """What batches and steps added since the window began."""
+        self.in_turn = Event()
+        """Set but while the others have their turn: who reads ahead must not do it at their expense."""
+        self.in_turn.set()
         self._left = 0
         self._began = self._began_cpu = 0.0
         self._is_first = True
@@ -61,7 +65,9 @@ class Talker:
             else:
                 self._tell(json.dumps(asdict(self._window())))
             self._is_first = False
+            self.in_turn.clear()
             self._left = self._told()
+            self.in_turn.set()
             if self._left == 0:
                 return False
             self._begin(self._left)

@@ -9,7 +9,7 @@ from typing import Any
 import benchmarks.loops.ours as ours
 from titan_speech.data import loader
 
-SLEEP_SEC = 8.0
+SLEEP_SEC = 4.0
 """Of a batch; reading ahead hides what is shorter than a step."""
 
 _as_batch = loader.as_batch

@@ -2,7 +2,7 @@
 
 In: words of a configuration. Out: windows. The trainer is prepared and run by its own entry;
 `should_continue_training`, which it asks before each step, waits for the turn, and its batches are counted on their
-way.
+way. Reading ahead waits too: a loader that takes longer than a step would else catch up while the others train.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.talker import Talker
+from titan_speech.data.loader import PlanDataset
+from titan_speech.data.pack import LaidOut
 from titan_speech.observe.counters import count_batch
 from titan_speech.train import prepare, run
 
@@ -35,6 +37,13 @@ def main(words: list[str]) -> None:
             talker.count(one.num_tokens, one.num_trained_tokens, one.num_pad_tokens, one.sum_squared_lengths)
             yield inputs, labels_BL
 
+    read = PlanDataset.__getitems__
+
+    def in_turn(dataset: PlanDataset, slots: list[int]) -> LaidOut:
+        talker.in_turn.wait()
+        return read(dataset, slots)
+
+    PlanDataset.__getitems__ = in_turn
     trainer.batch_generator = counted
     trainer.should_continue_training = talker.at_boundary
     run(trainer)
