@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 PACKS, SEQ_LEN, WEIGHT = 1024, 128, 0.01
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Timed:

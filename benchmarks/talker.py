@@ -12,13 +12,15 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Lock
+from typing import Any, TypeVar
 
 from benchmarks.turns import ADDRESS, Window
 
+Item = TypeVar("Item")
 NOTHING = Window(0, 0.0, 0.0, 0, 0, 0, 0)
 
 
@@ -29,9 +31,8 @@ class Talker:
         self.rank = int(os.environ.get("RANK", "0"))
         self.counted = NOTHING
         """What batches and steps added since the window began."""
-        self.in_turn = Event()
-        """Set but while the others have their turn: who reads ahead must not do it at their expense."""
-        self.in_turn.set()
+        self._in_turn, self._reading = Event(), Lock()
+        self._in_turn.set()
         self._left = 0
         self._began = self._began_cpu = 0.0
         self._is_first = True
@@ -57,17 +58,28 @@ class Talker:
         """For data."""
         self.counted = replace(self.counted, data_wait_sec=self.counted.data_wait_sec + sec)
 
+    def only_in_turn(self, items: Iterator[Item]) -> Iterator[Item]:
+        """For what reads ahead in a thread: nothing is begun while others have their turn, and a turn lasts until what
+        was begun in it is there. A loader slower than a step would else catch up at the others' expense."""
+        while True:
+            self._in_turn.wait()
+            with self._reading:
+                item = next(items)
+            yield item
+
     def at_boundary(self) -> bool:
         """Called before each step; False: there are no more."""
         if self._left == 0:
+            self._in_turn.clear()
+            with self._reading:
+                pass
             if self._is_first:
                 self._tell("ready")
             else:
                 self._tell(json.dumps(asdict(self._window())))
             self._is_first = False
-            self.in_turn.clear()
             self._left = self._told()
-            self.in_turn.set()
+            self._in_turn.set()
             if self._left == 0:
                 return False
             self._begin(self._left)

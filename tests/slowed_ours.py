@@ -9,8 +9,8 @@ from typing import Any
 import benchmarks.loops.ours as ours
 from titan_speech.data import loader
 
-SLEEP_SEC = 4.0
-"""Of a batch; reading ahead hides what is shorter than a step."""
+SLEEP_SEC = 10.0
+"""Of a batch; reading ahead hides what is shorter than a step, and steps are long on a busy machine."""
 
 _as_batch = loader.as_batch
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.suite import ratio_of, step_figures, trained_rate
 from benchmarks.turns import Contestant, Rounds, take_turns
+from tests.bench_contestant import NUM_READ_AHEAD, READ_SEC
 from tests.runs import ROOT
 
 WITHOUT_END = """
@@ -36,6 +37,12 @@ def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None
     assert figures["pad_fraction"].median == 0.01
     assert len(ratio_of("r", "rate", turns["one"], turns["two"], trained_rate).values) == 4
     assert sum(text.startswith("round") for text in told) == 4
+
+
+def test_what_is_read_ahead_is_not_read_while_the_other_has_its_turn() -> None:
+    contestants = [contestant("reads", "1", "read"), contestant("works", "1", "work")]
+    windows = take_turns(contestants, Rounds(NUM_READ_AHEAD + 2, 2, 5), lambda text: None)["reads"].windows
+    assert sum(window.wall_sec for window in windows) >= (2 * len(windows) - 1) * READ_SEC
 
 
 def test_a_contestant_that_fails_ends_all_with_its_last_lines() -> None:

@@ -2,7 +2,7 @@
 
 In: words of a configuration. Out: windows. The trainer is prepared and run by its own entry;
 `should_continue_training`, which it asks before each step, waits for the turn, and its batches are counted on their
-way. Reading ahead waits too: a loader that takes longer than a step would else catch up while the others train.
+way. Reading ahead waits too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.talker import Talker
-from titan_speech.data.loader import PlanDataset
-from titan_speech.data.pack import LaidOut
+from titan_speech.data import loader
 from titan_speech.observe.counters import count_batch
 from titan_speech.train import prepare, run
 
@@ -37,13 +36,12 @@ def main(words: list[str]) -> None:
             talker.count(one.num_tokens, one.num_trained_tokens, one.num_pad_tokens, one.sum_squared_lengths)
             yield inputs, labels_BL
 
-    read = PlanDataset.__getitems__
+    ahead = loader.Prefetcher
 
-    def in_turn(dataset: PlanDataset, slots: list[int]) -> LaidOut:
-        talker.in_turn.wait()
-        return read(dataset, slots)
+    def in_turn(batches: Iterator[loader.Batch], num_items: int) -> loader.Prefetcher[loader.Batch]:
+        return ahead(talker.only_in_turn(batches), num_items)
 
-    PlanDataset.__getitems__ = in_turn
+    loader.Prefetcher = in_turn  # pyright: ignore[reportAttributeAccessIssue]
     trainer.batch_generator = counted
     trainer.should_continue_training = talker.at_boundary
     run(trainer)
