@@ -19,8 +19,10 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -185,6 +187,24 @@ def row(setup: Setup) -> dict[str, object]:
         "error_against_tensors": total / tensors - 1,
         "error_against_resident": total / resident - 1,
     }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """As docs/plan.md has it; sizes in MB."""
+    lines = [
+        "| parameters | recomputation | computed | tensors | error | resident | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in rows:
+        sizes = [f"{one[name] / 1e6:,.1f}" for name in ("computed_bytes", "tensors_bytes", "resident_bytes")]
+        errors = [_percent(one[name]) for name in ("error_against_tensors", "error_against_resident")]
+        cells = [f"{one['parameters'] / 1e6:.1f} M", one["activation_checkpoint"], sizes[0]]
+        lines.append(f"| {' | '.join([*cells, sizes[1], errors[0], sizes[2], errors[1]])} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _percent(error: float) -> str:
+    return f"{100 * error:+.1f} %" if abs(error) >= 1e-4 else "below 0.01 %"
 
 
 def main() -> None:

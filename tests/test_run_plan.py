@@ -11,6 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
 
+from benchmarks.machine import ROOT
+from benchmarks.plan_memory import RESULT, table
 from titan_speech.config.load import load_config
 from titan_speech.config.tables import (
     ActivationCheckpointTable,
@@ -326,6 +328,13 @@ def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: i
         assert other.pass_flops == pytest.approx(one.pass_flops)
     assert "pipeline rank" in page(whole)
     assert len(record(whole)["computed"]["pipeline_ranks"]) == 2
+
+
+def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None:
+    rows = json.loads(RESULT.read_text())["rows"]
+    assert {row["model"] for row in rows} == {"debug", "100M"}
+    assert max(abs(row["error_against_tensors"]) for row in rows) < 0.01
+    assert table(rows) in (ROOT / "docs" / "plan.md").read_text("utf-8")
 
 
 def test_the_record_is_json_with_a_format(plan: RunPlan) -> None:

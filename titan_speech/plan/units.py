@@ -24,6 +24,9 @@ def large(value: float) -> str:
 
 
 def hours(value: float) -> str:
+    """To a tenth below 100, in minutes below 1."""
+    if 0 < value < 1:
+        return f"{value * 60:.1f} min"
     return f"{value:,.1f} h" if value < 100 else f"{value:,.0f} h"
 
 
