@@ -21,10 +21,14 @@ LOSS_TOLERANCE = 1e-5
 NORM_TOLERANCE = 3e-3
 """Relative, of gradient norms: a CPU sums millions of squares in fp32, and by parts gives another rounding."""
 
-FLOAT8_TOLERANCE = 3e-3
-"""Relative, of losses in float8: a value near a border of its 8 bits falls to either side of it."""
+FLOAT8_TOLERANCE = 2e-3
+"""Relative, of losses in float8. A layout must be nearer to one process in float8 than the recipe itself is to fp32
+(2.2e-3 of groups, 0.25 of norms). It has scales of its own where ranks share what is scaled together: a row cut by
+tensor parallel (1.4e-3 measured), a matrix of several ranks' tokens with one scale; elsewhere a value near a border of
+its 8 bits falls to either side of it (3e-4)."""
 
-FLOAT8_NORM_TOLERANCE = 3e-2
+FLOAT8_NORM_TOLERANCE = 1e-1
+"""The largest measured is 5.2e-2."""
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,11 @@ def keep(found: StageRun, path: Path = RESULTS) -> None:
 
 def read_stages(path: Path = RESULTS) -> list[StageRun]:
     """What was kept."""
-    lists = {"processes", "losses", "carried"}
-    records = json.loads(path.read_text())["stages"]
-    return [StageRun(**{key: tuple(v) if key in lists else v for key, v in one.items()}) for one in records]
+    stages = []
+    for one in json.loads(path.read_text())["stages"]:
+        lists = {key: tuple(one.pop(key)) for key in ("processes", "losses", "carried")}
+        stages.append(StageRun(**lists, **one))
+    return stages
 
 
 def table(stages: list[StageRun]) -> str:

@@ -15,7 +15,7 @@ from titan_speech.checkpoint.commit import Commit, Kind, file_record
 from titan_speech.checkpoint.folder import checkpoint_path, partial_path, publish
 from titan_speech.checkpoint.hand_over import hand_over, here, previewed, with_continued_data
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.rates import nothing_left, rise, schedule_change
+from titan_speech.checkpoint.rates import rise, schedule_change
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.turn import Turn
 from titan_speech.config.budget import Budget
@@ -156,11 +156,6 @@ def test_a_longer_run_decays_over_its_new_total_and_says_so() -> None:
     assert "10 steps -> 20" in note
     assert "optimizer.lr = 0.001" in note
     assert schedule_change(S1, S1, 10) == schedule_change(S1, None, 10) == ""
-
-
-def test_a_run_that_has_taken_all_its_steps_says_how_it_goes_on() -> None:
-    assert nothing_left(S1, 9) == ""
-    assert "All 10 steps of this run are done" in nothing_left(S1, 10)
 
 
 def test_records_keep_the_schedule_and_what_a_run_came_from(tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ def _launch(log: Path, entry: str, arguments: list[str], environment: dict[str, 
 
 def _work(entry: str, arguments: list[str]) -> None:
     """As `python -m entry`, which leaves by SystemExit."""
+    import torch
+
     multiprocessing.current_process().daemon = False  # a loader may start processes of its own
+    torch.set_num_threads(1)  # makes torch's thread pool anew, for which threads of its first backward pass would race
     sys.argv = [entry, *arguments]
     if entry == TRAIN:
         runpy.run_module(entry, run_name="__main__", alter_sys=True)

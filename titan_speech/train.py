@@ -125,7 +125,7 @@ def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tupl
     from titan_speech.checkpoint.hand_over import hand_over, here
     from titan_speech.checkpoint.opening import open_checkpoints
     from titan_speech.checkpoint.provenance import read_provenance
-    from titan_speech.checkpoint.rates import nothing_left, schedule_change
+    from titan_speech.checkpoint.rates import schedule_change
     from titan_speech.checkpoint.shared import decided_by_rank_0
 
     start = open_checkpoints(config, provenance)
@@ -136,7 +136,7 @@ def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tupl
         provenance = replace(provenance, stage_from=str(start.checkpoint))
     found = read_provenance(start.checkpoint) if start.checkpoint else None
     if start.is_resume and found is not None:
-        notes = (schedule_change(budget, found.budget, start.step), nothing_left(budget, start.step))
+        notes = (schedule_change(budget, found.budget, start.step),)
     for note in notes:
         if note and os.environ["RANK"] == "0":
             logging.getLogger().warning(note)

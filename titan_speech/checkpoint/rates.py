@@ -44,13 +44,6 @@ def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
     )
 
 
-def nothing_left(budget: Budget, step: int) -> str:
-    """What to say if a run is resumed after its last step."""
-    if step < budget.num_steps:
-        return ""
-    return f"All {budget.num_steps:,} steps of this run are done. To go on with it, raise training.target_tokens."
-
-
 def _curve(budget: Budget) -> tuple[float | str, ...]:
     """What decides the rate of a step."""
     return budget.num_steps, budget.warmup_steps, budget.lr, budget.end_lr, budget.decay
