@@ -1,14 +1,19 @@
 """Speed and size of the data path; JSON on stdout.
 
-    python -m benchmarks.data_path [--quick] [--large-samples 80000000]
+    python -m benchmarks.data_path [--quick] [--large-samples 80000000] [--parts reading packing planning] [--into FILE]
 
 In: nothing; a store of random codes and a large store without content (large_store.py) are made here. Out: for each
 figure its value, with device, commit and the rates of plain memmap copies in the same run, since ratios travel between
-machines and absolute figures do not. Copies and reading take turns over 32 packs at a time; of 25 turns the fastest
-counts, in CPU time, which is the least that neighbours disturb. So files and the last batches are warm for all alike.
-`copy_blocks` copies 2,048 neighbouring codes at a time, `copy_pieces` codes in pieces of the sizes that the packs hold,
-at random places, `copy_arrays` the stored arrays that the packs are made of (a clone document is four of them). Reading
-is all of it: order of the documents, sheets, lay-out and batch, three int64 tensors.
+machines and absolute figures do not. Parts can be measured in runs of their own: `--into` renews theirs in a file.
+
+- Reading. Copies and reading take turns over 32 packs at a time; of 25 turns the fastest counts, in CPU time, which is
+  the least that neighbours disturb. So files and the last batches are warm for all alike. `copy_blocks` copies 2,048
+  neighbouring codes at a time, `copy_pieces` codes in pieces of the sizes that the packs hold, at random places,
+  `copy_arrays` the stored arrays that the packs are made of (a clone document is four of them). Reading is all of it:
+  order of the documents, sheets, lay-out and batch, three int64 tensors.
+- Packing. Fill on two spreads of lengths, with the fill that no packing of the group exceeds: all tokens, or a pack for
+  each sample above half of one. Waste on the bundled data: the part of its packs that is padding, by task.
+- Planning. The large store (planning.py).
 """
 
 from __future__ import annotations
@@ -32,9 +37,11 @@ import numpy as np
 
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures, seconds
+from titan_speech.data.group_packs import Counts
+from titan_speech.data.groups import GROUP_DOCUMENTS
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
 from titan_speech.data.pack import Pack
-from titan_speech.data.packing import best_fit
+from titan_speech.data.packing import num_best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
@@ -42,6 +49,9 @@ from titan_speech.store.samples import SampleInfo
 from titan_speech.text_tokenizer import TextTokenizer
 
 BATCH_PACKS, WINDOW_PACKS, NUM_TURNS = 8, 32, 25
+WIDE_GROUP = 65_536
+BUNDLED = Path("demo_data")
+PARTS = ("reading", "packing", "planning")
 RUNS = ("copy_blocks", "copy_pieces", "copy_arrays", "")
 """What is compared; the last is reading."""
 
@@ -106,7 +116,8 @@ def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict
 def stored_arrays(plan: DataPlan, pack: Pack) -> list[np.ndarray]:
     """What lies in files of what a pack holds: one array for each field of each document."""
     documents = plan.streams[pack.stream].documents
-    return [array for piece in pack.pieces for array in documents[piece.part].spliced(piece.document)[0][1::2]]
+    columns = (documents[piece.part].columns([piece.document]) for piece in pack.pieces)
+    return [np.asarray(column[0]) for some in columns for column in some]
 
 
 def random_places(codes: np.ndarray, sizes: list[int]) -> list[slice]:
@@ -152,13 +163,31 @@ def state_bytes(plan: DataPlan) -> int:
 
 def fill_figures() -> Iterator[tuple[str, float]]:
     for name, lengths in (
-        ("lognormal_9s", speech_lengths(40_960) + 30),
-        ("uniform_2_to_40s", np.random.default_rng(0).integers(100, 2_000, 40_960) + 30),
+        ("lognormal_9s", speech_lengths(WIDE_GROUP) + 30),
+        ("uniform_2_to_40s", np.random.default_rng(0).integers(100, 2_000, WIDE_GROUP) + 30),
     ):
-        groups = lengths.reshape(-1, 4_096)
-        num_packs = sum(best_fit(sorted(group.tolist(), reverse=True), SEQ_LEN)[1] for group in groups)
-        yield f"fill_best_fit_{name}", float(lengths.sum() / (num_packs * SEQ_LEN))
+        groups = lengths.reshape(-1, GROUP_DOCUMENTS)
+        yield f"fill_best_fit_{name}", fill(groups, num_best_fit)
+        yield f"fill_bound_{name}", fill(groups, least_packs)
+        yield f"fill_best_fit_{name}_groups_of_{WIDE_GROUP}", fill(lengths.reshape(-1, WIDE_GROUP), num_best_fit)
         yield f"fill_next_fit_{name}", float(lengths.sum() / (next_fit(lengths) * SEQ_LEN))
+
+
+def fill(groups: np.ndarray, num_packs: Callable[[np.ndarray, int], int]) -> float:
+    return float(groups.sum() / (sum(num_packs(group, SEQ_LEN) for group in groups) * SEQ_LEN))
+
+
+def least_packs(lengths: np.ndarray, capacity: int) -> int:
+    """Fewer packs cannot hold them."""
+    return max(-(-int(lengths.sum()) // capacity), int((2 * lengths > capacity).sum()))
+
+
+def bundled_waste() -> Iterator[tuple[str, float]]:
+    """Part of the packs of the bundled data that is padding, over all its languages."""
+    for task in ("speech", "continuation", "tts", "clone", "text"):
+        streams = DataPlan.load(config_of(BUNDLED, task)).streams
+        counts = sum((stream.packs.counts for stream in streams), Counts())
+        yield f"bundled_waste_{task}", 1 - counts.num_tokens / (counts.num_packs * SEQ_LEN)
 
 
 def next_fit(lengths: np.ndarray) -> int:
@@ -171,7 +200,7 @@ def next_fit(lengths: np.ndarray) -> int:
     return num_packs
 
 
-def figures(folder: Path, num_samples: int, num_packs: int, num_large: int) -> dict[str, float]:
+def reading(folder: Path, num_samples: int, num_packs: int) -> dict[str, float]:
     store = folder / "store"
     build_store(store, num_samples)
     found: dict[str, float] = {}
@@ -179,25 +208,34 @@ def figures(folder: Path, num_samples: int, num_packs: int, num_large: int) -> d
         found |= reading_figures(store, "mixed" if len(tasks) > 1 else tasks[0], *tasks, num_packs=num_packs)
     plan = DataPlan.load(config_of(store, "speech", "tts", "text"))
     found["state_bytes"] = state_bytes(plan)
-    found |= {f"loader_{workers}_workers_mtok_per_sec": loader_mtok_per_sec(plan, workers) for workers in (0, 2)}
-    large = large_figures(folder / "large", num_large) if num_large else {}
-    return found | dict(fill_figures()) | large
+    return found | {f"loader_{workers}_workers_mtok_per_sec": loader_mtok_per_sec(plan, workers) for workers in (0, 2)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small store, a large one of at most 2 M samples")
     parser.add_argument("--large-samples", type=int, default=80_000_000, help="of the large store; 0: none is planned")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--into", type=Path, help="a file of earlier figures, of which those of the parts are renewed")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    found: dict[str, Any] = {"device": platform.machine(), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         num_large = min(args.large_samples, 2_000_000) if args.quick else args.large_samples
-        sizes = (6_000, 320, num_large) if args.quick else (60_000, 960, num_large)
-        found = figures(Path(folder), *sizes)
-    about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    about["commit"] = commit.stdout.strip()
-    print(json.dumps({**about, **{name: round(value, 4) for name, value in found.items()}}, indent=1))
+        parts: dict[str, Callable[[], dict[str, float]]] = {
+            "reading": lambda: reading(Path(folder), *((6_000, 320) if args.quick else (60_000, 960))),
+            "packing": lambda: dict(fill_figures()) | dict(bundled_waste()),
+            "planning": lambda: large_figures(Path(folder, "large"), num_large) if num_large else {},
+        }
+        for part in args.parts:
+            figures = {name: round(value, 4) for name, value in parts[part]().items()}
+            found |= {f"{part}_commit": commit.stdout.strip(), f"{part}_load": os.getloadavg()[0], **figures}
+    if args.into is None:
+        print(json.dumps(found, indent=1))
+    else:
+        earlier = json.loads(args.into.read_text()) if args.into.exists() else {}
+        args.into.write_text(json.dumps(earlier | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from titan_speech.data.group_packs import Rules, split_counts, whole_counts
 from titan_speech.data.groups import Groups
 from titan_speech.data.lanes import LanedStream, Places
 from titan_speech.data.order import slot_order
 from titan_speech.data.slots import StepShape
-from titan_speech.data.streams import Rules, SplitStream, WholeStream, split_counts, whole_counts
+from titan_speech.data.streams import SplitStream, WholeStream
 
 SEQ_LEN, PACKS_PER_STEP = 2_048, 512
 GROUP_DOCUMENTS, SHARD_GROUPS = 16, 16

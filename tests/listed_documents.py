@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from titan_speech.data.group_packs import Counts, Rules, split_counts, whole_counts
 from titan_speech.data.groups import LANE_GROUPS, Groups
 from titan_speech.data.lanes import LanedStream, LaneStream, StreamCursor
-from titan_speech.data.streams import START, Counts, Cursor, Rules, SplitStream, split_counts, whole_counts
-from titan_speech.prompts import Document, Spliced
+from titan_speech.data.streams import START, Cursor, SplitStream
+from titan_speech.prompts import Document
+from titan_speech.splice import Spliced
 
 
 class ListedDocuments:
     """Document i has `lengths[i]` tokens: BOS (id 0), then `first_id + 1000 * i + 1`, counting up."""
 
     part: Any = None
-    base = 0
+    first_code_id = 0
     variants: tuple[str, ...] = ()
     key = "listed"
 
@@ -33,9 +36,11 @@ class ListedDocuments:
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, i: int) -> Spliced:
-        ids_T = self.document(i).ids_T
-        return Spliced([ids_T[:1], ids_T[1:]], len(ids_T), 1)
+    def spliced(self, numbers: Sequence[int]) -> Spliced:
+        ids = [self.document(i).ids_T for i in numbers]
+        lengths = [len(ids_T) for ids_T in ids]
+        runs = [run for ids_T in ids for run in (ids_T[:1].data, ids_T[1:].data)]
+        return Spliced(runs, [], [len(run) for run in runs], b"\0\0", lengths, [1] * len(ids))
 
     def document(self, i: int) -> Document:
         length = self.all_lengths[i]

@@ -13,9 +13,9 @@ import pytest
 from tests.plan_samples import World, make_world, with_training
 from titan_speech.data import counts, documents
 from titan_speech.data.counts import group_counts
+from titan_speech.data.group_packs import Rules
 from titan_speech.data.groups import Groups
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.streams import Rules
 from titan_speech.errors import DataError
 from titan_speech.store import derived, part
 from titan_speech.store.derived import derived_array, derived_folder, key_of

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.listed_documents import groups_of, laned
+from titan_speech.data.group_packs import Rules
 from titan_speech.data.groups import MAX_LANES, power_of_two_below
 from titan_speech.data.lanes import LanedStream, LaneStream, Places, lane_of_turn, num_taken
 from titan_speech.data.order import slot_order
 from titan_speech.data.slots import StepShape
-from titan_speech.data.streams import BLOCK_GROUPS, Rules, SplitStream, WholeStream, local_shuffle
+from titan_speech.data.streams import BLOCK_GROUPS, SplitStream, WholeStream, local_shuffle
 
 SEQ_LEN = 64
 KINDS: list[type[LaneStream]] = [SplitStream, WholeStream]

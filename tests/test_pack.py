@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plan_samples import World, make_world
+from tests.store_samples import CODEC, info, speech_codes, transcripts_of
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of
+from titan_speech.data.group_packs import Piece
 from titan_speech.data.labels import IGNORE_INDEX, encode_labels
-from titan_speech.data.pack import cut_arrays, lay_out
-from titan_speech.data.streams import Piece
+from titan_speech.data.pack import Sheet, lay_out, lay_out_all
 from titan_speech.prompts import Document, Grammar, Task
+from titan_speech.splice import Spliced, merged
+from titan_speech.store.builder import StoreWriter
 from titan_speech.store.store import open_store
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -90,15 +96,73 @@ def test_a_pack_is_its_documents_one_by_one(documents, task: Task, train_on: str
     assert pack.positions_S.tolist() == positions
 
 
-@given(st.lists(st.integers(0, 5), max_size=6), st.data())
-def test_a_window_of_arrays_is_the_window_of_their_tokens(lengths: list[int], data: st.DataObject) -> None:
-    tokens = np.arange(sum(lengths))
-    arrays = np.split(tokens, np.cumsum(lengths)[:-1]) if lengths else []
-    start = data.draw(st.integers(0, len(tokens)))
-    stop = data.draw(st.integers(start, len(tokens) + 2))
-    kept = cut_arrays(arrays, start, stop)
-    assert [int(token) for array in kept for token in array] == tokens[start:stop].tolist()
-    assert all(array.base is not None for array in kept)
+@pytest.mark.parametrize("train_on", ["all", "target"])
+def test_documents_with_and_without_a_description_share_a_pack(world: World, tmp_path: Path, train_on: str) -> None:
+    tokenizer = TextTokenizer.load(world.tokenizer)
+    with StoreWriter(
+        tmp_path / "s", name="s", codec=CODEC, tokenizer=tokenizer, normalization_version="1", licence="CC0-1.0"
+    ) as writer:
+        for i in range(6):
+            writer.add_speech(info(f"s{i}"), speech_codes(i), transcripts_of(i))
+    (part,) = open_store(tmp_path / "s").parts
+    source = replace(world.source(Task.TTS, 1.0, train_on=train_on), store=str(tmp_path / "s"))
+    documents = documents_of(part, source, Grammar(tokenizer.vocabulary()), 512)
+    lengths = documents.lengths(0, 6).tolist()
+    assert len({tuple(map(len, documents.columns([i])[0])) for i in range(6)}) == 2  # with and without
+    pieces = [Piece(0, i, 0, lengths[i]) for i in range(6)]
+    seq_len, pad_id = sum(lengths) + 3, documents.grammar.vocabulary.pad_id
+    pack = lay_out(0, STREAM, (documents,), pieces, seq_len, pad_id)
+    whole = [documents.document(i) for i in range(6)]
+    ids, labels, positions = one_by_one(whole, pieces, seq_len, pad_id)
+    assert (pack.ids_S.tolist(), pack.labels_S.tolist(), pack.positions_S.tolist()) == (ids, labels, positions)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_packs_of_all_tasks_at_once_are_those_laid_out_one_by_one(documents, data: st.DataObject) -> None:
+    """Documents of a part are taken by several packs, cut ones and whole ones, and by several pieces in turn."""
+    seq_len, sheets = 160, []
+    for stream in range(data.draw(st.integers(1, 6))):
+        parts = documents[data.draw(st.sampled_from(sorted(documents)))]
+        pieces, _ = data.draw(pieces_of(parts))
+        sheets.append(Sheet(stream, parts, _filling(pieces, seq_len)))
+    at_once = lay_out_all(sheets, seq_len, 7)
+    for row, sheet in enumerate(sheets):
+        pack = lay_out(0, sheet.stream, sheet.documents, sheet.pieces, seq_len, 7)
+        assert at_once.ids_BS[row].tolist() == pack.ids_S.tolist()
+        assert at_once.labels_BS[row].tolist() == pack.labels_S.tolist()
+        assert at_once.positions_BS[row].tolist() == pack.positions_S.tolist()
+
+
+def _filling(pieces: list[Piece], seq_len: int) -> list[Piece]:
+    """As many of them as fill a pack; the last is cut where the pack ends."""
+    kept, left = [], seq_len
+    for part, i, start, stop in pieces:
+        if left:
+            kept.append(Piece(part, i, start, min(stop, start + left)))
+            left -= kept[-1].stop - start
+            if kept[-1].stop < stop:
+                return kept
+    return kept
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=6), st.integers(1, 3), st.data())
+def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, data: st.DataObject) -> None:
+    """Of documents of one template; the others stay whole."""
+    lengths, is_code = [length for length, _ in runs] * num_documents, bytes(flag for _, flag in runs)
+    tokens = np.arange(sum(lengths), dtype=np.uint32)
+    views = np.split(tokens, np.cumsum(lengths)[:-1])
+    kinds = [[view for view, kind in zip(views, is_code * num_documents, strict=True) if kind == k] for k in (0, 1)]
+    words, codes = [run.data for run in kinds[0]], [run.astype(np.uint16).data for run in kinds[1]]
+    size = sum(length for length, _ in runs)
+    spliced = Spliced(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
+    document, start = data.draw(st.integers(0, num_documents - 1)), data.draw(st.integers(0, size))
+    stop = data.draw(st.integers(start, size + 2))
+    spliced.cut(document, start, stop)
+    found = merged(spliced.words, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
+    first = document * size
+    expected = tokens.tolist()
+    assert found == expected[:first] + expected[first + start : first + min(stop, size)] + expected[first + size :]
 
 
 def test_a_filler_trains_on_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titan_speech.data.packing import best_fit, under
+from titan_speech.data.packing import best_fit, num_best_fit, under
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60), st.data())
@@ -46,6 +46,13 @@ def test_best_fit_fills_packs_as_the_plain_rule_does(lengths: list[int]) -> None
     pack_of, num_packs = best_fit(lengths, 64)
     filled = np.bincount(pack_of, weights=lengths, minlength=num_packs) if lengths else np.zeros(0)
     assert sorted(filled) == sorted(sum(pack) for pack in slow_best_fit(lengths, 64))
+
+
+@given(falling_lengths, st.randoms())
+def test_packs_are_counted_as_best_fit_fills_them(lengths: list[int], random) -> None:
+    expected = best_fit(lengths, 64)[1]
+    random.shuffle(lengths)
+    assert num_best_fit(np.array(lengths, np.int64), 64) == expected
 
 
 @given(falling_lengths)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.listed_documents import counts_of, groups_of, laned
 from tests.plan_samples import SEQ_LEN, World, make_world, with_training
 from titan_speech.config.tables import SpeechConfig
+from titan_speech.data.group_packs import Rules, whole_counts
 from titan_speech.data.lanes import LanedStream, LaneStream, carried_on, lane_of_turn
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.phases.carry import PhaseEnd
@@ -22,7 +23,7 @@ from titan_speech.data.phases.files import FOLDER, continued_from, phase_end, wr
 from titan_speech.data.phases.report import phase_figures, phases_json, phases_text
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.show import show_lines
-from titan_speech.data.streams import Rules, SplitStream, WholeStream, whole_counts
+from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.errors import CheckpointError, ConfigError
 from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.listed_documents import groups_of, laned, one_lane
+from titan_speech.data.group_packs import Piece, Rules
 from titan_speech.data.labels import IGNORE_INDEX, encode_labels, split_labels
 from titan_speech.data.pack import lay_out
-from titan_speech.data.streams import Piece, Rules, SplitStream, WholeStream
+from titan_speech.data.streams import SplitStream, WholeStream
 
 SEQ_LEN, PAD = 64, 999
 PARTS = ([17, 5, 120, 64, 9, 33, 2, 70, 41, 8, 12] * 3, [20, 3, 55] * 4)  # some above the sequence length

@@ -1,7 +1,8 @@
 """The one grammar: how a sample becomes the tokens a model trains on and is decoded from.
 
 In: a task and its parts (text ids, codes). Out: the prefix decoding starts with, the whole document with a mask of
-the tokens that are training targets, or its arrays without a copy, for a pack to copy once; all from one `Frame`.
+the tokens that are training targets, or its runs without a copy (splice.py), for a pack to copy once; all from one
+`Frame`.
 
     speech        bos <|speech_start|> | codes <|speech_end|>
     continuation  bos <|speech_start|> prompt_codes <|speech_sep|> | codes <|speech_end|>
@@ -11,7 +12,7 @@ the tokens that are training targets, or its arrays without a copy, for a pack t
     instruction   bos user block <|assistant_start|> | assistant <|assistant_end|> eos
 
 A block is <|x_start|> ... <|x_end|>; what is left of the bar is the prefix. The grammar is one table, compiled for a
-vocabulary: a tts document as arrays takes a fourteenth of the time that one array of ids with a mask takes.
+vocabulary: the runs of a tts document take a small part of the time that one array of its ids with a mask takes.
 
 Shapes: T tokens of a document.
 """
@@ -25,12 +26,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
+from titan_speech.splice import Spliced, merged
 from titan_speech.vocabulary import Vocabulary
 
 
@@ -130,65 +131,85 @@ TEMPLATES = {
 CODE_FIELDS = frozenset({"codes", "ref_codes", "prompt_codes"})
 
 
-class Spliced(NamedTuple):
-    """A document as the arrays it is made of, none of them copied: end to end they are its ids less `Frame.base`."""
-
-    arrays: list[NDArray]
-    num_tokens: int
-    num_untrained: int
-    """Tokens at its start that are no training targets."""
-
-
 @dataclass(frozen=True)
 class Frame:
     """A template in ids: framing[0] field[0] framing[1] field[1] ... field[-1] framing[-1], the last field the target.
 
-    Stored codes become ids by adding one number. It is added once to a whole pack, instead of to each document, if
-    everything else is laid out less that number: `base`, 0 in documents without codes.
+    What does not depend on the document is worked out once: which runs there are, and in what order.
     """
 
     fields: tuple[str, ...]
-    base: int
-    framing: tuple[NDArray[np.int32], ...]
-    """What stands before each field, and what ends the document; less `base`."""
+    framing: tuple[NDArray[np.uint32], ...]
+    """What stands before each field, and what ends the document."""
+
+    def __reduce__(self) -> tuple[type[Frame], tuple[object, ...]]:
+        """Views do not go to a worker process."""
+        return Frame, (self.fields, self.framing)
 
     @cached_property
     def num_framing(self) -> int:
         return sum(map(len, self.framing))
 
     @cached_property
-    def _text_places(self) -> list[int]:
-        """Of the arrays of a document, those that hold text beside codes."""
-        return [2 * place + 1 for place, field in enumerate(self.fields) if field not in CODE_FIELDS and self.base]
+    def _is_code(self) -> bytes:
+        """For each run of a document whether it is codes: framing and fields take turns."""
+        return bytes(flag for field in self.fields for flag in (0, field in CODE_FIELDS)) + b"\0"
 
     @cached_property
-    def _arrays(self) -> list[NDArray]:
-        """A document without its values: any array stands where they go."""
-        return [array for array in self.framing for _ in range(2)][:-1]
+    def _lengths(self) -> list[int]:
+        """Of the runs of a document without its values: 0 stands where they go."""
+        return [length for row in self.framing for length in (len(row), 0)][:-1]
 
-    def splice(self, values: Sequence[NDArray], train_on: str) -> Spliced:
-        """The document of these stored values, one a field."""
-        arrays = self._arrays.copy()
-        arrays[1::2] = values
-        for place in self._text_places:
-            arrays[place] = arrays[place] - self.base  # uint32 wraps below 0, and back when `base` is added
-        num_tokens = self.num_framing + sum(map(len, values))
-        if train_on == "all":
-            return Spliced(arrays, num_tokens, 1)
-        return Spliced(arrays, num_tokens, num_tokens - len(values[-1]) - len(self.framing[-1]))
+    @cached_property
+    def _words(self) -> list[memoryview]:
+        """Of a document without its values: a row of framing stands where text goes."""
+        return [self.framing[i // 2].data for i, is_code in enumerate(self._is_code) if not is_code]
 
-    def splice_pieces(self, pieces: Sequence[NDArray], train_on: str) -> Spliced:
-        """The document whose only field lies in several pieces."""
-        opening, closing = self.framing
-        num_tokens = self.num_framing + sum(map(len, pieces))
-        return Spliced([opening, *pieces, closing], num_tokens, 1 if train_on == "all" else len(opening))
+    @cached_property
+    def _text_fields(self) -> list[tuple[int, int]]:
+        """Where in `_words` each field of text goes."""
+        places = [i for i, is_code in enumerate(self._is_code) if not is_code]
+        return [(places.index(2 * i + 1), i) for i, field in enumerate(self.fields) if field not in CODE_FIELDS]
 
+    @cached_property
+    def _code_fields(self) -> list[int]:
+        return [i for i, field in enumerate(self.fields) if field in CODE_FIELDS]
 
-def joined(arrays: Sequence[NDArray], base: int) -> NDArray[np.int32]:
-    """The ids of spliced arrays, end to end."""
-    ids_T = np.concatenate(arrays, dtype=np.int32, casting="unsafe")
-    ids_T += np.int32(base)
-    return ids_T
+    def splice(self, columns: Sequence[Sequence[memoryview]], train_on: str) -> Spliced:
+        """The documents of these stored values: for each field a list with one value a document."""
+        num_documents, num_runs = len(columns[0]), len(self._lengths)
+        lengths = self._lengths * num_documents
+        for i, column in enumerate(columns):
+            lengths[2 * i + 1 :: num_runs] = map(len, column)
+        num_tokens = list(map(sum, zip(*[iter(lengths)] * num_runs, strict=True)))
+        num_untrained = [1] * num_documents
+        if train_on != "all":
+            num_closing = len(self.framing[-1])
+            num_untrained = [
+                total - len(target) - num_closing for total, target in zip(num_tokens, columns[-1], strict=True)
+            ]
+        return Spliced(
+            self._with_text(columns, num_documents),
+            self._codes_of(columns, num_documents),
+            lengths,
+            self._is_code,
+            num_tokens,
+            num_untrained,
+        )
+
+    def _with_text(self, columns: Sequence[Sequence[memoryview]], num_documents: int) -> list[memoryview]:
+        words, num_words = self._words * num_documents, len(self._words)
+        for place, i in self._text_fields:
+            words[place::num_words] = columns[i]
+        return words
+
+    def _codes_of(self, columns: Sequence[Sequence[memoryview]], num_documents: int) -> list[memoryview]:
+        """In the order of the documents."""
+        fields = self._code_fields
+        codes: list[memoryview] = [*columns[0]] * len(fields)
+        for place, i in enumerate(fields):
+            codes[place :: len(fields)] = columns[i]
+        return codes
 
 
 class Grammar:
@@ -207,8 +228,10 @@ class Grammar:
         _refuse_foreign(task, parts)
         frame = self.frame(task, _has_description(parts))
         values = [self._checked(task, field, getattr(parts, field)) for field in frame.fields[:-1]]
-        arrays = frame.splice([*values, np.empty(0, np.uint32)], "all").arrays[:-2]
-        return joined(arrays, frame.base)
+        empty = np.empty(0, np.uint16 if frame.fields[-1] in CODE_FIELDS else np.uint32)
+        spliced = frame.splice([[value.data] for value in (*values, empty)], "all")
+        spliced.cut(0, 0, spliced.num_tokens[0] - len(frame.framing[-1]))
+        return self._ids(spliced)
 
     def document(self, task: Task, parts: Parts, train_on: str = "all") -> Document:
         """`train_on` "all": every token but BOS; "target": what follows the prefix."""
@@ -216,13 +239,20 @@ class Grammar:
         check_train_on(train_on)
         frame = self.frame(task, _has_description(parts))
         values = [self._checked(task, field, getattr(parts, field)) for field in frame.fields]
-        arrays, num_tokens, num_untrained = frame.splice(values, train_on)
-        num_prefix_tokens = num_tokens - len(values[-1]) - len(frame.framing[-1])
-        return Document(joined(arrays, frame.base), np.arange(num_tokens) >= num_untrained, num_prefix_tokens)
+        spliced = frame.splice([[value.data] for value in values], train_on)
+        ids_T = self._ids(spliced)
+        num_prefix_tokens = len(ids_T) - len(values[-1]) - len(frame.framing[-1])
+        return Document(ids_T, np.arange(len(ids_T)) >= spliced.num_untrained[0], num_prefix_tokens)
 
-    def frames(self, task: Task) -> dict[int, Frame]:
-        """A task's frames by how many values a document has: whether an optional block is there follows from it."""
-        return {len(frame.fields): frame for frame in (self.frame(task, False), self.frame(task, True))}
+    def _ids(self, spliced: Spliced) -> NDArray[np.int32]:
+        """Of a single document."""
+        first_code_id = self.vocabulary.first_code_id
+        return merged(spliced.words, spliced.codes, spliced.lengths, spliced.is_code, first_code_id)
+
+    def frames(self, task: Task) -> list[Frame]:
+        """A task's frames: without the optional block and, where the task has one, with it."""
+        plain, full = self.frame(task, has_description=False), self.frame(task, has_description=True)
+        return [plain] if len(plain.fields) == len(full.fields) else [plain, full]
 
     def frame(self, task: Task, has_description: bool = False) -> Frame:
         return self._frames[task, has_description]
@@ -247,10 +277,11 @@ class Grammar:
         if values is None:
             raise DataError(f"a {task} document lacks {field}; it needs {', '.join(required_parts(task))}")
         if field in CODE_FIELDS:
-            return self.vocabulary.codes_to_ids(values) - np.int32(self.vocabulary.first_code_id)
+            self.vocabulary.codes_to_ids(values)  # refuses what is no code
+            return np.ascontiguousarray(values, np.uint16)
         if values.dtype != np.uint32:
             self.vocabulary.check_text_ids(values)
-        return values.astype(np.uint32)
+        return np.ascontiguousarray(values, np.uint32)
 
     def _frame(self, template: Template, has_description: bool) -> Frame:
         blocks = [block for block in template.prefix if has_description or not block.optional]
@@ -261,11 +292,7 @@ class Grammar:
         names[-1] += template.start
         names.append(template.closing)
         fields = (*(block.field for block in blocks), template.target)
-        base = self.vocabulary.first_code_id if CODE_FIELDS & set(fields) else 0
-        return Frame(fields, base, tuple(self._row(row, base) for row in names))
-
-    def _row(self, names: tuple[str, ...], base: int) -> NDArray[np.int32]:
-        return np.array([self._id(name) - base for name in names], np.int32)
+        return Frame(fields, tuple(np.array([self._id(name) for name in row], np.uint32) for row in names))
 
     def _id(self, name: str) -> int:
         known = {BOS: self.vocabulary.bos_id, EOS: self.vocabulary.eos_id}

@@ -50,7 +50,7 @@ def run(options: Options) -> Found:
         for copies, goal in COPIES.items():
             values = [one[f"{name}_to_{copies}"] for one in found]
             ratios.append(Ratio.of(f"read_{name}_to_{copies}", "rate of reading over plain copies", values, goal))
-    rest = [key for key in found[0] if key.startswith(("loader_", "state_", "fill_"))]
+    rest = [key for key in found[0] if key.startswith(("loader_", "state_", "fill_", "bundled_"))]
     figures = tuple(Figure.of(key, _unit(key), [one[key] for one in found]) for key in rest)
     return Found((*cases, Case("loader", "threads and processes, state, packing", {}, figures)), tuple(ratios), NO_GPU)
 

@@ -7,7 +7,8 @@
       v
     documents            one for each sample, framed by prompts.Grammar
       |  packing.py      cut: windows over documents end to end;  best_fit: whole documents
-      |  streams.py      a run of groups of documents as endless packs: pieces(j) for any j    (groups)
+      |  group_packs.py  what a group of documents becomes: its packs and counts               (groups)
+      |  streams.py      a run of groups as endless packs: pieces(j) for any j
       |  lanes.py        one source in one language: its lanes, read in turn
       v
     streams              token counts, fill

@@ -2,11 +2,10 @@
 
 In: groups and packing rules. Out: `Counts` of every group, from which any slot is found without reading a length.
 
-Whole samples have to be packed once to be counted, 1 us a sample. Above 2^17 samples the counts are therefore kept
-beside the store (store/derived.py) under a key of all that they depend on: the parts' files, the samples held out, the
-task and its settings, the rules and the groups. Above 2^21 they are counted by all cores, and the log says how far
-they are: 6.7 M paired samples took 41 to 109 s on two cores shared with six other jobs. Later plans read 64 bytes a
-group, 1.2 MB for 80 M samples.
+Counting the packs of whole samples packs each once. Above 2^17 samples the counts are therefore kept beside the store
+(store/derived.py) under a key of all that they depend on: the parts' files, the samples held out, the task and its
+settings, the rules and the groups. Above 2^21 they are counted by all cores, and the log says how far they are. Later
+plans read 64 bytes a group, 1.2 MB for 80 M samples.
 
 Shapes: G groups, C columns of `COLUMNS`.
 """
@@ -24,8 +23,8 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.data.group_packs import Counts, Rules, split_counts, whole_counts
 from titan_speech.data.groups import Groups
-from titan_speech.data.streams import Counts, Rules, split_counts, whole_counts
 from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 
 logger = logging.getLogger(__name__)

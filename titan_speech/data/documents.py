@@ -1,7 +1,7 @@
 """Samples of a store read as one task: the seam where views of the data are plugged in.
 
 In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
-any document as views of the store between constant arrays (`Spliced`), which a pack copies once. There is one document
+any documents as views of the store between constant ones (splice.py), which packs copy once. There is one document
 number per sample, so order and packing never need an index of their own; a sample that cannot be read as the task (no
 transcript, no other segment of its speaker) is a document of length 0.
 
@@ -13,7 +13,7 @@ Shapes: N documents of a slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Protocol
@@ -27,7 +27,8 @@ from titan_speech.data.speakers import numbered
 from titan_speech.data.views.clone import Spans, references
 from titan_speech.data.views.stitch import Chains, OrderContradictionError, stitch
 from titan_speech.errors import DataError
-from titan_speech.prompts import Document, Frame, Grammar, Parts, Spliced, Task
+from titan_speech.prompts import Document, Frame, Grammar, Parts, Task
+from titan_speech.splice import Spliced
 from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
 from titan_speech.store.part import Part, SampleReader
@@ -67,12 +68,12 @@ class Documents(Protocol):
         ...
 
     @property
-    def base(self) -> int:
-        """What is added to spliced arrays to make them ids."""
+    def first_code_id(self) -> int:
+        """What is added to codes to make them ids."""
         ...
 
-    def spliced(self, i: int) -> Spliced:
-        """The arrays document i is made of, end to end."""
+    def spliced(self, numbers: Sequence[int]) -> Spliced:
+        """What these documents are made of."""
         ...
 
     def document(self, i: int) -> Document: ...
@@ -104,7 +105,7 @@ class SampleDocuments:
     @property
     def key(self) -> str:
         settings = [str(getattr(self, field.name)) for field in fields(self) if field.name not in _NOT_IN_KEY]
-        framing = [frame.num_framing for frame in self.frames.values()]
+        framing = [frame.num_framing for frame in self.grammar.frames(self.task)]
         return key_of(VIEWS_VERSION, type(self).__name__, self.part.key, settings, framing)
 
     def kept(self, make: Callable[[], NDArray]) -> NDArray:
@@ -121,39 +122,49 @@ class SampleDocuments:
 
     @cached_property
     def tokens(self) -> SampleReader:
-        """Codes of a sample, or the ids of a text sample."""
+        """Codes of samples, or the ids of text samples."""
         return self.part.reader()
 
     @cached_property
     def text(self) -> SampleReader:
-        """Ids of a sample's transcript."""
+        """Ids of samples' transcripts."""
         return self.part.reader(self.transcript)
 
     @cached_property
-    def frames(self) -> dict[int, Frame]:
-        return self.grammar.frames(self.task)
+    def description(self) -> SampleReader:
+        """Ids of samples' voice descriptions, empty where there is none."""
+        return self.part.reader(DESCRIPTION)
+
+    @cached_property
+    def user(self) -> SampleReader:
+        """Ids of what is asked in instructions."""
+        return self.part.reader(USER)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """With the block that is optional, if any document of the part can have it."""
+        return self.grammar.frame(self.task, has_description=DESCRIPTION in self.variants)
 
     @property
-    def base(self) -> int:
-        return self.grammar.frame(self.task).base
+    def first_code_id(self) -> int:
+        return self.grammar.vocabulary.first_code_id
 
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, i: int) -> Spliced:
-        values = self.values(i)
-        return self.frames[len(values)].splice(values, self.train_on)
+    def spliced(self, numbers: Sequence[int]) -> Spliced:
+        return self.frame.splice(self.columns(numbers), self.train_on)
 
     def document(self, i: int) -> Document:
-        values = self.values(i)
-        named = dict(zip(self.frames[len(values)].fields, values, strict=True))
+        values = [np.asarray(column[0]) for column in self.columns([i])]
+        named = dict(zip(self.frame.fields, values, strict=True))
         return self.grammar.document(self.task, Parts(**named), self.train_on)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         raise NotImplementedError
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        """What the store holds for each field of the task's template, in document order."""
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        """What the store holds of these documents: for each field of the task's template a list, in document order."""
         raise NotImplementedError
 
 
@@ -164,8 +175,8 @@ class SpeechDocuments(SampleDocuments):
         code_len_N = self.part.code_len_N[start:stop]
         return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        return (self.tokens(i),)
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        return (self.tokens(numbers),)
 
 
 class ContinuationDocuments(SpeechDocuments):
@@ -175,10 +186,11 @@ class ContinuationDocuments(SpeechDocuments):
         lengths_N = super().lengths(start, stop)
         return np.where(self.part.code_len_N[start:stop] >= 2, lengths_N, np.int32(0))
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        codes_T = self.tokens(i)
-        num_prompt = num_prompt_codes(i, len(codes_T))
-        return codes_T[:num_prompt], codes_T[num_prompt:]
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        codes = self.tokens(numbers)
+        borders = list(map(num_prompt_codes, numbers, map(len, codes)))
+        prompts = [codes_T[:border] for codes_T, border in zip(codes, borders, strict=True)]
+        return prompts, [codes_T[border:] for codes_T, border in zip(codes, borders, strict=True)]
 
 
 def num_prompt_codes(i: int, num_codes: int) -> int:
@@ -201,12 +213,18 @@ class TTSDocuments(SampleDocuments):
             lengths_N += np.where(description_len_N > 0, description_len_N + extra, 0).astype(np.int32)
         return np.where(text_len_N > 0, lengths_N, np.int32(0))
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        values = self.text(i), self.tokens(i)
-        if DESCRIPTION not in self.part.variants:
-            return values
-        description_ids = self.part.text(i, DESCRIPTION)
-        return (description_ids, *values) if len(description_ids) else values
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        columns = self.text(numbers), self.tokens(numbers)
+        return columns if DESCRIPTION not in self.variants else (self.description(numbers), *columns)
+
+    def spliced(self, numbers: Sequence[int]) -> Spliced:
+        spliced = super().spliced(numbers)
+        if DESCRIPTION in self.variants:
+            opening = self.grammar.frame(self.task, has_description=False).framing[0].data
+            for document, description_ids in enumerate(self.description(numbers)):
+                if not len(description_ids):
+                    spliced.without_first_block(document, opening)
+        return spliced
 
 
 class CloneDocuments(SampleDocuments):
@@ -234,9 +252,9 @@ class CloneDocuments(SampleDocuments):
     def samples(self, i: int) -> tuple[int, ...]:
         return (int(self.reference_N[i]), i)
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        text, codes, reference = self.text, self.tokens, int(self.reference_N[i])
-        return text(reference), codes(reference), text(i), codes(i)
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        references = self.reference_N[numbers].tolist()
+        return self.text(references), self.tokens(references), self.text(numbers), self.tokens(numbers)
 
 
 @dataclass(frozen=True)
@@ -271,12 +289,9 @@ class StitchedDocuments(SampleDocuments):
     def samples(self, i: int) -> tuple[int, ...]:
         return self.chains.samples(i)
 
-    def spliced(self, i: int) -> Spliced:
-        codes = [self.tokens(sample) for sample in self.samples(i)]
-        return self.frames[1].splice_pieces(codes, self.train_on)
-
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        return (np.concatenate([self.tokens(sample) for sample in self.samples(i)]),)
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        """Segments of a document are copied into one piece."""
+        return ([memoryview(b"".join(self.tokens(self.samples(i)))).cast("H") for i in numbers],)
 
 
 def _place(row: SampleRow) -> str:
@@ -299,8 +314,8 @@ class TextDocuments(SampleDocuments):
             return lengths_N
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        return (self.tokens(i),)
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        return (self.tokens(numbers),)
 
 
 class InstructionDocuments(SampleDocuments):
@@ -311,8 +326,8 @@ class InstructionDocuments(SampleDocuments):
         lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_framing(self.task))
         return np.where(user_len_N > 0, lengths_N, np.int32(0))
 
-    def values(self, i: int) -> tuple[NDArray, ...]:
-        return self.part.text(i, USER), self.tokens(i)
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        return self.user(numbers), self.tokens(numbers)
 
 
 DOCUMENTS_OF_TASK = {

@@ -40,10 +40,11 @@ class _MaskedReader(SampleReader):
         super().__init__(part, name)
         self._held_out = held_out
 
-    def __call__(self, i: int) -> NDArray:
-        if i in self._held_out:
+    def __call__(self, numbers: Sequence[int]) -> list[memoryview]:
+        if not self._held_out.isdisjoint(numbers):
+            i = next(i for i in numbers if i in self._held_out)
             raise DataError(f"sample {i} of part {self._part.name} is held out from training, yet was asked for")
-        return super().__call__(i)
+        return super().__call__(numbers)
 
 
 class MaskedPart(Part):

@@ -27,7 +27,8 @@ Array = TypeVar("Array", NDArray[np.int64], "torch.Tensor")
 def encode_labels(ids: NDArray[np.integer], stream: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """Labels of trained tokens: each with its stream, of all or of each row."""
     labels = ids.astype(np.int64)
-    labels |= stream << STREAM_SHIFT
+    if np.any(stream):
+        labels |= stream << STREAM_SHIFT
     return labels
 
 

@@ -27,9 +27,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.data.group_packs import Counts, Piece, Rules
 from titan_speech.data.groups import MAX_LANES, Groups
 from titan_speech.data.order import SlotOrder
-from titan_speech.data.streams import START, Counts, Cursor, Piece, Rules, SplitStream, WholeStream
+from titan_speech.data.streams import START, Cursor, SplitStream, WholeStream
 
 PLACE_BITS = 20
 GOLDEN = 648_056  # of 2^20: multiples of it lie evenly
@@ -74,6 +75,9 @@ class LanedStream:
         self.lanes = cut_into_lanes(groups, counts)
         self.start = start or StreamCursor()
         self._lanes: dict[int, LaneStream] = {}
+        numbers = [lane_of_turn(turn, self.num_lanes) for turn in range(self.num_lanes)]
+        self._turns = [(number, self._num_taken_before(number)) for number in numbers]
+        """Of each turn of a round its lane, and what was taken of that before the start."""
 
     @property
     def num_lanes(self) -> int:
@@ -90,9 +94,9 @@ class LanedStream:
 
     def pieces(self, j: int) -> list[Piece]:
         """What the j-th pack holds, in order."""
-        turn = self.start.turn + j
-        number = lane_of_turn(turn, self.num_lanes)
-        return self.lane(number).pieces(turn // self.num_lanes - self._num_taken_before(number))
+        round_, turn = divmod(self.start.turn + j, len(self._turns))
+        number, num_before = self._turns[turn]
+        return (self._lanes.get(number) or self.lane(number)).pieces(round_ - num_before)
 
     def cursor(self, num_packs: int) -> StreamCursor:
         """Where reading stands after that many packs."""

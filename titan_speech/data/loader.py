@@ -16,23 +16,22 @@ Shapes: B packs of a microbatch, L tokens of a pack.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
-from titan_speech.data.pack import FILLER, FILLER_SHEET, LaidOut, Sheet
+from titan_speech.data.pack import FILLER, FILLER_SHEET, LaidOut
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.prefetch import Prefetcher
 from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape
 from titan_speech.errors import CheckpointError, DataError
 
-Made = TypeVar("Made")
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 SNAPSHOT_NEVER = 1 << 62  # torchdata would else ask its workers for a state at every batch
 
@@ -47,25 +46,22 @@ class PlanDataset(Dataset[LaidOut]):
         return self.__getitems__([slot])
 
     def __getitems__(self, slots: list[int]) -> LaidOut:
-        sheets = [self._sheet(slot) for slot in slots]
         try:
-            return self.plan.lay_out(sheets)
-        except Exception:  # find out which of them it was
-            for slot, sheet in zip(slots, sheets, strict=True):
-                self._of_slot(slot, lambda sheet=sheet: self.plan.lay_out([sheet]))
+            return self._laid_out(slots)
+        except Exception:
+            self._refuse_first_bad(slots)
             raise
 
-    def _sheet(self, slot: int) -> Sheet:
-        if slot == FILLER:
-            return FILLER_SHEET
-        return self._of_slot(slot, lambda: self.plan.sheet(slot))
+    def _laid_out(self, slots: list[int]) -> LaidOut:
+        return self.plan.lay_out([FILLER_SHEET if slot == FILLER else self.plan.sheet(slot) for slot in slots])
 
-    def _of_slot(self, slot: int, make: Callable[[], Made]) -> Made:
-        try:
-            return make()
-        except Exception as error:  # of whatever kind: it must say which slot could not be read
-            stream = self.plan.streams[self.plan.locate(slot)[0]].name
-            raise DataError(f"slot {slot} (stream {stream}): {error}") from error
+    def _refuse_first_bad(self, slots: list[int]) -> None:
+        for slot in slots:
+            try:
+                self._laid_out([slot])
+            except Exception as error:  # of whatever kind: it must say which slot could not be read
+                stream = self.plan.streams[self.plan.locate(slot)[0]].name
+                raise DataError(f"slot {slot} (stream {stream}): {error}") from error
 
 
 def as_batch(laid: LaidOut) -> Batch:

@@ -44,8 +44,8 @@ class SlotOrder:
     def locate(self, slot: int) -> tuple[int, int]:
         """Stream of a slot, and which pack of that stream it reads."""
         cycle, i = divmod(slot, len(self.stream_M))
-        stream = int(self.stream_M[i])
-        return stream, cycle * self.quotas[stream] + int(self.rank_M[i])
+        stream = self.stream_M.item(i)
+        return stream, cycle * self.quotas[stream] + self.rank_M.item(i)
 
     def num_packs(self, num_slots: int) -> list[int]:
         """Packs of each stream in that many slots from the start."""

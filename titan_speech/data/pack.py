@@ -6,17 +6,19 @@ In: the pieces of a pack and the documents they are cut from. Out: `Pack`, three
     labels      A  A A A /s -   B  B B |  -   -        the token that follows, encoded with the stream; - is -100
     positions   0  1 2 3 4  5   0  1 2 |  0   1        0 opens every piece, a continuation and the padding
 
-Documents come as views of the store between constant arrays (prompts.Spliced); those of a batch are copied at once. The
-label of a piece's last token is read from its document, past the end of the pack if the document goes on there, so each
-token but BOS is a target exactly once. Nothing is ever predicted across a document's border. Framing documents one by
-one read 7.7 M tokens/s of paired speech, packs one by one 15.6; eight packs at once read 18 to 24 on a busy machine.
+Documents come as views of the store between constant ones (splice.py); those of a batch are copied at once, since numpy
+costs as much for one as for all of them. The label of a piece's last token is read from its document, past the end of
+the pack if the document goes on there, so each token but BOS is a target exactly once. Nothing is ever predicted across
+a document's border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +26,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.data.documents import Documents
+from titan_speech.data.group_packs import Piece
 from titan_speech.data.labels import IGNORE_INDEX, encode_labels
-from titan_speech.data.streams import Piece
-from titan_speech.prompts import joined
+from titan_speech.splice import Spliced, merged
 
 FILLER = -1
+_PART = itemgetter(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,88 +88,141 @@ def lay_out(
 
 def lay_out_all(sheets: Sequence[Sheet], seq_len: int, pad_id: int) -> LaidOut:
     """Many packs in one go: numpy is called as often for eight as for one."""
-    table = _Table(seq_len, pad_id)
+    table = _Table(seq_len, pad_id, _sources(sheets))
     for sheet in sheets:
         table.add(sheet)
     return table.finished()
 
 
-class _Table:
-    """Arrays of packs end to end, each with one token more than a pack has: the last target."""
+@dataclass(slots=True)
+class _Source:
+    """The documents that some packs take of one part, in the order in which they take them."""
 
-    def __init__(self, seq_len: int, pad_id: int) -> None:
-        self.seq_len, self.pad_id = seq_len, pad_id
-        self.arrays: list[NDArray] = []
-        self.counts: list[NDArray] = []
-        self.bases: list[int] = []
+    spliced: Spliced
+    num_taken: int = 0
+
+
+def _sources(sheets: Sequence[Sheet]) -> dict[int, _Source]:
+    """All documents of each part at once, by the id of their `Documents`."""
+    numbers: dict[int, list[int]] = {}
+    readers: dict[int, Documents] = {}
+    for _, documents, pieces in sheets:
+        for part, run in _runs(documents, pieces):
+            key = id(documents[part])
+            readers[key] = documents[part]
+            numbers.setdefault(key, []).extend([number for _, number, _, _ in run])
+    return {key: _Source(reader.spliced(numbers[key])) for key, reader in readers.items()}
+
+
+def _runs(documents: Sequence[Documents], pieces: Sequence[Piece]) -> Iterable[tuple[int, Iterable[Piece]]]:
+    """Neighbouring pieces of one part."""
+    if len(documents) == 1:
+        return ((0, pieces),) if pieces else ()
+    return groupby(pieces, _PART)
+
+
+class _Table:
+    """Runs of packs end to end, each pack with one token more than it has: the last target."""
+
+    def __init__(self, seq_len: int, pad_id: int, sources: Mapping[int, _Source]) -> None:
+        self.seq_len, self.pad_id, self.sources, self.first_code_id = seq_len, pad_id, sources, 0
+        self.words: list[memoryview] = []
+        self.codes: list[memoryview] = []
+        self.lengths: list[int] = []
+        self.is_code: list[bytes] = []
+        self.sizes: list[int] = []
+        """Tokens of each piece and each padding."""
         self.streams: list[int] = []
         self.ignored: list[slice] = []
         """Positions without a target, counted over all packs."""
-        self.last_places: list[int] = []
-        self._count_S = _counting(seq_len)
+        self.open_places: list[int] = []
+        """Last positions of packs whose last document goes on: their target is its next token."""
 
     def add(self, sheet: Sheet) -> None:
         stream, documents, pieces = sheet
-        arrays, counts, count_S, ignored = self.arrays, self.counts, self._count_S, self.ignored
-        base = documents[0].base if pieces else 0
-        first = end = len(self.bases) * self.seq_len
-        is_open = False
-        for part, number, start, stop in pieces:
-            spliced, num_tokens, num_untrained = documents[part].spliced(number)
-            size = stop - start
-            arrays += spliced if size == num_tokens else cut_arrays(spliced, start, stop + 1)
-            counts.append(count_S[:size])
-            if num_untrained > start + 1:
-                ignored.append(slice(end, end + min(num_untrained - start - 1, size)))
-            end += size
-            is_open = stop < num_tokens  # if it is the last piece, the token past the pack's end is its target
-            if not is_open or stop < num_untrained:
-                self.last_places.append(end - 1)
+        first = len(self.streams) * self.seq_len
+        end, num_past_end = first, 0
+        for part, run in _runs(documents, pieces):
+            end, num_past_end = self._add_pieces(documents[part], run, end)
         num_pad = first + self.seq_len - end
         if num_pad:
-            counts.append(count_S[:num_pad])
-            ignored.append(slice(end, end + num_pad))
-        if num_pad or not is_open:
-            arrays.append(_padding(self.pad_id - base, self.seq_len)[: num_pad + 1 - is_open])
-        self.bases.append(base)
+            self.sizes.append(num_pad)
+            self.ignored.append(slice(end, end + num_pad))
+        if num_pad or not num_past_end:
+            self._add_padding(num_pad + 1 - num_past_end)
         self.streams.append(stream)
 
+    def _add_pieces(self, documents: Documents, pieces: Iterable[Piece], end: int) -> tuple[int, int]:
+        """Neighbours of one part from position `end` on; where they end, and 1 if the last goes on after that."""
+        source = self.sources[id(documents)]
+        spliced, document, num_past_end = source.spliced, source.num_taken, 0
+        self.first_code_id = documents.first_code_id  # of the one vocabulary of a plan
+        for _, _, start, stop in pieces:
+            size, num_tokens = stop - start, spliced.num_tokens[document]
+            num_untrained = spliced.num_untrained[document]
+            self.sizes.append(size)
+            if num_untrained > start + 1:
+                self.ignored.append(slice(end, end + min(num_untrained - start - 1, size)))
+            end += size
+            if size != num_tokens:
+                spliced.cut(document, start, stop + 1)
+                num_past_end = int(stop < num_tokens)
+                if num_past_end and stop >= num_untrained:
+                    self.open_places.append(end - 1)
+            document += 1
+        self._take(spliced, source.num_taken, document)
+        source.num_taken = document
+        return end, num_past_end
+
+    def _take(self, spliced: Spliced, first: int, stop: int) -> None:
+        """The runs of documents [first, stop)."""
+        num_runs, num_codes = len(spliced.is_code), sum(spliced.is_code)
+        num_words = num_runs - num_codes
+        self.words += spliced.words[first * num_words : stop * num_words]
+        self.codes += spliced.codes[first * num_codes : stop * num_codes]
+        self.lengths += spliced.lengths[first * num_runs : stop * num_runs]
+        self.is_code.append(spliced.is_code * (stop - first))
+
+    def _add_padding(self, num_tokens: int) -> None:
+        self.words.append(_padding(self.pad_id, self.seq_len)[:num_tokens])
+        self.lengths.append(num_tokens)
+        self.is_code.append(b"\0")
+
     def finished(self) -> LaidOut:
-        num_packs = len(self.bases)
-        ids = joined(self.arrays, 0).reshape(num_packs, self.seq_len + 1)
-        ids += np.array(self.bases, np.int32)[:, None]
-        labels_BS = encode_labels(ids[:, 1:], np.array(self.streams, np.int64)[:, None])
-        labels_P = labels_BS.reshape(-1)
+        num_packs = len(self.streams)
+        ids = merged(self.words, self.codes, self.lengths, b"".join(self.is_code), self.first_code_id)
+        ids = ids.reshape(num_packs, self.seq_len + 1)
+        one_stream = len(set(self.streams)) == 1
+        stream = self.streams[0] if one_stream else np.array(self.streams, np.int64)[:, None]
+        labels_BS = encode_labels(ids[:, 1:], stream)
+        self._ignore(labels_BS.reshape(-1))
+        return LaidOut(ids[:, :-1].astype(np.int64), labels_BS, self._positions().reshape(num_packs, self.seq_len))
+
+    def _ignore(self, labels_P: NDArray[np.int64]) -> None:
+        """Nothing is predicted across the end of a document, in padding, or before the first target."""
+        open_labels = [labels_P[place] for place in self.open_places]
+        labels_P[np.array(list(accumulate(self.sizes))) - 1] = IGNORE_INDEX
+        for place, label in zip(self.open_places, open_labels, strict=True):
+            labels_P[place] = label
         for some in self.ignored:
             labels_P[some] = IGNORE_INDEX
-        labels_P[self.last_places] = IGNORE_INDEX
-        positions_BS = np.concatenate(self.counts).reshape(num_packs, self.seq_len)
-        return LaidOut(ids[:, :-1].astype(np.int64), labels_BS, positions_BS)
 
-
-def cut_arrays(arrays: Sequence[NDArray], start: int, stop: int) -> list[NDArray]:
-    """Views of tokens [start, stop) of arrays that lie end to end; what lies outside is not touched."""
-    kept = []
-    for array in arrays:
-        if start < len(array) and stop > 0:
-            kept.append(array[max(start, 0) : stop])
-        start, stop = start - len(array), stop - len(array)
-    return kept
+    def _positions(self) -> NDArray[np.int64]:
+        """0 opens every piece."""
+        count_S = _counting(self.seq_len)
+        return np.frombuffer(bytearray().join([count_S[:size] for size in self.sizes]), np.int64)
 
 
 @lru_cache(maxsize=4)
-def _counting(seq_len: int) -> NDArray[np.int64]:
-    count_S = np.arange(seq_len)
-    count_S.flags.writeable = False
-    return count_S
+def _counting(seq_len: int) -> memoryview:
+    """int64 0, 1, 2, ..., of which positions are slices."""
+    return np.arange(seq_len).data
 
 
 @lru_cache(maxsize=4)
-def _padding(pad_id: int, seq_len: int) -> NDArray[np.int32]:
+def _padding(pad_id: int, seq_len: int) -> memoryview:
     """As much as a pack can need."""
-    pad_S = np.full(seq_len + 1, pad_id, np.int32)
-    pad_S.flags.writeable = False
-    return pad_S
+    return np.full(seq_len + 1, pad_id, np.uint32).data
 
 
 def filler_pack(seq_len: int, pad_id: int) -> Pack:

@@ -7,8 +7,8 @@ limits is found here, before training starts. What a rank, a worker or a restart
 
 Planning takes 0.03 s for a million speech samples and 1.3 s for a million paired ones (each group is packed once, to
 count its packs); at slot 1e9 the first pack takes 110 ms (speech) or 140 ms (paired), most of it the check of a shard.
-Counts of streams above 2^17 samples are kept beside the store (counts.py). Whole path in one process, collated batches
-included: 18 to 24 M tokens/s on two busy cores, 38 to 49 undisturbed (docs/design.md).
+Counts of streams above 2^17 samples are kept beside the store (counts.py). Rates of the whole path, collated batches
+included, are in docs/design.md.
 
 `too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs at any length.
 """
@@ -26,6 +26,7 @@ from titan_speech.config.tables import SpeechConfig
 from titan_speech.data.counts import group_counts
 from titan_speech.data.documents import Documents, is_splittable
 from titan_speech.data.fingerprint import plan_fingerprint
+from titan_speech.data.group_packs import Rules
 from titan_speech.data.groups import Groups
 from titan_speech.data.held_out import HeldOut
 from titan_speech.data.lanes import LanedStream, Places, carried_on
@@ -37,7 +38,7 @@ from titan_speech.data.phases.carry import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.phases.records import run_phases, wanted_phase
 from titan_speech.data.plan_table import plan_table
 from titan_speech.data.sources import OpenedSource, open_sources
-from titan_speech.data.streams import Rules, SplitStream, WholeStream
+from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.errors import DataError
 from titan_speech.prompts import Grammar
 from titan_speech.text_tokenizer import TextTokenizer
@@ -157,7 +158,7 @@ class DataPlan:
 
     def locate(self, slot: int) -> tuple[int, int]:
         """Stream of a global slot, and which of its packs since the phase began it reads."""
-        first = self.phase.first_slot
+        first = self.phases[-1].first_slot
         assert slot >= first, f"slot {slot} lies in an earlier phase, this one begins at {first}"
         return self.order.locate(slot - first)
 

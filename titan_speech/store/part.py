@@ -13,7 +13,7 @@ Shapes: N samples of the part, T tokens of a sample.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
@@ -29,7 +29,7 @@ from titan_speech.store.files import REPAIR, StoreFiles, files_at
 from titan_speech.store.manifest import FileInfo, Kind, PartInfo
 from titan_speech.store.samples import SampleRow
 from titan_speech.store.shard_reader import ShardReader
-from titan_speech.store.shards import TOKENS, suffix_of
+from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES, TOKENS, suffix_of
 
 
 class _Run(NamedTuple):
@@ -41,7 +41,7 @@ class _Run(NamedTuple):
 
 
 class SampleReader:
-    """Any sample of a part from one kind of file: called with its number, gives a view.
+    """Samples of a part from one kind of file: called with their numbers, gives a view of the uint16 or uint32 of each.
 
     The shard that was read last is looked at first. A shard's file may be closed between two calls (remote/files.py);
     it is then opened again.
@@ -52,13 +52,15 @@ class SampleReader:
         self._part, self._suffix = part, suffix_of(name)
         self._last: _Run | None = None
 
-    def __call__(self, i: int) -> NDArray:
+    def __call__(self, numbers: Sequence[int]) -> list[memoryview]:
         last = self._last
-        if last is None or not last[0] <= i < last[1]:
-            last = self._last = self._part.run_of(i)
+        if last is None or not (last[0] <= min(numbers) and max(numbers) < last[1]):
+            if len(numbers) > 1:
+                return [self([i])[0] for i in numbers]
+            last = self._last = self._part.run_of(numbers[0])
         first, _, shard = last
         data, offsets = shard.opened.get(self._suffix) or shard.samples(self._suffix)
-        return data[offsets[i - first] : offsets[i - first + 1]]
+        return [data[offsets[j := i - first] : offsets[j + 1]] for i in numbers]
 
 
 class Part:
@@ -105,7 +107,7 @@ class Part:
         """A sample's codes: a read-only view of the file."""
         if self.kind is not Kind.SPEECH:
             raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
-        return self._sample_readers[TOKENS](i)
+        return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def codes_range(self, i: int, start: int, stop: int) -> NDArray[np.uint16]:
         return self.codes(i)[start:stop]
@@ -114,12 +116,12 @@ class Part:
         """A text sample's ids: a read-only view of the file."""
         if self.kind is not Kind.TEXT:
             raise DataError(f"part {self.name} of {self._store} holds speech, not text; read its codes")
-        return self._sample_readers[TOKENS](i)
+        return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def text(self, i: int, variant: str) -> NDArray[np.uint32]:
         """Ids of one transcript variant; of an instruction, the user's words are the variant `user`."""
         self._check_variant(variant)
-        return self._sample_readers[variant](i)
+        return np.frombuffer(self._sample_readers[variant]([i])[0], TEXT_DTYPE)
 
     def reader(self, variant: str | None = None) -> SampleReader:
         """For reading many samples: of their codes (or the ids of a text part), or of one transcript variant."""

@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from titan_speech.data.group_packs import Rules
 from titan_speech.data.order import SlotOrder, order_of_units
-from titan_speech.data.streams import Rules
 from titan_speech.errors import CheckpointError
 
 Status = Literal["new", "carried", "restarted"]
