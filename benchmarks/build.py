@@ -1,11 +1,18 @@
-"""Speed of `store build` from arrays; JSON on stdout.
+"""Speed of `store build`; JSON on stdout.
 
-    python benchmarks/build.py [--samples 20000] [--tokenizer tokenizer/tiny]
+    python -m benchmarks.build [--samples 12000] [--rounds 3] [--formats inworld jsonl ...] [--mds-python PYTHON]
 
-In: nothing; samples of 10 s on average with a transcript of some 70 characters are written here in each format. Out:
-for each format tokens a second of one process through the whole build (import, checks, tokenizing, cutting, hashing,
-flushing), once with transcripts and once without, and the ratio to a bare read of the same arrays in the same run.
-Rates are by CPU time of this process, so that neighbours count less; the wall clock stands beside.
+In: nothing; samples are written here in each format (build_inputs.py), with transcripts and without. Out: for each,
+tokens a second of one process through the whole build (import, checks, tokenizing, cutting, hashing, flushing), by CPU
+time and by the clock on the wall, and two ratios of CPU time from the same run. Build, import and reading take turns;
+of the rounds the fastest of each counts, which is the least that neighbours disturb.
+
+    build_to_reader    rate of the build over that at which the reader of the format gives the same samples
+    import_to_reader   the same of the importer alone, which makes samples and checks nothing
+
+The reader is the format's own library: webdataset with its decoders, pyarrow's batches, MosaicML's LocalDataset (with
+`--mds-python`, an environment that has mosaicml-streaming). Memmaps have none: there it is a bare read of all arrays,
+their largest code, and a copy as uint16.
 """
 
 from __future__ import annotations
@@ -14,78 +21,23 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+import pyarrow.parquet as pq
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is what is measured
 
+from benchmarks.build_inputs import Corpus, corpus, writers
 from titan_speech.corpus.build.run import BuildRequest, build_store
-from titan_speech.corpus.format import ImportOptions
-from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.corpus.format import ImportOptions, open_format
 from titan_speech.store.manifest import CodecInfo
-
-WORDS = ("please", "hold", "the", "line", "an agent", "will be", "with you", "shortly", "press one", "hear", "again")
-ROW_LENGTH = 1100
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Codes back to back, where samples begin, and their texts."""
-
-    codes: np.ndarray
-    starts: np.ndarray
-    texts: list[str]
-
-    def sample(self, i: int) -> np.ndarray:
-        stop = self.starts[i + 1] if i + 1 < len(self.starts) else len(self.codes)
-        return self.codes[self.starts[i] : stop]
-
-
-def corpus(num_samples: int) -> Corpus:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(100, 900, num_samples)
-    codes = rng.integers(0, 65_536, int(lengths.sum()), dtype=np.int32)
-    texts = [" ".join(rng.choice(WORDS, 11)) for _ in range(num_samples)]
-    return Corpus(codes, np.cumsum(lengths) - lengths, texts)
-
-
-def write_inworld(folder: Path, data: Corpus, with_text: bool) -> None:
-    data.codes.tofile(folder / "train_codes.npy")
-    np.save(folder / "train_codes_index.npy", data.starts)
-    with open(folder / "train_samples.jsonl", "w", encoding="utf-8") as file:
-        for i, text in enumerate(data.texts):
-            line: dict[str, object] = {"id": f"s{i}", "wav_path": f"/wavs/{i}.wav", "speaker_id": f"{i % 97}"}
-            line |= {"language": "en", "sample_rate": 24_000, "dataset_name": "calls", "duration": 9.5}
-            file.write(json.dumps(line | ({"transcript": text} if with_text else {})) + "\n")
-
-
-def write_llasa(folder: Path, data: Corpus, with_text: bool, tokenizer: Path) -> None:
-    base = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    first = base.get_vocab_size(with_added_tokens=True)
-    mark = {name: first + index for index, name in enumerate(MARKS)}
-    rows = np.memmap(folder / "train_input_ids.memmap", np.int32, "w+", shape=(len(data.starts), ROW_LENGTH))
-    for i, text in enumerate(data.texts):
-        ids = [mark[TEXT_START], *base.encode(text).ids[:150], mark[TEXT_END]] if with_text else []
-        row = [*ids, mark[SPEECH_START], *(first + len(MARKS) + data.sample(i)).tolist(), mark[SPEECH_END]]
-        rows[i] = row + [1] * (ROW_LENGTH - len(row))
-    rows.flush()
-    np.save(folder / "train_input_ids_shape.npy", rows.shape)
-
-
-def write_jsonl(folder: Path, data: Corpus, with_text: bool) -> None:
-    np.save(folder / "train.npy", data.codes)
-    with open(folder / "train.jsonl", "w", encoding="utf-8") as file:
-        for i, text in enumerate(data.texts):
-            line: dict[str, object] = {"sample_id": f"s{i}", "speaker_id": f"{i % 97}"}
-            line |= {"codes_start": int(data.starts[i]), "code_len": len(data.sample(i))}
-            file.write(json.dumps(line | ({"transcript_native": text} if with_text else {})) + "\n")
 
 
 @dataclass(frozen=True)
@@ -100,53 +52,101 @@ def spent(run: Callable[[], object]) -> Spent:
     return Spent(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def bare_read(folder: Path) -> None:
+def least(found: Iterable[Spent]) -> Spent:
+    some = list(found)
+    return Spent(min(one.cpu_sec for one in some), min(one.wall_sec for one in some))
+
+
+def read_by_others(name: str, source: Path) -> None:
+    """Reads the inputs of a format without us, in this process."""
+    {"webdataset": _by_webdataset, "parquet": _by_pyarrow}.get(name, bare_read)(source)
+
+
+def _by_webdataset(source: Path) -> None:
+    from webdataset import WebDataset
+
+    for _ in WebDataset(sorted(map(str, source.glob("*.tar"))), shardshuffle=False).decode():
+        pass
+
+
+def _by_pyarrow(source: Path) -> None:
+    for path in source.glob("*.parquet"):
+        for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(1024):
+            pass
+
+
+def _by_mds_library(source: Path, python: Path, rounds: int) -> list[Spent]:
+    """In its own environment, which takes seconds to begin: all rounds at once."""
+    command = [python, Path(__file__).with_name("mds_library.py"), "read", source, str(rounds)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Spent(float(sec), 0.0) for sec in told.split()[-rounds:]]
+
+
+def bare_read(source: Path) -> None:
     """All arrays, checked for their range and copied as uint16 once: the least a build can do."""
-    for path in (*folder.glob("*codes.npy"), *folder.glob("*.memmap"), *folder.glob("train.npy")):
+    for path in (*source.glob("*codes.npy"), *source.glob("*.memmap"), *source.glob("train.npy")):
         array = np.fromfile(path, np.int32)
         if array.max() >= 0:
             array.astype(np.uint16)
 
 
-def measured(name: str, data: Corpus, with_text: bool, tokenizer: Path, folder: Path) -> dict[str, float]:
+def measured(name: str, data: Corpus, args: argparse.Namespace, folder: Path) -> dict[str, float]:
     source = folder / "input"
     source.mkdir()
-    writers: dict[str, Callable[[], None]] = {
-        "inworld": lambda: write_inworld(source, data, with_text),
-        "llasa": lambda: write_llasa(source, data, with_text, tokenizer),
-        "jsonl": lambda: write_jsonl(source, data, with_text),
-    }
-    writers[name]()
-    llasa_tokenizer = tokenizer if name == "llasa" else None
-    options = ImportOptions((source,), "calls", "en", llasa_tokenizer=llasa_tokenizer)
-    codec = CodecInfo("random", "0" * 16)
-    request = BuildRequest(name, options, folder / "store", tokenizer, "benchmark", "CC0-1.0", codec)
-    with open(os.devnull, "w") as quiet, redirect_stderr(quiet):
-        build = spent(lambda: build_store(request))
-    read = spent(lambda: bare_read(source))
+    writers(args.tokenizer, args.mds_python)[name](source, data)
+    options = ImportOptions((source,), "calls", "en", llasa_tokenizer=args.tokenizer if name == "llasa" else None)
+    builds, imports = [], []
+    reads = _by_mds_library(source, args.mds_python, args.rounds) if name == "mds" else []
+    for turn in range(args.rounds):
+        builds.append(spent(lambda turn=turn: _build(name, options, args.tokenizer, folder / f"store{turn}")))
+        imports.append(spent(lambda: _import(name, options)))
+        if name != "mds":
+            reads.append(spent(lambda: read_by_others(name, source)))
+    build, read_sec = least(builds), least(reads).cpu_sec
     return {
         "mtokens_per_cpu_sec": round(len(data.codes) / build.cpu_sec / 1e6, 2),
         "mtokens_per_sec": round(len(data.codes) / build.wall_sec / 1e6, 2),
-        "ratio_to_bare_read": round(read.cpu_sec / build.cpu_sec, 4),
+        "build_to_reader": round(read_sec / build.cpu_sec, 4),
+        "import_to_reader": round(read_sec / least(imports).cpu_sec, 4),
     }
 
 
+def _build(name: str, options: ImportOptions, tokenizer: Path, output: Path) -> None:
+    request = BuildRequest(name, options, output, tokenizer, "benchmark", "CC0-1.0", CodecInfo("random", "0" * 16))
+    with open(os.devnull, "w") as quiet, redirect_stderr(quiet):
+        build_store(request)
+
+
+def _import(name: str, options: ImportOptions) -> None:
+    opened = open_format(name, options)
+    for unit in opened.units():
+        for _ in opened.samples(unit):
+            pass
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=20_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=12_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--formats", nargs="+", help="some of them (default: all)")
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/tiny"))
+    parser.add_argument("--mds-python", type=Path, help="python of an environment that has mosaicml-streaming")
     args = parser.parse_args()
-    data = corpus(args.samples)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    about: dict[str, object] = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    about |= {"commit": commit.stdout.strip(), "samples": args.samples, "rounds": args.rounds}
     figures: dict[str, dict[str, float]] = {}
-    for name in ("inworld", "llasa", "jsonl"):
-        for with_text in (True, False):
-            key = f"{name} {'with' if with_text else 'without'} transcripts"
-            for some in (corpus(100), data):  # what is imported once is not timed
+    for with_text in (True, False):
+        data = corpus(args.samples, with_text)
+        if data.texts is not None:
+            words = [word for text in data.texts for word in text.split()]
+            about |= {"words": len(words), "distinct_words": len(set(words))}
+        for name in args.formats or writers(args.tokenizer, args.mds_python):
+            for some in (data,) if name == "mds" else (corpus(100, with_text), data):  # modules are loaded, then timed
                 with tempfile.TemporaryDirectory() as folder:
-                    figures[key] = measured(name, some, with_text, args.tokenizer, Path(folder))
-    print(
-        json.dumps({"device": platform.processor() or platform.machine(), "samples": args.samples, **figures}, indent=1)
-    )
+                    key = f"{name} {'with' if with_text else 'without'} transcripts"
+                    figures[key] = measured(name, some, args, Path(folder))
+    print(json.dumps({**about, **figures}, indent=1))
 
 
 if __name__ == "__main__":

@@ -164,6 +164,7 @@ def test_a_broken_header_and_a_flipped_bit_under_gzip_are_named(tmp_path: Path) 
         ({"k.json": b"{"}, "member k.json is not JSON"),
         ({"k.json": b"[]"}, "member k.json holds a list"),
         ({"k.npy": b"no"}, "member k.npy is not a .npy array"),
+        ({"k.npy": npy(speech_codes(1))[:-3]}, "member k.npy is not a .npy array"),
         ({"k.npy": npy(np.array([{}], dtype=object))}, "member k.npy is not a .npy array: Object arrays cannot be"),
         ({"k.txt": b"\xff", "k.npy": npy(speech_codes(1))}, "member k.txt is not UTF-8"),
         ({"k.npy": npy(speech_codes(1)), "k.json": b'{"npy": 1}'}, "'npy' is both a field of the json and a member"),

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,7 @@ from tokenizers import Tokenizer
 from titan_speech import tiktoken_folder
 from titan_speech.errors import VocabularyError
 from titan_speech.vocabulary import Vocabulary
+from titan_speech.word_ids import WordIds, word_ids_of
 
 JSON_NAME, TOKENIZER_CONFIG_NAME = "tokenizer.json", "tokenizer_config.json"
 TEXT_TOKENIZER = "text_tokenizer"
@@ -83,7 +86,17 @@ class TextTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_bytes(self, texts: Sequence[str]) -> list[bytes]:
+        """uint32 ids of each text, for many texts: where it can, a word that was met before is looked up."""
+        if self._words is not None:
+            return self._words.encode(texts)
+        return [array("I", ids).tobytes() for ids in self.encode_batch(list(texts))]
+
+    @cached_property
+    def _words(self) -> WordIds | None:
+        return word_ids_of(self._tokenizer)
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)

@@ -118,7 +118,9 @@ def info_problems(info: SampleInfo) -> list[Problem]:
     if not info.sample_id:
         problems.append(Problem("id", "empty sample_id"))
     problems += _part_problems(info.dataset_source, info.language)
-    problems += unwritable_problems({name: value for name in _TEXT_FIELDS if (value := getattr(info, name))})
+    problems += unwritable_problems(
+        {name: value for name in _TEXT_FIELDS if (value := getattr(info, name)) and not value.isascii()}
+    )
     problems += _number_problems(info)
     return problems
 
@@ -164,8 +166,10 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
         return [Problem("code type", detail)]
     if codes_N.size == 0:
         return [Problem("no codes", "zero length: expected at least one code")]
+    if codes_N.dtype == np.uint16:
+        return []
     unsigned_N = codes_N.view(f"u{codes_N.itemsize}")  # negative codes become huge: one pass finds both
-    if codes_N.dtype == np.uint16 or np.maximum.reduce(unsigned_N) < NUM_CODES:
+    if np.maximum.reduce(unsigned_N) < NUM_CODES:
         return []
     bad = np.flatnonzero((codes_N < 0) | (codes_N >= NUM_CODES))
     value = int(codes_N[bad[0]])
@@ -174,9 +178,8 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
 
 
 def transcript_problems(transcripts: Mapping[str, str]) -> list[Problem]:
-    known = ", ".join(SPEECH_VARIANTS)
     problems = [
-        Problem("variant", f"unknown transcript variant {name!r}: expected one of {known}")
+        Problem("variant", f"unknown transcript variant {name!r}: expected one of {', '.join(SPEECH_VARIANTS)}")
         for name in transcripts
         if name not in SPEECH_VARIANTS
     ]

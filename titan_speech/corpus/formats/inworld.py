@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.formats.columns import CODES, speech_columns
 from titan_speech.corpus.formats.files import instead
 from titan_speech.corpus.formats.lines import LineIndex, index_lines, parsed_lines
-from titan_speech.corpus.formats.records import Record, speech_samples
+from titan_speech.corpus.formats.records import Record, narrowed, speech_samples
 from titan_speech.corpus.formats.splits import chosen_split
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
@@ -47,6 +48,7 @@ DEFAULTS = {
 }
 UNKNOWN_LANGUAGE = "unknown"
 CODE_BYTES = 4
+ROWS_AT_ONCE = 256
 _INDEX = re.compile(r"(?P<split>.+)_codes_index(?P<rank>_\d+)?\.npy")
 _LOOKED_AT, _MIN_CODES = 1 << 16, 8
 _NPY_MAGIC = b"\x93NUMPY"
@@ -109,9 +111,8 @@ class Inworld:
         codes, starts_N = _codes(files.codes), _starts(files)
         borders = [*starts_N[unit.start : stop].tolist(), int(starts_N[stop]) if stop < len(starts_N) else len(codes)]
         lines = parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, stop)
-        for i, (name, record) in enumerate(lines):
-            is_read = not isinstance(record, Problem)
-            yield name, self._record(record, codes[borders[i] : borders[i + 1]]) if is_read else record
+        for (name, record), codes_T in zip(lines, _pieces(codes, borders), strict=True):
+            yield name, record if isinstance(record, Problem) else self._record(record, codes_T)
 
     def _record(self, record: dict[str, object], codes_T: NDArray) -> Record:
         """As the importers of other formats have it; what the vectorizer writes for "not known" is taken out."""
@@ -173,6 +174,15 @@ def _refuse_int64(path: Path, first_codes: NDArray[np.int32]) -> None:
             f"{path} looks like int64: every second of its first {len(first_codes)} int32 values is 0; expected raw "
             "int32 codes, as the vectorizer writes them: numpy.fromfile(FILE, 'i8').astype('i4').tofile(NEW)"
         )
+
+
+def _pieces(codes: NDArray[np.int32], borders: list[int]) -> Iterator[NDArray]:
+    """What lies between borders; narrowed many at a time."""
+    for first in range(0, len(borders) - 1, ROWS_AT_ONCE):
+        some = borders[first : first + ROWS_AT_ONCE + 1]
+        block = narrowed(codes[some[0] : some[-1]])
+        for start, stop in pairwise(some):
+            yield block[start - some[0] : stop - some[0]]
 
 
 def _starts(files: _Files) -> NDArray[np.int64]:

@@ -66,11 +66,12 @@ class Jsonl:
 
     def _records(self, unit: Unit) -> Iterator[tuple[str, Record | Problem]]:
         column, beside = self._options.columns.get(CODES, CODES), unit.path.with_suffix(".npy")
+        is_beside, folder = beside.is_file(), unit.path.parent
         for name, record in parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, unit.stop):
             if not isinstance(record, Problem):
                 value = record.get(column)
-                path = unit.path.parent / value if isinstance(value, str) else beside
-                if isinstance(value, str) or (value is None and beside.is_file()):
+                path = folder / value if isinstance(value, str) else beside
+                if isinstance(value, str) or (value is None and is_beside):
                     record[column] = self._codes(path, record)
             yield name, record
 
@@ -92,21 +93,27 @@ def _check_json(path: Path) -> None:
 
 def _codes(path: Path, record: Mapping[str, object], code_len: str) -> NDArray:
     """The sample's own part of the array; `code_len` is the column that says how many codes it has."""
-    array, where = _array(str(path)), f"{path} of shape {_array(str(path)).shape}"
-    row, start, length = (_natural(record, name) for name in (ROW, START, code_len))
+    array = _array(str(path))
+    row, start, length = _natural(record, ROW), _natural(record, START), _natural(record, code_len)
     if row is not None:
         if start is not None or array.ndim != 2 or row >= len(array):
-            raise DataError(f"{ROW} is {row} in {where}: expected a row of an array [N, T], and no {START}")
+            detail = f"{ROW} is {row} in {_named(path)}: expected a row of an array [N, T], and no {START}"
+            raise DataError(detail)
         array = array[row]
     elif start is not None:
         if length is None or array.ndim != 1:
-            raise DataError(f"{START} is {start} in {where}: expected an array [all codes], and a {code_len}")
+            detail = f"{START} is {start} in {_named(path)}: expected an array [all codes], and a {code_len}"
+            raise DataError(detail)
         array = array[start:]
     if length is None or (row is None and start is None):
         return array
     if length > len(array):
-        raise DataError(f"{code_len} is {length}, but {where} has only {len(array)} codes there")
+        raise DataError(f"{code_len} is {length}, but {_named(path)} has only {len(array)} codes there")
     return array[:length]
+
+
+def _named(path: Path) -> str:
+    return f"{path} of shape {_array(str(path)).shape}"
 
 
 def _natural(record: Mapping[str, object], name: str) -> int | None:

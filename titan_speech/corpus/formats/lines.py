@@ -19,6 +19,8 @@ from titan_speech.store.problems import Problem
 
 CHUNK_BYTES = 16 << 20
 _NEWLINE = 10
+_JSON_SPACE = " \t\r\n"
+_scan = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def parsed_lines(
 def parsed(line: bytes, encoding: str = "utf-8") -> dict[str, object] | Problem:
     """The JSON object of a line."""
     try:
-        content = json.loads(str(line, encoding))
+        content = _json(str(line, encoding).strip(_JSON_SPACE))
     except UnicodeDecodeError as error:
         detail = f"byte {error.object[error.start]:#04x} at column {error.start}"
         return Problem("not UTF-8", f"not UTF-8 ({detail}); convert the file, as with iconv -t UTF-8")
@@ -66,6 +68,15 @@ def parsed(line: bytes, encoding: str = "utf-8") -> dict[str, object] | Problem:
     if not isinstance(content, dict):
         return Problem("no JSON object", f"no JSON object; found {_begin(line)}")
     return content
+
+
+def _json(text: str) -> object:
+    """As `json.loads`, but an object is not looked at before and after."""
+    if text.startswith("{"):
+        content, end = _scan(text)
+        if end == len(text):
+            return content
+    return json.loads(text)
 
 
 def _begin(line: bytes) -> str:

@@ -99,12 +99,13 @@ class Llasa:
     def _block(self, path: Path, first_row: int, ids_BL: NDArray[np.int32]) -> Iterator[Sample]:
         starts_B, ends_B = (_only(ids_BL == self._layout.marks[mark]) for mark in (SPEECH_START, SPEECH_END))
         texts = self._texts(ids_BL, starts_B)
+        file_name = f"{path.parent.name}/{path.stem.removesuffix('_input_ids')}"
         for row, (start, end) in enumerate(zip(starts_B.tolist(), ends_B.tolist(), strict=True)):
-            name = f"{path.parent.name}/{path.stem.removesuffix('_input_ids')}:{first_row + row}"
+            name = f"{file_name}:{first_row + row}"
             codes_T = self._layout.codes(ids_BL[row, start + 1 : end]) if 0 <= start < end else None
             if codes_T is None:
                 yield BadSample(name, Problem("speech marks", _marks_problem(start, end)), first_row + row)
-            elif (codes_T == NOT_A_CODE).any():
+            elif codes_T.dtype != np.uint16 and (codes_T == NOT_A_CODE).any():
                 where = int(np.flatnonzero(codes_T == NOT_A_CODE)[0])
                 detail = f"id {ids_BL[row, start + 1 + where]} at position {start + 1 + where} is no code"
                 problem = Problem("not a code", f"{detail}: is it the right --llasa-tokenizer?")

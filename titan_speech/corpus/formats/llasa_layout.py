@@ -10,12 +10,14 @@ code starts from the plain Llama tokenizer instead, adds eight marks behind its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from titan_speech.corpus.formats.records import narrowed
 from titan_speech.errors import DataError
 from titan_speech.layouts import LLASA
 from titan_speech.vocabulary import NUM_CODES
@@ -50,7 +52,17 @@ class LlasaLayout:
         code_V[[vocabulary[name] for name in names[len(MARKS) :]]] = np.arange(NUM_CODES)
         return cls({name: vocabulary[name] for name in MARKS}, code_V)
 
-    def codes(self, ids_N: NDArray) -> NDArray[np.int32]:
-        """-1 where an id is no code."""
+    @cached_property
+    def _first_code_id(self) -> int | None:
+        """Where the ids of codes lie one after the other, as they do unless someone sorted them otherwise."""
+        first = int(np.argmax(self.code_V == 0))
+        return first if np.array_equal(self.code_V[first : first + NUM_CODES], np.arange(NUM_CODES)) else None
+
+    def codes(self, ids_N: NDArray) -> NDArray:
+        """uint16 if all are codes and lie in order, else int32 with -1 where an id is no code."""
+        if self._first_code_id is not None:
+            codes_N = narrowed(ids_N - np.int32(self._first_code_id))
+            if codes_N.dtype == np.uint16:
+                return codes_N
         inside_N = (ids_N >= 0) & (ids_N < len(self.code_V))
         return np.where(inside_N, self.code_V[np.where(inside_N, ids_N, 0)], NOT_A_CODE)

@@ -4,7 +4,7 @@ In: parquet files, or folders of them in the Hugging Face manner (`data/train-00
 Out: samples of speech. Columns are the table's. Codes are lists of integers, or bytes if `codes_dtype` says of what
 width. Unit: a file, or row groups of a large one.
 
-0.3 of the rate at which pyarrow gives the same batches without looking at a row (CPU time, one run, busy machine).
+benchmarks/results/build.json has the rate beside that at which pyarrow gives the same batches without looking at a row.
 """
 
 from __future__ import annotations

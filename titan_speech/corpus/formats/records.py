@@ -21,6 +21,7 @@ from titan_speech.corpus.samples import BadSample, Sample, SpeechSample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
 from titan_speech.store.samples import SampleInfo
+from titan_speech.vocabulary import NUM_CODES
 
 Record = Mapping[str, object]
 
@@ -33,13 +34,15 @@ def speech_samples(
 ) -> Iterator[Sample]:
     """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
+    named = {column for column in columns.named.values() if column != ROW}
     has_unread = False
     for row, (name, record) in enumerate(records, unit.start):
         if isinstance(record, Problem):
             has_unread = True
             yield BadSample(name, record, row)
             continue
-        seen.update(record)
+        if not named <= seen:
+            seen.update(record)
         try:
             yield _sample(record, columns, options, unit, row)
         except UnfitError as error:
@@ -100,11 +103,15 @@ def describe(
     info: dict[str, str | int | float | None] = dict.fromkeys(("sample_id", "language", "dataset_source"))
     transcripts: dict[str, str] = {}
     for field, column in columns.locate(record).items():
-        value = None if field == CODES else _value(field, column, record)
-        if value is None or field == CODE_LEN:
+        if field in (CODES, CODE_LEN):
+            continue
+        value = record[column]
+        if type(value) is not str and (value := _value(field, column, record)) is None:
             continue
         if field in TRANSCRIPTS:
             transcripts[TRANSCRIPTS[field]] = _text(field, value)
+        elif type(value) is str and field not in _NUMBERS:
+            info[field] = value
         else:
             info[field] = _info_value(field, value)
     if columns.candidates["sample_id"] == (ROW,):
@@ -140,8 +147,6 @@ def _refused(record: Record) -> str:
 
 
 def _info_value(field: str, value: object) -> str | int | float:
-    if type(value) is str and field not in _NUMBERS:
-        return value
     if isinstance(value, np.generic):
         value = value.item()
     if field in _NUMBERS:
@@ -196,6 +201,18 @@ def _from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | None) -
         )
         raise UnfitError("bytes", detail)
     return np.frombuffer(data, dtype)
+
+
+def narrowed(codes_T: NDArray) -> NDArray:
+    """As uint16 if all are codes, which are then not looked at again; else as they are."""
+    if codes_T.size and codes_T.dtype.kind in "iu" and np.maximum.reduce(_unsigned(codes_T)) < NUM_CODES:
+        return codes_T.astype(np.uint16)
+    return codes_T
+
+
+def _unsigned(codes_T: NDArray) -> NDArray:
+    """Negative numbers become huge."""
+    return codes_T.view(f"u{codes_T.itemsize}")
 
 
 def check_codes_dtype(options: ImportOptions) -> None:

@@ -4,9 +4,8 @@ In: samples with codes and transcripts, or with text, in any order and of any pa
 told to `refuse` and left out, samples whose times are not the length of their codes are told to `doubt` and kept.
 
 Memory: a batch of 1,024 samples as they came, then compact rows and arrays until `RUN_BYTES` of tokens (64 MB) or
-`RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts.
-One process spills 11 M tokens/s of CPU time from arrays of 500 codes, 5 with 78 characters to tokenize for each (57 us
-a sample).
+`RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts,
+and up to 50 MB for words that were met before (word_ids.py). Rates are in benchmarks/results/build.json.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from titan_speech.store.durations import duration_of, excess, told
@@ -36,6 +35,7 @@ from titan_speech.store.samples import (
     transcript_problems,
 )
 from titan_speech.store.shards import TEXT_DTYPE, TOKENS, PartKey
+from titan_speech.store.write.keys import checksums
 from titan_speech.store.write.runs import SOURCE_ROW_DTYPE, Ragged, Run, dtype_of, order_key, write_run
 from titan_speech.text_tokenizer import TextTokenizer
 
@@ -59,8 +59,7 @@ class Recipe:
     """Variants every sample of speech must have."""
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A sample that passed its checks."""
 
     info: SampleInfo
@@ -96,7 +95,8 @@ class Spill:
         self._refuse, self._doubt = refuse, doubt
         self._codes_per_sec = recipe.codec.codes_per_sec if recipe.codec is not None else 1.0
         self._unit, self._file = unit, file
-        self._entries: dict[PartKey, list[_Entry]] = {}
+        self._entries: dict[tuple[str, str, bool], list[_Entry]] = {}
+        """By source, language and whether it is speech: a `PartKey` is hashed in Python."""
         self._buffers: dict[PartKey, _Buffer] = {}
         self._batch_samples = self._batch_tokens = self._run_samples = self._run_bytes = 0
         self._runs: list[Run] = []
@@ -120,7 +120,7 @@ class Spill:
         ]
         if not self._refused(info, problems):
             self._judge_times(info, len(codes_T))
-            self._add(Kind.SPEECH, _Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
+            self._add(_Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
 
     def _judge_times(self, info: SampleInfo, num_codes: int) -> None:
         duration_sec = duration_of(info)
@@ -130,15 +130,15 @@ class Spill:
     def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
         texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
         if not self._refused(info, info_problems(info) + text_problems(texts)):
-            self._add(Kind.TEXT, _Entry(info, None, texts, _known(source_row)), len(text))
+            self._add(_Entry(info, None, texts, _known(source_row)), len(text))
 
     def _refused(self, info: SampleInfo, problems: list[Problem]) -> bool:
         for problem in problems:
             self._refuse(info.sample_id, problem)
         return bool(problems)
 
-    def _add(self, kind: Kind, entry: _Entry, num_tokens: int) -> None:
-        key = PartKey(entry.info.dataset_source, entry.info.language, kind)
+    def _add(self, entry: _Entry, num_tokens: int) -> None:
+        key = (entry.info.dataset_source, entry.info.language, entry.codes_T is not None)
         self._entries.setdefault(key, []).append(entry)
         self._batch_samples += 1
         self._batch_tokens += num_tokens
@@ -146,7 +146,10 @@ class Spill:
             self._flush_batch()
 
     def _flush_batch(self) -> None:
-        num_tokens = sum(self._flush_part(key, entries) for key, entries in self._entries.items())
+        num_tokens = 0
+        for (source, language, is_speech), entries in self._entries.items():
+            key = PartKey(source, language, Kind.SPEECH if is_speech else Kind.TEXT)
+            num_tokens += self._flush_part(key, entries)
         self._on_batch(self._batch_samples, num_tokens)
         self._entries.clear()
         self._batch_samples = self._batch_tokens = 0
@@ -181,17 +184,17 @@ class Spill:
     def _encoded(self, name: str, entries: list[_Entry]) -> Ragged:
         """Ids of one text of each sample; none where a sample lacks it."""
         having_N = np.fromiter((name in entry.texts for entry in entries), bool, len(entries))
-        ids = self._recipe.tokenizer.encode_batch([entry.texts[name] for entry in entries if name in entry.texts])
+        ids = self._recipe.tokenizer.encode_bytes([entry.texts[name] for entry in entries if name in entry.texts])
         lengths_N = np.zeros(len(entries), np.int32)
-        lengths_N[having_N] = np.fromiter(map(len, ids), np.int32, len(ids))
-        return Ragged(np.fromiter(chain.from_iterable(ids), TEXT_DTYPE, int(lengths_N.sum())), lengths_N)
+        lengths_N[having_N] = np.fromiter(map(len, ids), np.int32, len(ids)) // TEXT_DTYPE.itemsize
+        return Ragged(np.frombuffer(b"".join(ids), TEXT_DTYPE), lengths_N)
 
     def _rows(self, kind: Kind, entries: list[_Entry], data: Mapping[str, Ragged]) -> pa.RecordBatch:
         num_rows, infos = len(entries), [entry.info for entry in entries]
         tokens = data[TOKENS]
         columns: dict[str, object] = {name: [getattr(info, name) for info in infos] for name in _INFO_FIELDS}
         columns["code_len"] = tokens.lengths_N
-        columns["checksum"] = [xxhash.xxh3_64_intdigest(piece.data) for piece in tokens.split()]
+        columns["checksum"] = checksums(tokens.data_T, np.array([0, *accumulate(tokens.lengths_N.tolist())]))
         columns["tokenizer_version"] = [self._recipe.tokenizer.fingerprint] * num_rows
         columns["normalization_version"] = [self._recipe.normalization_version] * num_rows
         if kind is Kind.SPEECH:
