@@ -225,11 +225,18 @@ def check_health(config: SpeechConfig) -> Iterator[Finding]:
 
 
 def check_profiler(config: SpeechConfig) -> Iterator[Finding]:
-    """The second window warms up for a step, which the first must leave free."""
+    """The second window warms up for a step, which the first must leave free, and ends before the run."""
     table = config.profiler
     if table.steady_steps > 0 and table.steady_from <= table.first_steps:
         keys = ("profiler.steady_from", "profiler.first_steps")
         yield Finding(keys, str(table.steady_from), f"more than profiler.first_steps = {table.first_steps}")
+    steps = -(-config.training.target_tokens // max(config.training.global_batch_tokens, 1))
+    if table.enable and table.steady_steps > 0 and table.steady_from + table.steady_steps > steps:
+        keys = ("profiler.steady_from", "profiler.steady_steps", "training.target_tokens")
+        room = (
+            f"at most {steps - table.steady_steps}, so that its {table.steady_steps} steps lie within the run's {steps}"
+        )
+        yield Finding(keys, str(table.steady_from), f"{room}; or profiler.steady_steps = 0 for no second trace")
 
 
 _CHECKS: tuple[Check, ...] = (
