@@ -31,6 +31,7 @@ from benchmarks.parallel_rows import (
     float8_overrides,
     keep,
     read_gaps,
+    settings,
     words,
 )
 from tests.runs import figures, losses, train_well
@@ -94,7 +95,7 @@ def measure(runs: Runs, layout: Layout) -> Gap:
         family=runs.family,
         layout=layout.name,
         world_size=layout.world_size,
-        overrides=layout.overrides | ({"model.flavor": "debug_untied"} if layout.is_untied else {}),
+        overrides=settings(layout),
         against="one process in fp32" if recipe == "none" else f"one process in float8 {recipe}",
         num_steps=len(found),
         loss_gap=_gap(found, expected, ("loss",)),

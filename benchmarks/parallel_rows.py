@@ -181,6 +181,12 @@ def flavor(layout: Layout) -> str:
     return "debug_untied" if layout.is_untied else "debug"
 
 
+def settings(layout: Layout) -> dict[str, str]:
+    """All that a layout sets: what was on in it can be read from its record."""
+    untied = {"model.flavor": "debug_untied"} if layout.is_untied else {}
+    return layout.overrides | float8_overrides(layout.float8) | untied
+
+
 def words(overrides: dict[str, str]) -> list[str]:
     """As they are written on a command line."""
     return [word for key, value in overrides.items() for word in (f"--{key}", value)]
