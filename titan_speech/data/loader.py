@@ -8,7 +8,7 @@ which would pin the number of workers, is never saved. Our state is the next slo
 that name neither rank nor world size, so a run resumes on any number of ranks and workers. Only steps whose batches
 were all handed out count, never what was read ahead.
 
-With num_workers = 0 a thread reads ahead: 17 Mtok/s on two shared cores, where 2 worker processes give 5.
+With num_workers = 0 a thread reads ahead, which gives several times what 2 worker processes do (docs/design.md).
 
 Shapes: B packs of a microbatch, L tokens of a pack.
 """
