@@ -43,7 +43,7 @@ def telling_layers_apart(ledger: Ledger, layers: nn.ModuleDict) -> Iterator[None
         ledger.place = f"forward, {position(num_layers, num_layers)}"
 
     hooks = [layer.register_forward_pre_hook(starting(i), prepend=True) for i, layer in enumerate(layers.values())]
-    hooks.append(list(layers.values())[-1].register_forward_hook(ended))
+    hooks += [layer.register_forward_hook(ended) for layer in list(layers.values())[-1:]]  # a last stage may have none
     try:
         yield
     finally:
