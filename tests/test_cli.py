@@ -206,6 +206,12 @@ def test_a_verb_of_a_heavy_room_takes_its_arguments_from_there(capsys: pytest.Ca
     assert capsys.readouterr().err.startswith("titan-speech sample: ")
 
 
+def test_a_file_to_compare_with_that_is_not_there_is_blamed_by_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", *DEMO, "--world-size", "8", "--against", "nope.toml"])
+    assert 'argument --against: found no file "nope.toml"' in capsys.readouterr().err
+
+
 def test_sigterm_ends_a_verb_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
     words = ("store", "audit", "demo_data", "--output", str(page), "--listen", "1000")

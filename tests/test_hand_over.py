@@ -81,6 +81,10 @@ def test_what_is_absent_or_of_another_model_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path, 4)
     with pytest.raises(CheckpointError, match="model: the checkpoint has llama3 debug, this run has qwen3 debug"):
         hand_over(stage(tmp_path), replace(PROVENANCE, model="qwen3 debug"), S2)
+    with pytest.raises(
+        CheckpointError, match=r"vocabulary: the checkpoint has v, this run has w\. .*tokenizer\.path as"
+    ):
+        hand_over(stage(tmp_path), replace(PROVENANCE, vocabulary="w"), S2)
 
 
 def test_data_goes_on_from_the_checkpoint_taken_over_unless_told_otherwise(tmp_path: Path) -> None:
@@ -145,6 +149,17 @@ def test_a_stage_that_was_cut_short_is_compared_with_the_rate_it_had_reached(tmp
         replace(S2, lr=rate * 1.01), S1, path
     )
     assert "does not say its learning rate" in rise(S2, None, path)
+
+
+def test_a_stage_that_is_not_finished_is_told_of_though_the_rate_drops(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 4)
+    [note] = hand_over(stage(tmp_path, strict=True), PROVENANCE, S2).notes
+    assert f"{path} is step 4 of 10, where its rate was {S1.learning_rate(3):.3g} and not yet 0.001" in note
+    [rises, note] = hand_over(stage(tmp_path), PROVENANCE, replace(S2, lr=1.0)).notes
+    assert "rises from stage to stage" in rises
+    assert "is not finished" in note
+    checkpoint(tmp_path, 10)
+    assert hand_over(stage(tmp_path), PROVENANCE, S2).notes == ()
 
 
 def test_a_longer_run_decays_over_its_new_total_and_says_so() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.rates import rise
+from titan_speech.checkpoint.rates import cut_short, rise
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.remote_start import local_copy
 from titan_speech.checkpoint.verify import verify
@@ -53,10 +53,12 @@ def hand_over(config: SpeechConfig, provenance: Provenance, budget: Budget) -> H
             f"{_where(stage)}: {start.checkpoint} has no record beside it of how far each data stream was read; copy "
             "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
         )
-    note = rise(budget, found.budget if found else None, start.checkpoint)
+    before = found.budget if found else None
+    note = rise(budget, before, start.checkpoint)
     if note and stage.strict:
         raise CheckpointError(f"{note} With stage.strict = false this is a warning.")
-    return HandOver(start, (note,) if note else ())
+    notes = (note, cut_short(before, start.checkpoint))
+    return HandOver(start, tuple(one for one in notes if one))
 
 
 def here(config: SpeechConfig, start: Start) -> Start:

@@ -126,12 +126,20 @@ class Provenance:
             if (ours := getattr(self, name)) != (theirs := getattr(found, name))
         ]
         if differing:
-            fits = all(getattr(self, name) == getattr(found, name) for name in WEIGHTS_NEED)
-            weights = "; to take only its weights, set checkpoint.initial_load_path to it" if fits else ""
-            raise CheckpointError(
-                f"{where} belongs to another run. {'; '.join(differing)}. To go on, use the configuration it was "
-                f"trained with (config.toml in its run folder); to start anew, give another job.dump_folder{weights}."
-            )
+            advice = _OF_WEIGHTS if weights_only else _OF_A_RUN
+            if not weights_only and all(getattr(self, name) == getattr(found, name) for name in WEIGHTS_NEED):
+                advice += "; to take only its weights, set checkpoint.initial_load_path to it"
+            raise CheckpointError(f"{where} belongs to another run. {'; '.join(differing)}. {advice}.")
+
+
+_OF_A_RUN = (
+    "To go on, use the configuration it was trained with (config.toml in its run folder); to start anew, give another "
+    "job.dump_folder"
+)
+_OF_WEIGHTS = (
+    "Weights fit a run of the same backbone and tokenizer: give model.flavor, model.initial and tokenizer.path as "
+    "config.toml in its run folder has them, or name another checkpoint"
+)
 
 
 def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:

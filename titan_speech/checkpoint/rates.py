@@ -29,6 +29,18 @@ def rise(budget: Budget, before: Budget | None, checkpoint: Path) -> str:
     )
 
 
+def cut_short(before: Budget | None, checkpoint: Path) -> str:
+    """What to say if `checkpoint` (.../step-N) lies before the end of its stage."""
+    step = int(checkpoint.name.removeprefix("step-"))
+    if before is None or step >= before.num_steps:
+        return ""
+    return (
+        f"The stage before is not finished: {checkpoint} is step {step:,} of {before.num_steps:,}, where its rate was "
+        f"{before.learning_rate(max(step, 1) - 1):.3g} and not yet {before.final_lr:.3g}. Its own command goes on with "
+        "it; if this checkpoint is meant, nothing has to be done."
+    )
+
+
 def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
     """What to say if a run goes on after `step` steps with another schedule than it had."""
     if before is None or _curve(budget) == _curve(before):

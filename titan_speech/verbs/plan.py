@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from titan_speech.plan.hardware import DEVICES
-from titan_speech.verbs.values import not_negative, positive
+from titan_speech.verbs.values import local_file, not_negative, positive
 from titan_speech.verbs.verb import EXIT_DONE, Argument, Verb
 
 
@@ -39,7 +39,11 @@ VERBS = (
             Argument("--world-size", "GPUs of the run", type=positive, required=True),
             Argument("--gpu", f"one of {', '.join(DEVICES)} (default: h100)", default="h100", choices=tuple(DEVICES)),
             Argument("--price-per-gpu-hour", "price of a GPU for an hour, in any currency", type=not_negative),
-            Argument("--against", "another file, laid side by side with this configuration; flags change this one"),
+            Argument(
+                "--against",
+                "another file, laid side by side with this configuration; flags change this one",
+                type=local_file,
+            ),
             Argument("--json", "as JSON (docs/plan.md lists the keys)", is_switch=True),
             Argument("--full-trace", "trace every layer instead of extending from three and four", is_switch=True),
             Argument("--dry-run", "also take real steps of two layers on a fake process group", is_switch=True),

@@ -45,6 +45,12 @@ def megabytes(text: str) -> int:
     return int(not_negative(text) * MB)
 
 
+def local_file(text: str) -> str:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f'found no file "{text}", expected the path of one')
+    return text
+
+
 def local_folder(text: str) -> Path:
     """A folder of this machine: what looks like an address would make a folder called `s3:`."""
     if _SCHEME.match(text):
