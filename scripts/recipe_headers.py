@@ -62,7 +62,7 @@ def head_lines(plan: RunPlan) -> str:
     each = f"{rounded(speed.tokens_per_sec_per_gpu)} tokens/s each, {rounded(speed.gpu_hours)} GPU hours"
     parts = sorted(memory.by_component.items(), key=lambda part: -part[1])[:LARGEST_SHOWN]
     largest = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts)
-    each_of = " each" if world_size > 1 else ""
+    each_of = f" each on {world_size}" if world_size > 1 else ""
     return (
         f"# time      {duration(speed.run_hours)} on {world_size} H100 ({each}) by titan-speech plan\n"
         f"# memory    {memory.needed_bytes / 1e9:.0f} of 80 GB{each_of} by titan-speech plan; {largest} GB\n"
