@@ -226,3 +226,15 @@ def test_a_folder_without_audio_says_what_it_looks_like(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"no .wav or .flac file .*folder of .tar files .x.tar.: try --from webdataset"):
         opened("audio", tmp_path, codec="embedded")
+
+
+def test_texts_keep_their_own_line_ends(tmp_path: Path) -> None:
+    for number in range(2):
+        shutil.copy(ENGLISH, tmp_path / f"{number}.wav")
+    texts = {"metadata.csv": "first\nsecond", "metadata.jsonl": "first\u2028second"}
+    (tmp_path / "metadata.csv").write_text(f'file_name,transcript_native\n0.wav,"{texts["metadata.csv"]}"\n')
+    line = {"file_name": "1.wav", "transcript_native": texts["metadata.jsonl"]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False), encoding="utf-8")
+    for name, text in texts.items():
+        (sample,) = imported("audio", tmp_path / name, codec="embedded").values()
+        assert sample.transcripts == {"native": text}

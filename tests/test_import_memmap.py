@@ -382,3 +382,25 @@ def test_lines_are_found_by_number_with_or_without_a_last_newline(
     for line, offset in index.offsets.items():
         records = [record for _, record in parsed_lines(path, offset, line, None)]
         assert [isinstance(record, dict) and record["text"] for record in records] == texts[line:]
+
+
+def test_inworld_indices_of_any_integer_that_go_back_and_absent_ranks_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_inworld(tmp_path / "a", spoken(4))
+    np.save(folder / "train_codes_index.npy", np.array([0, 3, 2, 4], np.uint64))
+    with pytest.raises(DataError, match="goes back from 3 to 2 at entry 2"):
+        opened("inworld", folder).units()
+    for rank in ("_0", "_2"):
+        write_inworld(tmp_path / "b", spoken(4), rank=rank)
+    opened("inworld", tmp_path / "b")
+    assert "2 of 3 shares of ranks of train: the first that is absent is 1;" in capsys.readouterr().err
+
+
+def test_arrays_of_the_other_byte_order_and_blank_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.array([1, 256, 65_535], ">i4"))
+    line = {"sample_id": "a", "codes": "c.npy", "speaker_id": "", "source_video_id": " "}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    sample = imported("jsonl", tmp_path)["a"]
+    assert sample.codes_T.tolist() == [1, 256, 65_535]
+    assert (sample.info.speaker_id, sample.info.source_video_id) == (None, None)

@@ -186,3 +186,22 @@ def test_a_store_is_not_imported_again() -> None:
     store = Path(__file__).parent.parent / "demo_data"
     with pytest.raises(DataError, match=r"demo_data is a token store, which needs no import: .*store merge"):
         opened("parquet", store)
+
+
+def test_an_empty_part_file_is_no_fault_and_a_column_that_is_there_twice_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "part-0.parquet", table(range(3)).rename_columns(["id", "text", "n", "vq", "x"]))
+    write(tmp_path / "part-1.parquet", table(range(3)).rename_columns(["id", "text", "n", "vq", "x"]).slice(0, 0))
+    assert len(imported("parquet", tmp_path, columns={**COLUMNS, "codes": "vq"})) == 3
+    twice = write(tmp_path / "b" / "a.parquet", table(range(3)).rename_columns(["id", "text", "n", "codes", "codes"]))
+    with pytest.raises(DataError, match=r"a\.parquet has the column 'codes' more than once"):
+        opened("parquet", twice, columns=COLUMNS)
+
+
+def test_files_of_a_split_that_are_absent_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (0, 2):
+        write(tmp_path / f"train-{number:05d}-of-00003.parquet", table(range(3)))
+    opened("parquet", tmp_path, columns=COLUMNS)
+    assert "2 of 3 files of train: the first that is absent is 1;" in capsys.readouterr().err
+    write(tmp_path / "train-00001-of-00003.parquet", table(range(3)))
+    opened("parquet", tmp_path, columns=COLUMNS)
+    assert capsys.readouterr().err == ""

@@ -232,3 +232,23 @@ def test_another_format_under_the_name_of_a_tar_is_named(tmp_path: Path) -> None
     path.write_bytes(b"")
     with pytest.raises(DataError, match="is not a tar"):
         opened("webdataset", path)
+
+
+def test_an_empty_tar_is_no_fault_and_a_leading_dot_is_no_part_of_a_key(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write_members(tmp_path / "a" / "none.tar", {})
+    write_members(tmp_path / "a" / "one.tar", members_of("./show/0", speech_codes(0)))
+    assert list(imported("webdataset", tmp_path / "a", columns={"language": "lang"})) == ["show/0"]
+
+
+def test_codes_of_the_other_byte_order_are_the_same_codes(tmp_path: Path) -> None:
+    tar = write_members(tmp_path / "a.tar", members_of("0", speech_codes(0).astype(">i4")))
+    codes_T = imported("webdataset", tar)["0"].codes_T
+    assert codes_T.dtype.isnative
+    assert np.array_equal(codes_T, speech_codes(0))
+
+
+def members_of(key: str, codes_T: np.ndarray) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    np.save(buffer, codes_T)
+    return {f"{key}.json": b'{"lang": "en"}', f"{key}.npy": buffer.getvalue()}

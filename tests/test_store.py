@@ -410,6 +410,8 @@ def changed(sample_id: str, **fields: object) -> SampleInfo:
         (lambda out: out.add_speech(info("x", language="Hindi"), [1]), "unknown language tag 'Hindi'"),
         (lambda out: out.add_speech(info("x", source="../up"), [1]), "dataset_source '../up'"),
         (lambda out: out.add_speech(info(""), [1]), "empty sample_id"),
+        (lambda out: out.add_speech(changed("x", speaker_id=""), [1]), "blank speaker_id: expected a name, or None"),
+        (lambda out: out.add_speech(info("x"), np.array([65_536], ">i4")), "code 65536 at frame 0 is out of range"),
         (lambda out: out.add_speech(info("x"), [1], {"nativ": "a"}), "unknown transcript variant 'nativ'"),
         (lambda out: out.add_speech(info("x"), [1], {"native": " "}), "blank native text"),
         (lambda out: out.add_text(info("x"), "\n"), "blank text text"),

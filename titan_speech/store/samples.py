@@ -118,6 +118,11 @@ def info_problems(info: SampleInfo) -> list[Problem]:
     if not info.sample_id:
         problems.append(Problem("id", "empty sample_id"))
     problems += _part_problems(info.dataset_source, info.language)
+    problems += [
+        Problem(f"blank {name}", f"blank {name}: expected a name, or None; samples of one name belong together")
+        for name in _TEXT_FIELDS[1:]
+        if (value := getattr(info, name)) is not None and not value.strip()
+    ]
     problems += unwritable_problems(
         {name: value for name in _TEXT_FIELDS if (value := getattr(info, name)) and not value.isascii()}
     )
@@ -168,6 +173,8 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
         return [Problem("no codes", "zero length: expected at least one code")]
     if codes_N.dtype == np.uint16:
         return []
+    if not codes_N.dtype.isnative:
+        codes_N = codes_N.astype(codes_N.dtype.newbyteorder("="))  # views below are of this machine's order
     unsigned_N = codes_N.view(f"u{codes_N.itemsize}")  # negative codes become huge: one pass finds both
     if np.maximum.reduce(unsigned_N) < NUM_CODES:
         return []

@@ -15,6 +15,7 @@ and of the one above.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -100,14 +101,15 @@ def _text(path: Path) -> str:
 def _rows(listing: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """Where each row stands, and its columns."""
     try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        text = listing.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{listing} is not UTF-8: {error}") from error
+    lines = text.split("\n")  # str.splitlines would also cut inside texts, at U+2028 and the like
     if listing.suffix == ".jsonl":
         return _json_rows(listing, lines)
-    if lines and "|" in lines[0]:
+    if "|" in lines[0]:
         return _bar_rows(listing, lines)
-    return _comma_rows(listing, lines)
+    return _comma_rows(listing, text)
 
 
 def _json_rows(listing: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
@@ -136,8 +138,8 @@ def _bar_rows(listing: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, 
         yield f"{listing}:{number}", dict(zip(_BARS, values, strict=False))
 
 
-def _comma_rows(listing: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    reader = csv.DictReader(lines)
+def _comma_rows(listing: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
+    reader = csv.DictReader(io.StringIO(text))  # of whole text: a quoted field may run over lines
     for row in reader:
         where = f"{listing}:{reader.line_num}"
         if None in row or None in row.values():

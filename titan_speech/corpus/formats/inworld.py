@@ -34,7 +34,7 @@ from titan_speech.corpus.formats.columns import CODES, speech_columns
 from titan_speech.corpus.formats.files import instead
 from titan_speech.corpus.formats.lines import LineIndex, index_lines, parsed_lines
 from titan_speech.corpus.formats.records import Record, narrowed, speech_samples
-from titan_speech.corpus.formats.splits import chosen_split
+from titan_speech.corpus.formats.splits import chosen_split, tell_absent
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
@@ -141,6 +141,9 @@ def _found(root: Path, options: ImportOptions) -> list[_Files]:
         )
     split = chosen_split(root, sorted({match["split"] for match in matches}), options.split)
     ranks = sorted((match["rank"] or "" for match in matches if match["split"] == split), key=_rank_order)
+    if ranks[0]:
+        numbers = [_rank_order(rank) for rank in ranks]
+        tell_absent(str(root), f"shares of ranks of {split}", numbers, max(numbers) + 1)
     found = [_Files(root, split, rank) for rank in (ranks[:1] if ranks[0] == "" else ranks)]
     for files in found:
         for path in (files.codes, files.samples):
@@ -186,7 +189,7 @@ def _pieces(codes: NDArray[np.int32], borders: list[int]) -> Iterator[NDArray]:
 
 
 def _starts(files: _Files) -> NDArray[np.int64]:
-    return _loaded(files.index)
+    return _loaded(files.index).astype(np.int64, copy=False)  # differences of unsigned numbers are never negative
 
 
 def _loaded(path: Path) -> NDArray:
@@ -196,7 +199,7 @@ def _loaded(path: Path) -> NDArray:
         raise DataError(f"{path} is not a .npy array ({error}); copy it again, or vectorize again") from error
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{path} is {array.dtype} of shape {array.shape}: expected one row of integers")
-    return np.asarray(array)
+    return np.asarray(array, array.dtype.newbyteorder("="))
 
 
 def _check_starts(files: _Files, starts_N: NDArray[np.int64], num_codes: int) -> None:

@@ -10,6 +10,7 @@ benchmarks/results/build.json has the rate beside that at which pyarrow gives th
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from titan_speech.corpus.format import ImportOptions, Unit
 from titan_speech.corpus.formats.columns import CODES, SPEECH_FIELDS, Columns, required_fields, speech_columns
 from titan_speech.corpus.formats.files import InputFile, find_files, instead
 from titan_speech.corpus.formats.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
+from titan_speech.corpus.formats.splits import tell_absent
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
 
 UNIT_BYTES = 256 << 20
 _ROWS_PER_BATCH = 1024
-_SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z0-9_.]+)-\d{5}-of-\d{5}")
+_SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z0-9_.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
 class Parquet:
@@ -39,6 +41,7 @@ class Parquet:
         self._options = options
         self._columns = speech_columns(options)
         self._files = choose_split(find_files(options.inputs, (".parquet",), "parquet"), options.split)
+        _tell_absent(self._files)
         self._check(self._files[0].path, _open(self._files[0].path))
 
     def units(self) -> list[Unit]:
@@ -51,6 +54,7 @@ class Parquet:
 
     def _check(self, path: Path, file: pq.ParquetFile) -> None:
         schema = file.schema_arrow
+        _refuse_twice(schema.names, path)
         self._columns.check_all(schema.names, required_fields(self._options), str(path))
         column = self._columns.of(CODES, schema.names)
         assert column is not None, "codes are a required field"
@@ -71,6 +75,15 @@ def choose_split(files: list[InputFile], split: str | None) -> list[InputFile]:
         rest = f" and {len(by_split[None])} files of none" if None in by_split else ""
         raise DataError(f"the input has several splits ({known}{rest}): choose one with --split")
     return files
+
+
+def _tell_absent(files: list[InputFile]) -> None:
+    sets: dict[tuple[Path, str, int], list[int]] = {}
+    for path in (file.path for file in files):
+        if match := _SPLIT_FILE.fullmatch(path.stem):
+            sets.setdefault((path.parent, match["split"], int(match["count"])), []).append(int(match["number"]))
+    for (folder, split, count), numbers in sets.items():
+        tell_absent(str(folder), f"files of {split}", numbers, count)
 
 
 def _split_of(name: str) -> str | None:
@@ -104,6 +117,12 @@ def _file_units(file: InputFile) -> list[Unit]:
             units.append(Unit(f"{file.name}:{start}-{row}", file.path, num_bytes, start, row))
             start, num_bytes = row, 0
     return units
+
+
+def _refuse_twice(names: list[str], path: Path) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DataError(f"{path} has the column {twice[0]!r} more than once: write it again with names of their own")
 
 
 def _check_codes(field: pa.Field, path: Path, codes_dtype: str | None) -> None:

@@ -35,10 +35,8 @@ def speech_samples(
     """The samples of a unit; raises at its end if a named column was in no record."""
     seen: set[str] = set()
     named = {column for column in columns.named.values() if column != ROW}
-    has_unread = False
     for row, (name, record) in enumerate(records, unit.start):
         if isinstance(record, Problem):
-            has_unread = True
             yield BadSample(name, record, row)
             continue
         if not named <= seen:
@@ -47,8 +45,8 @@ def speech_samples(
             yield _sample(record, columns, options, unit, row)
         except UnfitError as error:
             yield BadSample(_id(record, columns) or name, error.problem, row)
-    if has_unread and not seen:
-        return  # what columns there are is not known
+    if not seen:
+        return  # an empty shard, or none of its records could be read: what columns there are is not known
     for field, column in columns.named.items():
         if column not in seen and column != ROW:
             raise DataError(f"{unit.path} {missing(field, column, seen)}")
@@ -111,7 +109,7 @@ def describe(
         if field in TRANSCRIPTS:
             transcripts[TRANSCRIPTS[field]] = _text(field, value)
         elif type(value) is str and field not in _NUMBERS:
-            info[field] = value
+            info[field] = value if value.strip() else None  # a blank name is nobody's, not one shared by many
         else:
             info[field] = _info_value(field, value)
     if columns.candidates["sample_id"] == (ROW,):
@@ -186,7 +184,7 @@ def codes_array(value: object, codes_dtype: str | None) -> NDArray | None:
         raise UnfitError("codes", f"codes are not one row of numbers ({error})") from None
     if codes_T.ndim > 1 and codes_T.shape[-1] == codes_T.size:  # (1, 1, T), as XCodec2 gives them
         codes_T = codes_T.reshape(-1)
-    return codes_T
+    return codes_T if codes_T.dtype.isnative else codes_T.astype(codes_T.dtype.newbyteorder("="))
 
 
 def _from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | None) -> NDArray:

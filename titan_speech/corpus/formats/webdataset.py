@@ -102,7 +102,7 @@ def _records(path: Path) -> Iterator[tuple[str, Record | Problem]]:
 
 def _sample_members(path: Path) -> Iterator[_Member]:
     for number, name, data in _members(path):
-        folder, _, file_name = name.rpartition("/")
+        folder, _, file_name = name.removeprefix("./").rpartition("/")  # as `tar -C FOLDER .` names members
         if not file_name.startswith(("__", ".")) and "." in file_name:
             stem, _, ending = file_name.partition(".")
             yield _Member(f"{folder}/{stem}" if folder else stem, ending, number, name, data)
