@@ -15,6 +15,8 @@ from tests.bench_contestant import NUM_READ_AHEAD, READ_SEC
 from tests.runs import ROOT
 
 WITHOUT_END = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
 from benchmarks.turns import Contestant, Rounds, take_turns
 pair = [Contestant(name, "", "tests.bench_contestant", ("100",)) for name in ("one", "two")]
 take_turns(pair, Rounds(1, 1, 10**9), lambda text: print(text, flush=True))
