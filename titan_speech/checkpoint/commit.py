@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import xxhash
 
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.safe_path import byte_count, relative_path
 
 MARKER = "commit.json"
 FORMAT_VERSION = 1
@@ -97,8 +98,8 @@ def _check_types(commit: Commit) -> None:
     _check_values(commit, expected, "kind", get_args(Kind))
     for file in commit.files:
         _check_values(file, {"name": str, "num_bytes": int, "xxh3_128": str}, "role", get_args(Role))
-        if not file.name or "\0" in file.name:
-            raise ValueError(f"found the file name {file.name!r}")
+        relative_path(file.name)
+        byte_count(file.num_bytes)
 
 
 def _check_values(

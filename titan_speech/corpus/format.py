@@ -46,6 +46,8 @@ class ImportOptions:
     """What becomes of audio longer than 40 s: `error` or `split` (into equal pieces, which lose their transcripts)."""
     unit_bytes: int = 256 << 20
     """Bytes of codes of a unit, where a large file is imported by ranges of rows."""
+    files_from: tuple[Path, ...] = ()
+    """Folders that listings may name files in, besides the folder of the listing itself."""
     llasa_tokenizer: Path | None = None
     """The tokenizer that made the ids of Llasa memmaps."""
 

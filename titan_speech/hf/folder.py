@@ -21,6 +21,7 @@ from titan_speech.errors import ModelError
 from titan_speech.hf.config import shape_from_config
 from titan_speech.hf.tensors import HEAD, tensor_shapes
 from titan_speech.model.shape import BackboneShape
+from titan_speech.utils.safe_path import UnsafePathError, relative_path
 
 INDEX_NAME, SINGLE_NAME, CONFIG_NAME = "model.safetensors.index.json", "model.safetensors", "config.json"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -121,6 +122,11 @@ def _weight_map(index: Path) -> dict[str, str]:
             f"{index}: weight_map is {shown if len(shown) < 80 else shown[:80] + '...'}, expected an object that gives "
             "the file of each tensor; download it again"
         )
+    for name in set(found.values()):
+        try:
+            relative_path(name)
+        except UnsafePathError as error:
+            raise ModelError(f"{index}: {error}; find out who made this folder before you use it") from error
     return found
 
 

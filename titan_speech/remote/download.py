@@ -17,6 +17,7 @@ from titan_speech.errors import DataError
 from titan_speech.remote.client import Client
 from titan_speech.remote.partial import PartialFile
 from titan_speech.remote.url import S3Url
+from titan_speech.utils.safe_path import byte_count, sha256_text
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class RemoteFile:
     sha256: str
     xxh3_128: str = ""
     """Empty where it is not known; the file is then judged by its sha256 (checksum.py)."""
+
+    def __post_init__(self) -> None:
+        """The cache names files by their sha256, so nothing else may stand there."""
+        byte_count(self.num_bytes)
+        sha256_text(self.sha256)
 
 
 def fill(client: Client, file: RemoteFile, partial: PartialFile) -> None:

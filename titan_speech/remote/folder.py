@@ -17,6 +17,7 @@ from titan_speech.errors import DataError
 from titan_speech.remote.client import Client
 from titan_speech.remote.download import RemoteFile, fill
 from titan_speech.remote.partial import PartialFile
+from titan_speech.utils.safe_path import path_inside
 
 FILES_AT_ONCE = 8
 
@@ -24,10 +25,15 @@ FILES_AT_ONCE = 8
 def download_files(
     client: Client, files: Mapping[str, RemoteFile], folder: Path, report: Callable[[str, int], None] = lambda *_: None
 ) -> None:
-    """`report` hears of each file that is there, with its size; the first failure stops what has not begun."""
+    """`report` hears of each file that is there, with its size; the first failure stops what has not begun.
+
+    Raises:
+        UnsafePathError: one of the paths leads out of `folder`; nothing was fetched.
+    """
+    places = {path: path_inside(folder, path) for path in files}
 
     def download(path: str) -> None:
-        download_file(client, files[path], folder / path)
+        download_file(client, files[path], places[path])
         report(path, files[path].num_bytes)
 
     with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="download") as pool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech.errors import DataError
+from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 from titan_speech.vocabulary import CODES_PER_SEC
 
 FORMAT_VERSION = 1
@@ -59,6 +60,12 @@ class FileInfo:
     sha256: str
     xxh3_128: str = ""
     """Of the same bytes, for reading (checksum.py); empty in stores that were built without it."""
+
+    def __post_init__(self) -> None:
+        """A manifest comes from outside, and its paths become paths here."""
+        relative_path(self.path)
+        byte_count(self.num_bytes)
+        sha256_text(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -275,6 +282,10 @@ def _parsed(content: dict[str, Any], file: str) -> Manifest:
                 "a manifest is never edited: restore it or rebuild the store"
             )
         return _manifest(_upgraded(content))
+    except UnsafePathError as error:
+        raise DataError(
+            f"{file}: {error}. Nothing of the store was read or written; find out who made it before you use it"
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise

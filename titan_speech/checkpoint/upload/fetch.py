@@ -20,9 +20,11 @@ from titan_speech.checkpoint.folder import checkpoint_path, discard, link_or_cop
 from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
 from titan_speech.checkpoint.upload.prefix import Prefix
 from titan_speech.checkpoint.verify import verify
+from titan_speech.errors import CheckpointError
 from titan_speech.progress import Progress
 from titan_speech.remote.download import RemoteFile
 from titan_speech.remote.folder import download_files
+from titan_speech.utils.safe_path import path_inside
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +57,11 @@ def _fetch(prefix: Prefix, sent: SentCheckpoint, folder: Path) -> None:
     """Into `fetching`, the marker last; what lies beside checkpoints goes to its place at once."""
     inside = {file.path: file for file in sent.files if file.path.startswith(f"{sent.name}/")}
     beside = [file for file in sent.files if file.path not in inside]
-    marker = inside.pop(f"{sent.name}/{MARKER}")
+    marker = inside.pop(f"{sent.name}/{MARKER}", None)
+    if marker is None:
+        raise CheckpointError(f"{prefix.url}: the manifest of {sent.name} names no {MARKER}; take another checkpoint")
     for path in inside:
-        _take_over(folder / path, folder / FOLDER / path)
+        _take_over(path_inside(folder, path), path_inside(folder / FOLDER, path))
     with Progress(f"fetch {sent.name} from {prefix.url}", sent.num_bytes, "MB", 1e6) as progress:
         for files, place in ((beside, folder), (inside.values(), folder / FOLDER), ([marker], folder / FOLDER)):
             remote = {file.path: _remote(prefix, file) for file in files}

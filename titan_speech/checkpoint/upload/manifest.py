@@ -7,12 +7,17 @@ names was seen there. What is not named by such an object does not count, whatev
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
 FOLDER = "complete"
 FORMAT = 1
+CHECKPOINT_NAME = re.compile(r"(step|hf)-\d{1,18}")
+RECORD_FOLDERS = ("provenance", "data_phases")
+"""Where records of checkpoints lie, beside them (checkpoint/commit.py)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -23,6 +28,11 @@ class SentFile:
     num_bytes: int
     sha256: str
     xxh3_128: str
+
+    def __post_init__(self) -> None:
+        relative_path(self.path)
+        byte_count(self.num_bytes)
+        sha256_text(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,31 @@ def manifest_of_text(text: bytes, where: str) -> SentCheckpoint:
                 f"{where} has format {record['format']}, this version reads {FORMAT}; install the version that wrote it"
             )
         files = tuple(SentFile(**file) for file in record["files"])
-        return SentCheckpoint(str(record["name"]), int(record["step"]), str(record["kind"]), files)
+        sent = SentCheckpoint(str(record["name"]), int(record["step"]), str(record["kind"]), files)
+        _check_places(sent)
+        return sent
+    except UnsafePathError as error:
+        raise DamagedManifestError(
+            f"{where}: {error}. Nothing of the checkpoint was fetched or written; find out who made it before you use "
+            "it"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedManifestError(
             f"{where} is damaged ({error!r}); take another checkpoint, or push this one again"
         ) from error
+
+
+def _check_places(sent: SentCheckpoint) -> None:
+    """Files of one checkpoint only, and records beside it; nothing of another checkpoint or of the run.
+
+    Raises:
+        UnsafePathError: a name or a path is not one that an upload writes.
+    """
+    if not CHECKPOINT_NAME.fullmatch(sent.name) or sent.step != int(sent.name.rpartition("-")[2]):
+        raise UnsafePathError(f"found the checkpoint {sent.name!r} of step {sent.step}, expected step-N or hf-N")
+    for file in sent.files:
+        top = file.path.partition("/")[0]
+        if top == file.path or top not in (sent.name, *RECORD_FOLDERS):
+            raise UnsafePathError(
+                f"found the path {file.path!r}, expected one below {sent.name}/, {'/ or '.join(RECORD_FOLDERS)}/"
+            )

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import xxhash
 
 from titan_speech.checkpoint.upload.manifest import (
+    CHECKPOINT_NAME,
     FOLDER,
     DamagedManifestError,
     SentCheckpoint,
@@ -34,7 +34,6 @@ from titan_speech.remote.retry import MissingObjectError
 from titan_speech.remote.url import S3Url
 
 RUN_NAME, LEFT = "run.json", "left"
-_STEP = re.compile(r".*?-(\d+)")
 
 
 class AbsentCheckpointError(CheckpointError):
@@ -52,7 +51,9 @@ class Prefix:
         """Checkpoints that are complete there, by rising step."""
         found = self.client.list_sizes(self.url.child(FOLDER))
         names = [path.removesuffix(".json") for path in found if path.endswith(".json")]
-        return sorted((name for name in names if _STEP.fullmatch(name)), key=lambda name: (step_of(name), name))
+        return sorted(
+            (name for name in names if CHECKPOINT_NAME.fullmatch(name)), key=lambda name: (step_of(name), name)
+        )
 
     def read(self, name: str) -> SentCheckpoint:
         """
@@ -68,7 +69,10 @@ class Prefix:
             raise DamagedManifestError(
                 f"{url} is damaged: its sha256 is not {expected[:16]}...; push the checkpoint again"
             )
-        return manifest_of_text(data, str(url))
+        sent = manifest_of_text(data, str(url))
+        if sent.name != name:
+            raise DamagedManifestError(f"{url} is the manifest of {sent.name}; push {name} again")
+        return sent
 
     def find(self, name: str) -> SentCheckpoint | None:
         """None if it is not complete there, or its manifest is damaged."""
@@ -132,6 +136,5 @@ class Prefix:
 
 def step_of(name: str) -> int:
     """The number at the end of `step-40`."""
-    match = _STEP.fullmatch(name)
-    assert match is not None, name
-    return int(match[1])
+    assert CHECKPOINT_NAME.fullmatch(name), name
+    return int(name.rpartition("-")[2])

@@ -38,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=COLUMN[,...]",
         help="where a field of a sample is found, if not under its own name: transcript_native=text,speaker_id=spk",
     )
+    what.add_argument(
+        "--files-from",
+        type=local_input,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="listings may name files in these folders too, not only in their own",
+    )
     what.add_argument("--preset", help="named set of columns of a well-known source")
     what.add_argument("--dataset-source", "--source", metavar="NAME", help="for samples without a source of their own")
     what.add_argument("--language", metavar="TAG", help="for samples without a language of their own (BCP 47)")
@@ -112,6 +120,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         dataset_source=args.dataset_source,
         language=args.language,
         columns=columns_of(args.columns),
+        files_from=tuple(args.files_from),
         preset=args.preset,
         split=args.split,
         codec=args.codec,

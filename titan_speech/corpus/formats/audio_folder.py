@@ -56,7 +56,9 @@ class AudioFolder:
         named = {field: column for field, column in options.columns.items() if field != AUDIO}
         self._columns = speech_columns(replace(options, columns=named), DEFAULTS)
         _codec(options.codec)
-        self._clips = {str(root): list_clips(root, options.columns.get(AUDIO)) for root in options.inputs}
+        self._clips = {
+            str(root): list_clips(root, options.columns.get(AUDIO), options.files_from) for root in options.inputs
+        }
         for root, clips in self._clips.items():
             known = {column for clip in clips for column in clip.columns}
             self._columns.check_all(known, [field for field in required_fields(options) if field != CODES], root)

@@ -24,6 +24,7 @@ from pathlib import Path
 from titan_speech.corpus.formats.columns import missing
 from titan_speech.corpus.formats.files import find_files, instead
 from titan_speech.errors import DataError
+from titan_speech.utils.safe_path import UnsafePathError, referenced_file
 
 KEY = "__key__"
 SUFFIXES = (".wav", ".flac")
@@ -42,14 +43,14 @@ class Clip:
     is_listed: bool = False
 
 
-def list_clips(root: Path, audio_column: str | None) -> list[Clip]:
-    """In the order of the listing, or by name."""
+def list_clips(root: Path, audio_column: str | None, files_from: tuple[Path, ...] = ()) -> list[Clip]:
+    """In the order of the listing, or by name; a listing names files in its own folder or in `files_from`."""
     listing = _listing(root)
     if listing is None:
         files = find_files([root], SUFFIXES, "audio")
         _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
         return [_found(file.name, file.path) for file in files]
-    clips = [_listed(listing, where, row, audio_column) for where, row in _rows(listing)]
+    clips = [_listed(listing, where, row, audio_column, files_from) for where, row in _rows(listing)]
     if not clips:
         raise DataError(f"{listing} lists no audio{instead([root], 'audio')}")
     return clips
@@ -148,9 +149,15 @@ def _comma_rows(listing: Path, text: str) -> Iterator[tuple[str, dict[str, objec
         yield where, {name: value for name, value in row.items() if value != ""}
 
 
-def _listed(listing: Path, where: str, row: dict[str, object], audio_column: str | None) -> Clip:
+def _listed(
+    listing: Path, where: str, row: dict[str, object], audio_column: str | None, files_from: tuple[Path, ...]
+) -> Clip:
     bars = audio_column is None and set(row) <= set(_BARS)
     path = _by_id(listing, where, str(row["id"])) if bars else _by_path(listing, where, row, audio_column)
+    try:
+        referenced_file(listing.parent, str(path.absolute()), files_from)
+    except UnsafePathError as error:
+        raise DataError(f"{where}: {error}") from error
     key = str(row["id"]) if bars else _key(listing, path)
     return Clip(key, path, {**_places(path), **row, KEY: key}, is_listed=True)
 

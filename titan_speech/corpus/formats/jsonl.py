@@ -30,6 +30,7 @@ from titan_speech.corpus.formats.records import Record, speech_samples
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
 from titan_speech.store.problems import Problem
+from titan_speech.utils.safe_path import referenced_file
 
 ROW, START = "codes_row", "codes_start"
 LINES_PER_UNIT = 65_536
@@ -70,13 +71,13 @@ class Jsonl:
         for name, record in parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, unit.stop):
             if not isinstance(record, Problem):
                 value = record.get(column)
-                path = folder / value if isinstance(value, str) else beside
                 if isinstance(value, str) or (value is None and is_beside):
-                    record[column] = self._codes(path, record)
+                    record[column] = self._codes(folder, value if isinstance(value, str) else beside.name, record)
             yield name, record
 
-    def _codes(self, path: Path, record: Mapping[str, object]) -> NDArray | Problem:
+    def _codes(self, folder: Path, name: str, record: Mapping[str, object]) -> NDArray | Problem:
         try:
+            path = _referenced(folder, name, self._options.files_from)
             return _codes(path, record, self._columns.of(CODE_LEN, record) or CODE_LEN)
         except DataError as error:
             return Problem("array", str(error))
@@ -123,6 +124,11 @@ def _natural(record: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DataError(f"{name} is {value!r}: expected a whole number from 0")
     return value
+
+
+@lru_cache(OPEN_ARRAYS)
+def _referenced(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path:
+    return referenced_file(folder, name, allowed)
 
 
 @lru_cache(OPEN_ARRAYS)

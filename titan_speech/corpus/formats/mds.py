@@ -19,6 +19,7 @@ from titan_speech.corpus.formats.mds_shard import Shard, ShardFile, can_decode, 
 from titan_speech.corpus.formats.records import Record, check_codes_dtype, speech_samples
 from titan_speech.corpus.samples import Sample
 from titan_speech.errors import DataError
+from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path
 
 INDEX = "index.json"
 
@@ -113,6 +114,8 @@ def _index(folder: Path) -> list[Shard]:
         if version != 2:
             raise DataError(f"{path} is of version {version!r}: expected 2")
         shards = [_shard(entry, path) for entry in content["shards"]]
+    except UnsafePathError as error:
+        raise DataError(f"{path}: {error}; find out who made these shards before you use them") from error
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
@@ -136,4 +139,4 @@ def _shard(entry: dict, path: Path) -> Shard:
 
 
 def _file(entry: dict) -> ShardFile:
-    return ShardFile(entry["basename"], entry["bytes"], entry["hashes"])
+    return ShardFile(relative_path(entry["basename"]), byte_count(entry["bytes"]), dict(entry["hashes"]))

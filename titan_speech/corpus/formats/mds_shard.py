@@ -37,6 +37,8 @@ _TEXTS: dict[str, Callable[[bytes], object]] = {
     "str_float": lambda data: float(data.decode()),
     "int": lambda data: int(np.frombuffer(data, "<i8")[0]),
 }
+_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
+_XXHASHES = set(xxhash.algorithms_available)
 Decoder = Callable[[bytes], object]
 
 
@@ -165,7 +167,6 @@ def _check_sums(path: Path, data: bytes, file: ShardFile) -> None:
 
 def _digest(name: str, data: bytes) -> str | None:
     """None for sums that cannot be computed here."""
-    if name in hashlib.algorithms_available:
-        return hashlib.new(name, data).hexdigest()
-    function = getattr(xxhash, name, None)
-    return function(data).hexdigest() if function is not None else None
+    if name in _XXHASHES:
+        return getattr(xxhash, name)(data).hexdigest()
+    return hashlib.new(name, data).hexdigest() if name in _HASHES else None

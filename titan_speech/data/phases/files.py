@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from titan_speech.data.phases.carry import Phase, PhaseEnd, phase_from_json
 from titan_speech.errors import CheckpointError
 
 FOLDER = "data_phases"
+_FINGERPRINT = re.compile("[0-9a-f]{8,64}")
 
 
 def write_phases(folder: Path, phases: Sequence[Phase]) -> None:
@@ -64,10 +66,17 @@ def phase_end(checkpoint: Path) -> PhaseEnd | None:
 
 def read_chain(folder: Path, fingerprint: str) -> tuple[Phase, ...]:
     """A phase of `folder` and those of its run before it, in their order."""
-    chain = [read_phase(folder / f"{fingerprint}.json")]
+    chain = [read_phase(_phase_path(folder, fingerprint))]
     while chain[0].parent and not chain[0].continues:
-        chain.insert(0, read_phase(folder / f"{chain[0].parent}.json"))
+        chain.insert(0, read_phase(_phase_path(folder, chain[0].parent)))
     return tuple(chain)
+
+
+def _phase_path(folder: Path, fingerprint: str) -> Path:
+    """A fingerprint read from a record becomes a file name here."""
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise CheckpointError(f"a record in {folder} names the phase {fingerprint!r}, expected a fingerprint (0-9a-f)")
+    return folder / f"{fingerprint}.json"
 
 
 def read_phase(path: Path) -> Phase:

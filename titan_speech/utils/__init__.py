@@ -1,0 +1,1 @@
+"""What every package may use: no knowledge of stores, runs or models."""
