@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 
 from titan_speech.checkpoint.commit import Commit, FileRecord, Kind, file_record
 from titan_speech.checkpoint.folder import checkpoint_path, partial_path, publish
@@ -33,11 +35,17 @@ def write_checkpoint(
         if kind == "full":
             records.append(_written(partial, f"__{rank}_state_0.distcp", "state", rng.bytes(STATE_BYTES)))
     records.append(
-        _written(partial, ".metadata", "index", pickle.dumps(([file.name for file in records], rng.bytes(500))))
+        _written(partial, ".metadata", "index", _index([file.name for file in records], rng.bytes(250).hex()))
     )
     records += _beside(folder, step)
     publish(checkpoint, Commit(step, kind, "schedule", time.time(), num_ranks, tuple(records)))
     return checkpoint
+
+
+def _index(names: list[str], save_id: str) -> bytes:
+    """As DCP has it, with one piece a file."""
+    places = {MetadataIndex(f"piece.{i}"): _StorageInfo(name, 0, 1) for i, name in enumerate(names)}
+    return pickle.dumps(Metadata({}, {}, places, StorageMeta(save_id=save_id)))
 
 
 def _written(folder: Path, name: str, role, data: bytes) -> FileRecord:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
-
 from titan_speech.checkpoint.beside import records_beside
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME, Commit, Role, file_record
+from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.folder import partial_path, publish
 from titan_speech.checkpoint.names import INDEX, role_of_name
 from titan_speech.errors import CheckpointError
@@ -22,8 +21,8 @@ def adopt(checkpoint: Path) -> Commit:
     """Write the marker of a DCP checkpoint from elsewhere, from the files as they are.
 
     Raises:
-        CheckpointError: it is no DCP checkpoint, or has a marker; a file its index names is missing or too short; or a
-            record beside it is damaged.
+        CheckpointError: it is no DCP checkpoint, or has a marker; its index is refused; a file that it names is missing
+            or too short; or a record beside it is damaged.
     """
     match = STEP_NAME.fullmatch(checkpoint.name)
     if match is None or not (checkpoint / INDEX).is_file():
@@ -33,7 +32,7 @@ def adopt(checkpoint: Path) -> Commit:
             f"{checkpoint} has a marker already, which knows the bytes that were written: see titan-speech checkpoint "
             f"verify. If you know the files to be whole all the same, remove {MARKER} first"
         )
-    metadata = FileSystemReader(checkpoint).read_metadata()
+    metadata = read_index(checkpoint / INDEX)
     roles: dict[str, Role] = {}
     for index, at in metadata.storage_data.items():
         path = checkpoint / at.relative_path

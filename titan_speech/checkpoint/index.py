@@ -1,24 +1,390 @@
-"""Which files DCP's index places tensors in.
+"""DCP's index, read as data: where each tensor of a checkpoint lies.
 
-In: a checkpoint's `.metadata`. Out: their names. The index is a pickle, which can run anything when it is loaded: here
-only its strings are looked at, without torch.
+In: a checkpoint's `.metadata`, from wherever it came. Out: an `Index` of plain values, or a `CheckpointError`. The file
+is a pickle, and a pickle may name any function and have it called when it is loaded. Here it can name only what DCP and
+`thin` put there (`_known`), and even those names stand for records that do nothing, never for the classes themselves;
+what they hold is checked field by field, without torch. 1,200 tensors in 64 parts each take 2.7 s of one core, where
+unpickling as DCP does it takes 1.4 s. `dcp_index.py` makes DCP's own classes of it.
 """
 
 from __future__ import annotations
 
-import pickletools
-from pathlib import Path
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, NoReturn, TypeVar
+
+from titan_speech.errors import CheckpointError
+from titan_speech.utils.safe_path import UnsafePathError, relative_path
 
 SUFFIX = ".distcp"
 """Of every file of tensors that DCP writes."""
 
+MAX_INDEX_BYTES = 1 << 30
+"""Twice what 1,000 tensors with their moments on 1,024 ranks take."""
 
-def indexed_files(path: Path) -> frozenset[str]:
-    """Names relative to the checkpoint.
+T = TypeVar("T")
+K = TypeVar("K")
+
+_METADATA = "torch.distributed.checkpoint.metadata"
+_DTYPES = {
+    *("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32", "bool"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "float4_e2m1fn_x2"),
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"),
+}
+MEMORY_FORMATS = ("TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT")
+"""DCP's names for them, by their numbers."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a tensor."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What is known of a tensor without reading it; types by torch's names."""
+
+    dtype: str
+    layout: str
+    requires_grad: bool
+    memory_format: int
+    pin_memory: bool
+    size: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which piece is meant."""
+
+    name: str
+    offset: tuple[int, ...] | None
+    hint: int | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a piece lies."""
+
+    relative_path: str
+    offset: int
+    length: int
+    transforms: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class SavedAs:
+    """What a save says of itself."""
+
+    checkpoint_id: str | None
+    is_path: bool
+    save_id: str | None
+    load_id: str | None
+    modules: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The whole of it."""
+
+    entries: dict[str, TensorEntry | None]
+    """None: no tensor but a value, which lies in a file as a pickle of its own."""
+
+    nested: dict[str, tuple[str | int, ...]] | None
+    """Where each name was in the state that was saved."""
+
+    places: dict[Key, Place]
+    saved_as: SavedAs | None
+    version: str | None
+
+
+def load_index(path: Path) -> Index:
+    """Read and check the index at `path`; nothing in it is run.
 
     Raises:
-        OSError: the index cannot be read.
-        ValueError: it is no pickle.
+        OSError: it cannot be read.
+        CheckpointError: it is too large, is no pickle of DCP, names what has no place in one, or holds values that
+            cannot be (a file outside the checkpoint, a negative size).
     """
-    strings = (argument for _, argument, _ in pickletools.genops(path.read_bytes()) if isinstance(argument, str))
-    return frozenset(text for text in strings if text.endswith(SUFFIX))
+    with path.open("rb") as file:
+        data = file.read(MAX_INDEX_BYTES + 1)
+    if len(data) > MAX_INDEX_BYTES:
+        _refuse(path, f"it has more than {MAX_INDEX_BYTES:,} bytes")
+    try:
+        return _index(_Reader(data).load())
+    except (_RefusedError, UnsafePathError) as error:
+        _refuse(path, str(error), error)
+    except Exception as error:  # a pickle that is damaged, or made to mislead, can raise anything
+        _refuse(path, f"it cannot be read as one ({type(error).__name__}: {str(error)[:200]})", error)
+
+
+def indexed_files(path: Path) -> frozenset[str]:
+    """Files that the index at `path` places tensors in, relative to the checkpoint.
+
+    Raises:
+        OSError, CheckpointError: as `load_index`.
+    """
+    return frozenset(place.relative_path for place in load_index(path).places.values())
+
+
+def _refuse(path: Path, found: str, cause: BaseException | None = None) -> NoReturn:
+    raise CheckpointError(
+        f"the index {path} was refused: {found}. The index of a checkpoint says where tensors lie and nothing else, so "
+        "this one is damaged or was made to do harm. Nothing in it was run. Take another checkpoint; if this one came "
+        "from somebody else, do not load it with other tools either"
+    ) from cause
+
+
+class _RefusedError(Exception):
+    """What the index holds has no place in it."""
+
+
+class _Record:
+    """Stands for an instance of a class of DCP: what it was called with and its state, without the class.
+
+    A pickle sets attributes by `__setstate__` where there is one, so it can change neither these classes nor DCP's.
+    """
+
+    __slots__ = ("args", "state")
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> _Record:
+        record = object.__new__(cls)
+        record.args, record.state = args, {}
+        return record
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Metadata(_Record): ...
+
+
+class _Tensor(_Record): ...
+
+
+class _Bytes(_Record): ...
+
+
+class _Properties(_Record): ...
+
+
+class _Chunk(_Record): ...
+
+
+class _MetadataIndex(_Record): ...
+
+
+class _StorageMeta(_Record): ...
+
+
+class _StorageInfo(_Record): ...
+
+
+class _Size(_Record): ...
+
+
+class _DType(_Record): ...
+
+
+class _Layout(_Record): ...
+
+
+class _MemoryFormat(_Record): ...
+
+
+class _Attribute(_Record): ...
+
+
+class _Path(_Record): ...
+
+
+_STANDS_FOR: Mapping[tuple[str, str], type] = {
+    (_METADATA, "Metadata"): _Metadata,
+    (_METADATA, "TensorStorageMetadata"): _Tensor,
+    (_METADATA, "BytesStorageMetadata"): _Bytes,
+    (_METADATA, "TensorProperties"): _Properties,
+    (_METADATA, "ChunkStorageMetadata"): _Chunk,
+    (_METADATA, "MetadataIndex"): _MetadataIndex,
+    (_METADATA, "StorageMeta"): _StorageMeta,
+    (_METADATA, "_MEM_FORMAT_ENCODING"): _MemoryFormat,
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _StorageInfo,
+    ("torch", "Size"): _Size,
+    ("torch.serialization", "_get_layout"): _Layout,
+    ("builtins", "getattr"): _Attribute,  # a record too: 3.11.2 and others write an enum as getattr(class, name)
+    ("collections", "OrderedDict"): dict,
+    **{(module, name): _Path for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")},
+}
+
+
+def _known(module: str, name: str) -> object:
+    """What a name in an index stands for.
+
+    Raises:
+        _RefusedError: DCP has no use for it there.
+    """
+    if module == "torch" and name in _DTYPES:
+        return _DType(name)
+    found = _STANDS_FOR.get((module, name))
+    if found is None:
+        shown = f"{module}.{name}"
+        raise _RefusedError(f"it names {ascii(shown)[1:-1][:200]}")
+    return found
+
+
+class _Reader(pickle.Unpickler):
+    """Knows the names of `_known` only."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        return _known(module_name, global_name)
+
+
+def _index(read: object) -> Index:
+    fields = _fields(read, _Metadata, "state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version")
+    return Index(
+        entries=_dict(fields.get("state_dict_metadata"), _text, _entry),
+        nested=_optional(fields.get("planner_data"), lambda value: _dict(value, _text, _nested)),
+        places=_dict(fields.get("storage_data"), _key, _place),
+        saved_as=_optional(fields.get("storage_meta"), _saved_as),
+        version=_optional(fields.get("version"), _text),
+    )
+
+
+def _entry(read: object) -> TensorEntry | None:
+    if type(read) is _Bytes:
+        return None
+    fields = _fields(read, _Tensor, "properties", "size", "chunks")
+    properties = fields.get("properties")
+    state = properties.state if type(properties) is _Properties else None
+    if type(state) is not tuple or len(state) != 5:
+        raise _unexpected(properties, "properties of a tensor")
+    dtype, layout, requires_grad, memory_format, pin_memory = state
+    return TensorEntry(
+        dtype=_text(_only_argument(dtype, _DType)),
+        layout=_text(_only_argument(layout, _Layout)),
+        requires_grad=_flag(requires_grad),
+        memory_format=_memory_format(memory_format),
+        pin_memory=_flag(pin_memory),
+        size=_size(fields.get("size")),
+        chunks=tuple(_chunk(chunk) for chunk in _list(fields.get("chunks"))),
+    )
+
+
+def _chunk(read: object) -> Chunk:
+    fields = _fields(read, _Chunk, "offsets", "sizes")
+    return Chunk(_size(fields.get("offsets")), _size(fields.get("sizes")))
+
+
+def _key(read: object) -> Key:
+    fields = _fields(read, _MetadataIndex, "fqn", "offset", "index")
+    hint = _optional(fields.get("index"), _count)
+    return Key(_text(fields.get("fqn")), _optional(fields.get("offset"), _size), hint)
+
+
+def _place(read: object) -> Place:
+    fields = _fields(read, _StorageInfo, "relative_path", "offset", "length", "transform_descriptors")
+    transforms = _optional(fields.get("transform_descriptors"), _texts)
+    where = relative_path(fields.get("relative_path"))
+    return Place(where, _count(fields.get("offset")), _count(fields.get("length")), transforms)
+
+
+def _saved_as(read: object) -> SavedAs:
+    fields = _fields(read, _StorageMeta, "checkpoint_id", "save_id", "load_id", "modules")
+    checkpoint_id = fields.get("checkpoint_id")
+    is_path = type(checkpoint_id) is _Path
+    return SavedAs(
+        checkpoint_id=str(PurePath(*_texts(checkpoint_id.args))) if is_path else _optional(checkpoint_id, _text),
+        is_path=is_path,
+        save_id=_optional(fields.get("save_id"), _text),
+        load_id=_optional(fields.get("load_id"), _text),
+        modules=_texts(fields.get("modules", [])),
+    )
+
+
+def _memory_format(read: object) -> int:
+    """Its number; some versions of Python write it as getattr(class, name), others as class(number)."""
+    if type(read) is _Attribute and len(read.args) == 2 and read.args[0] is _MemoryFormat:
+        name = _text(read.args[1])
+        if name in MEMORY_FORMATS:
+            return MEMORY_FORMATS.index(name)
+    elif type(read) is _MemoryFormat:
+        number = _count(_only_argument(read, _MemoryFormat))
+        if number < len(MEMORY_FORMATS):
+            return number
+    raise _unexpected(read, "a memory format")
+
+
+def _size(read: object) -> tuple[int, ...]:
+    return tuple(_count(number) for number in _list(_only_argument(read, _Size)))
+
+
+def _nested(read: object) -> tuple[str | int, ...]:
+    return tuple(part if type(part) is int else _text(part) for part in _list(read))
+
+
+def _fields(read: object, kind: type[_Record], *names: str) -> dict[str, Any]:
+    """The state of a record; what a save left out is as DCP's class has it."""
+    if not isinstance(read, _Record) or type(read) is not kind:
+        raise _unexpected(read, kind.__name__.strip("_"))
+    if type(read.state) is not dict or not read.state.keys() <= set(names):
+        raise _unexpected(read.state, f"fields of {kind.__name__.strip('_')} ({', '.join(names)})")
+    return read.state
+
+
+def _only_argument(read: object, kind: type[_Record]) -> Any:
+    if not isinstance(read, _Record) or type(read) is not kind or len(read.args) != 1:
+        raise _unexpected(read, kind.__name__.strip("_"))
+    return read.args[0]
+
+
+def _dict(read: object, key: Callable[[Any], K], value: Callable[[Any], T]) -> dict[K, T]:
+    if type(read) is not dict:
+        raise _unexpected(read, "a dict")
+    return {key(one): value(other) for one, other in read.items()}
+
+
+def _list(read: object) -> list[Any] | tuple[Any, ...]:
+    if type(read) is not list and type(read) is not tuple:
+        raise _unexpected(read, "a list")
+    return read
+
+
+def _texts(read: object) -> tuple[str, ...]:
+    return tuple(_text(one) for one in _list(read))
+
+
+def _text(read: object) -> str:
+    if type(read) is not str:
+        raise _unexpected(read, "text")
+    return read
+
+
+def _count(read: object) -> int:
+    if type(read) is not int or not 0 <= read < 1 << 63:
+        raise _unexpected(read, "a whole number from 0")
+    return read
+
+
+def _flag(read: object) -> bool:
+    if type(read) is not bool:
+        raise _unexpected(read, "True or False")
+    return read
+
+
+def _optional(read: Any, check: Callable[[Any], T]) -> T | None:
+    return None if read is None else check(read)
+
+
+def _unexpected(read: object, expected: str) -> _RefusedError:
+    found = repr(read) if type(read) in (int, bool) else type(read).__name__.strip("_")
+    return _RefusedError(f"it has {found} where {expected} is expected")

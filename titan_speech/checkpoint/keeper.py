@@ -27,6 +27,7 @@ from titan_speech.checkpoint.upload.lease import free_to_remove
 from titan_speech.checkpoint.upload.waiting import waiting_steps
 from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.tables import CheckpointTable, UploadTable
+from titan_speech.errors import CheckpointError
 
 ROOM_FOR = 2
 """Checkpoints: the one that is written next, and one for what else the disk may take until then."""
@@ -88,7 +89,7 @@ class Keeper:
                 if is_free:
                     act(checkpoint)
                     logger.info(f"{checkpoint} was {what} (retention).")
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             logger.warning(f"{checkpoint} could not be {what}: {error}. It is tried again after the next save.")
 
     def _thin(self, checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME, committed_steps
 from titan_speech.checkpoint.folder import PARTIAL, ROLLED_BACK, checkpoint_path
-from titan_speech.checkpoint.names import role_of_name
+from titan_speech.checkpoint.names import INDEX, role_of_name
 from titan_speech.checkpoint.pins import pinned_steps
 from titan_speech.checkpoint.places import RunPlace
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
@@ -99,14 +99,15 @@ def _age(written_unix_sec: float) -> str:
 
 def inspect_text(checkpoint: Path) -> str:
     """What made a checkpoint, what it has read, and every tensor in it."""
-    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    from titan_speech.checkpoint.dcp_index import read_index
 
     provenance = read_provenance(checkpoint)
     lines = [f"{checkpoint}", *(_provenance(provenance) if provenance else ["no record of what made it"])]
     try:
-        entries = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # a pickle that is damaged can raise anything
+        entries = read_index(checkpoint / INDEX).state_dict_metadata
+    except OSError as error:
         raise CheckpointError(f"the index of {checkpoint} cannot be read: {type(error).__name__}: {error}") from error
     tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
     weights = [entry.size.numel() for name, entry in tensors.items() if role_of_name(name) == "model"]

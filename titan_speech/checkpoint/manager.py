@@ -27,6 +27,7 @@ from titan_speech.checkpoint.agreement import Agreement, Boundary
 from titan_speech.checkpoint.beside import write_beside
 from titan_speech.checkpoint.cadence import is_due
 from titan_speech.checkpoint.commit import Commit, committed_steps
+from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.disks import Disks, look_around
 from titan_speech.checkpoint.folder import checkpoint_path
 from titan_speech.checkpoint.keeper import Keeper
@@ -91,6 +92,14 @@ class SpeechCheckpointManager(CheckpointManager):
         self._warn_of_newer_steps()
         self._saved_at_sec = time.monotonic()
         return loaded
+
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
+        """As TorchTitan's, with a reader that runs nothing a checkpoint holds; safetensors hold nothing to run."""
+        if from_hf:
+            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+            return
+        load_into(state_dict, SafeFileSystemReader(Path(checkpoint_id)))
+        self.states[MODEL].load_state_dict(state_dict)
 
     def _find_load_step(self, folder: str = "") -> int:
         """Only a start that was chosen is loaded, never what the folder's names suggest."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.index import indexed_files
 from titan_speech.checkpoint.names import INDEX
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import Verification, verify
@@ -155,6 +156,11 @@ def _initial(table: CheckpointTable) -> Start:
         raise CheckpointError(
             f"checkpoint.initial_load_path = {table.initial_load_path!r} is damaged: {', '.join(found.problems)}"
         )
+    if found.commit is None:  # of another program: nothing was looked at
+        try:
+            indexed_files(checkpoint / INDEX)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint.initial_load_path = {table.initial_load_path!r}: {error}") from error
     return Start(checkpoint=checkpoint)
 
 

@@ -13,16 +13,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from titan_speech.checkpoint.commit import Commit, file_record
+from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.folder import link_or_copy, partial_path, publish
 from titan_speech.checkpoint.names import INDEX, role_of_name
 
 
 def thin(checkpoint: Path, commit: Commit) -> Commit:
-    """Drop all but the weights of `checkpoint`; the new commit. Files of other nodes' disks are not missed."""
+    """Drop all but the weights of `checkpoint`; the new commit. Files of other nodes' disks are not missed.
+
+    Raises:
+        CheckpointError: its index is refused; nothing was changed.
+    """
+    index = read_index(checkpoint / INDEX) if (checkpoint / INDEX).exists() else None
     partial = partial_path(checkpoint)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -30,8 +35,8 @@ def thin(checkpoint: Path, commit: Commit) -> Commit:
     for file in kept:
         if file.role == "model" and file.path(checkpoint).exists():
             link_or_copy(file.path(checkpoint), partial / file.name)
-    if (checkpoint / INDEX).exists():
-        _write_index(partial / INDEX, _of_weights(FileSystemReader(checkpoint).read_metadata()))
+    if index is not None:
+        _write_index(partial / INDEX, _of_weights(index))
         kept.append(file_record(partial / INDEX, INDEX, "index"))
     thinned = replace(commit, kind="model", files=tuple(kept))
     publish(checkpoint, thinned)

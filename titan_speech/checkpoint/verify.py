@@ -2,7 +2,7 @@
 
 In: a checkpoint folder. Out: every problem, in words, with the file's name. Sizes cost one stat a file. Checksums read
 every byte, several files at once. The marker is no proof of itself: it must name all that lies in the folder and all
-that DCP's index speaks of.
+that DCP's index speaks of, and the index must be one that can be read without running what is in it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
         names = indexed_files(checkpoint / INDEX)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return [f"{INDEX} cannot be read: {error}"]
+    except CheckpointError as error:
+        return [str(error)]
     return _unnamed(commit, names, f"is spoken of by {INDEX}")
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech import cpu
+from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.checkpoint.start import complete_steps
 from titan_speech.config.load import load_config
@@ -43,7 +43,7 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
     """The run in `folder` at `step`, by default its newest complete checkpoint.
 
     Raises:
-        CheckpointError: no such run, no complete checkpoint, or one of another vocabulary.
+        CheckpointError: no such run, no complete checkpoint, one of another vocabulary, or one whose index is refused.
     """
     cpu.prepare()  # decoding runs on the CPU, also where training did not
     config = _run_config(folder)
@@ -86,6 +86,6 @@ def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
     state = model.state_dict()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
-        dcp.load(state, checkpoint_id=str(checkpoint), no_dist=True)
+        load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
     return model.eval()

@@ -18,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.errors import CheckpointError, DataError
 from titan_speech.hf.card import model_card
 from titan_speech.hf.config import config_from_shape
@@ -133,6 +133,7 @@ class _TensorReader:
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._path, self._dtype = checkpoint.path, dtype
+        self._reader = SafeFileSystemReader(checkpoint.path)
         self._key, self._converted = "", dict[str, torch.Tensor]()
         config = decoder_config(checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, attention_config("dense"))
         with torch.device("meta"):
@@ -153,7 +154,9 @@ class _TensorReader:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be
-                dcp.load({key: tensor}, checkpoint_id=str(self._path), no_dist=True)
+                load_into({key: tensor}, self._reader, no_dist=True)
+        except CheckpointError:
+            raise
         except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
             raise CheckpointError(
                 f"{self._path} cannot be read at {key}, so it is damaged or was cut short: {type(error).__name__}: "
