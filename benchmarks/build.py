@@ -35,8 +35,8 @@ import pyarrow.parquet as pq
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is what is measured
 
 from benchmarks.build_inputs import Corpus, corpus, writers
-from titan_speech.corpus.build.run import BuildRequest, build_store
-from titan_speech.corpus.format import ImportOptions, open_format
+from titan_speech.importers.base import ImportOptions, open_importer
+from titan_speech.importers.build import BuildRequest, build_store
 from titan_speech.store.manifest import CodecInfo
 
 
@@ -118,7 +118,7 @@ def _build(name: str, options: ImportOptions, tokenizer: Path, output: Path) -> 
 
 
 def _import(name: str, options: ImportOptions) -> None:
-    opened = open_format(name, options)
+    opened = open_importer(name, options)
     for unit in opened.units():
         for _ in opened.samples(unit):
             pass

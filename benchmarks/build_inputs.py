@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.importers.llasa import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
 NUM_WORDS, WORDS_PER_TEXT = 100_000, 12
 MAX_LETTERS = 9

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.store.manifest import Kind
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.reader import open_store
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 IGNORED = -100
 

@@ -26,9 +26,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from titan_speech.checkpoint.commit import file_record
-from titan_speech.checkpoint.saver import Saver
+from titan_speech.checkpoint.saver import SaveJob, Saver
 from titan_speech.checkpoint.verify import verify
-from titan_speech.checkpoint.writer import SaveJob
 
 NUM_LAYERS, DIM, BATCH = 24, 2048, 32
 NUM_PARAMETERS = NUM_LAYERS * DIM * DIM

@@ -37,16 +37,14 @@ import numpy as np
 
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures, seconds
-from titan_speech.data.group_packs import Counts
-from titan_speech.data.groups import GROUP_DOCUMENTS
+from titan_speech.data.collate import Pack
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
-from titan_speech.data.pack import Pack
-from titan_speech.data.packing import num_best_fit
+from titan_speech.data.packing import BLOCK_DOCUMENTS, PackCounts, num_best_fit
 from titan_speech.data.plan import DataPlan
-from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 BATCH_PACKS, WINDOW_PACKS, NUM_TURNS = 8, 32, 25
 WIDE_GROUP = 65_536
@@ -166,7 +164,7 @@ def fill_figures() -> Iterator[tuple[str, float]]:
         ("lognormal_9s", speech_lengths(WIDE_GROUP) + 30),
         ("uniform_2_to_40s", np.random.default_rng(0).integers(100, 2_000, WIDE_GROUP) + 30),
     ):
-        groups = lengths.reshape(-1, GROUP_DOCUMENTS)
+        groups = lengths.reshape(-1, BLOCK_DOCUMENTS)
         yield f"fill_best_fit_{name}", fill(groups, num_best_fit)
         yield f"fill_bound_{name}", fill(groups, least_packs)
         yield f"fill_best_fit_{name}_groups_of_{WIDE_GROUP}", fill(lengths.reshape(-1, WIDE_GROUP), num_best_fit)
@@ -186,7 +184,7 @@ def bundled_waste() -> Iterator[tuple[str, float]]:
     """Part of the packs of the bundled data that is padding, over all its languages."""
     for task in ("speech", "continuation", "tts", "clone", "text"):
         streams = DataPlan.load(config_of(BUNDLED, task)).streams
-        counts = sum((stream.packs.counts for stream in streams), Counts())
+        counts = sum((stream.packs.counts for stream in streams), PackCounts())
         yield f"bundled_waste_{task}", 1 - counts.num_tokens / (counts.num_packs * SEQ_LEN)
 
 

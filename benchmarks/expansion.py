@@ -23,12 +23,11 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from titan_speech.config.load import load_config
-from titan_speech.data.labels import split_labels
+from titan_speech.data.collate import split_labels
 from titan_speech.data.plan import DataPlan
-from titan_speech.hf.expand import expand
-from titan_speech.hf.rows import NewRows
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.hf.expand import NewRows, expand
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 # Shape legend: B packs, L tokens.
 

@@ -25,17 +25,15 @@ import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 
-from titan_speech.checkpoint.adopt import adopt
-from titan_speech.config.load import load_config
+from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
-from titan_speech.hf.config import config_from_shape
-from titan_speech.hf.tensors import tensor_shapes
-from titan_speech.hf.writer import write_json, write_weights
+from titan_speech.hf.model_folder import config_from_shape, tensor_shapes
+from titan_speech.hf.safetensors_writer import write_json, write_weights
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import decoder_config
-from titan_speech.model.published import published_shape
-from titan_speech.model.shape import BackboneShape
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.model.backbones import BackboneShape, published_shape
+from titan_speech.model.spec import decoder_config
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 FAMILIES = {"8B": "llama3", "1B": "llama3", "1.7B": "qwen3", "0.6B": "qwen3"}
 NUM_BASE = {"llama3": 128_256, "qwen3": 151_936}
@@ -93,7 +91,7 @@ def write_checkpoint(run: Path, shape: BackboneShape, flavor: str, tokenizer: Pa
         for start, (name, value) in enumerate(meta.items())
     }
     dcp.save(state, checkpoint_id=str(run / "checkpoint" / "step-1"), no_dist=True)
-    adopt(run / "checkpoint" / "step-1")
+    write_marker(run / "checkpoint" / "step-1")
 
 
 def write_tokenizer(folder: Path, num_base: int) -> None:

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.data.group_packs import Rules, split_counts, whole_counts
-from titan_speech.data.groups import Groups
-from titan_speech.data.lanes import LanedStream, Places
 from titan_speech.data.order import slot_order
+from titan_speech.data.packing import Blocks, PackingRules, split_counts, whole_counts
+from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionPlaces
 from titan_speech.data.slots import StepShape
 from titan_speech.data.streams import SplitStream, WholeStream
 
@@ -55,21 +54,23 @@ class Lengths:
         raise AssertionError("nothing to read")
 
 
-def streams_of(num_documents: int) -> list[LanedStream]:
+def streams_of(num_documents: int) -> list[PartitionedStream]:
     """Speech in every language, and a tenth as much paired speech."""
     rng = np.random.default_rng(0)
     streams = []
-    rules = Rules(SEQ_LEN)
+    rules = PackingRules(SEQ_LEN)
     for kind, counts_of, part in ((SplitStream, split_counts, 0.9), (WholeStream, whole_counts, 0.1)):
         for language, share in enumerate(SHARES):
             size = max(int(num_documents * share * part), 64)
             lengths: Any = Lengths(rng.lognormal(6.0, 0.6, size).clip(50, 2_000).astype(np.int32))
-            groups = Groups((lengths,), GROUP_DOCUMENTS)
-            streams.append(LanedStream(f"{kind.__name__}/{language}", groups, rules, counts_of(groups, rules), kind))
+            groups = Blocks((lengths,), GROUP_DOCUMENTS)
+            streams.append(
+                PartitionedStream(f"{kind.__name__}/{language}", groups, rules, counts_of(groups, rules), kind)
+            )
     return streams
 
 
-def shards_by_slot(streams: list[LanedStream], places: Places, num_slots: int) -> list[list[Shard]]:
+def shards_by_slot(streams: list[PartitionedStream], places: PartitionPlaces, num_slots: int) -> list[list[Shard]]:
     shard_documents = GROUP_DOCUMENTS * SHARD_GROUPS
     found = []
     for slot in range(num_slots):
@@ -93,7 +94,7 @@ def fetches(reads: Iterable[Shard], num_cached: int) -> int:
     return misses
 
 
-def figures_of(num_nodes: int, shards: list[list[Shard]], places: Places, num_shards: int) -> dict[str, Any]:
+def figures_of(num_nodes: int, shards: list[list[Shard]], places: PartitionPlaces, num_shards: int) -> dict[str, Any]:
     shape = StepShape(PACKS_PER_STEP, num_nodes, 1)
     reads: list[list[Shard]] = [[] for _ in range(num_nodes)]
     touched_in_turn: list[set[Shard]] = [set() for _ in range(num_nodes)]
@@ -131,7 +132,7 @@ def main() -> None:
     num_packs_N = np.array([stream.counts.num_packs for stream in streams])
     sources = np.repeat([0, 1], len(SHARES))
     order = slot_order(sources, np.tile(np.arange(len(SHARES)), 2), num_packs_N / num_packs_N.sum())
-    places = Places.of(order, streams)
+    places = PartitionPlaces.of(order, streams)
     shards = shards_by_slot(streams, places, int(num_packs_N.sum()))
     num_shards = len({shard for of_slot in shards for shard in of_slot})
     lane_tokens = [

@@ -31,7 +31,7 @@ from titan_speech.store.manifest import (
     TokenizerInfo,
     VariantInfo,
 )
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 LANGUAGES = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
 SHARD_SAMPLES = 131_072

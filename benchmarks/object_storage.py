@@ -50,18 +50,18 @@ from botocore.config import Config
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import TOKENIZER, config_of
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
-from titan_speech.config.tables import SpeechConfig, StorageTable
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
-from titan_speech.remote.client import client_of
-from titan_speech.remote.copies import Copies
-from titan_speech.remote.download import RemoteFile
-from titan_speech.remote.store_copy import files_of, push_store
-from titan_speech.remote.url import S3Url
-from titan_speech.store.builder import StoreWriter
+from titan_speech.storage.download import RemoteFile
+from titan_speech.storage.node_copies import Copies
+from titan_speech.storage.s3 import S3Url, client_of
 from titan_speech.store.manifest import CodecInfo, Manifest, read_manifest
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.transfer import files_of, push_store
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 BATCH_PACKS = 8
 SLICES = 20
@@ -149,7 +149,7 @@ def read_twice(local: SpeechConfig, remote: SpeechConfig) -> dict[str, float]:
     return found
 
 
-def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageTable) -> dict[str, float]:
+def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageConfig) -> dict[str, float]:
     """Seconds of each kind of reading, once."""
     files = list(files_of(manifest))
     keys = [URL.child(file.path).key for file in sorted(files, key=lambda file: -file.num_bytes)]

@@ -27,22 +27,21 @@ from typing import Any
 import torch
 
 from benchmarks.machine import ROOT
-from titan_speech.config.tables import (
-    ActivationCheckpointTable,
-    CheckpointTable,
-    LossTable,
-    ModelTable,
-    SpeechConfig,
-    TokenizerTable,
-    TrainingTable,
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_operations import CheckpointConfig
+from titan_speech.config.schema_training import (
+    ActivationCheckpointConfig,
+    LossConfig,
+    ModelConfig,
+    TokenizerConfig,
+    TrainingConfig,
 )
-from titan_speech.model.published import published_shape
-from titan_speech.model.shape import BackboneShape
-from titan_speech.plan.rows import run_vocabulary
-from titan_speech.plan.stand_in import stand_in
-from titan_speech.plan.step import TraceJob
-from titan_speech.plan.this_machine import on_this_machine
-from titan_speech.plan.trace_process import traced
+from titan_speech.estimate.devices import on_this_machine
+from titan_speech.estimate.fake_inputs import fake_inputs
+from titan_speech.estimate.memory import TraceJob
+from titan_speech.estimate.rows import run_vocabulary
+from titan_speech.estimate.trace_process import traced
+from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.trainer import SpeechTrainer
 
 RESULT = Path(__file__).parent / "results" / "plan_memory.json"
@@ -63,7 +62,7 @@ class Setup:
     model: str
     """Of SHAPES."""
     recompute: str = "none"
-    num_chunks: int = LossTable().num_chunks
+    num_chunks: int = LossConfig().num_chunks
     compute_type: str = "float32"
     """fp32 masters stay."""
     tokenizer: str = "tokenizer/tiny"
@@ -80,9 +79,9 @@ class Setup:
 def config_of(setup: Setup) -> SpeechConfig:
     tokens = setup.packs * setup.seq_len
     return SpeechConfig(
-        model=ModelTable(family=setup.family),  # type: ignore[arg-type]
-        tokenizer=TokenizerTable(path=setup.tokenizer),
-        training=TrainingTable(
+        model=ModelConfig(family=setup.family),  # type: ignore[arg-type]
+        tokenizer=TokenizerConfig(path=setup.tokenizer),
+        training=TrainingConfig(
             seq_len=setup.seq_len,
             global_batch_tokens=tokens,
             target_tokens=NUM_STEPS * tokens,
@@ -90,9 +89,9 @@ def config_of(setup: Setup) -> SpeechConfig:
             dtype="float32",
             mixed_precision_param=setup.compute_type,  # type: ignore[arg-type]
         ),
-        loss=LossTable(num_chunks=setup.num_chunks),
-        activation_checkpoint=ActivationCheckpointTable(kind=setup.recompute),  # type: ignore[arg-type]
-        checkpoint=CheckpointTable(enable=False),
+        loss=LossConfig(num_chunks=setup.num_chunks),
+        activation_checkpoint=ActivationCheckpointConfig(kind=setup.recompute),  # type: ignore[arg-type]
+        checkpoint=CheckpointConfig(enable=False),
     )
 
 
@@ -104,7 +103,7 @@ def resident_bytes(field: str) -> int:
 
 def built(setup: Setup, folder: Path) -> SpeechTrainer:
     config = on_this_machine(config_of(setup))[0]
-    return stand_in(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).trainer.build()
+    return fake_inputs(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).trainer.build()
 
 
 def take_steps(trainer: SpeechTrainer) -> None:
@@ -125,7 +124,7 @@ def most_allocated(profile: torch.profiler.profile) -> int:
 
 def train(setup: Setup, by: str) -> None:
     """Real steps in this process; prints what tensors held at most, or what resident memory rose by."""
-    from titan_speech import cpu
+    from titan_speech.utils import cpu
 
     cpu._keep_freed_memory = lambda: None
     cpu.prepare()

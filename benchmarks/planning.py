@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.large_store import write_large_store
-from titan_speech.config.tables import DataTable, SourceTable, SpeechConfig, TokenizerTable, TrainingTable
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import DataConfig, SourceConfig
+from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig
 from titan_speech.data.plan import DataPlan
 
 SEQ_LEN = 2_048
@@ -29,11 +31,11 @@ FAR_SLOT = 10**9
 
 
 def config_of(store: Path, *tasks: str) -> SpeechConfig:
-    sources = [SourceTable(name=task, store=str(store), task=task, share=1 / len(tasks)) for task in tasks]  # type: ignore[arg-type]
+    sources = [SourceConfig(name=task, store=str(store), task=task, share=1 / len(tasks)) for task in tasks]  # type: ignore[arg-type]
     return SpeechConfig(
-        tokenizer=TokenizerTable(path=TOKENIZER),
-        data=DataTable(source=tuple(sources)),
-        training=TrainingTable(seq_len=SEQ_LEN, global_batch_tokens=64 * SEQ_LEN, target_tokens=10**11),
+        tokenizer=TokenizerConfig(path=TOKENIZER),
+        data=DataConfig(source=tuple(sources)),
+        training=TrainingConfig(seq_len=SEQ_LEN, global_batch_tokens=64 * SEQ_LEN, target_tokens=10**11),
     )
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.killed_run import Comparison, compare
 from benchmarks.upload_place import UploadPlace, upload_place
 from tests.runs import RunProcess, children, figures, kill, metrics_lines, start_run
-from titan_speech.verbs.values import naturals
+from titan_speech.cli.arguments import naturals
 
 STEPS_PER_KILL = 4
 STEPS_AFTER = 6

@@ -1,7 +1,7 @@
 """Published rates and our goals, and the MFU they come to.
 
 In: benchmarks/references/*.json. Out: `Published` runs and `Aim`s; MFU of any rate by the formula of the plan
-(titan_speech/plan/counts.py): 6 P for each matrix, attention 12 x layers x heads x head_dim x length. `mfu` takes the
+(titan_speech/model/flops.py): 6 P for each matrix, attention 12 x layers x heads x head_dim x length. `mfu` takes the
 full length of a pack, as published figures do; `mfu_of_documents` the mean length a token's document has, since tokens
 of packed documents attend to no more. MFU is over the dense bf16 peak, float8 runs too, so that one scale holds all. On
 other hardware than the published, rates say little and MFU is what is compared.
@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks.large_store import speech_lengths
 from benchmarks.record import Goal
-from titan_speech.model.published import published_shape
-from titan_speech.plan.counts import attention_flops, count_flops
-from titan_speech.plan.hardware import DEVICES
-from titan_speech.plan.units import table
+from titan_speech.estimate.devices import DEVICES
+from titan_speech.model.backbones import published_shape
+from titan_speech.model.flops import attention_flops, count_flops
+from titan_speech.utils.text_table import aligned_columns
 
 FOLDER = Path(__file__).parent / "references"
 GOALS = "goals.json"
@@ -133,7 +133,7 @@ def reference_table() -> list[str]:
         )
         for one in published()
     ]
-    return table([head, *rows])
+    return aligned_columns([head, *rows])
 
 
 if __name__ == "__main__":

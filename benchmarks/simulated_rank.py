@@ -45,8 +45,8 @@ class Timed:
 
 def figures(world_size: int) -> dict[str, float]:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "NGPU": str(world_size)}
-    from titan_speech import cpu
-    from titan_speech.quiet import quieten_dependencies
+    from titan_speech.utils import cpu
+    from titan_speech.utils.logging import quieten_dependencies
 
     quieten_dependencies()
     cpu.prepare()
@@ -55,20 +55,22 @@ def figures(world_size: int) -> dict[str, float]:
     from torchtitan.distributed.parallel_dims import ParallelDims
     from torchtitan.protocols.module import Module
 
-    from titan_speech.config.tables import CheckpointTable, SpeechConfig, TrainingTable
-    from titan_speech.model.published import published_shape
-    from titan_speech.plan.rows import run_vocabulary
-    from titan_speech.plan.stand_in import stand_in
-    from titan_speech.plan.this_machine import on_this_machine
+    from titan_speech.config.schema import SpeechConfig
+    from titan_speech.config.schema_operations import CheckpointConfig
+    from titan_speech.config.schema_training import TrainingConfig
+    from titan_speech.estimate.devices import on_this_machine
+    from titan_speech.estimate.fake_inputs import fake_inputs
+    from titan_speech.estimate.rows import run_vocabulary
+    from titan_speech.model.backbones import published_shape
 
     config = SpeechConfig(
-        training=TrainingTable(
+        training=TrainingConfig(
             seq_len=SEQ_LEN,
             global_batch_tokens=PACKS * SEQ_LEN,
             target_tokens=100 * PACKS * SEQ_LEN,
             local_batch_packs=1,
         ),
-        checkpoint=CheckpointTable(enable=False),
+        checkpoint=CheckpointConfig(enable=False),
     )
     with tempfile.TemporaryDirectory(prefix="titan-speech-benchmark-") as folder:
         config, _ = on_this_machine(config)
@@ -76,7 +78,7 @@ def figures(world_size: int) -> dict[str, float]:
         shape = published_shape("llama3", "debug")
         layout = Timed()
         ParallelDims.build_mesh = layout.around(ParallelDims.build_mesh)
-        tree = stand_in(config, vocabulary, shape, world_size, Path(folder)).trainer
+        tree = fake_inputs(config, vocabulary, shape, world_size, Path(folder)).trainer
         tree.comm = CommConfig(mode="fake_backend")
         assert tree.model_spec is not None
         tree.model_spec.parallelize_fn = layout.around(tree.model_spec.parallelize_fn)

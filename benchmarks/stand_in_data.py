@@ -13,11 +13,11 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.large_store import CODES_PER_TEXT_ID, speech_lengths
-from titan_speech.plan.rows import PUBLISHED_ROWS
-from titan_speech.store.builder import StoreWriter
+from titan_speech.estimate.rows import PUBLISHED_ROWS
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 NUM_SAMPLES, WORDS_OF_TEXT = 6_000, 400
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>")

@@ -20,7 +20,7 @@ from statistics import mean
 from benchmarks.parallel_matrix import machine
 from tests.runs import train_and_kill_after, train_well
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import load_config
+from titan_speech.preflight.config_checks import load_config
 
 RESULTS = Path(__file__).parent / "results" / "tour.json"
 STAGES = ("s1", "s2", "s3", "sft")

@@ -1,6 +1,6 @@
 """What the time of a step goes to, from a profiler trace: `python -m benchmarks.trace_split TRACE [--json OUT]`.
 
-In: a trace of [profiler] (titan_speech/observe/profiler.py), or any of torch's with the marks of that file. Out:
+In: a trace of [profiler] (titan_speech/training/profiler.py), or any of torch's with the marks of that file. Out:
 seconds a step and shares of data, forward, backward, optimizer, communication and other. The trainer's thread is walked
 through in time; what it does at a moment is:
 

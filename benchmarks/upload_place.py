@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
+from titan_speech.checkpoint.resume import newest_full
 from titan_speech.checkpoint.upload.fetch import fetch
-from titan_speech.checkpoint.upload.prefix import Prefix
-from titan_speech.checkpoint.upload.remote_start import newest_full
+from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
-from titan_speech.remote.client import client_of
-from titan_speech.remote.url import S3Url
+from titan_speech.storage.s3 import S3Url, client_of
 
 TO = f"s3://{BUCKET}/killed"
 MAX_VOLUMES = 400

@@ -25,13 +25,14 @@ from corpus.rows import SpeechRow, TextRow, read_speech, read_text
 from corpus.split import stable_order
 from demo_readme import readme
 
-from titan_speech.codec import Codec, load_codec
+from titan_speech.codec.base import Codec
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo, Manifest
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 MAX_BYTES = 3_000_000
 NORMALIZATION_VERSION = "demo-nfc-1"  # Unicode NFC, one space between words

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from titan_speech.codec import load_codec
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError
-from titan_speech.store.part import Part
-from titan_speech.store.store import Store, open_store
+from titan_speech.store.reader import Part, Store, open_store
 
 MIN_CODES, MAX_CODES = 40, 250
 """0.8 to 5 s: single letters say little, and long prompts take long to decode."""

@@ -31,8 +31,8 @@ from safetensors.torch import save as serialize
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from titan_speech.codec.autoencoder import MelAutoencoder
-from titan_speech.codec.mel import FLOOR, HOP, SAMPLE_RATE, log_mel, mel_filters
+from titan_speech.codec.demo.autoencoder import MelAutoencoder
+from titan_speech.codec.demo.mel import FLOOR, HOP, SAMPLE_RATE, log_mel, mel_filters
 from titan_speech.codec.wav import read_audio
 from titan_speech.errors import DataError
 

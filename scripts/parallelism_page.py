@@ -2,7 +2,7 @@
 
     python scripts/parallelism_page.py
 
-In: the rules (titan_speech/parallel/support.py), what was not run (not_run.py), what was measured
+In: the rules (titan_speech/preflight/compatibility.py), what was not run (not_run.py), what was measured
 (benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->` and
 `<!-- end -->`. A test holds the page to what this prints.
 """
@@ -21,9 +21,19 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
 from titan_speech.config.load import load_config  # noqa: E402
-from titan_speech.parallel.features import DDP, DENSE, FEATURES, FSDP, HSDP, Feature, features_of  # noqa: E402
-from titan_speech.parallel.not_run import NOT_RUN  # noqa: E402
-from titan_speech.parallel.support import RULES, Conflict, Need  # noqa: E402
+from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
+    DDP,
+    DENSE,
+    FEATURES,
+    FSDP,
+    HSDP,
+    RULES,
+    UNTESTED,
+    Conflict,
+    Feature,
+    Need,
+    features_of,
+)
 
 PAGE = ROOT / "docs" / "parallelism.md"
 SMALL = ROOT / "tests" / "assets" / "small.toml"
@@ -138,7 +148,7 @@ def _figures(layout: Layout, family: str, gap: Gap | None) -> list[str]:
 
 
 def not_run() -> str:
-    return markdown(("", "why it was not run here", "what was checked"), ((n.what, n.why, n.instead) for n in NOT_RUN))
+    return markdown(("", "why it was not run here", "what was checked"), ((n.what, n.why, n.instead) for n in UNTESTED))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from titan_speech.config.load import load_config  # noqa: E402
-from titan_speech.plan.answer import Question, RunPlan  # noqa: E402
-from titan_speech.plan.hardware import DEVICES  # noqa: E402
-from titan_speech.plan.run_plan import plan_runs  # noqa: E402
+from titan_speech.estimate.answer import Question, RunEstimate  # noqa: E402
+from titan_speech.estimate.devices import DEVICES  # noqa: E402
+from titan_speech.estimate.run import estimate_runs  # noqa: E402
 
 FOLDER, PAGE = ROOT / "train_configs", ROOT / "train_configs" / "README.md"
 SIZE = re.compile(r"^# time .* on (\d+) H100", re.MULTILINE)
@@ -41,22 +41,22 @@ def world_sizes() -> dict[str, int]:
     return {name: int(size[1]) for name, size in found.items() if size}
 
 
-def plans_of(sizes: Mapping[str, int]) -> dict[str, RunPlan]:
+def plans_of(sizes: Mapping[str, int]) -> dict[str, RunEstimate]:
     """Plans on H100, of recipes by name."""
     questions = []
     for name, world_size in sizes.items():
         words = ["--job.config_file", f"train_configs/{name}.toml"]
         config = load_config(words, world_size=world_size).config
         questions.append(Question(config, name, world_size, DEVICES["h100"]))
-    return dict(zip(sizes, plan_runs(questions), strict=True))
+    return dict(zip(sizes, estimate_runs(questions), strict=True))
 
 
-def with_figures(text: str, plan: RunPlan) -> str:
+def with_figures(text: str, plan: RunEstimate) -> str:
     """The text of a recipe with its lines on time and memory as planned."""
     return FIGURES.sub(lambda _: head_lines(plan), text, count=1)
 
 
-def head_lines(plan: RunPlan) -> str:
+def head_lines(plan: RunEstimate) -> str:
     speed, memory, world_size = plan.speed, plan.memory, plan.question.world_size
     assert speed is not None
     each = f"{rounded(speed.tokens_per_sec_per_gpu)} tokens/s each, {rounded(speed.gpu_hours)} GPU hours"
@@ -80,7 +80,7 @@ def rounded(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{float(f'{value:.3g}'):,.0f}"
 
 
-def table(plans: Mapping[str, RunPlan]) -> str:
+def table(plans: Mapping[str, RunEstimate]) -> str:
     rows = ["| | parameters | GFLOP a token at 2,048 / 4,096 | tokens/s/GPU at 2,048 / 4,096 |", "|---|---|---|---|"]
     for backbone, names in BACKBONES.items():
         both = [plans[name] for name in names]
@@ -90,7 +90,7 @@ def table(plans: Mapping[str, RunPlan]) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
-def page(text: str, plans: Mapping[str, RunPlan]) -> str:
+def page(text: str, plans: Mapping[str, RunEstimate]) -> str:
     """The page on recipes with its table made anew."""
     text, count = MARKS.subn(lambda found: found[1] + table(plans) + found[2], text)
     assert count == 1, f"{count} places for the table of plans in {PAGE.name}"

@@ -37,9 +37,9 @@ from corpus.rows import SpeechRow, read_speech, read_text
 from corpus.sentences import SENTENCE_END
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from titan_speech.codec import Codec, load_codec
-from titan_speech.codec.griffin_lim import griffin_lim, mel_to_magnitude
-from titan_speech.codec.mel import HOP, SAMPLE_RATE, log_mel, mel_filters
+from titan_speech.codec.base import Codec
+from titan_speech.codec.demo.mel import HOP, SAMPLE_RATE, griffin_lim, log_mel, mel_filters, mel_to_magnitude
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.errors import DataError
 

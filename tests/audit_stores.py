@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.store_samples import write_tokenizer
-from titan_speech.corpus.samples import SpeechSample
-from titan_speech.store.builder import StoreWriter
+from titan_speech.importers.base import SpeechSample
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 OTHER_CODEC = CodecInfo("xcodec2", "feedc0de00000000")
 WORDS = {

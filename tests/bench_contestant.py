@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.talker import Talker
-from titan_speech.data.prefetch import Prefetcher
+from titan_speech.data.loader import Prefetcher
 
 STEP_SEC, READ_SEC, NUM_READ_AHEAD = 0.2, 0.05, 4
 

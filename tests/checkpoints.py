@@ -10,10 +10,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from titan_speech.checkpoint.commit import Commit, FileRecord, Kind
-from titan_speech.checkpoint.folder import checkpoint_path
-from titan_speech.checkpoint.saver import Ended, Saver
-from titan_speech.checkpoint.writer import SaveJob
+from titan_speech.checkpoint.commit import Commit, FileRecord, Kind, checkpoint_path
+from titan_speech.checkpoint.saver import Ended, SaveJob, Saver
 
 
 @contextmanager

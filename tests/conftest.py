@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests.s3_server import S3Server, credentials, running_server
 
 if not torch.cuda.is_available():
-    from titan_speech import cpu
+    from titan_speech.utils import cpu
 
     cpu.prepare()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from titan_speech.evaluate.generate import Decoding, generate_codes
-from titan_speech.evaluate.load import load_run
-from titan_speech.prompts import Parts, Task
+from titan_speech.generate.decode import Decoding, generate_codes
+from titan_speech.generate.load import load_run
+from titan_speech.tokenization.prompt_template import Parts, Task
 
 TEXT = "Please hold the line."
 NUM_CODES = 16

@@ -12,13 +12,13 @@ import torch.distributed.checkpoint as dcp
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from tests.runs import ROOT, SMALL
-from titan_speech.checkpoint.adopt import adopt
-from titan_speech.config.load import load_config
+from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
-from titan_speech.hf.folder import HFFolder
 from titan_speech.hf.initial import model_shape
+from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.spec import ADAPTERS, model_spec
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 TOKENIZER = ROOT / "tokenizer" / "tiny"
 
@@ -93,5 +93,5 @@ def write_run(folder: Path, initial: Path, family: str) -> Path:
     adapter = ADAPTERS[grown.shape.family](spec.model, None)  # pyright: ignore[reportArgumentType]
     model.load_state_dict(adapter.from_hf({name: grown.tensor(name) for name in grown.files}), strict=False)
     dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
-    adopt(folder / "checkpoint" / "step-5")
+    write_marker(folder / "checkpoint" / "step-5")
     return folder

@@ -6,18 +6,17 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-from titan_speech.corpus.format import Format, ImportOptions, open_format
-from titan_speech.corpus.samples import BadSample, SpeechSample
-from titan_speech.store.problems import Problems
+from titan_speech.importers.base import BadSample, Importer, ImportOptions, SpeechSample, open_importer
+from titan_speech.store.sample import Problems
 
 
 def opened(
     name: str, *inputs: Path, columns: Mapping[str, str] | None = None, language: str | None = "en", **options: str
-) -> Format:
+) -> Importer:
     """As a build opens it: options are strings of the command line, and the format goes to other processes."""
     source = options.pop("dataset_source", "tapes")
     asked = ImportOptions(inputs, dataset_source=source, language=language, columns=columns or {}, **options)  # type: ignore[arg-type]
-    return pickle.loads(pickle.dumps(open_format(name, asked)))
+    return pickle.loads(pickle.dumps(open_importer(name, asked)))
 
 
 def imported(name: str, *inputs: Path, **options) -> dict[str, SpeechSample]:  # type: ignore[no-untyped-def]

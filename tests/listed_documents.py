@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.data.group_packs import Counts, Rules, split_counts, whole_counts
-from titan_speech.data.groups import LANE_GROUPS, Groups
-from titan_speech.data.lanes import LanedStream, LaneStream, StreamCursor
+from titan_speech.data.packing import PARTITION_BLOCKS, Blocks, PackCounts, PackingRules, split_counts, whole_counts
+from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionStream, StreamCursor
 from titan_speech.data.streams import START, Cursor, SplitStream
-from titan_speech.prompts import Document
-from titan_speech.splice import Spliced
+from titan_speech.tokenization.prompt_template import Document
+from titan_speech.tokenization.token_runs import TokenRuns
 
 
 class ListedDocuments:
@@ -36,11 +35,11 @@ class ListedDocuments:
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, numbers: Sequence[int]) -> Spliced:
+    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
         ids = [self.document(i).ids_T for i in numbers]
         lengths = [len(ids_T) for ids_T in ids]
         runs = [run for ids_T in ids for run in (ids_T[:1].data, ids_T[1:].data)]
-        return Spliced(runs, [], [len(run) for run in runs], b"\0\0", lengths, [1] * len(ids))
+        return TokenRuns(runs, [], [len(run) for run in runs], b"\0\0", lengths, [1] * len(ids))
 
     def document(self, i: int) -> Document:
         length = self.all_lengths[i]
@@ -51,21 +50,23 @@ class ListedDocuments:
         return Document(ids_T, trained_T, 1)
 
 
-def groups_of(*parts: list[int], group_documents: int = 8, lane_groups: int = LANE_GROUPS) -> Groups:
+def groups_of(*parts: list[int], group_documents: int = 8, lane_groups: int = PARTITION_BLOCKS) -> Blocks:
     documents = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
-    return Groups(documents, group_documents, lane_groups)
+    return Blocks(documents, group_documents, lane_groups)
 
 
-def counts_of(kind: type[LaneStream], groups: Groups, rules: Rules) -> list[Counts]:
+def counts_of(kind: type[PartitionStream], groups: Blocks, rules: PackingRules) -> list[PackCounts]:
     return split_counts(groups, rules) if kind is SplitStream else whole_counts(groups, rules)
 
 
-def one_lane(kind: type[LaneStream], key: str, groups: Groups, rules: Rules, start: Cursor = START) -> LaneStream:
+def one_lane(
+    kind: type[PartitionStream], key: str, groups: Blocks, rules: PackingRules, start: Cursor = START
+) -> PartitionStream:
     """All groups as a single lane."""
     return kind(key, groups, range(groups.num_groups), counts_of(kind, groups, rules), rules, start)
 
 
 def laned(
-    kind: type[LaneStream], key: str, groups: Groups, rules: Rules, start: StreamCursor | None = None
-) -> LanedStream:
-    return LanedStream(key, groups, rules, counts_of(kind, groups, rules), kind, start)
+    kind: type[PartitionStream], key: str, groups: Blocks, rules: PackingRules, start: StreamCursor | None = None
+) -> PartitionedStream:
+    return PartitionedStream(key, groups, rules, counts_of(kind, groups, rules), kind, start)

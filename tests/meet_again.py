@@ -5,9 +5,9 @@ import sys
 
 from torch.distributed.rendezvous import rendezvous
 
-from titan_speech.meeting import meet_anew
+from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 
-meet_anew()
+use_fresh_store_after_restart()
 store, rank, _ = next(iter(rendezvous("env://")))
 store.set(f"seen/{rank}", str(store.check(["decision"])))
 if rank == 0:

@@ -8,18 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.store_samples import CODEC, write_tokenizer
-from titan_speech.config.tables import (
-    DataTable,
-    LanguageRuleTable,
-    SourceTable,
-    SpeechConfig,
-    TokenizerTable,
-    TrainingTable,
-)
-from titan_speech.store.builder import StoreWriter
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import DataConfig, LanguageRuleConfig, SourceConfig
+from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 SEQ_LEN = 128
 LANGUAGES = ("en", "hi", "ta")
@@ -33,14 +28,14 @@ class World:
     tokenizer: Path
     store: Path
 
-    def source(self, task: str, share: float, **kwargs) -> SourceTable:
-        return SourceTable(**{"name": task, "store": str(self.store), "task": task, "share": share} | kwargs)
+    def source(self, task: str, share: float, **kwargs) -> SourceConfig:
+        return SourceConfig(**{"name": task, "store": str(self.store), "task": task, "share": share} | kwargs)
 
-    def config(self, *sources: SourceTable, rules: tuple[LanguageRuleTable, ...] = (), **data) -> SpeechConfig:
+    def config(self, *sources: SourceConfig, rules: tuple[LanguageRuleConfig, ...] = (), **data) -> SpeechConfig:
         return SpeechConfig(
-            tokenizer=TokenizerTable(path=str(self.tokenizer)),
-            data=DataTable(source=sources, language_rule=rules, **data),
-            training=TrainingTable(
+            tokenizer=TokenizerConfig(path=str(self.tokenizer)),
+            data=DataConfig(source=sources, language_rule=rules, **data),
+            training=TrainingConfig(
                 seq_len=SEQ_LEN, global_batch_tokens=12 * SEQ_LEN, target_tokens=10**6, local_batch_packs=2
             ),
         )

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 if not torch.cuda.is_available():
-    from titan_speech import cpu
+    from titan_speech.utils import cpu
 
     cpu.prepare()
 
-from titan_speech.objective import GroupedCrossEntropy
 from titan_speech.train import main
 from titan_speech.trainer import SpeechTrainer
+from titan_speech.training.loss import GroupedCrossEntropy
 
 FAULTS = {
     (int(step), int(rank)): kind

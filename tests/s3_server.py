@@ -24,7 +24,7 @@ import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from titan_speech.config.tables import StorageTable
+from titan_speech.config.schema_data import StorageConfig
 
 ACCESS_KEY, SECRET_KEY = "titan-speech-tests", "only-for-a-server-on-loopback"
 BUCKET = "stores"
@@ -42,10 +42,10 @@ class S3Server:
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def settings(self, cache: Path, port: int | None = None, **values) -> StorageTable:
+    def settings(self, cache: Path, port: int | None = None, **values) -> StorageConfig:
         """Storage settings with short waits; `port` of a proxy in front of the server."""
         known = {"endpoint_url": f"http://127.0.0.1:{port or self.port}", "cache_dir": str(cache), "cache_gb": 1.0}
-        return StorageTable(**{**known, "num_connections": 4, "num_attempts": 4, "timeout_sec": 5.0, **values})
+        return StorageConfig(**{**known, "num_connections": 4, "num_attempts": 4, "timeout_sec": 5.0, **values})
 
     def client(self):
         """boto3's own client, for looking at what is there and for spoiling it."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 SENTENCES = [
     "the store keeps plain codes and never an id",

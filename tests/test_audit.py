@@ -17,27 +17,24 @@ from hypothesis import strategies as st
 
 from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.cli import main
-from titan_speech.codec import load_codec
+from titan_speech.audit import report as audit_report
+from titan_speech.audit.checks import RULE_NAMES, read_thresholds
+from titan_speech.audit.measures import expected_scripts, histogram, script_counts, spread_of
+from titan_speech.audit.page import page
+from titan_speech.audit.sample import choose, fair_quotas
+from titan_speech.audit.sound import Sound, mulaw_wav
+from titan_speech.cli.main import main
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.corpus.samples import SpeechSample
-from titan_speech.remote.store_copy import push_store
-from titan_speech.remote.url import S3Url
-from titan_speech.store.audit import report as audit_report
-from titan_speech.store.audit.choose import choose, fair_quotas
-from titan_speech.store.audit.histogram import histogram
-from titan_speech.store.audit.page import page
-from titan_speech.store.audit.rates import spread_of
-from titan_speech.store.audit.rules import RULE_NAMES
-from titan_speech.store.audit.scripts import expected_scripts, script_counts
-from titan_speech.store.audit.sound import Sound, mulaw_wav
-from titan_speech.store.audit.thresholds import read_thresholds
-from titan_speech.store.builder import StoreWriter
+from titan_speech.importers.base import SpeechSample
+from titan_speech.storage.s3 import S3Url
+from titan_speech.store import shard_writer
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.samples import SampleInfo
-from titan_speech.store.store import open_store
-from titan_speech.store.write import conflicts
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.reader import open_store
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.transfer import push_store
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "नमस्ते <script>alert(1)</script> & \"quoted\" <img src=x onerror='alert(2)'> \x07 अच्छा"
@@ -156,7 +153,7 @@ def test_segments_whose_order_contradicts_their_times_are_found(
     tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer refuses most of these; stores from elsewhere may have them."""
-    monkeypatch.setattr(conflicts, "_find_contradictions", lambda *_: None)
+    monkeypatch.setattr(shard_writer, "_find_contradictions", lambda *_: None)
     late = changed(13, start_time=1e4, end_time=1e4 + len(sound_sample("hi", 13).codes_T) / 50)
     twice = changed(25, segment_order=4)
     store = write_audit_store(tmp_path / "store", tokenizer, {13: late, 25: twice})

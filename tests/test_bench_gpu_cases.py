@@ -14,8 +14,8 @@ from benchmarks.stand_in_data import write_stand_ins
 from benchmarks.suite import config_words
 from tests.runs import ROOT
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import load_config
 from titan_speech.data.plan import DataPlan
+from titan_speech.preflight.config_checks import load_config
 
 
 @pytest.mark.parametrize("case", GPU_CASES, ids=lambda case: case.name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from torch.profiler import ProfilerAction
 
-from titan_speech.config.load import load_config
-from titan_speech.config.tables import ProfilerTable
+from titan_speech.config.schema_operations import ProfilerConfig
 from titan_speech.errors import ConfigError
-from titan_speech.observe.profiler import action
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.training.profiler import action
 
 RECORD, SAVE, NONE, WARMUP = (
     ProfilerAction.RECORD,
@@ -19,7 +19,7 @@ RECORD, SAVE, NONE, WARMUP = (
 
 
 def test_two_windows_are_recorded_and_each_is_saved_at_its_end() -> None:
-    table = ProfilerTable(enable=True, first_steps=2, steady_from=5, steady_steps=3)
+    table = ProfilerConfig(enable=True, first_steps=2, steady_from=5, steady_steps=3)
     assert [action(table, step) for step in range(-1, 10)] == [
         *(RECORD, RECORD, SAVE, NONE, NONE, WARMUP),
         *(RECORD, RECORD, SAVE, NONE, NONE),
@@ -27,8 +27,8 @@ def test_two_windows_are_recorded_and_each_is_saved_at_its_end() -> None:
 
 
 def test_either_window_can_be_left_out() -> None:
-    only_first = ProfilerTable(first_steps=1, steady_from=3, steady_steps=0)
-    only_steady = ProfilerTable(first_steps=0, steady_from=2, steady_steps=1)
+    only_first = ProfilerConfig(first_steps=1, steady_from=3, steady_steps=0)
+    only_steady = ProfilerConfig(first_steps=0, steady_from=2, steady_steps=1)
     assert [action(only_first, step) for step in range(5)] == [SAVE, NONE, NONE, NONE, NONE]
     assert [action(only_steady, step) for step in range(4)] == [NONE, WARMUP, SAVE, NONE]
 

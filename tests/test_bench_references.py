@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.references import aims, flops_per_token, mfu, published
-from titan_speech.plan.hardware import REFERENCES
+from titan_speech.estimate.devices import REFERENCES
 
 
 def test_the_plan_and_the_benchmarks_state_the_same_published_runs() -> None:

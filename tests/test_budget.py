@@ -10,27 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from titan_speech.config.budget import Budget, data_parallel_degree, describe_budget
-from titan_speech.config.tables import (
-    DataTable,
-    LRSchedulerTable,
-    OptimizerTable,
-    ParallelismTable,
-    SourceTable,
-    SpeechConfig,
-    TrainingTable,
-)
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import DataConfig, SourceConfig
+from titan_speech.config.schema_training import LRSchedulerConfig, OptimizerConfig, ParallelismConfig, TrainingConfig
 
 PT_S1 = SpeechConfig(
-    training=TrainingTable(seq_len=2048, global_batch_tokens=524_288, target_tokens=200_000_000_000),
-    optimizer=OptimizerTable(lr=1.2e-4),
-    lr_scheduler=LRSchedulerTable(warmup_ratio=0.1, end_lr=3e-5),
+    training=TrainingConfig(seq_len=2048, global_batch_tokens=524_288, target_tokens=200_000_000_000),
+    optimizer=OptimizerConfig(lr=1.2e-4),
+    lr_scheduler=LRSchedulerConfig(warmup_ratio=0.1, end_lr=3e-5),
 )
 
 
 def budget(num_steps: int, warmup_ratio: float, decay: str = "cosine", lr: float = 1e-3) -> Budget:
-    training = TrainingTable(seq_len=2, global_batch_tokens=4, target_tokens=4 * num_steps)
-    schedule = LRSchedulerTable(warmup_ratio=warmup_ratio, end_lr=lr / 7, decay=decay)  # type: ignore[arg-type]
-    return Budget.from_config(SpeechConfig(training=training, optimizer=OptimizerTable(lr=lr), lr_scheduler=schedule))
+    training = TrainingConfig(seq_len=2, global_batch_tokens=4, target_tokens=4 * num_steps)
+    schedule = LRSchedulerConfig(warmup_ratio=warmup_ratio, end_lr=lr / 7, decay=decay)  # type: ignore[arg-type]
+    return Budget.from_config(SpeechConfig(training=training, optimizer=OptimizerConfig(lr=lr), lr_scheduler=schedule))
 
 
 def test_steps_follow_from_tokens_alone() -> None:
@@ -47,7 +41,7 @@ def test_steps_follow_from_tokens_alone() -> None:
 
 def test_the_budget_is_the_same_whatever_ranks_a_run_has() -> None:
     tables = [
-        ParallelismTable(tensor_parallel_degree=tp, context_parallel_degree=cp, data_parallel_replicate_degree=dp)
+        ParallelismConfig(tensor_parallel_degree=tp, context_parallel_degree=cp, data_parallel_replicate_degree=dp)
         for tp, cp, dp in [(1, 1, 1), (2, 1, 4), (4, 2, 8)]
     ]
     assert len({Budget.from_config(replace(PT_S1, parallelism=table)) for table in tables}) == 1
@@ -70,9 +64,9 @@ def test_all_packs_fit_and_no_pass_is_only_fillers(packs: int, dp_degree: int, l
 
 
 def test_data_parallel_ranks_are_those_that_do_not_share_a_sequence() -> None:
-    table = ParallelismTable(tensor_parallel_degree=2, context_parallel_degree=4)
+    table = ParallelismConfig(tensor_parallel_degree=2, context_parallel_degree=4)
     assert data_parallel_degree(table, 64) == 8
-    assert data_parallel_degree(ParallelismTable(), 3) == 3
+    assert data_parallel_degree(ParallelismConfig(), 3) == 3
 
 
 def test_the_learning_rate_equals_the_closed_form_at_start_warmup_middle_and_end() -> None:
@@ -135,7 +129,7 @@ def test_warmup_over_all_steps_ends_at_the_peak() -> None:
 
 
 def test_the_description_says_steps_schedule_sources_and_what_fillers_cost() -> None:
-    data = DataTable(source=(SourceTable(name="speech", store="s", task="speech", share=1.0),))
+    data = DataConfig(source=(SourceConfig(name="speech", store="s", task="speech", share=1.0),))
     text = describe_budget(replace(PT_S1, data=data), world_size=24)
     assert "524,288 = 256 packs x 2,048" in text
     assert "381,470 for 200,000,000,000 tokens" in text
@@ -143,5 +137,5 @@ def test_the_description_says_steps_schedule_sources_and_what_fillers_cost() -> 
     assert "24, 24 of them data-parallel: 2 x 8 packs each a step, 128 filler packs" in text
     assert "speech" in text
     assert "ranks" not in describe_budget(replace(PT_S1, data=data))
-    constant = replace(PT_S1, lr_scheduler=LRSchedulerTable(decay="constant"))
+    constant = replace(PT_S1, lr_scheduler=LRSchedulerConfig(decay="constant"))
     assert "constant after it" in describe_budget(constant)

@@ -8,13 +8,12 @@ import pytest
 
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.folder import checkpoint_path, discard
-from titan_speech.checkpoint.listing import listed
-from titan_speech.checkpoint.places import run_place
+from titan_speech.checkpoint.commit import checkpoint_path, discard
+from titan_speech.checkpoint.inspect import listed, run_dir
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.turn import Turn
-from titan_speech.cli import main
-from titan_speech.config.tables import UploadTable
+from titan_speech.checkpoint.upload.uploader import UploadPass
+from titan_speech.cli.main import main
+from titan_speech.config.schema_operations import UploadConfig
 
 TO = f"s3://{BUCKET}/by_hand"
 
@@ -72,13 +71,13 @@ def test_an_address_is_listed_and_keeps_in_full_what_was_thinned_here(
 
 def test_the_list_of_checkpoints_says_what_is_up(s3_server: S3Server, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
-    upload = UploadTable(to=f"s3://{BUCKET}/listed", keep="all", kinds=("full",))
+    upload = UploadConfig(to=f"s3://{BUCKET}/listed", keep="all", kinds=("full",))
     job = UploadJob(tmp_path, folder, upload, s3_server.settings(tmp_path / "cache"))
     for step in (10, 20):
         write_checkpoint(folder, step)
     (checkpoint_path(folder, 20) / "__0_state_0.distcp").write_bytes(b"cut")
-    Turn(job).run()
-    header, ten, twenty, *notes = listed(run_place(folder)).lines
+    UploadPass(job).run()
+    header, ten, twenty, *notes = listed(run_dir(folder)).lines
     place = header.index("upload")
     assert ten[place:].split() == ["complete", "complete"]
     assert twenty[place:].startswith("  ")

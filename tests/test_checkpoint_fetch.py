@@ -13,16 +13,17 @@ import pytest
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER
-from titan_speech.checkpoint.folder import ROLLED_BACK, checkpoint_path
+from titan_speech.checkpoint.commit import MARKER, ROLLED_BACK, checkpoint_path
+from titan_speech.checkpoint.resume import local_copy, with_local_start
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.remote_start import local_copy, with_local_start
-from titan_speech.checkpoint.upload.turn import Turn
+from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.checkpoint.verify import verify
-from titan_speech.config.tables import CheckpointTable, JobTable, SpeechConfig, StorageTable, UploadTable
+from titan_speech.config.schema import JobConfig, SpeechConfig
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.remote import retry
+from titan_speech.storage import retry
 
 PREFIX = f"s3://{BUCKET}/fetch"
 BIG_BYTES = 9 << 20  # two ranges
@@ -42,27 +43,27 @@ def proxy(shared_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> FaultPro
 
 
 @pytest.fixture(scope="module")
-def storage(s3_server: S3Server, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> StorageTable:
+def storage(s3_server: S3Server, shared_proxy: FaultProxy, tmp_path_factory: pytest.TempPathFactory) -> StorageConfig:
     return s3_server.settings(tmp_path_factory.mktemp("cache"), shared_proxy.port, num_attempts=2)
 
 
 @pytest.fixture(scope="module")
-def uploaded(storage: StorageTable, tmp_path_factory: pytest.TempPathFactory) -> UploadJob:
+def uploaded(storage: StorageConfig, tmp_path_factory: pytest.TempPathFactory) -> UploadJob:
     """A run with the full steps 10 and 20 and the weights of step 30, all of them at the address too."""
     run = tmp_path_factory.mktemp("run")
-    job = UploadJob(run, run / "checkpoint", UploadTable(to=PREFIX, keep="all"), storage)
+    job = UploadJob(run, run / "checkpoint", UploadConfig(to=PREFIX, keep="all"), storage)
     write_checkpoint(job.checkpoints, 10)
     write_checkpoint(job.checkpoints, 20, num_ranks=2, model_bytes=BIG_BYTES)
     write_checkpoint(job.checkpoints, 30, kind="model")
-    Turn(job).run()
+    UploadPass(job).run()
     return job
 
 
 @pytest.fixture
-def config(storage: StorageTable, uploaded: UploadJob, tmp_path: Path) -> SpeechConfig:
+def config(storage: StorageConfig, uploaded: UploadJob, tmp_path: Path) -> SpeechConfig:
     """The same run on another machine."""
     return SpeechConfig(
-        job=JobTable(dump_folder=str(tmp_path / "run")), storage=storage, upload=UploadTable(to=PREFIX, keep="all")
+        job=JobConfig(dump_folder=str(tmp_path / "run")), storage=storage, upload=UploadConfig(to=PREFIX, keep="all")
     )
 
 
@@ -84,7 +85,7 @@ def test_the_run_takes_over_what_is_at_the_address(config: SpeechConfig, uploade
     with_local_start(config)
     job = UploadJob.of_run(config, 0)
     write_checkpoint(job.checkpoints, 40)
-    Turn(job).run()
+    UploadPass(job).run()
     assert job.prefix().names() == ["step-10", "step-20", "step-30", "step-40"]
     job.prefix().remove("step-40")
 
@@ -104,20 +105,20 @@ def test_what_a_rollback_retired_does_not_come_back_from_the_address(config: Spe
     job = UploadJob.of_run(config, 0)
     for step in (10, 20):
         write_checkpoint(job.checkpoints, step)
-    Turn(job).run()
+    UploadPass(job).run()
     retired = checkpoint_path(job.checkpoints, 20)
     retired.replace(retired.with_name(f"{retired.name}{ROLLED_BACK}"))
     with_local_start(config)
     assert job.prefix().names() == ["step-10"]
     assert not retired.exists()
     write_checkpoint(job.checkpoints, 20, seed=1)
-    Turn(job).run()
+    UploadPass(job).run()
     with_local_start(config)
     assert job.prefix().names() == ["step-10", "step-20"]
 
 
 def test_the_step_that_is_asked_for_comes(config: SpeechConfig, caplog: pytest.LogCaptureFixture) -> None:
-    with_local_start(replace(config, checkpoint=CheckpointTable(load_step=10)))
+    with_local_start(replace(config, checkpoint=CheckpointConfig(load_step=10)))
     assert "still has step-20, step-30" in caplog.text
     assert [path.name for path in own(config).glob("step-*")] == ["step-10"]
 
@@ -174,7 +175,7 @@ def test_the_address_of_another_run_is_refused_at_the_start(config: SpeechConfig
 def test_weights_of_an_address_are_a_folder_to_start_from(
     config: SpeechConfig, uploaded: UploadJob, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(config, upload=UploadTable(), checkpoint=CheckpointTable(initial_load_path=f"{PREFIX}/step-30"))
+    config = replace(config, upload=UploadConfig(), checkpoint=CheckpointConfig(initial_load_path=f"{PREFIX}/step-30"))
     path = Path(with_local_start(config).checkpoint.initial_load_path)
     assert content(path) == content(checkpoint_path(uploaded.checkpoints, 30))
     assert local_copy(f"{PREFIX}/step-30", config.storage) == path
@@ -191,7 +192,9 @@ def test_weights_of_an_address_are_a_folder_to_start_from(
         ("s3://no-such-bucket/run", "the bucket does not exist"),
     ],
 )
-def test_what_is_not_there_is_said(storage: StorageTable, uploaded: UploadJob, place: str, message: str, proxy) -> None:
+def test_what_is_not_there_is_said(
+    storage: StorageConfig, uploaded: UploadJob, place: str, message: str, proxy
+) -> None:
     with pytest.raises((CheckpointError, DataError), match=message):
         local_copy(place, storage)
 

@@ -19,12 +19,11 @@ from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
 from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.prefix import Prefix
+from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
-from titan_speech.config.tables import UploadTable
-from titan_speech.remote.client import client_of
-from titan_speech.remote.url import S3Url
+from titan_speech.config.schema_operations import UploadConfig
+from titan_speech.storage.s3 import S3Url, client_of
 
 pytestmark = pytest.mark.slow
 CONSTANT_RATE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3")
@@ -186,6 +185,6 @@ def test_a_second_machine_refuses_an_address_that_another_run_has(s3_server: S3S
     record = json.loads((tmp_path / "one" / "upload" / "node-0.json").read_text())
     assert record["complete"] == ["step-2"]
     job = UploadJob(
-        tmp_path / "one", tmp_path / "one" / "checkpoint", UploadTable(to=record["to"]), s3_server.settings(tmp_path)
+        tmp_path / "one", tmp_path / "one" / "checkpoint", UploadConfig(to=record["to"]), s3_server.settings(tmp_path)
     )
     assert job.prefix().run_id() == (tmp_path / "one" / "upload" / "run.id").read_text().strip()

@@ -11,11 +11,11 @@ import pytest
 from tests.runs import figures, kill, losses, train, train_well
 from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps, read_commit
-from titan_speech.checkpoint.lock import RunLock
-from titan_speech.checkpoint.pins import pin
 from titan_speech.checkpoint.provenance import read_provenance, source_revision
+from titan_speech.checkpoint.retention import pin
 from titan_speech.checkpoint.verify import verify
-from titan_speech.cli import main
+from titan_speech.cli.main import main
+from titan_speech.utils.locks import RunLock
 
 POLICY = (
     *("--training.target_tokens", "6144", "--training.global_batch_tokens", "512", "--training.local_batch_packs", "1"),

@@ -14,22 +14,18 @@ from hypothesis import strategies as st
 from tests.checkpoint_folders import STATE_BYTES, content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER, read_commit
-from titan_speech.checkpoint.folder import checkpoint_path, discard, publish
+from titan_speech.checkpoint.commit import MARKER, checkpoint_path, discard, publish, read_commit
 from titan_speech.checkpoint.keeper import kept_checkpoints
-from titan_speech.checkpoint.pins import pin
-from titan_speech.checkpoint.retention import RetentionPolicy
+from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.checkpoint.upload.job import UploadJob, job_of_text
-from titan_speech.checkpoint.upload.lease import free_to_remove, kept_for_upload
-from titan_speech.checkpoint.upload.left_over import left_overs, remove_left_overs
-from titan_speech.checkpoint.upload.local import LocalCheckpoint
-from titan_speech.checkpoint.upload.order import next_to_send
-from titan_speech.checkpoint.upload.prefix import Prefix
+from titan_speech.checkpoint.upload.local import LocalCheckpoint, free_to_remove, kept_for_upload, next_to_send
+from titan_speech.checkpoint.upload.remote import Prefix
+from titan_speech.checkpoint.upload.send import remove_stale_objects, stale_objects
 from titan_speech.checkpoint.upload.status import read_status, status_path
-from titan_speech.checkpoint.upload.turn import Turn
-from titan_speech.config.tables import UploadTable
+from titan_speech.checkpoint.upload.uploader import UploadPass
+from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.remote import retry
+from titan_speech.storage import retry
 
 POLICY = RetentionPolicy(keep_last_full=2, keep_last_model_only=1, milestone_every_steps=100)
 
@@ -51,7 +47,7 @@ def proxy(shared_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> FaultPro
 @pytest.fixture
 def job(s3_server: S3Server, proxy: FaultProxy, tmp_path: Path, request: pytest.FixtureRequest) -> UploadJob:
     storage = s3_server.settings(Path("unused"), proxy.port, num_attempts=2)
-    upload = UploadTable(to=f"s3://{BUCKET}/runs/{request.node.name}", keep="all")
+    upload = UploadConfig(to=f"s3://{BUCKET}/runs/{request.node.name}", keep="all")
     run = tmp_path / "run"
     (run / "checkpoint").mkdir(parents=True)
     return UploadJob(run, run / "checkpoint", upload, storage)
@@ -67,7 +63,7 @@ def objects_of(prefix: Prefix, name: str) -> set[str]:
 
 def test_a_checkpoint_counts_when_its_manifest_is_there_which_comes_last(job: UploadJob, proxy: FaultProxy) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
-    turn = Turn(job)
+    turn = UploadPass(job)
 
     def lose_the_network(num_bytes: int) -> None:
         proxy.num_busy = FOREVER
@@ -78,7 +74,7 @@ def test_a_checkpoint_counts_when_its_manifest_is_there_which_comes_last(job: Up
     proxy.num_busy = 0
     assert objects_of(job.prefix(), "step-10"), "nothing was sent before the network went away"
     assert names_at(job) == []
-    Turn(job).run()
+    UploadPass(job).run()
     assert names_at(job) == ["step-10"]
     sent = job.prefix().read("step-10")
     assert {f.path for f in sent.files} == {
@@ -89,16 +85,16 @@ def test_a_checkpoint_counts_when_its_manifest_is_there_which_comes_last(job: Up
 
 def test_what_is_there_is_not_sent_again_by_the_next_process(job: UploadJob, proxy: FaultProxy) -> None:
     write_checkpoint(job.checkpoints, 10)
-    turn = Turn(job)
+    turn = UploadPass(job)
     turn.board.add_sent = lambda num_bytes: setattr(proxy, "num_busy", FOREVER)
     with pytest.raises(DataError):
         turn.run()
     proxy.num_busy, before = 0, proxy.num_sent_bytes
-    Turn(job).run()
+    UploadPass(job).run()
     assert names_at(job) == ["step-10"]
     assert proxy.num_sent_bytes - before < STATE_BYTES + 30_000, "the first file was sent again"
     again = proxy.num_sent_bytes
-    Turn(job).run()
+    UploadPass(job).run()
     assert proxy.num_sent_bytes - again < 20_000
 
 
@@ -107,7 +103,7 @@ def test_a_file_with_other_bytes_than_its_marker_says_is_left_out_and_said(job: 
     shard = write_checkpoint(job.checkpoints, 20) / "__0_model_0.distcp"
     data = shard.read_bytes()
     shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    turn = Turn(job)
+    turn = UploadPass(job)
     turn.run()
     assert names_at(job) == ["step-10"]
     status = read_status(status_path(job.run))
@@ -115,19 +111,19 @@ def test_a_file_with_other_bytes_than_its_marker_says_is_left_out_and_said(job: 
     assert status.waiting == ()
     assert [str(shard) in reason for reason in status.left_out] == [True]
     shard.unlink()
-    Turn(job).run()
+    UploadPass(job).run()
     assert names_at(job) == ["step-10"]
 
 
 def test_a_checkpoint_that_was_thinned_replaces_the_full_one_there_unless_everything_is_kept(job: UploadJob) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
-    Turn(job).run()
+    UploadPass(job).run()
     thinned = _thinned(checkpoint)
-    keeping = Turn(job)
+    keeping = UploadPass(job)
     keeping.run()
     assert job.prefix().read("step-10").kind == "full"
     assert not keeping.is_waiting
-    turn = Turn(replace(job, upload=replace(job.upload, keep="policy")))
+    turn = UploadPass(replace(job, upload=replace(job.upload, keep="policy")))
     turn.run()
     assert job.prefix().read("step-10").kind == "model"
     assert objects_of(job.prefix(), "step-10") == {f"step-10/{name}" for name in content(thinned)}
@@ -136,7 +132,7 @@ def test_a_checkpoint_that_was_thinned_replaces_the_full_one_there_unless_everyt
 def test_a_step_that_was_saved_anew_stops_to_count_before_its_files_are_replaced(
     job: UploadJob, proxy: FaultProxy
 ) -> None:
-    turn = Turn(job)
+    turn = UploadPass(job)
     discard(write_checkpoint(job.checkpoints, 10))
     write_checkpoint(job.checkpoints, 10)
     turn.run()
@@ -147,7 +143,7 @@ def test_a_step_that_was_saved_anew_stops_to_count_before_its_files_are_replaced
         turn.run()
     proxy.num_busy = 0
     assert names_at(job) == []
-    Turn(job).run()
+    UploadPass(job).run()
     prefix = job.prefix()
     for name, data in content(anew).items():
         assert prefix.client.read(prefix.url.child(f"step-10/{name}")) == data
@@ -155,7 +151,7 @@ def test_a_step_that_was_saved_anew_stops_to_count_before_its_files_are_replaced
 
 def test_the_address_keeps_what_the_policy_and_pins_keep(job: UploadJob) -> None:
     job = replace(job, upload=replace(job.upload, keep="policy"), policy=POLICY)
-    turn, before = Turn(job), 0
+    turn, before = UploadPass(job), 0
     for step in (10, 20, 30, 40, 50, 100):
         write_checkpoint(job.checkpoints, step)
         if step == 20:
@@ -171,7 +167,7 @@ def test_the_address_keeps_what_the_policy_and_pins_keep(job: UploadJob) -> None
 
 def test_without_a_policy_nothing_is_removed(job: UploadJob) -> None:
     job = replace(job, policy=POLICY)
-    turn = Turn(job)
+    turn = UploadPass(job)
     for step in range(10, 60, 10):
         write_checkpoint(job.checkpoints, step)
     turn.run()
@@ -181,7 +177,7 @@ def test_without_a_policy_nothing_is_removed(job: UploadJob) -> None:
 def test_only_the_kinds_that_are_wanted_go_up(job: UploadJob) -> None:
     write_checkpoint(job.checkpoints, 10, kind="model")
     write_checkpoint(job.checkpoints, 20)
-    Turn(replace(job, upload=replace(job.upload, kinds=("full",)))).run()
+    UploadPass(replace(job, upload=replace(job.upload, kinds=("full",)))).run()
     assert names_at(job) == ["step-20"]
 
 
@@ -194,7 +190,7 @@ def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy
     (milestone / "README.md").write_text("card")
     (milestone / "titan_speech.json").write_text('{"weights": "a"}')
     (job.run / "hf" / "step-20.partial").mkdir()
-    turn = Turn(job)
+    turn = UploadPass(job)
     turn.run()
     assert names_at(job) == ["hf-10", "step-10"]
     files = {"README.md", "model.safetensors", "titan_speech.json"}
@@ -213,39 +209,39 @@ def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy
 def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_it_is_old(job: UploadJob) -> None:
     prefix = job.prefix()
     write_checkpoint(job.checkpoints, 10)
-    Turn(job).run()
+    UploadPass(job).run()
     rolled_back = write_checkpoint(job.checkpoints, 20)
-    Turn(job).run()
+    UploadPass(job).run()
     discard(rolled_back)
     prefix.leave("step-20")
     for path in ("step-30/__0_model_0.distcp", "provenance/step-30.json", "step-40/.metadata"):
         prefix.put(path, b"of an upload that was killed")
     shard = prefix.url.child("step-30/__0_state_0.distcp")
     prefix.client.put_part(shard, prefix.client.start_parts(shard, "0" * 64), 1, b"a part")
-    assert [str(one) for one in left_overs(prefix)] == [
+    assert [str(one) for one in stale_objects(prefix)] == [
         "step-30 (2 objects, 0.0 MB, 1 unfinished uploads)",
         "step-40 (1 objects, 0.0 MB)",
     ]
     before = prefix.client.list_sizes(prefix.url)
-    Turn(job).run()
+    UploadPass(job).run()
     assert prefix.client.list_sizes(prefix.url) == before, "they may be on their way from another node"
-    assert remove_left_overs(prefix, {"step-10", "step-40"}, older_than_sec=-60) == ["step-30"]
+    assert remove_stale_objects(prefix, {"step-10", "step-40"}, older_than_sec=-60) == ["step-30"]
     assert before.keys() - prefix.client.list_sizes(prefix.url) == {
         "step-30/__0_model_0.distcp",
         "provenance/step-30.json",
     }
-    assert [one.name for one in left_overs(prefix)] == ["step-40"]
+    assert [one.name for one in stale_objects(prefix)] == ["step-40"]
 
 
 def test_two_runs_never_share_an_address(job: UploadJob, tmp_path: Path) -> None:
     write_checkpoint(job.checkpoints, 10)
-    Turn(job).run()
+    UploadPass(job).run()
     other = replace(job, run=tmp_path / "other", checkpoints=tmp_path / "other" / "checkpoint")
-    Turn(other).run()  # a new machine that has nothing yet goes on with the run
+    UploadPass(other).run()  # a new machine that has nothing yet goes on with the run
     shutil.rmtree(other.run)
     write_checkpoint(other.checkpoints, 20, seed=1)
     with pytest.raises(CheckpointError, match="another run than"):
-        Turn(other).run()
+        UploadPass(other).run()
     assert names_at(job) == ["step-10"]
 
 
@@ -259,7 +255,7 @@ def test_nodes_that_share_no_disk_send_their_own_files_and_node_0_completes(job:
     for name in ("__1_model_0.distcp", "__1_state_0.distcp"):
         (whole / name).rename(mine / name)
     shutil.copy(whole / MARKER, mine / MARKER)
-    turns = [Turn(first), Turn(second)]
+    turns = [UploadPass(first), UploadPass(second)]
     turns[0].run()
     assert names_at(job) == []
     assert turns[0].board.status.in_use == ("step-10",)
@@ -269,7 +265,7 @@ def test_nodes_that_share_no_disk_send_their_own_files_and_node_0_completes(job:
     assert names_at(job) == ["step-10"]
     turns[1].run()
     assert [turn.is_waiting for turn in turns] == [False, False]
-    Turn(replace(second, node=0, num_nodes=1)).run()  # the other node is gone, and this one is the first now
+    UploadPass(replace(second, node=0, num_nodes=1)).run()  # the other node is gone, and this one is the first now
     assert names_at(job) == ["step-10"]
     assert len(job.prefix().read("step-10").files) == len(whole_files(whole)) + len(whole_files(mine)) - 1 + 2
 
@@ -283,7 +279,7 @@ def test_what_every_node_thinned_for_itself_is_complete_as_weights(job: UploadJo
     for name in ("__1_model_0.distcp", "__1_state_0.distcp"):
         (whole / name).rename(mine / name)
     shutil.copy(whole / MARKER, mine / MARKER)
-    turns = [Turn(first), Turn(second)]
+    turns = [UploadPass(first), UploadPass(second)]
     for turn in (turns[1], turns[0], turns[1]):
         turn.run()
     assert [turn.is_waiting for turn in turns] == [False, False]
@@ -313,7 +309,7 @@ def whole_files(checkpoint: Path) -> list[str]:
 def test_a_lease_keeps_retention_away_until_the_upload_ends(job: UploadJob, proxy: FaultProxy) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
     found = []
-    turn = Turn(job)
+    turn = UploadPass(job)
 
     def look(num_bytes: int) -> None:
         with free_to_remove(checkpoint) as is_free:
@@ -334,7 +330,7 @@ def test_a_lease_keeps_retention_away_until_the_upload_ends(job: UploadJob, prox
 
 def test_an_upload_that_finds_retention_at_work_waits_for_its_next_turn(job: UploadJob) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
-    turn = Turn(job)
+    turn = UploadPass(job)
     with free_to_remove(checkpoint):
         turn.run()
     assert names_at(job) == []
@@ -349,13 +345,13 @@ def test_a_job_goes_to_the_process_and_comes_out_the_same(job: UploadJob) -> Non
 
 def test_a_damaged_manifest_makes_nothing_complete_and_is_written_again(job: UploadJob, s3_server: S3Server) -> None:
     write_checkpoint(job.checkpoints, 10)
-    Turn(job).run()
+    UploadPass(job).run()
     prefix = job.prefix()
     manifest = prefix.url.child("complete/step-10.json")
     s3_server.client().put_object(Bucket=BUCKET, Key=manifest.key, Body=prefix.client.read(manifest)[:-40])
     with pytest.raises(CheckpointError, match="is damaged"):
         prefix.read("step-10")
-    Turn(job).run()
+    UploadPass(job).run()
     assert prefix.read("step-10").step == 10
 
 

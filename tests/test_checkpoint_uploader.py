@@ -17,12 +17,12 @@ import pytest
 
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
-from titan_speech.checkpoint.folder import checkpoint_path, discard
+from titan_speech.checkpoint.commit import checkpoint_path, discard
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.process import Uploader
 from titan_speech.checkpoint.upload.status import read_status, status_path
-from titan_speech.config.tables import UploadTable
+from titan_speech.config.schema_operations import UploadConfig
 
 BIG_BYTES, SLOW_MB_PER_SEC = 16 << 20, 6.0
 PATIENCE_SEC = 60
@@ -30,7 +30,7 @@ PATIENCE_SEC = 60
 
 def new_job(server: S3Server, folder: Path, name: str) -> UploadJob:
     """16 MB at 6 MB/s, in parts of 5.3 MB: long enough to be disturbed."""
-    upload = UploadTable(
+    upload = UploadConfig(
         to=f"s3://{BUCKET}/uploader/{name}", part_mb=5.3, bandwidth_mb_per_sec=SLOW_MB_PER_SEC, num_connections=2
     )
     run = folder / "run"

@@ -9,8 +9,8 @@ import pytest
 
 from tests.checkpoint_folders import write_checkpoint
 from titan_speech.checkpoint.commit import MARKER
-from titan_speech.checkpoint.pins import pinned_steps
-from titan_speech.cli import main
+from titan_speech.checkpoint.retention import pinned_steps
+from titan_speech.cli.main import main
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import xxhash
 
 from tests.store_samples import write_store, write_tokenizer
-from titan_speech.checksum import is_intact
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, read_manifest
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.checksum import is_intact
 
 DATA = bytes(range(256)) * 5_000
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.store_samples import write_store, write_tokenizer
-from titan_speech.cli import build_parser, main
-from titan_speech.config.load import load_config
-from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.verbs import VERBS
-from titan_speech.verbs.values import natural, naturals, positive
-from titan_speech.verbs.verb import Verb
+from titan_speech.cli.arguments import natural, naturals, positive
+from titan_speech.cli.command import Command
+from titan_speech.cli.main import COMMANDS, build_parser, main
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("--job.config_file", "train_configs/demo.toml")
@@ -36,8 +35,8 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.prog)
-def test_each_verb_has_help_with_an_example_that_parses(verb: Verb, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", COMMANDS, ids=lambda verb: verb.prog)
+def test_each_verb_has_help_with_an_example_that_parses(verb: Command, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*verb.words, "--help"])
     assert caught.value.code == 0
@@ -55,7 +54,7 @@ def test_each_verb_has_help_with_an_example_that_parses(verb: Verb, capsys: pyte
 
 def test_help_needs_neither_torch_nor_numpy() -> None:
     heavy = "{'torch', 'numpy', 'pyarrow'}"
-    code = f"import sys, titan_speech.cli as cli; cli.build_parser(); print({heavy} & {{*sys.modules}})"
+    code = f"import sys, titan_speech.cli.main as cli; cli.build_parser(); print({heavy} & {{*sys.modules}})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.strip() == "set()"
     assert "examples:" in run("--help").stdout

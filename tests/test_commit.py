@@ -13,15 +13,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
-from titan_speech.checkpoint.adopt import adopt
-from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
-from titan_speech.checkpoint.folder import partial_path, recover
-from titan_speech.checkpoint.listing import listed
-from titan_speech.checkpoint.places import RunPlace
+from titan_speech.checkpoint.commit import MARKER, committed_steps, partial_path, read_commit, recover
+from titan_speech.checkpoint.inspect import RunDir, listed
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.retention import drop_optimizer_state
 from titan_speech.checkpoint.saver import Saver
-from titan_speech.checkpoint.thin import thin
-from titan_speech.checkpoint.verify import verify
+from titan_speech.checkpoint.verify import verify, write_marker
 from titan_speech.errors import CheckpointError
 
 
@@ -131,7 +128,7 @@ def test_a_marker_edited_by_hand_is_a_problem_of_its_checkpoint_alone(
     marker = tmp_path / "step-5" / MARKER
     marker.write_text(edit(marker.read_text()))
     assert MARKER in verify(tmp_path / "step-5", checksums=True).problems[0]
-    assert "DAMAGED" in str(listed(RunPlace(tmp_path)))
+    assert "DAMAGED" in str(listed(RunDir(tmp_path)))
 
 
 def test_a_marker_that_lost_files_is_no_proof_of_those_that_are_left(tmp_path: Path) -> None:
@@ -170,7 +167,7 @@ def test_what_killed_saves_left_is_finished_or_removed(tmp_path: Path) -> None:
 
 def test_a_thinned_checkpoint_has_its_weights_and_nothing_else(tmp_path: Path) -> None:
     full = save(tmp_path, 5)
-    model = thin(tmp_path / "step-5", full)
+    model = drop_optimizer_state(tmp_path / "step-5", full)
     assert model.kind == "model"
     assert model.num_bytes < full.num_bytes
     assert verify(tmp_path / "step-5", checksums=True).commit == model
@@ -187,17 +184,17 @@ def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: P
     (tmp_path / "data_phases").mkdir()
     (tmp_path / "data_phases" / "step-5.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"step-5\.json is damaged"):
-        adopt(tmp_path / "step-5")
+        write_marker(tmp_path / "step-5")
     shutil.rmtree(tmp_path / "data_phases")
     Provenance(vocabulary="v", grammar="g", model="m", global_batch_tokens=4, step=5).write(tmp_path / "step-5")
-    adopted = adopt(tmp_path / "step-5")
+    adopted = write_marker(tmp_path / "step-5")
     assert adopted.kind == "full"
     assert [file.name for file in adopted.files if file.role == "beside"] == ["provenance/step-5.json"]
     assert verify(tmp_path / "step-5", checksums=True).is_sound
     with pytest.raises(CheckpointError, match="has a marker already"):
-        adopt(tmp_path / "step-5")
+        write_marker(tmp_path / "step-5")
     (shard,) = (tmp_path / "step-5").glob("*.distcp")
     cut(shard)
     (tmp_path / "step-5" / MARKER).unlink()
     with pytest.raises(CheckpointError, match="cut short"):
-        adopt(tmp_path / "step-5")
+        write_marker(tmp_path / "step-5")

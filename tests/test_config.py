@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.config.check import Range
-from titan_speech.config.convert import table_fields
-from titan_speech.config.finding import Finding
+from titan_speech.config.convert import config_fields
 from titan_speech.config.help import help_text
-from titan_speech.config.load import LoadedConfig, load_config
-from titan_speech.config.problem import nearest_name
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.load import LoadedConfig
+from titan_speech.config.problem import Finding, nearest_name
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ConfigError
+from titan_speech.preflight.config_checks import Range, load_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -694,7 +693,7 @@ def test_a_field_named_by_a_python_keyword_has_the_keyword_as_its_key() -> None:
     class StageTable:
         from_: str = ""
 
-    assert list(table_fields(StageTable)) == ["from"]
+    assert list(config_fields(StageTable)) == ["from"]
 
 
 def test_a_range_says_its_bounds() -> None:

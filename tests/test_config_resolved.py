@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.config.convert import convert, is_optional, table_fields, without_none
-from titan_speech.config.load import LoadedConfig, load_config
-from titan_speech.config.redact import REMOVED, redact
+from titan_speech.config.convert import config_fields, convert, is_optional, without_none
+from titan_speech.config.load import LoadedConfig
+from titan_speech.config.problem import REMOVED, redact
 from titan_speech.config.resolved import resolved_toml, save_resolved
-from titan_speech.config.source import parse
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.config.tree import Table
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.toml_source import Table, parse
+from titan_speech.preflight.config_checks import load_config
 
 ROOT = Path(__file__).parent.parent
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -47,7 +47,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def tables(cls: type) -> st.SearchStrategy[Any]:
-    fields = table_fields(cls).values()
+    fields = config_fields(cls).values()
     return st.builds(cls, **{entry.name: values(hint) for entry, hint in fields})
 
 

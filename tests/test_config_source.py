@@ -10,10 +10,9 @@ import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from titan_speech.config.overrides import toml_key, toml_string
 from titan_speech.config.problem import KeyPath, Problem
-from titan_speech.config.source import key_lines, parse
-from titan_speech.config.tree import Table
-from titan_speech.config.write import toml_key, toml_string
+from titan_speech.config.toml_source import Table, key_lines, parse
 
 
 def paths_of(value: object, path: KeyPath = ()) -> set[KeyPath]:

@@ -13,10 +13,10 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torchtitan.distributed.context_parallel import cp_shard
 
-from titan_speech import cpu
 from titan_speech.model.attention import attention_config, dense_mask
-from titan_speech.model.flavors import decoder_config
-from titan_speech.model.published import published_shape
+from titan_speech.model.backbones import published_shape
+from titan_speech.model.spec import decoder_config
+from titan_speech.utils import cpu
 
 NUM_RANKS, SEQ_LEN = 2, 512
 LENGTHS = ((100, 156, 256), (30, 200, 26, 256))

@@ -16,20 +16,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.hf_folders import TOKENIZER, Backbone, write_backbone, write_run
 from titan_speech.errors import ModelError, VocabularyError
 from titan_speech.hf.convert import export_model, import_model
-from titan_speech.hf.expand import expand, read_expansion
-from titan_speech.hf.export import export
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.run_checkpoint import Checkpoint
-from titan_speech.hf.tensors import EMBEDDING
-from titan_speech.layouts import LAYOUTS, LLAMA3_ROWS, Layout
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.model_folder import EMBEDDING
+from titan_speech.tokenization.foreign_layouts import LAYOUTS, LLAMA3_ROWS, VocabularyLayout
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 NUM_BASE = TextTokenizer.load(TOKENIZER).num_base
 STOPS = {"inworld": "<|speech_end|>", "llasa": "<|SPEECH_GENERATION_END|>"}
 CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json")
 
 
-def small(name: str) -> Layout:
+def small(name: str) -> VocabularyLayout:
     """The layout over the bundled tokenizer's base instead of Llama 3's."""
     return replace(LAYOUTS[name], num_base=NUM_BASE)
 
@@ -40,7 +38,9 @@ def exported_run(folder: Path, kind: Backbone) -> Path:
     if kind.num_rows is not None:  # the bundled tokenizer has fewer entries, and says so
         (folder / "base" / "recipe.json").write_text(json.dumps({"num_base": kind.num_rows}))
     expand(folder / "base", folder / "grown", NewRows(), lambda _: None)
-    export(Checkpoint.open(write_run(folder / "run", folder / "grown", kind.family)), folder / "hf", torch.float32)
+    export(
+        WeightsCheckpoint.open(write_run(folder / "run", folder / "grown", kind.family)), folder / "hf", torch.float32
+    )
     return folder / "hf"
 
 
@@ -53,7 +53,7 @@ def parsed(folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / name).read_text()) for name in CONFIGS]
 
 
-def assert_there_and_back(ours: Path, folder: Path, layout: Layout) -> None:
+def assert_there_and_back(ours: Path, folder: Path, layout: VocabularyLayout) -> None:
     """Logits by token, special tokens by name, and all bits that have a place on both sides."""
     vocabulary = TextTokenizer.load(ours).vocabulary()
     export_model(ours, folder / "theirs", layout)
@@ -78,7 +78,7 @@ def assert_there_and_back(ours: Path, folder: Path, layout: Layout) -> None:
             assert (folder / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def _assert_same_logits(ours: Path, their_model: Any, layout: Layout) -> None:
+def _assert_same_logits(ours: Path, their_model: Any, layout: VocabularyLayout) -> None:
     vocabulary, our_model = TextTokenizer.load(ours).vocabulary(), AutoModelForCausalLM.from_pretrained(ours)
     assert their_model.config.vocab_size == layout.num_rows
     their_ids = torch.randint(0, layout.num_rows, (50,), generator=torch.Generator().manual_seed(5))
@@ -88,7 +88,7 @@ def _assert_same_logits(ours: Path, their_model: Any, layout: Layout) -> None:
     torch.testing.assert_close(theirs_LV, ours_LV[:, torch.from_numpy(layout.rows_of_ours(vocabulary))])
 
 
-def _assert_named(theirs: Path, model: Any, layout: Layout) -> None:
+def _assert_named(theirs: Path, model: Any, layout: VocabularyLayout) -> None:
     """What transformers makes of the folder."""
     tokenizer: Any = AutoTokenizer.from_pretrained(theirs)
     assert len(tokenizer) == layout.num_rows

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from tests.plan_samples import World, make_world, with_training
-from titan_speech.data import counts, documents
-from titan_speech.data.counts import group_counts
-from titan_speech.data.group_packs import Rules
-from titan_speech.data.groups import Groups
+from titan_speech.data import documents, pack_counts
+from titan_speech.data.pack_counts import count_packs
+from titan_speech.data.packing import Blocks, PackingRules
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
-from titan_speech.store import derived, part
-from titan_speech.store.derived import derived_array, derived_folder, key_of
+from titan_speech.store import derived_cache, reader
+from titan_speech.store.derived_cache import derived_array, derived_folder, key_of
 
 ARRAY = np.arange(1_000, dtype=np.int32)
 
@@ -97,7 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts are kept like large ones."""
-    for module in (counts, documents, part, derived):
+    for module in (pack_counts, documents, reader, derived_cache):
         monkeypatch.setattr(module, "MIN_ITEMS", 1)
 
 
@@ -112,7 +111,7 @@ def test_plans_are_the_same_with_and_without_what_is_kept(world: World, keeps_al
     again = all_tasks(world)
     kept = list(world.store.with_name("store.derived").glob("*.array"))
     assert len(kept) > 12
-    monkeypatch.setattr(counts, "_table", never)
+    monkeypatch.setattr(pack_counts, "_table", never)
     monkeypatch.setattr(documents.CloneDocuments, "_references", never)
     found = all_tasks(world)
     monkeypatch.undo()
@@ -131,17 +130,17 @@ def test_counts_of_other_rules_or_tasks_are_others(world: World, keeps_all) -> N
     assert isinstance(docs, documents.TTSDocuments)
     keys = {docs.key, replace(docs, transcript="romanized").key, replace(docs, seq_len=64).key}
     assert len(keys) == 3
-    groups = Groups(stream.documents)
-    totals = [sum(c.num_packs for c in group_counts(groups, Rules(seq_len), whole=True)) for seq_len in (64, 256)]
+    groups = Blocks(stream.documents)
+    totals = [sum(c.num_packs for c in count_packs(groups, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
     assert totals[0] > totals[1]
-    again = [sum(c.num_packs for c in group_counts(groups, Rules(seq_len), whole=True)) for seq_len in (64, 256)]
+    again = [sum(c.num_packs for c in count_packs(groups, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
     assert again == totals
 
 
 def test_processes_count_what_one_would(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = next(stream for stream in all_tasks(world).streams if stream.task == "tts")
-    groups = Groups(stream.documents, group_documents=4, lane_groups=64)
-    alone = counts._table(groups, Rules(128), True, "tts")
-    monkeypatch.setattr(counts, "MIN_PARALLEL_DOCUMENTS", 1)
-    monkeypatch.setattr(counts, "GROUPS_PER_TASK", 3)
-    assert np.array_equal(counts._table(groups, Rules(128), True, "tts"), alone)
+    groups = Blocks(stream.documents, group_documents=4, lane_groups=64)
+    alone = pack_counts._table(groups, PackingRules(128), True, "tts")
+    monkeypatch.setattr(pack_counts, "MIN_PARALLEL_DOCUMENTS", 1)
+    monkeypatch.setattr(pack_counts, "GROUPS_PER_TASK", 3)
+    assert np.array_equal(pack_counts._table(groups, PackingRules(128), True, "tts"), alone)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.config.load import load_config
+from titan_speech.preflight.config_checks import load_config
 
 PAGE = (Path(__file__).parents[1] / "docs/data.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

@@ -22,27 +22,22 @@ from torchtitan.components.checkpoint import MODEL
 from tests.checkpoints import save, save_job, state, world_of_one
 from tests.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.checkpoint import index
-from titan_speech.checkpoint.adopt import adopt
-from titan_speech.checkpoint.commit import MARKER, file_record, read_commit
+from titan_speech.checkpoint.commit import INDEX, MARKER, file_record, read_commit
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into, read_index
 from titan_speech.checkpoint.index import indexed_files
-from titan_speech.checkpoint.keeper import Keeper
+from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
-from titan_speech.checkpoint.names import INDEX
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.retention import Removal
+from titan_speech.checkpoint.retention import Removal, drop_optimizer_state
 from titan_speech.checkpoint.saver import Saver
 from titan_speech.checkpoint.start import choose_start
-from titan_speech.checkpoint.thin import thin
-from titan_speech.checkpoint.verify import verify
-from titan_speech.cli import main
-from titan_speech.config.tables import CheckpointTable
+from titan_speech.checkpoint.verify import verify, write_marker
+from titan_speech.cli.main import main
+from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.evaluate.load import load_run
-from titan_speech.hf.expand import expand
-from titan_speech.hf.export import export
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.run_checkpoint import Checkpoint
+from titan_speech.generate.load import load_run
+from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.export import WeightsCheckpoint, export
 
 RUN = Provenance(vocabulary="v", grammar="g", model="llama3 debug", global_batch_tokens=1024)
 
@@ -172,7 +167,7 @@ def test_adopt_refuses_it_and_writes_no_marker(folder: Path, name: str, mark: Pa
     checkpoint = poison(folder / "step-5", name, mark)
     (checkpoint / MARKER).unlink()
     with pytest.raises(CheckpointError, match=f"it names {name}"):
-        adopt(checkpoint)
+        write_marker(checkpoint)
     assert not (checkpoint / MARKER).exists()
 
 
@@ -182,14 +177,14 @@ def test_thinning_refuses_it_and_leaves_it_as_it_was(folder: Path, name: str, ma
     commit, files = read_commit(checkpoint), sorted(checkpoint.iterdir())
     assert commit is not None
     with pytest.raises(CheckpointError, match=f"it names {name}"):
-        thin(checkpoint, commit)
+        drop_optimizer_state(checkpoint, commit)
     assert sorted(checkpoint.iterdir()) == files
     assert not list(folder.glob("*.partial"))
 
 
 def test_retention_goes_on_after_one_that_it_cannot_thin(folder: Path, mark: Path) -> None:
     poison(folder / "step-5", "posix.system", mark)
-    keeper = Keeper(folder, CheckpointTable())
+    keeper = RetentionKeeper(folder, CheckpointConfig())
     keeper.apply(Removal(delete=(3,), thin=(5,)))
     keeper.close()
     assert [path.name for path in folder.glob("step-*")] == ["step-5"]
@@ -198,7 +193,7 @@ def test_retention_goes_on_after_one_that_it_cannot_thin(folder: Path, mark: Pat
 @attacks
 def test_a_run_passes_over_it_and_starts_from_the_one_before(folder: Path, name: str, mark: Path) -> None:
     poison(folder / "step-5", name, mark)
-    start = choose_start(CheckpointTable(), folder, RUN)
+    start = choose_start(CheckpointConfig(), folder, RUN)
     assert start.step == 3
     assert f"it names {name}" in start.passed_over[0]
 
@@ -209,7 +204,7 @@ def test_a_run_that_takes_its_weights_refuses_it(folder: Path, name: str, mark: 
     checkpoint = poison(folder / "step-5", name, mark)
     (checkpoint / MARKER).unlink()
     with pytest.raises(CheckpointError, match=f"initial_load_path = .*it names {name}"):
-        choose_start(CheckpointTable(initial_load_path=str(checkpoint)), folder / "elsewhere", RUN)
+        choose_start(CheckpointConfig(initial_load_path=str(checkpoint)), folder / "elsewhere", RUN)
 
 
 @attacks
@@ -238,7 +233,7 @@ def test_decoding_and_export_refuse_it(trained: Path, name: str, tmp_path: Path,
     with pytest.raises(CheckpointError, match=f"was refused: it names {name}"):
         load_run(run)
     with pytest.raises(CheckpointError, match=f"was refused: it names {name}"):
-        export(Checkpoint.open(run), tmp_path / "hf")
+        export(WeightsCheckpoint.open(run), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
 
@@ -299,7 +294,7 @@ def verify_problem(checkpoint: Path) -> None:
 
 def adopted_anew(checkpoint: Path) -> None:
     (checkpoint / MARKER).unlink()
-    adopt(checkpoint)
+    write_marker(checkpoint)
 
 
 @pytest.mark.parametrize("change", [{"offset": -1}, {"length": True}, {"length": 1.5}, {"offset": 1 << 80}])
@@ -348,7 +343,7 @@ def test_real_indexes_are_read_as_dcp_reads_them(folder: Path, tmp_path: Path) -
     dcp.save(state(1.0) | values, checkpoint_id=str(tmp_path / "plain"), no_dist=True)
     commit = read_commit(folder / "step-3")
     assert commit is not None
-    thin(folder / "step-3", commit)
+    drop_optimizer_state(folder / "step-3", commit)
     for checkpoint in (tmp_path / "plain", folder / "step-3", folder / "step-5"):
         assert read_index(checkpoint / INDEX) == dcps_own(checkpoint / INDEX)
     by_number = (tmp_path / "plain" / INDEX).read_bytes()
@@ -373,7 +368,7 @@ def test_real_checkpoints_are_loaded_as_before(folder: Path, tmp_path: Path) -> 
     (folder / "step-5" / INDEX).unlink()
     load_into({"norm.weight": torch.zeros(16)}, reader, no_dist=True)  # read once a reader
     dcp.save(state(7.0), checkpoint_id=str(tmp_path / "step-7"))
-    adopt(tmp_path / "step-7")
+    write_marker(tmp_path / "step-7")
     assert verify(tmp_path / "step-7", checksums=True).is_sound
     start_training(tmp_path / "step-7", found)
     assert str(found) == str(state(7.0))

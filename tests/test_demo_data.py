@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titan_speech.codec import load_codec
+from titan_speech.codec.load import load_codec
 from titan_speech.store.manifest import Kind
-from titan_speech.store.store import Store, open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.reader import Store, open_store
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo_data"

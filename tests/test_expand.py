@@ -14,11 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.hf_folders import ALL_KINDS, TOKENIZER, Backbone, write_backbone
 from titan_speech.errors import ModelError
-from titan_speech.hf.expand import expand, read_expansion
-from titan_speech.hf.folder import HFFolder
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.tensors import EMBEDDING, HEAD
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.model_folder import EMBEDDING, HEAD, HFFolder
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 def silent(_: str) -> None:

@@ -18,20 +18,18 @@ from transformers import AutoModelForCausalLM
 from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.upload.lease import free_to_remove
-from titan_speech.cli import main
-from titan_speech.codec import load_codec
+from titan_speech.checkpoint.upload.local import free_to_remove
+from titan_speech.cli.command import EXIT_BAD_INPUT
+from titan_speech.cli.main import main
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import CheckpointError, ModelError
-from titan_speech.evaluate.generate import Decoding
-from titan_speech.evaluate.load import load_run
-from titan_speech.evaluate.speak import Reference, SpokenModel
-from titan_speech.hf.expand import expand, read_expansion
-from titan_speech.hf.export import export
-from titan_speech.hf.record import ModelRecord
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.run_checkpoint import Checkpoint
-from titan_speech.verbs.verb import EXIT_BAD_INPUT
+from titan_speech.generate.decode import Decoding
+from titan_speech.generate.load import load_run
+from titan_speech.generate.synthesize import Reference, SpeechModel
+from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.model_card import ModelRecord
 
 
 def silent(_: str) -> None:
@@ -49,7 +47,7 @@ def run_of_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def test_exported_logits_are_those_of_the_trainers_model(run_of_kind: tuple[Path, Path], tmp_path: Path) -> None:
     run, _ = run_of_kind
-    export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
     theirs, info = loaded
     assert not info["missing_keys"]
@@ -64,7 +62,7 @@ def test_exported_logits_are_those_of_the_trainers_model(run_of_kind: tuple[Path
 
 def test_what_was_loaded_is_exported_bit_for_bit(run_of_kind: tuple[Path, Path], tmp_path: Path) -> None:
     run, grown = run_of_kind
-    export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     loaded, exported = (load_file(folder / "model.safetensors") for folder in (grown, tmp_path / "hf"))
     assert loaded.keys() == exported.keys()
     for name, tensor in loaded.items():
@@ -82,12 +80,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_transformers_generates_token_for_token_what_the_projects_own_decoding_does(
     tiny_run: Path, tmp_path: Path
 ) -> None:
-    export(Checkpoint.open(tiny_run), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(tiny_run), tmp_path / "hf", torch.float32)
     assert_same_greedy(tiny_run, tmp_path / "hf")
 
 
 def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
-    export(Checkpoint.open(tiny_run / "checkpoint" / "step-5"), tmp_path / "hf")
+    export(WeightsCheckpoint.open(tiny_run / "checkpoint" / "step-5"), tmp_path / "hf")
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
@@ -106,7 +104,7 @@ def test_what_was_measured_of_the_step_is_in_the_card(tiny_run: Path, tmp_path: 
     (run / "evaluation").mkdir()
     (run / "evaluation" / "step-5.md").write_text("CER on 40 Hindi sentences: 7.1 %\n")
     (run / "evaluation" / "step-4.md").write_text("of another step\n")
-    export(Checkpoint.open(run), tmp_path / "hf")
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "## Evaluation\nCER on 40 Hindi sentences: 7.1 %" in card
     assert "of another step" not in card
@@ -117,7 +115,7 @@ def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_
     checkpoint, record = run / "checkpoint" / "step-5", read_expansion(tiny_run.parent / "grown")
     fingerprint = load_run(tiny_run).grammar.vocabulary.fingerprint
     Provenance(fingerprint, "", "", 1024, initial=str(record)).write(checkpoint)
-    export(Checkpoint.open(run), tmp_path / "hf")
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
     assert f"first weights: base (sha256 {record.source_sha256[:16]}), 4,096 rows grown to 69,760, new rows" in card
     assert str(tmp_path) not in card
@@ -126,9 +124,9 @@ def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_
 
 def test_a_checkpoint_that_is_not_one_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
-        Checkpoint.open(tmp_path)
+        WeightsCheckpoint.open(tmp_path)
     with pytest.raises(CheckpointError, match=r"step-7 is no complete checkpoint: no commit\.json"):
-        Checkpoint.open(tiny_run / "checkpoint" / "step-7")
+        WeightsCheckpoint.open(tiny_run / "checkpoint" / "step-7")
 
 
 def test_files_without_a_marker_or_of_another_size_are_no_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
@@ -138,14 +136,14 @@ def test_files_without_a_marker_or_of_another_size_are_no_checkpoint(tiny_run: P
     shard.write_bytes(shard.read_bytes()[:-1])
     for path in (run, checkpoint):
         with pytest.raises(CheckpointError, match=r"0_0\.distcp has [\d,]+ bytes instead of"):
-            Checkpoint.open(path)
+            WeightsCheckpoint.open(path)
     (checkpoint / "commit.json").unlink()
     with pytest.raises(CheckpointError, match="checkpoint adopt"):
-        Checkpoint.open(checkpoint)
+        WeightsCheckpoint.open(checkpoint)
 
 
 def test_retention_cannot_remove_what_is_being_exported(tiny_run: Path) -> None:
-    checkpoint = Checkpoint.open(tiny_run)
+    checkpoint = WeightsCheckpoint.open(tiny_run)
     with checkpoint.kept(), free_to_remove(checkpoint.path) as is_free:
         assert not is_free
     with (
@@ -162,16 +160,16 @@ def test_a_damaged_checkpoint_leaves_nothing_behind(tiny_run: Path, tmp_path: Pa
     (shard,) = (tmp_path / "run" / "checkpoint" / "step-5").glob("*.distcp")
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(CheckpointError, match="cannot be read at"):
-        export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf")
+        export(WeightsCheckpoint.open(tmp_path / "run"), tmp_path / "hf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    from titan_speech.hf import writer
+    from titan_speech.hf import safetensors_writer
 
     with (
         pytest.raises(ModelError, match=r"needs \d+\.\d GB and there are"),
-        writer.new_folder(tmp_path / "hf", 1 << 60),
+        safetensors_writer.new_folder(tmp_path / "hf", 1 << 60),
     ):
         pytest.fail("the block must not run")
     assert not list(tmp_path.iterdir())
@@ -179,7 +177,7 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:
     """Files may grow to 1 MB here: the kernel refuses the rest in the middle of the embedding."""
-    checkpoint, (soft, hard) = Checkpoint.open(tiny_run), resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoint, (soft, hard) = WeightsCheckpoint.open(tiny_run), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(ModelError, match=r"hf cannot be written: .*File too large; nothing was left behind"):
@@ -193,17 +191,17 @@ def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Pat
 
 @pytest.fixture(scope="module")
 def exported(tiny_run: Path) -> Path:
-    export(Checkpoint.open(tiny_run), tiny_run.parent / "hf", torch.float32)
+    export(WeightsCheckpoint.open(tiny_run), tiny_run.parent / "hf", torch.float32)
     return tiny_run.parent / "hf"
 
 
 def test_texts_spoken_in_a_batch_have_the_codes_they_have_alone(exported: Path, tmp_path: Path) -> None:
-    model, greedy = SpokenModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
+    model, greedy = SpeechModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
     texts = ["Please hold the line.", "Goodbye."]
     together = model.speak(texts, greedy)
     edited = shutil.copytree(exported, tmp_path / "edited")
     (edited / "generation_config.json").write_text('{"repetition_penalty": 50.0, "max_length": 5}')
-    again = SpokenModel.load(edited).speak(texts, greedy)
+    again = SpeechModel.load(edited).speak(texts, greedy)
     assert [s.codes_F.tolist() for s in again] == [s.codes_F.tolist() for s in together], "decoding is what is recorded"
     for text, speech in zip(texts, together, strict=True):
         assert speech.codes_F.tolist() == model.speak([text], greedy)[0].codes_F.tolist()

@@ -14,18 +14,26 @@ import pytest
 
 from tests.plan_samples import LANGUAGES, World, make_world
 from tests.store_samples import CODEC
-from titan_speech.cli import main
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.cli.main import main
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.change.merge import merge_stores
-from titan_speech.store.gold.file import GOLD_NAME, DecodePrompt, Gold, HeldOutIds, SourceStore, read_gold
-from titan_speech.store.gold.pack import GoldOptions, cut_gold
-from titan_speech.store.samples import SampleInfo
-from titan_speech.store.store import open_store
+from titan_speech.store.held_out_set import (
+    HELD_OUT_NAME,
+    DecodePrompt,
+    HeldOutIds,
+    HeldOutOptions,
+    HeldOutSet,
+    SourceStore,
+    make_held_out_set,
+    read_held_out_set,
+)
+from titan_speech.store.merge import merge_stores
+from titan_speech.store.reader import open_store
+from titan_speech.store.sample import SampleInfo
 from titan_speech.store.verify import verify_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 TASKS = {
     "speech": ("wild", "prompts"),
@@ -54,7 +62,7 @@ def some_of_every_part(world: World, each: int = 7) -> list[str]:
 
 def write_gold(folder: Path, ids: list[str], **changes) -> Path:
     """A gold.json that names samples but no numbers, as for a store it was not cut from."""
-    gold = Gold(
+    gold = HeldOutSet(
         seed=0,
         by="sample",
         max_tokens=2048,
@@ -65,7 +73,7 @@ def write_gold(folder: Path, ids: list[str], **changes) -> Path:
         numbers={},
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / GOLD_NAME).write_text(replace(gold, **changes).sealed().to_json())
+    (folder / HELD_OUT_NAME).write_text(replace(gold, **changes).sealed().to_json())
     return folder
 
 
@@ -86,7 +94,7 @@ def sample_ids_read(plan: DataPlan, num_epochs: float = 2) -> dict[str, set[str]
 
 def test_no_slot_of_an_epoch_of_any_task_holds_a_gold_sample(world: World, tmp_path: Path) -> None:
     gold = write_gold(tmp_path / "gold", some_of_every_part(world))
-    held = set(read_gold(gold).held_out.all)
+    held = set(read_held_out_set(gold).held_out.all)
     open_plan = DataPlan.load(all_tasks(world))
     plan = DataPlan.load(all_tasks(world, held_out=(str(gold),)))
     everything, read = sample_ids_read(open_plan), sample_ids_read(plan)
@@ -99,7 +107,7 @@ def test_no_slot_of_an_epoch_of_any_task_holds_a_gold_sample(world: World, tmp_p
 def test_the_tokens_of_gold_samples_are_in_no_pack(world: World, tmp_path: Path) -> None:
     """The same from the other end: packs are searched for the codes themselves."""
     gold = write_gold(tmp_path / "gold", some_of_every_part(world))
-    held = set(read_gold(gold).held_out.all)
+    held = set(read_held_out_set(gold).held_out.all)
     plan = DataPlan.load(all_tasks(world, held_out=(str(gold),)))
     first_code = plan.vocabulary.first_code_id
     needles = [
@@ -150,9 +158,9 @@ def test_a_missing_or_edited_pack_is_refused(world: World, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"gold.json is missing; make one with titan-speech store gold"):
         DataPlan.load(all_tasks(world, held_out=(str(tmp_path),)))
     gold = write_gold(tmp_path / "gold", some_of_every_part(world))
-    content = json.loads((gold / GOLD_NAME).read_text())
+    content = json.loads((gold / HELD_OUT_NAME).read_text())
     content["held_out"]["chosen"].pop()
-    (gold / GOLD_NAME).write_text(json.dumps(content))
+    (gold / HELD_OUT_NAME).write_text(json.dumps(content))
     with pytest.raises(DataError, match="not what its fingerprint says"):
         DataPlan.load(all_tasks(world, held_out=(str(gold),)))
 
@@ -173,7 +181,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def test_a_pack_is_a_small_sound_store_with_every_source_and_language(world: World, cut: Path) -> None:
-    gold, store = read_gold(cut), open_store(cut)
+    gold, store = read_held_out_set(cut), open_store(cut)
     assert verify_store(cut).is_sound
     assert [part.name for part in store.parts] == [part.name for part in open_store(world.store).parts]
     ids = {id_: part for part in store.parts for id_ in part.column("sample_id").to_pylist()}
@@ -183,7 +191,7 @@ def test_a_pack_is_a_small_sound_store_with_every_source_and_language(world: Wor
 
 
 def test_prompts_are_of_several_languages_with_another_sample_of_the_speaker(cut: Path) -> None:
-    gold, store = read_gold(cut), open_store(cut)
+    gold, store = read_held_out_set(cut), open_store(cut)
     rows = {row.sample_id: row for part in store.parts for row in map(part.row, range(part.num_samples))}
     assert len(gold.decode) == 7
     assert {prompt.language for prompt in gold.decode} == set(LANGUAGES)
@@ -200,18 +208,18 @@ def test_prompts_are_of_several_languages_with_another_sample_of_the_speaker(cut
 
 def test_training_reads_all_but_the_pack_that_was_cut(world: World, cut: Path) -> None:
     plan = DataPlan.load(all_tasks(world, held_out=(str(cut),)))
-    held = set(read_gold(cut).held_out.all)
+    held = set(read_held_out_set(cut).held_out.all)
     read = set().union(*sample_ids_read(plan).values())
     everything = {id_ for part in open_store(world.store).parts for id_ in part.column("sample_id").to_pylist()}
     assert read == everything - held
 
 
 def test_the_same_stores_give_the_same_pack_and_another_seed_another(world: World, cut: Path, tmp_path: Path) -> None:
-    options = GoldOptions(num_ce=40, num_decode=7)
-    cut_gold([world.store], tmp_path / "again", options)
+    options = HeldOutOptions(num_ce=40, num_decode=7)
+    make_held_out_set([world.store], tmp_path / "again", options)
     assert files_of(tmp_path / "again") == files_of(cut)
-    other = cut_gold([world.store], tmp_path / "other", replace(options, seed=1))
-    assert len(set(other.ce) & set(read_gold(cut).ce)) < 20
+    other = make_held_out_set([world.store], tmp_path / "other", replace(options, seed=1))
+    assert len(set(other.ce) & set(read_held_out_set(cut).ce)) < 20
 
 
 def test_a_merged_store_holds_the_same_samples_out_by_their_ids(world: World, cut: Path, tmp_path: Path) -> None:
@@ -220,7 +228,7 @@ def test_a_merged_store_holds_the_same_samples_out_by_their_ids(world: World, cu
     merge_stores([world.store, tmp_path / "more"], tmp_path / "merged")
     merged = replace(world, store=tmp_path / "merged")
     plan = DataPlan.load(all_tasks(merged, held_out=(str(cut),)))
-    held = set(read_gold(cut).held_out.all)
+    held = set(read_held_out_set(cut).held_out.all)
     assert f"{len(held)} of {len(held)} samples in store {merged.store}" in plan.describe()
     read = set().union(*sample_ids_read(plan).values())
     assert not read & held
@@ -258,7 +266,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, world: World) -> Path:
 
 
 def test_whole_recordings_are_held_out_in_every_source_and_copies_too(recordings: Path, tmp_path: Path) -> None:
-    gold = cut_gold([recordings], tmp_path / "gold", GoldOptions(num_ce=6, num_decode=2))
+    gold = make_held_out_set([recordings], tmp_path / "gold", HeldOutOptions(num_ce=6, num_decode=2))
     chosen, held = set(gold.held_out.chosen), set(gold.held_out.all)
     rows = {
         row.sample_id: row for part in open_store(recordings).parts for row in map(part.row, range(part.num_samples))
@@ -284,7 +292,7 @@ def test_a_pack_of_stores_that_were_cleaned_differently_names_both_cleanings(
         for i in range(20):
             info = SampleInfo(sample_id=f"clean-{i}", dataset_source="clean", language="hi", speaker_id=f"{i // 4}")
             writer.add_speech(info, [i] * 20, {"native": f"sentence {i}"})
-    cut_gold([recordings, tmp_path / "cleaned"], tmp_path / "gold", GoldOptions(num_ce=12, num_decode=2))
+    make_held_out_set([recordings, tmp_path / "cleaned"], tmp_path / "gold", HeldOutOptions(num_ce=12, num_decode=2))
     assert open_store(tmp_path / "gold").manifest.normalization_version == "nfc-1 and nfc-1+clean-1"
     assert verify_store(tmp_path / "gold").is_sound
 
@@ -293,7 +301,7 @@ def test_neither_clones_nor_stitched_segments_bring_a_gold_sample_back(
     world: World, recordings: Path, tmp_path: Path
 ) -> None:
     """Held out sample by sample, so that its neighbours on the tape are still read."""
-    gold = cut_gold([recordings], tmp_path / "gold", GoldOptions(num_ce=24, num_decode=8, by="sample"))
+    gold = make_held_out_set([recordings], tmp_path / "gold", HeldOutOptions(num_ce=24, num_decode=8, by="sample"))
     here = replace(world, store=recordings)
     sources = (
         here.source("speech", 0.5, datasets=("read",), stitch_gap_sec=0.5),
@@ -318,28 +326,33 @@ def test_by_speaker_holds_out_what_they_say_in_the_source_and_by_sample_only_cop
         row.sample_id: row for part in open_store(recordings).parts for row in map(part.row, range(part.num_samples))
     }
     speaker_of = {id_: (row.dataset_source, row.speaker_id) for id_, row in rows.items() if row.speaker_id}
-    gold = cut_gold([recordings], tmp_path / "speaker", GoldOptions(4, 1, by="speaker_id"))
+    gold = make_held_out_set([recordings], tmp_path / "speaker", HeldOutOptions(4, 1, by="speaker_id"))
     speakers = {speaker_of[id_] for id_ in gold.held_out.chosen if id_ in speaker_of}
     assert {id_ for id_, speaker in speaker_of.items() if speaker in speakers} <= set(gold.held_out.all)
     assert gold.held_out.recording
-    assert cut_gold([recordings], tmp_path / "sample", GoldOptions(4, 1, by="sample")).held_out.recording == ()
+    assert (
+        make_held_out_set([recordings], tmp_path / "sample", HeldOutOptions(4, 1, by="sample")).held_out.recording == ()
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (GoldOptions(num_ce=11), r"set --num-ce to 12 \(one sample of every source, language and kind\) up to 72"),
-        (GoldOptions(num_ce=73), "up to 72"),
-        (GoldOptions(num_ce=40), "set --num-decode to at most 18"),
-        (GoldOptions(num_ce=40, num_decode=7, by="speaker_id"), r"more than half of prompts.en.speech .* --by sample"),
-        (GoldOptions(by="tape"), "expected one of source_video_id, speaker_id, sample"),
+        (HeldOutOptions(num_ce=11), r"set --num-ce to 12 \(one sample of every source, language and kind\) up to 72"),
+        (HeldOutOptions(num_ce=73), "up to 72"),
+        (HeldOutOptions(num_ce=40), "set --num-decode to at most 18"),
+        (
+            HeldOutOptions(num_ce=40, num_decode=7, by="speaker_id"),
+            r"more than half of prompts.en.speech .* --by sample",
+        ),
+        (HeldOutOptions(by="tape"), "expected one of source_video_id, speaker_id, sample"),
     ],
 )
 def test_a_pack_that_would_be_unfit_is_refused_and_nothing_is_left(
-    world: World, tmp_path: Path, options: GoldOptions, message: str
+    world: World, tmp_path: Path, options: HeldOutOptions, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        cut_gold([world.store], tmp_path / "gold", options)
+        make_held_out_set([world.store], tmp_path / "gold", options)
     assert not list(tmp_path.iterdir())
 
 

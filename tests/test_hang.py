@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.runs import train
-from titan_speech.health.exits import EXIT_HUNG
-from titan_speech.health.hang import hang_lines, is_of_a_collective
-from titan_speech.health.progress import Mark
+from titan_speech.health.signals import EXIT_HUNG
+from titan_speech.health.watchdog import Mark, hang_lines, is_of_a_collective
 
 
 def test_the_report_names_silent_ranks_first_then_those_furthest_behind() -> None:

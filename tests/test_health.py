@@ -14,15 +14,14 @@ from torchtitan.components.optimizer import ParamGroupConfig
 
 from tests.runs import ROOT, SMALL, figures, train
 from tests.warm import start_warm
-from titan_speech.config.load import load_config
+from titan_speech.cli.arguments import naturals
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import slots_text
-from titan_speech.health.exits import EXIT_UNHEALTHY
-from titan_speech.health.guard import GuardedOptimizers, StepGuard
-from titan_speech.health.monitor import HealthState
-from titan_speech.health.spikes import SpikeDetector
-from titan_speech.objective import GroupSums
-from titan_speech.verbs.values import naturals
+from titan_speech.health.monitor import HealthState, SpikeDetector
+from titan_speech.health.signals import EXIT_UNHEALTHY
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.training.loss import GroupSums
+from titan_speech.training.optimizer import GuardedOptimizers, StepGuard
 
 NAN, INF = math.nan, math.inf
 

@@ -16,11 +16,9 @@ from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from tests.runs import assert_close, losses, train_well
 from titan_speech.checkpoint.provenance import read_provenance
-from titan_speech.evaluate.load import load_run
-from titan_speech.hf.expand import expand
-from titan_speech.hf.export import export
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.run_checkpoint import Checkpoint
+from titan_speech.generate.load import load_run
+from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.export import WeightsCheckpoint, export
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +61,7 @@ def test_a_model_trained_for_ten_steps_has_the_same_logits_and_greedy_codes_in_t
     initial = grown(tmp_path, kind)
     figures = train_well(tmp_path / "run", *start_from(initial, kind), *TEN_STEPS)
     assert max(figures) == 10
-    export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(tmp_path / "run"), tmp_path / "hf", torch.float32)
     before, after = (load_file(folder / "model.safetensors") for folder in (initial, tmp_path / "hf"))
     assert all(not torch.equal(before[name], after[name]) for name in before)
     assert_same_logits(tmp_path / "run", tmp_path / "hf")
@@ -84,7 +82,7 @@ def test_a_grown_folder_gives_one_process_and_two_the_same_losses_and_comes_out_
         provenance = read_provenance(run / "checkpoint" / "step-10")
         assert provenance is not None
         assert provenance.world_size == world_size
-        export(Checkpoint.open(run), exported, torch.float32)
+        export(WeightsCheckpoint.open(run), exported, torch.float32)
         after = load_file(exported / "model.safetensors")
         assert before.keys() == after.keys()
         for name, tensor in before.items():
@@ -100,7 +98,7 @@ def test_a_backbone_as_it_was_published_is_loaded_saved_and_exported_bit_for_bit
     initial = grown(tmp_path, kind)
     words = (*start_from(tmp_path / "base", kind), *STANDING_STILL)
     train_well(tmp_path / "run", *words, world_size=2)
-    export(Checkpoint.open(tmp_path / "run"), tmp_path / "hf", torch.bfloat16)
+    export(WeightsCheckpoint.open(tmp_path / "run"), tmp_path / "hf", torch.bfloat16)
     assert (tmp_path / "run/initial/model.safetensors").read_bytes() == (initial / "model.safetensors").read_bytes()
     published, before, after = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "base", initial, tmp_path / "hf")
@@ -113,10 +111,10 @@ def test_a_backbone_as_it_was_published_is_loaded_saved_and_exported_bit_for_bit
 def test_a_run_starts_from_an_exported_folder_with_its_weights_as_they_are(tmp_path: Path) -> None:
     kind = Backbone()
     run = write_run(tmp_path / "first", grown(tmp_path, kind), kind.family)
-    export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     train_well(tmp_path / "second", *start_from(tmp_path / "hf", kind), *STANDING_STILL)
     assert f"the weights of {tmp_path / 'hf'}" in (tmp_path / "second/log.txt").read_text()
-    export(Checkpoint.open(tmp_path / "second"), tmp_path / "again", torch.float32)
+    export(WeightsCheckpoint.open(tmp_path / "second"), tmp_path / "again", torch.float32)
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", tmp_path / "again"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -133,7 +131,7 @@ FULL_SIZE = [
 def test_logits_and_greedy_codes_agree_at_the_full_vocabulary(tmp_path: Path, kind: Backbone) -> None:
     initial = grown(tmp_path, kind)
     run = write_run(tmp_path / "run", initial, kind.family)
-    export(Checkpoint.open(run), tmp_path / "hf", torch.float32)
+    export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     num_rows = {"llama3": 193_920, "qwen3": 217_600}[kind.family]
     assert load_file(tmp_path / "hf/model.safetensors")["model.embed_tokens.weight"].shape[0] == num_rows
     assert_same_logits(run, tmp_path / "hf")

@@ -19,18 +19,17 @@ from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.turn import Turn
+from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.checkpoint.verify import verify
-from titan_speech.config.tables import StorageTable, UploadTable
-from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.samples import BadSample
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError, DataError, ModelError, TitanSpeechError
-from titan_speech.hf.folder import _weight_map
-from titan_speech.remote.client import client_of
-from titan_speech.remote.manifest import read_remote_manifest
-from titan_speech.remote.store_copy import pull_store, push_store
-from titan_speech.remote.url import S3Url
+from titan_speech.hf.model_folder import _weight_map
+from titan_speech.importers.base import BadSample, ImportOptions, open_importer
+from titan_speech.storage.s3 import S3Url, client_of
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
+from titan_speech.store.remote_files import read_remote_manifest
+from titan_speech.store.transfer import pull_store, push_store
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, path_inside, relative_path, sha256_text
 
 DEMO_STORE = ROOT / "demo_data" / "heldout"
@@ -84,7 +83,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def storage(s3_server: S3Server, tmp_path: Path) -> StorageTable:
+def storage(s3_server: S3Server, tmp_path: Path) -> StorageConfig:
     return s3_server.settings(tmp_path / "cache")
 
 
@@ -96,7 +95,7 @@ def spoiled(manifest: Path, change: Callable[[dict], None]) -> bytes:
     return json.dumps(content).encode()
 
 
-def hostile_store(s3_server: S3Server, storage: StorageTable, name: str, change: Callable[[dict], None]) -> S3Url:
+def hostile_store(s3_server: S3Server, storage: StorageConfig, name: str, change: Callable[[dict], None]) -> S3Url:
     """A pushed store whose manifest was replaced."""
     url = S3Url(BUCKET, f"hostile/{name}")
     push_store(DEMO_STORE, url, storage)
@@ -117,7 +116,7 @@ def everything_below(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("is_absolute", [True, False], ids=["absolute", "climbing"])
 def test_a_pull_writes_nothing_outside_its_folder(
-    s3_server: S3Server, storage: StorageTable, tmp_path: Path, is_absolute: bool
+    s3_server: S3Server, storage: StorageConfig, tmp_path: Path, is_absolute: bool
 ) -> None:
     path = str(tmp_path / "victim") if is_absolute else "../victim"
 
@@ -133,7 +132,7 @@ def test_a_pull_writes_nothing_outside_its_folder(
 
 @pytest.mark.parametrize("is_remote", [True, False])
 def test_a_checksum_is_never_a_file_name_of_its_writers_choice(
-    s3_server: S3Server, storage: StorageTable, tmp_path: Path, is_remote: bool
+    s3_server: S3Server, storage: StorageConfig, tmp_path: Path, is_remote: bool
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(EVIL)
@@ -155,13 +154,13 @@ def test_a_checksum_is_never_a_file_name_of_its_writers_choice(
 
 
 @pytest.fixture
-def job(storage: StorageTable, tmp_path: Path, request: pytest.FixtureRequest) -> UploadJob:
+def job(storage: StorageConfig, tmp_path: Path, request: pytest.FixtureRequest) -> UploadJob:
     """A run whose step 10 is complete at an address."""
     run = tmp_path / "run"
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
-    job = UploadJob(run, run / "checkpoint", UploadTable(to=f"s3://{BUCKET}/sent-{name}", keep="all"), storage)
+    job = UploadJob(run, run / "checkpoint", UploadConfig(to=f"s3://{BUCKET}/sent-{name}", keep="all"), storage)
     write_checkpoint(job.checkpoints, 10)
-    Turn(job).run()
+    UploadPass(job).run()
     return job
 
 
@@ -228,7 +227,7 @@ def test_a_weight_map_names_files_of_its_folder_only(tmp_path: Path) -> None:
 
 
 def samples_of(name: str, options: ImportOptions) -> list:
-    opened = open_format(name, options)
+    opened = open_importer(name, options)
     return [sample for unit in opened.units() for sample in opened.samples(unit)]
 
 
@@ -265,8 +264,8 @@ def test_a_listing_names_audio_of_its_own_folder_unless_more_is_allowed(tmp_path
         (data / "metadata.jsonl").write_text(json.dumps({"audio": str(elsewhere / "a.wav")}) + "\n")
     options = ImportOptions((data,), "x", "en", codec="embedded")
     with pytest.raises(DataError, match="--files-from"):
-        open_format("audio", options)
-    opened = open_format("audio", ImportOptions((data,), "x", "en", codec="embedded", files_from=(elsewhere,)))
+        open_importer("audio", options)
+    opened = open_importer("audio", ImportOptions((data,), "x", "en", codec="embedded", files_from=(elsewhere,)))
     assert len(opened.units()) == 1
 
 
@@ -279,4 +278,4 @@ def test_an_mds_index_names_shards_of_its_folder_only(tmp_path: Path, name: str)
     }
     (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
     with pytest.raises(TitanSpeechError, match="found the path"):
-        open_format("mds", ImportOptions((tmp_path,), "x", "en"))
+        open_importer("mds", ImportOptions((tmp_path,), "x", "en"))

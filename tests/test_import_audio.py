@@ -12,13 +12,14 @@ import soundfile
 
 from tests.import_samples import imported, opened
 from tests.xcodec2_folder import write_xcodec2
-from titan_speech.codec import Codec, load_codec
+from titan_speech.codec.base import Codec
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio, read_resampled, write_wav
-from titan_speech.corpus.format import NamesCodec
-from titan_speech.corpus.formats import audio_folder
 from titan_speech.errors import CodecError, DataError
+from titan_speech.importers import audio
+from titan_speech.importers.base import KnowsCodec
 from titan_speech.store.manifest import Kind
-from titan_speech.store.store import open_store
+from titan_speech.store.reader import open_store
 
 ROOT = Path(__file__).parents[1]
 ASSETS = Path(__file__).parent / "assets"
@@ -60,7 +61,7 @@ def test_a_folder_with_texts_beside_gives_codes_transcripts_and_names_of_folders
 
 def test_the_codec_and_the_hash_of_its_weights_are_named(folder: Path, codec: Codec) -> None:
     source = opened("audio", folder, codec="embedded")
-    assert isinstance(source, NamesCodec)
+    assert isinstance(source, KnowsCodec)
     info = source.codec_info()
     assert info is not None
     assert (info.name, info.hash, info.codes_per_sec) == ("embedded", codec.codec_hash, 50)
@@ -125,7 +126,7 @@ def test_long_audio_is_refused_or_cut_into_equal_pieces_on_request(tmp_path: Pat
 
 def test_units_and_batches_of_any_size_give_the_same_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = imported("audio", folder, codec="embedded")
-    monkeypatch.setattr(audio_folder, "UNIT_CLIPS", 1)
+    monkeypatch.setattr(audio, "UNIT_CLIPS", 1)
     source = opened("audio", folder, codec="embedded")
     assert [(unit.name, unit.start, unit.stop) for unit in source.units()] == [("in:0-1", 0, 1), ("in:1-2", 1, 2)]
     assert [unit.other_paths[0].name for unit in source.units()] == ["one.wav", "two.flac"]

@@ -16,11 +16,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, write_tokenizer
-from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.formats.lines import index_lines, parsed_lines
-from titan_speech.corpus.formats.llasa_layout import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
-from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
+from titan_speech.importers.base import BadSample, ImportOptions, SpeechSample, open_importer
+from titan_speech.importers.jsonl import index_lines, parsed_lines
+from titan_speech.importers.llasa import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
 
 @dataclass(frozen=True)
@@ -154,10 +153,10 @@ def test_another_format_is_named_for_each_of_the_three(tmp_path: Path) -> None:
     for name in ("inworld", "llasa", "jsonl"):
         options = ImportOptions((tmp_path,), "tapes", "en", llasa_tokenizer=tmp_path)
         with pytest.raises(DataError, match="try --from parquet"):
-            open_format(name, options)
+            open_importer(name, options)
     (tmp_path / "b.jsonl").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="does not begin with a JSON object"):
-        open_format("jsonl", ImportOptions((tmp_path / "b.jsonl",)))
+        open_importer("jsonl", ImportOptions((tmp_path / "b.jsonl",)))
 
 
 def test_inworld_codes_of_another_width_are_refused(tmp_path: Path) -> None:
@@ -257,7 +256,7 @@ def _mark(plain: Path, name: str) -> int:
 def test_llasa_memmaps_need_what_they_do_not_say(tmp_path: Path, plain: Path) -> None:
     folder = write_llasa(tmp_path, llasa_rows(plain, spoken(2), 160, by_name=False))
     with pytest.raises(DataError, match="give --dataset-source, --language, --llasa-tokenizer"):
-        open_format("llasa", ImportOptions((folder,)))
+        open_importer("llasa", ImportOptions((folder,)))
     np.save(folder / "train_input_ids_shape.npy", (3, 160))
     with pytest.raises(DataError, match="3 rows of 160 int32 are 1920"):
         opened("llasa", folder, llasa_tokenizer=plain)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ import pytest
 
 from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, speech_codes
-from titan_speech.corpus.formats import parquet
-from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
+from titan_speech.importers import parquet
+from titan_speech.importers.base import BadSample, SpeechSample
 
 COLUMNS = {"sample_id": "id", "transcript_native": "text", "segment_order": "n"}
 

@@ -14,11 +14,11 @@ import webdataset as wds
 
 from tests.import_samples import imported, opened
 from tests.store_samples import CODEC, SENTENCES, speech_codes, write_tokenizer
-from titan_speech.corpus.samples import BadSample, SpeechSample
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.importers.base import BadSample, SpeechSample
+from titan_speech.store.reader import open_store
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 def fields(i: int) -> dict[str, object]:

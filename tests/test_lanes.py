@@ -11,38 +11,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.listed_documents import groups_of, laned
-from titan_speech.data.group_packs import Rules
-from titan_speech.data.groups import MAX_LANES, power_of_two_below
-from titan_speech.data.lanes import LanedStream, LaneStream, Places, lane_of_turn, num_taken
 from titan_speech.data.order import slot_order
+from titan_speech.data.packing import MAX_PARTITIONS, PackingRules, power_of_two_below
+from titan_speech.data.shuffle_partitions import (
+    PartitionedStream,
+    PartitionPlaces,
+    PartitionStream,
+    num_taken,
+    partition_of_turn,
+)
 from titan_speech.data.slots import StepShape
-from titan_speech.data.streams import BLOCK_GROUPS, SplitStream, WholeStream, local_shuffle
+from titan_speech.data.streams import BLOCKS_PER_CHUNK, SplitStream, WholeStream, local_shuffle
 
 SEQ_LEN = 64
-KINDS: list[type[LaneStream]] = [SplitStream, WholeStream]
+KINDS: list[type[PartitionStream]] = [SplitStream, WholeStream]
 
 
 def lengths_of(num_documents: int, seed: int = 0) -> list[int]:
     return np.random.default_rng(seed).integers(3, SEQ_LEN, num_documents).tolist()
 
 
-def small_lanes(kind: type[LaneStream], num_documents: int = 640, seed: int = 0) -> LanedStream:
+def small_lanes(kind: type[PartitionStream], num_documents: int = 640, seed: int = 0) -> PartitionedStream:
     """Lanes of at least 4 groups of 4 documents."""
     groups = groups_of(lengths_of(num_documents, seed), group_documents=4, lane_groups=4)
-    return laned(kind, f"{seed}/lanes", groups, Rules(SEQ_LEN))
+    return laned(kind, f"{seed}/lanes", groups, PackingRules(SEQ_LEN))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_documents", [5, 16, 100, 640, 3_000])
 def test_the_number_of_lanes_is_a_power_of_two_that_follows_from_the_data(kind, num_documents: int) -> None:
     stream = small_lanes(kind, num_documents)
-    assert stream.num_lanes == power_of_two_below(min(-(-num_documents // 4) // 4, MAX_LANES))
+    assert stream.num_lanes == power_of_two_below(min(-(-num_documents // 4) // 4, MAX_PARTITIONS))
     assert [group for lane in stream.lanes for group in lane] == list(range(stream.groups.num_groups))
 
 
 def test_lanes_hold_equal_shares_of_the_tokens_but_for_a_group_also_where_lengths_drift() -> None:
     lengths = np.linspace(5, 60, 2_560).astype(int).tolist()
-    stream = laned(SplitStream, "k", groups_of(lengths, group_documents=4, lane_groups=20), Rules(SEQ_LEN))
+    stream = laned(SplitStream, "k", groups_of(lengths, group_documents=4, lane_groups=20), PackingRules(SEQ_LEN))
     assert stream.num_lanes == 32
     sizes = [sum(stream.group_counts[k].num_tokens for k in lane) for lane in stream.lanes]
     assert max(sizes) - min(sizes) <= 2 * 4 * 60
@@ -51,12 +56,12 @@ def test_lanes_hold_equal_shares_of_the_tokens_but_for_a_group_also_where_length
 
 def test_lanes_that_would_hold_hardly_anything_are_not_made() -> None:
     lengths = [0] * 1_280 + [30] * 12
-    stream = laned(SplitStream, "k", groups_of(lengths, group_documents=4, lane_groups=4), Rules(SEQ_LEN))
+    stream = laned(SplitStream, "k", groups_of(lengths, group_documents=4, lane_groups=4), PackingRules(SEQ_LEN))
     assert stream.num_lanes == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_document_comes_once_in_every_epoch_of_its_lane(kind: type[LaneStream]) -> None:
+def test_each_document_comes_once_in_every_epoch_of_its_lane(kind: type[PartitionStream]) -> None:
     stream = small_lanes(kind)
     assert stream.num_lanes == 32
     size = max(stream.lane(number).epoch_size for number in range(stream.num_lanes))
@@ -65,7 +70,7 @@ def test_each_document_comes_once_in_every_epoch_of_its_lane(kind: type[LaneStre
     by_lane: dict[int, list[tuple[int, int]]] = {}
     for j in range(num_packs):
         for piece in stream.pieces(j):
-            number = lane_of_turn(j, stream.num_lanes)
+            number = partition_of_turn(j, stream.num_lanes)
             by_lane.setdefault(number, []).extend((piece.document, t) for t in range(piece.start, piece.stop))
             read[piece.document] += 1
     borders = [stream.groups.slices(lane.start)[0][0] for lane in stream.lanes] + [640]
@@ -80,7 +85,7 @@ def test_each_document_comes_once_in_every_epoch_of_its_lane(kind: type[LaneStre
 
 @given(st.sampled_from([1, 2, 4, 8, 64]), st.integers(0, 500))
 def test_turns_go_round_all_lanes_and_are_counted_in_closed_form(num_lanes: int, num_turns: int) -> None:
-    taken = Counter(lane_of_turn(turn, num_lanes) for turn in range(num_turns))
+    taken = Counter(partition_of_turn(turn, num_lanes) for turn in range(num_turns))
     assert [taken[number] for number in range(num_lanes)] == [
         num_taken(num_turns, number, num_lanes) for number in range(num_lanes)
     ]
@@ -103,15 +108,15 @@ def test_a_stream_goes_on_from_its_cursor_as_if_it_had_not_stopped(kind, first: 
 def test_a_local_shuffle_keeps_blocks_in_their_order(key: str, n: int) -> None:
     order = local_shuffle(key, n)
     assert sorted(order.tolist()) == list(range(n))
-    assert (np.diff(order // BLOCK_GROUPS) >= 0).all()
+    assert (np.diff(order // BLOCKS_PER_CHUNK) >= 0).all()
 
 
 @pytest.fixture(scope="module")
-def mixed() -> tuple[list[LanedStream], Places]:
+def mixed() -> tuple[list[PartitionedStream], PartitionPlaces]:
     streams = [small_lanes(KINDS[i % 2], size, i) for i, size in enumerate((6_000, 1_200, 400, 90))]
     shares = np.array([0.5, 0.3, 0.15, 0.05])
     order = slot_order(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), shares)
-    return streams, Places.of(order, streams)
+    return streams, PartitionPlaces.of(order, streams)
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 10**6))
@@ -130,7 +135,7 @@ def test_places_of_single_slots_are_those_of_a_run_of_slots(mixed) -> None:
         for i, place in enumerate(places.of_slots(first, 100)):
             assert places.of_slots(first + i, 1).tolist() == [place]
             stream, j = places.order.locate(first + i)
-            number = lane_of_turn(j, streams[stream].num_lanes)
+            number = partition_of_turn(j, streams[stream].num_lanes)
             assert int(place) * streams[stream].num_lanes >> 20 == number
 
 

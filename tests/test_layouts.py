@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titan_speech.errors import VocabularyError
-from titan_speech.layouts import INWORLD, LAYOUTS, LLAMA3_ROWS, LLASA, Layout, layout_of_tokenizer
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.tokenization.foreign_layouts import (
+    INWORLD,
+    LAYOUTS,
+    LLAMA3_ROWS,
+    LLASA,
+    VocabularyLayout,
+    layout_of_tokenizer,
+)
+from titan_speech.tokenization.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(LLAMA3_ROWS, 128_000, 128_001)
 
@@ -25,7 +32,7 @@ def test_rows_and_ids_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_every_token_of_theirs_has_a_row_of_ours_of_its_own(layout: Layout) -> None:
+def test_every_token_of_theirs_has_a_row_of_ours_of_its_own(layout: VocabularyLayout) -> None:
     rows_R = layout.rows_of_ours(VOCABULARY)
     assert len(rows_R) == layout.num_rows
     assert len(np.unique(rows_R)) == len(rows_R)

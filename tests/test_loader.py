@@ -17,13 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.plan_samples import SEQ_LEN, World, make_world
-from titan_speech.data.labels import IGNORE_INDEX
-from titan_speech.data.loader import Batch, PlanDataset, SpeechDataLoader
-from titan_speech.data.order_report import order_digest, order_lines
-from titan_speech.data.pack import FILLER, LaidOut, Pack
+from titan_speech.data.collate import IGNORE_INDEX, PADDING_SLOT, Pack, PackedBatch
+from titan_speech.data.inspect import order_digest, order_lines, show_lines
+from titan_speech.data.loader import Batch, PlanDataset, Prefetcher, SpeechDataLoader
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.prefetch import Prefetcher
-from titan_speech.data.show import show_lines
 from titan_speech.data.slots import StepShape
 from titan_speech.errors import CheckpointError, DataError
 
@@ -83,7 +80,7 @@ def union_of_ranks(
                 slots = shape.microbatches(first_slot, plan.places(first_slot, PACKS_PER_STEP), rank)[microbatch]
                 for slot, row in zip(slots, rows_of(batch), strict=True):
                     assert slot not in by_slot, f"slot {slot} was read twice"
-                    fillers.append(row) if slot == FILLER else by_slot.__setitem__(slot, row)
+                    fillers.append(row) if slot == PADDING_SLOT else by_slot.__setitem__(slot, row)
             states.append(loader.state_dict())
     assert all(other == states[0] for other in states)
     return by_slot, fillers, states[0]
@@ -150,11 +147,11 @@ def test_a_step_deals_out_each_of_its_slots_once_and_as_few_fillers_as_fit(packs
     assert all(len(run) == shape.num_microbatches for run in runs)
     assert all(len(slots) == local for run in runs for slots in run)
     slots = [slot for run in runs for slots in run for slot in slots]
-    real = [slot for slot in slots if slot != FILLER]
+    real = [slot for slot in slots if slot != PADDING_SLOT]
     assert sorted(real) == list(range(first, first + packs))
-    assert slots.count(FILLER) < ranks * local
+    assert slots.count(PADDING_SLOT) < ranks * local
     assert real == sorted(real, key=lambda slot: (places[slot - first], slot))
-    sizes = [sum(slot != FILLER for slots in run for slot in slots) for run in runs]
+    sizes = [sum(slot != PADDING_SLOT for slots in run for slot in slots) for run in runs]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -204,7 +201,7 @@ def test_closing_stops_the_thread_and_starting_again_gives_the_same_batches(plan
 def test_waiting_for_data_is_counted(plan: DataPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     read = PlanDataset.__getitems__
 
-    def slow(self: PlanDataset, slots: list[int]) -> LaidOut:
+    def slow(self: PlanDataset, slots: list[int]) -> PackedBatch:
         time.sleep(0.02)
         return read(self, slots)
 
@@ -274,7 +271,7 @@ def test_show_takes_the_first_packs_of_a_source(world: World) -> None:
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    from titan_speech.data.show import wants_color
+    from titan_speech.data.inspect import wants_color
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.checkpoint.lock import NAME, RECORD_BYTES, Holder, RunLock
-from titan_speech.checkpoint.opening import open_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.config.tables import JobTable, SpeechConfig
+from titan_speech.checkpoint.resume import open_checkpoints
+from titan_speech.config.schema import JobConfig, SpeechConfig
 from titan_speech.errors import CheckpointError, ConfigError
+from titan_speech.utils.locks import LOCK_NAME, RECORD_BYTES, Holder, RunLock
 
-HOLD = "import sys, time; from pathlib import Path; from titan_speech.checkpoint.lock import RunLock\n"
+HOLD = "import sys, time; from pathlib import Path; from titan_speech.utils.locks import RunLock\n"
 HOLD += "lock = RunLock.take(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 
@@ -36,12 +36,12 @@ def test_a_second_job_is_refused_and_a_killed_one_is_in_nobodys_way(tmp_path: Pa
     holder.kill()
     holder.wait()
     RunLock.take(tmp_path).release()
-    assert (tmp_path / NAME).read_text() == ""
+    assert (tmp_path / LOCK_NAME).read_text() == ""
 
 
 def write_record(folder: Path, holder: Holder) -> None:
     """In place, as a process on another machine does whose lock is not seen here."""
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     os.pwrite(descriptor, json.dumps(asdict(holder)).encode().ljust(RECORD_BYTES), 0)
     os.close(descriptor)
 
@@ -61,7 +61,7 @@ def test_a_job_of_another_machine_is_seen_by_its_beats_whatever_the_clocks_say(t
 def test_a_job_of_another_machine_that_stands_still_is_taken_over(tmp_path: Path) -> None:
     write_record(tmp_path, ELSEWHERE)
     lock = RunLock.take(tmp_path, watch_sec=0.2, beat_sec=0.05)
-    assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
     lock.release()
 
 
@@ -69,11 +69,11 @@ def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path, monk
     (tmp_path / "file").touch()
     for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    config = SpeechConfig(job=JobTable(dump_folder=str(tmp_path / "file" / "run")))
+    config = SpeechConfig(job=JobConfig(dump_folder=str(tmp_path / "file" / "run")))
     with pytest.raises(ConfigError, match=r"job\.dump_folder = .* cannot be written: .*give a folder this user can"):
         open_checkpoints(config, Provenance("v", "g", "llama3 debug", 1024))
 
 
 def test_half_a_record_is_no_holder(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text('{"host": "node-7", "pi')
+    (tmp_path / LOCK_NAME).write_text('{"host": "node-7", "pi')
     RunLock.take(tmp_path).release()

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.config.tables import LanguageRuleTable, SourceTable
-from titan_speech.data.limits import StreamSize
-from titan_speech.data.mixture import pack_shares, solve_mixture
+from titan_speech.config.schema_data import LanguageRuleConfig, SourceConfig
+from titan_speech.data.mixture import StreamSize, pack_shares, solve_mixture
 from titan_speech.errors import ConfigError
 
 LANGUAGES: tuple[str, ...] = ("as", "bn", "en", "gu", "hi", "kn", "ml", "mr", "or", "pa", "ta", "te")
@@ -19,8 +18,8 @@ RUN_TOKENS = 200_000_000_000
 TOLERANCE = 1e-6  # of the run's tokens, 1/15 pack of a cycle
 
 
-def source(name: str, share: float, max_epochs: float | None = None) -> SourceTable:
-    return SourceTable(name=name, store="unused", task="speech", share=share, max_epochs=max_epochs)
+def source(name: str, share: float, max_epochs: float | None = None) -> SourceConfig:
+    return SourceConfig(name=name, store="unused", task="speech", share=share, max_epochs=max_epochs)
 
 
 def sizes_of(name: str, tokens: dict[str, int]) -> list[StreamSize]:
@@ -60,7 +59,7 @@ def test_one_margin_equals_the_clipped_powers_of_the_sizes(case) -> None:
     num_tokens, alpha, floor, cap = case
     names = LANGUAGES[: len(num_tokens)]
     limits = [dict(zip(names, map(float, side), strict=True)) for side in (floor, cap)]
-    rule = LanguageRuleTable(alpha=alpha, floor=limits[0], cap=limits[1])
+    rule = LanguageRuleConfig(alpha=alpha, floor=limits[0], cap=limits[1])
     sizes = sizes_of("speech", dict(zip(names, map(int, num_tokens), strict=True)))
     shares = solve_mixture([source("speech", 1.0)], [rule], sizes, RUN_TOKENS)
     expected = clipped_powers(num_tokens, alpha, floor, cap)
@@ -97,7 +96,7 @@ def _random_rule(rng: np.random.Generator, point: np.ndarray, exists: np.ndarray
         factor = {"floor": rng.uniform(0.3, 1), "cap": rng.uniform(1, 3), "pin": 1.0}.get(kind)
         if factor is not None:
             limits[kind][LANGUAGES[j]] = min(at * factor, 1.0)
-    return LanguageRuleTable(sources=tuple(f"s{i}" for i in members), alpha=alpha, **limits)
+    return LanguageRuleConfig(sources=tuple(f"s{i}" for i in members), alpha=alpha, **limits)
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,7 +128,7 @@ def test_more_data_of_a_language_never_lowers_its_share(case, index: int, factor
     index %= len(num_tokens)
     names = LANGUAGES[: len(num_tokens)]
     limits = [dict(zip(names, map(float, side), strict=True)) for side in (floor, cap)]
-    rule = LanguageRuleTable(alpha=alpha, floor=limits[0], cap=limits[1])
+    rule = LanguageRuleConfig(alpha=alpha, floor=limits[0], cap=limits[1])
     found = []
     for grown in (1.0, factor):
         more = num_tokens.copy()
@@ -141,7 +140,7 @@ def test_more_data_of_a_language_never_lowers_its_share(case, index: int, factor
 
 def test_speech_pool_of_the_first_stage() -> None:
     tokens = {la: 10**9 * (i + 1) for i, la in enumerate(LANGUAGES)} | {"en": 10**11, "te": 10**6}
-    rule = LanguageRuleTable(alpha=0.5, cap={"en": 0.45}, pin={"hi": 0.15}, floor={"*": 0.02})
+    rule = LanguageRuleConfig(alpha=0.5, cap={"en": 0.45}, pin={"hi": 0.15}, floor={"*": 0.02})
     shares = solve_mixture([source("speech", 1.0)], [rule], sizes_of("speech", tokens), RUN_TOKENS)
     assert shares["speech", "hi"] == pytest.approx(0.15, abs=TOLERANCE)
     assert shares["speech", "te"] == pytest.approx(0.02, abs=TOLERANCE)
@@ -152,7 +151,7 @@ def test_english_cap_over_all_sources_though_one_source_is_all_english() -> None
     wild = {la: 10**9 for la in LANGUAGES} | {"en": 10**11}
     sources = [source("wild", 0.75), source("hifi", 0.25)]
     sizes = sizes_of("wild", wild) + sizes_of("hifi", {"en": 10**8})
-    shares = solve_mixture(sources, [LanguageRuleTable(cap={"en": 0.55})], sizes, RUN_TOKENS)
+    shares = solve_mixture(sources, [LanguageRuleConfig(cap={"en": 0.55})], sizes, RUN_TOKENS)
     assert total(shares, language="en") == pytest.approx(0.55, abs=TOLERANCE)
     assert shares["hifi", "en"] == pytest.approx(0.25, abs=TOLERANCE)
     assert shares["wild", "ta"] == pytest.approx(0.45 / 11, abs=TOLERANCE)
@@ -161,7 +160,7 @@ def test_english_cap_over_all_sources_though_one_source_is_all_english() -> None
 def test_alpha_over_a_pool_of_sources_holds_for_its_languages_together() -> None:
     sizes = sizes_of("a", {"en": 8_000, "hi": 1_000}) + sizes_of("b", {"en": 1_000, "ta": 4_000})
     sources = [source("a", 0.6), source("b", 0.4)]
-    shares = solve_mixture(sources, [LanguageRuleTable(alpha=0.5)], sizes, RUN_TOKENS)
+    shares = solve_mixture(sources, [LanguageRuleConfig(alpha=0.5)], sizes, RUN_TOKENS)
     roots = {"en": 9_000**0.5, "hi": 1_000**0.5, "ta": 4_000**0.5}
     for language, root in roots.items():
         assert total(shares, language=language) == pytest.approx(root / sum(roots.values()), rel=1e-4)
@@ -174,21 +173,21 @@ def test_without_rules_languages_share_in_proportion_to_their_size() -> None:
 
 def test_limits_that_leave_a_cell_exactly_nothing_are_met() -> None:
     sizes = sizes_of("a", {"en": 100}) + sizes_of("b", {"en": 50, "hi": 70})
-    shares = solve_mixture([source("a", 0.55), source("b", 0.45)], [LanguageRuleTable(cap={"en": 0.55})], sizes, 1_000)
+    shares = solve_mixture([source("a", 0.55), source("b", 0.45)], [LanguageRuleConfig(cap={"en": 0.55})], sizes, 1_000)
     assert shares["b", "en"] == pytest.approx(0, abs=TOLERANCE)
     assert shares["b", "hi"] == pytest.approx(0.45, abs=TOLERANCE)
 
 
 def test_max_epochs_bounds_a_small_language_and_the_rest_take_over() -> None:
     sizes = sizes_of("a", {"en": 10**6, "hi": 10**4})
-    shares = solve_mixture([source("a", 1.0, max_epochs=3)], [LanguageRuleTable(alpha=0.0)], sizes, 1_000_000)
+    shares = solve_mixture([source("a", 1.0, max_epochs=3)], [LanguageRuleConfig(alpha=0.0)], sizes, 1_000_000)
     assert shares["a", "hi"] == pytest.approx(0.03, abs=TOLERANCE)
     assert shares["a", "en"] == pytest.approx(0.97, abs=TOLERANCE)
 
 
 def test_contradicting_limits_are_named_with_numbers_and_innocent_ones_are_not() -> None:
     sizes = sizes_of("wild", {"en": 10**6, "hi": 10**6, "ta": 10**6}) + sizes_of("hifi", {"en": 10**6})
-    rule = LanguageRuleTable(cap={"en": 0.15}, floor={"ta": 0.1})
+    rule = LanguageRuleConfig(cap={"en": 0.15}, floor={"ta": 0.1})
     with pytest.raises(ConfigError) as raised:
         solve_mixture([source("wild", 0.8), source("hifi", 0.2)], [rule], sizes, 10**6)
     message = str(raised.value)
@@ -202,7 +201,7 @@ def test_contradicting_limits_are_named_with_numbers_and_innocent_ones_are_not()
 @given(st.integers(2, 12), st.floats(0.3, 0.97))
 def test_caps_that_add_up_to_less_than_all_are_refused_with_what_is_missing(n: int, sum_of_caps: float) -> None:
     names = LANGUAGES[:n]
-    rule = LanguageRuleTable(cap={name: sum_of_caps / n for name in names})
+    rule = LanguageRuleConfig(cap={name: sum_of_caps / n for name in names})
     with pytest.raises(ConfigError) as raised:
         solve_mixture([source("a", 1.0)], [rule], sizes_of("a", dict.fromkeys(names, 10**6)), 10**6)
     assert f"{1 - sum_of_caps:.4g} of the run's tokens apart" in str(raised.value)
@@ -226,7 +225,7 @@ def test_a_source_without_samples_is_refused() -> None:
 
 
 def test_a_rule_on_a_language_nobody_holds_is_refused() -> None:
-    rule = LanguageRuleTable(floor={"ta": 0.1})
+    rule = LanguageRuleConfig(floor={"ta": 0.1})
     with pytest.raises(ConfigError, match=r"floor names ta, but its sources hold only en, hi"):
         solve_mixture([source("a", 1.0)], [rule], sizes_of("a", {"en": 5, "hi": 5}), 1_000)
 

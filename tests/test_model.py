@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import decoder_config
-from titan_speech.model.published import FLAVORS, published_shape
+from titan_speech.model.backbones import FLAVORS, published_shape
+from titan_speech.model.spec import decoder_config
 
 FAMILIES = ("llama3", "qwen3")
 NUM_ROWS = 1024

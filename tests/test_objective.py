@@ -8,10 +8,9 @@ import torch
 from torchtitan.components.loss import ChunkedLossWrapper
 
 from tests.test_model import debug_model, transformers_twin
-from titan_speech.data.labels import encode_labels
-from titan_speech.objective import GroupedCrossEntropy
-from titan_speech.observe.groups import StreamKey, group_losses
-from titan_speech.vocabulary import TokenKind
+from titan_speech.data.collate import encode_labels
+from titan_speech.tokenization.vocabulary import TokenKind
+from titan_speech.training.loss import GroupedCrossEntropy, StreamKey, group_losses
 
 NUM_ROWS, FIRST_CODE, FIRST_SPECIAL = 1024, 300, 900
 STREAMS = [

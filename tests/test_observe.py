@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from titan_speech.data.labels import IGNORE_INDEX, encode_labels
-from titan_speech.observe.counters import BatchCounts, count_batch
-from titan_speech.observe.groups import GroupLoss, StreamKey, group_losses
-from titan_speech.observe.jsonl import JsonlLogger
-from titan_speech.observe.metrics import FlopsPerToken, format_groups
-from titan_speech.vocabulary import TokenKind, Vocabulary
+from titan_speech.data.collate import IGNORE_INDEX, encode_labels
+from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
+from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.training.loss import GroupLoss, StreamKey, group_losses
+from titan_speech.training.metrics import BatchCounts, FlopsPerToken, count_batch, format_groups
 
 VOCABULARY = Vocabulary(num_base=100, bos_id=0, eos_id=1)
 

@@ -16,8 +16,8 @@ from torchtitan.components.optimizer import ParamGroupConfig
 
 from tests.spawn import spawn
 from tests.test_budget import budget
-from titan_speech.optimizer import SpeechOptimizers
-from titan_speech.schedule import TokenBudgetSchedule
+from titan_speech.training.lr_schedule import TokenBudgetSchedule
+from titan_speech.training.optimizer import SpeechOptimizers
 
 ROWS, OLD_ROWS, WIDTH = 11, 6, 3
 LR, BETAS, EPS, DECAY = 0.1, (0.9, 0.95), 1e-8, 0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3_server import credentials
-from titan_speech.cli import main
+from titan_speech.cli.main import main
 
 BUILD = ["build", "--from", "jsonl", "--input", "a.jsonl", "--tokenizer", "t", "--name", "n", "--licence", "CC0-1.0"]
 
@@ -103,7 +103,7 @@ def test_a_server_that_takes_no_connection_is_given_up_before_any_retry(
 ) -> None:
     for name, value in credentials().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("titan_speech.remote.contact.CONNECT_SEC", 0.3)
+    monkeypatch.setattr("titan_speech.storage.s3.CONNECT_SEC", 0.3)
     with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT, train_well
-from titan_speech.codec import load_codec
-from titan_speech.evaluate.generate import Decoding, generate_codes
-from titan_speech.evaluate.load import load_run
-from titan_speech.prompts import Parts, Task
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.samples import SampleInfo, SampleRow
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.codec.load import load_codec
+from titan_speech.generate.decode import Decoding, generate_codes
+from titan_speech.generate.load import load_run
+from titan_speech.store.reader import open_store
+from titan_speech.store.sample import SampleInfo, SampleRow
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.prompt_template import Parts, Task
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 STORE = ROOT / "demo_data"
 TOKENIZER = ROOT / "tokenizer" / "tiny"

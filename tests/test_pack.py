@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from tests.plan_samples import World, make_world
 from tests.store_samples import CODEC, info, speech_codes, transcripts_of
+from titan_speech.data.collate import IGNORE_INDEX, PackPlan, build_batch, build_pack, encode_labels
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of
-from titan_speech.data.group_packs import Piece
-from titan_speech.data.labels import IGNORE_INDEX, encode_labels
-from titan_speech.data.pack import Sheet, lay_out, lay_out_all
-from titan_speech.prompts import Document, Grammar, Task
-from titan_speech.splice import Spliced, merged
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.data.packing import Piece
+from titan_speech.store.reader import open_store
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.prompt_template import Document, Grammar, Task
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.token_runs import TokenRuns, merge_runs
 
 STREAM = 5
 
@@ -88,7 +87,7 @@ def test_a_pack_is_its_documents_one_by_one(documents, task: Task, train_on: str
     parts = documents[task, train_on]
     pieces, seq_len = data.draw(pieces_of(parts))
     pad_id = parts[0].grammar.vocabulary.pad_id
-    pack = lay_out(0, STREAM, parts, pieces, seq_len, pad_id)
+    pack = build_pack(0, STREAM, parts, pieces, seq_len, pad_id)
     whole = [parts[piece.part].document(piece.document) for piece in pieces]
     ids, labels, positions = one_by_one(whole, pieces, seq_len, pad_id)
     assert pack.ids_S.tolist() == ids
@@ -111,7 +110,7 @@ def test_documents_with_and_without_a_description_share_a_pack(world: World, tmp
     assert len({tuple(map(len, documents.columns([i])[0])) for i in range(6)}) == 2  # with and without
     pieces = [Piece(0, i, 0, lengths[i]) for i in range(6)]
     seq_len, pad_id = sum(lengths) + 3, documents.grammar.vocabulary.pad_id
-    pack = lay_out(0, STREAM, (documents,), pieces, seq_len, pad_id)
+    pack = build_pack(0, STREAM, (documents,), pieces, seq_len, pad_id)
     whole = [documents.document(i) for i in range(6)]
     ids, labels, positions = one_by_one(whole, pieces, seq_len, pad_id)
     assert (pack.ids_S.tolist(), pack.labels_S.tolist(), pack.positions_S.tolist()) == (ids, labels, positions)
@@ -125,10 +124,10 @@ def test_packs_of_all_tasks_at_once_are_those_laid_out_one_by_one(documents, dat
     for stream in range(data.draw(st.integers(1, 6))):
         parts = documents[data.draw(st.sampled_from(sorted(documents)))]
         pieces, _ = data.draw(pieces_of(parts))
-        sheets.append(Sheet(stream, parts, _filling(pieces, seq_len)))
-    at_once = lay_out_all(sheets, seq_len, 7)
+        sheets.append(PackPlan(stream, parts, _filling(pieces, seq_len)))
+    at_once = build_batch(sheets, seq_len, 7)
     for row, sheet in enumerate(sheets):
-        pack = lay_out(0, sheet.stream, sheet.documents, sheet.pieces, seq_len, 7)
+        pack = build_pack(0, sheet.stream, sheet.documents, sheet.pieces, seq_len, 7)
         assert at_once.ids_BS[row].tolist() == pack.ids_S.tolist()
         assert at_once.labels_BS[row].tolist() == pack.labels_S.tolist()
         assert at_once.positions_BS[row].tolist() == pack.positions_S.tolist()
@@ -155,18 +154,18 @@ def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, da
     kinds = [[view for view, kind in zip(views, is_code * num_documents, strict=True) if kind == k] for k in (0, 1)]
     words, codes = [run.data for run in kinds[0]], [run.astype(np.uint16).data for run in kinds[1]]
     size = sum(length for length, _ in runs)
-    spliced = Spliced(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
+    spliced = TokenRuns(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
     document, start = data.draw(st.integers(0, num_documents - 1)), data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size + 2))
     spliced.cut(document, start, stop)
-    found = merged(spliced.words, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
+    found = merge_runs(spliced.words, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
     first = document * size
     expected = tokens.tolist()
     assert found == expected[:first] + expected[first + start : first + min(stop, size)] + expected[first + size :]
 
 
 def test_a_filler_trains_on_nothing() -> None:
-    pack = lay_out(-1, -1, (), (), 16, 9)
+    pack = build_pack(-1, -1, (), (), 16, 9)
     assert (pack.ids_S == 9).all()
     assert (pack.labels_S == IGNORE_INDEX).all()
     assert encode_labels(np.array([3]), 2)[0] == 3 | 2 << 32

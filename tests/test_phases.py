@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from tests.listed_documents import counts_of, groups_of, laned
 from tests.plan_samples import SEQ_LEN, World, make_world, with_training
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.data.group_packs import Rules, whole_counts
-from titan_speech.data.lanes import LanedStream, LaneStream, carried_on, lane_of_turn
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.inspect import show_lines
 from titan_speech.data.loader import SpeechDataLoader
-from titan_speech.data.phases.carry import PhaseEnd
-from titan_speech.data.phases.files import FOLDER, continued_from, phase_end, write_phases, write_step
-from titan_speech.data.phases.report import phase_figures, phases_json, phases_text
+from titan_speech.data.packing import PackingRules, whole_counts
+from titan_speech.data.phase_files import PHASES_DIR, continued_from, phase_end, write_phases, write_step
+from titan_speech.data.phase_report import phase_figures, phases_json, phases_text
+from titan_speech.data.phases import PhaseEnd
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.show import show_lines
+from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionStream, continued, partition_of_turn
 from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.errors import CheckpointError, ConfigError
-from titan_speech.prompts import Grammar
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.prompt_template import Grammar
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 LENGTHS = np.random.default_rng(3).integers(3, 90, 150).tolist()
 SEQ_LENS = (32, 48, 64, 100)
@@ -34,27 +34,29 @@ legs_of = st.lists(st.tuples(st.sampled_from(SEQ_LENS), st.booleans(), st.intege
 Read = dict[int, list[tuple[int, int]]]
 
 
-def read_legs(kind: type[LaneStream], legs: list[tuple[int, bool, int]], lane_groups: int) -> tuple[LanedStream, Read]:
+def read_legs(
+    kind: type[PartitionStream], legs: list[tuple[int, bool, int]], lane_groups: int
+) -> tuple[PartitionedStream, Read]:
     """(document, token) pairs of each lane in the order read, over phases with other rules."""
     groups = groups_of(LENGTHS, group_documents=6, lane_groups=lane_groups)
-    done: list[tuple[Rules, int]] = []
+    done: list[tuple[PackingRules, int]] = []
     read: Read = {}
     turn = 0
     for seq_len, split, num_packs in legs:
-        rules = Rules(seq_len, split and kind is WholeStream)
+        rules = PackingRules(seq_len, split and kind is WholeStream)
         fresh = laned(kind, "k", groups, rules)
-        stream = carried_on(fresh, "k", done, whole_counts)
+        stream = continued(fresh, "k", done, whole_counts)
         for j in range(num_packs):
             pieces = stream.pieces(j)
             assert sum(piece.stop - piece.start for piece in pieces) <= seq_len
-            lane = read.setdefault(lane_of_turn(turn + j, stream.num_lanes), [])
+            lane = read.setdefault(partition_of_turn(turn + j, stream.num_lanes), [])
             lane += [(piece.document, token) for piece in pieces for token in range(piece.start, piece.stop)]
         turn += num_packs
         done.append((rules, num_packs))
-    return carried_on(laned(kind, "k", groups, Rules(64)), "k", done, whole_counts), read
+    return continued(laned(kind, "k", groups, PackingRules(64)), "k", done, whole_counts), read
 
 
-def documents_of(stream: LanedStream, number: int) -> range:
+def documents_of(stream: PartitionedStream, number: int) -> range:
     lane = stream.lanes[number]
     return range(stream.groups.slices(lane.start)[0][0], stream.groups.slices(lane.stop - 1)[0][1])
 
@@ -64,7 +66,7 @@ def documents_of(stream: LanedStream, number: int) -> range:
 def test_a_split_stream_reads_its_token_sequence_without_gap_or_overlap_across_phases(legs, lane_groups) -> None:
     stream, read = read_legs(SplitStream, legs, lane_groups)
     for number, tokens in read.items():
-        one_pack_at_a_time = laned(SplitStream, "k", stream.groups, Rules(1)).lane(number)
+        one_pack_at_a_time = laned(SplitStream, "k", stream.groups, PackingRules(1)).lane(number)
         expected = [(p.document, p.start) for j in range(len(tokens)) for p in one_pack_at_a_time.pieces(j)]
         assert tokens == expected
 
@@ -94,13 +96,13 @@ def test_a_whole_stream_reads_what_fits_once_an_epoch_across_phases(legs, lane_g
 def test_where_a_phase_begins_follows_from_what_was_read_alone(kind, legs, more: int, jump: int) -> None:
     """Legs in one go or in two of equal rules, and any pack without those before it."""
     groups = groups_of(LENGTHS, group_documents=6, lane_groups=4)
-    rules = Rules(64)
-    done = [(Rules(seq_len, split and kind is WholeStream), n) for seq_len, split, n in legs]
-    at_once = carried_on(laned(kind, "k", groups, rules), "k", [*done, (rules, more)], whole_counts)
-    in_two = carried_on(
+    rules = PackingRules(64)
+    done = [(PackingRules(seq_len, split and kind is WholeStream), n) for seq_len, split, n in legs]
+    at_once = continued(laned(kind, "k", groups, rules), "k", [*done, (rules, more)], whole_counts)
+    in_two = continued(
         laned(kind, "k", groups, rules), "k", [*done, (rules, more // 2), (rules, more - more // 2)], whole_counts
     )
-    straight = carried_on(laned(kind, "k", groups, rules), "k", done, whole_counts)
+    straight = continued(laned(kind, "k", groups, rules), "k", done, whole_counts)
     for j in (jump, 0, 1, 7):
         assert at_once.pieces(j) == in_two.pieces(j) == straight.pieces(more + j)
 
@@ -108,18 +110,18 @@ def test_where_a_phase_begins_follows_from_what_was_read_alone(kind, legs, more:
 def test_equal_rules_go_on_as_if_there_were_no_border() -> None:
     for kind in (SplitStream, WholeStream):
         groups = groups_of(LENGTHS, group_documents=6)
-        stream = laned(kind, "k", groups, Rules(64))
-        later = carried_on(stream, "k", [(Rules(64), 11)], whole_counts)
+        stream = laned(kind, "k", groups, PackingRules(64))
+        later = continued(stream, "k", [(PackingRules(64), 11)], whole_counts)
         assert [later.pieces(j) for j in range(90)] == [stream.pieces(11 + j) for j in range(90)]
-        assert counts_of(kind, groups, Rules(64)) == stream.group_counts
+        assert counts_of(kind, groups, PackingRules(64)) == stream.group_counts
 
 
 def test_a_phase_that_ends_inside_what_another_left_of_a_group_goes_on_there() -> None:
     groups = groups_of(LENGTHS, group_documents=50)
-    fresh, before = laned(WholeStream, "k", groups, Rules(64)), (Rules(48), 3)
-    straight = carried_on(fresh, "k", [before], whole_counts)
+    fresh, before = laned(WholeStream, "k", groups, PackingRules(64)), (PackingRules(48), 3)
+    straight = continued(fresh, "k", [before], whole_counts)
     for num_packs in (1, 5, 20):
-        later = carried_on(fresh, "k", [before, (Rules(64), num_packs)], whole_counts)
+        later = continued(fresh, "k", [before, (PackingRules(64), num_packs)], whole_counts)
         assert [later.pieces(j) for j in range(30)] == [straight.pieces(num_packs + j) for j in range(30)]
 
 
@@ -268,7 +270,7 @@ def test_records_beside_a_checkpoint_suffice_to_go_on(world: World, tmp_path: Pa
         assert end.phases == plan.phases
         assert end.next_slot == plan.phase.slots(step).start
     assert phase_end(checkpoints / "step-9") is None
-    path = checkpoints / FOLDER / f"{first.phase.fingerprint}.json"
+    path = checkpoints / PHASES_DIR / f"{first.phase.fingerprint}.json"
     text = path.read_text()
     path.write_text(text.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -12,14 +12,15 @@ import pytest
 
 from tests.plan_samples import LANGUAGES, NUM_SPEAKERS, SEQ_LEN, World, make_world, with_training
 from tests.store_samples import write_tokenizer
-from titan_speech.config.tables import LanguageRuleTable, SpeechConfig, TokenizerTable
-from titan_speech.data.labels import IGNORE_INDEX, split_labels
-from titan_speech.data.pack import Pack
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import LanguageRuleConfig
+from titan_speech.config.schema_training import TokenizerConfig
+from titan_speech.data.collate import IGNORE_INDEX, Pack, split_labels
+from titan_speech.data.mixture_solver import CYCLE_SLOTS
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.errors import ConfigError, DataError
-from titan_speech.prompts import Parts, Task
 from titan_speech.store.manifest import CodecInfo
+from titan_speech.tokenization.prompt_template import Parts, Task
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_pack_depends_on_its_slot_alone(plan: DataPlan, world: World) -> None:
 
 
 def test_packs_of_a_cycle_hold_shares_within_two_packs_of_each_source_and_language(world: World) -> None:
-    rule = LanguageRuleTable(sources=("speech",), alpha=0.5, cap={"en": 0.3}, pin={"hi": 0.5})
+    rule = LanguageRuleConfig(sources=("speech",), alpha=0.5, cap={"en": 0.3}, pin={"hi": 0.5})
     plan = DataPlan.load(world.three_tasks(rules=(rule,)))
     token_share = np.array([stream.share for stream in plan.streams])
     pack_share = token_share / [stream.mean_fill for stream in plan.streams]
@@ -190,7 +191,7 @@ def test_the_fingerprint_changes_with_the_order_and_with_nothing_else(world: Wor
     changed = [
         world.three_tasks(seed=1),
         world.three_tasks(too_long="split"),
-        world.three_tasks(rules=(LanguageRuleTable(pin={"en": 0.5}),)),
+        world.three_tasks(rules=(LanguageRuleConfig(pin={"en": 0.5}),)),
         with_training(config, seq_len=64, global_batch_tokens=640),
         world.config(*(replace(source, train_on="target") for source in config.data.source)),
     ]
@@ -265,7 +266,7 @@ def test_a_paired_task_reads_the_parts_that_have_transcripts_unless_one_without_
 
 def test_a_tokenizer_other_than_the_stores_is_refused(world: World, tmp_path: Path) -> None:
     other = write_tokenizer(tmp_path / "other", ["quite another text"], vocab_size=300)
-    message = refused(replace(world.three_tasks(), tokenizer=TokenizerTable(path=str(other))))
+    message = refused(replace(world.three_tasks(), tokenizer=TokenizerConfig(path=str(other))))
     assert "was built with tokenizer" in message
 
 
@@ -277,7 +278,7 @@ def test_stores_of_two_codecs_are_refused(world: World, tmp_path: Path) -> None:
 
 
 def test_infeasible_limits_are_refused_with_the_limits(world: World) -> None:
-    message = refused(world.three_tasks(rules=(LanguageRuleTable(cap={"*": 0.3}),)))
+    message = refused(world.three_tasks(rules=(LanguageRuleConfig(cap={"*": 0.3}),)))
     assert "cannot all hold; they are 0.1 of the run's tokens apart" in message
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from scripts.recipe_headers import FOLDER, PAGE, page, plans_of, with_figures, world_sizes
-from titan_speech.cli import main
+from titan_speech.cli.main import main
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import load_config
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.plan.answer import Question, RunPlan
-from titan_speech.plan.dry_run import MOST_BASE_ROWS, dry_run, shortened
-from titan_speech.plan.hardware import DEVICES
-from titan_speech.plan.rows import run_shape
-from titan_speech.plan.run_plan import plan_runs
-from titan_speech.vocabulary import NUM_CODES, NUM_SPECIAL_ROWS
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.estimate.answer import Question, RunEstimate
+from titan_speech.estimate.devices import DEVICES
+from titan_speech.estimate.dry_run import MOST_BASE_ROWS, dry_run, shortened
+from titan_speech.estimate.rows import run_shape
+from titan_speech.estimate.run import estimate_runs
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.vocabulary import NUM_CODES, NUM_SPECIAL_ROWS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "train_configs").glob("*.toml"))] + [
@@ -49,7 +49,7 @@ def question_of(recipe: str) -> Question:
     return Question(config_of(recipe), recipe, world_size_of(recipe), DEVICES["h100"], price_per_gpu_hour=2.0)
 
 
-def check_that_a_rank_holds_its_part(plan: RunPlan) -> None:
+def check_that_a_rank_holds_its_part(plan: RunEstimate) -> None:
     """fp32 weights and two moments, sharded over all ranks that are no copies of each other."""
     copies = plan.question.config.parallelism.data_parallel_replicate_degree
     part = 4 * plan.parameters.total * copies / plan.question.world_size
@@ -71,7 +71,7 @@ def test_every_recipe_is_planned_and_its_head_says_what_the_plan_does() -> None:
 
 @pytest.mark.slow
 def test_recipes_for_a_cpu_are_planned_too() -> None:
-    for plan in plan_runs([question_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
+    for plan in estimate_runs([question_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
         check_that_a_rank_holds_its_part(plan)
         assert plan.speed is not None
         assert plan.speed.price is not None

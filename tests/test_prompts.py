@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titan_speech import prompts
-from titan_speech.config.tables import TaskName
+from titan_speech.config.schema_data import TaskName
 from titan_speech.errors import DataError, VocabularyError
-from titan_speech.prompts import TEMPLATES, Grammar, Parts, Task, required_parts
-from titan_speech.vocabulary import NUM_CODES, SPECIALS, Vocabulary
+from titan_speech.tokenization import prompt_template
+from titan_speech.tokenization.prompt_template import TEMPLATES, Grammar, Parts, Task, required_parts
+from titan_speech.tokenization.vocabulary import NUM_CODES, SPECIALS, Vocabulary
 
 VOCABULARY = Vocabulary(1000, 0, 1, "tiny")
 GRAMMAR = Grammar(VOCABULARY)
@@ -169,8 +169,8 @@ def test_the_grammar_fingerprint_sees_tokenizer_vocabulary_and_templates(
     first = Grammar(VOCABULARY).fingerprint
     other_tokenizer = Grammar(Vocabulary(1000, 0, 1, "other")).fingerprint
     other_size = Grammar(Vocabulary(1001, 0, 1, "tiny")).fingerprint
-    changed = dict(TEMPLATES) | {Task.TEXT: prompts.Template((), (), "text_ids", ("<|pad|>",))}
-    monkeypatch.setattr(prompts, "TEMPLATES", changed)
+    changed = dict(TEMPLATES) | {Task.TEXT: prompt_template.TemplateParts((), (), "text_ids", ("<|pad|>",))}
+    monkeypatch.setattr(prompt_template, "TEMPLATES", changed)
     other_template = Grammar(VOCABULARY).fingerprint
     assert len({first, other_tokenizer, other_size, other_template}) == 4
 

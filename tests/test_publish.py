@@ -10,14 +10,12 @@ import pytest
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.hub_server import READ_ONLY_TOKEN, Hub, running_hub, use_endpoint
-from titan_speech.cli import main
+from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE
+from titan_speech.cli.main import main
 from titan_speech.errors import ModelError, PublishError
-from titan_speech.hf.expand import expand
-from titan_speech.hf.export import export
+from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.publish import Repository, publish
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.run_checkpoint import Checkpoint
-from titan_speech.verbs.verb import EXIT_BAD_INPUT, EXIT_DONE
 
 NAME = "speech-team/tiny"
 
@@ -36,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(run: Path) -> Path:
-    export(Checkpoint.open(run), run.parent / "hf")
+    export(WeightsCheckpoint.open(run), run.parent / "hf")
     return run.parent / "hf"
 
 

@@ -21,12 +21,11 @@ from transformers import AutoTokenizer
 
 from tests.published_vocabularies import LLAMA3, QWEN3, file_of_wheel, npm_tokenizer
 from tests.runs import ROOT
-from titan_speech.hf.tokenizer import grown_tokenizer
-from titan_speech.hf.writer import write_json
-from titan_speech.known_tokenizers import KNOWN, ranks_fingerprint, vocabulary_fingerprint
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer, tokenizer_file, tokenizer_json
-from titan_speech.tiktoken_folder import LLAMA3_PATTERN
+from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.hf.tokenizer import extended_tokenizer
+from titan_speech.store.reader import open_store
+from titan_speech.tokenization.known_tokenizers import KNOWN, ranks_fingerprint, vocabulary_fingerprint
+from titan_speech.tokenization.text_tokenizer import LLAMA3_PATTERN, TextTokenizer, tokenizer_file, tokenizer_json
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +98,7 @@ def test_grown_vocabularies_have_the_stated_rows_and_keep_text_as_it_was(
         vocabulary = text.vocabulary()
         assert vocabulary.num_rows == num_rows
         write_json(
-            tmp_path / "grown.json", grown_tokenizer(json.loads(tokenizer_json(tokenizer_file(folder))), vocabulary)
+            tmp_path / "grown.json", extended_tokenizer(json.loads(tokenizer_json(tokenizer_file(folder))), vocabulary)
         )
         grown = Tokenizer.from_file(str(tmp_path / "grown.json"))
         assert grown.get_vocab_size() == num_rows
@@ -187,6 +186,6 @@ def test_a_chat_of_an_instruct_model_has_the_same_ids_once_the_vocabulary_is_gro
     assert turn_end in rendered
     assert expected.count(turn_end_id) == 2
     content = json.loads(tokenizer_json(tokenizer_file(source)))
-    write_json(tmp_path / "tokenizer.json", grown_tokenizer(content, TextTokenizer.load(source).vocabulary()))
+    write_json(tmp_path / "tokenizer.json", extended_tokenizer(content, TextTokenizer.load(source).vocabulary()))
     grown = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert grown.encode(rendered, add_special_tokens=False).ids == expected

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.checkpoint.cadence import is_due
+from titan_speech.checkpoint.retention import is_due
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import LoadedConfig, load_config
-from titan_speech.config.present import check_present
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.load import LoadedConfig
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ConfigError
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.preflight.machine_checks import check_folders_exist
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "train_configs/README.md").read_text("utf-8")
@@ -189,7 +190,7 @@ def test_all_places_that_are_not_there_are_told_at_once_with_the_lines_to_fill_i
     monkeypatch.chdir(tmp_path)
     words = ["--job.config_file", str(RECIPES["pt_s1"]), "--data.stores.text", "s3://corpora/text"]
     with pytest.raises(ConfigError) as caught:
-        load_config(words, checks=(check_present,))
+        load_config(words, checks=(check_folders_exist,))
     lines = str(caught.value).splitlines()[1:]
     keys = [re.search(r"(\w+\.toml):\d+: ([\w.]+): found no folder", line) for line in lines]
     assert [key.groups() for key in keys if key] == [
@@ -200,12 +201,12 @@ def test_all_places_that_are_not_there_are_told_at_once_with_the_lines_to_fill_i
         ("7b.toml", "tokenizer.path"),
     ]
     with pytest.raises(ConfigError) as caught:  # a later stage takes its weights from the one before
-        load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_present,))
+        load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_folders_exist,))
     assert "model.initial" not in str(caught.value)
     assert 'pt_s2.toml:20: stage.from: found no folder "outputs/pt_s1"' in str(caught.value)
     (tmp_path / "outputs/pt_s2/checkpoint/step-1000").mkdir(parents=True)
     with pytest.raises(ConfigError) as caught:  # and goes on from its own once it has some
-        load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_present,))
+        load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_folders_exist,))
     assert "stage.from" not in str(caught.value)
 
 

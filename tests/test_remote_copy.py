@@ -12,17 +12,15 @@ import pytest
 from tests.plan_samples import make_world
 from tests.s3_server import BUCKET, S3Server
 from tests.store_samples import write_store, write_tokenizer
-from titan_speech.cli import main
+from titan_speech.cli.main import main
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
-from titan_speech.remote.client import client_of
-from titan_speech.remote.store_copy import pull_store, push_store
-from titan_speech.remote.upload import upload_file, upload_folder
-from titan_speech.remote.url import S3Url, is_s3
-from titan_speech.store.gold.file import read_gold
-from titan_speech.store.gold.pack import GoldOptions, cut_gold
-from titan_speech.store.store import open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.storage.s3 import S3Url, client_of, is_s3
+from titan_speech.storage.upload import upload_file, upload_folder
+from titan_speech.store.held_out_set import HeldOutOptions, make_held_out_set, read_held_out_set
+from titan_speech.store.reader import open_store
+from titan_speech.store.transfer import pull_store, push_store
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +125,7 @@ def test_what_is_written_to_a_folder_first_says_so(store: Path, tmp_path: Path, 
 def test_a_gold_pack_holds_out_the_same_samples_from_its_address(s3_server: S3Server, tmp_path: Path) -> None:
     world = make_world(tmp_path)
     gold = tmp_path / "gold"
-    cut_gold([world.store], gold, GoldOptions(num_ce=12, num_decode=3, by="sample"))
+    make_held_out_set([world.store], gold, HeldOutOptions(num_ce=12, num_decode=3, by="sample"))
     (gold / "build_report.json").write_text("{}")
     settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "gold")
     push_store(gold, url, settings)
@@ -145,11 +143,11 @@ def test_another_gold_json_is_never_sent_over_one(s3_server: S3Server, store: Pa
     copy = Path(shutil.copytree(store, tmp_path / "gold"))
     push_store(copy, url, settings)
     with pytest.raises(DataError, match=r"no gold pack at s3://stores/gold-taken: gold.json is missing"):
-        read_gold(str(url), settings)
+        read_held_out_set(str(url), settings)
     (copy / "gold.json").write_text("one")
     push_store(copy, url, settings)
     with pytest.raises(DataError, match=r"s3://stores/gold-taken/gold.json is damaged"):
-        read_gold(str(url), settings)
+        read_held_out_set(str(url), settings)
     (copy / "gold.json").write_text("two")
     with pytest.raises(DataError, match=r"holds another gold.json already"):
         push_store(copy, url, settings)

@@ -21,15 +21,13 @@ import pytest
 
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.config.tables import StorageTable
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.remote import retry
-from titan_speech.remote.client import client_of
-from titan_speech.remote.copies import Copies, copies_of
-from titan_speech.remote.download import RemoteFile
-from titan_speech.remote.partial import RANGE_BYTES
-from titan_speech.remote.upload import upload_file
-from titan_speech.remote.url import S3Url
+from titan_speech.storage import retry
+from titan_speech.storage.download import RANGE_BYTES, RemoteFile
+from titan_speech.storage.node_copies import Copies, copies_of
+from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.upload import upload_file
 
 BIG_BYTES = 2 * RANGE_BYTES + 1_000_000
 SMALL_BYTES = 200_000
@@ -68,7 +66,7 @@ def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faul
 
 
 @pytest.fixture
-def settings(s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> StorageTable:
+def settings(s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> StorageConfig:
     return s3_server.settings(tmp_path / "cache", proxy.port)
 
 
@@ -76,13 +74,13 @@ def content(copies: Copies, file: RemoteFile) -> str:
     return hashlib.sha256(copies.open(file)).hexdigest()
 
 
-def kept(settings: StorageTable) -> list[str]:
+def kept(settings: StorageConfig) -> list[str]:
     return sorted(path.name for path in Path(settings.cache_dir).rglob("*") if path.is_file() and path.name != "lock")
 
 
 @pytest.mark.parametrize(("fault", "number"), [("num_reset", 2), ("num_busy", 3), ("num_cut", 3), ("num_flipped", 1)])
 def test_a_passing_fault_only_costs_time(
-    fault: str, number: int, objects: Objects, proxy: FaultProxy, settings: StorageTable
+    fault: str, number: int, objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     setattr(proxy, fault, number)
     assert content(copies_of(settings), objects.big) == objects.big.sha256
@@ -90,7 +88,7 @@ def test_a_passing_fault_only_costs_time(
     assert kept(settings) == [objects.big.sha256]
 
 
-def test_a_slow_network_is_waited_for(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+def test_a_slow_network_is_waited_for(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     proxy.pause_sec = 0.05
     assert content(copies_of(settings), objects.small[0]) == objects.small[0].sha256
 
@@ -104,7 +102,7 @@ def test_a_stalled_answer_is_asked_for_again(
     assert proxy.num_faults == 1
 
 
-def test_a_network_that_stays_bad_is_given_up(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+def test_a_network_that_stays_bad_is_given_up(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     proxy.num_busy = FOREVER
     with pytest.raises(DataError, match=r"failed 4 times.*can be reached"):
         copies_of(settings).open(objects.small[0])
@@ -120,7 +118,7 @@ def test_nobody_listening_is_said(s3_server: S3Server, objects: Objects, proxy: 
 
 
 def test_bytes_that_are_always_wrong_are_never_kept(
-    objects: Objects, proxy: FaultProxy, settings: StorageTable
+    objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     proxy.num_flipped = FOREVER
     with pytest.raises(DataError, match="faults/small-0 is damaged"):
@@ -128,14 +126,14 @@ def test_bytes_that_are_always_wrong_are_never_kept(
     assert kept(settings) == []
 
 
-def test_an_object_that_vanished_is_named(settings: StorageTable, objects: Objects) -> None:
+def test_an_object_that_vanished_is_named(settings: StorageConfig, objects: Objects) -> None:
     gone = RemoteFile(S3Url(BUCKET, "faults/gone"), 5, "0" * 64)
     with pytest.raises(DataError, match=r"faults/gone.*no such object"):
         copies_of(settings).open(gone)
 
 
 def test_an_upload_damaged_on_the_way_is_refused_and_sent_again(
-    proxy: FaultProxy, settings: StorageTable, tmp_path: Path
+    proxy: FaultProxy, settings: StorageConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"whole" * 1000)
     proxy.num_busy = 2
@@ -144,7 +142,7 @@ def test_an_upload_damaged_on_the_way_is_refused_and_sent_again(
 
 
 def test_a_damaged_copy_on_this_node_is_fetched_again(
-    s3_server: S3Server, objects: Objects, proxy: FaultProxy, settings: StorageTable
+    s3_server: S3Server, objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     file = objects.small[0]
     copies_of(settings).fetch(file)
@@ -174,7 +172,7 @@ def test_the_cap_holds_and_what_is_in_use_stays(s3_server: S3Server, objects: Ob
     copies.fetch(small[3])
 
 
-def fetch_all(settings: StorageTable, files: tuple[RemoteFile, ...], rounds: int = 1) -> None:
+def fetch_all(settings: StorageConfig, files: tuple[RemoteFile, ...], rounds: int = 1) -> None:
     """What a process of the node does; an exit code of 1 unless everything it reads is right."""
     copies = copies_of(settings)
     for i in range(rounds):
@@ -193,7 +191,7 @@ def run_processes(number: int, *arguments: object) -> None:
         assert process.exitcode == 0
 
 
-def test_eight_processes_fetch_each_object_once(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+def test_eight_processes_fetch_each_object_once(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     files = (*objects.small, objects.big)
     run_processes(8, settings, files)
     expected = BIG_BYTES + NUM_SMALL * SMALL_BYTES
@@ -202,7 +200,7 @@ def test_eight_processes_fetch_each_object_once(objects: Objects, proxy: FaultPr
 
 
 def test_who_waits_for_a_fill_is_not_held_up_by_its_pin(
-    objects: Objects, proxy: FaultProxy, settings: StorageTable
+    objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     proxy.pause_sec = 0.02
     copies = copies_of(settings)
@@ -219,7 +217,7 @@ def test_eviction_never_takes_a_file_from_under_a_reader(
     assert proxy.num_bytes > 2 * NUM_SMALL * SMALL_BYTES, "nothing was evicted"
 
 
-def test_a_killed_fill_is_gone_on_with(objects: Objects, proxy: FaultProxy, settings: StorageTable) -> None:
+def test_a_killed_fill_is_gone_on_with(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     proxy.pause_sec = 0.004
     process = PROCESSES.Process(target=fetch_all, args=(settings, (objects.big,)))
     process.start()
@@ -238,7 +236,7 @@ def test_a_killed_fill_is_gone_on_with(objects: Objects, proxy: FaultProxy, sett
     assert proxy.num_bytes < BIG_BYTES - 900_000, "all ranges were fetched again"
 
 
-def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: StorageTable) -> None:
+def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: StorageConfig) -> None:
     """As after a power cut that kept the record and lost the bytes."""
     copies = copies_of(settings)
     partial = Path(settings.cache_dir, "partial", objects.big.sha256)
@@ -246,13 +244,13 @@ def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: St
     assert content(copies, objects.big) == objects.big.sha256
 
 
-def fetch_with_little_room(settings: StorageTable, file: RemoteFile) -> None:
+def fetch_with_little_room(settings: StorageConfig, file: RemoteFile) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES // 2, SMALL_BYTES // 2))
     with pytest.raises(DataError, match=r"no room for 200,000 bytes.*storage\.cache_dir"):
         copies_of(settings).open(file)
 
 
-def test_a_limit_on_files_is_said_and_leaves_nothing(objects: Objects, settings: StorageTable) -> None:
+def test_a_limit_on_files_is_said_and_leaves_nothing(objects: Objects, settings: StorageConfig) -> None:
     process = PROCESSES.Process(target=fetch_with_little_room, args=(settings, objects.small[0]))
     process.start()
     process.join(60)

@@ -12,11 +12,10 @@ import pytest
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.errors import DataError
-from titan_speech.remote import retry
-from titan_speech.remote.client import Client, client_of
-from titan_speech.remote.pace import Pace
-from titan_speech.remote.resumable import digest_file, send_resumable
-from titan_speech.remote.url import S3Url
+from titan_speech.storage import retry
+from titan_speech.storage.retry import Pace
+from titan_speech.storage.s3 import Client, S3Url, client_of
+from titan_speech.storage.upload import digest_file, send_resumable
 
 PART_BYTES = 5 << 20
 NUM_BYTES = 3 * PART_BYTES + 1000

@@ -19,17 +19,17 @@ import pytest
 
 from tests.plan_samples import World, make_world
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.config.tables import StorageTable
-from titan_speech.data.order_report import order_digest
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.data.inspect import order_digest
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.shard_prefetch import ShardPrefetcher, files_of_plan, files_of_slot, look_ahead_of
 from titan_speech.errors import DataError
-from titan_speech.remote.store_copy import push_store
-from titan_speech.remote.url import S3Url
+from titan_speech.storage.s3 import S3Url
 from titan_speech.store.describe import describe_store
 from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import Kind
-from titan_speech.store.store import Store, open_store, stored_files
+from titan_speech.store.reader import Store, open_store, stored_files
+from titan_speech.store.transfer import push_store
 from titan_speech.store.verify import verify_store
 
 
@@ -45,12 +45,12 @@ def address(s3_server: S3Server, world: World, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def storage(s3_server: S3Server, tmp_path: Path) -> StorageTable:
+def storage(s3_server: S3Server, tmp_path: Path) -> StorageConfig:
     return s3_server.settings(tmp_path / "cache")
 
 
 @pytest.fixture
-def by_environment(storage: StorageTable) -> Iterator[None]:
+def by_environment(storage: StorageConfig) -> Iterator[None]:
     """As verbs are told where the server is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", storage.endpoint_url)
@@ -58,7 +58,7 @@ def by_environment(storage: StorageTable) -> Iterator[None]:
         yield
 
 
-def spoil(s3_server: S3Server, prefix: str, suffix: str, storage: StorageTable) -> str:
+def spoil(s3_server: S3Server, prefix: str, suffix: str, storage: StorageConfig) -> str:
     """Another byte in one object of a store; its path."""
     client = s3_server.client()
     listed = client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/wild")["Contents"]
@@ -80,14 +80,14 @@ def assert_same_samples(found: Store, expected: Store) -> None:
         assert part.row(0) == other.row(0)
 
 
-def test_every_sample_is_as_in_the_folder(world: World, address: str, storage: StorageTable) -> None:
+def test_every_sample_is_as_in_the_folder(world: World, address: str, storage: StorageConfig) -> None:
     store, local = open_store(address, storage), open_store(world.store)
     assert store.fingerprint == local.fingerprint
     assert_same_samples(store, local)
     assert_same_samples(pickle.loads(pickle.dumps(store)), local)
 
 
-def test_a_plan_reads_the_same_packs(world: World, address: str, storage: StorageTable) -> None:
+def test_a_plan_reads_the_same_packs(world: World, address: str, storage: StorageConfig) -> None:
     config = world.three_tasks()
     sources = tuple(replace(source, store=address) for source in config.data.source)
     remote = replace(config, storage=storage, data=replace(config.data, source=sources))
@@ -105,7 +105,7 @@ def test_describe_and_verify_take_an_address(world: World, address: str) -> None
 
 @pytest.mark.usefixtures("by_environment")
 def test_a_damaged_object_is_named_and_never_read(
-    s3_server: S3Server, world: World, storage: StorageTable, tmp_path: Path
+    s3_server: S3Server, world: World, storage: StorageConfig, tmp_path: Path
 ) -> None:
     push_store(world.store, S3Url(BUCKET, "damaged-world"), storage)
     path = spoil(s3_server, "damaged-world", ".tokens", storage)
@@ -129,7 +129,7 @@ with stored_files(sys.argv[1]) as store:
 
 
 @pytest.mark.usefixtures("by_environment")
-def test_what_a_killed_verify_left_is_removed_by_the_next(address: str, storage: StorageTable) -> None:
+def test_what_a_killed_verify_left_is_removed_by_the_next(address: str, storage: StorageConfig) -> None:
     killed = subprocess.run((sys.executable, "-c", _KILLED_WHILE_VERIFYING, address), check=False)
     assert killed.returncode == -signal.SIGKILL
     [left] = Path(storage.cache_dir).glob("verify-*")
@@ -142,7 +142,7 @@ def test_what_a_killed_verify_left_is_removed_by_the_next(address: str, storage:
 
 
 def test_what_is_missing_is_said_when_the_store_is_opened(
-    s3_server: S3Server, world: World, storage: StorageTable
+    s3_server: S3Server, world: World, storage: StorageConfig
 ) -> None:
     push_store(world.store, S3Url(BUCKET, "holes"), storage)
     client = s3_server.client()
@@ -165,13 +165,13 @@ def test_what_is_missing_is_said_when_the_store_is_opened(
     ],
 )
 @pytest.mark.usefixtures("address")
-def test_a_place_without_a_store_is_said(address: str, message: str, storage: StorageTable) -> None:
+def test_a_place_without_a_store_is_said(address: str, message: str, storage: StorageConfig) -> None:
     with pytest.raises(DataError, match=message):
         open_store(address, storage)
 
 
 def test_wrong_credentials_are_said_at_once(
-    address: str, storage: StorageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(DataError, match="credentials were refused") as caught:
@@ -180,7 +180,7 @@ def test_wrong_credentials_are_said_at_once(
 
 
 def test_no_credentials_are_said_at_once(
-    address: str, storage: StorageTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    address: str, storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"):
         monkeypatch.delenv(name)
@@ -189,7 +189,7 @@ def test_no_credentials_are_said_at_once(
         open_store(address, replace(storage, cache_dir=str(tmp_path / "other")))
 
 
-def test_a_damaged_manifest_is_refused(s3_server: S3Server, world: World, storage: StorageTable) -> None:
+def test_a_damaged_manifest_is_refused(s3_server: S3Server, world: World, storage: StorageConfig) -> None:
     push_store(world.store, S3Url(BUCKET, "edited"), storage)
     content = json.loads((world.store / "manifest.json").read_text())
     content["seed"] += 1
@@ -198,7 +198,7 @@ def test_a_damaged_manifest_is_refused(s3_server: S3Server, world: World, storag
         open_store(f"s3://{BUCKET}/edited", storage)
 
 
-def test_shards_are_there_before_the_packs_that_need_them(world: World, address: str, storage: StorageTable) -> None:
+def test_shards_are_there_before_the_packs_that_need_them(world: World, address: str, storage: StorageConfig) -> None:
     config = world.three_tasks()
     sources = tuple(replace(source, store=address) for source in config.data.source)
     plan = DataPlan.load(replace(config, storage=storage, data=replace(config.data, source=sources)))
@@ -221,7 +221,7 @@ def test_shards_are_there_before_the_packs_that_need_them(world: World, address:
 
 
 def test_packs_are_passed_over_while_every_file_is_here(
-    world: World, address: str, storage: StorageTable, monkeypatch: pytest.MonkeyPatch
+    world: World, address: str, storage: StorageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = world.three_tasks()
     sources = tuple(replace(source, store=address) for source in config.data.source)

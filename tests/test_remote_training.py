@@ -8,8 +8,8 @@ import pytest
 
 from tests.runs import ROOT, losses, train_well
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.remote.store_copy import push_store
-from titan_speech.remote.url import S3Url
+from titan_speech.storage.s3 import S3Url
+from titan_speech.store.transfer import push_store
 
 SHORT = ("--training.target_tokens", "3072", "--checkpoint.enable", "false")
 NUM_STEPS = 3

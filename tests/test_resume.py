@@ -10,7 +10,7 @@ import pytest
 
 from tests.runs import SMALL, assert_close, figures, losses, train, train_and_kill_after, train_well
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import load_config
+from titan_speech.preflight.config_checks import load_config
 
 
 @pytest.fixture(scope="module")

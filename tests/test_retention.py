@@ -12,14 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.checkpoints import save, world_of_one
-from titan_speech.checkpoint.cadence import is_due
-from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
-from titan_speech.checkpoint.folder import discard
-from titan_speech.checkpoint.keeper import Keeper
-from titan_speech.checkpoint.pins import pin, unpin
-from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
+from titan_speech.checkpoint.commit import MARKER, committed_steps, discard, read_commit
+from titan_speech.checkpoint.keeper import RetentionKeeper
+from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, is_due, pin, removal, unpin
 from titan_speech.checkpoint.upload.status import StatusBoard, status_path
-from titan_speech.config.tables import CadenceRule, CheckpointTable, UploadTable
+from titan_speech.config.schema_operations import CadenceRule, CheckpointConfig, UploadConfig
 from titan_speech.errors import CheckpointError
 
 POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
@@ -28,7 +25,7 @@ STATES = st.lists(KEPT, max_size=25, unique_by=lambda one: one.step)
 
 
 def test_the_cadence_of_the_recipes() -> None:
-    rules = CheckpointTable().cadence
+    rules = CheckpointConfig().cadence
     due = [step for step in range(80_001) if is_due(rules, step)]
     assert due[:10] == list(range(1_000, 10_001, 1_000))
     assert due[10:18] == list(range(15_000, 50_001, 5_000))
@@ -101,7 +98,7 @@ def kinds(folder: Path) -> dict[int, str]:
 def test_old_checkpoints_are_thinned_then_deleted_but_not_while_they_are_pinned_or_read(tmp_path: Path) -> None:
     for step in range(1, 8):
         save(tmp_path, step)
-    table = CheckpointTable(keep_last_full=2, keep_last_model_only=1, milestone_every_steps=3)
+    table = CheckpointConfig(keep_last_full=2, keep_last_model_only=1, milestone_every_steps=3)
     pin(tmp_path, 2)
     with (tmp_path / "step-1" / MARKER).open("r+") as read_by_an_upload:
         fcntl.flock(read_by_an_upload, fcntl.LOCK_SH)
@@ -124,8 +121,8 @@ def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_the
     folder = tmp_path / "checkpoint"
     for step in range(1, 5):
         save(folder, step)
-    table = CheckpointTable(keep_last_full=1, keep_last_model_only=0, milestone_every_steps=0)
-    all_of_them = UploadTable(to="s3://bucket/run", keep="all")
+    table = CheckpointConfig(keep_last_full=1, keep_last_model_only=0, milestone_every_steps=0)
+    all_of_them = UploadConfig(to="s3://bucket/run", keep="all")
     apply(folder, table, upload=all_of_them)  # the uploader has not said anything yet
     assert list(kinds(folder)) == [1, 2, 3, 4]
     StatusBoard(status_path(tmp_path), "s3://bucket/run").show([], [], ["step-1", "step-2"])
@@ -133,12 +130,12 @@ def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_the
     apply(folder, table, upload=all_of_them)
     assert sorted(committed_steps(folder)) == [1, 3, 4]
     discard(folder / "step-1")
-    monkeypatch.setattr("titan_speech.checkpoint.keeper.ROOM_FOR", 10**12)
+    monkeypatch.setattr("titan_speech.checkpoint.keeper.MIN_CHECKPOINTS_OF_SPACE", 10**12)
     apply(folder, table, upload=all_of_them)
     assert kinds(folder) == {4: "full"}
 
 
-def apply(folder: Path, table: CheckpointTable, newest_step: int = 7, upload: UploadTable | None = None) -> None:
-    keeper = Keeper(folder, table, upload)
+def apply(folder: Path, table: CheckpointConfig, newest_step: int = 7, upload: UploadConfig | None = None) -> None:
+    keeper = RetentionKeeper(folder, table, upload)
     keeper.apply(keeper.removal(newest_step))
     keeper.close()

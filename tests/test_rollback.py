@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.runs import figures, losses, start_run, train_well
-from titan_speech.config.tables import HealthTable
+from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.errors import HealthError
-from titan_speech.health.rollback import FILE, Rollback, choose
+from titan_speech.health.rollback import ROLLBACKS_NAME, Rollback, choose
 
-TABLE = HealthTable(spike_skip_steps=3, max_rollbacks=2)
+TABLE = HealthConfig(spike_skip_steps=3, max_rollbacks=2)
 
 
 def test_the_newest_checkpoint_before_the_steps_that_are_passed_over_is_chosen() -> None:
@@ -49,7 +49,7 @@ def test_a_spike_is_rolled_back_by_itself_and_its_data_is_passed_over(
         launch=("--max-restarts", "2"),
     )
     assert process.wait(900) == 0, (tmp_path / "spiked" / "log.txt").read_text()[-8000:]
-    assert json.loads((tmp_path / "spiked" / FILE).read_text()) == [
+    assert json.loads((tmp_path / "spiked" / ROLLBACKS_NAME).read_text()) == [
         {"spike": 14, "back_to": 12, "first": 13, "last": 14}
     ]
     assert figures(tmp_path / "spiked")[20]["skipped_steps"] == 2

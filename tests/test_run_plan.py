@@ -13,48 +13,52 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 
 from benchmarks.machine import ROOT
 from benchmarks.plan_memory import RESULT, table
-from titan_speech.config.load import load_config
-from titan_speech.config.tables import (
-    ActivationCheckpointTable,
-    CadenceRule,
-    CompileTable,
-    LossTable,
-    ModelTable,
-    SourceTable,
-    SpeechConfig,
-    TokenizerTable,
-    TrainingTable,
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import SourceConfig
+from titan_speech.config.schema_operations import CadenceRule
+from titan_speech.config.schema_training import (
+    ActivationCheckpointConfig,
+    CompileConfig,
+    LossConfig,
+    ModelConfig,
+    TokenizerConfig,
+    TrainingConfig,
 )
-from titan_speech.model.published import published_shape
-from titan_speech.model.shape import BackboneShape
-from titan_speech.parallel.pipeline import bubble
-from titan_speech.plan.answer import Question, RunPlan
-from titan_speech.plan.compare import comparison
-from titan_speech.plan.counts import count_flops, count_parameters
-from titan_speech.plan.extend import extended_trace
-from titan_speech.plan.hardware import ASSUMED, DEVICES, REFERENCES
-from titan_speech.plan.page import page
-from titan_speech.plan.reading import read_plan
-from titan_speech.plan.record import FORMAT, record
-from titan_speech.plan.rows import PUBLISHED_ROWS, run_vocabulary
-from titan_speech.plan.run_plan import count_run, plan_runs, predict_run
-from titan_speech.plan.speed import link_rate, neighbour_rate, predict
-from titan_speech.plan.step import Collective, StepTrace, TraceJob, Traffic, with_layers
-from titan_speech.plan.storage import count_storage
-from titan_speech.plan.this_machine import on_this_machine
-from titan_speech.plan.timeline import Event, Peak, extended, peaks
-from titan_speech.plan.trace_process import traced
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.distributed.pipeline import bubble
+from titan_speech.estimate.answer import Question, RunEstimate, count_storage, link_rate, neighbour_rate, predict
+from titan_speech.estimate.compare import RECORD_FORMAT, comparison, plan_record
+from titan_speech.estimate.data_reading import read_plan
+from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, REFERENCES, on_this_machine
+from titan_speech.estimate.memory import (
+    Collective,
+    Event,
+    Peak,
+    StepTrace,
+    TraceJob,
+    Traffic,
+    extended,
+    extended_trace,
+    peaks,
+    with_layers,
+)
+from titan_speech.estimate.report import report_page
+from titan_speech.estimate.rows import PUBLISHED_ROWS, run_vocabulary
+from titan_speech.estimate.run import count_run, estimate_runs, predict_run
+from titan_speech.estimate.trace_process import traced
+from titan_speech.model.backbones import BackboneShape, published_shape
+from titan_speech.model.flops import count_flops, count_parameters
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.vocabulary import Vocabulary
 
 WORLD_SIZE = 8
 DEPTHS = (3, 4, 6)
 BACKBONES = [("llama3", "1B"), ("llama3", "8B"), ("qwen3", "0.6B"), ("qwen3", "1.7B")]
 SMALL = SpeechConfig(
-    model=ModelTable(family="qwen3"),
-    tokenizer=TokenizerTable(path="tokenizer/tiny"),
-    training=TrainingTable(seq_len=256, global_batch_tokens=64 * 256, target_tokens=10**6, local_batch_packs=4),
-    loss=LossTable(num_chunks=2),
-    activation_checkpoint=ActivationCheckpointTable(kind="selective"),
+    model=ModelConfig(family="qwen3"),
+    tokenizer=TokenizerConfig(path="tokenizer/tiny"),
+    training=TrainingConfig(seq_len=256, global_batch_tokens=64 * 256, target_tokens=10**6, local_batch_packs=4),
+    loss=LossConfig(num_chunks=2),
+    activation_checkpoint=ActivationCheckpointConfig(kind="selective"),
 )
 
 
@@ -121,7 +125,7 @@ def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
 
 
 @pytest.fixture(scope="module")
-def together() -> tuple[list[StepTrace], list[RunPlan]]:
+def together() -> tuple[list[StepTrace], list[RunEstimate]]:
     """All that is traced here, in one process: three, four and six layers at eight ranks; and the bundled
     demonstration, whose stores are here, on eight GPUs, with its own packs a pass and with half."""
     job = TraceJob(
@@ -146,7 +150,7 @@ def demonstration(name: str, packs: str) -> Question:
 
 
 @pytest.fixture(scope="module")
-def depths(together: tuple[list[StepTrace], list[RunPlan]]) -> list[StepTrace]:
+def depths(together: tuple[list[StepTrace], list[RunEstimate]]) -> list[StepTrace]:
     return together[0]
 
 
@@ -217,15 +221,15 @@ def test_the_speed_model_gives_back_the_published_pretraining_runs(reference) ->
     """Traffic in closed form: fp32 gradients reduced to all (DDP), or bf16 gathered twice and fp32 scattered (FSDP)."""
     shape, rows = published_shape(reference.family, reference.flavor), vocabulary_of(reference.family).num_rows
     config = SpeechConfig(
-        training=TrainingTable(seq_len=2048, global_batch_tokens=524_288, local_batch_packs=8),
-        compile=CompileTable(enable=True),
+        training=TrainingConfig(seq_len=2048, global_batch_tokens=524_288, local_batch_packs=8),
+        compile=CompileConfig(enable=True),
     )
     parameters, ranks = shape.num_parameters(rows), tuple(range(32))
     kinds = {"all_reduce": 4} if "DDP" in reference.strategy else {"all_gather": 4, "reduce_scatter": 4}
     traffic = tuple(Traffic(Collective("pass", kind, ranks), 1, size * parameters) for kind, size in kinds.items())
     trace = StepTrace(shape.num_layers, (), {}, 0, traffic)
     flops = count_flops(shape, rows, 2048, None).full
-    speed = predict(config, 32, trace, flops, 8 * 2048 * flops, DEVICES["h100"], ASSUMED, None)
+    speed = predict(config, 32, trace, flops, 8 * 2048 * flops, DEVICES["h100"], DEFAULT_ASSUMPTIONS, None)
     assert speed is not None
     assert speed.tokens_per_sec_per_gpu == pytest.approx(reference.tokens_per_sec_per_gpu, rel=0.05)
 
@@ -245,7 +249,7 @@ def test_checkpoints_hold_weights_and_two_moments() -> None:
 
 
 def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
-    source = SourceTable(name="speech", store="nowhere", task="speech", share=1.0)
+    source = SourceConfig(name="speech", store="nowhere", task="speech", share=1.0)
     reading = read_plan(replace(SMALL, data=replace(SMALL.data, source=(source,))))
     assert not reading.stores_opened
     assert "nowhere" in reading.reason
@@ -255,16 +259,16 @@ def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
 
 
 @pytest.fixture(scope="module")
-def plans(together: tuple[list[StepTrace], list[RunPlan]]) -> list[RunPlan]:
+def plans(together: tuple[list[StepTrace], list[RunEstimate]]) -> list[RunEstimate]:
     return together[1]
 
 
 @pytest.fixture(scope="module")
-def plan(plans: list[RunPlan]) -> RunPlan:
+def plan(plans: list[RunEstimate]) -> RunEstimate:
     return plans[0]
 
 
-def test_two_plans_side_by_side_mark_what_is_equal_and_divide_what_is_not(plans: list[RunPlan]) -> None:
+def test_two_plans_side_by_side_mark_what_is_equal_and_divide_what_is_not(plans: list[RunEstimate]) -> None:
     head, names, *rows = comparison(*plans).splitlines()
     assert "nothing was measured on a GPU" in head
     assert names.split()[:2] == ["demo", "halved"]
@@ -277,7 +281,7 @@ def test_two_plans_side_by_side_mark_what_is_equal_and_divide_what_is_not(plans:
     assert held[1] < held[0]
 
 
-def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunPlan) -> None:
+def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunEstimate) -> None:
     assert plan.reading.stores_opened
     tokens = sum(stream.num_tokens for stream in plan.reading.streams)
     assert tokens == pytest.approx(plan.steps.total_tokens)
@@ -287,8 +291,8 @@ def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunPlan) -> None:
     assert plan.flops.attention_packed < plan.flops.attention_causal
 
 
-def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunPlan) -> None:
-    text = page(plan)
+def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunEstimate) -> None:
+    text = report_page(plan)
     assert "Nothing was measured on a GPU" in text
     assert "fits" in text
     for component in plan.memory.by_component:
@@ -307,13 +311,13 @@ def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: i
     layout |= {"pipeline_parallel_first_stage_less_layers": 0}
     config = replace(
         SMALL,
-        model=ModelTable(family="llama3", flavor=flavor),
+        model=ModelConfig(family="llama3", flavor=flavor),
         parallelism=replace(SMALL.parallelism, **layout),
         training=replace(SMALL.training, local_batch_packs=packs),
-        activation_checkpoint=ActivationCheckpointTable(kind="none"),
+        activation_checkpoint=ActivationCheckpointConfig(kind="none"),
     )
     question = Question(config, "pipeline", 4, DEVICES["h100"])
-    [whole, extended_plan] = plan_runs([replace(question, full_trace=True), question])
+    [whole, extended_plan] = estimate_runs([replace(question, full_trace=True), question])
     shape, pass_tokens = whole.shape, packs * config.training.seq_len
     layer = (shape.num_parameters(0) - shape.dim) / shape.num_layers
     for rank in whole.ranks:
@@ -326,8 +330,8 @@ def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: i
     for one, other in zip(whole.ranks, extended_plan.ranks, strict=True):
         assert other.memory.tensor_bytes == pytest.approx(one.memory.tensor_bytes, rel=1e-3)
         assert other.pass_flops == pytest.approx(one.pass_flops)
-    assert "pipeline rank" in page(whole)
-    assert len(record(whole)["computed"]["pipeline_ranks"]) == 2
+    assert "pipeline rank" in report_page(whole)
+    assert len(plan_record(whole)["computed"]["pipeline_ranks"]) == 2
 
 
 def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None:
@@ -337,9 +341,9 @@ def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None
     assert table(rows) in (ROOT / "docs" / "plan.md").read_text("utf-8")
 
 
-def test_the_record_is_json_with_a_format(plan: RunPlan) -> None:
-    content = json.loads(json.dumps(record(plan)))
-    assert content["format"] == FORMAT
+def test_the_record_is_json_with_a_format(plan: RunEstimate) -> None:
+    content = json.loads(json.dumps(plan_record(plan)))
+    assert content["format"] == RECORD_FORMAT
     assert content["computed"]["memory"]["tensor_bytes"] == plan.memory.tensor_bytes
     speed = content["predicted"]["speed"]
     assert speed["price"] == pytest.approx(2.0 * speed["run_hours"] * WORLD_SIZE)

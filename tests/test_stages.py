@@ -16,7 +16,7 @@ from tests import runs
 from tests.runs import ROOT, assert_close, losses
 from tests.warm import start_warm
 from titan_speech.config.budget import Budget
-from titan_speech.config.load import load_config
+from titan_speech.preflight.config_checks import load_config
 
 NUM_ROWS = 69_760  # of tokenizer/tiny with codes and specials
 LEAST_FALL = 1.0

@@ -12,12 +12,11 @@ import pytest
 
 from tests.checkpoints import save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, read_commit
-from titan_speech.checkpoint.listing import listed
-from titan_speech.checkpoint.places import RunPlace
+from titan_speech.checkpoint.inspect import RunDir, listed
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.retention import drop_optimizer_state
 from titan_speech.checkpoint.start import Start, choose_start
-from titan_speech.checkpoint.thin import thin
-from titan_speech.config.tables import CheckpointTable
+from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
 
 RUN = Provenance(vocabulary="v", grammar="g", model="llama3 debug", global_batch_tokens=1024)
@@ -39,7 +38,7 @@ def folder(three: Path, tmp_path: Path) -> Path:
 
 
 def chosen(folder: Path, **settings: object) -> Start:
-    return choose_start(replace(CheckpointTable(), **settings), folder, RUN)  # pyright: ignore[reportArgumentType]
+    return choose_start(replace(CheckpointConfig(), **settings), folder, RUN)  # pyright: ignore[reportArgumentType]
 
 
 def flip(path: Path) -> None:
@@ -70,7 +69,7 @@ def test_what_was_not_written_to_its_end_or_has_weights_only_is_not_resumed_from
     (folder / "step-3" / MARKER).unlink()
     commit = read_commit(folder / "step-2")
     assert commit is not None
-    thin(folder / "step-2", commit)
+    drop_optimizer_state(folder / "step-2", commit)
     start = chosen(folder)
     assert start.step == 1
     assert start.passed_over == ("step 2: has weights only, no optimizer to go on with",)
@@ -105,4 +104,4 @@ def test_a_clock_that_jumped_changes_no_choice(folder: Path) -> None:
         (folder / f"step-{step}" / MARKER).write_text(moved.to_json())
         os.utime(folder / f"step-{step}", (0, 0))
     assert chosen(folder).step == 3
-    assert [line.split()[0] for line in listed(RunPlace(folder)).lines[1:]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in listed(RunDir(folder)).lines[1:]] == ["1", "2", "3"]

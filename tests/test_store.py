@@ -30,12 +30,12 @@ from tests.store_samples import (
     write_tokenizer,
 )
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
 from titan_speech.store.manifest import CodecInfo, Kind, content_fingerprint
-from titan_speech.store.part import Part, ShardReader
-from titan_speech.store.samples import SampleInfo, is_language
-from titan_speech.store.store import Store, check_same_codec, check_tokenizer, open_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.reader import Part, Store, check_same_codec, check_tokenizer, open_store
+from titan_speech.store.sample import SampleInfo, is_language
+from titan_speech.store.shard_reader import ShardReader
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 NUM_SAMPLES = 40
 

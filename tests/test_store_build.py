@@ -21,20 +21,19 @@ import pytest
 from tests.s3_server import S3Server
 from tests.store_samples import CODEC, write_tokenizer
 from tests.test_import_memmap import Spoken, spoken, write_inworld
-from titan_speech.cli import main
-from titan_speech.config.tables import StorageTable
-from titan_speech.corpus.build.run import BuildRequest, build_store
-from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.samples import SpeechSample
+from titan_speech.cli.main import main
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.remote.store_copy import pull_store
-from titan_speech.remote.url import S3Url
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.store import open_store
+from titan_speech.importers.base import ImportOptions, SpeechSample, open_importer
+from titan_speech.importers.build import BuildRequest, build_store
+from titan_speech.storage.s3 import S3Url
+from titan_speech.store import external_sort as runs_module
+from titan_speech.store import external_sort as spill_module
+from titan_speech.store.reader import open_store
+from titan_speech.store.transfer import pull_store
 from titan_speech.store.verify import verify_store
-from titan_speech.store.write import runs as runs_module
-from titan_speech.store.write import spill as spill_module
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 NUM_SAMPLES = 300
 
@@ -100,7 +99,7 @@ def test_three_processes_and_other_units_give_the_same_bytes(
 
 
 def test_the_writer_gives_the_same_store(tmp_path: Path, built: Path, vectorized: Path, tokenizer_path: Path) -> None:
-    source = open_format("inworld", ImportOptions((vectorized,)))
+    source = open_importer("inworld", ImportOptions((vectorized,)))
     samples = [sample for unit in source.units() for sample in source.samples(unit)]
     with StoreWriter(
         tmp_path / "written",
@@ -131,13 +130,13 @@ def command(source: Path, output: Path, tokenizer: Path, workers: int) -> list[s
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param("titan_speech.store.write.spill.write_run:2", marks=pytest.mark.slow),
-        "titan_speech.corpus.build.work.write_record:2",
-        pytest.param("titan_speech.corpus.build.run.find_conflicts:1", marks=pytest.mark.slow),
-        "titan_speech.store.write.cut.write_sidecar:2",
-        pytest.param("titan_speech.corpus.build.work.write_shard_record:2", marks=pytest.mark.slow),
-        "titan_speech.corpus.build.run.write_manifest:1",
-        "titan_speech.corpus.build.folder.shutil.rmtree:2",
+        pytest.param("titan_speech.store.external_sort.write_run:2", marks=pytest.mark.slow),
+        "titan_speech.importers.build_workers.write_record:2",
+        pytest.param("titan_speech.importers.build.find_conflicts:1", marks=pytest.mark.slow),
+        "titan_speech.store.shard_writer.write_sidecar:2",
+        pytest.param("titan_speech.importers.build_workers.write_shard_record:2", marks=pytest.mark.slow),
+        "titan_speech.importers.build.write_manifest:1",
+        "titan_speech.importers.build_folder.shutil.rmtree:2",
     ],
 )
 def test_a_build_killed_at_any_moment_continues_to_the_same_bytes(
@@ -217,7 +216,7 @@ def interrupted(asked: BuildRequest) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("titan_speech.corpus.build.run.find_conflicts", stop)
+        patch.setattr("titan_speech.importers.build.find_conflicts", stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(asked)
 
@@ -260,7 +259,7 @@ def test_two_builds_of_one_store_at_once_are_refused(tmp_path: Path, vectorized:
             build_store(asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("titan_speech.corpus.build.run.find_conflicts", second)
+        patch.setattr("titan_speech.importers.build.find_conflicts", second)
         build_store(asked)
 
 
@@ -278,11 +277,11 @@ def test_a_store_is_built_into_object_storage_also_after_a_kill_in_the_push(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("titan_speech.corpus.build.push.push_store", stop)
+        patch.setattr("titan_speech.importers.build.push_store", stop)
         assert main(words) == 130
     assert main(words) == 0
     assert list(tmp_path.iterdir()) == []
-    settings = StorageTable(endpoint_url=s3_server.endpoint_url)
+    settings = StorageConfig(endpoint_url=s3_server.endpoint_url)
     pull_store(S3Url("stores", "built"), tmp_path / "back", settings)
     assert open_store(tmp_path / "back").fingerprint == open_store(built).fingerprint
     assert main(words) == 2

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from tests.store_samples import CODEC, SENTENCES, add_all_kinds, info, speech_codes, write_store, write_tokenizer
-from titan_speech.cli import main
+from titan_speech.cli.main import main
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.change.merge import MergeOptions, merge_stores
 from titan_speech.store.manifest import CodecInfo, Kind
-from titan_speech.store.store import open_store
+from titan_speech.store.merge import MergeOptions, merge_stores
+from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 SMALL = MergeOptions(name="small", shard_bytes=1500)
 

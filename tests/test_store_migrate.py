@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.store_samples import CODEC, SENTENCES, info, manifest_content, speech_codes, write_store, write_tokenizer
-from titan_speech.cli import main
-from titan_speech.corpus.text.normalize import normalization_version, normalize
+from titan_speech.cli.main import main
 from titan_speech.errors import DataError
+from titan_speech.importers.migrate import MigrateOptions, migrate_store, plan_migration
 from titan_speech.store import manifest as manifest_module
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.change.merge import merge_stores
-from titan_speech.store.change.migrate import MigrateOptions, migrate_store, plan_migration
 from titan_speech.store.manifest import FORMAT_VERSION, UPGRADES, content_fingerprint, read_manifest
-from titan_speech.store.store import open_store
+from titan_speech.store.merge import merge_stores
+from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.normalize import normalization_version, normalize
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 SHARD_BYTES = 1500
 

@@ -15,16 +15,16 @@ import pytest
 import xxhash
 
 from tests.store_samples import CODEC, info, manifest_content, write_store, write_tokenizer
-from titan_speech.cli import main
-from titan_speech.progress import Progress
-from titan_speech.store.builder import StoreWriter
+from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
+from titan_speech.store.external_sort import checksums, order_keys
 from titan_speech.store.manifest import FileInfo, content_fingerprint, read_manifest
-from titan_speech.store.store import open_store
+from titan_speech.store.reader import open_store
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify import verify_store
-from titan_speech.store.write.keys import checksums, order_keys
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.progress import Progress
 
 NUM_SAMPLES = 40
 DEMO = Path(__file__).parents[1] / "demo_data"

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.listed_documents import groups_of, laned, one_lane
-from titan_speech.data.group_packs import Piece, Rules
-from titan_speech.data.labels import IGNORE_INDEX, encode_labels, split_labels
-from titan_speech.data.pack import lay_out
+from titan_speech.data.collate import IGNORE_INDEX, build_pack, encode_labels, split_labels
+from titan_speech.data.packing import PackingRules, Piece
 from titan_speech.data.streams import SplitStream, WholeStream
 
 SEQ_LEN, PAD = 64, 999
@@ -35,11 +34,11 @@ def all_tokens(*, max_len: int | None = None) -> Counter[tuple[int, int, int]]:
 
 
 def split_stream(key: str = "0/speech/en", **kwargs) -> SplitStream | WholeStream:
-    return one_lane(SplitStream, key, groups_of(*PARTS, **kwargs), Rules(SEQ_LEN))
+    return one_lane(SplitStream, key, groups_of(*PARTS, **kwargs), PackingRules(SEQ_LEN))
 
 
 def whole_stream(*, split: bool = False, key: str = "0/tts/en", **kwargs) -> SplitStream | WholeStream:
-    return one_lane(WholeStream, key, groups_of(*PARTS, **kwargs), Rules(SEQ_LEN, split))
+    return one_lane(WholeStream, key, groups_of(*PARTS, **kwargs), PackingRules(SEQ_LEN, split))
 
 
 @pytest.mark.parametrize("group_documents", [1, 8, 4_096])
@@ -87,7 +86,7 @@ def test_epochs_differ_in_order_and_seeds_differ_too(make) -> None:
 
 
 def test_who_shares_a_pack_changes_between_epochs() -> None:
-    stream = one_lane(WholeStream, "0/tts/en", groups_of([30] * 64, group_documents=64), Rules(SEQ_LEN))
+    stream = one_lane(WholeStream, "0/tts/en", groups_of([30] * 64, group_documents=64), PackingRules(SEQ_LEN))
     pairs = [
         {
             frozenset(piece.document for piece in stream.pieces(e * stream.epoch_size + j))
@@ -129,7 +128,7 @@ def test_groups_hold_the_same_part_of_every_part() -> None:
 def test_unusable_documents_are_never_read_and_counted() -> None:
     lengths = [0, 7, 0, 9, 5] * 4
     for kind in (SplitStream, WholeStream):
-        stream = laned(kind, "k", groups_of(lengths), Rules(SEQ_LEN))
+        stream = laned(kind, "k", groups_of(lengths), PackingRules(SEQ_LEN))
         seen = {piece.document for j in range(30) for piece in stream.pieces(j)}
         assert seen == {i for i, length in enumerate(lengths) if length}
         assert (stream.counts.num_documents, stream.counts.num_unusable) == (12, 8)
@@ -137,7 +136,7 @@ def test_unusable_documents_are_never_read_and_counted() -> None:
 
 def test_too_long_documents_are_counted_dropped_or_split() -> None:
     groups = groups_of(*PARTS)
-    dropped, split = (laned(WholeStream, "k", groups, Rules(SEQ_LEN, split)) for split in (False, True))
+    dropped, split = (laned(WholeStream, "k", groups, PackingRules(SEQ_LEN, split)) for split in (False, True))
     num_long = sum(length > SEQ_LEN for part in PARTS for length in part)
     num_all = sum(map(len, PARTS))
     assert (dropped.counts.num_dropped, dropped.counts.num_documents) == (num_long, num_all - num_long)
@@ -155,7 +154,7 @@ def test_every_token_but_bos_is_a_target_exactly_once_an_epoch(stream: SplitStre
         num_packs, num_epochs = stream.epoch_size, 1
     targets: Counter[int] = Counter()
     for j in range(num_packs):
-        pack = lay_out(0, 7, stream.groups.documents, stream.pieces(j), SEQ_LEN, PAD)
+        pack = build_pack(0, 7, stream.groups.documents, stream.pieces(j), SEQ_LEN, PAD)
         ids, streams = split_labels(pack.labels_S)
         targets.update(ids[ids != IGNORE_INDEX].tolist())
         assert set(streams[ids != IGNORE_INDEX].tolist()) <= {7}
@@ -168,7 +167,7 @@ def test_every_token_but_bos_is_a_target_exactly_once_an_epoch(stream: SplitStre
 def test_labels_follow_ids_inside_a_piece_and_never_cross_documents(stream) -> None:
     for j in range(40):
         pieces = stream.pieces(j)
-        pack = lay_out(0, 3, stream.groups.documents, pieces, SEQ_LEN, PAD)
+        pack = build_pack(0, 3, stream.groups.documents, pieces, SEQ_LEN, PAD)
         ids, _ = split_labels(pack.labels_S)
         begin = 0
         for part, i, start, stop in pieces:
@@ -188,7 +187,7 @@ def test_labels_follow_ids_inside_a_piece_and_never_cross_documents(stream) -> N
 def test_positions_restart_at_every_piece_and_at_the_padding(stream) -> None:
     for j in range(40):
         pieces = stream.pieces(j)
-        pack = lay_out(0, 3, stream.groups.documents, pieces, SEQ_LEN, PAD)
+        pack = build_pack(0, 3, stream.groups.documents, pieces, SEQ_LEN, PAD)
         sizes = [stop - start for _, _, start, stop in pieces] + [pack.num_pad_tokens]
         assert pack.positions_S.tolist() == [position for size in sizes for position in range(size)]
 
@@ -198,7 +197,7 @@ def test_a_continuation_piece_has_no_bos() -> None:
     continued = [j for j in range(100) if stream.pieces(j)[0].start > 0]
     assert len(continued) > 10
     for j in continued:
-        pack = lay_out(0, 3, stream.groups.documents, stream.pieces(j), SEQ_LEN, PAD)
+        pack = build_pack(0, 3, stream.groups.documents, stream.pieces(j), SEQ_LEN, PAD)
         assert pack.ids_S[0] != 0
         assert pack.positions_S[0] == 0
 

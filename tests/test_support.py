@@ -11,21 +11,22 @@ import pytest
 from torch.distributed.pipelining.schedules import get_schedule_class
 from torchtitan.distributed.pipeline_parallel import _generate_llm_fqn_per_model_part
 
-from titan_speech.config.check import check_ranges
-from titan_speech.config.load import load_config
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.distributed.pipeline import stage_layers
 from titan_speech.errors import ConfigError
-from titan_speech.model.published import FLAVORS, published_shape
-from titan_speech.parallel.features import FEATURES, Composition, features_of
-from titan_speech.parallel.pipeline import stage_layers
-from titan_speech.parallel.sizes import check_sizes
-from titan_speech.parallel.start import missing_on, refuse_what_cannot_run
-from titan_speech.parallel.support import (
+from titan_speech.model.backbones import FLAVORS, published_shape
+from titan_speech.preflight.compatibility import (
+    FEATURES,
     RULES,
+    Composition,
     check_support,
     describe_composition,
+    features_of,
     refused_additions,
 )
+from titan_speech.preflight.config_checks import check_ranges, load_config
+from titan_speech.preflight.machine_checks import missing_on, refuse_what_cannot_run
+from titan_speech.preflight.parallel_degrees import check_sizes
 
 SMALL = Path(__file__).parent / "assets" / "small.toml"
 

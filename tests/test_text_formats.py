@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.samples import BadSample, TextSample
-from titan_speech.corpus.text.rows import split_dialogue
 from titan_speech.errors import DataError
+from titan_speech.importers.base import BadSample, ImportOptions, TextSample, open_importer
+from titan_speech.importers.text_rows import split_dialogue
 
 SIGNALS = {
     "rps_doc_word_count": [[0, 9, 80.0]],
@@ -26,7 +25,7 @@ ROWS = [{"text": "नमस्ते", "language": "hin"}, {"text": "hello", "la
 
 
 def samples(name: str, *inputs: Path, **said: object) -> list[TextSample]:
-    opened = open_format(name, ImportOptions(inputs=inputs, **said))  # type: ignore[arg-type]
+    opened = open_importer(name, ImportOptions(inputs=inputs, **said))  # type: ignore[arg-type]
     found = [sample for unit in opened.units() for sample in opened.samples(unit)]
     return [sample for sample in found if isinstance(sample, TextSample)]
 
@@ -47,10 +46,10 @@ def test_jsonl_plain_and_compressed(tmp_path: Path, suffix: str, write: Callable
 
 
 def test_parquet_in_units_of_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("titan_speech.corpus.text.parquet.UNIT_BYTES", 1)
+    monkeypatch.setattr("titan_speech.importers.text_files.UNIT_BYTES", 1)
     rows = [{"text": f"document {i}", "language": "en", "id": f"u{i}", "url": "x"} for i in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=4)
-    opened = open_format("text-parquet", ImportOptions(inputs=(tmp_path,), preset="fineweb"))
+    opened = open_importer("text-parquet", ImportOptions(inputs=(tmp_path,), preset="fineweb"))
     assert [(unit.start, unit.stop) for unit in opened.units()] == [(0, 4), (4, 8), (8, 10)]
     found = samples("text-parquet", tmp_path, preset="fineweb")
     assert [(s.info.sample_id, s.text, s.info.dataset_source) for s in found] == [
@@ -83,7 +82,7 @@ def test_redpajama_is_not_built_unfiltered_and_not_read_without_signals(tmp_path
     write_jsonl(tmp_path / "a.jsonl", [row])
     with pytest.raises(DataError, match="text prepare"):
         samples("text-jsonl", tmp_path, preset="redpajama-v2")
-    opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), preset="redpajama-v2"))
+    opened = open_importer("text-jsonl", ImportOptions(inputs=(tmp_path,), preset="redpajama-v2"))
     (document,) = opened.documents(opened.units()[0])  # type: ignore[attr-defined]
     assert document.signals == {"rps_doc_word_count": 80.0, "ccnet_perplexity": 300.5}
     assert (document.language, document.text) == ("en", "words")
@@ -134,7 +133,7 @@ GOOD = '{"text": "a", "language": "en"}\n'
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
-    opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
+    opened = open_importer("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
     with pytest.raises(DataError, match=message):
         list(opened.documents(opened.units()[0]))  # type: ignore[attr-defined]
 
@@ -143,7 +142,7 @@ def test_a_build_is_told_every_unfit_row_and_reads_on(tmp_path: Path) -> None:
     rows = [{"text": "b", "id": "x"}, {"text": 5, "language": "en"}, {"text": "c", "language": "klingon"}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     path.write_text(path.read_text() + '{"txt": "c"}\n{"text"\n{"text": "d", "language": "en"}\n')
-    opened = open_format("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
+    opened = open_importer("text-jsonl", ImportOptions(inputs=(tmp_path,), dataset_source="s"))
     *bad, good = opened.samples(opened.units()[0])
     assert [(one.name, one.problem.kind, one.row) for one in bad if isinstance(one, BadSample)] == [
         ("a.jsonl:1", "no language", 0),

@@ -10,19 +10,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from titan_speech.cli import main
-from titan_speech.corpus.format import ImportOptions, open_format
-from titan_speech.corpus.text import prepare as prepare_module
-from titan_speech.corpus.text.duplicates import exact_copies
-from titan_speech.corpus.text.job import Job, Source, prepared_version, read_job_file
-from titan_speech.corpus.text.normalize import normalization_version
-from titan_speech.corpus.text.prepare import prepare
-from titan_speech.corpus.text.rules import Rules, parse_rules
-from titan_speech.corpus.text.signatures import sign
-from titan_speech.corpus.text.unit_work import clean_unit
-from titan_speech.corpus.text.work_folder import WorkFolder
+from titan_speech.cli.main import main
 from titan_speech.errors import DataError
+from titan_speech.importers.base import ImportOptions, open_importer
 from titan_speech.store.manifest import read_manifest
+from titan_speech.text_preparation import pipeline as prepare_module
+from titan_speech.text_preparation.duplicates import exact_copies, sign
+from titan_speech.text_preparation.job import Job, Source, WorkFolder, prepared_version, read_job_file
+from titan_speech.text_preparation.pipeline import prepare
+from titan_speech.text_preparation.rules import DocumentRules, parse_rules
+from titan_speech.text_preparation.workers import clean_unit
+from titan_speech.tokenization.normalize import normalization_version
 
 TOKENIZER = Path(__file__).parent.parent / "tokenizer/tiny"
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parent / "assets/documents.jsonl").open(encoding="utf-8")]
@@ -68,11 +66,11 @@ def source(*inputs: Path, **said: object) -> Source:
     return Source("text-jsonl", options, licence="MPL-2.0")
 
 
-def job_of(folder: Path, rules: Rules | None = None, parts: int = 3) -> Job:
+def job_of(folder: Path, rules: DocumentRules | None = None, parts: int = 3) -> Job:
     rows = with_faults(DOCUMENTS)
     for part in range(parts):
         write(folder / f"{part}.jsonl", rows[part::parts])
-    return Job((source(folder),), TOKENIZER, rules or Rules())
+    return Job((source(folder),), TOKENIZER, rules or DocumentRules())
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -150,7 +148,7 @@ def test_a_preparation_is_not_continued_by_another_one(tmp_path: Path, monkeypat
     ):
         prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
     with pytest.raises(DataError, match="unfinished preparation with other rules, normalization_version"):
-        prepare(job_of(tmp_path / "in", Rules(min_chars=3)), tmp_path / "out", say=quiet)
+        prepare(job_of(tmp_path / "in", DocumentRules(min_chars=3)), tmp_path / "out", say=quiet)
     write(tmp_path / "in/0.jsonl", [{"id": "new", "language": "en", "text": LONG}])
     tally = prepare(Job((source(tmp_path / "in"),), TOKENIZER), tmp_path / "out", say=quiet)
     assert "new" in {row for row in pq.read_table(tmp_path / "out/documents")["sample_id"].to_pylist()}
@@ -160,9 +158,9 @@ def test_a_preparation_is_not_continued_by_another_one(tmp_path: Path, monkeypat
 def test_long_documents_are_dropped_or_cut_at_a_sentence(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [{"id": "a", "language": "en", "text": LONG}, *DOCUMENTS[:1]])
     one = source(tmp_path / "in.jsonl")
-    tally = prepare(Job((one,), TOKENIZER, Rules(max_tokens=200)), tmp_path / "drop", say=quiet)
+    tally = prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200)), tmp_path / "drop", say=quiet)
     assert tally.by_name("dropped") == {"too_long": 1}
-    prepare(Job((one,), TOKENIZER, Rules(max_tokens=200, too_long="cut")), tmp_path / "cut", say=quiet)
+    prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200, too_long="cut")), tmp_path / "cut", say=quiet)
     row = pq.read_table(tmp_path / "cut/documents").to_pylist()[0]
     assert LONG.startswith(row["text"])
     assert row["text"].endswith("ends here.")
@@ -192,7 +190,7 @@ def test_instructions_are_capped_as_a_share_of_tokens(tmp_path: Path) -> None:
     ]
     write(tmp_path / "chat.jsonl", rows)
     both = (source(tmp_path / "chat.jsonl"), source(write(tmp_path / "mo.jsonl", DOCUMENTS)))
-    rules = Rules(max_instruction_share=0.05, near_duplicate=0.0)
+    rules = DocumentRules(max_instruction_share=0.05, near_duplicate=0.0)
     tally = prepare(Job(both, TOKENIZER, rules), tmp_path / "out", say=quiet)
     share = tally.total("instruction_tokens") / tally.total("tokens")
     assert 0.045 < share <= 0.05
@@ -200,9 +198,11 @@ def test_instructions_are_capped_as_a_share_of_tokens(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"max_instruction_share = 0\.05 cannot hold"):
         prepare(Job(both[:1], TOKENIZER, rules), tmp_path / "chat", say=quiet)
     prepare(
-        Job(both[:1], TOKENIZER, Rules(max_instruction_share=1.0, near_duplicate=0.0)), tmp_path / "alone", say=quiet
+        Job(both[:1], TOKENIZER, DocumentRules(max_instruction_share=1.0, near_duplicate=0.0)),
+        tmp_path / "alone",
+        say=quiet,
     )
-    (unit,) = (opened := open_format("text-prepared", ImportOptions(inputs=(tmp_path / "alone",)))).units()
+    (unit,) = (opened := open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "alone",)))).units()
     assert [(s.user, s.text) for s in opened.samples(unit)][:1] == [("What is the number 0?", "It is plainly 0.")]  # type: ignore[union-attr]
 
 
@@ -224,16 +224,16 @@ def test_signals_of_redpajama_are_held_against_rules(tmp_path: Path) -> None:
 def test_prepared_text_is_read_for_a_build_with_its_version(tmp_path: Path) -> None:
     job = job_of(tmp_path / "in")
     prepare(job, tmp_path / "out", say=quiet)
-    opened = open_format("text-prepared", ImportOptions(inputs=(tmp_path / "out",)))
+    opened = open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "out",)))
     found = [sample for unit in opened.units() for sample in opened.samples(unit)]
     assert len(found) == json.loads((tmp_path / "out/report.json").read_text())["kept"]
     assert opened.normalization_version() == prepared_version(job.rules)  # type: ignore[attr-defined]
     assert prepared_version(job.rules).startswith(normalization_version())
-    assert prepared_version(Rules(min_chars=1)) != prepared_version(Rules())
+    assert prepared_version(DocumentRules(min_chars=1)) != prepared_version(DocumentRules())
     with pytest.raises(DataError, match="sample by sample: leave --language away"):
-        open_format("text-prepared", ImportOptions(inputs=(tmp_path / "out",), language="hi"))
+        open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "out",), language="hi"))
     with pytest.raises(DataError, match=r"no prepared\.json"):
-        open_format("text-prepared", ImportOptions(inputs=(tmp_path / "in",)))
+        open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "in",)))
 
 
 def test_a_store_is_built_from_prepared_text(tmp_path: Path) -> None:

@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 
 from tests.plan_samples import World, make_world, with_training
 from tests.store_samples import CODEC
-from titan_speech.config.check_data import check_sources
-from titan_speech.config.tables import DataTable, SourceTable
+from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.data.documents import num_prompt_codes
+from titan_speech.data.pairing import OrderContradictionError, Spans, next_of_speaker, references, stitch
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.speakers import next_of_speaker
-from titan_speech.data.views.clone import Spans, references
-from titan_speech.data.views.stitch import OrderContradictionError, stitch
 from titan_speech.errors import DataError
-from titan_speech.store.builder import StoreWriter
-from titan_speech.store.part import Part
-from titan_speech.store.samples import SampleInfo
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.preflight.data_checks import check_sources
+from titan_speech.store.reader import Part
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 ROOM = 40
 
@@ -200,7 +198,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def stitched(world: World, path: Path, max_gap_sec: float = 0.5) -> DataPlan:
-    source = SourceTable(name="long", store=str(path), task="speech", share=1.0, stitch_gap_sec=max_gap_sec)
+    source = SourceConfig(name="long", store=str(path), task="speech", share=1.0, stitch_gap_sec=max_gap_sec)
     return DataPlan.load(with_training(world.config(source), seq_len=128, global_batch_tokens=1_280))
 
 
@@ -253,7 +251,7 @@ def test_wrong_stitching_settings_are_named_and_the_gap_is_in_the_fingerprint(wo
     write_recordings(world, tmp_path / "talks")
     first, second = (stitched(world, tmp_path / "talks", gap).fingerprint for gap in (0.5, 0.6))
     assert first != second
-    source = SourceTable(name="x", store="s", task="tts", share=1.0, stitch_gap_sec=-1.0)
-    found = [str(finding) for finding in check_sources(DataTable(source=(source,)))]
+    source = SourceConfig(name="x", store="s", task="tts", share=1.0, stitch_gap_sec=-1.0)
+    found = [str(finding) for finding in check_sources(DataConfig(source=(source,)))]
     assert len(found) == 2
     assert "stitching of task tts" in found[0]

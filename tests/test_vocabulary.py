@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import VocabularyError
-from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.vocabulary import NAMED_SPECIALS, NUM_CODES, SPECIALS, TokenKind, Vocabulary
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.vocabulary import NAMED_SPECIALS, NUM_CODES, SPECIALS, TokenKind, Vocabulary
 
 QWEN3 = Vocabulary(151_936, 151_643, 151_643)
 LLAMA3 = Vocabulary(128_256, 128_000, 128_001)
@@ -123,7 +123,7 @@ def test_the_fingerprint_changes_with_any_field(change: dict) -> None:
 def test_the_fingerprint_changes_with_the_order_of_the_specials(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Vocabulary(1000, 0, 1).fingerprint
     swapped = (SPECIALS[1], SPECIALS[0], *SPECIALS[2:])
-    monkeypatch.setattr("titan_speech.vocabulary.SPECIALS", swapped)
+    monkeypatch.setattr("titan_speech.tokenization.vocabulary.SPECIALS", swapped)
     assert Vocabulary(1000, 0, 1).fingerprint != before
 
 

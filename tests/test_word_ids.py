@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from tests.runs import ROOT
-from titan_speech import word_ids
-from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.tiktoken_folder import LLAMA3_PATTERN
-from titan_speech.word_ids import PATTERNS, WordIds, word_ids_of
+from titan_speech.tokenization import word_ids
+from titan_speech.tokenization.text_tokenizer import LLAMA3_PATTERN, TextTokenizer
+from titan_speech.tokenization.word_ids import PATTERNS, WordIds, word_ids_of
 
 ODD = "'’.,!?(-) \u00a0\n\t\u200c\u200d\u0308\u1680\u2028\u3000\u180e<|>日本👍🏽éक्षि1२"
 

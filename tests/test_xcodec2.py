@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from tests.xcodec2_folder import write_xcodec2
-from titan_speech.codec import Codec, load_codec
 from titan_speech.codec import xcodec2 as room
-from titan_speech.codec.fsq import codes_to_values
+from titan_speech.codec.base import Codec
+from titan_speech.codec.demo.autoencoder import codes_to_values
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.codec.xcodec2 import XCodec2
 from titan_speech.errors import CodecError

@@ -5,9 +5,9 @@ import torch
 torch.set_num_threads(1)
 
 if not torch.cuda.is_available():
-    from titan_speech import cpu
+    from titan_speech.utils import cpu
 
     cpu.prepare()
 
-import titan_speech.checkpoint.opening  # noqa: E402
+import titan_speech.checkpoint.resume  # noqa: E402
 import titan_speech.trainer_config  # noqa: E402, F401

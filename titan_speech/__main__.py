@@ -2,6 +2,6 @@
 
 import sys
 
-from titan_speech.cli import main
+from titan_speech.cli.main import main
 
 sys.exit(main())

@@ -16,33 +16,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.checkpoint.lock import let_go
 from titan_speech.config.budget import Budget, describe_budget
-from titan_speech.config.check import OF_INITIAL
-from titan_speech.config.load import LoadedConfig, load_config
-from titan_speech.config.present import check_present
+from titan_speech.config.load import LoadedConfig
+from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
-from titan_speech.health.exits import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, LeaveRun
-from titan_speech.meeting import meet_anew
-from titan_speech.quiet import quieten_dependencies
+from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
+from titan_speech.preflight.config_checks import OF_INITIAL, load_config
+from titan_speech.preflight.machine_checks import check_folders_exist
+from titan_speech.utils.locks import release_run_locks
+from titan_speech.utils.logging import quieten_dependencies
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.checkpoint.start import Start
-    from titan_speech.config.tables import ModelTable, SpeechConfig
+    from titan_speech.config.schema import SpeechConfig
+    from titan_speech.config.schema_training import ModelConfig
     from titan_speech.data.plan import DataPlan
-    from titan_speech.model.shape import BackboneShape
-    from titan_speech.prompts import Grammar
+    from titan_speech.model.backbones import BackboneShape
+    from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.trainer import SpeechTrainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage; 0 when it finished, else a code of `titan_speech.health.exits`."""
+    """Run one stage; 0 when it finished, else a code of `titan_speech.health.signals`."""
     _stand_alone_defaults()
     try:
         trainer = prepare(list(sys.argv[1:] if argv is None else argv))
         run(trainer)
-    except LeaveRun as leave:
+    except StopRun as leave:
         if os.environ["RANK"] == "0":
             print(f"titan_speech: {leave.reason}", file=sys.stderr, flush=True)
         return EXIT_RESTART
@@ -51,35 +52,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"titan_speech: {error}", file=sys.stderr, flush=True)
         return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
     finally:
-        let_go()
+        release_run_locks()
     return 0
 
 
 def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
-    loaded = load_config(argv, world_size=world_size, checks=(check_present,))
+    loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
     quieten_dependencies()
 
     import torch
 
     if not torch.cuda.is_available():
-        from titan_speech import cpu
+        from titan_speech.utils import cpu
 
         cpu.prepare()
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger
 
-    from titan_speech.checkpoint.hand_over import with_continued_data
+    from titan_speech.checkpoint.initial_load import with_continued_data
     from titan_speech.data.plan import DataPlan
-    from titan_speech.hf.initial import grown_initial, model_shape
-    from titan_speech.prompts import Grammar
-    from titan_speech.text_tokenizer import TextTokenizer
+    from titan_speech.hf.initial import extended_initial, model_shape
+    from titan_speech.tokenization.prompt_template import Grammar
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
     from titan_speech.trainer_config import trainer_config
 
     init_logger()
     _only_rank_0_informs()
-    meet_anew()
+    use_fresh_store_after_restart()
     budget = Budget.from_config(loaded.config)
     tokenizer = TextTokenizer.load(loaded.config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
@@ -92,7 +93,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     provenance = replace(provenance, plan=plan.fingerprint, stores=plan.store_fingerprints)
     hf_initial = None
     if loaded.config.model.initial and start.checkpoint is None:
-        hf_initial, record = grown_initial(loaded.config.model, plan.vocabulary, folder)
+        hf_initial, record = extended_initial(loaded.config.model, plan.vocabulary, folder)
         provenance = replace(provenance, initial=str(record))
         start = replace(start, checkpoint=hf_initial)
     config = trainer_config(
@@ -114,7 +115,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     return trainer
 
 
-def _model_of_stage(config: SpeechConfig) -> ModelTable:
+def _model_of_stage(config: SpeechConfig) -> ModelConfig:
     """A stage with a flavor of its own needs nothing of the folder its first weights came from."""
     is_first = not config.stage.from_ or config.model.flavor == OF_INITIAL
     return config.model if is_first else replace(config.model, initial="")
@@ -122,17 +123,16 @@ def _model_of_stage(config: SpeechConfig) -> ModelTable:
 
 def _start(config: SpeechConfig, provenance: Provenance, budget: Budget) -> tuple[Start, Provenance]:
     """What the run starts from, and the provenance that inherits from it; what its rates do is told."""
-    from titan_speech.checkpoint.hand_over import hand_over, here
-    from titan_speech.checkpoint.opening import open_checkpoints
+    from titan_speech.checkpoint.initial_load import choose_initial_load, on_this_machine, schedule_change
     from titan_speech.checkpoint.provenance import read_provenance
-    from titan_speech.checkpoint.rates import schedule_change
-    from titan_speech.checkpoint.shared import decided_by_rank_0
+    from titan_speech.checkpoint.resume import open_checkpoints
+    from titan_speech.distributed.consensus import decide_on_rank_0
 
     start = open_checkpoints(config, provenance)
     notes: tuple[str, ...] = ()
     if start.checkpoint is None and config.stage.from_ and not config.checkpoint.create_seed_checkpoint:
-        handed = decided_by_rank_0("hand-over", lambda: hand_over(config, provenance, budget))
-        start, notes = here(config, handed.start), handed.notes
+        handed = decide_on_rank_0("hand-over", lambda: choose_initial_load(config, provenance, budget))
+        start, notes = on_this_machine(config, handed.start), handed.notes
         provenance = replace(provenance, stage_from=str(start.checkpoint))
     found = read_provenance(start.checkpoint) if start.checkpoint else None
     if start.is_resume and found is not None:
@@ -147,14 +147,14 @@ def run(trainer: SpeechTrainer) -> None:
     """Train to the end, or write the seed checkpoint; the process group is left in order, then uploads end."""
     import torch
 
-    left: LeaveRun | None = None
+    left: StopRun | None = None
     try:
         try:
             if trainer.config.checkpoint.create_seed_checkpoint:
                 trainer.checkpointer.save(curr_step=0, last_step=True)
             else:
                 trainer.train()
-        except LeaveRun as leave:
+        except StopRun as leave:
             left = leave
         finally:
             trainer.close()
@@ -194,9 +194,8 @@ def _provenance(loaded: LoadedConfig, grammar: Grammar, world_size: int, shape: 
 def _open_run_folder(loaded: LoadedConfig, plan: DataPlan, world_size: int) -> None:
     """Save the resolved configuration and print what the run will do."""
     from titan_speech.config.resolved import save_resolved
-    from titan_speech.data.phases.files import write_phases
-    from titan_speech.parallel.features import Composition
-    from titan_speech.parallel.support import describe_composition
+    from titan_speech.data.phase_files import write_phases
+    from titan_speech.preflight.compatibility import Composition, describe_composition
 
     folder = Path(loaded.config.job.dump_folder)
     try:

@@ -21,25 +21,20 @@ from torchtitan.trainer import Trainer
 
 from titan_speech.checkpoint.keeper import retention_policy
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
-from titan_speech.checkpoint.upload.of_run import start_uploads
+from titan_speech.checkpoint.upload.process import start_uploads
 from titan_speech.config.budget import Budget
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
-from titan_speech.health.batch import BatchFinder
-from titan_speech.health.exits import LeaveRun
-from titan_speech.health.guard import StepGuard
-from titan_speech.health.hang import HangReport, is_of_a_collective
-from titan_speech.health.monitor import HealthMonitor, HealthState
+from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
-from titan_speech.health.signals import StopSignals
-from titan_speech.hf.milestones import MilestoneExporter, milestones
-from titan_speech.objective import GroupedCrossEntropy
-from titan_speech.observe.counters import count_batch
-from titan_speech.observe.groups import StreamKey
-from titan_speech.observe.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor
-from titan_speech.observe.profiler import DATA, PASS
-from titan_speech.optimizer import SpeechOptimizers
+from titan_speech.health.signals import StopRun, StopSignals
+from titan_speech.health.watchdog import HangReport, is_of_a_collective
+from titan_speech.hf.export_on_save import MilestoneExporter, milestones
+from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
+from titan_speech.training.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor, count_batch
+from titan_speech.training.optimizer import SpeechOptimizers, StepGuard
+from titan_speech.training.profiler import DATA, PASS
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -156,7 +151,7 @@ class SpeechTrainer(Trainer):
             self.rollbacks.decide(self.health.spike_to_roll_back)
         is_at_end = self.step >= self.config.training.steps
         if self.checkpointer.must_stop and not is_at_end:
-            raise LeaveRun(f"stopped after step {self.step}, as was asked for; start again to go on")
+            raise StopRun(f"stopped after step {self.step}, as was asked for; start again to go on")
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"Step {self.step} was the last already. Raise training.target_tokens to go on.")
         return super().should_continue_training()

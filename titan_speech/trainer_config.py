@@ -1,4 +1,9 @@
-"""From our tables to TorchTitan's configuration tree.
+"""Our tables as TorchTitan's settings of layout, recomputation and compilation.
+
+In: a checked configuration. Out: TorchTitan's dataclasses. Recomputation does not keep the state of random generators:
+no layer draws from one, and reading that state is what a CUDA graph cannot capture.
+
+From our tables to TorchTitan's configuration tree.
 
 In: the checked `SpeechConfig`, the budget derived from it, the data plan and the number of processes. Out: the one
 `SpeechTrainer.Config` that builds the run. This is the only file that knows both vocabularies of settings; TorchTitan
@@ -16,27 +21,70 @@ from torchtitan.components.checkpoint import DATALOADER, LR_SCHEDULER, TRAIN_STA
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.components.optimizer import ParamGroupConfig
 from torchtitan.components.tokenizer import BaseTokenizer
-from torchtitan.config.configs import CommConfig, DebugConfig, TrainingConfig
+from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import (
+    ActivationCheckpointingConfig,
+    FullAC,
+    MemoryBudgetAC,
+    SelectiveAC,
+)
 
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.start import Start
+from titan_speech.config import schema
 from titan_speech.config.budget import Budget, data_parallel_degree
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
-from titan_speech.model.shape import BackboneShape
+from titan_speech.distributed import pipeline
+from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
-from titan_speech.objective import GroupedCrossEntropy
-from titan_speech.observe.metrics import SpeechMetricsProcessor
-from titan_speech.observe.profiler import SpeechProfiler
-from titan_speech.optimizer import SpeechOptimizers
-from titan_speech.parallel import pipeline, settings
-from titan_speech.parallel.features import Composition
-from titan_speech.parallel.start import refuse_what_cannot_run
-from titan_speech.schedule import TokenBudgetSchedule
-from titan_speech.text_tokenizer import TextTokenizer
+from titan_speech.preflight.compatibility import Composition
+from titan_speech.preflight.machine_checks import refuse_what_cannot_run
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
+from titan_speech.training.loss import GroupedCrossEntropy
+from titan_speech.training.lr_schedule import TokenBudgetSchedule
+from titan_speech.training.metrics import SpeechMetricsProcessor
+from titan_speech.training.optimizer import SpeechOptimizers
+from titan_speech.training.profiler import SpeechProfiler
+
+
+def parallelism(table: schema.ParallelismConfig) -> ParallelismConfig:
+    balancer = table.context_parallel_load_balancer
+    return ParallelismConfig(
+        data_parallel_replicate_degree=table.data_parallel_replicate_degree,
+        data_parallel_shard_degree=table.data_parallel_shard_degree,
+        fsdp_reshard_after_forward=table.fsdp_reshard_after_forward,
+        tensor_parallel_degree=table.tensor_parallel_degree,
+        pipeline_parallel_degree=table.pipeline_parallel_degree,
+        pipeline_parallel_schedule=table.pipeline_parallel_schedule,
+        pipeline_parallel_microbatch_size=table.pipeline_parallel_microbatch_size,
+        pipeline_parallel_first_stage_less_layers=table.pipeline_parallel_first_stage_less_layers,
+        pipeline_parallel_last_stage_less_layers=table.pipeline_parallel_last_stage_less_layers,
+        context_parallel_degree=table.context_parallel_degree,
+        context_parallel_load_balancer=None if balancer == "none" else balancer,
+    )
+
+
+def recomputation(table: schema.ActivationCheckpointConfig) -> ActivationCheckpointingConfig:
+    policies = {
+        "none": None,
+        "selective": SelectiveAC.Config(preserve_rng_state=False),
+        "full": FullAC.Config(preserve_rng_state=False),
+        "memory_budget": MemoryBudgetAC.Config(memory_budget=table.memory_budget),
+    }
+    return policies[table.kind]
+
+
+def compilation(table: schema.CompileConfig) -> CompileConfig:
+    return CompileConfig(
+        enable=table.enable,
+        components=list(table.components),
+        enable_async_tensor_parallel=table.enable_async_tensor_parallel,
+    )
+
 
 NO_DECAY_PATTERN = r"norm|bias"
 """Norms and biases get no weight decay; every other parameter is a matrix."""
@@ -127,10 +175,10 @@ def trainer_config(
             mixed_precision_param=config.training.mixed_precision_param,
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
-        parallelism=settings.parallelism(config.parallelism),
+        parallelism=parallelism(config.parallelism),
         checkpoint=_checkpoint(config, provenance, plan, start, hf_initial),
-        activation_checkpoint=settings.recomputation(config.activation_checkpoint),
-        compile=settings.compilation(config.compile),
+        activation_checkpoint=recomputation(config.activation_checkpoint),
+        compile=compilation(config.compile),
         comm=CommConfig(
             init_timeout_seconds=config.comm.init_timeout_seconds,
             train_timeout_seconds=config.comm.train_timeout_seconds,

@@ -1,16 +1,16 @@
 """The model of a configuration of ours as Hugging Face transformers builds it, with fresh weights.
 
 In: a configuration. Out: a LlamaForCausalLM or Qwen3ForCausalLM of the same sizes and vocabulary rows. On a CPU the
-process keeps freed memory as our runs do (titan_speech/cpu.py), which is no part of either trainer.
+process keeps freed memory as our runs do (titan_speech/utils/cpu.py), which is no part of either trainer.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.hf.config import config_from_shape
-from titan_speech.plan.rows import run_shape, run_vocabulary
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.estimate.rows import run_shape, run_vocabulary
+from titan_speech.hf.model_folder import config_from_shape
 
 
 def fresh_model(config: SpeechConfig) -> Any:
@@ -18,7 +18,7 @@ def fresh_model(config: SpeechConfig) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not torch.cuda.is_available():
-        from titan_speech import cpu
+        from titan_speech.utils import cpu
 
         cpu._keep_freed_memory()
     vocabulary = run_vocabulary(config).vocabulary

@@ -16,8 +16,8 @@ import torch
 from benchmarks.bundled import IGNORED, paired_samples
 from benchmarks.loops.hf_model import fresh_model
 from benchmarks.talker import Talker
-from titan_speech.config.load import load_config
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.preflight.config_checks import load_config
 
 LONGER_THAN_ANY_RUN = 10**7
 

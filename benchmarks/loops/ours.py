@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.talker import Talker
 from titan_speech.data import loader
-from titan_speech.observe.counters import count_batch
 from titan_speech.train import prepare, run
+from titan_speech.training.metrics import count_batch
 
 
 def main(words: list[str]) -> None:

@@ -16,8 +16,8 @@ import torch
 from benchmarks.bundled import IGNORED, Sample, paired_samples
 from benchmarks.loops.hf_model import fresh_model
 from benchmarks.talker import Talker
-from titan_speech.config.load import load_config
-from titan_speech.plan.rows import run_vocabulary
+from titan_speech.estimate.rows import run_vocabulary
+from titan_speech.preflight.config_checks import load_config
 
 # Shape legend: B samples of a batch, L tokens of its longest.
 

@@ -2,7 +2,8 @@
 
 In: a JSONL file of text, and words of a configuration of ours, of which sizes, lengths, batch, precision and
 compilation are read. Out: windows. Model, chunked loss, optimizer, metrics and loader are TorchTitan's classes. On a
-CPU it gets what makes TorchTitan run there at all (titan_speech/cpu.py) and our dense attention, since it has none.
+CPU it gets what makes TorchTitan run there at all (titan_speech/utils/cpu.py) and our dense attention,
+since it has none.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any, cast
 import torch
 
 from benchmarks.talker import Talker
-from titan_speech.config.load import load_config
-from titan_speech.quiet import quieten_dependencies
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.utils.logging import quieten_dependencies
 
 
 def main(text_file: Path, words: list[str]) -> None:
     quieten_dependencies()
     if not torch.cuda.is_available():
-        from titan_speech import cpu
+        from titan_speech.utils import cpu
 
         cpu.prepare()
     from torchtitan.tools.logging import init_logger
@@ -63,9 +64,9 @@ def _config(text_file: Path, words: list[str], folder: Path) -> Any:
     from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataLoader
     from torchtitan.trainer import Trainer
 
+    from titan_speech import trainer_config
     from titan_speech.config.budget import Budget
-    from titan_speech.parallel import settings
-    from titan_speech.plan.rows import run_shape, run_vocabulary
+    from titan_speech.estimate.rows import run_shape, run_vocabulary
 
     speech = load_config(words).config
     shape, vocabulary, budget = run_shape(speech)[0], run_vocabulary(speech).vocabulary, Budget.from_config(speech)
@@ -95,9 +96,9 @@ def _config(text_file: Path, words: list[str], folder: Path) -> Any:
             mixed_precision_param=speech.training.mixed_precision_param,
             disable_cuda_graphs=not (speech.training.cuda_graphs and torch.cuda.is_available()),
         ),
-        parallelism=settings.parallelism(speech.parallelism),
-        activation_checkpoint=settings.recomputation(speech.activation_checkpoint),
-        compile=settings.compilation(speech.compile),
+        parallelism=trainer_config.parallelism(speech.parallelism),
+        activation_checkpoint=trainer_config.recomputation(speech.activation_checkpoint),
+        compile=trainer_config.compilation(speech.compile),
         checkpoint=CheckpointManager.Config(enable=False),
         comm=CommConfig(
             train_timeout_seconds=speech.comm.train_timeout_seconds,
@@ -118,9 +119,9 @@ def _model_spec(shape: Any, attention: str, num_rows: int) -> Any:
     values = {field.name: getattr(ours.model, field.name) for field in fields(Llama3Model.Config) if field.init}
     parallelize = parallelize_llama
     if not torch.cuda.is_available():
-        from titan_speech import cpu
+        from titan_speech.utils import cpu
 
-        parallelize = cpu.with_plain_sums(parallelize_llama)
+        parallelize = cpu.use_plain_sum_reduction(parallelize_llama)
     return ModelSpec(
         name="llama3",
         flavor="benchmark",

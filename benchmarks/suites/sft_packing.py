@@ -30,7 +30,7 @@ from benchmarks.suite import (
     trained_rate,
 )
 from benchmarks.turns import Contestant, take_turns
-from titan_speech.config.load import load_config
+from titan_speech.preflight.config_checks import load_config
 
 CONFIG, PRETRAINING = "benchmarks/settings/debug_cpu_sft.toml", "benchmarks/settings/debug_cpu.toml"
 PADDED_SAMPLES = 8

@@ -35,10 +35,10 @@ from benchmarks.suite import (
 )
 from benchmarks.trace_split import split
 from benchmarks.turns import Contestant, Rounds, Turn, take_turns
-from titan_speech.config.load import load_config
-from titan_speech.plan.dry_run import dry_run
-from titan_speech.plan.hardware import DEVICES
-from titan_speech.plan.rows import run_vocabulary
+from titan_speech.estimate.devices import DEVICES
+from titan_speech.estimate.dry_run import dry_run
+from titan_speech.estimate.rows import run_vocabulary
+from titan_speech.preflight.config_checks import load_config
 
 DEBUG = "benchmarks/settings/debug_cpu.toml"
 DATA = Path("outputs/benchmarks/llama3")
@@ -46,7 +46,7 @@ FIGURES = ("step_sec", "tokens_per_sec_per_gpu", "trained_tokens_per_sec_per_gpu
 TRACED = {"profiler.enable": "true", "profiler.steady_from": "5", "profiler.steady_steps": "3"}
 TRACED_STEPS = 10
 DRY_RUN_GPUS = 8
-HARDWARE = "titan_speech/plan/hardware.py"
+HARDWARE = "titan_speech/estimate/devices.py"
 OVERHEAD = Goal("at most", 1.03)
 CASES = ("debug_cpu", *(case.name for case in GPU_CASES))
 

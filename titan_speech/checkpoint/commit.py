@@ -10,6 +10,22 @@ loaded, listed as one or counted.
     RUN/checkpoint/provenance/step-40.json, data_phases/step-40.json, data_phases/3f...json
 
 Checksums are xxh3-128, taken of the bytes on their way to the file: ten times as fast as sha256.
+
+Which names of a saved state are weights.
+
+In: a name of DCP's flat state. Out: its role. TorchTitan saves weights under their own names and all else under a key
+of its own; a checkpoint without those is one of weights only.
+
+Folders of checkpoints: how one appears, is replaced, is thinned, goes, and what killed saves leave behind.
+
+In: a checkpoint folder (RUN/checkpoint). Out: steps that are there as a whole or not at all. A save writes
+step-N.partial and is renamed to step-N when its marker lies in it; what is deleted is first renamed to step-N.deleted.
+Nothing is copied: a thinned checkpoint shares its files with the full one it came from by hard links.
+
+Which ranks see the run folder of rank 0.
+
+In: the folder, with the process group up. Out: the same answer on every rank. Without a shared file system a node has
+only what its own ranks wrote, which decides who uploads and what retention may count on.
 """
 
 from __future__ import annotations
@@ -17,10 +33,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
+import torch.distributed as dist
 import xxhash
 
 from titan_speech.errors import CheckpointError
@@ -163,3 +182,117 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+INDEX = ".metadata"
+"""DCP's index: names, shapes, and the place of each piece."""
+
+STATE_KEYS = ("optimizer", "lr_scheduler", "dataloader", "train_state")
+"""TorchTitan's keys, without its import: they are part of the format."""
+
+_PREFIXES = tuple(f"{key}." for key in STATE_KEYS)
+
+
+def role_of_name(name: str) -> Role:
+    return "state" if f"{name}.".startswith(_PREFIXES) else "model"
+
+
+PARTIAL, DELETED, ROLLED_BACK = ".partial", ".deleted", ".rolled-back"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step}"
+
+
+def partial_path(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + PARTIAL)
+
+
+def publish(checkpoint: Path, commit: Commit) -> None:
+    """Make the partial folder of `checkpoint` the checkpoint; one that is there already is replaced.
+
+    A kill before the rename leaves a partial folder with a marker, which `recover` puts in place.
+    """
+    partial = partial_path(checkpoint)
+    write_durably(partial / MARKER, commit.to_json())
+    _put_in_place(checkpoint)
+
+
+def _put_in_place(checkpoint: Path) -> None:
+    deleted = checkpoint.with_name(checkpoint.name + DELETED)
+    if checkpoint.exists():
+        shutil.rmtree(deleted, ignore_errors=True)
+        checkpoint.replace(deleted)
+    partial_path(checkpoint).replace(checkpoint)
+    sync_folder(checkpoint.parent)
+    shutil.rmtree(deleted, ignore_errors=True)
+
+
+def discard(checkpoint: Path) -> None:
+    """Remove a checkpoint; a kill in between leaves no half of it under its name."""
+    deleted = checkpoint.with_name(checkpoint.name + DELETED)
+    try:
+        checkpoint.replace(deleted)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(deleted, ignore_errors=True)
+
+
+def discard_partial(checkpoint: Path) -> None:
+    """Remove what a save that failed has written."""
+    shutil.rmtree(partial_path(checkpoint), ignore_errors=True)
+
+
+def recover(folder: Path) -> list[str]:
+    """Finish or remove what killed saves left; what was done, in words. Only for the run that holds the folder."""
+    done = []
+    for path in sorted(folder.glob("step-*")):
+        name = path.name.removesuffix(PARTIAL).removesuffix(DELETED)
+        if name == path.name or not STEP_NAME.fullmatch(name):
+            continue
+        if path.name.endswith(PARTIAL) and (path / MARKER).is_file():
+            _put_in_place(folder / name)
+            done.append(f"{name} was complete but for its name, and is in place now")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            done.append(f"{path.name} of a run that was stopped was removed")
+    return done
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@dataclass(frozen=True)
+class FreeSpace:
+    """`sees_rank_0[r]`: whether the run folder of rank r is that of rank 0."""
+
+    sees_rank_0: tuple[bool, ...]
+
+    @property
+    def are_shared(self) -> bool:
+        return all(self.sees_rank_0)
+
+
+def free_space(folder: Path) -> FreeSpace:
+    """All ranks call it; nothing is written where one node has all ranks."""
+    world_size = dist.get_world_size()
+    if world_size == int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        return FreeSpace((True,) * world_size)
+    group, name = cast(dist.ProcessGroup, dist.new_group(backend="gloo")), [f".seen-{uuid.uuid4().hex}"]
+    dist.broadcast_object_list(name, src=0, group=group)
+    path = folder / name[0]
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    dist.barrier(group)
+    seen: list[bool] = [False] * world_size
+    dist.all_gather_object(seen, path.exists(), group=group)
+    if dist.get_rank() == 0:
+        path.unlink()
+    dist.destroy_process_group(group)
+    return FreeSpace(tuple(seen))

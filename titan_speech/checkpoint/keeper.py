@@ -17,30 +17,42 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import Commit, committed_steps, read_commit
-from titan_speech.checkpoint.folder import checkpoint_path, discard, partial_path, publish
-from titan_speech.checkpoint.names import INDEX
-from titan_speech.checkpoint.pins import pinned_steps
-from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, removal
-from titan_speech.checkpoint.thin import thin
-from titan_speech.checkpoint.upload.lease import free_to_remove
-from titan_speech.checkpoint.upload.waiting import waiting_steps
+from titan_speech.checkpoint.commit import (
+    INDEX,
+    Commit,
+    checkpoint_path,
+    committed_steps,
+    discard,
+    partial_path,
+    publish,
+    read_commit,
+)
+from titan_speech.checkpoint.retention import (
+    Kept,
+    Removal,
+    RetentionPolicy,
+    drop_optimizer_state,
+    pinned_steps,
+    removal,
+)
+from titan_speech.checkpoint.upload.local import free_to_remove
+from titan_speech.checkpoint.upload.process import waiting_steps
 from titan_speech.checkpoint.verify import Verification, verify
-from titan_speech.config.tables import CheckpointTable, UploadTable
+from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.errors import CheckpointError
 
-ROOM_FOR = 2
+MIN_CHECKPOINTS_OF_SPACE = 2
 """Checkpoints: the one that is written next, and one for what else the disk may take until then."""
 
 
-class Keeper:
+class RetentionKeeper:
     """One a process; only the first of a node touches files."""
 
     def __init__(
-        self, folder: Path, table: CheckpointTable, upload: UploadTable | None = None, *, has_all_files: bool = True
+        self, folder: Path, table: CheckpointConfig, upload: UploadConfig | None = None, *, has_all_files: bool = True
     ) -> None:
         self.folder, self.policy, self.has_all_files = folder, retention_policy(table), has_all_files
-        self.upload = upload or UploadTable()
+        self.upload = upload or UploadConfig()
         self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
@@ -60,10 +72,10 @@ class Keeper:
             return decided
         without = removal([replace(one, is_waiting=False) for one in kept], self.policy)
         for step in sorted({*without.delete, *without.thin} - {*decided.delete, *decided.thin}):
+            done = "deleted" if step in without.delete else "reduced to its weights"
             logger.warning(
-                f"step-{step} waits for its upload, but {self.folder} has no room for {ROOM_FOR} more checkpoints, so "
-                f"it is {'deleted' if step in without.delete else 'reduced to its weights'} (retention). Make room, or "
-                f"give {self.upload.to} more bandwidth."
+                f"step-{step} waits for its upload, but {self.folder} has no room for {MIN_CHECKPOINTS_OF_SPACE} more "
+                f"checkpoints, so it is {done} (retention). Make room, or give {self.upload.to} more bandwidth."
             )
         return without
 
@@ -95,14 +107,14 @@ class Keeper:
     def _thin(self, checkpoint: Path) -> None:
         commit = read_commit(checkpoint)
         if commit is not None and commit.kind == "full":
-            thin(checkpoint, commit)
+            drop_optimizer_state(checkpoint, commit)
 
     def close(self) -> None:
         """Waits for what is being removed."""
         self._worker.shutdown(wait=True)
 
 
-def retention_policy(table: CheckpointTable) -> RetentionPolicy:
+def retention_policy(table: CheckpointConfig) -> RetentionPolicy:
     return RetentionPolicy(table.keep_last_full, table.keep_last_model_only, table.milestone_every_steps)
 
 
@@ -110,7 +122,7 @@ def has_room(folder: Path, steps: list[int]) -> bool:
     """Whether the disk takes some more checkpoints of the size of the largest of `steps`."""
     commits = (read_commit(checkpoint_path(folder, step)) for step in steps)
     largest = max((commit.num_bytes for commit in commits if commit is not None), default=0)
-    return shutil.disk_usage(folder).free >= ROOM_FOR * largest
+    return shutil.disk_usage(folder).free >= MIN_CHECKPOINTS_OF_SPACE * largest
 
 
 def kept_checkpoints(folder: Path, *, has_all_files: bool = True) -> list[Kept]:

@@ -23,20 +23,16 @@ from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, CheckpointManager
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.agreement import Agreement, Boundary
-from titan_speech.checkpoint.beside import write_beside
-from titan_speech.checkpoint.cadence import is_due
-from titan_speech.checkpoint.commit import Commit, committed_steps
+from titan_speech.checkpoint.commit import Commit, FreeSpace, checkpoint_path, committed_steps, free_space
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
-from titan_speech.checkpoint.disks import Disks, look_around
-from titan_speech.checkpoint.folder import checkpoint_path
-from titan_speech.checkpoint.keeper import Keeper
-from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.saver import Ended, Saver
+from titan_speech.checkpoint.keeper import RetentionKeeper
+from titan_speech.checkpoint.provenance import Provenance, write_companion_files
+from titan_speech.checkpoint.retention import is_due
+from titan_speech.checkpoint.saver import Ended, SaveJob, Saver
 from titan_speech.checkpoint.start import Start
-from titan_speech.checkpoint.writer import SaveJob
-from titan_speech.config.tables import CheckpointTable, UploadTable
-from titan_speech.data.phases.carry import Phase
+from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
+from titan_speech.data.phases import Phase
+from titan_speech.distributed.consensus import Agreement, Boundary
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 OnComplete = Callable[[Path, Commit], None]
@@ -47,8 +43,8 @@ class SpeechCheckpointManager(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
-        table: CheckpointTable
-        upload: UploadTable
+        table: CheckpointConfig
+        upload: UploadConfig
         provenance: Provenance
         phases: tuple[Phase, ...]
         start: Start
@@ -62,14 +58,16 @@ class SpeechCheckpointManager(CheckpointManager):
         """True on all ranks from the boundary on at which a request with `stop` was met."""
         self.on_complete: list[OnComplete] = []
         """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
-        self.disks: Disks
+        self.disks: FreeSpace
         """Which ranks see the folder of rank 0; there if saving is enabled."""
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
             self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
-            self.disks = look_around(Path(self.folder))
-            self._keeper = Keeper(Path(self.folder), config.table, config.upload, has_all_files=self.disks.are_shared)
+            self.disks = free_space(Path(self.folder))
+            self._keeper = RetentionKeeper(
+                Path(self.folder), config.table, config.upload, has_all_files=self.disks.are_shared
+            )
             self._saved_at_sec = time.monotonic()
 
     def request_save(self, reason: str, *, stop: bool = False) -> None:
@@ -168,7 +166,7 @@ class SpeechCheckpointManager(CheckpointManager):
             kind="model" if is_seed else "full",
             reason=reason,
             world_size=self._agreement.world_size,
-            write_beside=lambda: write_beside(checkpoint, step, self.provenance, self.phases),
+            write_beside=lambda: write_companion_files(checkpoint, step, self.provenance, self.phases),
         )
         state = self.states[MODEL].state_dict() if is_seed else self._flattened_model_states_sd()
         self._saver.start(state, job, wait=wait)

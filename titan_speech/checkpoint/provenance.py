@@ -4,6 +4,11 @@ In: fingerprints, versions and configuration, known before training; the step an
 `provenance/step-N.json` in the checkpoint folder, written before the checkpoint's marker, so that a checkpoint always
 has one. It is compared before weights are read, so that a mismatch is an error that names both sides instead of a
 failure about tensor shapes. Tokens read are computed from the step: nothing is counted or asked of a device.
+
+The records beside a checkpoint: what made it, and how far each data stream was read.
+
+In: a step, its provenance and the phases of its data. Out: small files in the folder above the checkpoint, with their
+sizes and checksums for the marker, which names them, so that whoever copies the checkpoint knows what belongs to it.
 """
 
 from __future__ import annotations
@@ -16,13 +21,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from titan_speech.checkpoint.commit import FileRecord, file_record
 from titan_speech.config.budget import Budget
-from titan_speech.config.tables import ParallelismTable
-from titan_speech.data.phases.carry import Phase
+from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.data.phase_files import PHASES_DIR as PHASES_FOLDER
+from titan_speech.data.phase_files import phase_end, write_step
+from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError
-from titan_speech.model.shape import BackboneShape
+from titan_speech.model.backbones import BackboneShape
 
-FOLDER = "provenance"
+PROVENANCE_DIR = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
 RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
 """Whether the data plan allows it is for data/phases to say, which can tell what changed."""
@@ -156,7 +164,7 @@ def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:
 
 def provenance_path(checkpoint: Path) -> Path:
     """Where the record of a checkpoint (.../step-N) lies: beside it, since DCP owns the folder itself."""
-    return checkpoint.parent / FOLDER / f"{checkpoint.name}.json"
+    return checkpoint.parent / PROVENANCE_DIR / f"{checkpoint.name}.json"
 
 
 def read_provenance(checkpoint: Path) -> Provenance | None:
@@ -185,7 +193,7 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
 
 
-def layout(table: ParallelismTable, world_size: int) -> str:
+def layout(table: ParallelismConfig, world_size: int) -> str:
     """Degrees of parallelism, with those that follow from the world size."""
     replicate, tensor = table.data_parallel_replicate_degree, table.tensor_parallel_degree
     context = table.context_parallel_degree
@@ -224,3 +232,31 @@ def _version(name: str) -> str:
     from titan_speech import __version__
 
     return __version__ if name == "titan_speech" else version(name)
+
+
+def write_companion_files(
+    checkpoint: Path, step: int, provenance: Provenance, phases: Sequence[Phase]
+) -> tuple[FileRecord, ...]:
+    """Write them; records of what was written."""
+    provenance.at(step, phases).write(checkpoint)
+    write_step(checkpoint, step, phases)
+    return _records(checkpoint, phases)
+
+
+def companion_records(checkpoint: Path) -> tuple[FileRecord, ...]:
+    """Records of what lies beside a checkpoint already, all of it or a part.
+
+    Raises:
+        CheckpointError: the record of its data is damaged, or a file that it names is missing.
+    """
+    read_provenance(checkpoint)  # a damaged one is refused
+    end = phase_end(checkpoint)
+    return _records(checkpoint, end.phases if end else ())
+
+
+def _records(checkpoint: Path, phases: Sequence[Phase]) -> tuple[FileRecord, ...]:
+    """Of the files that are there."""
+    folder = checkpoint.parent
+    names = [str(provenance_path(checkpoint).relative_to(folder)), f"{PHASES_FOLDER}/{checkpoint.name}.json"]
+    names += [f"{PHASES_FOLDER}/{phase.fingerprint}.json" for phase in phases]
+    return tuple(file_record(folder / name, name, "beside") for name in names if (folder / name).is_file())

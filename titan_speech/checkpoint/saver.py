@@ -1,4 +1,12 @@
-"""Saving in the background: training waits while the state is copied to memory, not while it is written.
+"""DCP's file writer, which hashes what it writes, keeps weights apart, and commits at the end.
+
+In: the plan of a save, on every rank. Out: a committed checkpoint, or an error on every rank. DCP gathers what each
+rank wrote on rank 0; sizes and checksums go along, so the marker names the files of all ranks, on whatever disks they
+lie. Each rank writes two files, its weights and all else: leaving the optimizer out later rewrites nothing.
+
+The commit of rank 0 comes back to every rank in the result of the save (`commit_of`).
+
+Saving in the background: training waits while the state is copied to memory, not while it is written.
 
 In: a state dict and a `SaveJob`. Out: a `Commit`, or one error that every rank has, some steps later. The copy is one
 more state in memory (12 bytes a parameter over all ranks with AdamW in fp32), kept from save to save. With
@@ -7,22 +15,158 @@ more state in memory (12 bytes a parameter over all ranks with AdamW in fp32), k
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+import xxhash
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
+from torch.futures import Future as TorchFuture
 
-from titan_speech.checkpoint.agreement import cpu_group
-from titan_speech.checkpoint.commit import Commit
-from titan_speech.checkpoint.folder import discard_partial
-from titan_speech.checkpoint.writer import CommittingWriter, SaveJob, commit_of
+from titan_speech.checkpoint.commit import (
+    INDEX,
+    Commit,
+    FileRecord,
+    Kind,
+    Role,
+    discard_partial,
+    file_record,
+    partial_path,
+    publish,
+    role_of_name,
+    sync_folder,
+)
+from titan_speech.distributed.consensus import cpu_group
+
+
+@dataclass(frozen=True)
+class SaveJob:
+    """One save, as every rank knows it."""
+
+    checkpoint: Path
+    """.../step-N, where it will be when it is complete."""
+
+    step: int
+    kind: Kind
+    reason: str
+    world_size: int
+    write_beside: Callable[[], tuple[FileRecord, ...]]
+    """Writes the records beside the checkpoint; called on rank 0, before the marker is written."""
+
+
+@dataclass(frozen=True)
+class RecordedWrite(WriteResult):
+    """DCP's result of one tensor, with the file it lies in."""
+
+    file: FileRecord
+
+
+@dataclass
+class CommittedMeta(StorageMeta):
+    """Brings the commit to all ranks; it is put in after .metadata was written."""
+
+    commit: Commit | None = None
+
+
+def commit_of(metadata: Metadata) -> Commit:
+    """The commit a save returned with."""
+    assert isinstance(metadata.storage_meta, CommittedMeta), f"{type(metadata.storage_meta)} instead of CommittedMeta"
+    assert metadata.storage_meta.commit is not None, "a save that ended without a commit"
+    return metadata.storage_meta.commit
+
+
+class HashingStream:
+    """A binary file that is only written to at its end, with the checksum of what went through."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self._num_bytes = file, xxhash.xxh3_128(), 0
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._num_bytes += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def record(self, name: str, role: Role) -> FileRecord:
+        return FileRecord(name, self._num_bytes, self._digest.hexdigest(), role)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class HashingFileSystem(FileSystem):
+    """Keeps the stream of each file that was written."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, HashingStream] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        with super().create_stream(path, mode) as file:
+            stream = self.streams[Path(path).name] = HashingStream(file)  # pyright: ignore[reportArgumentType]
+            yield stream
+
+
+def _of_the_disk(error: Exception) -> Exception:
+    """What the disk said, where torch's own complaint of an archive it could not end came after it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause if isinstance(cause, OSError) else error
+
+
+class CommittingWriter(FileSystemWriter):
+    """Writes into .../step-N.partial; rank 0 publishes it as .../step-N when every rank has written."""
+
+    def __init__(self, job: SaveJob) -> None:
+        super().__init__(partial_path(job.checkpoint))
+        self.job = job
+        self.fs = self.hashing = HashingFileSystem()
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> TorchFuture[list[WriteResult]]:
+        written: list[WriteResult] = []
+        for role in ("model", "state"):
+            items = [item for item in plan.items if role_of_name(item.index.fqn) == role]
+            if items:
+                storage = replace(plan.storage_data, prefix=f"{plan.storage_data.prefix}{role}_")
+                try:
+                    part = super().write_data(replace(plan, items=items, storage_data=storage), planner).wait()
+                except Exception as error:
+                    raise _of_the_disk(error) from None
+                written += [self._recorded(result, role) for result in part]
+        sync_folder(Path(self.path))
+        done: TorchFuture[list[WriteResult]] = TorchFuture()
+        done.set_result(written)
+        return done
+
+    def _recorded(self, result: WriteResult, role: Role) -> RecordedWrite:
+        name = result.storage_data.relative_path
+        record = self.hashing.streams[name].record(name, role)
+        return RecordedWrite(result.index, result.size_in_bytes, result.storage_data, record)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        super().finish(metadata, results)
+        index = file_record(Path(self.path) / INDEX, INDEX, "index")
+        written = {result.file for rank in results for result in rank if isinstance(result, RecordedWrite)}
+        files = (*sorted(written, key=lambda file: file.name), index, *self.job.write_beside())
+        job = self.job
+        commit = Commit(job.step, job.kind, job.reason, time.time(), job.world_size, files)
+        publish(job.checkpoint, commit)
+        metadata.storage_meta = CommittedMeta(commit=commit)
 
 
 @dataclass(frozen=True)

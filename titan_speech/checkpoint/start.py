@@ -10,16 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import committed_steps
-from titan_speech.checkpoint.folder import checkpoint_path
+from titan_speech.checkpoint.commit import INDEX, checkpoint_path, committed_steps
 from titan_speech.checkpoint.index import indexed_files
-from titan_speech.checkpoint.names import INDEX
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import Verification, verify
-from titan_speech.config.tables import CheckpointTable
-from titan_speech.data.phases.carry import PhaseEnd
-from titan_speech.data.phases.files import FOLDER as PHASES_FOLDER
-from titan_speech.data.phases.files import phase_end
+from titan_speech.config.schema_operations import CheckpointConfig
+from titan_speech.data.phase_files import PHASES_DIR as PHASES_FOLDER
+from titan_speech.data.phase_files import phase_end
+from titan_speech.data.phases import PhaseEnd
 from titan_speech.errors import CheckpointError
 
 FRESH = -1
@@ -73,7 +71,7 @@ def complete_steps(folder: Path) -> list[int]:
     return committed_steps(folder)
 
 
-def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance) -> Start:
+def choose_start(table: CheckpointConfig, folder: Path, provenance: Provenance) -> Start:
     """The start of a run whose checkpoints lie in `folder`.
 
     Raises:
@@ -89,7 +87,7 @@ def choose_start(table: CheckpointTable, folder: Path, provenance: Provenance) -
     return start
 
 
-def _own(table: CheckpointTable, folder: Path) -> Start | None:
+def _own(table: CheckpointConfig, folder: Path) -> Start | None:
     """The newest sound checkpoint of the run itself, or the step asked for; None if it has none."""
     passed_over = []
     for step in _candidates(table, folder):
@@ -107,7 +105,7 @@ def _own(table: CheckpointTable, folder: Path) -> Start | None:
     return None
 
 
-def _candidates(table: CheckpointTable, folder: Path) -> list[int]:
+def _candidates(table: CheckpointConfig, folder: Path) -> list[int]:
     """Steps to try, newest first."""
     steps = committed_steps(folder)
     if table.load_step == FRESH:
@@ -141,7 +139,7 @@ def _refuse_unmarked(folder: Path) -> None:
         )
 
 
-def _initial(table: CheckpointTable) -> Start:
+def _initial(table: CheckpointConfig) -> Start:
     if not table.initial_load_path:
         return Start()
     checkpoint = Path(table.initial_load_path).absolute()

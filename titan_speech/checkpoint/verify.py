@@ -3,19 +3,38 @@
 In: a checkpoint folder. Out: every problem, in words, with the file's name. Sizes cost one stat a file. Checksums read
 every byte, several files at once. The marker is no proof of itself: it must name all that lies in the folder and all
 that DCP's index speaks of, and the index must be one that can be read without running what is in it.
+
+A DCP checkpoint without a marker gets one.
+
+In: a folder step-N that another program saved, or whose marker was lost. Out: its marker, with sizes and checksums of
+the files as they are now, after a look whether all the index names is there; what lies beside it is named too.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, file_record, read_commit
+from titan_speech.checkpoint.commit import (
+    INDEX,
+    MARKER,
+    STEP_NAME,
+    Commit,
+    FileRecord,
+    Role,
+    file_record,
+    partial_path,
+    publish,
+    read_commit,
+    role_of_name,
+)
+from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.index import SUFFIX, indexed_files
-from titan_speech.checkpoint.names import INDEX
+from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
 
 NUM_THREADS = 8
@@ -117,3 +136,36 @@ def _without_marker(checkpoint: Path) -> str:
         f"no {MARKER}: it was not saved by this version, or the file was removed. If you know it to be whole, "
         f"`titan-speech checkpoint adopt {checkpoint}` writes one"
     )
+
+
+def write_marker(checkpoint: Path) -> Commit:
+    """Write the marker of a DCP checkpoint from elsewhere, from the files as they are.
+
+    Raises:
+        CheckpointError: it is no DCP checkpoint, or has a marker; its index is refused; a file that it names is missing
+            or too short; or a record beside it is damaged.
+    """
+    match = STEP_NAME.fullmatch(checkpoint.name)
+    if match is None or not (checkpoint / INDEX).is_file():
+        raise CheckpointError(f"{checkpoint} is no DCP checkpoint: expected a folder step-N with {INDEX} in it")
+    if (checkpoint / MARKER).exists():
+        raise CheckpointError(
+            f"{checkpoint} has a marker already, which knows the bytes that were written: see titan-speech checkpoint "
+            f"verify. If you know the files to be whole all the same, remove {MARKER} first"
+        )
+    metadata = read_index(checkpoint / INDEX)
+    roles: dict[str, Role] = {}
+    for index, at in metadata.storage_data.items():
+        path = checkpoint / at.relative_path
+        if not path.is_file() or path.stat().st_size < at.offset + at.length:
+            raise CheckpointError(f"{path} is missing or was cut short: {INDEX} places {index.fqn} in it")
+        roles[at.relative_path] = (
+            "model" if "model" in (role_of_name(index.fqn), roles.get(at.relative_path)) else "state"
+        )
+    is_full = any(role_of_name(name) == "state" for name in metadata.state_dict_metadata)
+    files = [file_record(checkpoint / name, name, role) for name, role in sorted(roles.items())]
+    files += [file_record(checkpoint / INDEX, INDEX, "index"), *companion_records(checkpoint)]
+    commit = Commit(int(match[1]), "full" if is_full else "model", "adopted", time.time(), 0, tuple(files))
+    checkpoint.replace(partial_path(checkpoint))
+    publish(checkpoint, commit)
+    return commit

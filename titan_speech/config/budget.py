@@ -20,7 +20,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from titan_speech.config.tables import ParallelismTable, SpeechConfig
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_training import ParallelismConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,21 +128,21 @@ def num_microbatches(packs_per_step: int, dp_degree: int, local_batch_packs: int
     return -(-packs_per_step // (dp_degree * local_batch_packs))
 
 
-def data_parallel_degree(parallelism: ParallelismTable, world_size: int) -> int:
+def data_parallel_degree(parallelism: ParallelismConfig, world_size: int) -> int:
     """Ranks that read different data: all but those that share a sequence or hold other layers."""
     shared = ranks_of_one_replica(parallelism)
     assert world_size % shared == 0, f"{shared} ranks that read the same data do not divide {world_size}"
     return world_size // shared
 
 
-def ranks_of_one_replica(parallelism: ParallelismTable) -> int:
+def ranks_of_one_replica(parallelism: ParallelismConfig) -> int:
     """Ranks that read the same data: tensor x context x pipeline."""
     return (
         parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * parallelism.pipeline_parallel_degree
     )
 
 
-def smallest_world(parallelism: ParallelismTable) -> int:
+def smallest_world(parallelism: ParallelismConfig) -> int:
     """The fewest processes that the degrees allow."""
     replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
     return replicate * max(shard, 1) * ranks_of_one_replica(parallelism)

@@ -1,4 +1,12 @@
-"""The raw tree as the dataclasses of `tables/`.
+"""One scalar of the tree as the type its field asks for.
+
+In: a leaf, which for the command line is still text. Out: a str, bool, int, float or one of a `Literal`'s
+choices, or a `Mismatch` that says what was expected.
+
+Rules: only true/false is a bool, a bool is no int, an int may stand for a float, and a whole float (`1e9`)
+for an int, since budgets are written that way. NaN and infinities are never a setting.
+
+The raw tree as the dataclasses of `tables/`.
 
 In: a tree, in which values from the command line are still text. Out: `Converted`: the configuration, where
 each value came from, and every unknown key and wrong type. After a problem the field keeps its default, so
@@ -10,6 +18,8 @@ Python keyword ends in an underscore here.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -17,9 +27,95 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from titan_speech.config.overrides import as_list, as_toml
 from titan_speech.config.problem import DEFAULT, KeyPath, Origin, Problem, dotted, nearest_name, one_of
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.config.tree import Array, Node, Table, describe
-from titan_speech.config.values import SCALARS, Mismatch, is_typed, text_of, to_choice
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.toml_source import Array, Leaf, Node, Table, Typed, describe
+
+_TRUTH = {"true": True, "false": False}
+_LARGEST_INT = 2**63 - 1
+
+
+class Mismatch(Exception):  # noqa: N818 - control flow inside config, never seen by a caller
+    """A value does not fit its field: what was expected, and perhaps what was meant."""
+
+    def __init__(self, expected: str, nearest: str | None = None) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.nearest = nearest
+
+
+def text_of(node: Node) -> str | None:
+    """The node's string, wherever it was written."""
+    value = node.value if isinstance(node, Leaf) else None
+    value = value.text if isinstance(value, Typed) else value
+    return value if isinstance(value, str) else None
+
+
+def is_typed(node: Node) -> bool:
+    """Whether the node is still text from the command line."""
+    return isinstance(node, Leaf) and isinstance(node.value, Typed)
+
+
+def to_choice(node: Node, choices: tuple[str, ...]) -> str:
+    text = text_of(node)
+    if text in choices:
+        return cast(str, text)
+    raise Mismatch(one_of(f'"{choice}"' for choice in choices), nearest_name(text, choices) if text else None)
+
+
+def _to_text(node: Node) -> str:
+    text = text_of(node)
+    if text is None:
+        raise Mismatch("a string")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise Mismatch("a string in UTF-8")
+    return text
+
+
+def _to_bool(node: Node) -> bool:
+    value = node.value if isinstance(node, Leaf) else None
+    if isinstance(value, Typed):
+        value = True if value.text is None else _TRUTH.get(value.text.lower())
+    if not isinstance(value, bool):
+        raise Mismatch("true or false")
+    return value
+
+
+def _number(node: Node) -> int | float | None:
+    value = node.value if isinstance(node, Leaf) else None
+    if isinstance(value, Typed):
+        value = _typed_number(value.text or "")
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _typed_number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _to_int(node: Node) -> int:
+    value = _number(node)
+    if value is None or not abs(value) <= _LARGEST_INT or value != int(value):
+        raise Mismatch("a whole number")
+    return int(value)
+
+
+def _to_float(node: Node) -> float:
+    value = _number(node)
+    if value is None or not abs(value) <= sys.float_info.max:  # also refuses NaN
+        raise Mismatch("a number")
+    return float(value)
+
+
+SCALARS: Mapping[type, Callable[[Node], str | bool | int | float]] = {
+    str: _to_text,
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+}
 
 _FILE_KEYS: dict[KeyPath, tuple[str, ...]] = {("job",): ("extends",)}
 """Keys of a file that no dataclass has, since they are used up before."""
@@ -58,7 +154,7 @@ def toml_name(entry: Field[Any]) -> str:
 
 
 @cache
-def table_fields(cls: type) -> dict[str, tuple[Field[Any], Any]]:
+def config_fields(cls: type) -> dict[str, tuple[Field[Any], Any]]:
     """TOML key -> the field and its resolved type."""
     hints = get_type_hints(cls)
     return {toml_name(entry): (entry, hints[entry.name]) for entry in fields(cls)}
@@ -77,7 +173,7 @@ def _to_table(node: Node, cls: type, path: KeyPath, findings: Findings) -> Any:
     if not isinstance(node, Table):
         raise Mismatch("a table")
     findings.origins[dotted(path)] = node.origin
-    known = table_fields(cls)
+    known = config_fields(cls)
     _report_unknown(node, known, path, findings)
     values = {}
     for key, (entry, hint) in known.items():
@@ -117,10 +213,10 @@ def _report_unknown(node: Table, known: dict[str, Any], path: KeyPath, findings:
 
 def _same_key_elsewhere(key: str) -> str | None:
     """`optimizer.lr` for an `lr` written under the wrong table, `optimizer` for a table inside another."""
-    if key in table_fields(SpeechConfig):
+    if key in config_fields(SpeechConfig):
         return key
-    for section, (_, hint) in table_fields(SpeechConfig).items():
-        if is_dataclass(hint) and key in table_fields(cast(type, hint)):
+    for section, (_, hint) in config_fields(SpeechConfig).items():
+        if is_dataclass(hint) and key in config_fields(cast(type, hint)):
             return f"{section}.{key}"
     return None
 

@@ -21,9 +21,9 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin
 
-from titan_speech.config.convert import is_optional, table_fields, without_none
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.config.write import toml_value
+from titan_speech.config.convert import config_fields, is_optional, without_none
+from titan_speech.config.overrides import toml_value
+from titan_speech.config.schema import SpeechConfig
 
 _WIDTH = 100
 _HEAD = """\
@@ -98,7 +98,7 @@ def _table_help(cls: type, name: str, title: str) -> Iterator[str]:
     yield f"\n{title}"
     yield _wrapped(inspect.getdoc(cls) or "", "  ")
     later: list[tuple[type, str]] = []
-    for key, (entry, hint) in table_fields(cls).items():
+    for key, (entry, hint) in config_fields(cls).items():
         element = get_args(hint)[0] if get_origin(hint) is tuple else None
         if is_dataclass(element):
             later.append((cast(type, element), f"{name}.{key}"))
@@ -106,13 +106,13 @@ def _table_help(cls: type, name: str, title: str) -> Iterator[str]:
         yield f"  --{name}.{key} {type_text(hint)} ({default_text(entry)})"
         yield _wrapped(field_texts(cls).get(entry.name, ""), " " * 8)
     for element, inner in later:
-        label = "NAME" if "name" in table_fields(element) else "INDEX"
+        label = "NAME" if "name" in config_fields(element) else "INDEX"
         yield from _table_help(element, f"{inner}.{label}", f"[[{inner}]]")
 
 
 def help_text() -> str:
     """The whole help, table by table in the order of `SpeechConfig`."""
     lines = [_HEAD.rstrip("\n")]
-    for key, (_, hint) in table_fields(SpeechConfig).items():
+    for key, (_, hint) in config_fields(SpeechConfig).items():
         lines += _table_help(without_none(hint), key, f"[{key}]")
     return "\n".join(lines) + "\n"

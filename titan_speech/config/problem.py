@@ -1,20 +1,63 @@
-"""One thing wrong with a configuration, and the one message that names them all.
+"""Keep secrets out of everything that is printed or saved.
+
+In: any text that a person may have typed into a TOML file or on the command line. Out: the same text with
+what looks like a credential replaced by `<secret removed>`.
+
+Trade-off: known shapes (cloud, hub and git tokens, `user:password@` in a URL) and the values of environment
+variables whose names say they are secret are removed; a bare hexadecimal string is kept, since fingerprints
+and git revisions look the same.
+
+One thing wrong with a configuration, and the one message that names them all.
 
 In: problems found while reading, overriding, converting and checking. Out: a single `ConfigError`, sorted by
 file and line, each entry with where, what was found, what was expected and the nearest valid name.
 
 Trade-off: every step goes on after a problem so that one start shows all of them; what a later check would
 say only because of an earlier problem is left out (see `check.py`).
+
+What a check found, before it is known where that was written.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from titan_speech.config.redact import redact
 from titan_speech.errors import ConfigError
+
+REMOVED = "<secret removed>"
+
+_SHAPES = (
+    re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
+    re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
+    re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"),
+)
+_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
+_LEAST_SECRET_LENGTH = 12
+
+
+def _secrets_of_environment() -> tuple[str, ...]:
+    """Values of secret-looking variables, longest first; short ones (switches, counts) are none."""
+    values = (value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))
+    return tuple(sorted((v for v in values if len(v) >= _LEAST_SECRET_LENGTH), key=len, reverse=True))
+
+
+def redact(text: str) -> str:
+    """`text` without anything that looks like a credential."""
+    for value in _secrets_of_environment():
+        text = text.replace(value, REMOVED)
+    for shape in _SHAPES:
+        text = shape.sub(REMOVED, text)
+    return text
+
 
 KeyPath = tuple[str | int, ...]
 
@@ -87,3 +130,17 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     unique = sorted(dict.fromkeys(problems), key=lambda problem: problem.sort_key)
     count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
     raise ConfigError("\n  ".join([f"{count} in the configuration:", *map(str, unique)]))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`keys` are all the keys the check read, the one to blame first (`data.source.0.share`)."""
+
+    keys: tuple[str, ...]
+    found: str
+    expected: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return f"{self.keys[0]}: found {self.found}; expected {self.expected}{hint}"

@@ -15,13 +15,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from titan_speech.config.convert import table_fields
+from titan_speech.config.convert import config_fields
 from titan_speech.config.load import LoadedConfig
-from titan_speech.config.problem import DEFAULT, Origin
-from titan_speech.config.redact import redact
-from titan_speech.config.write import toml_value
+from titan_speech.config.overrides import toml_value
+from titan_speech.config.problem import DEFAULT, Origin, redact
 
-FILE_NAME = "config.toml"
+RESOLVED_NAME = "config.toml"
 _COMMENT_COLUMN = 60
 
 
@@ -29,7 +28,7 @@ def resolved_toml(loaded: LoadedConfig) -> str:
     """The whole configuration with origins as comments."""
     files = ", ".join(str(path) for path in loaded.files)
     lines = [f"# Resolved configuration, from {redact(files)} and the command line."]
-    for key, (entry, _) in table_fields(type(loaded.config)).items():
+    for key, (entry, _) in config_fields(type(loaded.config)).items():
         table = getattr(loaded.config, entry.name)
         if table is not None:
             lines += _table(table, key, f"[{key}]", loaded.origins)
@@ -39,7 +38,7 @@ def resolved_toml(loaded: LoadedConfig) -> str:
 def save_resolved(loaded: LoadedConfig, run_folder: Path) -> Path:
     """Write `config.toml` into the run folder, whole or not at all."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / FILE_NAME
+    path = run_folder / RESOLVED_NAME
     partial = path.with_suffix(".toml.partial")
     partial.write_text(resolved_toml(loaded), encoding="utf-8")
     partial.replace(path)
@@ -53,9 +52,9 @@ def _is_array_of_tables(value: object) -> bool:
 def _table(table: Any, name: str, header: str, origins: Mapping[str, Origin]) -> Iterator[str]:
     """A table's own values, then the arrays of tables in it."""
     yield f"\n{header}"
-    values = {key: getattr(table, entry.name) for key, (entry, _) in table_fields(type(table)).items()}
+    values = {key: getattr(table, entry.name) for key, (entry, _) in config_fields(type(table)).items()}
     for key, value in values.items():
-        absent = value is None and table_fields(type(table))[key][0].default is None
+        absent = value is None and config_fields(type(table))[key][0].default is None
         if not _is_array_of_tables(value) and not absent:
             yield _line(key, value, f"{name}.{key}", origins)
     for key, value in values.items():

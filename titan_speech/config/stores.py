@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from titan_speech.config.finding import Finding
-from titan_speech.config.problem import Origin, nearest_name
-from titan_speech.config.tables import SpeechConfig
+from titan_speech.config.problem import Finding, Origin, nearest_name
+from titan_speech.config.schema import SpeechConfig
 
 
 def check_stores(config: SpeechConfig) -> Iterator[Finding]:

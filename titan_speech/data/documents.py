@@ -22,18 +22,16 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from titan_speech.config.tables import SourceTable
-from titan_speech.data.speakers import numbered
-from titan_speech.data.views.clone import Spans, references
-from titan_speech.data.views.stitch import Chains, OrderContradictionError, stitch
+from titan_speech.config.schema_data import SourceConfig
+from titan_speech.data.pairing import Chains, OrderContradictionError, Spans, numbered, references, stitch
 from titan_speech.errors import DataError
-from titan_speech.prompts import Document, Frame, Grammar, Parts, Task
-from titan_speech.splice import Spliced
-from titan_speech.store.derived import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
-from titan_speech.store.part import Part, SampleReader
-from titan_speech.store.samples import SampleRow
-from titan_speech.vocabulary import CODES_PER_SEC
+from titan_speech.store.reader import Part, SampleReader
+from titan_speech.store.sample import SampleRow
+from titan_speech.tokenization.prompt_template import Document, Grammar, Parts, PromptTemplate, Task
+from titan_speech.tokenization.token_runs import TokenRuns
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
 VIEWS_VERSION = 1  # raised whenever the same samples would make other documents
 DESCRIPTION, USER = "description", "user"
@@ -72,7 +70,7 @@ class Documents(Protocol):
         """What is added to codes to make them ids."""
         ...
 
-    def spliced(self, numbers: Sequence[int]) -> Spliced:
+    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
         """What these documents are made of."""
         ...
 
@@ -141,7 +139,7 @@ class SampleDocuments:
         return self.part.reader(USER)
 
     @cached_property
-    def frame(self) -> Frame:
+    def frame(self) -> PromptTemplate:
         """With the block that is optional, if any document of the part can have it."""
         return self.grammar.frame(self.task, has_description=DESCRIPTION in self.variants)
 
@@ -152,7 +150,7 @@ class SampleDocuments:
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, numbers: Sequence[int]) -> Spliced:
+    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
         return self.frame.splice(self.columns(numbers), self.train_on)
 
     def document(self, i: int) -> Document:
@@ -217,7 +215,7 @@ class TTSDocuments(SampleDocuments):
         columns = self.text(numbers), self.tokens(numbers)
         return columns if DESCRIPTION not in self.variants else (self.description(numbers), *columns)
 
-    def spliced(self, numbers: Sequence[int]) -> Spliced:
+    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
         spliced = super().spliced(numbers)
         if DESCRIPTION in self.variants:
             opening = self.grammar.frame(self.task, has_description=False).framing[0].data
@@ -341,18 +339,18 @@ DOCUMENTS_OF_TASK = {
 KIND_OF_TASK = {task: Kind.TEXT if task in (Task.TEXT, Task.INSTRUCTION) else Kind.SPEECH for task in Task}
 
 
-def required_variant(source: SourceTable) -> str | None:
+def required_variant(source: SourceConfig) -> str | None:
     """The text variant without which a sample cannot be read as the source's task."""
     needed = {Task.TTS: source.transcript, Task.CLONE: source.transcript, Task.INSTRUCTION: USER}
     return needed.get(Task(source.task))
 
 
-def is_splittable(source: SourceTable) -> bool:
+def is_splittable(source: SourceConfig) -> bool:
     """Whether the source's documents may be cut where a pack ends."""
     return Task(source.task) in SPLITTABLE_TASKS and source.stitch_gap_sec is None
 
 
-def documents_of(part: Part, source: SourceTable, grammar: Grammar, seq_len: int) -> Documents:
+def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: int) -> Documents:
     """The part read as the source's task; no document of a view is above the sequence length."""
     task = Task(source.task)
     settings = (part, grammar, task, source.train_on, source.transcript, seq_len)

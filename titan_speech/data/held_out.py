@@ -23,11 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from titan_speech.config.tables import StorageTable
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.store.gold.file import Gold, read_gold
-from titan_speech.store.part import Part, SampleReader
-from titan_speech.store.store import Store
+from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
+from titan_speech.store.reader import Part, SampleReader, Store
 
 HIDDEN_COLUMNS = frozenset({"speaker_id", "source_video_id"})
 """What views pair and stitch by."""
@@ -93,11 +92,11 @@ class HeldOut:
     """The gold packs of a run."""
 
     paths: tuple[str, ...]
-    packs: tuple[Gold, ...]
+    packs: tuple[HeldOutSet, ...]
 
     @classmethod
-    def open(cls, paths: Sequence[str], storage: StorageTable | None = None) -> HeldOut:
-        return cls(tuple(paths), tuple(read_gold(path, storage) for path in paths))
+    def open(cls, paths: Sequence[str], storage: StorageConfig | None = None) -> HeldOut:
+        return cls(tuple(paths), tuple(read_held_out_set(path, storage) for path in paths))
 
     @property
     def fingerprint(self) -> str | None:
@@ -124,7 +123,7 @@ class HeldOut:
             parts[number] = MaskedPart(parts[number], np.array(sorted(found), np.int64))
         return tuple(lines)
 
-    def _find(self, pack: Gold, store: Store, found_of: dict[tuple[int, int], set[int]], index: int) -> int:
+    def _find(self, pack: HeldOutSet, store: Store, found_of: dict[tuple[int, int], set[int]], index: int) -> int:
         """Held-out samples of one pack in one store."""
         is_source = any(source.fingerprint == store.fingerprint for source in pack.stores)
         ids = pa.array(pack.held_out.all, pa.string())
@@ -150,7 +149,7 @@ def _numbers_of(part: Part, ids: pa.Array) -> list[int]:
     return found
 
 
-def _not_found(path: str, pack: Gold, stores: Sequence[Store]) -> str:
+def _not_found(path: str, pack: HeldOutSet, stores: Sequence[Store]) -> str:
     cut_from = ", ".join(f"{store.name} ({store.fingerprint})" for store in pack.stores)
     run = ", ".join(f"{store.path} ({store.fingerprint})" for store in stores)
     return (

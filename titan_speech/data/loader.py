@@ -1,4 +1,10 @@
-"""The loader: batches of packs for one rank, and one integer of state.
+"""Reading ahead in a thread.
+
+In: an iterator. Out: an iterator over the same items, of which up to `num_items` are made before they are asked for.
+An exception of the source is raised where its item would have come. A thread, since worker processes copy every batch
+through shared memory: two of them read a third of what the thread does (loader.py).
+
+The loader: batches of packs for one rank, and one integer of state.
 
 In: a `DataPlan`, the shape of a step, this rank. Out: ({"input": ids_BL, "positions": positions_BL}, labels_BL), all
 int64, without end.
@@ -15,45 +21,112 @@ Shapes: B packs of a microbatch, L tokens of a pack.
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
-from titan_speech.data.pack import FILLER, FILLER_SHEET, LaidOut
+from titan_speech.data.collate import PADDING_PACK_PLAN, PADDING_SLOT, PackedBatch
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.prefetch import Prefetcher
 from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape
 from titan_speech.errors import CheckpointError, DataError
+
+Item = TypeVar("Item")
+_POLL_SEC = 0.1
+
+
+class _End:
+    """The source has no more items."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class Prefetcher(Generic[Item]):
+    """Iterator over `source`, read in a daemon thread until `close`."""
+
+    def __init__(self, source: Iterator[Item], num_items: int) -> None:
+        self._source = source
+        self._queue: queue.Queue[Item | _End | _Failure] = queue.Queue(maxsize=num_items)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="data-prefetch", daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        try:
+            for item in self._source:
+                if not self._put(item):
+                    return
+            self._put(_End())
+        except BaseException as error:  # raised again in the consumer, whatever it is
+            self._put(_Failure(error))
+
+    def _put(self, item: Item | _End | _Failure) -> bool:
+        """Waits for room; False once closed."""
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_SEC)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        if self._closed.is_set():
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, _End):
+            self.close()
+            raise StopIteration
+        if isinstance(item, _Failure):
+            self.close()
+            raise item.error
+        return item
+
+    def close(self) -> None:
+        """Stops the thread and drops what it had read."""
+        self._closed.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 SNAPSHOT_NEVER = 1 << 62  # torchdata would else ask its workers for a state at every batch
 
 
-class PlanDataset(Dataset[LaidOut]):
+class PlanDataset(Dataset[PackedBatch]):
     """Slots to packs, without state; a batch at a time, since many packs are laid out in the calls that one takes."""
 
     def __init__(self, plan: DataPlan) -> None:
         self.plan = plan
 
-    def __getitem__(self, slot: int) -> LaidOut:
+    def __getitem__(self, slot: int) -> PackedBatch:
         return self.__getitems__([slot])
 
-    def __getitems__(self, slots: list[int]) -> LaidOut:
+    def __getitems__(self, slots: list[int]) -> PackedBatch:
         try:
             return self._laid_out(slots)
         except Exception:
             self._refuse_first_bad(slots)
             raise
 
-    def _laid_out(self, slots: list[int]) -> LaidOut:
-        return self.plan.lay_out([FILLER_SHEET if slot == FILLER else self.plan.sheet(slot) for slot in slots])
+    def _laid_out(self, slots: list[int]) -> PackedBatch:
+        return self.plan.lay_out(
+            [PADDING_PACK_PLAN if slot == PADDING_SLOT else self.plan.sheet(slot) for slot in slots]
+        )
 
     def _refuse_first_bad(self, slots: list[int]) -> None:
         for slot in slots:
@@ -64,7 +137,7 @@ class PlanDataset(Dataset[LaidOut]):
                 raise DataError(f"slot {slot} (stream {stream}): {error}") from error
 
 
-def as_batch(laid: LaidOut) -> Batch:
+def as_batch(laid: PackedBatch) -> Batch:
     """Packs as the tensors TorchTitan's trainer takes."""
     ids_BL, positions_BL = torch.from_numpy(laid.ids_BS), torch.from_numpy(laid.positions_BS)
     return {"input": ids_BL, "positions": positions_BL}, torch.from_numpy(laid.labels_BS)

@@ -1,4 +1,9 @@
-"""Token shares of every source and language: both margins of the table, solved once.
+"""From `[[data.language_rule]]` and `max_epochs` to limits on sums of cells.
+
+In: the cells of the source x language table (with the tokens each holds), source shares and rules. Out: `Limit`s, each
+with the words an error message needs. A rule speaks of shares of its pool; a limit of shares of the whole run.
+
+Token shares of every source and language: both margins of the table, solved once.
 
 In: source shares, language rules, what the stores hold, the run's tokens. Out: one share of the run's tokens for each
 (source, language); they add up to the shares of the sources and keep every floor, cap, pin and `max_epochs`.
@@ -13,16 +18,110 @@ ones with a price when the limits may give way (a linear program).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.config.tables import LanguageRuleTable, SourceTable
-from titan_speech.data.interior import Point, Problem, minimise
-from titan_speech.data.limits import Limit, Pool, StreamSize, epoch_limits, language_limits, pool_of
+from titan_speech.config.schema_data import LanguageRuleConfig, SourceConfig
+from titan_speech.data.mixture_solver import Point, ShareProblem, minimise
 from titan_speech.errors import ConfigError
+
+REST = "*"  # in floor and cap: every language of the pool that the table does not name and no pin fixes
+
+
+@dataclass(frozen=True)
+class StreamSize:
+    """What one source holds of one language."""
+
+    source: str
+    language: str
+    num_tokens: int
+    """Tokens of an epoch, framing included, padding and dropped samples not."""
+    mean_fill: float = 1.0
+    """Part of a pack that is not padding."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The cells of `cell_N` together take at least `low` and at most `high` of the run's tokens."""
+
+    words: str
+    cell_N: NDArray[np.bool_]
+    low: float = 0.0
+    high: float = np.inf
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The cells one rule covers."""
+
+    name: str
+    rule: LanguageRuleConfig
+    share: float
+    """Share of the run's tokens."""
+    cell_N: NDArray[np.bool_]
+    languages: tuple[str, ...]
+
+    def cells_of(self, language: str, sizes: Sequence[StreamSize]) -> NDArray[np.bool_]:
+        return self.cell_N & np.array([size.language == language for size in sizes])
+
+
+def pool_of(index: int, rule: LanguageRuleConfig, sources: Sequence[SourceConfig], sizes: Sequence[StreamSize]) -> Pool:
+    """The pool of a rule, refused if it names a language the pool does not hold."""
+    names = set(rule.sources) or {source.name for source in sources}
+    cell_N = np.array([size.source in names for size in sizes])
+    languages = tuple(sorted({size.language for size in sizes if size.source in names}))
+    name = f"data.language_rule {index} ({', '.join(rule.sources) or 'all sources'})"
+    for kind, limits in (("floor", rule.floor), ("cap", rule.cap), ("pin", rule.pin)):
+        foreign = sorted(set(limits) - set(languages) - {REST})
+        if foreign:
+            raise ConfigError(
+                f"{name}: {kind} names {', '.join(foreign)}, but its sources hold only {', '.join(languages)}; "
+                "take the language out of the rule or add data for it"
+            )
+    share = sum(source.share for source in sources if source.name in names)
+    return Pool(name, rule, share, cell_N, languages)
+
+
+def language_limits(pool: Pool, sizes: Sequence[StreamSize]) -> Iterator[Limit]:
+    """Floors, caps and pins of one rule."""
+    rule = pool.rule
+    for language in pool.languages:
+        cell_N = pool.cells_of(language, sizes)
+        if language in rule.pin:
+            share = rule.pin[language]
+            yield Limit(_words(pool, "pin", language, share), cell_N, share * pool.share, share * pool.share)
+            continue
+        floor, cap = _limit(rule.floor, language, 0.0), _limit(rule.cap, language, 1.0)
+        if floor > 0:
+            yield Limit(_words(pool, "floor", language, floor), cell_N, low=floor * pool.share)
+        if cap < 1:
+            yield Limit(_words(pool, "cap", language, cap), cell_N, high=cap * pool.share)
+
+
+def _words(pool: Pool, kind: str, language: str, share: float) -> str:
+    return f"{pool.name}: {kind} {language} = {share:g} of the pool, which has {pool.share:.4g} of the run"
+
+
+def _limit(limits: Mapping[str, float], language: str, default: float) -> float:
+    return limits.get(language, limits.get(REST, default))
+
+
+def epoch_limits(sources: Sequence[SourceConfig], sizes: Sequence[StreamSize], total_tokens: int) -> Iterator[Limit]:
+    """`max_epochs` bounds every language of its source by what there is of it."""
+    by_name = {source.name: source for source in sources}
+    for i, size in enumerate(sizes):
+        max_epochs = by_name[size.source].max_epochs
+        if max_epochs is not None:
+            high = max_epochs * size.num_tokens / total_tokens
+            words = (
+                f"data.source {size.source}: max_epochs = {max_epochs:g} allows {size.language} at most {high:.4g} "
+                f"of the run ({max_epochs:g} x {size.num_tokens:,} of {total_tokens:,} tokens)"
+            )
+            yield Limit(words, np.arange(len(sizes)) == i, 0.0, high)
+
 
 SHARE_TOLERANCE = 1e-6  # of the run's tokens: what counts as a broken limit, 1/15 pack of a cycle
 LEEWAY = 2e-8  # given to every limit, so that pins and limits that just meet leave the solver some room
@@ -31,8 +130,8 @@ Shares = dict[tuple[str, str], float]
 
 
 def solve_mixture(
-    sources: Sequence[SourceTable],
-    rules: Sequence[LanguageRuleTable],
+    sources: Sequence[SourceConfig],
+    rules: Sequence[LanguageRuleConfig],
     sizes: Sequence[StreamSize],
     total_tokens: int,
 ) -> Shares:
@@ -53,7 +152,7 @@ def pack_shares(shares: Shares, sizes: Sequence[StreamSize]) -> NDArray[np.float
     return share_N / share_N.sum()
 
 
-def _check_sources(sources: Sequence[SourceTable], sizes: Sequence[StreamSize]) -> None:
+def _check_sources(sources: Sequence[SourceConfig], sizes: Sequence[StreamSize]) -> None:
     total = sum(source.share for source in sources)
     if abs(total - 1) > SHARE_TOLERANCE:
         parts = " + ".join(f"{source.share:g} ({source.name})" for source in sources)
@@ -64,12 +163,12 @@ def _check_sources(sources: Sequence[SourceTable], sizes: Sequence[StreamSize]) 
         raise ConfigError(f"data.source {', '.join(empty)}: no samples; check datasets, languages, task and transcript")
 
 
-def _row_matrix(sources: Sequence[SourceTable], sizes: Sequence[StreamSize]) -> NDArray[np.float64]:
+def _row_matrix(sources: Sequence[SourceConfig], sizes: Sequence[StreamSize]) -> NDArray[np.float64]:
     return np.array([[size.source == source.name for size in sizes] for source in sources], np.float64)
 
 
 def _asked_shares(
-    sources: Sequence[SourceTable], sizes: Sequence[StreamSize], pools: Sequence[Pool]
+    sources: Sequence[SourceConfig], sizes: Sequence[StreamSize], pools: Sequence[Pool]
 ) -> NDArray[np.float64]:
     """Shares without limits: each source's share over its languages by num_tokens ** alpha."""
     weight_N = np.array([float(size.num_tokens) for size in sizes])
@@ -102,7 +201,7 @@ def _pool_targets(
 
 
 def _nearest(
-    sources: Sequence[SourceTable],
+    sources: Sequence[SourceConfig],
     sizes: Sequence[StreamSize],
     pools: Sequence[Pool],
     limits: Sequence[Limit],
@@ -113,7 +212,7 @@ def _nearest(
     share_R = np.array([source.share for source in sources])
     rows_RN = _row_matrix(sources, sizes)
     bound_LN, bound_L = _bounds(limits, len(sizes))
-    cells = Problem(
+    cells = ShareProblem(
         cost_N=np.zeros(len(sizes)),
         terms_KN=np.eye(len(sizes)),
         targets_K=asked_N,
@@ -146,7 +245,7 @@ def _bounds(limits: Sequence[Limit], num_cells: int) -> tuple[NDArray[np.float64
 
 
 def _refuse_contradictions(
-    sources: Sequence[SourceTable],
+    sources: Sequence[SourceConfig],
     sizes: Sequence[StreamSize],
     limits: Sequence[Limit],
     asked_N: NDArray[np.float64],
@@ -172,12 +271,12 @@ def _refuse_contradictions(
     )
 
 
-def _languages(source: SourceTable, sizes: Sequence[StreamSize]) -> list[str]:
+def _languages(source: SourceConfig, sizes: Sequence[StreamSize]) -> list[str]:
     return [size.language for size in sizes if size.source == source.name]
 
 
 def _least_violation(
-    sources: Sequence[SourceTable],
+    sources: Sequence[SourceConfig],
     sizes: Sequence[StreamSize],
     bound_LN: NDArray[np.float64],
     bound_L: NDArray[np.float64],
@@ -187,7 +286,7 @@ def _least_violation(
     num_cells, num_limits = len(sizes), len(bound_L)
     share_R = np.array([source.share for source in sources])
     none_KN = np.zeros((0, num_cells + num_limits))
-    problem = Problem(
+    problem = ShareProblem(
         cost_N=np.r_[np.zeros(num_cells), np.ones(num_limits)],
         terms_KN=none_KN,
         targets_K=np.zeros(0),

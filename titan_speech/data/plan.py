@@ -11,6 +11,10 @@ Counts of streams above 2^17 samples are kept beside the store (counts.py). Rate
 included, are in docs/design.md.
 
 `too_long` concerns tasks whose samples stay whole: speech and text flow over the borders of packs at any length.
+
+The plan as lines for a terminal: one a stream, then what is left out.
+
+In: a `DataPlan`. Out: text, printed when a run starts. Epochs are what the whole run reads of each stream.
 """
 
 from __future__ import annotations
@@ -18,31 +22,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from titan_speech.config.budget import Budget
-from titan_speech.config.tables import SpeechConfig
-from titan_speech.data.counts import group_counts
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.collate import Pack, PackedBatch, PackPlan, build_batch, build_pack, padding_pack
 from titan_speech.data.documents import Documents, is_splittable
-from titan_speech.data.fingerprint import plan_fingerprint
-from titan_speech.data.group_packs import Rules
-from titan_speech.data.groups import Groups
 from titan_speech.data.held_out import HeldOut
-from titan_speech.data.lanes import LanedStream, Places, carried_on
-from titan_speech.data.limits import StreamSize
-from titan_speech.data.mixture import pack_shares, solve_mixture
+from titan_speech.data.mixture import StreamSize, pack_shares, solve_mixture
+from titan_speech.data.mixture_solver import CYCLE_SLOTS
 from titan_speech.data.order import SlotOrder, slot_order
-from titan_speech.data.pack import LaidOut, Pack, Sheet, filler_pack, lay_out, lay_out_all
-from titan_speech.data.phases.carry import Phase, PhaseEnd, StreamRecord
-from titan_speech.data.phases.records import run_phases, wanted_phase
-from titan_speech.data.plan_table import plan_table
-from titan_speech.data.sources import OpenedSource, open_sources
+from titan_speech.data.pack_counts import count_packs
+from titan_speech.data.packing import Blocks, PackingRules
+from titan_speech.data.phase_report import run_phases, wanted_phase
+from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
+from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionPlaces, continued
+from titan_speech.data.sources import OpenedSource, open_sources, plan_fingerprint
 from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.errors import DataError
-from titan_speech.prompts import Grammar
-from titan_speech.text_tokenizer import TextTokenizer
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.tokenization.prompt_template import Grammar
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class PlannedStream:
     language: str
     task: str
     documents: tuple[Documents, ...]
-    packs: LanedStream
+    packs: PartitionedStream
     share: float
     """Share of the run's tokens."""
     quota: int
@@ -164,29 +169,29 @@ class DataPlan:
 
     def pack(self, slot: int) -> Pack:
         """What global slot `slot` trains on."""
-        return lay_out(slot, *self.sheet(slot), self.seq_len, self.vocabulary.pad_id)
+        return build_pack(slot, *self.sheet(slot), self.seq_len, self.vocabulary.pad_id)
 
-    def sheet(self, slot: int) -> Sheet:
+    def sheet(self, slot: int) -> PackPlan:
         """What the pack of a slot is laid out of."""
         index, j = self.locate(slot)
         stream = self.streams[index]
-        return Sheet(index, stream.documents, stream.packs.pieces(j))
+        return PackPlan(index, stream.documents, stream.packs.pieces(j))
 
-    def lay_out(self, sheets: Sequence[Sheet]) -> LaidOut:
+    def lay_out(self, sheets: Sequence[PackPlan]) -> PackedBatch:
         """Several packs at once, as a batch has them."""
-        return lay_out_all(sheets, self.seq_len, self.vocabulary.pad_id)
+        return build_batch(sheets, self.seq_len, self.vocabulary.pad_id)
 
     def places(self, start: int, count: int) -> np.ndarray:
         """Where slots lie in the order of lanes, by which they are dealt to ranks."""
         return self._places.of_slots(start, count)
 
     @cached_property
-    def _places(self) -> Places:
-        return Places.of(self.order, [stream.packs for stream in self.streams], self.phase.first_slot)
+    def _places(self) -> PartitionPlaces:
+        return PartitionPlaces.of(self.order, [stream.packs for stream in self.streams], self.phase.first_slot)
 
     def filler(self) -> Pack:
         """A pack of padding, for ranks that get no slot."""
-        return filler_pack(self.seq_len, self.vocabulary.pad_id)
+        return padding_pack(self.seq_len, self.vocabulary.pad_id)
 
     def sample_refs(self, pack: Pack, max_pieces: int | None = None) -> list[SampleRef]:
         """The samples behind the (first) pieces of a pack; reads sidecars."""
@@ -202,25 +207,23 @@ class DataPlan:
         return plan_table(self)
 
 
-def _stream(source: OpenedSource, config: SpeechConfig) -> LanedStream:
+def _stream(source: OpenedSource, config: SpeechConfig) -> PartitionedStream:
     key = f"{config.data.seed}/{source.table.name}/{source.language}"
-    groups = Groups(source.documents)
+    groups = Blocks(source.documents)
     if is_splittable(source.table):
-        rules = Rules(config.training.seq_len)
-        return LanedStream(key, groups, rules, group_counts(groups, rules, whole=False, name=key), SplitStream)
-    rules = Rules(config.training.seq_len, split=config.data.too_long == "split")
-    return LanedStream(key, groups, rules, group_counts(groups, rules, whole=True, name=key), WholeStream)
+        rules = PackingRules(config.training.seq_len)
+        return PartitionedStream(key, groups, rules, count_packs(groups, rules, whole=False, name=key), SplitStream)
+    rules = PackingRules(config.training.seq_len, split=config.data.too_long == "split")
+    return PartitionedStream(key, groups, rules, count_packs(groups, rules, whole=True, name=key), WholeStream)
 
 
-def _carried_on(stream: LanedStream, record: StreamRecord) -> LanedStream:
+def _carried_on(stream: PartitionedStream, record: StreamRecord) -> PartitionedStream:
     """The stream from where the phases before left it, in the order it began with."""
     legs = [(leg.rules, leg.num_packs) for leg in record.legs]
-    return carried_on(
-        stream, f"{record.seed}/{record.source}/{record.language}", legs, partial(group_counts, whole=True)
-    )
+    return continued(stream, f"{record.seed}/{record.source}/{record.language}", legs, partial(count_packs, whole=True))
 
 
-def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream], config: SpeechConfig) -> None:
+def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[PartitionedStream], config: SpeechConfig) -> None:
     """All streams that cannot be read as configured, in one error."""
     seq_len, problems = config.training.seq_len, []
     for source, stream in zip(sources, packs, strict=True):
@@ -253,7 +256,7 @@ def _refuse_unfit(sources: Sequence[OpenedSource], packs: Sequence[LanedStream],
         raise DataError("data that does not fit the run:\n" + "\n".join(problems))
 
 
-def _size(source: OpenedSource, stream: LanedStream, config: SpeechConfig) -> StreamSize:
+def _size(source: OpenedSource, stream: PartitionedStream, config: SpeechConfig) -> StreamSize:
     counts = stream.counts
     mean_fill = counts.num_tokens / (counts.num_packs * config.training.seq_len)
     return StreamSize(source.table.name, source.language, counts.num_tokens, mean_fill)
@@ -267,3 +270,71 @@ def _cells(sizes: Sequence[StreamSize]) -> tuple[np.ndarray, np.ndarray]:
         np.array([sources.index(size.source) for size in sizes]),
         np.array([languages.index(size.language) for size in sizes]),
     )
+
+
+HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs a cycle", "epochs", "fill")
+
+
+def plan_table(plan: DataPlan) -> str:
+    rows = [HEADER, *(_row(stream, plan.total_slots) for stream in plan.streams)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = [f"data plan {plan.fingerprint}: {plan.total_slots:,} packs of {plan.seq_len:,} tokens", *_phase(plan)]
+    lines += [
+        "  ".join(_cell(*cell) for cell in zip(row, widths, range(len(row)), strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join([*lines, *plan.held_out, *_left_out(plan)])
+
+
+def _phase(plan: DataPlan) -> list[str]:
+    """Where a phase that is not a run's plain beginning starts, and what became of each stream."""
+    phase = plan.phase
+    if not phase.parent:
+        return []
+    where = phase.continues or f"step {phase.first_step:,}, slot {phase.first_slot:,}"
+    lines = [f"phase {phase.label!r} goes on from {where}"]
+    for stream in phase.streams:
+        num_packs = sum(leg.num_packs for leg in stream.legs)
+        told = {
+            "carried": f"carried, {num_packs:,} packs read before",
+            "new": "new",
+            "restarted": f"restarted: {stream.reason}",
+        }
+        lines.append(f"  {stream.name}: {told[stream.status]}")
+    return lines + [f"  {stream.name}: retired" for stream in phase.retired]
+
+
+def _cell(text: str, width: int, column: int) -> str:
+    return text.ljust(width) if column < 3 else text.rjust(width)
+
+
+def _row(stream: PlannedStream, total_slots: int) -> tuple[str, ...]:
+    counts = stream.packs.counts
+    epochs = total_slots * stream.quota / CYCLE_SLOTS / counts.num_packs
+    return (
+        stream.source,
+        stream.language,
+        stream.task,
+        f"{counts.num_documents:,}",
+        f"{counts.num_tokens:,}",
+        f"{stream.share:.2%}",
+        f"{stream.quota:,}",
+        f"{epochs:.3g}",
+        f"{stream.mean_fill:.4f}",
+    )
+
+
+def _left_out(plan: DataPlan) -> list[str]:
+    lines = []
+    for stream in plan.streams:
+        counts = stream.packs.counts
+        for done, number in (("dropped", counts.num_dropped), ("split", counts.num_split)):
+            if number:
+                lines.append(
+                    f"{stream.name}: {done} {number:,} samples longer than {plan.seq_len:,} tokens "
+                    f"(longest {counts.longest:,})"
+                )
+        if counts.num_unusable:
+            lines.append(f"{stream.name}: {counts.num_unusable:,} samples lack what task {stream.task} needs")
+        if stream.quota == 0:
+            lines.append(f"{stream.name}: never read, its share is below 1 / {CYCLE_SLOTS:,}")
+    return lines

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from titan_speech.data.pack import FILLER
+from titan_speech.data.collate import PADDING_SLOT
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.store.files import LookAhead, StoreFiles
@@ -126,7 +126,7 @@ class ShardPrefetcher:
             previous = current
 
     def _files_of(self, microbatch: list[int]) -> dict[str, Needed]:
-        found = (files_of_slot(self._plan, slot) for slot in microbatch if slot != FILLER)
+        found = (files_of_slot(self._plan, slot) for slot in microbatch if slot != PADDING_SLOT)
         return {file.sha256: (files, file) for needed in found for files, file in needed}
 
     def _has_room(self) -> bool:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.config.budget import num_microbatches
-from titan_speech.data.lanes import PlacesOf
-from titan_speech.data.pack import FILLER
+from titan_speech.data.collate import PADDING_SLOT
+from titan_speech.data.shuffle_partitions import PlacesOf
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class StepShape:
         """Slots of one rank's microbatches in the step that begins at `first_slot`."""
         slots = [first_slot + i for i in self.run(place_P, dp_rank)]
         size = self.microbatch_packs
-        slots += [FILLER] * (self.num_microbatches * size - len(slots))
+        slots += [PADDING_SLOT] * (self.num_microbatches * size - len(slots))
         return [slots[i : i + size] for i in range(0, len(slots), size)]
 
 

@@ -34,21 +34,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.data.group_packs import Counts, OrderedGroup, Piece, Rules, packed
-from titan_speech.data.groups import Groups
 from titan_speech.data.order import permutation
-from titan_speech.data.packing import begin_of, under
+from titan_speech.data.packing import Blocks, OrderedBlock, PackCounts, PackingRules, Piece, begin_of, pack_block, under
 
-BLOCK_GROUPS = 16
+BLOCKS_PER_CHUNK = 16
 """Groups of a block: about a shard of 128 MB."""
-NUM_CACHED_GROUPS = 2
+NUM_CACHED_BLOCKS = 2
 NUM_CACHED_EPOCHS = 2
 
 
 class Cut(NamedTuple):
     """The first packs of a group under some rules: read."""
 
-    rules: Rules
+    rules: PackingRules
     num_packs: int
 
 
@@ -75,7 +73,7 @@ class EpochOrder(NamedTuple):
     """Where each group ends, in tokens or packs from the start of the epoch."""
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """A position of the endless sequence."""
 
     epoch: int
@@ -91,7 +89,7 @@ class Place(NamedTuple):
 class _GroupedStream:
     """Finds the group that holds a position of the endless sequence; `sizes_G` in the unit of positions."""
 
-    def __init__(self, key: str, groups: Groups, lane: range, sizes_G: NDArray[np.int64]) -> None:
+    def __init__(self, key: str, groups: Blocks, lane: range, sizes_G: NDArray[np.int64]) -> None:
         self.key, self.groups, self.lane, self.sizes_G = key, groups, lane, sizes_G
         self.epoch_size = int(sizes_G.sum())
         self._build_caches()
@@ -108,11 +106,11 @@ class _GroupedStream:
         num_groups = len(self.lane)
         return permutation(key, num_groups) if num_groups == self.groups.num_groups else local_shuffle(key, num_groups)
 
-    def locate(self, position: int) -> Place:
+    def locate(self, position: int) -> StreamPosition:
         epoch, offset = divmod(position, self.epoch_size)
         groups, ends = self.epoch_order(epoch)
         i = bisect_right(ends, offset)
-        return Place(epoch, i, groups[i], offset - (ends[i - 1] if i else 0), ends[i] - offset)
+        return StreamPosition(epoch, i, groups[i], offset - (ends[i - 1] if i else 0), ends[i] - offset)
 
     def __getstate__(self) -> dict[str, object]:
         """Caches stay behind when the stream goes to a worker process."""
@@ -126,14 +124,20 @@ class _GroupedStream:
 def local_shuffle(key: str, n: int) -> NDArray[np.int64]:
     """Permutation of range(n) that permutes the inside of each block of neighbours; the blocks stay in order."""
     order_G = permutation(key, n)
-    return order_G[np.argsort(order_G // BLOCK_GROUPS, kind="stable")]
+    return order_G[np.argsort(order_G // BLOCKS_PER_CHUNK, kind="stable")]
 
 
 class SplitStream(_GroupedStream):
     """Documents end to end; position = token."""
 
     def __init__(
-        self, key: str, groups: Groups, lane: range, counts: Sequence[Counts], rules: Rules, start: Cursor = START
+        self,
+        key: str,
+        groups: Blocks,
+        lane: range,
+        counts: Sequence[PackCounts],
+        rules: PackingRules,
+        start: Cursor = START,
     ) -> None:
         """`counts` are those of the lane's groups."""
         self.seq_len, self.start = rules.seq_len, start
@@ -141,12 +145,12 @@ class SplitStream(_GroupedStream):
 
     def _build_caches(self) -> None:
         super()._build_caches()
-        self.ordered_group = lru_cache(NUM_CACHED_GROUPS)(self._ordered_group)
+        self.ordered_group = lru_cache(NUM_CACHED_BLOCKS)(self._ordered_group)
 
-    def _ordered_group(self, epoch: int, k: int) -> OrderedGroup:
+    def _ordered_group(self, epoch: int, k: int) -> OrderedBlock:
         group = self.groups.group(k)
         group = group.taken(permutation(f"{self.key}/documents/{epoch}/{k}", len(group.length_N)))
-        return OrderedGroup.of(group, np.cumsum(group.length_N))
+        return OrderedBlock.of(group, np.cumsum(group.length_N))
 
     def pieces(self, j: int) -> list[Piece]:
         position, missing = self.start.token + j * self.seq_len, self.seq_len
@@ -164,7 +168,7 @@ class SplitStream(_GroupedStream):
         return Cursor(token=self.start.token + num_packs * self.seq_len)
 
 
-def _window(group: OrderedGroup, start: int, stop: int) -> list[Piece]:
+def _window(group: OrderedBlock, start: int, stop: int) -> list[Piece]:
     """The documents under tokens [start, stop) of the group."""
     first, end = under(group.ends, start, stop)
     pieces = group.pieces(first, end)
@@ -195,7 +199,13 @@ class WholeStream(_GroupedStream):
     """
 
     def __init__(
-        self, key: str, groups: Groups, lane: range, counts: Sequence[Counts], rules: Rules, start: Cursor = START
+        self,
+        key: str,
+        groups: Blocks,
+        lane: range,
+        counts: Sequence[PackCounts],
+        rules: PackingRules,
+        start: Cursor = START,
     ) -> None:
         """`counts` are those of the lane's groups under these rules."""
         self.rules, self.start = rules, start
@@ -203,7 +213,7 @@ class WholeStream(_GroupedStream):
 
     def _build_caches(self) -> None:
         super()._build_caches()
-        self.ordered_group = lru_cache(NUM_CACHED_GROUPS)(self._ordered_group)
+        self.ordered_group = lru_cache(NUM_CACHED_BLOCKS)(self._ordered_group)
 
     @cached_property
     def rest(self) -> _Rest:
@@ -221,13 +231,13 @@ class WholeStream(_GroupedStream):
         num_packs = len(self.ordered_group(epoch, k, cuts).ends) - skipped
         return _Rest(num_packs, skipped, cuts, epoch * self.epoch_size + order.ends[index] - num_packs)
 
-    def _ordered_group(self, epoch: int, k: int, cuts: tuple[Cut, ...]) -> OrderedGroup:
+    def _ordered_group(self, epoch: int, k: int, cuts: tuple[Cut, ...]) -> OrderedBlock:
         """What the cuts leave of a group, packed."""
         left = self.groups.group(k)
         for depth, (rules, num_packs) in enumerate(cuts):
-            _, left = packed(left, self._group_key(epoch, k, depth), rules, num_packs)
-        items, _ = packed(left, self._group_key(epoch, k, len(cuts)), self.rules)
-        return OrderedGroup.of(*items)
+            _, left = pack_block(left, self._group_key(epoch, k, depth), rules, num_packs)
+        items, _ = pack_block(left, self._group_key(epoch, k, len(cuts)), self.rules)
+        return OrderedBlock.of(*items)
 
     def _group_key(self, epoch: int, k: int, depth: int) -> str:
         return f"{self.key}/{epoch}/{k}/{depth}"

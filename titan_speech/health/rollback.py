@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 
-from titan_speech.checkpoint.commit import committed_steps, read_commit, write_durably
-from titan_speech.checkpoint.folder import ROLLED_BACK, checkpoint_path
-from titan_speech.config.tables import HealthTable
+from titan_speech.checkpoint.commit import ROLLED_BACK, checkpoint_path, committed_steps, read_commit, write_durably
+from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.errors import HealthError
-from titan_speech.health.exits import LeaveRun
+from titan_speech.health.signals import StopRun
 
-FILE = Path("health") / "rollbacks.json"
+ROLLBACKS_NAME = Path("health") / "rollbacks.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Rollback:
 class Rollbacks:
     """Those of a run; every rank knows them."""
 
-    def __init__(self, table: HealthTable, run_folder: Path, checkpoints: Path) -> None:
+    def __init__(self, table: HealthConfig, run_folder: Path, checkpoints: Path) -> None:
         self.table, self.run_folder, self.checkpoints = table, run_folder, checkpoints
         self.is_first_rank = torch.distributed.get_rank() == 0
         self.done: tuple[Rollback, ...] = _told(read_rollbacks(run_folder) if self.is_first_rank else ())
@@ -74,7 +73,7 @@ class Rollbacks:
             raise decision
         assert decision is not None, "rank 0 decides"
         self._next = decision
-        raise LeaveRun(
+        raise StopRun(
             f"loss spike in step {spike}: going back to step {decision.back_to}, and passing over the data of steps "
             f"{decision.first} to {decision.last}"
         )
@@ -98,10 +97,10 @@ class Rollbacks:
                 shutil.rmtree(retired, ignore_errors=True)
                 path.replace(retired)
         records = [asdict(one) for one in (*self.done, self._next)]
-        write_durably(self.run_folder / FILE, json.dumps(records, indent=1) + "\n")
+        write_durably(self.run_folder / ROLLBACKS_NAME, json.dumps(records, indent=1) + "\n")
 
 
-def choose(table: HealthTable, spike: int, steps: Sequence[int], num_done: int) -> Rollback:
+def choose(table: HealthConfig, spike: int, steps: Sequence[int], num_done: int) -> Rollback:
     """Back to the newest of the checkpointed `steps` before those that are passed over, the last of which is the spike.
 
     Raises:
@@ -129,7 +128,7 @@ def read_rollbacks(run_folder: Path) -> tuple[Rollback, ...]:
     Raises:
         HealthError: the file is damaged.
     """
-    path = run_folder / FILE
+    path = run_folder / ROLLBACKS_NAME
     if not path.exists():
         return ()
     try:

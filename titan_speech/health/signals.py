@@ -1,4 +1,8 @@
-"""SIGTERM and SIGUSR1 as a wish to stop, heard even while the main thread waits inside a collective.
+"""How a run ends, as an exit code a scheduler can act on.
+
+In: the reason. Out: one of these codes, which docs/resilience.md says how to act on.
+
+SIGTERM and SIGUSR1 as a wish to stop, heard even while the main thread waits inside a collective.
 
 In: the signals of a scheduler, or of torchrun, which passes them on. Out: a call of `on_stop` on this rank; the
 checkpoint manager tells all others, so that they save at the same step and leave with EXIT_RESTART. A second signal
@@ -19,7 +23,26 @@ import threading
 import time
 from collections.abc import Callable
 
-from titan_speech.health.exits import EXIT_RESTART
+EXIT_BAD_INPUT = 2
+"""Configuration, stores or checkpoints are not as they should be; nothing was trained."""
+
+EXIT_UNHEALTHY = 3
+"""The run stopped itself: it would do the same again."""
+
+EXIT_HUNG = 4
+"""Another rank did not answer: a restart goes on from the last checkpoint."""
+
+EXIT_RESTART = 75
+"""EX_TEMPFAIL of sysexits.h: the run was asked to stop, or goes back a little; the same command goes on."""
+
+
+class StopRun(SystemExit):
+    """Ends every rank at a step boundary, with everything in order; no failure, so no traceback."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(EXIT_RESTART)
+        self.reason = reason
+
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 ONE_SIGNAL_SEC = 2.0

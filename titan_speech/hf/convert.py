@@ -1,4 +1,10 @@
-"""Models of other speech trainers, brought into this vocabulary and back.
+"""conversion.json: where a folder that was moved between vocabularies came from.
+
+In: the folder a model was read from, and the layout of the other side. Out: a record beside the moved weights, in
+either direction. What the source said of itself is carried along, so that a model that goes there and back still names
+the run it is from.
+
+Models of other speech trainers, brought into this vocabulary and back.
 
 In: a Hugging Face folder whose vocabulary has a foreign layout, or one of ours and the name of a layout. Out: the same
 model with its rows where the other side has the same token, its special ids moved along, and the files beside the
@@ -18,30 +24,78 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from titan_speech.checkpoint.provenance import package_versions, source_revision
 from titan_speech.errors import ModelError
-from titan_speech.hf.conversion import Conversion
-from titan_speech.hf.expand import RECORD_NAME, Expansion
-from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
-from titan_speech.hf.foreign_text import max_length, text_tokenizer
-from titan_speech.hf.moved_rows import inverse, write_moved
-from titan_speech.hf.rows import NewRows
-from titan_speech.hf.special_ids import first_id, write_configs
-from titan_speech.hf.tensors import tensor_shapes
-from titan_speech.hf.tokenizer import foreign_tokenizer, grown_tokenizer, grown_tokenizer_config, tokenizer_config
-from titan_speech.hf.writer import new_folder, num_weight_bytes, write_json
-from titan_speech.layouts import NO_ROW, Layout, layout_of_tokenizer
-from titan_speech.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.hf.expand import RECORD_NAME, Expansion, NewRows, inverse, is_expanded, read_expansion, write_moved
+from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, tensor_shapes
+from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_json
+from titan_speech.hf.tokenizer import (
+    extended_tokenizer,
+    extended_tokenizer_config,
+    first_id,
+    foreign_tokenizer,
+    max_length,
+    text_tokenizer,
+    tokenizer_config,
+    write_configs,
+)
+from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout, layout_of_tokenizer
+from titan_speech.tokenization.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+CONVERSION_NAME = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Goes with the weights."""
+
+    direction: Literal["to", "from"]
+    """Whether `layout` is that of this folder or of the one it was made from."""
+    layout: str
+    source: str
+    """Name of the folder, without those of the machine."""
+    source_sha256: str
+    """Of the source's weights, tensor by tensor in the order of the architecture."""
+    origin: str
+    """What the source said of itself; empty where it said nothing."""
+    versions: tuple[str, ...]
+    """Packages that converted it."""
+    source_revision: str
+    """Revision of titan_speech; empty where it was installed."""
+
+    @classmethod
+    def of(cls, direction: Literal["to", "from"], layout: str, source: Path, source_sha256: str) -> Conversion:
+        name = source.absolute().name
+        return cls(direction, layout, name, source_sha256, _origin(source), package_versions(), source_revision())
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / CONVERSION_NAME, asdict(self))
+
+
+def _origin(source: Path) -> str:
+    if is_expanded(source):
+        return str(read_expansion(source))
+    if not (source / CONVERSION_NAME).is_file():
+        return ""
+    found = read_json(source / CONVERSION_NAME, "a converted model folder").get("origin")
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{source / CONVERSION_NAME} is damaged: origin is {found!r}, expected a text; remove the file"
+        )
+    return found
+
 
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
-def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vocabulary:
+def import_model(source: Path, output: Path, layout: VocabularyLayout, how: NewRows) -> Vocabulary:
     """A model of another trainer as a grown folder a run can start from; the vocabulary it got.
 
     Which token a row is, its own tokenizer.json says; the layout says how many rows there are, and how many of text.
@@ -72,10 +126,10 @@ def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vo
         ours_R[: theirs.num_rows] = theirs.rows_of_ours(vocabulary)
         config = write_configs(folder, partial, ours_R, num_rows=vocabulary.num_rows, pad_id=vocabulary.pad_id)
         base = json.loads((partial / TEXT_TOKENIZER / JSON_NAME).read_text(encoding="utf-8"))
-        write_json(partial / JSON_NAME, grown_tokenizer(base, vocabulary))
+        write_json(partial / JSON_NAME, extended_tokenizer(base, vocabulary))
         stop_id = first_id(config, "eos_token_id")
         stop_id = vocabulary.eos_id if stop_id is None else stop_id
-        names = grown_tokenizer_config(tokenizer, vocabulary, stop_id, max_length(folder))
+        names = extended_tokenizer_config(tokenizer, vocabulary, stop_id, max_length(folder))
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
         _copy_chat_template(source, partial)
         digest = write_moved(folder, partial, inverse(ours_R, vocabulary.num_rows), how)
@@ -85,7 +139,7 @@ def import_model(source: Path, output: Path, layout: Layout, how: NewRows) -> Vo
     return vocabulary
 
 
-def export_model(source: Path, output: Path, layout: Layout) -> None:
+def export_model(source: Path, output: Path, layout: VocabularyLayout) -> None:
     """A folder of ours with its rows where `layout` has them.
 
     Raises:

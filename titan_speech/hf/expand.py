@@ -1,4 +1,26 @@
-"""A backbone's Hugging Face folder grown by the speech vocabulary: what a run starts from.
+"""Where the rows of new tokens come from.
+
+In: the rows a backbone has, a method and a seed. Out: new rows, the same for the same seed however they are cut into
+pieces.
+
+    mean_cov   mean + sqrt(scale) * z L^T with L L^T the covariance of the old rows and z standard normal
+    mean       the mean of the old rows, for every new row
+    normal     0.02 * z, as a model begins that was never trained
+
+Moments are added up in fp64 from fp32 pieces. L comes from an eigendecomposition with negative eigenvalues set to 0:
+covariances of embeddings are singular to fp32, where Cholesky fails. It costs O(D^3), once a matrix.
+
+Shapes: V old rows, N new rows, D model width.
+
+Weights with the rows of the vocabulary in another order.
+
+In: an opened folder, and for each row of the new vocabulary the old row it is, or -1. Out: safetensors; rows that come
+from nowhere are drawn as an expansion draws them, all other tensors are copied bit for bit. A matrix of the vocabulary
+is in memory as a whole, since its rows come from anywhere.
+
+Shapes: R rows of the new vocabulary, D width.
+
+A backbone's Hugging Face folder grown by the speech vocabulary: what a run starts from.
 
 In: the folder as it was published, and how new rows are drawn. Out: another folder of the same kind, which the trainer
 loads at any world size and transformers loads as a model:
@@ -19,20 +41,133 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
-from titan_speech.hf.rows import ROWS_PER_PIECE, NewRows, draw_rows, row_moments
-from titan_speech.hf.tensors import tensor_shapes, vocabulary_tensors
-from titan_speech.hf.text_tokenizer_folder import write_text_tokenizer
-from titan_speech.hf.tokenizer import grown_tokenizer, num_entries_of
-from titan_speech.hf.writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
-from titan_speech.known_tokenizers import KNOWN, vocabulary_fingerprint
-from titan_speech.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TextTokenizer, tokenizer_file, tokenizer_json
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, tensor_shapes, vocabulary_tensors
+from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
+from titan_speech.hf.tokenizer import extended_tokenizer, num_entries_of, write_text_tokenizer
+from titan_speech.tokenization.foreign_layouts import NO_ROW
+from titan_speech.tokenization.known_tokenizers import KNOWN, vocabulary_fingerprint
+from titan_speech.tokenization.text_tokenizer import (
+    JSON_NAME,
+    TEXT_TOKENIZER,
+    TextTokenizer,
+    tokenizer_file,
+    tokenizer_json,
+)
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+Method = Literal["mean_cov", "mean", "normal"]
+METHODS: tuple[Method, ...] = ("mean_cov", "mean", "normal")
+ROWS_PER_PIECE = 8192
+NORMAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """How new rows are drawn."""
+
+    method: Method = "mean_cov"
+    scale: float = 0.01
+    """Factor of the covariance. Measured (benchmarks/expansion.py): 1 starts 1.4 nats above the mean row and stays
+    behind, 0.01 starts where the mean does, with rows that differ from the first step on."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the rows of one matrix."""
+
+    mean_D: torch.Tensor
+    factor_DD: torch.Tensor
+    """L with L L^T the covariance."""
+
+
+def row_moments(folder: HFFolder, name: str) -> Moments:
+    """Mean and covariance over all rows of a matrix, read in pieces.
+
+    Raises:
+        ModelError: a value is NaN or infinite.
+    """
+    num_rows, dim = folder.num_rows, folder.shape.dim
+    sum_D = torch.zeros(dim, dtype=torch.float64)
+    for piece_VD in row_pieces(folder, name):
+        sum_D += piece_VD.double().sum(0)
+    if not torch.isfinite(sum_D).all():
+        raise ModelError(f"{name} in {folder.path} has values that are not finite (NaN or infinite); download it again")
+    mean_D = sum_D / num_rows
+    covariance_DD = torch.zeros(dim, dim, dtype=torch.float64)
+    for piece_VD in row_pieces(folder, name):
+        centred_VD = piece_VD - mean_D.float()
+        covariance_DD += (centred_VD.T @ centred_VD).double()
+    values_D, vectors_DD = torch.linalg.eigh(covariance_DD / num_rows)
+    return Moments(mean_D.float(), (vectors_DD * values_D.clamp(min=0).sqrt()).float())
+
+
+def row_pieces(folder: HFFolder, name: str) -> Iterator[torch.Tensor]:
+    """All rows of a matrix in fp32, piece by piece."""
+    for start in range(0, folder.num_rows, ROWS_PER_PIECE):
+        yield folder.rows(name, start, min(start + ROWS_PER_PIECE, folder.num_rows)).float()
+
+
+def initialize_rows(how: NewRows, moments: Moments, name: str, num_new: int) -> Iterator[torch.Tensor]:
+    """The new rows of one matrix in fp32, piece by piece."""
+    for start in range(0, num_new, ROWS_PER_PIECE):
+        yield _piece(how, moments, f"{how.seed}/{name}/{start}", min(ROWS_PER_PIECE, num_new - start))
+
+
+def _piece(how: NewRows, moments: Moments, key: str, num_rows: int) -> torch.Tensor:
+    if how.method == "mean":
+        return moments.mean_D.expand(num_rows, -1)
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+    z_ND = torch.randn(num_rows, len(moments.mean_D), generator=torch.Generator().manual_seed(seed))
+    if how.method == "normal":
+        return NORMAL_STD * z_ND
+    return moments.mean_D + how.scale**0.5 * z_ND @ moments.factor_DD.T
+
+
+def write_moved(folder: HFFolder, output: Path, source_R: NDArray[np.int64], how: NewRows) -> str:
+    """All tensors, those of the vocabulary with row r taken from `source_R[r]`; the sha256 of what was read."""
+    moving, digest = vocabulary_tensors(folder.shape), hashlib.sha256()
+
+    def pieces(name: str) -> Iterator[torch.Tensor]:
+        whole = folder.tensor(name)
+        digest.update(tensor_bytes(whole))
+        return _moved(folder, name, whole, source_R, how) if name in moving else iter([whole])
+
+    write_weights(output, tensor_shapes(folder.shape, len(source_R)), folder.dtype, pieces)
+    return digest.hexdigest()
+
+
+def _moved(
+    folder: HFFolder, name: str, whole_VD: torch.Tensor, source_R: NDArray[np.int64], how: NewRows
+) -> Iterator[torch.Tensor]:
+    is_new_R = source_R == NO_ROW
+    new_ND = torch.empty(0, whole_VD.shape[1], dtype=whole_VD.dtype)
+    if is_new_R.any():
+        drawn = initialize_rows(how, row_moments(folder, name), name, int(is_new_R.sum()))
+        new_ND = torch.cat([piece.to(whole_VD.dtype) for piece in drawn])
+    place_R = np.cumsum(is_new_R) - 1
+    for start in range(0, len(source_R), ROWS_PER_PIECE):
+        rows = slice(start, start + ROWS_PER_PIECE)
+        piece = whole_VD[torch.from_numpy(np.maximum(source_R[rows], 0))]
+        is_new = torch.from_numpy(is_new_R[rows])
+        piece[is_new] = new_ND[torch.from_numpy(place_R[rows])[is_new]]
+        yield piece
+
+
+def inverse(rows_R: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:
+    """Where each of `num_rows` comes from, -1 for those that come from nowhere."""
+    source = np.full(num_rows, NO_ROW, np.int64)
+    known = np.flatnonzero(rows_R != NO_ROW)
+    source[rows_R[known]] = known
+    return source
+
 
 RECORD_NAME = "expansion.json"
 TRAINED = "trained"
@@ -68,7 +203,7 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class Growable:
+class Extendable:
     """A backbone's folder that was looked at and can be grown."""
 
     folder: HFFolder
@@ -80,7 +215,7 @@ class Growable:
     """What is known of its tokenizer."""
 
     @classmethod
-    def of(cls, source: Path) -> Growable:
+    def of(cls, source: Path) -> Extendable:
         """Reads headers and the tokenizer, no weights.
 
         Raises:
@@ -91,7 +226,7 @@ class Growable:
         content = json.loads(tokenizer_json(tokenizer_file(source)))
         vocabulary = _vocabulary(folder, tokenizer)
         known_as = _check_entries(folder, content, tokenizer)
-        return cls(folder, tokenizer, vocabulary, grown_tokenizer(content, vocabulary), known_as)
+        return cls(folder, tokenizer, vocabulary, extended_tokenizer(content, vocabulary), known_as)
 
     def write(self, output: Path, how: NewRows, report: Callable[[str], None] = print) -> Expansion:
         """The grown folder, which appears when it is complete.
@@ -128,7 +263,7 @@ def expand(source: Path, output: Path, how: NewRows, report: Callable[[str], Non
     Raises:
         ModelError, VocabularyError: the source cannot be used, the output is taken, or there is no room.
     """
-    return Growable.of(source).write(output, how, report)
+    return Extendable.of(source).write(output, how, report)
 
 
 def read_expansion(folder: Path) -> Expansion:
@@ -205,7 +340,7 @@ class _Copier:
         self.report(f"{name}: {self.num_new:,} new rows after {self.folder.num_rows:,} ({self.how.method})")
         for start in range(0, self.folder.num_rows, ROWS_PER_PIECE):
             yield self._read(self.folder.rows(name, start, min(start + ROWS_PER_PIECE, self.folder.num_rows)))
-        yield from draw_rows(self.how, row_moments(self.folder, name), name, self.num_new)
+        yield from initialize_rows(self.how, row_moments(self.folder, name), name, self.num_new)
 
     def _read(self, piece: torch.Tensor) -> torch.Tensor:
         self.digest.update(tensor_bytes(piece))

@@ -14,23 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.shared import decided_by_rank_0
-from titan_speech.config.check import OF_INITIAL
-from titan_speech.config.tables import ModelTable
+from titan_speech.config.schema_training import ModelConfig
+from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import ModelError
-from titan_speech.hf.config import shape_from_config
-from titan_speech.hf.expand import Expansion, Growable, is_expanded, read_expansion
-from titan_speech.hf.folder import CONFIG_NAME, HFFolder, read_json
-from titan_speech.hf.rows import NewRows
-from titan_speech.model.published import published_shape
-from titan_speech.model.shape import BackboneShape
-from titan_speech.vocabulary import Vocabulary
+from titan_speech.hf.expand import Expansion, Extendable, NewRows, is_expanded, read_expansion
+from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, shape_from_config
+from titan_speech.model.backbones import BackboneShape, published_shape
+from titan_speech.preflight.config_checks import OF_INITIAL
+from titan_speech.tokenization.vocabulary import Vocabulary
 
-FOLDER = "initial"
+INITIAL_DIR = "initial"
 """Of a run folder: the backbone, grown. Once the run has a checkpoint nothing reads it."""
 
 
-def model_shape(table: ModelTable) -> BackboneShape:
+def model_shape(table: ModelConfig) -> BackboneShape:
     """Sizes the [model] table asks for.
 
     Raises:
@@ -54,32 +51,32 @@ def model_shape(table: ModelTable) -> BackboneShape:
     return found
 
 
-def trained_shape(table: ModelTable, provenance: Provenance | None) -> BackboneShape:
+def trained_shape(table: ModelConfig, provenance: Provenance | None) -> BackboneShape:
     """Sizes a checkpoint was trained with; its record has them, also where model.initial is gone."""
     return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(table)
 
 
-def grown_initial(table: ModelTable, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
+def extended_initial(table: ModelConfig, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
     """The folder to load, and the record of how it was made; grown into `run_folder` where it is not.
 
     Raises:
         ModelError: the folder does not fit the run's vocabulary or cannot be grown.
     """
-    source, output = Path(table.initial), run_folder / FOLDER
-    looked_at: list[Growable] = []
+    source, output = Path(table.initial), run_folder / INITIAL_DIR
+    looked_at: list[Extendable] = []
 
     def look() -> None:
         if is_expanded(source):
             _checked(read_expansion(source), source, vocabulary)
         elif not output.exists():
-            looked_at.append(Growable.of(source))
+            looked_at.append(Extendable.of(source))
 
-    decided_by_rank_0("initial", look)  # refused by all at once, before the run folder is touched
+    decide_on_rank_0("initial", look)  # refused by all at once, before the run folder is touched
     if is_expanded(source):
         return source, _checked(read_expansion(source), source, vocabulary)
     how = NewRows(table.new_rows, table.new_rows_scale)
     if not output.exists():
-        growable = looked_at[0] if looked_at else Growable.of(source)
+        growable = looked_at[0] if looked_at else Extendable.of(source)
         with _first_of_this_machine(run_folder):
             if not output.exists():
                 growable.write(output, how)
@@ -105,7 +102,7 @@ def _first_of_this_machine(run_folder: Path) -> Iterator[None]:
     """One process at a time; its lock file goes with it, and so does a run folder that was made for it in vain."""
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
-        lock = run_folder / f"{FOLDER}.lock"
+        lock = run_folder / f"{INITIAL_DIR}.lock"
         with open(lock, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:

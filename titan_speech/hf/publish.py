@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.errors import PublishError, TitanSpeechError
-from titan_speech.hf.folder import INDEX_NAME, HFFolder
-from titan_speech.hf.record import read_record
+from titan_speech.hf.model_card import read_record
+from titan_speech.hf.model_folder import INDEX_NAME, HFFolder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
 
 WEIGHTS = (".safetensors", INDEX_NAME)
 

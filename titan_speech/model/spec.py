@@ -1,4 +1,17 @@
-"""The speech backbone as a TorchTitan `ModelSpec`.
+"""Backbones whose embedding and head stay one matrix when they are distributed.
+
+In: TorchTitan's decoders. Out: the same, tied again after each parameter was made a DTensor. TorchTitan ties when a
+model is built, makes two parameters of the one when it distributes them, and ties again when it draws the weights. FSDP
+came in between and kept two shards of the same matrix. They share memory only where the rows divide by the number of
+shards: on 3 ranks (6, 12, 24, ...) the rows of the last one were padded into copies, and the head, or the embedding,
+was never updated there.
+
+The TorchTitan configuration of a backbone.
+
+In: a `BackboneShape`, vocabulary rows, the attention back end. Out: a TorchTitan decoder configuration, initialisation
+included; it is built by TorchTitan.
+
+The speech backbone as a TorchTitan `ModelSpec`.
 
 In: the sizes of a backbone and the number of vocabulary rows. Out: what TorchTitan's trainer needs to build,
 parallelise and pipeline the model. The parallelisation is TorchTitan's own.
@@ -6,18 +19,128 @@ parallelise and pipeline the model. The parallelisation is TorchTitan's own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
+from torch import nn
+from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
-from torchtitan.models.llama3 import parallelize_llama
+from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear
+from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.common.nn_modules import RMSNorm
+from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
+from torchtitan.models.common.rope import RoPE
+from torchtitan.models.llama3 import Llama3Model, parallelize_llama
+from torchtitan.models.llama3.model import Llama3TransformerBlock
 from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
-from torchtitan.models.qwen3 import parallelize_qwen3
+from torchtitan.models.qwen3 import Qwen3Model, parallelize_qwen3
+from torchtitan.models.qwen3.model import Qwen3TransformerBlock
 from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.protocols.module import Module
 
-from titan_speech.config.tables import Float8Table
+from titan_speech.config.schema_training import Float8Config
 from titan_speech.model.attention import attention_config
-from titan_speech.model.flavors import decoder_config
-from titan_speech.model.shape import BackboneShape
+from titan_speech.model.backbones import BackboneShape
+
+
+class TiedLlama3(Llama3Model):
+    """Llama 3, with one matrix for embedding and head if it is tied."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        pass
+
+    def parallelize(self, parallel_dims: ParallelDims) -> None:
+        super().parallelize(parallel_dims)
+        tie(self)
+
+
+class TiedQwen3(Qwen3Model):
+    """Qwen 3, with one matrix for embedding and head if it is tied."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Qwen3Model.Config):
+        pass
+
+    def parallelize(self, parallel_dims: ParallelDims) -> None:
+        super().parallelize(parallel_dims)
+        tie(self)
+
+
+def tie(model: Decoder) -> None:
+    """Make the embedding the head's matrix again, if it is meant to be."""
+    if model.enable_weight_tying and model.tok_embeddings is not None and model.lm_head is not None:
+        model.tok_embeddings.weight = model.lm_head.weight
+
+
+INIT_STD = 0.02
+
+
+def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
+    """Decoder configuration of a backbone with `num_rows` vocabulary rows."""
+    model = TiedQwen3 if shape.family == "qwen3" else TiedLlama3
+    head = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
+    embedding = {"weight": skip_param_init if shape.is_tied else partial(nn.init.normal_, std=INIT_STD)}
+    rope = _rope(shape)
+    return model.Config(
+        dim=shape.dim,
+        vocab_size=num_rows,
+        enable_weight_tying=shape.is_tied,
+        tok_embeddings=Embedding.Config(num_embeddings=num_rows, embedding_dim=shape.dim, param_init=embedding),
+        norm=_norm(shape, shape.dim),
+        lm_head=Linear.Config(in_features=shape.dim, out_features=num_rows, param_init=head),
+        layers=[_layer(shape, layer_id, rope, attention) for layer_id in range(shape.num_layers)],
+    )
+
+
+def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Module.Config) -> Module.Config:
+    """One layer; output projections start smaller with depth, so that the residual stream keeps its scale."""
+    block = Qwen3TransformerBlock if shape.family == "qwen3" else Llama3TransformerBlock
+    init = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
+    output_init = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(INIT_STD, layer_id))}
+    return block.Config(
+        attention_norm=_norm(shape, shape.dim),
+        ffn_norm=_norm(shape, shape.dim),
+        attention=make_gqa_config(
+            dim=shape.dim,
+            n_heads=shape.num_heads,
+            n_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            wqkv_param_init=init,
+            wo_param_init=output_init,
+            inner_attention=attention,
+            fuse_qkv=True,
+            rope=rope,
+            qk_norm=_norm(shape, shape.head_dim) if shape.has_qk_norm else None,
+        ),
+        feed_forward=make_ffn_config(
+            dim=shape.dim, hidden_dim=shape.hidden_dim, w1_param_init=init, w2w3_param_init=output_init
+        ),
+    )
+
+
+def _rope(shape: BackboneShape) -> RoPE.Config:
+    kind = CosSinRoPE if shape.family == "qwen3" else ComplexRoPE
+    base = {"dim": shape.head_dim, "max_seq_len": shape.max_positions, "theta": shape.rope_theta}
+    scaling = shape.rope_scaling
+    if scaling is None:
+        return kind.Config(**base)
+    return kind.Config(
+        **base,
+        scaling="llama",
+        scaling_factor=scaling.factor,
+        low_freq_factor=scaling.low_freq_factor,
+        high_freq_factor=scaling.high_freq_factor,
+        original_max_position_embeddings=scaling.original_max_positions,
+    )
+
+
+def _norm(shape: BackboneShape, width: int) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=width, eps=shape.norm_eps, param_init={"weight": nn.init.ones_})
+
 
 _PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
 ADAPTERS = {"llama3": Llama3StateDictAdapter, "qwen3": Qwen3StateDictAdapter}
@@ -27,7 +150,7 @@ def model_spec(
     shape: BackboneShape,
     attention: str,
     num_rows: int,
-    float8: Float8Table | None = None,
+    float8: Float8Config | None = None,
     *,
     compiles_layers: bool = False,
 ) -> ModelSpec:
@@ -38,15 +161,15 @@ def model_spec(
     """
     config = decoder_config(shape, num_rows, attention_config(attention))
     if float8 is not None and float8.recipe != "none":
-        from titan_speech.parallel.float8 import in_float8
+        from titan_speech.model.float8 import in_float8
 
         config = in_float8(config, float8, compiles_layers=compiles_layers)
     parallelize = _PARALLELIZE[shape.family]
     if not torch.cuda.is_available():
-        from titan_speech import cpu
+        from titan_speech.utils import cpu
 
-        cpu.initialise_alike(config)
-        parallelize = cpu.with_plain_sums(parallelize)
+        cpu.initialize_identically(config)
+        parallelize = cpu.use_plain_sum_reduction(parallelize)
     return ModelSpec(
         name=shape.family,
         flavor=f"{shape.num_layers}x{shape.dim}",

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from titan_speech.config.tables import StorageTable
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, Totals
-from titan_speech.store.store import store_files
+from titan_speech.store.reader import store_files
 from titan_speech.store.tasks import count_tasks
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
 
-def describe_store(path: str | Path, storage: StorageTable | None = None) -> str:
+def describe_store(path: str | Path, storage: StorageConfig | None = None) -> str:
     """A tree: the store, its totals, its parts with their transcript variants."""
     files = store_files(path, storage)
     manifest = files.manifest()
@@ -35,7 +35,7 @@ def describe_store(path: str | Path, storage: StorageTable | None = None) -> str
     return "\n".join(lines)
 
 
-def describe_store_json(path: str | Path, storage: StorageTable | None = None) -> str:
+def describe_store_json(path: str | Path, storage: StorageConfig | None = None) -> str:
     """The same as JSON: the manifest without its files, each part with its fingerprint and tasks."""
     files = store_files(path, storage)
     manifest = files.manifest()

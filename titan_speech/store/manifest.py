@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech.errors import DataError
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
-from titan_speech.vocabulary import CODES_PER_SEC
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from titan_speech.errors import DataError
-from titan_speech.store.files import REPAIR, StoreFiles, files_at
+from titan_speech.store.files import REPAIR, TEXT_DTYPE, TOKEN_DTYPES, StoreFiles, files_at
 from titan_speech.store.manifest import PartInfo, ShardInfo
-from titan_speech.store.samples import ROW_SCHEMA, SampleRow
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
+from titan_speech.store.sample import ROW_SCHEMA, SampleRow
 
 
 class Samples(NamedTuple):

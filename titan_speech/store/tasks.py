@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.prompts import Task
+from titan_speech.store.external_sort import order_keys
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
-from titan_speech.store.samples import TRANSCRIPT_VARIANTS
+from titan_speech.store.sample import TRANSCRIPT_VARIANTS
 from titan_speech.store.verify_shard import read_sidecar
-from titan_speech.store.write.keys import order_keys
+from titan_speech.tokenization.prompt_template import Task
 
 NUM_THREADS = 4
 

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.config.tables import StorageTable
-from titan_speech.progress import Progress
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
-from titan_speech.store.store import stored_files
+from titan_speech.store.reader import stored_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify_shard import CheckedShard, ShardCheck, read_sidecar
+from titan_speech.utils.progress import Progress
 
 MAX_NAMED = 100
 KEY_RANGE_BITS = 3
@@ -63,7 +63,7 @@ class Verification:
 
 
 def verify_store(
-    path: str | Path, num_workers: int | None = None, quick: bool = False, storage: StorageTable | None = None
+    path: str | Path, num_workers: int | None = None, quick: bool = False, storage: StorageConfig | None = None
 ) -> Verification:
     """A manifest that cannot be read raises, all else is collected."""
     with stored_files(path, storage) as store:

@@ -19,12 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.files import StoreFiles, files_at
+from titan_speech.store.external_sort import checksums, order_keys
+from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, StoreFiles, files_at
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo
-from titan_speech.store.normalizations import listed
-from titan_speech.store.samples import ROW_SCHEMA, stored_columns
-from titan_speech.store.shards import TEXT_DTYPE, TOKEN_DTYPES
-from titan_speech.store.write.keys import checksums, order_keys
+from titan_speech.store.sample import ROW_SCHEMA, listed, stored_columns
 
 CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
 

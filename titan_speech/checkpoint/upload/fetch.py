@@ -15,20 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, sync_folder
-from titan_speech.checkpoint.folder import checkpoint_path, discard, link_or_copy
-from titan_speech.checkpoint.upload.manifest import SentCheckpoint, SentFile
-from titan_speech.checkpoint.upload.prefix import Prefix
+from titan_speech.checkpoint.commit import MARKER, checkpoint_path, discard, link_or_copy, sync_folder
+from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile
 from titan_speech.checkpoint.verify import verify
 from titan_speech.errors import CheckpointError
-from titan_speech.progress import Progress
-from titan_speech.remote.download import RemoteFile
-from titan_speech.remote.folder import download_files
+from titan_speech.storage.download import RemoteFile, download_files
+from titan_speech.utils.progress import Progress
 from titan_speech.utils.safe_path import path_inside
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "fetching"
+FETCHING_DIR = "fetching"
 
 
 def fetch(prefix: Prefix, name: str, folder: Path) -> Path:
@@ -43,7 +40,7 @@ def fetch(prefix: Prefix, name: str, folder: Path) -> Path:
     with _one_process(folder):
         if not _is_here(checkpoint, sent):
             _fetch(prefix, sent, folder)
-            _put_in_place(folder / FOLDER, checkpoint)
+            _put_in_place(folder / FETCHING_DIR, checkpoint)
     return checkpoint
 
 
@@ -61,9 +58,13 @@ def _fetch(prefix: Prefix, sent: SentCheckpoint, folder: Path) -> None:
     if marker is None:
         raise CheckpointError(f"{prefix.url}: the manifest of {sent.name} names no {MARKER}; take another checkpoint")
     for path in inside:
-        _take_over(path_inside(folder, path), path_inside(folder / FOLDER, path))
+        _take_over(path_inside(folder, path), path_inside(folder / FETCHING_DIR, path))
     with Progress(f"fetch {sent.name} from {prefix.url}", sent.num_bytes, "MB", 1e6) as progress:
-        for files, place in ((beside, folder), (inside.values(), folder / FOLDER), ([marker], folder / FOLDER)):
+        for files, place in (
+            (beside, folder),
+            (inside.values(), folder / FETCHING_DIR),
+            ([marker], folder / FETCHING_DIR),
+        ):
             remote = {file.path: _remote(prefix, file) for file in files}
             download_files(prefix.client, remote, place, lambda _, num_bytes: progress.add(num_bytes))
 
@@ -90,7 +91,7 @@ def _remote(prefix: Prefix, file: SentFile) -> RemoteFile:
 @contextmanager
 def _one_process(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    file_number = os.open(folder / f"{FOLDER}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    file_number = os.open(folder / f"{FETCHING_DIR}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file_number, fcntl.LOCK_EX)
         yield

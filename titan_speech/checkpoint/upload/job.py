@@ -13,12 +13,13 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import committed_steps, write_durably
 from titan_speech.checkpoint.retention import RetentionPolicy
-from titan_speech.checkpoint.upload.prefix import Prefix
-from titan_speech.checkpoint.upload.status import FOLDER
-from titan_speech.config.tables import SpeechConfig, StorageTable, UploadTable
+from titan_speech.checkpoint.upload.remote import Prefix
+from titan_speech.checkpoint.upload.status import STATUS_DIR
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.remote.client import Client, client_of
-from titan_speech.remote.url import S3Url
+from titan_speech.storage.s3 import Client, S3Url, client_of
 
 RUN_ID = "run.id"
 KEEP_ALL = RetentionPolicy(keep_last_full=0, keep_last_model_only=0, milestone_every_steps=0)
@@ -30,8 +31,8 @@ class UploadJob:
 
     run: Path
     checkpoints: Path
-    upload: UploadTable
-    storage: StorageTable
+    upload: UploadConfig
+    storage: StorageConfig
     policy: RetentionPolicy = KEEP_ALL
     """What stays at the address, with upload.keep = "policy"."""
 
@@ -76,8 +77,8 @@ def job_of_text(text: str) -> UploadJob:
     known = {
         "run": Path(record["run"]),
         "checkpoints": Path(record["checkpoints"]),
-        "upload": UploadTable(**{**upload, "kinds": tuple(upload["kinds"])}),
-        "storage": StorageTable(**record["storage"]),
+        "upload": UploadConfig(**{**upload, "kinds": tuple(upload["kinds"])}),
+        "storage": StorageConfig(**record["storage"]),
         "policy": RetentionPolicy(**record["policy"]),
     }
     return UploadJob(**{**record, **known})
@@ -89,7 +90,7 @@ def claim(job: UploadJob, prefix: Prefix) -> None:
     Raises:
         CheckpointError: the checkpoints there are another run's.
     """
-    path = job.run / FOLDER / RUN_ID
+    path = job.run / STATUS_DIR / RUN_ID
     ours = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     theirs = prefix.run_id()
     if theirs is None:
@@ -108,7 +109,7 @@ def join(job: UploadJob, prefix: Prefix) -> None:
     Raises:
         CheckpointError: its folder is another run's.
     """
-    path, theirs = job.run / FOLDER / RUN_ID, prefix.run_id()
+    path, theirs = job.run / STATUS_DIR / RUN_ID, prefix.run_id()
     ours = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     if theirs is not None and not ours:
         write_durably(path, theirs + "\n")

@@ -1,22 +1,96 @@
-"""Checkpoints of this node that could be sent.
+"""Who may take a checkpoint away: nobody while it is being uploaded.
+
+In: a checkpoint folder with its commit marker. Out: a lock on the marker, shared by those that read the checkpoint's
+files, exclusive for the one that removes or thins it. Locks are `flock`s: the kernel drops them with the process,
+however it ends, so nothing that was killed keeps a checkpoint for ever. Nobody waits: an upload finds its checkpoint
+gone, or retention leaves one out until its next turn. On a file system without `flock` both go on unlocked: an upload
+whose files vanish ends without a manifest, so what is incomplete still never counts.
+
+Checkpoints of this node that could be sent.
 
 In: a run's folder and that of its checkpoints. Out: what is committed, with the files that this node has and those that
 only other nodes have: without a shared file system a node holds what its ranks wrote, and the marker names the files of
 all. Milestones as Hugging Face folders count too: RUN/hf/step-N has its name only when it is whole.
+
+Which checkpoint is sent next.
+
+In: what lies complete in the folder and not yet at the address. Out: one of them. What was begun is finished first, so
+that a slow network ends one checkpoint after the other instead of beginning many. Then, where several wait, the newest
+full one: should the machine go away now, that is the one to go on from. The others follow, the oldest first.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
-from collections.abc import Collection
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, STEP_NAME, FileRecord, committed_steps, read_commit
-from titan_speech.checkpoint.folder import checkpoint_path
-from titan_speech.checkpoint.upload.lease import kept_for_upload
+from titan_speech.checkpoint.commit import MARKER, STEP_NAME, FileRecord, checkpoint_path, committed_steps, read_commit
 from titan_speech.errors import CheckpointError
+
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+
+
+@contextmanager
+def kept_for_upload(checkpoint: Path) -> Iterator[bool]:
+    """Whether the checkpoint is there; if so it stays until the block ends."""
+    with _locked(checkpoint / MARKER, fcntl.LOCK_SH) as is_held:
+        yield is_held
+
+
+@contextmanager
+def free_to_remove(checkpoint: Path) -> Iterator[bool]:
+    """Whether nobody uploads it, and nobody begins to until the block ends; False too if it is not there."""
+    with _locked(checkpoint / MARKER, fcntl.LOCK_EX) as is_held:
+        yield is_held
+
+
+@contextmanager
+def _locked(path: Path, mode: int) -> Iterator[bool]:
+    try:
+        file_number = _open(path)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _lock(file_number, mode) and _is_named(file_number, path)
+    finally:
+        os.close(file_number)
+
+
+def _open(path: Path) -> int:
+    """For writing where that is allowed: network file systems give exclusive locks to writers only."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _lock(file_number: int, mode: int) -> bool:
+    try:
+        fcntl.flock(file_number, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    return True
+
+
+def _is_named(file_number: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`: it may have been replaced before the lock was taken."""
+    try:
+        return os.path.samestat(os.fstat(file_number), os.stat(path))
+    except FileNotFoundError:
+        return False
+
 
 HF = "hf"
 HF_RECORD = "titan_speech.json"
@@ -93,3 +167,16 @@ def hf_record_sha256(path: Path) -> str:
     """Of a folder's record; empty where it has none."""
     record = path / HF_RECORD
     return hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else ""
+
+
+def next_to_send(
+    waiting: Sequence[LocalCheckpoint], newest_sent_step: int = -1, begun: str | None = None
+) -> LocalCheckpoint | None:
+    """`newest_sent_step` is the step of the newest full checkpoint that is complete at the address already."""
+    for one in waiting:
+        if one.name == begun:
+            return one
+    newest = max((one for one in waiting if one.kind == "full"), key=lambda one: one.step, default=None)
+    if newest is not None and newest.step > newest_sent_step:
+        return newest
+    return min(waiting, key=lambda one: (one.step, one.kind != "full"), default=None)

@@ -2,21 +2,39 @@
 
 In: an `UploadJob`. Out: figures for the metrics, and a sentence at the end of the run. Nothing here waits for the
 network, but `finish`.
+
+Which checkpoints retention leaves until they are at the address.
+
+In: what the uploader says of itself, and the [upload] table. Out: their steps. With upload.keep = "all" a checkpoint
+that was never sent would be missing there for ever, so it waits here. With "policy" none does: what the policy removes
+here it would remove there at once, and storage that is slower than the run saves is not to fill the disk with it.
+
+The uploader of this process's node, if it needs one.
+
+In: the configuration and who sees whose folder. Out: an `Uploader` on the first process of node 0, and on that of every
+node that does not see node 0's folder: without a shared file system each node sends what its ranks wrote.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch.distributed as dist
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.upload.job import UploadJob
-from titan_speech.checkpoint.upload.status import FOLDER, UploadStatus, read_status, status_path
-from titan_speech.config.redact import redact
+from titan_speech.checkpoint.commit import FreeSpace, Kind
+from titan_speech.checkpoint.upload.job import UploadJob, is_first_of_node, node_number
+from titan_speech.checkpoint.upload.status import STATUS_DIR, UploadStatus, read_status, status_path
+from titan_speech.config.problem import redact
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_operations import UploadConfig
 
 COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.worker")
 RESTART_SEC = 30.0
@@ -98,8 +116,8 @@ class Uploader:
 
     def _start(self) -> subprocess.Popen[str]:
         self._started_at = time.monotonic()
-        (self.job.run / FOLDER).mkdir(parents=True, exist_ok=True)
-        with (self.job.run / FOLDER / f"node-{self.job.node}.log").open("a") as log:
+        (self.job.run / STATUS_DIR).mkdir(parents=True, exist_ok=True)
+        with (self.job.run / STATUS_DIR / f"node-{self.job.node}.log").open("a") as log:
             process = subprocess.Popen(
                 COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
             )
@@ -133,3 +151,23 @@ def _progress(status: UploadStatus) -> str:
     if not status.waiting:
         return "nothing waits"
     return f"{', '.join(status.waiting[:8])} left, {status.left_bytes / 1e6:,.1f} MB"
+
+
+def waiting_steps(run: Path, upload: UploadConfig, kinds: Mapping[int, Kind]) -> frozenset[int]:
+    """Of the checkpoints in `kinds`, by step; what the uploader has not seen yet waits too."""
+    if not upload.to or upload.keep == "policy":
+        return frozenset()
+    status = read_status(status_path(run))
+    is_there = set(status.complete) - set(status.waiting) if status else set()
+    return frozenset(step for step, kind in kinds.items() if kind in upload.kinds and f"step-{step}" not in is_there)
+
+
+def start_uploads(config: SpeechConfig, disks: FreeSpace) -> Uploader | None:
+    """None where another process sends, or there is nothing to be sent."""
+    table, rank = config.checkpoint, dist.get_rank()
+    if not config.upload.to or not table.enable or table.create_seed_checkpoint or not is_first_of_node():
+        return None
+    if rank != 0 and disks.sees_rank_0[rank]:
+        return None
+    num_nodes = 1 if disks.are_shared else dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Uploader(UploadJob.of_run(config, node_number(), num_nodes))

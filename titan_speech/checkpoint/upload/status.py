@@ -1,4 +1,8 @@
-"""What the uploader says of itself: one small file, replaced whole.
+"""An address for people: `titan-speech checkpoint list s3://bucket/prefix`.
+
+In: an address. Out: text: what is complete there, and what lies there without counting.
+
+What the uploader says of itself: one small file, replaced whole.
 
 In: figures of the uploading process. Out: `RUN/upload/node-0.json`, which the trainer reads at log steps and
 `checkpoint list` at any time. Nobody waits for anybody.
@@ -15,10 +19,37 @@ from pathlib import Path
 from threading import Lock
 
 from titan_speech.checkpoint.upload.local import LocalCheckpoint
+from titan_speech.checkpoint.upload.remote import Prefix
+from titan_speech.checkpoint.upload.send import stale_objects
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import CheckpointError
+from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.utils.text_table import size_text, table_lines
+
+HEADER = ("name", "kind", "files", "size")
+
+
+def address_text(place: str, storage: StorageConfig) -> str:
+    """A line a checkpoint, and what else lies there.
+
+    Raises:
+        CheckpointError: there is nothing of a run.
+        DataError: the server cannot be reached.
+    """
+    prefix = Prefix(client_of(storage), S3Url.parse(place))
+    complete = [prefix.read(name) for name in prefix.names()]
+    rest = stale_objects(prefix)
+    if not complete and not rest and prefix.run_id() is None:
+        raise CheckpointError(f"{place}: no checkpoints there; expected the upload.to of a run")
+    rows = [(one.name, one.kind, str(len(one.files)), size_text(one.num_bytes)) for one in complete]
+    lines = table_lines([HEADER, *rows]) if rows else ["no complete checkpoint"]
+    lines += [f"not complete: {one}: on its way now, or left by an upload that was stopped" for one in rest]
+    return "\n".join(lines)
+
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "upload"
+STATUS_DIR = "upload"
 WRITE_EVERY_SEC = 0.5
 
 
@@ -77,7 +108,7 @@ class UploadStatus:
 
 
 def status_path(run: Path, node: int = 0) -> Path:
-    return run / FOLDER / f"node-{node}.json"
+    return run / STATUS_DIR / f"node-{node}.json"
 
 
 def read_status(path: Path) -> UploadStatus | None:

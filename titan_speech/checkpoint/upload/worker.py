@@ -18,8 +18,8 @@ import threading
 import time
 
 from titan_speech.checkpoint.upload.job import UploadJob, job_of_text
-from titan_speech.checkpoint.upload.turn import Turn
-from titan_speech.quiet import quieten_dependencies
+from titan_speech.checkpoint.upload.uploader import UploadPass
+from titan_speech.utils.logging import quieten_dependencies
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Parent:
 
 def work(job: UploadJob, parent: Parent) -> None:
     """Until nothing is left and nothing more will come."""
-    turn, num_failures = Turn(job), 0
+    turn, num_failures = UploadPass(job), 0
     while True:
         is_last = parent.wants_finish.is_set()
         try:

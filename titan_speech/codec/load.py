@@ -1,0 +1,34 @@
+"""A codec by its name, its weights' file or its folder.
+
+In: `embedded`, a path, or a name on the Hugging Face Hub. Out: a `Codec`. Its module is imported only when it is asked
+for, so the embedded codec does not need transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from titan_speech.codec.base import Codec
+from titan_speech.errors import CodecError
+
+
+def load_codec(name_or_path: str | Path = "embedded", device: str | None = None) -> Codec:
+    """`embedded`, a .safetensors file of its weights, or XCodec2 from a folder or by its name on the Hub.
+
+    `device` is for XCodec2: `cpu`, `cuda`, `cuda:1`; by default CUDA where there is one.
+    """
+    from titan_speech.codec.demo.embedded import EmbeddedCodec
+
+    name = str(name_or_path)
+    if name == EmbeddedCodec.name:
+        return EmbeddedCodec()
+    if name.endswith(".safetensors"):
+        return EmbeddedCodec(Path(name_or_path))
+    if Path(name).is_dir() or "/" in name:
+        from titan_speech.codec.xcodec2 import XCodec2
+
+        return XCodec2(name_or_path, device)
+    raise CodecError(
+        f"unknown codec {name!r}: expected 'embedded', a .safetensors file that scripts/fit_codec.py wrote, or "
+        "XCodec2 as a folder or a name on the Hugging Face Hub (HKUSTAudio/xcodec2-hf)"
+    )

@@ -1,0 +1,112 @@
+"""What the run reads: tokens, epochs and hours of audio by source and language.
+
+In: the configuration. Out: `Reading`, from the data plan where the stores can be opened; where they cannot, what shares
+and tasks alone say, and the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from titan_speech.config.budget import Budget
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.mixture_solver import CYCLE_SLOTS
+from titan_speech.data.plan import DataPlan, PlannedStream
+from titan_speech.errors import TitanSpeechError
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+
+SPEECH_ONLY = ("speech", "continuation")
+TEXT_ONLY = ("text", "instruction")
+
+
+@dataclass(frozen=True)
+class StreamReading:
+    """One source, in one language where the stores say which."""
+
+    source: str
+    language: str | None
+    task: str
+    share: float
+    num_tokens: float
+    """Of the run, padding included."""
+    epochs: float | None
+    audio_hours: float | None
+    """None: not known without the store. Without stores, that of speech alone, framing counted as speech."""
+    mean_document_tokens: float | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the run reads of everything."""
+
+    streams: tuple[StreamReading, ...]
+    stores_opened: bool
+    reason: str
+    """Why the stores were not opened; empty if they were."""
+    attended_tokens: float | None
+    """Tokens of its own document up to it, averaged over the run's tokens, documents taken at their mean length."""
+
+    @property
+    def audio_hours(self) -> float | None:
+        """None while some stream's is not known."""
+        hours = [stream.audio_hours for stream in self.streams]
+        return None if None in hours else sum(hour for hour in hours if hour is not None)
+
+
+def read_plan(config: SpeechConfig) -> Reading:
+    """Epochs and hours from the stores, or the shares alone and why."""
+    try:
+        plan = DataPlan.load(config)
+    except (TitanSpeechError, OSError) as error:
+        return _without_stores(config, str(error))
+    streams = tuple(_of_stream(stream, plan) for stream in plan.streams)
+    tokens = sum(stream.num_tokens for stream in streams)
+    attended = sum(_attended(stream, plan.seq_len) * stream.num_tokens for stream in streams) / tokens
+    return Reading(streams, True, "", attended)
+
+
+def _of_stream(stream: PlannedStream, plan: DataPlan) -> StreamReading:
+    counts = stream.packs.counts
+    epochs = plan.total_slots * stream.quota / CYCLE_SLOTS / counts.num_packs
+    parts = [documents.part.info for documents in stream.documents]
+    seconds = 0.0 if stream.task in TEXT_ONLY else sum(part.num_tokens for part in parts) / CODES_PER_SEC
+    kept = counts.num_tokens / max(counts.num_usable_tokens, 1)  # of what can be read, what is not left out as too long
+    return StreamReading(
+        source=stream.source,
+        language=stream.language,
+        task=stream.task,
+        share=stream.share,
+        num_tokens=plan.total_slots * plan.seq_len * stream.quota / CYCLE_SLOTS,
+        epochs=epochs,
+        audio_hours=epochs * kept * seconds / 3600,
+        mean_document_tokens=counts.num_tokens / counts.num_documents,
+    )
+
+
+def _attended(stream: StreamReading, seq_len: int) -> float:
+    length = min(stream.mean_document_tokens or seq_len, seq_len)
+    return (length + 1) / 2
+
+
+def _without_stores(config: SpeechConfig, reason: str) -> Reading:
+    total = Budget.from_config(config).total_tokens
+    streams = tuple(
+        StreamReading(
+            source=source.name,
+            language=None,
+            task=source.task,
+            share=source.share,
+            num_tokens=source.share * total,
+            epochs=None,
+            audio_hours=_audio_hours(source.task, source.share * total),
+            mean_document_tokens=None,
+        )
+        for source in config.data.source
+    )
+    return Reading(streams, False, reason, None)
+
+
+def _audio_hours(task: str, num_tokens: float) -> float | None:
+    if task in SPEECH_ONLY:
+        return num_tokens / CODES_PER_SEC / 3600
+    return 0.0 if task in TEXT_ONLY else None

@@ -1,0 +1,192 @@
+"""Two layers of full width that really step: the run's trainer, loss, layout and optimizer at its real world size.
+
+In: a configuration and ranks. Out: a line that says what was run, or a `PlanError` with what did not fit together. One
+process is rank 0 on TorchTitan's fake process group, which computes but exchanges nothing, so losses mean nothing: what
+is shown is that shapes, degrees, heads, chunks and vocabulary fit. Widths, degrees and the optimizer are the run's. So
+that a CPU takes seconds, packs are of 16 random tokens, or of 128 a rank with context parallelism, and of the text
+backbone's rows the first 4,096 stay (the trace has them all). A pipeline has a layer a stage, and its first and last
+rank step, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from titan_speech.config.budget import data_parallel_degree
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.distributed.pipeline import stages_per_rank
+from titan_speech.errors import PlanError
+from titan_speech.estimate.devices import on_this_machine
+from titan_speech.estimate.memory import TraceJob, global_rank, with_layers, with_stages
+from titan_speech.estimate.rows import run_shape, run_vocabulary
+from titan_speech.estimate.trace_process import end_of
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from titan_speech.trainer import SpeechTrainer
+
+
+MODULE = "titan_speech.estimate.dry_run"
+NUM_LAYERS, NUM_STEPS, TOKENS_PER_RANK, MOST_BASE_ROWS, MOST_CHUNKS = 2, 2, 16, 4096, 8
+WEIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was run."""
+
+    num_steps: int
+    num_layers: int
+    dim: int
+    num_rows: int
+    num_rows_of_run: int
+    seq_len: int
+    world_size: int
+    ranks: tuple[int, ...]
+
+    def lines(self) -> list[str]:
+        rows = f"{self.num_rows:,} of {self.num_rows_of_run:,} rows (codes and specials, and the first base rows)"
+        return [
+            f"took {self.num_steps} steps of {self.num_layers} layers {self.dim:,} wide with {rows},",
+            f"as rank {' and rank '.join(map(str, self.ranks))} of {self.world_size:,} on a fake process group, "
+            f"packs of {self.seq_len} tokens of random codes",
+        ]
+
+
+def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
+    """Take the steps in a process of its own.
+
+    Raises:
+        PlanError: they cannot be taken; the text ends with what went wrong.
+    """
+    (shape, _), vocabulary = run_shape(config), run_vocabulary(config).vocabulary
+    fewer = Vocabulary(num_base=min(vocabulary.num_base, MOST_BASE_ROWS), bos_id=0, eos_id=1)
+    config = shortened(config, world_size)
+    job = TraceJob(config, shape, fewer, world_size, accumulates=False)
+    layout = config.parallelism
+    degree, num_stages = layout.pipeline_parallel_degree, layout.pipeline_parallel_degree * stages_per_rank(layout)
+    job = with_layers(job, NUM_LAYERS) if degree == 1 else with_stages(job, 1, num_stages)
+    jobs = [replace(job, pipeline_rank=rank) for rank in sorted({0, degree - 1})]
+    for one in jobs:
+        _in_a_process(one)
+    return DryRun(
+        num_steps=NUM_STEPS,
+        num_layers=job.shape.num_layers,
+        dim=shape.dim,
+        num_rows=fewer.num_rows,
+        num_rows_of_run=vocabulary.num_rows,
+        seq_len=config.training.seq_len,
+        world_size=world_size,
+        ranks=tuple(global_rank(one) for one in jobs),
+    )
+
+
+def _in_a_process(job: TraceJob) -> None:
+    rank, world_size = str(global_rank(job)), str(job.world_size)
+    ranks = {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": world_size, "NGPU": world_size}
+    with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
+        file = Path(folder) / "job"
+        file.write_bytes(pickle.dumps(job))
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE, str(file), folder],
+            env={**os.environ, **ranks, "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        count = f"{job.shape.num_layers} layers cannot take a step at {job.world_size} ranks"
+        raise PlanError(f"{count}:\n{end_of(done.stderr)}")
+
+
+def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
+    """The configuration on this machine, with packs a CPU computes in seconds and one pass a step."""
+    config, _ = on_this_machine(config)
+    layout = config.parallelism
+    # context parallelism cuts packs in blocks of 128 tokens a rank
+    seq_len = 128 * layout.context_parallel_degree if layout.context_parallel_degree > 1 else TOKENS_PER_RANK
+    passes = layout.pipeline_parallel_degree if layout.pipeline_parallel_degree > 1 else 1
+    packs = data_parallel_degree(layout, world_size) * passes
+    return replace(
+        config,
+        parallelism=replace(layout, pipeline_parallel_microbatch_size=1),
+        training=replace(
+            config.training,
+            seq_len=seq_len,
+            local_batch_packs=passes,
+            global_batch_tokens=packs * seq_len,
+            target_tokens=NUM_STEPS * packs * seq_len,
+        ),
+        loss=replace(config.loss, num_chunks=min(config.loss.num_chunks, MOST_CHUNKS)),
+        metrics=replace(config.metrics, tensorboard=False, wandb=False),
+    )
+
+
+def main(file: Path, folder: Path) -> None:
+    from titan_speech.utils import cpu
+    from titan_speech.utils.logging import quieten_dependencies
+
+    quieten_dependencies()
+    cpu.prepare()
+    import torch
+    from torchtitan.config.configs import CommConfig
+    from torchtitan.protocols.module import Module
+
+    from titan_speech.estimate.fake_inputs import fake_inputs
+
+    torch.distributed.broadcast_object_list = _keep_own  # type: ignore[assignment]
+    job: TraceJob = pickle.loads(file.read_bytes())
+    tree = fake_inputs(job.config, job.vocabulary, job.shape, job.world_size, folder).trainer
+    tree.comm = CommConfig(mode="fake_backend")
+    assert tree.model_spec is not None
+    for _, config, _, _ in tree.model_spec.model.traverse(Module.Config, recurse=True):
+        if config.param_init is not None:  # drawing 800 M values takes a minute
+            config.param_init = dict.fromkeys(config.param_init, partial(torch.nn.init.constant_, val=WEIGHT))
+    trainer = tree.build()
+    if trainer.parallel_dims.pp_enabled:
+        _tell_stages_what_they_exchange(trainer, job)
+    for optimizer in trainer.optimizers:
+        optimizer.register_step_pre_hook(_without_gradients)
+    try:
+        batches = trainer.batch_generator(trainer.dataloader)
+        for trainer.step in range(1, NUM_STEPS + 1):
+            trainer.train_step(batches)
+    finally:
+        trainer.close()
+
+
+def _keep_own(objects: list[Any], *args: Any, **kwargs: Any) -> None:
+    """Another rank than 0 is told nothing by it, and goes on with what it has itself."""
+
+
+def _tell_stages_what_they_exchange(trainer: SpeechTrainer, job: TraceJob) -> None:
+    """What stages would tell each other; what they would receive is set to zeros, which keeps losses finite."""
+    from titan_speech.estimate.pipeline_trace import begin, buffers_of, embedded, embedding_alone
+    from titan_speech.estimate.rank_trace import RankTrace
+
+    rank = RankTrace(trainer.config, replace(job, fused_kernels=False), trainer.parallel_dims)
+    begin(trainer.pp_schedule, *embedded(rank, embedding_alone(rank, rank.meta_model()), 1))
+    for buffer in buffers_of(trainer.pp_schedule):
+        buffer.zero_()
+
+
+def _without_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Reduced gradients are memory that nobody wrote, since nothing is exchanged; zeros keep the next loss finite."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,91 @@
+"""A trained run, ready to decode from, in one process.
+
+In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step
+read straight from the DCP checkpoint, whatever number of ranks wrote it. No process group is made.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchtitan.models.common.decoder import Decoder
+
+from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.provenance import read_provenance
+from titan_speech.checkpoint.start import complete_steps
+from titan_speech.config.resolved import RESOLVED_NAME
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.errors import CheckpointError
+from titan_speech.hf.initial import trained_shape
+from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.spec import model_spec
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.tokenization.prompt_template import Grammar
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils import cpu
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model with what it takes to make prompts for it."""
+
+    config: SpeechConfig
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    model: Decoder
+    step: int
+
+
+def load_run(folder: Path, step: int | None = None) -> TrainedRun:
+    """The run in `folder` at `step`, by default its newest complete checkpoint.
+
+    Raises:
+        CheckpointError: no such run, no complete checkpoint, one of another vocabulary, or one whose index is refused.
+    """
+    cpu.prepare()  # decoding runs on the CPU, also where training did not
+    config = _run_config(folder)
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    grammar = Grammar(tokenizer.vocabulary())
+    checkpoint = _checkpoint(folder / config.checkpoint.folder, step)
+    found = read_provenance(checkpoint)
+    if found is not None and found.vocabulary != grammar.vocabulary.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained with vocabulary {found.vocabulary}; the tokenizer at "
+            f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
+        )
+    model = _model(trained_shape(config.model, found), grammar.vocabulary.num_rows, checkpoint)
+    return TrainedRun(config, tokenizer, grammar, model, int(checkpoint.name.removeprefix("step-")))
+
+
+def _run_config(folder: Path) -> SpeechConfig:
+    path = folder / RESOLVED_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no run folder: it has no {RESOLVED_NAME}. Give the run's job.dump_folder.")
+    return load_config(["--job.config_file", str(path)]).config
+
+
+def _checkpoint(folder: Path, step: int | None) -> Path:
+    """The step asked for, or the newest."""
+    steps = complete_steps(folder)
+    if not steps:
+        raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"no complete checkpoint of step {step} in {folder}; there are {steps}")
+    return folder / f"step-{steps[-1] if step is None else step}"
+
+
+def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
+    """The model in fp32 on the CPU; its dense attention needs no accelerator."""
+    spec = model_spec(shape, "dense", num_rows)
+    model = spec.model.build()
+    with torch.no_grad():
+        model.init_weights()
+    state = model.state_dict()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
+        load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
+    model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
+    return model.eval()

@@ -1,0 +1,134 @@
+"""Speech from an exported model folder, by transformers' own generation.
+
+In: texts and a folder written by `titan-speech model export`; for cloning, a reference recording with its transcript.
+Out: codes of each text, decoded in one batch with a key-value cache. Prompts come from the grammar training uses; only
+codes and the stop token can be chosen, so whatever comes out decodes to audio.
+
+Shapes: B texts, T tokens of a prompt, F codes (frames), V vocabulary rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from titan_speech.errors import ModelError
+from titan_speech.generate.decode import Decoding, Generated
+from titan_speech.hf.model_card import ModelRecord, read_record
+from titan_speech.hf.model_folder import HFFolder
+from titan_speech.tokenization.prompt_template import Grammar, Parts, Task
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A voice to clone."""
+
+    codes_F: NDArray[np.uint16]
+    transcript: str
+
+
+@dataclass(frozen=True)
+class SpeechModel:
+    """A model folder, loaded."""
+
+    model: Any
+    """transformers' causal language model."""
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    record: ModelRecord
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeechModel:
+        """Read by transformers, in fp32 on a CPU and in the folder's own type on CUDA.
+
+        Raises:
+            ModelError: the folder is damaged, or was not exported by this project or one of its grammar.
+        """
+        try:
+            from transformers import AutoModelForCausalLM, GenerationConfig
+        except ImportError as error:
+            raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'") from error
+
+        record = read_record(folder)
+        tokenizer = TextTokenizer.load(folder)
+        grammar = Grammar(tokenizer.vocabulary())
+        if (grammar.vocabulary.fingerprint, grammar.fingerprint) != (record.vocabulary, record.grammar):
+            raise ModelError(
+                f"{folder} was exported with vocabulary {record.vocabulary} and grammar {record.grammar}; this version "
+                f"has {grammar.vocabulary.fingerprint} and {grammar.fingerprint}: use the version it was trained with"
+            )
+        HFFolder.open(folder)
+        has_cuda = torch.cuda.is_available()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
+        model.generation_config = GenerationConfig()  # what is recorded of decoding is all there is to it
+        return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
+
+    def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:
+        text_ids = self._ids(text)
+        if reference is None:
+            return Task.TTS, Parts(text_ids=text_ids)
+        ref_ids = self._ids(reference.transcript)
+        return Task.CLONE, Parts(ref_text_ids=ref_ids, ref_codes=reference.codes_F, text_ids=text_ids)
+
+    def _ids(self, text: str) -> NDArray[np.uint32]:
+        if not text.strip():
+            raise ModelError("there is no text to speak: give characters in --text and --reference-text")
+        return np.array(self.tokenizer.encode(text), np.uint32)
+
+    @torch.inference_mode()
+    def speak(self, texts: list[str], decoding: Decoding, reference: Reference | None = None) -> list[Generated]:
+        """Codes of each text, all decoded together."""
+        prompts = [self.parts(text, reference) for text in texts]
+        prefixes = [self.grammar.prefix(task, parts).astype(np.int64) for task, parts in prompts]
+        ids_BT, mask_BT = _left_padded(prefixes, self.grammar.vocabulary.pad_id)
+        stop_id = self.grammar.stop_id(prompts[0][0])
+        torch.manual_seed(decoding.seed)
+        sampling = {"temperature": decoding.temperature, "top_k": decoding.top_k} if decoding.temperature else {}
+        generated = self.model.generate(
+            ids_BT.to(self.model.device),
+            attention_mask=mask_BT.to(self.model.device),
+            do_sample=bool(sampling),
+            max_new_tokens=decoding.max_codes,
+            eos_token_id=stop_id,
+            pad_token_id=self.grammar.vocabulary.pad_id,
+            logits_processor=[_OnlyCodes(self.grammar, stop_id, ids_BT.shape[1], decoding.min_codes)],
+            **sampling,
+        )
+        return [self._codes(row[ids_BT.shape[1] :].cpu().numpy(), stop_id) for row in generated]
+
+    def _codes(self, ids: NDArray[np.int64], stop_id: int) -> Generated:
+        ends = np.flatnonzero(ids == stop_id)
+        kept = ids[: ends[0]] if len(ends) else ids
+        return Generated(self.grammar.vocabulary.ids_to_codes(kept), stopped=len(ends) > 0)
+
+
+class _OnlyCodes:
+    """Masks everything but codes, and the stop token until there are enough of them; a logits processor."""
+
+    def __init__(self, grammar: Grammar, stop_id: int, num_prompt_tokens: int, min_codes: int) -> None:
+        vocabulary = grammar.vocabulary
+        self.stop_id, self.first_stop = stop_id, num_prompt_tokens + min_codes
+        self.refused_V = torch.ones(vocabulary.num_rows, dtype=torch.bool)
+        self.refused_V[vocabulary.first_code_id : vocabulary.first_special_id] = False
+
+    def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        self.refused_V = self.refused_V.to(logits_BV.device)
+        self.refused_V[self.stop_id] = ids_BT.shape[1] < self.first_stop
+        return logits_BV.masked_fill(self.refused_V, -torch.inf)
+
+
+def _left_padded(prefixes: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts that end together, and which of their tokens are real."""
+    longest = max(map(len, prefixes))
+    ids_BT = torch.full((len(prefixes), longest), pad_id)
+    mask_BT = torch.zeros(len(prefixes), longest, dtype=torch.long)
+    for row, prefix in enumerate(prefixes):
+        ids_BT[row, longest - len(prefix) :] = torch.from_numpy(prefix)
+        mask_BT[row, longest - len(prefix) :] = 1
+    return ids_BT, mask_BT

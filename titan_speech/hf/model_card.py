@@ -1,0 +1,131 @@
+"""titan_speech.json: what transformers has no place for in a model folder.
+
+In: a checkpoint at export. Out: the fingerprints and the codec that decoding must agree with, and back.
+
+README.md of an exported model: what it is, how to prompt it, and where it came from.
+
+In: the run's configuration, the step, its provenance and the hashes of its codecs. Out: Markdown with the front matter
+model hubs read. Nothing is claimed that was not recorded: a model without evaluation notes says that it has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from titan_speech.checkpoint.commit import read_commit
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.errors import ModelError
+from titan_speech.hf.model_folder import read_json
+from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.model.backbones import BackboneShape
+from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
+
+RECORD_NAME = "titan_speech.json"
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Goes with the weights."""
+
+    step: int
+    vocabulary: str
+    """Fingerprint of the vocabulary."""
+    grammar: str
+    """Fingerprint of the prompt grammar."""
+    codecs: tuple[str, ...]
+    """Hashes of the codecs whose codes it was trained on; empty where the stores were not at hand."""
+
+    weights: str = ""
+    """Fingerprint of the checkpoint's weights: a run that went back has another step N than before."""
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / RECORD_NAME, asdict(self))
+
+
+def weights_fingerprint(checkpoint: Path) -> str:
+    """Of a complete checkpoint, from the checksums in its marker; losing its optimizer does not change it."""
+    commit = read_commit(checkpoint)
+    files = commit.files if commit is not None else ()
+    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in files if file.role == "model")
+    return hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """The record of an exported folder.
+
+    Raises:
+        ModelError: the folder was not written by `titan-speech model export`.
+    """
+    content = read_json(folder / RECORD_NAME, "a folder written by `titan-speech model export`")
+    try:
+        codecs, weights = tuple(content["codecs"]), content.get("weights", "")
+        return ModelRecord(content["step"], content["vocabulary"], content["grammar"], codecs, weights)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / RECORD_NAME} is damaged ({error!r}); export the model again") from error
+
+
+_EXAMPLE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+prompt = "{bos}<|text_start|>Hello.<|text_end|><|speech_start|>"
+inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+ids = model.generate(**inputs, max_new_tokens=2000)[0, inputs.input_ids.shape[1] :]
+codes = [int(i) - {first_code_id} for i in ids if {first_code_id} <= i < {first_special_id}]  # 50 a second
+```"""
+
+
+def model_card(
+    config: SpeechConfig,
+    step: int,
+    shape: BackboneShape,
+    vocabulary: Vocabulary,
+    provenance: Provenance | None,
+    bos_token: str,
+    codecs: tuple[str, ...],
+    notes: str = "",
+) -> str:
+    """The card as Markdown."""
+    example = _EXAMPLE.format(
+        bos=bos_token, first_code_id=vocabulary.first_code_id, first_special_id=vocabulary.first_special_id
+    )
+    sections = [
+        "---\nlibrary_name: transformers\npipeline_tag: text-to-speech\ntags:\n- titan_speech\n---",
+        f"# {config.job.description or 'Speech language model'}",
+        f"A {shape.family} backbone of {shape.num_parameters(vocabulary.num_rows) / 1e6:,.1f} M parameters with "
+        f"{NUM_CODES:,} speech codes (50 a second) in its vocabulary, trained with titan_speech.",
+        "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
+        "## Training\n" + "\n".join(_training_lines(config, step)),
+        "## Provenance\n" + "\n".join([_codec_line(codecs), *_provenance_lines(provenance)]),
+        "## Evaluation\n" + (notes or "None is recorded for this checkpoint."),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _training_lines(config: SpeechConfig, step: int) -> list[str]:
+    num_tokens = step * config.training.global_batch_tokens
+    lines = [f"- step {step:,}: {num_tokens:,} tokens, {config.training.seq_len:,} a sequence"]
+    lines += [
+        f"- source `{source.name}`: task {source.task}, {source.share:.1%} of the tokens"
+        for source in config.data.source
+    ]
+    return lines
+
+
+def _codec_line(codecs: tuple[str, ...]) -> str:
+    return f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech was at hand'}"
+
+
+def _provenance_lines(provenance: Provenance | None) -> list[str]:
+    if provenance is None:
+        return ["- the checkpoint has no provenance record"]
+    return [
+        f"- first weights: {provenance.initial or 'no backbone is named in the record'}",
+        f"- vocabulary {provenance.vocabulary}, grammar {provenance.grammar}, data plan {provenance.plan}",
+        f"- token stores {', '.join(provenance.stores) or 'none'}",
+        f"- git revision {provenance.git_revision or 'unknown'}; {', '.join(provenance.versions)}",
+    ]

@@ -1,0 +1,261 @@
+"""What makes the bytes of a built store, as one value that is recorded with a build in progress.
+
+In: what the command line said. Out: `BuildSettings`, and the difference to those an unfinished build began with.
+The number of processes is left out: it changes no byte. So is `--skip-bad`: samples that are fine are the same either
+way.
+
+The folder of an unfinished build: what is done stays done, whatever is killed.
+
+    OUTPUT.building/settings.json       what the build began with
+    OUTPUT.building/lock                held by the running build
+    OUTPUT.building/units/<unit>/       runs (store/write/runs.py) and record.json of an imported unit
+    OUTPUT.building/shards/<shard>      what the manifest says of a shard that is cut
+    OUTPUT.building/store/              the store to be
+
+A unit is imported to a folder of another name and renamed when it is whole, a shard's record is renamed into place
+when its files are on disk: what bears its name is complete. A unit whose input has another size or time of change
+than when it was imported is imported again. The spills take as much room as the store itself, once more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from titan_speech.errors import DataError
+from titan_speech.importers.base import ImportOptions, Unit
+from titan_speech.store.external_sort import Run, VariantCount
+from titan_speech.store.files import PartKey, flush_to_disk
+from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
+from titan_speech.store.sample import Found
+from titan_speech.store.shard_writer import ShardJob
+
+SPILL_VERSION = 2
+"""Raised when the files of an unfinished build change."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """Equal settings and inputs give equal bytes."""
+
+    format: str
+    options: ImportOptions
+    name: str
+    licence: str
+    codec: CodecInfo | None
+    tokenizer_fingerprint: str
+    normalization_version: str
+    seed: int
+    shard_bytes: int
+    required_transcripts: tuple[str, ...]
+
+    def content(self) -> dict[str, str]:
+        """Each setting as JSON text, by the name its option has."""
+        values: dict[str, object] = {"spill version": SPILL_VERSION, "from": self.format}
+        for name, value in asdict(self.options).items():
+            values["input" if name == "inputs" else name.replace("_", "-")] = _plain(value)
+        codec = asdict(self.codec) if self.codec is not None else None
+        values |= {"name": self.name, "licence": self.licence, "codec": codec}
+        values |= {"tokenizer": self.tokenizer_fingerprint, "normalization": self.normalization_version}
+        values |= {"seed": self.seed, "shard-mb": self.shard_bytes / (1 << 20)}
+        values["require-transcript"] = list(self.required_transcripts)
+        return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def differences(began_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """One line for each setting that is not as it was."""
+    names = [*now, *(name for name in began_with if name not in now)]
+    return [
+        f"{name}: began with {began_with.get(name, 'nothing')}, now {now.get(name, 'nothing')}"
+        for name in names
+        if began_with.get(name) != now.get(name)
+    ]
+
+
+UNIT_PROBLEM = "unit"
+"""Kind of the problem that a unit could not be read to its end."""
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """An imported unit."""
+
+    name: str
+    stamp: str
+    """Sizes and times of change of its files when it was imported."""
+    num_samples: int
+    num_tokens: int
+    problems: Mapping[str, Found]
+    doubts: Mapping[str, Found]
+    """Of samples that were imported."""
+    runs: tuple[Run, ...]
+
+    def is_usable(self, skip_bad: bool) -> bool:
+        return not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
+
+    def is_done(self, unit: Unit, skip_bad: bool) -> bool:
+        """Whether it need not be imported again."""
+        return self.is_usable(skip_bad) and self.stamp == stamp_of(unit)
+
+
+def stamp_of(unit: Unit) -> str:
+    stats = [(path, path.stat()) for path in (unit.path, *unit.other_paths)]
+    return ";".join(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+
+
+class BuildFolder:
+    """Where a build keeps what it has done."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.units, self.shards, self.store = path / "units", path / "shards", path / "store"
+        self._lock: int | None = None
+
+    def open(self, settings: BuildSettings, may_discard: bool = True) -> None:
+        """Begins a build, or continues the one that was begun here with the same settings.
+
+        What was begun with others is discarded where no unit of it is imported, and refused otherwise.
+        """
+        content = settings.content()
+        file = self.path / "settings.json"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        changed = differences(_read(file), content) if file.exists() else []
+        if changed and (not may_discard or any(self._records())):
+            raise DataError(
+                f"{self.path} holds an unfinished build with other settings; repeat those settings to continue it, or "
+                "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
+            )
+        if changed or not file.exists():
+            _write(file, json.dumps(content, indent=1, ensure_ascii=False))
+
+    def prepare(self) -> None:
+        """Makes room for what is to come, and clears away what was not finished."""
+        for folder in (self.units, self.shards, self.store):
+            folder.mkdir(exist_ok=True)
+        for left in self.units.glob("*.tmp-*"):
+            shutil.rmtree(left)
+
+    def _records(self) -> Iterator[Path]:
+        return (file for file in self.units.glob("*/record.json") if ".tmp-" not in file.parent.name)
+
+    def num_usable(self, skip_bad: bool) -> int:
+        """Units the same settings need not import again."""
+        return sum(read_record(file).is_usable(skip_bad) for file in self._records())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise DataError(f"another process is building in {self.path} ({error}); wait for it or stop it") from error
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def tidy(self, output: Path) -> None:
+        """The store is in place; what it was made of goes, and all of this folder unless the store lies in it."""
+        for folder in (self.units, self.shards):
+            shutil.rmtree(folder, ignore_errors=True)
+        if output.parent != self.path:
+            self.remove()
+        self.close()
+
+    def unit_path(self, unit: Unit) -> Path:
+        return self.units / hashlib.sha256(unit.name.encode()).hexdigest()[:24]
+
+    def record(self, unit: Unit) -> UnitRecord | None:
+        file = self.unit_path(unit) / "record.json"
+        return read_record(file) if file.exists() else None
+
+    def forget_shards_unless(self, digest: str) -> None:
+        """Shards cut from other runs than these are cut again."""
+        file = self.shards / "digest"
+        if not file.exists() or file.read_text() != digest:
+            for folder in (self.shards, self.store):
+                shutil.rmtree(folder)
+                folder.mkdir()
+            _write(file, digest)
+
+    def shard(self, job: ShardJob) -> ShardInfo | None:
+        file = shard_record(self.shards, job)
+        if not file.exists():
+            return None
+        content = _read(file)
+        files = tuple(FileInfo(**some) for some in content["files"])
+        return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], files)
+
+
+def shard_record(folder: Path, job: ShardJob) -> Path:
+    return folder / f"{job.key.folder}.{job.name}.json"
+
+
+def write_shard_record(folder: Path, job: ShardJob, info: ShardInfo) -> None:
+    _write(shard_record(folder, job), json.dumps(asdict(info)))
+
+
+def write_record(folder: Path, record: UnitRecord) -> None:
+    runs = [
+        {**asdict(run), "folder": run.folder.name, "key": [run.key.dataset_source, run.key.language, str(run.key.kind)]}
+        for run in record.runs
+    ]
+    problems, doubts = (
+        {kind: asdict(found) for kind, found in told.items()} for told in (record.problems, record.doubts)
+    )
+    content = {**vars(record), "problems": problems, "doubts": doubts, "runs": runs}
+    _write(folder / "record.json", json.dumps(content, ensure_ascii=False))
+
+
+def read_record(file: Path) -> UnitRecord:
+    content = _read(file)
+    problems, doubts = ({kind: Found(**found) for kind, found in content[of].items()} for of in ("problems", "doubts"))
+    runs = tuple(_run(file.parent, some) for some in content["runs"])
+    return UnitRecord(**{**content, "problems": problems, "doubts": doubts, "runs": runs})
+
+
+def _run(unit: Path, content: dict) -> Run:
+    source, language, kind = content["key"]
+    variants = tuple(VariantCount(**variant) for variant in content["variants"])
+    run = Run(**{**content, "key": PartKey(source, language, Kind(kind)), "variants": variants})
+    return replace(run, folder=unit / content["folder"])
+
+
+def digest_of(records: Sequence[UnitRecord]) -> str:
+    """Changes when other samples would be cut."""
+    told = [(record.name, record.stamp, record.num_samples, record.num_tokens) for record in records]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as opened:
+        opened.write(text)
+        opened.flush()
+        flush_to_disk(opened.fileno())
+    os.rename(temporary, file)

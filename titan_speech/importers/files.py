@@ -1,0 +1,153 @@
+"""The files of an input, and what they look like.
+
+In: files and folders as given. Out: the files with a format's suffixes, by name, so that every run over the same input
+meets them in the same order. Where there are none, the error says which format the input looks like instead.
+
+Which split of an input that has several, and whether numbered parts of it are absent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from titan_speech.errors import DataError
+
+_MAGIC = (
+    (0, b"PAR1", "a parquet file", "parquet"),
+    (0, b"RIFF", "a wav file", "audio"),
+    (0, b"fLaC", "a flac file", "audio"),
+    (0, b"\x93NUMPY", "a .npy array", "jsonl"),
+    (0, b"PK\x03\x04", "a zip archive (.npz)", None),
+    (257, b"ustar", "a tar", "webdataset"),
+)
+_A_STORE = "a token store, which needs no import"
+_SUFFIXES = {
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".tar.gz": "webdataset",
+    ".tgz": "webdataset",
+    ".mds": "mds",
+    ".jsonl": "jsonl",
+    ".wav": "audio",
+    ".flac": "audio",
+}
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """`name` is the path inside the input, unique among all inputs."""
+
+    name: str
+    path: Path
+    num_bytes: int
+
+
+def find_files(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: str) -> list[InputFile]:
+    """Files of these suffixes under the inputs, sorted by name; a file given by itself need not have the suffix."""
+    found: dict[str, InputFile] = {}
+    for root in inputs:
+        for path in _files_under(root, suffixes):
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            name = inside.as_posix() if len(inputs) == 1 else f"{root.name}/{inside.as_posix()}".removesuffix("/.")
+            if name in found:
+                raise DataError(f"{found[name].path} and {path} have the same name {name}: import them one by one")
+            found[name] = InputFile(name, path, path.stat().st_size)
+    if not found:
+        raise DataError(_nothing_found(inputs, suffixes, format_name))
+    return [found[name] for name in sorted(found)]
+
+
+def _files_under(root: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
+    if not root.exists():
+        raise DataError(f"input {root} does not exist")
+    if root.is_file():
+        return [root]
+    if _is_store(root):
+        raise DataError(f"input {root} is {_A_STORE}: train on it as it is, or join it to others with store merge")
+    return [path for path in sorted(root.rglob("*")) if path.name.lower().endswith(suffixes) and path.is_file()]
+
+
+def _nothing_found(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: str) -> str:
+    names = ", ".join(str(path) for path in inputs)
+    hint = suggest_format(inputs, format_name)
+    return f"no {' or '.join(suffixes)} file in {names}, expected for --from {format_name}{hint}"
+
+
+def suggest_format(inputs: Sequence[Path], format_name: str) -> str:
+    """The end of a sentence: which format the inputs look like, if that can be said."""
+    for root in inputs:
+        guess = looks_like(root)
+        if guess is not None and guess[1] != format_name:
+            what, name = guess
+            return f"; {root} looks like {what}" + (f": try --from {name}" if name else "")
+    return ""
+
+
+def looks_like(path: Path) -> tuple[str, str | None] | None:
+    """What a file or folder seems to hold, and the format that reads it."""
+    if path.is_file():
+        return _file_looks_like(path)
+    if _is_store(path):
+        return _A_STORE, None
+    if _is_mds_index(path / "index.json"):
+        return "MosaicML MDS shards", "mds"
+    if any(path.glob("*_codes_index.npy")):
+        return "the Inworld vectorizer's output", "inworld"
+    for file in sorted(path.rglob("*")):
+        for suffix, name in _SUFFIXES.items():
+            if file.name.lower().endswith(suffix):
+                return f"a folder of {suffix} files ({file.relative_to(path)})", name
+    return None
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file() and any(folder.glob("*/*.tokens"))
+
+
+def _file_looks_like(path: Path) -> tuple[str, str | None] | None:
+    with open(path, "rb") as file:
+        head = file.read(512)
+    for offset, magic, what, name in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return what, name
+    if _is_mds_index(path):
+        return "the index of MosaicML MDS shards", "mds"
+    if head.lstrip()[:1] == b"{":
+        return "JSON", "jsonl"
+    return None
+
+
+def _is_mds_index(path: Path) -> bool:
+    """An index has one object with `version` and `shards`; a large one is not read whole for a guess."""
+    if path.name != "index.json" or not path.is_file() or path.stat().st_size > 64 << 20:
+        return False
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "shards" in content
+
+
+def chosen_split(root: Path, splits: Sequence[str], asked: str | None) -> str:
+    """The only one, or the one asked for; training and validation never go into one store unasked."""
+    if asked is None and len(splits) == 1:
+        return splits[0]
+    if asked is None or asked not in splits:
+        found = f"not {asked}" if asked is not None else "more than one"
+        raise DataError(f"{root} has the splits {', '.join(splits)}, {found}: choose one with --split")
+    return asked
+
+
+def warn_absent_splits(where: str, what: str, found: Collection[int], expected: int) -> None:
+    """Of parts numbered from 0: a download that stopped looks like a smaller corpus, and some want only a few parts."""
+    absent = [number for number in range(expected) if number not in found]
+    if absent:
+        print(
+            f"warning: {where} has {len(found)} of {expected} {what}: the first that is absent is {absent[0]}; only "
+            "what is there is imported",
+            file=sys.stderr,
+        )

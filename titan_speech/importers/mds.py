@@ -1,0 +1,311 @@
+"""One shard of MosaicML's MDS format, version 2, read without its library (which pins numpy below 2.2).
+
+In: the shard's entry in index.json. Out: one mapping of column to value a sample. All numbers are little-endian:
+
+    u32 number of samples N | u32 offset of each sample, and of the end: N + 1 | JSON of the columns | samples
+    sample = u32 size of each column without a fixed size | the columns' bytes, in the order of the columns
+    ndarray = [u8 dtype, if not in the encoding] [u8 ndim * 4 + log2 width of a dimension, the dimensions] values
+
+Whole shards (64 MB by default) are read and decompressed at once.
+
+MosaicML MDS shards: a folder with index.json, or a folder of such folders.
+
+In: `index.json` of version 2 and its shards, raw or compressed with zstd. Out: samples of speech. Columns are the
+dataset's. Unit: one shard. Columns that hold pickles or images are never read. benchmarks/results/build.json has the
+rate beside that of the library's own reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.importers.base import ImportOptions, Sample, Unit
+from titan_speech.importers.columns import (
+    SPEECH_FIELDS,
+    Columns,
+    Record,
+    check_codes_dtype,
+    required_fields,
+    speech_columns,
+    speech_samples,
+)
+from titan_speech.importers.files import suggest_format
+from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path
+
+_ARRAY_DTYPES = {
+    **{8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 18: "float16", 32: "uint32", 33: "int32"},
+    **{34: "float32", 64: "uint64", 65: "int64", 66: "float64"},
+}
+_SCALARS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {"float16", "float32", "float64"}
+_TEXTS: dict[str, Callable[[bytes], object]] = {
+    "bytes": bytes,
+    "str": lambda data: data.decode(),
+    "json": json.loads,
+    "str_int": lambda data: int(data.decode()),
+    "str_float": lambda data: float(data.decode()),
+    "int": lambda data: int(np.frombuffer(data, "<i8")[0]),
+}
+_HASHES = {name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")}
+_XXHASHES = set(xxhash.algorithms_available)
+Decoder = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A file as index.json lists it."""
+
+    basename: str
+    num_bytes: int
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One entry of index.json; `packed` is what lies on disk of a compressed shard."""
+
+    columns: Mapping[str, str]
+    """Name to encoding."""
+    sizes: tuple[int | None, ...]
+    num_samples: int
+    raw: ShardFile
+    packed: ShardFile | None
+    compression: str | None
+
+
+def can_decode(encoding: str) -> bool:
+    name = encoding.split(":", 1)[0]
+    return name in _TEXTS or name in _SCALARS or name == "ndarray"
+
+
+def decoder(encoding: str) -> Decoder:
+    """For encodings that `can_decode`."""
+    name, *rest = encoding.split(":")
+    if name in _TEXTS:
+        return _TEXTS[name]
+    if name in _SCALARS:
+        return lambda data: np.frombuffer(data, name)[0].item()
+    dtype = np.dtype(rest[0]) if rest else None
+    shape = tuple(int(size) for size in rest[1].split(",")) if len(rest) > 1 else None
+    return lambda data: _array(data, dtype, shape)
+
+
+def _array(data: bytes, dtype: np.dtype | None, shape: tuple[int, ...] | None) -> NDArray:
+    start = 0
+    if dtype is None:
+        dtype = np.dtype(_ARRAY_DTYPES[data[0]])
+        start = 1
+    if shape is None:
+        num_dims, width = data[start] >> 2, 1 << (data[start] & 3)
+        dims = np.frombuffer(data, f"<u{width}", num_dims, start + 1)
+        shape, start = tuple(dims.tolist()), start + 1 + num_dims * width
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def read_samples(folder: Path, shard: Shard, wanted: set[str]) -> Iterator[dict[str, object]]:
+    """Wanted columns of each sample, in order; anything that does not fit the layout is a damaged shard."""
+    data, path = _shard_bytes(folder, shard), folder / shard.raw.basename
+    offsets = _offsets(data, shard, path)
+    decoders = [decoder(encoding) if name in wanted else None for name, encoding in shard.columns.items()]
+    for number in range(shard.num_samples):
+        sample = data[offsets[number] : offsets[number + 1]]
+        try:
+            yield _decode(sample, shard, decoders)
+        except (ValueError, KeyError, IndexError) as error:
+            raise DataError(f"{path} is damaged at sample {number}: {error}. Fetch or write it again") from error
+
+
+def _decode(sample: bytes, shard: Shard, decoders: list[Decoder | None]) -> dict[str, object]:
+    num_sizes = sum(not size for size in shard.sizes)
+    varying = iter(np.frombuffer(sample, "<u4", num_sizes).tolist())
+    start, values = 4 * num_sizes, {}
+    for name, size, decode in zip(shard.columns, shard.sizes, decoders, strict=True):
+        stop = start + (size or next(varying))
+        if decode is not None:
+            values[name] = decode(sample[start:stop])
+        start = stop
+    if start != len(sample):
+        raise ValueError(f"its columns take {start} bytes of {len(sample)}")
+    return values
+
+
+def _offsets(data: bytes, shard: Shard, path: Path) -> list[int]:
+    count = int(np.frombuffer(data, "<u4", 1)[0]) if len(data) >= 4 else -1
+    if count != shard.num_samples or len(data) < 4 * (count + 2):
+        raise DataError(f"{path} states {count} samples, index.json {shard.num_samples}: one of them is of another set")
+    offsets_N = np.frombuffer(data, "<u4", count + 1, 4)
+    if offsets_N[-1] != len(data) or np.any(np.diff(offsets_N.astype(np.int64)) < 0):
+        raise DataError(f"{path} is damaged: its offsets do not fit its {len(data)} bytes. Fetch or write it again")
+    return offsets_N.tolist()
+
+
+def _shard_bytes(folder: Path, shard: Shard) -> bytes:
+    """The uncompressed shard, whichever of the two files is there; sums are checked where the index has them."""
+    raw = folder / shard.raw.basename
+    if raw.is_file() or shard.packed is None:
+        return _read(raw, shard.raw)
+    packed = folder / shard.packed.basename
+    data = _read(packed, shard.packed)
+    try:
+        unpacked = pa.decompress(data, shard.raw.num_bytes, codec="zstd", asbytes=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{packed} is damaged: {error}. Fetch or write it again") from error
+    _check_sums(packed, unpacked, shard.raw)
+    return unpacked
+
+
+def _read(path: Path, file: ShardFile) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}, named in index.json, cannot be read: {error.strerror}") from error
+    _check_sums(path, data, file)
+    return data
+
+
+def _check_sums(path: Path, data: bytes, file: ShardFile) -> None:
+    if len(data) != file.num_bytes:
+        raise DataError(f"{path} holds {len(data)} bytes, index.json says {file.num_bytes}. Fetch or write it again")
+    for name, expected in file.hashes.items():
+        found = _digest(name, data)
+        if found is not None and found != expected:
+            raise DataError(
+                f"{path} is damaged: {name} is {found}, index.json says {expected}. Fetch or write it again"
+            )
+
+
+def _digest(name: str, data: bytes) -> str | None:
+    """None for sums that cannot be computed here."""
+    if name in _XXHASHES:
+        return getattr(xxhash, name)(data).hexdigest()
+    return hashlib.new(name, data).hexdigest() if name in _HASHES else None
+
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a shard lies; `name` is unique among all inputs."""
+
+    name: str
+    folder: Path
+    shard: Shard
+
+
+class MDSImporter:
+    """`--from mds`."""
+
+    def __init__(self, options: ImportOptions) -> None:
+        check_codes_dtype(options)
+        self._options = options
+        self._columns = speech_columns(options)
+        self._places = {place.name: place for place in _places(options)}
+        for place in self._places.values():
+            self._check(place)
+
+    def units(self) -> list[Unit]:
+        return [_unit(place) for place in self._places.values()]
+
+    def samples(self, unit: Unit) -> Iterator[Sample]:
+        place = self._places[unit.name]
+        return speech_samples(_records(place, self._columns), self._columns, self._options, unit)
+
+    def _check(self, place: _Place) -> None:
+        names = place.shard.columns
+        where = f"{place.folder / INDEX}: shard {place.shard.raw.basename}"
+        self._columns.check_all(names, required_fields(self._options), where)
+        for name in sorted(_wanted(self._columns, names)):
+            if not can_decode(names[name]):
+                raise DataError(f"{where}: column {name!r} is {names[name]!r}, which is not read: write it as ndarray")
+        if place.shard.packed is not None and (place.shard.compression or "").split(":")[0] != "zstd":
+            raise DataError(f"{where} is compressed with {place.shard.compression!r}: expected none or zstd")
+
+
+def _unit(place: _Place) -> Unit:
+    file = place.shard.packed or place.shard.raw
+    return Unit(place.name, place.folder / file.basename, file.num_bytes)
+
+
+def _records(place: _Place, columns: Columns) -> Iterator[tuple[str, Record]]:
+    wanted = _wanted(columns, place.shard.columns)
+    for number, record in enumerate(read_samples(place.folder, place.shard, wanted)):
+        yield f"{place.shard.raw.basename} sample {number}", record
+
+
+def _wanted(columns: Columns, names: object) -> set[str]:
+    return {column for field in SPEECH_FIELDS if (column := columns.of(field, names)) is not None}  # type: ignore[arg-type]
+
+
+def _places(options: ImportOptions) -> list[_Place]:
+    places = []
+    for root in options.inputs:
+        folder = _dataset_folder(root, options.split)
+        prefix = "" if len(options.inputs) == 1 else f"{root.name}/"
+        places += [_Place(prefix + shard.raw.basename, folder, shard) for shard in _index(folder)]
+    names = {place.name for place in places}
+    if len(names) < len(places):
+        raise DataError(
+            f"two of the inputs have the same folder name: import {options.inputs[0]} and the others one by one"
+        )
+    return places
+
+
+def _dataset_folder(root: Path, split: str | None) -> Path:
+    """The folder of index.json: the input itself, or its subfolder named by --split."""
+    if not root.exists():
+        raise DataError(f"input {root} does not exist")
+    folder = root.parent if root.name == INDEX else root
+    if split is not None:
+        folder /= split
+    if (folder / INDEX).is_file():
+        return folder
+    splits = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{INDEX}"))) if root.is_dir() else ""
+    if splits:
+        raise DataError(f"{folder} has no {INDEX}; {root} has the splits {splits}: choose one with --split")
+    raise DataError(f"{folder} has no {INDEX}, expected for --from mds{suggest_format([root], 'mds')}")
+
+
+def _index(folder: Path) -> list[Shard]:
+    path = folder / INDEX
+    try:
+        content = json.loads(path.read_bytes())
+        version = content["version"]
+        if version != 2:
+            raise DataError(f"{path} is of version {version!r}: expected 2")
+        shards = [_shard(entry, path) for entry in content["shards"]]
+    except UnsafePathError as error:
+        raise DataError(f"{path}: {error}; find out who made these shards before you use them") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not an index of MDS shards ({error!r}){suggest_format([folder], 'mds')}") from error
+    if not shards:
+        raise DataError(f"{path} lists no shards")
+    return shards
+
+
+def _shard(entry: dict, path: Path) -> Shard:
+    if entry["format"] != "mds":
+        raise DataError(f"{path} lists shards of format {entry['format']!r}: expected 'mds'. Write it with MDSWriter")
+    return Shard(
+        columns=dict(zip(entry["column_names"], entry["column_encodings"], strict=True)),
+        sizes=tuple(entry["column_sizes"]),
+        num_samples=entry["samples"],
+        raw=_file(entry["raw_data"]),
+        packed=_file(entry["zip_data"]) if entry["zip_data"] else None,
+        compression=entry["compression"],
+    )
+
+
+def _file(entry: dict) -> ShardFile:
+    return ShardFile(relative_path(entry["basename"]), byte_count(entry["bytes"]), dict(entry["hashes"]))

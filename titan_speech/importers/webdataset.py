@@ -1,0 +1,226 @@
+"""WebDataset tars: the members of one sample lie side by side under one key.
+
+In: tars (`.tar`, `.tar.gz`, `.tgz`). `a/0007.json`, `a/0007.npy` and `a/0007.txt` are the sample `a/0007`. Out: samples
+of speech. Columns are the keys of the `.json` member and the endings of the other members: `npy`, `codes.npy`, `txt`.
+By default `codes` is `npy`, `transcript_native` is `txt` and `sample_id` the key, unless the json has fields of
+these names. Unit: one tar. A member that cannot be read makes its sample a bad one; members of a key that are spread
+over the tar are refused, as half a sample may look like a whole one.
+
+Reading costs what tarfile costs; benchmarks/results/build.json has its rate beside that of the webdataset library.
+tarfile takes the end of a torn archive for its regular end, so the end is looked at here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.importers.base import ImportOptions, Sample, Unit
+from titan_speech.importers.columns import (
+    CODES,
+    Record,
+    Refused,
+    UnfitError,
+    check_codes_dtype,
+    speech_columns,
+    speech_samples,
+)
+from titan_speech.importers.files import find_files, suggest_format
+from titan_speech.store.sample import Problem
+
+KEY = "__key__"
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+DEFAULTS = {"sample_id": KEY, CODES: "npy", "transcript_native": "txt"}
+_PREAMBLE = 10
+"""Bytes of a .npy before its header: magic, version and the header's length in two bytes."""
+_ROW = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iu][1248])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n", re.S
+)
+_PICKLE = "runs code that lies in it when it is read"
+_REFUSED = {"npz": "is an archive of several arrays", "zip": "is an archive"} | dict.fromkeys(
+    ("pth", "pt", "pyd", "pkl", "pickle"), _PICKLE
+)
+
+
+class WebDatasetImporter:
+    """`--from webdataset`."""
+
+    def __init__(self, options: ImportOptions) -> None:
+        check_codes_dtype(options)
+        self._options = options
+        self._columns = speech_columns(options, DEFAULTS)
+        self._files = find_files(options.inputs, SUFFIXES, "webdataset")
+        _check_tar(self._files[0].path)
+
+    def units(self) -> list[Unit]:
+        return [Unit(file.name, file.path, file.num_bytes) for file in self._files]
+
+    def samples(self, unit: Unit) -> Iterator[Sample]:
+        return speech_samples(_records(unit.path), self._columns, self._options, unit)
+
+
+def _check_tar(path: Path) -> None:
+    try:
+        with _open(path) as file, tarfile.open(fileobj=file, mode="r:"):
+            pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a tar ({error}){suggest_format([path], 'webdataset')}") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path)) if zipped else open(path, "rb")
+
+
+class _Member(NamedTuple):
+    """A file of a sample; `number` counts from 1, as lines of `tar -tf` do."""
+
+    key: str
+    ending: str
+    number: int
+    name: str
+    data: bytes
+
+
+def _records(path: Path) -> Iterator[tuple[str, Record | Problem]]:
+    """One record a key; the members of a key must follow each other, as WebDataset writes them."""
+    met: dict[str, tuple[_Met, ...]] = {}
+    for key, group in groupby(_sample_members(path), attrgetter("key")):
+        members = tuple(group)
+        _refuse_spread(path, members, met)
+        yield key, _record(key, members)
+
+
+def _sample_members(path: Path) -> Iterator[_Member]:
+    for number, name, data in _members(path):
+        folder, _, file_name = name.removeprefix("./").rpartition("/")  # as `tar -C FOLDER .` names members
+        if not file_name.startswith(("__", ".")) and "." in file_name:
+            stem, _, ending = file_name.partition(".")
+            yield _Member(f"{folder}/{stem}" if folder else stem, ending, number, name, data)
+
+
+class _Met(NamedTuple):
+    """What is remembered of a member."""
+
+    ending: str
+    number: int
+
+
+def _refuse_spread(path: Path, members: tuple[_Member, ...], met: dict[str, tuple[_Met, ...]]) -> None:
+    """Whole samples may share a key, if not an id; members that only another place has are the rest of that sample."""
+    key, before = members[0].key, met.get(members[0].key, ())
+    if before and {one.ending for one in before}.isdisjoint(one.ending for one in members):
+        first, second = before[-1], members[0]
+        raise DataError(
+            f"{path}: the members of key {key!r} are not side by side: {key}.{first.ending} is member {first.number}, "
+            f"{key}.{second.ending} is member {second.number}. Write the tar sorted by name: unpack it to a folder and "
+            "tar --sort=name -cf SORTED.tar -C FOLDER ."
+        )
+    met[key] = tuple(_Met(sys.intern(one.ending), one.number) for one in members)
+
+
+def _record(key: str, members: tuple[_Member, ...]) -> Record | Problem:
+    record: dict[str, object] = {KEY: key}
+    try:
+        for member in members:
+            _add(record, member.ending, member.data, f"member {member.name}")
+    except UnfitError as error:
+        return error.problem
+    return record
+
+
+def _members(path: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Number, name and contents of each file."""
+    with _open(path) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                number = 0
+                while (member := tar.next()) is not None:
+                    number += 1
+                    tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps all it has met
+                    if member.isfile():
+                        file.seek(member.offset_data)
+                        data = file.read(member.size)
+                        if len(data) != member.size:
+                            raise tarfile.ReadError(f"{member.name} has {len(data)} of {member.size} bytes")
+                        yield number, member.name, data
+                end = tar.offset
+            _check_end(file, end)
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is damaged: {error}. Fetch or write it again") from error
+
+
+def _check_end(file: BinaryIO, end: int) -> None:
+    """After the last member there are zeros only; reading them also checks gzip's sum."""
+    file.seek(end)
+    rest = file.read()
+    if not rest:
+        raise tarfile.ReadError(f"it ends at byte {end} without the mark of a tar's end")
+    if rest.count(0) != len(rest):
+        raise tarfile.ReadError(f"there is no valid header at byte {end}")
+
+
+def _add(record: dict[str, object], ending: str, data: bytes, where: str) -> None:
+    if ending in record:
+        raise UnfitError(
+            "member twice", f"{where}: {ending!r} is there twice, as a member and as a json field or second member"
+        )
+    kind = ending.rsplit(".", 1)[-1].lower()
+    if ending == "json":
+        _add_json(record, data, where)
+    elif kind == "npy":
+        record[ending] = _npy(data, where)
+    elif kind in ("txt", "text"):
+        record[ending] = _text(data, where)
+    elif kind in _REFUSED:
+        record[ending] = Refused(_REFUSED[kind])
+    else:
+        record[ending] = data
+
+
+def _add_json(record: dict[str, object], data: bytes, where: str) -> None:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UnfitError("json", f"{where} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise UnfitError("json", f"{where} holds a {type(fields).__name__}: expected an object of fields")
+    both = sorted(record.keys() & fields.keys() - {KEY})
+    if both:
+        raise UnfitError("member twice", f"{where}: {both[0]!r} is both a field of the json and a member")
+    record |= fields
+
+
+def _npy(data: bytes, where: str) -> NDArray:
+    """A row of integers, as codes are, without numpy's parser, which reads every header as Python."""
+    row = _ROW.match(data)
+    if row and row.end() == _PREAMBLE + int.from_bytes(data[_PREAMBLE - 2 : _PREAMBLE], "little"):
+        dtype, count = np.dtype(row[1].decode()), int(row[2])
+        if len(data) - row.end() == count * dtype.itemsize:
+            return np.frombuffer(data, dtype, count, row.end())
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UnfitError("npy", f"{where} is not a .npy array: {error}") from error
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UnfitError("text", f"{where} is not UTF-8: {error}") from error

@@ -1,0 +1,134 @@
+"""The sizes of a backbone, as its published configuration gives them.
+
+In: nothing. Out: `BackboneShape`, the one description of an architecture that flavors, Hugging Face folders and
+TorchTitan configurations are all made from. It leaves out the vocabulary: that grows, the backbone does not.
+
+Backbones by family and flavor: their sizes.
+
+In: family and flavor. Out: a `BackboneShape`. Sizes of 0.6B to 8B are the published ones (config.json of each model);
+`debug` is ours: under 10 M parameters at a vocabulary of 69,760 rows (of which 6.7 M are the tied embedding), so that a
+CPU can train it. `debug_untied` has a head of its own, 14 M parameters, as pipelines need. Nothing here imports torch:
+a configuration is checked against these sizes before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from titan_speech.errors import ConfigError
+
+Family = Literal["llama3", "qwen3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's stretching of rotary frequencies beyond the length it was first trained at."""
+
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneShape:
+    """A dense decoder with grouped-query attention, RMS norms and a gated feed-forward layer."""
+
+    family: Family
+    num_layers: int
+    dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_dim: int
+    """Width of the feed-forward layer."""
+    rope_theta: float
+    norm_eps: float
+    is_tied: bool
+    """Output head and embedding are one matrix."""
+    max_positions: int
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def has_qk_norm(self) -> bool:
+        return self.family == "qwen3"
+
+    def num_parameters(self, num_rows: int) -> int:
+        """Parameters with a vocabulary of `num_rows`, counted from the shapes alone."""
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        attention = self.dim * (queries + 2 * keys) + queries * self.dim
+        norms = 2 * self.dim + (2 * self.head_dim if self.has_qk_norm else 0)
+        layer = attention + 3 * self.dim * self.hidden_dim + norms
+        return self.num_layers * layer + self.dim + num_rows * self.dim * (1 if self.is_tied else 2)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> BackboneShape:
+        """The inverse of `dataclasses.asdict`."""
+        scaling = record["rope_scaling"]
+        return cls(**{**record, "rope_scaling": None if scaling is None else RopeScaling(**scaling)})
+
+    def differences(self, other: BackboneShape) -> list[str]:
+        """What differs from `other`, each with both values; positions count as no difference."""
+        mine = replace(self, max_positions=other.max_positions)
+        return [
+            f"{field.name} {getattr(mine, field.name)} against {getattr(other, field.name)}"
+            for field in fields(BackboneShape)
+            if getattr(mine, field.name) != getattr(other, field.name)
+        ]
+
+
+def _llama3(**sizes: Any) -> BackboneShape:
+    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 500_000.0, "norm_eps": 1e-5, "max_positions": 131_072}
+    return BackboneShape(family="llama3", **(shared | sizes))
+
+
+def _qwen3(**sizes: Any) -> BackboneShape:
+    shared: dict[str, Any] = {
+        "is_tied": True,
+        "head_dim": 128,
+        "num_kv_heads": 8,
+        "rope_theta": 1_000_000.0,
+        "norm_eps": 1e-6,
+        "max_positions": 40_960,
+    }
+    return BackboneShape(family="qwen3", **(shared | sizes))
+
+
+_DEBUG = {
+    **{"num_layers": 4, "dim": 96, "num_heads": 4, "num_kv_heads": 2, "hidden_dim": 256},
+    **{"norm_eps": 1e-5, "max_positions": 8192},
+}
+FLAVORS: dict[str, dict[str, BackboneShape]] = {
+    "llama3": {
+        "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
+        "debug_untied": _llama3(**_DEBUG, head_dim=24, is_tied=False),
+        "1B": _llama3(  # Llama-3.2-1B
+            **{"num_layers": 16, "dim": 2048, "num_heads": 32, "head_dim": 64, "hidden_dim": 8192, "is_tied": True},
+            rope_scaling=RopeScaling(factor=32.0),
+        ),
+        "8B": _llama3(  # Llama-3.1-8B
+            **{"num_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14_336, "is_tied": False},
+            rope_scaling=RopeScaling(factor=8.0),
+        ),
+    },
+    "qwen3": {
+        "debug": _qwen3(**_DEBUG, head_dim=32),  # wider heads than dim / heads, as the family has
+        "debug_untied": _qwen3(**_DEBUG, head_dim=32, is_tied=False),
+        "0.6B": _qwen3(num_layers=28, dim=1024, num_heads=16, hidden_dim=3072),
+        "1.7B": _qwen3(num_layers=28, dim=2048, num_heads=16, hidden_dim=6144),
+    },
+}
+
+
+def published_shape(family: str, flavor: str) -> BackboneShape:
+    """Sizes of a flavor.
+
+    Raises:
+        ConfigError: the family has no such flavor.
+    """
+    if flavor not in FLAVORS.get(family, {}):
+        known = "; ".join(f"{name}: {', '.join(flavors)}" for name, flavors in FLAVORS.items())
+        raise ConfigError(f"[model] family = {family!r}, flavor = {flavor!r}: no such backbone. Known are {known}.")
+    return FLAVORS[family][flavor]

@@ -1,1 +1,0 @@
-"""New stores out of existing ones: merged, or migrated to another tokenizer. A store itself never changes."""

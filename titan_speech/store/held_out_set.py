@@ -1,0 +1,374 @@
+"""gold.json: which samples of which stores are set aside, for ever.
+
+In: the choice `store gold` made. Out: canonical JSON beside the manifest of the gold store, and back, checked against
+its fingerprint. Samples are named by id, which holds over merges; for the stores they were cut from also by number in
+each part (named by the part's fingerprint), so that a run over those stores need not read a single id.
+
+A frozen validation set, cut out of stores: samples to score, samples to speak, and all that training must not read.
+
+In: stores of one codec, tokenizer and normalization. Out: a folder that is a store of the chosen samples with gold.json
+beside its manifest. A run that names it in `[data] held_out` never reads any of them, nor what else is held out: by
+default every other segment of their recordings, and exact copies of their codes or transcripts.
+
+Each part (dataset source, language, kind) gives samples in proportion to the root of its size, at least one and at most
+a tenth of it, so every language and every source is scored. Samples with many copies ("yes.") are passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import DataError
+from titan_speech.store.external_sort import Run
+from titan_speech.store.files import PartKey, StoreFiles, flush_to_disk
+from titan_speech.store.held_out_choice import (
+    Candidate,
+    Related,
+    Wanted,
+    candidates_of,
+    num_copies,
+    relatives,
+    with_references,
+)
+from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo
+from titan_speech.store.merge import RunJob, assemble_store, manifest_of_all, read_shard, refuse_different
+from titan_speech.store.reader import Store, open_store, store_files
+
+HELD_OUT_NAME = "gold.json"
+HELD_OUT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SourceStore:
+    """A store the gold pack was cut from."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DecodePrompt:
+    """What is spoken at every checkpoint."""
+
+    sample_id: str
+    task: str
+    """clone, tts where the speaker has no other sample, continuation where there is no transcript."""
+    language: str
+    reference_id: str | None = None
+    """Another sample of the speaker, for cloning."""
+
+
+@dataclass(frozen=True)
+class HeldOutIds:
+    """Every sample training must not read, by why."""
+
+    chosen: tuple[str, ...]
+    """Samples of the gold store: scored, spoken, or references of those."""
+    recording: tuple[str, ...] = ()
+    """Other samples of their recordings or speakers."""
+    duplicate: tuple[str, ...] = ()
+    """Others with the same codes or the same transcript."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.chosen + self.recording + self.duplicate
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """A frozen validation set."""
+
+    seed: int
+    by: str
+    """source_video_id, speaker_id or sample: what is held out along with a chosen sample."""
+    max_tokens: int
+    stores: tuple[SourceStore, ...]
+    ce: tuple[str, ...]
+    decode: tuple[DecodePrompt, ...]
+    held_out: HeldOutIds
+    numbers: Mapping[str, tuple[int, ...]]
+    """Numbers of held-out samples in each part of `stores` that has any, by fingerprint of the part."""
+    fingerprint: str = ""
+
+    def sealed(self) -> HeldOutSet:
+        return replace(self, fingerprint=_fingerprint(asdict(self)))
+
+    def to_json(self) -> str:
+        content = {"gold_version": HELD_OUT_VERSION} | asdict(self)
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    kept = {key: value for key, value in content.items() if key not in ("fingerprint", "gold_version")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -> HeldOutSet:
+    """Of a folder, or of s3://bucket/prefix."""
+    file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).note(HELD_OUT_NAME)
+    if text is None:
+        raise DataError(f"no gold pack at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store gold")
+    try:
+        content = json.loads(text)
+        version = content["gold_version"]
+        if version != HELD_OUT_VERSION:
+            raise DataError(f"{file} has version {version!r}, this titan_speech reads {HELD_OUT_VERSION}; upgrade it")
+        gold = _parse_held_out_set(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} is damaged ({error!r}); restore it") from error
+    if gold.fingerprint != gold.sealed().fingerprint:
+        raise DataError(
+            f"{file} is damaged: its content is not what its fingerprint says; it is never edited: restore it"
+        )
+    return gold
+
+
+def _parse_held_out_set(content: dict[str, Any]) -> HeldOutSet:
+    return HeldOutSet(
+        **{name: content[name] for name in ("seed", "by", "max_tokens", "fingerprint")},
+        stores=tuple(SourceStore(**store) for store in content["stores"]),
+        ce=tuple(content["ce"]),
+        decode=tuple(DecodePrompt(**prompt) for prompt in content["decode"]),
+        held_out=HeldOutIds(**{why: tuple(ids) for why, ids in content["held_out"].items()}),
+        numbers={part: tuple(numbers) for part, numbers in content["numbers"].items()},
+    )
+
+
+BY = ("source_video_id", "speaker_id", "sample")
+MAX_PART_OF = 10
+"""At most one sample in so many of a part is chosen."""
+MAX_HELD_OUT = 0.5
+MAX_COPIES = 16
+SHARD_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """How large the pack is and what goes with a sample."""
+
+    num_ce: int = 1000
+    num_decode: int = 64
+    seed: int = 0
+    by: str = "source_video_id"
+    max_tokens: int = 2048
+    """Of a sample with its transcript; a prompt with its reference fits too."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes into the pack."""
+
+    ce: list[Candidate]
+    prompts: list[tuple[Candidate, Candidate | None]]
+
+    @property
+    def all(self) -> list[Candidate]:
+        speakers = [c for prompt, reference in self.prompts for c in (prompt, reference) if c is not None]
+        return list({candidate.sample_id: candidate for candidate in [*self.ce, *speakers]}.values())
+
+
+def make_held_out_set(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: HeldOutOptions = HeldOutOptions(),
+    storage: StorageConfig | None = None,
+) -> HeldOutSet:
+    """The pack at `output`; nothing is written when it cannot be cut."""
+    if options.by not in BY:
+        raise DataError(f"by is {options.by!r}; expected one of {', '.join(BY)}")
+    if Path(output).exists():
+        raise DataError(f"{output} exists already and a gold pack is never changed: choose another path or delete it")
+    stores = [open_store(path, storage) for path in paths]
+    refuse_different(stores, "one gold pack cannot be cut from these stores")
+    choice = _choose(stores, options)
+    by = None if options.by == "sample" else options.by
+    related = relatives(stores, Wanted.of(choice.all, by))
+    _refuse_emptied(related, options)
+    gold = _assemble_held_out_set(stores, choice, related, options)
+    _write(stores, choice, gold, Path(output))
+    return gold
+
+
+def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
+    sizes: Counter[PartKey] = Counter()
+    for store in stores:
+        for part in store.manifest.parts:
+            sizes[PartKey(part.dataset_source, part.language, part.kind)] += part.num_samples
+    quotas = ce_quotas(dict(sorted(sizes.items())), options.num_ce)
+    decode_of = decode_quotas(stores, sizes, options.num_decode)
+    candidates = {
+        key: list(
+            islice(candidates_of(stores, key, options.seed, options.max_tokens), 4 * (n + decode_of.get(key, 0)) + 16)
+        )
+        for key, n in quotas.items()
+    }
+    everyone = [candidate for some in candidates.values() for candidate in some]
+    copies = num_copies(relatives(stores, Wanted.of(everyone, None)), everyone)
+    taken: set[str] = set()
+    contents: set[object] = set()
+
+    def pick(key: PartKey, count: int, paired: bool = False) -> list[Candidate]:
+        usable = [c for c in candidates[key] if c.has_transcript or not paired]
+        picked: list[Candidate] = []
+        for candidate in sorted(usable, key=lambda c: copies[c.sample_id] > MAX_COPIES):
+            same = {candidate.checksum, candidate.transcript_hash} - {None}
+            if len(picked) < count and candidate.sample_id not in taken and not same & contents:
+                picked.append(candidate)
+                taken.add(candidate.sample_id)
+                contents.update(same)
+        return picked
+
+    ce = [candidate for key, count in quotas.items() for candidate in pick(key, count)]
+    prompts = [c for key, count in decode_of.items() for c in pick(key, count, paired=_is_paired(stores, key))]
+    return Choice(ce, with_references(stores, prompts, options.max_tokens, taken))
+
+
+def ce_quotas(sizes: dict[PartKey, int], num_ce: int) -> dict[PartKey, int]:
+    """By the root of each part's size, between one sample and a tenth of the part."""
+    caps = {key: max(1, size // MAX_PART_OF) for key, size in sizes.items()}
+    if not len(caps) <= num_ce <= sum(caps.values()):
+        raise DataError(
+            f"num_ce is {num_ce:,}; set --num-ce to {len(caps):,} (one sample of every source, language and kind) "
+            f"up to {sum(caps.values()):,} (a tenth of each)"
+        )
+    quotas = dict.fromkeys(sizes, 1)
+    while (left := num_ce - sum(quotas.values())) > 0:
+        open_keys = [key for key in sizes if quotas[key] < caps[key]]
+        weights = np.sqrt([sizes[key] for key in open_keys])
+        shares = np.floor(left * weights / weights.sum()).astype(int)
+        shares[np.argsort(-weights, kind="stable")[: max(0, left - int(shares.sum()))]] += 1
+        for key, share in zip(open_keys, shares.tolist(), strict=True):
+            quotas[key] = min(caps[key], quotas[key] + share)
+    return quotas
+
+
+def decode_quotas(stores: Sequence[Store], sizes: Mapping[PartKey, int], num_decode: int) -> dict[PartKey, int]:
+    """Languages in turn; in each the parts with transcripts in turn, or where none has, those of speech alone."""
+    by_language: dict[str, list[PartKey]] = {}
+    for key in sorted(sizes):
+        if key.kind is Kind.SPEECH:
+            by_language.setdefault(key.language, []).append(key)
+    paired = {language: [key for key in keys if _is_paired(stores, key)] for language, keys in by_language.items()}
+    turns = [keys for language in by_language for keys in [paired[language] or by_language[language]]]
+    caps = {key: max(1, sizes[key] // MAX_PART_OF) for keys in turns for key in keys}
+    if turns and num_decode > sum(caps.values()):
+        raise DataError(
+            f"num_decode is {num_decode:,}; set --num-decode to at most {sum(caps.values()):,}, a tenth of the speech "
+            "that can be spoken"
+        )
+    quotas: Counter[PartKey] = Counter()
+    while turns and quotas.total() < num_decode:
+        for keys in turns:
+            open_keys = [key for key in keys if quotas[key] < caps[key]]
+            if open_keys and quotas.total() < num_decode:
+                quotas[min(open_keys, key=lambda key: quotas[key])] += 1
+    return dict(quotas)
+
+
+def _key(part: PartInfo) -> PartKey:
+    return PartKey(part.dataset_source, part.language, part.kind)
+
+
+def _is_paired(stores: Sequence[Store], key: PartKey) -> bool:
+    return any(
+        variant.name == "native"
+        for store in stores
+        for part in store.manifest.parts
+        if _key(part) == key
+        for variant in part.variants
+    )
+
+
+def _refuse_emptied(related: Sequence[Related], options: HeldOutOptions) -> None:
+    """A part that is mostly held out has few recordings or speakers, and nothing to train on."""
+    held = Counter((related.store, related.part.folder) for related in related)
+    sizes = {(related.store, related.part.folder): related.part.num_samples for related in related}
+    emptied = [
+        f"{folder} ({count:,} of {sizes[number, folder]:,})"
+        for (number, folder), count in held.items()
+        if count > max(1, MAX_HELD_OUT * sizes[number, folder])
+    ]
+    if emptied:
+        raise DataError(
+            f"with --by {options.by} more than half of {emptied[0]} would be held out"
+            + (f", and of {len(emptied) - 1} more parts" if len(emptied) > 1 else "")
+            + "; hold out less with --by sample or a smaller --num-ce"
+        )
+
+
+def _assemble_held_out_set(
+    stores: Sequence[Store], choice: Choice, related: Sequence[Related], options: HeldOutOptions
+) -> HeldOutSet:
+    chosen = {candidate.sample_id for candidate in choice.all}
+    copies = {r.sample_id for r in related if r.is_copy} - chosen
+    rest = {r.sample_id for r in related} - chosen - copies
+    numbers: dict[str, set[int]] = {}
+    for r in related:
+        numbers.setdefault(r.part.fingerprint, set()).add(r.number)
+    return HeldOutSet(
+        seed=options.seed,
+        by=options.by,
+        max_tokens=options.max_tokens,
+        stores=tuple(SourceStore(store.manifest.name, store.fingerprint) for store in stores),
+        ce=tuple(sorted(candidate.sample_id for candidate in choice.ce)),
+        decode=tuple(_prompt(*pair) for pair in choice.prompts),
+        held_out=HeldOutIds(tuple(sorted(chosen)), tuple(sorted(rest)), tuple(sorted(copies))),
+        numbers={part: tuple(sorted(some)) for part, some in sorted(numbers.items())},
+    ).sealed()
+
+
+def _prompt(prompt: Candidate, reference: Candidate | None) -> DecodePrompt:
+    task = "clone" if reference is not None else "tts" if prompt.has_transcript else "continuation"
+    return DecodePrompt(prompt.sample_id, task, prompt.part.language, reference.sample_id if reference else None)
+
+
+@dataclass(frozen=True)
+class _ChosenRun:
+    """The chosen samples of one shard."""
+
+    store: StoreFiles
+    part: PartInfo
+    shard: ShardInfo
+    name: str
+    rows: tuple[int, ...]
+    seed: int
+
+    def __call__(self, folder: Path) -> Run:
+        shard = read_shard(self.store, self.part, self.shard).taken(np.array(self.rows, np.int64))
+        return shard.write_run(folder, self.name, self.seed, unit=str(self.store))
+
+
+def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Path) -> None:
+    seed = stores[0].manifest.seed
+    rows: dict[tuple[int, PartInfo, int], list[int]] = {}
+    for candidate in choice.all:
+        rows.setdefault((candidate.store, candidate.part, candidate.shard), []).append(candidate.row)
+    jobs = [
+        RunJob(
+            _ChosenRun(stores[number].files, part, info, f"{number}-{info.name}", tuple(sorted(some)), seed),
+            info.num_bytes,
+        )
+        for (number, part, shard), some in rows.items()
+        for info in [part.shards[shard]]
+    ]
+    manifest = manifest_of_all(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
+
+    def add_gold_file(folder: Path, _: Manifest) -> None:
+        with open(folder / HELD_OUT_NAME, "w", encoding="utf-8") as file:
+            file.write(gold.to_json())
+            file.flush()
+            flush_to_disk(file.fileno())
+
+    assemble_store(output, manifest, jobs, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file)

@@ -1,0 +1,317 @@
+"""Cutting a part's runs into shards, each on its own and in any process.
+
+In: the runs of a part (runs.py), from however many inputs. Out: `ShardJob`s, one for each shard, and `PartInfo`.
+
+Shards are ranges of keys with equal numbers of tokens. Their borders are found without holding all keys: tokens are
+counted in 65,536 ranges of keys, and only the ranges a border falls into are looked at sample by sample. A shard then
+is a slice of every run, merged by key. Memory: three times a shard's bytes and rows (400 MB at 128 MB a shard);
+finding the borders of 80 M samples takes 20 bytes for each sample of one range and a run's keys at a time.
+One process cuts 110 M tokens/s of CPU time with 500 codes a sample.
+
+Shapes: N samples of a shard or run, S shards.
+
+Checks over all samples of a store: ids that occur twice, segment orders that contradict start times, part names that
+only their case keeps apart.
+
+In: the runs of all parts. Out: problems. Samples are compared by 64-bit hash, one range of hashes after another, so
+memory is bounded: 4 M hashes at a time (below 400 MB), whatever the size of the store. Where hashes meet, the samples
+themselves are looked up: two ids may share a hash, two samples may not share an id.
+
+Shapes: N entries of one range of hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from titan_speech.store.external_sort import Ragged, Run
+from titan_speech.store.files import TOKEN_DTYPES, TOKENS, PartKey, suffix_of, write_array, write_sidecar
+from titan_speech.store.manifest import Kind, PartInfo, ShardInfo, VariantInfo
+from titan_speech.store.sample import VARIANTS, Found, Problem, Problems, stored_columns
+
+RANGE_BITS = 16
+SAMPLES_PER_WRITE = 4096
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard to write: samples whose key lies in [first_key, last_key]."""
+
+    key: PartKey
+    name: str
+    runs: tuple[Run, ...]
+    first_key: int
+    last_key: int
+
+
+def shard_jobs(runs: Sequence[Run], shard_bytes: int) -> list[ShardJob]:
+    """Of one part, in stored order."""
+    first_keys = _first_keys(runs, shard_bytes)
+    last_keys = [key - 1 for key in first_keys[1:]] + [(1 << 64) - 1]
+    key, kept = runs[0].key, tuple(runs)
+    return [
+        ShardJob(key, f"{number:05d}", kept, first, last)
+        for number, (first, last) in enumerate(zip(first_keys, last_keys, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What finding borders needs of a run, mapped once."""
+
+    keys_N: NDArray[np.uint64]
+    lengths_N: NDArray[np.int32]
+
+
+def _first_keys(runs: Sequence[Run], shard_bytes: int) -> list[int]:
+    """The smallest key of each shard that has samples, but 0 for the first.
+
+    Sample i of the whole order goes to shard starts[i] * S // total: shard s begins with the first sample whose start
+    is at least s * total / S.
+    """
+    opened = [_Opened(run.keys_N(), run.lengths_N(TOKENS)) for run in runs]
+    before = np.concatenate([[0], np.cumsum(sum(_tokens_in_ranges(run) for run in opened), dtype=np.int64)])
+    total, token_bytes = int(before[-1]), TOKEN_DTYPES[runs[0].key.kind].itemsize
+    num_shards = max(1, round(total * token_bytes / shard_bytes))
+    targets_S = np.array([-(-shard * total // num_shards) for shard in range(1, num_shards)], np.int64)
+    range_S = np.searchsorted(before[:-1], targets_S, side="right") - 1
+    found = {0}
+    for index in np.unique(range_S).tolist():
+        keys_N, lengths_N = _samples_of_range(opened, index)
+        starts_N = before[index] + np.cumsum(lengths_N) - lengths_N
+        places = np.searchsorted(starts_N, targets_S[range_S == index], side="left")
+        following = (index + 1) << (64 - RANGE_BITS)
+        found |= {int(keys_N[place]) if place < len(keys_N) else following for place in places}
+    return _without_empty(opened, sorted(found - {1 << 64}))
+
+
+def _tokens_in_ranges(run: _Opened) -> NDArray[np.int64]:
+    ranges_N = (run.keys_N >> np.uint64(64 - RANGE_BITS)).astype(np.int64)
+    return np.bincount(ranges_N, weights=run.lengths_N, minlength=1 << RANGE_BITS).astype(np.int64)
+
+
+def _samples_of_range(opened: Sequence[_Opened], index: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Keys and lengths of the samples in one range, sorted by key."""
+    first = index << (64 - RANGE_BITS)
+    slices = [slice(*key_slice(run.keys_N, first, first + (1 << (64 - RANGE_BITS)) - 1)) for run in opened]
+    keys_N = np.concatenate([run.keys_N[some] for run, some in zip(opened, slices, strict=True)])
+    lengths = [run.lengths_N[some] for run, some in zip(opened, slices, strict=True)]
+    order_N = np.argsort(keys_N, kind="stable")
+    return keys_N[order_N], np.concatenate(lengths, dtype=np.int64)[order_N]
+
+
+def key_slice(keys_N: NDArray[np.uint64], first: int, last: int) -> tuple[int, int]:
+    """Where keys in [first, last] lie in sorted keys."""
+    start = int(np.searchsorted(keys_N, np.uint64(first), side="left"))
+    return start, int(np.searchsorted(keys_N, np.uint64(last), side="right"))
+
+
+def _without_empty(opened: Sequence[_Opened], first_keys: list[int]) -> list[int]:
+    """Very small shards may get no sample: those are left out."""
+    borders = np.array(first_keys, np.uint64)
+    below = sum((np.searchsorted(run.keys_N, borders, side="left") for run in opened), np.zeros(len(borders), np.int64))
+    num_samples = np.diff(np.append(below, sum(len(run.keys_N) for run in opened)))
+    kept = [key for key, count in zip(first_keys, num_samples, strict=True) if count]
+    return [0, *kept[1:]]
+
+
+def write_shard(job: ShardJob, store: Path) -> ShardInfo:
+    """Writes the shard's files under `store`; the part's folder must be there."""
+    slices = [(run, *key_slice(run.keys_N(), job.first_key, job.last_key)) for run in job.runs]
+    slices = [(run, start, stop) for run, start, stop in slices if stop > start]
+    tables = {run.path("rows"): run.rows() for run, _, _ in slices}
+    rows = pa.concat_tables([tables[run.path("rows")].slice(start, stop - start) for run, start, stop in slices])
+    order_N = _order(np.concatenate([run.keys_N()[start:stop] for run, start, stop in slices]), rows)
+    files = []
+    for name in (TOKENS, *variants_of(job.runs)):
+        pieces = [run.slice(name, start, stop, tables[run.path("rows")]) for run, start, stop in slices]
+        ragged = Ragged.join(pieces)
+        path = f"{job.key.folder}/{job.name}.{suffix_of(name)}"
+        files.append(write_array(store, path, ragged.chunks(order_N, SAMPLES_PER_WRITE)))
+    stored = rows.select(stored_columns(job.key.kind, variants_of(job.runs))).combine_chunks().take(pa.array(order_N))
+    files.append(write_sidecar(store, f"{job.key.folder}/{job.name}.parquet", stored))
+    num_tokens = int(stored["code_len"].to_numpy().sum(dtype=np.int64))
+    return ShardInfo(job.name, len(order_N), num_tokens, tuple(files))
+
+
+def _order(keys_N: NDArray[np.uint64], rows: pa.Table) -> NDArray[np.int64]:
+    """By key, and by sample id where two ids share a key, so that no order of arrival shows."""
+    order_N = np.argsort(keys_N, kind="stable")
+    sorted_N = keys_N[order_N]
+    if (sorted_N[1:] == sorted_N[:-1]).any():
+        ids = rows["sample_id"].to_pylist()
+        order_N = np.array(sorted(range(len(ids)), key=lambda row: (keys_N[row], ids[row])), np.int64)
+    return order_N
+
+
+def variants_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    names = {variant.name for run in runs for variant in run.variants}
+    return tuple(name for name in VARIANTS if name in names)
+
+
+def part_info(runs: Sequence[Run], shards: Sequence[ShardInfo], codes_per_sec: float) -> PartInfo:
+    """What the manifest says of a part whose shards are written."""
+    key, num_tokens = runs[0].key, sum(run.num_tokens for run in runs)
+    return PartInfo(
+        dataset_source=key.dataset_source,
+        language=key.language,
+        kind=key.kind,
+        num_samples=sum(run.num_samples for run in runs),
+        num_tokens=num_tokens,
+        duration_sec=round(num_tokens / codes_per_sec, 3) if key.kind is Kind.SPEECH else 0.0,
+        variants=tuple(_variant_info(runs, name) for name in variants_of(runs)),
+        shards=tuple(shards),
+    )
+
+
+def _variant_info(runs: Sequence[Run], name: str) -> VariantInfo:
+    counts = [variant for run in runs for variant in run.variants if variant.name == name]
+    return VariantInfo(name, sum(c.num_samples for c in counts), sum(c.num_tokens for c in counts))
+
+
+def write_part(runs: Sequence[Run], store: Path, shard_bytes: int, codes_per_sec: float) -> PartInfo:
+    """All shards of a part, in this process."""
+    (store / runs[0].key.folder).mkdir()
+    shards = [write_shard(job, store) for job in shard_jobs(runs, shard_bytes)]
+    return part_info(runs, shards, codes_per_sec)
+
+
+def by_part(runs: Sequence[Run]) -> dict[PartKey, list[Run]]:
+    """In the order parts have in a manifest."""
+    parts: dict[PartKey, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(run.key, []).append(run)
+    return dict(sorted(parts.items(), key=lambda item: item[0].folder))
+
+
+MAX_ENTRIES = 1 << 22
+MAX_LOOKED_UP = 1000
+SAME_START_SEC = 0.02
+"""One code: two channels of one moment may share a number, and their times be rounded."""
+_ORDER = "segment order"
+
+Where = tuple[Run, int]
+"""A run and a row of it."""
+
+
+def find_conflicts(runs: Sequence[Run], problems: Problems) -> None:
+    """Tells all problems to `problems`."""
+    if not runs or _find_twins(runs, problems):
+        return
+    for first, last in _ranges(sum(run.num_samples for run in runs)):
+        _find_duplicates(runs, first, last, problems)
+    for first, last in _ranges(sum(len(run.segments()) for run in runs)):
+        _find_contradictions(runs, first, last, problems)
+
+
+def _find_twins(runs: Sequence[Run], problems: Problems) -> bool:
+    """Whether two parts have folders that are one where file systems ignore case, as on macOS and Windows."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted({run.key.folder for run in runs}):
+        folders.setdefault(name.casefold(), []).append(name)
+    twins = [names for names in folders.values() if len(names) > 1]
+    for first, second, *_ in twins:
+        line = (
+            f"parts {first} and {second} differ in case alone and would be one folder where file systems ignore case: "
+            "write dataset_source and language in one way"
+        )
+        problems.merge({"part names": Found(line, 1, "parts")})
+    return bool(twins)
+
+
+def _ranges(num_entries: int) -> Iterator[tuple[int, int]]:
+    num_ranges = max(1, -(-num_entries // MAX_ENTRIES))
+    borders = [(index << 64) // num_ranges for index in range(num_ranges + 1)]
+    for first, following in pairwise(borders):
+        yield first, following - 1
+
+
+def _find_duplicates(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
+    slices = [(run, *key_slice(run.keys_N(), first, last)) for run in runs]
+    keys_N = np.sort(np.concatenate([run.keys_N()[start:stop] for run, start, stop in slices]))
+    repeats_N = keys_N[1:][keys_N[1:] == keys_N[:-1]]
+    repeated = np.unique(repeats_N)
+    looked_up = repeated[:MAX_LOOKED_UP]
+    for key in looked_up if len(looked_up) else ():
+        _tell_duplicates(runs, int(key), problems)
+    rest = len(repeats_N) - int(np.isin(repeats_N, looked_up).sum())
+    if rest:
+        problems.add("", Problem("duplicate", "duplicate sample_id"), rest)
+
+
+def _tell_duplicates(runs: Sequence[Run], key: int, problems: Problems) -> None:
+    """Of the samples that share one key."""
+    seen: dict[str, list[Where]] = {}
+    for run in runs:
+        start, stop = key_slice(run.keys_N(), key, key)
+        ids = run.rows()["sample_id"].slice(start, stop - start).to_pylist() if stop > start else ()
+        for row, sample_id in enumerate(ids, start):
+            seen.setdefault(sample_id, []).append((run, row))
+    for sample_id, having in seen.items():
+        if len(having) > 1:
+            detail = f"duplicate sample_id{_places(having)}"
+            problems.add(sample_id, Problem("duplicate", detail), len(having) - 1)
+
+
+def _places(having: Sequence[Where]) -> str:
+    places = dict.fromkeys(place for run, row in having if (place := run.place(row)) is not None)
+    return f" in {' and '.join(list(places)[:2])}" if places else ""
+
+
+def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
+    """In one recording a later segment does not start earlier, and segments of two times have two numbers."""
+    parts, owners = [], []
+    for index, run in enumerate(runs):
+        segments = run.segments()
+        start, stop = key_slice(segments["recording"], first, last)
+        parts.append(segments[start:stop])
+        owners.append(np.full(stop - start, index, np.int32))
+    segments_N, owner_N = np.concatenate(parts), np.concatenate(owners)
+    order_N = np.lexsort((segments_N["start"], segments_N["order"], segments_N["recording"]))
+    bad = np.flatnonzero(_contradicts(segments_N[order_N]))
+    for later in bad[:MAX_LOOKED_UP].tolist():
+        before, after = order_N[later : later + 2].tolist()
+        _tell_contradiction(
+            (runs[int(owner_N[before])], int(segments_N["row"][before])),
+            (runs[int(owner_N[after])], int(segments_N["row"][after])),
+            problems,
+        )
+    if len(bad) > MAX_LOOKED_UP:
+        problems.add("", Problem(_ORDER, "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
+
+
+def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
+    """Whether segment i + 1 starts before segment i of the same recording, or elsewhere under the same number."""
+    before, after = sorted_N[:-1], sorted_N[1:]
+    same = before["recording"] == after["recording"]
+    is_twice = (before["order"] == after["order"]) & (after["start"] - before["start"] > SAME_START_SEC)
+    return same & (is_twice | (before["order"] < after["order"]) & (before["start"] > after["start"]))
+
+
+def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None:
+    (first, first_place), (second, second_place) = (_told(*where) for where in (before, after))
+    if first["source_video_id"] != second["source_video_id"]:
+        return  # two recordings of one hash
+    other = f"{first['sample_id']!r}" + (f" of {first_place}" if first_place else "")
+    begins = f"segment_order {second['segment_order']} of source_video_id {second['source_video_id']!r} starts at "
+    if first["segment_order"] == second["segment_order"]:
+        detail = f"{begins}{second['start_time']} s, and at {first['start_time']} s in sample {other}"
+    else:
+        detail = (
+            f"{begins}{second['start_time']} s, before segment_order {first['segment_order']} of sample {other} at "
+            f"{first['start_time']} s"
+        )
+    fix = f"{detail}: number the segments of a recording in the order of their times, or not at all"
+    problems.add(second["sample_id"], Problem(_ORDER, fix), place=second_place)
+
+
+def _told(run: Run, row: int) -> tuple[dict, str | None]:
+    """A sample's row of the sidecar, and where in the input it lies."""
+    return run.rows().slice(row, 1).to_pylist()[0], run.place(row)

@@ -1,0 +1,198 @@
+"""What `text prepare` is to do: sources, rules, tokenizer.
+
+In: the command line, and a TOML that may hold rules and several `[[source]]` tables, since copies are to be found, and
+the share of instructions is to be capped, over all sources together. Out: `Job`, which says itself in plain values, so
+that a continued preparation can tell whether it is the same one.
+
+    max_instruction_share = 0.1
+    [[source]]
+    format = "text-parquet"
+    preset = "fineweb"
+    input = ["fineweb/"]
+    [[source]]
+    format = "text-jsonl"
+    preset = "oig"
+    input = ["oig/unified_chip2.jsonl"]
+
+OUTPUT.work: where a preparation lies until it is whole.
+
+In: the output and what the job is. Out: a folder that one process holds, new or of the same job begun before. What is
+left of another job is refused as soon as it holds a finished unit; a folder without any is not worth keeping, so input
+that is refused at once leaves nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+import tomli
+
+from titan_speech.errors import DataError
+from titan_speech.importers.base import IMPORTERS, ImportOptions, open_importer
+from titan_speech.importers.text_rows import TextImporter
+from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rules_content
+from titan_speech.tokenization.normalize import normalization_version
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.progress import say_to_stderr
+
+CLEANING = 1
+"""Raised whenever stripping, rules or de-duplication change what comes out."""
+
+LIBRARIES = ("py3langid", "selectolax", "rensa")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input with its format."""
+
+    format: str
+    options: ImportOptions
+    licence: str | None = None
+    """For documents whose source and columns name none."""
+
+    def open(self) -> TextImporter:
+        if self.format not in IMPORTERS or not self.format.startswith("text-"):
+            names = ", ".join(name for name in sorted(IMPORTERS) if name.startswith("text-"))
+            raise DataError(f"{self.format!r} is no format of text; expected one of {names}")
+        opened = open_importer(self.format, self.options)
+        assert isinstance(opened, TextImporter)
+        return opened
+
+    def content(self) -> dict[str, object]:
+        options = {name: value for name, value in vars(self.options).items() if value}
+        options["inputs"] = [str(path) for path in self.options.inputs]
+        return {"format": self.format, "licence": self.licence} | {k: _plain(v) for k, v in options.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    sources: tuple[Source, ...]
+    tokenizer: Path
+    rules: DocumentRules = field(default_factory=DocumentRules)
+
+    def content(self) -> dict[str, object]:
+        """Everything that decides what comes out, except the inputs' bytes."""
+        return {
+            "sources": [source.content() for source in self.sources],
+            "rules": rules_content(self.rules),
+            "tokenizer": TextTokenizer.load(self.tokenizer).fingerprint,
+            "normalization_version": prepared_version(self.rules),
+        }
+
+
+def prepared_version(rules: DocumentRules) -> str:
+    """What goes into the manifest of a store built from prepared text: changes with any rule or library."""
+    digest = hashlib.sha256(json.dumps(rules_content(rules), sort_keys=True).encode()).hexdigest()[:8]
+    libraries = ".".join(f"{name}-{version(name)}" for name in LIBRARIES)
+    return f"{normalization_version()}+clean-{CLEANING}.rules-{digest}.{libraries}"
+
+
+def read_job_file(path: Path) -> tuple[DocumentRules, tuple[Source, ...]]:
+    """Rules, and the sources if the file names any."""
+    try:
+        content = tomli.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise DataError(f"cannot read rules from {path}: {error}") from error
+    tables = content.pop("source", [])
+    if not isinstance(tables, list):
+        raise DataError(f"{path}: source is a {type(tables).__name__}; write [[source]] tables")
+    sources = tuple(_source(table, f"{path}, source {i}") for i, table in enumerate(tables, 1))
+    return parse_rules(content, str(path)), sources
+
+
+_KEYS = ("format", "input", "preset", "language", "dataset_source", "licence", "columns")
+
+
+def _source(table: Mapping[str, object], where: str) -> Source:
+    unknown = [key for key in table if key not in _KEYS]
+    if unknown or not {"format", "input"} <= set(table):
+        problem = f"unknown key {unknown[0]!r}" if unknown else "needs `format` and `input`"
+        raise DataError(f"{where}: {problem}; keys are {', '.join(_KEYS)}")
+    said = table["input"]
+    inputs: list[object] = list(said) if isinstance(said, list) else [said]
+    columns = table.get("columns", {})
+    texts = [*inputs, *(table[key] for key in _KEYS if key in table and key not in ("input", "columns"))]
+    if not isinstance(columns, Mapping) or not all(isinstance(text, str) for text in [*texts, *columns.values()]):
+        raise DataError(f"{where}: values are texts, `input` also a list of texts, `columns` a table of texts")
+    options = ImportOptions(
+        inputs=tuple(Path(str(path)) for path in inputs),
+        dataset_source=_optional(table, "dataset_source"),
+        language=_optional(table, "language"),
+        columns={str(name): str(column) for name, column in columns.items()},
+        preset=_optional(table, "preset"),
+    )
+    return Source(str(table["format"]), options, _optional(table, "licence"))
+
+
+def _optional(table: Mapping[str, object], key: str) -> str | None:
+    return str(table[key]) if key in table else None
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+class WorkFolder:
+    """Context manager; gone at the end unless a finished unit is worth continuing from."""
+
+    def __init__(self, output: Path, content: Mapping[str, object]) -> None:
+        self.output, self.path = output, output.with_name(f"{output.name}.work")
+        self._content = json.loads(json.dumps(content))
+
+    def __enter__(self) -> WorkFolder:
+        if self.output.exists():
+            raise DataError(f"{self.output} exists already; choose another --output or delete it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            self._take()
+        except DataError:
+            os.close(self._lock)
+            raise
+        return self
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"another process prepares {self.output} ({error}); wait for it or stop it") from error
+        file = self.path / "job.json"
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        differing = [name for name in self._content if before.get(name) != self._content[name]]
+        if differing and self._has_finished_units():
+            raise DataError(
+                f"{self.path} holds an unfinished preparation with other {', '.join(differing)}; repeat it as it was "
+                "begun, or delete that folder"
+            )
+        for left in self.path.glob("*.tmp-*"):
+            left.unlink()
+        file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+
+    def _has_finished_units(self) -> bool:
+        return any(path.name != "job.json" and ".tmp-" not in path.name for path in self.path.glob("*.json"))
+
+    def publish(self, folder: Path) -> None:
+        """Moves a folder of this one to the output; all else goes."""
+        try:
+            os.rename(folder, self.output)
+        except OSError as error:
+            raise DataError(f"{self.output} appeared meanwhile ({error}); it was left as it is") from error
+        shutil.rmtree(self.path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._has_finished_units():
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif error is not None:
+            say_to_stderr(f"{self.path} keeps the units that are done; the same command goes on with the others")
+        os.close(self._lock)

@@ -1,0 +1,277 @@
+"""Language tags and the scripts they are written in.
+
+In: tags as sources have them (`hin`, `hin_Deva`, `Hindi`, `pan_Guru`). Out: the tag a store takes (shortest BCP 47
+primary subtag), and the script to expect. Only languages of this table can be checked against their script; others pass
+that check. Codes of ISO 639-3 outside the table stay as they are.
+
+What Unicode's canonical forms leave open in the Indic scripts, as tables.
+
+NFC already settles the order of nukta and virama, joins two-part vowel signs, and writes the nukta letters whose
+composed form is excluded (U+0958 to U+095F, U+09DC to U+09DF, U+0A33 and their like) as letter and nukta. What it does
+not touch is spelt alike on the screen and apart in memory: independent vowels typed as another vowel and a sign (tables
+"do not use" of the Unicode standard, chapter 12), chillus and khanda ta written with a joiner, dandas at code points
+that were never assigned. `indic-nlp-library` maps the same pairs, but also rewrites letters that differ in sound
+(Odia va as ba, final m as anusvara), and asks for pandas, morfessor and sphinx themes: hence tables.
+
+One form for text that reads the same: documents and transcripts of speech alike.
+
+In: text in any script, and its language tag. Out: the same words in one spelling. Nothing is dropped that a reader
+would speak. In order:
+
+1. mojibake undone (ftfy, only where its heuristic sees some), then NFC
+2. look-alikes of Latin, Arabic and digits folded: full width, ligatures, presentation forms, mathematical letters
+3. Indic: two-character vowels, joiner chillus and khanda ta, dandas at unassigned places (tables in indic.py)
+4. joiners kept where they shape a conjunct (beside a virama) or a word of Arabic script, taken out elsewhere
+5. controls, soft hyphens, byte order marks, direction marks, private use taken out
+6. decimal digits of every script written 0-9; quotes, dashes and dots in one form; at most three equal marks in a row
+7. Indic languages: `|` after a letter is a danda, no space before a mark
+8. one space between words, at most one empty line between paragraphs
+
+`normalize(normalize(x)) == normalize(x)`: rules repeat until nothing changes, for ordinary text that is one extra
+look. One process does 2.5 (Malayalam with old chillus) to 7 MB/s (English) on a busy machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import ftfy
+import ftfy.badness
+import regex
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language as sources name it."""
+
+    tag: str
+    iso3: tuple[str, ...]
+    script: str
+    """Name of the Unicode script property."""
+    name: str
+
+
+LANGUAGES = (
+    Language("en", ("eng",), "Latin", "English"),
+    Language("hi", ("hin",), "Devanagari", "Hindi"),
+    Language("bn", ("ben",), "Bengali", "Bengali"),
+    Language("ta", ("tam",), "Tamil", "Tamil"),
+    Language("te", ("tel",), "Telugu", "Telugu"),
+    Language("mr", ("mar",), "Devanagari", "Marathi"),
+    Language("gu", ("guj",), "Gujarati", "Gujarati"),
+    Language("kn", ("kan",), "Kannada", "Kannada"),
+    Language("ml", ("mal",), "Malayalam", "Malayalam"),
+    Language("pa", ("pan",), "Gurmukhi", "Punjabi"),
+    Language("or", ("ori", "ory"), "Oriya", "Odia"),
+    Language("as", ("asm",), "Bengali", "Assamese"),
+    Language("ur", ("urd",), "Arabic", "Urdu"),
+    Language("ne", ("nep", "npi"), "Devanagari", "Nepali"),
+    Language("sa", ("san",), "Devanagari", "Sanskrit"),
+    Language("mai", ("mai",), "Devanagari", "Maithili"),
+    Language("gom", ("gom",), "Devanagari", "Goan Konkani"),
+    Language("kok", ("kok",), "Devanagari", "Konkani"),
+    Language("si", ("sin",), "Sinhala", "Sinhala"),
+    Language("es", ("spa",), "Latin", "Spanish"),
+    Language("fr", ("fra",), "Latin", "French"),
+    Language("de", ("deu",), "Latin", "German"),
+    Language("it", ("ita",), "Latin", "Italian"),
+    Language("pt", ("por",), "Latin", "Portuguese"),
+    Language("ru", ("rus",), "Cyrillic", "Russian"),
+    Language("ar", ("ara", "arb"), "Arabic", "Arabic"),
+    Language("fa", ("fas", "pes"), "Arabic", "Persian"),
+)
+INDIC_SCRIPTS = frozenset(
+    "Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam Sinhala".split()  # noqa: SIM905
+)
+
+_BY_TAG = {language.tag: language for language in LANGUAGES}
+_TAGS = (
+    {language.tag: language.tag for language in LANGUAGES}
+    | {iso3: language.tag for language in LANGUAGES for iso3 in language.iso3}
+    | {language.name.lower(): language.tag for language in LANGUAGES}
+)
+
+
+def to_tag(name: str) -> str:
+    """The tag of a store for `hin`, `Hindi`, `hin_Deva`, `hi-IN`; of romanized text `hi-Latn`. Others unchanged."""
+    primary, *subtags = name.strip().replace("_", "-").split("-")
+    tag = _TAGS.get(primary.lower(), primary.lower() if len(primary) <= 3 else name.strip())
+    native = [s for s in subtags if not (len(s) == 4 and s.lower() != "latn")]
+    if script_of(tag) == "Latin":
+        native = [s for s in native if s.lower() != "latn"]
+    return "-".join([tag, *(s.title() if len(s) == 4 else s for s in native)])
+
+
+def script_of(tag: str) -> str | None:
+    """The script to expect in text of this tag; None where it is not known."""
+    primary, *subtags = tag.split("-")
+    if "Latn" in subtags:
+        return "Latin"
+    return _BY_TAG[primary].script if primary in _BY_TAG else None
+
+
+def is_indic(tag: str) -> bool:
+    return script_of(tag) in INDIC_SCRIPTS
+
+
+def tag_of_path(path: Path) -> str | None:
+    """The language in `hi_part_00000.parquet`, `hin/data-0.parquet`, `hi-1.txt`, `en_head.json.gz`: file name first."""
+    for name in (path.name.split(".")[0], path.parent.name):
+        primary = name.replace("-", "_").split("_")[0]
+        if primary in _TAGS and primary == primary.lower():
+            is_romanized = "Latn" in name.replace("-", "_").split("_")
+            return to_tag(f"{primary}-Latn" if is_romanized else primary)
+    return None
+
+
+VIRAMAS = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
+ZWNJ, ZWJ = "\u200c", "\u200d"
+DANDA, DOUBLE_DANDA = "\u0964", "\u0965"
+
+_VOWELS_BY_BASE = {
+    "\u0905": {"\u093e": "\u0906", "\u0946": "\u0904", "\u0949": "\u0911", "\u094a": "\u0912", "\u094b": "\u0913",
+               "\u094c": "\u0914", "\u093a": "\u0973", "\u093b": "\u0974", "\u094f": "\u0975", "\u0956": "\u0976",
+               "\u0957": "\u0977", "\u0945": "\u0972"},
+    "\u0906": {"\u0945": "\u0911", "\u0946": "\u0912", "\u0947": "\u0913", "\u0948": "\u0914"},
+    "\u090f": {"\u0945": "\u090d", "\u0946": "\u090e", "\u0947": "\u0910"},
+    "\u0985": {"\u09be": "\u0986"},
+    "\u0a05": {"\u0a3e": "\u0a06", "\u0a48": "\u0a10", "\u0a4c": "\u0a14"},
+    "\u0a72": {"\u0a3f": "\u0a07", "\u0a40": "\u0a08", "\u0a47": "\u0a0f"},
+    "\u0a73": {"\u0a41": "\u0a09", "\u0a42": "\u0a0a", "\u0a4b": "\u0a13"},
+    "\u0a85": {"\u0abe": "\u0a86", "\u0ac5": "\u0a8d", "\u0ac7": "\u0a8f", "\u0ac8": "\u0a90", "\u0ac9": "\u0a91",
+               "\u0acb": "\u0a93", "\u0acc": "\u0a94"},
+    "\u0b05": {"\u0b3e": "\u0b06"},
+    "\u0b0f": {"\u0b57": "\u0b10"},
+    "\u0b13": {"\u0b57": "\u0b14"},
+    "\u0c12": {"\u0c55": "\u0c13", "\u0c4c": "\u0c14"},
+    "\u0c89": {"\u0cbe": "\u0c8a"},
+    "\u0c92": {"\u0ccc": "\u0c94"},
+    "\u0d07": {"\u0d57": "\u0d08"},
+    "\u0d09": {"\u0d57": "\u0d0a"},
+    "\u0d0e": {"\u0d46": "\u0d10"},
+    "\u0d12": {"\u0d3e": "\u0d13", "\u0d57": "\u0d14"},
+}  # fmt: skip
+
+VOWELS = {base + sign: vowel for base, signs in _VOWELS_BY_BASE.items() for sign, vowel in signs.items()}
+"""Vowel letters written as two characters, and the one character to use."""
+
+_CHILLUS = {"\u0d23": "\u0d7a", "\u0d28": "\u0d7b", "\u0d30": "\u0d7c", "\u0d32": "\u0d7d", "\u0d33": "\u0d7e",
+            "\u0d15": "\u0d7f"}  # fmt: skip
+
+JOINED = {f"{letter}\u0d4d{ZWJ}": chillu for letter, chillu in _CHILLUS.items()} | {f"\u09a4\u09cd{ZWJ}": "\u09ce"}
+"""Chillus and khanda ta as they were written before they had code points."""
+
+_UNASSIGNED_BLOCKS = (0x09E4, 0x0A64, 0x0AE4, 0x0B64, 0x0BE4, 0x0C64, 0x0CE4, 0x0D64)
+
+DANDAS = {chr(first): DANDA for first in _UNASSIGNED_BLOCKS} | {
+    chr(first + 1): DOUBLE_DANDA for first in _UNASSIGNED_BLOCKS
+}
+"""All Indic scripts share Devanagari's dandas; these places in their blocks stay unassigned."""
+
+RULES = 1
+"""Raised whenever a rule changes what comes out; a test holds the digest of real text for each number."""
+
+MAX_ROUNDS = 16
+
+_FOLDED_RANGES = ((0xFB00, 0xFB06), (0xFF01, 0xFF5E), (0x1D400, 0x1D7FF), (0xFB50, 0xFDFB), (0xFE70, 0xFEFC))
+_PUNCTUATION = {
+    "‘": "'", "’": "'", "‚": "'", "‛": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"', "”": '"', "„": '"', "‟": '"',
+    "«": '"', "»": '"', "‹": "'", "›": "'", "‐": "-", "‑": "-", "‒": "-", "–": "-", "−": "-", "―": "—", "…": "...",
+    "؟": "؟", "\u2028": "\n", "\u2029": "\n\n", "\x85": "\n", "\x0b": "\n", "\x0c": "\n", "\t": " ",
+}  # fmt: skip
+
+# What UTF-8 read as a one-byte encoding is made of: Latin, Greek and Cyrillic letters beyond ASCII.
+_MAY_BE_MOJIBAKE = re.compile("[\u0080-\u024f\u0370-\u045f]")
+_PAIRS = re.compile("|".join((*JOINED, *VOWELS)))
+_STRAY_JOINERS = regex.compile(
+    rf"(?<![{VIRAMAS}])(?<!\p{{Arabic}})[{ZWJ}{ZWNJ}]+(?![{VIRAMAS}])|(?<=\p{{Arabic}})[{ZWJ}{ZWNJ}]+(?!\p{{Arabic}})"
+    rf"|(?<=[{VIRAMAS}{ZWJ}{ZWNJ}])[{ZWJ}{ZWNJ}]+$"
+)
+_REPEATED_JOINERS = regex.compile(rf"([{ZWJ}{ZWNJ}])[{ZWJ}{ZWNJ}]+")
+_REPEATED_MARKS = regex.compile(rf"([!?.,;:\-—_=*~#'\"{DANDA}{DOUBLE_DANDA}])\1{{3,}}")
+_TWO_DANDAS = regex.compile(rf"{DANDA}[ ]?{DANDA}")
+_PIPE_DANDA = regex.compile(r"(?<=[\p{L}\p{M}] ?)(\|\|?)(?=\s|$)")
+_SPACE_BEFORE_MARK = regex.compile(rf"(?<=[\p{{L}}\p{{M}}\p{{N}}]) +(?=[,.?!;{DANDA}{DOUBLE_DANDA}](?:\s|$))")
+_SPACES = regex.compile(r"[\p{Zs}]+")
+_LINE_ENDS = regex.compile(r" ?\n ?")
+_EMPTY_LINES = regex.compile(r"\n{3,}")
+
+
+def normalization_version() -> str:
+    """Names the rules and what they stand on; goes into the manifest of a store."""
+    return f"text-{RULES}.unicode-{unicodedata.unidata_version}.ftfy-{version('ftfy')}.regex-{version('regex')}"
+
+
+def normalize(text: str, language: str) -> str:
+    """The text in its one form; idempotent."""
+    if text.isascii():
+        return _fixed_point(text, indic=is_indic(language))
+    return _fixed_point(text.encode("utf-8", "ignore").decode(), indic=is_indic(language))
+
+
+def _fixed_point(text: str, indic: bool) -> str:
+    for _ in range(MAX_ROUNDS):
+        before, text = text, _one_round(text, indic)
+        if text == before:
+            return text
+    raise AssertionError(f"normalization does not settle in {MAX_ROUNDS} rounds: {text[:200]!r}")
+
+
+def _one_round(text: str, indic: bool) -> str:
+    if not text.isascii():
+        text = _one_spelling(text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_table())
+    text = _invisible().sub("", text)
+    text = _REPEATED_MARKS.sub(r"\1\1\1", text)
+    if indic:
+        text = _PIPE_DANDA.sub(lambda match: DANDA * len(match[1]), text)
+        text = _TWO_DANDAS.sub(DOUBLE_DANDA, text)
+    text = _SPACES.sub(" ", text)
+    if indic:
+        text = _SPACE_BEFORE_MARK.sub("", text)
+    return _EMPTY_LINES.sub("\n\n", _LINE_ENDS.sub("\n", text)).strip(" \n")
+
+
+def _one_spelling(text: str) -> str:
+    """Rules for text that is more than ASCII."""
+    if _MAY_BE_MOJIBAKE.search(text) and ftfy.badness.is_bad(text):
+        text = ftfy.fix_encoding(text)
+    text = unicodedata.normalize("NFC", text)
+    text = _PAIRS.sub(lambda match: JOINED.get(match[0]) or VOWELS[match[0]], text)
+    if ZWJ in text or ZWNJ in text:
+        text = _REPEATED_JOINERS.sub(r"\1", text)
+        text = _STRAY_JOINERS.sub("", text)
+    return text
+
+
+@lru_cache(1)
+def _table() -> dict[int, str]:
+    """Character to what replaces it."""
+    table = {ord(old): new for old, new in (_PUNCTUATION | DANDAS).items() if old != new}
+    for first, last in _FOLDED_RANGES:
+        table |= {c: unicodedata.normalize("NFKC", chr(c)) for c in range(first, last + 1)}
+    return table | {ord(digit): str(unicodedata.digit(digit)) for digit in _of_category("Nd") if not digit.isascii()}
+
+
+@lru_cache(1)
+def _invisible() -> re.Pattern[str]:
+    """Characters that show nothing and shape nothing; Hangul fillers are letters by category only."""
+    hidden = {*_of_category("Cc", "Cf", "Co", "Cs"), *"\u115f\u1160\u3164"} - {"\n", ZWJ, ZWNJ}
+    return re.compile(f"[{_ranges(sorted(map(ord, hidden)))}]")
+
+
+def _of_category(*categories: str) -> list[str]:
+    return [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) in categories]
+
+
+def _ranges(points: list[int]) -> str:
+    """Sorted code points as the inside of a character class."""
+    borders = [i for i in range(len(points)) if i == 0 or points[i] != points[i - 1] + 1] + [len(points)]
+    spans = [(points[a], points[b - 1]) for a, b in itertools.pairwise(borders)]
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in spans)
