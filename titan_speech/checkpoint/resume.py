@@ -28,7 +28,7 @@ from titan_speech.checkpoint.start import Start, choose_start
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
 from titan_speech.checkpoint.upload.local import local_checkpoint
-from titan_speech.checkpoint.upload.remote import Prefix, step_of
+from titan_speech.checkpoint.upload.remote import Prefix, newest_full, step_of
 from titan_speech.checkpoint.upload.send import is_sent
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema import SpeechConfig
@@ -106,11 +106,6 @@ def local_copy(place: str, storage: StorageConfig) -> Path:
     path = fetch(prefix, name, cache_folder(storage) / "checkpoints" / key)
     _say(f"{place}: {name} is in {path}.")
     return path
-
-
-def newest_full(prefix: Prefix) -> str | None:
-    """Name of the newest checkpoint that a run can resume from."""
-    return next((name for name in reversed(prefix.names()) if prefix.read(name).kind == "full"), None)
 
 
 def _fetch_newest(config: SpeechConfig) -> None:

@@ -83,6 +83,13 @@ class Block:
     closing: tuple[str, ...]
     optional: bool = False
 
+    def __repr__(self) -> str:
+        """Part of `TemplateParts.identity`, so it does not change with names in the code."""
+        return (
+            f"Block(opening={self.opening!r}, field={self.field!r}, closing={self.closing!r}, "
+            f"optional={self.optional!r})"
+        )
+
 
 @dataclass(frozen=True)
 class TemplateParts:
@@ -94,6 +101,13 @@ class TemplateParts:
     target: str
     closing: tuple[str, ...]
     """Generated tokens after the target; the first of them is where decoding stops."""
+
+    @property
+    def identity(self) -> str:
+        """What fingerprints are made of: as plans and checkpoints have recorded it since 0.1, whatever this class is
+        called."""
+        fields = (f"{name}={getattr(self, name)!r}" for name in ("prefix", "start", "target", "closing"))
+        return f"Template({', '.join(fields)})"
 
 
 BOS, EOS = "<bos>", "<eos>"
@@ -270,7 +284,7 @@ class Grammar:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any template, the vocabulary or the tokenizer; 16 hex characters."""
-        templates = {task.value: repr(template) for task, template in TEMPLATES.items()}
+        templates = {task.value: template.identity for task, template in TEMPLATES.items()}
         text = json.dumps([self.vocabulary.fingerprint, templates])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import committed_steps, write_durably
-from titan_speech.checkpoint.resume import newest_full
 from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import RUN_ID, UploadJob, claim
 from titan_speech.checkpoint.upload.local import LocalCheckpoint, local_checkpoints
-from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint
+from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, newest_full
 from titan_speech.checkpoint.upload.send import Sender, has_more, is_sent
 from titan_speech.checkpoint.upload.status import STATUS_DIR
 from titan_speech.config.schema_data import StorageConfig

@@ -225,3 +225,8 @@ def step_of(name: str) -> int:
     """The number at the end of `step-40`."""
     assert CHECKPOINT_NAME.fullmatch(name), name
     return int(name.rpartition("-")[2])
+
+
+def newest_full(prefix: Prefix) -> str | None:
+    """Name of the newest checkpoint that a run can resume from."""
+    return next((name for name in reversed(prefix.names()) if prefix.read(name).kind == "full"), None)
