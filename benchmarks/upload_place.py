@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
-from titan_speech.checkpoint.upload.remote import newest_full
 from titan_speech.checkpoint.upload.fetch import fetch
-from titan_speech.checkpoint.upload.remote import Prefix
+from titan_speech.checkpoint.upload.remote import Prefix, newest_full
 from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.storage.s3 import S3Url, client_of

@@ -12,7 +12,7 @@ All log-mels are made once (2.4 GB of memory), which leaves the CPU to the netwo
 The learning rate follows the clock, so a slower machine takes fewer steps in the same --seconds. Arithmetic is
 bfloat16 (twice the steps on a CPU with AMX); the encoder later runs in double precision on the fp16 weights.
 
-    python scripts/fit_codec.py --corpus corpus --output titan_speech/codec/embedded.safetensors --seconds 2400
+    python scripts/fit_codec.py --corpus corpus --output titan_speech/codec/demo/embedded.safetensors --seconds 2400
 """
 
 from __future__ import annotations

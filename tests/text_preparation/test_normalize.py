@@ -1,0 +1,120 @@
+"""Normalisation and stripping: one spelling, settled after one pass, and nothing a reader would speak is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from titan_speech.importers.language_id import identify, language_fits, script_share
+from titan_speech.importers.text_rows import strip_markup
+from titan_speech.tokenization.normalize import RULES, normalization_version, normalize, tag_of_path, to_tag
+
+DOCUMENTS = [json.loads(line) for line in (Path(__file__).parents[1] / "assets/documents.jsonl").open(encoding="utf-8")]
+TRICKY = "\u200c\u200d\u094d\u093c\u0905\u093e\u09a4\u09cd"
+TRICKY += "\u0d28\u0d4d\u0d57\u0b57\u0c55\u064e\u06cc।॥| \n\t.!?-'\"`´Ã¤â€œ™१ﬁＡ"
+DIGEST_OF_RULES = {1: "52334e1aaaefc54d"}
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.text(alphabet=st.one_of(st.characters(), st.sampled_from(TRICKY))),
+    st.sampled_from(["en", "hi", "bn", "ml", "ur"]),
+)
+def test_a_second_pass_changes_nothing(text: str, language: str) -> None:
+    once = normalize(text, language)
+    assert normalize(once, language) == once
+
+
+def test_real_text_comes_out_as_the_version_says() -> None:
+    """Fails when a rule changes without a new number in RULES."""
+    digest = hashlib.sha256()
+    for document in DOCUMENTS:
+        digest.update(normalize(document["text"], document["language"]).encode())
+    assert digest.hexdigest()[:16] == DIGEST_OF_RULES[RULES]
+    assert normalization_version().startswith(f"text-{RULES}.unicode-")
+
+
+@pytest.mark.parametrize(
+    ("language", "typed", "expected"),
+    [
+        pytest.param("hi", "\u0958\u093f\u0932\u093e", "\u0915\u093c\u093f\u0932\u093e", id="nukta letter, decomposed"),
+        pytest.param("hi", "\u0928\u093c", "\u0929", id="nukta letter that NFC composes"),
+        pytest.param("hi", "\u0915\u094d\u093c", "\u0915\u093c\u094d", id="nukta before virama"),
+        pytest.param("bn", "\u09dc", "\u09a1\u09bc", id="Bengali rra"),
+        pytest.param("bn", "\u0995\u09c7\u09be", "\u0995\u09cb", id="two-part vowel sign"),
+        pytest.param("bn", "\u09a4\u09cd\u200d", "\u09ce", id="khanda ta"),
+        pytest.param("ml", "\u0d05\u0d35\u0d28\u0d4d\u200d", "\u0d05\u0d35\u0d7b", id="chillu"),
+        pytest.param("hi", "\u0905\u093e\u092a", "\u0906\u092a", id="vowel of two characters"),
+        pytest.param("hi", "\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937", id="ZWJ shapes a half form"),
+        pytest.param("hi", "\u0915\u094d\u200c\u0937", "\u0915\u094d\u200c\u0937", id="ZWNJ keeps the virama visible"),
+        pytest.param("bn", "\u09b0\u200d\u09cd\u09af", "\u09b0\u200d\u09cd\u09af", id="ZWJ before virama"),
+        pytest.param("hi", "\u0915\u200d\u093e \u200c", "\u0915\u093e", id="stray joiners"),
+        pytest.param(
+            "ur", "\u0645\u06cc\u200c\u062e", "\u0645\u06cc\u200c\u062e", id="ZWNJ inside a word of Arabic script"
+        ),
+        pytest.param("hi", "ठीक है |", "ठीक है।", id="bar as danda"),
+        pytest.param("en", "a | b", "a | b", id="bar that is none"),
+        pytest.param("gu", "\u0a95\u0ae4", "\u0a95।", id="danda at an unassigned place"),
+        pytest.param("ta", "௧௨ १२ ۳", "12 12 3", id="digits of every script"),
+        pytest.param("en", "“Don’t” – she said… ", '"Don\'t" - she said...', id="quotes, dashes, dots"),
+        pytest.param("en", "ＡＢＣ ﬁne x²", "ABC fine x²", id="folded, but powers stay"),
+        pytest.param("de", "schÃ¶n", "schön", id="mojibake"),
+        pytest.param("en", "a\u00adb\ufeff\u202e c\r\n\r\n\r\n\r\nd", "ab c\n\nd", id="invisible, line ends"),
+        pytest.param("en", "no!!!!!!", "no!!!", id="repeated marks"),
+    ],
+)
+def test_one_spelling(language: str, typed: str, expected: str) -> None:
+    assert normalize(typed, language) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "kinds"),
+    [
+        ("<p>One &amp; two</p><p>three</p>", ["One & two", "three"], {"html"}),
+        ("<div>a<script>x()</script><table><tr><td>1</td></tr></table>b</div>", ["ab"], {"html", "table"}),
+        ("Say x<y and y>z, 3 < 4", ["Say x<y and y>z, 3 < 4"], set()),
+        ("before\n```python\nx = 1\n```\nafter", ["before", "after"], {"code"}),
+        ("text\nint main() {\n  return x;\n}\nend", ["text", "end"], {"code"}),
+        ("He said (yes);\nthen he left.", ["He said (yes);", "then he left."], set()),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\nrest", ["rest"], {"table"}),
+        ("see https://x.org/a?b=1 and me@x.org or [the page](https://y.com).", ["see and or the page."], {"url"}),
+        ("AT&T, 5.5 percent of U.S. trade", ["AT&T, 5.5 percent of U.S. trade"], set()),
+    ],
+)
+def test_markup_goes_and_words_stay(text: str, expected: list[str], kinds: set[str]) -> None:
+    stripped, found = strip_markup(text)
+    assert [line for line in normalize(stripped, "en").split("\n") if line] == expected
+    assert found == kinds
+
+
+def test_every_language_of_the_recipe_is_told_from_the_others() -> None:
+    for document in DOCUMENTS:
+        text = normalize(document["text"], document["language"])
+        assert identify(text) == document["language"]
+        assert language_fits(text, document["language"])[0]
+        assert script_share(text, document["language"]) > 0.9
+    assert len({document["language"] for document in DOCUMENTS}) == 12
+
+
+def test_a_tag_that_is_wrong_is_seen() -> None:
+    hindi = next(document["text"] for document in DOCUMENTS if document["language"] == "hi")
+    assert language_fits(hindi, "mr") == (False, "hi")
+    assert script_share(hindi, "ta") < 0.1
+
+
+def test_tags_of_sources_become_those_of_a_store() -> None:
+    names = ["hin", "hin_Deva", "Hindi", "hi-IN", "hin_Latn", "eng_Latn", "ory", "pan_Guru", "xx1"]
+    assert [to_tag(name) for name in names] == ["hi", "hi", "hi", "hi-IN", "hi-Latn", "en", "or", "pa", "xx1"]
+    paths = [
+        "hi/hi_part_00000.parquet",
+        "verified/hin/data-0.parquet",
+        "synthetic/hin_Latn/d.parquet",
+        "hi-1.txt",
+        "a/b",
+    ]
+    assert [tag_of_path(Path(path)) for path in paths] == ["hi", "hi", "hi-Latn", "hi", None]
