@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
-from titan_speech.config.load import load_config  # noqa: E402
 from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
     DDP,
     DENSE,
@@ -34,6 +33,7 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
     Need,
     features_of,
 )
+from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 PAGE = ROOT / "docs" / "parallelism.md"
 SMALL = ROOT / "tests" / "assets" / "small.toml"

@@ -17,10 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from titan_speech.config.load import load_config  # noqa: E402
 from titan_speech.estimate.answer import Question, RunEstimate  # noqa: E402
 from titan_speech.estimate.devices import DEVICES  # noqa: E402
 from titan_speech.estimate.run import estimate_runs  # noqa: E402
+from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 FOLDER, PAGE = ROOT / "train_configs", ROOT / "train_configs" / "README.md"
 SIZE = re.compile(r"^# time .* on (\d+) H100", re.MULTILINE)
