@@ -16,9 +16,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
-from titan_speech.audit.checks import RULES
 from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditFinding, AuditReport, CheckResult, LanguageReport, percent
+from titan_speech.audit.rules import RULES
 from titan_speech.audit.sample import AuditSample
 from titan_speech.audit.sound import Sound
 

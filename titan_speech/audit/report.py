@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xxhash
 
-from titan_speech.audit.checks import RULES, AuditContext, Rule, Thresholds, rate_per_code, rate_per_sec
+from titan_speech.audit.checks import CHECKS, AuditContext, rate_per_code, rate_per_sec
 from titan_speech.audit.measures import MIN_SAMPLES, Histogram, code_usage, histogram, spread_of
+from titan_speech.audit.rules import RULES, Rule, Thresholds
 from titan_speech.audit.sample import AuditSample, ChosenPart, read_samples
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Store
@@ -182,7 +183,7 @@ def _results(
     """Also adds what was found to `worst`."""
     results = []
     for rule in RULES:
-        pairs = [(sample, rule.check(sample, context)) for sample in samples]
+        pairs = [(sample, CHECKS[rule.name](sample, context)) for sample in samples]
         answers = [(sample, answer) for sample, answer in pairs if answer is not None]
         found = [AuditFinding(sample, a.severity, a.detail) for sample, a in answers if a.severity > 0]
         worst[rule.name] += found

@@ -9,9 +9,9 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from titan_speech.audit.checks import RULES, Thresholds, read_thresholds
 from titan_speech.audit.page import page
 from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport, audit, percent, to_json
+from titan_speech.audit.rules import RULES, Thresholds, read_thresholds
 from titan_speech.audit.sample import choose
 from titan_speech.audit.sound import AUTO, open_sound
 from titan_speech.cli.arguments import ENDPOINT_URL, local_folder_or_s3, natural, positive, storage_of

@@ -157,7 +157,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
 
 
 def _formats() -> list[str]:
-    from titan_speech.importers.base import IMPORTERS
+    from titan_speech.importers.registry import IMPORTERS
 
     return sorted(IMPORTERS)
 

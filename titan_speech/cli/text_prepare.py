@@ -12,7 +12,7 @@ from titan_speech.cli.arguments import add_workers, local_folder
 from titan_speech.cli.store_build import columns_of
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions
-from titan_speech.importers.text import LAYOUTS, PRESETS
+from titan_speech.importers.registry import LAYOUTS, PRESETS
 from titan_speech.text_preparation.job import Job, Source, read_job_file
 from titan_speech.text_preparation.pipeline import prepare
 from titan_speech.text_preparation.report import Tally

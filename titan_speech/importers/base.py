@@ -12,8 +12,8 @@ In: what the command line says of the inputs (`ImportOptions`). Out: a `Format`,
 their samples, and reads the samples of one unit. A unit is what one process imports in one go and what a restarted
 build skips when it is finished: a shard file, or a range of rows of a large one (64 to 512 MB of codes is right).
 
-A format is a class in a module of its own, listed in `FORMATS` by the name `--from` takes. Modules are imported when
-their format is asked for, so no format costs another its dependencies.
+A format is a class in a module of its own, listed in `registry.IMPORTERS` by the name `--from` takes. Modules are
+imported when their format is asked for, so no format costs another its dependencies.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
+from titan_speech.importers.registry import IMPORTERS
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.sample import Problem, SampleInfo
 
@@ -146,22 +147,6 @@ class KnowsNormalization(Protocol):
     """A format whose texts are normalized already, by the rules named here."""
 
     def normalization_version(self) -> str | None: ...
-
-
-IMPORTERS: dict[str, tuple[str, str]] = {
-    "audio": ("importers.audio", "AudioImporter"),
-    "inworld": ("importers.inworld", "InworldImporter"),
-    "jsonl": ("importers.jsonl", "JsonlImporter"),
-    "llasa": ("importers.llasa", "LlasaImporter"),
-    "mds": ("importers.mds", "MDSImporter"),
-    "parquet": ("importers.parquet", "ParquetImporter"),
-    "text-jsonl": ("importers.text_files", "TextJsonlImporter"),
-    "text-parquet": ("importers.text_files", "TextParquetImporter"),
-    "text-plain": ("importers.text_files", "TextPlainImporter"),
-    "text-prepared": ("text_preparation.prepared", "TextPreparedImporter"),
-    "webdataset": ("importers.webdataset", "WebDatasetImporter"),
-}
-"""Name to (module under titan_speech, class)."""
 
 
 def speech_importers() -> list[str]:

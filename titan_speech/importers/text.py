@@ -3,16 +3,6 @@
 In: one row of an input. Out: `Document`, or the `TextSample` a store's build takes. A document without text has an
 empty string: whether that is an error (a build) or a count in a report (`text prepare`) is not decided here.
 
-Columns and licences of the text sources that teams name.
-
-In: the name after `--preset`. Out: which column holds what, where the language is said, under which licence the source
-is published, and what its rows need. Column names were read in the dataset cards on the Hugging Face Hub:
-HuggingFaceFW/fineweb (text, id, dump, url, date, file_path, language, language_score, token_count), uonlp/CulturaX
-(text, timestamp, url, source; one folder a language), togethercomputer/RedPajama-Data-V2 (raw_content, doc_id, meta,
-quality_signals; signals as name -> [[start, end, value], ...]), ai4bharat/sangraha (doc_id, type, text; folders hin,
-hin_Deva), ai4bharat/IndicCorpV2 (text; one file or split a language), laion/OIG (text with <human>: and <bot>:,
-metadata), CohereForAI/aya_dataset (inputs, targets, language, language_code).
-
 Which column of an input holds which field of a document.
 
 In: the columns found, the preset and what the command line says. Out: field -> column, or a `DataError` that names what
@@ -32,7 +22,7 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +31,7 @@ import zstandard
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import TextSample
+from titan_speech.importers.registry import Preset
 from titan_speech.store.sample import SampleInfo
 
 UNKNOWN_LICENCE = "not stated"
@@ -73,51 +64,6 @@ class TextDocument:
 FIELDS = ("sample_id", "text", "user", "language", "dataset_source", "licence", "quality_signals", "dialogue", "meta")
 """What a column may hold: `dialogue` is text with <human>: and <bot>: turns; `meta` an object that may name a
 language."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How one well-known source is laid out."""
-
-    source: str
-    licence: str
-    columns: Mapping[str, str] = field(default_factory=dict)
-    language: str | None = None
-    """Where all of the source is in one language."""
-    language_in_path: bool = False
-    """The file or its folder is named by the language."""
-    needs_signals: bool = False
-    """Rows come unfiltered: their quality signals must be there, and rules are held against them."""
-    paragraphs: bool = False
-    """In plain text a blank line ends a document."""
-
-
-_WEB_TERMS = "Common Crawl terms of use"
-
-PRESETS = {
-    "fineweb": Preset("fineweb", "ODC-BY-1.0", {"sample_id": "id", "text": "text", "language": "language"}),
-    "culturax": Preset("culturax", "ODC-BY-1.0 (mC4), CC0-1.0 (OSCAR)", {"text": "text"}, language_in_path=True),
-    "redpajama-v2": Preset(
-        "redpajama-v2",
-        _WEB_TERMS,
-        {"sample_id": "doc_id", "text": "raw_content", "quality_signals": "quality_signals", "meta": "meta"},
-        needs_signals=True,
-    ),
-    "sangraha": Preset("sangraha", "CC-BY-4.0", {"sample_id": "doc_id", "text": "text"}, language_in_path=True),
-    "indiccorp-v2": Preset("indiccorp-v2", "CC0-1.0", {"text": "text"}, language_in_path=True, paragraphs=True),
-    "oig": Preset("oig", "Apache-2.0", {"dialogue": "text"}, language="en"),
-    "aya": Preset("aya", "Apache-2.0", {"user": "inputs", "text": "targets", "language": "language_code"}),
-}
-LAYOUTS = ("paragraphs", "lines")
-"""Presets of plain text that name no source: a blank line, or every line, ends a document."""
-
-
-def find_preset(name: str | None) -> Preset | None:
-    if name is None or name in LAYOUTS:
-        return None
-    if name not in PRESETS:
-        raise DataError(f"unknown preset {name!r}; expected one of {', '.join((*PRESETS, *LAYOUTS))}")
-    return PRESETS[name]
 
 
 def resolve_columns(found: Iterable[str], said: Mapping[str, str], preset: Preset | None, where: str) -> dict[str, str]:

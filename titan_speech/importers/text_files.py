@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
 from titan_speech.importers.jsonl import parsed
-from titan_speech.importers.text import LAYOUTS, encoding_of, input_files, lines_of, raw_lines, resolve_columns
+from titan_speech.importers.registry import LAYOUTS
+from titan_speech.importers.text import encoding_of, input_files, lines_of, raw_lines, resolve_columns
 from titan_speech.importers.text_rows import TextImporter
 from titan_speech.store.sample import Problem
 

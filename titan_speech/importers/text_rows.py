@@ -35,7 +35,8 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, Sample, Unit
 from titan_speech.importers.columns import UnfitError
 from titan_speech.importers.language_id import identify, letter_share
-from titan_speech.importers.text import UNKNOWN_LICENCE, Preset, TextDocument, find_preset
+from titan_speech.importers.registry import Preset, find_preset
+from titan_speech.importers.text import UNKNOWN_LICENCE, TextDocument
 from titan_speech.store.sample import Problem, is_language
 from titan_speech.tokenization.normalize import normalize, tag_of_path, to_tag
 
