@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.machine import device_key, key_of, this_machine
 from benchmarks.record import Better, Machine, Report, read_report, rounded
 from benchmarks.suite import Options
-from titan_speech.utils.text_table import aligned_columns
+from titan_speech.utils.text_table import table_lines
 
 BASELINES = Path(__file__).parent / "baselines"
 LEAST_TOLERANCE, SPREADS, MOST_TOLERANCE = 0.05, 3.0, 0.5
@@ -187,7 +187,7 @@ def shown(verdicts: Sequence[Verdict]) -> list[str]:
             entry, verdict = one.entry, "LOST" if one.is_lost else "kept"
             name = f"{entry.suite} {entry.name}"
             rows.append((name, f"{entry.value:.4g}", f"{entry.limit:.4g}", f"{one.found:.4g}", verdict))
-    return aligned_columns(rows)
+    return table_lines(rows, "<>>><")
 
 
 def absent(verdicts: Sequence[Verdict]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from benchmarks.machine import device_key
 from benchmarks.record import Case, Report
 from benchmarks.references import aims, flops_per_token, mfu, published
-from titan_speech.utils.text_table import aligned_columns
+from titan_speech.utils.text_table import table_lines
 
 PUBLISHED_ON = "h100"
 
@@ -29,7 +29,7 @@ def comparison(report: Report) -> list[str]:
             at = mfu(aim.goal.value, flops, PUBLISHED_ON)
             rows.append(_row(cases.get(aim.case), aim.case, f"goal: {aim.why}", aim.goal.value, at, is_same))
     note = "" if report.machine.is_gpu and not report.is_dry_run else "; no GPU was measured"
-    return [f"compared by {by}{note}", *(f"  {line}" for line in aligned_columns(rows, left=1))]
+    return [f"compared by {by}{note}", *(f"  {line}" for line in table_lines(rows, "<>"))]
 
 
 def _row(case: Case | None, name: str, other: str, rate: float, at_mfu: float, is_same: bool) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from benchmarks.record import Goal
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.model.backbones import published_shape
 from titan_speech.model.flops import attention_flops, count_flops
-from titan_speech.utils.text_table import aligned_columns
+from titan_speech.utils.text_table import table_lines
 
 FOLDER = Path(__file__).parent / "references"
 GOALS = "goals.json"
@@ -133,7 +133,7 @@ def reference_table() -> list[str]:
         )
         for one in published()
     ]
-    return aligned_columns([head, *rows])
+    return table_lines([head, *rows], "<>>>>><")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.record import Figure, Ratio, Report
-from titan_speech.utils.text_table import aligned_columns
+from titan_speech.utils.text_table import table_lines
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -20,10 +20,10 @@ def lines(report: Report) -> Iterator[str]:
         yield f"{case.name}: {case.what}"
         rows = [_figure(figure) for figure in case.figures]
         rows += [(name, "", "", f"not measured: {reason}") for name, reason in case.not_measured.items()]
-        yield from (f"  {line}" for line in aligned_columns(rows) if rows)
+        yield from (f"  {line}" for line in table_lines(rows, "<>><"))
     if report.ratios:
         yield "ratios, median of pairs (95 % interval)"
-        yield from (f"  {line}" for line in aligned_columns([_ratio(ratio) for ratio in report.ratios]))
+        yield from (f"  {line}" for line in table_lines([_ratio(ratio) for ratio in report.ratios], "<>>><"))
 
 
 def _figure(figure: Figure) -> tuple[str, ...]:

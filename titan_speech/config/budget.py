@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.utils.text_table import table_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +167,7 @@ def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
     ]
     if world_size is not None:
         rows.append(_ranks(budget, data_parallel_degree(config.parallelism, world_size), world_size))
-    width = max(len(label) for label, _ in rows)
-    return "\n".join(f"{label:<{width}}  {text}" for label, text in rows)
+    return "\n".join(table_lines(rows))
 
 
 def _schedule(budget: Budget) -> str:

@@ -36,6 +36,7 @@ from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource, document_settings
 from titan_speech.errors import CheckpointError
 from titan_speech.tokenization.prompt_template import Grammar
+from titan_speech.utils.text_table import table_lines
 
 
 def wanted_phase(
@@ -207,20 +208,10 @@ def _lines(phase: PhaseFigures) -> list[str]:
     if phase.continues:
         lines.append(f"  continues {phase.continues}")
     rows = [HEADER, *(_row(stream) for stream in phase.streams)]
-    lines += _aligned(rows)
+    lines += [f"  {line}" for line in table_lines(rows, "<>>>><")]
     return lines + [f"  {name}: retired" for name in phase.retired]
 
 
 def _row(stream: StreamFigures) -> tuple[str, ...]:
     epochs = (f"{stream.num_epochs:.3g}", f"{stream.num_epochs_in_all:.3g}")
     return stream.name, f"{stream.share:.2%}", f"{stream.num_tokens:,}", *epochs, stream.status
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *figures, status = row
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=False))]
-        lines.append("  " + "  ".join([*cells, status]).rstrip())
-    return lines

@@ -45,6 +45,7 @@ from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.text_table import table_lines
 
 if TYPE_CHECKING:
     pass
@@ -277,12 +278,8 @@ HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs a
 
 def plan_table(plan: DataPlan) -> str:
     rows = [HEADER, *(_row(stream, plan.total_slots) for stream in plan.streams)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = [f"data plan {plan.fingerprint}: {plan.total_slots:,} packs of {plan.seq_len:,} tokens", *_phase(plan)]
-    lines += [
-        "  ".join(_cell(*cell) for cell in zip(row, widths, range(len(row)), strict=True)).rstrip() for row in rows
-    ]
-    return "\n".join([*lines, *plan.held_out, *_left_out(plan)])
+    return "\n".join([*lines, *table_lines(rows, "<<<>"), *plan.held_out, *_left_out(plan)])
 
 
 def _phase(plan: DataPlan) -> list[str]:
@@ -301,10 +298,6 @@ def _phase(plan: DataPlan) -> list[str]:
         }
         lines.append(f"  {stream.name}: {told[stream.status]}")
     return lines + [f"  {stream.name}: retired" for stream in phase.retired]
-
-
-def _cell(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column < 3 else text.rjust(width)
 
 
 def _row(stream: PlannedStream, total_slots: int) -> tuple[str, ...]:

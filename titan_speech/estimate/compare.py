@@ -23,7 +23,7 @@ from titan_speech.preflight.compatibility import (
     features_on,
     refused_additions,
 )
-from titan_speech.utils.text_table import aligned_columns, gigabytes, large
+from titan_speech.utils.text_table import gigabytes, large, table_lines
 
 RECORD_FORMAT = 1
 
@@ -113,7 +113,7 @@ def comparison(one: RunEstimate, other: RunEstimate) -> str:
         rows.append((label, text, other_text, "=" if (text, value) == (other_text, other_value) else ratio))
     head = f"two plans on {one.question.world_size:,} x {one.question.device.title}; nothing was measured on a GPU"
     composed = [f"{plan.question.name}: {_composition(plan)}" for plan in (one, other)]
-    return "\n".join([head, *(f"  {line}" for line in aligned_columns(rows)), *composed])
+    return "\n".join([head, *(f"  {line}" for line in table_lines(rows, "<>")), *composed])
 
 
 def _composition(plan: RunEstimate) -> str:

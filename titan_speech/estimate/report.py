@@ -13,7 +13,7 @@ from titan_speech.estimate.answer import RankEstimate, RunEstimate, bytes_sent
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, refused_additions
-from titan_speech.utils.text_table import aligned_columns, bar, gigabytes, hours, large
+from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines
 
 Rows = list[Sequence[str]]
 WIDTH = 118
@@ -63,7 +63,7 @@ def _composition(plan: RunEstimate) -> list[str]:
 def _run(plan: RunEstimate) -> list[str]:
     steps = plan.steps
     filled = f", {steps.filler_packs:,} fillers a step" if steps.filler_packs else ""
-    return aligned_columns(
+    return table_lines(
         [
             ("tokens a step", f"{steps.tokens_per_step:,}", f"{steps.packs_per_step:,} packs"),
             ("steps", f"{steps.num_steps:,}", f"{large(steps.total_tokens)} tokens"),
@@ -72,7 +72,8 @@ def _run(plan: RunEstimate) -> list[str]:
                 f"{steps.accumulation:,}",
                 f"{steps.local_batch_packs:,} packs on each of {steps.dp_degree:,} data-parallel ranks{filled}",
             ),
-        ]
+        ],
+        "<><",
     )
 
 
@@ -96,7 +97,7 @@ def _counts(plan: RunEstimate) -> list[str]:
         ),
         ("recomputed", f"{plan.recomputed:.1%}", "of these again, by activation checkpointing"),
     ]
-    return aligned_columns(rows)
+    return table_lines(rows, "<><")
 
 
 def _reading(plan: RunEstimate) -> list[str]:
@@ -115,7 +116,7 @@ def _reading(plan: RunEstimate) -> list[str]:
                 "?" if one.mean_document_tokens is None else f"{one.mean_document_tokens:,.0f} tokens",
             )
         )
-    lines = aligned_columns(rows, left=3)
+    lines = table_lines(rows, "<<<>")
     if not reading.stores_opened:
         why = reading.reason.splitlines()[0]
         lines += [
@@ -127,12 +128,13 @@ def _reading(plan: RunEstimate) -> list[str]:
 
 def _storage(plan: RunEstimate) -> list[str]:
     one = plan.storage
-    return aligned_columns(
+    return table_lines(
         [
             ("full", gigabytes(one.full_bytes), f"{one.num_kept_full:,} kept of {one.num_saved:,} saved"),
             ("model only", gigabytes(one.model_only_bytes), f"{one.num_kept_model_only:,} kept"),
             ("in all", gigabytes(one.kept_bytes), f"at the end; {gigabytes(one.most_bytes)} while one more is written"),
-        ]
+        ],
+        "<><",
     )
 
 
@@ -154,7 +156,7 @@ def _pipeline(plan: RunEstimate) -> list[str]:
         rows.append((str(stages.rank), layers, memory, flops, ", ".join(ends)))
     waiting = bubble(plan.question.config) - 1
     return [
-        *aligned_columns(rows),
+        *table_lines(rows, "<>>><"),
         f"ranks wait {waiting:.0%} of the time they compute for the pipeline to fill and drain",
     ]
 
@@ -167,7 +169,7 @@ def _memory(plan: RunEstimate) -> list[str]:
     ]
     phases = ", ".join(f"{name} {gigabytes(size)}" for name, size in memory.by_phase.items())
     lines = [
-        *aligned_columns([*rows, ("tensors", gigabytes(memory.tensor_bytes), "")]),
+        *table_lines([*rows, ("tensors", gigabytes(memory.tensor_bytes), "")], "<><"),
         f"most in each phase: {phases}",
     ]
     lines += _pipeline(plan)
@@ -186,7 +188,7 @@ def _traffic(plan: RunEstimate) -> list[str]:
         repeated = passes if one.collective.phase == "pass" else 1
         sent = gigabytes(one.bytes_sent * repeated)
         rows.append((one.collective.kind, f"{len(one.collective.ranks):,}", f"{one.times * repeated:,}", sent))
-    return [*aligned_columns(rows, left=1), f"in all {gigabytes(bytes_sent(plan.trace, passes))}"]
+    return [*table_lines(rows, "<>"), f"in all {gigabytes(bytes_sent(plan.trace, passes))}"]
 
 
 def _speed(plan: RunEstimate) -> list[str]:
@@ -203,7 +205,7 @@ def _speed(plan: RunEstimate) -> list[str]:
         ("tokens/s/GPU", f"{speed.tokens_per_sec_per_gpu:,.0f}", f"MFU {speed.mfu:.1%}"),
         ("run", f"{speed.run_hours / 24:,.2f} days", f"{speed.gpu_hours:,.0f} GPU hours{price}"),
     ]
-    return [*aligned_columns(rows), *_assumed(), *_references()]
+    return [*table_lines(rows, "<><"), *_assumed(), *_references()]
 
 
 def _assumed() -> list[str]:
@@ -227,4 +229,4 @@ def _references() -> list[str]:
         for one in REFERENCES
     )
     head = ("32 x H100", "parameters", "stage", "tokens/s/GPU", "MFU", "how")
-    return [f"published ({REFERENCE_SOURCE}):", *aligned_columns([head, *rows], left=1)]
+    return [f"published ({REFERENCE_SOURCE}):", *table_lines([head, *rows], "<>>>><")]
