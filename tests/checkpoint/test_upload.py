@@ -206,6 +206,27 @@ def test_hugging_face_folders_of_milestones_go_up_and_stay(job: UploadJob, proxy
     assert job.prefix().client.read(job.prefix().url.child("hf-10/titan_speech.json")) == b'{"weights": "b"}'
 
 
+def test_of_a_milestone_only_the_files_of_the_export_go_up_and_links_are_not_followed(
+    job: UploadJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    (job.run / "secret").write_text("token")
+    for step in (10, 20):
+        milestone = job.run / "hf" / f"step-{step}"
+        milestone.mkdir(parents=True)
+        (milestone / "model.safetensors").write_bytes(bytes(100))
+        (milestone / "titan_speech.json").write_text('{"weights": "a"}')
+    (job.run / "hf" / "step-10" / ".env").write_text("AWS_SECRET_ACCESS_KEY=1")
+    (job.run / "hf" / "step-10" / "notes.md").symlink_to(job.run / "secret")
+    (job.run / "hf" / "step-20" / "README.md").symlink_to(job.run / "secret")
+    (job.run / "hf" / "step-30").symlink_to(job.run / "hf" / "step-10")
+    UploadPass(job).run()
+    assert names_at(job) == ["hf-10"]
+    assert objects_of(job.prefix(), "hf-10") == {"hf-10/model.safetensors", "hf-10/titan_speech.json"}
+    assert "step-10: not uploaded, as no export has such files: .env, notes.md" in caplog.text
+    assert "step-20 is not uploaded: not a regular file: README.md" in caplog.text
+    assert "step-30 is not uploaded: it is a symbolic link" in caplog.text
+
+
 def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_it_is_old(job: UploadJob) -> None:
     prefix = job.prefix()
     write_checkpoint(job.checkpoints, 10)

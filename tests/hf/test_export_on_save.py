@@ -17,8 +17,9 @@ from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, write_dur
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.hf.expand import NewRows, expand
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
-from titan_speech.hf.model_card import RECORD_NAME, ModelRecord, read_record, weights_fingerprint
+from titan_speech.hf.model_card import ModelRecord, read_record, weights_fingerprint
 from titan_speech.hf.model_folder import HFFolder
+from titan_speech.model.exported_files import MODEL_RECORD_NAME
 
 WHAT_IT_IS = (
     "import os; print(os.nice(0), os.environ['CUDA_VISIBLE_DEVICES'] == '', os.environ['OMP_NUM_THREADS'], "
@@ -33,7 +34,7 @@ def steps(folder: Path, *numbers: int) -> list[Path]:
 def written(checkpoint: Path, output: Path) -> str:
     """A program that writes a folder exported from the weights `checkpoint` has now."""
     record = json.dumps(asdict(ModelRecord(1, "", "", (), weights_fingerprint(checkpoint))))
-    return f"import os; os.mkdir('{output}'); open('{output}/{RECORD_NAME}', 'w').write('{record}')"
+    return f"import os; os.mkdir('{output}'); open('{output}/{MODEL_RECORD_NAME}', 'w').write('{record}')"
 
 
 def write_marker(checkpoint: Path, weights: str, optimizer: str | None = None) -> None:

@@ -16,6 +16,7 @@ from titan_speech.errors import ModelError, PublishError
 from titan_speech.hf.expand import NewRows, expand
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.publish import Repository, publish
+from titan_speech.model.exported_files import find_exported_files
 
 NAME = "speech-team/tiny"
 
@@ -92,6 +93,41 @@ def test_weights_of_an_earlier_model_do_not_stay_beside_the_new(hub: Hub, export
     (changed / "README.md").write_text("another card")
     publish(changed, Repository.named(NAME), silent)
     assert repo.files == content(changed) | {"notes.md": b"x"}
+
+
+def test_only_files_of_the_export_are_sent_and_others_are_named(hub: Hub, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "hf")
+    secret = tmp_path / "secret"
+    secret.write_text("token")
+    (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=1")
+    (folder / "notes.md").symlink_to(secret)
+    (folder / "text_tokenizer" / "copy.json").symlink_to(secret)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("url = https://token@host")
+    lines: list[str] = []
+    publish(folder, Repository.named(NAME), lines.append)
+    assert hub.repos[NAME].files == content(exported)
+    assert f"{folder}: not published" in lines[0]
+    assert lines[0].endswith(": .env, .git, notes.md, text_tokenizer/copy.json")
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "text_tokenizer"])
+def test_a_symbolic_link_in_the_place_of_a_file_is_not_followed(
+    hub: Hub, exported: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "hf")
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PublishError, match=f"not a regular file: {name}; symbolic links are not followed"):
+        publish(folder, Repository.named(NAME), silent)
+    assert not hub.repos
+
+
+def test_the_list_of_what_may_be_sent_is_what_an_export_writes(exported: Path) -> None:
+    found = find_exported_files(exported)
+    assert set(found.files) == set(content(exported))
+    assert not found.links
+    assert not found.others
 
 
 def test_refusals_are_said_with_what_to_do(

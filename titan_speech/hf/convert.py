@@ -32,8 +32,8 @@ import numpy as np
 
 from titan_speech.checkpoint.provenance import package_versions, source_revision
 from titan_speech.errors import ModelError
-from titan_speech.hf.expand import RECORD_NAME, Expansion, NewRows, inverse, is_expanded, read_expansion, write_moved
-from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, tensor_shapes
+from titan_speech.hf.expand import Expansion, NewRows, inverse, is_expanded, read_expansion, write_moved
+from titan_speech.hf.model_folder import HFFolder, read_json, tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_json
 from titan_speech.hf.tokenizer import (
     extended_tokenizer,
@@ -45,6 +45,7 @@ from titan_speech.hf.tokenizer import (
     tokenizer_config,
     write_configs,
 )
+from titan_speech.model.exported_files import CONFIG_NAME, EXPANSION_NAME
 from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout, layout_of_tokenizer
 from titan_speech.tokenization.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
@@ -134,7 +135,7 @@ def import_model(source: Path, output: Path, layout: VocabularyLayout, how: NewR
         _copy_chat_template(source, partial)
         digest = write_moved(folder, partial, inverse(ours_R, vocabulary.num_rows), how)
         method = f"imported from layout {layout.name}, missing rows {how.method}"
-        write_json(partial / RECORD_NAME, asdict(_growth(source, digest, vocabulary, method, how)))
+        write_json(partial / EXPANSION_NAME, asdict(_growth(source, digest, vocabulary, method, how)))
         Conversion.of("from", layout.name, source, digest).write(partial)
     return vocabulary
 

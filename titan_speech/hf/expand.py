@@ -48,13 +48,15 @@ import torch
 from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, tensor_shapes, vocabulary_tensors
+from titan_speech.hf.model_folder import HFFolder, read_json, tensor_shapes, vocabulary_tensors
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, tensor_bytes, write_json, write_weights
 from titan_speech.hf.tokenizer import extended_tokenizer, num_entries_of, write_text_tokenizer
+from titan_speech.model.exported_files import CONFIG_NAME, EXPANSION_NAME
 from titan_speech.tokenization.foreign_layouts import NO_ROW
 from titan_speech.tokenization.known_tokenizers import KNOWN, vocabulary_fingerprint
 from titan_speech.tokenization.text_tokenizer import (
     JSON_NAME,
+    RECIPE_NAME,
     TEXT_TOKENIZER,
     TextTokenizer,
     tokenizer_file,
@@ -169,7 +171,6 @@ def inverse(rows_R: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:
     return source
 
 
-RECORD_NAME = "expansion.json"
 TRAINED = "trained"
 """Method of an exported folder: its rows for speech tokens are a run's."""
 
@@ -253,7 +254,7 @@ class Extendable:
                 seed=how.seed,
                 vocabulary=self.vocabulary.fingerprint,
             )
-            write_json(partial / RECORD_NAME, asdict(record))
+            write_json(partial / EXPANSION_NAME, asdict(record))
         return record
 
 
@@ -272,15 +273,15 @@ def read_expansion(folder: Path) -> Expansion:
     Raises:
         ModelError: the folder has none.
     """
-    content = read_json(folder / RECORD_NAME, "a folder written by `titan-speech model expand`")
+    content = read_json(folder / EXPANSION_NAME, "a folder written by `titan-speech model expand`")
     try:
         return Expansion(**content)
     except TypeError as error:
-        raise ModelError(f"{folder / RECORD_NAME} is not the record of an expansion: {error}") from error
+        raise ModelError(f"{folder / EXPANSION_NAME} is not the record of an expansion: {error}") from error
 
 
 def is_expanded(folder: Path) -> bool:
-    return (folder / RECORD_NAME).is_file()
+    return (folder / EXPANSION_NAME).is_file()
 
 
 def _vocabulary(folder: HFFolder, tokenizer: TextTokenizer) -> Vocabulary:
@@ -296,19 +297,19 @@ def _vocabulary(folder: HFFolder, tokenizer: TextTokenizer) -> Vocabulary:
 def _check_not_grown(source: Path) -> None:
     if is_expanded(source):
         raise ModelError(
-            f"{source} has rows for speech tokens already ({RECORD_NAME} says so): a run starts from it as it is "
+            f"{source} has rows for speech tokens already ({EXPANSION_NAME} says so): a run starts from it as it is "
             "(model.initial)"
         )
     if (source / TEXT_TOKENIZER).is_dir():
         raise ModelError(
-            f"{source} was grown already ({TEXT_TOKENIZER}/ is in it), but {RECORD_NAME}, which says how, is missing; "
-            "put it back, or give the folder of the backbone as it was published"
+            f"{source} was grown already ({TEXT_TOKENIZER}/ is in it), but {EXPANSION_NAME}, which says how, is "
+            "missing; put it back, or give the folder of the backbone as it was published"
         )
 
 
 def _check_entries(folder: HFFolder, content: dict[str, Any], tokenizer: TextTokenizer) -> str:
     """What is known of the tokenizer; one with far fewer entries than the backbone has rows is another model's."""
-    num_entries, recipe = num_entries_of(content), tokenizer_file(folder.path).parent / "recipe.json"
+    num_entries, recipe = num_entries_of(content), tokenizer_file(folder.path).parent / RECIPE_NAME
     num_unused = folder.num_rows - num_entries
     known = KNOWN.get(vocabulary_fingerprint(content["model"]["vocab"]) or "")
     name = known.name if known else "no vocabulary known by name"

@@ -36,19 +36,19 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.hf.expand import RECORD_NAME, TRAINED, Expansion
+from titan_speech.hf.expand import TRAINED, Expansion
 from titan_speech.hf.initial import trained_shape
 from titan_speech.hf.model_card import ModelRecord, model_card, weights_fingerprint
-from titan_speech.hf.model_folder import CONFIG_NAME, config_from_shape, tensor_shapes
+from titan_speech.hf.model_folder import config_from_shape, tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_json, write_weights
 from titan_speech.hf.tokenizer import (
-    GENERATION_NAME,
     extended_tokenizer,
     extended_tokenizer_config,
     write_text_tokenizer,
 )
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, EXPANSION_NAME, GENERATION_NAME
 from titan_speech.model.spec import ADAPTERS, decoder_config
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
@@ -177,10 +177,10 @@ def export(checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = tor
             weights=weights_fingerprint(checkpoint.path),
         ).write(partial_folder)
         notes = checkpoint.evaluation_notes()
-        write_json(partial_folder / RECORD_NAME, asdict(_as_start(checkpoint)))
+        write_json(partial_folder / EXPANSION_NAME, asdict(_as_start(checkpoint)))
         about = (checkpoint.config, checkpoint.step, shape, vocabulary, checkpoint.provenance)
         card = model_card(*about, bos, codecs, notes)
-        (partial_folder / "README.md").write_text(card, encoding="utf-8")
+        (partial_folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def _as_start(checkpoint: WeightsCheckpoint) -> Expansion:

@@ -18,8 +18,9 @@ from titan_speech.config.schema_training import ModelConfig
 from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import ModelError
 from titan_speech.hf.expand import Expansion, Extendable, NewRows, is_expanded, read_expansion
-from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json, shape_from_config
+from titan_speech.hf.model_folder import HFFolder, read_json, shape_from_config
 from titan_speech.model.backbones import BackboneShape, published_shape
+from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.preflight.config_checks import OF_INITIAL
 from titan_speech.tokenization.vocabulary import Vocabulary
 

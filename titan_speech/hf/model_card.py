@@ -21,9 +21,8 @@ from titan_speech.errors import ModelError
 from titan_speech.hf.model_folder import read_json
 from titan_speech.hf.safetensors_writer import write_json
 from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.exported_files import MODEL_RECORD_NAME
 from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
-
-RECORD_NAME = "titan_speech.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class ModelRecord:
     """Fingerprint of the checkpoint's weights: a run that went back has another step N than before."""
 
     def write(self, folder: Path) -> None:
-        write_json(folder / RECORD_NAME, asdict(self))
+        write_json(folder / MODEL_RECORD_NAME, asdict(self))
 
 
 def weights_fingerprint(checkpoint: Path) -> str:
@@ -59,12 +58,12 @@ def read_record(folder: Path) -> ModelRecord:
     Raises:
         ModelError: the folder was not written by `titan-speech model export`.
     """
-    content = read_json(folder / RECORD_NAME, "a folder written by `titan-speech model export`")
+    content = read_json(folder / MODEL_RECORD_NAME, "a folder written by `titan-speech model export`")
     try:
         codecs, weights = tuple(content["codecs"]), content.get("weights", "")
         return ModelRecord(content["step"], content["vocabulary"], content["grammar"], codecs, weights)
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder / RECORD_NAME} is damaged ({error!r}); export the model again") from error
+        raise ModelError(f"{folder / MODEL_RECORD_NAME} is damaged ({error!r}); export the model again") from error
 
 
 _EXAMPLE = """```python

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from titan_speech.errors import ModelError
 from titan_speech.model.backbones import BackboneShape, Family, RopeScaling
+from titan_speech.model.exported_files import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
 from titan_speech.utils.safe_path import UnsafePathError, relative_path
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -232,7 +233,6 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
     )
 
 
-INDEX_NAME, SINGLE_NAME, CONFIG_NAME = "model.safetensors.index.json", "model.safetensors", "config.json"
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 DERIVED = ".rotary_emb.inv_freq"  # follows from the configuration; old exporters wrote it
 MAX_NAMED = 5

@@ -1,11 +1,13 @@
-"""A finished model folder pushed to a repository of the Hugging Face Hub.
+"""Push an exported model folder to a repository of the Hugging Face Hub.
 
-In: an exported folder and `ORG/NAME`. Out: one commit that holds the whole folder, in a repository that is made
-private where it does not exist. Weights are uploaded first and become visible with the commit, so a reader sees the
-model of before or the new one, never half. What an interrupted push had uploaded is not sent again by the next.
+In: an exported folder and `ORG/NAME`. Out: one commit with the files of the export, in a repository that is created as
+private if it does not exist. Weights are uploaded first and become visible with the commit, so a reader sees the
+previous model or the new one, never a mixture. What an interrupted push uploaded is not sent again by the next one.
 
-The endpoint is `HF_ENDPOINT`, the token what `hf auth login` stored or `HF_TOKEN`. Token and name are looked at before
-anything is exported. A push to a public repository must be asked for: what was public once cannot be taken back.
+Only files an export consists of are sent (model/exported_files.py); others are named and left out, and a symbolic link
+in the place of one is refused, so neither a `.env` nor a linked secret can become public. The endpoint is
+`HF_ENDPOINT`, the token what `hf auth login` stored or `HF_TOKEN`. Token and name are checked before anything is
+exported. Pushing to a public repository has to be requested: what was public once cannot be taken back.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from typing import TYPE_CHECKING
 
 from titan_speech.errors import PublishError, TitanSpeechError
 from titan_speech.hf.model_card import read_record
-from titan_speech.hf.model_folder import INDEX_NAME, HFFolder
+from titan_speech.hf.model_folder import HFFolder
+from titan_speech.model.exported_files import INDEX_NAME, find_exported_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-
-WEIGHTS = (".safetensors", INDEX_NAME)
+WEIGHTS = ("*.safetensors", INDEX_NAME)
+"""What an earlier model of another size may have left in the repository."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository that can be pushed to as far as can be told without asking the server."""
+    """A repository that can be pushed to, as far as is known without asking the server."""
 
     api: HfApi
     name: str
@@ -38,9 +41,14 @@ class Repository:
 
     @classmethod
     def named(cls, name: str, *, is_public: bool = False) -> Repository:
-        """
+        """Check a name and find the token.
+
+        Args:
+            name: `ORG/NAME` or `USER/NAME`.
+            is_public: everyone may read the repository.
+
         Raises:
-            PublishError: the library is absent, the name is none, or there is no token.
+            PublishError: huggingface_hub is not installed, the name is not valid, or there is no token.
         """
         try:
             from huggingface_hub import HfApi, get_token
@@ -51,7 +59,7 @@ class Repository:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
-            raise PublishError(f"{name!r} is no name of a repository ({error}); expected ORG/NAME") from error
+            raise PublishError(f"{name!r} is not the name of a repository ({error}); expected ORG/NAME") from error
         if "/" not in name:
             raise PublishError(f"{name!r} does not say whose repository it is; expected ORG/NAME or USER/NAME")
         token = get_token()
@@ -68,23 +76,56 @@ class Repository:
 
 
 def publish(folder: Path, repository: Repository, report: Callable[[str], None] = print) -> str:
-    """Push `folder`; the address of the commit. The folder is only read.
+    """Push a folder, which is only read.
+
+    Args:
+        folder: an exported model.
+        repository: where it goes.
+        report: takes lines of progress.
+
+    Returns:
+        The address of the commit.
 
     Raises:
-        ModelError: the folder is no exported model, or lacks weights.
-        PublishError: the server cannot be reached or refuses, or the repository is public without being asked for.
+        ModelError: the folder is not an exported model, or lacks weights.
+        PublishError: a file of it is a symbolic link, the server cannot be reached or refuses, or the repository is
+            public although a private one was requested.
     """
+    files = _files_to_send(folder, report)
     HFFolder.open(folder)
     message = f"titan_speech, step {read_record(folder).step:,}"
-    with _said_plainly(folder, repository):
-        _make(repository)
-        report(f"{repository.url}: uploading {_num_bytes(folder) / 1e9:.2f} GB")
-        return _commit(folder, repository, message)
+    with _translate_errors(folder, repository):
+        repository.api.create_repo(repository.name, private=not repository.is_public, exist_ok=True)
+        _check_visibility(repository)
+        num_bytes = sum((folder / name).stat().st_size for name in files)
+        report(f"{repository.url}: uploading {num_bytes / 1e9:.2f} GB")
+        commit = repository.api.upload_folder(
+            repo_id=repository.name,
+            folder_path=folder,
+            allow_patterns=list(files),
+            delete_patterns=list(WEIGHTS),
+            commit_message=message,
+        )
+        return commit.commit_url
 
 
-def _make(repository: Repository) -> None:
-    """Create the repository where it is not; refuse one that more people can read than was asked for."""
-    repository.api.create_repo(repository.name, private=not repository.is_public, exist_ok=True)
+def _files_to_send(folder: Path, report: Callable[[str], None]) -> tuple[str, ...]:
+    """Names of the files of the export; what else is in the folder is reported."""
+    if not folder.is_dir():
+        return ()  # HFFolder.open says what is wrong
+    found = find_exported_files(folder)
+    if found.links:
+        raise PublishError(
+            f"{folder} is not sent: not a regular file: {', '.join(found.links)}; symbolic links are not followed. "
+            "Put the files in their place, or export the model again"
+        )
+    if found.others:
+        report(f"{folder}: not published, as no export has such files: {', '.join(found.others)}")
+    return found.files
+
+
+def _check_visibility(repository: Repository) -> None:
+    """Refuse a repository that more people can read than was requested."""
     is_private = repository.api.repo_info(repository.name).private
     if not is_private and not repository.is_public:
         raise PublishError(
@@ -93,25 +134,9 @@ def _make(repository: Repository) -> None:
         )
 
 
-def _commit(folder: Path, repository: Repository, message: str) -> str:
-    """All files in one commit, which also takes away weights that an earlier model of another size left."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    there = repository.api.list_repo_files(repository.name)
-    stale = [name for name in there if name.endswith(WEIGHTS) and name not in names]
-    operations = [CommitOperationAdd(name, str(folder / name)) for name in names]
-    deletions = [CommitOperationDelete(name) for name in stale]
-    return repository.api.create_commit(repository.name, [*operations, *deletions], commit_message=message).commit_url
-
-
-def _num_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 @contextlib.contextmanager
-def _said_plainly(folder: Path, repository: Repository) -> Iterator[None]:
-    """Whatever the library, the network or the server make of a push, as one error with the next step."""
+def _translate_errors(folder: Path, repository: Repository) -> Iterator[None]:
+    """Turn what the library, the network or the server raise into one error with the next step."""
     try:
         yield
     except TitanSpeechError:

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from titan_speech.errors import ModelError
-from titan_speech.hf.model_folder import DTYPES, INDEX_NAME, SINGLE_NAME
+from titan_speech.hf.model_folder import DTYPES
+from titan_speech.model.exported_files import INDEX_NAME, SINGLE_NAME, shard_name
 
 MAX_SHARD_BYTES = 4 << 30
 Shapes = Mapping[str, tuple[int, ...]]
@@ -64,7 +65,7 @@ def write_weights(
 ) -> None:
     """Write every tensor; `pieces(name)` gives its rows in order."""
     shards = _shards(shapes, dtype, max_shard_bytes)
-    names = [SINGLE_NAME] if len(shards) == 1 else _numbered(len(shards))
+    names = [SINGLE_NAME] if len(shards) == 1 else [shard_name(i + 1, len(shards)) for i in range(len(shards))]
     for file, shard in zip(names, shards, strict=True):
         _write_shard(folder / file, {name: shapes[name] for name in shard}, dtype, pieces)
     if len(shards) > 1:
@@ -93,10 +94,6 @@ def _shards(shapes: Shapes, dtype: torch.dtype, max_bytes: int) -> list[list[str
         shards[-1].append(name)
         room -= num_bytes
     return shards
-
-
-def _numbered(count: int) -> list[str]:
-    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
 
 
 def _write_shard(

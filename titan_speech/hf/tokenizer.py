@@ -35,11 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.hf.model_folder import CONFIG_NAME, HFFolder, read_json
+from titan_speech.hf.model_folder import HFFolder, read_json
 from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.model.exported_files import CONFIG_NAME, GENERATION_NAME
 from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout
 from titan_speech.tokenization.text_tokenizer import (
     JSON_NAME,
+    RECIPE_NAME,
     TEXT_TOKENIZER,
     TOKENIZER_CONFIG_NAME,
     TextTokenizer,
@@ -47,7 +49,6 @@ from titan_speech.tokenization.text_tokenizer import (
 )
 from titan_speech.tokenization.vocabulary import Vocabulary
 
-GENERATION_NAME = "generation_config.json"
 _ENDING = "_token_id"
 
 
@@ -113,7 +114,7 @@ def write_text_tokenizer(tokenizer: TextTokenizer, source: Path, folder: Path) -
     folder.mkdir(parents=True)
     (folder / JSON_NAME).write_text(tokenizer_json(source), encoding="utf-8")
     write_json(
-        folder / "recipe.json",
+        folder / RECIPE_NAME,
         {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": tokenizer.eos_id,

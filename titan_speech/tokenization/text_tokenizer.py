@@ -126,6 +126,7 @@ def byte_spelling() -> list[str]:
 
 JSON_NAME, TOKENIZER_CONFIG_NAME = "tokenizer.json", "tokenizer_config.json"
 TEXT_TOKENIZER = "text_tokenizer"
+RECIPE_NAME = "recipe.json"
 """Folder inside a grown model's folder that holds the tokenizer of its text."""
 
 # Pairs that open and close a document, tried in this order when no file of the folder names them. They count only
@@ -255,7 +256,7 @@ def _identity(text: str) -> str:
 def _document_tokens(folder: Path, tokenizer: Tokenizer) -> DocumentTokens:
     """The folder's own words first, in falling order of precedence, then the pairs known by name."""
     found = DocumentTokens()
-    for name in ("recipe.json", "config.json", TOKENIZER_CONFIG_NAME, "special_tokens_map.json"):
+    for name in (RECIPE_NAME, "config.json", TOKENIZER_CONFIG_NAME, "special_tokens_map.json"):
         found = found.or_else(_read_frame(folder / name, tokenizer))
     specials = {str(t): id_ for id_, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     for bos, eos in KNOWN_PAIRS:

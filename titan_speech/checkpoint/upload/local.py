@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
+import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,6 +34,9 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import MARKER, STEP_NAME, FileRecord, checkpoint_path, committed_steps, read_commit
 from titan_speech.errors import CheckpointError
+from titan_speech.model.exported_files import MODEL_RECORD_NAME, find_exported_files
+
+logger = logging.getLogger(__name__)
 
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
@@ -93,8 +98,6 @@ def _is_named(file_number: int, path: Path) -> bool:
 
 
 HF = "hf"
-HF_RECORD = "titan_speech.json"
-"""Of such a folder; it has a fingerprint of the weights, so it differs where a run came to a step a second time."""
 
 
 @dataclass(frozen=True)
@@ -152,20 +155,40 @@ def local_checkpoints(folder: Path, kinds: Collection[str]) -> list[LocalCheckpo
 def hf_folders(run: Path) -> list[LocalCheckpoint]:
     """Milestones as Hugging Face folders; names, sizes and their record tell them apart: they have no checksums."""
     matches = [(path, STEP_NAME.fullmatch(path.name)) for path in (run / HF).glob("step-*")]
-    return [_hf_folder(path, int(match[1])) for path, match in matches if match and path.is_dir()]
+    found = (_hf_folder(path, int(match[1])) for path, match in matches if match and path.is_dir())
+    return [one for one in found if one is not None]
 
 
-def _hf_folder(path: Path, step: int) -> LocalCheckpoint:
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in names)
+def _hf_folder(path: Path, step: int) -> LocalCheckpoint | None:
+    """The files of the export alone; None for a folder with symbolic links in their place, which is not uploaded."""
+    if path.is_symlink():
+        _warn_once(f"{path} is not uploaded: it is a symbolic link; expected the folder itself")
+        return None
+    found = find_exported_files(path)
+    if found.links:
+        _warn_once(
+            f"{path} is not uploaded: not a regular file: {', '.join(found.links)}; symbolic links are not followed: "
+            "put the files in their place, or delete the folder to have the milestone exported again"
+        )
+        return None
+    if found.others:
+        _warn_once(f"{path}: not uploaded, as no export has such files: {', '.join(found.others)}")
+    files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in found.files)
     told = [(file.name, file.num_bytes) for file in files], hf_record_sha256(path)
     digest = hashlib.sha256(repr(told).encode()).hexdigest()
     return LocalCheckpoint(path, f"{HF}-{step}", step, HF, path.stat().st_mtime, files, digest)
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning once per process: folders are listed several times per upload pass."""
+    logger.warning("%s", message)
+
+
 def hf_record_sha256(path: Path) -> str:
-    """Of a folder's record; empty where it has none."""
-    record = path / HF_RECORD
+    """Of a folder's record, which has a fingerprint of the weights: it differs where a run reached a step twice.
+    Empty where the folder has none."""
+    record = path / MODEL_RECORD_NAME
     return hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else ""
 
 

@@ -25,9 +25,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from titan_speech.checkpoint.commit import MARKER, FileRecord
-from titan_speech.checkpoint.upload.local import HF, HF_RECORD, LocalCheckpoint, hf_record_sha256
+from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_record_sha256
 from titan_speech.checkpoint.upload.remote import LEFT, Prefix, SentCheckpoint, SentFile, manifest_of_text
 from titan_speech.errors import CheckpointError
+from titan_speech.model.exported_files import MODEL_RECORD_NAME
 from titan_speech.storage.retry import Pace
 from titan_speech.storage.s3 import SHA256_KEY, UnfinishedUpload
 from titan_speech.storage.upload import XXH3_KEY, digest_file, send_resumable
@@ -127,7 +128,7 @@ def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
     """Whether what is complete there is this checkpoint, not another of its step."""
     if checkpoint.kind == HF:
         ours = {(checkpoint.path_of(file), file.num_bytes) for file in checkpoint.files}
-        record = {file.sha256 for file in there.files if file.path == f"{checkpoint.name}/{HF_RECORD}"}
+        record = {file.sha256 for file in there.files if file.path == f"{checkpoint.name}/{MODEL_RECORD_NAME}"}
         has_record = not record or record == {hf_record_sha256(checkpoint.path)}
         return has_record and ours == {(file.path, file.num_bytes) for file in there.files}
     return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
