@@ -142,5 +142,5 @@ def test_processes_count_what_one_would(world: World, monkeypatch: pytest.Monkey
     groups = Blocks(stream.documents, group_documents=4, lane_groups=64)
     alone = pack_counts._table(groups, PackingRules(128), True, "tts")
     monkeypatch.setattr(pack_counts, "MIN_PARALLEL_DOCUMENTS", 1)
-    monkeypatch.setattr(pack_counts, "GROUPS_PER_TASK", 3)
+    monkeypatch.setattr(pack_counts, "BLOCKS_PER_TASK", 3)
     assert np.array_equal(pack_counts._table(groups, PackingRules(128), True, "tts"), alone)

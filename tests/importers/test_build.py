@@ -149,8 +149,8 @@ def test_a_build_killed_at_any_moment_continues_to_the_same_bytes(
     script = f"""
 import os, signal, sys
 from unittest import mock
-from titan_speech import cli
-import titan_speech.corpus.build.run
+from titan_speech.cli import main as cli
+import titan_speech.importers.build
 import pkgutil
 owner = pkgutil.resolve_name({module!r})
 real, calls = getattr(owner, {name!r}), []

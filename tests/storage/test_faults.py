@@ -261,13 +261,13 @@ def test_a_limit_on_files_is_said_and_leaves_nothing(objects: Objects, settings:
 _FULL_DISK = """
 import sys
 from pathlib import Path
-from titan_speech.config.tables import StorageTable
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.remote.copies import copies_of
-from titan_speech.remote.download import RemoteFile
-from titan_speech.remote.url import S3Url
+from titan_speech.storage.node_copies import copies_of
+from titan_speech.storage.download import RemoteFile
+from titan_speech.storage.s3 import S3Url
 endpoint, cache, *sha256s = sys.argv[1:]
-copies = copies_of(StorageTable(endpoint_url=endpoint, cache_dir=cache, num_attempts=2))
+copies = copies_of(StorageConfig(endpoint_url=endpoint, cache_dir=cache, num_attempts=2))
 files = [RemoteFile(S3Url("stores", f"faults/small-{i}"), 200_000, sha256) for i, sha256 in enumerate(sha256s)]
 for file in files:
     copies.fetch(file)

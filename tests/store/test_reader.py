@@ -490,7 +490,7 @@ def test_a_build_killed_at_any_moment_leaves_nothing_that_opens(
     script = f"""
         import os, pickle, signal, sys
         from pathlib import Path
-        from titan_speech.store import builder
+        from titan_speech.store import writer as builder
         from tests.store_samples import write_store
         def die(*args): os.kill(os.getpid(), signal.SIGKILL)
         builder.{moment} = die

@@ -121,7 +121,7 @@ def test_a_damaged_object_is_named_and_never_read(
 
 _KILLED_WHILE_VERIFYING = """
 import os, signal, sys
-from titan_speech.store.store import stored_files
+from titan_speech.store.reader import stored_files
 with stored_files(sys.argv[1]) as store:
     store.fetch(store.manifest().parts[0].shards[0].files)
     os.kill(os.getpid(), signal.SIGKILL)
