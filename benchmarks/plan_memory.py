@@ -29,13 +29,8 @@ import torch
 from benchmarks.machine import ROOT
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import CheckpointConfig
-from titan_speech.config.schema_training import (
-    ActivationCheckpointConfig,
-    LossConfig,
-    ModelConfig,
-    TokenizerConfig,
-    TrainingConfig,
-)
+from titan_speech.config.schema_parallelism import ActivationCheckpointConfig
+from titan_speech.config.schema_training import LossConfig, ModelConfig, TokenizerConfig, TrainingConfig
 from titan_speech.estimate.devices import on_this_machine
 from titan_speech.estimate.fake_inputs import fake_inputs
 from titan_speech.estimate.memory import TraceJob

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig
+from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
 from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
-from titan_speech.preflight.config_checks import OF_INITIAL, load_config
+from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.locks import release_run_locks
 from titan_speech.utils.logging import quieten_dependencies
@@ -117,7 +118,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
 
 def _model_of_stage(config: SpeechConfig) -> ModelConfig:
     """A stage with a flavor of its own needs nothing of the folder its first weights came from."""
-    is_first = not config.stage.from_ or config.model.flavor == OF_INITIAL
+    is_first = not config.stage.from_ or config.model.flavor == INITIAL_FLAVOR
     return config.model if is_first else replace(config.model, initial="")
 
 

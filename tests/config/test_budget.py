@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from titan_speech.config.budget import Budget, data_parallel_degree, describe_budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
-from titan_speech.config.schema_training import LRSchedulerConfig, OptimizerConfig, ParallelismConfig, TrainingConfig
+from titan_speech.config.schema_parallelism import ParallelismConfig
+from titan_speech.config.schema_training import LRSchedulerConfig, OptimizerConfig, TrainingConfig
 
 PT_S1 = SpeechConfig(
     training=TrainingConfig(seq_len=2048, global_batch_tokens=524_288, target_tokens=200_000_000_000),

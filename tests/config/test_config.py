@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.config.convert import config_fields
+from titan_speech.config.fields import Bounds, config_fields
 from titan_speech.config.help import help_text
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.problem import Finding, nearest_name
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ConfigError
-from titan_speech.preflight.config_checks import Range, load_config
+from titan_speech.preflight.config_checks import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -696,7 +696,7 @@ def test_a_field_named_by_a_python_keyword_has_the_keyword_as_its_key() -> None:
     assert list(config_fields(StageTable)) == ["from"]
 
 
-def test_a_range_says_its_bounds() -> None:
-    assert str(Range("x", least=0, below=1)) == "a value at least 0 and below 1"
-    assert not Range("x", above=0).holds(0)
+def test_bounds_are_stated_in_words() -> None:
+    assert str(Bounds(at_least=0, below=1)) == "a value at least 0 and below 1"
+    assert not Bounds(above=0).allow(0)
     assert nearest_name("zzz", ["seq_len"]) is None

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.config.convert import config_fields, convert, is_optional, without_none
+from titan_speech.config.convert import convert
+from titan_speech.config.fields import config_fields, is_optional, without_none
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.problem import REMOVED, redact
 from titan_speech.config.resolved import resolved_toml, save_resolved

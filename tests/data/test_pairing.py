@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.plan_samples import World, make_world, with_training
 from tests.store_samples import CODEC
+from titan_speech.config.fields import check_bounds
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.data.documents import num_prompt_codes
 from titan_speech.data.pairing import OrderContradictionError, Spans, next_of_speaker, references, stitch
@@ -252,6 +253,7 @@ def test_wrong_stitching_settings_are_named_and_the_gap_is_in_the_fingerprint(wo
     first, second = (stitched(world, tmp_path / "talks", gap).fingerprint for gap in (0.5, 0.6))
     assert first != second
     source = SourceConfig(name="x", store="s", task="tts", share=1.0, stitch_gap_sec=-1.0)
-    found = [str(finding) for finding in check_sources(DataConfig(source=(source,)))]
+    data = DataConfig(source=(source,))
+    found = [str(finding) for finding in (*check_sources(data), *check_bounds(data))]
     assert len(found) == 2
     assert "stitching of task tts" in found[0]

@@ -16,14 +16,8 @@ from benchmarks.plan_memory import RESULT, table
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
 from titan_speech.config.schema_operations import CadenceRule
-from titan_speech.config.schema_training import (
-    ActivationCheckpointConfig,
-    CompileConfig,
-    LossConfig,
-    ModelConfig,
-    TokenizerConfig,
-    TrainingConfig,
-)
+from titan_speech.config.schema_parallelism import ActivationCheckpointConfig, CompileConfig
+from titan_speech.config.schema_training import LossConfig, ModelConfig, TokenizerConfig, TrainingConfig
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.answer import Question, RunEstimate, count_storage, link_rate, neighbour_rate, predict
 from titan_speech.estimate.compare import RECORD_FORMAT, comparison, plan_record

@@ -11,6 +11,7 @@ import pytest
 from torch.distributed.pipelining.schedules import get_schedule_class
 from torchtitan.distributed.pipeline_parallel import _generate_llm_fqn_per_model_part
 
+from titan_speech.config.fields import check_bounds
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import stage_layers
 from titan_speech.errors import ConfigError
@@ -24,7 +25,7 @@ from titan_speech.preflight.compatibility import (
     features_of,
     refused_additions,
 )
-from titan_speech.preflight.config_checks import check_ranges, load_config
+from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import missing_on, refuse_what_cannot_run
 from titan_speech.preflight.parallel_degrees import check_sizes
 
@@ -34,7 +35,7 @@ SMALL = Path(__file__).parents[1] / "assets" / "small.toml"
 def config_with(**tables: dict[str, Any]) -> SpeechConfig:
     """The default configuration, valid, with some keys of some tables set."""
     config = SpeechConfig()
-    assert not [*check_ranges(config), *check_support(config), *check_sizes(config)]
+    assert not [*check_bounds(config), *check_support(config), *check_sizes(config)]
     return replace(config, **{name: replace(getattr(config, name), **keys) for name, keys in tables.items()})
 
 

@@ -13,7 +13,7 @@ from torchtitan.models.common.attention import FlexAttention, VarlenMetadata, cr
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.linear import Linear
 
-from titan_speech.config.schema_training import Float8Config
+from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import DenseDocumentAttention, attention_config
 from titan_speech.model.backbones import published_shape

@@ -23,7 +23,7 @@ from typing import Any
 
 from titan_speech.checkpoint.commit import FileRecord, file_record
 from titan_speech.config.budget import Budget
-from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.config.schema_parallelism import ParallelismConfig
 from titan_speech.data.phase_files import PHASES_DIR as PHASES_FOLDER
 from titan_speech.data.phase_files import phase_end, write_step
 from titan_speech.data.phases import Phase

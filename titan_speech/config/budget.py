@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.config.schema_parallelism import ParallelismConfig
 from titan_speech.utils.text_table import table_lines
 
 

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, dataclass, field, is_dataclass
+from typing import Any, Literal, cast, get_args, get_origin
 
+from titan_speech.config.fields import config_fields, is_optional, without_none
 from titan_speech.config.overrides import as_list, as_toml
 from titan_speech.config.problem import DEFAULT, KeyPath, Origin, Problem, dotted, nearest_name, one_of
 from titan_speech.config.schema import SpeechConfig
@@ -146,27 +145,6 @@ def convert(tree: Table) -> Converted:
     """The whole tree as a `SpeechConfig`."""
     findings = Findings()
     return Converted(_to_table(tree, SpeechConfig, (), findings), findings)
-
-
-def toml_name(entry: Field[Any]) -> str:
-    """The field's key in TOML: `from_` is `from`."""
-    return entry.name.rstrip("_")
-
-
-@cache
-def config_fields(cls: type) -> dict[str, tuple[Field[Any], Any]]:
-    """TOML key -> the field and its resolved type."""
-    hints = get_type_hints(cls)
-    return {toml_name(entry): (entry, hints[entry.name]) for entry in fields(cls)}
-
-
-def is_optional(hint: Any) -> bool:
-    return get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
-
-
-def without_none(hint: Any) -> Any:
-    """`float` of `float | None`; other types as they are."""
-    return next(arg for arg in get_args(hint) if arg is not NoneType) if is_optional(hint) else hint
 
 
 def _to_table(node: Node, cls: type, path: KeyPath, findings: Findings) -> Any:

@@ -21,7 +21,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin
 
-from titan_speech.config.convert import config_fields, is_optional, without_none
+from titan_speech.config.fields import config_fields, is_optional, without_none
 from titan_speech.config.overrides import toml_value
 from titan_speech.config.schema import SpeechConfig
 

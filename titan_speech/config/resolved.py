@@ -15,7 +15,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from titan_speech.config.convert import config_fields
+from titan_speech.config.fields import config_fields
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.overrides import toml_value
 from titan_speech.config.problem import DEFAULT, Origin, redact

@@ -1,15 +1,22 @@
-"""What a run is called, and what it comes from.
+"""The TOML tables of a run, one dataclass each; the text under a field is its help (`--config-help`).
 
-The TOML tables, one dataclass each; the text under a field is its `--help`.
+    schema_data.py          what is read: sources, shares, language rules, held-out sets, object storage
+    schema_training.py      what is trained and how: backbone, token budget, optimizer, learning-rate schedule, loss
+    schema_parallelism.py   how a step is computed: parallelism, activation checkpointing, compilation, float8
+    schema_operations.py    how a run is operated: checkpoints, their upload, fault handling, logging, profiling
+    schema.py               the run itself, and `SpeechConfig`, which has all tables
 
-Table and field names follow TorchTitan's where a person would write them. What a run derives from them (steps,
-accumulation, schedule) is computed in `titan_speech.config.budget`, never written by hand.
+Types, choices (`Literal`) and bounds (`Bounds`) are those of the field; what several keys contradict is checked in
+preflight/. Names follow TorchTitan's where a person would write them. What a run derives from its tables (steps,
+accumulation, schedule) is computed in `budget.py` and never written by hand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from titan_speech.config.fields import Bounds
 from titan_speech.config.schema_data import (
     DataConfig,
     LanguageRuleConfig,
@@ -26,71 +33,21 @@ from titan_speech.config.schema_operations import (
     ProfilerConfig,
     UploadConfig,
 )
-from titan_speech.config.schema_training import (
+from titan_speech.config.schema_parallelism import (
     ActivationCheckpointConfig,
+    CommConfig,
     CompileConfig,
     Float8Config,
+    ParallelismConfig,
+)
+from titan_speech.config.schema_training import (
     LossConfig,
     LRSchedulerConfig,
     ModelConfig,
     OptimizerConfig,
-    ParallelismConfig,
     TokenizerConfig,
     TrainingConfig,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """What the run is called and where it writes."""
-
-    description: str = ""
-    """One line that says what this run is; saved with it."""
-
-    dump_folder: str = "outputs/run"
-    """Run folder, relative to the working directory: checkpoints, metrics.jsonl, resolved configuration."""
-
-    seed: int = 0
-    """Seed of the weight initialisation (data order has its own: data.seed)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """What a stage takes over from the one before. It counts only while the run has no checkpoint of its own: a crash
-    inside the stage resumes the stage."""
-
-    from_: str = ""
-    """Run folder of the stage before (its newest complete checkpoint), or one of its checkpoints (.../step-N); either
-    may be at s3:// (its upload.to). Weights are taken over, the schedule starts anew. Empty: the first stage."""
-
-    optimizer: bool = False
-    """Take over the moments of AdamW too; learning rate, betas and weight decay are always this stage's."""
-
-    continue_data: bool = True
-    """Read each data stream on from where the stage before left it (as data.continue_from, which goes before it)."""
-
-    strict: bool = False
-    """Stop, and do not only warn, if the peak learning rate is above the one the stage before ended with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommConfig:
-    """Time limits of collectives."""
-
-    init_timeout_seconds: int = 300
-    """Limit during start-up and the first step."""
-
-    train_timeout_seconds: int = 100
-    """Limit afterwards."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DebugConfig:
-    """Switches for finding faults."""
-
-    deterministic: bool = False
-    """Use deterministic kernels."""
-
 
 __all__ = [
     "ActivationCheckpointConfig",
@@ -121,6 +78,49 @@ __all__ = [
     "TranscriptVariant",
     "UploadConfig",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """Description and output folder of the run."""
+
+    description: str = ""
+    """One line that describes the run; saved with it."""
+
+    dump_folder: str = "outputs/run"
+    """Run folder, relative to the working directory: checkpoints, metrics.jsonl, resolved configuration."""
+
+    seed: Annotated[int, Bounds(at_least=0)] = 0
+    """Seed of the weight initialization (the data order has its own: data.seed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Warm start: what is loaded from the previous stage. Applies only while the run has no checkpoint of its own; a
+    stage that crashed resumes from its own checkpoint."""
+
+    from_: str = ""
+    """Run folder of the previous stage (its newest complete checkpoint is loaded), or one of its checkpoints
+    (.../step-N); either may be at s3:// (its upload.to). Weights are loaded, the learning-rate schedule starts at step
+    0. Empty: the first stage."""
+
+    optimizer: bool = False
+    """Also load the optimizer state (AdamW moments); learning rate, betas and weight decay are always this stage's."""
+
+    continue_data: bool = True
+    """Continue each data stream at the read position where the previous stage ended (as data.continue_from does, which
+    takes precedence)."""
+
+    strict: bool = False
+    """Stop instead of warning if the peak learning rate is above the one the previous stage ended with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugConfig:
+    """Debugging switches."""
+
+    deterministic: bool = False
+    """Use deterministic kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)

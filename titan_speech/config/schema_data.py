@@ -1,12 +1,16 @@
-"""What is read: sources and their shares, rules by language, stores in object storage."""
+"""What a run reads: data sources and their shares, rules by language, held-out sets, object storage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from titan_speech.config.fields import Bounds
 
 TaskName = Literal["speech", "continuation", "tts", "clone", "text", "instruction"]
 TranscriptVariant = Literal["native", "romanized", "code_mixed", "audio_tagged"]
+
+PoolShare = Annotated[float, Bounds(at_least=0, at_most=1, expected="a share of the pool from 0 to 1")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,54 +18,55 @@ class SourceConfig:
     """One data source: a part of a token store, read as one task."""
 
     name: str
-    """Name of the source in reports and rules; unique."""
+    """Name of the source in reports and language rules; unique."""
 
     store: str
     """Folder of the token store, s3://bucket/prefix (see [storage]), or a name of [data.stores]."""
 
     task: TaskName
-    """How samples become prompts: speech, continuation, tts, clone, text or instruction."""
+    """How samples become training documents: speech, continuation, tts, clone, text or instruction."""
 
-    share: float
-    """Share of the run's tokens (not samples); the shares of all sources add up to 1."""
+    share: Annotated[float, Bounds(above=0, at_most=1, expected="a share above 0 and at most 1")]
+    """Share of the run's tokens (not of its samples); the shares of all sources add up to 1."""
 
     datasets: tuple[str, ...] = ()
-    """Keep only these dataset_source values of the store; empty keeps all."""
+    """Read only these dataset_source values of the store; empty reads all."""
 
     languages: tuple[str, ...] = ()
-    """Keep only these languages; empty keeps all."""
+    """Read only these languages; empty reads all."""
 
     transcript: TranscriptVariant = "native"
-    """Which transcript a paired task reads."""
+    """Transcript variant that a paired task reads."""
 
-    stitch_gap_sec: float | None = None
-    """Task speech only: join neighbouring segments of one recording and speaker, in their order and not further apart
-    than this, into documents of up to seq_len tokens, which stay whole. Segments without a neighbour are left out."""
+    stitch_gap_sec: Annotated[float | None, Bounds(at_least=0, expected="seconds, 0 or above")] = None
+    """Task speech only: join consecutive segments of one recording and speaker, at most this many seconds apart, into
+    documents of up to seq_len tokens, which are never split. Segments without a neighbor are left out."""
 
     train_on: Literal["all", "target"] = "all"
-    """all: loss on every real token; target: only on what follows the prompt: codes and speech_end, or the answer."""
+    """Loss masking. all: loss on every token but padding; target: loss only on what follows the prompt (codes and
+    speech_end, or the answer)."""
 
-    max_epochs: float | None = None
-    """Upper bound on how often this source's data may be repeated over the run."""
+    max_epochs: Annotated[float | None, Bounds(above=0)] = None
+    """Upper limit on the epochs over this source's data during the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRuleConfig:
-    """How the tokens of a pool of sources are spread over languages."""
+    """How the tokens of a pool of sources are distributed over languages."""
 
     sources: tuple[str, ...] = ()
-    """Names of the sources the rule covers together; empty means the whole stage."""
+    """Names of the sources that form the pool; empty: all sources of the stage."""
 
-    alpha: float | None = None
-    """Temperature: languages share in proportion to num_tokens ** alpha. A source may have it from one rule only."""
+    alpha: Annotated[float | None, Bounds(at_least=0, expected="0 (equal) or above; 1 is in proportion")] = None
+    """Sampling temperature: languages are weighted by num_tokens ** alpha. At most one rule may set it for a source."""
 
-    floor: dict[str, float] = field(default_factory=dict)
-    """Least share of the pool per language; the key "*" stands for every language of the pool not named."""
+    floor: dict[str, PoolShare] = field(default_factory=dict)
+    """Minimum share of the pool per language; the key "*" stands for every language of the pool that is not named."""
 
-    cap: dict[str, float] = field(default_factory=dict)
-    """Greatest share of the pool per language; "*" as above."""
+    cap: dict[str, PoolShare] = field(default_factory=dict)
+    """Maximum share of the pool per language; "*" as in floor."""
 
-    pin: dict[str, float] = field(default_factory=dict)
+    pin: dict[str, PoolShare] = field(default_factory=dict)
     """Exact share of the pool per language."""
 
 
@@ -70,33 +75,34 @@ class DataConfig:
     """What is read, in which proportions and in which order."""
 
     phase: str = "start"
-    """Label of this stretch of the run. A run that goes on with other weights, stores or sequence length needs a new
-    one; its streams then go on where they stand."""
+    """Label of this phase of the run. A run that continues with other shares, stores or sequence length needs a new
+    label; its data streams then continue at their read positions."""
 
     continue_from: str = ""
-    """Run folder or checkpoint (.../step-N) of an earlier stage: a fresh run reads its streams on from where they
-    stood there, as long as source name, language, task and files are the same."""
+    """Run folder or checkpoint (.../step-N) of an earlier stage: a new run continues its data streams at the read
+    positions of that stage, for every stream with the same source name, language, task and files."""
 
-    seed: int = 0
-    """Seed of the data order; the order depends on it, on the plan and on the slot, never on ranks or workers."""
+    seed: Annotated[int, Bounds(at_least=0)] = 0
+    """Seed of the data order. The order depends on it, on the data plan and on the slot, never on the number of ranks
+    or loader workers."""
 
     too_long: Literal["drop", "split", "error"] = "drop"
-    """A paired sample longer than seq_len: leave it out (counted per language), split it, or stop. Raw speech and
-    text flow over the borders of packs at any length."""
+    """What is done with a paired sample longer than seq_len: drop it (counted per language), split it, or stop with an
+    error. Raw speech and text of any length continue in the next pack."""
 
-    num_workers: int = 0
-    """Loader processes per rank; 0 reads in the training process behind a prefetch thread."""
+    num_workers: Annotated[int, Bounds(at_least=0)] = 0
+    """Dataloader worker processes per rank; 0: a prefetch thread in the training process."""
 
-    num_prefetch_batches: int = 4
-    """Batches read ahead."""
+    num_prefetch_batches: Annotated[int, Bounds(at_least=1)] = 4
+    """Batches loaded ahead."""
 
     stores: dict[str, str] = field(default_factory=dict)
-    """Names for stores and gold packs, for `store` and `held_out`: {raw_speech = "s3://corpora/raw", gold = "gold"}.
-    Where there are names, a folder is written with a /."""
+    """Names of token stores and held-out sets, for `store` and `held_out`: {raw_speech = "s3://corpora/raw", gold =
+    "gold"}. Where names are defined, a folder is written with a /."""
 
     held_out: tuple[str, ...] = ()
-    """Gold packs (titan-speech store gold), in folders, at s3://bucket/prefix or by a name of [data.stores]: their
-    samples are never read, in whatever store they lie."""
+    """Held-out sets (titan-speech store gold): folders, s3://bucket/prefix or names of [data.stores]. Their samples are
+    never trained on, whichever store contains them."""
 
     source: tuple[SourceConfig, ...] = ()
     """[[data.source]] tables."""
@@ -111,23 +117,23 @@ class StorageConfig:
     configuration (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE), never from this file."""
 
     endpoint_url: str = ""
-    """Server that is not Amazon's, such as https://ACCOUNT.r2.cloudflarestorage.com; empty takes AWS_ENDPOINT_URL."""
+    """Endpoint other than Amazon's, such as https://ACCOUNT.r2.cloudflarestorage.com; empty: AWS_ENDPOINT_URL."""
 
     cache_dir: str = ""
-    """Folder on a local disk of each node, shared by its processes and by runs; empty takes TITAN_SPEECH_CACHE or
+    """Cache folder on a local disk of each node, shared by its processes and by runs; empty: TITAN_SPEECH_CACHE or
     ~/.cache/titan_speech."""
 
-    cache_gb: float = 100.0
-    """Most that is kept there (1 GB = 1e9 bytes); what was not used for longest goes first."""
+    cache_gb: Annotated[float, Bounds(above=0)] = 100.0
+    """Maximum size of the cache (1 GB = 1e9 bytes); the least recently used files are evicted first."""
 
-    num_connections: int = 16
-    """Requests a process makes at once."""
+    num_connections: Annotated[int, Bounds(at_least=1, at_most=256)] = 16
+    """Concurrent requests per process."""
 
-    num_attempts: int = 10
-    """How often a request is made before the run stops; ten take about a minute."""
+    num_attempts: Annotated[int, Bounds(at_least=1)] = 10
+    """Attempts per request before the run stops; ten take about a minute."""
 
-    timeout_sec: float = 30.0
-    """Silence of the server after which a request is made anew."""
+    timeout_sec: Annotated[float, Bounds(above=0)] = 30.0
+    """Seconds without a response after which a request is retried."""
 
-    prefetch_packs: int = 2048
-    """Packs of a rank whose shards are fetched ahead of their use; 0 fetches when they are needed."""
+    prefetch_packs: Annotated[int, Bounds(at_least=0)] = 2048
+    """Packs per rank whose shards are downloaded ahead of use; 0: download on demand."""

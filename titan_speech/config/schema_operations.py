@@ -1,78 +1,80 @@
-"""When checkpoints are written, which are kept, and where they go.
-
-What is watched and told of a run: its health, figures, profiles.
-"""
+"""How a run is operated: checkpoints, their upload, fault handling, logging, profiling."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from titan_speech.config.fields import Bounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class CadenceRule:
-    """How often checkpoints are saved in a stretch of the run; by default every 1,000 steps up to 10,000, every 5,000
-    up to 50,000, then every 10,000. Written as cadence = [{until = 10_000, every = 1_000}, ..., {every = 10_000}]."""
+    """Save interval in one part of the run; by default every 1,000 steps up to step 10,000, every 5,000 up to 50,000,
+    then every 10,000. Written as cadence = [{until = 10_000, every = 1_000}, ..., {every = 10_000}]."""
 
-    every: int
-    """Steps between checkpoints: those it divides."""
+    every: Annotated[int, Bounds(at_least=1)]
+    """Steps between checkpoints: a step is saved if it is a multiple."""
 
     until: int | None = None
-    """Last step of the stretch; none: to the end."""
+    """Last step the rule applies to; none: the last step of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """DCP checkpoints: when they are saved, and which are kept."""
+    """DCP checkpoints: save interval and retention."""
 
     enable: bool = True
-    """Save and resume."""
+    """Save checkpoints and resume from them."""
 
     folder: str = "checkpoint"
-    """Folder inside the run folder."""
+    """Checkpoint folder, inside the run folder."""
 
     cadence: tuple[CadenceRule, ...] = (
         CadenceRule(until=10_000, every=1_000),
         CadenceRule(until=50_000, every=5_000),
         CadenceRule(every=10_000),
     )
-    """When a checkpoint is saved; the last step always is."""
+    """Save interval; the last step is always saved."""
 
-    at_least_every_minutes: float = 30.0
-    """Also save when the last save is longer ago than this; 0: only by cadence."""
+    at_least_every_minutes: Annotated[float, Bounds(at_least=0)] = 30.0
+    """Also save if the last save is more than this many minutes ago; 0: save by cadence only."""
 
-    keep_last_full: int = 5
-    """Newest checkpoints a run can resume from; 0 keeps all, as they are."""
+    keep_last_full: Annotated[int, Bounds(at_least=0)] = 5
+    """Newest checkpoints that are kept in full, to resume from; 0 keeps all checkpoints in full."""
 
-    keep_last_model_only: int = 20
-    """Older ones that are kept as weights only; what is older still is deleted."""
+    keep_last_model_only: Annotated[int, Bounds(at_least=0)] = 20
+    """Checkpoints before those of which only the weights are kept; older ones are deleted."""
 
-    milestone_every_steps: int = 50_000
-    """Every so many steps one is kept for ever, in full; 0: none. Others can be pinned: titan-speech checkpoint pin."""
+    milestone_every_steps: Annotated[int, Bounds(at_least=0)] = 50_000
+    """Interval, in steps, of milestones: checkpoints exempt from retention, kept in full; 0: no milestones. Any other
+    checkpoint can be exempted by titan-speech checkpoint pin."""
 
     export_milestones: bool = True
-    """Also write milestones and what is pinned as Hugging Face folders, hf/step-N in the run folder, by a process
-    beside training."""
+    """Also export milestones and pinned checkpoints as Hugging Face model folders, hf/step-N in the run folder, by a
+    separate process during training."""
 
     async_mode: Literal["disabled", "async", "async_with_pinned_mem"] = "async"
-    """How a save overlaps with training: not at all; written in the background from a copy in memory; or copied in the
-    background too, while the next step computes its gradients (on CUDA into page-locked memory)."""
+    """Asynchronous saving. disabled: training waits for the save; async: weights are copied to memory, then written in
+    the background; async_with_pinned_mem: the copy too overlaps with the next step's forward and backward pass (on
+    CUDA, into pinned memory)."""
 
-    max_failed_saves: int = 3
-    """Saves that may fail in a row (disk full, no access) before the run stops; the last step's must not fail."""
+    max_failed_saves: Annotated[int, Bounds(at_least=1)] = 3
+    """Consecutive failed saves (disk full, no access) after which the run stops; the save of the last step must
+    succeed."""
 
     verify_checksums: bool = True
-    """Read a checkpoint's every byte before the run resumes from it; without, sizes only."""
+    """Verify the checksums of all files of a checkpoint before the run resumes from it; false: file sizes only."""
 
     load_step: int = -1
-    """Step to resume from; -1 is the newest. A step that is not there stops the run."""
+    """Step to resume from; -1: the newest. The run stops if that step has no checkpoint."""
 
     initial_load_path: str = ""
     """Checkpoint folder (.../step-N, also s3://bucket/prefix/step-N) whose weights a run without checkpoints of its own
     starts from."""
 
     create_seed_checkpoint: bool = False
-    """Write freshly initialised weights as step 0 and stop; one process."""
+    """Save randomly initialized weights as step 0 and stop; runs in one process."""
 
 
 UploadKind = Literal["full", "model", "hf"]
@@ -80,94 +82,98 @@ UploadKind = Literal["full", "model", "hf"]
 
 @dataclass(frozen=True, kw_only=True)
 class UploadConfig:
-    """Checkpoints to object storage in the background (see [storage] for the server), and back to a new machine."""
+    """Background upload of checkpoints to object storage ([storage] has its settings), and resuming from there on a new
+    machine."""
 
     to: str = ""
-    """s3://bucket/prefix of this run alone; empty: nothing is uploaded. A run whose own folder has no newer checkpoint
-    resumes from the newest that is complete there."""
+    """s3://bucket/prefix of this run alone; empty: no upload. A run whose own folder has no newer checkpoint resumes
+    from the newest complete one there."""
 
     kinds: tuple[UploadKind, ...] = ("full", "model", "hf")
-    """What goes up: full checkpoints, those reduced to weights, milestones as Hugging Face folders."""
+    """What is uploaded: full checkpoints (full), checkpoints of weights only (model), milestones as Hugging Face model
+    folders (hf)."""
 
     keep: Literal["policy", "all"] = "policy"
-    """policy: what [checkpoint] would delete in the run folder is removed there too; all: nothing ever is, and what is
-    not there yet stays in the run folder while its disk has room for two more."""
+    """Remote retention. policy: checkpoints that [checkpoint] deletes from the run folder are deleted there too; all:
+    no remote checkpoint is deleted, and local ones are kept until they are uploaded, as long as the disk has space
+    for two more."""
 
-    part_mb: float = 16.0
-    """Bytes of a file sent at once (1 MB = 1e6 bytes); at least 5.3."""
+    part_mb: Annotated[float, Bounds(at_least=5.3, at_most=5000)] = 16.0
+    """Part size of a multipart upload (1 MB = 1e6 bytes); at least 5.3."""
 
-    num_connections: int = 4
-    """Requests a node makes at once; its uploads take about part_mb of memory for each."""
+    num_connections: Annotated[int, Bounds(at_least=1, at_most=256)] = 4
+    """Concurrent requests per node; an upload uses about part_mb of memory for each."""
 
-    bandwidth_mb_per_sec: float = 0.0
-    """Most that a node sends, on average; 0: no limit."""
+    bandwidth_mb_per_sec: Annotated[float, Bounds(at_least=0)] = 0.0
+    """Maximum average upload bandwidth per node; 0: no limit."""
 
-    finish_sec: float = 3600.0
-    """How long the end of a run waits until everything is up."""
+    finish_sec: Annotated[float, Bounds(at_least=0)] = 3600.0
+    """Seconds that a finished run waits for its uploads to complete."""
 
-    stop_sec: float = 30.0
-    """The same for a run that a signal or a rollback ended, and that will be started again."""
+    stop_sec: Annotated[float, Bounds(at_least=0)] = 30.0
+    """The same for a run that was stopped by a signal or a rollback and will be started again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:
-    """Steps that are not as they should be, and signals."""
+    """Fault handling: non-finite steps, loss spikes, signals."""
 
-    max_skipped_steps: int = 10
-    """A step whose loss or gradient is not finite is skipped: its data is passed over, weights and optimizer stay as
-    they are. More than this many among the last skip_window_steps end the run."""
+    max_skipped_steps: Annotated[int, Bounds(at_least=0)] = 10
+    """A step with a non-finite loss or gradient is skipped: its data is not read again, weights and optimizer state do
+    not change. The run stops after more than this many among the last skip_window_steps."""
 
-    skip_window_steps: int = 100
-    """See max_skipped_steps."""
+    skip_window_steps: Annotated[int, Bounds(at_least=1)] = 100
+    """Window of max_skipped_steps, in steps."""
 
-    spike_z: float = 8.0
-    """A loss is a spike when it lies this many robust standard deviations above the median of the last
-    spike_window_steps; 0 looks for none. Steps of the warmup are left out."""
+    spike_z: Annotated[float, Bounds(at_least=0)] = 8.0
+    """Robust z-score, against the median of the last spike_window_steps, above which a loss is a spike; 0: no spike
+    detection. Warmup steps are ignored."""
 
-    spike_window_steps: int = 100
-    """See spike_z; until it is full, nothing is a spike."""
+    spike_window_steps: Annotated[int, Bounds(at_least=10)] = 100
+    """Window of spike_z, in steps; no loss is a spike before it is full."""
 
     on_spike: Literal["warn", "rollback"] = "warn"
-    """warn: say it and go on; rollback: go back to the last checkpoint before the spike_skip_steps steps that end with
-    the spike, and pass over their data. The run ends with code 75 for that, and is to be started again."""
+    """warn: log and continue; rollback: return to the last checkpoint before the spike_skip_steps steps that end with
+    the spike, and skip their data. For a rollback the run exits with code 75 and has to be started again."""
 
-    spike_skip_steps: int = 10
-    """See on_spike."""
+    spike_skip_steps: Annotated[int, Bounds(at_least=1)] = 10
+    """Steps whose data a rollback skips, the last of them the spike."""
 
-    max_rollbacks: int = 3
-    """Rollbacks in a run; the next spike ends it."""
+    max_rollbacks: Annotated[int, Bounds(at_least=0)] = 3
+    """Rollbacks per run; the next spike stops it."""
 
-    stop_within_sec: float = 120.0
-    """After SIGTERM or SIGUSR1 all ranks save at the next step boundary and leave with code 75; a rank that is not done
-    by then leaves without. torchrun waits for --shutdown-timeout only (default 30 s)."""
+    stop_within_sec: Annotated[float, Bounds(above=0)] = 120.0
+    """Time limit of a graceful stop: after SIGTERM or SIGUSR1 all ranks save at the next step boundary and exit with
+    code 75; a rank that is not done by then exits without saving. torchrun itself waits only for --shutdown-timeout
+    (default 30 s)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
-    """Where figures go. metrics.jsonl in the run folder is always written."""
+    """Logging backends. metrics.jsonl in the run folder is always written."""
 
-    log_every_steps: int = 10
-    """Steps between two log lines."""
+    log_every_steps: Annotated[int, Bounds(at_least=1)] = 10
+    """Logging interval in steps."""
 
     tensorboard: bool = False
     """Write TensorBoard events."""
 
     wandb: bool = False
-    """Send to Weights & Biases (WANDB_MODE=offline is respected)."""
+    """Log to Weights & Biases (WANDB_MODE=offline is respected)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilerConfig:
-    """Traces of rank 0, in profiling/traces of the run folder: what the time of a step goes to."""
+    """Profiler traces of rank 0, in profiling/traces of the run folder: a step-time breakdown."""
 
     enable: bool = False
-    """Write them."""
+    """Write traces."""
 
-    first_steps: int = 2
-    """Steps from the start of the process on that are in the first trace; 0: none."""
+    first_steps: Annotated[int, Bounds(at_least=0)] = 2
+    """Steps in the first trace, from the start of the process; 0: no first trace."""
 
-    steady_from: int = 20
-    """Steps that pass before the second trace begins."""
+    steady_from: Annotated[int, Bounds(at_least=1)] = 20
+    """Steps before the second trace (steady state) begins."""
 
-    steady_steps: int = 3
-    """Steps in the second trace; 0: none."""
+    steady_steps: Annotated[int, Bounds(at_least=0)] = 3
+    """Steps in the second trace; 0: no second trace."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.config.schema_parallelism import ParallelismConfig
 
 
 @dataclass(frozen=True)

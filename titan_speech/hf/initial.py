@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.config.schema_training import ModelConfig
+from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
 from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import ModelError
 from titan_speech.hf.expand import Expansion, Extendable, NewRows, is_expanded, read_expansion
 from titan_speech.hf.model_folder import HFFolder, read_json, shape_from_config
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.exported_files import CONFIG_NAME
-from titan_speech.preflight.config_checks import OF_INITIAL
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 INITIAL_DIR = "initial"
@@ -39,15 +38,15 @@ def model_shape(table: ModelConfig) -> BackboneShape:
         return published_shape(table.family, table.flavor)
     file = Path(table.initial) / CONFIG_NAME
     found = shape_from_config(read_json(file, "a Hugging Face model folder (model.initial)"), file)
-    if table.flavor == OF_INITIAL:
+    if table.flavor == INITIAL_FLAVOR:
         differences = [] if found.family == table.family else [f"family {found.family} against {table.family}"]
     else:
         differences = found.differences(published_shape(table.family, table.flavor))
     if differences:
         raise ModelError(
             f"model.initial = {table.initial!r} is not the {table.family} {table.flavor} that [model] asks for: "
-            f'{"; ".join(differences)}. Set model.flavor = "{OF_INITIAL}" to take the sizes of the folder, or correct '
-            "model.family and model.flavor"
+            f'{"; ".join(differences)}. Set model.flavor = "{INITIAL_FLAVOR}" to take the sizes of the folder, or '
+            "correct model.family and model.flavor"
         )
     return found
 

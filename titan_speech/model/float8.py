@@ -16,7 +16,7 @@ from torchao.float8 import Float8LinearConfig
 from torchtitan.components.quantization import Float8Linear, Float8LinearConverter
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.config.schema_training import Float8Config
+from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.errors import ConfigError
 
 

@@ -41,7 +41,7 @@ from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.protocols.module import Module
 
-from titan_speech.config.schema_training import Float8Config
+from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 

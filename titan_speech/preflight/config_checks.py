@@ -20,14 +20,15 @@ Rooms that know more (the model's flavors, what a store holds) hand in their own
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from titan_speech.config.budget import ranks_of_one_replica
+from titan_speech.config.fields import check_bounds
 from titan_speech.config.load import Context, LoadedConfig, read_config
 from titan_speech.config.problem import DEFAULT, Finding, Problem, nearest_name
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.schema_training import ParallelismConfig
+from titan_speech.config.schema_parallelism import ParallelismConfig
+from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.config.stores import check_stores
 from titan_speech.model.backbones import FLAVORS
 from titan_speech.preflight.compatibility import check_support
@@ -43,8 +44,6 @@ def check_cadence(config: SpeechConfig) -> Iterator[Finding]:
     before = 0
     for index, rule in enumerate(rules):
         key, is_last = f"checkpoint.cadence.{index}", index == len(rules) - 1
-        if rule.every < 1:
-            yield Finding((f"{key}.every",), str(rule.every), "a value at least 1")
         if is_last != (rule.until is None):
             found = "no until" if rule.until is None else f"until = {rule.until} in the last rule"
             yield Finding((f"{key}.until",), found, "until in every rule but the last")
@@ -132,113 +131,6 @@ def _located(finding: Finding, context: Context) -> Problem:
     return Problem(origin, finding.keys[0], found, finding.expected, finding.nearest)
 
 
-@dataclass(frozen=True)
-class Range:
-    """Bounds of one number; `above` and `below` exclude their value."""
-
-    key: str
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
-
-    def holds(self, value: float) -> bool:
-        return (
-            (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        bounds = {
-            "at least": self.least,
-            "above": self.above,
-            "at most": self.most,
-            "below": self.below,
-        }
-        return "a value " + " and ".join(f"{word} {n:g}" for word, n in bounds.items() if n is not None)
-
-
-RANGES = (
-    Range("job.seed", least=0),
-    Range("data.seed", least=0),
-    Range("data.num_workers", least=0),
-    Range("data.num_prefetch_batches", least=1),
-    Range("storage.cache_gb", above=0),
-    Range("storage.num_connections", least=1, most=256),
-    Range("storage.num_attempts", least=1),
-    Range("storage.timeout_sec", above=0),
-    Range("storage.prefetch_packs", least=0),
-    Range("model.new_rows_scale", least=0),
-    Range("training.seq_len", least=2),
-    Range("training.global_batch_tokens", least=1),
-    Range("training.target_tokens", least=1),
-    Range("training.local_batch_packs", least=1),
-    Range("training.max_norm", above=0),
-    Range("optimizer.lr", above=0),
-    Range("optimizer.betas.0", least=0, below=1),
-    Range("optimizer.betas.1", least=0, below=1),
-    Range("optimizer.eps", above=0),
-    Range("optimizer.weight_decay", least=0),
-    Range("optimizer.new_rows_lr_factor", above=0),
-    Range("optimizer.frozen_backbone_ratio", least=0, most=1),
-    Range("lr_scheduler.warmup_ratio", least=0, most=1),
-    Range("lr_scheduler.end_lr", least=0),
-    Range("loss.num_chunks", least=1),
-    Range("parallelism.data_parallel_replicate_degree", least=1),
-    Range("parallelism.tensor_parallel_degree", least=1),
-    Range("parallelism.context_parallel_degree", least=1),
-    Range("parallelism.pipeline_parallel_degree", least=1),
-    Range("parallelism.pipeline_parallel_microbatch_size", least=1),
-    Range("parallelism.pipeline_parallel_first_stage_less_layers", least=0),
-    Range("parallelism.pipeline_parallel_last_stage_less_layers", least=0),
-    Range("activation_checkpoint.memory_budget", least=0, most=1),
-    Range("checkpoint.at_least_every_minutes", least=0),
-    Range("checkpoint.keep_last_full", least=0),
-    Range("checkpoint.keep_last_model_only", least=0),
-    Range("checkpoint.milestone_every_steps", least=0),
-    Range("checkpoint.max_failed_saves", least=1),
-    Range("upload.part_mb", least=5.3, most=5000),
-    Range("upload.num_connections", least=1, most=256),
-    Range("upload.bandwidth_mb_per_sec", least=0),
-    Range("upload.finish_sec", least=0),
-    Range("upload.stop_sec", least=0),
-    Range("health.max_skipped_steps", least=0),
-    Range("health.skip_window_steps", least=1),
-    Range("health.spike_z", least=0),
-    Range("health.spike_window_steps", least=10),
-    Range("health.spike_skip_steps", least=1),
-    Range("health.max_rollbacks", least=0),
-    Range("health.stop_within_sec", above=0),
-    Range("metrics.log_every_steps", least=1),
-    Range("profiler.first_steps", least=0),
-    Range("profiler.steady_from", least=1),
-    Range("profiler.steady_steps", least=0),
-    Range("comm.init_timeout_seconds", least=1),
-    Range("comm.train_timeout_seconds", least=1),
-)
-
-
-def _value(config: SpeechConfig, key: str) -> float:
-    value: object = config
-    for part in key.split("."):
-        value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
-    assert isinstance(value, int | float), f"{key} is {value!r}, no number"
-    return value
-
-
-def check_ranges(config: SpeechConfig) -> Iterator[Finding]:
-    for bounds in RANGES:
-        value = _value(config, bounds.key)
-        if not bounds.holds(value):
-            yield Finding((bounds.key,), f"{value:g}", str(bounds))
-    degree = config.parallelism.data_parallel_shard_degree
-    if degree < 1 and degree != -1:
-        key = "parallelism.data_parallel_shard_degree"
-        yield Finding((key,), str(degree), "-1 (all that are left) or a value at least 1")
-
-
 def check_batch(config: SpeechConfig) -> Iterator[Finding]:
     tokens, length = config.training.global_batch_tokens, config.training.seq_len
     if length >= 1 and tokens >= 1 and tokens % length:
@@ -254,19 +146,15 @@ def check_schedule(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, f"{schedule.end_lr:g}", f"at most optimizer.lr = {lr:g}")
 
 
-OF_INITIAL = "initial"
-"""The flavor that takes its sizes from model.initial."""
-
-
 def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
     family, flavor = config.model.family, config.model.flavor
-    known = (*FLAVORS[family], OF_INITIAL)
+    known = (*FLAVORS[family], INITIAL_FLAVOR)
     if flavor not in known:
         expected = f"one of {', '.join(known)} for {family}"
         yield Finding(("model.flavor", "model.family"), f'"{flavor}"', expected, nearest_name(flavor, known))
-    if flavor == OF_INITIAL and not config.model.initial:
+    if flavor == INITIAL_FLAVOR and not config.model.initial:
         keys = ("model.flavor", "model.initial")
-        yield Finding(keys, f'"{OF_INITIAL}" without model.initial', "model.initial, the folder to take sizes from")
+        yield Finding(keys, f'"{INITIAL_FLAVOR}" without model.initial', "model.initial, the folder to take sizes from")
     if config.model.initial and config.checkpoint.initial_load_path:
         keys = ("model.initial", "checkpoint.initial_load_path")
         yield Finding(keys, "two places to start from", "one of the two keys")
@@ -310,7 +198,7 @@ def check_profiler(config: SpeechConfig) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Check, ...] = (
-    check_ranges,
+    check_bounds,
     check_batch,
     check_schedule,
     check_sizes,
