@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from titan_speech.importers.llasa import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
 NUM_WORDS, WORDS_PER_TEXT = 100_000, 12
 MAX_LETTERS = 9
@@ -75,11 +75,11 @@ def write_inworld(folder: Path, data: Corpus) -> None:
 def write_llasa(folder: Path, data: Corpus, tokenizer: Path) -> None:
     base = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     first = base.get_vocab_size(with_added_tokens=True)
-    mark = {name: first + index for index, name in enumerate(MARKS)}
+    mark = {name: first + index for index, name in enumerate(MARKERS)}
     rows = np.memmap(folder / "train_input_ids.memmap", np.int32, "w+", shape=(len(data.starts), ROW_LENGTH))
     for i in range(len(data.starts)):
         ids = [] if data.texts is None else [mark[TEXT_START], *base.encode(data.texts[i]).ids[:150], mark[TEXT_END]]
-        row = [*ids, mark[SPEECH_START], *(first + len(MARKS) + data.sample(i)).tolist(), mark[SPEECH_END]]
+        row = [*ids, mark[SPEECH_START], *(first + len(MARKERS) + data.sample(i)).tolist(), mark[SPEECH_END]]
         rows[i] = row + [1] * (ROW_LENGTH - len(row))
     rows.flush()
     np.save(folder / "train_input_ids_shape.npy", rows.shape)

@@ -34,7 +34,7 @@ def embedded_codec() -> Codec:
 
 @pytest.fixture(name="folder")
 def speakers_folder(tmp_path: Path) -> Path:
-    """in/en/allison/one.wav and in/hi/espeak/two.flac with their transcripts beside them."""
+    """in/en/allison/one.wav and in/hi/espeak/two.flac with transcripts of the same names."""
     for place, wav, name in (("en/allison", ENGLISH, "one.wav"), ("hi/espeak", HINDI, "two.flac")):
         folder = tmp_path / "in" / place
         folder.mkdir(parents=True)
@@ -47,7 +47,7 @@ def speakers_folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_a_folder_with_texts_beside_gives_codes_transcripts_and_names_of_folders(folder: Path, codec: Codec) -> None:
+def test_a_folder_with_texts_gives_codes_transcripts_and_names_of_folders(folder: Path, codec: Codec) -> None:
     columns = {"speaker_id": "@folder", "language": "@folder2"}
     samples = imported("audio", folder, columns=columns, language=None, codec="embedded")
     assert list(samples) == ["en/allison/one", "hi/espeak/two"]
@@ -176,11 +176,11 @@ def test_a_text_without_its_recording_is_refused_and_recordings_without_one_are_
 ) -> None:
     text = folder / "en/allison/one.txt"
     text.rename(text.with_name("onne.txt"))
-    with pytest.raises(DataError, match=r"onne.txt is beside no .wav or .flac of its name: give"):
+    with pytest.raises(DataError, match=r"onne.txt has no .wav or .flac of the same name next to it: give"):
         opened("audio", folder, codec="embedded")
     text.with_name("onne.txt").unlink()
     opened("audio", folder, codec="embedded")
-    assert "1 of 2 recordings have no .txt beside them" in capsys.readouterr().err
+    assert "1 of 2 recordings have no .txt of the same name" in capsys.readouterr().err
 
 
 def test_an_unknown_codec_is_refused_before_anything_is_read(folder: Path) -> None:

@@ -98,7 +98,7 @@ def test_bytes_of_unknown_width_and_of_the_wrong_width_are_refused() -> None:
     columns = {"sample_id": "id", "codes": "packed"}
     with pytest.raises(DataError, match=r"codes are \d+ bytes of unknown width: .*--codes-dtype.*and 5 more"):
         imported("mds", MDS / "zstd", columns=columns)
-    with pytest.raises(DataError, match="no multiple of 8"):
+    with pytest.raises(DataError, match="not a multiple of the 8 bytes of"):
         imported("mds", MDS / "zstd", columns=columns, codes_dtype="int64")
     with pytest.raises(DataError, match="'u2': expected one of uint16"):
         opened("mds", MDS / "zstd", columns=columns, codes_dtype="u2")

@@ -18,8 +18,8 @@ from tests.import_samples import imported, opened
 from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, SpeechSample, open_importer
-from titan_speech.importers.jsonl import index_lines, parsed_lines
-from titan_speech.importers.llasa import MARKS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
+from titan_speech.importers.jsonl import index_lines, parse_lines
+from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _drop_line(folder: Path) -> None:
     ("damage", "message"),
     [
         (_drop_line, "has 4 lines, train_codes_index.npy has 5 entries"),
-        (lambda folder: (folder / "train_codes.npy").write_bytes(b"12345"), "no multiple of 4"),
+        (lambda folder: (folder / "train_codes.npy").write_bytes(b"12345"), "not a multiple of 4"),
         (lambda folder: (folder / "train_codes.npy").write_bytes(b"1234"), r"begins at code \d+, but .* holds 1"),
         (lambda folder: (folder / "train_codes.npy").unlink(), "train_codes.npy is missing"),
         (lambda folder: (folder / "train_codes_index.npy").write_bytes(b"\0" * 40), "is not a .npy array"),
@@ -180,7 +180,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grown(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With Llasa's names, codes before marks: only names tell where they are."""
     tokenizer = Tokenizer.from_file(str(plain / "tokenizer.json"))
-    names = [*(f"<|s_{code}|>" for code in range(65_536)), *MARKS]
+    names = [*(f"<|s_{code}|>" for code in range(65_536)), *MARKERS]
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
     folder = tmp_path_factory.mktemp("grown")
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -191,7 +191,7 @@ def llasa_rows(tokenizer_path: Path, samples: list[Spoken], length: int, by_name
     """Text between its marks, codes between theirs, padded with the tokenizer's end of text."""
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
     size = tokenizer.get_vocab_size(with_added_tokens=True)
-    marks = {name: tokenizer.token_to_id(name) if by_name else size + i for i, name in enumerate(MARKS)}
+    marks = {name: tokenizer.token_to_id(name) if by_name else size + i for i, name in enumerate(MARKERS)}
     rows = []
     for sample in samples:
         codes = [tokenizer.token_to_id(f"<|s_{code}|>") if by_name else size + 8 + int(code) for code in sample.codes]
@@ -236,12 +236,12 @@ def test_llasa_rows_that_hold_no_whole_sample_are_named(tmp_path: Path, plain: P
     rows = llasa_rows(plain, spoken(4), 160, by_name=False)
     end = rows[1].tolist().index(_mark(plain, SPEECH_END))
     rows[1, end:] = 1
-    with pytest.raises(DataError, match=r"train:1': no <\|SPEECH_GENERATION_END\|>: was the row cut off"):
+    with pytest.raises(DataError, match=r"train:1': no <\|SPEECH_GENERATION_END\|>: was the row truncated"):
         imported("llasa", write_llasa(tmp_path / "cut", rows), llasa_tokenizer=plain)
     rows = llasa_rows(plain, spoken(4), 160, by_name=False)
     start = rows[2].tolist().index(_mark(plain, SPEECH_START))
     rows[2, start + 1] = -7
-    with pytest.raises(DataError, match=r"train:2': id -7 at position \d+ is no code"):
+    with pytest.raises(DataError, match=r"train:2': id -7 at position \d+ is not a code"):
         imported("llasa", write_llasa(tmp_path / "negative", rows), llasa_tokenizer=plain)
     rows[2, start + 1] = 400_000
     with pytest.raises(DataError, match="id 400000 at position"):
@@ -250,7 +250,7 @@ def test_llasa_rows_that_hold_no_whole_sample_are_named(tmp_path: Path, plain: P
 
 def _mark(plain: Path, name: str) -> int:
     size = Tokenizer.from_file(str(plain / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
-    return size + MARKS.index(name)
+    return size + MARKERS.index(name)
 
 
 def test_llasa_memmaps_need_what_they_do_not_say(tmp_path: Path, plain: Path) -> None:
@@ -379,7 +379,7 @@ def test_lines_are_found_by_number_with_or_without_a_last_newline(
     assert index.num_lines == len(lines)
     assert sorted(index.offsets) == [line for line in wanted if line < len(lines)]
     for line, offset in index.offsets.items():
-        records = [record for _, record in parsed_lines(path, offset, line, None)]
+        records = [record for _, record in parse_lines(path, offset, line, None)]
         assert [isinstance(record, dict) and record["text"] for record in records] == texts[line:]
 
 
@@ -393,7 +393,7 @@ def test_inworld_indices_of_any_integer_that_go_back_and_absent_ranks_are_told(
     for rank in ("_0", "_2"):
         write_inworld(tmp_path / "b", spoken(4), rank=rank)
     opened("inworld", tmp_path / "b")
-    assert "2 of 3 shares of ranks of train: the first that is absent is 1;" in capsys.readouterr().err
+    assert "2 of 3 files of ranks of train: the first that is absent is 1;" in capsys.readouterr().err
 
 
 def test_arrays_of_the_other_byte_order_and_blank_names(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import zstandard
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, TextSample, open_importer
-from titan_speech.importers.text_rows import split_dialogue
+from titan_speech.importers.text_documents import split_dialogue
 
 SIGNALS = {
     "rps_doc_word_count": [[0, 9, 80.0]],

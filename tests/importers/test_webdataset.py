@@ -111,7 +111,7 @@ def test_raw_codes_need_their_width_and_archives_and_pickles_are_refused(tmp_pat
         imported("webdataset", tmp_path / "a.tar", columns=columns)
     found = imported("webdataset", tmp_path / "a.tar", columns=columns, codes_dtype="int32")
     assert np.array_equal(found["k"].codes_T, codes)
-    for ending, reason in (("npz", "archive of several arrays"), ("pth", "runs code that lies in it")):
+    for ending, reason in (("npz", "archive of several arrays"), ("pth", "runs the code it contains")):
         write_members(tmp_path / "a.tar", {f"k.{ending}": b"x"})
         with pytest.raises(DataError, match=f"'k': has no 'codes' or 'npy'.*{ending} .*{reason}"):
             imported("webdataset", tmp_path / "a.tar")
@@ -196,7 +196,7 @@ def test_members_of_a_key_that_are_spread_over_the_tar_are_named_with_their_plac
     with pytest.raises(DataError) as error:
         list(source.samples(source.units()[0]))
     assert (
-        "members of key 'x/a' are not side by side: x/a.json is member 1, x/a.npy is member 3. Write the tar sorted"
+        "members of key 'x/a' do not follow each other: x/a.json is member 1, x/a.npy is member 3. Write the tar sorted"
     ) in str(error.value)
 
 

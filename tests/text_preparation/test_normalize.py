@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titan_speech.importers.language_id import identify, language_fits, script_share
-from titan_speech.importers.text_rows import strip_markup
+from titan_speech.importers.markup import strip_markup
 from titan_speech.tokenization.normalize import RULES, normalization_version, normalize, tag_of_path, to_tag
 
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parents[1] / "assets/documents.jsonl").open(encoding="utf-8")]

@@ -1,13 +1,22 @@
-"""What teams already have, as samples of a token store.
+"""Importers: what a team already has, as samples of a token store; and the build of the store from them.
 
-inputs --> format.py   the seam: units of input (a shard, a range of rows) and the samples in each
-              |
-              v
-           formats/    one module a format           text/   documents, and what is done to them before
-              |
-              v
-           samples.py  SpeechSample, TextSample: what `StoreWriter` takes
-              |
-              v
-           build/      `titan-speech store build`: all units in parallel, continued after any kill
+    inputs
+      |   registry.py, base.py     names of `--from`; the interface: an Importer lists units (a shard, a range of rows)
+      |                            and reads the samples of one unit
+      |   files.py                 input files, splits, hints such as "looks like another format"
+      |
+      |   speech   parquet.py jsonl.py webdataset.py mds.py inworld.py llasa.py   codes that exist
+      |            audio_listing.py -> audio.py          audio, encoded as it is imported
+      |            columns.py -> records.py              which column holds which field; a record -> a sample
+      |   text     text_lines.py -> text_files.py -> text_documents.py
+      |            markup.py, language_id.py             which language a document is in
+      v
+    samples of one unit after another
+      |   build.py                 `titan-speech store build`: all units in parallel, continued after any kill
+      |   build_workers.py         what one process does
+      |   build_folder.py          what is finished
+      v
+    a token store
+
+migrate.py gives an existing store another tokenizer or text normalization.
 """

@@ -1,19 +1,18 @@
-"""What an importer yields: one sample with all that is known about it, not yet checked or tokenized.
+"""The interface between the formats teams have and the build of a store: samples, units, importers.
 
-In: a unit of some format. Out: `SpeechSample` or `TextSample`, in the order of the unit. Codes are integers of any
-width, as the format has them; the store's writer checks their range. A row of which no sample can be made is told as
-`BadSample`; `DataError` is for a unit that cannot be read on.
+In: what the command line says about the inputs (`ImportOptions`). Out: an `Importer`, which lists its units without
+reading their samples, and reads the samples of one unit in the order of the unit. A unit is what one process imports
+in one go and what a restarted build skips when it is finished: a shard file, or a range of rows of a large file (64 to
+512 MB of codes is a good size).
+
+Samples are neither checked nor tokenized here: codes are integers of any width, as the input has them, and the store's
+writer checks their range. A row that does not make a sample becomes a `BadSample`; `DataError` is raised for a unit
+that cannot be read any further.
+
+An importer is a class in a module of its own, listed in registry.py under the name that `--from` takes. Its module is
+imported when it is asked for, so no format needs the dependencies of another.
 
 Shapes: T codes of a sample.
-
-The seam between the formats teams have and the build of a store.
-
-In: what the command line says of the inputs (`ImportOptions`). Out: a `Format`, which names its units without reading
-their samples, and reads the samples of one unit. A unit is what one process imports in one go and what a restarted
-build skips when it is finished: a shard file, or a range of rows of a large one (64 to 512 MB of codes is right).
-
-A format is a class in a module of its own, listed in `registry.IMPORTERS` by the name `--from` takes. Modules are
-imported when their format is asked for, so no format costs another its dependencies.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from titan_speech.store.sample import Problem, SampleInfo
 
 @dataclass(frozen=True)
 class SpeechSample:
-    """Codes, and transcripts by variant (`native`, `romanized`, ..., `description`) where there are any."""
+    """Codes, and transcripts by variant (`native`, `romanized`, ..., `description`), which may be empty."""
 
     info: SampleInfo
     codes_T: NDArray
     transcripts: Mapping[str, str] = field(default_factory=dict)
     row: int | None = None
-    """Of the unit's file, from 0, where the format has rows."""
+    """Row in the unit's file, from 0, for formats that have rows."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class TextSample:
 
 @dataclass(frozen=True)
 class BadSample:
-    """In place of a sample that cannot be made: `name` says which, `problem` why. The build counts it by kind."""
+    """Stands for a record that does not make a sample; the build counts these by kind of problem."""
 
     name: str
     problem: Problem
@@ -65,65 +64,78 @@ class BadSample:
 Sample = SpeechSample | TextSample | BadSample
 
 
+class BadRecordError(Exception):
+    """One record does not make a sample; importers turn this into a `BadSample`.
+
+    Args:
+        kind: groups equal problems of many samples.
+        detail: what was found and what was expected.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.problem = Problem(kind, detail)
+
+
 @dataclass(frozen=True)
 class ImportOptions:
-    """What is said about inputs that do not say it themselves."""
+    """What the command line says about the inputs, for what the inputs do not state themselves."""
 
     inputs: tuple[Path, ...]
     """Files or folders."""
     dataset_source: str | None = None
-    """For samples without a source of their own."""
+    """For samples that name no source."""
     language: str | None = None
-    """For samples without a language of their own."""
+    """For samples that name no language."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field of a sample (`sample_id`, `language`, `codes`, `transcript_native`, `text`, `user`, ...) to the column,
-    key or member of the input that holds it; fields not named are looked up by their own name."""
+    key or member of the input that holds it; a field without an entry is looked up by its own name."""
     preset: str | None = None
     """Named set of columns of a well-known source."""
     split: str | None = None
-    """Which split of an input that has several."""
+    """Which split to import, for inputs with several."""
     codec: str | None = None
     """Codec that encodes audio, for formats that hold audio."""
     codes_dtype: str | None = None
-    """What codes are that the input keeps as bytes: uint16, int32, uint32 or int64, little-endian."""
+    """Type of codes that the input stores as bytes: uint16, int32, uint32 or int64, little-endian."""
     long_audio: str = "error"
-    """What becomes of audio longer than 40 s: `error` or `split` (into equal pieces, which lose their transcripts)."""
+    """Treatment of audio longer than 40 s: `error`, or `split` (into equal pieces, which lose their transcripts)."""
     unit_bytes: int = 256 << 20
-    """Bytes of codes of a unit, where a large file is imported by ranges of rows."""
+    """Bytes of codes per unit, for large files that are imported by ranges of rows."""
     files_from: tuple[Path, ...] = ()
-    """Folders that listings may name files in, besides the folder of the listing itself."""
+    """Folders in which listings may name files, in addition to the folder of the listing itself."""
     llasa_tokenizer: Path | None = None
     """The tokenizer that made the ids of Llasa memmaps."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Part of the input that is imported in one go."""
+    """The part of the input that is imported in one go."""
 
     name: str
-    """Unique in the input and equal in every run over it; names the unit in errors and progress."""
+    """Unique in the input and the same in every run over it; names the unit in errors and progress."""
     path: Path
     num_bytes: int
     """Bytes to read, for progress; need not be exact."""
     start: int = 0
     stop: int | None = None
-    """Rows [start, stop) of the file; None is its end."""
+    """Rows [start, stop) of the file; None means up to its end."""
     other_paths: tuple[Path, ...] = ()
-    """Further files it is read from: when one of them changes, the unit is imported again."""
+    """Further files the unit is read from: when one of them changes, the unit is imported again."""
 
     @property
     def place(self) -> str:
-        """What of the input it is, for messages."""
+        """Where the unit is in the input, for messages."""
         if self.path.is_dir():
             return self.name
         return str(self.path) if self.stop is None else f"{self.path}, rows {self.start} to {self.stop - 1}"
 
 
 class Importer(Protocol):
-    """One format; constructed from `ImportOptions`, picklable.
+    """Reads one format; constructed from `ImportOptions`, picklable.
 
-    The constructor raises `DataError` on inputs that are not of the format, naming what was found, what was expected
-    and which format it looks like instead where that can be said; `samples` raises it on a damaged unit.
+    The constructor raises `DataError` for inputs that are not of the format: what was found, what was expected and,
+    where it can be recognized, which format the input looks like instead. `samples` raises it for a damaged unit.
     """
 
     def __init__(self, options: ImportOptions) -> None: ...
@@ -137,24 +149,29 @@ class Importer(Protocol):
 
 @runtime_checkable
 class KnowsCodec(Protocol):
-    """A format whose inputs say, or whose encoder is, the codec of their codes."""
+    """An importer that knows the codec of its codes: from its inputs, or because it encodes with it."""
 
     def codec_info(self) -> CodecInfo | None: ...
 
 
 @runtime_checkable
 class KnowsNormalization(Protocol):
-    """A format whose texts are normalized already, by the rules named here."""
+    """An importer whose texts are normalized already, by the rules it names."""
 
     def normalization_version(self) -> str | None: ...
 
 
 def speech_importers() -> list[str]:
-    """Those whose samples have codes; the others hold text."""
+    """Names of the importers whose samples have codes; the others read text."""
     return [name for name in IMPORTERS if not name.startswith("text-")]
 
 
 def open_importer(name: str, options: ImportOptions) -> Importer:
+    """The importer of a format, for these inputs.
+
+    Raises:
+        DataError: there is no such format, or the inputs are not of it.
+    """
     if name not in IMPORTERS:
         raise DataError(f"unknown format {name!r}; expected one of {', '.join(sorted(IMPORTERS))}")
     module, cls = IMPORTERS[name]

@@ -1,20 +1,18 @@
-"""The files of an input, and what they look like.
+"""The files of an input: which belong to a format, which split is meant, and whether numbered parts are absent.
 
-In: files and folders as given. Out: the files with a format's suffixes, by name, so that every run over the same input
-meets them in the same order. Where there are none, the error says which format the input looks like instead.
-
-Which split of an input that has several, and whether numbered parts of it are absent.
+In: files and folders as given. Out: the files with a format's suffixes, sorted by name, so that every run over the same
+input reads them in the same order. If there are none, the error says which format the input looks like instead.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.utils.progress import say_to_stderr
 
 _MAGIC = (
     (0, b"PAR1", "a parquet file", "parquet"),
@@ -39,7 +37,7 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class InputFile:
-    """`name` is the path inside the input, unique among all inputs."""
+    """A file of an input; `name` is its path inside the input, unique among all inputs."""
 
     name: str
     path: Path
@@ -47,7 +45,14 @@ class InputFile:
 
 
 def find_files(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: str) -> list[InputFile]:
-    """Files of these suffixes under the inputs, sorted by name; a file given by itself need not have the suffix."""
+    """Find the files of a format, sorted by name.
+
+    Args:
+        inputs: files and folders; a file given by itself need not have one of the suffixes.
+
+    Raises:
+        DataError: there is no such file, or two files have the same name.
+    """
     found: dict[str, InputFile] = {}
     for root in inputs:
         for path in _files_under(root, suffixes):
@@ -57,7 +62,9 @@ def find_files(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: s
                 raise DataError(f"{found[name].path} and {path} have the same name {name}: import them one by one")
             found[name] = InputFile(name, path, path.stat().st_size)
     if not found:
-        raise DataError(_nothing_found(inputs, suffixes, format_name))
+        names = ", ".join(str(path) for path in inputs)
+        hint = format_hint(inputs, format_name)
+        raise DataError(f"no {' or '.join(suffixes)} file in {names}, expected for --from {format_name}{hint}")
     return [found[name] for name in sorted(found)]
 
 
@@ -71,24 +78,18 @@ def _files_under(root: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
     return [path for path in sorted(root.rglob("*")) if path.name.lower().endswith(suffixes) and path.is_file()]
 
 
-def _nothing_found(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: str) -> str:
-    names = ", ".join(str(path) for path in inputs)
-    hint = suggest_format(inputs, format_name)
-    return f"no {' or '.join(suffixes)} file in {names}, expected for --from {format_name}{hint}"
-
-
-def suggest_format(inputs: Sequence[Path], format_name: str) -> str:
-    """The end of a sentence: which format the inputs look like, if that can be said."""
+def format_hint(inputs: Sequence[Path], format_name: str) -> str:
+    """The end of an error message: which other format the inputs look like; empty if that is not clear."""
     for root in inputs:
-        guess = looks_like(root)
+        guess = _looks_like(root)
         if guess is not None and guess[1] != format_name:
             what, name = guess
             return f"; {root} looks like {what}" + (f": try --from {name}" if name else "")
     return ""
 
 
-def looks_like(path: Path) -> tuple[str, str | None] | None:
-    """What a file or folder seems to hold, and the format that reads it."""
+def _looks_like(path: Path) -> tuple[str, str | None] | None:
+    """What a file or folder seems to contain, and the format that reads it."""
     if path.is_file():
         return _file_looks_like(path)
     if _is_store(path):
@@ -122,7 +123,7 @@ def _file_looks_like(path: Path) -> tuple[str, str | None] | None:
 
 
 def _is_mds_index(path: Path) -> bool:
-    """An index has one object with `version` and `shards`; a large one is not read whole for a guess."""
+    """Whether it is one object with `version` and `shards`; a large file is not read for a guess."""
     if path.name != "index.json" or not path.is_file() or path.stat().st_size > 64 << 20:
         return False
     try:
@@ -133,7 +134,12 @@ def _is_mds_index(path: Path) -> bool:
 
 
 def chosen_split(root: Path, splits: Sequence[str], asked: str | None) -> str:
-    """The only one, or the one asked for; training and validation never go into one store unasked."""
+    """The split to import: the only one, or the one the user asked for.
+
+    Raises:
+        DataError: there are several and none was chosen (training and validation data never go into one store by
+            accident), or the chosen one does not exist.
+    """
     if asked is None and len(splits) == 1:
         return splits[0]
     if asked is None or asked not in splits:
@@ -142,12 +148,14 @@ def chosen_split(root: Path, splits: Sequence[str], asked: str | None) -> str:
     return asked
 
 
-def warn_absent_splits(where: str, what: str, found: Collection[int], expected: int) -> None:
-    """Of parts numbered from 0: a download that stopped looks like a smaller corpus, and some want only a few parts."""
+def warn_absent_parts(where: str, what: str, found: Collection[int], expected: int) -> None:
+    """Warn if some of the parts numbered from 0 are absent.
+
+    An interrupted download looks like a smaller corpus; but it may also be meant, so this is not an error.
+    """
     absent = [number for number in range(expected) if number not in found]
     if absent:
-        print(
+        say_to_stderr(
             f"warning: {where} has {len(found)} of {expected} {what}: the first that is absent is {absent[0]}; only "
-            "what is there is imported",
-            file=sys.stderr,
+            "those that are present are imported"
         )

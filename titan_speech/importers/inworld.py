@@ -3,19 +3,19 @@
 In: folders with, for each split,
 
     {split}_codes.npy          codes of all samples back to back: raw little-endian int32, in spite of its name without
-                               a npy header (one is read if it is there)
-    {split}_codes_index.npy    a real npy, one int64 a sample: where it begins; the last one ends with the codes
+                               a npy header (a file with one is read too)
+    {split}_codes_index.npy    a real npy, one int64 per sample: where it begins; the last one ends with the codes
     {split}_samples.jsonl      line i for entry i: id, speaker_id, language, transcript, voice_description, sample_rate,
                                dataset_name, ... ; empty values are left out
 
-or the same before `data_merger.py` ran, with _{rank} at the end of each name. Where both are there the merged files are
-read. Out: samples of speech; a transcript is `native`, a voice description `description`. Emotion, style, sound effect,
-DNSMOS and wav path have no place in a store. `--dataset-source` stands above `dataset_name`, which is only the name of
-the folder the audio lay in; `--language` is for samples whose language is absent or "unknown".
+or the same before `data_merger.py` ran, with _{rank} at the end of each name. If both exist, the merged files are
+read. Out: samples of speech; a transcript is `native`, a voice description `description`. A store has no fields for
+emotion, style, sound effect, DNSMOS and wav path. `--dataset-source` takes precedence over `dataset_name`, which is
+only the name of the audio's folder; `--language` is for samples whose language is absent or "unknown".
 
-A unit is a range of rows with 256 MB of codes; most of the time to read one goes into JSON.
+A unit is a range of rows with 256 MB of codes; most of the time to read a unit is spent on JSON.
 
-Shapes: N samples, T codes of one.
+Shapes: N samples, T codes of a sample.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Sample, Unit
-from titan_speech.importers.columns import CODES, Record, narrowed, speech_columns, speech_samples
-from titan_speech.importers.files import chosen_split, suggest_format, warn_absent_splits
-from titan_speech.importers.jsonl import LineIndex, index_lines, parsed_lines
+from titan_speech.importers.columns import CODES, speech_columns
+from titan_speech.importers.files import chosen_split, format_hint, warn_absent_parts
+from titan_speech.importers.jsonl import LineIndex, index_lines, parse_lines
+from titan_speech.importers.records import Record, narrow_codes, speech_samples
 from titan_speech.store.files import mapped_array
 from titan_speech.store.sample import Problem
 
@@ -47,13 +48,13 @@ UNKNOWN_LANGUAGE = "unknown"
 CODE_BYTES = 4
 ROWS_AT_ONCE = 256
 _INDEX = re.compile(r"(?P<split>.+)_codes_index(?P<rank>_\d+)?\.npy")
-_LOOKED_AT, _MIN_CODES = 1 << 16, 8
+_NUM_CHECKED, _MIN_CODES = 1 << 16, 8
 _NPY_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
 class _Files:
-    """The three files of a split, or of one rank's share of it."""
+    """The three files of a split, or of the part of it that one rank wrote."""
 
     folder: Path
     split: str
@@ -78,7 +79,7 @@ class InworldImporter:
     def __init__(self, options: ImportOptions) -> None:
         self._options = options
         self._columns = speech_columns(options, DEFAULTS)
-        self._files = {str(files.samples): files for root in options.inputs for files in _found(root, options)}
+        self._files = {str(files.samples): files for root in options.inputs for files in _split_files(root, options)}
         self._line_offsets: dict[str, int] = {}
 
     def units(self) -> list[Unit]:
@@ -107,12 +108,12 @@ class InworldImporter:
         stop = unit.stop if unit.stop is not None else 0
         codes, starts_N = _codes(files.codes), _starts(files)
         borders = [*starts_N[unit.start : stop].tolist(), int(starts_N[stop]) if stop < len(starts_N) else len(codes)]
-        lines = parsed_lines(unit.path, self._line_offsets[unit.name], unit.start, stop)
-        for (name, record), codes_T in zip(lines, _pieces(codes, borders), strict=True):
+        lines = parse_lines(unit.path, self._line_offsets[unit.name], unit.start, stop)
+        for (name, record), codes_T in zip(lines, _split_codes(codes, borders), strict=True):
             yield name, record if isinstance(record, Problem) else self._record(record, codes_T)
 
     def _record(self, record: dict[str, object], codes_T: NDArray) -> Record:
-        """As the importers of other formats have it; what the vectorizer writes for "not known" is taken out."""
+        """Fields by their usual names, without the values the vectorizer writes for "not known"."""
         if self._options.dataset_source:
             record.pop("dataset_name", None)
         if record.get("language") == UNKNOWN_LANGUAGE:
@@ -126,26 +127,26 @@ class InworldImporter:
         return record
 
 
-def _found(root: Path, options: ImportOptions) -> list[_Files]:
-    """Of the chosen split; merged files stand for the shares of all ranks."""
+def _split_files(root: Path, options: ImportOptions) -> list[_Files]:
+    """The files of the chosen split; merged files replace those of the single ranks."""
     if not root.exists():
         raise DataError(f"input {root} does not exist")
     matches = [match for path in sorted(root.glob("*.npy")) if (match := _INDEX.fullmatch(path.name))]
     if not matches:
         raise DataError(
             f"{root} has no SPLIT_codes_index.npy, SPLIT_codes.npy and SPLIT_samples.jsonl, expected for --from inworld"
-            f"{suggest_format([root], 'inworld')}"
+            f"{format_hint([root], 'inworld')}"
         )
     split = chosen_split(root, sorted({match["split"] for match in matches}), options.split)
     ranks = sorted((match["rank"] or "" for match in matches if match["split"] == split), key=_rank_order)
     if ranks[0]:
         numbers = [_rank_order(rank) for rank in ranks]
-        warn_absent_splits(str(root), f"shares of ranks of {split}", numbers, max(numbers) + 1)
+        warn_absent_parts(str(root), f"files of ranks of {split}", numbers, max(numbers) + 1)
     found = [_Files(root, split, rank) for rank in (ranks[:1] if ranks[0] == "" else ranks)]
     for files in found:
         for path in (files.codes, files.samples):
             if not path.is_file():
-                raise DataError(f"{path} is missing beside {files.index.name}: copy it there, or vectorize again")
+                raise DataError(f"{path} is missing next to {files.index.name}: copy it there, or vectorize again")
     return found
 
 
@@ -157,18 +158,18 @@ def _codes(path: Path) -> NDArray[np.int32]:
     with open(path, "rb") as file:
         has_header = file.read(len(_NPY_MAGIC)) == _NPY_MAGIC
     if has_header:
-        return _loaded(path)
+        return _load_array(path)
     if path.stat().st_size % CODE_BYTES:
         raise DataError(
-            f"{path} has {path.stat().st_size} bytes, no multiple of 4: expected int32 codes; copy it again"
+            f"{path} has {path.stat().st_size} bytes, not a multiple of 4: expected int32 codes; copy it again"
         )
     codes = mapped_array(path, np.dtype("<i4"))
-    _refuse_int64(path, codes[:_LOOKED_AT])
+    _refuse_int64(path, codes[:_NUM_CHECKED])
     return codes
 
 
 def _refuse_int64(path: Path, first_codes: NDArray[np.int32]) -> None:
-    """Nothing in the file says its width; int64 read as int32 has a zero after each code, which no speech has."""
+    """The file does not state its width; int64 read as int32 has a zero after each code, which speech never has."""
     if len(first_codes) >= 2 * _MIN_CODES and not first_codes[1::2].any() and first_codes[::2].any():
         raise DataError(
             f"{path} looks like int64: every second of its first {len(first_codes)} int32 values is 0; expected raw "
@@ -176,20 +177,20 @@ def _refuse_int64(path: Path, first_codes: NDArray[np.int32]) -> None:
         )
 
 
-def _pieces(codes: NDArray[np.int32], borders: list[int]) -> Iterator[NDArray]:
-    """What lies between borders; narrowed many at a time."""
+def _split_codes(codes: NDArray[np.int32], borders: list[int]) -> Iterator[NDArray]:
+    """The codes between borders, converted to uint16 for many samples at a time."""
     for first in range(0, len(borders) - 1, ROWS_AT_ONCE):
         some = borders[first : first + ROWS_AT_ONCE + 1]
-        block = narrowed(codes[some[0] : some[-1]])
+        block = narrow_codes(codes[some[0] : some[-1]])
         for start, stop in pairwise(some):
             yield block[start - some[0] : stop - some[0]]
 
 
 def _starts(files: _Files) -> NDArray[np.int64]:
-    return _loaded(files.index).astype(np.int64, copy=False)  # differences of unsigned numbers are never negative
+    return _load_array(files.index).astype(np.int64, copy=False)  # differences of unsigned numbers are never negative
 
 
-def _loaded(path: Path) -> NDArray:
+def _load_array(path: Path) -> NDArray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -1,11 +1,11 @@
-"""Which language a document is in, and whether its script fits its tag.
+"""Which language a document is in, and whether its script fits its language tag.
 
-In: normalised text. Out: the language py3langid (140 languages, weights inside the package) takes it for, and the share
-of its letters in the script of the tag. At 400 characters it tells all of en hi bn ta te mr gu kn ml pa or as apart, at
-128 Marathi is at 97.5 % and the others at 99.5 % or more (table in docs/text.md). lingua has no kn, ml, or, as; pycld2
-is as accurate and 12 times as fast, but an extension around code of 2013 that nobody develops. Below 128 characters
-Hindi and Marathi are often taken for one another or for Nepali and Konkani: there a language of the same script passes.
-Only the first 400 characters are looked at; that takes 0.5 to 1.5 ms, by bytes.
+In: normalized text. Out: the language that py3langid (140 languages, weights inside the package) identifies, and the
+share of letters in the script of the tag. With 400 characters it separates all of en hi bn ta te mr gu kn ml pa or as;
+with 128, Marathi is at 97.5 % and the others at 99.5 % or more (table in docs/text.md). lingua lacks kn, ml, or, as;
+pycld2 is as accurate and 12 times as fast, but wraps code of 2013 that nobody maintains. Below 128 characters
+Hindi and Marathi are often confused with each other or with Nepali and Konkani: there any language of the same script
+is accepted. Only the first 400 characters are read, which takes 0.5 to 1.5 ms depending on their bytes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ _LETTERS = regex.compile(r"[\p{L}\p{M}]+")
 
 
 def identify(text: str) -> str:
-    """Two-letter tag, three where the model has no shorter one."""
+    """The language of a text: a two-letter tag, or three letters for languages without one."""
     return str(langid.classify(text[:MAX_CHARS].replace("\n", " "))[0])
 
 
 def language_fits(text: str, language: str) -> tuple[bool, str]:
-    """Whether the text is in its language, and what it was taken for instead."""
+    """Check a text against its language tag.
+
+    Returns:
+        Whether it fits, and the language that was identified.
+    """
     primary = language.split("-")[0]
     if "Latn" in language.split("-") or primary not in known_languages():
         return True, primary
@@ -39,13 +43,14 @@ def language_fits(text: str, language: str) -> tuple[bool, str]:
 
 
 def known_languages() -> frozenset[str]:
+    """The languages the model can identify."""
     if langid.IDENTIFIER is None:
         langid.classify("a")
     return frozenset(map(str, langid.IDENTIFIER.labels))  # type: ignore[union-attr]
 
 
 def script_share(text: str, language: str) -> float:
-    """Share of letters that are of the language's script; 1 where its script is not known."""
+    """Share of letters in the script of the language; 1 for languages whose script is not known."""
     script = script_of(language)
     num_letters = _length(_LETTERS, text)
     if script is None or not num_letters:
@@ -54,7 +59,7 @@ def script_share(text: str, language: str) -> float:
 
 
 def letter_share(text: str) -> float:
-    """Share of letters and marks among all that is not space."""
+    """Share of letters and combining marks among all characters that are not spaces."""
     num_chars = len(text) - sum(map(text.count, " \n"))
     return _length(_LETTERS, text) / num_chars if num_chars else 0.0
 

@@ -1,27 +1,23 @@
-"""Where the ids of Llasa's vocabulary lie, found by name.
-
-In: the tokenizer the ids were made with. Out: ids of the marks around text and speech, and a table from id to code.
-
-The released tokenizers have all names (`<|TEXT_UNDERSTANDING_START|>`, ..., `<|s_0|>` to `<|s_65535|>`). The training
-code starts from the plain Llama tokenizer instead, adds eight marks behind its last entry and lets the codes follow
-(titan_speech.tokenization.foreign_layouts). That rule is taken where the tokenizer has none of the names.
-
-Padded memmaps of the open Llasa training code.
+"""Padded memmaps of the open Llasa training code.
 
 In: folders with, for each split,
 
-    {split}_input_ids.memmap       raw int32, one sample a row: text between its marks, codes between theirs, padding
-    {split}_input_ids_shape.npy    rows and their fixed length
+    {split}_input_ids.memmap       raw int32, one sample per row: text in its markers, codes in theirs, padding
+    {split}_input_ids_shape.npy    number of rows and their fixed length
 
-or many of them, `{split}_rank{r}_partial{p}_input_ids.memmap` with their shapes. Out: samples of speech with the text
-as `native` transcript. Ids become codes by name (llasa_layout.py) and text by the tokenizer they were made with
-(`--llasa-tokenizer`). The rows say nothing else: `--language` and `--dataset-source` are for all samples, and a sample
+or several, `{split}_rank{r}_partial{p}_input_ids.memmap`, each with its shape; and the tokenizer the ids were made with
+(`--llasa-tokenizer`), which turns ids into text, and into codes by their names. Out: samples of speech with the text as
+`native` transcript. The rows say nothing else: `--language` and `--dataset-source` apply to all samples, and a sample
 is named by file and row.
 
-A row without exactly one pair of speech marks, or with anything but codes between them, is told as a bad sample: some
-scripts cut long rows off. A unit is a range of rows of 256 MB.
+The released tokenizers have all names (`<|TEXT_UNDERSTANDING_START|>`, ..., `<|s_0|>` to `<|s_65535|>`). The training
+code starts from the plain Llama tokenizer instead, and appends eight markers and then the codes
+(titan_speech.tokenization.foreign_layouts); that rule is used for tokenizers with none of the names.
 
-Shapes: B rows at a time, L ids of a row, T codes of one.
+A row without exactly one pair of speech markers, or with anything but codes between them, is a bad sample: some scripts
+truncate long rows. A unit is a range of rows of 256 MB.
+
+Shapes: B rows at a time, L ids of a row, T codes of a sample.
 """
 
 from __future__ import annotations
@@ -38,8 +34,8 @@ from tokenizers import Tokenizer
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, Sample, SpeechSample, Unit
-from titan_speech.importers.columns import narrowed
-from titan_speech.importers.files import chosen_split, suggest_format
+from titan_speech.importers.files import chosen_split, format_hint
+from titan_speech.importers.records import narrow_codes
 from titan_speech.store.files import mapped_array
 from titan_speech.store.sample import Problem, SampleInfo
 from titan_speech.tokenization.foreign_layouts import LLASA
@@ -47,19 +43,20 @@ from titan_speech.tokenization.vocabulary import NUM_CODES
 
 TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END|>"
 SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"
-MARKS = LLASA.tokens[:-NUM_CODES]
+MARKERS = LLASA.tokens[:-NUM_CODES]
 NOT_A_CODE = -1
 
 
 @dataclass(frozen=True)
 class LlasaLayout:
-    """Ids of the marks, and `code_V[id]`: the code an id stands for, or -1."""
+    """Ids of the markers around text and speech, and `code_V[id]`: the code an id stands for, or -1."""
 
-    marks: dict[str, int]
+    markers: dict[str, int]
     code_V: NDArray[np.int32]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, path: Path) -> LlasaLayout:
+        """The layout of a tokenizer; raises `DataError` if it has some of the names and not all."""
         names = LLASA.tokens
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         absent = [name for name in names if name not in vocabulary]
@@ -68,23 +65,23 @@ class LlasaLayout:
             vocabulary = {name: first + index for index, name in enumerate(names)}
         elif absent:
             raise DataError(
-                f"{path} has {len(names) - len(absent)} of Llasa's {len(names)} marks and codes, not {absent[0]!r}; "
+                f"{path} has {len(names) - len(absent)} of Llasa's {len(names)} markers and codes, not {absent[0]!r}; "
                 "give the tokenizer the ids were made with, or the plain Llama one the training code starts from"
             )
         code_V = np.full(max(vocabulary[name] for name in names) + 1, NOT_A_CODE, np.int32)
-        code_V[[vocabulary[name] for name in names[len(MARKS) :]]] = np.arange(NUM_CODES)
-        return cls({name: vocabulary[name] for name in MARKS}, code_V)
+        code_V[[vocabulary[name] for name in names[len(MARKERS) :]]] = np.arange(NUM_CODES)
+        return cls({name: vocabulary[name] for name in MARKERS}, code_V)
 
     @cached_property
     def _first_code_id(self) -> int | None:
-        """Where the ids of codes lie one after the other, as they do unless someone sorted them otherwise."""
+        """The id of code 0 if the ids of the codes are consecutive, as they normally are; otherwise None."""
         first = int(np.argmax(self.code_V == 0))
         return first if np.array_equal(self.code_V[first : first + NUM_CODES], np.arange(NUM_CODES)) else None
 
     def codes(self, ids_N: NDArray) -> NDArray:
-        """uint16 if all are codes and lie in order, else int32 with -1 where an id is no code."""
+        """uint16 if all are codes and the ids are consecutive; otherwise int32, with -1 for ids that are not codes."""
         if self._first_code_id is not None:
-            codes_N = narrowed(ids_N - np.int32(self._first_code_id))
+            codes_N = narrow_codes(ids_N - np.int32(self._first_code_id))
             if codes_N.dtype == np.uint16:
                 return codes_N
         inside_N = (ids_N >= 0) & (ids_N < len(self.code_V))
@@ -103,11 +100,11 @@ class LlasaImporter:
         missing = [name for name in ("dataset_source", "language", "llasa_tokenizer") if not getattr(options, name)]
         if missing:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-            raise DataError(f"Llasa memmaps do not say it themselves: give {flags}")
+            raise DataError(f"Llasa memmaps do not state these themselves: give {flags}")
         if options.columns:
             raise DataError("Llasa memmaps have no columns: leave out --columns")
         self._options = options
-        self._files = {str(path): _shape(path) for root in options.inputs for path in _found(root, options)}
+        self._files = {str(path): _shape(path) for root in options.inputs for path in _memmaps(root, options)}
 
     def units(self) -> list[Unit]:
         return [unit for path, shape in self._files.items() for unit in self._units(Path(path), *shape)]
@@ -144,17 +141,18 @@ class LlasaImporter:
         return LlasaLayout.of(self._tokenizer, self._tokenizer_path)
 
     def _block(self, path: Path, first_row: int, ids_BL: NDArray[np.int32]) -> Iterator[Sample]:
-        starts_B, ends_B = (_only(ids_BL == self._layout.marks[mark]) for mark in (SPEECH_START, SPEECH_END))
+        starts_B = _only_position(ids_BL == self._layout.markers[SPEECH_START])
+        ends_B = _only_position(ids_BL == self._layout.markers[SPEECH_END])
         texts = self._texts(ids_BL, starts_B)
         file_name = f"{path.parent.name}/{path.stem.removesuffix('_input_ids')}"
         for row, (start, end) in enumerate(zip(starts_B.tolist(), ends_B.tolist(), strict=True)):
             name = f"{file_name}:{first_row + row}"
             codes_T = self._layout.codes(ids_BL[row, start + 1 : end]) if 0 <= start < end else None
             if codes_T is None:
-                yield BadSample(name, Problem("speech marks", _marks_problem(start, end)), first_row + row)
+                yield BadSample(name, Problem("speech marks", _marker_problem(start, end)), first_row + row)
             elif codes_T.dtype != np.uint16 and (codes_T == NOT_A_CODE).any():
                 where = int(np.flatnonzero(codes_T == NOT_A_CODE)[0])
-                detail = f"id {ids_BL[row, start + 1 + where]} at position {start + 1 + where} is no code"
+                detail = f"id {ids_BL[row, start + 1 + where]} at position {start + 1 + where} is not a code"
                 problem = Problem("not a code", f"{detail}: is it the right --llasa-tokenizer?")
                 yield BadSample(name, problem, first_row + row)
             else:
@@ -166,8 +164,9 @@ class LlasaImporter:
         return SampleInfo(sample_id=name, dataset_source=source, language=language)
 
     def _texts(self, ids_BL: NDArray[np.int32], speech_B: NDArray[np.int64]) -> list[str]:
-        """What lies between the text marks ahead of the speech; empty where there are none."""
-        starts_B, ends_B = (_only(ids_BL == self._layout.marks[mark]) for mark in (TEXT_START, TEXT_END))
+        """The text between the text markers before the speech; empty for rows without them."""
+        starts_B = _only_position(ids_BL == self._layout.markers[TEXT_START])
+        ends_B = _only_position(ids_BL == self._layout.markers[TEXT_END])
         has_text_B = (starts_B >= 0) & (ends_B > starts_B) & (ends_B < speech_B)
         stops_B = np.where(has_text_B, ends_B, starts_B + 1)
         borders = zip((starts_B + 1).tolist(), stops_B.tolist(), strict=True)
@@ -175,29 +174,29 @@ class LlasaImporter:
         return self._tokenizer.decode_batch(ids, skip_special_tokens=False)
 
 
-def _only(is_mark_BL: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Position of the one mark of each row: -1 without any, -2 with several."""
-    count_B = is_mark_BL.sum(axis=1)
-    return np.where(count_B == 1, is_mark_BL.argmax(axis=1), np.where(count_B == 0, -1, -2))
+def _only_position(is_marker_BL: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Position of the only marker in each row: -1 for rows without it, -2 for rows with several."""
+    count_B = is_marker_BL.sum(axis=1)
+    return np.where(count_B == 1, is_marker_BL.argmax(axis=1), np.where(count_B == 0, -1, -2))
 
 
-def _marks_problem(start: int, end: int) -> str:
-    """What is wrong with the marks at these positions."""
+def _marker_problem(start: int, end: int) -> str:
+    """What is wrong with speech markers at these positions."""
     if -2 in (start, end):
-        return "several speech marks: expected one start and one end"
+        return "several speech markers: expected one start and one end"
     if -1 in (start, end):
-        return f"no {SPEECH_START if start == -1 else SPEECH_END}: was the row cut off?"
+        return f"no {SPEECH_START if start == -1 else SPEECH_END}: was the row truncated?"
     return f"speech ends at position {end} and begins at {start}"
 
 
-def _found(root: Path, options: ImportOptions) -> list[Path]:
-    """Memmaps of the chosen split; parts stand for the whole, as the training code has it."""
+def _memmaps(root: Path, options: ImportOptions) -> list[Path]:
+    """The memmaps of the chosen split; partial files take precedence over a whole one, as in the training code."""
     if not root.exists():
         raise DataError(f"input {root} does not exist")
     matches = {path: match for path in sorted(root.glob("*.memmap")) if (match := _NAME.fullmatch(path.name))}
     if not matches:
         raise DataError(
-            f"{root} has no SPLIT_input_ids.memmap, expected for --from llasa{suggest_format([root], 'llasa')}"
+            f"{root} has no SPLIT_input_ids.memmap, expected for --from llasa{format_hint([root], 'llasa')}"
         )
     split = chosen_split(root, sorted({match["split"] for match in matches.values()}), options.split)
     chosen = {path: match for path, match in matches.items() if match["split"] == split}
@@ -214,9 +213,11 @@ def _shape(path: Path) -> tuple[int, int]:
     try:
         shape = np.load(file, allow_pickle=False).tolist()
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file}, the shape of {path.name}, cannot be read ({error}); copy it beside it") from error
+        raise DataError(
+            f"{file}, the shape of {path.name}, cannot be read ({error}); copy it to the same folder"
+        ) from error
     if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise DataError(f"{file} says {shape}: expected rows and their length")
+        raise DataError(f"{file} says {shape}: expected the number of rows and their length")
     expected = shape[0] * shape[1] * ID_BYTES
     if path.stat().st_size != expected:
         raise DataError(

@@ -1,18 +1,13 @@
-"""One shard of MosaicML's MDS format, version 2, read without its library (which pins numpy below 2.2).
+"""MosaicML MDS shards: a folder with index.json, or a folder of such folders (splits).
 
-In: the shard's entry in index.json. Out: one mapping of column to value a sample. All numbers are little-endian:
+In: `index.json` of version 2 and its shards, raw or compressed with zstd. Out: samples of speech. Columns are the
+dataset's; columns that hold pickles or images are never read. Unit: one shard (64 MB by default), which is read and
+decompressed at once. It is read without MosaicML's library, which pins numpy below 2.2; benchmarks/results/build.json
+compares the two rates. All numbers of a shard are little-endian:
 
     u32 number of samples N | u32 offset of each sample, and of the end: N + 1 | JSON of the columns | samples
     sample = u32 size of each column without a fixed size | the columns' bytes, in the order of the columns
     ndarray = [u8 dtype, if not in the encoding] [u8 ndim * 4 + log2 width of a dimension, the dimensions] values
-
-Whole shards (64 MB by default) are read and decompressed at once.
-
-MosaicML MDS shards: a folder with index.json, or a folder of such folders.
-
-In: `index.json` of version 2 and its shards, raw or compressed with zstd. Out: samples of speech. Columns are the
-dataset's. Unit: one shard. Columns that hold pickles or images are never read. benchmarks/results/build.json has the
-rate beside that of the library's own reader.
 """
 
 from __future__ import annotations
@@ -30,21 +25,24 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Sample, Unit
-from titan_speech.importers.columns import (
-    SPEECH_FIELDS,
-    Columns,
-    Record,
-    check_codes_dtype,
-    required_fields,
-    speech_columns,
-    speech_samples,
-)
-from titan_speech.importers.files import suggest_format
+from titan_speech.importers.columns import required_fields, speech_columns
+from titan_speech.importers.files import format_hint
+from titan_speech.importers.records import Record, check_codes_dtype, speech_samples
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path
 
+INDEX = "index.json"
 _ARRAY_DTYPES = {
-    **{8: "uint8", 9: "int8", 16: "uint16", 17: "int16", 18: "float16", 32: "uint32", 33: "int32"},
-    **{34: "float32", 64: "uint64", 65: "int64", 66: "float64"},
+    8: "uint8",
+    9: "int8",
+    16: "uint16",
+    17: "int16",
+    18: "float16",
+    32: "uint32",
+    33: "int32",
+    34: "float32",
+    64: "uint64",
+    65: "int64",
+    66: "float64",
 }
 _SCALARS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {"float16", "float32", "float64"}
 _TEXTS: dict[str, Callable[[bytes], object]] = {
@@ -71,24 +69,25 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """One entry of index.json; `packed` is what lies on disk of a compressed shard."""
+    """One entry of index.json; `packed` is the file of a compressed shard."""
 
     columns: Mapping[str, str]
-    """Name to encoding."""
+    """Name to encoding, in the order of the columns."""
     sizes: tuple[int | None, ...]
+    """Bytes of each column; None for a column without a fixed size."""
     num_samples: int
     raw: ShardFile
     packed: ShardFile | None
     compression: str | None
 
 
-def can_decode(encoding: str) -> bool:
+def _can_decode(encoding: str) -> bool:
     name = encoding.split(":", 1)[0]
     return name in _TEXTS or name in _SCALARS or name == "ndarray"
 
 
-def decoder(encoding: str) -> Decoder:
-    """For encodings that `can_decode`."""
+def _decoder(encoding: str) -> Decoder:
+    """For encodings that `_can_decode` accepts."""
     name, *rest = encoding.split(":")
     if name in _TEXTS:
         return _TEXTS[name]
@@ -111,11 +110,11 @@ def _array(data: bytes, dtype: np.dtype | None, shape: tuple[int, ...] | None) -
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 
-def read_samples(folder: Path, shard: Shard, wanted: set[str]) -> Iterator[dict[str, object]]:
-    """Wanted columns of each sample, in order; anything that does not fit the layout is a damaged shard."""
+def _read_samples(folder: Path, shard: Shard, wanted: set[str]) -> Iterator[dict[str, object]]:
+    """The wanted columns of each sample, in order; bytes that do not fit the layout mean a damaged shard."""
     data, path = _shard_bytes(folder, shard), folder / shard.raw.basename
     offsets = _offsets(data, shard, path)
-    decoders = [decoder(encoding) if name in wanted else None for name, encoding in shard.columns.items()]
+    decoders = [_decoder(encoding) if name in wanted else None for name, encoding in shard.columns.items()]
     for number in range(shard.num_samples):
         sample = data[offsets[number] : offsets[number + 1]]
         try:
@@ -149,7 +148,7 @@ def _offsets(data: bytes, shard: Shard, path: Path) -> list[int]:
 
 
 def _shard_bytes(folder: Path, shard: Shard) -> bytes:
-    """The uncompressed shard, whichever of the two files is there; sums are checked where the index has them."""
+    """The uncompressed shard, from whichever of its two files exists; checksums of the index are verified."""
     raw = folder / shard.raw.basename
     if raw.is_file() or shard.packed is None:
         return _read(raw, shard.raw)
@@ -159,7 +158,7 @@ def _shard_bytes(folder: Path, shard: Shard) -> bytes:
         unpacked = pa.decompress(data, shard.raw.num_bytes, codec="zstd", asbytes=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{packed} is damaged: {error}. Fetch or write it again") from error
-    _check_sums(packed, unpacked, shard.raw)
+    _verify(packed, unpacked, shard.raw)
     return unpacked
 
 
@@ -168,11 +167,11 @@ def _read(path: Path, file: ShardFile) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}, named in index.json, cannot be read: {error.strerror}") from error
-    _check_sums(path, data, file)
+    _verify(path, data, file)
     return data
 
 
-def _check_sums(path: Path, data: bytes, file: ShardFile) -> None:
+def _verify(path: Path, data: bytes, file: ShardFile) -> None:
     if len(data) != file.num_bytes:
         raise DataError(f"{path} holds {len(data)} bytes, index.json says {file.num_bytes}. Fetch or write it again")
     for name, expected in file.hashes.items():
@@ -184,18 +183,15 @@ def _check_sums(path: Path, data: bytes, file: ShardFile) -> None:
 
 
 def _digest(name: str, data: bytes) -> str | None:
-    """None for sums that cannot be computed here."""
+    """None for a hash function that is not available here."""
     if name in _XXHASHES:
         return getattr(xxhash, name)(data).hexdigest()
     return hashlib.new(name, data).hexdigest() if name in _HASHES else None
 
 
-INDEX = "index.json"
-
-
 @dataclass(frozen=True)
-class _Place:
-    """Where a shard lies; `name` is unique among all inputs."""
+class _Location:
+    """A shard and its folder; `name` is unique among all inputs."""
 
     name: str
     folder: Path
@@ -209,59 +205,53 @@ class MDSImporter:
         check_codes_dtype(options)
         self._options = options
         self._columns = speech_columns(options)
-        self._places = {place.name: place for place in _places(options)}
-        for place in self._places.values():
-            self._check(place)
+        self._locations = {location.name: location for location in _locations(options)}
+        for location in self._locations.values():
+            self._check(location)
 
     def units(self) -> list[Unit]:
-        return [_unit(place) for place in self._places.values()]
+        units = []
+        for name, location in self._locations.items():
+            file = location.shard.packed or location.shard.raw
+            units.append(Unit(name, location.folder / file.basename, file.num_bytes))
+        return units
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
-        place = self._places[unit.name]
-        return speech_samples(_records(place, self._columns), self._columns, self._options, unit)
+        return speech_samples(self._records(self._locations[unit.name]), self._columns, self._options, unit)
 
-    def _check(self, place: _Place) -> None:
-        names = place.shard.columns
-        where = f"{place.folder / INDEX}: shard {place.shard.raw.basename}"
+    def _records(self, location: _Location) -> Iterator[tuple[str, Record]]:
+        wanted = self._columns.used(location.shard.columns)
+        for number, record in enumerate(_read_samples(location.folder, location.shard, wanted)):
+            yield f"{location.shard.raw.basename} sample {number}", record
+
+    def _check(self, location: _Location) -> None:
+        shard = location.shard
+        names = shard.columns
+        where = f"{location.folder / INDEX}: shard {shard.raw.basename}"
         self._columns.check_all(names, required_fields(self._options), where)
-        for name in sorted(_wanted(self._columns, names)):
-            if not can_decode(names[name]):
+        for name in sorted(self._columns.used(names)):
+            if not _can_decode(names[name]):
                 raise DataError(f"{where}: column {name!r} is {names[name]!r}, which is not read: write it as ndarray")
-        if place.shard.packed is not None and (place.shard.compression or "").split(":")[0] != "zstd":
-            raise DataError(f"{where} is compressed with {place.shard.compression!r}: expected none or zstd")
+        if shard.packed is not None and (shard.compression or "").split(":")[0] != "zstd":
+            raise DataError(f"{where} is compressed with {shard.compression!r}: expected none or zstd")
 
 
-def _unit(place: _Place) -> Unit:
-    file = place.shard.packed or place.shard.raw
-    return Unit(place.name, place.folder / file.basename, file.num_bytes)
-
-
-def _records(place: _Place, columns: Columns) -> Iterator[tuple[str, Record]]:
-    wanted = _wanted(columns, place.shard.columns)
-    for number, record in enumerate(read_samples(place.folder, place.shard, wanted)):
-        yield f"{place.shard.raw.basename} sample {number}", record
-
-
-def _wanted(columns: Columns, names: object) -> set[str]:
-    return {column for field in SPEECH_FIELDS if (column := columns.of(field, names)) is not None}  # type: ignore[arg-type]
-
-
-def _places(options: ImportOptions) -> list[_Place]:
-    places = []
+def _locations(options: ImportOptions) -> list[_Location]:
+    locations = []
     for root in options.inputs:
         folder = _dataset_folder(root, options.split)
         prefix = "" if len(options.inputs) == 1 else f"{root.name}/"
-        places += [_Place(prefix + shard.raw.basename, folder, shard) for shard in _index(folder)]
-    names = {place.name for place in places}
-    if len(names) < len(places):
+        locations += [_Location(prefix + shard.raw.basename, folder, shard) for shard in _read_index(folder)]
+    names = {location.name for location in locations}
+    if len(names) < len(locations):
         raise DataError(
             f"two of the inputs have the same folder name: import {options.inputs[0]} and the others one by one"
         )
-    return places
+    return locations
 
 
 def _dataset_folder(root: Path, split: str | None) -> Path:
-    """The folder of index.json: the input itself, or its subfolder named by --split."""
+    """The folder of index.json: the input itself, or the subfolder that --split names."""
     if not root.exists():
         raise DataError(f"input {root} does not exist")
     folder = root.parent if root.name == INDEX else root
@@ -272,10 +262,10 @@ def _dataset_folder(root: Path, split: str | None) -> Path:
     splits = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{INDEX}"))) if root.is_dir() else ""
     if splits:
         raise DataError(f"{folder} has no {INDEX}; {root} has the splits {splits}: choose one with --split")
-    raise DataError(f"{folder} has no {INDEX}, expected for --from mds{suggest_format([root], 'mds')}")
+    raise DataError(f"{folder} has no {INDEX}, expected for --from mds{format_hint([root], 'mds')}")
 
 
-def _index(folder: Path) -> list[Shard]:
+def _read_index(folder: Path) -> list[Shard]:
     path = folder / INDEX
     try:
         content = json.loads(path.read_bytes())
@@ -288,7 +278,7 @@ def _index(folder: Path) -> list[Shard]:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not an index of MDS shards ({error!r}){suggest_format([folder], 'mds')}") from error
+        raise DataError(f"{path} is not an index of MDS shards ({error!r}){format_hint([folder], 'mds')}") from error
     if not shards:
         raise DataError(f"{path} lists no shards")
     return shards

@@ -1,12 +1,12 @@
 """Names that `--from` and `--preset` take: the importers, and the text sources whose columns and licences are known.
 
-In: nothing, and nothing heavy is imported: the command line lists the names in its help. Out: which module reads a
-format, and of a preset which column holds what, where the language is said, under which licence the source
-is published, and what its rows need. Column names were read in the dataset cards on the Hugging Face Hub:
+In: nothing, and nothing heavy is imported, so that the command line lists the names in its help. Out: the module that
+reads a format; for a preset, which column holds which field, where the language is stated, the licence under which the
+source is published, and what its rows need. Column names were read in the dataset cards on the Hugging Face Hub:
 HuggingFaceFW/fineweb (text, id, dump, url, date, file_path, language, language_score, token_count), uonlp/CulturaX
-(text, timestamp, url, source; one folder a language), togethercomputer/RedPajama-Data-V2 (raw_content, doc_id, meta,
+(text, timestamp, url, source; one folder per language), togethercomputer/RedPajama-Data-V2 (raw_content, doc_id, meta,
 quality_signals; signals as name -> [[start, end, value], ...]), ai4bharat/sangraha (doc_id, type, text; folders hin,
-hin_Deva), ai4bharat/IndicCorpV2 (text; one file or split a language), laion/OIG (text with <human>: and <bot>:,
+hin_Deva), ai4bharat/IndicCorpV2 (text; one file or split per language), laion/OIG (text with <human>: and <bot>:,
 metadata), CohereForAI/aya_dataset (inputs, targets, language, language_code).
 """
 
@@ -30,24 +30,24 @@ IMPORTERS: dict[str, tuple[str, str]] = {
     "text-prepared": ("text_preparation.prepared", "TextPreparedImporter"),
     "webdataset": ("importers.webdataset", "WebDatasetImporter"),
 }
-"""Name to (module under titan_speech, class)."""
+"""Name after `--from` to (module under titan_speech, class)."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How one well-known source is laid out."""
+    """The layout of one well-known text source."""
 
     source: str
     licence: str
     columns: Mapping[str, str] = field(default_factory=dict)
     language: str | None = None
-    """Where all of the source is in one language."""
+    """Set if the whole source is in one language."""
     language_in_path: bool = False
-    """The file or its folder is named by the language."""
+    """The file or its folder is named after the language."""
     needs_signals: bool = False
-    """Rows come unfiltered: their quality signals must be there, and rules are held against them."""
+    """Rows are unfiltered: they must have quality signals, which the rules of `text prepare` are applied to."""
     paragraphs: bool = False
-    """In plain text a blank line ends a document."""
+    """In plain text, a blank line ends a document."""
 
 
 _WEB_TERMS = "Common Crawl terms of use"
@@ -67,10 +67,11 @@ PRESETS = {
     "aya": Preset("aya", "Apache-2.0", {"user": "inputs", "text": "targets", "language": "language_code"}),
 }
 LAYOUTS = ("paragraphs", "lines")
-"""Presets of plain text that name no source: a blank line, or every line, ends a document."""
+"""Presets of plain text that name no source: a blank line ends a document, or every line does."""
 
 
 def find_preset(name: str | None) -> Preset | None:
+    """The preset of a source; None for a layout or without a name."""
     if name is None or name in LAYOUTS:
         return None
     if name not in PRESETS:

@@ -1,19 +1,16 @@
-"""`text-plain`: text files (.txt, with .gz or .zst).
+"""The formats of text: `text-plain`, `text-jsonl` and `text-parquet`.
 
-In: files. Out: one document a file; with the preset `paragraphs` (or one of a source that is laid out so, as
-indiccorp-v2) one a run of lines between blank lines; with `lines` one a line. Many small files share a unit; otherwise
-a file is one. A single document above 64 MB is an error: then blank lines were expected where there are none.
+In: files and folders of
 
-`text-jsonl`: one JSON object a line, plain or compressed (.jsonl, .json, with .gz or .zst).
+    text-plain     .txt, with .gz or .zst: one document per file. With the preset `paragraphs` (or that of a source laid
+                   out so, such as indiccorp-v2), one per run of lines between blank lines; with `lines`, one per line
+    text-jsonl     .jsonl or .json, with .gz or .zst: one JSON object per line; keys may differ from line to line
+    text-parquet   one row per document; only the columns that are used are read
 
-In: files; every file is a unit (compressed ones cannot be entered in the middle), so files of 100 MB to 1 GB spread
-well over processes. Out: rows. Each object is looked up for itself: keys may differ from line to line. A line that
-holds no such object is told with its number. Reads about 200 MB/s a process.
-
-`text-parquet`: one row a document.
-
-In: parquet files; a unit is some row groups of a file, about 256 MB of them, so a large file spreads over processes.
-Out: rows, read a batch at a time. Only the columns that are used are read.
+Out: the rows of each unit, for text_documents.py. A unit is a file (compressed files cannot be entered in the middle,
+so files of 100 MB to 1 GB spread well over processes), up to 1,000 small plain files, or row groups of about 256 MB of
+a parquet file. One plain document above 64 MB is an error: then blank lines were expected where there are none.
+JSONL is read at about 200 MB/s per process.
 """
 
 from __future__ import annotations
@@ -22,21 +19,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
-from titan_speech.importers.jsonl import parsed
+from titan_speech.importers.jsonl import parse_object
+from titan_speech.importers.parquet import open_parquet, row_group_ranges, row_groups_of
 from titan_speech.importers.registry import LAYOUTS
-from titan_speech.importers.text import encoding_of, input_files, lines_of, raw_lines, resolve_columns
-from titan_speech.importers.text_rows import TextImporter
+from titan_speech.importers.text_documents import TextImporter, resolve_columns
+from titan_speech.importers.text_lines import input_files, line_encoding, raw_lines, text_lines
 from titan_speech.store.sample import Problem
 
 FILES_PER_UNIT = 1000
 MAX_DOCUMENT_CHARS = 64 << 20
+UNIT_BYTES = 256 << 20
+ROWS_PER_BATCH = 1024
 
 
 class TextPlainImporter(TextImporter):
+    """`--from text-plain`."""
+
     def __init__(self, options: ImportOptions) -> None:
         super().__init__(options)
         if options.columns:
@@ -48,23 +49,23 @@ class TextPlainImporter(TextImporter):
     def units(self) -> list[Unit]:
         if self.layout != "file":
             return [Unit(name, path, path.stat().st_size) for name, path in self._files]
-        return [self._unit_of_files(first) for first in range(0, len(self._files), FILES_PER_UNIT)]
-
-    def _unit_of_files(self, first: int) -> Unit:
-        some = self._files[first : first + FILES_PER_UNIT]
-        num_bytes = sum(path.stat().st_size for _, path in some)
-        return Unit(f"files {first}-{first + len(some)}", some[0][1].parent, num_bytes, first, first + len(some))
+        units = []
+        for first in range(0, len(self._files), FILES_PER_UNIT):
+            some = self._files[first : first + FILES_PER_UNIT]
+            stop, num_bytes = first + len(some), sum(path.stat().st_size for _, path in some)
+            units.append(Unit(f"files {first}-{stop}", some[0][1].parent, num_bytes, first, stop))
+        return units
 
     def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object]]]:
         if self.layout == "file":
             for number in range(unit.start, unit.stop or 0):
                 name, path = self._files[number]
-                text = _checked("\n".join(line for _, line in lines_of(path)), path)
+                text = _checked_length("\n".join(line for _, line in text_lines(path)), path)
                 yield number, {"text": text, "sample_id": f"{self._source_name(path)}/{name}"}
         elif self.layout == "lines":
-            yield from ((number, {"text": line}) for number, line in lines_of(unit.path) if line.strip())
+            yield from ((number, {"text": line}) for number, line in text_lines(unit.path) if line.strip())
         else:
-            yield from ((number, {"text": text}) for number, text in _paragraphs(lines_of(unit.path), unit.path))
+            yield from ((number, {"text": text}) for number, text in _paragraphs(text_lines(unit.path), unit.path))
 
     def where(self, unit: Unit, position: int) -> str:
         return str(self._files[position][1]) if self.layout == "file" else f"{unit.path}, line {position}"
@@ -79,23 +80,23 @@ class TextPlainImporter(TextImporter):
 
 
 def _paragraphs(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, str]]:
-    """Line number of the first line, and the lines up to the next blank one."""
-    first, held, num_chars = 0, [], 0
+    """Number of the first line, and the lines up to the next blank one."""
+    first, paragraph, num_chars = 0, [], 0
     for number, line in lines:
         if line.strip():
-            first = first if held else number
+            first = first if paragraph else number
             num_chars += len(line)
-            held.append(line)
+            paragraph.append(line)
             if num_chars > MAX_DOCUMENT_CHARS:
-                _checked("\n".join(held), path)
-        elif held:
-            yield first, "\n".join(held)
-            held, num_chars = [], 0
-    if held:
-        yield first, "\n".join(held)
+                _checked_length("\n".join(paragraph), path)
+        elif paragraph:
+            yield first, "\n".join(paragraph)
+            paragraph, num_chars = [], 0
+    if paragraph:
+        yield first, "\n".join(paragraph)
 
 
-def _checked(text: str, path: Path) -> str:
+def _checked_length(text: str, path: Path) -> str:
     if len(text) > MAX_DOCUMENT_CHARS:
         raise DataError(
             f"{path} has a document of more than {MAX_DOCUMENT_CHARS >> 20} M characters; if blank lines or lines end "
@@ -105,6 +106,8 @@ def _checked(text: str, path: Path) -> str:
 
 
 class TextJsonlImporter(TextImporter):
+    """`--from text-jsonl`."""
+
     def __init__(self, options: ImportOptions) -> None:
         super().__init__(options)
         self._files = input_files(options.inputs, (".jsonl", ".json"), "text-jsonl")
@@ -118,7 +121,7 @@ class TextJsonlImporter(TextImporter):
         for number, line in raw_lines(unit.path):
             if not line.strip():
                 continue
-            content = parsed(line, encoding_of(number))
+            content = parse_object(line, line_encoding(number))
             if isinstance(content, Problem):
                 yield number, content
                 continue
@@ -143,57 +146,30 @@ class TextJsonlImporter(TextImporter):
         return position - 1
 
 
-UNIT_BYTES = 256 << 20
-ROWS_PER_BATCH = 1024
-
-
 class TextParquetImporter(TextImporter):
+    """`--from text-parquet`."""
+
     def __init__(self, options: ImportOptions) -> None:
         super().__init__(options)
         self._files = input_files(options.inputs, (".parquet",), "text-parquet")
 
     def units(self) -> list[Unit]:
-        return [unit for name, path in self._files for unit in _units_of(name, path)]
+        units = []
+        for name, path in self._files:
+            metadata = open_parquet(path, "text-parquet").metadata
+            group_bytes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+            for start, stop, num_bytes in row_group_ranges(metadata, group_bytes, UNIT_BYTES):
+                units.append(Unit(f"{name}:{start}-{stop}", path, num_bytes, start, stop))
+        return units
 
     def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object]]]:
-        file = open_parquet(unit.path)
-        said = {field: column for field, column in self.options.columns.items()}
-        columns = resolve_columns(file.schema_arrow.names, said, self.preset, str(unit.path))
+        file = open_parquet(unit.path, "text-parquet")
+        columns = resolve_columns(file.schema_arrow.names, self.options.columns, self.preset, str(unit.path))
         position = unit.start
         try:
-            for batch in file.iter_batches(ROWS_PER_BATCH, _groups(file, unit), sorted(set(columns.values()))):
+            for batch in file.iter_batches(ROWS_PER_BATCH, row_groups_of(file, unit), sorted(set(columns.values()))):
                 for row in batch.to_pylist():
                     yield position, {field: row[column] for field, column in columns.items()}
                     position += 1
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{unit.path} breaks off after row {position}: {error}; fetch it again") from error
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a parquet file: {error}") from error
-
-
-def _units_of(name: str, path: Path) -> list[Unit]:
-    metadata = open_parquet(path).metadata
-    units: list[Unit] = []
-    start = stop = num_bytes = 0
-    for group in range(metadata.num_row_groups):
-        stop += metadata.row_group(group).num_rows
-        num_bytes += metadata.row_group(group).total_byte_size
-        if num_bytes >= UNIT_BYTES or group == metadata.num_row_groups - 1:
-            units.append(Unit(f"{name}:{start}-{stop}", path, num_bytes, start, stop))
-            start, num_bytes = stop, 0
-    return units
-
-
-def _groups(file: pq.ParquetFile, unit: Unit) -> list[int]:
-    """Row groups of the unit; borders of units are borders of groups."""
-    groups, first = [], 0
-    for group in range(file.metadata.num_row_groups):
-        if unit.start <= first and (unit.stop is None or first < unit.stop):
-            groups.append(group)
-        first += file.metadata.row_group(group).num_rows
-    return groups

@@ -1,13 +1,13 @@
-"""WebDataset tars: the members of one sample lie side by side under one key.
+"""WebDataset tars: the members of one sample follow each other and have the same key.
 
 In: tars (`.tar`, `.tar.gz`, `.tgz`). `a/0007.json`, `a/0007.npy` and `a/0007.txt` are the sample `a/0007`. Out: samples
 of speech. Columns are the keys of the `.json` member and the endings of the other members: `npy`, `codes.npy`, `txt`.
-By default `codes` is `npy`, `transcript_native` is `txt` and `sample_id` the key, unless the json has fields of
-these names. Unit: one tar. A member that cannot be read makes its sample a bad one; members of a key that are spread
-over the tar are refused, as half a sample may look like a whole one.
+By default `codes` is `npy`, `transcript_native` is `txt` and `sample_id` the key, unless the json has fields with
+these names. Unit: one tar. A member that cannot be read makes its sample a bad one; tars in which the members of a key
+are spread out are refused, since half a sample may look like a whole one.
 
-Reading costs what tarfile costs; benchmarks/results/build.json has its rate beside that of the webdataset library.
-tarfile takes the end of a torn archive for its regular end, so the end is looked at here.
+Reading costs what tarfile costs; benchmarks/results/build.json compares its rate with that of the webdataset library.
+tarfile takes the end of a truncated archive for its regular end, so the end is checked here.
 """
 
 from __future__ import annotations
@@ -29,17 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.importers.base import ImportOptions, Sample, Unit
-from titan_speech.importers.columns import (
-    CODES,
-    Record,
-    Refused,
-    UnfitError,
-    check_codes_dtype,
-    speech_columns,
-    speech_samples,
-)
-from titan_speech.importers.files import find_files, suggest_format
+from titan_speech.importers.base import BadRecordError, ImportOptions, Sample, Unit
+from titan_speech.importers.columns import CODES, speech_columns
+from titan_speech.importers.files import find_files, format_hint
+from titan_speech.importers.records import Record, UnreadValue, check_codes_dtype, speech_samples
 from titan_speech.store.sample import Problem
 
 KEY = "__key__"
@@ -50,8 +43,8 @@ _PREAMBLE = 10
 _ROW = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iu][1248])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n", re.S
 )
-_PICKLE = "runs code that lies in it when it is read"
-_REFUSED = {"npz": "is an archive of several arrays", "zip": "is an archive"} | dict.fromkeys(
+_PICKLE = "runs the code it contains when it is read"
+_UNREAD = {"npz": "is an archive of several arrays", "zip": "is an archive"} | dict.fromkeys(
     ("pth", "pt", "pyd", "pkl", "pickle"), _PICKLE
 )
 
@@ -78,7 +71,7 @@ def _check_tar(path: Path) -> None:
         with _open(path) as file, tarfile.open(fileobj=file, mode="r:"):
             pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a tar ({error}){suggest_format([path], 'webdataset')}") from error
+        raise DataError(f"{path} is not a tar ({error}){format_hint([path], 'webdataset')}") from error
 
 
 def _open(path: Path) -> BinaryIO:
@@ -98,11 +91,11 @@ class _Member(NamedTuple):
 
 
 def _records(path: Path) -> Iterator[tuple[str, Record | Problem]]:
-    """One record a key; the members of a key must follow each other, as WebDataset writes them."""
-    met: dict[str, tuple[_Met, ...]] = {}
+    """One record per key; the members of a key must follow each other, as WebDataset writes them."""
+    seen: dict[str, tuple[_SeenMember, ...]] = {}
     for key, group in groupby(_sample_members(path), attrgetter("key")):
         members = tuple(group)
-        _refuse_spread(path, members, met)
+        _refuse_spread(path, members, seen)
         yield key, _record(key, members)
 
 
@@ -114,32 +107,32 @@ def _sample_members(path: Path) -> Iterator[_Member]:
             yield _Member(f"{folder}/{stem}" if folder else stem, ending, number, name, data)
 
 
-class _Met(NamedTuple):
-    """What is remembered of a member."""
+class _SeenMember(NamedTuple):
+    """What is kept of a member to detect keys that are spread out."""
 
     ending: str
     number: int
 
 
-def _refuse_spread(path: Path, members: tuple[_Member, ...], met: dict[str, tuple[_Met, ...]]) -> None:
-    """Whole samples may share a key, if not an id; members that only another place has are the rest of that sample."""
-    key, before = members[0].key, met.get(members[0].key, ())
+def _refuse_spread(path: Path, members: tuple[_Member, ...], seen: dict[str, tuple[_SeenMember, ...]]) -> None:
+    """Two whole samples may share a key, though not an id; members with other endings are the rest of one sample."""
+    key, before = members[0].key, seen.get(members[0].key, ())
     if before and {one.ending for one in before}.isdisjoint(one.ending for one in members):
         first, second = before[-1], members[0]
         raise DataError(
-            f"{path}: the members of key {key!r} are not side by side: {key}.{first.ending} is member {first.number}, "
-            f"{key}.{second.ending} is member {second.number}. Write the tar sorted by name: unpack it to a folder and "
-            "tar --sort=name -cf SORTED.tar -C FOLDER ."
+            f"{path}: the members of key {key!r} do not follow each other: {key}.{first.ending} is member "
+            f"{first.number}, {key}.{second.ending} is member {second.number}. Write the tar sorted by name: "
+            "unpack it to a folder and tar --sort=name -cf SORTED.tar -C FOLDER ."
         )
-    met[key] = tuple(_Met(sys.intern(one.ending), one.number) for one in members)
+    seen[key] = tuple(_SeenMember(sys.intern(one.ending), one.number) for one in members)
 
 
 def _record(key: str, members: tuple[_Member, ...]) -> Record | Problem:
     record: dict[str, object] = {KEY: key}
     try:
         for member in members:
-            _add(record, member.ending, member.data, f"member {member.name}")
-    except UnfitError as error:
+            _add_member(record, member.ending, member.data, f"member {member.name}")
+    except BadRecordError as error:
         return error.problem
     return record
 
@@ -152,7 +145,7 @@ def _members(path: Path) -> Iterator[tuple[int, str, bytes]]:
                 number = 0
                 while (member := tar.next()) is not None:
                     number += 1
-                    tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps all it has met
+                    tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member
                     if member.isfile():
                         file.seek(member.offset_data)
                         data = file.read(member.size)
@@ -166,19 +159,19 @@ def _members(path: Path) -> Iterator[tuple[int, str, bytes]]:
 
 
 def _check_end(file: BinaryIO, end: int) -> None:
-    """After the last member there are zeros only; reading them also checks gzip's sum."""
+    """After the last member there are only zeros; reading them also verifies the checksum of gzip."""
     file.seek(end)
     rest = file.read()
     if not rest:
-        raise tarfile.ReadError(f"it ends at byte {end} without the mark of a tar's end")
+        raise tarfile.ReadError(f"it ends at byte {end} without the end marker of a tar")
     if rest.count(0) != len(rest):
         raise tarfile.ReadError(f"there is no valid header at byte {end}")
 
 
-def _add(record: dict[str, object], ending: str, data: bytes, where: str) -> None:
+def _add_member(record: dict[str, object], ending: str, data: bytes, where: str) -> None:
     if ending in record:
-        raise UnfitError(
-            "member twice", f"{where}: {ending!r} is there twice, as a member and as a json field or second member"
+        raise BadRecordError(
+            "member twice", f"{where}: {ending!r} occurs twice, as a member and as a json field or second member"
         )
     kind = ending.rsplit(".", 1)[-1].lower()
     if ending == "json":
@@ -187,8 +180,8 @@ def _add(record: dict[str, object], ending: str, data: bytes, where: str) -> Non
         record[ending] = _npy(data, where)
     elif kind in ("txt", "text"):
         record[ending] = _text(data, where)
-    elif kind in _REFUSED:
-        record[ending] = Refused(_REFUSED[kind])
+    elif kind in _UNREAD:
+        record[ending] = UnreadValue(_UNREAD[kind])
     else:
         record[ending] = data
 
@@ -197,17 +190,17 @@ def _add_json(record: dict[str, object], data: bytes, where: str) -> None:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UnfitError("json", f"{where} is not JSON: {error}") from error
+        raise BadRecordError("json", f"{where} is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise UnfitError("json", f"{where} holds a {type(fields).__name__}: expected an object of fields")
+        raise BadRecordError("json", f"{where} holds a {type(fields).__name__}: expected an object of fields")
     both = sorted(record.keys() & fields.keys() - {KEY})
     if both:
-        raise UnfitError("member twice", f"{where}: {both[0]!r} is both a field of the json and a member")
+        raise BadRecordError("member twice", f"{where}: {both[0]!r} is both a field of the json and a member")
     record |= fields
 
 
 def _npy(data: bytes, where: str) -> NDArray:
-    """A row of integers, as codes are, without numpy's parser, which reads every header as Python."""
+    """An array; a row of integers is read without numpy's parser, which evaluates each header as Python."""
     row = _ROW.match(data)
     if row and row.end() == _PREAMBLE + int.from_bytes(data[_PREAMBLE - 2 : _PREAMBLE], "little"):
         dtype, count = np.dtype(row[1].decode()), int(row[2])
@@ -216,11 +209,11 @@ def _npy(data: bytes, where: str) -> NDArray:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UnfitError("npy", f"{where} is not a .npy array: {error}") from error
+        raise BadRecordError("npy", f"{where} is not a .npy array: {error}") from error
 
 
 def _text(data: bytes, where: str) -> str:
     try:
         return data.decode().strip()
     except UnicodeDecodeError as error:
-        raise UnfitError("text", f"{where} is not UTF-8: {error}") from error
+        raise BadRecordError("text", f"{where} is not UTF-8: {error}") from error

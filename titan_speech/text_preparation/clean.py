@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from titan_speech.importers.text import TextDocument
-from titan_speech.importers.text_rows import strip_markup
+from titan_speech.importers.markup import strip_markup
+from titan_speech.importers.text_documents import TextDocument
 from titan_speech.text_preparation.rules import DocumentRules, broken_rule, cut_points
 from titan_speech.tokenization.normalize import normalize
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

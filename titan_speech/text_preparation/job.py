@@ -39,7 +39,7 @@ import tomli
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, open_importer
 from titan_speech.importers.registry import IMPORTERS
-from titan_speech.importers.text_rows import TextImporter
+from titan_speech.importers.text_documents import TextImporter
 from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rules_content
 from titan_speech.tokenization.normalize import normalization_version
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
-from titan_speech.importers.text_files import ROWS_PER_BATCH, open_parquet
-from titan_speech.importers.text_rows import TextImporter
+from titan_speech.importers.parquet import open_parquet
+from titan_speech.importers.text_documents import TextImporter
+from titan_speech.importers.text_files import ROWS_PER_BATCH
 from titan_speech.text_preparation.pipeline import PREPARED_NAME, PREPARED_VERSION
 
 

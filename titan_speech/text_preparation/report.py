@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from titan_speech.importers.text import TextDocument
+from titan_speech.importers.text_documents import TextDocument
 
 EXAMPLES_PER_RULE = 3
 EXAMPLE_CHARS = 240

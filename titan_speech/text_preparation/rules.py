@@ -24,7 +24,7 @@ from itertools import pairwise
 
 from titan_speech.errors import DataError
 from titan_speech.importers.language_id import language_fits, letter_share, script_share
-from titan_speech.importers.text import TextDocument
+from titan_speech.importers.text_documents import TextDocument
 
 
 @dataclass(frozen=True)

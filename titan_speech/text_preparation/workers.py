@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.importers.base import Unit
-from titan_speech.importers.text import UNKNOWN_LICENCE, TextDocument
+from titan_speech.importers.text_documents import UNKNOWN_LICENCE, TextDocument
 from titan_speech.text_preparation.clean import Cleaned, Cleaner, Dropped
 from titan_speech.text_preparation.duplicates import NUM_PERMUTATIONS, band_keys, sign
 from titan_speech.text_preparation.job import Job, Source
