@@ -14,6 +14,7 @@ FINAL_LOSS_TOLERANCE = 1e-4
 """Relative; other world sizes add in another order, and training amplifies that from step to step."""
 
 
+@pytest.mark.slow
 def test_five_kills_leave_the_data_of_every_step_and_the_final_loss_as_they_were(tmp_path: Path) -> None:
     killing = Killing(
         *(tmp_path, 5, (1, 2), random.Random(5)), start=start_warm, start_up_sec=2.0, most_steps=2, is_open_ended=True
