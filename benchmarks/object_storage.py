@@ -54,9 +54,10 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
+from titan_speech.storage.cache import ObjectCache
 from titan_speech.storage.download import RemoteFile
-from titan_speech.storage.node_copies import Copies
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.manifest import CodecInfo, Manifest, read_manifest
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.transfer import files_of, push_store
@@ -162,7 +163,7 @@ def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageCo
     found["download"] = seconds(lambda: download_all(server, keys, settings.num_connections, downloaded))
     settings = replace(settings, cache_dir=str(cache))
     remote = [RemoteFile(URL.child(file.path), file.num_bytes, file.sha256, file.xxh3_128) for file in files]
-    found["fetch"] = seconds(lambda: Copies(client_of(settings), settings).fetch_all(remote))
+    found["fetch"] = seconds(lambda: ObjectCache(client_of(settings), settings).fetch_all(remote))
     local_config = config_of(folder / "store", "speech")
     source = replace(local_config.data.source[0], store=str(URL))
     data = replace(local_config.data, source=(source,))

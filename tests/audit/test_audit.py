@@ -27,7 +27,7 @@ from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.importers.base import SpeechSample
-from titan_speech.storage.s3 import S3Url
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store import shard_writer
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.reader import open_store

@@ -238,7 +238,7 @@ def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_i
     for path in ("step-30/__0_model_0.distcp", "provenance/step-30.json", "step-40/.metadata"):
         prefix.put(path, b"of an upload that was killed")
     shard = prefix.url.child("step-30/__0_state_0.distcp")
-    prefix.client.put_part(shard, prefix.client.start_parts(shard, "0" * 64), 1, b"a part")
+    prefix.client.upload_part(shard, prefix.client.create_multipart(shard, "0" * 64), 1, b"a part")
     assert [str(one) for one in stale_objects(prefix)] == [
         "step-30 (2 objects, 0.0 MB, 1 unfinished uploads)",
         "step-40 (1 objects, 0.0 MB)",

@@ -73,13 +73,13 @@ def test_a_killed_upload_goes_on_where_it_stopped(job: UploadJob, uploader: Uplo
     prefix = job.prefix()
     assert prefix.names() == []
     shard = prefix.url.child("step-10/__0_model_0.distcp")
-    parts = [prefix.client.parts_there(shard, upload) for upload in prefix.client.unfinished_uploads(shard)]
+    parts = [prefix.client.list_parts(shard, upload) for upload in prefix.client.unfinished_uploads_of(shard)]
     assert sum(map(len, parts)) >= 1
     again = Uploader(replace(job, upload=replace(job.upload, bandwidth_mb_per_sec=0.0)))
     assert again.finish(PATIENCE_SEC).text == f"All checkpoints are at {job.upload.to}."
     assert again.figures()["upload/num_waiting"] == 0
     assert content(fetch(prefix, "step-10", tmp_path / "back")) == content(checkpoint)
-    assert prefix.client.unfinished_uploads(shard) == []
+    assert prefix.client.unfinished_uploads_of(shard) == []
 
 
 def test_signals_of_a_scheduler_are_training_s_to_answer(job: UploadJob, uploader: Uploader) -> None:

@@ -26,7 +26,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, SpeechSample, open_importer
 from titan_speech.importers.build import BuildRequest, build_store
-from titan_speech.storage.s3 import S3Url
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store import external_sort as runs_module
 from titan_speech.store import external_sort as spill_module
 from titan_speech.store.reader import open_store

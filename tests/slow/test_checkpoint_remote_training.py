@@ -23,7 +23,8 @@ from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_operations import UploadConfig
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 
 pytestmark = pytest.mark.slow
 CONSTANT_RATE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3")

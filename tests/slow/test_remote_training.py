@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import ROOT, losses, train_well
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.storage.s3 import S3Url
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.transfer import push_store
 
 SHORT = ("--training.target_tokens", "3072", "--checkpoint.enable", "false")

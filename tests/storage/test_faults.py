@@ -24,16 +24,17 @@ from tests.s3_server import BUCKET, S3Server
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage import retry
+from titan_speech.storage.cache import ObjectCache, object_cache
 from titan_speech.storage.download import RANGE_BYTES, RemoteFile
-from titan_speech.storage.node_copies import Copies, copies_of
-from titan_speech.storage.s3 import S3Url, client_of
-from titan_speech.storage.upload import upload_file
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
+from titan_speech.storage.upload import digest_file, upload_file
 
 BIG_BYTES = 2 * RANGE_BYTES + 1_000_000
 SMALL_BYTES = 200_000
 NUM_SMALL = 8
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.test_remote_faults"])
+PROCESSES.set_forkserver_preload(["tests.storage.test_faults"])
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def settings(s3_server: S3Server, proxy: FaultProxy, tmp_path: Path) -> StorageC
     return s3_server.settings(tmp_path / "cache", proxy.port)
 
 
-def content(copies: Copies, file: RemoteFile) -> str:
+def content(copies: ObjectCache, file: RemoteFile) -> str:
     return hashlib.sha256(copies.open(file)).hexdigest()
 
 
@@ -83,14 +84,14 @@ def test_a_passing_fault_only_costs_time(
     fault: str, number: int, objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     setattr(proxy, fault, number)
-    assert content(copies_of(settings), objects.big) == objects.big.sha256
+    assert content(object_cache(settings), objects.big) == objects.big.sha256
     assert proxy.num_faults == number
     assert kept(settings) == [objects.big.sha256]
 
 
 def test_a_slow_network_is_waited_for(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     proxy.pause_sec = 0.05
-    assert content(copies_of(settings), objects.small[0]) == objects.small[0].sha256
+    assert content(object_cache(settings), objects.small[0]) == objects.small[0].sha256
 
 
 def test_a_stalled_answer_is_asked_for_again(
@@ -98,14 +99,14 @@ def test_a_stalled_answer_is_asked_for_again(
 ) -> None:
     proxy.num_stalled = 1
     settings = s3_server.settings(tmp_path / "cache", proxy.port, timeout_sec=0.5)
-    assert content(copies_of(settings), objects.small[0]) == objects.small[0].sha256
+    assert content(object_cache(settings), objects.small[0]) == objects.small[0].sha256
     assert proxy.num_faults == 1
 
 
 def test_a_network_that_stays_bad_is_given_up(objects: Objects, proxy: FaultProxy, settings: StorageConfig) -> None:
     proxy.num_busy = FOREVER
     with pytest.raises(DataError, match=r"failed 4 times.*can be reached"):
-        copies_of(settings).open(objects.small[0])
+        object_cache(settings).open(objects.small[0])
     assert not Path(settings.cache_dir, "files", objects.small[0].sha256).exists()
 
 
@@ -114,7 +115,7 @@ def test_nobody_listening_is_said(s3_server: S3Server, objects: Objects, proxy: 
         probe.bind(("127.0.0.1", 0))
         settings = s3_server.settings(tmp_path / "cache", probe.getsockname()[1], num_attempts=2)
         with pytest.raises(DataError, match=f"at {settings.endpoint_url} failed 2 times"):
-            copies_of(settings).open(objects.small[0])
+            object_cache(settings).open(objects.small[0])
 
 
 def test_bytes_that_are_always_wrong_are_never_kept(
@@ -122,14 +123,14 @@ def test_bytes_that_are_always_wrong_are_never_kept(
 ) -> None:
     proxy.num_flipped = FOREVER
     with pytest.raises(DataError, match="faults/small-0 is damaged"):
-        copies_of(settings).open(objects.small[0])
+        object_cache(settings).open(objects.small[0])
     assert kept(settings) == []
 
 
 def test_an_object_that_vanished_is_named(settings: StorageConfig, objects: Objects) -> None:
     gone = RemoteFile(S3Url(BUCKET, "faults/gone"), 5, "0" * 64)
     with pytest.raises(DataError, match=r"faults/gone.*no such object"):
-        copies_of(settings).open(gone)
+        object_cache(settings).open(gone)
 
 
 def test_an_upload_damaged_on_the_way_is_refused_and_sent_again(
@@ -137,7 +138,8 @@ def test_an_upload_damaged_on_the_way_is_refused_and_sent_again(
 ) -> None:
     (tmp_path / "file").write_bytes(b"whole" * 1000)
     proxy.num_busy = 2
-    upload_file(client_of(settings), tmp_path / "file", S3Url(BUCKET, "faults/sent"), "0" * 64)
+    file = tmp_path / "file"
+    upload_file(client_of(settings), file, S3Url(BUCKET, "faults/sent"), digest_file(file, RANGE_BYTES))
     assert client_of(settings).read(S3Url(BUCKET, "faults/sent")) == b"whole" * 1000
 
 
@@ -145,24 +147,24 @@ def test_a_damaged_copy_on_this_node_is_fetched_again(
     s3_server: S3Server, objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     file = objects.small[0]
-    copies_of(settings).fetch(file)
+    object_cache(settings).fetch(file)
     path = Path(settings.cache_dir, "files", file.sha256)
     path.chmod(0o644)
     path.write_bytes(bytes(SMALL_BYTES))
-    later = Copies(client_of(settings), settings)  # as another process, which has not hashed it yet
+    later = ObjectCache(client_of(settings), settings)  # as another process, which has not hashed it yet
     assert content(later, file) == file.sha256
 
 
 def test_the_cap_holds_and_what_is_in_use_stays(s3_server: S3Server, objects: Objects, proxy, tmp_path: Path) -> None:
     settings = s3_server.settings(tmp_path / "cache", proxy.port, cache_gb=3.5 * SMALL_BYTES / 1e9)
-    copies, small = copies_of(settings), objects.small
+    copies, small = object_cache(settings), objects.small
     pinned = copies.open(small[0])
     for file in small[1:]:
         copies.fetch(file)
-        assert copies.cache.space.used_bytes() <= settings.cache_gb * 1e9
-    assert copies.cache.has(small[0])
-    assert copies.cache.has(small[-1])
-    assert not copies.cache.has(small[1])
+        assert copies.space.used_bytes() <= settings.cache_gb * 1e9
+    assert copies.has(small[0])
+    assert copies.has(small[-1])
+    assert not copies.has(small[1])
     assert hashlib.sha256(pinned).hexdigest() == small[0].sha256
     pins = [copies.open(file) for file in (small[0], *small[-2:])]
     with pytest.raises(DataError, match=r"in use by running processes.*raise storage\.cache_gb"):
@@ -174,7 +176,7 @@ def test_the_cap_holds_and_what_is_in_use_stays(s3_server: S3Server, objects: Ob
 
 def fetch_all(settings: StorageConfig, files: tuple[RemoteFile, ...], rounds: int = 1) -> None:
     """What a process of the node does; an exit code of 1 unless everything it reads is right."""
-    copies = copies_of(settings)
+    copies = object_cache(settings)
     for i in range(rounds):
         for file in (
             np.random.default_rng([os.getpid(), i]).permutation(np.array(files, object)) if rounds > 1 else files
@@ -203,7 +205,7 @@ def test_who_waits_for_a_fill_is_not_held_up_by_its_pin(
     objects: Objects, proxy: FaultProxy, settings: StorageConfig
 ) -> None:
     proxy.pause_sec = 0.02
-    copies = copies_of(settings)
+    copies = object_cache(settings)
     with ThreadPoolExecutor(4) as pool:
         mapped = list(pool.map(lambda _: copies.open(objects.small[0]), range(4), timeout=30))  # none is closed
     assert len(mapped) == 4
@@ -232,13 +234,13 @@ def test_a_killed_fill_is_gone_on_with(objects: Objects, proxy: FaultProxy, sett
     assert kept(settings) == [objects.big.sha256]
     assert partial.exists()
     proxy.pause_sec, proxy.num_bytes = 0.0, 0
-    assert content(copies_of(settings), objects.big) == objects.big.sha256
+    assert content(object_cache(settings), objects.big) == objects.big.sha256
     assert proxy.num_bytes < BIG_BYTES - 900_000, "all ranges were fetched again"
 
 
 def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: StorageConfig) -> None:
     """As after a power cut that kept the record and lost the bytes."""
-    copies = copies_of(settings)
+    copies = object_cache(settings)
     partial = Path(settings.cache_dir, "partial", objects.big.sha256)
     partial.write_bytes(bytes(BIG_BYTES) + b"\1\1\1")
     assert content(copies, objects.big) == objects.big.sha256
@@ -246,8 +248,8 @@ def test_a_partial_file_that_lies_is_fetched_anew(objects: Objects, settings: St
 
 def fetch_with_little_room(settings: StorageConfig, file: RemoteFile) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES // 2, SMALL_BYTES // 2))
-    with pytest.raises(DataError, match=r"no room for 200,000 bytes.*storage\.cache_dir"):
-        copies_of(settings).open(file)
+    with pytest.raises(DataError, match=r"no space for 200,000 bytes.*storage\.cache_dir"):
+        object_cache(settings).open(file)
 
 
 def test_a_limit_on_files_is_said_and_leaves_nothing(objects: Objects, settings: StorageConfig) -> None:
@@ -263,20 +265,20 @@ import sys
 from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.node_copies import copies_of
+from titan_speech.storage.cache import object_cache
 from titan_speech.storage.download import RemoteFile
-from titan_speech.storage.s3 import S3Url
+from titan_speech.storage.s3_url import S3Url
 endpoint, cache, *sha256s = sys.argv[1:]
-copies = copies_of(StorageConfig(endpoint_url=endpoint, cache_dir=cache, num_attempts=2))
+copies = object_cache(StorageConfig(endpoint_url=endpoint, cache_dir=cache, num_attempts=2))
 files = [RemoteFile(S3Url("stores", f"faults/small-{i}"), 200_000, sha256) for i, sha256 in enumerate(sha256s)]
 for file in files:
     copies.fetch(file)
-assert copies.cache.has(files[-1]) and not copies.cache.has(files[0])
+assert copies.has(files[-1]) and not copies.has(files[0])
 pins = [copies.open(file) for file in files[-4:]]
 try:
     copies.fetch(files[0])
 except DataError as error:
-    assert "no room for 200,000 bytes" in str(error), error
+    assert "no space for 200,000 bytes" in str(error), error
     assert not list(Path(cache, "partial").iterdir())
 else:
     raise AssertionError("a fifth file on a disk for four")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from tests.store_samples import write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import S3Url, client_of, is_s3
-from titan_speech.storage.upload import upload_file, upload_folder
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url, is_s3
+from titan_speech.storage.upload import PART_BYTES, digest_file, upload_file, upload_folder
 from titan_speech.store.held_out_set import HeldOutOptions, make_held_out_set, read_held_out_set
 from titan_speech.store.reader import open_store
 from titan_speech.store.transfer import pull_store, push_store
@@ -162,9 +164,11 @@ def test_an_object_in_parts_is_the_file(s3_server: S3Server, tmp_path: Path) -> 
     data = np.random.default_rng(0).bytes(20_000_000)
     (tmp_path / "big").write_bytes(data)
     client, url = client_of(s3_server.settings(tmp_path / "cache")), S3Url(BUCKET, "big/big")
-    upload_file(client, tmp_path / "big", url, "0" * 64)
+    digest = digest_file(tmp_path / "big", PART_BYTES)
+    assert len(digest.parts) == 3
+    upload_file(client, tmp_path / "big", url, digest)
     assert client.read(url) == data
-    assert client.stored_sha256(url) == "0" * 64
+    assert client.stored_sha256(url) == hashlib.sha256(data).hexdigest()
 
 
 def test_a_folder_that_lacks_a_file_is_not_sent(s3_server: S3Server, tmp_path: Path) -> None:

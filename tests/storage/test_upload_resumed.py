@@ -13,13 +13,14 @@ from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.errors import DataError
 from titan_speech.storage import retry
-from titan_speech.storage.retry import Pace
-from titan_speech.storage.s3 import Client, S3Url, client_of
-from titan_speech.storage.upload import digest_file, send_resumable
+from titan_speech.storage.retry import RateLimiter
+from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.s3_url import S3Url
+from titan_speech.storage.upload import digest_file, upload_file
 
 PART_BYTES = 5 << 20
 NUM_BYTES = 3 * PART_BYTES + 1000
-UNLIMITED = Pace(0)
+UNLIMITED = RateLimiter(0)
 
 
 @pytest.fixture
@@ -46,32 +47,33 @@ def url_of(test: str) -> S3Url:
 
 def test_parts_that_were_sent_are_not_sent_again(client: Client, path: Path, proxy: FaultProxy) -> None:
     url, digest, data = url_of("again"), digest_file(path, PART_BYTES), path.read_bytes()
-    upload_id = client.start_parts(url, digest.sha256, digest.notes)
+    upload_id = client.create_multipart(url, digest.sha256, digest.metadata)
     for number in (1, 3):
         begin, num_bytes = digest.span(number)
-        client.put_part(url, upload_id, number, data[begin : begin + num_bytes])
+        client.upload_part(url, upload_id, number, data[begin : begin + num_bytes])
     before, reported = proxy.num_sent_bytes, []
-    assert send_resumable(client, path, url, digest, UNLIMITED, reported.append) == NUM_BYTES - 2 * PART_BYTES
+    assert upload_file(client, path, url, digest, UNLIMITED, reported.append) == NUM_BYTES - 2 * PART_BYTES
     assert proxy.num_sent_bytes - before < NUM_BYTES - 2 * PART_BYTES + 100_000
     assert sum(reported) == NUM_BYTES
     assert client.read(url) == data
-    assert client.unfinished_uploads(url) == []
-    assert send_resumable(client, path, url, digest, UNLIMITED) == 0
+    assert client.unfinished_uploads_of(url) == []
+    assert upload_file(client, path, url, digest, UNLIMITED) == 0
 
 
 def test_a_network_that_goes_away_leaves_the_parts_for_the_next_attempt(
-    client: Client, path: Path, proxy: FaultProxy
+    s3_server: S3Server, path: Path, proxy: FaultProxy, tmp_path: Path
 ) -> None:
+    client = client_of(s3_server.settings(tmp_path / "cache", proxy.port, num_connections=1))  # a part at a time
     url, digest = url_of("away"), digest_file(path, PART_BYTES)
 
     def go_away(num_bytes: int) -> None:
         proxy.num_busy = FOREVER
 
     with pytest.raises(DataError, match="failed 4 times"):
-        send_resumable(client, path, url, digest, UNLIMITED, go_away)
+        upload_file(client, path, url, digest, UNLIMITED, go_away)
     proxy.num_busy = 0
     assert client.find(url) is None
-    assert send_resumable(client, path, url, digest, UNLIMITED) < NUM_BYTES
+    assert upload_file(client, path, url, digest, UNLIMITED) < NUM_BYTES
     assert hashlib.sha256(client.read(url)).hexdigest() == digest.sha256
 
 
@@ -80,7 +82,7 @@ def test_a_passing_fault_only_costs_time(
     fault: str, number: int, client: Client, path: Path, proxy: FaultProxy
 ) -> None:
     setattr(proxy, fault, number)
-    send_resumable(client, path, url_of(fault), digest_file(path, PART_BYTES), UNLIMITED)
+    upload_file(client, path, url_of(fault), digest_file(path, PART_BYTES), UNLIMITED)
     assert client.read(url_of(fault)) == path.read_bytes()
     assert proxy.num_faults == number
 
@@ -89,12 +91,12 @@ def test_parts_of_another_file_are_not_taken_for_this_ones(client: Client, path:
     url, data = url_of("other"), path.read_bytes()
     (tmp_path / "other").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     other, digest = digest_file(tmp_path / "other", PART_BYTES), digest_file(path, PART_BYTES)
-    upload_id = client.start_parts(url, other.sha256, other.notes)
-    client.put_part(url, upload_id, 1, data[:PART_BYTES])  # the same bytes, but noted with the other's sha256
-    with pytest.raises(DataError, match="sent anew"):
-        send_resumable(client, path, url, digest, UNLIMITED)
+    upload_id = client.create_multipart(url, other.sha256, other.metadata)
+    client.upload_part(url, upload_id, 1, data[:PART_BYTES])  # the same bytes, but noted with the other's sha256
+    with pytest.raises(DataError, match="sent again"):
+        upload_file(client, path, url, digest, UNLIMITED)
     assert client.find(url) is None
-    send_resumable(client, path, url, digest, UNLIMITED)
+    upload_file(client, path, url, digest, UNLIMITED)
     assert client.stored_sha256(url) == digest.sha256
 
 
@@ -106,21 +108,21 @@ def test_a_file_that_changed_since_it_was_hashed_is_not_sent(client: Client, tmp
     path.write_bytes(bytes(num_bytes - 1) + b"\1" if num_bytes else b"")
     if num_bytes:
         with pytest.raises(DataError, match="changed while it was uploaded"):
-            send_resumable(client, path, url, digest, UNLIMITED)
+            upload_file(client, path, url, digest, UNLIMITED)
         assert client.find(url) is None
     else:
-        send_resumable(client, path, url, digest, UNLIMITED)
+        upload_file(client, path, url, digest, UNLIMITED)
         assert client.read(url) == b""
 
 
-def test_the_pace_holds_over_all_threads() -> None:
+def test_the_rate_limit_holds_over_all_threads() -> None:
     clock = [0.0]
     waits: list[float] = []
-    pace = Pace(100, now=lambda: clock[0], sleep=waits.append)
+    limiter = RateLimiter(100, now=lambda: clock[0], sleep=waits.append)
     for _ in range(4):
-        pace.take(50)
+        limiter.take(50)
     assert waits == [0.0, 0.5, 1.0, 1.5]
     clock[0] = 10.0
-    pace.take(50)
+    limiter.take(50)
     assert waits[-1] == 0.0
     UNLIMITED.take(1 << 40)

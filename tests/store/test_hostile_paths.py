@@ -26,7 +26,8 @@ from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError, DataError, ModelError, TitanSpeechError
 from titan_speech.hf.model_folder import _weight_map
 from titan_speech.importers.base import BadSample, ImportOptions, open_importer
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
 from titan_speech.store.remote_files import read_remote_manifest
 from titan_speech.store.transfer import pull_store, push_store

@@ -24,7 +24,7 @@ from titan_speech.data.inspect import order_digest
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.shard_prefetch import ShardPrefetcher, files_of_plan, files_of_slot, look_ahead_of
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import S3Url
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.describe import describe_store
 from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import Kind

@@ -28,7 +28,7 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.data.phase_files import phase_end
 from titan_speech.errors import CheckpointError
-from titan_speech.storage.s3 import is_s3
+from titan_speech.storage.s3_url import is_s3
 
 TOLERANCE = 1e-6
 """Relative: rates are written by people."""

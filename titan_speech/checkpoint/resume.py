@@ -35,9 +35,10 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import CheckpointError, ConfigError, DataError, TitanSpeechError
-from titan_speech.storage.node_copies import cache_folder
+from titan_speech.storage.cache_folder import cache_folder
 from titan_speech.storage.retry import UnreachableError
-from titan_speech.storage.s3 import S3Url, client_of, is_s3
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.utils.locks import hold_run_lock
 
 logger = logging.getLogger(__name__)

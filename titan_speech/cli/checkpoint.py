@@ -25,7 +25,7 @@ _CHECKPOINT = "checkpoint (.../step-N), or a run folder: its newest"
 def checkpoint_list(args: argparse.Namespace, words: list[str]) -> int:
     from titan_speech.checkpoint.inspect import listed, run_dir
     from titan_speech.checkpoint.upload.status import address_text
-    from titan_speech.storage.s3 import is_s3
+    from titan_speech.storage.s3_url import is_s3
 
     if is_s3(args.run):
         print(address_text(args.run, storage_of(args, args.run)))

@@ -35,7 +35,7 @@ def store_verify(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def store_push(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.storage.s3 import S3Url
+    from titan_speech.storage.s3_url import S3Url
     from titan_speech.store.transfer import push_store
 
     print(push_store(args.path, S3Url.parse(args.url), storage_of(args, args.url)))
@@ -43,7 +43,7 @@ def store_push(args: argparse.Namespace, words: list[str]) -> int:
 
 
 def store_pull(args: argparse.Namespace, words: list[str]) -> int:
-    from titan_speech.storage.s3 import S3Url
+    from titan_speech.storage.s3_url import S3Url
     from titan_speech.store.transfer import pull_store
 
     print(pull_store(S3Url.parse(args.url), args.path, storage_of(args, args.url)))

@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from titan_speech.importers.build import build_store
-    from titan_speech.storage.s3 import is_s3
+    from titan_speech.storage.s3_url import is_s3
     from titan_speech.store.manifest import Totals
 
     manifest = _build_to_s3(args) if is_s3(args.output) else build_store(_request(args))
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _build_to_s3(args: argparse.Namespace) -> Manifest:
     from titan_speech.importers.build import build_to_s3
-    from titan_speech.storage.s3 import S3Url
+    from titan_speech.storage.s3_url import S3Url
 
     request, storage = _request(args), storage_of(args, args.output)
     return build_to_s3(request, S3Url.parse(args.output), Path(args.work_dir), storage)

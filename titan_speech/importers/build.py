@@ -40,7 +40,8 @@ from titan_speech.importers.base import (
 )
 from titan_speech.importers.build_folder import UNIT_PROBLEM, BuildFolder, BuildSettings, UnitRecord, digest_of
 from titan_speech.importers.build_workers import BuildProgress, CutWork, ImportWork, UnitTask, run_all
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import Recipe, Run
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
 from titan_speech.store.sample import Found, Problems, merge_problems

@@ -20,7 +20,7 @@ from titan_speech.config.problem import Finding, nearest_name
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, LanguageRuleConfig, SourceConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import S3Url, is_s3
+from titan_speech.storage.s3_url import S3Url, is_s3
 
 SHARE_TOLERANCE = 1e-6
 REST = "*"  # stands for every language of the pool that a floor or cap does not name

@@ -1,12 +1,14 @@
-"""Objects in S3 or R2, read as local files: fetched once a node, verified, and kept in a bounded cache.
+"""Object storage (S3, R2 and compatible servers): bytes only, nothing of token stores or checkpoints.
 
-s3://bucket/prefix          url.py
-      |  client.py          requests through boto3; retry.py says which errors are worth another attempt
-      |  download.py        one object into one file: parallel ranges, checksum, resumable
-      |  cache.py           files of a node by sha256: one fill for all processes, pins, LRU cap    (partial, space)
-      v
-local file                  files.py hands its mapped bytes to the token store
-      ^
-upload.py                   a folder to a prefix, its last file last; store_copy.py: push and pull of token stores
-resumable.py                one big file, in parts that outlive the process that sent them; pace.py limits its bandwidth
+s3://bucket/prefix     s3_url.py        parses an address
+    |                  s3.py            requests through boto3; check_reachable() for commands at a terminal
+    |                  retry.py         which errors are retried and when; RateLimiter for uploads
+    v
+download.py            one object into one file: parallel ranges, checksum, resumes after a kill
+    |
+    v
+cache.py               files of a node by sha256: fetched once for all processes, pinned while in use
+cache_folder.py        where the cache is, its cap in bytes, eviction, temporary caches
+
+upload.py              a file or a folder to a prefix, in parts that a later process continues
 """

@@ -1,177 +1,108 @@
-"""Room in the cache: a cap in bytes, and what the disk really has.
+"""Objects as files of this node, by sha256: fetched once for all its processes, pinned while in use.
 
-In: how many bytes a file will take. Out: as many are reserved, after what was not used for longest has been removed, or
-a `DataError`. Partial files count at their full size from the start, so that several fetches at once do not each find
-the same room. Pinned files and files being fetched are locked, and stay.
-
-Files of a node by their sha256: fetched once for all its processes, pinned while in use, bounded in size.
-
-In: a `RemoteFile`. Out: an open, verified local file that stays while it is open. Layout:
+In: a `RemoteFile`. Out: `ObjectCache.open`, its verified content as a mapping of a cached file. The mapping holds a
+copy of the file number, and so the file's pin: it ends with the last array that looks at it, or with the process.
 
     CACHE/files/<sha256>        complete and verified, read-only; modified time = last use
-    CACHE/partial/<sha256>      being fetched, or left by a killed process, which the next one goes on with
-    CACHE/lock                  held while room is made
+    CACHE/partial/<sha256>      being fetched, or left by a killed process, which the next one continues
+    CACHE/lock                  held while space is reserved (cache_folder.py)
 
-The name is the content, so stores share files, and nothing that another store put there can be read as this one's.
-Locks are `flock`s on the files themselves, which the kernel drops with the process: exclusive on a partial file by the
-one that fetches it, so the others wait for it; shared on a complete file as long as it is open or mapped (a pin).
-Eviction takes an exclusive lock first, so a pinned file is never evicted, and an opener that loses the race sees that
-its file has no name any more and begins again. `flock` needs a disk of this machine, not a network file system.
+The name is the content, so stores share files, and a file of another store cannot be read as this one's. Locks are
+`flock`s on the files themselves, which the kernel drops with the process: exclusive on a partial file by the process
+that fetches it, so the others wait for it; shared on a complete file as long as it is open or mapped (a pin). Eviction
+takes an exclusive lock first, so a pinned file is never evicted, and a process that opens a file and loses the race
+sees that the file has no name any more and begins again. `flock` needs a disk of this machine, not a network file
+system.
 
-A file is hashed once per process before its first use, as in a local store (part.py), unless this process fetched it.
+A file is hashed once per process before its first use, as in a local store, unless this process fetched it.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
+import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
+from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.download import DamagedObjectError, PartialFile, RemoteFile
+from titan_speech.storage.cache_folder import NO_SPACE, CacheFullError, CacheSpace, cache_folder
+from titan_speech.storage.download import DamagedObjectError, PartialFile, RemoteFile, fetch_into
+from titan_speech.storage.s3 import Client, client_of
 from titan_speech.utils.checksum import is_intact
-
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True, order=True)
-class _Entry:
-    last_use_ns: int
-    path: Path
-    num_bytes: int
-
-
-class Space:
-    """Bookkeeping of one cache folder; all numbers are read from the folder itself."""
-
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder, self.max_bytes = folder, max_bytes
-
-    def used_bytes(self) -> int:
-        return sum(entry.num_bytes for entry in self._entries())
-
-    def reserve(self, file_number: int, num_bytes: int) -> None:
-        """Gives an open, locked partial file its room on disk; what it has already counts."""
-        with self._locked():
-            missing = num_bytes - os.fstat(file_number).st_size
-            excess = self.used_bytes() + missing - self.max_bytes
-            if excess > 0 and self._evict(excess) < excess:
-                raise CacheFullError(
-                    f"the cache {self._folder} is full: {self.used_bytes():,} of {self.max_bytes:,} bytes are in use "
-                    f"by running processes, {num_bytes:,} more are needed; raise storage.cache_gb"
-                )
-            while num_bytes:
-                try:
-                    os.posix_fallocate(file_number, 0, num_bytes)
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._evict(num_bytes):
-                        raise
-
-    def full(self, num_bytes: int, error: OSError) -> DataError:
-        found = os.statvfs(self._folder)
-        return CacheFullError(
-            f"no room for {num_bytes:,} bytes in the cache {self._folder} ({error.strerror}; the disk has "
-            f"{found.f_bavail * found.f_frsize:,} bytes free); free some, or set storage.cache_dir to another disk"
-        )
-
-    def _evict(self, num_bytes: int) -> int:
-        """Removes files that nobody has open, longest unused first, until that many bytes are free; how many were."""
-        freed = 0
-        for entry in sorted(self._entries()):
-            if freed >= num_bytes:
-                break
-            if _remove_unused(entry.path):
-                freed += entry.num_bytes
-        return freed
-
-    def _entries(self) -> Iterator[_Entry]:
-        for folder in ("files", "partial"):
-            with os.scandir(self._folder / folder) as found:
-                for item in found:
-                    try:
-                        status = item.stat()
-                    except FileNotFoundError:
-                        continue  # moved or removed meanwhile
-                    yield _Entry(status.st_mtime_ns, Path(item.path), status.st_size)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        file_number = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file_number, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file_number)
-
-
-class CacheFullError(DataError):
-    """Neither the cap nor the disk has room for a file, and nothing can be removed."""
-
-
-def _remove_unused(path: Path) -> bool:
-    """Removes the file unless a process has it locked."""
-    try:
-        file_number = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(file_number), os.stat(path)):
-            return False
-        os.unlink(path)
-        return True
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    finally:
-        os.close(file_number)
-
+from titan_speech.utils.files import sync_folder
 
 logger = logging.getLogger(__name__)
 
 _POLL_SEC = 0.02
-Fill = Callable[[RemoteFile, PartialFile], None]
 
 
-class Cache:
-    """One folder; any number of processes and threads use it at once."""
+class ObjectCache:
+    """One cache folder and a client to fill it; any number of processes and threads use a folder at once."""
 
-    def __init__(self, folder: Path, max_bytes: int, fill: Fill) -> None:
-        self.folder, self._fill = folder, fill
-        self._files, self._partials = folder / "files", folder / "partial"
+    def __init__(self, client: Client, settings: StorageConfig) -> None:
+        self.client, self.folder = client, Path(settings.cache_dir)
+        self._files, self._partials = self.folder / "files", self.folder / "partial"
         self._verified: set[tuple[str, int]] = set()
+        """sha256 and inode of files that this process has hashed."""
         try:
             self._files.mkdir(parents=True, exist_ok=True)
             self._partials.mkdir(exist_ok=True)
         except OSError as error:
             raise DataError(
-                f"the cache {folder} cannot be written ({error}); set storage.cache_dir to a folder on a local disk"
+                f"the cache {self.folder} cannot be written ({error}); set storage.cache_dir to a folder on a local "
+                "disk"
             ) from error
-        self.space = Space(folder, max_bytes)
+        self.space = CacheSpace(self.folder, int(settings.cache_gb * 1e9))
+
+    def open(self, file: RemoteFile) -> mmap.mmap | bytes:
+        """The verified content, fetched if the node does not have it.
+
+        Raises:
+            DataError: the object cannot be fetched or is damaged, or neither cap nor disk has space for it.
+        """
+        file_number = self._open_verified(file)
+        try:
+            return mmap.mmap(file_number, 0, access=mmap.ACCESS_READ) if file.num_bytes else b""
+        finally:
+            os.close(file_number)
 
     def has(self, file: RemoteFile) -> bool:
         return (self._files / file.sha256).exists()
 
-    def keep(self, file: RemoteFile) -> bool:
-        """Whether the file is there; it then counts as just used."""
+    def fetch(self, file: RemoteFile) -> None:
+        """Makes sure that the node has the file, and marks it as just used."""
+        if not self._mark_if_cached(file):
+            os.close(self._open_verified(file))
+
+    def fetch_all(self, files: Iterable[RemoteFile]) -> None:
+        """Fetches as many files at once as there are connections; the first failure is raised."""
+        missing = [file for file in files if not self._mark_if_cached(file)]
+        if len(missing) == 1:
+            self.fetch(missing[0])
+        elif missing:
+            with ThreadPoolExecutor(self.client.settings.num_connections, thread_name_prefix="fetch") as pool:
+                list(pool.map(self.fetch, missing))
+
+    def _mark_if_cached(self, file: RemoteFile) -> bool:
         try:
             _mark_used(self._files / file.sha256)
         except FileNotFoundError:
             return False
         return True
 
-    def open(self, file: RemoteFile) -> int:
-        """File number of the verified content; its lock, and with it the pin, goes with the last copy of it."""
+    def _open_verified(self, file: RemoteFile) -> int:
+        """File number of the verified content; its lock, and with it the pin, ends with the last copy of the number."""
         while True:
             file_number = self._open_complete(file.sha256)
             if file_number is None:
-                file_number = self._fetch(file)
+                file_number = self._fetch_if_first(file)
             if file_number is None:
                 continue  # another process fetched it
             if self._is_verified(file, file_number):
@@ -179,7 +110,7 @@ class Cache:
             self._discard(file, file_number)
 
     def _open_complete(self, sha256: str) -> int | None:
-        """Pinned, or None where there is no such file."""
+        """File number of a complete file, pinned; None if the node does not have it."""
         path = self._files / sha256
         while True:
             try:
@@ -192,7 +123,7 @@ class Cache:
                 return file_number
             os.close(file_number)  # evicted between open and lock
 
-    def _fetch(self, file: RemoteFile) -> int | None:
+    def _fetch_if_first(self, file: RemoteFile) -> int | None:
         """Fetches under the partial file's lock; None if another process did so meanwhile."""
         path = self._partials / file.sha256
         try:
@@ -200,8 +131,8 @@ class Cache:
         except FileNotFoundError as error:
             raise DataError(f"the cache {self.folder} was removed while this run used it; start again") from error
         try:
-            is_mine = _lock_while_named(file_number, path)
-            if not is_mine or self.has(file) or not _is_named(file_number, path):
+            is_locked = _lock_while_named(file_number, path)
+            if not is_locked or self.has(file) or not _is_named(file_number, path):
                 if _is_named(file_number, path):
                     path.unlink()
                 os.close(file_number)
@@ -213,31 +144,29 @@ class Cache:
         return file_number
 
     def _fetch_locked(self, file: RemoteFile, file_number: int, path: Path) -> None:
+        """Completes a locked partial file and moves it into place, with the lock as its pin."""
         partial = PartialFile(file_number, file.num_bytes, file)
         try:
             self.space.reserve(file_number, partial.allocated_bytes)
-            self._fill(file, partial)
+            fetch_into(self.client, file, partial)
             partial.seal()
         except OSError as error:
             path.unlink()
             if error.errno not in NO_SPACE:
                 raise
-            raise self.space.full(file.num_bytes, error) from error
+            raise self.space.disk_full_error(file.num_bytes, error) from error
         except (DamagedObjectError, CacheFullError):
             path.unlink()
             raise
-        self._publish(file, file_number, path)
-
-    def _publish(self, file: RemoteFile, file_number: int, path: Path) -> None:
         os.fchmod(file_number, 0o444)
         _mark_used(file_number)
         os.rename(path, self._files / file.sha256)
-        _flush_folder(self._files)
+        sync_folder(self._files)
         self._verified.add((file.sha256, os.fstat(file_number).st_ino))
         fcntl.flock(file_number, fcntl.LOCK_SH)
 
     def _is_verified(self, file: RemoteFile, file_number: int) -> bool:
-        """Hashed by this process; a disk may have damaged it since it was fetched."""
+        """Whether the content is right, hashed once per process: the disk may have damaged it since it was fetched."""
         if not _is_named(file_number, self._files / file.sha256):
             return False  # evicted while the lock went from exclusive to shared
         key = (file.sha256, os.fstat(file_number).st_ino)
@@ -249,12 +178,22 @@ class Cache:
         return True
 
     def _discard(self, file: RemoteFile, file_number: int) -> None:
-        """Forgets a damaged file, so that it is fetched again; who has it mapped keeps what was verified."""
+        """Removes a damaged file, so that it is fetched again; processes that mapped it keep what they verified."""
         path = self._files / file.sha256
         if _is_named(file_number, path):
             logger.warning("%s was damaged on this node's disk; it is fetched again", path)
             path.unlink(missing_ok=True)
         os.close(file_number)
+
+
+def object_cache(settings: StorageConfig) -> ObjectCache:
+    """This process's cache for these settings; a forked process has its own client."""
+    return _cache_of_client(client_of(settings), replace(settings, cache_dir=str(cache_folder(settings))))
+
+
+@lru_cache(maxsize=16)
+def _cache_of_client(client: Client, settings: StorageConfig) -> ObjectCache:
+    return ObjectCache(client, settings)
 
 
 def _is_named(file_number: int, path: Path) -> bool:
@@ -268,7 +207,7 @@ def _is_named(file_number: int, path: Path) -> bool:
 def _lock_while_named(file_number: int, path: Path) -> bool:
     """Takes the exclusive lock; False when another process completed or gave up the file meanwhile.
 
-    Asked for again and again: who completed the file keeps it locked as a pin for as long as it is in use.
+    The lock is polled: the process that completed the file keeps it locked as a pin for as long as it is in use.
     """
     while _is_named(file_number, path):
         try:
@@ -284,12 +223,3 @@ def _mark_used(file: int | Path) -> None:
         os.utime(file)
     except PermissionError:
         logger.debug("a cached file belongs to another user, its last use is not noted")
-
-
-def _flush_folder(folder: Path) -> None:
-    """A rename must survive a power cut."""
-    file_number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file_number)
-    finally:
-        os.close(file_number)

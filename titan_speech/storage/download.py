@@ -1,23 +1,12 @@
-"""A file while it is being fetched: its ranges, and which of them have come.
+"""Objects into local files: parallel ranges, hashed as they arrive, resumable after a kill.
 
-In: the size of a file. Out: an open file that a later process can go on with. Ranges of 8 MB are written at their
-place, and one byte per range behind the data says that it is there, so data and record are one file with one lock.
-Bytes are written before they are recorded. A power cut may still keep a record and lose the bytes: the checksum of the
-whole decides, and a file that fails it is fetched anew.
+In: a `RemoteFile` and a `PartialFile`, new or left by a killed process. Out: the complete file with the expected
+content, or a `DataError`; nothing else is ever taken for the file. Ranges of all files of a process share its
+connections, so memory is one chunk of 1 MB per connection, whatever the size of the object.
 
-One object into one local file: parallel ranges, hashed as they arrive, resumable.
-
-In: a `RemoteFile` and a `PartialFile`, new or left by a killed process. Out: the file complete and with the content
-that is expected, or a `DataError`; nothing else is ever taken for the file. Ranges of all files of a process share its
-connections, so memory is one chunk of 1 MB a connection, whatever the size of the object.
-
-A whole that fails its checksum is fetched once more, as bytes may have changed on the way; the second failure says that
-the object itself is damaged.
-
-Objects into a folder of one's own: resumable, each file whole or under another name.
-
-In: objects by the path they get. Out: the files, verified. A file that is there with the right content is left
-alone; one that was cut short lies beside its place as `<name>.partial` and is gone on with.
+A file whose checksum is wrong is fetched once more, as bytes may have changed on the way; the second failure means that
+the object itself is damaged. s3transfer is not used: it keeps no record of finished ranges that outlives its process,
+and cannot hash a range while later ones are on their way.
 """
 
 from __future__ import annotations
@@ -30,17 +19,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import Client, S3Url
+from titan_speech.storage.s3 import Client
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.checksum import Recorded, is_intact, quick_digest, quick_sum
 from titan_speech.utils.safe_path import byte_count, path_inside, sha256_text
 
 RANGE_BYTES = 8 << 20
+FILES_AT_ONCE = 8
 _HASH_BYTES = 1 << 20
 _DONE = b"\1"
 
 
+class DamagedObjectError(DataError):
+    """The object does not have the content that was expected."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object and its expected content."""
+
+    url: S3Url
+    num_bytes: int
+    sha256: str
+    xxh3_128: str = ""
+    """Empty where it is not known; the file is then verified by its sha256 (checksum.py)."""
+
+    def __post_init__(self) -> None:
+        """The cache names files by their sha256, so nothing else may be in that field."""
+        byte_count(self.num_bytes)
+        sha256_text(self.sha256)
+
+
 class PartialFile:
-    """`num_bytes` of data in an open file, followed by the record of its ranges."""
+    """A file while it is fetched: `num_bytes` of data, then one byte per range that says whether it is complete.
+
+    Data and record are one file with one lock, which a later process continues. Ranges of 8 MB are written at their
+    place, each before it is recorded. A power cut may still keep a record and lose the bytes: the checksum of the whole
+    file decides, and a file that fails it is fetched again.
+    """
 
     def __init__(self, file_number: int, num_bytes: int, recorded: Recorded) -> None:
         self.file_number, self.num_bytes, self._recorded = file_number, num_bytes, recorded
@@ -50,27 +66,28 @@ class PartialFile:
 
     @property
     def allocated_bytes(self) -> int:
+        """Size on disk, record included."""
         return self.num_bytes + self.num_ranges
 
     def span(self, i: int) -> tuple[int, int]:
         """First and end byte of range i."""
         return i * RANGE_BYTES, min((i + 1) * RANGE_BYTES, self.num_bytes)
 
-    def missing(self) -> Iterator[int]:
-        """Ranges not recorded as done."""
+    def missing_ranges(self) -> Iterator[int]:
+        """Ranges that are not recorded as complete."""
         record = os.pread(self.file_number, self.num_ranges, self.num_bytes).ljust(self.num_ranges, b"\0")
         return (i for i, done in enumerate(record) if done != _DONE[0])
 
-    def record(self, i: int) -> None:
+    def record_range(self, i: int) -> None:
         os.pwrite(self.file_number, _DONE, self.num_bytes + i)
 
-    def forget(self) -> None:
-        """No range is there any more."""
+    def forget_ranges(self) -> None:
+        """Every range is missing afterwards."""
         os.pwrite(self.file_number, bytes(self.num_ranges), self.num_bytes)
         self._digest = quick_digest(self._recorded)
 
     def hash_range(self, i: int) -> None:
-        """Ranges are hashed in their order, each once it is there."""
+        """Hashes a complete range; ranges are hashed in their order."""
         place, stop = self.span(i)
         while place < stop:
             view = memoryview(self._buffer)[: stop - place]
@@ -81,86 +98,68 @@ class PartialFile:
             place += num_read
 
     def is_intact(self) -> bool:
-        """Once all ranges were hashed: whether the whole is what was recorded of it."""
+        """Whether the content is the expected one, once all ranges were hashed."""
         if self._digest.hexdigest() == quick_sum(self._recorded):
             return True
-        os.ftruncate(self.file_number, self.num_bytes)  # a whole that is refused is fetched anew, its record with it
+        os.ftruncate(self.file_number, self.num_bytes)  # the file is fetched again, so its record goes too
         with open(self.file_number, "rb", closefd=False) as opened:
             return bool(self._recorded.xxh3_128) and is_intact(opened, self._recorded)
 
     def seal(self) -> None:
-        """Drops the record and flushes the data."""
+        """Drops the record and flushes the data to disk."""
         os.ftruncate(self.file_number, self.num_bytes)
         os.fsync(self.file_number)
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object and what it must hold."""
+def fetch_into(client: Client, file: RemoteFile, partial: PartialFile) -> None:
+    """Fetches the missing ranges of a partial file and verifies the whole.
 
-    url: S3Url
-    num_bytes: int
-    sha256: str
-    xxh3_128: str = ""
-    """Empty where it is not known; the file is then judged by its sha256 (checksum.py)."""
-
-    def __post_init__(self) -> None:
-        """The cache names files by their sha256, so nothing else may stand there."""
-        byte_count(self.num_bytes)
-        sha256_text(self.sha256)
-
-
-def fill(client: Client, file: RemoteFile, partial: PartialFile) -> None:
-    """Fetches what the partial file lacks and checks the whole."""
+    Raises:
+        DamagedObjectError: the content is wrong although it was fetched twice.
+        DataError: the server cannot be reached, or refuses.
+    """
     for _ in range(2):
-        _fetch_missing(client, file, partial)
+        _fetch_missing_ranges(client, file, partial)
         if partial.is_intact():
             return
-        partial.forget()
+        partial.forget_ranges()
     raise DamagedObjectError(
         f"{file.url} is damaged: fetched twice, its sha256 is not {file.sha256[:16]}...; push the store again from "
         "where it is whole, or rebuild it"
     )
 
 
-class DamagedObjectError(DataError):
-    """The object is not what the manifest says."""
-
-
-def _fetch_missing(client: Client, file: RemoteFile, partial: PartialFile) -> None:
+def _fetch_missing_ranges(client: Client, file: RemoteFile, partial: PartialFile) -> None:
     """Hashes each range while later ones are on their way."""
-    futures = {i: client.pool.submit(_fetch_range, client, file, partial, i) for i in partial.missing()}
+
+    def fetch_range(i: int) -> None:
+        client.read_range_into(file.url, *partial.span(i), partial.file_number)
+        partial.record_range(i)
+
+    futures: dict[int, Future[None]] = {i: client.pool.submit(fetch_range, i) for i in partial.missing_ranges()}
     try:
         for i in range(partial.num_ranges):
             if i in futures:
                 futures.pop(i).result()
             partial.hash_range(i)
     finally:
-        _stop(list(futures.values()))
-
-
-def _fetch_range(client: Client, file: RemoteFile, partial: PartialFile, i: int) -> None:
-    client.read_range_into(file.url, *partial.span(i), partial.file_number)
-    partial.record(i)
-
-
-def _stop(futures: list[Future[None]]) -> None:
-    """None of them may write once the file is closed."""
-    for future in futures:
-        future.cancel()
-    wait(futures)
-
-
-FILES_AT_ONCE = 8
+        for future in futures.values():
+            future.cancel()
+        wait(futures.values())  # none may write once the file is closed
 
 
 def download_files(
     client: Client, files: Mapping[str, RemoteFile], folder: Path, report: Callable[[str, int], None] = lambda *_: None
 ) -> None:
-    """`report` hears of each file that is there, with its size; the first failure stops what has not begun.
+    """Fetches objects into a folder; a file that is there with the right content is not fetched again.
+
+    Args:
+        files: objects by the path they get below `folder`.
+        report: called with path and size of each file that is complete.
 
     Raises:
         UnsafePathError: one of the paths leads out of `folder`; nothing was fetched.
+        DataError: the first file that failed; files not begun by then are not fetched.
     """
     places = {path: path_inside(folder, path) for path in files}
 
@@ -179,7 +178,12 @@ def download_files(
 
 
 def download_file(client: Client, file: RemoteFile, path: Path) -> None:
-    if _is_whole(path, file):
+    """Fetches one object to `path`; until it is complete its content is in `<name>.partial` next to it.
+
+    Raises:
+        DataError: the object cannot be fetched or the file cannot be written; what came is kept.
+    """
+    if _is_complete(path, file):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.partial")
@@ -187,18 +191,18 @@ def download_file(client: Client, file: RemoteFile, path: Path) -> None:
     try:
         fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         partial = PartialFile(file_number, file.num_bytes, file)
-        fill(client, file, partial)
+        fetch_into(client, file, partial)
         partial.seal()
         os.rename(unfinished, path)
     except BlockingIOError as error:
         raise DataError(f"{unfinished} is being written by another process; wait for it, or stop it") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}; make room or choose another folder") from error
+        raise DataError(f"{path} cannot be written: {error}; free some space or choose another folder") from error
     finally:
         os.close(file_number)
 
 
-def _is_whole(path: Path, file: RemoteFile) -> bool:
+def _is_complete(path: Path, file: RemoteFile) -> bool:
     if not path.is_file() or path.stat().st_size != file.num_bytes:
         return False
     with open(path, "rb") as opened:

@@ -1,21 +1,10 @@
-"""`s3://bucket/prefix`, taken apart.
+"""Requests to S3, R2 and servers with their protocol.
 
-In: text. Out: `S3Url`. A `pathlib.Path` made of such text has lost one slash (`s3:/bucket`); it is read as what was
-meant, since no folder is called `s3:`.
-
-Requests to S3, R2 and what speaks their protocol.
-
-In: a `StorageTable` and addresses. Out: sizes, bytes, ranges written into files. Credentials come from the environment
+In: a `StorageConfig` and addresses. Out: sizes, bytes, ranges written into files. Credentials come from the environment
 or the AWS configuration alone, as boto3 finds them. Checksum modes are `when_required`, since R2 refuses the ones
 botocore adds by default; what is sent carries a Content-MD5 instead, which every server checks.
 
-One client a process: a forked process makes its own, as two must not share sockets.
-
-Whether the server of an address can be reached at all, before a command begins with its work.
-
-In: settings and addresses. Out: nothing, or an error within seconds. A run waits a minute for a server that restarts
-(retry.py), but somebody at a terminal who mistyped a port should not. Any answer will do, a refusal too: what it means
-is told by the request that needs it.
+One client per process: a forked process makes its own, as two processes must not share sockets.
 """
 
 from __future__ import annotations
@@ -23,15 +12,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -45,72 +33,33 @@ from botocore.exceptions import (
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.retry import MissingObjectError, TransferError, UnreachableError, retried
+from titan_speech.storage.retry import MissingObjectError, Result, TransferError, UnreachableError, retry_request
+from titan_speech.storage.s3_url import S3Url, is_s3
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 
-_SCHEME = re.compile(r"s3:/+")
-_BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]")
-
-
-@dataclass(frozen=True)
-class S3Url:
-    """An object, or the prefix of several; the key has no slash at its ends."""
-
-    bucket: str
-    key: str
-
-    @classmethod
-    def parse(cls, text: str | os.PathLike[str]) -> S3Url:
-        scheme = _SCHEME.match(os.fspath(text))
-        bucket, _, key = os.fspath(text)[scheme.end() if scheme else 0 :].partition("/")
-        if scheme is None:
-            raise DataError(f'"{text}" names no place in object storage; expected s3://bucket/prefix')
-        if not _BUCKET.fullmatch(bucket):
-            raise DataError(
-                f'"{text}" names the bucket "{bucket}"; expected s3://bucket/prefix, a bucket of 3 to 63 letters, '
-                'digits, ".", "_" and "-"'
-            )
-        if "//" in key or set(key.split("/")) & {".", ".."}:
-            raise DataError(f'"{text}": expected a prefix without empty parts, "." and ".."')
-        return cls(bucket, key.strip("/"))
-
-    def child(self, path: str) -> S3Url:
-        return S3Url(self.bucket, f"{self.key}/{path}" if self.key else path)
-
-    @property
-    def name(self) -> str:
-        """The last part."""
-        return (self.key or self.bucket).rpartition("/")[2]
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
-
-
-def is_s3(text: str | os.PathLike[str]) -> bool:
-    return _SCHEME.match(os.fspath(text)) is not None
-
-
 CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
 SHA256_KEY = "sha256"
-NO_NOTES: Mapping[str, str] = MappingProxyType({})
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+CONNECT_SEC = 5.0
+"""Of `check_reachable`, for each address of the server's name; a connection across an ocean takes 0.3 s."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was sent; `notes` went along with it, its sha256 among them."""
+    """An object as it was sent; its sha256 is part of the metadata."""
 
     num_bytes: int
-    notes: Mapping[str, str]
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class ListedObject:
-    """An object as a listing tells of it."""
+    """An object in a listing."""
 
     num_bytes: int
     written_unix_sec: float
@@ -119,16 +68,17 @@ class ListedObject:
 
 @dataclass(frozen=True)
 class UnfinishedUpload:
-    """An object that was begun in parts and never finished; its parts are paid for and not listed."""
+    """A multipart upload that was neither completed nor aborted; its parts are paid for and not listed."""
 
     path: str
+    """From the prefix that was listed; empty for an upload of that very object."""
     upload_id: str
     begun_unix_sec: float
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part of an unfinished upload; the ETag is the MD5 of its bytes, but for servers that encrypt by own keys."""
+    """A part of an unfinished upload; its ETag is the MD5 of its bytes, but for servers that encrypt by own keys."""
 
     num_bytes: int
     etag: str
@@ -147,69 +97,45 @@ class Client:
         return {path: found.num_bytes for path, found in self.list_objects(url).items()}
 
     def list_objects(self, url: S3Url) -> dict[str, ListedObject]:
-        """Every object below the prefix, by its path from there."""
+        """Every object below the prefix, by its path from there; one request per 1,000 objects."""
         prefix = f"{url.key}/" if url.key else ""
-
-        def listed() -> dict[str, ListedObject]:
-            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=url.bucket, Prefix=prefix)
-            objects = (found for page in pages for found in page.get("Contents", ()))
-            return {
-                found["Key"].removeprefix(prefix): ListedObject(found["Size"], found["LastModified"].timestamp())
-                for found in objects
-            }
-
-        return self._retried(f"listing {url}", listed)
-
-    def list_unfinished(self, url: S3Url) -> list[UnfinishedUpload]:
-        """Uploads in parts below the prefix that were neither finished nor abandoned."""
-        prefix = f"{url.key}/" if url.key else ""
-
-        def listed() -> list[UnfinishedUpload]:
-            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=url.bucket, Prefix=prefix)
-            found = (upload for page in pages for upload in page.get("Uploads", ()))
-            return [
-                UnfinishedUpload(one["Key"].removeprefix(prefix), one["UploadId"], one["Initiated"].timestamp())
-                for one in found
-            ]
-
-        return self._retried(f"asking for parts below {url}", listed)
+        listed = self._list(f"listing {url}", "list_objects_v2", "Contents", Bucket=url.bucket, Prefix=prefix)
+        return {
+            found["Key"].removeprefix(prefix): ListedObject(found["Size"], found["LastModified"].timestamp())
+            for found in listed
+        }
 
     def read(self, url: S3Url) -> bytes:
         """The whole object; for small ones."""
-
-        def body() -> bytes:
-            answer = self._s3.get_object(Bucket=url.bucket, Key=url.key)
-            return answer["Body"].read()
-
-        return self._retried(f"reading {url}", body)
+        return self._retry(f"reading {url}", lambda: self._s3.get_object(Bucket=url.bucket, Key=url.key)["Body"].read())
 
     def stored_sha256(self, url: S3Url) -> str | None:
-        """What `upload` noted with the object."""
-        return self._head(url).notes.get(SHA256_KEY)
+        """The sha256 that was sent with the object; None if it was sent without."""
+        return self._head(url).metadata.get(SHA256_KEY)
 
     def find(self, url: S3Url) -> StoredObject | None:
-        """What is known of the object; None if it is not there."""
+        """Size and metadata of the object; None if it does not exist."""
         try:
             return self._head(url)
         except MissingObjectError:
             return None
 
     def _head(self, url: S3Url) -> StoredObject:
-        answer = self._retried(f"asking for {url}", lambda: self._s3.head_object(Bucket=url.bucket, Key=url.key))
+        answer = self._retry(f"asking for {url}", lambda: self._s3.head_object(Bucket=url.bucket, Key=url.key))
         return StoredObject(answer["ContentLength"], answer["Metadata"])
 
     def delete(self, url: S3Url) -> None:
-        """The object is gone; none there is no error."""
-        self._retried(f"deleting {url}", lambda: self._s3.delete_object(Bucket=url.bucket, Key=url.key))
+        """Deletes the object; an object that does not exist is no error."""
+        self._retry(f"deleting {url}", lambda: self._s3.delete_object(Bucket=url.bucket, Key=url.key))
 
     def read_range_into(self, url: S3Url, start: int, stop: int, file_number: int) -> None:
-        """Bytes [start, stop) of the object to the same place of an open file."""
-        self._retried(
+        """Writes bytes [start, stop) of the object to the same place of an open file."""
+        self._retry(
             f"reading bytes {start} to {stop - 1} of {url}", lambda: self._copy_range(url, start, stop, file_number)
         )
 
     def _copy_range(self, url: S3Url, start: int, stop: int, file_number: int) -> None:
-        """A connection that only trickles is given up, as one that has stalled is."""
+        """One attempt. A connection that only trickles is given up like one that has stalled."""
         deadline = time.monotonic() + self.settings.timeout_sec + (stop - start) / LEAST_BYTES_PER_SEC
         answer = self._s3.get_object(Bucket=url.bucket, Key=url.key, Range=f"bytes={start}-{stop - 1}")
         if not answer.get("ContentRange", "").startswith(f"bytes {start}-{stop - 1}/"):
@@ -224,65 +150,85 @@ class Client:
         if place != stop:
             raise TransferError(f"the answer ended after {place - start} of {stop - start} bytes")
 
-    def put(self, url: S3Url, data: bytes, sha256: str, notes: Mapping[str, str] = NO_NOTES) -> None:
-        """A small object, whole or not at all; `notes` are kept with it."""
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**notes, SHA256_KEY: sha256}}
-        digest = _content_md5(data)
-        self._retried(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=digest, **arguments))
+    def put(
+        self, url: S3Url, data: bytes, sha256: str, metadata: Mapping[str, str] = NO_METADATA, md5: str = ""
+    ) -> None:
+        """Writes a small object, whole or not at all.
 
-    def start_parts(self, url: S3Url, sha256: str, notes: Mapping[str, str] = NO_NOTES) -> str:
-        """Begins an object that is sent in parts; it appears with `finish_parts`."""
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**notes, SHA256_KEY: sha256}}
-        return self._retried(f"writing {url}", lambda: self._s3.create_multipart_upload(**arguments))["UploadId"]
+        Args:
+            sha256: of the data, kept as metadata.
+            metadata: further metadata.
+            md5: of the data in hex, where it is known already.
+        """
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}}
+        content_md5 = _content_md5(data, md5)
+        self._retry(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=content_md5, **arguments))
 
-    def unfinished_uploads(self, url: S3Url) -> list[str]:
-        """Uploads in parts of this object that were neither finished nor abandoned, the newest first."""
+    def create_multipart(self, url: S3Url, sha256: str, metadata: Mapping[str, str] = NO_METADATA) -> str:
+        """Begins an object that is sent in parts and appears with `complete_multipart`; the upload's id."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}}
+        return self._retry(f"writing {url}", lambda: self._s3.create_multipart_upload(**arguments))["UploadId"]
 
-        def listed() -> list[str]:
-            pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=url.bucket, Prefix=url.key)
-            found = (upload for page in pages for upload in page.get("Uploads", ()) if upload["Key"] == url.key)
-            return [one["UploadId"] for one in sorted(found, key=lambda one: one["Initiated"], reverse=True)]
-
-        return self._retried(f"asking for parts of {url}", listed)
-
-    def parts_there(self, url: S3Url, upload_id: str) -> dict[int, StoredPart]:
-        """The parts of an unfinished upload, by their number."""
-        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id}
-
-        def listed() -> dict[int, StoredPart]:
-            pages = self._s3.get_paginator("list_parts").paginate(**arguments)
-            parts = (part for page in pages for part in page.get("Parts", ()))
-            return {part["PartNumber"]: StoredPart(part["Size"], part["ETag"]) for part in parts}
-
-        return self._retried(f"asking for parts of {url}", listed)
-
-    def put_part(self, url: S3Url, upload_id: str, number: int, data: bytes) -> str:
-        """The part's ETag."""
+    def upload_part(self, url: S3Url, upload_id: str, number: int, data: bytes, md5: str = "") -> str:
+        """Sends a part, numbered from 1; the part's ETag."""
         arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id, "PartNumber": number}
-        digest = _content_md5(data)
-        return self._retried(
+        content_md5 = _content_md5(data, md5)
+        return self._retry(
             f"writing part {number} of {url}",
-            lambda: self._s3.upload_part(Body=data, ContentMD5=digest, **arguments),
+            lambda: self._s3.upload_part(Body=data, ContentMD5=content_md5, **arguments),
         )["ETag"]
 
-    def finish_parts(self, url: S3Url, upload_id: str, etags: Mapping[int, str]) -> None:
+    def complete_multipart(self, url: S3Url, upload_id: str, etags: Mapping[int, str]) -> None:
+        """Makes the object out of its parts, given by number."""
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in sorted(etags.items())]
         arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
-        self._retried(f"completing {url}", lambda: self._s3.complete_multipart_upload(**arguments))
+        self._retry(f"completing {url}", lambda: self._s3.complete_multipart_upload(**arguments))
 
-    def abandon_parts(self, url: S3Url, upload_id: str) -> None:
+    def abort_multipart(self, url: S3Url, upload_id: str) -> None:
+        """Deletes the parts of an unfinished upload."""
         arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id}
-        self._retried(f"abandoning {url}", lambda: self._s3.abort_multipart_upload(**arguments))
+        self._retry(f"aborting the upload of {url}", lambda: self._s3.abort_multipart_upload(**arguments))
 
-    def _retried(self, what, call):
+    def list_unfinished_uploads(self, url: S3Url) -> list[UnfinishedUpload]:
+        """Multipart uploads below the prefix that were neither completed nor aborted."""
+        prefix = f"{url.key}/" if url.key else ""
+        return [
+            UnfinishedUpload(found["Key"].removeprefix(prefix), found["UploadId"], found["Initiated"].timestamp())
+            for found in self._list_multipart(url, prefix)
+        ]
+
+    def unfinished_uploads_of(self, url: S3Url) -> list[str]:
+        """Ids of the unfinished multipart uploads of one object, the newest first."""
+        found = (upload for upload in self._list_multipart(url, url.key) if upload["Key"] == url.key)
+        return [one["UploadId"] for one in sorted(found, key=lambda one: one["Initiated"], reverse=True)]
+
+    def _list_multipart(self, url: S3Url, prefix: str) -> list[dict[str, Any]]:
+        name = f"listing unfinished uploads of {url}"
+        return self._list(name, "list_multipart_uploads", "Uploads", Bucket=url.bucket, Prefix=prefix)
+
+    def list_parts(self, url: S3Url, upload_id: str) -> dict[int, StoredPart]:
+        """The parts of an unfinished upload, by their number."""
+        arguments = {"Bucket": url.bucket, "Key": url.key, "UploadId": upload_id}
+        parts = self._list(f"listing uploaded parts of {url}", "list_parts", "Parts", **arguments)
+        return {part["PartNumber"]: StoredPart(part["Size"], part["ETag"]) for part in parts}
+
+    def _list(self, request_name: str, operation: str, entries: str, **arguments: str) -> list[dict[str, Any]]:
+        """All pages of a listing."""
+
+        def all_pages() -> list[dict[str, Any]]:
+            pages = self._s3.get_paginator(operation).paginate(**arguments)
+            return [found for page in pages for found in page.get(entries, ())]
+
+        return self._retry(request_name, all_pages)
+
+    def _retry(self, request_name: str, request: Callable[[], Result]) -> Result:
         where = f" at {self.settings.endpoint_url}" if self.settings.endpoint_url else ""
-        return retried(what + where, call, self.settings.num_attempts)
+        return retry_request(request_name + where, request, self.settings.num_attempts)
 
 
 def connect(settings: StorageConfig, connect_sec: float) -> BaseClient:
-    """boto3's client; `connect_sec` for each attempt to connect."""
+    """boto3's client; `connect_sec` limits each attempt to connect."""
     import boto3.session
-    from botocore.exceptions import BotoCoreError
 
     config = Config(
         retries={"total_max_attempts": 1},
@@ -309,7 +255,7 @@ def client_of(settings: StorageConfig) -> Client:
 
 
 def with_endpoint(settings: StorageConfig) -> StorageConfig:
-    """With the server that the environment names, if the settings name none."""
+    """The settings with the server that the environment names, if they name none."""
     endpoint_url = settings.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINT_VARIABLES)), "")
     return replace(settings, endpoint_url=endpoint_url)
 
@@ -319,8 +265,10 @@ def _client_of_process(settings: StorageConfig, _process_id: int) -> Client:
     return Client(settings)
 
 
-def _content_md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+def _content_md5(data: bytes, md5: str) -> str:
+    """The header's value; `md5` is in hex, and computed where it is empty."""
+    digest = bytes.fromhex(md5) if md5 else hashlib.md5(data, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
 
 
 def _write_all(file_number: int, data: bytes, place: int) -> None:
@@ -330,15 +278,18 @@ def _write_all(file_number: int, data: bytes, place: int) -> None:
         view, place = view[written:], place + written
 
 
-CONNECT_SEC = 5.0
-"""For each address of the server's name; a connection across an ocean takes 0.3 s."""
-
-
 def check_reachable(settings: StorageConfig, places: Iterable[str | os.PathLike[str]]) -> None:
-    """Asks the server for the bucket of the first place that is an address; the others lie on the same server.
+    """Fails within seconds when the server of an address cannot be reached at all.
+
+    A run waits a minute for a server that restarts (retry.py), but somebody at a terminal who mistyped a port should
+    not. Any answer will do, a refusal too: the request that needs it reports what it means.
+
+    Args:
+        places: paths and addresses; only the bucket of the first address is requested, since all of a command are on
+            one server.
 
     Raises:
-        UnreachableError: nobody answers there.
+        UnreachableError: no server answers.
         DataError: an address or the settings cannot be used.
     """
     urls = [S3Url.parse(place) for place in places if is_s3(place)]
@@ -350,16 +301,16 @@ def check_reachable(settings: StorageConfig, places: Iterable[str | os.PathLike[
             client.head_bucket(Bucket=urls[0].bucket)
     except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
         raise UnreachableError(
-            f"{client.meta.endpoint_url} cannot be reached for {urls[0]}: {_reason(error)}; check --endpoint-url (or "
-            "storage.endpoint_url, AWS_ENDPOINT_URL), its port, and that the network, proxy and firewall of this "
-            "machine let it through"
+            f"{client.meta.endpoint_url} cannot be reached for {urls[0]}: {_innermost_cause(error)}; check "
+            "--endpoint-url (or storage.endpoint_url, AWS_ENDPOINT_URL), its port, and that the network, proxy and "
+            "firewall of this machine let it through"
         ) from error
     except BotoCoreError:
-        return  # it was reached, or credentials are missing: told in full by the request that needs it
+        return  # it was reached, or credentials are missing: the request that needs them reports it in full
 
 
-def _reason(error: BotoCoreError) -> str:
-    """The innermost cause, such as `[Errno 111] Connection refused`."""
+def _innermost_cause(error: BotoCoreError) -> str:
+    """Such as `[Errno 111] Connection refused`."""
     inner: BaseException = error
     while (cause := inner.__cause__ or inner.__context__) is not None:
         inner = cause

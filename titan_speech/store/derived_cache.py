@@ -26,11 +26,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from titan_speech.storage.cache_folder import cache_folder
+
 logger = logging.getLogger(__name__)
 
 MIN_ITEMS = 1 << 17
 """Arrays over fewer samples are made anew in every process: that takes less than a second."""
-CACHE_VARIABLE = "TITAN_SPEECH_CACHE"
 MAGIC = b"TSDERIV1"
 HEADER = struct.Struct("<8s8sqq16s")  # magic, dtype, rows, columns, xxh3_128 of the data
 CHUNK_BYTES = 1 << 22
@@ -41,8 +42,7 @@ def derived_folder(store: Path | str) -> Path:
     path = Path(store)
     if path.is_dir() and os.access(path.parent, os.W_OK):
         return path.with_name(f"{path.name}.derived")
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "titan_speech")
-    return cache / "derived" / path.name
+    return cache_folder() / "derived" / path.name
 
 
 def key_of(*content: object) -> str:

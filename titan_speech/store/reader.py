@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import is_s3
+from titan_speech.storage.s3_url import is_s3
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.files import (
     REPAIR,
@@ -291,10 +291,10 @@ def stored_files(path: str | Path, storage: StorageConfig | None = None) -> Iter
     if not is_s3(path):
         yield store_files(path)
         return
-    from titan_speech.storage.node_copies import cache_folder, scratch_cache
+    from titan_speech.storage.cache_folder import cache_folder, temporary_cache
 
     storage = storage or StorageConfig()
-    with scratch_cache(cache_folder(storage)) as folder:
+    with temporary_cache(cache_folder(storage)) as folder:
         yield store_files(path, replace(storage, cache_dir=str(folder)))
 
 

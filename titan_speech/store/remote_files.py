@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
+from titan_speech.storage.cache import ObjectCache, object_cache
 from titan_speech.storage.download import RemoteFile
-from titan_speech.storage.node_copies import Copies, copies_of
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client, S3Url
+from titan_speech.storage.s3 import Client
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.files import LookAhead, size_problem
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, manifest_of_text
 
@@ -75,8 +76,8 @@ class RemoteFiles:
         return str(self.url)
 
     @property
-    def copies(self) -> Copies:
-        return copies_of(self.settings)
+    def copies(self) -> ObjectCache:
+        return object_cache(self.settings)
 
     def name(self, file: FileInfo) -> str:
         return str(self.url.child(file.path))
@@ -110,7 +111,7 @@ class RemoteFiles:
 
     def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
         """Nothing that is damaged is kept, so there is none."""
-        return self.array(file, dtype) if self.copies.cache.has(self.remote(file)) else None
+        return self.array(file, dtype) if self.copies.has(self.remote(file)) else None
 
     def sha256(self, file: FileInfo) -> str:
         try:
@@ -129,7 +130,7 @@ class RemoteFiles:
         return LookAhead(self.settings.prefetch_packs, num_bytes) if self.settings.prefetch_packs else None
 
     def has(self, file: FileInfo) -> bool:
-        return self.copies.cache.has(self.remote(file))
+        return self.copies.has(self.remote(file))
 
     def fetch(self, files: Iterable[FileInfo]) -> None:
         self.copies.fetch_all(self.remote(file) for file in files)

@@ -17,7 +17,8 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage.download import RemoteFile, download_files
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client, S3Url, client_of
+from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.storage.upload import upload_folder
 from titan_speech.store.held_out_set import HELD_OUT_NAME
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, read_manifest
@@ -42,7 +43,7 @@ def push_store(folder: Path, url: S3Url, settings: StorageConfig | None = None) 
         done = upload_folder(
             client, folder, url, paths=paths, sha256s=sha256s, report=lambda file: progress.add(file.num_bytes)
         )
-    num_sent = sum(not file.was_there for file in done)
+    num_sent = sum(not file.existed for file in done)
     return f"{url}: {len(done)} files, {num_sent} sent, {len(done) - num_sent} were there"
 
 

@@ -25,7 +25,7 @@ from types import TracebackType
 from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import S3Url, is_s3
+from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.store.external_sort import Recipe, Spill
 from titan_speech.store.files import flush_to_disk
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo

@@ -19,7 +19,8 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.storage.s3 import Client, S3Url, client_of
+from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.s3_url import S3Url
 
 RUN_ID = "run.id"
 KEEP_ALL = RetentionPolicy(keep_last_full=0, keep_last_model_only=0, milestone_every_steps=0)

@@ -20,7 +20,7 @@ from titan_speech.checkpoint.upload.status import STATUS_DIR
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.storage.retry import Pace
+from titan_speech.storage.retry import RateLimiter
 from titan_speech.utils.progress import Progress
 
 
@@ -37,7 +37,7 @@ def push(run: Path, folder: Path, to: str, storage: StorageConfig, step: int | N
         )
     prefix = job.prefix()
     claim(job, prefix)
-    sent = _push_all(Sender(prefix, Pace(0), int(job.upload.part_mb * 1e6)), chosen)
+    sent = _push_all(Sender(prefix, RateLimiter(0), int(job.upload.part_mb * 1e6)), chosen)
     return f"{to}: {len(sent)} checkpoints sent, {len(chosen) - len(sent)} were there"
 
 

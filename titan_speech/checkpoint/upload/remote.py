@@ -27,7 +27,8 @@ import xxhash
 
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client, S3Url
+from titan_speech.storage.s3 import Client
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
 COMPLETE_DIR = "complete"

@@ -29,9 +29,9 @@ from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_record_
 from titan_speech.checkpoint.upload.remote import LEFT, Prefix, SentCheckpoint, SentFile, manifest_of_text
 from titan_speech.errors import CheckpointError
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
-from titan_speech.storage.retry import Pace
+from titan_speech.storage.retry import RateLimiter
 from titan_speech.storage.s3 import SHA256_KEY, UnfinishedUpload
-from titan_speech.storage.upload import XXH3_KEY, digest_file, send_resumable
+from titan_speech.storage.upload import XXH3_KEY, digest_file, upload_file
 
 Report = Callable[[int], None]
 
@@ -45,7 +45,7 @@ class Sender:
     """How checkpoints are sent to one address."""
 
     prefix: Prefix
-    pace: Pace
+    pace: RateLimiter
     part_bytes: int
 
     def stop_counting(self, checkpoint: LocalCheckpoint) -> tuple[SentFile, ...]:
@@ -83,16 +83,16 @@ class Sender:
                 f"{path} has other bytes than {checkpoint.marker_path} says, so {checkpoint.name} is not uploaded; "
                 f"see titan-speech checkpoint verify {checkpoint.path}"
             )
-        send_resumable(self.prefix.client, path, self.prefix.url.child(name), digest, self.pace, report)
+        upload_file(self.prefix.client, path, self.prefix.url.child(name), digest, self.pace, report)
         return SentFile(name, digest.num_bytes, digest.sha256, digest.xxh3_128)
 
     def _there(self, checkpoint: LocalCheckpoint, file: FileRecord) -> SentFile | None:
         """The object, if it was sent from a file with the marker's checksum."""
         name = checkpoint.path_of(file)
         found = self.prefix.client.find(self.prefix.url.child(name))
-        if found is None or (found.num_bytes, found.notes.get(XXH3_KEY)) != (file.num_bytes, file.xxh3_128):
+        if found is None or (found.num_bytes, found.metadata.get(XXH3_KEY)) != (file.num_bytes, file.xxh3_128):
             return None
-        sha256 = found.notes.get(SHA256_KEY)
+        sha256 = found.metadata.get(SHA256_KEY)
         return SentFile(name, file.num_bytes, sha256, file.xxh3_128) if sha256 else None
 
     def complete(
@@ -177,7 +177,7 @@ def stale_objects(prefix: Prefix) -> list[StaleObject]:
     """By rising step; a checkpoint that is being sent looks the same, but for its age."""
     named = _named(prefix)
     objects = {path: one for path, one in prefix.client.list_objects(prefix.url).items() if path not in named}
-    unfinished = prefix.client.list_unfinished(prefix.url)
+    unfinished = prefix.client.list_unfinished_uploads(prefix.url)
     names = {_step_name(path) for path in (*objects, *(one.path for one in unfinished))} - {""}
     found = []
     for name in sorted(names, key=lambda name: int(name.removeprefix("step-"))):
@@ -194,7 +194,7 @@ def remove_stale_objects(prefix: Prefix, keep: Collection[str], older_than_sec: 
     old = [one for one in stale_objects(prefix) if one.name not in keep and one.newest_unix_sec <= last_unix_sec]
     for one in old:
         for upload in one.unfinished:
-            prefix.client.abandon_parts(prefix.url.child(upload.path), upload.upload_id)
+            prefix.client.abort_multipart(prefix.url.child(upload.path), upload.upload_id)
         prefix.delete_files(one.paths)
         logger.warning("%s was never complete at %s and is not here any more; it was removed there", one, prefix.url)
     return [one.name for one in old]

@@ -23,7 +23,8 @@ from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.send import stale_objects
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.text_table import size_text, table_lines
 
 HEADER = ("name", "kind", "files", "size")

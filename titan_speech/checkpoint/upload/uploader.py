@@ -42,7 +42,7 @@ from titan_speech.checkpoint.upload.send import (
 )
 from titan_speech.checkpoint.upload.status import StatusBoard, status_path
 from titan_speech.errors import CheckpointError
-from titan_speech.storage.retry import Pace
+from titan_speech.storage.retry import RateLimiter
 
 
 def remove_unkept(prefix: Prefix, sent: Collection[SentCheckpoint], job: UploadJob) -> list[str]:
@@ -93,7 +93,7 @@ class UploadPass:
         self.job, self.board = job, StatusBoard(status_path(job.run, job.node), job.upload.to)
         self.sent: dict[str, SentCheckpoint] = {}
         """What is complete at the address."""
-        self._pace = Pace(job.upload.bandwidth_mb_per_sec * 1e6)
+        self._pace = RateLimiter(job.upload.bandwidth_mb_per_sec * 1e6)
         self._sender: Sender | None = None
         self._begun: dict[str, _Begun] = {}
         self._left_out: dict[str, str] = {}
