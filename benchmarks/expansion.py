@@ -28,6 +28,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.hf.expand import NewRows, expand
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.vocabulary import TokenKind, token_kinds
 
 # Shape legend: B packs, L tokens.
 
@@ -109,8 +110,8 @@ def measure(way: str, base: Path, folder: Path, plan: DataPlan) -> Result:
     held_back = packs(plan, 0, NUM_HELD_BACK)
     with torch.no_grad():
         loss, token = losses(model, held_back)
-    code = (token >= plan.vocabulary.first_code_id) & (token < plan.vocabulary.first_special_id)
-    text = token < plan.vocabulary.first_code_id
+    kind = token_kinds(token, plan.vocabulary.kind_boundaries)
+    code, text = kind == TokenKind.CODE, kind == TokenKind.TEXT
     train(model, plan, NUM_HELD_BACK, SPEECH_STEPS, SPEECH_LR)
     with torch.no_grad():
         after = losses(model, held_back)[0].mean()

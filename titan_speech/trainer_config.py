@@ -161,8 +161,7 @@ def trainer_config(
             loss_fn=GroupedCrossEntropy.Config(
                 num_rows=vocabulary.num_rows,
                 num_streams=len(plan.streams),
-                first_code_id=vocabulary.first_code_id,
-                first_special_id=vocabulary.first_special_id,
+                kind_boundaries=vocabulary.kind_boundaries,
             ),
         ),
         training=TrainingConfig(

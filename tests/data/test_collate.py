@@ -158,7 +158,7 @@ def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, da
     document, start = data.draw(st.integers(0, num_documents - 1)), data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size + 2))
     spliced.cut(document, start, stop)
-    found = merge_runs(spliced.words, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
+    found = merge_runs(spliced.text, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
     first = document * size
     expected = tokens.tolist()
     assert found == expected[:first] + expected[first + start : first + min(stop, size)] + expected[first + size :]

@@ -120,14 +120,14 @@ def test_length_is_framing_plus_parts_and_contents_are_kept(data: st.DataObject,
         for field in fields + ["description_ids"] * described
     }
     document = GRAMMAR.document(task, Parts(**{f: np.array(v) for f, v in values.items()}), train_on)
-    assert len(document.ids_T) == GRAMMAR.num_framing(task, described) + sum(map(len, values.values()))
+    assert len(document.ids_T) == GRAMMAR.num_fixed_tokens(task, described) + sum(map(len, values.values()))
     assert len(document.trained_T) == len(document.ids_T)
     assert not document.trained_T[0]
     in_order = [field for field in ("description_ids",) if described] + fields
     codes = [code for field in in_order if field in CODES for code in values[field]]
     is_code = VOCABULARY.is_code(document.ids_T)
     assert VOCABULARY.ids_to_codes(document.ids_T[is_code]).tolist() == codes
-    assert len(document.ids_T) - is_code.sum() == GRAMMAR.num_framing(task, described) + sum(
+    assert len(document.ids_T) - is_code.sum() == GRAMMAR.num_fixed_tokens(task, described) + sum(
         len(v) for f, v in values.items() if f not in CODES
     )
 
@@ -169,7 +169,7 @@ def test_the_grammar_fingerprint_sees_tokenizer_vocabulary_and_templates(
     first = Grammar(VOCABULARY).fingerprint
     other_tokenizer = Grammar(Vocabulary(1000, 0, 1, "other")).fingerprint
     other_size = Grammar(Vocabulary(1001, 0, 1, "tiny")).fingerprint
-    changed = dict(TEMPLATES) | {Task.TEXT: prompt_template.TemplateParts((), (), "text_ids", ("<|pad|>",))}
+    changed = dict(TEMPLATES) | {Task.TEXT: prompt_template.PromptTemplate((), (), "text_ids", ("<|pad|>",))}
     monkeypatch.setattr(prompt_template, "TEMPLATES", changed)
     other_template = Grammar(VOCABULARY).fingerprint
     assert len({first, other_tokenizer, other_size, other_template}) == 4

@@ -9,13 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import VocabularyError
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.tokenization.vocabulary import NAMED_SPECIALS, NUM_CODES, SPECIALS, TokenKind, Vocabulary
+from titan_speech.tokenization.vocabulary import (
+    NAMED_SPECIALS,
+    NUM_CODES,
+    SPECIALS,
+    TokenKind,
+    Vocabulary,
+    token_kinds,
+)
 
 QWEN3 = Vocabulary(151_936, 151_643, 151_643)
 LLAMA3 = Vocabulary(128_256, 128_000, 128_001)
@@ -97,12 +105,16 @@ def test_an_id_outside_the_table_has_no_name(id_: int) -> None:
         QWEN3.token_name(id_)
 
 
-def test_kinds_follow_from_two_comparisons() -> None:
+def test_the_kind_of_a_token_is_the_same_for_numbers_arrays_and_tensors() -> None:
     first, second = LLAMA3.kind_boundaries
-    ids = np.array([0, first - 1, first, second - 1, second, LLAMA3.pad_id])
-    kinds = (ids >= first).astype(int) + (ids >= second)
-    assert kinds.tolist() == [TokenKind.TEXT] * 2 + [TokenKind.CODE] * 2 + [TokenKind.SPECIAL] * 2
+    ids = [0, first - 1, first, second - 1, second, LLAMA3.pad_id]
+    expected = [TokenKind.TEXT] * 2 + [TokenKind.CODE] * 2 + [TokenKind.SPECIAL] * 2
+    assert [token_kinds(id_, LLAMA3.kind_boundaries) for id_ in ids] == expected
+    assert token_kinds(np.array(ids), LLAMA3.kind_boundaries).tolist() == expected
+    kinds = token_kinds(torch.tensor(ids), LLAMA3.kind_boundaries)
+    assert (kinds.dtype, kinds.tolist()) == (torch.int64, expected)
     assert LLAMA3.is_code(ids).tolist() == [False, False, True, True, False, False]
+    assert np.flatnonzero(LLAMA3.code_rows()).tolist() == list(range(first, second))
 
 
 def test_specials_are_the_twenty_of_the_grammar_then_spare_rows() -> None:

@@ -34,7 +34,7 @@ def batch(num_packs: int = 4, seq_len: int = 32) -> tuple[torch.Tensor, torch.Te
 
 def loss_config() -> GroupedCrossEntropy.Config:
     return GroupedCrossEntropy.Config(
-        num_rows=NUM_ROWS, num_streams=len(STREAMS), first_code_id=FIRST_CODE, first_special_id=FIRST_SPECIAL
+        num_rows=NUM_ROWS, num_streams=len(STREAMS), kind_boundaries=(FIRST_CODE, FIRST_SPECIAL)
     )
 
 

@@ -211,7 +211,7 @@ class _Table:
         """The runs of documents [first, stop)."""
         num_runs, num_codes = len(spliced.is_code), sum(spliced.is_code)
         num_words = num_runs - num_codes
-        self.words += spliced.words[first * num_words : stop * num_words]
+        self.words += spliced.text[first * num_words : stop * num_words]
         self.codes += spliced.codes[first * num_codes : stop * num_codes]
         self.lengths += spliced.lengths[first * num_runs : stop * num_runs]
         self.is_code.append(spliced.is_code * (stop - first))

@@ -29,7 +29,7 @@ from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_f
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, SampleReader
 from titan_speech.store.sample import SampleRow
-from titan_speech.tokenization.prompt_template import Document, Grammar, Parts, PromptTemplate, Task
+from titan_speech.tokenization.prompt_template import CompiledTemplate, Document, Grammar, Parts, Task
 from titan_speech.tokenization.token_runs import TokenRuns
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
@@ -103,7 +103,7 @@ class SampleDocuments:
     @property
     def key(self) -> str:
         settings = [str(getattr(self, field.name)) for field in fields(self) if field.name not in _NOT_IN_KEY]
-        framing = [frame.num_framing for frame in self.grammar.frames(self.task)]
+        framing = [template.num_fixed_tokens for template in self.grammar.templates(self.task)]
         return key_of(VIEWS_VERSION, type(self).__name__, self.part.key, settings, framing)
 
     def kept(self, make: Callable[[], NDArray]) -> NDArray:
@@ -139,9 +139,9 @@ class SampleDocuments:
         return self.part.reader(USER)
 
     @cached_property
-    def frame(self) -> PromptTemplate:
+    def template(self) -> CompiledTemplate:
         """With the block that is optional, if any document of the part can have it."""
-        return self.grammar.frame(self.task, has_description=DESCRIPTION in self.variants)
+        return self.grammar.template(self.task, has_description=DESCRIPTION in self.variants)
 
     @property
     def first_code_id(self) -> int:
@@ -151,11 +151,11 @@ class SampleDocuments:
         return (i,)
 
     def spliced(self, numbers: Sequence[int]) -> TokenRuns:
-        return self.frame.splice(self.columns(numbers), self.train_on)
+        return self.template.assemble(self.columns(numbers), self.train_on)
 
     def document(self, i: int) -> Document:
         values = [np.asarray(column[0]) for column in self.columns([i])]
-        named = dict(zip(self.frame.fields, values, strict=True))
+        named = dict(zip(self.template.fields, values, strict=True))
         return self.grammar.document(self.task, Parts(**named), self.train_on)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
@@ -171,7 +171,7 @@ class SpeechDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         code_len_N = self.part.code_len_N[start:stop]
-        return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
+        return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0))
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
         return (self.tokens(numbers),)
@@ -204,9 +204,11 @@ class TTSDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         text_len_N = self.part.text_len_N(self.transcript)[start:stop]
-        lengths_N = self.part.code_len_N[start:stop] + text_len_N + np.int32(self.grammar.num_framing(self.task))
+        lengths_N = self.part.code_len_N[start:stop] + text_len_N + np.int32(self.grammar.num_fixed_tokens(self.task))
         if DESCRIPTION in self.part.variants:
-            extra = self.grammar.num_framing(self.task, has_description=True) - self.grammar.num_framing(self.task)
+            extra = self.grammar.num_fixed_tokens(self.task, has_description=True) - self.grammar.num_fixed_tokens(
+                self.task
+            )
             description_len_N = self.part.text_len_N(DESCRIPTION)[start:stop]
             lengths_N += np.where(description_len_N > 0, description_len_N + extra, 0).astype(np.int32)
         return np.where(text_len_N > 0, lengths_N, np.int32(0))
@@ -218,10 +220,10 @@ class TTSDocuments(SampleDocuments):
     def spliced(self, numbers: Sequence[int]) -> TokenRuns:
         spliced = super().spliced(numbers)
         if DESCRIPTION in self.variants:
-            opening = self.grammar.frame(self.task, has_description=False).framing[0].data
+            opening = self.grammar.template(self.task, has_description=False).fixed_ids[0].data
             for document, description_ids in enumerate(self.description(numbers)):
                 if not len(description_ids):
-                    spliced.without_first_block(document, opening)
+                    spliced.drop_first_block(document, opening)
         return spliced
 
 
@@ -237,13 +239,13 @@ class CloneDocuments(SampleDocuments):
         text_len_N = self.part.text_len_N(self.transcript)
         length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
         speaker_N = numbered(self.part.column("speaker_id"))
-        room = self.seq_len - self.grammar.num_framing(self.task)
+        room = self.seq_len - self.grammar.num_fixed_tokens(self.task)
         return references(speaker_N, length_N, spans_of(self.part), room)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         reference_N = self.reference_N[start:stop]
         code_len_N, text_len_N = self.part.code_len_N, self.part.text_len_N(self.transcript)
-        lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + np.int32(self.grammar.num_framing(self.task))
+        lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + np.int32(self.grammar.num_fixed_tokens(self.task))
         lengths_N += code_len_N[reference_N] + text_len_N[reference_N]
         return np.where(reference_N >= 0, lengths_N, np.int32(0))
 
@@ -269,7 +271,7 @@ class StitchedDocuments(SampleDocuments):
         part = self.part
         number_N = pc.fill_null(part.column("segment_order"), -1).to_numpy().astype(np.int64)
         speaker_N = numbered(part.column("speaker_id"))
-        room = self.seq_len - self.grammar.num_framing(self.task)
+        room = self.seq_len - self.grammar.num_fixed_tokens(self.task)
         try:
             return stitch(spans_of(part), speaker_N, number_N, part.code_len_N, self.max_gap_sec, room)
         except OrderContradictionError as found:
@@ -282,7 +284,7 @@ class StitchedDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         length_N = self.chains.length_N[start:stop]
-        return np.where(length_N > 0, length_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
+        return np.where(length_N > 0, length_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0))
 
     def samples(self, i: int) -> tuple[int, ...]:
         return self.chains.samples(i)
@@ -307,7 +309,9 @@ class TextDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         code_len_N = self.part.code_len_N[start:stop]
-        lengths_N = np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_framing(self.task)), np.int32(0))
+        lengths_N = np.where(
+            code_len_N > 0, code_len_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0)
+        )
         if USER not in self.part.variants:
             return lengths_N
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
@@ -321,7 +325,7 @@ class InstructionDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         user_len_N = self.part.text_len_N(USER)[start:stop]
-        lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_framing(self.task))
+        lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_fixed_tokens(self.task))
         return np.where(user_len_N > 0, lengths_N, np.int32(0))
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:

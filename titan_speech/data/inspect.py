@@ -133,7 +133,7 @@ class PackPrinter:
         vocabulary = self.plan.vocabulary
         frame = {vocabulary.bos_id: "<bos>", vocabulary.eos_id: "<eos>"}
         parts = []
-        for is_text, run in groupby(ids, lambda id_: id_ < vocabulary.first_code_id and id_ not in frame):
+        for is_text, run in groupby(ids, lambda id_: vocabulary.is_text(id_) and id_ not in frame):
             run_ids = list(run)
             if is_text:
                 parts.append(repr(self.tokenizer.decode(run_ids))[1:-1])

@@ -49,8 +49,7 @@ def generate_codes(
     generator = torch.Generator().manual_seed(decoding.seed)
     ids_T = torch.from_numpy(grammar.prefix(task, parts).astype(np.int64))
     num_prefix = len(ids_T)
-    allowed_V = torch.zeros(vocabulary.num_rows, dtype=torch.bool)
-    allowed_V[vocabulary.first_code_id : vocabulary.first_special_id] = True
+    allowed_V = torch.from_numpy(vocabulary.code_rows())
     for _ in range(decoding.max_codes):
         allowed_V[stop_id] = len(ids_T) - num_prefix >= decoding.min_codes
         next_id = _choose(_last_logits(model, ids_T), allowed_V, decoding, generator)

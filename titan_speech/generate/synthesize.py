@@ -114,8 +114,7 @@ class _OnlyCodes:
     def __init__(self, grammar: Grammar, stop_id: int, num_prompt_tokens: int, min_codes: int) -> None:
         vocabulary = grammar.vocabulary
         self.stop_id, self.first_stop = stop_id, num_prompt_tokens + min_codes
-        self.refused_V = torch.ones(vocabulary.num_rows, dtype=torch.bool)
-        self.refused_V[vocabulary.first_code_id : vocabulary.first_special_id] = False
+        self.refused_V = torch.from_numpy(~vocabulary.code_rows())
 
     def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         self.refused_V = self.refused_V.to(logits_BV.device)

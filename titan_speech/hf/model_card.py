@@ -74,7 +74,8 @@ model = AutoModelForCausalLM.from_pretrained(folder)
 prompt = "{bos}<|text_start|>Hello.<|text_end|><|speech_start|>"
 inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=2000)[0, inputs.input_ids.shape[1] :]
-codes = [int(i) - {first_code_id} for i in ids if {first_code_id} <= i < {first_special_id}]  # 50 a second
+tokens = tokenizer.convert_ids_to_tokens(ids)
+codes = [int(token[4:-2]) for token in tokens if token.startswith("<|s_")]  # <|s_17|> is code 17; 50 per second
 ```"""
 
 
@@ -89,9 +90,7 @@ def model_card(
     notes: str = "",
 ) -> str:
     """The card as Markdown."""
-    example = _EXAMPLE.format(
-        bos=bos_token, first_code_id=vocabulary.first_code_id, first_special_id=vocabulary.first_special_id
-    )
+    example = _EXAMPLE.format(bos=bos_token)
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-to-speech\ntags:\n- titan_speech\n---",
         f"# {config.job.description or 'Speech language model'}",

@@ -1,14 +1,14 @@
-"""Token ids of other speech trainers, mapped to this one's by name.
+"""Vocabularies of other speech trainers, mapped to ours by the names of their tokens.
 
-In: the name of a layout, or the tokenizer.json of a model trained elsewhere. Out: which row of ours each of its rows
-is. Offsets are never compared: the open Inworld trainer sorts its tokens as strings, so that code 10,000 follows code
-0, and Llasa puts its specials before its codes.
+In: the name of a layout, or the tokenizer.json of a model trained elsewhere. Out: for each of its rows the row of ours.
+Offsets are never compared: the open Inworld trainer sorts its tokens as strings, so that code 10,000 follows code 0,
+and Llasa puts its specials before its codes.
 
     inworld  128,256 base | codes and 8 specials sorted by name | 56 extra tokens | 193,856 rows
     llasa    128,256 base | 8 specials, then codes in order | 193,800 rows
 
-A special of theirs that we have under another name is that one; one that we have not at all takes a reserved row of
-ours, so that nothing is lost on the way there and back.
+A special that we have under another name maps to ours; one that we do not have takes a reserved row, so that nothing
+is lost on the way there and back.
 
 Shapes: R rows of a layout, V rows of ours.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import VocabularyError
-from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
+from titan_speech.tokenization.vocabulary import CODE_NAMES, NUM_CODES, Vocabulary
 
 LLAMA3_ROWS = 128_256
 NO_ROW = -1
@@ -51,12 +51,12 @@ OUR_NAMES = {
     "<|TEXT_GENERATION_START|>": "<|reserved_speech_0|>",
     "<|TEXT_GENERATION_END|>": "<|reserved_speech_1|>",
 } | {token: f"<|reserved_speech_{2 + i}|>" for i, token in enumerate(_INWORLD_EXTRA)}
-"""Specials of other trainers by the special of ours that does their work."""
+"""Our special for each special of another trainer."""
 
 
 @dataclass(frozen=True)
 class VocabularyLayout:
-    """What follows the base rows of a vocabulary."""
+    """The rows after the base rows of a vocabulary."""
 
     name: str
     tokens: tuple[str, ...]
@@ -68,47 +68,46 @@ class VocabularyLayout:
         return self.num_base + len(self.tokens)
 
     def rows_of_ours(self, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """For each of its rows R the row of ours with the same meaning.
+        """For each row of the layout the row of ours with the same meaning, shape [R].
 
         Raises:
-            VocabularyError: the base of the two differs, or a token of its has no name here.
+            VocabularyError: the two have different base rows, or we have no token for one of the layout's.
         """
         if vocabulary.num_base != self.num_base:
             raise VocabularyError(
                 f"layout {self.name} has {self.num_base} base rows, this vocabulary {vocabulary.num_base}; they are of "
                 "different backbones"
             )
+        code_ids = dict(zip(CODE_NAMES, vocabulary.codes_to_ids(np.arange(NUM_CODES)).tolist(), strict=True))
         rows_R = np.arange(self.num_rows)
         for row, token in enumerate(self.tokens, start=self.num_base):
-            code = _CODE_OF.get(token)
-            known = vocabulary.first_code_id + code if code is not None else None
-            rows_R[row] = vocabulary.special(OUR_NAMES.get(token, token)) if known is None else known
+            rows_R[row] = code_ids[token] if token in code_ids else vocabulary.special(OUR_NAMES.get(token, token))
         return rows_R
 
     def ids_to_ours(self, ids_N: NDArray, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """Token ids of a corpus made for this layout, in ours.
+        """Our ids for the token ids of a corpus made for this layout.
 
         Raises:
-            VocabularyError: an id beyond its tokens.
+            VocabularyError: an id is not one of the layout's.
         """
-        return _looked_up(self.rows_of_ours(vocabulary), ids_N, f"layout {self.name}")
+        return _look_up(self.rows_of_ours(vocabulary), ids_N, f"layout {self.name}")
 
     def ids_from_ours(self, ids_N: NDArray, vocabulary: Vocabulary) -> NDArray[np.int64]:
         """The inverse of `ids_to_ours`.
 
         Raises:
-            VocabularyError: a token the layout has not.
+            VocabularyError: the layout does not have one of the tokens.
         """
-        return _looked_up(self.rows_of_theirs(vocabulary), ids_N, "this vocabulary without what the layout lacks")
+        return _look_up(self.rows_of_theirs(vocabulary), ids_N, "this vocabulary without what the layout lacks")
 
     def rows_of_theirs(self, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """The inverse of `rows_of_ours`: for each of our rows its row, or -1."""
+        """The inverse of `rows_of_ours`: for each of our rows the row of the layout or -1, shape [V]."""
         theirs_V = np.full(vocabulary.num_rows, NO_ROW, np.int64)
         theirs_V[self.rows_of_ours(vocabulary)] = np.arange(self.num_rows)
         return theirs_V
 
 
-def _looked_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[np.int64]:
+def _look_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[np.int64]:
     ids_N = np.asarray(ids_N)
     inside = (ids_N >= 0) & (ids_N < len(rows_R))
     found_N = np.where(inside, rows_R[np.where(inside, ids_N, 0)], NO_ROW)
@@ -118,21 +117,25 @@ def _looked_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[
     return found_N
 
 
-_CODE_OF = {f"<|s_{code}|>": code for code in range(NUM_CODES)}
-INWORLD = VocabularyLayout("inworld", (*sorted([*_CODE_OF, *_INWORLD_SPECIALS]), *_INWORLD_EXTRA))
-LLASA = VocabularyLayout("llasa", (*_LLASA_SPECIALS, *_CODE_OF))
+INWORLD = VocabularyLayout("inworld", (*sorted([*CODE_NAMES, *_INWORLD_SPECIALS]), *_INWORLD_EXTRA))
+LLASA = VocabularyLayout("llasa", (*_LLASA_SPECIALS, *CODE_NAMES))
 LAYOUTS = {layout.name: layout for layout in (INWORLD, LLASA)}
 
 
 def layout_of_tokenizer(content: Mapping[str, Any], num_base: int, name: str) -> VocabularyLayout:
-    """The layout a tokenizer.json has: its added tokens above the base, which must be without gaps.
+    """The layout of a tokenizer.json: its added tokens above the base rows.
+
+    Args:
+        content: the parsed file.
+        num_base: rows of the backbone it starts from.
+        name: what errors call the file.
 
     Raises:
-        VocabularyError: there are gaps, or a speech code is missing.
+        VocabularyError: the ids of the added tokens have gaps, or a speech code is missing.
     """
     added: Sequence[Mapping[str, Any]] = content.get("added_tokens", [])
     tokens = {token["id"]: token["content"] for token in added if token["id"] >= num_base}
-    num_missing = len(_CODE_OF.keys() - set(tokens.values()))
+    num_missing = len(set(CODE_NAMES) - set(tokens.values()))
     if num_missing or sorted(tokens) != list(range(num_base, num_base + len(tokens))):
         raise VocabularyError(
             f"{name} has {len(tokens):,} added tokens from id {num_base:,} on, and of the {NUM_CODES:,} speech codes "

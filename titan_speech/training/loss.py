@@ -26,7 +26,7 @@ from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
 from torchtitan.distributed.utils import get_spmd_backend
 
 from titan_speech.data.collate import split_labels
-from titan_speech.tokenization.vocabulary import TokenKind
+from titan_speech.tokenization.vocabulary import TokenKind, token_kinds
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,8 @@ class GroupedCrossEntropy(BaseLoss):
         num_streams: int
         """Streams of the data plan."""
 
-        first_code_id: int
-        """First id that is a code; smaller ids are text."""
-
-        first_special_id: int
-        """First id after the codes."""
+        kind_boundaries: tuple[int, int]
+        """Of the vocabulary: the first id of a code and the first id of a special."""
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         self.config = config
@@ -165,7 +162,7 @@ class GroupedCrossEntropy(BaseLoss):
         ids_N, stream_N = split_labels(labels.flatten())
         nll_N = self.fn(pred.flatten(0, 1), ids_N, self.config.num_rows)
         with torch.no_grad():
-            kind_N = (ids_N >= self.config.first_code_id).long() + (ids_N >= self.config.first_special_id)
+            kind_N = token_kinds(ids_N, self.config.kind_boundaries)
             self.groups.add(nll_N.detach(), stream_N * NUM_KINDS + kind_N, ids_N != IGNORE_INDEX)
         loss = nll_N.sum()
         return (loss if global_valid_tokens is None else loss / global_valid_tokens), {}
