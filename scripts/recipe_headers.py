@@ -64,8 +64,8 @@ def head_lines(plan: RunEstimate) -> str:
     largest = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts)
     each_of = f" each on {world_size}" if world_size > 1 else ""
     return (
-        f"# time      {duration(speed.run_hours)} on {world_size} H100 ({each}) by titan-speech plan\n"
-        f"# memory    {memory.needed_bytes / 1e9:.0f} of 80 GB{each_of} by titan-speech plan; {largest} GB\n"
+        f"# time      {duration(speed.run_hours)} on {world_size} H100 ({each}) by titan-speech estimate\n"
+        f"# memory    {memory.needed_bytes / 1e9:.0f} of 80 GB{each_of} by titan-speech estimate; {largest} GB\n"
     )
 
 

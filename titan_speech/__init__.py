@@ -1,3 +1,34 @@
-"""titan_speech: a TorchTitan-based, composable distributed trainer for speech language models."""
+"""titan_speech: a TorchTitan-based, composable distributed trainer for speech language models.
+
+The package in the order of the flow; every import points down the list of floors in pyproject.toml (`lint-imports`).
+
+                what goes in                                    what comes out
+  text_preparation  documents of JSONL, parquet, plain text     clean, deduplicated documents, and a report
+  codec         audio                                           codec codes, 50 per second; and audio from codes
+  tokenization  text, codes                                     token ids; the vocabulary and the prompt templates
+  importers     audio, arrays, WebDataset, MDS, parquet, text   samples, written by `store build`
+  store         samples                                         token store: shards, manifest, held-out sets
+  storage       token stores, checkpoints                       their copies in S3, uploaded and downloaded verified
+  audit         a store                                         a page of samples and checks per language
+
+  config        a TOML file and command-line overrides          SpeechConfig, and the budget derived from it
+  preflight     SpeechConfig, the machine                       every problem at once, or none
+  estimate      SpeechConfig, a number and kind of GPUs         steps, memory, communication, time and cost
+
+  data          stores, SpeechConfig                            batches that are equal at every world size
+  model, hf     a backbone's name or Hugging Face folder        a model with an extended vocabulary
+  distributed   environment of the launcher                     rendezvous, decisions that all ranks share
+  training      logits, gradients, batches                      losses per group, optimizer steps, metrics.jsonl
+  health        losses and gradients of each step, signals      skipped steps, rollbacks, a report of each hang
+  checkpoint    weights, optimizer, read positions              complete checkpoints, and the one to resume from
+  trainer       all of these, built by trainer_config           a trained run; train.py is its entry
+
+  hf            a checkpoint                                    a Hugging Face model folder
+  generate      a run or an exported model, text                speech
+  cli           words                                           all of the above as `titan-speech <command>`
+  utils, errors                                                 files, locks, checksums, tables; exceptions
+
+Codec codes are 0 to 65,535; token ids are positions in the vocabulary. Only tokenization/vocabulary.py converts.
+"""
 
 __version__ = "0.1.0"

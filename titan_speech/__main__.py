@@ -1,4 +1,4 @@
-"""`python -m titan_speech` is `titan-speech`."""
+"""`python -m titan_speech` is the same as `titan-speech`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Errors that speak to the person running the job.
+"""Errors for the person who runs the job.
 
 Each class is also the standard-library type a caller would expect, so `except ValueError` keeps working. A message
 says what was found, what was expected, where, and what to do next.
@@ -10,11 +10,11 @@ class TitanSpeechError(Exception):
 
 
 class ConfigError(TitanSpeechError, ValueError):
-    """The configuration is misspelt, mistyped, contradictory or infeasible."""
+    """The configuration is misspelled, mistyped, contradictory or infeasible."""
 
 
 class DataError(TitanSpeechError, ValueError):
-    """A store, shard, sidecar or manifest is missing, damaged or unfit for the run."""
+    """A store, shard, index or manifest is missing, damaged or does not fit the run."""
 
 
 class VocabularyError(TitanSpeechError, ValueError):
@@ -22,28 +22,28 @@ class VocabularyError(TitanSpeechError, ValueError):
 
 
 class CodecError(TitanSpeechError, ValueError):
-    """Audio or codes a codec cannot take."""
+    """A codec cannot take this audio or these codes."""
 
 
 class CheckpointError(TitanSpeechError, RuntimeError):
-    """A checkpoint is absent, incomplete, or belongs to another run."""
+    """A checkpoint is missing or incomplete, or belongs to another run."""
 
 
 class ModelError(TitanSpeechError, ValueError):
-    """Weights, a model folder or a tokenizer beside them do not fit each other or cannot be used here."""
+    """Weights, model folder and tokenizer do not fit each other, or this trainer cannot use them."""
 
 
 class PublishError(TitanSpeechError, OSError):
-    """A repository of the Hugging Face Hub cannot be reached, or refuses."""
+    """A repository on the Hugging Face Hub cannot be reached, or refuses the upload."""
 
 
-class PlanError(TitanSpeechError, RuntimeError):
-    """A run that does not fit together: its step cannot be traced or taken."""
+class EstimateError(TitanSpeechError, RuntimeError):
+    """A run cannot be estimated: its step cannot be traced or executed."""
 
 
 class HealthError(TitanSpeechError, RuntimeError):
-    """The run stopped itself, since going on would do harm."""
+    """The run stopped itself, because continuing would do harm."""
 
 
-class MeetingError(TitanSpeechError, TimeoutError):
+class RendezvousError(TitanSpeechError, TimeoutError):
     """The ranks of a run did not find each other."""

@@ -180,7 +180,7 @@ def test_a_thinned_checkpoint_has_its_weights_and_nothing_else(tmp_path: Path) -
 def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: Path) -> None:
     dcp.save(state(5.0), checkpoint_id=str(tmp_path / "step-5"))
     assert committed_steps(tmp_path) == []
-    assert "checkpoint adopt" in verify(tmp_path / "step-5", checksums=False).problems[0]
+    assert "checkpoint mark" in verify(tmp_path / "step-5", checksums=False).problems[0]
     (tmp_path / "data_phases").mkdir()
     (tmp_path / "data_phases" / "step-5.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"step-5\.json is damaged"):

@@ -82,7 +82,7 @@ def test_nothing_begins_anew_beside_checkpoints_that_cannot_be_used(folder: Path
         chosen(folder)
     for step in (1, 2, 3):
         (folder / f"step-{step}" / MARKER).unlink()
-    with pytest.raises(CheckpointError, match=r"without a commit marker \(step-1, step-2, step-3\).*checkpoint adopt"):
+    with pytest.raises(CheckpointError, match=r"without a commit marker \(step-1, step-2, step-3\).*checkpoint mark"):
         chosen(folder)
 
 

@@ -1,4 +1,4 @@
-"""`titan-speech`: every verb explains itself, bad input is one message, and nothing heavy is imported to say so."""
+"""`titan-speech`: every command has help that imports nothing heavy; bad input is one message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.store_samples import write_store, write_tokenizer
+from titan_speech.audit.sound import AUTO
 from titan_speech.cli.arguments import natural, naturals, positive
 from titan_speech.cli.command import Command
-from titan_speech.cli.main import COMMANDS, build_parser, main
+from titan_speech.cli.main import COMMANDS, GROUPS, find_command, main, parse
+from titan_speech.cli.store import HELD_OUT_BY
 from titan_speech.preflight.config_checks import load_config
+from titan_speech.store.held_out_set import BY
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.tokenization.vocabulary import NUM_CODES
 
 ROOT = Path(__file__).parents[2]
 DEMO = ("--job.config_file", "train_configs/demo.toml")
@@ -35,29 +39,83 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("verb", COMMANDS, ids=lambda verb: verb.prog)
-def test_each_verb_has_help_with_an_example_that_parses(verb: Command, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.prog)
+def test_each_command_has_help_with_an_example_that_parses(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main([*verb.words, "--help"])
+        main([*command.full_name().split(), "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert verb.summary in text
-    assert verb.example in text
-    program, *words = shlex.split(verb.example)
+    assert command.summary in text
+    assert command.example in text
+    program, *words = shlex.split(command.example)
     assert program == "titan-speech"
-    args, rest = build_parser().parse_known_args(words)
-    assert args.verb == verb
-    assert bool(rest) == (verb.takes_config or verb.is_deferred)
-    if verb.takes_config:
-        load_config(rest)
+    found, rest = find_command(words)
+    assert found == command
+    args = parse(command, rest)
+    assert bool(getattr(args, "config_words", [])) == command.takes_config
+    if command.takes_config:
+        load_config(args.config_words)
 
 
-def test_help_needs_neither_torch_nor_numpy() -> None:
-    heavy = "{'torch', 'numpy', 'pyarrow'}"
-    code = f"import sys, titan_speech.cli.main as cli; cli.build_parser(); print({heavy} & {{*sys.modules}})"
+def test_no_help_imports_torch_numpy_or_pyarrow() -> None:
+    code = """
+import contextlib, io, sys
+from titan_speech.cli.main import COMMANDS, GROUPS, main
+pages = [[], *([group] for group in GROUPS), *(command.full_name().split() for command in COMMANDS)]
+for words in pages:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as text:
+        main([*words, "--help"])
+    heavy = {"torch", "numpy", "pyarrow", "boto3", "tokenizers"} & {*sys.modules}
+    assert "example" in text.getvalue() and not heavy, (words, heavy)
+print(len(pages))
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert out.stdout.strip() == "set()"
-    assert "examples:" in run("--help").stdout
+    assert int(out.stdout) == 1 + len(GROUPS) + len(COMMANDS)
+
+
+def test_values_in_help_are_those_of_the_modules_it_does_not_import() -> None:
+    assert HELD_OUT_BY == BY
+    audit = next(command for command in COMMANDS if command.full_name() == "store audit")
+    args = parse(audit, ["STORE"])
+    assert (args.codec, args.num_codes) == (AUTO, NUM_CODES)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("plan", "titan-speech estimate"),
+        ("store gold", "titan-speech store held-out"),
+        ("checkpoint adopt", "titan-speech checkpoint mark"),
+    ],
+)
+def test_an_old_name_is_understood_with_one_note_and_stands_in_no_help(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*old.split(), "--help"])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 0
+    assert out.startswith(f"usage: {new} ")
+    assert len(err.splitlines()) == 1
+    assert f'"{old}" is now called "{new.removeprefix("titan-speech ")}"' in err
+    *group, name = old.split()
+    with pytest.raises(SystemExit):
+        main([*group, "--help"])
+    assert not re.search(rf"^ +{name}\b", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [[], ["stor"], ["store"], ["store", "bild"], ["--", "store", "verify"]])
+def test_words_that_name_no_command_are_one_message_with_those_there_are(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "<command>" in error
+    assert "ROOM" not in error
 
 
 def test_a_bad_configuration_is_one_message_and_exit_code_2() -> None:
@@ -90,27 +148,25 @@ def test_check_prints_the_budget_and_fits_the_degrees_to_the_world(capsys: pytes
     assert "a divisor of the world size 3" in capsys.readouterr().err
 
 
-def test_config_help_is_reachable_from_each_verb_that_takes_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_help_is_reachable_from_a_command_that_takes_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["config", "check", "--config-help"])
     assert caught.value.code == 0
     assert "[[data.source]]" in capsys.readouterr().out
 
 
-def test_verbs_without_a_configuration_refuse_words_they_do_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_a_configuration_refuse_unknown_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["store", "verify", "demo_data", "--training.seq_len", "5"])
     assert caught.value.code == 2
     assert "unrecognized arguments: --training.seq_len 5" in capsys.readouterr().err
 
 
-def test_a_store_that_is_not_there_is_a_message_not_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for verb in ("describe", "verify"):
-        assert main(["store", verb, str(tmp_path / "nowhere")]) == 2
+def test_a_missing_store_is_a_message_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("describe", "verify"):
+        assert main(["store", name, str(tmp_path / "nowhere")]) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"titan-speech store {verb}: ")
+        assert error.startswith(f"titan-speech store {name}: ")
         assert "nowhere" in error
 
 
@@ -180,7 +236,7 @@ def test_data_show_prints_the_packs_asked_for(store_words: list[str], capsys: py
     assert "paired" in capsys.readouterr().err
 
 
-def test_store_verbs_describe_and_find_a_flipped_bit(
+def test_store_commands_describe_and_find_a_flipped_bit(
     tmp_path: Path, store_words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "store"
@@ -196,7 +252,7 @@ def test_store_verbs_describe_and_find_a_flipped_bit(
     assert shard.name in capsys.readouterr().out
 
 
-def test_a_verb_of_a_heavy_room_takes_its_arguments_from_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_argument_is_named_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["sample", "--run", "nowhere"])
     assert caught.value.code == 2
@@ -205,13 +261,13 @@ def test_a_verb_of_a_heavy_room_takes_its_arguments_from_there(capsys: pytest.Ca
     assert capsys.readouterr().err.startswith("titan-speech sample: ")
 
 
-def test_a_file_to_compare_with_that_is_not_there_is_blamed_by_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_to_compare_with_is_reported_by_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["plan", *DEMO, "--world-size", "8", "--against", "nope.toml"])
+        main(["estimate", *DEMO, "--world-size", "8", "--against", "nope.toml"])
     assert 'argument --against: found no file "nope.toml"' in capsys.readouterr().err
 
 
-def test_sigterm_ends_a_verb_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_sigterm_ends_a_command_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     page = tmp_path / "audit.html"
     words = ("store", "audit", "demo_data", "--output", str(page), "--listen", "1000")
     process = subprocess.Popen([sys.executable, "-m", "titan_speech", *words], cwd=ROOT, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""Places on the command line: what is no folder or no address is refused before any work, unreachable servers too."""
+"""Paths and addresses on the command line: a wrong one, or an unreachable server, is refused before any work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BUILD = ["build", "--from", "jsonl", "--input", "a.jsonl", "--tokenizer", "t", "
     [
         [*BUILD, "--output", "gs://bucket/store"],
         ["merge", "one", "two", "--output", "s3://bucket/store"],
-        ["gold", "one", "--output", "s3://bucket/store"],
+        ["held-out", "one", "--output", "s3://bucket/store"],
         ["migrate", "one", "--tokenizer", "t", "--output", "s3:/bucket/store"],
         ["pull", "s3://bucket/store", "gs://bucket/store"],
     ],
 )
-def test_an_address_is_no_folder(
+def test_an_address_is_refused_where_a_local_folder_is_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,7 +32,7 @@ def test_an_address_is_no_folder(
         main(["store", *words])
     assert stopped.value.code == 2
     message = capsys.readouterr().err
-    assert "expected a folder of this machine" in message
+    assert "expected a local folder" in message
     assert ("s3://bucket/prefix" if words[0] == "build" else "store push FOLDER s3://bucket/prefix") in message
     assert list(tmp_path.iterdir()) == []
 
@@ -44,7 +44,7 @@ def test_an_address_is_no_folder(
         ["store", "describe", "s3:/bucket/x"],
         ["store", "verify", "s3a://bucket/x"],
         ["store", "audit", "s3:/bucket/x"],
-        ["store", "gold", "s3:/bucket/x", "--output", "gold"],
+        ["store", "held-out", "s3:/bucket/x", "--output", "gold"],
         ["store", "merge", "one", "s3:/bucket/x", "--output", "all"],
         ["store", "migrate", "s3:/bucket/x", "--plan"],
         ["store", "push", "one", "s3:/bucket/x"],
@@ -55,7 +55,7 @@ def test_an_address_is_no_folder(
     ],
     ids=lambda words: " ".join(words[:2]),
 )
-def test_an_address_that_lost_a_slash_is_told_what_it_means(
+def test_an_address_that_lost_a_slash_gets_the_right_one_suggested(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -70,7 +70,7 @@ def test_an_address_that_lost_a_slash_is_told_what_it_means(
         ["store", "describe", "s3://bucket/x"],
         ["store", "verify", "s3://bucket/x"],
         ["store", "audit", "s3://bucket/x"],
-        ["store", "gold", "s3://bucket/x", "--output", "gold"],
+        ["store", "held-out", "s3://bucket/x", "--output", "gold"],
         ["store", "merge", "one", "s3://bucket/x", "--output", "all"],
         ["store", "migrate", "s3://bucket/x", "--plan"],
         ["store", "push", "one", "s3://bucket/x"],
@@ -80,7 +80,7 @@ def test_an_address_that_lost_a_slash_is_told_what_it_means(
     ],
     ids=lambda words: " ".join(words[:2]),
 )
-def test_a_server_that_nobody_runs_is_told_at_once(
+def test_a_server_that_does_not_run_is_reported_at_once(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +98,7 @@ def test_a_server_that_nobody_runs_is_told_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_takes_no_connection_is_given_up_before_any_retry(
+def test_a_server_that_accepts_no_connection_is_given_up_before_any_retry(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in credentials().items():
@@ -120,13 +120,14 @@ def test_a_server_that_takes_no_connection_is_given_up_before_any_retry(
 @pytest.mark.parametrize(
     "words", [["store", "push", "s3:/b/x", "s3://bucket/x"], ["store", "build", "--input", "s3://b/x"]]
 )
-def test_what_must_lie_here_is_no_address(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_is_refused_in_place_of_local_data(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(words)
-    assert "this machine" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "expected the local folder" in error or "expected a local file or folder" in error
 
 
-def test_a_bucket_that_can_be_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_bucket_name_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "describe", "s3://a/b"]) == 2
     assert (
         '"s3://a/b" names the bucket "a"; expected s3://bucket/prefix, a bucket of 3 to 63' in capsys.readouterr().err

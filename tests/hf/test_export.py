@@ -138,7 +138,7 @@ def test_files_without_a_marker_or_of_another_size_are_no_checkpoint(tiny_run: P
         with pytest.raises(CheckpointError, match=r"0_0\.distcp has [\d,]+ bytes instead of"):
             WeightsCheckpoint.open(path)
     (checkpoint / "commit.json").unlink()
-    with pytest.raises(CheckpointError, match="checkpoint adopt"):
+    with pytest.raises(CheckpointError, match="checkpoint mark"):
         WeightsCheckpoint.open(checkpoint)
 
 
@@ -245,8 +245,8 @@ def test_what_cannot_be_spoken_or_written_is_refused_before_a_model_is_loaded(
         ([*words, "--output", str(tmp_path / "file" / "x.wav")], r"x\.wav cannot be written: .*Not a directory"),
         ([*words, "--output", "/proc/x.wav"], r"/proc/x\.wav cannot be written"),
         ([*words, "--output", str(tmp_path)], r"expected a name that ends in \.wav"),
-        ([*words[:3], *wav], "there is no text to speak"),
-        ([*words, *wav, "--text", " "], "there is no text to speak"),
+        ([*words[:3], *wav], "there is no text to synthesize"),
+        ([*words, *wav, "--text", " "], "there is no text to synthesize"),
         ([*words, *wav, "--min-sec", "2", "--max-sec", "1"], "--min-sec 2 is more than --max-sec 1"),
         ([*words, *wav, "--reference", "voice.wav"], "cloning needs both"),
         ([*words, *wav, "--reference", "/nowhere.wav", "--reference-text", "One"], r"nowhere\.wav"),

@@ -73,7 +73,7 @@ def test_the_steps_from_a_folder_to_a_checked_configuration_run_as_written(folde
     assert "within thresholds" in said["audit"]
     page = (folder / "my_audit.html").read_text("utf-8")
     assert page.count("<audio") >= 1
-    assert "2 samples to score" in said["gold"]
+    assert "2 cross-entropy samples" in said["gold"]
     assert "no problems in" in said["configuration"]
     order = run(folder, "titan-speech data order --job.config_file my_voice.toml --count 2 --digest")
     assert re.search(r"[0-9a-f]{16}", order)

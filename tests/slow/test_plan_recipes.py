@@ -116,7 +116,7 @@ def test_every_layout_takes_steps_on_32_ranks(layout: str) -> None:
 
 @pytest.mark.slow
 def test_json_tells_of_the_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--job.config_file", "train_configs/demo.toml", "--world-size", "8", "--dry-run", "--json"]
+    words = ["estimate", "--job.config_file", "train_configs/demo.toml", "--world-size", "8", "--dry-run", "--json"]
     assert main(words) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["dry_run"]["num_steps"] == 2

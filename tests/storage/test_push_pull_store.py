@@ -72,7 +72,13 @@ def test_every_verb_takes_the_endpoint(s3_server: S3Server, store: Path, tmp_pat
         ["describe", address],
         ["verify", address],
         ["audit", address, "--output", str(tmp_path / "audit.html")],
-        ["gold", address, "--output", str(tmp_path / "gold"), "--by", "sample", "--num-ce", "4", "--num-decode", "1"],
+        [
+            "held-out",
+            address,
+            "--output",
+            f"{tmp_path}/gold",
+            *["--by", "sample", "--num-ce", "4", "--num-decode", "1"],
+        ],
         ["migrate", address, "--plan"],
     ):
         assert main(["store", *words, *where]) in ((0, 1) if words[0] == "audit" else (0,)), words
@@ -117,10 +123,10 @@ def test_a_store_is_never_pushed_over_another_or_pulled_into_a_folder(
 
 def test_what_is_written_to_a_folder_first_says_so(store: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["store", "gold", str(store), "--output", "s3://stores/new", "--num-ce", "4", "--num-decode", "1"]
+    words = ["store", "held-out", str(store), "--output", "s3://stores/new", "--num-ce", "4", "--num-decode", "1"]
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--by", "sample"])
-    assert 'found "s3://stores/new", expected a folder of this machine' in capsys.readouterr().err
+    assert 'found "s3://stores/new", expected a local folder' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

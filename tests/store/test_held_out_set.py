@@ -155,7 +155,7 @@ def test_a_pack_of_other_stores_is_refused(world: World, tmp_path: Path) -> None
 
 
 def test_a_missing_or_edited_pack_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gold.json is missing; make one with titan-speech store gold"):
+    with pytest.raises(DataError, match=r"gold.json is missing; make one with titan-speech store held-out"):
         DataPlan.load(all_tasks(world, held_out=(str(tmp_path),)))
     gold = write_gold(tmp_path / "gold", some_of_every_part(world))
     content = json.loads((gold / HELD_OUT_NAME).read_text())
@@ -171,7 +171,7 @@ def test_a_missing_or_edited_pack_is_refused(world: World, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def cut(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("cut") / "gold"
-    words = ["store", "gold", str(world.store), "--output", str(output), "--num-ce", "40", "--num-decode", "7"]
+    words = ["store", "held-out", str(world.store), "--output", str(output), "--num-ce", "40", "--num-decode", "7"]
     assert main(words) == 0
     return output
 
@@ -358,6 +358,6 @@ def test_a_pack_that_would_be_unfit_is_refused_and_nothing_is_left(
 
 def test_a_pack_is_never_overwritten(world: World, cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files_of(cut)
-    assert main(["store", "gold", str(world.store), "--output", str(cut), "--num-ce", "40"]) == 2
+    assert main(["store", "held-out", str(world.store), "--output", str(cut), "--num-ce", "40"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert files_of(cut) == before

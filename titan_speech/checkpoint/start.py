@@ -134,7 +134,7 @@ def _refuse_unmarked(folder: Path) -> None:
     if unmarked:
         raise CheckpointError(
             f"{folder} has checkpoints without a commit marker ({', '.join(unmarked)}): another program saved them, or "
-            "the markers were removed. If one is whole, `titan-speech checkpoint adopt` writes its marker; otherwise "
+            "the markers were removed. If one is whole, `titan-speech checkpoint mark` writes its marker; otherwise "
             "move them away."
         )
 

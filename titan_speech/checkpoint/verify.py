@@ -134,7 +134,7 @@ def _without_marker(checkpoint: Path) -> str:
         return f"no {MARKER}: no checkpoint, or one that was not written to its end"
     return (
         f"no {MARKER}: it was not saved by this version, or the file was removed. If you know it to be whole, "
-        f"`titan-speech checkpoint adopt {checkpoint}` writes one"
+        f"`titan-speech checkpoint mark {checkpoint}` writes one"
     )
 
 

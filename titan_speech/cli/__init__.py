@@ -1,6 +1,10 @@
-"""`titan-speech`: one command line; one file per command group, and one per command with many arguments.
+"""The command line: `titan-speech [-h] [--version] <command> ...`.
 
-main.py        parses, runs a command, turns errors into messages and exit codes
-command.py     what a command is
-arguments.py   types and arguments that several commands take
+main.py        finds the command, parses its arguments, runs it; turns errors into messages and exit codes
+command.py     what a command is: group, name, summary, example, arguments, run
+arguments.py   types of arguments, and arguments that several commands take
+
+One file per group of commands: config.py, data.py, estimate.py, store.py (with store_build.py and store_audit.py),
+text.py, checkpoint.py, model.py, generate.py. Each exports `COMMANDS`. Whatever is heavy to import is imported inside
+a command's `run`, so every `--help` answers without torch, numpy or pyarrow (tests/cli/test_cli.py).
 """

@@ -1,6 +1,7 @@
-"""Values of the command line, as argparse wants types: the value, or an error that says what was expected.
+"""Types of command-line arguments, and arguments that several commands take.
 
-Arguments that several commands take in one meaning.
+In: a word of the command line. Out: its value, or an `argparse.ArgumentTypeError` that says what was found and what was
+expected.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,6 @@ from titan_speech.cli.command import Argument
 
 if TYPE_CHECKING:
     from titan_speech.config.schema_data import StorageConfig
-
 
 MB = 1 << 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -29,135 +30,138 @@ def natural(text: str) -> int:
     except ValueError:
         value = -1
     if not value >= 0 or value % 1:  # infinity and NaN too
-        raise argparse.ArgumentTypeError(f'"{text}" is no whole number from 0')
+        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number from 0')
     return int(value)
 
 
 def positive(text: str) -> int:
+    """A whole number from 1."""
     value = natural(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f'"{text}" is not at least 1')
+        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number of at least 1')
     return value
 
 
-def not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f'"{text}" is no number from 0')
-    return value
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """The type of a finite number from `least` to `most`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or math.isinf(value):
+            raise argparse.ArgumentTypeError(
+                f'found "{text}", expected a number from {least:g}{"" if math.isinf(most) else f" to {most:g}"}'
+            )
+        return value
+
+    return parse
+
+
+not_negative = number(0)
 
 
 def megabytes(text: str) -> int:
-    """Bytes of a number of MB."""
+    """The bytes in a number of MB."""
     return int(not_negative(text) * MB)
 
 
+def naturals(text: str) -> tuple[int, ...]:
+    """Whole numbers and ranges, both ends included, separated by commas: 0,4-6."""
+    return tuple(value for part in text.split(",") for value in _naturals(part))
+
+
+def _naturals(part: str) -> range:
+    first, _, last = part.partition("-")
+    values = range(natural(first), natural(last or first) + 1)
+    if not values:
+        raise argparse.ArgumentTypeError(f'found "{part}", expected a range whose end is not before its begin')
+    return values
+
+
 def local_file(text: str) -> str:
+    """The path of a file that exists."""
     if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(f'found no file "{text}", expected the path of one')
+        raise argparse.ArgumentTypeError(f'found no file "{text}", expected the path of a file')
     return text
 
 
 def local_folder(text: str) -> Path:
-    """A folder of this machine: what looks like an address would make a folder called `s3:`."""
+    """A local folder to write; an address would become a folder called `s3:`."""
+    return _local(text, "a local folder; titan-speech store push FOLDER s3://bucket/prefix uploads a finished store")
+
+
+def local_input(text: str) -> Path:
+    """A local file or folder to import."""
+    return _local(text, "a local file or folder; download it first")
+
+
+def local_store(text: str) -> Path:
+    """The local folder of a token store."""
+    return _local(text, "the local folder of a token store; titan-speech store pull downloads one")
+
+
+def local_path(text: str) -> Path:
+    """A local run folder or checkpoint to inspect."""
+    return _local(
+        text,
+        "a local path; titan-speech checkpoint list shows what is at an address, checkpoint pull downloads and "
+        "verifies it",
+    )
+
+
+def _local(text: str, expected: str) -> Path:
     if _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(
-            f'found "{text}", expected a folder of this machine; a finished store is sent with '
-            "titan-speech store push FOLDER s3://bucket/prefix"
-        )
+        raise argparse.ArgumentTypeError(f'found "{text}", expected {expected}')
     return Path(text)
 
 
 def local_folder_or_s3(text: str) -> str:
+    """A local folder, or an address in object storage."""
     if _SCHEME.match(text) and not text.startswith(_S3):
         raise argparse.ArgumentTypeError(
-            f'found "{text}", expected a folder of this machine or s3://bucket/prefix{_meant(text)}'
+            f'found "{text}", expected a local folder or s3://bucket/prefix{_suggestion(text)}'
         )
     return text
 
 
 def s3_address(text: str) -> str:
+    """An address in object storage."""
     if not text.startswith(_S3):
-        raise argparse.ArgumentTypeError(f'found "{text}", expected s3://bucket/prefix{_meant(text)}')
+        raise argparse.ArgumentTypeError(f'found "{text}", expected s3://bucket/prefix{_suggestion(text)}')
     return text
 
 
-def _meant(text: str) -> str:
-    """The end of a sentence: the address that was probably meant."""
+def _suggestion(text: str) -> str:
+    """The end of an error message: the address that was probably meant."""
     scheme, _, rest = text.partition(":/")
     is_likely = scheme.lower() in ("s3", "s3a", "s3n", "r2") and rest.strip("/")
     return f"; did you mean {_S3}{rest.lstrip('/')}?" if is_likely else ""
 
 
-def local_input(text: str) -> Path:
-    if _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(
-            f'found "{text}", expected a file or folder of this machine: fetch what lies at an address first'
-        )
-    return Path(text)
-
-
-def local_store(text: str) -> Path:
-    if _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(
-            f'found "{text}", expected the folder of a store on this machine; titan-speech store pull fetches one'
-        )
-    return Path(text)
-
-
-def local_path(text: str) -> Path:
-    """Something of this machine that is looked at; what lies at an address is fetched first."""
-    if _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(
-            f'found "{text}", expected a path of this machine; titan-speech checkpoint list shows what is at an '
-            "address, checkpoint pull fetches and verifies it"
-        )
-    return Path(text)
-
-
-def naturals(text: str) -> tuple[int, ...]:
-    """Whole numbers and ranges, both ends included, between commas: 0,4-6."""
-    return tuple(number for part in text.split(",") for number in _naturals(part))
-
-
-def _naturals(part: str) -> range:
-    first, _, last = part.partition("-")
-    numbers = range(natural(first), natural(last or first) + 1)
-    if not numbers:
-        raise argparse.ArgumentTypeError(f'"{part}" ends before it begins')
-    return numbers
-
-
 ENDPOINT_URL = Argument(
-    "--endpoint-url", "server of s3:// that is not Amazon's (default: AWS_ENDPOINT_URL)", default=""
+    "--endpoint-url", "server of s3:// addresses, if it is not Amazon's (default: AWS_ENDPOINT_URL)", default=""
 )
-
-Arguments = argparse._ActionsContainer
-"""A parser, or a group of one."""
-
-
-def add_shard_mb(arguments: Arguments) -> None:
-    arguments.add_argument(
-        "--shard-mb",
-        dest="shard_bytes",
-        help="tokens of a shard, in MB (default: 128)",
-        type=megabytes,
-        metavar="MB",
-        default=128 * MB,
-    )
-
-
-def add_workers(arguments: Arguments, default: int | None = None, said: str = "one a core") -> None:
-    arguments.add_argument(
-        "--workers", help=f"processes (default: {said})", type=positive, default=default, metavar="N"
-    )
+SHARD_MB = Argument(
+    "--shard-mb",
+    "size of a shard in MB (default: 128)",
+    dest="shard_bytes",
+    type=megabytes,
+    metavar="MB",
+    default=128 * MB,
+)
+WORKERS = Argument("--workers", "number of processes (default: one per core)", type=positive, metavar="N")
+STORES = Argument("stores", "token stores: folders, or s3://bucket/prefix", nargs="+", type=local_folder_or_s3)
+SEED = Argument("--seed", "random seed (default: 0)", type=natural, default=0)
 
 
 def storage_of(args: argparse.Namespace, *places: object) -> StorageConfig:
-    """What `--endpoint-url` says, once the server was reached if one of the places is an address."""
+    """The storage settings of `--endpoint-url`.
+
+    Raises:
+        DataError: one of `places` is an address and its server cannot be reached.
+    """
     from titan_speech.config.schema_data import StorageConfig
 
     storage = StorageConfig(endpoint_url=args.endpoint_url)

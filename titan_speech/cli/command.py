@@ -1,102 +1,68 @@
-"""What a verb of the command line is.
+"""What a command is: a row of the tables in this package.
 
-In: nothing. Out: `Verb`, a row of the tables beside this file. Rooms are imported when their verb runs, so that
-`titan-speech --help` needs neither torch nor numpy.
+In: nothing. Out: `Command`. `run` gets the parsed arguments and returns the exit code, None for success; a command that
+takes a configuration finds the words for it in `args.config_words`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
+from typing import Any
 
 from titan_speech.errors import DataError
 
 EXIT_DONE, EXIT_FOUND_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
-@dataclass(frozen=True)
 class Argument:
-    """One argument of a verb, as argparse takes it."""
+    """One argument, as `argparse.ArgumentParser.add_argument` takes it."""
 
-    name: str
-    help: str
-    type: Callable[[str], object] = str
-    default: object = None
-    required: bool = False
-    is_switch: bool = False
-    choices: tuple[str, ...] | None = None
-    dest: str | None = None
+    def __init__(self, name: str, help: str, **options: Any) -> None:
+        self.name, self.options = name, {"help": help, **options}
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
-        if not self.name.startswith("-"):
-            parser.add_argument(self.name, help=self.help, type=self.type)
-        elif self.is_switch:
-            parser.add_argument(self.name, help=self.help, action="store_true")
-        else:
-            parser.add_argument(
-                self.name,
-                help=self.help,
-                type=self.type,
-                default=self.default,
-                required=self.required,
-                choices=self.choices,
-                dest=self.dest,
-            )
+        parser.add_argument(self.name, **self.options)
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command; `run` gets the parsed arguments and, if it takes a configuration, the words for that.
+    """One command, such as `titan-speech store verify`."""
 
-    With `is_deferred` the room has the arguments too, and `run` gets all words: what a verb of a heavy room takes is
-    then said only once.
-    """
-
-    room: str | None
+    group: str | None
     name: str
     summary: str
     example: str
-    run: Callable[[argparse.Namespace, list[str]], int]
+    run: Callable[[argparse.Namespace], int | None]
     arguments: tuple[Argument, ...] = ()
-    takes_config: bool = False
-    is_deferred: bool = False
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    """Adds the arguments that stand under headings of their own in the help."""
 
-    @property
-    def words(self) -> list[str]:
-        return [self.room, self.name] if self.room else [self.name]
+    takes_config: bool = False
+    """--job.config_file FILE and --table.key values are accepted."""
+
+    old_name: str | None = None
+    """The name before it was renamed; understood for one more version."""
+
+    def full_name(self, name: str | None = None) -> str:
+        """`store verify`; with `name` the same in place of the command's own name."""
+        return " ".join(filter(None, (self.group, name or self.name)))
 
     @property
     def prog(self) -> str:
-        return " ".join(["titan-speech", *self.words])
+        return f"titan-speech {self.full_name()}"
 
 
-def new_parser(
-    new: Callable[..., argparse.ArgumentParser], verb: Command, **options: object
-) -> argparse.ArgumentParser:
-    config = "\nA configuration is --job.config_file FILE and any --table.key value; see --config-help."
-    return new(
-        description=verb.summary + (config if verb.takes_config else ""),
-        epilog=f"example:\n  {verb.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **options,
-    )
+@contextmanager
+def requires_extra(extra: str) -> Iterator[None]:
+    """Around imports that need an optional dependency.
 
-
-def deferred(module: str, extra: str | None = None) -> Callable[[argparse.Namespace, list[str]], int]:
-    """`run` of a verb whose room has `add_arguments(parser)` and `run(arguments)`, which is False if it found wrong."""
-
-    def run(args: argparse.Namespace, words: list[str]) -> int:
-        try:
-            room = import_module(module)
-        except ModuleNotFoundError as error:
-            if extra is None:
-                raise
-            raise DataError(f"{error}; it comes with the extra: pip install 'titan-speech[{extra}]'") from error
-        parser = new_parser(argparse.ArgumentParser, args.verb, prog=args.verb.prog)
-        room.add_arguments(parser)
-        return EXIT_FOUND_WRONG if room.run(parser.parse_args(words)) is False else EXIT_DONE
-
-    return run
+    Raises:
+        DataError: a module is not installed; the message says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DataError(f"{error}; it comes with the extra: pip install 'titan-speech[{extra}]'") from error

@@ -1,37 +1,32 @@
-"""Verbs on configurations."""
+"""Commands on configurations: `config show`, `config check`."""
 
 from __future__ import annotations
 
 import argparse
 
 from titan_speech.cli.arguments import positive
-from titan_speech.cli.command import EXIT_DONE, Argument, Command
-
-_WORLD_SIZE = Argument("--world-size", "number of processes of the run", type=positive)
-_HERE = Argument("--here", "also look for the folders it names, on this machine", is_switch=True)
+from titan_speech.cli.command import Argument, Command
 
 
-def config_show(args: argparse.Namespace, words: list[str]) -> int:
+def config_show(args: argparse.Namespace) -> None:
     from titan_speech.config.resolved import resolved_toml
     from titan_speech.preflight.config_checks import load_config
 
-    print(resolved_toml(load_config(words)), end="")
-    return EXIT_DONE
+    print(resolved_toml(load_config(args.config_words)), end="")
 
 
-def config_check(args: argparse.Namespace, words: list[str]) -> int:
+def config_check(args: argparse.Namespace) -> None:
     from titan_speech.config.budget import describe_budget
     from titan_speech.preflight.compatibility import Composition, describe_composition
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.preflight.machine_checks import check_folders_exist
 
     checks = (check_folders_exist,) if args.here else ()
-    loaded = load_config(words, world_size=args.world_size, checks=checks)
+    loaded = load_config(args.config_words, world_size=args.world_size, checks=checks)
     print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
     print("stores are not opened: titan-speech data order opens them")
     print(f"composition: {describe_composition(Composition.of(loaded.config))}")
     print(describe_budget(loaded.config, args.world_size))
-    return EXIT_DONE
 
 
 COMMANDS = (
@@ -46,10 +41,13 @@ COMMANDS = (
     Command(
         "config",
         "check",
-        "Name every problem of a configuration at once, or print the budget derived from it; stores are not opened.",
+        "Report every problem of a configuration at once, or print the budget derived from it; stores are not opened.",
         "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
         config_check,
-        (_WORLD_SIZE, _HERE),
+        (
+            Argument("--world-size", "number of processes of the run", type=positive),
+            Argument("--here", "also check that the folders it names exist on this machine", action="store_true"),
+        ),
         takes_config=True,
     ),
 )

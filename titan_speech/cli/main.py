@@ -1,13 +1,8 @@
-"""What `titan-speech` can do: one row of `VERBS` for each command, one file for each room of commands.
+"""`titan-speech [-h] [--version] <command> ...`: finds a command, parses its arguments and runs it.
 
-In: parsed arguments. Out: an exit code, and text on stdout. A verb names what it takes, an example, and one
-function that hands over to its room.
-
-`titan-speech [ROOM] VERB ...`: one command line over all rooms.
-
-In: words. Out: text on stdout and an exit code: 0 done, 1 looked and found wrong (`store verify`), 2 bad
-input, told in one message on stderr without a traceback. `--help` answers in under 0.2 s. What there is to do
-stands in `verbs/`.
+In: words. Out: text on stdout and an exit code: 0 done, 1 a check found something wrong (`store verify`), 2 bad input,
+reported in one message on stderr without a traceback. Only the parser of the chosen command is built, and heavy modules
+are imported by `run` alone: every `--help` takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -16,77 +11,131 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
+from typing import Any
 
 from titan_speech import __version__
 from titan_speech.cli import checkpoint, config, data, estimate, generate, model, store, text
-from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command, new_parser
+from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
 from titan_speech.errors import TitanSpeechError
 
 COMMANDS = (
-    *checkpoint.COMMANDS,
     *config.COMMANDS,
     *data.COMMANDS,
-    *model.COMMANDS,
     *estimate.COMMANDS,
-    *generate.COMMANDS,
     *store.COMMANDS,
     *text.COMMANDS,
+    *checkpoint.COMMANDS,
+    *model.COMMANDS,
+    *generate.COMMANDS,
 )
 GROUPS = {
-    "checkpoint": "Checkpoints of a run: looked at, verified, compared, pinned, moved.",
-    "config": "What a run is told to do.",
-    "data": "What a run reads, and in which order.",
-    "model": "Backbones in, checkpoints out.",
-    "store": "Token stores on disk.",
-    "text": "Documents on their way into a token store.",
+    "config": "Show and check the configuration of a run.",
+    "data": "Show what a run reads, and in which order.",
+    "store": "Build, check, merge and move token stores.",
+    "text": "Clean and deduplicate documents before they become a token store.",
+    "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
+    "model": "Import and export Hugging Face models.",
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="titan-speech",
-        description="Look at and check what a training run reads. Training itself is titan_speech.train.",
-        epilog=_examples(COMMANDS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command, words = find_command(words)
+    args = parse(command, words)
+    try:
+        with _sigterm_as_exception():
+            code = command.run(args)
+        sys.stdout.flush()
+        return EXIT_DONE if code is None else code
+    except TitanSpeechError as error:
+        print(f"{command.prog}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except _Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of one command; exits as argparse does after --help and after a mistake."""
+    config = "\nA configuration is --job.config_file FILE and any --table.key value; see --config-help."
+    parser = _new_parser(
+        command.prog, command.summary + (config if command.takes_config else ""), f"example:\n  {command.example}"
+    )
+    for argument in command.arguments:
+        argument.add_to(parser)
+    if command.add_arguments is not None:
+        command.add_arguments(parser)
+    if not command.takes_config:
+        return parser.parse_args(words)
+    parser.add_argument("--config-help", action=_ConfigHelp, help="print every table and key, and exit")
+    args, args.config_words = parser.parse_known_args(words)
+    return args
+
+
+def find_command(words: list[str]) -> tuple[Command, list[str]]:
+    """The command that `words` begin with, and the words after it; prints an overview or an error and exits if none."""
+    for count in (2, 1):
+        name, rest = " ".join(words[:count]), words[count:]
+        for command in COMMANDS:
+            if name == command.full_name():
+                return command, rest
+            if command.old_name and name == command.full_name(command.old_name):
+                note = f'"{name}" is now called "{command.full_name()}"; the old name will be removed'
+                print(f"titan-speech: {note}", file=sys.stderr)
+                return command, rest
+    parser = _overview()
+    parser.parse_args(words)
+    parser.error("expected the name of a command first")
+
+
+def _overview() -> argparse.ArgumentParser:
+    """The parser of words that name no command: help for all commands and for each group, or what was expected."""
+    parser = _new_parser(
+        "titan-speech",
+        "Check and inspect what a training run reads and writes. Training itself is python -m titan_speech.train.",
+        _examples(COMMANDS),
     )
     parser.add_argument("--version", action="version", version=__version__)
-    rooms = parser.add_subparsers(metavar="ROOM", required=True)
-    for room, summary in GROUPS.items():
-        verbs = [verb for verb in COMMANDS if verb.room == room]
-        inner = rooms.add_parser(
-            room,
-            help=summary,
-            description=summary,
-            epilog=_examples(verbs),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        choices = inner.add_subparsers(metavar="VERB", required=True)
-        for verb in verbs:
-            _add_verb(partial(choices.add_parser, verb.name), verb)
-    for verb in COMMANDS:
-        if verb.room is None:
-            _add_verb(partial(rooms.add_parser, verb.name), verb)
+    choices = parser.add_subparsers(metavar="<command>", required=True)
+    for group, summary in GROUPS.items():
+        commands = [command for command in COMMANDS if command.group == group]
+        inner = choices.add_parser(group, help=summary, **_layout(summary, _examples(commands)))
+        inner_choices = inner.add_subparsers(metavar="<command>", required=True)
+        for command in commands:
+            inner_choices.add_parser(command.name, help=command.summary)
+    for command in COMMANDS:
+        if command.group is None:
+            choices.add_parser(command.name, help=command.summary)
     return parser
 
 
-def _add_verb(add_parser: Callable[..., argparse.ArgumentParser], verb: Command) -> None:
-    parser = new_parser(add_parser, verb, help=verb.summary, add_help=not verb.is_deferred)
-    for argument in verb.arguments:
-        argument.add_to(parser)
-    if verb.takes_config:
-        parser.add_argument("--config-help", action=_ConfigHelp, help="every table and key, and exit")
-    parser.set_defaults(verb=verb, parser=parser)
+def _new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=prog, **_layout(description, epilog))
+
+
+def _layout(description: str, epilog: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "epilog": epilog,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def _examples(commands: Iterable[Command]) -> str:
+    return "examples:\n" + "\n".join(f"  {command.example}" for command in commands)
 
 
 class _ConfigHelp(argparse.Action):
-    """Prints the help of the configuration."""
+    """Prints the help of the configuration and exits."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
@@ -98,40 +147,13 @@ class _ConfigHelp(argparse.Action):
         parser.exit()
 
 
-def _examples(verbs: Sequence[Command]) -> str:
-    return "examples:\n" + "\n".join(f"  {verb.example}" for verb in verbs)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code."""
-    args, words = build_parser().parse_known_args(argv)
-    verb: Command = args.verb
-    if words and not (verb.takes_config or verb.is_deferred):
-        args.parser.error(f"unrecognized arguments: {' '.join(words)}")
-    try:
-        with _heard_sigterm():
-            code = verb.run(args, words)
-        sys.stdout.flush()
-        return code
-    except TitanSpeechError as error:
-        print(f"{verb.prog}: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
-    except _Terminated:
-        return EXIT_TERMINATED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
-def _heard_sigterm() -> Iterator[None]:
-    """SIGTERM ends a verb as Ctrl-C does: what is half-written is cleared away. It says nothing to forked children."""
+def _sigterm_as_exception() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that half-written files are removed. Forked children die of it."""
     process_id = os.getpid()
 
     def end(number: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Verbs on Hugging Face folders: backbones in, checkpoints out."""
+"""Commands that import and export Hugging Face models: `model expand`, `export`, `publish`, `convert`."""
 
 from __future__ import annotations
 
@@ -6,41 +6,38 @@ import argparse
 from pathlib import Path
 
 from titan_speech.cli.arguments import natural, not_negative
-from titan_speech.cli.command import EXIT_DONE, Argument, Command
+from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import PublishError
 
 
-def model_expand(args: argparse.Namespace, words: list[str]) -> int:
+def model_expand(args: argparse.Namespace) -> None:
     from titan_speech.hf.expand import NewRows, expand
 
     record = expand(args.source, args.output, NewRows(args.new_rows, args.scale, args.seed))
-    print(f"{args.output}: {record.num_base:,} rows grown to {record.num_rows:,}, vocabulary {record.vocabulary}")
-    return EXIT_DONE
+    print(f"{args.output}: {record.num_base:,} rows extended to {record.num_rows:,}, vocabulary {record.vocabulary}")
 
 
-def model_export(args: argparse.Namespace, words: list[str]) -> int:
+def model_export(args: argparse.Namespace) -> None:
     from titan_speech.hf.export import EXPORT_DTYPES, WeightsCheckpoint, export
     from titan_speech.hf.publish import Repository, publish
 
     if args.public and not args.publish:
-        raise PublishError("--public says who may read the repository of --publish, which is missing")
+        raise PublishError("--public has no effect without --publish ORG/NAME; give both, or neither")
     repository = Repository.named(args.publish, is_public=args.public) if args.publish else None
     checkpoint = WeightsCheckpoint.open(args.checkpoint)
     export(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
     print(f"{args.output}: step {checkpoint.step} in {args.dtype}", flush=True)
     if repository is not None:
         print(f"published as {publish(args.output, repository)}")
-    return EXIT_DONE
 
 
-def model_publish(args: argparse.Namespace, words: list[str]) -> int:
+def model_publish(args: argparse.Namespace) -> None:
     from titan_speech.hf.publish import Repository, publish
 
     print(f"published as {publish(args.source, Repository.named(args.to, is_public=args.public))}")
-    return EXIT_DONE
 
 
-def model_convert(args: argparse.Namespace, words: list[str]) -> int:
+def model_convert(args: argparse.Namespace) -> None:
     from titan_speech.hf.convert import export_model, import_model
     from titan_speech.hf.expand import NewRows
     from titan_speech.tokenization.foreign_layouts import LAYOUTS
@@ -50,16 +47,15 @@ def model_convert(args: argparse.Namespace, words: list[str]) -> int:
     else:
         import_model(args.source, args.output, LAYOUTS[args.layout], NewRows())
     print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
-    return EXIT_DONE
 
 
-_PUBLIC = Argument("--public", "everyone may read the repository (default: it is private)", is_switch=True)
+_PUBLIC = Argument("--public", "make the repository public (default: private)", action="store_true")
 
 COMMANDS = (
     Command(
         "model",
         "expand",
-        "Grow a backbone's Hugging Face folder by the speech vocabulary.",
+        "Extend a backbone's vocabulary with speech tokens (resize embeddings).",
         "titan-speech model expand --from models/Llama-3.2-1B --output models/Llama-3.2-1B-speech",
         model_expand,
         (
@@ -69,37 +65,42 @@ COMMANDS = (
             Argument("--output", "folder to write; must not exist", type=Path, required=True),
             Argument(
                 "--new-rows",
-                "where new rows come from (default: mean_cov, mean and covariance of the old)",
+                "how embeddings of new tokens are initialized (default: mean_cov, mean and covariance of the others)",
                 default="mean_cov",
                 choices=("mean_cov", "mean", "normal"),
             ),
-            Argument("--scale", "factor of the covariance (default: 0.01)", type=not_negative, default=0.01),
-            Argument("--seed", "seed of the new rows (default: 0)", type=natural, default=0),
+            Argument("--scale", "factor applied to the covariance (default: 0.01)", type=not_negative, default=0.01),
+            Argument("--seed", "random seed of the new rows (default: 0)", type=natural, default=0),
         ),
     ),
     Command(
         "model",
         "export",
-        "Write a checkpoint as a Hugging Face folder that transformers loads.",
+        "Export a checkpoint as a Hugging Face model folder that transformers loads.",
         "titan-speech model export --checkpoint outputs/demo --output outputs/demo-hf",
         model_export,
         (
-            Argument("--checkpoint", "run folder (its newest) or .../step-N", type=Path, required=True),
+            Argument(
+                "--checkpoint",
+                "checkpoint (.../step-N), or a run folder for its newest checkpoint",
+                type=Path,
+                required=True,
+            ),
             Argument("--output", "folder to write; must not exist", type=Path, required=True),
             Argument(
                 "--dtype",
-                "type of the weights (default: bfloat16)",
+                "data type of the weights (default: bfloat16)",
                 default="bfloat16",
                 choices=("bfloat16", "float16", "float32"),
             ),
-            Argument("--publish", "push the folder to this repository of the Hugging Face Hub: ORG/NAME"),
+            Argument("--publish", "also push the folder to this repository on the Hugging Face Hub: ORG/NAME"),
             _PUBLIC,
         ),
     ),
     Command(
         "model",
         "publish",
-        "Push an exported folder to a repository of the Hugging Face Hub, private unless said otherwise.",
+        "Push an exported folder to a repository on the Hugging Face Hub, private by default.",
         "titan-speech model publish --from outputs/demo-hf --to ORG/NAME",
         model_publish,
         (
@@ -111,13 +112,15 @@ COMMANDS = (
     Command(
         "model",
         "convert",
-        "Bring a model of another speech trainer into this vocabulary, or one of ours into theirs.",
+        "Convert a model of another speech trainer to this vocabulary, or a model of this trainer to theirs.",
         "titan-speech model convert --from models/Llasa-1B --layout llasa --output models/Llasa-1B-here",
         model_convert,
         (
             Argument("--from", "Hugging Face folder", type=Path, required=True, dest="source"),
-            Argument("--layout", "token layout of the other side", required=True, choices=("inworld", "llasa")),
-            Argument("--to", "convert one of ours to the layout, instead of from it", is_switch=True),
+            Argument("--layout", "token layout of the other trainer", required=True, choices=("inworld", "llasa")),
+            Argument(
+                "--to", "convert from this vocabulary to the layout, instead of from the layout", action="store_true"
+            ),
             Argument("--output", "folder to write; must not exist", type=Path, required=True),
         ),
     ),

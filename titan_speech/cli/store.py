@@ -1,32 +1,44 @@
-"""Verbs on token stores: made, looked at, changed, moved."""
+"""Commands on token stores. `build` and `audit` are in store_build.py and store_audit.py."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from titan_speech.cli import store_audit, store_build
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
+    SEED,
+    SHARD_MB,
+    STORES,
+    WORKERS,
     local_folder,
     local_folder_or_s3,
     local_store,
+    natural,
     positive,
     s3_address,
     storage_of,
 )
-from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Command, deferred
+from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Command
+from titan_speech.errors import DataError
 
-_STORE_PATH = Argument("path", "folder of a token store, or s3://bucket/prefix", type=local_folder_or_s3)
-_STORE_URL = Argument("url", "s3://bucket/prefix", type=s3_address)
+if TYPE_CHECKING:
+    from titan_speech.store.held_out_set import HeldOutSet
+
+HELD_OUT_BY = ("source_video_id", "speaker_id", "sample")
 
 
-def store_describe(args: argparse.Namespace, words: list[str]) -> int:
+def store_describe(args: argparse.Namespace) -> None:
     from titan_speech.store.describe import describe_store, describe_store_json
 
     print((describe_store_json if args.json else describe_store)(args.path, storage_of(args, args.path)))
-    return EXIT_DONE
 
 
-def store_verify(args: argparse.Namespace, words: list[str]) -> int:
+def store_verify(args: argparse.Namespace) -> int:
     from titan_speech.store.verify import verify_store
 
     verification = verify_store(args.path, args.workers, args.quick, storage_of(args, args.path))
@@ -34,89 +46,182 @@ def store_verify(args: argparse.Namespace, words: list[str]) -> int:
     return EXIT_DONE if verification.is_sound else EXIT_FOUND_WRONG
 
 
-def store_push(args: argparse.Namespace, words: list[str]) -> int:
+def store_held_out(args: argparse.Namespace) -> None:
+    from titan_speech.store.held_out_set import HeldOutOptions, make_held_out_set
+    from titan_speech.store.reader import open_store
+
+    options = HeldOutOptions(args.num_ce, args.num_decode, args.seed, args.by, args.max_tokens)
+    storage = storage_of(args, *args.stores)
+    held_out = make_held_out_set(args.stores, args.output, options, storage)
+    num_samples = sum(open_store(path, storage).manifest.num_samples for path in args.stores)
+    print("\n".join(_held_out_lines(args.output, held_out, num_samples)))
+
+
+def _held_out_lines(output: Path, made: HeldOutSet, num_samples: int) -> Iterator[str]:
+    tasks = Counter(prompt.task for prompt in made.decode)
+    languages = {prompt.language for prompt in made.decode}
+    by_task = ", ".join(f"{count} {task}" for task, count in sorted(tasks.items()))
+    held = made.held_out
+    yield (
+        f"{output}: {len(made.ce):,} cross-entropy samples, {len(made.decode)} generation samples in {len(languages)} "
+        f"languages ({by_task})"
+    )
+    yield (
+        f"held out: {len(held.all):,} of {num_samples:,} samples: {len(held.chosen):,} of the set, "
+        f"{len(held.recording):,} others by {made.by}, {len(held.duplicate):,} duplicates of their codes or transcripts"
+    )
+    yield f'to exclude them from training: [data] held_out = ["{output}"]'
+
+
+def store_merge(args: argparse.Namespace) -> None:
+    from titan_speech.store.merge import MergeOptions, merge_stores
+
+    options = MergeOptions(args.name, args.seed, args.shard_bytes, args.workers)
+    merged = merge_stores(args.stores, args.output, options, storage_of(args, *args.stores))
+    num_samples = sum(part.num_samples for part in merged.parts)
+    print(
+        f"{args.output}: {num_samples:,} samples in {len(merged.parts)} parts from {len(args.stores)} stores, "
+        f"fingerprint {merged.fingerprint}"
+    )
+
+
+def store_migrate(args: argparse.Namespace) -> None:
+    from titan_speech.importers.migrate import MigrateOptions, migrate_store, plan_migration
+
+    if args.codec is not None and args.codec_hash is None:
+        raise DataError(
+            f"--codec {args.codec} without --codec-hash: a codec is identified by the hash of its weights; give both"
+        )
+    options = MigrateOptions(
+        args.tokenizer,
+        args.old_tokenizer,
+        args.normalization,
+        args.codec,
+        args.codec_hash,
+        args.shard_bytes,
+        args.workers,
+    )
+    storage = storage_of(args, args.store)
+    plan = plan_migration(args.store, options, storage)
+    if args.plan or not plan.changes:
+        print(plan)
+        return
+    if args.output is None:
+        raise DataError("no --output: give the folder of the new store, or --plan to see what would be done")
+    migrated = migrate_store(args.store, args.output, options, storage)
+    print(
+        f"{args.output}: {migrated.num_samples:,} samples, tokenizer {migrated.tokenizer.fingerprint}, normalization "
+        f"{migrated.normalization_version}, fingerprint {migrated.fingerprint}"
+    )
+
+
+def store_push(args: argparse.Namespace) -> None:
     from titan_speech.storage.s3_url import S3Url
     from titan_speech.store.transfer import push_store
 
     print(push_store(args.path, S3Url.parse(args.url), storage_of(args, args.url)))
-    return EXIT_DONE
 
 
-def store_pull(args: argparse.Namespace, words: list[str]) -> int:
+def store_pull(args: argparse.Namespace) -> None:
     from titan_speech.storage.s3_url import S3Url
     from titan_speech.store.transfer import pull_store
 
     print(pull_store(S3Url.parse(args.url), args.path, storage_of(args, args.url)))
-    return EXIT_DONE
 
+
+_STORE = Argument("path", "folder of a token store, or s3://bucket/prefix", type=local_folder_or_s3)
+_STORE_URL = Argument("url", "s3://bucket/prefix", type=s3_address)
+_NEW_STORE = Argument("--output", "folder of the new store; must not exist", type=local_folder, required=True)
 
 COMMANDS = (
-    Command(
-        "store",
-        "build",
-        "Build a token store from arrays, WebDataset, MDS, parquet, JSONL, audio or text.",
-        "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
-        "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
-        deferred("titan_speech.cli.store_build"),
-        is_deferred=True,
-    ),
+    *store_build.COMMANDS,
     Command(
         "store",
         "describe",
-        "Print what a token store holds: parts, languages, tokens, hours, versions.",
+        "Print the contents of a token store: parts, languages, tokens, hours, versions.",
         "titan-speech store describe demo_data",
         store_describe,
-        (_STORE_PATH, Argument("--json", "print it as JSON", is_switch=True), ENDPOINT_URL),
+        (_STORE, Argument("--json", "print JSON", action="store_true"), ENDPOINT_URL),
     ),
     Command(
         "store",
         "verify",
-        "Read every byte of a token store and name all that is wrong (exit code 1).",
+        "Read every byte of a token store and report all errors (exit code 1).",
         "titan-speech store verify demo_data --workers 8",
         store_verify,
         (
-            _STORE_PATH,
-            Argument("--workers", "shards read at once (default: one a core)", type=positive),
-            Argument("--quick", "compare the files and their sizes only", is_switch=True),
+            _STORE,
+            Argument("--workers", "number of shards read at once (default: one per core)", type=positive),
+            Argument("--quick", "compare only file names and sizes", action="store_true"),
             ENDPOINT_URL,
         ),
     ),
+    *store_audit.COMMANDS,
     Command(
         "store",
-        "audit",
-        "Look at samples of every language, write a page to read and listen to; exit code 1 above thresholds.",
-        "titan-speech store audit demo_data --tokenizer tokenizer/tiny --output audit.html",
-        deferred("titan_speech.cli.store_audit"),
-        is_deferred=True,
-    ),
-    Command(
-        "store",
-        "gold",
-        "Cut a frozen validation set out of stores, which training never reads.",
-        "titan-speech store gold demo_data --output gold --num-ce 150 --num-decode 16 --by sample",
-        deferred("titan_speech.cli.store_held_out"),
-        is_deferred=True,
+        "held-out",
+        "Create a held-out validation set from stores; training never reads it.",
+        "titan-speech store held-out demo_data --output held_out --num-ce 150 --num-decode 16 --by sample",
+        store_held_out,
+        (
+            STORES,
+            ENDPOINT_URL,
+            Argument("--output", "folder of the held-out set; must not exist", type=local_folder, required=True),
+            Argument("--num-ce", "number of cross-entropy samples (default: 1000)", type=positive, default=1000),
+            Argument("--num-decode", "number of generation samples (default: 64)", type=natural, default=64),
+            SEED,
+            Argument(
+                "--max-tokens", "maximum length of a sample in tokens (default: 2048)", type=positive, default=2048
+            ),
+            Argument(
+                "--by",
+                "hold out all samples that share this with a chosen one (default: source_video_id)",
+                choices=HELD_OUT_BY,
+                default=HELD_OUT_BY[0],
+            ),
+        ),
+        old_name="gold",
     ),
     Command(
         "store",
         "merge",
-        "Make one store of several of one codec, tokenizer and normalization; all or nothing.",
+        "Merge stores of the same codec, tokenizer and normalization into one.",
         "titan-speech store merge stores/youtube stores/studio --output stores/all",
-        deferred("titan_speech.cli.store_merge"),
-        is_deferred=True,
+        store_merge,
+        (
+            STORES,
+            ENDPOINT_URL,
+            _NEW_STORE,
+            Argument("--name", "name of the new store (default: the names of the stores)"),
+            Argument("--seed", "random seed of the sample order (default: that of the first store)", type=natural),
+            SHARD_MB,
+            WORKERS,
+        ),
     ),
     Command(
         "store",
         "migrate",
-        "Bring a store to another tokenizer or normalization, or say what must be rebuilt or encoded again.",
+        "Convert a store to another tokenizer or normalization, or report what must be rebuilt or re-encoded.",
         "titan-speech store migrate stores/all --tokenizer tokenizer/qwen3 --old-tokenizer tokenizer/llama3 --plan",
-        deferred("titan_speech.cli.store_migrate"),
-        is_deferred=True,
+        store_migrate,
+        (
+            Argument("store", "token store: folder, or s3://bucket/prefix", type=local_folder_or_s3),
+            ENDPOINT_URL,
+            Argument("--output", "folder of the new store; must not exist", type=local_folder),
+            Argument("--tokenizer", "folder of the new tokenizer", type=Path),
+            Argument("--old-tokenizer", "folder of the store's tokenizer, to decode text parts", type=Path),
+            Argument("--normalization", "normalize texts by the rules of this version", action="store_true"),
+            Argument("--codec", "name of the new codec"),
+            Argument("--codec-hash", "hash of the new codec"),
+            Argument("--plan", "print what would be done and write nothing", action="store_true"),
+            SHARD_MB,
+            WORKERS,
+        ),
     ),
     Command(
         "store",
         "push",
-        "Send a token store to object storage, file by file with its sha256; goes on where it was stopped.",
+        "Upload a token store to object storage with the sha256 of each file; an interrupted upload resumes.",
         "titan-speech store push my_store s3://bucket/my_store",
         store_push,
         (Argument("path", "folder of a token store", type=local_store), _STORE_URL, ENDPOINT_URL),
@@ -124,9 +229,9 @@ COMMANDS = (
     Command(
         "store",
         "pull",
-        "Fetch a token store from object storage into a new folder; goes on where it was stopped.",
+        "Download a token store from object storage into a new folder; an interrupted download resumes.",
         "titan-speech store pull s3://bucket/my_store my_store",
         store_pull,
-        (_STORE_URL, Argument("path", "folder that is not there yet", type=local_folder), ENDPOINT_URL),
+        (_STORE_URL, Argument("path", "folder that does not exist yet", type=local_folder), ENDPOINT_URL),
     ),
 )

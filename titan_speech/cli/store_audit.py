@@ -1,6 +1,7 @@
-"""`titan-speech store audit`: its arguments, and what it prints.
+"""`titan-speech store audit`: check samples of every language of a token store.
 
-In: words. Out: an HTML page, JSON if asked for, one line a language on stdout, and whether all is within thresholds.
+In: a store and thresholds. Out: an HTML page to read and listen to, JSON on request, one line per language on stdout,
+and exit code 1 if a language is above a threshold.
 """
 
 from __future__ import annotations
@@ -8,65 +9,65 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from titan_speech.audit.page import page
-from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport, audit, percent, to_json
 from titan_speech.audit.rules import RULES, Thresholds, read_thresholds
-from titan_speech.audit.sample import choose
-from titan_speech.audit.sound import AUTO, open_sound
-from titan_speech.cli.arguments import ENDPOINT_URL, local_folder_or_s3, natural, positive, storage_of
+from titan_speech.cli.arguments import ENDPOINT_URL, SEED, local_folder_or_s3, natural, number, positive, storage_of
+from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Command
 from titan_speech.errors import DataError
-from titan_speech.store.reader import check_tokenizer, open_store
-from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.tokenization.vocabulary import NUM_CODES
 from titan_speech.utils.progress import Progress
 
+if TYPE_CHECKING:
+    from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+
+def store_audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=local_folder_or_s3, help="folder of a token store, or s3://bucket/prefix")
     ENDPOINT_URL.add_to(parser)
-    parser.add_argument("--samples", type=positive, default=10_000, help="how many to look at (default: 10000)")
-    parser.add_argument("--seed", type=natural, default=0, help="of the draw (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("audit.html"), help="the page (default: audit.html)")
-    parser.add_argument("--json", type=Path, help="the same as JSON")
-    parser.add_argument("--tokenizer", help="folder of the store's tokenizer: checks the ids, shows text-only parts")
+    parser.add_argument("--samples", type=positive, default=10_000, help="number of samples to check (default: 10000)")
+    SEED.add_to(parser)
+    parser.add_argument(
+        "--output", type=Path, default=Path("audit.html"), help="HTML page to write (default: audit.html)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the report as JSON to this file")
+    parser.add_argument(
+        "--tokenizer", help="folder of the store's tokenizer, to check token ids and show text-only parts"
+    )
     parser.add_argument(
         "--codec",
-        default=AUTO,
-        help="what decodes the samples to listen to: embedded, none, or a codec's path (default: the embedded codec if "
-        "the store is its)",
+        default="auto",
+        help="codec that decodes the samples to listen to: embedded, none, or a path (default: the embedded codec if "
+        "the store was made with it)",
     )
     parser.add_argument(
         "--listen",
         type=natural,
         default=5,
-        help="random samples per language in the page (default: 5; 100 is a full check, some 0.2 MB for each 10 s)",
+        help="random samples per language on the page (default: 5; 100 is a full check, 0.2 MB per 10 s of audio)",
     )
-    parser.add_argument("--num-codes", type=positive, default=NUM_CODES, help="entries of the codec's codebook (65536)")
-    parser.add_argument("--thresholds", type=Path, help="TOML of largest shares by check, also by language")
-    shares = parser.add_argument_group("largest share of the samples of a language, 0 to 1")
+    parser.add_argument(
+        "--num-codes", type=positive, default=65_536, help="size of the codec's codebook (default: 65536)"
+    )
+    parser.add_argument("--thresholds", type=Path, help="TOML file of maximum shares per check, and per language")
+    shares = parser.add_argument_group("maximum share of the samples of a language, 0 to 1")
     for rule in RULES:
         default = f"{rule.max_share:g}"
         shares.add_argument(
             f"--max-{rule.name}",
-            type=_share,
+            type=number(0, 1),
             metavar="SHARE",
             help=f"{rule.finds} (default: {default})".replace("%", "%%"),
         )
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'"{text}" is no share from 0 to 1')
-    return value
+def store_audit(args: argparse.Namespace) -> int:
+    from titan_speech.audit.page import page
+    from titan_speech.audit.report import audit, to_json
+    from titan_speech.audit.sample import choose
+    from titan_speech.audit.sound import open_sound
+    from titan_speech.store.reader import check_tokenizer, open_store
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
-
-def run(args: argparse.Namespace) -> bool:
-    """True when every language is within the thresholds."""
     thresholds = read_thresholds(args.thresholds, _options(args))
     for path in filter(None, (args.output, args.json)):
         _check_writable(path)
@@ -92,9 +93,9 @@ def run(args: argparse.Namespace) -> bool:
         _write(args.output, page(report, sound, lambda: shown.add(1)))
     if args.json is not None:
         _write(args.json, [to_json(report)])
-    for line in report_lines(report, args.output):
+    for line in _report_lines(report, args.output):
         print(line)
-    return report.is_good
+    return EXIT_DONE if report.is_good else EXIT_FOUND_WRONG
 
 
 def _options(args: argparse.Namespace) -> dict[str, float]:
@@ -119,7 +120,7 @@ def _check_languages(thresholds: Thresholds, languages: set[str], file: Path | N
 
 
 def _write(path: Path, pieces: Iterable[str]) -> None:
-    """Whole or not at all."""
+    """Write a file completely or not at all; the page is never in memory as a whole."""
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
@@ -131,7 +132,7 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def report_lines(report: AuditReport, output: Path) -> Iterator[str]:
+def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
     yield f"{report.store.path}: {report.num_samples:,} of {report.num_stored:,} samples, seed {report.seed}"
     for line in report.not_checked:
         yield f"  not checked: {line}"
@@ -148,5 +149,19 @@ def _language_line(language: LanguageReport) -> str:
 
 
 def _found(result: CheckResult) -> str:
+    from titan_speech.audit.report import percent
+
     above = f", above {percent(result.max_share)}" if result.is_too_much else ""
     return f"{result.rule.name} {result.num_found} of {result.num_checked} ({percent(result.share)}{above})"
+
+
+COMMANDS = (
+    Command(
+        "store",
+        "audit",
+        "Check samples of every language and write a page to read and listen to; exit code 1 above a threshold.",
+        "titan-speech store audit demo_data --tokenizer tokenizer/tiny --output audit.html",
+        store_audit,
+        add_arguments=store_audit_arguments,
+    ),
+)

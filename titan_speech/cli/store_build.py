@@ -1,7 +1,6 @@
-"""`titan-speech store build`: what it takes, and how the words become a request.
+"""`titan-speech store build`: import arrays, WebDataset, MDS, parquet, JSONL, audio or text into a token store.
 
-In: words. Out: a built store and one line on stdout. Heavy rooms are imported when the build runs, so that `--help`
-stays quick.
+In: the command line. Out: a `BuildRequest`, carried out; one line about the new store on stdout.
 """
 
 from __future__ import annotations
@@ -16,15 +15,17 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
     MB,
-    add_shard_mb,
-    add_workers,
+    SEED,
+    SHARD_MB,
+    WORKERS,
     local_folder_or_s3,
     local_input,
     megabytes,
-    natural,
     storage_of,
 )
+from titan_speech.cli.command import Command
 from titan_speech.errors import DataError
+from titan_speech.importers.registry import IMPORTERS
 
 if TYPE_CHECKING:
     from titan_speech.importers.build import BuildRequest
@@ -34,19 +35,19 @@ if TYPE_CHECKING:
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what is read")
-    what.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="; ".join(_formats()))
+def store_build_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("input")
+    what.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="; ".join(sorted(IMPORTERS)))
     what.add_argument(
         "--input", type=local_input, nargs="+", required=True, metavar="PATH", help="files or folders of that format"
     )
-    what.add_argument("--split", help="which split of an input that has several")
+    what.add_argument("--split", help="split to read, of an input that has several")
     what.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="FIELD=COLUMN[,...]",
-        help="where a field of a sample is found, if not under its own name: transcript_native=text,speaker_id=spk",
+        help="column of a field, if it is not named like the field: transcript_native=text,speaker_id=spk",
     )
     what.add_argument(
         "--files-from",
@@ -54,52 +55,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="listings may name files in these folders too, not only in their own",
+        help="folders in which listings may name files, besides the folder of the listing",
     )
-    what.add_argument("--preset", help="named set of columns of a well-known source")
-    what.add_argument("--dataset-source", "--source", metavar="NAME", help="for samples without a source of their own")
-    what.add_argument("--language", metavar="TAG", help="for samples without a language of their own (BCP 47)")
-    what.add_argument("--llasa-tokenizer", metavar="DIR", help="--from llasa: the tokenizer its ids were made with")
-    what.add_argument("--codec", metavar="NAME", help="encodes audio, for formats that hold audio")
-    what.add_argument("--codes-dtype", metavar="TYPE", help="of codes kept as bytes: uint16, int32, uint32 or int64")
-    what.add_argument("--long-audio", choices=("error", "split"), default="error", help="above 40 s (default: error)")
-    which = parser.add_argument_group("what is written")
+    what.add_argument("--preset", help="use the columns of a well-known source: fineweb, culturax, ...")
+    what.add_argument("--dataset-source", "--source", metavar="NAME", help="source of samples that name none")
+    what.add_argument("--language", metavar="TAG", help="language of samples that name none (BCP 47)")
+    what.add_argument(
+        "--llasa-tokenizer", metavar="DIR", help="folder of the tokenizer that made the ids of --from llasa"
+    )
+    what.add_argument("--codec", metavar="NAME", help="codec that encodes the audio of formats that hold audio")
+    what.add_argument("--codes-dtype", metavar="TYPE", help="data type of codes stored as bytes: uint16, int32, ...")
+    what.add_argument(
+        "--long-audio", choices=("error", "split"), default="error", help="audio above 40 s (default: error)"
+    )
+    which = parser.add_argument_group("output")
     which.add_argument(
         "--output",
         type=local_folder_or_s3,
         required=True,
         metavar="PATH",
-        help="the store to be: a folder, or s3://bucket/prefix",
+        help="output store: a folder, or s3://bucket/prefix",
     )
-    which.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer of the backbone")
-    which.add_argument("--name", required=True, help="name of the store, for people")
+    which.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of the backbone's tokenizer")
+    which.add_argument("--name", required=True, help="name of the store, for readers")
     which.add_argument("--licence", required=True, help="licence of the data")
-    which.add_argument("--codec-name", help="codec of the codes, for formats that do not say it")
+    which.add_argument("--codec-name", help="codec of the codes, for formats that do not record it")
     which.add_argument("--codec-hash", help="sha256 of its weights, 64 digits: stores of different hashes never mix")
-    which.add_argument("--normalize", action="store_true", help="bring texts into their one form first")
-    which.add_argument("--seed", type=natural, default=0, help="of the order of samples in the store (default: 0)")
-    add_shard_mb(which)
-    how = parser.add_argument_group("how")
+    which.add_argument("--normalize", action="store_true", help="normalize text first (Unicode NFC, ...)")
+    SEED.add_to(which)
+    SHARD_MB.add_to(which)
+    how = parser.add_argument_group("execution")
     how.add_argument(
         "--unit-mb",
         dest="unit_bytes",
         type=megabytes,
         metavar="MB",
         default=256 * MB,
-        help="of large arrays, imported at a time (default: 256)",
+        help="size of the part of a large array that is imported at a time (default: 256)",
     )
-    how.add_argument("--work-dir", default=".", metavar="DIR", help="where a store for s3:// is built (default: here)")
+    how.add_argument(
+        "--work-dir", default=".", metavar="DIR", help="local folder to build a store for s3:// in (default: .)"
+    )
     ENDPOINT_URL.add_to(how)
-    add_workers(how, default=os.cpu_count() or 1)
+    WORKERS.add_to(how)
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
     )
-    how.add_argument(
-        "--skip-bad", action="store_true", help="leave bad samples out and count them in build_report.json"
-    )
+    how.add_argument("--skip-bad", action="store_true", help="skip bad samples and count them in build_report.json")
 
 
-def run(args: argparse.Namespace) -> None:
+def store_build(args: argparse.Namespace) -> None:
     from titan_speech.importers.build import build_store
     from titan_speech.storage.s3_url import is_s3
     from titan_speech.store.manifest import Totals
@@ -151,22 +156,18 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         seed=args.seed,
         shard_bytes=args.shard_bytes,
         required_transcripts=_variants(args.require_transcript),
-        num_workers=args.workers,
+        num_workers=args.workers or os.cpu_count() or 1,
         skip_bad=args.skip_bad,
     )
-
-
-def _formats() -> list[str]:
-    from titan_speech.importers.registry import IMPORTERS
-
-    return sorted(IMPORTERS)
 
 
 def _codec(args: argparse.Namespace) -> CodecInfo | None:
     from titan_speech.store.manifest import CodecInfo
 
     if (args.codec_name is None) != (args.codec_hash is None):
-        raise DataError("--codec-name and --codec-hash go together: a name alone does not say which weights")
+        raise DataError(
+            "found only one of --codec-name and --codec-hash; give both: a name alone does not identify the weights"
+        )
     if args.codec_name is None:
         return None
     if not _SHA256.fullmatch(args.codec_hash):
@@ -189,7 +190,7 @@ def _variants(words: list[str]) -> tuple[str, ...]:
 
 
 def columns_of(words: list[str]) -> dict[str, str]:
-    """`FIELD=COLUMN`, separated by commas or spaces."""
+    """Parse `FIELD=COLUMN` pairs, separated by commas or spaces."""
     pairs: dict[str, str] = {}
     for pair in (pair for word in words for pair in word.split(",")):
         field, _, column = pair.partition("=")
@@ -199,3 +200,16 @@ def columns_of(words: list[str]) -> dict[str, str]:
             raise DataError(f"--columns names {field} twice: {pairs[field]} and {column}")
         pairs[field] = column
     return pairs
+
+
+COMMANDS = (
+    Command(
+        "store",
+        "build",
+        "Build a token store from arrays, WebDataset, MDS, parquet, JSONL, audio or text.",
+        "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
+        "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
+        store_build,
+        add_arguments=store_build_arguments,
+    ),
+)

@@ -1,17 +1,109 @@
-"""Commands on documents before they are a store."""
+"""`titan-speech text prepare`: clean, deduplicate and filter documents, as input of `store build`.
+
+In: text sources and rules. Out: a folder of documents with a report of what was rejected and why; a summary on
+stdout.
+"""
 
 from __future__ import annotations
 
-from titan_speech.cli.command import Command, deferred
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titan_speech.cli.arguments import local_folder, positive
+from titan_speech.cli.command import Command, requires_extra
+from titan_speech.cli.store_build import columns_of
+from titan_speech.errors import DataError
+from titan_speech.importers.registry import LAYOUTS, PRESETS
+
+if TYPE_CHECKING:
+    from titan_speech.text_preparation.job import Source
+    from titan_speech.text_preparation.report import Tally
+
+
+def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    one = parser.add_argument_group("one source (give several as [[source]] tables in the file of --rules)")
+    one.add_argument("--from", dest="format", metavar="FORMAT", help="text-jsonl, text-parquet or text-plain")
+    one.add_argument("--input", nargs="+", type=Path, default=[], metavar="PATH", help="files and folders")
+    one.add_argument(
+        "--preset",
+        help=f"use the columns and licence of {', '.join(PRESETS)}; for plain text also {' or '.join(LAYOUTS)}",
+    )
+    one.add_argument(
+        "--dataset-source", "--source", metavar="NAME", help="source of rows that name none, if no preset does"
+    )
+    one.add_argument(
+        "--language",
+        metavar="TAG",
+        help="language of rows that name none, if no preset does; auto: identify it per document",
+    )
+    one.add_argument("--licence", help="licence of rows that name none, if no preset does")
+    one.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="FIELD=COLUMN[,...]",
+        help="column of a field, if it is not named like the field",
+    )
+    parser.add_argument("--output", type=local_folder, required=True, help="output folder; must not exist")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer used to count lengths")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="TOML file with other limits, and sources")
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="number of processes (default: 1)")
+
+
+def text_prepare(args: argparse.Namespace) -> None:
+    with requires_extra("text"):
+        from titan_speech.text_preparation.job import Job, read_job_file
+        from titan_speech.text_preparation.pipeline import prepare
+        from titan_speech.text_preparation.rules import DocumentRules
+
+    rules, sources = read_job_file(args.rules) if args.rules else (DocumentRules(), ())
+    is_source_given = args.format is not None or bool(args.input)
+    if is_source_given == bool(sources):
+        found = (
+            "both --from/--input and [[source]] tables"
+            if is_source_given
+            else "neither --from with --input nor [[source]] tables"
+        )
+        raise DataError(f"found {found}; name the sources in exactly one of the two ways")
+    job = Job(sources or (_source(args),), args.tokenizer, rules)
+    tally = prepare(job, args.output, args.workers)
+    print(_summary(tally, args.output))
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from titan_speech.importers.base import ImportOptions
+    from titan_speech.text_preparation.job import Source
+
+    if args.format is None or not args.input:
+        raise DataError("found only one of --from and --input; give both")
+    options = ImportOptions(
+        inputs=tuple(args.input),
+        dataset_source=args.dataset_source,
+        language=args.language,
+        columns=columns_of(args.columns),
+        preset=args.preset,
+    )
+    return Source(args.format, options, args.licence)
+
+
+def _summary(tally: Tally, output: Path) -> str:
+    met, kept = tally.total("met"), tally.total("kept")
+    dropped = ", ".join(f"{rule} {count:,}" for rule, count in tally.by_name("dropped").items()) or "none"
+    return (
+        f"{output}: {kept:,} of {met:,} documents kept, {tally.total('tokens'):,} tokens in "
+        f"{len(tally.groups('kept'))} languages\ndropped: {dropped}\ndetails: {output / 'report.md'}"
+    )
+
 
 COMMANDS = (
     Command(
         "text",
         "prepare",
-        "Clean documents, drop copies and what breaks a rule, and report what went and why; text for store build.",
+        "Clean, deduplicate and filter documents, and report what was rejected and why; the output feeds store build.",
         "titan-speech text prepare --from text-parquet --preset fineweb --input fineweb/ --output prepared/fineweb "
         "--tokenizer tokenizer/tiny --workers 16",
-        deferred("titan_speech.cli.text_prepare", extra="text"),
-        is_deferred=True,
+        text_prepare,
+        add_arguments=text_prepare_arguments,
     ),
 )

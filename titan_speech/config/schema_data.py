@@ -101,8 +101,8 @@ class DataConfig:
     "gold"}. Where names are defined, a folder is written with a /."""
 
     held_out: tuple[str, ...] = ()
-    """Held-out sets (titan-speech store gold): folders, s3://bucket/prefix or names of [data.stores]. Their samples are
-    never trained on, whichever store contains them."""
+    """Held-out sets (titan-speech store held-out): folders, s3://bucket/prefix or names of [data.stores]. Their samples
+    are never trained on, whichever store contains them."""
 
     source: tuple[SourceConfig, ...] = ()
     """[[data.source]] tables."""

@@ -15,7 +15,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from titan_speech.errors import MeetingError
+from titan_speech.errors import RendezvousError
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -72,7 +72,7 @@ def _ask(store: Store, rank: int) -> int:
         except RuntimeError:  # not answered yet; or that leader was of an earlier life
             continue
         return int(store.get(f"titan_speech/{me}"))
-    raise MeetingError(
+    raise RendezvousError(
         f"rank {rank} found no rank 0 at torchrun's store in {RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; look at what "
         "rank 0 said"
     )

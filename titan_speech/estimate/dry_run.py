@@ -1,6 +1,6 @@
 """Two layers of full width that really step: the run's trainer, loss, layout and optimizer at its real world size.
 
-In: a configuration and ranks. Out: a line that says what was run, or a `PlanError` with what did not fit together. One
+In: a configuration and ranks. Out: a line that says what was run, or an `EstimateError` that says why not. One
 process is rank 0 on TorchTitan's fake process group, which computes but exchanges nothing, so losses mean nothing: what
 is shown is that shapes, degrees, heads, chunks and vocabulary fit. Widths, degrees and the optimizer are the run's. So
 that a CPU takes seconds, packs are of 16 random tokens, or of 128 a rank with context parallelism, and of the text
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from titan_speech.config.budget import data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import stages_per_rank
-from titan_speech.errors import PlanError
+from titan_speech.errors import EstimateError
 from titan_speech.estimate.devices import on_this_machine
 from titan_speech.estimate.memory import TraceJob, global_rank, with_layers, with_stages
 from titan_speech.estimate.rows import run_shape, run_vocabulary
@@ -67,7 +67,7 @@ def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
     """Take the steps in a process of its own.
 
     Raises:
-        PlanError: they cannot be taken; the text ends with what went wrong.
+        EstimateError: they cannot be taken; the text ends with what went wrong.
     """
     (shape, _), vocabulary = run_shape(config), run_vocabulary(config).vocabulary
     fewer = Vocabulary(num_base=min(vocabulary.num_base, MOST_BASE_ROWS), bos_id=0, eos_id=1)
@@ -106,7 +106,7 @@ def _in_a_process(job: TraceJob) -> None:
         )
     if done.returncode:
         count = f"{job.shape.num_layers} layers cannot take a step at {job.world_size} ranks"
-        raise PlanError(f"{count}:\n{end_of(done.stderr)}")
+        raise EstimateError(f"{count}:\n{end_of(done.stderr)}")
 
 
 def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:

@@ -31,7 +31,7 @@ def estimate_runs(questions: Sequence[Question]) -> list[RunEstimate]:
     """Plan several runs; those of one layout are traced in one process, which saves importing torch for each.
 
     Raises:
-        PlanError: one of them does not fit together.
+        EstimateError: one of them does not fit together.
     """
     counted = [count_run(question) for question in questions]
     traces = iter(traced([job for one in counted for jobs in one.jobs for job in jobs]))

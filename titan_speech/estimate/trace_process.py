@@ -7,7 +7,7 @@ It runs in a process of its own (trace_process.py), since process groups and dev
 
 Traces in a process of their own: jobs come in as a file, their traces go out as one.
 
-In: `TraceJob`s. Out: a `StepTrace` of each, or a `PlanError` that says what did not fit together. Importing torch and
+In: `TraceJob`s. Out: a `StepTrace` of each, or an `EstimateError` that says why not. Importing torch and
 TorchTitan takes 6 s of the whole.
 """
 
@@ -25,7 +25,7 @@ import torch
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed import utils as dist_utils
 
-from titan_speech.errors import PlanError
+from titan_speech.errors import EstimateError
 from titan_speech.estimate.fake_inputs import fake_inputs
 from titan_speech.estimate.memory import StepTrace, TraceJob, global_rank
 from titan_speech.estimate.pipeline_trace import PipelineRankTrace
@@ -66,7 +66,7 @@ def traced(jobs: Sequence[TraceJob]) -> list[StepTrace]:
     """Trace jobs, in their order; those of one layout, world size and rank share a process.
 
     Raises:
-        PlanError: model, layout and loss do not fit together; its text ends with what TorchTitan said.
+        EstimateError: model, layout and loss do not fit together; its text ends with what TorchTitan said.
     """
     groups: dict[tuple[int, int, bool, str], list[int]] = {}
     for index, job in enumerate(jobs):
@@ -90,7 +90,7 @@ def _in_one_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
             text=True,
         )
         if done.returncode:
-            raise PlanError(f"the step cannot be traced at {jobs[0].world_size} ranks:\n{end_of(done.stderr)}")
+            raise EstimateError(f"the step cannot be traced at {jobs[0].world_size} ranks:\n{end_of(done.stderr)}")
         return pickle.loads(files[1].read_bytes())
 
 

@@ -6,7 +6,6 @@ files. Decoding takes minutes; what was asked for in vain should be said before 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import tempfile
@@ -19,12 +18,6 @@ from numpy.typing import NDArray
 from titan_speech.codec.base import Codec
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError
-
-
-def add_output(parser: argparse.ArgumentParser, help_text: str) -> None:
-    """`--output` and `--overwrite`."""
-    parser.add_argument("--output", type=Path, required=True, help=help_text)
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there (default: refuse)")
 
 
 def wav_names(path: Path, count: int = 1) -> list[Path]:

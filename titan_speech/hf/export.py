@@ -2,7 +2,7 @@
 
 In: .../step-N or a run folder. Out: the step, its configuration, vocabulary and sizes, once its marker is there and its
 files have the sizes the marker says (one stat a file; checksums would read all of it, 34 GB for 8B in float32, once
-more). `titan-speech checkpoint adopt` gives a checkpoint of another program its marker.
+more). `titan-speech checkpoint mark` gives a checkpoint of another program its marker.
 
 A checkpoint as a Hugging Face folder that transformers loads.
 

@@ -10,8 +10,8 @@ In: nothing. Out: rows of docs/parallelism.md. A row goes when somebody ran it a
 Which features exclude each other and which need another one: data, and the check that reads it.
 
 In: a configuration. Out: a `Finding` for each contradiction, with the reason and the nearest valid choice; and for
-`titan-speech plan` what a run composes and what could not be added to it. docs/parallelism.md prints all rules. A pair
-that no rule names is allowed; whether it was ever run is said by that page, from the recorded figures.
+`titan-speech estimate` what a run composes and what could not be added to it. docs/parallelism.md prints all rules. A
+pair that no rule names is allowed; whether it was ever run is said by that page, from the recorded figures.
 """
 
 from __future__ import annotations

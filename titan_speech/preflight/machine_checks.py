@@ -62,7 +62,7 @@ def missing_on(config: SpeechConfig, capability: tuple[int, int] | None) -> list
 STORE_EXPECTED = (
     "a token store there (titan-speech store build makes one), or another folder or s3://bucket/prefix here"
 )
-HELD_OUT_EXPECTED = "a gold pack there (titan-speech store gold makes one), or another place here, or no held_out"
+HELD_OUT_EXPECTED = "a gold pack there (titan-speech store held-out makes one), or another place here, or no held_out"
 TOKENIZER_EXPECTED = "the folder of the backbone's tokenizer"
 STAGE_EXPECTED = (
     "the run folder of the stage before or one of its checkpoints (.../checkpoint/step-N), or s3://bucket/prefix"

@@ -1,8 +1,8 @@
 """gold.json: which samples of which stores are set aside, for ever.
 
-In: the choice `store gold` made. Out: canonical JSON beside the manifest of the gold store, and back, checked against
-its fingerprint. Samples are named by id, which holds over merges; for the stores they were cut from also by number in
-each part (named by the part's fingerprint), so that a run over those stores need not read a single id.
+In: the choice `store held-out` made. Out: canonical JSON beside the manifest of the gold store, and back, checked
+against its fingerprint. Samples are named by id, which holds over merges; for the stores they were cut from also by
+number in each part (named by the part's fingerprint), so that a run over those stores need not read a single id.
 
 A frozen validation set, cut out of stores: samples to score, samples to speak, and all that training must not read.
 
@@ -117,7 +117,9 @@ def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -
     """Of a folder, or of s3://bucket/prefix."""
     file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).note(HELD_OUT_NAME)
     if text is None:
-        raise DataError(f"no gold pack at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store gold")
+        raise DataError(
+            f"no gold pack at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store held-out"
+        )
     try:
         content = json.loads(text)
         version = content["gold_version"]
