@@ -20,13 +20,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.comparison import comparison
 from benchmarks.machine import ROOT, load, this_machine
 from benchmarks.record import Report
-from benchmarks.show import lines
-from benchmarks.suite import Options, tell
+from benchmarks.report import comparison, lines
+from benchmarks.suite import SUITES, Options, tell
 
-SUITES = ("train_step", "sft_packing", "data_path", "checkpoint_stall", "startup", "memory")
 LOCK = ROOT / "outputs/benchmarks/lock"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
+from tests.slow.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
 from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
     DDP,

@@ -8,4 +8,4 @@ shift
 for suite in train_step sft_packing data_path checkpoint_stall startup memory; do
     python -m benchmarks.run "$suite" --json "$folder/$suite.json" "$@"
 done
-python -m benchmarks.write_report --reports "$folder"/*.json --out "$folder/report"
+python -m benchmarks.report --reports "$folder"/*.json --out "$folder/report"

@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.bundled import paired_samples
 from benchmarks.record import Case, Goal
-from benchmarks.rounds import rounds_of
 from benchmarks.suite import (
     NO_GPU,
     Found,
@@ -22,6 +21,7 @@ from benchmarks.suite import (
     case_of,
     config_words,
     ratio_of,
+    rounds_of,
     shown,
     tell,
     token_cpu_rate,

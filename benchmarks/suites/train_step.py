@@ -1,26 +1,25 @@
-"""Steps of training: tokens a second, trained tokens a second, MFU, memory, and what the time goes to.
+"""Steps of training: tokens per second, trained tokens per second, MFU, memory, and what a step's time goes to.
 
 In: options. Out: on any machine the debug model against plain TorchTitan, in turns, and the overhead of a step; on GPUs
-the 1B and 8B of the published runs (gpu_cases.py) besides. In a dry run the GPU cases take two steps of two layers on a
-fake process group, at their widths and world size, and nothing is measured. What a step's time goes to is read from the
-trace of a run of its own, since tracing slows it down.
+the 1B and 8B of the published runs (`GpuCase`) besides, float8 tensorwise as published. In a dry run the GPU cases take
+two steps of two layers on a fake process group, at their widths and world size, and nothing is measured. What a step's
+time goes to is read from the trace of a run of its own, since tracing slows it down.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from benchmarks.bundled import write_texts
-from benchmarks.gpu_cases import GPU_CASES, GpuCase
+from benchmarks.fake_data import write_stand_ins
 from benchmarks.machine import device_key, this_machine
 from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.references import aims, flops_per_token, mfu
-from benchmarks.rounds import rounds_of
-from benchmarks.stand_in_data import write_stand_ins
 from benchmarks.suite import (
     NO_GPU,
     Found,
@@ -29,6 +28,7 @@ from benchmarks.suite import (
     config_words,
     cpu_sec,
     ratio_of,
+    rounds_of,
     shown,
     step_sec,
     tell,
@@ -39,6 +39,46 @@ from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.rows import run_vocabulary
 from titan_speech.preflight.config_checks import load_config
+
+FLOAT8 = {"float8.recipe": "tensorwise"}
+
+
+@dataclass(frozen=True)
+class GpuCase:
+    """One configuration that is measured on GPUs only."""
+
+    name: str
+    what: str
+    config: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    is_replicated: bool = False
+    """Whole weights on each GPU; else sharded over all."""
+
+    has_rival: bool = False
+    """Plain TorchTitan is measured at the same size, too."""
+
+    def words(self, world_size: int) -> dict[str, str]:
+        """Overrides at that number of GPUs."""
+        if not self.is_replicated:
+            return dict(self.overrides)
+        replicas = {"parallelism.data_parallel_replicate_degree": str(world_size)}
+        return {**self.overrides, **replicas, "parallelism.data_parallel_shard_degree": "1"}
+
+
+def _file(name: str) -> str:
+    return f"benchmarks/settings/{name}.toml"
+
+
+GPU_CASES = (
+    GpuCase(
+        "pt_1b", "pretraining, 1.370 B, bf16, DDP, compiled", _file("pt_1b"), {}, is_replicated=True, has_rival=True
+    ),
+    GpuCase("pt_1b_float8", "the same with float8 layers", _file("pt_1b"), FLOAT8, is_replicated=True),
+    GpuCase("sft_1b", "fine-tuning, 1.370 B, bf16, DDP, packed, compiled", _file("sft_1b"), is_replicated=True),
+    GpuCase("pt_8b", "pretraining, 8.568 B, bf16, FSDP, compiled", _file("pt_8b"), has_rival=True),
+    GpuCase("pt_8b_float8", "the same with float8 layers", _file("pt_8b"), FLOAT8),
+    GpuCase("sft_8b", "fine-tuning, 8.568 B, bf16, ZeRO-2, packed, compiled", _file("sft_8b")),
+)
 
 DEBUG = "benchmarks/settings/debug_cpu.toml"
 DATA = Path("outputs/benchmarks/llama3")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_cases import GPU_CASES, GpuCase
+from benchmarks.fake_data import write_stand_ins
 from benchmarks.record import read_report
-from benchmarks.stand_in_data import write_stand_ins
 from benchmarks.suite import config_words
+from benchmarks.suites.train_step import GPU_CASES, GpuCase
 from tests.runs import ROOT
 from titan_speech.config.budget import Budget
 from titan_speech.data.plan import DataPlan

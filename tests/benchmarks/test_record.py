@@ -13,7 +13,7 @@ from benchmarks import check
 from benchmarks.check import Entry, entries_of, judged, main, read_baseline, write_baseline
 from benchmarks.machine import key_of
 from benchmarks.record import Case, Figure, Goal, Machine, Ratio, Report, interval, read_report
-from benchmarks.write_report import by_suite
+from benchmarks.report import by_suite
 
 MACHINE = Machine("cpu x86_64", False, 0, 2, 1, 0.5, 0.6, {"torch": "2.14.1"}, "abc1234")
 OVERHEAD = Ratio.of("overhead", "seconds a step", [1.02, 1.01, 1.05, 1.0, 1.01, 1.03, 1.02], Goal("at most", 1.03))

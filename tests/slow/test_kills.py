@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.random_kills import Killing, kills
+from tests.slow.random_kills import Killing, kills
 from tests.warm import start_warm
 
 FINAL_LOSS_TOLERANCE = 1e-4

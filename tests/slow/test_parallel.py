@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parallel_matrix import Runs, measure
-from benchmarks.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, settings, words
 from scripts.parallelism_page import PAGE, page
 from tests.runs import assert_close, losses, train_well
+from tests.slow.parallel_matrix import Runs, measure
+from tests.slow.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, settings, words
 
 TWO_STEPS = ("--training.target_tokens", "2048", "--checkpoint.enable", "false")
 """The second is of weights that the first has changed."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from benchmarks.tour import STAGES, StageRun, cut_and_resumed, read_stages, table
 from tests import runs
 from tests.runs import ROOT, assert_close, losses
+from tests.slow.tour import STAGES, StageRun, cut_and_resumed, read_stages, table
 from tests.warm import start_warm
 from titan_speech.config.budget import Budget
 from titan_speech.preflight.config_checks import load_config

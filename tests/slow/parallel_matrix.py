@@ -1,6 +1,6 @@
 """Parity of layouts: each against one process, in fp32, from one seed checkpoint, ten steps of packed documents.
 
-    python -m benchmarks.parallel_matrix [--family llama3] [--only "FSDP 2"] [--rows 4] [--again] [--folder FOLDER]
+    python -m tests.slow.parallel_matrix [--family llama3] [--only "FSDP 2"] [--rows 4] [--again] [--folder FOLDER]
 
 In: the rows of parallel_rows.py. Out: benchmarks/results/parallel_matrix.json, written after each row; rows that are in
 it are left out, so that it can be stopped, or taken a few rows at a time, and gone on with. A row takes 20 to 60 s on
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parallel_rows import (
+from tests.runs import figures, losses, train_well
+from tests.slow.parallel_rows import (
     LAYOUTS,
     NUM_STEPS,
     Gap,
@@ -34,7 +35,6 @@ from benchmarks.parallel_rows import (
     settings,
     words,
 )
-from tests.runs import figures, losses, train_well
 from tests.warm import start_warm
 
 Losses = dict[int, dict[str, float]]

@@ -1,6 +1,6 @@
 """The tour's four stages, each killed in the middle and resumed at another number of processes.
 
-    python -m benchmarks.tour --folder FOLDER [--stages s1 s2]
+    python -m tests.slow.tour --folder FOLDER [--stages s1 s2]
 
 In: train_configs/tour/, a folder for the runs. Out: for each stage its losses, in benchmarks/results/tour.json, and an
 `AssertionError` where a run does not end well, takes other steps or rates than its file says, or starts from something
@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.parallel_matrix import machine
 from tests.runs import train_and_kill_after, train_well
+from tests.slow.parallel_matrix import machine
 from titan_speech.config.budget import Budget
 from titan_speech.preflight.config_checks import load_config
 
-RESULTS = Path(__file__).parent / "results" / "tour.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "tour.json"
 STAGES = ("s1", "s2", "s3", "sft")
 KILLED_AFTER, RESUMED_FROM = 6, 4
 LAST_STEPS = 4

@@ -1,12 +1,13 @@
-"""Kill a small run at random instants, again and again, and compare it with one that was not killed; JSON on stdout.
+"""Kill a small run at random moments, again and again, and compare it with one that was not killed; JSON on stdout.
 
-    python -m benchmarks.random_kills --kills 30 --worlds 1,2,3 --seed 0 > kills.json
+    python -m tests.slow.random_kills --kills 30 --worlds 1,2,3 --seed 0 > kills.json
 
-In: the bundled data. Each life of the run has a number of processes drawn from --worlds, and ends by `kill -9` of all
+In: the bundled data. Each start of the run has a number of processes drawn from --worlds and ends by `kill -9` of all
 its processes or of one worker (the launcher then ends the rest): during start-up, some steps in, while a checkpoint is
-being written, or while one is on its way to a SeaweedFS server on loopback. After the last kill the run goes on to its
-end. Out: the lives; what the comparison found (killed_run.py); what counts at the address, each fetched and verified.
-The log of the lives goes to stderr.
+written, or while one is uploaded to a SeaweedFS server on loopback. After the last kill the run trains to its end.
+Out: the starts; whether every step that any of them logged trained on the same tokens of each group, the largest gap
+of a loss, and whether all metrics are equal to the last bit; and which checkpoints are complete at the address, each
+fetched and verified. The log of the starts goes to stderr.
 """
 
 from __future__ import annotations
@@ -15,19 +16,135 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.killed_run import Comparison, compare
-from benchmarks.upload_place import UploadPlace, upload_place
-from tests.runs import RunProcess, children, figures, kill, metrics_lines, start_run
+from tests.runs import RunProcess, children, figures, kill, losses, metrics_lines, start_run
+from tests.s3_server import BUCKET, S3Server, credentials, running_server
+from titan_speech.checkpoint.upload.fetch import fetch
+from titan_speech.checkpoint.upload.remote import Prefix, newest_full
+from titan_speech.checkpoint.upload.status import read_status, status_path
+from titan_speech.checkpoint.verify import verify
 from titan_speech.cli.arguments import naturals
+from titan_speech.storage.s3 import S3Url, client_of
+
+TO = f"s3://{BUCKET}/killed"
+MAX_VOLUMES = 400
+"""Of 64 MB: what a run of some hundred steps ever sends."""
+
+
+@dataclass(frozen=True)
+class UploadPlace:
+    """The address of the run."""
+
+    server: S3Server
+    folder: Path
+    """For what is fetched."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """At 20 MB/s a checkpoint of 80 MB is on its way for four seconds, in parts of 5.3 MB."""
+        return (
+            *("--upload.to", TO, "--storage.endpoint_url", self.server.endpoint_url),
+            *("--upload.bandwidth_mb_per_sec", "20", "--upload.part_mb", "5.3"),
+        )
+
+    def on_its_way(self, run: Path, since_unix_sec: float) -> str:
+        """What is being sent, if the uploader's word is not of a life before."""
+        path = status_path(run)
+        status = read_status(path)
+        if status is None or not status.sending or path.stat().st_mtime < since_unix_sec:
+            return ""
+        return f"{status.sending}, {status.sent_bytes / 1e6:.1f} MB" if status.sent_bytes else ""
+
+    def newest_that_counts(self) -> str:
+        name = newest_full(self._prefix())
+        return "" if name is None else self._sound(name)
+
+    def all_that_counts(self) -> list[str]:
+        return [self._sound(name) for name in self._prefix().names()]
+
+    def _prefix(self) -> Prefix:
+        return Prefix(client_of(self.server.settings(Path("unused"))), S3Url.parse(TO))
+
+    def _sound(self, name: str) -> str:
+        """Its name, when every byte of it came and is what its marker says."""
+        back = self.folder / "back"
+        found = verify(fetch(self._prefix(), name, back), checksums=True)
+        if not found.is_sound:
+            raise SystemExit(f"{name} counts at {TO} and is not sound: {found.problems}")
+        shutil.rmtree(back)
+        return name
+
+
+@contextmanager
+def upload_place(folder: Path) -> Iterator[UploadPlace]:
+    """With the server's credentials in the environment, which the runs inherit."""
+    with running_server(folder / "weed", max_volumes=MAX_VOLUMES) as server:
+        os.environ |= credentials()
+        yield UploadPlace(server, folder)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The killed run against the one that was not."""
+
+    num_steps: int
+    num_logged_steps_of_all_lives: int
+    same_tokens_of_each_group_in_every_step: bool
+    largest_relative_gap_of_a_loss: float
+    """Of all steps and groups; some have few tokens, or a loss near 0."""
+
+    relative_gap_of_the_final_loss: float
+    """Groups included."""
+
+    gap_of_the_mean_loss_by_step: dict[int, float]
+    """At each power of two and in the last step: how rounding grows as training goes on."""
+
+    equal_to_the_last_bit: bool
+    """Losses, tokens, gradient norms and learning rates of every step, in its last life."""
+
+
+def compare(killed: Path, whole: Path) -> Comparison:
+    expected, found = losses(figures(whole)), losses(figures(killed))
+    lines = [line for line in metrics_lines(killed) if "event" not in line]
+    gaps = {step: gap(found[step], of_step, ("loss",)) for step, of_step in expected.items()}
+    is_same_data = sorted(found) == sorted(expected)
+    last = max(expected)
+    return Comparison(
+        num_steps=last,
+        num_logged_steps_of_all_lives=len(lines),
+        same_tokens_of_each_group_in_every_step=is_same_data
+        and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
+        largest_relative_gap_of_a_loss=max(
+            gap(found[step], of_step, all_losses(of_step)) for step, of_step in expected.items()
+        ),
+        relative_gap_of_the_final_loss=gap(found[last], expected[last], all_losses(expected[last])),
+        gap_of_the_mean_loss_by_step={step: gaps[step] for step in gaps if not step & (step - 1) or step == last},
+        equal_to_the_last_bit=found == expected,
+    )
+
+
+def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
+    """Trained tokens of each group."""
+    return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
+
+
+def all_losses(figures_of_step: dict[str, float]) -> list[str]:
+    return [name for name in figures_of_step if name == "loss" or name.startswith("loss/")]
+
+
+def gap(found: dict[str, float], expected: dict[str, float], names: Iterable[str]) -> float:
+    """The largest relative gap of these losses."""
+    return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)
+
 
 STEPS_PER_KILL = 4
 STEPS_AFTER = 6

@@ -1,6 +1,6 @@
 """How many nodes need each shard, and how often a node fetches it again when its cache is small; JSON on stdout.
 
-    python benchmarks/lanes.py [--documents 400000] [--nodes 1,2,3,8]
+    python benchmarks/shuffle_partitions.py [--documents 400000] [--nodes 1,2,3,8]
 
 In: nothing; streams of twelve languages by size, with as many groups as 80 M samples have, but 16 documents a group, so
 that a whole epoch is read in a minute. Out, for each number of nodes: shards that the nodes touch in one epoch of the

@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "parallel_matrix.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "parallel_matrix.json"
 NUM_STEPS = 10
 LOSS_TOLERANCE = 1e-5
 """Relative, in fp32: the same sums in another order, over ten steps of which each builds on the last."""
