@@ -33,7 +33,8 @@ from titan_speech.checkpoint.upload.remote import Prefix, newest_full
 from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.cli.arguments import naturals
-from titan_speech.storage.s3 import S3Url, client_of
+from titan_speech.storage.s3 import client_of
+from titan_speech.storage.s3_url import S3Url
 
 TO = f"s3://{BUCKET}/killed"
 MAX_VOLUMES = 400
