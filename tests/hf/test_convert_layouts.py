@@ -19,7 +19,8 @@ from titan_speech.hf.convert import export_model, import_model
 from titan_speech.hf.expand import NewRows, expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_folder import EMBEDDING
-from titan_speech.tokenization.foreign_layouts import LAYOUTS, LLAMA3_ROWS, VocabularyLayout
+from titan_speech.tokenization.foreign_layouts import LAYOUTS, VocabularyLayout
+from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 NUM_BASE = TextTokenizer.load(TOKENIZER).num_base

@@ -11,11 +11,11 @@ from titan_speech.errors import VocabularyError
 from titan_speech.tokenization.foreign_layouts import (
     INWORLD,
     LAYOUTS,
-    LLAMA3_ROWS,
     LLASA,
     VocabularyLayout,
     layout_of_tokenizer,
 )
+from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(LLAMA3_ROWS, 128_000, 128_001)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from titan_speech.importers.language_id import identify, language_fits, script_share
 from titan_speech.importers.markup import strip_markup
-from titan_speech.tokenization.normalize import RULES, normalization_version, normalize, tag_of_path, to_tag
+from titan_speech.tokenization.languages import tag_of_path, to_tag
+from titan_speech.tokenization.normalize import RULES, normalization_version, normalize
 
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parents[1] / "assets/documents.jsonl").open(encoding="utf-8")]
 TRICKY = "\u200c\u200d\u094d\u093c\u0905\u093e\u09a4\u09cd"

@@ -7,8 +7,12 @@ import hashlib
 import json
 
 from tests.runs import ROOT
-from titan_speech.tokenization.known_tokenizers import KNOWN, ranks_fingerprint, vocabulary_fingerprint
-from titan_speech.tokenization.text_tokenizer import byte_spelling
+from titan_speech.tokenization.known_tokenizers import (
+    KNOWN,
+    byte_spelling,
+    ranks_fingerprint,
+    vocabulary_fingerprint,
+)
 
 README = (ROOT / "tokenizer" / "README.md").read_text(encoding="utf-8")
 

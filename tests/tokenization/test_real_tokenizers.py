@@ -24,8 +24,8 @@ from tests.runs import ROOT
 from titan_speech.hf.safetensors_writer import write_json
 from titan_speech.hf.tokenizer import extended_tokenizer
 from titan_speech.store.reader import open_store
-from titan_speech.tokenization.known_tokenizers import KNOWN, ranks_fingerprint, vocabulary_fingerprint
-from titan_speech.tokenization.text_tokenizer import LLAMA3_PATTERN, TextTokenizer, tokenizer_file, tokenizer_json
+from titan_speech.tokenization.known_tokenizers import KNOWN, LLAMA3_PATTERN, ranks_fingerprint, vocabulary_fingerprint
+from titan_speech.tokenization.text_tokenizer import TextTokenizer, tokenizer_file, tokenizer_json
 
 pytestmark = pytest.mark.slow
 

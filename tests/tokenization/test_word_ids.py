@@ -15,7 +15,8 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from tests.runs import ROOT
 from titan_speech.tokenization import word_ids
-from titan_speech.tokenization.text_tokenizer import LLAMA3_PATTERN, TextTokenizer
+from titan_speech.tokenization.known_tokenizers import LLAMA3_PATTERN
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.word_ids import PATTERNS, WordIds, word_ids_of
 
 ODD = "'’.,!?(-) \u00a0\n\t\u200c\u200d\u0308\u1680\u2028\u3000\u180e<|>日本👍🏽éक्षि1२"
@@ -74,7 +75,7 @@ def test_a_word_that_is_known_is_not_encoded_again() -> None:
     assert as_lists(tokenizer.encode_bytes(texts)) == tokenizer.encode_batch(texts)
     with (
         patch.object(WordIds, "_ids", side_effect=_refuse_all),
-        patch.object(WordIds, "_learn", side_effect=_refuse_all),
+        patch.object(WordIds, "_encode_words", side_effect=_refuse_all),
     ):
         found = tokenizer.encode_bytes(["please the line", "the hold please"])
     assert as_lists(found) == tokenizer.encode_batch(["please the line", "the hold please"])

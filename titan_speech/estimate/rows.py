@@ -11,10 +11,11 @@ from pathlib import Path
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.model.backbones import BackboneShape, published_shape
+from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS, QWEN3_ROWS
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
 
-PUBLISHED_ROWS = {"llama3": 128_256, "qwen3": 151_936}
+PUBLISHED_ROWS = {"llama3": LLAMA3_ROWS, "qwen3": QWEN3_ROWS}
 """Embedding rows of the published backbones of a family (vocab_size of their config.json)."""
 
 

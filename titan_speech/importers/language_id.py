@@ -15,7 +15,7 @@ from functools import cache
 import regex
 from py3langid import langid
 
-from titan_speech.tokenization.normalize import script_of
+from titan_speech.tokenization.languages import script_of
 
 MAX_CHARS = 400
 SHORT_CHARS = 128

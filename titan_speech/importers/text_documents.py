@@ -27,7 +27,8 @@ from titan_speech.importers.language_id import identify, letter_share
 from titan_speech.importers.markup import strip_markup
 from titan_speech.importers.registry import Preset, find_preset
 from titan_speech.store.sample import Problem, SampleInfo, is_language
-from titan_speech.tokenization.normalize import normalize, tag_of_path, to_tag
+from titan_speech.tokenization.languages import tag_of_path, to_tag
+from titan_speech.tokenization.normalize import normalize
 
 FIELDS = ("sample_id", "text", "user", "language", "dataset_source", "licence", "quality_signals", "dialogue", "meta")
 """What a column may hold: `dialogue` is text with <human>: and <bot>: turns; `meta` an object that may name a

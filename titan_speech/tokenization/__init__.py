@@ -1,11 +1,12 @@
-"""Text and codes become ids.
+"""Text and codes become token ids, and samples become documents.
 
-vocabulary.py         where ids lie: base rows, codes, special tokens; the only module that converts codes to ids
-text_tokenizer.py     the backbone's tokenizer, from tokenizer.json or tiktoken ranks
-known_tokenizers.py   published vocabularies, recognized by their tokens
-word_ids.py           ids of words that were met before, for fast builds of stores
+languages.py          language tags and scripts
 normalize.py          Unicode and Indic normalization of text
+known_tokenizers.py   published vocabularies, recognized by their tokens
+word_ids.py           faster batch encoding for building stores: known words are looked up
+text_tokenizer.py     the backbone's tokenizer, from tokenizer.json or tiktoken ranks
+vocabulary.py         rows of text, codes and special tokens; the only module that computes with ids
 prompt_template.py    the prompt template of each task, for training and for decoding
-token_runs.py         documents put together from template tokens and stored values
-foreign_layouts.py    ids of the Inworld trainer and of Llasa, by name
+token_runs.py         documents assembled from template tokens and stored values
+foreign_layouts.py    vocabularies of the Inworld trainer and of Llasa, mapped by name
 """

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import VocabularyError
+from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.vocabulary import CODE_NAMES, NUM_CODES, Vocabulary
 
-LLAMA3_ROWS = 128_256
 NO_ROW = -1
 
 _INWORLD_SPECIALS = tuple(

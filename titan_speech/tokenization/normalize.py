@@ -1,34 +1,27 @@
-"""Language tags and the scripts they are written in.
+"""Text normalization: one form for text that reads the same, in documents and transcripts of speech alike.
 
-In: tags as sources have them (`hin`, `hin_Deva`, `Hindi`, `pan_Guru`). Out: the tag a store takes (shortest BCP 47
-primary subtag), and the script to expect. Only languages of this table can be checked against their script; others pass
-that check. Codes of ISO 639-3 outside the table stay as they are.
+In: text in any script, and its language tag. Out: the same words in one spelling; nothing that is read aloud is
+dropped. In order:
 
-What Unicode's canonical forms leave open in the Indic scripts, as tables.
-
-NFC already settles the order of nukta and virama, joins two-part vowel signs, and writes the nukta letters whose
-composed form is excluded (U+0958 to U+095F, U+09DC to U+09DF, U+0A33 and their like) as letter and nukta. What it does
-not touch is spelt alike on the screen and apart in memory: independent vowels typed as another vowel and a sign (tables
-"do not use" of the Unicode standard, chapter 12), chillus and khanda ta written with a joiner, dandas at code points
-that were never assigned. `indic-nlp-library` maps the same pairs, but also rewrites letters that differ in sound
-(Odia va as ba, final m as anusvara), and asks for pandas, morfessor and sphinx themes: hence tables.
-
-One form for text that reads the same: documents and transcripts of speech alike.
-
-In: text in any script, and its language tag. Out: the same words in one spelling. Nothing is dropped that a reader
-would speak. In order:
-
-1. mojibake undone (ftfy, only where its heuristic sees some), then NFC
+1. mojibake repaired (ftfy, only where its heuristic finds some), then NFC
 2. look-alikes of Latin, Arabic and digits folded: full width, ligatures, presentation forms, mathematical letters
-3. Indic: two-character vowels, joiner chillus and khanda ta, dandas at unassigned places (tables in indic.py)
-4. joiners kept where they shape a conjunct (beside a virama) or a word of Arabic script, taken out elsewhere
-5. controls, soft hyphens, byte order marks, direction marks, private use taken out
+3. Indic: two-character vowels, joiner chillus and khanda ta, dandas at unassigned code points (the tables below)
+4. joiners kept where they shape a conjunct (next to a virama) or a word of Arabic script, removed elsewhere
+5. controls, soft hyphens, byte order marks, direction marks, private use removed
 6. decimal digits of every script written 0-9; quotes, dashes and dots in one form; at most three equal marks in a row
 7. Indic languages: `|` after a letter is a danda, no space before a mark
 8. one space between words, at most one empty line between paragraphs
 
-`normalize(normalize(x)) == normalize(x)`: rules repeat until nothing changes, for ordinary text that is one extra
-look. One process does 2.5 (Malayalam with old chillus) to 7 MB/s (English) on a busy machine.
+`normalize(normalize(x)) == normalize(x)`: the rules repeat until nothing changes, which for ordinary text is one extra
+pass. One process normalizes 2.5 MB/s (Malayalam with old chillus) to 7 MB/s (English) on a busy machine.
+
+The Indic tables are needed because Unicode's canonical forms leave some spellings open. NFC settles the order of nukta
+and virama, joins two-part vowel signs, and writes the nukta letters whose composed form is excluded (U+0958 to U+095F,
+U+09DC to U+09DF, U+0A33 and others) as letter and nukta. It does not touch what looks the same on the screen and is
+stored differently: independent vowels typed as another vowel and a sign (tables "do not use" of the Unicode standard,
+chapter 12), chillus and khanda ta written with a joiner, dandas at code points that were never assigned.
+`indic-nlp-library` maps the same pairs, but also rewrites letters that differ in sound (Odia va as ba, final m as
+anusvara), and requires pandas, morfessor and sphinx themes.
 """
 
 from __future__ import annotations
@@ -36,99 +29,14 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 
 import ftfy
 import ftfy.badness
 import regex
 
-
-@dataclass(frozen=True)
-class Language:
-    """One language as sources name it."""
-
-    tag: str
-    iso3: tuple[str, ...]
-    script: str
-    """Name of the Unicode script property."""
-    name: str
-
-
-LANGUAGES = (
-    Language("en", ("eng",), "Latin", "English"),
-    Language("hi", ("hin",), "Devanagari", "Hindi"),
-    Language("bn", ("ben",), "Bengali", "Bengali"),
-    Language("ta", ("tam",), "Tamil", "Tamil"),
-    Language("te", ("tel",), "Telugu", "Telugu"),
-    Language("mr", ("mar",), "Devanagari", "Marathi"),
-    Language("gu", ("guj",), "Gujarati", "Gujarati"),
-    Language("kn", ("kan",), "Kannada", "Kannada"),
-    Language("ml", ("mal",), "Malayalam", "Malayalam"),
-    Language("pa", ("pan",), "Gurmukhi", "Punjabi"),
-    Language("or", ("ori", "ory"), "Oriya", "Odia"),
-    Language("as", ("asm",), "Bengali", "Assamese"),
-    Language("ur", ("urd",), "Arabic", "Urdu"),
-    Language("ne", ("nep", "npi"), "Devanagari", "Nepali"),
-    Language("sa", ("san",), "Devanagari", "Sanskrit"),
-    Language("mai", ("mai",), "Devanagari", "Maithili"),
-    Language("gom", ("gom",), "Devanagari", "Goan Konkani"),
-    Language("kok", ("kok",), "Devanagari", "Konkani"),
-    Language("si", ("sin",), "Sinhala", "Sinhala"),
-    Language("es", ("spa",), "Latin", "Spanish"),
-    Language("fr", ("fra",), "Latin", "French"),
-    Language("de", ("deu",), "Latin", "German"),
-    Language("it", ("ita",), "Latin", "Italian"),
-    Language("pt", ("por",), "Latin", "Portuguese"),
-    Language("ru", ("rus",), "Cyrillic", "Russian"),
-    Language("ar", ("ara", "arb"), "Arabic", "Arabic"),
-    Language("fa", ("fas", "pes"), "Arabic", "Persian"),
-)
-INDIC_SCRIPTS = frozenset(
-    "Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam Sinhala".split()  # noqa: SIM905
-)
-
-_BY_TAG = {language.tag: language for language in LANGUAGES}
-_TAGS = (
-    {language.tag: language.tag for language in LANGUAGES}
-    | {iso3: language.tag for language in LANGUAGES for iso3 in language.iso3}
-    | {language.name.lower(): language.tag for language in LANGUAGES}
-)
-
-
-def to_tag(name: str) -> str:
-    """The tag of a store for `hin`, `Hindi`, `hin_Deva`, `hi-IN`; of romanized text `hi-Latn`. Others unchanged."""
-    primary, *subtags = name.strip().replace("_", "-").split("-")
-    tag = _TAGS.get(primary.lower(), primary.lower() if len(primary) <= 3 else name.strip())
-    native = [s for s in subtags if not (len(s) == 4 and s.lower() != "latn")]
-    if script_of(tag) == "Latin":
-        native = [s for s in native if s.lower() != "latn"]
-    return "-".join([tag, *(s.title() if len(s) == 4 else s for s in native)])
-
-
-def script_of(tag: str) -> str | None:
-    """The script to expect in text of this tag; None where it is not known."""
-    primary, *subtags = tag.split("-")
-    if "Latn" in subtags:
-        return "Latin"
-    return _BY_TAG[primary].script if primary in _BY_TAG else None
-
-
-def is_indic(tag: str) -> bool:
-    return script_of(tag) in INDIC_SCRIPTS
-
-
-def tag_of_path(path: Path) -> str | None:
-    """The language in `hi_part_00000.parquet`, `hin/data-0.parquet`, `hi-1.txt`, `en_head.json.gz`: file name first."""
-    for name in (path.name.split(".")[0], path.parent.name):
-        primary = name.replace("-", "_").split("_")[0]
-        if primary in _TAGS and primary == primary.lower():
-            is_romanized = "Latn" in name.replace("-", "_").split("_")
-            return to_tag(f"{primary}-Latn" if is_romanized else primary)
-    return None
-
+from titan_speech.tokenization.languages import is_indic
 
 VIRAMAS = "\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca"
 ZWNJ, ZWJ = "\u200c", "\u200d"
@@ -165,17 +73,17 @@ _CHILLUS = {"\u0d23": "\u0d7a", "\u0d28": "\u0d7b", "\u0d30": "\u0d7c", "\u0d32"
             "\u0d15": "\u0d7f"}  # fmt: skip
 
 JOINED = {f"{letter}\u0d4d{ZWJ}": chillu for letter, chillu in _CHILLUS.items()} | {f"\u09a4\u09cd{ZWJ}": "\u09ce"}
-"""Chillus and khanda ta as they were written before they had code points."""
+"""Chillus and khanda ta in the spelling used before they had code points."""
 
 _UNASSIGNED_BLOCKS = (0x09E4, 0x0A64, 0x0AE4, 0x0B64, 0x0BE4, 0x0C64, 0x0CE4, 0x0D64)
 
 DANDAS = {chr(first): DANDA for first in _UNASSIGNED_BLOCKS} | {
     chr(first + 1): DOUBLE_DANDA for first in _UNASSIGNED_BLOCKS
 }
-"""All Indic scripts share Devanagari's dandas; these places in their blocks stay unassigned."""
+"""All Indic scripts share Devanagari's dandas; these code points in their own blocks stay unassigned."""
 
 RULES = 1
-"""Raised whenever a rule changes what comes out; a test holds the digest of real text for each number."""
+"""Increased whenever a rule changes the output; a test holds the digest of real text for each number."""
 
 MAX_ROUNDS = 16
 
@@ -186,7 +94,7 @@ _PUNCTUATION = {
     "؟": "؟", "\u2028": "\n", "\u2029": "\n\n", "\x85": "\n", "\x0b": "\n", "\x0c": "\n", "\t": " ",
 }  # fmt: skip
 
-# What UTF-8 read as a one-byte encoding is made of: Latin, Greek and Cyrillic letters beyond ASCII.
+# UTF-8 read as a one-byte encoding consists of these: Latin, Greek and Cyrillic letters beyond ASCII.
 _MAY_BE_MOJIBAKE = re.compile("[\u0080-\u024f\u0370-\u045f]")
 _PAIRS = re.compile("|".join((*JOINED, *VOWELS)))
 _STRAY_JOINERS = regex.compile(
@@ -204,12 +112,17 @@ _EMPTY_LINES = regex.compile(r"\n{3,}")
 
 
 def normalization_version() -> str:
-    """Names the rules and what they stand on; goes into the manifest of a store."""
+    """Versions of the rules and of the libraries they use, for the manifest of a store."""
     return f"text-{RULES}.unicode-{unicodedata.unidata_version}.ftfy-{version('ftfy')}.regex-{version('regex')}"
 
 
 def normalize(text: str, language: str) -> str:
-    """The text in its one form; idempotent."""
+    """The normalized text.
+
+    Args:
+        text: any text; lone surrogates are dropped.
+        language: its tag (languages.py).
+    """
     if text.isascii():
         return _fixed_point(text, indic=is_indic(language))
     return _fixed_point(text.encode("utf-8", "ignore").decode(), indic=is_indic(language))
@@ -226,7 +139,7 @@ def _fixed_point(text: str, indic: bool) -> str:
 def _one_round(text: str, indic: bool) -> str:
     if not text.isascii():
         text = _one_spelling(text)
-    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_table())
+    text = text.replace("\r\n", "\n").replace("\r", "\n").translate(_replacements())
     text = _invisible().sub("", text)
     text = _REPEATED_MARKS.sub(r"\1\1\1", text)
     if indic:
@@ -239,7 +152,7 @@ def _one_round(text: str, indic: bool) -> str:
 
 
 def _one_spelling(text: str) -> str:
-    """Rules for text that is more than ASCII."""
+    """Rules for text with characters beyond ASCII."""
     if _MAY_BE_MOJIBAKE.search(text) and ftfy.badness.is_bad(text):
         text = ftfy.fix_encoding(text)
     text = unicodedata.normalize("NFC", text)
@@ -251,8 +164,8 @@ def _one_spelling(text: str) -> str:
 
 
 @lru_cache(1)
-def _table() -> dict[int, str]:
-    """Character to what replaces it."""
+def _replacements() -> dict[int, str]:
+    """Replacement of each character, for `str.translate`."""
     table = {ord(old): new for old, new in (_PUNCTUATION | DANDAS).items() if old != new}
     for first, last in _FOLDED_RANGES:
         table |= {c: unicodedata.normalize("NFKC", chr(c)) for c in range(first, last + 1)}
@@ -261,7 +174,7 @@ def _table() -> dict[int, str]:
 
 @lru_cache(1)
 def _invisible() -> re.Pattern[str]:
-    """Characters that show nothing and shape nothing; Hangul fillers are letters by category only."""
+    """Characters that are invisible and do not shape others; Hangul fillers are letters only by category."""
     hidden = {*_of_category("Cc", "Cf", "Co", "Cs"), *"\u115f\u1160\u3164"} - {"\n", ZWJ, ZWNJ}
     return re.compile(f"[{_ranges(sorted(map(ord, hidden)))}]")
 
