@@ -131,7 +131,7 @@ def command(source: Path, output: Path, tokenizer: Path, workers: int) -> list[s
     "moment",
     [
         pytest.param("titan_speech.store.external_sort.write_run:2", marks=pytest.mark.slow),
-        "titan_speech.importers.build_workers.write_record:2",
+        "titan_speech.importers.build_workers.write_unit_record:2",
         pytest.param("titan_speech.importers.build.find_conflicts:1", marks=pytest.mark.slow),
         "titan_speech.store.shard_writer.write_sidecar:2",
         pytest.param("titan_speech.importers.build_workers.write_shard_record:2", marks=pytest.mark.slow),
@@ -188,7 +188,7 @@ def test_a_killed_process_of_several_ends_all_and_the_build_continues(
     _, message = running.communicate(timeout=60)
     if victim == "worker":
         assert running.returncode == 2, message
-        assert "a process of the build was killed" in message
+        assert "a worker process was killed" in message
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     num_done = len(list(units.glob("*/record.json")))
     assert num_done >= 2

@@ -259,8 +259,9 @@ def test_progress_says_rate_and_time_left(capsys: pytest.CaptureFixture[str]) ->
     with Progress("verify x", 400e6, "MB", 1e6) as progress:
         progress.add(100e6)
         assert capsys.readouterr().err == ""  # short jobs print nothing
-        progress._began, progress._due = progress._began - 10, 0.0
+        line = progress._line
+        line._began, line._due = line._began - 10, 0.0
         progress.add(100e6)
-    line = capsys.readouterr().err
-    assert "verify x: 50%, 200 of 400 MB" in line
-    assert "MB/s, 0:10 left" in line
+    shown = capsys.readouterr().err
+    assert "verify x: 50%, 200 of 400 MB" in shown
+    assert "MB/s, 0:10 left" in shown

@@ -1,21 +1,19 @@
-"""Building a store from what a team has: parallel, restartable, the same bytes however it went.
+"""Build a store from what a team has: parallel, restartable, the same bytes however often it was interrupted.
 
-inputs --> units         named by the format                         format.py
-             |  each imported by one process to sorted runs          work.py, store/write/spill.py
-             v
-           checks        over all samples: duplicates, segment order store/write/conflicts.py
-             |  each shard cut by one process from all runs          work.py, store/write/cut.py
-             v
-           manifest      written last, then the store is renamed into place
+    inputs --> units      listed by the importer                                       base.py
+                 |        each is imported by one process to sorted runs               build_workers.py
+                 v
+               checks     over all samples: duplicates, order of segments              store/shard_writer.py
+                 |        each shard is written by one process from all runs           build_workers.py
+                 v
+               manifest   written last, then the store is renamed into place
 
-In: `BuildRequest`. Out: the manifest of a store at `output`. A build that is killed continues when it is asked for
-again. Bad input is told whole: every unit is checked before anything is refused.
+In: `BuildRequest`. Out: the manifest of a store at `output`. A build that was killed continues when it is requested
+again. Bad input is reported together: every unit is checked before anything is refused.
 
-A build whose output is object storage: made in a local folder, then sent, manifest last.
-
-In: a request and an address. Out: the store at s3://, and nothing left here. The bucket is looked into before the build
-begins, so that wrong credentials do not show hours later; a build or a push that was killed goes on where it stopped
-when the same command is run again. The local folder needs room for the store and its spills.
+For an output in object storage the store is built in a local folder, then sent, manifest last. The bucket is listed
+before the build begins, so that wrong credentials do not show only after hours; a build or an upload that was killed is
+continued by the same command. The local disk needs space for the store and its runs.
 """
 
 from __future__ import annotations
@@ -39,16 +37,16 @@ from titan_speech.importers.base import (
     speech_importers,
 )
 from titan_speech.importers.build_folder import UNIT_PROBLEM, BuildFolder, BuildSettings, UnitRecord, digest_of
-from titan_speech.importers.build_workers import BuildProgress, CutWork, ImportWork, UnitTask, run_all
-from titan_speech.storage.s3 import client_of
-from titan_speech.storage.s3_url import S3Url
+from titan_speech.importers.build_workers import BuildProgress, CutShard, ImportUnit, UnitTask
+from titan_speech.storage.s3 import S3Url, client_of
 from titan_speech.store.external_sort import Recipe, Run
-from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, ShardInfo, TokenizerInfo, read_manifest
-from titan_speech.store.sample import Found, Problems, merge_problems
-from titan_speech.store.shard_writer import ShardJob, by_part, find_conflicts, part_info, shard_jobs
+from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, TokenizerInfo, read_manifest
+from titan_speech.store.sample import Problems, merge_problems
+from titan_speech.store.shard_writer import by_part, find_conflicts, part_info, shard_jobs
 from titan_speech.store.transfer import push_store
 from titan_speech.store.writer import check_shard_bytes, codes_per_sec, completed, doubted, write_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.process_pool import run_tasks
 from titan_speech.utils.progress import say_to_stderr
 
 REPORT_NAME = "build_report.json"
@@ -59,24 +57,32 @@ class BuildRequest:
     """What to build, from what, and how."""
 
     format: str
+    """Name of the importer."""
     options: ImportOptions
     output: Path
     tokenizer: Path
+    """Folder of the tokenizer."""
     name: str
     licence: str
     codec: CodecInfo | None = None
+    """Codec of the codes, for formats that do not state it."""
     normalize: bool = False
     seed: int = 0
     shard_bytes: int = 128 << 20
     required_transcripts: tuple[str, ...] = ()
     num_workers: int = 1
     skip_bad: bool = False
+    """Leave bad samples out instead of refusing the build."""
     folder: Path | None = None
-    """Where the unfinished build is kept; None is beside the output."""
+    """Where the unfinished build is kept; None is OUTPUT.building."""
 
 
 def build_store(request: BuildRequest) -> Manifest:
-    """Builds the store, or continues where an earlier call was stopped."""
+    """Build the store, or continue a build that was interrupted.
+
+    Raises:
+        DataError: the inputs are refused (with all problems found), or the build could not be finished.
+    """
     check_shard_bytes(request.shard_bytes)
     folder = BuildFolder(request.folder or request.output.with_name(f"{request.output.name}.building"))
     is_published = request.output.exists()
@@ -85,15 +91,32 @@ def build_store(request: BuildRequest) -> Manifest:
             f"{request.output} exists already and a store is never changed: choose another path or delete it"
         )
     tokenizer = TextTokenizer.load(request.tokenizer)
-    opened = open_importer(request.format, request.options)
-    recipe = _recipe(request, opened, tokenizer)
-    settings = _settings(request, recipe)
+    importer = open_importer(request.format, request.options)
+    recipe = Recipe(
+        tokenizer,
+        _codec(request, importer),
+        _normalization(request, importer),
+        request.seed,
+        request.required_transcripts,
+    )
+    settings = BuildSettings(
+        request.format,
+        request.options,
+        request.name,
+        request.licence,
+        recipe.codec,
+        tokenizer.fingerprint,
+        recipe.normalization_version,
+        request.seed,
+        request.shard_bytes,
+        request.required_transcripts,
+    )
     try:
         folder.open(settings, may_discard=not is_published)
-        if is_published:  # killed while it tidied up
+        if is_published:  # an earlier call was killed after it had published the store
             folder.tidy(request.output)
             return read_manifest(request.output)
-        return _Build(request, folder, opened, recipe).run()
+        return _Build(request, folder, importer, recipe).run()
     except OSError as error:
         raise DataError(
             f"store {request.output} is not finished: {error}; run the same command again to continue"
@@ -105,26 +128,40 @@ def build_store(request: BuildRequest) -> Manifest:
         folder.close()
 
 
-def _recipe(request: BuildRequest, opened: Importer, tokenizer: TextTokenizer) -> Recipe:
+def build_to_s3(request: BuildRequest, url: S3Url, work_dir: Path, settings: StorageConfig) -> Manifest:
+    """Build a store in `work_dir` and send it to `url`; `request.output` is ignored."""
+    folder = work_dir / f"{url.name}.building"
+    objects = client_of(settings).list_sizes(url)
+    if MANIFEST_NAME in objects and not folder.exists():
+        raise DataError(f"{url} holds a store already and a store is never changed: choose another prefix")
+    manifest = build_store(replace(request, output=folder / "finished", folder=folder))
+    push_store(folder / "finished", url, settings)
+    shutil.rmtree(folder)
+    return manifest
+
+
+def _codec(request: BuildRequest, importer: Importer) -> CodecInfo | None:
+    """The codec the importer knows, or the one of the request; they must not contradict each other."""
     codec = request.codec
-    if isinstance(opened, KnowsCodec) and (named := opened.codec_info()) is not None:
-        if codec is not None and codec.hash != named.hash:
+    if isinstance(importer, KnowsCodec) and (known := importer.codec_info()) is not None:
+        if codec is not None and codec.hash != known.hash:
             raise DataError(
-                f"the input's codes are of codec {named.name}, hash {named.hash}, but --codec-hash says {codec.hash}; "
+                f"the input's codes are of codec {known.name}, hash {known.hash}, but --codec-hash says {codec.hash}; "
                 "leave out --codec-name and --codec-hash, or give the input they belong to"
             )
-        codec = named
+        codec = known
     if codec is None and request.format in speech_importers():
         raise DataError(
             f"--from {request.format} holds codes and does not say of which codec: give --codec-name NAME (such as "
             "xcodec2) and --codec-hash SHA256 of the codec's weights"
         )
-    return Recipe(tokenizer, codec, _normalization(request, opened), request.seed, request.required_transcripts)
+    return codec
 
 
-def _normalization(request: BuildRequest, opened: Importer) -> str:
-    if named := _normalized_by(opened):
-        return named
+def _normalization(request: BuildRequest, importer: Importer) -> str:
+    """The rules that the texts of the store were normalized by."""
+    if version := _input_normalization(importer):
+        return version
     if not request.normalize:
         return "none"
     from titan_speech.tokenization.normalize import normalization_version
@@ -132,56 +169,83 @@ def _normalization(request: BuildRequest, opened: Importer) -> str:
     return normalization_version()
 
 
-def _normalized_by(opened: Importer) -> str | None:
-    """The rules the input's texts went through already."""
-    return opened.normalization_version() if isinstance(opened, KnowsNormalization) else None
-
-
-def _settings(request: BuildRequest, recipe: Recipe) -> BuildSettings:
-    return BuildSettings(
-        request.format,
-        request.options,
-        request.name,
-        request.licence,
-        recipe.codec,
-        recipe.tokenizer.fingerprint,
-        recipe.normalization_version,
-        request.seed,
-        request.shard_bytes,
-        request.required_transcripts,
-    )
+def _input_normalization(importer: Importer) -> str | None:
+    """The rules that the texts of the input were normalized by already."""
+    return importer.normalization_version() if isinstance(importer, KnowsNormalization) else None
 
 
 class _Build:
-    """A build whose folder is open."""
+    """A build whose folder is open and locked."""
 
-    def __init__(self, request: BuildRequest, folder: BuildFolder, opened: Importer, recipe: Recipe) -> None:
-        self._request, self._folder, self._format, self._recipe = request, folder, opened, recipe
+    def __init__(self, request: BuildRequest, folder: BuildFolder, importer: Importer, recipe: Recipe) -> None:
+        self._request, self._folder, self._importer, self._recipe = request, folder, importer, recipe
 
     def run(self) -> Manifest:
         self._folder.prepare()
-        records = self._checked_records()
-        self._tell(records)
-        runs = [run for record in records for run in record.runs]
+        records = self._import_and_check()
+        dropped = merge_problems(record.problems for record in records)
+        doubts = merge_problems(record.doubts for record in records)
+        if dropped.found:
+            say_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
+        if doubts.found:
+            say_to_stderr(f"warning: {doubted(doubts)}")
         self._folder.forget_shards_unless(digest_of(records))
-        manifest = self._cut(runs)
-        self._write_report(records)
+        manifest = self._write_shards([run for record in records for run in record.runs])
+        self._write_report(records, dropped, doubts)
         write_manifest(manifest, self._folder.store)
         self._publish()
         return manifest
 
-    def _checked_records(self) -> list[UnitRecord]:
+    def _import_and_check(self) -> list[UnitRecord]:
         units: list[Unit] = []
         try:
-            units = _checked_units(self._format)
+            units = self._units()
             records = self._import_units(units)
-            self._check(records, [run for record in records for run in record.runs])
+            self._check(records)
         except DataError as error:
-            raise DataError(f"{error}{self._left(units)}") from error
+            raise DataError(f"{error}{self._keep_or_remove(units)}") from error
         return records
 
-    def _left(self, units: Sequence[Unit]) -> str:
-        """Of a refused build: what can be used again is kept and told; the one unit of an input cannot."""
+    def _units(self) -> list[Unit]:
+        units = self._importer.units()
+        names = [unit.name for unit in units]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(
+                f"two units of the input are called {twice!r}: give each input once, and under its own name"
+            )
+        return units
+
+    def _import_units(self, units: Sequence[Unit]) -> list[UnitRecord]:
+        """The record of every unit; units that are finished are not imported again."""
+        skip_bad = self._request.skip_bad
+        records = {unit.name: self._folder.record(unit) for unit in units}
+        left = [unit for unit in units if (record := records[unit.name]) is None or not record.is_done(unit, skip_bad)]
+        progress = BuildProgress("imported", "units", [unit.num_bytes for unit in left])
+        normalize = self._request.normalize and not _input_normalization(self._importer)
+        tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
+        import_unit = ImportUnit(self._importer, self._recipe, normalize)
+        imported = run_tasks(import_unit, tasks, self._request.num_workers, progress.report)
+        progress.finish(sum(not record.is_usable(skip_bad) for record in imported))
+        records |= {record.name: record for record in imported}
+        return [record for record in records.values() if record is not None]
+
+    def _check(self, records: Sequence[UnitRecord]) -> None:
+        what_failed = f"store {self._request.output} was not built"
+        problems = Problems(f"{what_failed} (rows count from 0)", limit=None)
+        for record in records:
+            if not self._request.skip_bad or UNIT_PROBLEM in record.problems:
+                problems.merge(record.problems)
+        runs = [run for record in records for run in record.runs]
+        find_conflicts(runs, problems)
+        problems.raise_if_any()
+        if not runs:
+            dropped = (record.problems for record in records)
+            merge_problems(dropped, f"{what_failed}: no sample is left").raise_if_any()
+            raise DataError(f"{what_failed}: the inputs hold no samples")
+
+    def _keep_or_remove(self, units: Sequence[Unit]) -> str:
+        """After a refusal: keep imported units that can be used again and say so, or remove the folder."""
         num_usable = self._folder.num_usable(self._request.skip_bad)
         if num_usable == 0 or len(units) == 1:
             self._folder.remove()
@@ -191,38 +255,18 @@ class _Build:
             "not import again; delete it if you change the settings"
         )
 
-    def _import_units(self, units: Sequence[Unit]) -> list[UnitRecord]:
-        known = {unit.name: self._folder.record(unit) for unit in units}
-        left = [unit for unit in units if not _is_done(known[unit.name], unit, self._request.skip_bad)]
-        progress = BuildProgress("imported", "units", [unit.num_bytes for unit in left])
-        normalize = self._request.normalize and not _normalized_by(self._format)
-        work = ImportWork(self._format, self._recipe, normalize)
-        tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
-        imported = run_all(work, tasks, self._request.num_workers, progress.tick)
-        progress.finish(sum(not record.is_usable(self._request.skip_bad) for record in imported))
-        made = {record.name: record for record in imported}
-        return [made.get(unit.name) or known[unit.name] for unit in units]  # type: ignore[misc]
-
-    def _check(self, records: Sequence[UnitRecord], runs: Sequence[Run]) -> None:
-        problems = Problems(f"store {self._request.output} was not built (rows count from 0)", limit=None)
-        for record in records:
-            if not self._request.skip_bad or UNIT_PROBLEM in record.problems:
-                problems.merge(record.problems)
-        find_conflicts(runs, problems)
-        problems.raise_if_any()
-        if not runs:
-            _dropped(records, f"store {self._request.output} was not built: no sample is left").raise_if_any()
-            raise DataError(f"store {self._request.output} was not built: the inputs hold no samples")
-
-    def _cut(self, runs: Sequence[Run]) -> Manifest:
+    def _write_shards(self, runs: Sequence[Run]) -> Manifest:
         parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
-        jobs = [job for some in parts.values() for job in some]
-        left = [job for job in jobs if self._folder.shard(job) is None]
+        left = [job for jobs in parts.values() for job in jobs if self._folder.shard(job) is None]
         progress = BuildProgress("cut", "shards", [self._request.shard_bytes] * len(left))
-        run_all(CutWork(self._folder.store, self._folder.shards), left, self._request.num_workers, progress.tick)
+        cut_shard = CutShard(self._folder.store, self._folder.shards)
+        run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()
         rate = codes_per_sec(self._recipe.codec)
-        infos = tuple(part_info(some, self._shards(parts[key]), rate) for key, some in by_part(runs).items())
+        infos = []
+        for key, some in by_part(runs).items():
+            shards = [info for job in parts[key] if (info := self._folder.shard(job)) is not None]
+            infos.append(part_info(some, shards, rate))
         manifest = Manifest(
             name=self._request.name,
             licence=self._request.licence,
@@ -232,73 +276,28 @@ class _Build:
             seed=self._request.seed,
             parts=(),
         )
-        return completed(manifest, infos, self._folder.store)
+        return completed(manifest, tuple(infos), self._folder.store)
 
-    def _shards(self, jobs: Sequence[ShardJob]) -> list[ShardInfo]:
-        return [info for job in jobs if (info := self._folder.shard(job)) is not None]
-
-    def _write_report(self, records: Sequence[UnitRecord]) -> None:
-        """What was imported and what was left out; nothing in it depends on how the build went."""
-        content = {
+    def _write_report(self, records: Sequence[UnitRecord], dropped: Problems, doubts: Problems) -> None:
+        """What was imported and what was left out; the same however often the build was interrupted."""
+        content: dict[str, object] = {
             "from": self._request.format,
             "units": len(records),
             "samples": sum(record.num_samples for record in records),
             "tokens": sum(record.num_tokens for record in records),
-            "dropped": {kind: _told(found) for kind, found in _dropped(records).found.items()},
-            "doubted": {kind: _told(found) for kind, found in _doubted(records).found.items()},
         }
+        for name, problems in (("dropped", dropped), ("doubted", doubts)):
+            content[name] = {
+                kind: {"count": found.count, "first": found.first} for kind, found in problems.found.items()
+            }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (self._folder.store / REPORT_NAME).write_text(text, encoding="utf-8")
-
-    def _tell(self, records: Sequence[UnitRecord]) -> None:
-        """What the store will lack, and what of it is doubtful."""
-        if (dropped := _dropped(records)).found:
-            say_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
-        if (doubts := _doubted(records)).found:
-            say_to_stderr(f"warning: {doubted(doubts)}")
 
     def _publish(self) -> None:
         try:
             os.rename(self._folder.store, self._request.output)
         except OSError as error:
             raise DataError(
-                f"{self._request.output} appeared during the build ({error}); it was left as it is"
+                f"{self._request.output} appeared during the build ({error}); it was left unchanged"
             ) from error
         self._folder.tidy(self._request.output)
-
-
-def _dropped(records: Sequence[UnitRecord], what_failed: str = "") -> Problems:
-    return merge_problems((record.problems for record in records), what_failed)
-
-
-def _doubted(records: Sequence[UnitRecord]) -> Problems:
-    return merge_problems(record.doubts for record in records)
-
-
-def _checked_units(opened: Importer) -> list[Unit]:
-    units = opened.units()
-    names = [unit.name for unit in units]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two units of the input are called {twice!r}: give each input once, and under its own name")
-    return units
-
-
-def _is_done(record: UnitRecord | None, unit: Unit, skip_bad: bool) -> bool:
-    return record is not None and record.is_done(unit, skip_bad)
-
-
-def _told(found: Found) -> dict[str, object]:
-    return {"count": found.count, "first": found.first}
-
-
-def build_to_s3(request: BuildRequest, url: S3Url, work_dir: Path, settings: StorageConfig) -> Manifest:
-    """`request.output` is not looked at."""
-    folder = work_dir / f"{url.name}.building"
-    there = client_of(settings).list_sizes(url)
-    if MANIFEST_NAME in there and not folder.exists():
-        raise DataError(f"{url} holds a store already and a store is never changed: choose another prefix")
-    manifest = build_store(replace(request, output=folder / "finished", folder=folder))
-    push_store(folder / "finished", url, settings)
-    shutil.rmtree(folder)
-    return manifest

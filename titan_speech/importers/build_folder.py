@@ -1,20 +1,15 @@
-"""What makes the bytes of a built store, as one value that is recorded with a build in progress.
+"""The folder of an unfinished build, and the settings it belongs to: finished work is kept, whatever is killed.
 
-In: what the command line said. Out: `BuildSettings`, and the difference to those an unfinished build began with.
-The number of processes is left out: it changes no byte. So is `--skip-bad`: samples that are fine are the same either
-way.
+    OUTPUT.building/settings.json       what the build was started with
+    OUTPUT.building/lock                locked by the running build
+    OUTPUT.building/units/<unit>/       sorted runs (store/external_sort.py) and record.json of an imported unit
+    OUTPUT.building/shards/<shard>      the manifest's entry of a shard that is written
+    OUTPUT.building/store/              the new store
 
-The folder of an unfinished build: what is done stays done, whatever is killed.
-
-    OUTPUT.building/settings.json       what the build began with
-    OUTPUT.building/lock                held by the running build
-    OUTPUT.building/units/<unit>/       runs (store/write/runs.py) and record.json of an imported unit
-    OUTPUT.building/shards/<shard>      what the manifest says of a shard that is cut
-    OUTPUT.building/store/              the store to be
-
-A unit is imported to a folder of another name and renamed when it is whole, a shard's record is renamed into place
-when its files are on disk: what bears its name is complete. A unit whose input has another size or time of change
-than when it was imported is imported again. The spills take as much room as the store itself, once more.
+In: what the command line said, and what units and shards became. Out: which of them are finished. A unit is imported to
+a folder of another name, which is renamed when it is complete; a shard's record is renamed into place when its files
+are on disk: whatever has its final name is complete. A unit is imported again if a file of it changed in size or time.
+The runs take as much disk space as the store, in addition to it.
 """
 
 from __future__ import annotations
@@ -31,18 +26,24 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
 from titan_speech.store.external_sort import Run, VariantCount
-from titan_speech.store.files import PartKey, flush_to_disk
+from titan_speech.store.files import PartKey
 from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
 from titan_speech.store.sample import Found
 from titan_speech.store.shard_writer import ShardJob
+from titan_speech.utils.files import write_atomically
 
 SPILL_VERSION = 2
-"""Raised when the files of an unfinished build change."""
+"""Increased when the files of an unfinished build change."""
+UNIT_PROBLEM = "unit"
+"""Kind of the problem that a unit could not be read to its end."""
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Equal settings and inputs give equal bytes."""
+    """Everything that determines the bytes of a built store.
+
+    The number of processes does not, nor does `--skip-bad`: good samples are the same either way.
+    """
 
     format: str
     options: ImportOptions
@@ -56,7 +57,7 @@ class BuildSettings:
     required_transcripts: tuple[str, ...]
 
     def content(self) -> dict[str, str]:
-        """Each setting as JSON text, by the name its option has."""
+        """Each setting as JSON text, by the name of its option."""
         values: dict[str, object] = {"spill version": SPILL_VERSION, "from": self.format}
         for name, value in asdict(self.options).items():
             values["input" if name == "inputs" else name.replace("_", "-")] = _plain(value)
@@ -76,18 +77,14 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def differences(began_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line for each setting that is not as it was."""
+def _differences(began_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """One line for each setting that changed."""
     names = [*now, *(name for name in began_with if name not in now)]
     return [
-        f"{name}: began with {began_with.get(name, 'nothing')}, now {now.get(name, 'nothing')}"
+        f"  {name}: began with {began_with.get(name, 'nothing')}, now {now.get(name, 'nothing')}"
         for name in names
         if began_with.get(name) != now.get(name)
     ]
-
-
-UNIT_PROBLEM = "unit"
-"""Kind of the problem that a unit could not be read to its end."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +93,19 @@ class UnitRecord:
 
     name: str
     stamp: str
-    """Sizes and times of change of its files when it was imported."""
+    """Sizes and modification times of its files when it was imported."""
     num_samples: int
     num_tokens: int
     problems: Mapping[str, Found]
     doubts: Mapping[str, Found]
-    """Of samples that were imported."""
+    """About samples that were imported."""
     runs: tuple[Run, ...]
 
     def is_usable(self, skip_bad: bool) -> bool:
         return not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
 
     def is_done(self, unit: Unit, skip_bad: bool) -> bool:
-        """Whether it need not be imported again."""
+        """Whether the unit need not be imported again."""
         return self.is_usable(skip_bad) and self.stamp == stamp_of(unit)
 
 
@@ -118,7 +115,7 @@ def stamp_of(unit: Unit) -> str:
 
 
 class BuildFolder:
-    """Where a build keeps what it has done."""
+    """Where a build keeps what is finished."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -126,36 +123,40 @@ class BuildFolder:
         self._lock: int | None = None
 
     def open(self, settings: BuildSettings, may_discard: bool = True) -> None:
-        """Begins a build, or continues the one that was begun here with the same settings.
+        """Lock the folder, and begin a build or continue the one begun here with the same settings.
 
-        What was begun with others is discarded where no unit of it is imported, and refused otherwise.
+        Args:
+            may_discard: a build begun with other settings is discarded if no unit of it is imported.
+
+        Raises:
+            DataError: another process is building here, or a build with other settings has imported units.
         """
         content = settings.content()
         file = self.path / "settings.json"
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        changed = differences(_read(file), content) if file.exists() else []
-        if changed and (not may_discard or any(self._records())):
+        changed = _differences(_read(file), content) if file.exists() else []
+        if changed and (not may_discard or any(self._record_files())):
             raise DataError(
                 f"{self.path} holds an unfinished build with other settings; repeat those settings to continue it, or "
-                "delete that folder to begin anew:\n" + "\n".join(f"  {line}" for line in changed)
+                "delete that folder to start again:\n" + "\n".join(changed)
             )
         if changed or not file.exists():
-            _write(file, json.dumps(content, indent=1, ensure_ascii=False))
+            write_atomically(file, json.dumps(content, indent=1, ensure_ascii=False))
 
     def prepare(self) -> None:
-        """Makes room for what is to come, and clears away what was not finished."""
+        """Make the folders, and delete units that were not finished."""
         for folder in (self.units, self.shards, self.store):
             folder.mkdir(exist_ok=True)
         for left in self.units.glob("*.tmp-*"):
             shutil.rmtree(left)
 
-    def _records(self) -> Iterator[Path]:
+    def _record_files(self) -> Iterator[Path]:
         return (file for file in self.units.glob("*/record.json") if ".tmp-" not in file.parent.name)
 
     def num_usable(self, skip_bad: bool) -> int:
-        """Units the same settings need not import again."""
-        return sum(read_record(file).is_usable(skip_bad) for file in self._records())
+        """Units that the same settings need not import again."""
+        return sum(_read_unit_record(file).is_usable(skip_bad) for file in self._record_files())
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -170,12 +171,13 @@ class BuildFolder:
             raise DataError(f"another process is building in {self.path} ({error}); wait for it or stop it") from error
 
     def close(self) -> None:
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
 
     def tidy(self, output: Path) -> None:
-        """The store is in place; what it was made of goes, and all of this folder unless the store lies in it."""
+        """After the store was published: delete what it was made of, and this folder unless the store is in it."""
         for folder in (self.units, self.shards):
             shutil.rmtree(folder, ignore_errors=True)
         if output.parent != self.path:
@@ -187,19 +189,19 @@ class BuildFolder:
 
     def record(self, unit: Unit) -> UnitRecord | None:
         file = self.unit_path(unit) / "record.json"
-        return read_record(file) if file.exists() else None
+        return _read_unit_record(file) if file.exists() else None
 
     def forget_shards_unless(self, digest: str) -> None:
-        """Shards cut from other runs than these are cut again."""
+        """Delete shards that were written from other runs than those of this digest."""
         file = self.shards / "digest"
         if not file.exists() or file.read_text() != digest:
             for folder in (self.shards, self.store):
                 shutil.rmtree(folder)
                 folder.mkdir()
-            _write(file, digest)
+            write_atomically(file, digest)
 
     def shard(self, job: ShardJob) -> ShardInfo | None:
-        file = shard_record(self.shards, job)
+        file = _shard_file(self.shards, job)
         if not file.exists():
             return None
         content = _read(file)
@@ -207,34 +209,34 @@ class BuildFolder:
         return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], files)
 
 
-def shard_record(folder: Path, job: ShardJob) -> Path:
+def _shard_file(folder: Path, job: ShardJob) -> Path:
     return folder / f"{job.key.folder}.{job.name}.json"
 
 
 def write_shard_record(folder: Path, job: ShardJob, info: ShardInfo) -> None:
-    _write(shard_record(folder, job), json.dumps(asdict(info)))
+    write_atomically(_shard_file(folder, job), json.dumps(asdict(info)))
 
 
-def write_record(folder: Path, record: UnitRecord) -> None:
+def write_unit_record(folder: Path, record: UnitRecord) -> None:
     runs = [
         {**asdict(run), "folder": run.folder.name, "key": [run.key.dataset_source, run.key.language, str(run.key.kind)]}
         for run in record.runs
     ]
-    problems, doubts = (
-        {kind: asdict(found) for kind, found in told.items()} for told in (record.problems, record.doubts)
-    )
-    content = {**vars(record), "problems": problems, "doubts": doubts, "runs": runs}
-    _write(folder / "record.json", json.dumps(content, ensure_ascii=False))
+    content = {**vars(record), "runs": runs}
+    for name in ("problems", "doubts"):
+        content[name] = {kind: asdict(found) for kind, found in content[name].items()}
+    write_atomically(folder / "record.json", json.dumps(content, ensure_ascii=False))
 
 
-def read_record(file: Path) -> UnitRecord:
+def _read_unit_record(file: Path) -> UnitRecord:
     content = _read(file)
-    problems, doubts = ({kind: Found(**found) for kind, found in content[of].items()} for of in ("problems", "doubts"))
-    runs = tuple(_run(file.parent, some) for some in content["runs"])
-    return UnitRecord(**{**content, "problems": problems, "doubts": doubts, "runs": runs})
+    for name in ("problems", "doubts"):
+        content[name] = {kind: Found(**found) for kind, found in content[name].items()}
+    runs = tuple(_run_of(file.parent, some) for some in content["runs"])
+    return UnitRecord(**{**content, "runs": runs})
 
 
-def _run(unit: Path, content: dict) -> Run:
+def _run_of(unit: Path, content: dict) -> Run:
     source, language, kind = content["key"]
     variants = tuple(VariantCount(**variant) for variant in content["variants"])
     run = Run(**{**content, "key": PartKey(source, language, Kind(kind)), "variants": variants})
@@ -242,20 +244,10 @@ def _run(unit: Path, content: dict) -> Run:
 
 
 def digest_of(records: Sequence[UnitRecord]) -> str:
-    """Changes when other samples would be cut."""
-    told = [(record.name, record.stamp, record.num_samples, record.num_tokens) for record in records]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """Changes when other samples would be written to the shards."""
+    content = [(record.name, record.stamp, record.num_samples, record.num_tokens) for record in records]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _read(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as opened:
-        opened.write(text)
-        opened.flush()
-        flush_to_disk(opened.fileno())
-    os.rename(temporary, file)

@@ -1,250 +1,97 @@
-"""Work on many tasks, in this process or in several.
+"""What one process of a build does: import a unit, or write a shard; and the progress of all of them.
 
-In: work, tasks, how many processes. Out: results in the order of the tasks, and counts of what is done so far for the
-progress line. One process for each worker, spawned; with one worker everything happens here. A worker that is killed
-(out of memory, by hand) ends the build with an error that says so; when this process dies, its workers do.
-
-How far a build is: samples, tokens, rates and time left, on stderr.
-
-In: what each task has done so far. Out: one line that is rewritten on a terminal, or a new line every 10 s in a log.
-Time left is by bytes of input: of a task under way as many are taken for done as its tokens took in the finished ones.
-
-What a process of a build does: imports one unit, or cuts one shard.
-
-In: a task. Out: files in the build's folder (folder.py), and a record that is in place only when they are whole.
-Both kinds of work pickle, so that they run in this process or in others.
+In: a task. Out: files in the build's folder (build_folder.py), and a record that is put in place only when they are
+complete. The functions pickle, so utils/process_pool.py runs them in this process or in several.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, Importer, Sample, SpeechSample, TextSample, Unit
-from titan_speech.importers.build_folder import UNIT_PROBLEM, UnitRecord, stamp_of, write_record, write_shard_record
+from titan_speech.importers.build_folder import (
+    UNIT_PROBLEM,
+    UnitRecord,
+    stamp_of,
+    write_shard_record,
+    write_unit_record,
+)
 from titan_speech.store.external_sort import Recipe, Spill
 from titan_speech.store.sample import Found, Problem, Problems, merge_problems
 from titan_speech.store.shard_writer import ShardJob, write_shard
-from titan_speech.utils.progress import clock
+from titan_speech.utils.process_pool import Advance
+from titan_speech.utils.progress import ProgressLine, clock
 
-T_contra = TypeVar("T_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
-T = TypeVar("T")
-R = TypeVar("R")
-
-TICK_SEC = 0.2
-
-
-class Work(Protocol[T_contra, R_co]):
-    def do(self, task: T_contra, advance: Callable[[int, int], None]) -> R_co: ...
-
-
-Tick = Callable[[NDArray[np.int64], NDArray[np.bool_]], None]
-"""Told of samples and tokens of each task (tasks, 2), and which tasks are done."""
-
-
-def run_all(work: Work[T, R], tasks: Sequence[T], num_workers: int, tick: Tick) -> list[R]:
-    if num_workers == 1 or len(tasks) <= 1:
-        return _run_here(work, tasks, tick)
-    return _run_apart(work, tasks, min(num_workers, len(tasks)), tick)
-
-
-def _run_here(work: Work[T, R], tasks: Sequence[T], tick: Tick) -> list[R]:
-    counts, is_done = np.zeros((len(tasks), 2), np.int64), np.zeros(len(tasks), bool)
-    results = []
-    for index, task in enumerate(tasks):
-
-        def advance(num_samples: int, num_tokens: int, index: int = index) -> None:
-            counts[index] += (num_samples, num_tokens)
-            tick(counts, is_done)
-
-        results.append(work.do(task, advance))
-        is_done[index] = True
-        tick(counts, is_done)
-    return results
-
-
-def _run_apart(work: Work[T, R], tasks: Sequence[T], num_workers: int, tick: Tick) -> list[R]:
-    context = multiprocessing.get_context("spawn")
-    shared = context.RawArray("q", 2 * len(tasks))
-    counts, is_done = np.frombuffer(shared, np.int64).reshape(-1, 2), np.zeros(len(tasks), bool)
-    others = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(work, shared))
-    try:
-        futures: dict[Future, int] = {executor.submit(_do, index, task): index for index, task in enumerate(tasks)}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=TICK_SEC, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                is_done[futures[future]] = True
-            tick(counts, is_done)
-        executor.shutdown()
-    except BaseException as error:
-        for child in set(multiprocessing.active_children()) - others:
-            child.kill()
-        executor.shutdown(wait=False, cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise DataError(
-                "a process of the build was killed, perhaps for want of memory; run the same command again to "
-                "continue, with fewer --workers if it was memory"
-            ) from error
-        raise
-    return [future.result() for future in futures]
-
-
-_work: Work
-_counts: NDArray[np.int64]
-
-
-def _begin(work: Work, shared: memoryview) -> None:
-    global _work, _counts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends all of them
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _work, _counts = work, np.frombuffer(shared, np.int64).reshape(-1, 2)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-
-def _do(index: int, task: object) -> object:
-    def advance(num_samples: int, num_tokens: int) -> None:
-        _counts[index] += (num_samples, num_tokens)
-
-    return _work.do(task, advance)
-
-
-BYTES_PER_TOKEN = 4.0  # until a task is finished
-LOG_SEC, TERMINAL_SEC = 10.0, 0.2
-
-
-class BuildProgress:
-    """One stage of a build; `tick` is called often and prints rarely."""
-
-    def __init__(self, stage: str, what: str, num_bytes: Sequence[int]) -> None:
-        self._stage, self._what, self._num_bytes = stage, what, np.asarray(num_bytes, np.float64)
-        self._stream, self._began = sys.stderr, time.monotonic()
-        self._on_terminal = self._stream.isatty()
-        self._due = self._began + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
-        self._num_refused = 0
-        self._last = np.zeros((len(num_bytes), 2), np.int64), np.zeros(len(num_bytes), bool)
-
-    def tick(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
-        self._last = counts, is_done
-        if time.monotonic() >= self._due:
-            self._print("" if self._on_terminal else "\n")
-
-    def finish(self, num_refused: int = 0) -> None:
-        """The last line stays."""
-        self._num_refused = num_refused
-        if len(self._last[1]):
-            self._print("\n")
-
-    def _print(self, ending: str) -> None:
-        now = time.monotonic()
-        self._due = now + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
-        line = self._line(*self._last, now - self._began)
-        print(f"\r{line:<110}" if self._on_terminal else line, end=ending, file=self._stream, flush=True)
-
-    def _line(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_], elapsed_sec: float) -> str:
-        num_samples, num_tokens = counts.sum(axis=0).tolist()
-        elapsed_sec = max(elapsed_sec, 1e-9)
-        share = self._share(counts[:, 1], is_done)
-        left = f"{clock(elapsed_sec * (1 - share) / share)} left" if 0 < share < 1 else f"{clock(elapsed_sec)} taken"
-        return (
-            f"{self._stage} {is_done.sum() - self._num_refused} of {len(is_done)} {self._what}"
-            f"{f', refused {self._num_refused}' if self._num_refused else ''}: {num_samples:,} samples "
-            f"({num_samples / elapsed_sec:,.0f}/s), {num_tokens / 1e6:,.1f} M tokens "
-            f"({num_tokens / elapsed_sec / 1e6:,.2f} M/s), {left}"
-        )
-
-    def _share(self, tokens: NDArray[np.int64], is_done: NDArray[np.bool_]) -> float:
-        """Of the bytes of input."""
-        finished = self._num_bytes[is_done].sum()
-        per_token = finished / max(tokens[is_done].sum(), 1) if finished else BYTES_PER_TOKEN
-        under_way = np.minimum(tokens[~is_done] * per_token, self._num_bytes[~is_done]).sum()
-        return float((finished + under_way) / max(self._num_bytes.sum(), 1.0))
-
-
-Advance = Callable[[int, int], None]
-"""Told of samples and tokens as they are done."""
+BYTES_PER_TOKEN = 4.0  # assumed until a task is finished
 
 
 @dataclass(frozen=True)
 class UnitTask:
+    """A unit, and the folder its runs go to."""
+
     unit: Unit
     target: Path
 
 
 @dataclass(frozen=True)
-class ImportWork:
-    """Imports units; a bad sample is counted and left out, all others of the unit are still checked."""
+class ImportUnit:
+    """Imports a unit to sorted runs; a bad sample is counted and left out, all others are still checked."""
 
-    format: Importer
+    importer: Importer
     recipe: Recipe
     normalize: bool
 
-    def do(self, task: UnitTask, advance: Advance) -> UnitRecord:
-        temporary = task.target.with_name(f"{task.target.name}.tmp-{os.getpid()}")
+    def __call__(self, task: UnitTask, advance: Advance) -> UnitRecord:
+        unit, target = task.unit, task.target
+        temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        stamp, problems, doubts = stamp_of(task.unit), Problems("", limit=None), Problems("", limit=None)
-        told = _Told(task.unit, problems, doubts)
-        place, file = task.unit.place, str(task.unit.path)
-        spill = Spill(temporary, self.recipe, told.refuse, told.doubt, advance, place, file)
+        stamp, found = stamp_of(unit), _UnitProblems(unit)
+        spill = Spill(temporary, self.recipe, found.refuse, found.doubt, advance, unit.place, str(unit.path))
+        problems = found.problems.found
         try:
-            for sample in self._samples(task.unit):
-                told.row = sample.row
-                _add(spill, sample, told)
+            self._add_samples(spill, unit, found)
         except DataError as error:
-            line = str(error) if file in str(error) else f"{place}: {error}"
-            problems = merge_problems(
-                [{UNIT_PROBLEM: Found(line, 1, "units")}, problems.found]
-            )  # it may explain the others
+            line = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
+            # first, since it may explain the others
+            problems = merge_problems([{UNIT_PROBLEM: Found(line, 1, "units")}, problems]).found
         runs = spill.seal()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
-        record = UnitRecord(task.unit.name, stamp, *counts, problems.found, doubts.found, runs)
-        write_record(temporary, record)
-        shutil.rmtree(task.target, ignore_errors=True)
-        os.rename(temporary, task.target)
-        moved = tuple(replace(run, folder=task.target / run.folder.name) for run in runs)
-        return replace(record, runs=moved)
+        record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, runs)
+        write_unit_record(temporary, record)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+        return replace(record, runs=tuple(replace(run, folder=target / run.folder.name) for run in runs))
 
-    def _samples(self, unit: Unit) -> Iterator[Sample]:
-        samples = self.format.samples(unit)
-        return map(_normalized, samples) if self.normalize else samples
+    def _add_samples(self, spill: Spill, unit: Unit, found: _UnitProblems) -> None:
+        samples: Iterator[Sample] = self.importer.samples(unit)
+        for sample in map(_normalize, samples) if self.normalize else samples:
+            found.row = sample.row
+            match sample:
+                case SpeechSample(info, codes_T, transcripts, row):
+                    spill.add_speech(info, codes_T, transcripts, row)
+                case TextSample(info, text, user, row):
+                    spill.add_text(info, text, user, row)
+                case BadSample(name, problem):
+                    found.refuse(name, problem)
 
 
-@dataclass
-class _Told:
-    """Tells where in the input a bad or doubtful sample lies."""
+class _UnitProblems:
+    """Collects bad and doubtful samples of a unit, with their places in the input."""
 
-    unit: Unit
-    problems: Problems
-    doubts: Problems
-    row: int | None = None
-    """Of the sample that is being added."""
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self.problems, self.doubts = Problems("", limit=None), Problems("", limit=None)
+        self.row: int | None = None
+        """Row of the sample that is being added."""
 
     def refuse(self, name: str, problem: Problem) -> None:
         self.problems.add(name, problem, place=self._place())
@@ -253,20 +100,10 @@ class _Told:
         self.doubts.add(name, problem, place=self._place())
 
     def _place(self) -> str:
-        return self.unit.place if self.row is None else f"{self.unit.path}, row {self.row}"
+        return self._unit.place if self.row is None else f"{self._unit.path}, row {self.row}"
 
 
-def _add(spill: Spill, sample: Sample, told: _Told) -> None:
-    match sample:
-        case SpeechSample(info, codes_T, transcripts, row):
-            spill.add_speech(info, codes_T, transcripts, row)
-        case TextSample(info, text, user, row):
-            spill.add_text(info, text, user, row)
-        case BadSample(name, problem):
-            told.refuse(name, problem)
-
-
-def _normalized(sample: Sample) -> Sample:
+def _normalize(sample: Sample) -> Sample:
     from titan_speech.tokenization.normalize import normalize
 
     match sample:
@@ -274,20 +111,74 @@ def _normalized(sample: Sample) -> Sample:
             texts = {variant: normalize(text, info.language) for variant, text in transcripts.items()}
             return replace(sample, transcripts=texts)
         case TextSample(info, text, user):
-            asked = None if user is None else normalize(user, info.language)
-            return replace(sample, text=normalize(text, info.language), user=asked)
+            user = None if user is None else normalize(user, info.language)
+            return replace(sample, text=normalize(text, info.language), user=user)
     return sample
 
 
 @dataclass(frozen=True)
-class CutWork:
-    """Cuts shards into the store to be."""
+class CutShard:
+    """Writes a shard of the new store from all runs."""
 
     store: Path
     records: Path
 
-    def do(self, task: ShardJob, advance: Advance) -> None:
+    def __call__(self, task: ShardJob, advance: Advance) -> None:
         (self.store / task.key.folder).mkdir(exist_ok=True)
         info = write_shard(task, self.store)
         write_shard_record(self.records, task, info)
         advance(info.num_samples, info.num_tokens)
+
+
+class BuildProgress:
+    """Progress of one stage of a build: samples, tokens, their rates and the time left.
+
+    Time left is estimated by bytes of input: a running task is taken to have read as many bytes for its tokens as the
+    finished tasks did for theirs.
+    """
+
+    def __init__(self, stage: str, what: str, num_bytes: Sequence[int]) -> None:
+        """Args: `num_bytes` of each task."""
+        self._stage, self._what, self._num_bytes = stage, what, np.asarray(num_bytes, np.float64)
+        self._line = ProgressLine()
+        self._last = np.zeros((len(num_bytes), 2), np.int64), np.zeros(len(num_bytes), bool)
+
+    def report(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
+        """Called often, prints rarely.
+
+        Args:
+            counts: samples and tokens of each task, [tasks, 2].
+            is_done: which tasks are finished, [tasks].
+        """
+        self._last = counts, is_done
+        if self._line.is_due:
+            self._line.show(self._text(counts, is_done, 0))
+
+    def finish(self, num_refused: int = 0) -> None:
+        """Print the last line, which stays.
+
+        Args:
+            num_refused: tasks that are finished, but without a usable result.
+        """
+        if len(self._num_bytes):
+            self._line.show(self._text(*self._last, num_refused))
+        self._line.close()
+
+    def _text(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_], num_refused: int) -> str:
+        num_samples, num_tokens = counts.sum(axis=0).tolist()
+        elapsed_sec = max(self._line.elapsed_sec, 1e-9)
+        share = self._share(counts[:, 1], is_done)
+        left = f"{clock(elapsed_sec * (1 - share) / share)} left" if 0 < share < 1 else f"{clock(elapsed_sec)} taken"
+        return (
+            f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}"
+            f"{f', refused {num_refused}' if num_refused else ''}: {num_samples:,} samples "
+            f"({num_samples / elapsed_sec:,.0f}/s), {num_tokens / 1e6:,.1f} M tokens "
+            f"({num_tokens / elapsed_sec / 1e6:,.2f} M/s), {left}"
+        )
+
+    def _share(self, tokens: NDArray[np.int64], is_done: NDArray[np.bool_]) -> float:
+        """The estimated part of the input that was read, by bytes."""
+        finished = self._num_bytes[is_done].sum()
+        per_token = finished / max(tokens[is_done].sum(), 1) if finished else BYTES_PER_TOKEN
+        running = np.minimum(tokens[~is_done] * per_token, self._num_bytes[~is_done]).sum()
+        return float((finished + running) / max(self._num_bytes.sum(), 1.0))

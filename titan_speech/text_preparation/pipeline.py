@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.build_workers import BuildProgress, run_all
+from titan_speech.importers.build_workers import BuildProgress
 from titan_speech.text_preparation.job import Job, WorkFolder
 from titan_speech.text_preparation.report import Tally, write_reports
 from titan_speech.text_preparation.verdicts import Judged, judge
 from titan_speech.text_preparation.workers import UnitWork, clean_unit, write_kept
+from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import say_to_stderr
 
 PREPARED_VERSION = 1
@@ -68,7 +69,7 @@ class CleanWork:
 
     job: Job
 
-    def do(self, task: UnitWork, advance: Callable[[int, int], None]) -> DataError | None:
+    def __call__(self, task: UnitWork, advance: Advance) -> DataError | None:
         try:
             clean_unit(task, self.job, advance)
         except DataError as error:
@@ -88,7 +89,7 @@ class KeptTask:
 class WriteWork:
     """Writes what is left of units."""
 
-    def do(self, task: KeptTask, advance: Callable[[int, int], None]) -> Tally:
+    def __call__(self, task: KeptTask, advance: Advance) -> Tally:
         return write_kept(task.work, task.judged.verdict_N, task.judged.said, task.output, advance)
 
 
@@ -97,7 +98,7 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, say: Callable[[str
     if len(todo) < len(works):
         say(f"continuing: {len(works) - len(todo)} of {len(works)} units were done before")
     progress = BuildProgress("cleaned", "units", [work.unit.num_bytes for work in todo])
-    errors = [error for error in run_all(CleanWork(job), todo, workers, progress.tick) if error is not None]
+    errors = [error for error in run_tasks(CleanWork(job), todo, workers, progress.report) if error is not None]
     progress.finish()
     if errors:
         rest = f"\n(and {len(errors) - 1} more units that cannot be read)" if len(errors) > 1 else ""
@@ -114,7 +115,7 @@ def _write_all(works: list[UnitWork], job: Job, whole: Path, workers: int, say: 
     tasks = [KeptTask(work, one, documents / f"{number:05d}.parquet") for number, (work, one) in pairs]
     progress = BuildProgress("written", "units", [len(one.verdict_N) for one in judged])
     total = Tally()
-    for tally in run_all(WriteWork(), tasks, workers, progress.tick):
+    for tally in run_tasks(WriteWork(), tasks, workers, progress.report):
         total.add(tally)
     progress.finish()
     return total

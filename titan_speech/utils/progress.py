@@ -1,7 +1,7 @@
-"""How far a long job is: one line on stderr with rate and time left.
+"""Progress of a long job: one line on stderr with rate and time left.
 
-In: a total in some unit and what was done of it, from any thread. Out: a line that is rewritten on a terminal, or a new
-line every 30 s in a log. Nothing is printed by jobs of less than two seconds.
+In: a total in some unit, and how much of it was done, from any thread. Out: a line that is rewritten on a terminal, or
+a new line every 30 s in a log. Jobs of less than two seconds print nothing while they run.
 """
 
 from __future__ import annotations
@@ -11,45 +11,70 @@ import time
 from threading import Lock
 from typing import TextIO
 
+FIRST_SEC = 2.0
+TERMINAL_SEC, LOG_SEC = 0.5, 30.0
+
+
+class ProgressLine:
+    """A line that is shown from time to time; the caller writes its text."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._on_terminal = self._stream.isatty()
+        self._began = time.monotonic()
+        self._due = self._began + FIRST_SEC
+        self._is_open = False
+
+    @property
+    def elapsed_sec(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due
+
+    def show(self, line: str) -> None:
+        self._due = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
+        print(f"\r{line:<110}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream)
+        self._stream.flush()
+        self._is_open = self._on_terminal
+
+    def close(self) -> None:
+        """Keep the last line on a terminal."""
+        if self._is_open:
+            print(file=self._stream)
+        self._is_open = False
+
 
 class Progress:
     """`with Progress("verify", num_bytes, "MB", 1e6) as progress: progress.add(...)`."""
 
     def __init__(self, what: str, total: float, unit: str, scale: float = 1.0, stream: TextIO | None = None) -> None:
+        """Args: `total` is in units of which `scale` are one `unit` of the line."""
         self._what, self._total, self._unit, self._scale = what, total, unit, scale
-        self._stream = stream or sys.stderr
-        self._on_terminal = self._stream.isatty()
-        self._began = time.monotonic()
-        self._due = self._began + 2
-        self._done, self._printed, self._lock = 0.0, False, Lock()
+        self._line, self._done, self._lock = ProgressLine(stream), 0.0, Lock()
 
     def add(self, amount: float) -> None:
         with self._lock:
             self._done += amount
-            now = time.monotonic()
-            if now >= self._due:
-                self._due = now + (0.5 if self._on_terminal else 30)
-                self._print(now - self._began)
+            if self._line.is_due:
+                self._line.show(self._text(self._line.elapsed_sec))
 
-    def _print(self, elapsed_sec: float) -> None:
+    def _text(self, elapsed_sec: float) -> str:
         rate = self._done / elapsed_sec
         left_sec = (self._total - self._done) / rate if rate else 0.0
         share = self._done / self._total if self._total else 1.0
         done, total, speed = (value / self._scale for value in (self._done, self._total, rate))
-        line = (
+        return (
             f"{self._what}: {share:.0%}, {done:,.0f} of {total:,.0f} {self._unit}, {speed:,.1f} {self._unit}/s, "
             f"{clock(left_sec)} left"
         )
-        print(f"\r{line:<100}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream)
-        self._stream.flush()
-        self._printed = True
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._printed and self._on_terminal:
-            print(file=self._stream)
+        self._line.close()
 
 
 def clock(seconds: float) -> str:
@@ -60,5 +85,5 @@ def clock(seconds: float) -> str:
 
 
 def say_to_stderr(line: str) -> None:
-    """What a job has to say beside its progress."""
+    """Print one message of a job."""
     print(line, file=sys.stderr, flush=True)
