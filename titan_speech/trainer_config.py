@@ -152,7 +152,7 @@ def trainer_config(
             packs_per_step=budget.packs_per_step,
             num_workers=config.data.num_workers,
             num_prefetch_batches=config.data.num_prefetch_batches,
-            passes=pipeline.passes(config),
+            passes=pipeline.num_microbatches(config),
         ),
         optimizer=_optimizer(config, budget, vocabulary.num_base),
         lr_scheduler=TokenBudgetSchedule.Config(budget=budget),

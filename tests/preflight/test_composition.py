@@ -17,7 +17,7 @@ from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import DenseDocumentAttention, attention_config
 from titan_speech.model.backbones import published_shape
-from titan_speech.model.float8 import in_float8
+from titan_speech.model.float8 import convert_to_float8
 from titan_speech.model.spec import decoder_config
 
 NUM_PACKS, SEQ_LEN, NUM_ROWS = 2, 256, 1024
@@ -97,7 +97,9 @@ def linears(config: Decoder.Config) -> dict[str, bool]:
 
 @pytest.mark.parametrize("family", ["llama3", "qwen3"])
 def test_every_linear_layer_but_the_head_is_in_float8(family: str) -> None:
-    found = linears(in_float8(decoder(family), Float8Config(recipe="rowwise", emulate=True), compiles_layers=False))
+    found = linears(
+        convert_to_float8(decoder(family), Float8Config(recipe="rowwise", emulate=True), compiles_layers=False)
+    )
     assert found.pop("lm_head") is False
     assert len(found) == 4 * 5  # fused qkv, output, three of the feed-forward layer; four layers
     assert all(found.values()), found
@@ -105,7 +107,7 @@ def test_every_linear_layer_but_the_head_is_in_float8(family: str) -> None:
 
 def test_filters_keep_what_they_name() -> None:
     table = Float8Config(recipe="rowwise", emulate=True, filter_fqns=("lm_head", "attention", "layers.0"))
-    found = linears(in_float8(decoder(), table, compiles_layers=False))
+    found = linears(convert_to_float8(decoder(), table, compiles_layers=False))
     assert {name for name, is_float8 in found.items() if is_float8} == {
         f"layers.{layer}.feed_forward.w{i}" for layer in (1, 2, 3) for i in (1, 2, 3)
     }
@@ -114,13 +116,13 @@ def test_filters_keep_what_they_name() -> None:
 def test_filters_that_leave_no_layer_are_refused() -> None:
     table = Float8Config(recipe="rowwise", emulate=True, filter_fqns=("layers", "lm_head"))
     with pytest.raises(ConfigError, match="converts no layer"):
-        in_float8(decoder(), table, compiles_layers=False)
+        convert_to_float8(decoder(), table, compiles_layers=False)
 
 
 def output_error(recipe: str) -> float:
     """Relative error of one layer's product in a recipe, of rows whose sizes differ by a factor of a million."""
     table = Float8Config(recipe=recipe, emulate=True)  # type: ignore[arg-type]
-    config = in_float8(decoder(), table, compiles_layers=False).layers[0].feed_forward.w1
+    config = convert_to_float8(decoder(), table, compiles_layers=False).layers[0].feed_forward.w1
     torch.manual_seed(0)
     layer = config.build()
     torch.nn.init.normal_(layer.weight, std=0.02)

@@ -1,6 +1,6 @@
-"""Processes that work together: how they meet, how they agree, and how a pipeline deals layers to them.
+"""How the processes of a run find each other, decide together, and share a model as a pipeline.
 
 rendezvous.py   a fresh store for each restart under torchrun
-consensus.py    rank 0 decides for all; all ranks agree to stop
-pipeline.py     stages and their layers
+consensus.py    rank 0 decides for all ranks; all ranks agree to save and to stop
+pipeline.py     pipeline stages, their layers, and the bubble
 """

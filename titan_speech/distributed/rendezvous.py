@@ -1,10 +1,10 @@
-"""Where the ranks of one life of a run meet: a store that no life before has written to.
+"""A fresh rendezvous store for each restart of a run under torchrun.
 
-In: torchrun's environment. Out: the same environment with another MASTER_PORT, where rank 0 hosts a store of its own.
-torchrun hosts one store for all restarts of its workers (TORCHELASTIC_USE_AGENT_STORE), and what an earlier life wrote
-is still in it: addresses, decisions, barriers. So torchrun's store is used once, to agree on the new one, by names that
-cannot be of another life: rank 0 names itself by a random word, each rank asks under that word with a word of its own,
-and is answered under its own. One exchange a rank, 2 ms between processes of one machine.
+In: torchrun's environment. Out: the same environment with another MASTER_PORT, where rank 0 hosts a new TCPStore.
+torchrun hosts one store for all restarts of its workers (TORCHELASTIC_USE_AGENT_STORE), and the addresses, decisions
+and barriers that were written before a restart are still in it. So torchrun's store is used once, to agree on the new
+one, by keys that cannot be left over: rank 0 publishes a random word, each rank asks under that word with a random word
+of its own, and is answered under its own word. One exchange per rank, 2 ms between processes of one machine.
 """
 
 from __future__ import annotations
@@ -26,31 +26,36 @@ _POLL = timedelta(seconds=1)
 _LEADER = "titan_speech/leader"
 
 _hosted: list[object] = []
-"""The store this process hosts, for as long as it lives."""
+"""Keeps the store that this process hosts open until the process ends."""
 
 
 def use_fresh_store_after_restart() -> None:
-    """Point the environment at a store of this life; before anything else uses the store."""
+    """Point MASTER_PORT at a TCPStore of this restart. Call before anything else uses torchrun's store.
+
+    Raises:
+        MeetingError: rank 0 did not answer within `RENDEZVOUS_TIMEOUT`.
+    """
     world_size = int(os.environ["WORLD_SIZE"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or world_size == 1:
         return
     from torch.distributed import TCPStore
 
     host, rank = os.environ["MASTER_ADDR"], int(os.environ["RANK"])
-    of_torchrun = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=RENDEZVOUS_TIMEOUT)
+    torchrun_store = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=RENDEZVOUS_TIMEOUT)
     if rank == 0:
         hosted = TCPStore(
             host, 0, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=RENDEZVOUS_TIMEOUT
         )
         _hosted.append(hosted)
         port = hosted.port
-        _tell(of_torchrun, world_size, port)
+        _answer_ranks(torchrun_store, world_size, port)
     else:
-        port = _ask(of_torchrun, rank)
+        port = _ask_rank_0(torchrun_store, rank)
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
-def _tell(store: Store, world_size: int, port: int) -> None:
+def _answer_ranks(store: Store, world_size: int, port: int) -> None:
+    """Rank 0: answer every other rank with the port of the new store."""
     me = uuid.uuid4().hex
     store.set(_LEADER, me)
     for rank in range(1, world_size):
@@ -58,8 +63,8 @@ def _tell(store: Store, world_size: int, port: int) -> None:
         store.set(f"titan_speech/{word}", str(port))
 
 
-def _ask(store: Store, rank: int) -> int:
-    """Asks whoever is the leader, and again when another one turns out to be."""
+def _ask_rank_0(store: Store, rank: int) -> int:
+    """Other ranks: ask the published leader for its port, and ask again if another leader replaces it."""
     me, asked = uuid.uuid4().hex, ""
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     while time.monotonic() < deadline:
@@ -69,10 +74,10 @@ def _ask(store: Store, rank: int) -> int:
             asked = leader
         try:
             store.wait([f"titan_speech/{me}"], _POLL)
-        except RuntimeError:  # not answered yet; or that leader was of an earlier life
+        except RuntimeError:  # no answer yet, or the leader is left over from before the restart
             continue
         return int(store.get(f"titan_speech/{me}"))
     raise RendezvousError(
-        f"rank {rank} found no rank 0 at torchrun's store in {RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; look at what "
-        "rank 0 said"
+        f"rank {rank} found no rank 0 at torchrun's store in {RENDEZVOUS_TIMEOUT.total_seconds():.0f} s; look at the "
+        "log of rank 0"
     )

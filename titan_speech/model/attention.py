@@ -1,8 +1,9 @@
-"""Attention in which documents never see each other: the back ends and when each is used.
+"""Attention inside documents: the back ends, and when each is used.
 
-In: packed queries, keys and values and TorchTitan's block mask, whose borders come from positions that restart at 0.
-Out: attention inside each document only. Trade-off: the dense back end builds an L x L mask and calls SDPA, which
-costs O(L^2) memory (1 MB a pack at L = 1,024) and runs anywhere; flex skips masked blocks and needs CUDA.
+In: packed queries, keys and values, and TorchTitan's block mask, whose document borders come from positions that
+restart at 0. Out: attention in which no document sees another. Trade-off: the dense back end builds an L x L mask and
+calls SDPA, which costs O(L^2) memory (1 MB per pack at L = 1,024) and runs anywhere; flex skips masked blocks and needs
+CUDA.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from titan_speech.errors import ConfigError
 
 
 class DenseDocumentAttention(FlexAttention):
-    """Block mask turned into a dense one, then SDPA.
+    """SDPA with the block mask as a dense mask.
 
-    A subclass, with its Config a subclass too: TorchTitan builds masks, and context parallelism shards them, only for
-    Flex and Varlen configurations; any other module would silently be given no mask.
+    Module and Config are subclasses of Flex's: TorchTitan builds masks, and context parallelism shards them, only for
+    Flex and Varlen configurations; any other module would silently get no mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class DenseDocumentAttention(FlexAttention):
 
 
 def dense_mask(block_mask: BlockMask, num_packs: int, num_queries: int, num_keys: int) -> torch.Tensor:
-    """The block mask as booleans, shape [B, 1, Q, K]; kept on the mask, since every layer asks for the same one."""
+    """The block mask as booleans, shape [B, 1, Q, K]; cached on the mask, since every layer uses the same one."""
     cached: torch.Tensor | None = getattr(block_mask, "_dense_B1QK", None)
     if cached is None or cached.shape != (num_packs, 1, num_queries, num_keys):
         device = str(block_mask.kv_num_blocks.device)
@@ -74,10 +75,13 @@ _BACK_ENDS: dict[str, Callable[[], Module.Config]] = {
 
 
 def attention_config(name: str) -> Module.Config:
-    """Configuration of the back end `name`; `auto` is flex on CUDA and dense elsewhere.
+    """Configuration of an attention back end.
+
+    Args:
+        name: "flex", "varlen", "dense", or "auto" for flex on CUDA and dense elsewhere.
 
     Raises:
-        ConfigError: the back end needs CUDA and there is none.
+        ConfigError: the back end needs CUDA, which is not available.
     """
     if name == "auto":
         name = "flex" if torch.cuda.is_available() else "dense"

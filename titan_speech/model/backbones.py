@@ -1,14 +1,12 @@
-"""The sizes of a backbone, as its published configuration gives them.
+"""Sizes of the backbones, by family and flavor.
 
-In: nothing. Out: `BackboneShape`, the one description of an architecture that flavors, Hugging Face folders and
-TorchTitan configurations are all made from. It leaves out the vocabulary: that grows, the backbone does not.
+In: family and flavor. Out: a `BackboneShape`, the one description of an architecture from which Hugging Face folders
+and TorchTitan configurations are made. It leaves out the vocabulary, which is extended while the backbone is not.
 
-Backbones by family and flavor: their sizes.
-
-In: family and flavor. Out: a `BackboneShape`. Sizes of 0.6B to 8B are the published ones (config.json of each model);
-`debug` is ours: under 10 M parameters at a vocabulary of 69,760 rows (of which 6.7 M are the tied embedding), so that a
-CPU can train it. `debug_untied` has a head of its own, 14 M parameters, as pipelines need. Nothing here imports torch:
-a configuration is checked against these sizes before anything is loaded.
+Sizes of 0.6B to 8B are the published ones (config.json of each model). `debug` is ours: under 10 M parameters at a
+vocabulary of 69,760 rows (6.7 M of them the tied embedding), so that a CPU can train it. `debug_untied` has a head of
+its own and 14 M parameters, as pipelines need. Nothing here imports torch: a configuration is checked against these
+sizes before anything is loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ Family = Literal["llama3", "qwen3"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's stretching of rotary frequencies beyond the length it was first trained at."""
+    """Llama 3's scaling of rotary frequencies beyond the sequence length of its first training."""
 
     factor: float
     low_freq_factor: float = 1.0
@@ -47,16 +45,17 @@ class BackboneShape:
     rope_theta: float
     norm_eps: float
     is_tied: bool
-    """Output head and embedding are one matrix."""
+    """Output head and embedding share one matrix."""
     max_positions: int
     rope_scaling: RopeScaling | None = None
 
     @property
     def has_qk_norm(self) -> bool:
+        """Whether queries and keys are normalized per head."""
         return self.family == "qwen3"
 
     def num_parameters(self, num_rows: int) -> int:
-        """Parameters with a vocabulary of `num_rows`, counted from the shapes alone."""
+        """Number of parameters with a vocabulary of `num_rows`, from the sizes alone."""
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         attention = self.dim * (queries + 2 * keys) + queries * self.dim
         norms = 2 * self.dim + (2 * self.head_dim if self.has_qk_norm else 0)
@@ -70,7 +69,7 @@ class BackboneShape:
         return cls(**{**record, "rope_scaling": None if scaling is None else RopeScaling(**scaling)})
 
     def differences(self, other: BackboneShape) -> list[str]:
-        """What differs from `other`, each with both values; positions count as no difference."""
+        """The sizes that differ from `other`, each with both values; `max_positions` is not compared."""
         mine = replace(self, max_positions=other.max_positions)
         return [
             f"{field.name} {getattr(mine, field.name)} against {getattr(other, field.name)}"
@@ -80,7 +79,13 @@ class BackboneShape:
 
 
 def _llama3(**sizes: Any) -> BackboneShape:
-    shared = {"head_dim": 128, "num_kv_heads": 8, "rope_theta": 500_000.0, "norm_eps": 1e-5, "max_positions": 131_072}
+    shared: dict[str, Any] = {
+        "head_dim": 128,
+        "num_kv_heads": 8,
+        "rope_theta": 500_000.0,
+        "norm_eps": 1e-5,
+        "max_positions": 131_072,
+    }
     return BackboneShape(family="llama3", **(shared | sizes))
 
 
@@ -96,25 +101,39 @@ def _qwen3(**sizes: Any) -> BackboneShape:
     return BackboneShape(family="qwen3", **(shared | sizes))
 
 
-_DEBUG = {
-    **{"num_layers": 4, "dim": 96, "num_heads": 4, "num_kv_heads": 2, "hidden_dim": 256},
-    **{"norm_eps": 1e-5, "max_positions": 8192},
+_DEBUG: dict[str, Any] = {
+    "num_layers": 4,
+    "dim": 96,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "hidden_dim": 256,
+    "norm_eps": 1e-5,
+    "max_positions": 8192,
 }
 FLAVORS: dict[str, dict[str, BackboneShape]] = {
     "llama3": {
         "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
         "debug_untied": _llama3(**_DEBUG, head_dim=24, is_tied=False),
         "1B": _llama3(  # Llama-3.2-1B
-            **{"num_layers": 16, "dim": 2048, "num_heads": 32, "head_dim": 64, "hidden_dim": 8192, "is_tied": True},
+            num_layers=16,
+            dim=2048,
+            num_heads=32,
+            head_dim=64,
+            hidden_dim=8192,
+            is_tied=True,
             rope_scaling=RopeScaling(factor=32.0),
         ),
         "8B": _llama3(  # Llama-3.1-8B
-            **{"num_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14_336, "is_tied": False},
+            num_layers=32,
+            dim=4096,
+            num_heads=32,
+            hidden_dim=14_336,
+            is_tied=False,
             rope_scaling=RopeScaling(factor=8.0),
         ),
     },
     "qwen3": {
-        "debug": _qwen3(**_DEBUG, head_dim=32),  # wider heads than dim / heads, as the family has
+        "debug": _qwen3(**_DEBUG, head_dim=32),  # heads wider than dim / heads, as in the family
         "debug_untied": _qwen3(**_DEBUG, head_dim=32, is_tied=False),
         "0.6B": _qwen3(num_layers=28, dim=1024, num_heads=16, hidden_dim=3072),
         "1.7B": _qwen3(num_layers=28, dim=2048, num_heads=16, hidden_dim=6144),
@@ -123,10 +142,10 @@ FLAVORS: dict[str, dict[str, BackboneShape]] = {
 
 
 def published_shape(family: str, flavor: str) -> BackboneShape:
-    """Sizes of a flavor.
+    """The sizes of a flavor.
 
     Raises:
-        ConfigError: the family has no such flavor.
+        ConfigError: there is no such family, or it has no such flavor.
     """
     if flavor not in FLAVORS.get(family, {}):
         known = "; ".join(f"{name}: {', '.join(flavors)}" for name, flavors in FLAVORS.items())

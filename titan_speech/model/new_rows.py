@@ -1,8 +1,8 @@
-"""Which rows of the vocabulary matrices are new, on this rank, and how they are told from those of the backbone.
+"""New and old rows of the vocabulary matrices on this rank.
 
-In: the model's parts and the number of rows the backbone came with. Out: for the embedding, and for the head where it
-is a matrix of its own, the split of this rank's rows into old and new ones. Shards are runs of rows: under FSDP, under
-tensor parallel, which cuts the vocabulary, and under both.
+In: the model's parts and the number of rows that the backbone came with. Out: for the embedding, and for the head if it
+is a matrix of its own, this rank's rows split into those of the backbone and those of new tokens. Shards are contiguous
+rows under FSDP, under tensor parallelism, which splits the vocabulary, and under both.
 
 Shapes: V rows of the vocabulary, D width; v rows of this rank.
 """
@@ -22,30 +22,31 @@ MATRICES = ("tok_embeddings.weight", "lm_head.weight")
 
 @dataclass(frozen=True)
 class VocabularyMatrix:
-    """One matrix [V, D]; this rank's first `num_old` rows are the backbone's."""
+    """One matrix [V, D]; the first `num_old` rows on this rank are the backbone's."""
 
     parameter: nn.Parameter
     num_old: int
 
     def old(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The backbone's rows of the parameter or of its gradient, on this rank, in place."""
+        """The backbone's rows of the parameter or its gradient on this rank, as a view."""
         return local_part(tensor)[: self.num_old]
 
     def new(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of new tokens on this rank, as a view."""
         return local_part(tensor)[self.num_old :]
 
 
 def vocabulary_matrices(model_parts: Iterable[nn.Module], num_old_rows: int) -> list[VocabularyMatrix]:
-    """Each matrix once: one that is tied has one name."""
+    """Embedding and head of the model parts; a tied matrix appears once."""
     named = [pair for part in model_parts for pair in part.named_parameters()]
     return [
-        VocabularyMatrix(parameter, _num_old_here(parameter, num_old_rows))
+        VocabularyMatrix(parameter, _num_local_old_rows(parameter, num_old_rows))
         for name, parameter in named
         if name.endswith(MATRICES)
     ]
 
 
-def _num_old_here(parameter: nn.Parameter, num_old_rows: int) -> int:
+def _num_local_old_rows(parameter: nn.Parameter, num_old_rows: int) -> int:
     first, num_rows = 0, parameter.shape[0]
     if isinstance(parameter, DTensor):
         shape, offset = compute_local_shape_and_global_offset(
@@ -56,4 +57,5 @@ def _num_old_here(parameter: nn.Parameter, num_old_rows: int) -> int:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of a DTensor; other tensors unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,20 +1,12 @@
-"""Backbones whose embedding and head stay one matrix when they are distributed.
+"""A backbone as a TorchTitan `ModelSpec`: what its trainer needs to build, parallelize and pipeline the model.
 
-In: TorchTitan's decoders. Out: the same, tied again after each parameter was made a DTensor. TorchTitan ties when a
-model is built, makes two parameters of the one when it distributes them, and ties again when it draws the weights. FSDP
-came in between and kept two shards of the same matrix. They share memory only where the rows divide by the number of
-shards: on 3 ranks (6, 12, 24, ...) the rows of the last one were padded into copies, and the head, or the embedding,
-was never updated there.
+In: a `BackboneShape`, the number of vocabulary rows, the attention back end. Out: the decoder configuration with its
+initialization, and the specification; building and parallelization are TorchTitan's.
 
-The TorchTitan configuration of a backbone.
-
-In: a `BackboneShape`, vocabulary rows, the attention back end. Out: a TorchTitan decoder configuration, initialisation
-included; it is built by TorchTitan.
-
-The speech backbone as a TorchTitan `ModelSpec`.
-
-In: the sizes of a backbone and the number of vocabulary rows. Out: what TorchTitan's trainer needs to build,
-parallelise and pipeline the model. The parallelisation is TorchTitan's own.
+The decoders are subclasses that keep embedding and head one matrix under FSDP. TorchTitan ties them when it builds a
+model, makes two parameters of the one when it distributes them, and ties them again when it initializes the weights; in
+between, FSDP kept two shards of the same matrix. The shards share memory only if the rows divide by their number: on 3
+ranks (6, 12, 24, ...) the rows of the last rank were padded into copies, and its head or embedding was never updated.
 """
 
 from __future__ import annotations
@@ -45,9 +37,11 @@ from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 
+INIT_STD = 0.02
+
 
 class TiedLlama3(Llama3Model):
-    """Llama 3, with one matrix for embedding and head if it is tied."""
+    """Llama 3 that stays tied when it is distributed."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
@@ -59,7 +53,7 @@ class TiedLlama3(Llama3Model):
 
 
 class TiedQwen3(Qwen3Model):
-    """Qwen 3, with one matrix for embedding and head if it is tied."""
+    """Qwen 3 that stays tied when it is distributed."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Qwen3Model.Config):
@@ -71,12 +65,9 @@ class TiedQwen3(Qwen3Model):
 
 
 def tie(model: Decoder) -> None:
-    """Make the embedding the head's matrix again, if it is meant to be."""
+    """Make embedding and head one parameter again, if the configuration ties them."""
     if model.enable_weight_tying and model.tok_embeddings is not None and model.lm_head is not None:
         model.tok_embeddings.weight = model.lm_head.weight
-
-
-INIT_STD = 0.02
 
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
@@ -97,7 +88,7 @@ def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config
 
 
 def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Module.Config) -> Module.Config:
-    """One layer; output projections start smaller with depth, so that the residual stream keeps its scale."""
+    """One layer; output projections are initialized smaller with depth, so that the residual stream keeps its scale."""
     block = Qwen3TransformerBlock if shape.family == "qwen3" else Llama3TransformerBlock
     init = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
     output_init = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(INIT_STD, layer_id))}
@@ -154,16 +145,23 @@ def model_spec(
     *,
     compiles_layers: bool = False,
 ) -> ModelSpec:
-    """Model specification of a backbone grown to `num_rows` vocabulary rows.
+    """The model specification of a backbone with an extended vocabulary.
+
+    Args:
+        shape: sizes of the backbone.
+        attention: name of the attention back end.
+        num_rows: vocabulary rows.
+        float8: settings of float8; None leaves the layers as they are.
+        compiles_layers: whether TorchTitan compiles the layers.
 
     Raises:
-        ConfigError: the attention back end cannot run here, or float8 leaves no layer to convert.
+        ConfigError: the attention back end cannot run here, or float8 has no layer to convert.
     """
     config = decoder_config(shape, num_rows, attention_config(attention))
     if float8 is not None and float8.recipe != "none":
-        from titan_speech.model.float8 import in_float8
+        from titan_speech.model.float8 import convert_to_float8
 
-        config = in_float8(config, float8, compiles_layers=compiles_layers)
+        config = convert_to_float8(config, float8, compiles_layers=compiles_layers)
     parallelize = _PARALLELIZE[shape.family]
     if not torch.cuda.is_available():
         from titan_speech.utils import cpu
