@@ -25,7 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from titan_speech.data.collate import split_labels
 from titan_speech.data.plan import DataPlan
-from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.expand import expand
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import TokenKind, token_kinds

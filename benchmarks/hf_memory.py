@@ -27,8 +27,9 @@ import torch.distributed.checkpoint as dcp
 
 from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
-from titan_speech.hf.model_folder import config_from_shape, tensor_shapes
-from titan_speech.hf.safetensors_writer import write_json, write_weights
+from titan_speech.hf.config_json import config_from_shape, write_json
+from titan_speech.hf.model_folder import tensor_shapes
+from titan_speech.hf.safetensors_writer import write_weights
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.spec import decoder_config

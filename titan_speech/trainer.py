@@ -252,4 +252,4 @@ class SpeechTrainer(Trainer):
     def finish_milestones(self, *, wait: bool) -> None:
         """After `close`, which may complete one more; a run that fails or was asked to stop does not wait for them."""
         if self.milestones is not None:
-            self.milestones.drain() if wait else self.milestones.leave()
+            self.milestones.drain() if wait else self.milestones.cancel_queued()

@@ -10,7 +10,7 @@ from typing import Any
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.estimate.rows import run_shape, run_vocabulary
-from titan_speech.hf.model_folder import config_from_shape
+from titan_speech.hf.config_json import config_from_shape
 
 
 def fresh_model(config: SpeechConfig) -> Any:

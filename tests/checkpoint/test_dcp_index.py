@@ -36,8 +36,9 @@ from titan_speech.cli.main import main
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
 from titan_speech.generate.load import load_run
-from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.row_initialization import NewRows
 
 RUN = Provenance(vocabulary="v", grammar="g", model="llama3 debug", global_batch_tokens=1024)
 

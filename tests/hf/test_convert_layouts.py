@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.hf_folders import TOKENIZER, Backbone, write_backbone, write_run
 from titan_speech.errors import ModelError, VocabularyError
 from titan_speech.hf.convert import export_model, import_model
-from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_folder import EMBEDDING
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.foreign_layouts import LAYOUTS, VocabularyLayout
 from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -133,7 +134,7 @@ def test_ids_of_their_files_are_moved_by_name_whatever_they_stop_at(exported: Pa
     assert config["pad_token_id"] == decoding["pad_token_id"] == vocabulary.pad_id
     assert names["eos_token"] == "<|end_of_text|>"
     _change(tmp_path / "theirs/config.json", eos_token_id=layout.num_rows)
-    with pytest.raises(ModelError, match=r"config.json: eos_token_id is 69640, which is no row .* expected 0..69639"):
+    with pytest.raises(ModelError, match=r"config.json: eos_token_id is 69640, which is not a row .* 0..69639"):
         import_model(tmp_path / "theirs", tmp_path / "none", layout, NewRows("mean"))
     assert not (tmp_path / "none").exists()
 

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.hf_folders import ALL_KINDS, TOKENIZER, Backbone, write_backbone
 from titan_speech.errors import ModelError
-from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.model_folder import EMBEDDING, HEAD, HFFolder
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 

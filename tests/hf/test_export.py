@@ -27,9 +27,10 @@ from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.generate.decode import Decoding
 from titan_speech.generate.load import load_run
 from titan_speech.generate.synthesize import Reference, SpeechModel
-from titan_speech.hf.expand import NewRows, expand, read_expansion
+from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import ModelRecord
+from titan_speech.hf.row_initialization import NewRows
 
 
 def silent(_: str) -> None:
@@ -117,7 +118,7 @@ def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_
     Provenance(fingerprint, "", "", 1024, initial=str(record)).write(checkpoint)
     export(WeightsCheckpoint.open(run), tmp_path / "hf")
     card = (tmp_path / "hf" / "README.md").read_text()
-    assert f"first weights: base (sha256 {record.source_sha256[:16]}), 4,096 rows grown to 69,760, new rows" in card
+    assert f"first weights: base (sha256 {record.source_sha256[:16]}), 4,096 rows extended to 69,760, new rows" in card
     assert str(tmp_path) not in card
     assert str(read_expansion(tmp_path / "hf")) == f"step 5 of a run that began from {record}"
 
@@ -125,7 +126,7 @@ def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_
 def test_a_checkpoint_that_is_not_one_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
         WeightsCheckpoint.open(tmp_path)
-    with pytest.raises(CheckpointError, match=r"step-7 is no complete checkpoint: no commit\.json"):
+    with pytest.raises(CheckpointError, match=r"step-7 is not a complete checkpoint: no commit\.json"):
         WeightsCheckpoint.open(tiny_run / "checkpoint" / "step-7")
 
 

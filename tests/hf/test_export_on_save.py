@@ -15,10 +15,11 @@ from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.runs import losses, train_well
 from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, write_durably
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
-from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.expand import expand
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.hf.model_card import ModelRecord, read_record, weights_fingerprint
 from titan_speech.hf.model_folder import HFFolder
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
 
 WHAT_IT_IS = (
@@ -61,7 +62,7 @@ def test_a_complete_milestone_becomes_a_folder_and_a_damaged_one_an_error_that_s
     assert read_record(run / "hf" / "step-5").step == 5
     assert sorted(path.name for path in (run / "hf").iterdir()) == ["step-4.log", "step-5", "step-5.log"]
     assert "step 4 could not be exported (exit code 2): titan-speech model export: " in caplog.text
-    assert "step-4 is no complete checkpoint" in caplog.text
+    assert "step-4 is not a complete checkpoint" in caplog.text
     exporter.add(steps(run, 4, 5))  # the next start of the run tries again, this one does not
     assert not exporter.waiting_steps
 
@@ -105,7 +106,7 @@ def test_a_run_that_ends_early_says_what_goes_on_and_leaves_it_alone(
 
     exporter = MilestoneExporter(tmp_path, slow)
     exporter.add(steps(tmp_path, 1, 2))
-    exporter.leave()
+    exporter.cancel_queued()
     assert "milestones of steps 1, 2" in caplog.text
     assert "written when the run is started again" in caplog.text
     exporter.drain()
@@ -149,12 +150,12 @@ def test_a_step_the_run_comes_to_a_second_time_replaces_the_folder_of_the_first(
     before = read_record(tmp_path / "hf" / "step-10").weights
     write_marker(checkpoint, "before")  # retention took the optimizer: the same weights
     MilestoneExporter(tmp_path, command).add([checkpoint])
-    assert "made anew" not in caplog.text
+    assert "exported again" not in caplog.text
     write_marker(checkpoint, "after", "moments")
     exporter = MilestoneExporter(tmp_path, command)
     exporter.add([checkpoint])
     exporter.drain()
-    assert "step-10 is of weights the run went back from" in caplog.text
+    assert "step-10 has weights from before the run was rolled back" in caplog.text
     assert read_record(tmp_path / "hf" / "step-10").weights == weights_fingerprint(checkpoint) != before
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.published_vocabularies import LLAMA3, npm_tokenizer
 from titan_speech.hf.convert import export_model, import_model
-from titan_speech.hf.expand import NewRows
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.foreign_layouts import LAYOUTS
 from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 

@@ -13,9 +13,10 @@ from tests.hub_server import READ_ONLY_TOKEN, Hub, running_hub, use_endpoint
 from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE
 from titan_speech.cli.main import main
 from titan_speech.errors import ModelError, PublishError
-from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.publish import Repository, publish
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.exported_files import find_exported_files
 
 NAME = "speech-team/tiny"

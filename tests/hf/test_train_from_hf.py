@@ -17,8 +17,9 @@ from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from tests.runs import assert_close, losses, train_well
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.generate.load import load_run
-from titan_speech.hf.expand import NewRows, expand
+from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.row_initialization import NewRows
 
 pytestmark = pytest.mark.slow
 

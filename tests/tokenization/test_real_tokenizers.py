@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from tests.published_vocabularies import LLAMA3, QWEN3, file_of_wheel, npm_tokenizer
 from tests.runs import ROOT
-from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.hf.config_json import write_json
 from titan_speech.hf.tokenizer import extended_tokenizer
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.known_tokenizers import KNOWN, LLAMA3_PATTERN, ranks_fingerprint, vocabulary_fingerprint

@@ -11,7 +11,8 @@ from titan_speech.errors import PublishError
 
 
 def model_expand(args: argparse.Namespace) -> None:
-    from titan_speech.hf.expand import NewRows, expand
+    from titan_speech.hf.expand import expand
+    from titan_speech.hf.row_initialization import NewRows
 
     record = expand(args.source, args.output, NewRows(args.new_rows, args.scale, args.seed))
     print(f"{args.output}: {record.num_base:,} rows extended to {record.num_rows:,}, vocabulary {record.vocabulary}")
@@ -39,7 +40,7 @@ def model_publish(args: argparse.Namespace) -> None:
 
 def model_convert(args: argparse.Namespace) -> None:
     from titan_speech.hf.convert import export_model, import_model
-    from titan_speech.hf.expand import NewRows
+    from titan_speech.hf.row_initialization import NewRows
     from titan_speech.tokenization.foreign_layouts import LAYOUTS
 
     if args.to:

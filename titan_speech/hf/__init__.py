@@ -1,12 +1,19 @@
-"""Hugging Face folders: read, grown by the speech vocabulary, written from checkpoints.
+"""Hugging Face folders: read, extended by the speech vocabulary, written from checkpoints, published.
 
-folder.py     weights of a folder, one tensor or some rows at a time        config.py   config.json and back
-writer.py     safetensors written as they are made, whole folder or nothing  tokenizer.py the grown tokenizer.json
-expand.py     a backbone's folder to a grown one: what a run starts from     rows.py     where the new rows come from
-export.py     a checkpoint to a folder that transformers loads               card.py     its model card
-run_checkpoint.py  the checkpoint that is exported, and what its run says    convert.py  models of other trainers
-milestones.py exports beside training                                        publish.py  to the Hub
-conversion.py where a converted folder came from     moved_rows.py   rows in another order
-special_ids.py ids of special tokens, moved along     foreign_text.py the text tokenizer of another trainer's model
-initial.py    what a run starts from                 record.py      what decoding must agree with
+a backbone's folder
+  |  config_json.py          config.json as the shape of a backbone, and back
+  |  model_folder.py         weights of a folder, one tensor or some rows at a time
+  |  row_initialization.py   embeddings of new tokens
+  |  safetensors_writer.py   safetensors written while tensors are made; the whole folder or none
+  |  tokenizer.py            tokenizer.json with speech tokens, ids of special tokens
+  |  expand.py               the folder with an extended vocabulary          convert.py  models of other trainers
+  v
+initial.py                   what a run starts from
+  |  (training)
+  v
+export.py                    a checkpoint as a folder that transformers loads
+  |  model_card.py           its card, and the record that decoding must agree with
+  |  export_on_save.py       exports of milestones while training continues
+  v
+publish.py                   to the Hugging Face Hub
 """

@@ -1,75 +1,78 @@
-"""conversion.json: where a folder that was moved between vocabularies came from.
-
-In: the folder a model was read from, and the layout of the other side. Out: a record beside the moved weights, in
-either direction. What the source said of itself is carried along, so that a model that goes there and back still names
-the run it is from.
-
-Models of other speech trainers, brought into this vocabulary and back.
+"""Convert models of other speech trainers to this vocabulary, and back.
 
 In: a Hugging Face folder whose vocabulary has a foreign layout, or one of ours and the name of a layout. Out: the same
-model with its rows where the other side has the same token, its special ids moved along, and the files beside the
-weights that transformers reads:
+model with its rows where the other side has the same token, the ids of special tokens changed accordingly, and the
+files next to the weights that transformers reads:
 
     config.json, generation_config.json       special ids of the other side; the stop token stays the stop token
-    tokenizer.json, tokenizer_config.json     every token by the name it has there
-    chat_template.jinja                       as it was
-    conversion.json                           where the model came from
-    text_tokenizer/, expansion.json           on the way in only: what a run that starts from it reads
+    tokenizer.json, tokenizer_config.json     every token by its name on the other side
+    chat_template.jinja                       unchanged
+    conversion.json                           where the model came from, in either direction
+    text_tokenizer/, expansion.json           towards our vocabulary only: what a run that starts from it reads
 
 Every token of theirs has a place here, so theirs -> ours -> theirs gives the same weights bit for bit. Ours has rows
-that they lack (specials, reserved rows): those do not go out, and on the way in they are drawn as an expansion does.
+that they lack (specials, reserved rows): those are dropped on the way out, and on the way in they are initialized as an
+expansion does. A matrix of the vocabulary is in memory as a whole, since its rows can come from anywhere.
+
+Shapes: R rows of the new vocabulary, V rows of the old one, D width.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from titan_speech.checkpoint.provenance import package_versions, source_revision
 from titan_speech.errors import ModelError
-from titan_speech.hf.expand import Expansion, NewRows, inverse, is_expanded, read_expansion, write_moved
-from titan_speech.hf.model_folder import HFFolder, read_json, tensor_shapes
-from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_json
+from titan_speech.hf.config_json import read_json, write_json
+from titan_speech.hf.expand import Expansion, is_expanded, read_expansion
+from titan_speech.hf.model_folder import HFFolder, tensor_shapes, vocabulary_tensors
+from titan_speech.hf.row_initialization import ROWS_PER_PIECE, NewRows, initialize_rows, row_moments
+from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, tensor_bytes, write_weights
 from titan_speech.hf.tokenizer import (
     extended_tokenizer,
     extended_tokenizer_config,
     first_id,
     foreign_tokenizer,
     max_length,
-    text_tokenizer,
+    recover_text_tokenizer,
     tokenizer_config,
     write_configs,
 )
-from titan_speech.model.exported_files import CONFIG_NAME, EXPANSION_NAME
+from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout, layout_of_tokenizer
 from titan_speech.tokenization.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
 
-CONVERSION_NAME = "conversion.json"
+CONVERSION_NAME, CHAT_TEMPLATE = "conversion.json", "chat_template.jinja"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Goes with the weights."""
+    """The record next to converted weights; what the source recorded of its own origin is kept."""
 
     direction: Literal["to", "from"]
     """Whether `layout` is that of this folder or of the one it was made from."""
     layout: str
     source: str
-    """Name of the folder, without those of the machine."""
+    """Name of the folder, without the folders of this machine above it."""
     source_sha256: str
     """Of the source's weights, tensor by tensor in the order of the architecture."""
     origin: str
-    """What the source said of itself; empty where it said nothing."""
+    """What the source recorded of its own origin; empty if it has no record."""
     versions: tuple[str, ...]
     """Packages that converted it."""
     source_revision: str
-    """Revision of titan_speech; empty where it was installed."""
+    """Revision of titan_speech; empty where it was installed as a package."""
 
     @classmethod
     def of(cls, direction: Literal["to", "from"], layout: str, source: Path, source_sha256: str) -> Conversion:
@@ -93,13 +96,19 @@ def _origin(source: Path) -> str:
     return found
 
 
-CHAT_TEMPLATE = "chat_template.jinja"
+def import_model(source: Path, output: Path, layout: VocabularyLayout, settings: NewRows) -> Vocabulary:
+    """Convert a model of another trainer to a folder that a run can start from.
 
+    Which token a row is comes from its own tokenizer.json; the layout gives the number of rows, and of text rows.
 
-def import_model(source: Path, output: Path, layout: VocabularyLayout, how: NewRows) -> Vocabulary:
-    """A model of another trainer as a grown folder a run can start from; the vocabulary it got.
+    Args:
+        source: its Hugging Face folder; only read.
+        output: must not exist.
+        layout: the token layout of the other trainer.
+        settings: how rows that the model lacks are initialized.
 
-    Which token a row is, its own tokenizer.json says; the layout says how many rows there are, and how many of text.
+    Returns:
+        The vocabulary of the converted model.
 
     Raises:
         ModelError: the folder has another number of rows than the layout, or cannot be used at all.
@@ -121,11 +130,11 @@ def import_model(source: Path, output: Path, layout: VocabularyLayout, how: NewR
         )
     num_rows = Vocabulary(theirs.num_base, bos_id=0, eos_id=0).num_rows
     with new_folder(output, num_weight_bytes(tensor_shapes(folder.shape, num_rows), folder.dtype)) as partial:
-        tokenizer = text_tokenizer(folder, content, theirs, partial)
+        tokenizer = recover_text_tokenizer(folder, content, theirs, partial)
         vocabulary = tokenizer.vocabulary()
-        ours_R = np.full(folder.num_rows, NO_ROW)
-        ours_R[: theirs.num_rows] = theirs.rows_of_ours(vocabulary)
-        config = write_configs(folder, partial, ours_R, num_rows=vocabulary.num_rows, pad_id=vocabulary.pad_id)
+        ours_V = np.full(folder.num_rows, NO_ROW)
+        ours_V[: theirs.num_rows] = theirs.rows_of_ours(vocabulary)
+        config = write_configs(folder, partial, ours_V, num_rows=vocabulary.num_rows, pad_id=vocabulary.pad_id)
         base = json.loads((partial / TEXT_TOKENIZER / JSON_NAME).read_text(encoding="utf-8"))
         write_json(partial / JSON_NAME, extended_tokenizer(base, vocabulary))
         stop_id = first_id(config, "eos_token_id")
@@ -133,15 +142,28 @@ def import_model(source: Path, output: Path, layout: VocabularyLayout, how: NewR
         names = extended_tokenizer_config(tokenizer, vocabulary, stop_id, max_length(folder))
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
         _copy_chat_template(source, partial)
-        digest = write_moved(folder, partial, inverse(ours_R, vocabulary.num_rows), how)
-        method = f"imported from layout {layout.name}, missing rows {how.method}"
-        write_json(partial / EXPANSION_NAME, asdict(_growth(source, digest, vocabulary, method, how)))
+        digest = _write_reordered(folder, partial, inverse_rows(ours_V, vocabulary.num_rows), settings)
+        Expansion(
+            source=str(source),
+            source_sha256=digest,
+            num_base=vocabulary.num_base,
+            num_rows=vocabulary.num_rows,
+            method=f"imported from layout {layout.name}, missing rows {settings.method}",
+            scale=settings.scale,
+            seed=settings.seed,
+            vocabulary=vocabulary.fingerprint,
+        ).write(partial)
         Conversion.of("from", layout.name, source, digest).write(partial)
     return vocabulary
 
 
 def export_model(source: Path, output: Path, layout: VocabularyLayout) -> None:
-    """A folder of ours with its rows where `layout` has them.
+    """Convert a folder of ours to the token layout of another trainer.
+
+    Args:
+        source: written by `model expand` or `model export`; only read.
+        output: must not exist.
+        layout: the token layout of the other trainer.
 
     Raises:
         ModelError: the folder is not one of ours, or of another backbone than the layout.
@@ -153,8 +175,8 @@ def export_model(source: Path, output: Path, layout: VocabularyLayout) -> None:
     base = read_json(source / TEXT_TOKENIZER / JSON_NAME, "a folder written by `titan-speech model expand` or `export`")
     ours_R = layout.rows_of_ours(vocabulary)
     with new_folder(output, num_weight_bytes(tensor_shapes(folder.shape, layout.num_rows), folder.dtype)) as partial:
-        theirs_V = inverse(ours_R, vocabulary.num_rows)
-        # They pad with the token that ends a text, and leave what is padding out of the loss: never the stop token.
+        theirs_V = inverse_rows(ours_R, vocabulary.num_rows)
+        # They pad with the token that ends a text, and leave padding out of the loss: never the stop token.
         write_configs(folder, partial, theirs_V, num_rows=layout.num_rows, pad_id=vocabulary.eos_id)
         write_json(partial / JSON_NAME, foreign_tokenizer(base, layout))
         end = tokenizer.token(vocabulary.eos_id)
@@ -162,7 +184,7 @@ def export_model(source: Path, output: Path, layout: VocabularyLayout) -> None:
         names = tokenizer_config(bos=bos, eos=end, pad=end, max_length=max_length(folder))
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
         _copy_chat_template(source, partial)
-        digest = write_moved(folder, partial, ours_R, NewRows())
+        digest = _write_reordered(folder, partial, ours_R, NewRows())
         Conversion.of("to", layout.name, source, digest).write(partial)
 
 
@@ -176,14 +198,50 @@ def _copy_chat_template(source: Path, output: Path) -> None:
         shutil.copyfile(source / CHAT_TEMPLATE, output / CHAT_TEMPLATE)
 
 
-def _growth(source: Path, digest: str, vocabulary: Vocabulary, method: str, how: NewRows) -> Expansion:
-    return Expansion(
-        source=str(source),
-        source_sha256=digest,
-        num_base=vocabulary.num_base,
-        num_rows=vocabulary.num_rows,
-        method=method,
-        scale=how.scale,
-        seed=how.seed,
-        vocabulary=vocabulary.fingerprint,
-    )
+def _write_reordered(folder: HFFolder, output: Path, source_R: NDArray[np.int64], settings: NewRows) -> str:
+    """Write all tensors, with row r of the vocabulary taken from `source_R[r]`, or initialized where that is -1.
+
+    Returns:
+        The sha256 of the tensors that were read; tensors without vocabulary rows are copied bit for bit.
+    """
+    digest = hashlib.sha256()
+
+    def pieces(name: str) -> Iterator[torch.Tensor]:
+        tensor = folder.tensor(name)
+        digest.update(tensor_bytes(tensor))
+        if name in vocabulary_tensors(folder.shape):
+            return _reordered_rows(folder, name, tensor, source_R, settings)
+        return iter([tensor])
+
+    write_weights(output, tensor_shapes(folder.shape, len(source_R)), folder.dtype, pieces)
+    return digest.hexdigest()
+
+
+def _reordered_rows(
+    folder: HFFolder, name: str, matrix_VD: torch.Tensor, source_R: NDArray[np.int64], settings: NewRows
+) -> Iterator[torch.Tensor]:
+    is_new_R = source_R == NO_ROW
+    new_ND = torch.empty(0, matrix_VD.shape[1], dtype=matrix_VD.dtype)
+    if is_new_R.any():
+        initialized = initialize_rows(settings, row_moments(folder, name), name, int(is_new_R.sum()))
+        new_ND = torch.cat([piece.to(matrix_VD.dtype) for piece in initialized])
+    index_of_new_R = np.cumsum(is_new_R) - 1
+    for start in range(0, len(source_R), ROWS_PER_PIECE):
+        rows = slice(start, start + ROWS_PER_PIECE)
+        piece = matrix_VD[torch.from_numpy(np.maximum(source_R[rows], 0))]
+        is_new = torch.from_numpy(is_new_R[rows])
+        piece[is_new] = new_ND[torch.from_numpy(index_of_new_R[rows])[is_new]]
+        yield piece
+
+
+def inverse_rows(rows_V: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:
+    """Which old row each of `num_rows` new rows is; -1 for a new row without one.
+
+    Args:
+        rows_V: for each old row the new row it becomes, or -1.
+        num_rows: of the new vocabulary.
+    """
+    source_R = np.full(num_rows, NO_ROW, np.int64)
+    known = np.flatnonzero(rows_V != NO_ROW)
+    source_R[rows_V[known]] = known
+    return source_R

@@ -1,16 +1,16 @@
-"""Milestones of a run as Hugging Face folders, written while training goes on.
+"""Export milestones of a run as Hugging Face folders while training continues.
 
-In: the steps of milestones whose checkpoints are complete. Out: `hf/step-N` in the run folder for each, with the log of
-its making beside it in `hf/step-N.log`. What a milestone and what a complete checkpoint is, checkpoint/ says.
+In: complete checkpoints of milestones (checkpoint/ decides which steps are milestones, and what is complete). Out:
+`hf/step-N` in the run folder for each, with the log of its export in `hf/step-N.log`.
 
 Each is written by `titan-speech model export` in a process of its own: lowest priority, one thread, no GPU, not in the
-run's process group, so a run that is killed does not take it along; the next start of the run waits for its lock on
-the log before it looks what is missing. One at a time, in the order they came. It costs the machine of rank 0 one core
-and the memory of one embedding while it runs (docs/backbones.md has figures). A failure is said and never stops
-training; what was not written is taken up when the run is started again.
+run's process group, so it survives when the run is killed; the next start of the run waits for its lock on the log
+before it looks for missing exports. Exports run one at a time, in order. The machine of rank 0 spends one core and the
+memory of one embedding meanwhile (docs/backbones.md has measurements). A failure is logged and never stops training;
+what was not written is exported after the next start of the run.
 
-A run that went back (checkpoint.load_step, a rollback) comes to a step a second time with other weights: the folder of
-the first time is told by the fingerprint of its weights, and replaced.
+A run that goes back (checkpoint.load_step, a rollback) reaches a step a second time with other weights: the folder of
+the first time has another fingerprint of its weights, and is replaced.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from titan_speech.hf.model_card import read_record, weights_fingerprint
 
 EXPORT_DIR = "hf"
 LOWEST_PRIORITY = 19
-OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
-"""Beginnings of the variables torchrun gives its workers."""
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+"""Prefixes of the variables that torchrun sets for its workers."""
 
 Command = Callable[[Path, Path], list[str]]
+"""Builds a command line from a checkpoint and an output folder."""
 
 
 class MilestoneExporter:
-    """One a run, on rank 0."""
+    """Queue and worker thread; one per run, on rank 0."""
 
     def __init__(self, run_folder: Path, command: Command | None = None) -> None:
         self.folder = run_folder / EXPORT_DIR
@@ -53,11 +54,10 @@ class MilestoneExporter:
         self._worker: threading.Thread | None = None
 
     def add(self, checkpoints: Iterable[Path]) -> None:
-        """Complete checkpoints (.../step-N) of milestones; those that have their folder, or were given before, are
-        passed over."""
+        """Queue complete checkpoints (.../step-N) of milestones, except those exported or queued before."""
         with self._changed:
             for checkpoint in checkpoints:
-                if _step(checkpoint) in self._seen or _is_of(self.folder / checkpoint.name, checkpoint):
+                if _step(checkpoint) in self._seen or _is_export_of(self.folder / checkpoint.name, checkpoint):
                     continue
                 self._seen.add(_step(checkpoint))
                 self._waiting.append(checkpoint)
@@ -67,34 +67,34 @@ class MilestoneExporter:
 
     @property
     def waiting_steps(self) -> tuple[int, ...]:
-        """Steps that are being written or will be, in their order."""
+        """Steps that are being exported or queued, in order."""
         with self._changed:
             return tuple(_step(checkpoint) for checkpoint in self._waiting)
 
     def drain(self) -> None:
-        """Wait until all that were given are written or have failed."""
+        """Wait until all queued checkpoints are exported or have failed."""
         with self._changed:
             if self._waiting:
                 logger.info(f"Waiting until {self._state()}; nothing is lost if this process is stopped now.")
             self._changed.wait_for(lambda: not self._waiting)
 
-    def leave(self) -> None:
-        """Say what a run that ends here leaves: the process that runs goes on, the others wait for the next start."""
+    def cancel_queued(self) -> None:
+        """Empty the queue of a run that ends now, with a warning; the export in progress continues by itself."""
         with self._changed:
             if self._waiting:
                 logger.warning(
-                    f"The run ends before {self._state()}. The one that is being written goes on by itself; the others "
-                    "are written when the run is started again."
+                    f"The run ends before {self._state()}. The export in progress continues by itself; the others are "
+                    "written when the run is started again."
                 )
             del self._waiting[1:]
 
     def _state(self) -> str:
         steps = ", ".join(map(str, self.waiting_steps))
         pid = f" (process {self._running.pid})" if self._running is not None else ""
-        return f"the milestones of steps {steps} are written to {self.folder}{pid}"
+        return f"the milestones of steps {steps} are exported to {self.folder}{pid}"
 
     def _work(self) -> None:
-        """In a thread: the first that waits, until none does."""
+        """Body of the thread: export the first in the queue until the queue is empty."""
         while True:
             with self._changed:
                 if not self._waiting:
@@ -120,22 +120,22 @@ class MilestoneExporter:
             return
         logger.error(
             f"The milestone of step {_step(checkpoint)} could not be exported (exit code {code}): {_last_line(log)} "
-            f"Training goes on; by hand: {' '.join(command[1:])}"
+            f"Training continues; to export it by hand: {' '.join(command[1:])}"
         )
 
     def _start(self, command: list[str], checkpoint: Path, log: Path) -> subprocess.Popen[bytes] | None:
-        """The process; None if one that an earlier start of the run left has written the folder meanwhile."""
+        """Start the export; None if a process of an earlier start of the run has written the folder meanwhile."""
         output = self.folder / checkpoint.name
         self.folder.mkdir(exist_ok=True)
         with log.open("ab") as out:
-            fcntl.flock(out, fcntl.LOCK_EX)  # the process inherits it with its output, and holds it to its end
-            if _is_of(output, checkpoint):
+            fcntl.flock(out, fcntl.LOCK_EX)  # the process inherits the lock with its output and holds it until it ends
+            if _is_export_of(output, checkpoint):
                 return None
             if output.exists():
-                logger.warning(f"{output} is of weights the run went back from; it is made anew.")
+                logger.warning(f"{output} has weights from before the run was rolled back; it is exported again.")
                 shutil.rmtree(output)
-            for killed in self.folder.glob(f"{output.name}.partial-*"):
-                shutil.rmtree(killed, ignore_errors=True)
+            for left_over in self.folder.glob(f"{output.name}.partial-*"):
+                shutil.rmtree(left_over, ignore_errors=True)
             out.truncate(0)
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
@@ -148,20 +148,23 @@ class MilestoneExporter:
 
 
 def milestones(folder: Path, policy: RetentionPolicy, newest_step: int) -> list[Path]:
-    """Complete checkpoints in `folder` that are kept for ever: multiples of the policy, and what is pinned.
+    """Complete checkpoints in `folder` that retention never removes: multiples of the policy, and pinned ones.
 
-    Those beyond `newest_step`, where the run stands, are of a course it went back from.
+    Args:
+        folder: of the checkpoints.
+        policy: has the multiple.
+        newest_step: the run's current step; later checkpoints are from before a rollback and left out.
     """
     pinned = pinned_steps(folder)
     steps = [step for step in committed_steps(folder) if policy.is_milestone(step) or step in pinned]
     return [checkpoint_path(folder, step) for step in steps if step <= newest_step]
 
 
-def _is_of(folder: Path, checkpoint: Path) -> bool:
-    """Whether a folder was exported from these very weights."""
+def _is_export_of(folder: Path, checkpoint: Path) -> bool:
+    """Whether a folder was exported from exactly these weights."""
     try:
         return folder.is_dir() and read_record(folder).weights == weights_fingerprint(checkpoint)
-    except (ModelError, CheckpointError):  # a record or a marker that cannot be read
+    except (ModelError, CheckpointError):  # the record or the marker cannot be read
         return False
 
 
@@ -175,11 +178,11 @@ def _step(checkpoint: Path) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Of a process that is no rank and sees no GPU."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RANK)}
+    """Environment of a process that is not a rank and sees no GPU."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(RANK_VARIABLES)}
     return kept | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return lines[-1] if lines else "it said nothing."
+    return lines[-1] if lines else "it printed nothing."

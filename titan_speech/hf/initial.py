@@ -1,9 +1,9 @@
-"""`[model] initial`: the folder a run starts from, grown where it is not.
+"""`[model] initial`: the folder a run starts from, with its vocabulary extended where it is not yet.
 
-In: the [model] table and the run's vocabulary. Out: the sizes of the backbone, and a folder with grown weights. A
-backbone as it was published is grown into the run folder by the first process of each machine, while the others wait
-for a lock; growing is a function of folder and seed, so every machine gets the same weights, and a grown folder made
-beforehand by `titan-speech model expand` with the same settings has them too.
+In: the [model] settings and the run's vocabulary. Out: the sizes of the backbone, and a folder with weights for the
+extended vocabulary. A backbone as it was published is extended into the run folder by the first process of each
+machine, while the others wait for a lock. The result depends on folder and seed alone, so every machine gets the same
+weights, and so does `titan-speech model expand` with the same settings.
 """
 
 from __future__ import annotations
@@ -17,78 +17,83 @@ from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
 from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import ModelError
-from titan_speech.hf.expand import Expansion, Extendable, NewRows, is_expanded, read_expansion
-from titan_speech.hf.model_folder import HFFolder, read_json, shape_from_config
+from titan_speech.hf.config_json import read_json, shape_from_config
+from titan_speech.hf.expand import Expansion, ExtendableBackbone, is_expanded, read_expansion
+from titan_speech.hf.model_folder import HFFolder
+from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 INITIAL_DIR = "initial"
-"""Of a run folder: the backbone, grown. Once the run has a checkpoint nothing reads it."""
+"""In a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
 
 
-def model_shape(table: ModelConfig) -> BackboneShape:
-    """Sizes the [model] table asks for.
+def model_shape(config: ModelConfig) -> BackboneShape:
+    """Sizes that the [model] settings ask for.
 
     Raises:
         ConfigError: the family has no such flavor.
-        ModelError: model.initial has other sizes than the flavor, or is no model folder.
+        ModelError: model.initial has other sizes than the flavor, or is not a model folder.
     """
-    if not table.initial:
-        return published_shape(table.family, table.flavor)
-    file = Path(table.initial) / CONFIG_NAME
+    if not config.initial:
+        return published_shape(config.family, config.flavor)
+    file = Path(config.initial) / CONFIG_NAME
     found = shape_from_config(read_json(file, "a Hugging Face model folder (model.initial)"), file)
-    if table.flavor == INITIAL_FLAVOR:
-        differences = [] if found.family == table.family else [f"family {found.family} against {table.family}"]
+    if config.flavor == INITIAL_FLAVOR:
+        differences = [] if found.family == config.family else [f"family {found.family} against {config.family}"]
     else:
-        differences = found.differences(published_shape(table.family, table.flavor))
+        differences = found.differences(published_shape(config.family, config.flavor))
     if differences:
         raise ModelError(
-            f"model.initial = {table.initial!r} is not the {table.family} {table.flavor} that [model] asks for: "
+            f"model.initial = {config.initial!r} is not the {config.family} {config.flavor} that [model] asks for: "
             f'{"; ".join(differences)}. Set model.flavor = "{INITIAL_FLAVOR}" to take the sizes of the folder, or '
             "correct model.family and model.flavor"
         )
     return found
 
 
-def trained_shape(table: ModelConfig, provenance: Provenance | None) -> BackboneShape:
-    """Sizes a checkpoint was trained with; its record has them, also where model.initial is gone."""
-    return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(table)
+def trained_shape(config: ModelConfig, provenance: Provenance | None) -> BackboneShape:
+    """Sizes that a checkpoint was trained with; its record has them, also where model.initial is gone."""
+    return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(config)
 
 
-def extended_initial(table: ModelConfig, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
-    """The folder to load, and the record of how it was made; grown into `run_folder` where it is not.
+def extended_initial(config: ModelConfig, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
+    """The folder to load weights from, and the record of how it was made.
+
+    Every rank calls this before the process group exists. The vocabulary is extended into `run_folder` unless it is
+    already; a folder that cannot be used is refused on every rank at once, before the run folder is touched.
 
     Raises:
-        ModelError: the folder does not fit the run's vocabulary or cannot be grown.
+        ModelError: the folder does not fit the run's vocabulary, or its vocabulary cannot be extended.
     """
-    source, output = Path(table.initial), run_folder / INITIAL_DIR
-    looked_at: list[Extendable] = []
+    source, output = Path(config.initial), run_folder / INITIAL_DIR
+    checked: list[ExtendableBackbone] = []
 
-    def look() -> None:
+    def check() -> None:
         if is_expanded(source):
             _checked(read_expansion(source), source, vocabulary)
         elif not output.exists():
-            looked_at.append(Extendable.of(source))
+            checked.append(ExtendableBackbone.open(source))
 
-    decide_on_rank_0("initial", look)  # refused by all at once, before the run folder is touched
+    decide_on_rank_0("initial", check)
     if is_expanded(source):
         return source, _checked(read_expansion(source), source, vocabulary)
-    how = NewRows(table.new_rows, table.new_rows_scale)
+    settings = NewRows(config.new_rows, config.new_rows_scale)
     if not output.exists():
-        growable = looked_at[0] if looked_at else Extendable.of(source)
-        with _first_of_this_machine(run_folder):
+        backbone = checked[0] if checked else ExtendableBackbone.open(source)
+        with _first_process_of_machine(run_folder):
             if not output.exists():
-                growable.write(output, how)
+                backbone.write(output, settings)
     record = _checked(read_expansion(output), output, vocabulary)
-    _check_same_start(record, source, how, output)
+    _check_same_settings(record, source, settings, output)
     return output, record
 
 
-def _check_same_start(record: Expansion, source: Path, how: NewRows, output: Path) -> None:
-    """An earlier start of the run may have been asked for other weights."""
+def _check_same_settings(record: Expansion, source: Path, settings: NewRows, output: Path) -> None:
+    """An earlier start of the run may have asked for other weights."""
     found = Path(record.source).name, record.method, record.scale
-    asked = source.name, how.method, how.scale
+    asked = source.name, settings.method, settings.scale
     if found != asked:
         raise ModelError(
             f"{output} was made of {found[0]} with new rows {found[1]}, scale {found[2]:g}; this run asks for "
@@ -98,8 +103,8 @@ def _check_same_start(record: Expansion, source: Path, how: NewRows, output: Pat
 
 
 @contextlib.contextmanager
-def _first_of_this_machine(run_folder: Path) -> Iterator[None]:
-    """One process at a time; its lock file goes with it, and so does a run folder that was made for it in vain."""
+def _first_process_of_machine(run_folder: Path) -> Iterator[None]:
+    """One process at a time. The lock file is removed, and so is a run folder that was made for it and stayed empty."""
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = run_folder / f"{INITIAL_DIR}.lock"
@@ -114,15 +119,16 @@ def _first_of_this_machine(run_folder: Path) -> Iterator[None]:
             f"job.dump_folder = {str(run_folder)!r} cannot be written: {error}; give a folder this user can write to"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # it has the files of a run
+        with contextlib.suppress(OSError):  # a run folder that holds files stays
             run_folder.rmdir()
 
 
 def _checked(record: Expansion, folder: Path, vocabulary: Vocabulary) -> Expansion:
+    """The record, if the folder is complete and of this vocabulary."""
     if record.vocabulary != vocabulary.fingerprint:
         raise ModelError(
-            f"{folder} was grown for vocabulary {record.vocabulary}, this run has {vocabulary.fingerprint}: point "
-            "[tokenizer] path at the tokenizer of the backbone (text_tokenizer in the grown folder)"
+            f"{folder} was extended to vocabulary {record.vocabulary}, this run has {vocabulary.fingerprint}: point "
+            "[tokenizer] path at the tokenizer of the backbone (text_tokenizer in the extended folder)"
         )
     HFFolder.open(folder)
     return record

@@ -1,11 +1,8 @@
-"""titan_speech.json: what transformers has no place for in a model folder.
+"""Two files of an exported model that transformers has no place for: titan_speech.json and the card, README.md.
 
-In: a checkpoint at export. Out: the fingerprints and the codec that decoding must agree with, and back.
-
-README.md of an exported model: what it is, how to prompt it, and where it came from.
-
-In: the run's configuration, the step, its provenance and the hashes of its codecs. Out: Markdown with the front matter
-model hubs read. Nothing is claimed that was not recorded: a model without evaluation notes says that it has none.
+In: a checkpoint at export: the run's configuration, the step, provenance, hashes of its codecs. Out: the record of the
+fingerprints that decoding must agree with (and back), and Markdown with the front matter that model hubs read. Nothing
+is claimed that was not recorded: a model without evaluation notes says that it has none.
 """
 
 from __future__ import annotations
@@ -18,8 +15,7 @@ from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ModelError
-from titan_speech.hf.model_folder import read_json
-from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.hf.config_json import read_json, write_json
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
 from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
@@ -27,7 +23,7 @@ from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Goes with the weights."""
+    """Content of titan_speech.json."""
 
     step: int
     vocabulary: str
@@ -35,17 +31,17 @@ class ModelRecord:
     grammar: str
     """Fingerprint of the prompt grammar."""
     codecs: tuple[str, ...]
-    """Hashes of the codecs whose codes it was trained on; empty where the stores were not at hand."""
-
+    """Hashes of the codecs whose codes it was trained on; empty if the stores could not be read at export."""
     weights: str = ""
-    """Fingerprint of the checkpoint's weights: a run that went back has another step N than before."""
+    """Fingerprint of the checkpoint's weights: a run that was rolled back reaches a step twice, with other weights."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / MODEL_RECORD_NAME, asdict(self))
 
 
 def weights_fingerprint(checkpoint: Path) -> str:
-    """Of a complete checkpoint, from the checksums in its marker; losing its optimizer does not change it."""
+    """Fingerprint of a complete checkpoint's weights, from the checksums in its marker; removing the optimizer state
+    does not change it."""
     commit = read_commit(checkpoint)
     files = commit.files if commit is not None else ()
     weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in files if file.role == "model")
@@ -53,7 +49,7 @@ def weights_fingerprint(checkpoint: Path) -> str:
 
 
 def read_record(folder: Path) -> ModelRecord:
-    """The record of an exported folder.
+    """Read the record of an exported folder.
 
     Raises:
         ModelError: the folder was not written by `titan-speech model export`.
@@ -89,24 +85,35 @@ def model_card(
     codecs: tuple[str, ...],
     notes: str = "",
 ) -> str:
-    """The card as Markdown."""
+    """The card as Markdown.
+
+    Args:
+        config: of the run.
+        step: of the checkpoint.
+        shape: of the backbone.
+        vocabulary: of the model.
+        provenance: of the checkpoint, if it has a record.
+        bos_token: that a prompt begins with.
+        codecs: hashes of the codecs whose codes it was trained on.
+        notes: what was measured of this step, as Markdown.
+    """
     example = _EXAMPLE.format(bos=bos_token)
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-to-speech\ntags:\n- titan_speech\n---",
         f"# {config.job.description or 'Speech language model'}",
         f"A {shape.family} backbone of {shape.num_parameters(vocabulary.num_rows) / 1e6:,.1f} M parameters with "
-        f"{NUM_CODES:,} speech codes (50 a second) in its vocabulary, trained with titan_speech.",
+        f"{NUM_CODES:,} speech codes (50 per second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
         "## Provenance\n" + "\n".join([_codec_line(codecs), *_provenance_lines(provenance)]),
-        "## Evaluation\n" + (notes or "None is recorded for this checkpoint."),
+        "## Evaluation\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _training_lines(config: SpeechConfig, step: int) -> list[str]:
     num_tokens = step * config.training.global_batch_tokens
-    lines = [f"- step {step:,}: {num_tokens:,} tokens, {config.training.seq_len:,} a sequence"]
+    lines = [f"- step {step:,}: {num_tokens:,} tokens, {config.training.seq_len:,} per sequence"]
     lines += [
         f"- source `{source.name}`: task {source.task}, {source.share:.1%} of the tokens"
         for source in config.data.source
@@ -115,7 +122,7 @@ def _training_lines(config: SpeechConfig, step: int) -> list[str]:
 
 
 def _codec_line(codecs: tuple[str, ...]) -> str:
-    return f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech was at hand'}"
+    return f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech could be read'}"
 
 
 def _provenance_lines(provenance: Provenance | None) -> list[str]:

@@ -1,11 +1,11 @@
-"""A model folder written as its tensors are made: whole, or not there.
+"""Write a model folder while its tensors are made: the whole folder, or none.
 
-In: names and shapes of all tensors, and for each the rows of it, piece by piece. Out: safetensors with their index, in
-a folder that appears when everything in it is on disk.
+In: names and shapes of all tensors, and for each its rows, piece by piece. Out: safetensors with their index, in a
+folder that appears when everything in it is on disk.
 
-The layout of safetensors is a length, a JSON header and the bytes, so the header can be written before a single tensor
-exists: what is in memory is one piece (8,192 rows of an embedding), never a model. The library's own writer takes
-whole files of tensors at once, 5 GB at the usual shard size.
+The format of safetensors is a length, a JSON header and the bytes, so the header can be written before a single tensor
+exists: in memory is one piece (8,192 rows of an embedding), never a model. huggingface_hub's `save_torch_state_dict`
+takes tensors that all exist, and writes files of 5 GB from memory: docs/design.md says why it is not used.
 """
 
 from __future__ import annotations
@@ -21,54 +21,75 @@ from pathlib import Path
 import torch
 
 from titan_speech.errors import ModelError
+from titan_speech.hf.config_json import write_json
 from titan_speech.hf.model_folder import DTYPES
 from titan_speech.model.exported_files import INDEX_NAME, SINGLE_NAME, shard_name
+from titan_speech.utils.files import sync_folder
 
 MAX_SHARD_BYTES = 4 << 30
+MAX_WRITE_BYTES = 1 << 30
+"""Per call: Linux writes at most 2 GB at once."""
 Shapes = Mapping[str, tuple[int, ...]]
+Pieces = Callable[[str], Iterator[torch.Tensor]]
+"""Gives the rows of a tensor in order, from its name."""
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
-    """A folder to write to, renamed to `path` when the block ends well and removed otherwise.
+    """Make a folder to write to, which is renamed to `path` when the block ends, and removed if it raises.
+
+    Args:
+        path: must not exist.
+        num_bytes: what will be written, about.
 
     Raises:
-        ModelError: `path` is taken, cannot be written, or has not `num_bytes` of room.
+        ModelError: `path` exists, cannot be written, or its disk has fewer free bytes than `num_bytes`.
     """
     if path.exists():
         raise ModelError(f"{path} exists already; give another folder or delete it")
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    made = [folder for folder in path.absolute().parents if not folder.exists()]
+    created_parents = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         partial.mkdir(parents=True)
         free = shutil.disk_usage(partial).free
         if free < num_bytes:
-            raise ModelError(f"{path} needs {num_bytes / 1e9:.1f} GB and there are {free / 1e9:.1f} GB; make room")
+            raise ModelError(
+                f"{path} needs {num_bytes / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; delete files"
+            )
         yield partial
         os.rename(partial, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error}; nothing was left behind") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.suppress(OSError):  # what is in them is not ours
-            for folder in made:
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            for folder in created_parents:
                 folder.rmdir()
 
 
 def write_weights(
-    folder: Path,
-    shapes: Shapes,
-    dtype: torch.dtype,
-    pieces: Callable[[str], Iterator[torch.Tensor]],
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    folder: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
-    """Write every tensor; `pieces(name)` gives its rows in order."""
-    shards = _shards(shapes, dtype, max_shard_bytes)
-    names = [SINGLE_NAME] if len(shards) == 1 else [shard_name(i + 1, len(shards)) for i in range(len(shards))]
+    """Write every tensor to one file, or to several with an index.
+
+    Args:
+        folder: where files are written.
+        shapes: of all tensors by name, in their order.
+        dtype: pieces are converted to it.
+        pieces: gives the rows of a tensor.
+        max_shard_bytes: a file is larger only if a single tensor is.
+
+    Raises:
+        ModelError: the rows of a tensor have another size than its shape.
+    """
+    shards = _split_into_shards(shapes, dtype, max_shard_bytes)
+    count = len(shards)
+    names = [SINGLE_NAME] if count == 1 else [shard_name(number, count) for number in range(1, count + 1)]
     for file, shard in zip(names, shards, strict=True):
         _write_shard(folder / file, {name: shapes[name] for name in shard}, dtype, pieces)
-    if len(shards) > 1:
+    if count > 1:
         weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
         index = {"metadata": {"total_size": num_weight_bytes(shapes, dtype)}, "weight_map": weight_map}
         write_json(folder / INDEX_NAME, index)
@@ -78,27 +99,21 @@ def num_weight_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
     return sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
 
 
-def write_json(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _shards(shapes: Shapes, dtype: torch.dtype, max_bytes: int) -> list[list[str]]:
-    """Tensors in order, cut where a file would become too large; a tensor is never cut."""
+def _split_into_shards(shapes: Shapes, dtype: torch.dtype, max_bytes: int) -> list[list[str]]:
+    """Names of the tensors of each file, in order; a tensor is never split."""
     shards: list[list[str]] = [[]]
-    room = max_bytes
+    num_free = max_bytes
     for name, shape in shapes.items():
         num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes > room and shards[-1]:
+        if num_bytes > num_free and shards[-1]:
             shards.append([])
-            room = max_bytes
+            num_free = max_bytes
         shards[-1].append(name)
-        room -= num_bytes
+        num_free -= num_bytes
     return shards
 
 
-def _write_shard(
-    file: Path, shapes: Shapes, dtype: torch.dtype, pieces: Callable[[str], Iterator[torch.Tensor]]
-) -> None:
+def _write_shard(file: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces) -> None:
     with open(file, "wb", buffering=0) as out:
         out.write(_header(shapes, dtype))
         for name, shape in shapes.items():
@@ -125,10 +140,10 @@ def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
 def _write_piece(file_number: int, piece: torch.Tensor) -> int:
     data, written = tensor_bytes(piece), 0
     while written < len(data):
-        written += os.write(file_number, data[written : written + (1 << 30)])
+        written += os.write(file_number, data[written : written + MAX_WRITE_BYTES])
     return written
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, in the order safetensors has them."""
+    """The bytes of a tensor on the CPU, in the order safetensors stores them."""
     return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")

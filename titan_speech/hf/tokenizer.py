@@ -1,28 +1,18 @@
-"""Ids of special tokens in config.json and generation_config.json, when a model's rows move to another vocabulary.
+"""Tokenizer files of a model folder, and ids of special tokens in its configuration.
 
-In: a parsed file (eos_token_id and its like: an id, a list of ids or null) and where each row goes. Out: the same
-content with the ids the tokens have there. A token that is not there is left out: what stands for it instead is for the
-caller to say.
+In: a backbone's tokenizer.json and the vocabulary, or the tokenizer.json of a model another trainer extended. Out:
 
-Shapes: R rows of the vocabulary the content speaks of.
+    tokenizer.json           text has the backbone's ids, each speech code and special token the id of its name
+    tokenizer_config.json    special tokens by name
+    text_tokenizer/          the backbone's own tokenizer with recipe.json, which `TextTokenizer.load` reads to the
+                             same fingerprint, whichever file named its document tokens before
+    config.json, generation_config.json   with eos_token_id and its like (an id, a list of ids or null) renumbered
+                             when rows are reordered; a token that the other vocabulary lacks is left out
 
-A tokenizer folder of its own: tokenizer.json with the recipe that says what it needs beside it.
+Rows that the backbone's tokenizer leaves unused and the padding at the end get names too: the `tokenizers` library
+numbers added tokens without gaps, whatever ids a file gives them, so a gap would shift every token after it.
 
-In: a loaded text tokenizer and its file. Out: a folder that `TextTokenizer.load` reads to the same fingerprint,
-whatever files said its document tokens before (config.json, tokenizer_config.json, ...).
-
-The backbone's tokenizer.json with a name for every row the vocabulary grew by.
-
-In: the tokenizer.json of the backbone and the vocabulary. Out: one that gives the backbone's ids for text, and the id
-of each speech code and special for its name. Rows the backbone's tokenizer leaves unused and the padding at the end get
-names too: the `tokenizers` library numbers added tokens without gaps, whatever ids a file gives them, so a hole would
-shift every token after it.
-
-The text tokenizer of a model that another trainer grew.
-
-In: its folder and its parsed tokenizer.json. Out: the tokenizer of the backbone as it was, which ids of documents come
-from. What ends a document is a text token: where config.json names the end of speech, that is the model's stop token,
-and tokenizer_config.json or the names known by habit say what ends a text.
+Shapes: V rows of the vocabulary a file was written for.
 """
 
 from __future__ import annotations
@@ -35,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.hf.model_folder import HFFolder, read_json
-from titan_speech.hf.safetensors_writer import write_json
+from titan_speech.hf.config_json import read_json, write_json
+from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.exported_files import CONFIG_NAME, GENERATION_NAME
 from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout
 from titan_speech.tokenization.text_tokenizer import (
@@ -48,53 +38,70 @@ from titan_speech.tokenization.text_tokenizer import (
     tokenizer_json,
 )
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.files import write_atomically
 
-_ENDING = "_token_id"
+_ID_ENDING = "_token_id"
+_UNUSED_BASE = "<|unused_base_"
+_NO_LIMIT = 10**12
+"""Tokenizers without a limit of their length name 10^30."""
 
 
-def moved_ids(content: Mapping[str, Any], rows_R: NDArray[np.int64], file: Path) -> dict[str, Any]:
-    """`content` with ids of special tokens moved by `rows_R`, -1 being a row without a counterpart.
+def renumber_ids(content: Mapping[str, Any], rows_V: NDArray[np.int64], file: Path) -> dict[str, Any]:
+    """Replace the ids of special tokens by those of another vocabulary.
+
+    Args:
+        content: of config.json or generation_config.json.
+        rows_V: for each row of its vocabulary the row of the other, or -1.
+        file: where it was read from, for messages.
 
     Raises:
-        ModelError: an id is no row of the vocabulary, or no id at all.
+        ModelError: an id is not a row of the vocabulary, or not an id at all.
     """
-    moved: dict[str, Any] = {}
+    renumbered: dict[str, Any] = {}
     for key, value in content.items():
-        if not key.endswith(_ENDING) or value is None:
-            moved[key] = value
+        if not key.endswith(_ID_ENDING) or value is None:
+            renumbered[key] = value
             continue
-        ids = [_moved(id_, rows_R, f"{file}: {key}") for id_ in (value if isinstance(value, list) else [value])]
+        ids = [_renumber(id_, rows_V, f"{file}: {key}") for id_ in (value if isinstance(value, list) else [value])]
         known = [id_ for id_ in ids if id_ != NO_ROW]
         if known:
-            moved[key] = known if isinstance(value, list) else known[0]
-    return moved
+            renumbered[key] = known if isinstance(value, list) else known[0]
+    return renumbered
 
 
-def _moved(id_: object, rows_R: NDArray[np.int64], where: str) -> int:
+def _renumber(id_: object, rows_V: NDArray[np.int64], where: str) -> int:
     if not isinstance(id_, int) or isinstance(id_, bool):
         raise ModelError(f"{where} is {id_!r}, expected the id of a token")
-    if id_ == -1:  # how some exporters say that there is none
+    if id_ == -1:  # some exporters write it where there is no such token
         return NO_ROW
-    if not 0 <= id_ < len(rows_R):
-        raise ModelError(f"{where} is {id_}, which is no row of its vocabulary: expected 0..{len(rows_R) - 1}")
-    return int(rows_R[id_])
+    if not 0 <= id_ < len(rows_V):
+        raise ModelError(f"{where} is {id_}, which is not a row of its vocabulary: expected 0..{len(rows_V) - 1}")
+    return int(rows_V[id_])
 
 
 def write_configs(
-    folder: HFFolder, output: Path, rows_R: NDArray[np.int64], *, num_rows: int, pad_id: int
+    folder: HFFolder, output: Path, rows_V: NDArray[np.int64], *, num_rows: int, pad_id: int
 ) -> dict[str, Any]:
-    """config.json and generation_config.json of a folder whose rows go to `rows_R` of `num_rows`; the first of the two.
+    """Write config.json and generation_config.json of a model whose rows are reordered.
 
-    `pad_id`: each side has a token of its own for padding.
+    Args:
+        folder: the model as it is.
+        output: the folder to write to.
+        rows_V: for each row of the model the row it becomes, or -1.
+        num_rows: of the new vocabulary.
+        pad_id: of the new vocabulary; each side has a padding token of its own.
+
+    Returns:
+        The content of the new config.json.
 
     Raises:
-        ModelError: an id in them is no row.
+        ModelError: an id in them is not a row.
     """
-    config = moved_ids(folder.config, rows_R, folder.path / CONFIG_NAME)
+    config = renumber_ids(folder.config, rows_V, folder.path / CONFIG_NAME)
     config |= {"vocab_size": num_rows, "pad_token_id": pad_id}
     file = folder.path / GENERATION_NAME
     if file.is_file():
-        decoding = moved_ids(read_json(file, "a model folder"), rows_R, file)
+        decoding = renumber_ids(read_json(file, "a model folder"), rows_V, file)
     else:
         decoding = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None}
     write_json(output / CONFIG_NAME, config)
@@ -110,29 +117,20 @@ def first_id(content: Mapping[str, Any], key: str) -> int | None:
 
 
 def write_text_tokenizer(tokenizer: TextTokenizer, source: Path, folder: Path) -> None:
-    """`source` is the file `tokenizer` was loaded from."""
+    """Write a tokenizer folder of its own; `source` is the file that `tokenizer` was loaded from."""
     folder.mkdir(parents=True)
-    (folder / JSON_NAME).write_text(tokenizer_json(source), encoding="utf-8")
-    write_json(
-        folder / RECIPE_NAME,
-        {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": tokenizer.eos_id,
-            "num_base": tokenizer.num_base,
-        },
-    )
-
-
-_UNUSED_BASE = "<|unused_base_"
+    write_atomically(folder / JSON_NAME, tokenizer_json(source))
+    recipe = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "num_base": tokenizer.num_base}
+    write_json(folder / RECIPE_NAME, recipe)
 
 
 def extended_tokenizer(base: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """The content of tokenizer.json, grown.
+    """The content of a backbone's tokenizer.json with a name for every row of the extended vocabulary.
 
     Raises:
         ModelError: the tokenizer has speech tokens already, or more entries than the backbone has rows.
     """
-    known = _entries(base)
+    known = _ids_of_entries(base)
     names = dict(_new_names(vocabulary, first=max(known.values()) + 1))
     taken = [name for name in names.values() if name in known]
     if taken:
@@ -164,7 +162,10 @@ def tokenizer_config(*, bos: str, eos: str, pad: str, max_length: int) -> dict[s
 def extended_tokenizer_config(
     tokenizer: TextTokenizer, vocabulary: Vocabulary, stop_id: int, max_length: int
 ) -> dict[str, object]:
-    """Of a grown model that stops at `stop_id`; prompts of the grammar have their BOS, so none is added."""
+    """tokenizer_config.json of a model with an extended vocabulary that stops at `stop_id`.
+
+    Prompt templates have their own BOS, so the tokenizer adds none.
+    """
     is_text = stop_id < vocabulary.num_base
     names = tokenizer_config(
         bos=tokenizer.token(vocabulary.bos_id),
@@ -178,8 +179,8 @@ def extended_tokenizer_config(
 def foreign_tokenizer(base: dict[str, Any], layout: VocabularyLayout) -> dict[str, Any]:
     """The backbone's tokenizer.json with the tokens of another trainer's layout.
 
-    They are ordinary added tokens, as those trainers make them: their decoding reads the names of codes from text, out
-    of which special tokens are skipped.
+    They are added tokens that are not special, as those trainers write them: their decoding reads the names of codes
+    from text, from which special tokens are left out.
     """
     first = num_entries_of(base)
     fill = [_added_token(id_, f"{_UNUSED_BASE}{id_}|>") for id_ in range(first, layout.num_base)]
@@ -187,8 +188,8 @@ def foreign_tokenizer(base: dict[str, Any], layout: VocabularyLayout) -> dict[st
     return base | {"added_tokens": [*base.get("added_tokens", []), *fill, *new]}
 
 
-def without_speech(content: dict[str, Any], num_base: int) -> dict[str, Any]:
-    """The tokenizer as it was before its trainer, or `foreign_tokenizer`, added to it."""
+def remove_speech_tokens(content: dict[str, Any], num_base: int) -> dict[str, Any]:
+    """The content of tokenizer.json before its trainer, or `foreign_tokenizer`, added tokens."""
     added = [
         token
         for token in content.get("added_tokens", [])
@@ -198,16 +199,16 @@ def without_speech(content: dict[str, Any], num_base: int) -> dict[str, Any]:
 
 
 def num_entries_of(base: dict[str, Any]) -> int:
-    """Ids that have a token."""
-    return max(_entries(base).values()) + 1
+    """Number of ids up to the highest that has a token."""
+    return max(_ids_of_entries(base).values()) + 1
 
 
-def _entries(base: dict[str, Any]) -> dict[str, int]:
-    """Ids of all entries, added ones too."""
+def _ids_of_entries(base: dict[str, Any]) -> dict[str, int]:
+    """Ids of all entries by name, added tokens included."""
     vocab = base["model"].get("vocab")
     if not isinstance(vocab, dict):
         raise ModelError(
-            f"the tokenizer is of kind {base['model'].get('type')!r}; expected byte pairs ('BPE'), as those of Llama 3 "
+            f"the tokenizer is of type {base['model'].get('type')!r}; expected byte pairs ('BPE'), as those of Llama 3 "
             "and Qwen3 are"
         )
     return vocab | {token["content"]: token["id"] for token in base.get("added_tokens", [])}
@@ -225,22 +226,30 @@ def _added_token(id_: int, name: str, *, is_special: bool = True) -> dict[str, A
     return {"id": id_, "content": name, **plain, "special": is_special}
 
 
-_NO_LIMIT = 10**12
-"""Tokenizers without a limit say 10^30."""
+def recover_text_tokenizer(
+    folder: HFFolder, content: dict[str, Any], theirs: VocabularyLayout, output: Path
+) -> TextTokenizer:
+    """The backbone's tokenizer out of the one that another trainer extended.
 
+    A document ends with a text token: where config.json names the end of speech, that is the model's stop token, and
+    tokenizer_config.json, or names known by convention, say what ends a text.
 
-def text_tokenizer(folder: HFFolder, content: dict[str, Any], theirs: VocabularyLayout, output: Path) -> TextTokenizer:
-    """The backbone's, written to `output`/text_tokenizer; files it is read from stay in `output`, to be replaced."""
-    write_json(output / JSON_NAME, without_speech(content, theirs.num_base))
-    write_json(output / CONFIG_NAME, _text_ids(folder.config, theirs.num_base) | {"vocab_size": theirs.num_base})
-    write_json(output / TOKENIZER_CONFIG_NAME, _text_names(_tokenizer_config(folder), frozenset(theirs.tokens)))
+    Args:
+        folder: the model of the other trainer.
+        content: of its tokenizer.json.
+        theirs: the layout that content has.
+        output: gets text_tokenizer/; the files it is read from stay in `output` too, for the caller to replace.
+    """
+    write_json(output / JSON_NAME, remove_speech_tokens(content, theirs.num_base))
+    write_json(output / CONFIG_NAME, _document_ids(folder.config, theirs.num_base) | {"vocab_size": theirs.num_base})
+    write_json(output / TOKENIZER_CONFIG_NAME, _document_tokens(_tokenizer_config(folder), frozenset(theirs.tokens)))
     tokenizer = TextTokenizer.load(output)
     write_text_tokenizer(tokenizer, output / JSON_NAME, output / TEXT_TOKENIZER)
     return tokenizer
 
 
 def max_length(folder: HFFolder) -> int:
-    """Tokens its tokenizer cuts at, or the positions the model has."""
+    """Length in tokens at which the tokenizer truncates, or the positions the model has."""
     found = _tokenizer_config(folder).get("model_max_length")
     return found if isinstance(found, int) and found < _NO_LIMIT else folder.shape.max_positions
 
@@ -250,8 +259,8 @@ def _tokenizer_config(folder: HFFolder) -> dict[str, Any]:
     return read_json(file, "a model folder") if file.is_file() else {}
 
 
-def _text_ids(config: dict[str, Any], num_base: int) -> dict[str, int]:
-    """Of the ids that open and close, the first that is of text."""
+def _document_ids(config: dict[str, Any], num_base: int) -> dict[str, int]:
+    """The ids of BOS and EOS; of a list, the first that is a text token."""
     found: dict[str, int] = {}
     for key in ("bos_token_id", "eos_token_id"):
         value = config.get(key)
@@ -261,7 +270,7 @@ def _text_ids(config: dict[str, Any], num_base: int) -> dict[str, int]:
     return found
 
 
-def _text_names(names: dict[str, Any], speech: frozenset[str]) -> dict[str, str]:
+def _document_tokens(names: dict[str, Any], speech: frozenset[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in ("bos_token", "eos_token"):
         value = names.get(key)
