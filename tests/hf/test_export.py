@@ -96,7 +96,7 @@ def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "step 5: 5,120 tokens" in card
     assert f"codec of its codes, by hash: {load_codec('embedded').codec_hash}" in card
-    assert "None is recorded for this checkpoint." in card
+    assert "No evaluation is recorded for this checkpoint." in card
     assert all(t.dtype == torch.bfloat16 for t in load_file(tmp_path / "hf" / "model.safetensors").values())
 
 
@@ -169,7 +169,7 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     from titan_speech.hf import safetensors_writer
 
     with (
-        pytest.raises(ModelError, match=r"needs \d+\.\d GB and there are"),
+        pytest.raises(ModelError, match=r"needs \d+\.\d GB, the disk has"),
         safetensors_writer.new_folder(tmp_path / "hf", 1 << 60),
     ):
         pytest.fail("the block must not run")
