@@ -86,7 +86,7 @@ def store_merge(args: argparse.Namespace) -> None:
 
 
 def store_migrate(args: argparse.Namespace) -> None:
-    from titan_speech.importers.migrate import MigrateOptions, migrate_store, plan_migration
+    from titan_speech.store.migrate import MigrateOptions, migrate_store, plan_migration
 
     if args.codec is not None and args.codec_hash is None:
         raise DataError(

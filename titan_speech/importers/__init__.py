@@ -1,22 +1,20 @@
 """Importers: what a team already has, as samples of a token store; and the build of the store from them.
 
-    inputs
-      |   registry.py, base.py     names of `--from`; the interface: an Importer lists units (a shard, a range of rows)
-      |                            and reads the samples of one unit
-      |   files.py                 input files, splits, hints such as "looks like another format"
-      |
-      |   speech   parquet.py jsonl.py webdataset.py mds.py inworld.py llasa.py   codes that exist
-      |            audio_listing.py -> audio.py          audio, encoded as it is imported
-      |            columns.py -> records.py              which column holds which field; a record -> a sample
-      |   text     text_lines.py -> text_files.py -> text_documents.py
-      |            markup.py, language_id.py             which language a document is in
-      v
-    samples of one unit after another
-      |   build.py                 `titan-speech store build`: all units in parallel, continued after any kill
-      |   build_workers.py         what one process does
-      |   build_folder.py          what is finished
-      v
-    a token store
-
-migrate.py gives an existing store another tokenizer or text normalization.
+inputs
+  |   registry.py, base.py     names of `--from`; the interface: an Importer lists units (a shard, a range of rows)
+  |                            and reads the samples of one unit
+  |   files.py                 input files, splits, hints such as "looks like another format"
+  |
+  |   speech   parquet.py jsonl.py webdataset.py mds.py inworld.py llasa.py   codes that exist
+  |            audio_listing.py -> audio.py          audio, encoded as it is imported
+  |            columns.py -> records.py              which column holds which field; a record -> a sample
+  |   text     text_lines.py -> text_files.py -> text_documents.py
+  |            markup.py, language_id.py             which language a document is in
+  v
+samples of one unit after another
+  |   build.py                 `titan-speech store build`: all units in parallel, continued after any kill
+  |   build_workers.py         what one process does
+  |   build_folder.py          what is finished
+  v
+a token store
 """

@@ -21,6 +21,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ import numpy as np
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.store.external_sort import Run
-from titan_speech.store.files import PartKey, StoreFiles, flush_to_disk
+from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store
+from titan_speech.store.files import PartKey, flush_to_disk
 from titan_speech.store.held_out_choice import (
     Candidate,
     Related,
@@ -40,8 +41,8 @@ from titan_speech.store.held_out_choice import (
     relatives,
     with_references,
 )
-from titan_speech.store.manifest import Kind, Manifest, PartInfo, ShardInfo
-from titan_speech.store.merge import RunJob, assemble_store, manifest_of_all, read_shard, refuse_different
+from titan_speech.store.manifest import Kind, Manifest, PartInfo
+from titan_speech.store.merge import merged_manifest, refuse_different
 from titan_speech.store.reader import Store, open_store, store_files
 
 HELD_OUT_NAME = "gold.json"
@@ -336,36 +337,16 @@ def _prompt(prompt: Candidate, reference: Candidate | None) -> DecodePrompt:
     return DecodePrompt(prompt.sample_id, task, prompt.part.language, reference.sample_id if reference else None)
 
 
-@dataclass(frozen=True)
-class _ChosenRun:
-    """The chosen samples of one shard."""
-
-    store: StoreFiles
-    part: PartInfo
-    shard: ShardInfo
-    name: str
-    rows: tuple[int, ...]
-    seed: int
-
-    def __call__(self, folder: Path) -> Run:
-        shard = read_shard(self.store, self.part, self.shard).taken(np.array(self.rows, np.int64))
-        return shard.write_run(folder, self.name, self.seed, unit=str(self.store))
-
-
 def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Path) -> None:
     seed = stores[0].manifest.seed
     rows: dict[tuple[int, PartInfo, int], list[int]] = {}
     for candidate in choice.all:
         rows.setdefault((candidate.store, candidate.part, candidate.shard), []).append(candidate.row)
-    jobs = [
-        RunJob(
-            _ChosenRun(stores[number].files, part, info, f"{number}-{info.name}", tuple(sorted(some)), seed),
-            info.num_bytes,
-        )
-        for (number, part, shard), some in rows.items()
-        for info in [part.shards[shard]]
-    ]
-    manifest = manifest_of_all(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
+    rewrites = []
+    for (number, part, shard), some in rows.items():
+        info, chosen = part.shards[shard], partial(StoredShard.take, index_N=np.array(sorted(some), np.int64))
+        rewrites.append(ShardRewrite(stores[number].files, part, info, f"{number}-{info.name}", seed, chosen))
+    manifest = merged_manifest(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
 
     def add_gold_file(folder: Path, _: Manifest) -> None:
         with open(folder / HELD_OUT_NAME, "w", encoding="utf-8") as file:
@@ -373,4 +354,6 @@ def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Pa
             file.flush()
             flush_to_disk(file.fileno())
 
-    assemble_store(output, manifest, jobs, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file)
+    assemble_store(
+        output, manifest, rewrites, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file
+    )

@@ -101,8 +101,8 @@ def _run_in_processes(
         executor.shutdown(wait=False, cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise DataError(
-                "a worker process was killed, possibly because memory ran out; run the same command again to "
-                "continue, with fewer --workers if it was memory"
+                "a worker process was killed, possibly because memory ran out; run the same command "
+                "again, with fewer --workers if it was memory"
             ) from error
         raise
     return [future.result() for future in futures]

@@ -55,10 +55,20 @@ class Progress:
         self._line, self._done, self._lock = ProgressLine(stream), 0.0, Lock()
 
     def add(self, amount: float) -> None:
+        """Report that so much more is done."""
         with self._lock:
             self._done += amount
-            if self._line.is_due:
-                self._line.show(self._text(self._line.elapsed_sec))
+            self._show_if_due()
+
+    def update(self, done: float) -> None:
+        """Report how much is done in all."""
+        with self._lock:
+            self._done = done
+            self._show_if_due()
+
+    def _show_if_due(self) -> None:
+        if self._line.is_due:
+            self._line.show(self._text(self._line.elapsed_sec))
 
     def _text(self, elapsed_sec: float) -> str:
         rate = self._done / elapsed_sec

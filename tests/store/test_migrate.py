@@ -1,4 +1,4 @@
-"""Migrating stores: equal, byte for byte, to the store built with the new tokenizer, or told what must be made anew."""
+"""Migrating stores: equal, byte for byte, to the store built with the new tokenizer, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from tests.store_samples import CODEC, SENTENCES, info, manifest_content, speech_codes, write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
-from titan_speech.importers.migrate import MigrateOptions, migrate_store, plan_migration
 from titan_speech.store import manifest as manifest_module
 from titan_speech.store.manifest import FORMAT_VERSION, UPGRADES, content_fingerprint, read_manifest
 from titan_speech.store.merge import merge_stores
+from titan_speech.store.migrate import MigrateOptions, migrate_store, plan_migration
 from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
 from titan_speech.store.writer import StoreWriter
@@ -106,7 +106,7 @@ def test_transcripts_get_the_normal_form_and_a_new_hash(old: Path, tmp_path: Pat
     assert verify_store(tmp_path / "migrated").is_sound
 
 
-# What cannot be done is told, and nothing is written
+# What cannot be done is reported, and nothing is written
 
 
 def test_without_the_old_tokenizer_text_parts_are_named_with_what_they_hold(
@@ -149,7 +149,7 @@ def test_the_plan_prints_the_same_and_writes_nothing(
     assert main([*words, "--output", str(tmp_path / "migrated")]) == 0
     printed = capsys.readouterr().out
     assert "wiki.en.text" in printed
-    assert "transcripts are tokenized anew" in printed
+    assert "transcripts are tokenized again" in printed
     assert files_of(store) == before
     assert not list(tmp_path.iterdir())
     assert main(words[:-1]) == 2

@@ -1,0 +1,199 @@
+"""A new store out of shards of existing stores: what merging, migrating and making a held-out set have in common.
+
+In: the new manifest without its parts, and a `ShardRewrite` for every shard that goes into the new store: unchanged,
+changed, or some of its samples. Out: a folder that `open_store` opens. Every file is verified against its sha256 before
+it is read. Each rewritten shard becomes a run (external_sort.py); runs are merged and cut into shards as those of a
+build are.
+
+Everything is written to STORE.tmp-<pid> and renamed at the end; an error or an interrupt leaves nothing. Until then it
+takes a second copy of the tokens on disk. Memory: one shard with its rows per worker (400 MB at 128 MB per shard).
+
+Shapes: N samples of a shard.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.store.external_sort import Ragged, Run, dtype_of, order_keys, write_run
+from titan_speech.store.files import TOKENS, PartKey, StoreFiles, suffix_of
+from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
+from titan_speech.store.reader import Store
+from titan_speech.store.sample import ROW_SCHEMA, Problems
+from titan_speech.store.shard_writer import ShardJob, by_part, find_conflicts, part_info, shard_jobs, write_shard
+from titan_speech.store.writer import codes_per_sec, completed, fresh_folder, write_manifest
+from titan_speech.utils.process_pool import Advance, run_tasks
+from titan_speech.utils.progress import Progress
+
+SMALL_BYTES = 64 << 20
+"""Below this, one process is used unless the user asks for more: starting processes takes longer than the work."""
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """The samples of one shard in memory: rows with all columns, tokens, and ids of each variant."""
+
+    key: PartKey
+    rows: pa.Table
+    data: dict[str, Ragged]
+
+    def take(self, index_N: NDArray[np.int64]) -> StoredShard:
+        """Some of the samples."""
+        rows = self.rows.take(pa.array(index_N))
+        return replace(self, rows=rows, data={name: ragged.take(index_N) for name, ragged in self.data.items()})
+
+
+def _read_shard(files: StoreFiles, part: PartInfo, shard: ShardInfo) -> StoredShard:
+    files.check(shard.file("parquet"))
+    rows = _with_all_columns(pq.read_table(files.sidecar(shard.file("parquet")), use_threads=False))
+    data = {}
+    for name in (TOKENS, *(variant.name for variant in part.variants)):
+        array = files.array(shard.file(suffix_of(name)), dtype_of(name, part.kind))
+        lengths_N = rows["code_len" if name == TOKENS else f"text_len_{name}"].to_numpy()
+        data[name] = Ragged(array, lengths_N)
+    return StoredShard(PartKey(part.dataset_source, part.language, part.kind), rows, data)
+
+
+def _with_all_columns(table: pa.Table) -> pa.Table:
+    """Columns that a sidecar leaves out are 0 if they count tokens, otherwise null."""
+    columns = []
+    for field in ROW_SCHEMA:
+        if field.name in table.column_names:
+            columns.append(table[field.name])
+        elif field.name.startswith("text_len_"):
+            columns.append(pa.array(np.zeros(table.num_rows, np.int32)))
+        else:
+            columns.append(pa.nulls(table.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+@dataclass(frozen=True)
+class ShardRewrite:
+    """A shard of an existing store that goes into the new one; picklable."""
+
+    files: StoreFiles
+    part: PartInfo
+    shard: ShardInfo
+    name: str
+    """Of its run, unique in the part of the new store."""
+    seed: int
+    """Of the order of samples in the new store."""
+    change: Callable[[StoredShard], StoredShard] | None = None
+
+    def write_run(self, folder: Path) -> Run:
+        """The samples as a sorted run; variants that no sample has are left out."""
+        shard = _read_shard(self.files, self.part, self.shard)
+        if self.change is not None:
+            shard = self.change(shard)
+        keys_N = order_keys(shard.rows["sample_id"], self.seed)
+        data = {name: ragged for name, ragged in shard.data.items() if name == TOKENS or len(ragged.data_T)}
+        run = write_run(folder / shard.key.folder, self.name, shard.key, shard.rows, keys_N, data)
+        return replace(run, unit=str(self.files))
+
+
+def shards_of(store: Store) -> Iterator[tuple[PartInfo, ShardInfo]]:
+    return ((part, shard) for part in store.manifest.parts for shard in part.shards)
+
+
+@dataclass(frozen=True)
+class _WriteRun:
+    """In a worker process: writes the run of a shard."""
+
+    folder: Path
+
+    def __call__(self, task: ShardRewrite, advance: Advance) -> Run:
+        run = task.write_run(self.folder)
+        advance(run.num_samples, task.shard.num_bytes)
+        return run
+
+
+@dataclass(frozen=True)
+class _WriteShard:
+    """In a worker process: writes a shard of the new store from all runs."""
+
+    folder: Path
+
+    def __call__(self, task: ShardJob, advance: Advance) -> ShardInfo:
+        shard = write_shard(task, self.folder)
+        advance(shard.num_samples, shard.num_bytes)
+        return shard
+
+
+def assemble_store(
+    path: Path,
+    manifest: Manifest,
+    rewrites: Sequence[ShardRewrite],
+    *,
+    shard_bytes: int,
+    num_workers: int | None,
+    verb: str,
+    check: bool = True,
+    finish: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
+) -> Manifest:
+    """Write a new store.
+
+    Args:
+        path: the new folder; must not exist.
+        manifest: of the new store, without parts.
+        num_workers: processes; None is one per core, or one for a small store.
+        verb: of the progress line, before the path.
+        check: look for repeated sample ids and contradicting segments, which one sound store does not have.
+        finish: may add files to the folder before it is moved into place.
+
+    Returns:
+        The complete manifest.
+
+    Raises:
+        DataError: a file is damaged, samples contradict each other, or `path` exists; nothing is left.
+    """
+    folder = fresh_folder(path)
+    try:
+        num_bytes = sum(rewrite.shard.num_bytes for rewrite in rewrites)
+        num_processes = num_workers or (os.cpu_count() or 1 if num_bytes >= SMALL_BYTES else 1)
+        with Progress(f"{verb} {path}", 2 * num_bytes, "MB", 1e6) as progress:
+            runs = run_tasks(
+                _WriteRun(folder / "spill"),
+                rewrites,
+                num_processes,
+                lambda counts, _: progress.update(counts[:, 1].sum()),
+            )
+            if check:
+                problems = Problems(f"store {path} was not written")
+                find_conflicts(runs, problems)
+                problems.raise_if_any()
+            grouped = by_part(runs)
+            jobs = [job for some in grouped.values() for job in shard_jobs(some, shard_bytes)]
+            for key in grouped:
+                (folder / key.folder).mkdir()
+            written = run_tasks(
+                _WriteShard(folder),
+                jobs,
+                num_processes,
+                lambda counts, _: progress.update(num_bytes + counts[:, 1].sum()),
+            )
+        shutil.rmtree(folder / "spill")
+        rate = codes_per_sec(manifest.codec)
+        shards: dict[PartKey, list[ShardInfo]] = {key: [] for key in grouped}
+        for job, shard in zip(jobs, written, strict=True):
+            shards[job.key].append(shard)
+        parts = tuple(part_info(some, shards[key], rate) for key, some in grouped.items())
+        sealed = completed(manifest, parts, folder)
+        finish(folder, sealed)
+        write_manifest(sealed, folder)
+        try:
+            os.rename(folder, path)
+        except OSError as error:
+            raise DataError(f"{path} appeared in the meantime ({error}); it was left unchanged") from error
+        return sealed
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
