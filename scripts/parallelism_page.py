@@ -1,10 +1,10 @@
-"""Write the tables of docs/parallelism.md from the data they are of; the text around them stays.
+"""Write the tables of docs/parallelism.md from their data; the text around them stays.
 
     python scripts/parallelism_page.py
 
-In: the rules (titan_speech/preflight/compatibility.py), what was not run (not_run.py), what was measured
+In: the rules and what is untested (titan_speech/preflight/compatibility.py), the measured parity of layouts
 (benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->` and
-`<!-- end -->`. A test holds the page to what this prints.
+`<!-- end -->`. A test compares the page with what this prints.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
     HSDP,
     RULES,
     UNTESTED,
+    Composition,
     Conflict,
     Feature,
-    Need,
-    features_of,
+    Requirement,
+    enabled_features,
 )
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
@@ -40,8 +41,8 @@ SMALL = ROOT / "tests" / "assets" / "small.toml"
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
-    tables = {"rules": rules, "pairs": pairs, "parity": parity, "not run": not_run}
+    """The page with its tables written again."""
+    tables = {"rules": rules, "pairs": pairs, "parity": parity, "untested": untested}
     for name, table in tables.items():
         marks = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(marks, lambda found, of=table: found[1] + of() + found[2], text, flags=re.DOTALL)
@@ -56,7 +57,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def rules() -> str:
     rows = ((str(number), str(rule), rule.reason, _code(rule.nearest)) for number, rule in enumerate(RULES, 1))
-    return markdown(("", "what does not go together", "why", "instead"), rows)
+    return markdown(("", "incompatible", "why", "instead"), rows)
 
 
 def _code(nearest: str) -> str:
@@ -65,7 +66,7 @@ def _code(nearest: str) -> str:
 
 
 def pairs() -> str:
-    """One row a feature, one column each: run here, allowed, excluded by a rule, values of one setting."""
+    """The compatibility matrix, one row and one column per feature: run in a test, allowed, excluded by a rule."""
     met = _met()
     header = ["", *(str(number) for number in range(1, len(FEATURES) + 1))]
     rows = []
@@ -79,7 +80,7 @@ def _cell(one: Feature, other: Feature, met: frozenset[frozenset[Feature]]) -> s
     for number, rule in enumerate(RULES, 1):
         if isinstance(rule, Conflict) and {rule.first, rule.second} == {one, other}:
             return f"no ({number})"
-        if isinstance(rule, Need) and {rule.feature, rule.needed} == {one, other}:
+        if isinstance(rule, Requirement) and {rule.feature, rule.needed} == {one, other}:
             return f"needs ({number})"
     if one is not other and one.group and one.group == other.group:
         return ""
@@ -88,19 +89,19 @@ def _cell(one: Feature, other: Feature, met: frozenset[frozenset[Feature]]) -> s
 
 @cache
 def _met() -> frozenset[frozenset[Feature]]:
-    """Pairs that were on together in a layout that passed."""
+    """Pairs of features that were enabled together in a layout that passed."""
     return frozenset(
         frozenset((one, other)) for gap in read_gaps() if gap.passes for one in _on(gap) for other in _on(gap)
     )
 
 
 def _on(gap: Gap) -> list[Feature]:
-    """Features of a measured layout; sharding over one rank is none."""
+    """Features of a measured layout; sharding over one rank is not counted."""
     overrides = {"model.family": gap.family, "model.attention": "dense", **gap.overrides}
     config = load_config(["--job.config_file", str(SMALL), *words(overrides)]).config
     replicas = config.parallelism.data_parallel_replicate_degree
     shards = data_parallel_degree(config.parallelism, gap.world_size) // replicas
-    found = [one for one in features_of(config) if one not in (FSDP, HSDP, DDP)]
+    found = [one for one in enabled_features(Composition.of(config)) if one not in (FSDP, HSDP, DDP)]
     data = {(False, True): [FSDP], (True, True): [HSDP], (True, False): [DDP]}.get((replicas > 1, shards > 1), [])
     assert DENSE in found
     return [*data, *found]
@@ -147,8 +148,8 @@ def _figures(layout: Layout, family: str, gap: Gap | None) -> list[str]:
     return figures if gap.passes else [f"**{figure}**" for figure in figures]
 
 
-def not_run() -> str:
-    return markdown(("", "why it was not run here", "what was checked"), ((n.what, n.why, n.instead) for n in UNTESTED))
+def untested() -> str:
+    return markdown(("", "why it was not run", "what was checked"), ((n.what, n.why, n.instead) for n in UNTESTED))
 
 
 if __name__ == "__main__":

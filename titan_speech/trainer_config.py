@@ -41,7 +41,7 @@ from titan_speech.distributed import pipeline
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.preflight.compatibility import Composition
-from titan_speech.preflight.machine_checks import refuse_what_cannot_run
+from titan_speech.preflight.machine_checks import refuse_unsupported_run
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
 from titan_speech.training.loss import GroupedCrossEntropy
@@ -129,7 +129,7 @@ def trainer_config(
     Raises:
         ConfigError: the backbone or this device cannot do what the configuration asks for.
     """
-    refuse_what_cannot_run(config, shape)
+    refuse_unsupported_run(config, shape)
     dp_degree = data_parallel_degree(config.parallelism, world_size)
     vocabulary = plan.vocabulary
     accumulation = budget.accumulation(dp_degree)

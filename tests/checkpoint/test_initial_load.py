@@ -201,9 +201,9 @@ def test_records_keep_the_schedule_and_what_a_run_came_from(tmp_path: Path) -> N
         (
             '[stage]\nfrom = "a"\n[checkpoint]\nenable = false\n',
             "checkpoint.enable",
-            "weights are loaded by what saves",
+            "the checkpointer also loads these weights",
         ),
-        ("[stage]\noptimizer = true\n", "stage.optimizer", "stage.from, whose optimizer it is"),
+        ("[stage]\noptimizer = true\n", "stage.optimizer", "stage.from, the stage whose optimizer state is loaded"),
     ],
 )
 def test_contradictions_of_a_stage_are_told(folder: Path, tables: str, key: str, expected: str) -> None:  # noqa: F811

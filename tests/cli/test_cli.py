@@ -141,7 +141,7 @@ def test_check_prints_the_budget_and_fits_the_degrees_to_the_world(capsys: pytes
     assert main(["config", "check", *DEMO, "--world-size", "3"]) == 0
     out = capsys.readouterr().out
     assert "no problems in train_configs/demo.toml" in out
-    assert "filler packs" in out
+    assert "padding packs" in out
     assert "stores are not opened: titan-speech data order opens them" in out
     words = ["config", "check", "--world-size", "3", *DEMO, "--parallelism.tensor_parallel_degree", "2"]
     assert main(words) == 2

@@ -224,7 +224,7 @@ def test_a_problem_in_an_inherited_file_names_that_file(folder: Path) -> None:
 def test_a_circle_of_files_is_named_with_the_line_that_closes_it(folder: Path) -> None:
     Path("a.toml").write_text('[job]\nextends = "run.toml"\n')
     [problem] = problems('[job]\n\nextends = "a.toml"\n')
-    assert problem.startswith("a.toml:2: job.extends: found a circle: run.toml -> a.toml -> run.toml")
+    assert problem.startswith("a.toml:2: job.extends: found a cycle: run.toml -> a.toml -> run.toml")
 
 
 def test_a_missing_base_is_named_with_the_nearest_file(folder: Path) -> None:
@@ -417,7 +417,7 @@ ONE_PROBLEM = {
         "data.source.1.store",
         "the folder of a token store, or s3://bucket/prefix",
     ),
-    "address of a gold pack": (
+    "address of a held-out set": (
         "[optimizer]",
         '[data]\nheld_out = ["s3://b"]\n[optimizer]',
         "data.held_out.0",
@@ -605,7 +605,7 @@ def test_without_a_file_the_ones_that_exist_are_listed(folder: Path) -> None:
         load_config([])
     with pytest.raises(ConfigError, match=r'no file "train_configs/dmo\.toml".*mean train_configs/demo\.toml\?'):
         load_config(["--job.config_file", "train_configs/dmo.toml"])
-    with pytest.raises(ConfigError, match="which is no file"):
+    with pytest.raises(ConfigError, match="which is not a file"):
         load_config(["--job.config_file=train_configs"])
 
 

@@ -20,14 +20,14 @@ from titan_speech.preflight.compatibility import (
     FEATURES,
     RULES,
     Composition,
-    check_support,
+    check_compatibility,
     describe_composition,
-    features_of,
-    refused_additions,
+    enabled_features,
+    excluded_features,
 )
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.preflight.machine_checks import missing_on, refuse_what_cannot_run
-from titan_speech.preflight.parallel_degrees import check_sizes
+from titan_speech.preflight.machine_checks import missing_device_features, refuse_unsupported_run
+from titan_speech.preflight.parallel_degrees import check_divisibility
 
 SMALL = Path(__file__).parents[1] / "assets" / "small.toml"
 
@@ -35,7 +35,7 @@ SMALL = Path(__file__).parents[1] / "assets" / "small.toml"
 def config_with(**tables: dict[str, Any]) -> SpeechConfig:
     """The default configuration, valid, with some keys of some tables set."""
     config = SpeechConfig()
-    assert not [*check_bounds(config), *check_support(config), *check_sizes(config)]
+    assert not [*check_bounds(config), *check_compatibility(config), *check_divisibility(config)]
     return replace(config, **{name: replace(getattr(config, name), **keys) for name, keys in tables.items()})
 
 
@@ -45,7 +45,7 @@ BREAKING = {
         "parallelism": {"context_parallel_degree": 2},
     },
     "varlen attention with CUDA graphs": {"model": {"attention": "varlen"}, "training": {"cuda_graphs": True}},
-    "pipeline parallel with tied embedding": {"parallelism": {"pipeline_parallel_degree": 2}},
+    "pipeline parallel with tied embeddings": {"parallelism": {"pipeline_parallel_degree": 2}},
     "pipeline parallel with CUDA graphs": {
         "model": {"flavor": "debug_untied"},
         "parallelism": {"pipeline_parallel_degree": 2},
@@ -75,7 +75,7 @@ def test_every_rule_has_a_configuration_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_contradiction_is_told_alone_with_its_reason_and_the_nearest_choice(name: str) -> None:
-    [finding] = check_support(config_with(**BREAKING[name]))
+    [finding] = check_compatibility(config_with(**BREAKING[name]))
     rule = next(rule for rule in RULES if str(rule) == name)
     assert finding.found == name
     assert rule.reason in finding.expected
@@ -86,13 +86,13 @@ def test_contradictions_are_told_together_and_with_all_else_before_anything_star
     words = ["--parallelism.pipeline_parallel_degree", "2", "--training.cuda_graphs", "--training.max_norm", "-1"]
     with pytest.raises(ConfigError, match="3 problems in the configuration") as caught:
         load_config(["--job.config_file", str(SMALL), *words])
-    for part in ("tied embedding", "CUDA graphs", "training.max_norm"):
+    for part in ("tied embeddings", "CUDA graphs", "training.max_norm"):
         assert part in str(caught.value)
 
 
 def test_context_and_tensor_parallel_ranks_share_one_block_of_the_mask() -> None:
     degrees = {"context_parallel_degree": 2, "tensor_parallel_degree": 2}
-    assert list(check_sizes(config_with(parallelism=degrees, training={"seq_len": 256}))) == []
+    assert list(check_divisibility(config_with(parallelism=degrees, training={"seq_len": 256}))) == []
 
 
 SIZES = {
@@ -118,7 +118,7 @@ SIZES = {
             "parallelism": {"pipeline_parallel_degree": 4},
             "training": {"local_batch_packs": 2},
         },
-        "at least one pass a stage of a 1F1B pipeline, 4 packs",
+        "at least one pass per stage of a 1F1B pipeline, 4 packs",
     ),
     "rounds": (
         {
@@ -126,18 +126,18 @@ SIZES = {
             "parallelism": {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": "Interleaved1F1B"},
             "training": {"local_batch_packs": 5},
         },
-        "such as 4",
+        "such as 4 packs",
     ),
     "stages": (
         {
             "model": {"flavor": "debug_untied"},
             "parallelism": {"pipeline_parallel_degree": 4, "pipeline_parallel_schedule": "Interleaved1F1B"},
         },
-        "0 a stage is not enough",
+        "0 per stage is not enough",
     ),
     "float8 widths": (
         {"float8": {"recipe": "rowwise"}, "model": {"flavor": "8B"}, "parallelism": {"tensor_parallel_degree": 3}},
-        "a multiple of 16 a rank",
+        "a multiple of 16 per rank",
     ),
 }
 
@@ -145,7 +145,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_that_do_not_come_out_are_told(name: str) -> None:
     tables, part = SIZES[name]
-    found = [str(finding) for finding in check_sizes(config_with(**tables))]
+    found = [str(finding) for finding in check_divisibility(config_with(**tables))]
     assert any(part in line for line in found), found
 
 
@@ -167,7 +167,7 @@ def test_a_pipeline_that_is_let_through_gives_its_first_stage_a_layer_and_every_
         }
         config = config_with(parallelism=table, model={"flavor": "initial"})
         try:
-            refuse_what_cannot_run(config, replace(shape, num_layers=num_layers))
+            refuse_unsupported_run(config, replace(shape, num_layers=num_layers))
         except ConfigError:
             continue
         stages = _generate_llm_fqn_per_model_part(degree, num_layers, first, last)
@@ -187,10 +187,10 @@ def test_every_schedule_offered_exists() -> None:
 def test_the_sizes_of_a_folder_are_checked_when_they_are_known() -> None:
     config = config_with(parallelism={"pipeline_parallel_degree": 2}, model={"flavor": "initial"})
     assert Composition.of(config).shape is None
-    assert not list(check_support(config))
-    with pytest.raises(ConfigError, match="tied embedding"):
-        refuse_what_cannot_run(config, published_shape("qwen3", "1.7B"))
-    refuse_what_cannot_run(config, published_shape("llama3", "8B"))
+    assert not list(check_compatibility(config))
+    with pytest.raises(ConfigError, match="tied embeddings"):
+        refuse_unsupported_run(config, published_shape("qwen3", "1.7B"))
+    refuse_unsupported_run(config, published_shape("llama3", "8B"))
 
 
 def test_what_a_device_lacks_is_told_at_once_and_nothing_of_what_it_has() -> None:
@@ -200,14 +200,14 @@ def test_what_a_device_lacks_is_told_at_once_and_nothing_of_what_it_has() -> Non
         "compile": {"enable": True, "enable_async_tensor_parallel": True},
     }
     config = config_with(**tables)
-    assert [line.split()[0] for line in missing_on(config, None)] == [
+    assert [line.split()[0] for line in missing_device_features(config, None)] == [
         "model.attention",
         "compile.enable_async_tensor_parallel",
         "float8.recipe",
     ]
-    assert [line.split()[0] for line in missing_on(config, (8, 0))] == ["float8.recipe"]
-    assert missing_on(config, (9, 0)) == []
-    assert missing_on(config_with(float8={"recipe": "tensorwise", "emulate": True}), None) == []
+    assert [line.split()[0] for line in missing_device_features(config, (8, 0))] == ["float8.recipe"]
+    assert missing_device_features(config, (9, 0)) == []
+    assert missing_device_features(config_with(float8={"recipe": "tensorwise", "emulate": True}), None) == []
 
 
 def test_a_composition_is_told_in_one_line() -> None:
@@ -218,26 +218,26 @@ def test_a_composition_is_told_in_one_line() -> None:
         loss={"num_chunks": 8},
     )
     assert describe_composition(Composition.of(config)) == (
-        "FSDP, tensor parallel 4, compiled layers, compiled loss, selective recomputation, chunked loss 8"
+        "FSDP, tensor parallel 4, compiled layers, compiled loss, selective activation checkpointing, chunked loss 8"
     )
 
 
 def test_what_a_run_could_not_have_as_well_is_what_a_rule_would_refuse() -> None:
-    refused = refused_additions(Composition.of(config_with(model={"attention": "varlen"})))
+    refused = excluded_features(Composition.of(config_with(model={"attention": "varlen"})))
     assert sorted(refused) == [
         *("CUDA graphs", "async tensor parallel", "context parallel", "memory budget", "pipeline parallel")
     ]
-    assert "a cut pack has none" in refused["context parallel"]
+    assert "does not have whole documents" in refused["context parallel"]
     for name in BREAKING:  # a run that has it all is refused, and not told that it could not have it
         run = Composition.of(config_with(**BREAKING[name]))
         rule = next(rule for rule in RULES if str(rule) == name)
-        assert rule.broken_by(run)
-        assert rule.refused_in(run) is None
+        assert rule.is_broken_by(run)
+        assert rule.excluded_from(run) is None
 
 
 def test_features_of_one_group_never_meet() -> None:
     for tables in BREAKING.values():
-        groups = [feature.group for feature in features_of(config_with(**tables)) if feature.group]
+        groups = [feature.group for feature in enabled_features(Composition.of(config_with(**tables))) if feature.group]
         assert len(groups) == len(set(groups))
 
 

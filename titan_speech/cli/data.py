@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def data_order(args: argparse.Namespace) -> None:
-    from titan_speech.config.budget import smallest_world
+    from titan_speech.config.budget import smallest_world_size
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.utils.logging import quieten_dependencies
 
@@ -23,7 +23,7 @@ def data_order(args: argparse.Namespace) -> None:
     from titan_speech.data.inspect import order_digest, order_lines
 
     config = _with_read_positions(load_config(args.config_words, world_size=args.world_size).config)
-    world_size = args.world_size or smallest_world(config.parallelism)
+    world_size = args.world_size or smallest_world_size(config.parallelism)
     if args.digest:
         print(order_digest(config, args.start, args.count, world_size))
         return

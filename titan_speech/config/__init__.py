@@ -1,13 +1,16 @@
-"""From a TOML file and the command line to one checked `SpeechConfig`, before any process group exists.
+"""From TOML files and the command line to one `SpeechConfig`, before any process group exists.
 
-    1. source      read a TOML file; every key gets its line                 source.py   -> tree.py
-    2. load        follow `[job] extends`, merge the files                   load.py
-    3. overrides   `--table.key value` on top                                overrides.py
-    4. convert     the tree as dataclasses, types and names checked          convert.py  -> tables/
-    5. check       ranges and contradictions                                 check.py, check_data.py
-    6. budget      steps, accumulation and schedule derived from tokens      budget.py
-    7. resolved    the outcome as TOML, saved with the run                   resolved.py
+    words of the command line
+      |  load.py         finds the file, follows `[job] extends`, merges the files
+      |  toml_text.py    reads a file: every key has its line  -> tree.py, values with their origin
+      |  overrides.py    applies `--table.key value`
+      |  convert.py      checks names, types and choices       -> schema.py and schema_*.py, by fields.py
+      |  preflight/      checks bounds and contradictions, as a function that load.py is given
+      |  store_names.py  replaces names of [data.stores] by paths
+    SpeechConfig
+      |  budget.py       derives steps, accumulation and learning rates from the token budget
+      |  resolved.py     writes the resolved configuration as TOML, which is saved with the run
 
-Steps 1 to 5 collect problems (problem.py) and raise one `ConfigError` with all of them. Nothing here imports
-torch.
+help.py prints the schema for `--config-help`. Every step collects problems (problem.py), so that one `ConfigError`
+names all of them, each with its file and line. Nothing here imports torch or numpy.
 """

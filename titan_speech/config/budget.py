@@ -1,17 +1,15 @@
-"""What a run does, derived from its budget in tokens.
+"""What a run does, derived from its token budget: steps, learning rates, gradient accumulation.
 
-In: the `training`, `optimizer` and `lr_scheduler` tables. Out: a frozen `Budget`: packs a step, steps,
-warmup, the learning rate of every step in closed form, and, for a given data-parallel degree, accumulation
-and filler packs.
+In: the `training`, `optimizer` and `lr_scheduler` tables. Out: a frozen `Budget`: packs per step, steps, warmup, the
+learning rate of every step in closed form, and, for a given data-parallel degree, accumulation and padding packs.
 
-Nothing but accumulation and fillers depends on the number of ranks, so the same file gives the same batches
-and the same schedule on 8 or on 64. Where the ranks do not divide a step it is filled up with packs nobody
-trains on: 256 packs on 24 ranks at 8 packs each are 2 accumulation steps with 128 fillers, exact but a third
-of the work wasted; `describe` shows it.
+Only accumulation and padding packs depend on the number of ranks, so the same file gives the same batches and the same
+schedule on 8 or on 64. Where the ranks do not divide a step it is filled up with packs that are not trained on: 256
+packs on 24 ranks at 8 packs each are 2 accumulation steps with 128 padding packs, exact, but a third of the work is
+wasted; `describe_budget` shows it.
 
-Steps are counted from 0: step t trains slots [t * P, (t + 1) * P) with learning_rate(t). The last warmup step
-has exactly `lr`, the last step exactly `end_lr`; cosine in TorchTitan has a virtual extra step and only
-approaches it.
+Steps are counted from 0: step t trains slots [t * P, (t + 1) * P) with learning_rate(t). The last warmup step has
+exactly `lr`, the last step exactly `end_lr`; cosine in TorchTitan has a virtual extra step and only approaches it.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from titan_speech.utils.text_table import table_lines
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Figures of one stage; equal at any world size."""
+    """What one stage does; equal at any world size."""
 
     seq_len: int
     packs_per_step: int
@@ -35,7 +33,7 @@ class Budget:
     num_steps: int
     warmup_steps: int
     frozen_steps: int
-    """Steps at the beginning in which only new vocabulary rows learn."""
+    """Steps at the start during which the backbone is frozen and only new vocabulary rows are trained."""
     local_batch_packs: int
     lr: float
     end_lr: float
@@ -60,7 +58,7 @@ class Budget:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Budget | None:
-        """From what was kept beside a checkpoint; None if that was another version's."""
+        """The budget saved with a checkpoint; None if another version saved it."""
         known = {field.name for field in fields(cls)}
         return cls(**record) if set(record) == known else None
 
@@ -77,20 +75,12 @@ class Budget:
     def total_slots(self) -> int:
         return self.num_steps * self.packs_per_step
 
-    def tokens_seen(self, steps_done: int) -> int:
-        """Tokens trained on after that many steps, padding included, fillers not."""
-        return steps_done * self.tokens_per_step
-
-    def slots(self, step: int) -> range:
-        """The global slots of one step."""
-        return range(step * self.packs_per_step, (step + 1) * self.packs_per_step)
-
     def accumulation(self, dp_degree: int) -> int:
-        """Forward-backward passes of each rank in one step."""
+        """Forward and backward passes per rank and step."""
         return num_microbatches(self.packs_per_step, dp_degree, self.local_batch_packs)
 
-    def filler_packs(self, dp_degree: int) -> int:
-        """Packs a step computes only because the ranks do not divide it."""
+    def padding_packs(self, dp_degree: int) -> int:
+        """Packs per step that are computed only because the ranks do not divide it."""
         computed = self.accumulation(dp_degree) * dp_degree * self.local_batch_packs
         return computed - self.packs_per_step
 
@@ -109,94 +99,77 @@ class Budget:
         return self.end_lr + (self.lr - self.end_lr) * self._remaining(done)
 
     def _remaining(self, done: float) -> float:
-        """Part of the way from `lr` down to `end_lr` still to go: 1 at the peak, 0 at the end."""
+        """Remaining part of the decay from `lr` to `end_lr`: 1 at the peak, 0 at the end."""
         if self.decay == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         return 1 - done  # for "constant" both ends are equal
 
     def lr_factor(self, step: int) -> float:
-        """`learning_rate` as a multiple of `lr`, for parameter groups with their own peak."""
+        """The learning rate of a step as a multiple of `lr`, for parameter groups with their own peak."""
         return self.learning_rate(step) / self.lr
 
     @property
     def final_lr(self) -> float:
-        """Learning rate of the last step: what the next stage's peak is compared with."""
+        """Learning rate of the last step, with which the next stage's peak is compared."""
         return self.learning_rate(self.num_steps - 1)
 
 
 def num_microbatches(packs_per_step: int, dp_degree: int, local_batch_packs: int) -> int:
-    """The fewest microbatches in which all ranks together compute a step."""
+    """Smallest number of microbatches per rank with which all ranks together compute a step."""
     return -(-packs_per_step // (dp_degree * local_batch_packs))
 
 
 def data_parallel_degree(parallelism: ParallelismConfig, world_size: int) -> int:
-    """Ranks that read different data: all but those that share a sequence or hold other layers."""
-    shared = ranks_of_one_replica(parallelism)
+    """Number of groups of ranks that read different data."""
+    shared = ranks_per_replica(parallelism)
     assert world_size % shared == 0, f"{shared} ranks that read the same data do not divide {world_size}"
     return world_size // shared
 
 
-def ranks_of_one_replica(parallelism: ParallelismConfig) -> int:
-    """Ranks that read the same data: tensor x context x pipeline."""
-    return (
-        parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * parallelism.pipeline_parallel_degree
-    )
+def ranks_per_replica(parallelism: ParallelismConfig) -> int:
+    """Ranks that read the same data: tensor x context x pipeline parallel."""
+    within_layer = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree
+    return within_layer * parallelism.pipeline_parallel_degree
 
 
-def smallest_world(parallelism: ParallelismConfig) -> int:
-    """The fewest processes that the degrees allow."""
+def smallest_world_size(parallelism: ParallelismConfig) -> int:
+    """Smallest world size that fits the parallel degrees."""
     replicate, shard = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    return replicate * max(shard, 1) * ranks_of_one_replica(parallelism)
+    return replicate * max(shard, 1) * ranks_per_replica(parallelism)
 
 
 def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
-    """The derived figures as the lines printed when a run starts."""
+    """What follows from the token budget, as the lines printed when a run starts."""
     budget = Budget.from_config(config)
+    steps = f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)"
     rows = [
-        (
-            "tokens a step",
-            f"{budget.tokens_per_step:,} = {budget.packs_per_step:,} packs x {budget.seq_len:,}",
-        ),
-        (
-            "steps",
-            f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)",
-        ),
-        ("learning rate", _schedule(budget)),
-        *_new_rows(config, budget),
-        *((f"  {name}", tokens) for name, tokens in _source_tokens(config, budget)),
+        ("tokens per step", f"{budget.tokens_per_step:,} = {budget.packs_per_step:,} packs x {budget.seq_len:,}"),
+        ("steps", steps),
+        ("learning rate", _describe_schedule(budget)),
     ]
+    if config.optimizer.new_rows_lr_factor != 1:
+        rows.append(("new rows", f"at {config.optimizer.new_rows_lr_factor:g} times the learning rate"))
+    if budget.frozen_steps:
+        rows.append(("backbone", f"frozen for {budget.frozen_steps:,} steps, in which only new rows are trained"))
+    for source in config.data.source:
+        tokens = round(source.share * budget.total_tokens)
+        rows.append((f"  {source.name}", f"{tokens:,} tokens ({source.share:.4g}), {source.task}"))
     if world_size is not None:
-        rows.append(_ranks(budget, data_parallel_degree(config.parallelism, world_size), world_size))
+        rows.append(
+            ("ranks", _describe_ranks(budget, data_parallel_degree(config.parallelism, world_size), world_size))
+        )
     return "\n".join(table_lines(rows))
 
 
-def _schedule(budget: Budget) -> str:
-    shape = f"{budget.decay} to {budget.end_lr:g} at step {budget.num_steps - 1:,}"
+def _describe_schedule(budget: Budget) -> str:
+    decay = f"{budget.decay} to {budget.end_lr:g} at step {budget.num_steps - 1:,}"
     if budget.decay == "constant":
-        shape = "constant after it"
-    return f"{budget.lr:g} at step {budget.peak_step:,} (warmup {budget.warmup_steps:,} steps), {shape}"
+        decay = "constant after it"
+    return f"{budget.lr:g} at step {budget.peak_step:,} (warmup {budget.warmup_steps:,} steps), {decay}"
 
 
-def _new_rows(config: SpeechConfig, budget: Budget) -> list[tuple[str, str]]:
-    """What is special about new vocabulary rows, if anything is."""
-    factor, rows = config.optimizer.new_rows_lr_factor, []
-    if factor != 1:
-        rows.append(("new rows", f"at {factor:g} times the rate"))
-    if budget.frozen_steps:
-        rows.append(("backbone", f"frozen for {budget.frozen_steps:,} steps, in which only new rows learn"))
-    return rows
-
-
-def _source_tokens(config: SpeechConfig, budget: Budget) -> list[tuple[str, str]]:
-    total = budget.total_tokens
-    return [
-        (source.name, f"{round(source.share * total):,} tokens ({source.share:.4g}), {source.task}")
-        for source in config.data.source
-    ]
-
-
-def _ranks(budget: Budget, dp_degree: int, world_size: int) -> tuple[str, str]:
-    passes, fillers = budget.accumulation(dp_degree), budget.filler_packs(dp_degree)
-    wasted = f", {fillers:,} filler packs" if fillers else ""
+def _describe_ranks(budget: Budget, dp_degree: int, world_size: int) -> str:
+    passes, padding = budget.accumulation(dp_degree), budget.padding_packs(dp_degree)
+    wasted = f", {padding:,} padding packs" if padding else ""
     each = f"{passes:,} x {budget.local_batch_packs:,} packs"
-    return "ranks", f"{world_size:,}, {dp_degree:,} of them data-parallel: {each} each a step{wasted}"
+    return f"{world_size:,}, {dp_degree:,} of them data-parallel: {each} each per step{wasted}"

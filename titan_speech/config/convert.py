@@ -1,19 +1,12 @@
-"""One scalar of the tree as the type its field asks for.
+"""The tree as a `SpeechConfig`: names, types and choices checked against the schema.
 
-In: a leaf, which for the command line is still text. Out: a str, bool, int, float or one of a `Literal`'s
-choices, or a `Mismatch` that says what was expected.
+In: a tree, in which values from the command line are still text. Out: `Converted`: the configuration, where each value
+came from, and every unknown key and wrong type. After a problem the field keeps its default, so that everything else
+can be checked too; its path is marked as suspect, and checks that read it are not reported.
 
-Rules: only true/false is a bool, a bool is no int, an int may stand for a float, and a whole float (`1e9`)
-for an int, since budgets are written that way. NaN and infinities are never a setting.
-
-The raw tree as the dataclasses of `tables/`.
-
-In: a tree, in which values from the command line are still text. Out: `Converted`: the configuration, where
-each value came from, and every unknown key and wrong type. After a problem the field keeps its default, so
-that the rest can be looked at too; its path is marked as suspect and checks that would read it stay silent.
-
-Scalars follow `values.py`; "none" stands for absent in a field that may be. A field whose TOML name is a
-Python keyword ends in an underscore here.
+Rules for scalars: only true and false are booleans, a boolean is not an integer, an integer may stand for a float, and
+a whole float (`1e9`) for an integer, since budgets are written that way. NaN and infinities are refused. "none" is None
+where a field may be None.
 """
 
 from __future__ import annotations
@@ -24,17 +17,19 @@ from dataclasses import MISSING, Field, dataclass, field, is_dataclass
 from typing import Any, Literal, cast, get_args, get_origin
 
 from titan_speech.config.fields import config_fields, is_optional, without_none
-from titan_speech.config.overrides import as_list, as_toml
+from titan_speech.config.overrides import parse_flag_list, parse_flag_value
 from titan_speech.config.problem import DEFAULT, KeyPath, Origin, Problem, dotted, nearest_name, one_of
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.toml_source import Array, Leaf, Node, Table, Typed, describe
+from titan_speech.config.tree import Array, FlagText, Leaf, Node, Table, describe_node
 
-_TRUTH = {"true": True, "false": False}
 _LARGEST_INT = 2**63 - 1
+_MAPPING = "a table, such as {hi = 0.1}"
+_KEYS_OF_FILES: dict[KeyPath, tuple[str, ...]] = {("job",): ("extends",)}
+"""Keys of a file that the schema does not have, since `load.py` has used them already."""
 
 
-class Mismatch(Exception):  # noqa: N818 - control flow inside config, never seen by a caller
-    """A value does not fit its field: what was expected, and perhaps what was meant."""
+class Mismatch(Exception):  # noqa: N818 - control flow inside this file, never seen by a caller
+    """A value does not fit its field: what was expected, and the nearest valid choice."""
 
     def __init__(self, expected: str, nearest: str | None = None) -> None:
         super().__init__(expected)
@@ -42,90 +37,13 @@ class Mismatch(Exception):  # noqa: N818 - control flow inside config, never see
         self.nearest = nearest
 
 
-def text_of(node: Node) -> str | None:
-    """The node's string, wherever it was written."""
-    value = node.value if isinstance(node, Leaf) else None
-    value = value.text if isinstance(value, Typed) else value
-    return value if isinstance(value, str) else None
-
-
-def is_typed(node: Node) -> bool:
-    """Whether the node is still text from the command line."""
-    return isinstance(node, Leaf) and isinstance(node.value, Typed)
-
-
-def to_choice(node: Node, choices: tuple[str, ...]) -> str:
-    text = text_of(node)
-    if text in choices:
-        return cast(str, text)
-    raise Mismatch(one_of(f'"{choice}"' for choice in choices), nearest_name(text, choices) if text else None)
-
-
-def _to_text(node: Node) -> str:
-    text = text_of(node)
-    if text is None:
-        raise Mismatch("a string")
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise Mismatch("a string in UTF-8")
-    return text
-
-
-def _to_bool(node: Node) -> bool:
-    value = node.value if isinstance(node, Leaf) else None
-    if isinstance(value, Typed):
-        value = True if value.text is None else _TRUTH.get(value.text.lower())
-    if not isinstance(value, bool):
-        raise Mismatch("true or false")
-    return value
-
-
-def _number(node: Node) -> int | float | None:
-    value = node.value if isinstance(node, Leaf) else None
-    if isinstance(value, Typed):
-        value = _typed_number(value.text or "")
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _typed_number(text: str) -> int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
-
-
-def _to_int(node: Node) -> int:
-    value = _number(node)
-    if value is None or not abs(value) <= _LARGEST_INT or value != int(value):
-        raise Mismatch("a whole number")
-    return int(value)
-
-
-def _to_float(node: Node) -> float:
-    value = _number(node)
-    if value is None or not abs(value) <= sys.float_info.max:  # also refuses NaN
-        raise Mismatch("a number")
-    return float(value)
-
-
-SCALARS: Mapping[type, Callable[[Node], str | bool | int | float]] = {
-    str: _to_text,
-    bool: _to_bool,
-    int: _to_int,
-    float: _to_float,
-}
-
-_FILE_KEYS: dict[KeyPath, tuple[str, ...]] = {("job",): ("extends",)}
-"""Keys of a file that no dataclass has, since they are used up before."""
-
-
 @dataclass
-class Findings:
-    """Collected on the way through the tree."""
+class Conversion:
+    """What converting a tree found, collected on the way."""
 
     problems: list[Problem] = field(default_factory=list)
     suspects: set[str] = field(default_factory=set)
+    """Keys with a problem, whose value is a default that nobody asked for."""
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def report(self, node: Node, path: KeyPath, found: str, expected: str, nearest: str | None = None) -> None:
@@ -133,60 +51,55 @@ class Findings:
         self.suspects.add(dotted(path))
 
 
-@dataclass(frozen=True)
-class Converted:
-    """`config` is complete only if there are no problems."""
-
-    config: SpeechConfig
-    findings: Findings
+def convert(tree: Table) -> tuple[SpeechConfig, Conversion]:
+    """The whole tree as a configuration, which is complete only if there are no problems."""
+    conversion = Conversion()
+    return _to_table(tree, SpeechConfig, (), conversion), conversion
 
 
-def convert(tree: Table) -> Converted:
-    """The whole tree as a `SpeechConfig`."""
-    findings = Findings()
-    return Converted(_to_table(tree, SpeechConfig, (), findings), findings)
-
-
-def _to_table(node: Node, cls: type, path: KeyPath, findings: Findings) -> Any:
+def _to_table(node: Node, cls: type, path: KeyPath, conversion: Conversion) -> Any:
+    """A table as its dataclass."""
+    if _is_flag_text(node):
+        node = parse_flag_value(_text_of(node) or "") or node
     if not isinstance(node, Table):
         raise Mismatch("a table")
-    findings.origins[dotted(path)] = node.origin
+    conversion.origins[dotted(path)] = node.origin
     known = config_fields(cls)
-    _report_unknown(node, known, path, findings)
+    _report_unknown_keys(node, known, path, conversion)
     values = {}
     for key, (entry, hint) in known.items():
         inner = (*path, key)
         value = node.entries.get(key, Table({}, DEFAULT) if is_dataclass(hint) else None)
         if value is not None:
-            values[entry.name] = _converted(value, hint, entry, inner, findings)
-        else:
-            findings.origins[dotted(inner)] = DEFAULT
-            if _is_required(entry):
-                findings.report(node, inner, "nothing", "a value, it has no default")
-            values[entry.name] = _fallback(entry, hint)
+            values[entry.name] = _convert_or_report(value, hint, inner, conversion, _default(entry, hint))
+            continue
+        conversion.origins[dotted(inner)] = DEFAULT
+        if entry.default is MISSING and entry.default_factory is MISSING:
+            conversion.report(node, inner, "nothing", "a value, it has no default")
+        values[entry.name] = _default(entry, hint)
     return cls(**values)
 
 
-def _converted(node: Node, hint: Any, entry: Field[Any], path: KeyPath, findings: Findings) -> Any:
-    """The value of one field; its default, and a problem, if it does not fit."""
-    findings.origins[dotted(path)] = node.origin
+def _convert_or_report(node: Node, hint: Any, path: KeyPath, conversion: Conversion, fallback: Any) -> Any:
+    """The value as its type; if it does not fit, the fallback, and a problem under the value's own line."""
+    conversion.origins[dotted(path)] = node.origin
     try:
-        return _to_type(node, hint, path, findings)
+        return _to_type(node, hint, path, conversion)
     except Mismatch as mismatch:
-        findings.report(node, path, describe(node), mismatch.expected, mismatch.nearest)
-        return _fallback(entry, hint)
+        conversion.report(node, path, describe_node(node), mismatch.expected, mismatch.nearest)
+        return fallback
 
 
-def _report_unknown(node: Table, known: dict[str, Any], path: KeyPath, findings: Findings) -> None:
+def _report_unknown_keys(node: Table, known: Mapping[str, Any], path: KeyPath, conversion: Conversion) -> None:
     for key, value in node.entries.items():
         if key in known:
             continue
-        near = nearest_name(key, [*known, *_FILE_KEYS.get(path, ())])
+        near = nearest_name(key, [*known, *_KEYS_OF_FILES.get(path, ())])
         hint = dotted((*path, near)) if near else _same_key_elsewhere(key)
         kind = "an unknown table" if isinstance(value, Table) else "an unknown key"
-        findings.report(value, (*path, key), kind, one_of(known), hint)
-        if hint and near not in node.entries:  # the person meant to set it, so its default says nothing
-            findings.suspects.add(hint)
+        conversion.report(value, (*path, key), kind, one_of(known), hint)
+        if hint and near not in node.entries:  # the person meant to set it, so its default must not be blamed
+            conversion.suspects.add(hint)
 
 
 def _same_key_elsewhere(key: str) -> str | None:
@@ -199,77 +112,133 @@ def _same_key_elsewhere(key: str) -> str | None:
     return None
 
 
-def _is_required(entry: Field[Any]) -> bool:
-    return entry.default is MISSING and entry.default_factory is MISSING
-
-
-def _fallback(entry: Field[Any], hint: Any) -> Any:
-    """The default, or for a required field a placeholder."""
+def _default(entry: Field[Any], hint: Any) -> Any:
+    """The field's default, or for a required field a placeholder."""
     if entry.default is not MISSING:
         return entry.default
     return entry.default_factory() if entry.default_factory is not MISSING else _placeholder(hint)
 
 
 def _placeholder(hint: Any) -> Any:
-    """A value of the type, never seen outside since a problem was reported for it."""
+    """A value of the type; never returned to a caller, since a problem was reported for it."""
     if is_dataclass(hint):
-        return _to_table(Table({}, DEFAULT), cast(type, hint), (), Findings())
+        return _to_table(Table({}, DEFAULT), cast(type, hint), (), Conversion())
     if get_origin(hint) is Literal:
         return get_args(hint)[0]
     return without_none(hint)()
 
 
-def _to_type(node: Node, hint: Any, path: KeyPath, findings: Findings) -> Any:
+def _to_type(node: Node, hint: Any, path: KeyPath, conversion: Conversion) -> Any:
     if is_optional(hint):
-        return None if text_of(node) == "none" else _to_type(node, without_none(hint), path, findings)
+        return None if _text_of(node) == "none" else _to_type(node, without_none(hint), path, conversion)
     if is_dataclass(hint):
-        return _to_table(_read_typed(node, "a table"), cast(type, hint), path, findings)
-    kind = get_origin(hint)
+        return _to_table(node, cast(type, hint), path, conversion)
+    kind, args = get_origin(hint), get_args(hint)
     if kind is Literal:
-        return to_choice(node, get_args(hint))
+        return _to_choice(node, args)
     if kind is tuple:
-        return _to_tuple(node, get_args(hint), path, findings)
+        return _to_tuple(node, args, path, conversion)
     if kind is dict:
-        return _to_mapping(node, get_args(hint)[1], path, findings)
-    return SCALARS[hint](node)
+        return _to_mapping(node, args[1], path, conversion)
+    return _SCALARS[hint](node)
 
 
-def _read_typed(node: Node, expected: str) -> Node:
-    """Command line text for a table, as the TOML it must be."""
-    if not is_typed(node):
-        return node
-    parsed = as_toml(text_of(node) or "")
-    if not isinstance(parsed, Table):
+def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: Conversion) -> tuple[Any, ...]:
+    has_any_length = args[-1] is Ellipsis
+    expected = "a list" if has_any_length else f"a list of {len(args)} values"
+    if has_any_length and is_dataclass(args[0]):
+        expected = f"an array of tables ([[{dotted(path)}]])"
+    text = _text_of(node)
+    if text is not None and _is_flag_text(node):
+        node = parse_flag_list(text)
+    if not isinstance(node, Array) or not (has_any_length or len(node.items) == len(args)):
         raise Mismatch(expected)
-    return parsed
+    hints = args[:1] * len(node.items) if has_any_length else args
+    return tuple(
+        _convert_or_report(item, hint, (*path, index), conversion, _placeholder(hint))
+        for index, (item, hint) in enumerate(zip(node.items, hints, strict=True))
+    )
 
 
-def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, findings: Findings) -> tuple[Any, ...]:
-    variable = args[-1] is Ellipsis
-    of_tables = variable and is_dataclass(args[0])
-    expected = "an array of tables" if of_tables else "a list" if variable else f"a list of {len(args)} values"
-    text = text_of(node)
-    if text is not None and is_typed(node):
-        node = as_list(text)
-    if not isinstance(node, Array) or not (variable or len(node.items) == len(args)):
-        raise Mismatch(f"{expected} ([[{dotted(path)}]])" if of_tables else expected)
-    hints = args[:1] * len(node.items) if variable else args
-    pairs = zip(node.items, hints, strict=True)
-    return tuple(_element(item, hint, (*path, i), findings) for i, (item, hint) in enumerate(pairs))
-
-
-def _to_mapping(node: Node, hint: Any, path: KeyPath, findings: Findings) -> dict[str, Any]:
-    node = _read_typed(node, "a table, such as {hi = 0.1}")
+def _to_mapping(node: Node, hint: Any, path: KeyPath, conversion: Conversion) -> dict[str, Any]:
+    if _is_flag_text(node):
+        node = parse_flag_value(_text_of(node) or "") or node
     if not isinstance(node, Table):
-        raise Mismatch("a table, such as {hi = 0.1}")
-    return {key: _element(value, hint, (*path, key), findings) for key, value in node.entries.items()}
+        raise Mismatch(_MAPPING)
+    return {
+        key: _convert_or_report(value, hint, (*path, key), conversion, _placeholder(hint))
+        for key, value in node.entries.items()
+    }
 
 
-def _element(node: Node, hint: Any, path: KeyPath, findings: Findings) -> Any:
-    """One element of an array or mapping; a mismatch is reported under the element's own line."""
-    findings.origins[dotted(path)] = node.origin
-    try:
-        return _to_type(node, hint, path, findings)
-    except Mismatch as mismatch:
-        findings.report(node, path, describe(node), mismatch.expected, mismatch.nearest)
-        return _placeholder(hint)
+def _is_flag_text(node: Node) -> bool:
+    return isinstance(node, Leaf) and isinstance(node.value, FlagText)
+
+
+def _text_of(node: Node) -> str | None:
+    """The node's string, from a file or from the command line."""
+    value = node.plain if isinstance(node, Leaf) else None
+    return value if isinstance(value, str) else None
+
+
+def _to_choice(node: Node, choices: tuple[str, ...]) -> str:
+    text = _text_of(node)
+    if text in choices:
+        return cast(str, text)
+    raise Mismatch(one_of(f'"{choice}"' for choice in choices), nearest_name(text, choices) if text else None)
+
+
+def _to_text(node: Node) -> str:
+    text = _text_of(node)
+    if text is None:
+        raise Mismatch("a string")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise Mismatch("a string in UTF-8")
+    return text
+
+
+def _to_bool(node: Node) -> bool:
+    value = node.plain if isinstance(node, Leaf) else None
+    if _is_flag_text(node):  # a flag without a value is true
+        value = True if value is None else {"true": True, "false": False}.get(str(value).lower())
+    if not isinstance(value, bool):
+        raise Mismatch("true or false")
+    return value
+
+
+def _to_number(node: Node) -> int | float | None:
+    value = node.plain if isinstance(node, Leaf) else None
+    if _is_flag_text(node):
+        value = _parse_number(str(value or ""))
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _parse_number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _to_int(node: Node) -> int:
+    value = _to_number(node)
+    if value is None or not abs(value) <= _LARGEST_INT or value != int(value):
+        raise Mismatch("a whole number")
+    return int(value)
+
+
+def _to_float(node: Node) -> float:
+    value = _to_number(node)
+    if value is None or not abs(value) <= sys.float_info.max:  # NaN is refused too
+        raise Mismatch("a number")
+    return float(value)
+
+
+_SCALARS: Mapping[type, Callable[[Node], str | bool | int | float]] = {
+    str: _to_text,
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+}

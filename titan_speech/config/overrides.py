@@ -1,77 +1,38 @@
-"""Values as TOML text.
+"""`--table.key value` flags, applied to what the files say.
 
-In: what a field of `tables/` can hold. Out: one line of TOML that reads back equal: floats by their
-shortest exact form, strings as basic strings with control characters escaped, mappings as inline tables.
+In: the words of a command line. Out: one `Override` per flag, and the tree with them applied. A flag is written as
+`--training.seq_len 4096`, as `--training.seq_len=4096`, or bare for true (`--compile.enable`); an element of an array
+of tables is named by its index or its name (`--data.source.0.share 0.5`, `--data.source.tts.share 0.5`).
 
-`--table.key value` on top of what the files say.
-
-In: the words of the command line. Out: an `Override` per flag, and the tree with them applied. Written as
-`--training.seq_len 4096`, `--training.seq_len=4096`, a bare `--compile.enable` for true, and into arrays of
-tables by index or by name: `--data.source.0.share 0.5`, `--data.source.tts.share 0.5`.
-
-Trade-off: the words are kept as text until `convert.py` knows the field's type, so `--model.flavor 1` is a
-string and `--job.description 1e9` too. tyro would parse them as well, but it stops at the first problem, has
-no names for array elements, and knows neither the file's lines nor which value came from where.
+Trade-off: values are kept as text until `convert.py` knows the field's type, so `--model.flavor 1` is a string and
+`--job.description 1e9` too. tyro would parse them as well, but it stops at the first problem, has no names for array
+elements, and knows neither the file's lines nor which value came from where.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tomli
 
 from titan_speech.config.problem import COMMAND_LINE, KeyPath, Problem, dotted, nearest_name
-from titan_speech.config.toml_source import Array, Leaf, Node, Table, Typed, build
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
-
-
-def toml_string(text: str) -> str:
-    def escaped(letter: str) -> str:
-        if letter in _ESCAPES:
-            return _ESCAPES[letter]
-        return f"\\u{ord(letter):04x}" if letter < " " or letter == "\x7f" else letter
-
-    return '"' + "".join(escaped(letter) for letter in text) + '"'
-
-
-def toml_key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else toml_string(key)
-
-
-def toml_value(value: object) -> str:
-    """One value; None, which TOML lacks, is the string that `convert.py` reads as absent."""
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return toml_string(value)
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        pairs = (f"{toml_key(str(key))} = {toml_value(inner)}" for key, inner in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    assert isinstance(value, tuple), f"{type(value).__name__} is no type of the tables"
-    return "[" + ", ".join(toml_value(inner) for inner in value) + "]"
-
+from titan_speech.config.tree import Array, FlagText, Leaf, Node, Table, build_tree
 
 _FLAG = re.compile(r"--([^\s=]+)(?:=(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Override:
-    """One flag: its path, and its text (None when it had no value)."""
+    """One flag: its path, and its text (None for a flag without a value)."""
 
     path: tuple[str, ...]
     text: str | None
 
 
-def parse_words(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
-    """Flags of the command line in order, and the words that are no flag."""
+def parse_flags(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
+    """The flags of a command line in their order, and a problem for each word that is not one."""
     overrides: list[Override] = []
     problems: list[Problem] = []
     rest = list(words)
@@ -88,56 +49,52 @@ def parse_words(words: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     return overrides, problems
 
 
-def apply(tree: Table, override: Override) -> Table | Problem:
+def apply_override(tree: Table, override: Override) -> Table | Problem:
     """`tree` with one value replaced or added."""
-    result = _replaced(tree, override.path, 0, Leaf(Typed(override.text), COMMAND_LINE))
+    result = _with_leaf(tree, override.path, 0, Leaf(FlagText(override.text), COMMAND_LINE))
     assert isinstance(result, Table | Problem)
     return result
 
 
-def _replaced(node: Node | None, path: KeyPath, depth: int, leaf: Leaf) -> Node | Problem:
+def _with_leaf(node: Node | None, path: KeyPath, depth: int, leaf: Leaf) -> Node | Problem:
+    """`node`, found at the first `depth` parts of the path, with the leaf at the whole path."""
     if depth == len(path):
         return leaf
-    if isinstance(node, Array):
-        return _replaced_in_array(node, path, depth, leaf)
-    entries = dict(node.entries) if isinstance(node, Table) else {}
     key = str(path[depth])
-    inner = _replaced(entries.get(key), path, depth + 1, leaf)
+    if isinstance(node, Array):
+        index = _element_index(node, key)
+        if index is None:
+            return _no_such_element(node, path, depth)
+        inner = _with_leaf(node.items[index], path, depth + 1, leaf)
+        if isinstance(inner, Problem):
+            return inner
+        return Array((*node.items[:index], inner, *node.items[index + 1 :]), node.origin)
+    entries = dict(node.entries) if isinstance(node, Table) else {}
+    inner = _with_leaf(entries.get(key), path, depth + 1, leaf)
     if isinstance(inner, Problem):
         return inner
     return Table({**entries, key: inner}, node.origin if isinstance(node, Table) else COMMAND_LINE)
 
 
-def _replaced_in_array(array: Array, path: KeyPath, depth: int, leaf: Leaf) -> Node | Problem:
-    index = _element(array, str(path[depth]))
-    if index is None:
-        return _no_such_element(array, path, depth)
-    inner = _replaced(array.items[index], path, depth + 1, leaf)
-    if isinstance(inner, Problem):
-        return inner
-    return Array((*array.items[:index], inner, *array.items[index + 1 :]), array.origin)
-
-
-def _names(array: Array) -> list[str | None]:
-    """What each element calls itself; None for those without a name."""
+def _element_names(array: Array) -> list[str | None]:
+    """The `name` of each element; None for an element without one."""
     names: list[str | None] = []
     for item in array.items:
         leaf = item.entries.get("name") if isinstance(item, Table) else None
-        value = leaf.value if isinstance(leaf, Leaf) else None
-        value = value.text if isinstance(value, Typed) else value
-        names.append(value if isinstance(value, str) else None)
+        name = leaf.plain if isinstance(leaf, Leaf) else None
+        names.append(name if isinstance(name, str) else None)
     return names
 
 
-def _element(array: Array, part: str) -> int | None:
+def _element_index(array: Array, part: str) -> int | None:
     if part.isdecimal() and int(part) < len(array.items):
         return int(part)
-    names = _names(array)
+    names = _element_names(array)
     return names.index(part) if part in names else None
 
 
 def _no_such_element(array: Array, path: KeyPath, depth: int) -> Problem:
-    names = [name for name in _names(array) if name]
+    names = [name for name in _element_names(array) if name]
     count = len(array.items)
     expected = f"an index from 0 to {count - 1}" if count else "an array that is not empty"
     if names:
@@ -147,18 +104,18 @@ def _no_such_element(array: Array, path: KeyPath, depth: int) -> Problem:
     return Problem(COMMAND_LINE, dotted(path), f'"{path[depth]}"', expected, hint)
 
 
-def as_toml(text: str) -> Node | None:
-    """A word read as a TOML value (`[1, 2]`, `{hi = 0.15}`); None if it is not one."""
+def parse_flag_value(text: str) -> Node | None:
+    """A flag's text read as a TOML value (`[1, 2]`, `{hi = 0.15}`); None if it is not one."""
     try:
-        return build(tomli.loads(f"value = {text}")["value"], {}, file=None)
+        return build_tree(tomli.loads(f"value = {text}")["value"], {}, file=None)
     except tomli.TOMLDecodeError:
         return None
 
 
-def as_list(text: str) -> Node:
-    """A list as a TOML array, or as words between commas (`hi,ta`)."""
-    node = as_toml(text)
+def parse_flag_list(text: str) -> Node:
+    """A flag's text read as a list: a TOML array, or words separated by commas (`hi,ta`)."""
+    node = parse_flag_value(text)
     if isinstance(node, Array):
         return node
-    items = tuple(Leaf(Typed(part.strip()), COMMAND_LINE) for part in text.split(",") if part.strip())
+    items = tuple(Leaf(FlagText(part.strip()), COMMAND_LINE) for part in text.split(",") if part.strip())
     return Array(items, COMMAND_LINE)

@@ -1,21 +1,14 @@
-"""Keep secrets out of everything that is printed or saved.
+"""What is wrong with a configuration, and the one message that says it.
 
-In: any text that a person may have typed into a TOML file or on the command line. Out: the same text with
-what looks like a credential replaced by `<secret removed>`.
+In: findings of checks, which name keys, and problems, which name file and line. Out: one `ConfigError`, sorted by file
+and line; each entry has its place, what was found, what was expected, and the nearest valid name.
 
-Trade-off: known shapes (cloud, hub and git tokens, `user:password@` in a URL) and the values of environment
-variables whose names say they are secret are removed; a bare hexadecimal string is kept, since fingerprints
-and git revisions look the same.
+Trade-off: every step continues after a problem, so that one start reports all of them; what a later check would report
+only because of an earlier problem is left out (`preflight/config_checks.py`).
 
-One thing wrong with a configuration, and the one message that names them all.
-
-In: problems found while reading, overriding, converting and checking. Out: a single `ConfigError`, sorted by
-file and line, each entry with where, what was found, what was expected and the nearest valid name.
-
-Trade-off: every step goes on after a problem so that one start shows all of them; what a later check would
-say only because of an earlier problem is left out (see `check.py`).
-
-What a check found, before it is known where that was written.
+Secrets are removed from everything that is printed or saved: known shapes (tokens of clouds, hubs and git servers,
+`user:password@` in a URL) and the values of environment variables whose names say that they are secret become
+`<secret removed>`. A bare hexadecimal string is kept, since fingerprints and git revisions look the same.
 """
 
 from __future__ import annotations
@@ -28,43 +21,12 @@ from difflib import get_close_matches
 
 from titan_speech.errors import ConfigError
 
-REMOVED = "<secret removed>"
-
-_SHAPES = (
-    re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
-    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
-    re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
-    re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"),
-)
-_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
-_LEAST_SECRET_LENGTH = 12
-
-
-def _secrets_of_environment() -> tuple[str, ...]:
-    """Values of secret-looking variables, longest first; short ones (switches, counts) are none."""
-    values = (value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))
-    return tuple(sorted((v for v in values if len(v) >= _LEAST_SECRET_LENGTH), key=len, reverse=True))
-
-
-def redact(text: str) -> str:
-    """`text` without anything that looks like a credential."""
-    for value in _secrets_of_environment():
-        text = text.replace(value, REMOVED)
-    for shape in _SHAPES:
-        text = shape.sub(REMOVED, text)
-    return text
-
-
 KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was written: a file and line, the command line, or (neither) the table's default."""
+    """Where a value was written: in a file, on the command line, or (neither of them) nowhere, as it is a default."""
 
     file: str | None = None
     line: int | None = None
@@ -88,7 +50,7 @@ COMMAND_LINE = Origin(command_line=True)
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of the error; `nearest` is the valid name the person most likely meant."""
+    """One line of the error, with its place; `nearest` is the valid name that was most likely meant."""
 
     origin: Origin
     key: str
@@ -98,12 +60,33 @@ class Problem:
 
     def __str__(self) -> str:
         key = f"{self.key}: " if self.key else ""
-        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
-        return redact(f"{self.origin}: {key}found {self.found}; expected {self.expected}{hint}")
+        return redact(f"{self.origin}: {key}{_found_and_expected(self)}")
 
     @property
     def sort_key(self) -> tuple[bool, str, int]:
         return self.origin.command_line, self.origin.file or "", self.origin.line or 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, before its place in a file is known.
+
+    Attributes:
+        keys: all the keys that the check read (`data.source.0.share`), the one to blame first.
+    """
+
+    keys: tuple[str, ...]
+    found: str
+    expected: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.keys[0]}: {_found_and_expected(self)}"
+
+
+def _found_and_expected(entry: Problem | Finding) -> str:
+    hint = f"; did you mean {entry.nearest}?" if entry.nearest else ""
+    return f"found {entry.found}; expected {entry.expected}{hint}"
 
 
 def dotted(path: KeyPath) -> str:
@@ -124,7 +107,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise one `ConfigError` naming every problem; do nothing when there is none."""
+    """Raise one `ConfigError` naming every problem; do nothing if there are none."""
     if not problems:
         return
     unique = sorted(dict.fromkeys(problems), key=lambda problem: problem.sort_key)
@@ -132,15 +115,28 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     raise ConfigError("\n  ".join([f"{count} in the configuration:", *map(str, unique)]))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`keys` are all the keys the check read, the one to blame first (`data.source.0.share`)."""
+REMOVED = "<secret removed>"
 
-    keys: tuple[str, ...]
-    found: str
-    expected: str
-    nearest: str | None = None
+_SHAPES = (
+    re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(r"\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
+    re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
+    re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"),
+)
+_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
+_MIN_SECRET_LENGTH = 12  # shorter values of such variables are switches and counts
 
-    def __str__(self) -> str:
-        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
-        return f"{self.keys[0]}: found {self.found}; expected {self.expected}{hint}"
+
+def redact(text: str) -> str:
+    """`text` without anything that looks like a credential."""
+    secrets = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    for value in sorted(secrets, key=len, reverse=True):
+        if len(value) >= _MIN_SECRET_LENGTH:
+            text = text.replace(value, REMOVED)
+    for shape in _SHAPES:
+        text = shape.sub(REMOVED, text)
+    return text

@@ -10,6 +10,12 @@ from titan_speech.config.fields import Bounds
 TaskName = Literal["speech", "continuation", "tts", "clone", "text", "instruction"]
 TranscriptVariant = Literal["native", "romanized", "code_mixed", "audio_tagged"]
 
+OTHER_LANGUAGES = "*"
+"""In floor and cap: every language of the pool that the mapping does not name and no pin fixes."""
+
+SHARE_TOLERANCE = 1e-6
+"""Tolerance of shares, of the run's tokens: 1/15 pack of a cycle."""
+
 PoolShare = Annotated[float, Bounds(at_least=0, at_most=1, expected="a share of the pool from 0 to 1")]
 
 

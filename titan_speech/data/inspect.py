@@ -155,7 +155,7 @@ def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 
     ranks = data_parallel_degree(config.parallelism, world_size)
     yield (
         f"plan {plan.fingerprint}, {budget.packs_per_step:,} packs a step, {ranks:,} data-parallel ranks, "
-        f"{budget.filler_packs(ranks):,} filler packs a step"
+        f"{budget.padding_packs(ranks):,} padding packs per step"
     )
     for slot, digest in read_slots(config, plan, start, count, world_size):
         pack = plan.pack(slot)

@@ -24,11 +24,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.config.schema_data import LanguageRuleConfig, SourceConfig
+from titan_speech.config.schema_data import OTHER_LANGUAGES, SHARE_TOLERANCE, LanguageRuleConfig, SourceConfig
 from titan_speech.data.mixture_solver import Point, ShareProblem, minimise
 from titan_speech.errors import ConfigError
-
-REST = "*"  # in floor and cap: every language of the pool that the table does not name and no pin fixes
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def pool_of(index: int, rule: LanguageRuleConfig, sources: Sequence[SourceConfig
     languages = tuple(sorted({size.language for size in sizes if size.source in names}))
     name = f"data.language_rule {index} ({', '.join(rule.sources) or 'all sources'})"
     for kind, limits in (("floor", rule.floor), ("cap", rule.cap), ("pin", rule.pin)):
-        foreign = sorted(set(limits) - set(languages) - {REST})
+        foreign = sorted(set(limits) - set(languages) - {OTHER_LANGUAGES})
         if foreign:
             raise ConfigError(
                 f"{name}: {kind} names {', '.join(foreign)}, but its sources hold only {', '.join(languages)}; "
@@ -106,7 +104,7 @@ def _words(pool: Pool, kind: str, language: str, share: float) -> str:
 
 
 def _limit(limits: Mapping[str, float], language: str, default: float) -> float:
-    return limits.get(language, limits.get(REST, default))
+    return limits.get(language, limits.get(OTHER_LANGUAGES, default))
 
 
 def epoch_limits(sources: Sequence[SourceConfig], sizes: Sequence[StreamSize], total_tokens: int) -> Iterator[Limit]:
@@ -123,7 +121,6 @@ def epoch_limits(sources: Sequence[SourceConfig], sizes: Sequence[StreamSize], t
             yield Limit(words, np.arange(len(sizes)) == i, 0.0, high)
 
 
-SHARE_TOLERANCE = 1e-6  # of the run's tokens: what counts as a broken limit, 1/15 pack of a cycle
 LEEWAY = 2e-8  # given to every limit, so that pins and limits that just meet leave the solver some room
 
 Shares = dict[tuple[str, str], float]

@@ -20,8 +20,8 @@ from titan_speech.preflight.compatibility import (
     Composition,
     broken_rules,
     describe_composition,
-    features_on,
-    refused_additions,
+    enabled_features,
+    excluded_features,
 )
 from titan_speech.utils.text_table import gigabytes, large, table_lines
 
@@ -39,9 +39,9 @@ def plan_record(plan: RunEstimate) -> dict[str, Any]:
         "measured_on_a_gpu": False,
         "computed": {
             "composition": {
-                "features": [feature.name for feature in features_on(run)],
+                "features": [feature.name for feature in enabled_features(run)],
                 "problems": [str(finding) for finding in broken_rules(run)],
-                "could_not_be_added": refused_additions(run),
+                "could_not_be_added": excluded_features(run),
             },
             "backbone": asdict(plan.shape),
             "backbone_origin": plan.shape_origin,

@@ -12,7 +12,7 @@ from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.answer import RankEstimate, RunEstimate, bytes_sent
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
-from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, refused_additions
+from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, excluded_features
 from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines
 
 Rows = list[Sequence[str]]
@@ -56,7 +56,7 @@ def _composition(plan: RunEstimate) -> list[str]:
     run = Composition(plan.question.config, plan.shape)
     problems = [str(finding) for finding in broken_rules(run)]
     verdict = ["NOT SUPPORTED:", *problems] if problems else ["supported: breaks no rule of docs/parallelism.md"]
-    refused = [f"could not be added: {name} ({why})" for name, why in refused_additions(run).items()]
+    refused = [f"could not be added: {name} ({why})" for name, why in excluded_features(run).items()]
     return [line for text in (describe_composition(run), *verdict, *refused) for line in wrap(text, WIDTH)]
 
 

@@ -159,7 +159,7 @@ def _steps(budget: Budget, dp_degree: int) -> Steps:
         total_tokens=budget.total_tokens,
         dp_degree=dp_degree,
         accumulation=budget.accumulation(dp_degree),
-        filler_packs=budget.filler_packs(dp_degree),
+        filler_packs=budget.padding_packs(dp_degree),
         packs_per_step=budget.packs_per_step,
         local_batch_packs=budget.local_batch_packs,
     )

@@ -1,12 +1,13 @@
-"""What a run composes: layouts of ranks, recomputation, compilation, float8, and what goes together.
+"""Checks of a run before any process group exists: all problems at once, each with its place and a way out.
 
-    1. features   what a run may have switched on, and how to tell                features.py
-    2. support    which pairs exclude or need each other, and why                 support.py
-    3. sizes      heads, layers, lengths and batches that degrees must divide     sizes.py
-    4. pipeline   how a pipeline shares out layers, and how long its ranks wait   pipeline.py
-    5. start      what asks for CUDA, or for a newer device                       start.py
-    6. settings   our tables as TorchTitan's                                      settings.py, float8.py
+    with the configuration alone                   config_checks.py     bounds, batch, schedule, stage, checkpoints
+      (`load_config`: every command)                 |  data_checks.py       sources, language rules, addresses
+                                                     |  compatibility.py     features that exclude or need each other
+                                                     |  parallel_degrees.py  sizes that the degrees must divide
+    with the world size, where it is known         parallel_degrees.py  the degrees and the number of processes
+    with this machine (a run, `config check        machine_checks.py    folders, CUDA, float8; sizes of model.initial
+      --here`)
 
-docs/parallelism.md is printed from 1, 2 and benchmarks/results/parallel_matrix.json by scripts/parallelism_page.py.
-Steps 1 to 4 import no torch: they run while a configuration is checked, before anything is started.
+Checks of the configuration import no torch. A check yields findings (`config/problem.py`), which name the keys it read.
+scripts/parallelism_page.py prints docs/parallelism.md from compatibility.py and the measured parity of layouts.
 """

@@ -1,17 +1,12 @@
-"""What a run may have switched on: the rows and columns of the table of what goes together.
+"""Feature compatibility, declared as data: what a run may switch on, and which features exclude or need each other.
 
-In: a configuration and, where they are known by name, the sizes of its backbone. Out: the features that are on. A
-feature names the key to blame; features of one group are values of one setting and never meet.
+In: a configuration and, where its flavor has them, the sizes of its backbone (`Composition`). Out: the features that
+are enabled; a `Finding` for each rule that is broken, with its reason and the nearest valid choice; for `titan-speech
+estimate` what could not be enabled as well.
 
-What was not run on the machines this project is tested on, why, and what was checked in its place.
-
-In: nothing. Out: rows of docs/parallelism.md. A row goes when somebody ran it and recorded it.
-
-Which features exclude each other and which need another one: data, and the check that reads it.
-
-In: a configuration. Out: a `Finding` for each contradiction, with the reason and the nearest valid choice; and for
-`titan-speech estimate` what a run composes and what could not be added to it. docs/parallelism.md prints all rules. A
-pair that no rule names is allowed; whether it was ever run is said by that page, from the recorded figures.
+A feature names the key to blame; features of one group are values of one setting, so they never meet. A pair that no
+rule names is allowed; docs/parallelism.md prints all rules, which pairs ran in a test (from recorded results), and
+`UNTESTED`. A row of `UNTESTED` goes when it was run and recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ from titan_speech.model.backbones import FLAVORS, BackboneShape
 
 @dataclass(frozen=True)
 class Composition:
-    """A configuration with the sizes of its backbone; None where only model.initial has them."""
+    """A configuration with the sizes of its backbone; None where the folder model.initial has them."""
 
     config: SpeechConfig
     shape: BackboneShape | None
@@ -46,25 +41,26 @@ class Composition:
 
 @dataclass(frozen=True)
 class Feature:
-    """One thing a run may use."""
+    """One feature that a run may enable."""
 
     name: str
-    """As the page and the messages say it."""
+    """Its name in messages and in docs/parallelism.md."""
 
     key: str
-    """The key that switches it on."""
+    """The key that enables it."""
 
     is_on: Callable[[Composition], bool]
     group: str = ""
-    """Features of one group are alternatives."""
+    """Features of one group are alternatives; empty: no alternatives."""
 
 
-def _attention(kind: str) -> Callable[[Composition], bool]:
-    return lambda run: run.config.model.attention == kind
+def _attention(name: str, kind: str) -> Feature:
+    return Feature(name, "model.attention", lambda run: run.config.model.attention == kind, "attention")
 
 
-def _recomputes(kind: str) -> Callable[[Composition], bool]:
-    return lambda run: run.config.activation_checkpoint.kind == kind
+def _checkpointing(name: str, kind: str) -> Feature:
+    key, group = "activation_checkpoint.kind", "activation checkpointing"
+    return Feature(name, key, lambda run: run.config.activation_checkpoint.kind == kind, group)
 
 
 def _replicates(run: Composition) -> bool:
@@ -79,17 +75,26 @@ def _float8(run: Composition) -> bool:
     return run.config.float8.recipe != "none"
 
 
-FLEX = Feature("flex attention", "model.attention", _attention("flex"), "attention")
-VARLEN = Feature("varlen attention", "model.attention", _attention("varlen"), "attention")
-DENSE = Feature("dense attention", "model.attention", _attention("dense"), "attention")
+FLEX = _attention("flex attention", "flex")
+VARLEN = _attention("varlen attention", "varlen")
+DENSE = _attention("dense attention", "dense")
 FSDP = Feature(
-    *("FSDP", "parallelism.data_parallel_shard_degree", lambda run: _shards(run) and not _replicates(run), "data")
+    "FSDP",
+    "parallelism.data_parallel_shard_degree",
+    lambda run: _shards(run) and not _replicates(run),
+    "data",
 )
 HSDP = Feature(
-    *("HSDP", "parallelism.data_parallel_replicate_degree", lambda run: _shards(run) and _replicates(run), "data")
+    "HSDP",
+    "parallelism.data_parallel_replicate_degree",
+    lambda run: _shards(run) and _replicates(run),
+    "data",
 )
 DDP = Feature(
-    *("DDP", "parallelism.data_parallel_replicate_degree", lambda run: _replicates(run) and not _shards(run), "data")
+    "DDP",
+    "parallelism.data_parallel_replicate_degree",
+    lambda run: _replicates(run) and not _shards(run),
+    "data",
 )
 ZERO_2 = Feature(
     "ZeRO-2",
@@ -126,32 +131,46 @@ FLOAT8 = Feature("float8", "float8.recipe", lambda run: _float8(run) and not run
 EMULATED_FLOAT8 = Feature(
     "emulated float8", "float8.emulate", lambda run: _float8(run) and run.config.float8.emulate, "float8"
 )
-SELECTIVE = Feature("selective recomputation", "activation_checkpoint.kind", _recomputes("selective"), "recomputation")
-FULL = Feature("full recomputation", "activation_checkpoint.kind", _recomputes("full"), "recomputation")
-MEMORY_BUDGET = Feature("memory budget", "activation_checkpoint.kind", _recomputes("memory_budget"), "recomputation")
+SELECTIVE = _checkpointing("selective activation checkpointing", "selective")
+FULL = _checkpointing("full activation checkpointing", "full")
+MEMORY_BUDGET = _checkpointing("memory budget", "memory_budget")
 CUDA_GRAPHS = Feature("CUDA graphs", "training.cuda_graphs", lambda run: run.config.training.cuda_graphs)
 CHUNKED_LOSS = Feature("chunked loss", "loss.num_chunks", lambda run: run.config.loss.num_chunks > 1)
-TIED = Feature("tied embedding", "model.flavor", lambda run: run.shape is not None and run.shape.is_tied)
+TIED = Feature("tied embeddings", "model.flavor", lambda run: run.shape is not None and run.shape.is_tied)
 
 FEATURES = (
-    *(FLEX, VARLEN, DENSE, FSDP, HSDP, DDP, ZERO_2, TP, ASYNC_TP, CP, PP, COMPILED_LAYERS, COMPILED_LOSS),
-    *(FLOAT8, EMULATED_FLOAT8, SELECTIVE, FULL, MEMORY_BUDGET, CUDA_GRAPHS, CHUNKED_LOSS, TIED),
+    FLEX,
+    VARLEN,
+    DENSE,
+    FSDP,
+    HSDP,
+    DDP,
+    ZERO_2,
+    TP,
+    ASYNC_TP,
+    CP,
+    PP,
+    COMPILED_LAYERS,
+    COMPILED_LOSS,
+    FLOAT8,
+    EMULATED_FLOAT8,
+    SELECTIVE,
+    FULL,
+    MEMORY_BUDGET,
+    CUDA_GRAPHS,
+    CHUNKED_LOSS,
+    TIED,
 )
 
 
-def features_of(config: SpeechConfig) -> list[Feature]:
-    """What a configuration has switched on, in the order of the table."""
-    return features_on(Composition.of(config))
-
-
-def features_on(run: Composition) -> list[Feature]:
-    """The same, where the sizes of the backbone were read elsewhere."""
+def enabled_features(run: Composition) -> list[Feature]:
+    """The features a run has enabled, in the order of `FEATURES`."""
     return [feature for feature in FEATURES if feature.is_on(run)]
 
 
 @dataclass(frozen=True)
 class Untested:
-    """One thing nobody has seen run here."""
+    """What was not run on the machines this project is tested on, why, and what was checked in its place."""
 
     what: str
     why: str
@@ -162,19 +181,19 @@ UNTESTED = (
     Untested(
         "flex attention's kernel, alone and under CP, TP, compile",
         "needs CUDA; on a CPU it has no backward pass",
-        "its unfused forward pass equals dense attention, a subclass of it that is given the same masks, cut for CP by "
-        "the same code",
+        "its unfused forward pass equals dense attention, a subclass of it with the same masks, split for CP by the "
+        "same code",
     ),
     Untested(
         "varlen attention",
         "needs CUDA",
-        "borders come from the same positions; that its inputs change length from pack to pack",
+        "document boundaries come from the same positions; its inputs change length from pack to pack",
     ),
     Untested(
         "CUDA graphs",
         "need CUDA",
-        "inputs have one structure whatever is packed, a mask that was captured and written over is that of the new "
-        "packs, sums of losses are allocated before capture",
+        "inputs have the same structure for any packs; a captured mask that is overwritten equals that of the new "
+        "packs; loss sums are allocated before capture",
     ),
     Untested(
         "async tensor parallel",
@@ -193,7 +212,7 @@ UNTESTED = (
     ),
     Untested(
         "ZB and V pipeline schedules",
-        "not offered: they split the backward pass, and the chunked loss computes its part of it in the forward pass",
+        "not supported: they split the backward pass, and the chunked loss computes its part of it in the forward pass",
         "1F1B, GPipe, Interleaved1F1B",
     ),
     Untested("throughput and memory of any layout", "no device", "nothing"),
@@ -202,19 +221,19 @@ UNTESTED = (
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two features that no run may have together."""
+    """Two features that exclude each other."""
 
     first: Feature
     second: Feature
     reason: str
     nearest: str
-    """What to set instead, as it is written in a file."""
+    """What to set instead, as it is written in a TOML file."""
 
-    def broken_by(self, run: Composition) -> bool:
+    def is_broken_by(self, run: Composition) -> bool:
         return self.first.is_on(run) and self.second.is_on(run)
 
-    def refused_in(self, run: Composition) -> Feature | None:
-        """What this rule would refuse if it were added to the run."""
+    def excluded_from(self, run: Composition) -> Feature | None:
+        """The feature that this run could not enable as well, because of this rule."""
         if self.first.is_on(run) == self.second.is_on(run):
             return None
         return self.second if self.first.is_on(run) else self.first
@@ -228,19 +247,19 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Need:
-    """A feature that is nothing without another one."""
+class Requirement:
+    """A feature that needs another one."""
 
     feature: Feature
     needed: Feature
     reason: str
     nearest: str
 
-    def broken_by(self, run: Composition) -> bool:
+    def is_broken_by(self, run: Composition) -> bool:
         return self.feature.is_on(run) and not self.needed.is_on(run)
 
-    def refused_in(self, run: Composition) -> Feature | None:
-        """What this rule would refuse if it were added to the run."""
+    def excluded_from(self, run: Composition) -> Feature | None:
+        """The feature that this run could not enable as well, because of this rule."""
         return None if self.feature.is_on(run) or self.needed.is_on(run) else self.feature
 
     def finding(self) -> Finding:
@@ -251,77 +270,85 @@ class Need:
         return f"{self.feature.name} without {self.needed.name}"
 
 
-Rule = Conflict | Need
+Rule = Conflict | Requirement
 
 RULES: tuple[Rule, ...] = (
     Conflict(
-        *(VARLEN, CP),
-        "varlen attention takes whole documents, and a cut pack has none",
+        VARLEN,
+        CP,
+        "varlen attention takes whole documents, and a pack split along its length does not have whole documents",
         'model.attention = "flex"',
     ),
     Conflict(
-        *(VARLEN, CUDA_GRAPHS),
+        VARLEN,
+        CUDA_GRAPHS,
         "the number of documents changes from pack to pack, and a graph replays fixed shapes",
         'model.attention = "flex"',
     ),
     Conflict(
-        *(PP, TIED),
-        "the first stage has the embedding and the last one the head, and a tied backbone has one matrix for both",
+        PP,
+        TIED,
+        "the first stage has the embedding and the last stage the head; a backbone with tied embeddings has one matrix "
+        "for both",
         "parallelism.pipeline_parallel_degree = 1 (FSDP and tensor parallel instead), or the untied llama3 8B",
     ),
     Conflict(
-        *(PP, CUDA_GRAPHS),
-        "TorchTitan captures a whole step, and a pipeline's step talks to other ranks in the middle of it",
+        PP,
+        CUDA_GRAPHS,
+        "TorchTitan captures a whole step, and a pipeline communicates with other ranks within a step",
         "training.cuda_graphs = false",
     ),
     Conflict(
-        *(EMULATED_FLOAT8, COMPILED_LAYERS),
+        EMULATED_FLOAT8,
+        COMPILED_LAYERS,
         "TorchTitan refuses to compile emulated float8, which is for checking numbers",
         "compile.enable = false, or float8.emulate = false on a device with float8",
     ),
-    Need(
-        *(MEMORY_BUDGET, COMPILED_LAYERS),
-        "the compiler is what chooses the activations to keep",
+    Requirement(
+        MEMORY_BUDGET,
+        COMPILED_LAYERS,
+        "the compiler chooses which activations are kept",
         'compile.enable = true with "model" in compile.components, or activation_checkpoint.kind = "selective"',
     ),
-    Need(
-        *(ASYNC_TP, COMPILED_LAYERS),
-        "the compiler is what overlaps communication with matrix products",
+    Requirement(
+        ASYNC_TP,
+        COMPILED_LAYERS,
+        "the compiler overlaps communication with matrix products",
         'compile.enable = true with "model" in compile.components',
     ),
-    Need(
-        *(ASYNC_TP, TP),
-        "there is nothing to overlap",
+    Requirement(
+        ASYNC_TP,
+        TP,
+        "without it there is no communication to overlap",
         "parallelism.tensor_parallel_degree = 2, or compile.enable_async_tensor_parallel = false",
     ),
 )
 
 
-def check_support(config: SpeechConfig) -> Iterator[Finding]:
-    """Every rule the configuration breaks."""
+def check_compatibility(config: SpeechConfig) -> Iterator[Finding]:
+    """A finding for every rule that the configuration breaks."""
     return broken_rules(Composition.of(config))
 
 
 def broken_rules(run: Composition) -> Iterator[Finding]:
-    """The same, where the sizes of the backbone were read elsewhere."""
-    return (rule.finding() for rule in RULES if rule.broken_by(run))
+    """A finding for every rule that the run breaks."""
+    return (rule.finding() for rule in RULES if rule.is_broken_by(run))
 
 
-def refused_additions(run: Composition) -> dict[str, str]:
-    """What could not be switched on in this run as it stands, and why: the rows of the table that concern it. Whether
-    a backbone is tied is nothing to switch."""
-    found: dict[str, str] = {}
+def excluded_features(run: Composition) -> dict[str, str]:
+    """The features that this run could not enable as well, and why. Tied embeddings are left out, since they are a
+    property of the backbone."""
+    reasons: dict[str, str] = {}
     for rule in RULES:
-        feature = rule.refused_in(run)
+        feature = rule.excluded_from(run)
         if feature is not None and feature is not TIED:
-            found.setdefault(feature.name, f"{rule}: {rule.reason}")
-    return found
+            reasons.setdefault(feature.name, f"{rule}: {rule.reason}")
+    return reasons
 
 
 def describe_composition(run: Composition) -> str:
-    """What a run composes, in one line."""
-    config = run.config
-    degrees = config.parallelism
+    """The enabled features and their degrees, in one line."""
+    config, degrees = run.config, run.config.parallelism
     sizes = {
         HSDP: degrees.data_parallel_replicate_degree,
         DDP: degrees.data_parallel_replicate_degree,
@@ -330,4 +357,6 @@ def describe_composition(run: Composition) -> str:
         PP: degrees.pipeline_parallel_degree,
         CHUNKED_LOSS: config.loss.num_chunks,
     }
-    return ", ".join(f"{one.name} {sizes[one]}" if one in sizes else one.name for one in features_on(run))
+    return ", ".join(
+        f"{feature.name} {sizes[feature]}" if feature in sizes else feature.name for feature in enabled_features(run)
+    )

@@ -1,13 +1,10 @@
-"""Contradictions in `[[data.source]]` and `[[data.language_rule]]`.
+"""Checks of what a run reads and where it is stored: sources, language rules, addresses of object storage.
 
-In: the `DataTable`. Out: findings. Only what can be told from the file is checked here; whether the limits
-can be met with what the stores hold is for the mixture's solve, which names the binding ones.
+In: a configuration. Out: findings. Only what the file says is checked here; whether limits can be met with what the
+stores contain is decided by the mixture solver, which names the limits that contradict each other.
 
-Addresses of object storage, before anything is asked of it.
-
-In: the configuration. Out: findings for stores, gold packs and checkpoints whose address is no s3://bucket/prefix, and
-for an endpoint that is no plain address of a server. Credentials in an address would be saved with every run, so they
-are refused, and not repeated.
+An address is s3://bucket/prefix, an endpoint the plain address of a server. Credentials in an address would be saved
+with every run, so they are refused, and not repeated in the message.
 """
 
 from __future__ import annotations
@@ -18,12 +15,16 @@ from urllib.parse import urlsplit
 
 from titan_speech.config.problem import Finding, nearest_name
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.schema_data import DataConfig, LanguageRuleConfig, SourceConfig
+from titan_speech.config.schema_data import (
+    OTHER_LANGUAGES,
+    SHARE_TOLERANCE,
+    DataConfig,
+    LanguageRuleConfig,
+    SourceConfig,
+)
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
 
-SHARE_TOLERANCE = 1e-6
-REST = "*"  # stands for every language of the pool that a floor or cap does not name
 _NAME = re.compile(r"(?=.*[A-Za-z_])[\w-]+", re.ASCII)
 _LABEL = re.compile(r"[\w.-]+", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
@@ -101,7 +102,7 @@ def _check_rule_sources(rule: LanguageRuleConfig, key: str, names: list[str]) ->
 
 
 def _check_alpha_once(data: DataConfig, names: list[str]) -> Iterator[Finding]:
-    """Two temperatures for one source have no meaning, whichever way the pools overlap."""
+    """A source has at most one sampling temperature, however the pools of the rules overlap."""
     first: dict[str, int] = {}
     for index, rule in enumerate(data.language_rule):
         if rule.alpha is None:
@@ -124,8 +125,8 @@ def _check_limits(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
 
 
 def _check_sum(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
-    """Pins, and the floors of those not pinned, must leave room in the pool."""
-    floors = {name: share for name, share in rule.floor.items() if name not in rule.pin and name != REST}
+    """Pins, and the floors of languages that are not pinned, must fit into the pool."""
+    floors = {name: share for name, share in rule.floor.items() if name not in rule.pin and name != OTHER_LANGUAGES}
     limits = [*rule.pin.values(), *floors.values()]
     if all(0 <= share <= 1 for share in limits) and sum(limits) > 1 + SHARE_TOLERANCE:
         parts = [kind for kind, shares in (("pin", rule.pin), ("floor", floors)) if shares]
@@ -136,9 +137,9 @@ def _check_sum(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
 def _check_each_limit(limits: Mapping[str, float], kind: str, key: str) -> Iterator[Finding]:
     for language in limits:
         inner = f"{key}.{language}"
-        if kind == "pin" and language == REST:
-            yield Finding((inner,), f'"{REST}"', "a language; only floors and caps may be for all others")
-        elif language != REST:
+        if kind == "pin" and language == OTHER_LANGUAGES:
+            yield Finding((inner,), f'"{OTHER_LANGUAGES}"', "a language; only floors and caps may be for all others")
+        elif language != OTHER_LANGUAGES:
             yield from _check_language(language, inner)
 
 
@@ -146,8 +147,8 @@ def _check_floor_and_cap(rule: LanguageRuleConfig, key: str) -> Iterator[Finding
     for language in dict.fromkeys((*rule.floor, *rule.cap)):
         if language in rule.pin:
             continue
-        low = language if language in rule.floor else REST
-        high = language if language in rule.cap else REST
+        low = language if language in rule.floor else OTHER_LANGUAGES
+        high = language if language in rule.cap else OTHER_LANGUAGES
         floor, cap = rule.floor.get(low), rule.cap.get(high)
         if floor is not None and cap is not None and floor > cap:
             keys = (f"{key}.floor.{low}", f"{key}.cap.{high}")
@@ -155,7 +156,7 @@ def _check_floor_and_cap(rule: LanguageRuleConfig, key: str) -> Iterator[Finding
 
 
 def _check_pins(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
-    """A pin decides alone, so a floor or cap that names the same language must allow it."""
+    """A pin is the share, so a floor or cap that names the same language must allow it."""
     for language, share in rule.pin.items():
         floor, cap = rule.floor.get(language), rule.cap.get(language)
         keys = (f"{key}.pin.{language}", f"{key}.floor.{language}", f"{key}.cap.{language}")
@@ -166,39 +167,39 @@ def _check_pins(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
 
 
 ENDPOINT_KEY = "storage.endpoint_url"
-_FROM_ENVIRONMENT = "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in AWS_PROFILE"
+_CREDENTIALS = "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in AWS_PROFILE"
 
 
 def check_storage(config: SpeechConfig) -> Iterator[Finding]:
-    for name, place in config.data.stores.items():
-        yield from _check_place(place, f"data.stores.{name}", "a token store or gold pack")
+    for name, path in config.data.stores.items():
+        yield from _check_address(path, f"data.stores.{name}", "a token store or held-out set")
     for index, source in enumerate(config.data.source):
-        yield from _check_place(source.store, f"data.source.{index}.store", "a token store")
-    for index, place in enumerate(config.data.held_out):
-        yield from _check_place(place, f"data.held_out.{index}", "a gold pack")
-    yield from _check_place(config.stage.from_, "stage.from", "a run or a checkpoint")
-    yield from _check_place(config.checkpoint.initial_load_path, "checkpoint.initial_load_path", "a checkpoint")
+        yield from _check_address(source.store, f"data.source.{index}.store", "a token store")
+    for index, path in enumerate(config.data.held_out):
+        yield from _check_address(path, f"data.held_out.{index}", "a held-out set")
+    yield from _check_address(config.stage.from_, "stage.from", "a run or a checkpoint")
+    yield from _check_address(config.checkpoint.initial_load_path, "checkpoint.initial_load_path", "a checkpoint")
     yield from _check_upload(config)
     if config.storage.endpoint_url:
         yield from _check_endpoint(config.storage.endpoint_url)
 
 
-def _check_place(place: str, key: str, what: str) -> Iterator[Finding]:
-    scheme, is_address, rest = place.partition("://")
+def _check_address(path: str, key: str, what: str) -> Iterator[Finding]:
+    scheme, is_address, rest = path.partition("://")
     if is_address and "@" in rest.partition("/")[0]:
-        yield Finding((key,), "a name or password in the address", f"s3://bucket/prefix, and {_FROM_ENVIRONMENT}")
-    elif is_s3(place) and not is_address:
-        yield Finding((key,), f'"{place}"', "s3://bucket/prefix", f"s3://{place.partition(':')[2].lstrip('/')}")
-    elif is_s3(place):
+        yield Finding((key,), "a name or password in the address", f"s3://bucket/prefix, and {_CREDENTIALS}")
+    elif is_s3(path) and not is_address:
+        yield Finding((key,), f'"{path}"', "s3://bucket/prefix", f"s3://{path.partition(':')[2].lstrip('/')}")
+    elif is_s3(path):
         try:
-            S3Url.parse(place)
+            S3Url.parse(path)
         except DataError:
             expected = 's3://bucket/prefix, a bucket of 3 to 63 letters, digits, . and -, no empty part, "." or ".."'
-            yield Finding((key,), f'"{place}"', expected)
+            yield Finding((key,), f'"{path}"', expected)
     elif is_address:
         expected = f"the folder of {what}, or s3://bucket/prefix" if what else "s3://bucket/prefix"
         nearest = f"s3://{rest}" if scheme.lower() in ("s3", "s3a", "s3n", "r2") else None
-        yield Finding((key,), f'"{place}"', expected, nearest)
+        yield Finding((key,), f'"{path}"', expected, nearest)
 
 
 def _check_upload(config: SpeechConfig) -> Iterator[Finding]:
@@ -206,7 +207,7 @@ def _check_upload(config: SpeechConfig) -> Iterator[Finding]:
     if to and not is_s3(to) and "://" not in to:
         yield Finding(("upload.to",), f'"{to}"', "s3://bucket/prefix of this run, or empty")
     else:
-        yield from _check_place(to, "upload.to", "")
+        yield from _check_address(to, "upload.to", "")
     if to and not config.checkpoint.enable:
         yield Finding(("checkpoint.enable", "upload.to"), "false with upload.to", "true: there is nothing to upload")
 
@@ -221,6 +222,6 @@ def _check_endpoint(endpoint_url: str) -> Iterator[Finding]:
         return
     if parts.username is not None or parts.password is not None or parts.query:
         found = "a name, password or signature in the address"
-        yield Finding((ENDPOINT_KEY,), found, f"{expected}, and {_FROM_ENVIRONMENT}")
+        yield Finding((ENDPOINT_KEY,), found, f"{expected}, and {_CREDENTIALS}")
     elif not is_server:
         yield Finding((ENDPOINT_KEY,), f'"{endpoint_url}"', expected)

@@ -1,13 +1,12 @@
-"""What only the start of a run knows: the device, and the sizes of `model.initial`. Told before a process group exists.
+"""Checks that need the machine a run starts on: its folders, its device, and the sizes of `model.initial`.
 
-In: a configuration, the sizes of the backbone, the device of this process. Out: one `ConfigError` with everything that
-cannot run here and what would. A configuration does not say where it will run, so `config check` cannot know this.
+In: a configuration; the sizes of the backbone; the device of this process. Out: for folders, findings at the line that
+names them, so that all missing folders of a recipe are reported at once; for the rest, one `ConfigError` with all that
+cannot run here and what would. Both come before a process group exists.
 
-Folders that a run needs and this machine does not have, all told before anything is opened.
-
-In: a configuration. Out: findings, at the line that names the folder: a recipe's places are found in one go and not one
-start after another. Only asked of runs and of `config check --here`: a configuration is checked, planned and shown on
-machines without data as well. What lies at s3:// is found out by those who open it.
+A configuration does not say where it will run, and it is checked, estimated and shown on machines without data too. So
+folders are only looked for by a run and by `config check --here`, the device only by a run. What is at s3:// is
+checked when it is opened.
 """
 
 from __future__ import annotations
@@ -22,27 +21,34 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ConfigError
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, broken_rules
-from titan_speech.preflight.parallel_degrees import check_shape
+from titan_speech.preflight.parallel_degrees import check_backbone
 
 FLOAT8_CAPABILITY = (8, 9)
-"""Compute capability from which float8 matrix products exist."""
+"""Lowest compute capability with float8 matrix products."""
 
 
-def refuse_what_cannot_run(config: SpeechConfig, shape: BackboneShape) -> None:
-    """Refuse a run that this backbone or this device cannot do.
+def refuse_unsupported_run(config: SpeechConfig, shape: BackboneShape) -> None:
+    """Refuse a run that this backbone or this device does not support.
 
     Raises:
         ConfigError: with every reason.
     """
-    found = [*broken_rules(Composition(config, shape)), *check_shape(config, shape)]
+    found = [*broken_rules(Composition(config, shape)), *check_backbone(config, shape)]
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    reasons = [str(finding) for finding in found] + missing_on(config, capability)
+    reasons = [str(finding) for finding in found] + missing_device_features(config, capability)
     if reasons:
         raise ConfigError("\n  ".join(["this run cannot be done here:", *reasons]))
 
 
-def missing_on(config: SpeechConfig, capability: tuple[int, int] | None) -> list[str]:
-    """What a device of that compute capability lacks; None is a machine without CUDA."""
+def missing_device_features(config: SpeechConfig, capability: tuple[int, int] | None) -> list[str]:
+    """What the configuration needs and a device does not have.
+
+    Args:
+        capability: compute capability of the device; None for a machine without CUDA.
+
+    Returns:
+        one message per missing feature, each with what to set instead.
+    """
     missing = []
     attention = config.model.attention
     if capability is None and attention in ("flex", "varlen"):
@@ -60,37 +66,40 @@ def missing_on(config: SpeechConfig, capability: tuple[int, int] | None) -> list
 
 
 STORE_EXPECTED = (
-    "a token store there (titan-speech store build makes one), or another folder or s3://bucket/prefix here"
+    "a token store there (titan-speech store build creates one), or another folder or s3://bucket/prefix here"
 )
-HELD_OUT_EXPECTED = "a gold pack there (titan-speech store held-out makes one), or another place here, or no held_out"
+HELD_OUT_EXPECTED = (
+    "a held-out set there (titan-speech store held-out creates one), or another path here, or no held_out"
+)
 TOKENIZER_EXPECTED = "the folder of the backbone's tokenizer"
 STAGE_EXPECTED = (
-    "the run folder of the stage before or one of its checkpoints (.../checkpoint/step-N), or s3://bucket/prefix"
+    "the run folder of the previous stage or one of its checkpoints (.../checkpoint/step-N), or s3://bucket/prefix"
 )
 INITIAL_EXPECTED = "the backbone's Hugging Face folder (config.json, safetensors), or another here"
 
 
 def check_folders_exist(config: SpeechConfig) -> Iterator[Finding]:
+    """A finding for each local folder that the run needs and that is missing."""
     needed = [("tokenizer.path", config.tokenizer.path, TOKENIZER_EXPECTED)]
     if config.model.initial and not config.stage.from_:
         needed.append(("model.initial", config.model.initial, INITIAL_EXPECTED))
-    if _begins_from_the_stage_before(config):
+    if _starts_from_previous_stage(config):
         needed.append(("stage.from", config.stage.from_, STAGE_EXPECTED))
     stores = config.data.stores
     uses = [(f"data.source.{i}.store", source.store, STORE_EXPECTED) for i, source in enumerate(config.data.source)]
-    uses += [(f"data.held_out.{i}", place, HELD_OUT_EXPECTED) for i, place in enumerate(config.data.held_out)]
+    uses += [(f"data.held_out.{i}", path, HELD_OUT_EXPECTED) for i, path in enumerate(config.data.held_out)]
     needed += [
-        (f"data.stores.{place}" if place in stores else key, stores.get(place, place), what)
-        for key, place, what in uses
+        (f"data.stores.{path}" if path in stores else key, stores.get(path, path), expected)
+        for key, path, expected in uses
     ]
-    for key, place, expected in dict.fromkeys(needed):
-        if place and "://" not in place and not Path(place).exists():
-            yield Finding((key,), f'no folder "{place}"', expected)
+    for key, path, expected in dict.fromkeys(needed):
+        if path and "://" not in path and not Path(path).exists():
+            yield Finding((key,), f'no folder "{path}"', expected)
 
 
-def _begins_from_the_stage_before(config: SpeechConfig) -> bool:
-    """A run with checkpoints of its own, here or perhaps where it uploads them to, goes on from those."""
-    table = config.checkpoint
-    if table.create_seed_checkpoint or config.upload.to:
+def _starts_from_previous_stage(config: SpeechConfig) -> bool:
+    """A run resumes from its own checkpoints if there are any, here or perhaps where it uploads them to."""
+    checkpoint = config.checkpoint
+    if checkpoint.create_seed_checkpoint or config.upload.to:
         return False
-    return not any((Path(config.job.dump_folder) / table.folder).glob("step-*"))
+    return not any((Path(config.job.dump_folder) / checkpoint.folder).glob("step-*"))

@@ -1,117 +1,26 @@
-"""The raw configuration as a tree in which every value knows where it was written.
+"""TOML text in and out: files read into trees with line numbers, values written as TOML.
 
-In: what one TOML file or one override says. Out: nodes that can be merged (`extends`, overrides) without
-losing their origin, so that a problem found at the very end still names file and line.
+In: the text of a file. Out: a `Table` whose every node has file and line, or one problem with the line of the syntax
+error. tomli reads the values and refuses invalid TOML, but gives no positions. So a second scan over text already known
+to be valid finds where each key starts; it only has to distinguish keys, brackets, strings and comments. Both passes
+over an 80-line file take 1.4 ms; tests compare the paths of the scan with tomli's for generated documents.
 
-Trade-off: three node types of our own in place of tomli's dicts, some 60 lines, against a second structure of
-origins that would have to follow each merge.
-
-A TOML file as a tree with line numbers.
-
-In: the text of a file. Out: a `Table` whose every node has file and line, or one problem with the line of the
-syntax error.
-
-tomli reads the values and refuses invalid TOML, but gives no positions. So a second scan over text already
-known to be valid finds where each key starts; it only has to tell keys, brackets, strings and comments apart.
-Both passes over an 80-line file take 1.4 ms; tests compare the paths of the scan with tomli's
-for generated documents.
+In: a value of a schema field. Out: one line of TOML that reads back equal: floats in their shortest exact form, strings
+as basic strings with control characters escaped, mappings as inline tables.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import date, time
 from pathlib import Path
-from typing import TypeAlias
 
 import tomli
 
 from titan_speech.config.problem import KeyPath, Origin, Problem
-
-TomlValue: TypeAlias = "str | int | float | bool | date | time | list[TomlValue] | dict[str, TomlValue]"
-
-
-@dataclass(frozen=True)
-class Typed:
-    """Text from the command line, read once the field's type is known; None is a bare `--flag`."""
-
-    text: str | None
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A scalar."""
-
-    value: str | int | float | bool | date | time | Typed
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Array:
-    """A list of values, or an array of tables."""
-
-    items: tuple[Node, ...]
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; `origin` is its header, or the first key that implies it."""
-
-    entries: Mapping[str, Node]
-    origin: Origin
-
-
-Node: TypeAlias = "Leaf | Array | Table"
-
-
-def build(value: TomlValue, lines: Mapping[KeyPath, int], file: str | None, path: KeyPath = ()) -> Node:
-    """tomli's value as a tree; `lines` has the line of every path, no file means the command line."""
-    origin = Origin(file, lines.get(path)) if file else Origin(command_line=True)
-    if isinstance(value, dict):
-        return Table({k: build(v, lines, file, (*path, k)) for k, v in value.items()}, origin)
-    if isinstance(value, list):
-        return Array(tuple(build(v, lines, file, (*path, i)) for i, v in enumerate(value)), origin)
-    return Leaf(value, origin)
-
-
-def merge(base: Node, top: Node) -> Node:
-    """`top` over `base`: tables merge key by key; all else, arrays of tables too, is replaced whole."""
-    if not (isinstance(base, Table) and isinstance(top, Table)):
-        return top
-    merged = dict(base.entries)
-    for key, node in top.entries.items():
-        merged[key] = merge(merged[key], node) if key in merged else node
-    return Table(merged, top.origin)
-
-
-def without_path(table: Table, section: str, key: str) -> Table:
-    """`table` less `section.key`; a section that only held the key stays, empty."""
-    inner = table.entries.get(section)
-    if not isinstance(inner, Table) or key not in inner.entries:
-        return table
-    kept = {k: v for k, v in inner.entries.items() if k != key}
-    return Table({**table.entries, section: Table(kept, inner.origin)}, table.origin)
-
-
-def describe(node: Node) -> str:
-    """What was found, short enough for one line of an error."""
-    if isinstance(node, Table):
-        return "a table"
-    if isinstance(node, Array):
-        if any(isinstance(item, Table) for item in node.items):
-            return "an array of tables"
-        return "[" + ", ".join(describe(item) for item in node.items[:6]) + (", ...]" if node.items[6:] else "]")
-    value = node.value.text if isinstance(node.value, Typed) else node.value
-    if value is None:
-        return "no value"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
+from titan_speech.config.tree import Table, build_tree
 
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _INLINE_BLANK = re.compile(r"[ \t]*")
@@ -124,7 +33,7 @@ _SCALAR = re.compile(r"[^,\]}#\n]+")
 
 
 class _Scan:
-    """One pass over valid TOML that notes the line where each path first appears."""
+    """One pass over valid TOML that records the line where each path first appears."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -154,7 +63,7 @@ class _Scan:
         self.position = match.end()
         return match.group()
 
-    def note(self, path: KeyPath, position: int) -> None:
+    def record(self, path: KeyPath, position: int) -> None:
         line = bisect_right(self.newlines, position) + 1
         for length in range(1, len(path) + 1):
             self.lines.setdefault(path[:length], line)
@@ -164,7 +73,7 @@ class _Scan:
         self.position += 1
         path = self.resolved(self.key())
         self.position += 1
-        self.note(path, start)
+        self.record(path, start)
         return path
 
     def array_header(self) -> KeyPath:
@@ -175,11 +84,11 @@ class _Scan:
         self.position += 2
         index = self.counts.get(path, 0)
         self.counts[path] = index + 1
-        self.note((*path, index), start)
+        self.record((*path, index), start)
         return (*path, index)
 
     def resolved(self, key: KeyPath) -> KeyPath:
-        """A header's path with the current index of every array of tables on its way."""
+        """A header's path, with the current index of each array of tables in it."""
         path: KeyPath = ()
         for part in key:
             path = (*path, part)
@@ -203,13 +112,13 @@ class _Scan:
     def key_value(self, prefix: KeyPath) -> None:
         start = self.position
         path = (*prefix, *self.key())
-        self.note(path, start)
+        self.record(path, start)
         self.position += 1  # the equals sign
         self.skip(_INLINE_BLANK)
         self.value(path)
 
     def value(self, path: KeyPath) -> None:
-        self.note(path, self.position)
+        self.record(path, self.position)
         opening = self.text[self.position]
         if opening == "[":
             self.sequence("]", lambda index: self.value((*path, index)))
@@ -238,11 +147,11 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Scan(text.replace("\r\n", "\n")).run()
 
 
-def parse(text: str, file: str) -> Table | Problem:
+def parse_toml(text: str, file: str) -> Table | Problem:
     """The tree of one file's text."""
     try:
         value = tomli.loads(text)
-        table = build(value, key_lines(text), file)
+        table = build_tree(value, key_lines(text), file)
     except tomli.TOMLDecodeError as error:
         return Problem(Origin(file, error.lineno), "", f"a syntax error ({error.msg})", "valid TOML")
     except RecursionError:
@@ -251,12 +160,41 @@ def parse(text: str, file: str) -> Table | Problem:
     return table
 
 
-def read(path: Path) -> Table | Problem:
-    """The tree of one file, shown in messages under the path it was asked for by."""
+def read_toml(path: Path) -> Table | Problem:
+    """The tree of one file; messages show the path as it was given."""
     try:
-        return parse(path.read_bytes().decode("utf-8"), str(path))
+        return parse_toml(path.read_bytes().decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Problem(Origin(str(path), line), "", f"byte 0x{error.object[error.start]:02x}", "UTF-8 text")
     except OSError as error:
         return Problem(Origin(str(path)), "", f"{error.strerror or error}".lower(), "a readable TOML file")
+
+
+_UNQUOTED_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+def toml_string(text: str) -> str:
+    """A basic string: escaped as in JSON, and the delete character too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_key(key: str) -> str:
+    return key if _UNQUOTED_KEY.fullmatch(key) else toml_string(key)
+
+
+def toml_value(value: object) -> str:
+    """One value; None, which TOML lacks, is written as "none", which `convert.py` reads as None."""
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return toml_string(value)
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        pairs = (f"{toml_key(str(key))} = {toml_value(inner)}" for key, inner in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    assert isinstance(value, tuple), f"{type(value).__name__} is no type of the schema"
+    return "[" + ", ".join(toml_value(inner) for inner in value) + "]"
