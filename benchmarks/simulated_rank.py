@@ -46,9 +46,9 @@ class Timed:
 def figures(world_size: int) -> dict[str, float]:
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "NGPU": str(world_size)}
     from titan_speech.utils import cpu
-    from titan_speech.utils.logging import quieten_dependencies
+    from titan_speech.utils.logging import silence_library_warnings
 
-    quieten_dependencies()
+    silence_library_warnings()
     cpu.prepare()
     import torch
     from torchtitan.config.configs import CommConfig

@@ -25,7 +25,7 @@ from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEA
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.locks import release_run_locks
-from titan_speech.utils.logging import quieten_dependencies
+from titan_speech.utils.logging import silence_library_warnings
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -61,7 +61,7 @@ def prepare(argv: list[str]) -> SpeechTrainer:
     """Check everything, say what the run will do, and build the trainer."""
     world_size = int(os.environ["WORLD_SIZE"])
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
-    quieten_dependencies()
+    silence_library_warnings()
 
     import torch
 

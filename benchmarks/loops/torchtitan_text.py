@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.talker import Talker
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.utils.logging import quieten_dependencies
+from titan_speech.utils.logging import silence_library_warnings
 
 
 def main(text_file: Path, words: list[str]) -> None:
-    quieten_dependencies()
+    silence_library_warnings()
     if not torch.cuda.is_available():
         from titan_speech.utils import cpu
 

@@ -134,9 +134,9 @@ def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
 
 def main(file: Path, folder: Path) -> None:
     from titan_speech.utils import cpu
-    from titan_speech.utils.logging import quieten_dependencies
+    from titan_speech.utils.logging import silence_library_warnings
 
-    quieten_dependencies()
+    silence_library_warnings()
     cpu.prepare()
     import torch
     from torchtitan.config.configs import CommConfig

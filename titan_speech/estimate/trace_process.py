@@ -100,9 +100,9 @@ def end_of(log: str, num_lines: int = 12) -> str:
 
 def main(jobs: Path, out: Path) -> None:
     from titan_speech.utils import cpu
-    from titan_speech.utils.logging import quieten_dependencies
+    from titan_speech.utils.logging import silence_library_warnings
 
-    quieten_dependencies()
+    silence_library_warnings()
     cpu.prepare()
 
     out.write_bytes(pickle.dumps(trace_steps(pickle.loads(jobs.read_bytes()))))

@@ -29,7 +29,7 @@ from titan_speech.importers.columns import CODES, required_fields, speech_column
 from titan_speech.importers.records import read_metadata
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.sample import SampleInfo
-from titan_speech.utils.progress import say_to_stderr
+from titan_speech.utils.progress import print_to_stderr
 
 MAX_SEC = 40
 UNIT_BYTES = 128 << 20
@@ -117,7 +117,7 @@ def _report_untranscribed(root: str, clips: Sequence[Clip]) -> None:
     """In a folder without a listing, audio without a .txt file may be intended or a mistake."""
     num_without = sum(not clip.is_listed and "txt" not in clip.columns for clip in clips)
     if num_without:
-        say_to_stderr(
+        print_to_stderr(
             f"{root}: {num_without:,} of {len(clips):,} recordings have no .txt of the same name: speech without "
             "transcript"
         )

@@ -47,7 +47,7 @@ from titan_speech.store.transfer import push_store
 from titan_speech.store.writer import check_shard_bytes, codes_per_sec, completed, doubted, write_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.process_pool import run_tasks
-from titan_speech.utils.progress import say_to_stderr
+from titan_speech.utils.progress import print_to_stderr
 
 REPORT_NAME = "build_report.json"
 
@@ -122,7 +122,7 @@ def build_store(request: BuildRequest) -> Manifest:
             f"store {request.output} is not finished: {error}; run the same command again to continue"
         ) from error
     except KeyboardInterrupt:
-        say_to_stderr(f"store {request.output} is not finished; run the same command again to continue")
+        print_to_stderr(f"store {request.output} is not finished; run the same command again to continue")
         raise
     finally:
         folder.close()
@@ -186,9 +186,9 @@ class _Build:
         dropped = merge_problems(record.problems for record in records)
         doubts = merge_problems(record.doubts for record in records)
         if dropped.found:
-            say_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
+            print_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
         if doubts.found:
-            say_to_stderr(f"warning: {doubted(doubts)}")
+            print_to_stderr(f"warning: {doubted(doubts)}")
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._write_shards([run for record in records for run in record.runs])
         self._write_report(records, dropped, doubts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.utils.progress import say_to_stderr
+from titan_speech.utils.progress import print_to_stderr
 
 _MAGIC = (
     (0, b"PAR1", "a parquet file", "parquet"),
@@ -155,7 +155,7 @@ def warn_absent_parts(where: str, what: str, found: Collection[int], expected: i
     """
     absent = [number for number in range(expected) if number not in found]
     if absent:
-        say_to_stderr(
+        print_to_stderr(
             f"warning: {where} has {len(found)} of {expected} {what}: the first that is absent is {absent[0]}; only "
             "those that are present are imported"
         )

@@ -43,7 +43,7 @@ from titan_speech.importers.text_documents import TextImporter
 from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rules_content
 from titan_speech.tokenization.normalize import normalization_version
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.utils.progress import say_to_stderr
+from titan_speech.utils.progress import print_to_stderr
 
 CLEANING = 1
 """Raised whenever stripping, rules or de-duplication change what comes out."""
@@ -195,5 +195,5 @@ class WorkFolder:
         if not self._has_finished_units():
             shutil.rmtree(self.path, ignore_errors=True)
         elif error is not None:
-            say_to_stderr(f"{self.path} keeps the units that are done; the same command goes on with the others")
+            print_to_stderr(f"{self.path} keeps the units that are done; the same command goes on with the others")
         os.close(self._lock)

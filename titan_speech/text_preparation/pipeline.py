@@ -28,13 +28,13 @@ from titan_speech.text_preparation.report import Tally, write_reports
 from titan_speech.text_preparation.verdicts import Judged, judge
 from titan_speech.text_preparation.workers import UnitWork, clean_unit, write_kept
 from titan_speech.utils.process_pool import Advance, run_tasks
-from titan_speech.utils.progress import say_to_stderr
+from titan_speech.utils.progress import print_to_stderr
 
 PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
 
 
-def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = say_to_stderr) -> Tally:
+def prepare(job: Job, output: Path, workers: int = 1, say: Callable[[str], None] = print_to_stderr) -> Tally:
     """Runs the job; OUTPUT appears when all is done."""
     content = job.content()
     with WorkFolder(output, content) as folder:

@@ -1,7 +1,7 @@
 """Progress of a long job: one line on stderr with rate and time left.
 
-In: a total in some unit, and how much of it was done, from any thread. Out: a line that is rewritten on a terminal, or
-a new line every 30 s in a log. Jobs of less than two seconds print nothing while they run.
+In: a total in some unit, and the amounts done, from any thread. Out: one line that is rewritten on a terminal, or a new
+line every 30 s in a log. Jobs of less than two seconds print nothing.
 """
 
 from __future__ import annotations
@@ -94,6 +94,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def say_to_stderr(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """Print one message of a job."""
     print(line, file=sys.stderr, flush=True)

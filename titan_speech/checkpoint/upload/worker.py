@@ -19,7 +19,7 @@ import time
 
 from titan_speech.checkpoint.upload.job import UploadJob, job_of_text
 from titan_speech.checkpoint.upload.uploader import UploadPass
-from titan_speech.utils.logging import quieten_dependencies
+from titan_speech.utils.logging import silence_library_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)  # schedulers send them to every process; training decides
-    quieten_dependencies()
+    silence_library_warnings()
     job = job_of_text(sys.stdin.readline())
     os.nice(NICENESS)
     work(job, Parent())
