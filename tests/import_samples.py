@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from titan_speech.importers.base import BadSample, Importer, ImportOptions, SpeechSample, open_importer
-from titan_speech.store.sample import Problems
+from titan_speech.store.problems import Problems
 
 
 def opened(

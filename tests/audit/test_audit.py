@@ -28,7 +28,7 @@ from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.importers.base import SpeechSample
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.store import shard_writer
+from titan_speech.store import sample_conflicts
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SampleInfo
@@ -153,7 +153,7 @@ def test_segments_whose_order_contradicts_their_times_are_found(
     tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer refuses most of these; stores from elsewhere may have them."""
-    monkeypatch.setattr(shard_writer, "_find_contradictions", lambda *_: None)
+    monkeypatch.setattr(sample_conflicts, "_find_contradictions", lambda *_: None)
     late = changed(13, start_time=1e4, end_time=1e4 + len(sound_sample("hi", 13).codes_T) / 50)
     twice = changed(25, segment_order=4)
     store = write_audit_store(tmp_path / "store", tokenizer, {13: late, 25: twice})

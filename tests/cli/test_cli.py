@@ -20,7 +20,7 @@ from titan_speech.cli.command import Command
 from titan_speech.cli.main import COMMANDS, GROUPS, find_command, main, parse
 from titan_speech.cli.store import HELD_OUT_BY
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.store.held_out_set import BY
+from titan_speech.store.held_out_choice import BY
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import NUM_CODES
 

@@ -27,8 +27,7 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, SpeechSample, open_importer
 from titan_speech.importers.build import BuildRequest, build_store
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.store import external_sort as runs_module
-from titan_speech.store import external_sort as spill_module
+from titan_speech.store import sample_sorter
 from titan_speech.store.reader import open_store
 from titan_speech.store.transfer import pull_store
 from titan_speech.store.verify import verify_store
@@ -91,8 +90,8 @@ def test_three_processes_and_other_units_give_the_same_bytes(
 ) -> None:
     build_store(request(vectorized, tmp_path / "three", tokenizer_path, num_workers=3))
     assert digest(tmp_path / "three") == digest(built)
-    monkeypatch.setattr(spill_module, "BATCH_SAMPLES", 7)
-    monkeypatch.setattr(spill_module, "RUN_SAMPLES", 20)
+    monkeypatch.setattr(sample_sorter, "BATCH_SAMPLES", 7)
+    monkeypatch.setattr(sample_sorter, "RUN_SAMPLES", 20)
     options = ImportOptions((vectorized,), unit_bytes=13_000)
     manifest = build_store(request(vectorized, tmp_path / "units", tokenizer_path, options=options))
     assert manifest.fingerprint == open_store(built).fingerprint
@@ -130,7 +129,7 @@ def command(source: Path, output: Path, tokenizer: Path, workers: int) -> list[s
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param("titan_speech.store.external_sort.write_run:2", marks=pytest.mark.slow),
+        pytest.param("titan_speech.store.sample_sorter.write_run:2", marks=pytest.mark.slow),
         "titan_speech.importers.build_workers.write_unit_record:2",
         pytest.param("titan_speech.importers.build.find_conflicts:1", marks=pytest.mark.slow),
         "titan_speech.store.shard_writer.write_sidecar:2",
@@ -226,8 +225,8 @@ def test_finished_units_are_not_imported_again_unless_their_input_changed(
 ) -> None:
     source = Path(shutil.copytree(vectorized, tmp_path / "vectorized"))
     imported: list[str] = []
-    real = runs_module.write_run
-    monkeypatch.setattr(spill_module, "write_run", lambda *args: (imported.append(str(args[0])), real(*args))[1])
+    real = sample_sorter.write_run
+    monkeypatch.setattr(sample_sorter, "write_run", lambda *args: (imported.append(str(args[0])), real(*args))[1])
     asked = request(source, tmp_path / "store", tokenizer_path)
     interrupted(asked)
     assert len(imported) > 3

@@ -19,7 +19,8 @@ from titan_speech.errors import DataError
 from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.storage.upload import PART_BYTES, digest_file, upload_file, upload_folder
-from titan_speech.store.held_out_set import HeldOutOptions, make_held_out_set, read_held_out_set
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
+from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
 from titan_speech.store.transfer import pull_store, push_store
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

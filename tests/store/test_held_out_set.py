@@ -18,14 +18,13 @@ from titan_speech.cli.main import main
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.held_out_set import (
     HELD_OUT_NAME,
     DecodePrompt,
     HeldOutIds,
-    HeldOutOptions,
     HeldOutSet,
     SourceStore,
-    make_held_out_set,
     read_held_out_set,
 )
 from titan_speech.store.merge import merge_stores

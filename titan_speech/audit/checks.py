@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from titan_speech.audit.measures import Spread, expected_scripts, plain_name, script_counts
 from titan_speech.audit.sample import AuditSample
-from titan_speech.store.sample import duration_excess, stated_duration_problem
+from titan_speech.store.sample import describe_duration_mismatch, duration_mismatch
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 MAX_SEGMENT_SEC = 40.0
@@ -92,8 +92,8 @@ def duration_fits(sample: AuditSample, context: AuditContext) -> Answer | None:
     if not sample.is_speech or sample.duration_sec is None:
         return None
     lengths = len(sample.tokens_T), sample.duration_sec, context.codes_per_sec
-    severity = duration_excess(*lengths)
-    return SOUND if severity <= 1 else Answer(severity, stated_duration_problem(*lengths))
+    severity = duration_mismatch(*lengths)
+    return SOUND if severity <= 1 else Answer(severity, describe_duration_mismatch(*lengths))
 
 
 def length_fits(sample: AuditSample, context: AuditContext) -> Answer | None:

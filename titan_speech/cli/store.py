@@ -47,7 +47,7 @@ def store_verify(args: argparse.Namespace) -> int:
 
 
 def store_held_out(args: argparse.Namespace) -> None:
-    from titan_speech.store.held_out_set import HeldOutOptions, make_held_out_set
+    from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
     from titan_speech.store.reader import open_store
 
     options = HeldOutOptions(args.num_ce, args.num_decode, args.seed, args.by, args.max_tokens)

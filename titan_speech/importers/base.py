@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from titan_speech.errors import DataError
 from titan_speech.importers.registry import IMPORTERS
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.sample import Problem, SampleInfo
+from titan_speech.store.problems import Problem
+from titan_speech.store.sample import SampleInfo
 
 
 @dataclass(frozen=True)

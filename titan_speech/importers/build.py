@@ -3,7 +3,7 @@
     inputs --> units      listed by the importer                                       base.py
                  |        each is imported by one process to sorted runs               build_workers.py
                  v
-               checks     over all samples: duplicates, order of segments              store/shard_writer.py
+               checks     over all samples: duplicates, order of segments              store/sample_conflicts.py
                  |        each shard is written by one process from all runs           build_workers.py
                  v
                manifest   written last, then the store is renamed into place
@@ -39,10 +39,12 @@ from titan_speech.importers.base import (
 from titan_speech.importers.build_folder import UNIT_PROBLEM, BuildFolder, BuildSettings, UnitRecord, digest_of
 from titan_speech.importers.build_workers import BuildProgress, CutShard, ImportUnit, UnitTask
 from titan_speech.storage.s3 import S3Url, client_of
-from titan_speech.store.external_sort import Recipe, Run
+from titan_speech.store.external_sort import SortedRun
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, TokenizerInfo, read_manifest
-from titan_speech.store.sample import Problems, merge_problems
-from titan_speech.store.shard_writer import by_part, find_conflicts, part_info, shard_jobs
+from titan_speech.store.problems import Problems, combine_problems
+from titan_speech.store.sample_conflicts import find_conflicts
+from titan_speech.store.sample_sorter import Recipe
+from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
 from titan_speech.store.transfer import push_store
 from titan_speech.store.writer import check_shard_bytes, codes_per_sec, completed, doubted, write_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -183,8 +185,8 @@ class _Build:
     def run(self) -> Manifest:
         self._folder.prepare()
         records = self._import_and_check()
-        dropped = merge_problems(record.problems for record in records)
-        doubts = merge_problems(record.doubts for record in records)
+        dropped = combine_problems(record.problems for record in records)
+        doubts = combine_problems(record.doubts for record in records)
         if dropped.found:
             print_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
         if doubts.found:
@@ -241,7 +243,7 @@ class _Build:
         problems.raise_if_any()
         if not runs:
             dropped = (record.problems for record in records)
-            merge_problems(dropped, f"{what_failed}: no sample is left").raise_if_any()
+            combine_problems(dropped, f"{what_failed}: no sample is left").raise_if_any()
             raise DataError(f"{what_failed}: the inputs hold no samples")
 
     def _keep_or_remove(self, units: Sequence[Unit]) -> str:
@@ -255,7 +257,7 @@ class _Build:
             "not import again; delete it if you change the settings"
         )
 
-    def _write_shards(self, runs: Sequence[Run]) -> Manifest:
+    def _write_shards(self, runs: Sequence[SortedRun]) -> Manifest:
         parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
         left = [job for jobs in parts.values() for job in jobs if self._folder.shard(job) is None]
         progress = BuildProgress("cut", "shards", [self._request.shard_bytes] * len(left))

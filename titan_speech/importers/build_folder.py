@@ -25,10 +25,10 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
-from titan_speech.store.external_sort import Run, VariantCount
+from titan_speech.store.external_sort import SortedRun, VariantCount
 from titan_speech.store.files import PartKey
 from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
-from titan_speech.store.sample import Found
+from titan_speech.store.problems import ProblemGroup
 from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically
 
@@ -96,10 +96,10 @@ class UnitRecord:
     """Sizes and modification times of its files when it was imported."""
     num_samples: int
     num_tokens: int
-    problems: Mapping[str, Found]
-    doubts: Mapping[str, Found]
+    problems: Mapping[str, ProblemGroup]
+    doubts: Mapping[str, ProblemGroup]
     """About samples that were imported."""
-    runs: tuple[Run, ...]
+    runs: tuple[SortedRun, ...]
 
     def is_usable(self, skip_bad: bool) -> bool:
         return not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
@@ -231,15 +231,15 @@ def write_unit_record(folder: Path, record: UnitRecord) -> None:
 def _read_unit_record(file: Path) -> UnitRecord:
     content = _read(file)
     for name in ("problems", "doubts"):
-        content[name] = {kind: Found(**found) for kind, found in content[name].items()}
+        content[name] = {kind: ProblemGroup(**found) for kind, found in content[name].items()}
     runs = tuple(_run_of(file.parent, some) for some in content["runs"])
     return UnitRecord(**{**content, "runs": runs})
 
 
-def _run_of(unit: Path, content: dict) -> Run:
+def _run_of(unit: Path, content: dict) -> SortedRun:
     source, language, kind = content["key"]
     variants = tuple(VariantCount(**variant) for variant in content["variants"])
-    run = Run(**{**content, "key": PartKey(source, language, Kind(kind)), "variants": variants})
+    run = SortedRun(**{**content, "key": PartKey(source, language, Kind(kind)), "variants": variants})
     return replace(run, folder=unit / content["folder"])
 
 

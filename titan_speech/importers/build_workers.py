@@ -24,8 +24,8 @@ from titan_speech.importers.build_folder import (
     write_shard_record,
     write_unit_record,
 )
-from titan_speech.store.external_sort import Recipe, Spill
-from titan_speech.store.sample import Found, Problem, Problems, merge_problems
+from titan_speech.store.problems import Problem, ProblemGroup, Problems, combine_problems
+from titan_speech.store.sample_sorter import Recipe, SampleSorter
 from titan_speech.store.shard_writer import ShardJob, write_shard
 from titan_speech.utils.process_pool import Advance
 from titan_speech.utils.progress import ProgressLine, clock
@@ -55,14 +55,14 @@ class ImportUnit:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         stamp, found = stamp_of(unit), _UnitProblems(unit)
-        spill = Spill(temporary, self.recipe, found.refuse, found.doubt, advance, unit.place, str(unit.path))
+        spill = SampleSorter(temporary, self.recipe, found.refuse, found.doubt, advance, unit.place, str(unit.path))
         problems = found.problems.found
         try:
             self._add_samples(spill, unit, found)
         except DataError as error:
             line = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
             # first, since it may explain the others
-            problems = merge_problems([{UNIT_PROBLEM: Found(line, 1, "units")}, problems]).found
+            problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
         runs = spill.seal()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
         record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, runs)
@@ -71,7 +71,7 @@ class ImportUnit:
         os.rename(temporary, target)
         return replace(record, runs=tuple(replace(run, folder=target / run.folder.name) for run in runs))
 
-    def _add_samples(self, spill: Spill, unit: Unit, found: _UnitProblems) -> None:
+    def _add_samples(self, spill: SampleSorter, unit: Unit, found: _UnitProblems) -> None:
         samples: Iterator[Sample] = self.importer.samples(unit)
         for sample in map(_normalize, samples) if self.normalize else samples:
             found.row = sample.row

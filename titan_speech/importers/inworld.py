@@ -36,7 +36,7 @@ from titan_speech.importers.files import chosen_split, format_hint, warn_absent_
 from titan_speech.importers.jsonl import LineIndex, index_lines, parse_lines
 from titan_speech.importers.records import Record, narrow_codes, speech_samples
 from titan_speech.store.files import mapped_array
-from titan_speech.store.sample import Problem
+from titan_speech.store.problems import Problem
 
 DEFAULTS = {
     "sample_id": "id",

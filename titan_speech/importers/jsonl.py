@@ -32,7 +32,7 @@ from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODE_LEN, CODES, speech_columns
 from titan_speech.importers.files import InputFile, find_files, format_hint
 from titan_speech.importers.records import Record, speech_samples
-from titan_speech.store.sample import Problem
+from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import referenced_file
 
 CHUNK_BYTES = 16 << 20

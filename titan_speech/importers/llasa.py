@@ -37,7 +37,8 @@ from titan_speech.importers.base import BadSample, ImportOptions, Sample, Speech
 from titan_speech.importers.files import chosen_split, format_hint
 from titan_speech.importers.records import narrow_codes
 from titan_speech.store.files import mapped_array
-from titan_speech.store.sample import Problem, SampleInfo
+from titan_speech.store.problems import Problem
+from titan_speech.store.sample import SampleInfo
 from titan_speech.tokenization.foreign_layouts import LLASA
 from titan_speech.tokenization.vocabulary import NUM_CODES
 

@@ -24,7 +24,7 @@ from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODES, Columns, required_fields, speech_columns
 from titan_speech.importers.files import InputFile, find_files, format_hint, warn_absent_parts
 from titan_speech.importers.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
-from titan_speech.store.sample import Problem
+from titan_speech.store.problems import Problem
 
 UNIT_BYTES = 256 << 20
 _ROWS_PER_BATCH = 1024

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.columns import CODE_LEN, CODES, ROW, TRANSCRIPTS, Columns, missing_column, missing_field
-from titan_speech.store.sample import Problem, SampleInfo
+from titan_speech.store.problems import Problem
+from titan_speech.store.sample import SampleInfo
 from titan_speech.tokenization.vocabulary import NUM_CODES
 
 Record = Mapping[str, object]

@@ -26,7 +26,8 @@ from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions
 from titan_speech.importers.language_id import identify, letter_share
 from titan_speech.importers.markup import strip_markup
 from titan_speech.importers.registry import Preset, find_preset
-from titan_speech.store.sample import Problem, SampleInfo, is_language
+from titan_speech.store.problems import Problem
+from titan_speech.store.sample import SampleInfo, is_language
 from titan_speech.tokenization.languages import tag_of_path, to_tag
 from titan_speech.tokenization.normalize import normalize
 

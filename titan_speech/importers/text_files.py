@@ -27,7 +27,7 @@ from titan_speech.importers.parquet import open_parquet, row_group_ranges, row_g
 from titan_speech.importers.registry import LAYOUTS
 from titan_speech.importers.text_documents import TextImporter, resolve_columns
 from titan_speech.importers.text_lines import input_files, line_encoding, raw_lines, text_lines
-from titan_speech.store.sample import Problem
+from titan_speech.store.problems import Problem
 
 FILES_PER_UNIT = 1000
 MAX_DOCUMENT_CHARS = 64 << 20

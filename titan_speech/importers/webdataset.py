@@ -33,7 +33,7 @@ from titan_speech.importers.base import BadRecordError, ImportOptions, Sample, U
 from titan_speech.importers.columns import CODES, speech_columns
 from titan_speech.importers.files import find_files, format_hint
 from titan_speech.importers.records import Record, UnreadValue, check_codes_dtype, speech_samples
-from titan_speech.store.sample import Problem
+from titan_speech.store.problems import Problem
 
 KEY = "__key__"
 SUFFIXES = (".tar", ".tar.gz", ".tgz")

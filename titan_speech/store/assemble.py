@@ -25,12 +25,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.external_sort import Ragged, Run, dtype_of, order_keys, write_run
+from titan_speech.store.external_sort import Ragged, SortedRun, dtype_of, order_keys, write_run
 from titan_speech.store.files import TOKENS, PartKey, StoreFiles, suffix_of
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
+from titan_speech.store.problems import Problems
 from titan_speech.store.reader import Store
-from titan_speech.store.sample import ROW_SCHEMA, Problems
-from titan_speech.store.shard_writer import ShardJob, by_part, find_conflicts, part_info, shard_jobs, write_shard
+from titan_speech.store.sample import ROW_SCHEMA
+from titan_speech.store.sample_conflicts import find_conflicts
+from titan_speech.store.shard_writer import ShardJob, by_part, part_info, shard_jobs, write_shard
 from titan_speech.store.writer import codes_per_sec, completed, fresh_folder, write_manifest
 from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import Progress
@@ -90,7 +92,7 @@ class ShardRewrite:
     """Of the order of samples in the new store."""
     change: Callable[[StoredShard], StoredShard] | None = None
 
-    def write_run(self, folder: Path) -> Run:
+    def write_run(self, folder: Path) -> SortedRun:
         """The samples as a sorted run; variants that no sample has are left out."""
         shard = _read_shard(self.files, self.part, self.shard)
         if self.change is not None:
@@ -111,7 +113,7 @@ class _WriteRun:
 
     folder: Path
 
-    def __call__(self, task: ShardRewrite, advance: Advance) -> Run:
+    def __call__(self, task: ShardRewrite, advance: Advance) -> SortedRun:
         run = task.write_run(self.folder)
         advance(run.num_samples, task.shard.num_bytes)
         return run

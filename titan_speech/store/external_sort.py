@@ -35,35 +35,21 @@ and up to 50 MB for words that were met before (word_ids.py). Rates are in bench
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate, pairwise, repeat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, repeat
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, TOKENS, PartKey, flush_to_disk, mapped_array, suffix_of
-from titan_speech.store.manifest import CodecInfo, Kind
+from titan_speech.store.manifest import Kind
 from titan_speech.store.sample import (
     ROW_SCHEMA,
-    TEXT_VARIANTS,
-    VARIANTS,
-    Problem,
-    SampleInfo,
-    code_problems,
-    duration_excess,
-    duration_of,
-    info_problems,
-    stated_duration_problem,
-    text_problems,
-    transcript_problems,
 )
-from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 def order_keys(sample_ids: pa.ChunkedArray, seed: int) -> NDArray[np.uint64]:
@@ -134,7 +120,7 @@ class VariantCount:
 
 
 @dataclass(frozen=True)
-class Run:
+class SortedRun:
     """A run on disk; `unit` names the input it came from and `file` the file its rows count in, for messages."""
 
     folder: Path
@@ -197,7 +183,7 @@ def write_run(
     keys_N: NDArray,
     data: Mapping[str, Ragged],
     source_rows_N: NDArray[np.int64] | None = None,
-) -> Run:
+) -> SortedRun:
     """Sorts the samples by key and writes them; `data` holds the tokens and each variant that is there."""
     folder.mkdir(parents=True, exist_ok=True)
     order_N = np.argsort(keys_N, kind="stable")
@@ -207,7 +193,7 @@ def write_run(
         for variant, ragged in data.items()
         if variant != TOKENS
     )
-    run = Run(folder, name, key, len(order_N), len(data[TOKENS].data_T), variants)
+    run = SortedRun(folder, name, key, len(order_N), len(data[TOKENS].data_T), variants)
     _write_array(run.path("keys"), keys_N[order_N])
     _write_array(run.path("segments"), _segments(rows, key.dataset_source))
     if source_rows_N is not None:
@@ -239,225 +225,3 @@ def _segments(rows: pa.Table, dataset_source: str) -> NDArray:
     segments["recording"] = np.array(recordings, np.uint64)
     segments["order"], segments["start"], segments["row"] = chosen[1].to_numpy(), chosen[2].to_numpy(), row_N
     return np.sort(segments, order=["recording", "order", "start"], kind="stable") if len(segments) else segments
-
-
-BATCH_SAMPLES = 1024
-BATCH_TOKENS = 4 << 20
-RUN_BYTES = 64 << 20
-RUN_SAMPLES = 1 << 18
-_TEXT = "text"
-_INFO_FIELDS = [field.name for field in fields(SampleInfo)]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What makes rows and tokens of samples; under one recipe the same samples give the same bytes."""
-
-    tokenizer: TextTokenizer
-    codec: CodecInfo | None
-    normalization_version: str
-    seed: int = 0
-    required_transcripts: tuple[str, ...] = ()
-    """Variants every sample of speech must have."""
-
-
-class _Entry(NamedTuple):
-    """A sample that passed its checks."""
-
-    info: SampleInfo
-    codes_T: NDArray | None
-    texts: Mapping[str, str]
-    source_row: int
-
-
-@dataclass
-class _Buffer:
-    """Tokenized samples of one part, waiting for their run."""
-
-    rows: list[pa.RecordBatch] = field(default_factory=list)
-    keys: list[NDArray[np.uint64]] = field(default_factory=list)
-    data: list[dict[str, Ragged]] = field(default_factory=list)
-    source_rows: list[int] = field(default_factory=list)
-
-
-class Spill:
-    """Takes samples until `seal`, which gives the runs."""
-
-    def __init__(
-        self,
-        folder: Path,
-        recipe: Recipe,
-        refuse: Callable[[str, Problem], None],
-        doubt: Callable[[str, Problem], None],
-        on_batch: Callable[[int, int], None] = lambda num_samples, num_tokens: None,
-        unit: str | None = None,
-        file: str | None = None,
-    ) -> None:
-        self._folder, self._recipe, self._on_batch = folder, recipe, on_batch
-        self._refuse, self._doubt = refuse, doubt
-        self._codes_per_sec = recipe.codec.codes_per_sec if recipe.codec is not None else 1.0
-        self._unit, self._file = unit, file
-        self._entries: dict[tuple[str, str, bool], list[_Entry]] = {}
-        """By source, language and whether it is speech: a `PartKey` is hashed in Python."""
-        self._buffers: dict[PartKey, _Buffer] = {}
-        self._batch_samples = self._batch_tokens = self._run_samples = self._run_bytes = 0
-        self._runs: list[Run] = []
-
-    def add_speech(
-        self,
-        info: SampleInfo,
-        codes: ArrayLike,
-        transcripts: Mapping[str, str] | None = None,
-        source_row: int | None = None,
-    ) -> None:
-        """`source_row` of the input's file, where it has rows: problems of several samples are told by it."""
-        codes_T, texts = np.asarray(codes), transcripts or {}
-        problems = info_problems(info) + code_problems(codes_T) + transcript_problems(texts)
-        if self._recipe.codec is None:
-            problems.append(Problem("codec", "speech in a store without a codec: name the codec of the codes"))
-        problems += [
-            Problem("no transcript", f"no {variant} transcript, which every sample must have")
-            for variant in self._recipe.required_transcripts
-            if variant not in texts
-        ]
-        if not self._refused(info, problems):
-            self._judge_times(info, len(codes_T))
-            self._add(_Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
-
-    def _judge_times(self, info: SampleInfo, num_codes: int) -> None:
-        duration_sec = duration_of(info)
-        if duration_sec is not None and duration_excess(num_codes, duration_sec, self._codes_per_sec) > 1:
-            self._doubt(
-                info.sample_id,
-                Problem("duration", stated_duration_problem(num_codes, duration_sec, self._codes_per_sec)),
-            )
-
-    def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
-        texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
-        if not self._refused(info, info_problems(info) + text_problems(texts)):
-            self._add(_Entry(info, None, texts, _known(source_row)), len(text))
-
-    def _refused(self, info: SampleInfo, problems: list[Problem]) -> bool:
-        for problem in problems:
-            self._refuse(info.sample_id, problem)
-        return bool(problems)
-
-    def _add(self, entry: _Entry, num_tokens: int) -> None:
-        key = (entry.info.dataset_source, entry.info.language, entry.codes_T is not None)
-        self._entries.setdefault(key, []).append(entry)
-        self._batch_samples += 1
-        self._batch_tokens += num_tokens
-        if self._batch_samples >= BATCH_SAMPLES or self._batch_tokens >= BATCH_TOKENS:
-            self._flush_batch()
-
-    def _flush_batch(self) -> None:
-        num_tokens = 0
-        for (source, language, is_speech), entries in self._entries.items():
-            key = PartKey(source, language, Kind.SPEECH if is_speech else Kind.TEXT)
-            num_tokens += self._flush_part(key, entries)
-        self._on_batch(self._batch_samples, num_tokens)
-        self._entries.clear()
-        self._batch_samples = self._batch_tokens = 0
-        if self._run_bytes >= RUN_BYTES or self._run_samples >= RUN_SAMPLES:
-            self._write_runs()
-
-    def _flush_part(self, key: PartKey, entries: list[_Entry]) -> int:
-        data = self._tokens(key.kind, entries)
-        buffer = self._buffers.setdefault(key, _Buffer())
-        buffer.rows.append(self._rows(key.kind, entries, data))
-        keys = [order_key(entry.info.sample_id, self._recipe.seed) for entry in entries]
-        buffer.keys.append(np.array(keys, np.uint64))
-        buffer.data.append(data)
-        buffer.source_rows += [entry.source_row for entry in entries]
-        self._run_samples += len(entries)
-        self._run_bytes += sum(ragged.data_T.nbytes for ragged in data.values())
-        return len(data[TOKENS].data_T)
-
-    def _tokens(self, kind: Kind, entries: list[_Entry]) -> dict[str, Ragged]:
-        """Tokens, and ids of each variant any of the samples has."""
-        names = {name for entry in entries for name in entry.texts}
-        data = {name: self._encoded(name, entries) for name in (_TEXT, *VARIANTS) if name in names}
-        if kind is Kind.TEXT:
-            return {TOKENS: data.pop(_TEXT), **data}
-        codes = [entry.codes_T for entry in entries if entry.codes_T is not None]
-        lengths_N = np.fromiter(map(len, codes), np.int32, len(codes))
-        return {
-            TOKENS: Ragged(np.concatenate(codes, dtype=dtype_of(TOKENS, kind), casting="unsafe"), lengths_N),
-            **data,
-        }
-
-    def _encoded(self, name: str, entries: list[_Entry]) -> Ragged:
-        """Ids of one text of each sample; none where a sample lacks it."""
-        having_N = np.fromiter((name in entry.texts for entry in entries), bool, len(entries))
-        ids = self._recipe.tokenizer.encode_bytes([entry.texts[name] for entry in entries if name in entry.texts])
-        lengths_N = np.zeros(len(entries), np.int32)
-        lengths_N[having_N] = np.fromiter(map(len, ids), np.int32, len(ids)) // TEXT_DTYPE.itemsize
-        return Ragged(np.frombuffer(b"".join(ids), TEXT_DTYPE), lengths_N)
-
-    def _rows(self, kind: Kind, entries: list[_Entry], data: Mapping[str, Ragged]) -> pa.RecordBatch:
-        num_rows, infos = len(entries), [entry.info for entry in entries]
-        tokens = data[TOKENS]
-        columns: dict[str, object] = {name: [getattr(info, name) for info in infos] for name in _INFO_FIELDS}
-        columns["code_len"] = tokens.lengths_N
-        columns["checksum"] = checksums(tokens.data_T, np.array([0, *accumulate(tokens.lengths_N.tolist())]))
-        columns["tokenizer_version"] = [self._recipe.tokenizer.fingerprint] * num_rows
-        columns["normalization_version"] = [self._recipe.normalization_version] * num_rows
-        if kind is Kind.SPEECH:
-            columns |= self._speech_columns(entries)
-        columns |= {f"text_len_{name}": ragged.lengths_N for name, ragged in data.items() if name != TOKENS}
-        return pa.RecordBatch.from_arrays(
-            [_column(columns.get(field.name), field, num_rows) for field in ROW_SCHEMA], schema=ROW_SCHEMA
-        )
-
-    def _speech_columns(self, entries: list[_Entry]) -> dict[str, object]:
-        codec, texts = self._recipe.codec, [entry.texts for entry in entries]
-        names = {name for some in texts for name in some} - set(TEXT_VARIANTS)
-        natives = [some.get("native") for some in texts]
-        return {
-            "codec_ckpt_hash": [codec.hash if codec is not None else None] * len(entries),
-            "transcript_hash": [
-                None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16] for text in natives
-            ],
-            **{f"transcript_{name}": [some.get(name) for some in texts] for name in names},
-        }
-
-    def _write_runs(self) -> None:
-        for key, buffer in self._buffers.items():
-            names = {name for data in buffer.data for name in data}
-            joined = {name: _join(name, key.kind, buffer.data) for name in (TOKENS, *VARIANTS) if name in names}
-            name = f"{sum(run.key == key for run in self._runs):05d}"
-            rows = pa.Table.from_batches(buffer.rows)
-            keys_N, source_rows_N = np.concatenate(buffer.keys), np.array(buffer.source_rows, SOURCE_ROW_DTYPE)
-            run = write_run(self._folder / key.folder, name, key, rows, keys_N, joined, source_rows_N)
-            self._runs.append(replace(run, unit=self._unit, file=self._file))
-        self._buffers.clear()
-        self._run_samples = self._run_bytes = 0
-
-    def seal(self) -> tuple[Run, ...]:
-        """Writes what is left; the runs of all parts."""
-        self._flush_batch()
-        self._write_runs()
-        return tuple(self._runs)
-
-
-def _known(source_row: int | None) -> int:
-    return -1 if source_row is None else source_row
-
-
-def _column(values: object, field: pa.Field, num_rows: int) -> pa.Array:
-    """Absent columns are 0 where they count tokens and null elsewhere."""
-    if values is not None:
-        return pa.array(values, field.type)
-    if field.name.startswith("text_len_"):
-        return pa.array(np.zeros(num_rows, np.int32))
-    return pa.nulls(num_rows, field.type)
-
-
-def _join(name: str, kind: Kind, batches: list[dict[str, Ragged]]) -> Ragged:
-    """One stream of all batches; a batch without it has lengths of 0."""
-    return Ragged.join(
-        [
-            batch.get(name) or Ragged(np.empty(0, dtype_of(name, kind)), np.zeros_like(batch[TOKENS].lengths_N))
-            for batch in batches
-        ]
-    )

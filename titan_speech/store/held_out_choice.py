@@ -1,256 +1,247 @@
-"""Samples that may go into a gold pack, in an order no one chose.
+"""Chooses the samples of a held-out set and writes them as a store of their own.
 
-In: stores, and how many samples each part is to give. Out: `Candidate`s. A part is stored in a random order already, so
-its candidates are those that fit, from a place on that the seed gives: a few shards are read, whatever the part's size.
+In: stores of one codec, tokenizer and normalization. Out: a store of the chosen samples in a folder, with gold.json
+(held_out_set.py) next to its manifest. A run that names it in `[data] held_out` never reads any of them, nor what else
+is held out: by default every other segment of their recordings, and exact copies of their codes or transcripts.
 
-Shapes: N samples of a shard.
-
-Samples that must be held out along with chosen ones: of the same recording or speaker, and copies.
-
-In: stores and chosen samples. Out: every sample of the stores that is related to one of them, and how. One pass over
-four sidecar columns, a thread a shard. Recordings and copies (equal codes by checksum, equal native transcripts by
-hash) are found in any dataset source, speakers in their own: names of speakers mean something there only.
-
-Shapes: N samples of a shard.
+Each part (dataset source, language, kind) gives samples in proportion to the root of its size, at least one and at most
+a tenth of it, so every language and every source is scored. Samples with many copies ("yes.") are chosen last.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
-from numpy.typing import NDArray
 
-from titan_speech.store.files import PartKey
-from titan_speech.store.manifest import Kind, PartInfo
-from titan_speech.store.reader import Store
-from titan_speech.store.sample import TRANSCRIPT_VARIANTS
-from titan_speech.store.verify_shard import read_sidecar
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import DataError
+from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store
+from titan_speech.store.files import PartKey, flush_to_disk
+from titan_speech.store.held_out_candidates import (
+    Candidate,
+    Related,
+    Wanted,
+    candidates_of,
+    num_copies,
+    relatives,
+    with_references,
+)
+from titan_speech.store.held_out_set import HELD_OUT_NAME, DecodePrompt, HeldOutIds, HeldOutSet, SourceStore
+from titan_speech.store.manifest import Kind, Manifest, PartInfo
+from titan_speech.store.merge import merged_manifest, refuse_different
+from titan_speech.store.reader import Store, open_store
 
-FRAMING_TOKENS = 16
-"""At least what a prompt adds to a sample's tokens."""
+BY = ("source_video_id", "speaker_id", "sample")
+MAX_PART_OF = 10
+"""At most one sample in so many of a part is chosen."""
+MAX_HELD_OUT = 0.5
+MAX_COPIES = 16
+SHARD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One sample, and where it lies."""
+class HeldOutOptions:
+    """How large the pack is and what goes with a sample."""
 
-    store: int
-    part: PartInfo
-    shard: int
-    row: int
-    """In the shard."""
-    sample_id: str
-    num_tokens: int
-    """Codes or ids, and its longest transcript."""
-    has_transcript: bool
-    speaker_id: str | None
-    source_video_id: str | None
-    checksum: int
-    transcript_hash: str | None
+    num_ce: int = 1000
+    num_decode: int = 64
+    seed: int = 0
+    by: str = "source_video_id"
+    max_tokens: int = 2048
+    """Of a sample with its transcript; a prompt with its reference fits too."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes into the pack."""
+
+    ce: list[Candidate]
+    prompts: list[tuple[Candidate, Candidate | None]]
 
     @property
-    def key(self) -> PartKey:
-        return PartKey(self.part.dataset_source, self.part.language, self.part.kind)
+    def all(self) -> list[Candidate]:
+        speakers = [c for prompt, reference in self.prompts for c in (prompt, reference) if c is not None]
+        return list({candidate.sample_id: candidate for candidate in [*self.ce, *speakers]}.values())
 
 
-def candidates_of(stores: Sequence[Store], key: PartKey, seed: int, max_tokens: int) -> Iterator[Candidate]:
-    """All samples of the key's parts that fit, beginning somewhere; read as they are asked for."""
-    parts = [
-        (number, part)
-        for number, store in enumerate(stores)
-        for part in store.manifest.parts
-        if PartKey(part.dataset_source, part.language, part.kind) == key
-    ]
-    streams = [_of_part(stores[number], number, part, seed, max_tokens) for number, part in parts]
-    while streams:  # in turns, so that every store gives some
-        for stream in list(streams):
-            candidate = next(stream, None)
-            if candidate is None:
-                streams.remove(stream)
-            else:
-                yield candidate
+def make_held_out_set(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: HeldOutOptions = HeldOutOptions(),
+    storage: StorageConfig | None = None,
+) -> HeldOutSet:
+    """The pack at `output`; nothing is written when it cannot be cut."""
+    if options.by not in BY:
+        raise DataError(f"by is {options.by!r}; expected one of {', '.join(BY)}")
+    if Path(output).exists():
+        raise DataError(f"{output} exists already and a gold pack is never changed: choose another path or delete it")
+    stores = [open_store(path, storage) for path in paths]
+    refuse_different(stores, "one gold pack cannot be cut from these stores")
+    choice = _choose(stores, options)
+    by = None if options.by == "sample" else options.by
+    related = relatives(stores, Wanted.of(choice.all, by))
+    _refuse_emptied(related, options)
+    gold = _assemble_held_out_set(stores, choice, related, options)
+    _write(stores, choice, gold, Path(output))
+    return gold
 
 
-def _of_part(store: Store, number: int, part: PartInfo, seed: int, max_tokens: int) -> Iterator[Candidate]:
-    count = len(part.shards)
-    place = xxhash.xxh3_64_intdigest(part.folder.encode(), seed) / 2**64 * count
-    first, fraction = int(place), place - int(place)
-    for step in range(count + 1):
-        shard = (first + step) % count
-        samples = list(_candidates_in_shard(store, number, part, shard, max_tokens))
-        cut = int(fraction * len(samples))
-        yield from samples[cut:] if step == 0 else samples[:cut] if step == count else samples
-
-
-def _candidates_in_shard(store: Store, number: int, part: PartInfo, shard: int, max_tokens: int) -> Iterator[Candidate]:
-    table = read_sidecar(store.files, part, part.shards[shard], _columns(part))
-    tokens_N, text_N = _lengths(table, part)
-    fits = np.flatnonzero((tokens_N > 0) & (tokens_N + text_N + FRAMING_TOKENS <= max_tokens))
-    kept = table.take(pa.array(fits))
-    columns = {name: kept[name].to_pylist() for name in kept.column_names}
-    absent = [None] * len(fits)
-    for j, row in enumerate(fits.tolist()):
-        yield Candidate(
-            store=number,
-            part=part,
-            shard=shard,
-            row=row,
-            sample_id=columns["sample_id"][j],
-            num_tokens=int(tokens_N[row] + text_N[row]),
-            has_transcript=bool(text_N[row] > 0) and part.kind is Kind.SPEECH,
-            speaker_id=columns["speaker_id"][j],
-            source_video_id=columns["source_video_id"][j],
-            checksum=columns["checksum"][j],
-            transcript_hash=columns.get("transcript_hash", absent)[j],
+def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
+    sizes: Counter[PartKey] = Counter()
+    for store in stores:
+        for part in store.manifest.parts:
+            sizes[PartKey(part.dataset_source, part.language, part.kind)] += part.num_samples
+    quotas = ce_quotas(dict(sorted(sizes.items())), options.num_ce)
+    decode_of = decode_quotas(stores, sizes, options.num_decode)
+    candidates = {
+        key: list(
+            islice(candidates_of(stores, key, options.seed, options.max_tokens), 4 * (n + decode_of.get(key, 0)) + 16)
         )
+        for key, n in quotas.items()
+    }
+    everyone = [candidate for some in candidates.values() for candidate in some]
+    copies = num_copies(relatives(stores, Wanted.of(everyone, None)), everyone)
+    taken: set[str] = set()
+    contents: set[object] = set()
+
+    def pick(key: PartKey, count: int, paired: bool = False) -> list[Candidate]:
+        usable = [c for c in candidates[key] if c.has_transcript or not paired]
+        picked: list[Candidate] = []
+        for candidate in sorted(usable, key=lambda c: copies[c.sample_id] > MAX_COPIES):
+            same = {candidate.checksum, candidate.transcript_hash} - {None}
+            if len(picked) < count and candidate.sample_id not in taken and not same & contents:
+                picked.append(candidate)
+                taken.add(candidate.sample_id)
+                contents.update(same)
+        return picked
+
+    ce = [candidate for key, count in quotas.items() for candidate in pick(key, count)]
+    prompts = [c for key, count in decode_of.items() for c in pick(key, count, paired=_is_paired(stores, key))]
+    return Choice(ce, with_references(stores, prompts, options.max_tokens, taken))
 
 
-def _columns(part: PartInfo) -> list[str]:
-    names = ["sample_id", "speaker_id", "source_video_id", "checksum", "code_len"]
-    names += ["transcript_hash"] if part.kind is Kind.SPEECH else []
-    return names + [f"text_len_{variant.name}" for variant in part.variants]
+def ce_quotas(sizes: dict[PartKey, int], num_ce: int) -> dict[PartKey, int]:
+    """By the root of each part's size, between one sample and a tenth of the part."""
+    caps = {key: max(1, size // MAX_PART_OF) for key, size in sizes.items()}
+    if not len(caps) <= num_ce <= sum(caps.values()):
+        raise DataError(
+            f"num_ce is {num_ce:,}; set --num-ce to {len(caps):,} (one sample of every source, language and kind) "
+            f"up to {sum(caps.values()):,} (a tenth of each)"
+        )
+    quotas = dict.fromkeys(sizes, 1)
+    while (left := num_ce - sum(quotas.values())) > 0:
+        open_keys = [key for key in sizes if quotas[key] < caps[key]]
+        weights = np.sqrt([sizes[key] for key in open_keys])
+        shares = np.floor(left * weights / weights.sum()).astype(int)
+        shares[np.argsort(-weights, kind="stable")[: max(0, left - int(shares.sum()))]] += 1
+        for key, share in zip(open_keys, shares.tolist(), strict=True):
+            quotas[key] = min(caps[key], quotas[key] + share)
+    return quotas
 
 
-def _lengths(table: pa.Table, part: PartInfo) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens of each sample, and of its longest transcript (or user's words)."""
-    text_N = np.zeros(table.num_rows, np.int64)
-    for variant in part.variants:
-        if part.kind is Kind.TEXT or variant.name in TRANSCRIPT_VARIANTS:
-            text_N = np.maximum(text_N, table[f"text_len_{variant.name}"].to_numpy())
-    return table["code_len"].to_numpy().astype(np.int64), text_N
+def decode_quotas(stores: Sequence[Store], sizes: Mapping[PartKey, int], num_decode: int) -> dict[PartKey, int]:
+    """Languages in turn; in each the parts with transcripts in turn, or where none has, those of speech alone."""
+    by_language: dict[str, list[PartKey]] = {}
+    for key in sorted(sizes):
+        if key.kind is Kind.SPEECH:
+            by_language.setdefault(key.language, []).append(key)
+    paired = {language: [key for key in keys if _is_paired(stores, key)] for language, keys in by_language.items()}
+    turns = [keys for language in by_language for keys in [paired[language] or by_language[language]]]
+    caps = {key: max(1, sizes[key] // MAX_PART_OF) for keys in turns for key in keys}
+    if turns and num_decode > sum(caps.values()):
+        raise DataError(
+            f"num_decode is {num_decode:,}; set --num-decode to at most {sum(caps.values()):,}, a tenth of the speech "
+            "that can be spoken"
+        )
+    quotas: Counter[PartKey] = Counter()
+    while turns and quotas.total() < num_decode:
+        for keys in turns:
+            open_keys = [key for key in keys if quotas[key] < caps[key]]
+            if open_keys and quotas.total() < num_decode:
+                quotas[min(open_keys, key=lambda key: quotas[key])] += 1
+    return dict(quotas)
 
 
-def with_references(
-    stores: Sequence[Store], prompts: Sequence[Candidate], max_tokens: int, taken: set[str]
-) -> list[tuple[Candidate, Candidate | None]]:
-    """Each prompt with another transcribed sample of its speaker that fits beside it, where there is one."""
-    wanted = {(prompt.store, prompt.part.folder) for prompt in prompts if prompt.speaker_id is not None}
-    found: dict[str, Candidate] = {}
-    for number, folder in sorted(wanted):
-        open_prompts = [p for p in prompts if (p.store, p.part.folder) == (number, folder) and p.has_transcript]
-        for candidate in _of_part(stores[number], number, open_prompts[0].part, 0, max_tokens) if open_prompts else ():
-            for prompt in open_prompts:
-                if _is_reference(candidate, prompt, max_tokens) and candidate.sample_id not in taken:
-                    found.setdefault(prompt.sample_id, replace(candidate))
-            open_prompts = [p for p in open_prompts if p.sample_id not in found]
-            if not open_prompts:
-                break
-    return [(prompt, found.get(prompt.sample_id)) for prompt in prompts]
+def _key(part: PartInfo) -> PartKey:
+    return PartKey(part.dataset_source, part.language, part.kind)
 
 
-def _is_reference(candidate: Candidate, prompt: Candidate, max_tokens: int) -> bool:
-    return (
-        candidate.speaker_id == prompt.speaker_id
-        and candidate.sample_id != prompt.sample_id
-        and candidate.has_transcript
-        and candidate.num_tokens + prompt.num_tokens + 2 * FRAMING_TOKENS <= max_tokens
+def _is_paired(stores: Sequence[Store], key: PartKey) -> bool:
+    return any(
+        variant.name == "native"
+        for store in stores
+        for part in store.manifest.parts
+        if _key(part) == key
+        for variant in part.variants
     )
 
 
-NUM_THREADS = 4
-
-
-@dataclass(frozen=True)
-class Related:
-    """A sample related to a chosen one, itself included."""
-
-    store: int
-    part: PartInfo
-    number: int
-    """In the part."""
-    sample_id: str
-    is_copy: bool
-    checksum: int
-    transcript_hash: str | None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a relative shares with a chosen sample."""
-
-    by: str | None
-    """Column of the recording or speaker; None looks for copies only."""
-    values_of_source: dict[str | None, pa.Array]
-    """Its values by dataset source; under None those that count in every one."""
-    checksums: pa.Array
-    transcripts: pa.Array
-
-    @classmethod
-    def of(cls, chosen: Sequence[Candidate], by: str | None) -> Wanted:
-        values: dict[str | None, set[str]] = {}
-        for candidate in chosen if by else ():
-            value = getattr(candidate, by or "")
-            if value is not None:
-                source = candidate.part.dataset_source if by == "speaker_id" else None
-                values.setdefault(source, set()).add(value)
-        return cls(
-            by,
-            {source: pa.array(sorted(some), pa.string()) for source, some in values.items()},
-            pa.array(sorted({candidate.checksum for candidate in chosen}), pa.uint64()),
-            pa.array(sorted({c.transcript_hash for c in chosen if c.transcript_hash is not None}), pa.string()),
+def _refuse_emptied(related: Sequence[Related], options: HeldOutOptions) -> None:
+    """A part that is mostly held out has few recordings or speakers, and nothing to train on."""
+    held = Counter((related.store, related.part.folder) for related in related)
+    sizes = {(related.store, related.part.folder): related.part.num_samples for related in related}
+    emptied = [
+        f"{folder} ({count:,} of {sizes[number, folder]:,})"
+        for (number, folder), count in held.items()
+        if count > max(1, MAX_HELD_OUT * sizes[number, folder])
+    ]
+    if emptied:
+        raise DataError(
+            f"with --by {options.by} more than half of {emptied[0]} would be held out"
+            + (f", and of {len(emptied) - 1} more parts" if len(emptied) > 1 else "")
+            + "; hold out less with --by sample or a smaller --num-ce"
         )
 
 
-def relatives(stores: Sequence[Store], wanted: Wanted) -> list[Related]:
-    """In the order of stores, parts and samples."""
-    places = [
-        (number, part, shard)
-        for number, store in enumerate(stores)
-        for part in store.manifest.parts
-        for shard in range(len(part.shards))
-    ]
-
-    def of_place(place: tuple[int, PartInfo, int]) -> list[Related]:
-        number, part, shard = place
-        return _related_in_shard(stores[number], number, part, shard, wanted)
-
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = pool.map(of_place, places)
-        return [related for some in found for related in some]
-
-
-def _related_in_shard(store: Store, number: int, part: PartInfo, shard: int, wanted: Wanted) -> list[Related]:
-    has_transcripts = part.kind is Kind.SPEECH
-    values = wanted.values_of_source.get(part.dataset_source if wanted.by == "speaker_id" else None)
-    columns = ["sample_id", "checksum", *(["transcript_hash"] if has_transcripts else [])]
-    columns += [wanted.by] if wanted.by is not None and values is not None else []
-    table = read_sidecar(store.files, part, part.shards[shard], columns)
-    copy_N = _is_in(table["checksum"], wanted.checksums)
-    if has_transcripts:
-        copy_N |= _is_in(table["transcript_hash"], wanted.transcripts)
-    related_N = copy_N.copy()
-    if wanted.by is not None and values is not None:
-        related_N |= _is_in(table[wanted.by], values)
-    rows = np.flatnonzero(related_N)
-    some = table.take(pa.array(rows))
-    hashes = some["transcript_hash"].to_pylist() if has_transcripts else [None] * len(rows)
-    first = sum(info.num_samples for info in part.shards[:shard])
-    columns_of = zip(rows.tolist(), some["sample_id"].to_pylist(), some["checksum"].to_pylist(), hashes, strict=True)
-    return [
-        Related(number, part, first + row, sample_id, bool(copy_N[row]), checksum, hash_)
-        for row, sample_id, checksum, hash_ in columns_of
-    ]
+def _assemble_held_out_set(
+    stores: Sequence[Store], choice: Choice, related: Sequence[Related], options: HeldOutOptions
+) -> HeldOutSet:
+    chosen = {candidate.sample_id for candidate in choice.all}
+    copies = {r.sample_id for r in related if r.is_copy} - chosen
+    rest = {r.sample_id for r in related} - chosen - copies
+    numbers: dict[str, set[int]] = {}
+    for r in related:
+        numbers.setdefault(r.part.fingerprint, set()).add(r.number)
+    return HeldOutSet(
+        seed=options.seed,
+        by=options.by,
+        max_tokens=options.max_tokens,
+        stores=tuple(SourceStore(store.manifest.name, store.fingerprint) for store in stores),
+        ce=tuple(sorted(candidate.sample_id for candidate in choice.ce)),
+        decode=tuple(_prompt(*pair) for pair in choice.prompts),
+        held_out=HeldOutIds(tuple(sorted(chosen)), tuple(sorted(rest)), tuple(sorted(copies))),
+        numbers={part: tuple(sorted(some)) for part, some in sorted(numbers.items())},
+    ).sealed()
 
 
-def _is_in(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.bool_]:
-    return pc.is_in(column, value_set=values).to_numpy() & column.is_valid().to_numpy()  # pyright: ignore
+def _prompt(prompt: Candidate, reference: Candidate | None) -> DecodePrompt:
+    task = "clone" if reference is not None else "tts" if prompt.has_transcript else "continuation"
+    return DecodePrompt(prompt.sample_id, task, prompt.part.language, reference.sample_id if reference else None)
 
 
-def num_copies(found: Iterable[Related], candidates: Sequence[Candidate]) -> dict[str, int]:
-    """How many samples have the codes or the transcript of each candidate, itself included."""
-    codes, texts = Counter[int](), Counter[str]()
-    for related in found:
-        codes[related.checksum] += 1
-        if related.transcript_hash is not None:
-            texts[related.transcript_hash] += 1
-    return {
-        c.sample_id: max(codes[c.checksum], texts[c.transcript_hash] if c.transcript_hash is not None else 0)
-        for c in candidates
-    }
+def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Path) -> None:
+    seed = stores[0].manifest.seed
+    rows: dict[tuple[int, PartInfo, int], list[int]] = {}
+    for candidate in choice.all:
+        rows.setdefault((candidate.store, candidate.part, candidate.shard), []).append(candidate.row)
+    rewrites = []
+    for (number, part, shard), some in rows.items():
+        info, chosen = part.shards[shard], partial(StoredShard.take, index_N=np.array(sorted(some), np.int64))
+        rewrites.append(ShardRewrite(stores[number].files, part, info, f"{number}-{info.name}", seed, chosen))
+    manifest = merged_manifest(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
+
+    def add_gold_file(folder: Path, _: Manifest) -> None:
+        with open(folder / HELD_OUT_NAME, "w", encoding="utf-8") as file:
+            file.write(gold.to_json())
+            file.flush()
+            flush_to_disk(file.fileno())
+
+    assemble_store(
+        output, manifest, rewrites, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file
+    )

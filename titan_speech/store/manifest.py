@@ -325,3 +325,26 @@ def _part(content: dict[str, Any], xxh3_128s: dict[str, str]) -> PartInfo:
 def _shard(content: dict[str, Any], xxh3_128s: dict[str, str]) -> ShardInfo:
     files = (FileInfo(f["path"], f["num_bytes"], f["sha256"], xxh3_128s.get(f["path"], "")) for f in content["files"])
     return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], tuple(files))
+
+
+_AND, _CLEANING = " and ", "+"
+
+
+def split_versions(version: str) -> list[str]:
+    """The versions a manifest's string names; each row of its sidecars has one of them."""
+    return version.split(_AND)
+
+
+def rules_in(version: str) -> set[str]:
+    """The rules alone, without cleaning."""
+    return {one.partition(_CLEANING)[0] for one in split_versions(version)}
+
+
+def join_versions(versions: Iterable[str]) -> str:
+    """One string that names each version once."""
+    return _AND.join(sorted({one for version in versions for one in split_versions(version)}))
+
+
+def replace_rules(version: str, rules: str) -> str:
+    """The same texts brought to other rules: cleaning is kept."""
+    return join_versions(rules + "".join(one.partition(_CLEANING)[1:]) for one in split_versions(version))

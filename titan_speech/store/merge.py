@@ -16,9 +16,8 @@ from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, assemble_store, shards_of
-from titan_speech.store.manifest import Kind, Manifest
+from titan_speech.store.manifest import Kind, Manifest, join_versions, rules_in
 from titan_speech.store.reader import Store, open_store
-from titan_speech.store.sample import all_rules, rules_of
 from titan_speech.store.writer import check_shard_bytes
 
 
@@ -82,7 +81,7 @@ def merged_manifest(stores: Sequence[Store], name: str, seed: int) -> Manifest:
         licence=" AND ".join(dict.fromkeys(manifest.licence for manifest in manifests)),
         codec=next((manifest.codec for manifest in manifests if manifest.codec is not None), None),
         tokenizer=manifests[0].tokenizer,
-        normalization_version=all_rules(manifest.normalization_version for manifest in manifests),
+        normalization_version=join_versions(manifest.normalization_version for manifest in manifests),
         seed=seed,
         parts=(),
     )
@@ -107,7 +106,7 @@ def refuse_different(stores: Sequence[Store], what_failed: str) -> None:
         )
         problems += [f"    {path}: {fingerprint}" for path, fingerprint in tokenizers.items()]
     versions = {store.path: store.manifest.normalization_version for store in stores}
-    if len(set().union(*map(rules_of, versions.values()))) > 1:
+    if len(set().union(*map(rules_in, versions.values()))) > 1:
         problems.append("  normalizations differ: change each to this version's; DIR is the tokenizer's folder")
         for store in stores:
             # parts of text hold only ids, which the store's own tokenizer decodes

@@ -33,9 +33,9 @@ from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store, shards_of
 from titan_speech.store.external_sort import Ragged
 from titan_speech.store.files import TEXT_DTYPE, TOKENS
-from titan_speech.store.manifest import Kind, Manifest, PartInfo, TokenizerInfo
+from titan_speech.store.manifest import Kind, Manifest, PartInfo, TokenizerInfo, replace_rules, rules_in
 from titan_speech.store.reader import open_store
-from titan_speech.store.sample import SPEECH_VARIANTS, has_rules, rules_of
+from titan_speech.store.sample import SPEECH_VARIANTS
 from titan_speech.store.writer import check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -122,9 +122,9 @@ def plan_migration(path: str | Path, options: MigrateOptions, storage: StorageCo
         changes.append(f"codec            {codec.name}, hash {codec.hash} -> {name}, hash {options.codec_hash}")
     if changes_texts:
         changes.append(f"tokenizer        {old_tokenizer} -> {tokenizer}")
-    if options.normalize and rules_of(old_rules) != {_normalization_version()}:
+    if options.normalize and rules_in(old_rules) != {_normalization_version()}:
         changes_texts = True
-        changes.append(f"normalization    {old_rules} -> {has_rules(old_rules, _normalization_version())}")
+        changes.append(f"normalization    {old_rules} -> {replace_rules(old_rules, _normalization_version())}")
     if changes:
         _refuse_wrong_tokenizers(path, manifest, options)
     steps = []
@@ -166,7 +166,7 @@ def migrate_store(
         tokenizer = _tokenizer(options.tokenizer)
         manifest = replace(manifest, tokenizer=TokenizerInfo(tokenizer.fingerprint, tokenizer.num_base))
     if options.normalize:
-        version = has_rules(manifest.normalization_version, _normalization_version())
+        version = replace_rules(manifest.normalization_version, _normalization_version())
         manifest = replace(manifest, normalization_version=version)
     store = open_store(path, storage)
     rewrites = [
@@ -226,7 +226,7 @@ class _MigrateShard:
             shard = self._text_shard(shard) if self.part.kind is Kind.TEXT else self._speech_shard(shard)
         versions = shard.rows["normalization_version"].to_pylist()
         if self.options.normalize:
-            versions = [has_rules(version, _normalization_version()) for version in versions]
+            versions = [replace_rules(version, _normalization_version()) for version in versions]
         columns = {
             "tokenizer_version": pa.array([self.manifest.tokenizer.fingerprint] * shard.rows.num_rows),
             "normalization_version": pa.array(versions),

@@ -1,33 +1,15 @@
-"""Collecting what is wrong with many samples into one readable error.
+"""One sample's metadata: what a builder is given, what a row of a sidecar holds, and what is refused.
 
-In: problems with the sample they were met in. Out: one line per kind of problem, naming the first offender
-and counting the rest, so a thousand bad samples make a message of a few lines. With a limit collecting stops there;
-without one everything is counted, and what several processes found is put together.
-
-One sample's metadata: what a builder is given, what a sidecar row holds, and what is refused.
-
-In: `SampleInfo` from an importer. Out: `SampleRow`, one row of a shard's parquet sidecar in the order of its
-tokens. Times are seconds in the source recording, `sample_rate` is in Hz. A row takes 101 bytes in the sidecar
-with a transcript of 60 characters, against 1,000 bytes for the codes of 10 s.
-
-Whether the times of a segment and its codes are of one length.
-
-In: how many codes a segment has, how long it is by its times, the codec's rate. Out: how far they are apart. Codecs
-pad and fill up their last frame, times are rounded or lie on a grid of their own: a few codes more or less prove
-nothing.
-
-What a store's texts were brought to: one version, or several after a merge.
-
-In: the `normalization_version` of manifests and rows: the rules every text goes through, and after a plus the cleaning
-that chose the texts (`text-1...+clean-1...`, given by `text prepare`). Out: whether they fit together, and one string
-for all. Spelling must be one in a store, or the same word has two forms; which texts were chosen may differ by part.
+In: `SampleInfo` from an importer. Out: `SampleRow`, one row of a shard's parquet sidecar in the order of its tokens.
+Times are seconds in the source recording, `sample_rate` is in Hz. A row takes 101 bytes in the sidecar with a
+transcript of 60 characters, against 1,000 bytes for the codes of 10 s.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import inf
 
@@ -35,76 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.errors import DataError
 from titan_speech.store.manifest import Kind
+from titan_speech.store.problems import Problem
 from titan_speech.tokenization.vocabulary import NUM_CODES
-
-MAX_PROBLEMS = 1000
-
-
-@dataclass(frozen=True)
-class Problem:
-    """`kind` groups problems of many samples; `detail` says what was found and what was expected."""
-
-    kind: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Found:
-    """All problems of one kind: the line of the first offender, and how many there are."""
-
-    first: str
-    count: int
-    noun: str = "samples"
-
-
-class Problems:
-    """First offender and number of offenders per kind."""
-
-    def __init__(self, what_failed: str, limit: int | None = MAX_PROBLEMS) -> None:
-        self._what_failed, self._limit = what_failed, limit
-        self.found: dict[str, Found] = {}
-
-    @property
-    def count(self) -> int:
-        return sum(found.count for found in self.found.values())
-
-    def add(self, sample_id: str, problem: Problem, count: int = 1, place: str | None = None) -> None:
-        """`count` samples with this problem, of which `sample_id` is the first; `place` says where it lies."""
-        where = f" of {place}" if place else ""
-        self._add(problem.kind, Found(f"sample {sample_id!r}{where}: {problem.detail}", count))
-        if self._limit is not None and self.count >= self._limit:
-            self.raise_if_any()
-
-    def merge(self, found: Mapping[str, Found]) -> None:
-        """Adds what another process found; its first offenders come after those known already."""
-        for kind, more in found.items():
-            self._add(kind, more)
-
-    def _add(self, kind: str, more: Found) -> None:
-        known = self.found.get(kind)
-        self.found[kind] = more if known is None else replace(known, count=known.count + more.count)
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            raise DataError(f"{self._what_failed}; correct these or leave them out:\n{self.lines()}")
-
-    def lines(self) -> str:
-        return "\n".join(f"  {found.first}{_rest(found)}" for found in self.found.values())
-
-
-def merge_problems(all_found: Iterable[Mapping[str, Found]], what_failed: str = "") -> Problems:
-    """What several processes found, all of it counted."""
-    problems = Problems(what_failed, limit=None)
-    for found in all_found:
-        problems.merge(found)
-    return problems
-
-
-def _rest(found: Found) -> str:
-    return f" (and {found.count - 1} more {found.noun})" if found.count > 1 else ""
-
 
 TRANSCRIPT_VARIANTS = ("native", "romanized", "code_mixed", "audio_tagged")
 SPEECH_VARIANTS = (*TRANSCRIPT_VARIANTS, "description")
@@ -305,13 +220,13 @@ SLACK_SHARE = 0.02
 """Of the length: resampled video drifts, a wrong rate or a cut segment is off by more."""
 
 
-def duration_excess(num_codes: int, duration_sec: float, codes_per_sec: float) -> float:
+def duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float) -> float:
     """The difference as a multiple of what is tolerated; up to 1 they agree."""
     expected = duration_sec * codes_per_sec
     return abs(num_codes - expected) / (SLACK_CODES + SLACK_SHARE * expected)
 
 
-def stated_duration_problem(num_codes: int, duration_sec: float, codes_per_sec: float) -> str:
+def describe_duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float) -> str:
     """What was found."""
     return f"{num_codes} codes; its times ({duration_sec:.2f} s) make {duration_sec * codes_per_sec:.0f}"
 
@@ -319,26 +234,3 @@ def stated_duration_problem(num_codes: int, duration_sec: float, codes_per_sec: 
 def duration_of(info: SampleInfo) -> float | None:
     """Seconds, where both times are known."""
     return None if info.start_time is None or info.end_time is None else info.end_time - info.start_time
-
-
-_AND, _CLEANING = " and ", "+"
-
-
-def listed(version: str) -> list[str]:
-    """The versions a manifest's string names; each row of its sidecars has one of them."""
-    return version.split(_AND)
-
-
-def rules_of(version: str) -> set[str]:
-    """The rules alone, without cleaning."""
-    return {one.partition(_CLEANING)[0] for one in listed(version)}
-
-
-def all_rules(versions: Iterable[str]) -> str:
-    """One string that names each version once."""
-    return _AND.join(sorted({one for version in versions for one in listed(version)}))
-
-
-def has_rules(version: str, rules: str) -> str:
-    """The same texts brought to other rules: cleaning is kept."""
-    return all_rules(rules + "".join(one.partition(_CLEANING)[1:]) for one in listed(version))

@@ -6,6 +6,7 @@ sidecar columns and rows. Each file is opened and checked when it is first used 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 from titan_speech.errors import DataError
 from titan_speech.store.files import REPAIR, TEXT_DTYPE, TOKEN_DTYPES, StoreFiles, files_at
 from titan_speech.store.manifest import PartInfo, ShardInfo
-from titan_speech.store.sample import ROW_SCHEMA, SampleRow
+from titan_speech.store.sample import ROW_SCHEMA, SampleRow, stored_columns
+
+CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
 
 
 class Samples(NamedTuple):
@@ -101,3 +104,19 @@ class ShardReader:
                 first += sidecar.metadata.row_group(group).num_rows
                 group += 1
             return SampleRow(**sidecar.read_row_group(group).slice(j - first, 1).to_pylist()[0])
+
+
+def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
+    """Columns of a sidecar; those with one value for all rows stay one value in memory."""
+    file = files_at(store).sidecar(shard.file("parquet"))
+    with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
+        missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
+        if missing & set(columns):
+            raise KeyError(f"columns {', '.join(sorted(missing))} are missing")
+        table = sidecar.read(columns=list(columns), use_threads=False)
+    wrong = [
+        name for name in columns if name not in CONSTANT_COLUMNS and table[name].type != ROW_SCHEMA.field(name).type
+    ]
+    if wrong:
+        raise KeyError(f"column {wrong[0]} is {table[wrong[0]].type}, expected {ROW_SCHEMA.field(wrong[0]).type}")
+    return table

@@ -22,19 +22,18 @@ Shapes: N entries of one range of hashes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from titan_speech.store.external_sort import Ragged, Run
+from titan_speech.store.external_sort import Ragged, SortedRun
 from titan_speech.store.files import TOKEN_DTYPES, TOKENS, PartKey, suffix_of, write_array, write_sidecar
 from titan_speech.store.manifest import Kind, PartInfo, ShardInfo, VariantInfo
-from titan_speech.store.sample import VARIANTS, Found, Problem, Problems, stored_columns
+from titan_speech.store.sample import VARIANTS, stored_columns
 
 RANGE_BITS = 16
 SAMPLES_PER_WRITE = 4096
@@ -46,12 +45,12 @@ class ShardJob:
 
     key: PartKey
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[SortedRun, ...]
     first_key: int
     last_key: int
 
 
-def shard_jobs(runs: Sequence[Run], shard_bytes: int) -> list[ShardJob]:
+def shard_jobs(runs: Sequence[SortedRun], shard_bytes: int) -> list[ShardJob]:
     """Of one part, in stored order."""
     first_keys = _first_keys(runs, shard_bytes)
     last_keys = [key - 1 for key in first_keys[1:]] + [(1 << 64) - 1]
@@ -70,7 +69,7 @@ class _Opened:
     lengths_N: NDArray[np.int32]
 
 
-def _first_keys(runs: Sequence[Run], shard_bytes: int) -> list[int]:
+def _first_keys(runs: Sequence[SortedRun], shard_bytes: int) -> list[int]:
     """The smallest key of each shard that has samples, but 0 for the first.
 
     Sample i of the whole order goes to shard starts[i] * S // total: shard s begins with the first sample whose start
@@ -151,12 +150,12 @@ def _order(keys_N: NDArray[np.uint64], rows: pa.Table) -> NDArray[np.int64]:
     return order_N
 
 
-def variants_of(runs: Sequence[Run]) -> tuple[str, ...]:
+def variants_of(runs: Sequence[SortedRun]) -> tuple[str, ...]:
     names = {variant.name for run in runs for variant in run.variants}
     return tuple(name for name in VARIANTS if name in names)
 
 
-def part_info(runs: Sequence[Run], shards: Sequence[ShardInfo], codes_per_sec: float) -> PartInfo:
+def part_info(runs: Sequence[SortedRun], shards: Sequence[ShardInfo], codes_per_sec: float) -> PartInfo:
     """What the manifest says of a part whose shards are written."""
     key, num_tokens = runs[0].key, sum(run.num_tokens for run in runs)
     return PartInfo(
@@ -171,147 +170,21 @@ def part_info(runs: Sequence[Run], shards: Sequence[ShardInfo], codes_per_sec: f
     )
 
 
-def _variant_info(runs: Sequence[Run], name: str) -> VariantInfo:
+def _variant_info(runs: Sequence[SortedRun], name: str) -> VariantInfo:
     counts = [variant for run in runs for variant in run.variants if variant.name == name]
     return VariantInfo(name, sum(c.num_samples for c in counts), sum(c.num_tokens for c in counts))
 
 
-def write_part(runs: Sequence[Run], store: Path, shard_bytes: int, codes_per_sec: float) -> PartInfo:
+def write_part(runs: Sequence[SortedRun], store: Path, shard_bytes: int, codes_per_sec: float) -> PartInfo:
     """All shards of a part, in this process."""
     (store / runs[0].key.folder).mkdir()
     shards = [write_shard(job, store) for job in shard_jobs(runs, shard_bytes)]
     return part_info(runs, shards, codes_per_sec)
 
 
-def by_part(runs: Sequence[Run]) -> dict[PartKey, list[Run]]:
+def by_part(runs: Sequence[SortedRun]) -> dict[PartKey, list[SortedRun]]:
     """In the order parts have in a manifest."""
-    parts: dict[PartKey, list[Run]] = {}
+    parts: dict[PartKey, list[SortedRun]] = {}
     for run in runs:
         parts.setdefault(run.key, []).append(run)
     return dict(sorted(parts.items(), key=lambda item: item[0].folder))
-
-
-MAX_ENTRIES = 1 << 22
-MAX_LOOKED_UP = 1000
-SAME_START_SEC = 0.02
-"""One code: two channels of one moment may share a number, and their times be rounded."""
-_ORDER = "segment order"
-
-Where = tuple[Run, int]
-"""A run and a row of it."""
-
-
-def find_conflicts(runs: Sequence[Run], problems: Problems) -> None:
-    """Tells all problems to `problems`."""
-    if not runs or _find_twins(runs, problems):
-        return
-    for first, last in _ranges(sum(run.num_samples for run in runs)):
-        _find_duplicates(runs, first, last, problems)
-    for first, last in _ranges(sum(len(run.segments()) for run in runs)):
-        _find_contradictions(runs, first, last, problems)
-
-
-def _find_twins(runs: Sequence[Run], problems: Problems) -> bool:
-    """Whether two parts have folders that are one where file systems ignore case, as on macOS and Windows."""
-    folders: dict[str, list[str]] = {}
-    for name in sorted({run.key.folder for run in runs}):
-        folders.setdefault(name.casefold(), []).append(name)
-    twins = [names for names in folders.values() if len(names) > 1]
-    for first, second, *_ in twins:
-        line = (
-            f"parts {first} and {second} differ in case alone and would be one folder where file systems ignore case: "
-            "write dataset_source and language in one way"
-        )
-        problems.merge({"part names": Found(line, 1, "parts")})
-    return bool(twins)
-
-
-def _ranges(num_entries: int) -> Iterator[tuple[int, int]]:
-    num_ranges = max(1, -(-num_entries // MAX_ENTRIES))
-    borders = [(index << 64) // num_ranges for index in range(num_ranges + 1)]
-    for first, following in pairwise(borders):
-        yield first, following - 1
-
-
-def _find_duplicates(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
-    slices = [(run, *key_slice(run.keys_N(), first, last)) for run in runs]
-    keys_N = np.sort(np.concatenate([run.keys_N()[start:stop] for run, start, stop in slices]))
-    repeats_N = keys_N[1:][keys_N[1:] == keys_N[:-1]]
-    repeated = np.unique(repeats_N)
-    looked_up = repeated[:MAX_LOOKED_UP]
-    for key in looked_up if len(looked_up) else ():
-        _tell_duplicates(runs, int(key), problems)
-    rest = len(repeats_N) - int(np.isin(repeats_N, looked_up).sum())
-    if rest:
-        problems.add("", Problem("duplicate", "duplicate sample_id"), rest)
-
-
-def _tell_duplicates(runs: Sequence[Run], key: int, problems: Problems) -> None:
-    """Of the samples that share one key."""
-    seen: dict[str, list[Where]] = {}
-    for run in runs:
-        start, stop = key_slice(run.keys_N(), key, key)
-        ids = run.rows()["sample_id"].slice(start, stop - start).to_pylist() if stop > start else ()
-        for row, sample_id in enumerate(ids, start):
-            seen.setdefault(sample_id, []).append((run, row))
-    for sample_id, having in seen.items():
-        if len(having) > 1:
-            detail = f"duplicate sample_id{_places(having)}"
-            problems.add(sample_id, Problem("duplicate", detail), len(having) - 1)
-
-
-def _places(having: Sequence[Where]) -> str:
-    places = dict.fromkeys(place for run, row in having if (place := run.place(row)) is not None)
-    return f" in {' and '.join(list(places)[:2])}" if places else ""
-
-
-def _find_contradictions(runs: Sequence[Run], first: int, last: int, problems: Problems) -> None:
-    """In one recording a later segment does not start earlier, and segments of two times have two numbers."""
-    parts, owners = [], []
-    for index, run in enumerate(runs):
-        segments = run.segments()
-        start, stop = key_slice(segments["recording"], first, last)
-        parts.append(segments[start:stop])
-        owners.append(np.full(stop - start, index, np.int32))
-    segments_N, owner_N = np.concatenate(parts), np.concatenate(owners)
-    order_N = np.lexsort((segments_N["start"], segments_N["order"], segments_N["recording"]))
-    bad = np.flatnonzero(_contradicts(segments_N[order_N]))
-    for later in bad[:MAX_LOOKED_UP].tolist():
-        before, after = order_N[later : later + 2].tolist()
-        _tell_contradiction(
-            (runs[int(owner_N[before])], int(segments_N["row"][before])),
-            (runs[int(owner_N[after])], int(segments_N["row"][after])),
-            problems,
-        )
-    if len(bad) > MAX_LOOKED_UP:
-        problems.add("", Problem(_ORDER, "segment_order contradicts start_time"), len(bad) - MAX_LOOKED_UP)
-
-
-def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
-    """Whether segment i + 1 starts before segment i of the same recording, or elsewhere under the same number."""
-    before, after = sorted_N[:-1], sorted_N[1:]
-    same = before["recording"] == after["recording"]
-    is_twice = (before["order"] == after["order"]) & (after["start"] - before["start"] > SAME_START_SEC)
-    return same & (is_twice | (before["order"] < after["order"]) & (before["start"] > after["start"]))
-
-
-def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None:
-    (first, first_place), (second, second_place) = (_told(*where) for where in (before, after))
-    if first["source_video_id"] != second["source_video_id"]:
-        return  # two recordings of one hash
-    other = f"{first['sample_id']!r}" + (f" of {first_place}" if first_place else "")
-    begins = f"segment_order {second['segment_order']} of source_video_id {second['source_video_id']!r} starts at "
-    if first["segment_order"] == second["segment_order"]:
-        detail = f"{begins}{second['start_time']} s, and at {first['start_time']} s in sample {other}"
-    else:
-        detail = (
-            f"{begins}{second['start_time']} s, before segment_order {first['segment_order']} of sample {other} at "
-            f"{first['start_time']} s"
-        )
-    fix = f"{detail}: number the segments of a recording in the order of their times, or not at all"
-    problems.add(second["sample_id"], Problem(_ORDER, fix), place=second_place)
-
-
-def _told(run: Run, row: int) -> tuple[dict, str | None]:
-    """A sample's row of the sidecar, and where in the input it lies."""
-    return run.rows().slice(row, 1).to_pylist()[0], run.place(row)

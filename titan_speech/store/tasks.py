@@ -22,7 +22,7 @@ from titan_speech.store.external_sort import order_keys
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
 from titan_speech.store.sample import TRANSCRIPT_VARIANTS
-from titan_speech.store.verify_shard import read_sidecar
+from titan_speech.store.shard_reader import read_sidecar
 from titan_speech.tokenization.prompt_template import Task
 
 NUM_THREADS = 4

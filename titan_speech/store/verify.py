@@ -27,8 +27,9 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
 from titan_speech.store.reader import stored_files
+from titan_speech.store.shard_reader import read_sidecar
 from titan_speech.store.tasks import count_tasks
-from titan_speech.store.verify_shard import CheckedShard, ShardCheck, read_sidecar
+from titan_speech.store.verify_shard import CheckedShard, ShardCheck
 from titan_speech.utils.progress import Progress
 
 MAX_NAMED = 100

@@ -9,22 +9,17 @@ Shapes: N samples of the shard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.store.external_sort import checksums, order_keys
-from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, StoreFiles, files_at
-from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo
-from titan_speech.store.sample import ROW_SCHEMA, listed, stored_columns
-
-CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
+from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, StoreFiles
+from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo, split_versions
+from titan_speech.store.shard_reader import CONSTANT_COLUMNS, read_sidecar
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class ShardCheck:
         for column, expected in zip(
             CONSTANT_COLUMNS, (part.dataset_source, part.language, codec, *versions), strict=True
         ):
-            allowed = listed(versions[1]) if column == "normalization_version" else [expected]
+            allowed = split_versions(versions[1]) if column == "normalization_version" else [expected]
             others = set(table[column].unique().to_pylist()) - set(allowed)
             if others:
                 found = ", ".join(sorted(map(str, others)))
@@ -119,22 +114,6 @@ class ShardCheck:
         if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= num_base:
             return [f"{file.path} holds text id {data.max()}, expected less than {num_base}"]
         return []
-
-
-def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
-    """Columns of a sidecar; those with one value for all rows stay one value in memory."""
-    file = files_at(store).sidecar(shard.file("parquet"))
-    with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
-        missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
-        if missing & set(columns):
-            raise KeyError(f"columns {', '.join(sorted(missing))} are missing")
-        table = sidecar.read(columns=list(columns), use_threads=False)
-    wrong = [
-        name for name in columns if name not in CONSTANT_COLUMNS and table[name].type != ROW_SCHEMA.field(name).type
-    ]
-    if wrong:
-        raise KeyError(f"column {wrong[0]} is {table[wrong[0]].type}, expected {ROW_SCHEMA.field(wrong[0]).type}")
-    return table
 
 
 def _checked_columns(part: PartInfo) -> list[str]:

@@ -26,11 +26,13 @@ from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
-from titan_speech.store.external_sort import Recipe, Spill
 from titan_speech.store.files import flush_to_disk
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
-from titan_speech.store.sample import Problem, Problems, SampleInfo
-from titan_speech.store.shard_writer import by_part, find_conflicts, write_part
+from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.sample_conflicts import find_conflicts
+from titan_speech.store.sample_sorter import Recipe, SampleSorter
+from titan_speech.store.shard_writer import by_part, write_part
 from titan_speech.store.tasks import count_tasks
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -74,7 +76,7 @@ class StoreWriter:
         self._spill_folder = self._folder / "spill"
         self._doubts = Problems("", limit=None)
         recipe = Recipe(tokenizer, codec, normalization_version, seed)
-        self._spill = Spill(self._spill_folder, recipe, self._refuse, self._doubts.add)
+        self._spill = SampleSorter(self._spill_folder, recipe, self._refuse, self._doubts.add)
 
     def _refuse(self, sample_id: str, problem: Problem) -> None:
         self._problems.add(sample_id, problem)
