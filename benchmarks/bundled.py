@@ -48,7 +48,7 @@ def paired_samples(config: SpeechConfig) -> list[Sample]:
     samples: dict[tuple[int, int, int], Sample] = {}
     slots = [np.flatnonzero(plan.order.stream_M == number) for number in range(len(plan.streams))]
     for stream, of_stream in zip(plan.streams, slots, strict=True):
-        for slot in of_stream[: round(stream.packs.counts.num_packs)].tolist():
+        for slot in of_stream[: round(stream.stream.counts.num_packs)].tolist():
             pack = plan.pack(slot)
             borders = [*np.flatnonzero(pack.positions_S == 0).tolist(), len(pack.ids_S)]
             for (part, number, *_), begin, end in zip(pack.pieces, borders, borders[1:], strict=False):

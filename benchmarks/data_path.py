@@ -132,13 +132,16 @@ def group_sec_per_pack(plan: DataPlan) -> float:
     """What ordering the documents of a group costs each of its packs, mean of the streams by their packs."""
     total_sec, total_quota = 0.0, 0
     for stream in plan.streams:
-        lane = stream.packs.lane(0)
+        partition = stream.stream.partition(0)
         turns = []
         for _ in range(NUM_TURNS):
-            lane.ordered_group.cache_clear()
-            turns.append(seconds(lambda lane=lane: lane.pieces(0), time.process_time))
+            partition.ordered_block.cache_clear()
+            turns.append(seconds(lambda partition=partition: partition.pieces(0), time.process_time))
         total_sec += (
-            stream.quota * min(turns) * len(lane.lane) / (stream.packs.counts.num_packs / stream.packs.num_lanes)
+            stream.quota
+            * min(turns)
+            * len(partition.block_range)
+            / (stream.stream.counts.num_packs / stream.stream.num_partitions)
         )
         total_quota += stream.quota
     return total_sec / total_quota
@@ -184,7 +187,7 @@ def bundled_waste() -> Iterator[tuple[str, float]]:
     """Part of the packs of the bundled data that is padding, over all its languages."""
     for task in ("speech", "continuation", "tts", "clone", "text"):
         streams = DataPlan.load(config_of(BUNDLED, task)).streams
-        counts = sum((stream.packs.counts for stream in streams), PackCounts())
+        counts = sum((stream.stream.counts for stream in streams), PackCounts())
         yield f"bundled_waste_{task}", 1 - counts.num_tokens / (counts.num_packs * SEQ_LEN)
 
 

@@ -121,7 +121,7 @@ def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
     loader = SpeechDataLoader.Config(plan=plan, packs_per_step=8 * BATCH_PACKS).build(
         dp_world_size=1, dp_rank=0, local_batch_size=BATCH_PACKS
     )
-    return loader, ceil(plan.streams[0].packs.counts.num_packs / BATCH_PACKS)
+    return loader, ceil(plan.streams[0].stream.counts.num_packs / BATCH_PACKS)
 
 
 def seconds(run: Callable[[], Any]) -> float:

@@ -53,7 +53,7 @@ def plan_figures(store: Path) -> dict[str, float]:
     found = {"sec": time.perf_counter() - began, "cpu_sec": cpu_sec() - began_cpu}
     for task in ("speech", "tts"):
         stream = next(stream for stream in plan.streams if stream.task == task)
-        found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.packs.pieces(10**6))
+        found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.stream.pieces(10**6))
     found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
     return found | {"peak_mb": peak_mb(), "peak_mb_above_imports": peak_mb() - before_mb}
 

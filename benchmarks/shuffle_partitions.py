@@ -21,7 +21,7 @@ import numpy as np
 
 from titan_speech.data.order import slot_order
 from titan_speech.data.packing import Blocks, PackingRules, split_counts, whole_counts
-from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionPlaces
+from titan_speech.data.shuffle_partitions import PartitionedStream, SlotLocality
 from titan_speech.data.slots import StepShape
 from titan_speech.data.streams import SplitStream, WholeStream
 
@@ -70,7 +70,7 @@ def streams_of(num_documents: int) -> list[PartitionedStream]:
     return streams
 
 
-def shards_by_slot(streams: list[PartitionedStream], places: PartitionPlaces, num_slots: int) -> list[list[Shard]]:
+def shards_by_slot(streams: list[PartitionedStream], places: SlotLocality, num_slots: int) -> list[list[Shard]]:
     shard_documents = GROUP_DOCUMENTS * SHARD_GROUPS
     found = []
     for slot in range(num_slots):
@@ -94,14 +94,14 @@ def fetches(reads: Iterable[Shard], num_cached: int) -> int:
     return misses
 
 
-def figures_of(num_nodes: int, shards: list[list[Shard]], places: PartitionPlaces, num_shards: int) -> dict[str, Any]:
+def figures_of(num_nodes: int, shards: list[list[Shard]], places: SlotLocality, num_shards: int) -> dict[str, Any]:
     shape = StepShape(PACKS_PER_STEP, num_nodes, 1)
     reads: list[list[Shard]] = [[] for _ in range(num_nodes)]
     touched_in_turn: list[set[Shard]] = [set() for _ in range(num_nodes)]
     for first in range(0, len(shards) - PACKS_PER_STEP, PACKS_PER_STEP):
-        place_P = places.of_slots(first, PACKS_PER_STEP)
+        place_P = places.keys(first, PACKS_PER_STEP)
         for node in range(num_nodes):
-            for i in shape.run(place_P, node):
+            for i in shape.slots_of_rank(place_P, node):
                 reads[node] += shards[first + i]
         for i in range(PACKS_PER_STEP):
             touched_in_turn[i % num_nodes].update(shards[first + i])
@@ -132,16 +132,16 @@ def main() -> None:
     num_packs_N = np.array([stream.counts.num_packs for stream in streams])
     sources = np.repeat([0, 1], len(SHARES))
     order = slot_order(sources, np.tile(np.arange(len(SHARES)), 2), num_packs_N / num_packs_N.sum())
-    places = PartitionPlaces.of(order, streams)
+    places = SlotLocality.of(order, streams)
     shards = shards_by_slot(streams, places, int(num_packs_N.sum()))
     num_shards = len({shard for of_slot in shards for shard in of_slot})
     lane_tokens = [
-        [sum(stream.group_counts[k].num_tokens for k in lane) for lane in stream.lanes] for stream in streams
+        [sum(stream.block_counts[k].num_tokens for k in lane) for lane in stream.partitions] for stream in streams
     ]
     result = {
         "num_slots": len(shards),
         "num_shards": num_shards,
-        "lanes": [stream.num_lanes for stream in streams],
+        "lanes": [stream.num_partitions for stream in streams],
         "greatest_lane_over_least": [max(tokens) / min(tokens) for tokens in lane_tokens],
         "nodes": {str(n): figures_of(n, shards, places, num_shards) for n in args.nodes},
     }

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from titan_speech.data.packing import PARTITION_BLOCKS, Blocks, PackCounts, PackingRules, split_counts, whole_counts
-from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionStream, StreamCursor
-from titan_speech.data.streams import START, Cursor, SplitStream
+from titan_speech.data.shuffle_partitions import PartitionedStream, StreamCursor
+from titan_speech.data.streams import START, Cursor, PartitionStream, SplitStream
 from titan_speech.tokenization.prompt_template import Document
 from titan_speech.tokenization.token_runs import TokenRuns
 
@@ -35,7 +35,7 @@ class ListedDocuments:
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
+    def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
         ids = [self.document(i).ids_T for i in numbers]
         lengths = [len(ids_T) for ids_T in ids]
         runs = [run for ids_T in ids for run in (ids_T[:1].data, ids_T[1:].data)]
@@ -50,23 +50,23 @@ class ListedDocuments:
         return Document(ids_T, trained_T, 1)
 
 
-def groups_of(*parts: list[int], group_documents: int = 8, lane_groups: int = PARTITION_BLOCKS) -> Blocks:
+def blocks_of(*parts: list[int], block_documents: int = 8, min_partition_blocks: int = PARTITION_BLOCKS) -> Blocks:
     documents = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
-    return Blocks(documents, group_documents, lane_groups)
+    return Blocks(documents, block_documents, min_partition_blocks)
 
 
-def counts_of(kind: type[PartitionStream], groups: Blocks, rules: PackingRules) -> list[PackCounts]:
-    return split_counts(groups, rules) if kind is SplitStream else whole_counts(groups, rules)
+def counts_of(kind: type[PartitionStream], blocks: Blocks, rules: PackingRules) -> list[PackCounts]:
+    return split_counts(blocks, rules) if kind is SplitStream else whole_counts(blocks, rules)
 
 
-def one_lane(
-    kind: type[PartitionStream], key: str, groups: Blocks, rules: PackingRules, start: Cursor = START
+def one_partition(
+    kind: type[PartitionStream], key: str, blocks: Blocks, rules: PackingRules, start: Cursor = START
 ) -> PartitionStream:
-    """All groups as a single lane."""
-    return kind(key, groups, range(groups.num_groups), counts_of(kind, groups, rules), rules, start)
+    """All blocks as a single partition."""
+    return kind(key, blocks, range(blocks.num_blocks), counts_of(kind, blocks, rules), rules, start)
 
 
-def laned(
-    kind: type[PartitionStream], key: str, groups: Blocks, rules: PackingRules, start: StreamCursor | None = None
+def partitioned(
+    kind: type[PartitionStream], key: str, blocks: Blocks, rules: PackingRules, start: StreamCursor | None = None
 ) -> PartitionedStream:
-    return PartitionedStream(key, groups, rules, counts_of(kind, groups, rules), kind, start)
+    return PartitionedStream(key, blocks, rules, counts_of(kind, blocks, rules), kind, start)

@@ -120,14 +120,14 @@ def test_documents_with_and_without_a_description_share_a_pack(world: World, tmp
 @given(data=st.data())
 def test_packs_of_all_tasks_at_once_are_those_laid_out_one_by_one(documents, data: st.DataObject) -> None:
     """Documents of a part are taken by several packs, cut ones and whole ones, and by several pieces in turn."""
-    seq_len, sheets = 160, []
+    seq_len, pack_plans = 160, []
     for stream in range(data.draw(st.integers(1, 6))):
         parts = documents[data.draw(st.sampled_from(sorted(documents)))]
         pieces, _ = data.draw(pieces_of(parts))
-        sheets.append(PackPlan(stream, parts, _filling(pieces, seq_len)))
-    at_once = build_batch(sheets, seq_len, 7)
-    for row, sheet in enumerate(sheets):
-        pack = build_pack(0, sheet.stream, sheet.documents, sheet.pieces, seq_len, 7)
+        pack_plans.append(PackPlan(stream, parts, _filling(pieces, seq_len)))
+    at_once = build_batch(pack_plans, seq_len, 7)
+    for row, pack_plan in enumerate(pack_plans):
+        pack = build_pack(0, pack_plan.stream, pack_plan.documents, pack_plan.pieces, seq_len, 7)
         assert at_once.ids_BS[row].tolist() == pack.ids_S.tolist()
         assert at_once.labels_BS[row].tolist() == pack.labels_S.tolist()
         assert at_once.positions_BS[row].tolist() == pack.positions_S.tolist()
@@ -147,24 +147,27 @@ def _filling(pieces: list[Piece], seq_len: int) -> list[Piece]:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=6), st.integers(1, 3), st.data())
 def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, data: st.DataObject) -> None:
-    """Of documents of one template; the others stay whole."""
+    """Of one of several documents of a template, which stay as they are."""
     lengths, is_code = [length for length, _ in runs] * num_documents, bytes(flag for _, flag in runs)
     tokens = np.arange(sum(lengths), dtype=np.uint32)
     views = np.split(tokens, np.cumsum(lengths)[:-1])
     kinds = [[view for view, kind in zip(views, is_code * num_documents, strict=True) if kind == k] for k in (0, 1)]
     words, codes = [run.data for run in kinds[0]], [run.astype(np.uint16).data for run in kinds[1]]
     size = sum(length for length, _ in runs)
-    spliced = TokenRuns(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
+    all_runs = TokenRuns(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
     document, start = data.draw(st.integers(0, num_documents - 1)), data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size + 2))
-    spliced.cut(document, start, stop)
-    found = merge_runs(spliced.text, spliced.codes, spliced.lengths, is_code * num_documents, 0).tolist()
-    first = document * size
-    expected = tokens.tolist()
-    assert found == expected[:first] + expected[first + start : first + min(stop, size)] + expected[first + size :]
+    cut = all_runs.cut(document, start, stop)
+    found = merge_runs(cut.text, cut.codes, cut.lengths, is_code, 0).tolist()
+    first, expected = document * size, tokens.tolist()
+    assert found == expected[first + start : first + min(stop, size)]
+    assert cut.num_tokens == [len(found)]
+    before, after = all_runs.select(0, document), all_runs.select(document, num_documents)
+    rest = [merge_runs(r.text, r.codes, r.lengths, is_code * len(r.num_tokens), 0).tolist() for r in (before, after)]
+    assert rest == [expected[:first], expected[first:]]
 
 
-def test_a_filler_trains_on_nothing() -> None:
+def test_padding_is_not_trained_on() -> None:
     pack = build_pack(-1, -1, (), (), 16, 9)
     assert (pack.ids_S == 9).all()
     assert (pack.labels_S == IGNORE_INDEX).all()

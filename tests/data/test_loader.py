@@ -63,9 +63,9 @@ def row_of(pack: Pack) -> Row:
 def union_of_ranks(
     plan: DataPlan, dp_degree: int, num_steps: int, state: dict | None = None, *, num_workers: int = 0
 ) -> tuple[dict[int, Row], list[Row], dict]:
-    """What all ranks read in some steps: rows by slot, fillers, and the state after them."""
+    """What all ranks read in some steps: rows by slot, padding, and the state after them."""
     by_slot: dict[int, Row] = {}
-    fillers: list[Row] = []
+    padding: list[Row] = []
     states = []
     first = (state or {"next_slot": 0})["next_slot"]
     for rank in range(dp_degree):
@@ -77,23 +77,23 @@ def union_of_ranks(
             for i, batch in enumerate(batches):
                 step, microbatch = divmod(i, shape.num_microbatches)
                 first_slot = first + step * PACKS_PER_STEP
-                slots = shape.microbatches(first_slot, plan.places(first_slot, PACKS_PER_STEP), rank)[microbatch]
+                slots = shape.microbatches(first_slot, plan.locality_keys(first_slot, PACKS_PER_STEP), rank)[microbatch]
                 for slot, row in zip(slots, rows_of(batch), strict=True):
                     assert slot not in by_slot, f"slot {slot} was read twice"
-                    fillers.append(row) if slot == PADDING_SLOT else by_slot.__setitem__(slot, row)
+                    padding.append(row) if slot == PADDING_SLOT else by_slot.__setitem__(slot, row)
             states.append(loader.state_dict())
     assert all(other == states[0] for other in states)
-    return by_slot, fillers, states[0]
+    return by_slot, padding, states[0]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("dp_degree", [1, 2, 3, 4, 8])
 def test_all_ranks_together_read_the_one_process_stream(plan: DataPlan, dp_degree: int, num_workers: int) -> None:
-    by_slot, fillers, _ = union_of_ranks(plan, dp_degree, 2, num_workers=num_workers)
+    by_slot, padding, _ = union_of_ranks(plan, dp_degree, 2, num_workers=num_workers)
     assert by_slot == {slot: row_of(plan.pack(slot)) for slot in range(2 * PACKS_PER_STEP)}
     computed = StepShape(PACKS_PER_STEP, dp_degree, LOCAL_BATCH_PACKS).num_microbatches * dp_degree * LOCAL_BATCH_PACKS
-    assert len(fillers) == 2 * (computed - PACKS_PER_STEP)
-    assert all(filler == row_of(plan.filler()) for filler in fillers)
+    assert len(padding) == 2 * (computed - PACKS_PER_STEP)
+    assert all(row == row_of(plan.padding_pack()) for row in padding)
 
 
 @pytest.mark.parametrize("degrees", [(4, 2, 8, 1), (1, 3, 2, 2), (8, 3, 1, 4)])
@@ -142,28 +142,28 @@ def test_a_state_of_another_plan_is_refused_and_both_are_named(plan: DataPlan, w
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**9))
 def test_a_step_deals_out_each_of_its_slots_once_and_as_few_fillers_as_fit(packs, ranks, local, first) -> None:
     shape = StepShape(packs, ranks, local)
-    places = np.random.default_rng(first).integers(0, 20, packs)
-    runs = [shape.microbatches(first, places, rank) for rank in range(ranks)]
+    keys = np.random.default_rng(first).integers(0, 20, packs)
+    runs = [shape.microbatches(first, keys, rank) for rank in range(ranks)]
     assert all(len(run) == shape.num_microbatches for run in runs)
     assert all(len(slots) == local for run in runs for slots in run)
     slots = [slot for run in runs for slots in run for slot in slots]
     real = [slot for slot in slots if slot != PADDING_SLOT]
     assert sorted(real) == list(range(first, first + packs))
     assert slots.count(PADDING_SLOT) < ranks * local
-    assert real == sorted(real, key=lambda slot: (places[slot - first], slot))
+    assert real == sorted(real, key=lambda slot: (keys[slot - first], slot))
     sizes = [sum(slot != PADDING_SLOT for slots in run for slot in slots) for run in runs]
     assert max(sizes) - min(sizes) <= 1
 
 
 @given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 5), st.integers(1, 4))
 def test_a_pipeline_takes_what_a_rank_computes_at_once_in_equal_parts(packs, ranks, part, passes) -> None:
-    places = np.zeros(packs, np.int64)
+    keys = np.zeros(packs, np.int64)
     whole, parts = StepShape(packs, ranks, part * passes), StepShape(packs, ranks, part * passes, passes)
     for rank in range(ranks):
-        in_parts = parts.microbatches(0, places, rank)
+        in_parts = parts.microbatches(0, keys, rank)
         assert len(in_parts) == parts.num_microbatches == whole.num_microbatches * passes
         assert {len(slots) for slots in in_parts} == {part}
-        in_one = whole.microbatches(0, places, rank)
+        in_one = whole.microbatches(0, keys, rank)
         assert [slot for slots in in_parts for slot in slots] == [slot for slots in in_one for slot in slots]
 
 

@@ -111,14 +111,14 @@ def test_plans_are_the_same_with_and_without_what_is_kept(world: World, keeps_al
     again = all_tasks(world)
     kept = list(world.store.with_name("store.derived").glob("*.array"))
     assert len(kept) > 12
-    monkeypatch.setattr(pack_counts, "_table", never)
+    monkeypatch.setattr(pack_counts, "_count_all", never)
     monkeypatch.setattr(documents.CloneDocuments, "_references", never)
     found = all_tasks(world)
     monkeypatch.undo()
     plain = all_tasks(world)
     for plan in (again, found, plain):
         assert plan.fingerprint == first.fingerprint
-        assert [s.packs.group_counts for s in plan.streams] == [s.packs.group_counts for s in first.streams]
+        assert [s.stream.block_counts for s in plan.streams] == [s.stream.block_counts for s in first.streams]
         for slot in range(0, 200, 7):
             assert plan.pack(slot).pieces == first.pack(slot).pieces
             assert np.array_equal(plan.pack(slot).labels_S, first.pack(slot).labels_S)
@@ -130,17 +130,17 @@ def test_counts_of_other_rules_or_tasks_are_others(world: World, keeps_all) -> N
     assert isinstance(docs, documents.TTSDocuments)
     keys = {docs.key, replace(docs, transcript="romanized").key, replace(docs, seq_len=64).key}
     assert len(keys) == 3
-    groups = Blocks(stream.documents)
-    totals = [sum(c.num_packs for c in count_packs(groups, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
+    blocks = Blocks(stream.documents)
+    totals = [sum(c.num_packs for c in count_packs(blocks, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
     assert totals[0] > totals[1]
-    again = [sum(c.num_packs for c in count_packs(groups, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
+    again = [sum(c.num_packs for c in count_packs(blocks, PackingRules(seq_len), whole=True)) for seq_len in (64, 256)]
     assert again == totals
 
 
 def test_processes_count_what_one_would(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = next(stream for stream in all_tasks(world).streams if stream.task == "tts")
-    groups = Blocks(stream.documents, group_documents=4, lane_groups=64)
-    alone = pack_counts._table(groups, PackingRules(128), True, "tts")
+    blocks = Blocks(stream.documents, block_documents=4, min_partition_blocks=64)
+    alone = pack_counts._count_all(blocks, PackingRules(128), True, "tts")
     monkeypatch.setattr(pack_counts, "MIN_PARALLEL_DOCUMENTS", 1)
     monkeypatch.setattr(pack_counts, "BLOCKS_PER_TASK", 3)
-    assert np.array_equal(pack_counts._table(groups, PackingRules(128), True, "tts"), alone)
+    assert np.array_equal(pack_counts._count_all(blocks, PackingRules(128), True, "tts"), alone)

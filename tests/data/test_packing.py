@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titan_speech.data.packing import best_fit, num_best_fit, under
+from titan_speech.data.packing import best_fit, documents_in_window, num_best_fit
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60), st.data())
@@ -16,7 +16,7 @@ def test_windows_cover_every_token_of_every_document_once_and_in_order(lengths, 
     found = []
     for start in range(0, ends[-1], window):
         stop = min(start + window, ends[-1])
-        first, end = under(ends, start, stop)
+        first, end = documents_in_window(ends, start, stop)
         for i in range(first, end):
             begin = ends[i] - lengths[i]
             tokens = range(max(start, begin), min(stop, ends[i]))

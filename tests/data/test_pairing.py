@@ -207,7 +207,7 @@ def test_packs_of_stitched_speech_hold_whole_documents_with_their_segments_in_or
     write_recordings(world, tmp_path / "talks", gaps={6: 2.0})
     plan = stitched(world, tmp_path / "talks")
     vocabulary, parts = plan.vocabulary, defaultdict(list)
-    num_packs = int(plan.streams[0].packs.counts.num_packs)
+    num_packs = int(plan.streams[0].stream.counts.num_packs)
     for slot in range(num_packs):
         pack, begin = plan.pack(slot), 0
         for ref in plan.sample_refs(pack):

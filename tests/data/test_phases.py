@@ -12,75 +12,77 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.listed_documents import counts_of, groups_of, laned
+from tests.listed_documents import blocks_of, counts_of, partitioned
 from tests.plan_samples import SEQ_LEN, World, make_world, with_training
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.inspect import show_lines
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.packing import PackingRules, whole_counts
 from titan_speech.data.phase_files import PHASES_DIR, continued_from, phase_end, write_phases, write_step
-from titan_speech.data.phase_report import phase_figures, phases_json, phases_text
+from titan_speech.data.phase_report import phases_json, phases_text, summarize_phases
 from titan_speech.data.phases import PhaseEnd
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.shuffle_partitions import PartitionedStream, PartitionStream, continued, partition_of_turn
-from titan_speech.data.streams import SplitStream, WholeStream
+from titan_speech.data.shuffle_partitions import PartitionedStream, partition_of_turn, resume_stream
+from titan_speech.data.streams import PartitionStream, SplitStream, WholeStream
 from titan_speech.errors import CheckpointError, ConfigError
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 LENGTHS = np.random.default_rng(3).integers(3, 90, 150).tolist()
 SEQ_LENS = (32, 48, 64, 100)
-legs_of = st.lists(st.tuples(st.sampled_from(SEQ_LENS), st.booleans(), st.integers(0, 60)), min_size=1, max_size=6)
+segments_of = st.lists(st.tuples(st.sampled_from(SEQ_LENS), st.booleans(), st.integers(0, 60)), min_size=1, max_size=6)
 Read = dict[int, list[tuple[int, int]]]
 
 
-def read_legs(
-    kind: type[PartitionStream], legs: list[tuple[int, bool, int]], lane_groups: int
+def read_segments(
+    kind: type[PartitionStream], segments: list[tuple[int, bool, int]], min_partition_blocks: int
 ) -> tuple[PartitionedStream, Read]:
-    """(document, token) pairs of each lane in the order read, over phases with other rules."""
-    groups = groups_of(LENGTHS, group_documents=6, lane_groups=lane_groups)
+    """(document, token) pairs of each partition in the order read, over phases with other rules."""
+    blocks = blocks_of(LENGTHS, block_documents=6, min_partition_blocks=min_partition_blocks)
     done: list[tuple[PackingRules, int]] = []
     read: Read = {}
     turn = 0
-    for seq_len, split, num_packs in legs:
+    for seq_len, split, num_packs in segments:
         rules = PackingRules(seq_len, split and kind is WholeStream)
-        fresh = laned(kind, "k", groups, rules)
-        stream = continued(fresh, "k", done, whole_counts)
+        fresh = partitioned(kind, "k", blocks, rules)
+        stream = resume_stream(fresh, "k", done, whole_counts)
         for j in range(num_packs):
             pieces = stream.pieces(j)
             assert sum(piece.stop - piece.start for piece in pieces) <= seq_len
-            lane = read.setdefault(partition_of_turn(turn + j, stream.num_lanes), [])
-            lane += [(piece.document, token) for piece in pieces for token in range(piece.start, piece.stop)]
+            partition = read.setdefault(partition_of_turn(turn + j, stream.num_partitions), [])
+            partition += [(piece.document, token) for piece in pieces for token in range(piece.start, piece.stop)]
         turn += num_packs
         done.append((rules, num_packs))
-    return continued(laned(kind, "k", groups, PackingRules(64)), "k", done, whole_counts), read
+    return resume_stream(partitioned(kind, "k", blocks, PackingRules(64)), "k", done, whole_counts), read
 
 
 def documents_of(stream: PartitionedStream, number: int) -> range:
-    lane = stream.lanes[number]
-    return range(stream.groups.slices(lane.start)[0][0], stream.groups.slices(lane.stop - 1)[0][1])
+    partition = stream.partitions[number]
+    return range(stream.blocks.slices(partition.start)[0][0], stream.blocks.slices(partition.stop - 1)[0][1])
 
 
 @settings(max_examples=12)
-@given(legs_of, st.sampled_from([4, 1_000]))
-def test_a_split_stream_reads_its_token_sequence_without_gap_or_overlap_across_phases(legs, lane_groups) -> None:
-    stream, read = read_legs(SplitStream, legs, lane_groups)
+@given(segments_of, st.sampled_from([4, 1_000]))
+def test_a_split_stream_reads_its_token_sequence_without_gap_or_overlap_across_phases(
+    segments, min_partition_blocks
+) -> None:
+    stream, read = read_segments(SplitStream, segments, min_partition_blocks)
     for number, tokens in read.items():
-        one_pack_at_a_time = laned(SplitStream, "k", stream.groups, PackingRules(1)).lane(number)
+        one_pack_at_a_time = partitioned(SplitStream, "k", stream.blocks, PackingRules(1)).partition(number)
         expected = [(p.document, p.start) for j in range(len(tokens)) for p in one_pack_at_a_time.pieces(j)]
         assert tokens == expected
 
 
 @settings(max_examples=12)
-@given(legs_of, st.sampled_from([4, 1_000]))
-def test_a_whole_stream_reads_what_fits_once_an_epoch_across_phases(legs, lane_groups) -> None:
+@given(segments_of, st.sampled_from([4, 1_000]))
+def test_a_whole_stream_reads_what_fits_once_an_epoch_across_phases(segments, min_partition_blocks) -> None:
     """Every token of samples that fit all phases comes equally often, but for the epoch that is going on."""
-    stream, read = read_legs(WholeStream, legs, lane_groups)
-    shortest = min(seq_len for seq_len, _, num_packs in legs if num_packs or len(legs) == 1)
+    stream, read = read_segments(WholeStream, segments, min_partition_blocks)
+    shortest = min(seq_len for seq_len, _, num_packs in segments if num_packs or len(segments) == 1)
     for number, tokens in read.items():
         times = Counter(tokens)
         documents = documents_of(stream, number)
-        done = {stream.lane(number).start.epoch}
+        done = {stream.partition(number).start.epoch}
         assert set(times) <= {(i, t) for i in documents for t in range(LENGTHS[i])}
         for i in documents:
             of_document = {times[i, t] for t in range(LENGTHS[i])}
@@ -92,36 +94,36 @@ def test_a_whole_stream_reads_what_fits_once_an_epoch_across_phases(legs, lane_g
 
 
 @settings(max_examples=12)
-@given(st.sampled_from([SplitStream, WholeStream]), legs_of, st.integers(0, 40), st.integers(0, 10**6))
-def test_where_a_phase_begins_follows_from_what_was_read_alone(kind, legs, more: int, jump: int) -> None:
-    """Legs in one go or in two of equal rules, and any pack without those before it."""
-    groups = groups_of(LENGTHS, group_documents=6, lane_groups=4)
+@given(st.sampled_from([SplitStream, WholeStream]), segments_of, st.integers(0, 40), st.integers(0, 10**6))
+def test_where_a_phase_begins_follows_from_what_was_read_alone(kind, segments, more: int, jump: int) -> None:
+    """Segments in one go or in two of equal rules, and any pack without those before it."""
+    blocks = blocks_of(LENGTHS, block_documents=6, min_partition_blocks=4)
     rules = PackingRules(64)
-    done = [(PackingRules(seq_len, split and kind is WholeStream), n) for seq_len, split, n in legs]
-    at_once = continued(laned(kind, "k", groups, rules), "k", [*done, (rules, more)], whole_counts)
-    in_two = continued(
-        laned(kind, "k", groups, rules), "k", [*done, (rules, more // 2), (rules, more - more // 2)], whole_counts
+    done = [(PackingRules(seq_len, split and kind is WholeStream), n) for seq_len, split, n in segments]
+    at_once = resume_stream(partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more)], whole_counts)
+    in_two = resume_stream(
+        partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more // 2), (rules, more - more // 2)], whole_counts
     )
-    straight = continued(laned(kind, "k", groups, rules), "k", done, whole_counts)
+    straight = resume_stream(partitioned(kind, "k", blocks, rules), "k", done, whole_counts)
     for j in (jump, 0, 1, 7):
         assert at_once.pieces(j) == in_two.pieces(j) == straight.pieces(more + j)
 
 
 def test_equal_rules_go_on_as_if_there_were_no_border() -> None:
     for kind in (SplitStream, WholeStream):
-        groups = groups_of(LENGTHS, group_documents=6)
-        stream = laned(kind, "k", groups, PackingRules(64))
-        later = continued(stream, "k", [(PackingRules(64), 11)], whole_counts)
+        blocks = blocks_of(LENGTHS, block_documents=6)
+        stream = partitioned(kind, "k", blocks, PackingRules(64))
+        later = resume_stream(stream, "k", [(PackingRules(64), 11)], whole_counts)
         assert [later.pieces(j) for j in range(90)] == [stream.pieces(11 + j) for j in range(90)]
-        assert counts_of(kind, groups, PackingRules(64)) == stream.group_counts
+        assert counts_of(kind, blocks, PackingRules(64)) == stream.block_counts
 
 
 def test_a_phase_that_ends_inside_what_another_left_of_a_group_goes_on_there() -> None:
-    groups = groups_of(LENGTHS, group_documents=50)
-    fresh, before = laned(WholeStream, "k", groups, PackingRules(64)), (PackingRules(48), 3)
-    straight = continued(fresh, "k", [before], whole_counts)
+    blocks = blocks_of(LENGTHS, block_documents=50)
+    fresh, before = partitioned(WholeStream, "k", blocks, PackingRules(64)), (PackingRules(48), 3)
+    straight = resume_stream(fresh, "k", [before], whole_counts)
     for num_packs in (1, 5, 20):
-        later = continued(fresh, "k", [before, (PackingRules(64), num_packs)], whole_counts)
+        later = resume_stream(fresh, "k", [before, (PackingRules(64), num_packs)], whole_counts)
         assert [later.pieces(j) for j in range(30)] == [straight.pieces(num_packs + j) for j in range(30)]
 
 
@@ -174,7 +176,7 @@ def test_two_phases_read_every_sample_of_a_carried_source_once_before_any_twice(
     assert statuses["speech.en"] == "carried"
     assert statuses["instruction.hi"] == "new"
     assert {stream.name for stream in second.phase.retired} == {"text.en", "text.hi", "text.ta"}
-    assert "speech.en: carried, " in second.describe()
+    assert "speech.en: resumed, " in second.describe()
     assert "text.ta: retired" in second.describe()
 
 
@@ -206,7 +208,7 @@ def test_going_on_in_a_phase_is_the_phase_uninterrupted_at_any_world_size(world:
             loader.load_state_dict(state)
             assert loader.state_dict()["next_slot"] == second.phase.first_slot == 36
             assert len(json.dumps(loader.state_dict())) < 200
-            with pytest.raises(CheckpointError, match="stands at slot 48 of phase 'start'"):
+            with pytest.raises(CheckpointError, match="position is slot 48 of phase 'start'"):
                 loader.load_state_dict({**state, "next_slot": 48})
 
 
@@ -241,7 +243,7 @@ def test_a_changed_store_restarts_its_streams_and_says_what_changed(world: World
     second = planned(world.config(*sources, phase="new-store"), at_step(first, 5))
     for stream in second.phase.streams:
         assert stream.status == ("restarted" if stream.source == "tts" else "carried")
-        assert bool(stream.legs) == (stream.source != "tts")
+        assert bool(stream.segments) == (stream.source != "tts")
     assert "tts.en: restarted: parts changed: prompts.en.speech " in second.describe()
 
 
@@ -276,7 +278,7 @@ def test_records_beside_a_checkpoint_suffice_to_go_on(world: World, tmp_path: Pa
     with pytest.raises(CheckpointError, match="is damaged"):
         phase_end(checkpoints / "step-5")
     path.unlink()
-    with pytest.raises(CheckpointError, match="is missing: it says where each data stream stood"):
+    with pytest.raises(CheckpointError, match="is missing: it holds the read position of each data stream"):
         phase_end(checkpoints / "step-5")
 
 
@@ -287,7 +289,7 @@ def test_a_new_stage_reads_on_where_the_one_before_stopped(world: World, tmp_pat
     with pytest.raises(CheckpointError, match="no complete checkpoint there"):
         continued_from(tmp_path / "s1")
     (checkpoint / ".metadata").touch()
-    with pytest.raises(CheckpointError, match="which says how far each stream was read"):
+    with pytest.raises(CheckpointError, match="which holds the read position of each stream"):
         continued_from(tmp_path / "s1")
     write_step(checkpoint, 7, first.phases)
     second = planned(more_tts(world, "start", continue_from=str(tmp_path / "s1")))
@@ -327,13 +329,13 @@ def test_the_history_of_a_run_is_told(world: World, tmp_path: Path) -> None:
     first = planned(world.three_tasks())
     second = planned(more_tts(world, "more-tts"), at_step(first, 3))
     with pytest.raises(CheckpointError, match="has no data_phases folder"):
-        phase_figures(tmp_path)
+        summarize_phases(tmp_path)
     write_phases(tmp_path, second.phases)
     checkpoint = tmp_path / "checkpoint" / "step-5"
     checkpoint.mkdir(parents=True)
     (checkpoint / ".metadata").touch()
     write_step(checkpoint, 5, second.phases)
-    start, more = phase_figures(tmp_path)
+    start, more = summarize_phases(tmp_path)
     assert (start.first_slot, start.end_slot, more.first_slot, more.end_slot) == (0, 36, 36, 48)
     assert sum(stream.num_tokens for stream in start.streams) == 36 * SEQ_LEN == more.first_token
     assert sum(stream.num_tokens for stream in more.streams) == 12 * 2 * SEQ_LEN
@@ -341,5 +343,5 @@ def test_the_history_of_a_run_is_told(world: World, tmp_path: Path) -> None:
     text = phases_text(tmp_path)
     assert "phase 'more-tts'" in text
     assert "tts.en" in text
-    assert "carried" in text
+    assert "resumed" in text
     assert "text.hi: retired" in text

@@ -41,7 +41,7 @@ def same(a: Pack, b: Pack) -> bool:
 def epoch_packs(plan: DataPlan, stream: int) -> list[Pack]:
     """Every pack of one epoch of a stream of whole samples."""
     packs, slots = [], np.flatnonzero(plan.order.stream_M == stream)
-    num_packs = round(plan.streams[stream].packs.counts.num_packs)
+    num_packs = round(plan.streams[stream].stream.counts.num_packs)
     assert num_packs <= len(slots)
     for slot in slots[:num_packs]:
         packs.append(plan.pack(int(slot)))
@@ -172,7 +172,7 @@ def test_each_transcript_variant_is_read_where_asked_for(world: World) -> None:
     found = []
     for variant in ("native", "romanized"):
         plan = DataPlan.load(world.config(world.source("tts", 1.0, transcript=variant)))
-        found.append(sum(stream.packs.counts.num_tokens for stream in plan.streams))
+        found.append(sum(stream.stream.counts.num_tokens for stream in plan.streams))
     assert found[0] > found[1]
 
 
@@ -207,10 +207,10 @@ def test_two_parts_of_a_language_are_one_stream(world: World) -> None:
 
 
 def test_a_filler_is_padding_nobody_trains_on(plan: DataPlan) -> None:
-    filler = plan.filler()
-    assert set(filler.ids_S.tolist()) == {plan.vocabulary.pad_id}
-    assert set(filler.labels_S.tolist()) == {IGNORE_INDEX}
-    assert filler.positions_S.tolist() == list(range(SEQ_LEN))
+    padding = plan.padding_pack()
+    assert set(padding.ids_S.tolist()) == {plan.vocabulary.pad_id}
+    assert set(padding.labels_S.tolist()) == {IGNORE_INDEX}
+    assert padding.positions_S.tolist() == list(range(SEQ_LEN))
 
 
 def test_the_table_names_every_stream_its_epochs_and_what_is_dropped(world: World) -> None:
@@ -219,8 +219,8 @@ def test_the_table_names_every_stream_its_epochs_and_what_is_dropped(world: Worl
     table = plan.describe()
     assert all(f"tts     {language}" in table for language in LANGUAGES)
     for stream in plan.streams:
-        assert stream.packs.counts.num_too_long > 0
-        assert f"{stream.name}: dropped {stream.packs.counts.num_dropped} samples longer than 48 tokens" in table
+        assert stream.stream.counts.num_too_long > 0
+        assert f"{stream.name}: dropped {stream.stream.counts.num_dropped} samples longer than 48 tokens" in table
 
 
 def refused(config: SpeechConfig) -> str:

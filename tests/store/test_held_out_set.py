@@ -82,8 +82,8 @@ def sample_ids_read(plan: DataPlan, num_epochs: float = 2) -> dict[str, set[str]
     for stream in plan.streams:
         ids = [documents.part.column("sample_id").to_pylist() for documents in stream.documents]
         found = read.setdefault(stream.name, set())
-        for j in range(ceil(num_epochs * stream.packs.counts.num_packs)):
-            for part, number, _, _ in stream.packs.pieces(j):
+        for j in range(ceil(num_epochs * stream.stream.counts.num_packs)):
+            for part, number, _, _ in stream.stream.pieces(j):
                 found.update(ids[part][i] for i in stream.documents[part].samples(number))
     return read
 
@@ -116,7 +116,7 @@ def test_the_tokens_of_gold_samples_are_in_no_pack(world: World, tmp_path: Path)
         for n, id_ in enumerate(part.column("sample_id").to_pylist())
         if id_ in held and part.code_len_N[n] >= 4
     ]
-    total = sum(ceil(stream.packs.counts.num_packs) for stream in plan.streams)
+    total = sum(ceil(stream.stream.counts.num_packs) for stream in plan.streams)
     packs = b"".join(plan.pack(slot).ids_S.tobytes() for slot in range(2 * total))
     assert len(needles) > 30
     assert not [needle for needle in needles if needle in packs]

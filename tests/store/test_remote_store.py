@@ -230,7 +230,7 @@ def test_packs_are_passed_over_while_every_file_is_here(
         files.fetch([file])
     seen: list[int] = []
     monkeypatch.setattr("titan_speech.data.shard_prefetch.files_of_slot", lambda plan, slot: seen.append(slot) or [])
-    monkeypatch.setattr("titan_speech.data.shard_prefetch.PACKS_A_CHECK", 8)
+    monkeypatch.setattr("titan_speech.data.shard_prefetch.PACKS_PER_CHECK", 8)
     slots, first = count(), files_of_plan(plan)[0][1].sha256
     with closing(ShardPrefetcher(plan, ([slot] for slot in slots), LookAhead(8, 1 << 30))) as prefetcher:
         wait_until(lambda: prefetcher.num_walked == 8)

@@ -70,7 +70,7 @@ class Documents(Protocol):
         """What is added to codes to make them ids."""
         ...
 
-    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
+    def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
         """What these documents are made of."""
         ...
 
@@ -150,7 +150,7 @@ class SampleDocuments:
     def samples(self, i: int) -> tuple[int, ...]:
         return (i,)
 
-    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
+    def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
         return self.template.assemble(self.columns(numbers), self.train_on)
 
     def document(self, i: int) -> Document:
@@ -217,14 +217,14 @@ class TTSDocuments(SampleDocuments):
         columns = self.text(numbers), self.tokens(numbers)
         return columns if DESCRIPTION not in self.variants else (self.description(numbers), *columns)
 
-    def spliced(self, numbers: Sequence[int]) -> TokenRuns:
-        spliced = super().spliced(numbers)
+    def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
+        token_runs = super().token_runs(numbers)
         if DESCRIPTION in self.variants:
             opening = self.grammar.template(self.task, has_description=False).fixed_ids[0].data
             for document, description_ids in enumerate(self.description(numbers)):
                 if not len(description_ids):
-                    spliced.drop_first_block(document, opening)
-        return spliced
+                    token_runs.drop_first_block(document, opening)
+        return token_runs
 
 
 class CloneDocuments(SampleDocuments):

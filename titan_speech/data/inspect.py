@@ -213,7 +213,7 @@ def _rank_rows(
     ).build(dp_world_size=dp_degree, dp_rank=dp_rank, local_batch_size=budget.local_batch_packs)
     stack.enter_context(closing(loader))
     loader.next_slot = start
-    slot_batches = SlotBatches(loader.shape, plan.places, dp_rank, start)
+    slot_batches = SlotBatches(loader.shape, plan.locality_keys, dp_rank, start)
     for slots, (inputs, labels_BL) in zip(slot_batches, loader, strict=False):
         for slot, *row in zip(slots, inputs["input"], labels_BL, inputs["positions"], strict=True):
             yield slot, _row_digest(slot, *row)

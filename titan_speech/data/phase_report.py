@@ -1,116 +1,26 @@
-"""The phase that a configuration asks for, before anything is carried into it.
+"""The phases of a run as text or JSON: the logic of `titan-speech data phases`.
 
-In: the opened sources, their streams and shares. Out: a `Phase` that describes them. What decides whether a stream
-carries over is gathered here: settings of its documents, the grammar that frames them, the layout of groups and lanes,
-and for each part the sha256 of its files and the samples held out of it.
-
-The phases of a run as text or JSON: the logic of `titan-speech data phases`.
-
-In: a run folder. Out: for each phase of the run's newest checkpoint, or of the phase it began last, where it lies, what
-it read, and what became of each stream. A phase ends where the next begins; the last one at the newest checkpoint.
+In: a run folder. Out: for each phase up to the run's newest checkpoint (or, without a checkpoint, up to the phase it
+began last): its steps, slots and tokens, and what it read of each stream. A phase ends where the next begins; the last
+one ends at the newest checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from titan_speech.config.budget import Budget
-from titan_speech.config.schema import SpeechConfig
-from titan_speech.data.documents import Documents
-from titan_speech.data.held_out import MaskedPart
-from titan_speech.data.order import ORDER_VERSION, SlotOrder
-from titan_speech.data.phase_files import (
-    PHASES_DIR,
-    continued_from,
-    newest_checkpoint,
-    phase_diff,
-    phase_end,
-    read_phases,
-)
-from titan_speech.data.phases import PartRecord, Phase, PhaseEnd, StreamRecord, first_phase, phase_at
-from titan_speech.data.shuffle_partitions import PartitionedStream
-from titan_speech.data.sources import OpenedSource, document_settings
+from titan_speech.data.phase_files import PHASES_DIR, newest_checkpoint, phase_end, read_phases
+from titan_speech.data.phases import Phase, StreamRecord
 from titan_speech.errors import CheckpointError
-from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.utils.text_table import table_lines
-
-
-def wanted_phase(
-    config: SpeechConfig,
-    grammar: Grammar,
-    sources: Sequence[OpenedSource],
-    packs: Sequence[PartitionedStream],
-    shares: Mapping[tuple[str, str], float],
-    order: SlotOrder,
-    fingerprint: str,
-) -> Phase:
-    """As if the run began with it."""
-    return Phase(
-        label=config.data.phase,
-        plan=fingerprint,
-        seq_len=config.training.seq_len,
-        packs_per_step=Budget.from_config(config).packs_per_step,
-        settings={
-            "seed": str(config.data.seed),
-            "too_long": config.data.too_long,
-            "held_out": ", ".join(config.data.held_out) or "none",
-        },
-        streams=tuple(
-            _record(config, grammar, source, stream, shares[source.table.name, source.language], units)
-            for source, stream, units in zip(sources, packs, order.units, strict=True)
-        ),
-    )
-
-
-def run_phases(config: SpeechConfig, wanted: Phase, resumed: PhaseEnd | None) -> tuple[Phase, ...]:
-    """The run's phases up to the one it reads now, from where its checkpoint stands or from the start."""
-    if resumed is None:
-        continued = continued_from(Path(config.data.continue_from)) if config.data.continue_from else None
-        return (first_phase(wanted, continued),)
-    tokens_seen = resumed.step * config.training.global_batch_tokens
-    phase = phase_at(wanted, resumed, phase_diff(resumed.last, wanted), tokens_seen)
-    return resumed.phases if phase is resumed.last else (*resumed.phases, phase)
-
-
-def _record(
-    config: SpeechConfig, grammar: Grammar, source: OpenedSource, stream: PartitionedStream, share: float, units: int
-) -> StreamRecord:
-    return StreamRecord(
-        source=source.table.name,
-        language=source.language,
-        settings={
-            **document_settings(source, config.training.seq_len),
-            "grammar": grammar.fingerprint,
-            "order version": str(ORDER_VERSION),
-        },
-        train_on=source.table.train_on,
-        parts=tuple(_part(documents) for documents in source.documents),
-        store=source.table.store,
-        share=share,
-        units=units,
-        rules=stream.rules,
-        epoch_packs=stream.counts.num_packs,
-        epoch_tokens=stream.counts.num_tokens,
-        seed=config.data.seed,
-    )
-
-
-def _part(documents: Documents) -> PartRecord:
-    part = documents.part
-    held_out = part.held_out if isinstance(part, MaskedPart) else None
-    digest = "" if held_out is None else hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest()[:16]
-    return PartRecord(part.name, part.info.fingerprint, digest)
-
 
 HEADER = ("stream", "share", "tokens read", "epochs read", "epochs in all", "")
 
 
 @dataclass(frozen=True)
-class StreamFigures:
+class StreamSummary:
     """What a phase read of a stream."""
 
     name: str
@@ -119,12 +29,12 @@ class StreamFigures:
     """Tokens of packs, padding included."""
     num_epochs: float
     num_epochs_in_all: float
-    """With the phases before, and the runs it continues; by the pack counts of this phase."""
+    """With earlier phases and the runs that this one continues; by the pack counts of this phase."""
     status: str
 
 
 @dataclass(frozen=True)
-class PhaseFigures:
+class PhaseSummary:
     """One phase of a run."""
 
     label: str
@@ -136,21 +46,26 @@ class PhaseFigures:
     end_slot: int
     first_token: int
     continues: str
-    streams: tuple[StreamFigures, ...]
+    streams: tuple[StreamSummary, ...]
     retired: tuple[str, ...]
 
 
-def phase_figures(run_folder: Path) -> list[PhaseFigures]:
-    """The phases of the run, oldest first."""
-    chain, end_step = _chain(run_folder)
-    ends = [*((phase.first_step, phase.first_slot) for phase in chain[1:])]
-    ends.append((end_step, chain[-1].slots(end_step).start))
-    return [_figures(phase, *end) for phase, end in zip(chain, ends, strict=True)]
+def summarize_phases(run_folder: Path) -> list[PhaseSummary]:
+    """The phases of the run, oldest first.
+
+    Raises:
+        CheckpointError: the folder does not exist, is not a run folder, or its records are damaged.
+    """
+    phases, end_step = _read_run(run_folder)
+    ends = [(phase.first_step, phase.first_slot) for phase in phases[1:]]
+    ends.append((end_step, phases[-1].slots(end_step).start))
+    return [_summarize(phase, *end) for phase, end in zip(phases, ends, strict=True)]
 
 
-def _chain(run_folder: Path) -> tuple[tuple[Phase, ...], int]:
+def _read_run(run_folder: Path) -> tuple[tuple[Phase, ...], int]:
+    """The phases of a run, and the step at which the last one ends."""
     if not run_folder.is_dir():
-        raise CheckpointError(f"there is no run folder {run_folder}; give what job.dump_folder of the run says")
+        raise CheckpointError(f"there is no run folder {run_folder}; give the run's job.dump_folder")
     checkpoint = newest_checkpoint(run_folder)
     end = phase_end(checkpoint) if checkpoint is not None else None
     if end is not None:
@@ -158,16 +73,16 @@ def _chain(run_folder: Path) -> tuple[tuple[Phase, ...], int]:
     records = sorted((run_folder / PHASES_DIR).glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not records:
         raise CheckpointError(
-            f"{run_folder} has no {PHASES_DIR} folder and no checkpoint with one: it is no run folder, or its run "
-            "ended before it began its first phase"
+            f"{run_folder} has no {PHASES_DIR} folder and no checkpoint with one: it is not a run folder, or its run "
+            "ended before its first phase began"
         )
-    chain = read_phases(run_folder / PHASES_DIR, records[-1].stem)
-    return chain, chain[-1].first_step
+    phases = read_phases(run_folder / PHASES_DIR, records[-1].stem)
+    return phases, phases[-1].first_step
 
 
-def _figures(phase: Phase, end_step: int, end_slot: int) -> PhaseFigures:
+def _summarize(phase: Phase, end_step: int, end_slot: int) -> PhaseSummary:
     num_packs = phase.order().num_packs(end_slot - phase.first_slot)
-    return PhaseFigures(
+    return PhaseSummary(
         label=phase.label,
         plan=phase.plan,
         seq_len=phase.seq_len,
@@ -177,28 +92,28 @@ def _figures(phase: Phase, end_step: int, end_slot: int) -> PhaseFigures:
         end_slot=end_slot,
         first_token=phase.first_token,
         continues=phase.continues,
-        streams=tuple(_stream(phase, *pair) for pair in zip(phase.streams, num_packs, strict=True)),
+        streams=tuple(_summarize_stream(phase, *pair) for pair in zip(phase.streams, num_packs, strict=True)),
         retired=tuple(stream.name for stream in phase.retired),
     )
 
 
-def _stream(phase: Phase, stream: StreamRecord, num_packs: int) -> StreamFigures:
-    before = sum(leg.num_packs * leg.rules.seq_len for leg in stream.legs)
+def _summarize_stream(phase: Phase, stream: StreamRecord, num_packs: int) -> StreamSummary:
+    before = sum(segment.num_packs * segment.rules.seq_len for segment in stream.segments)
     here = num_packs * phase.seq_len
     epoch = stream.epoch_packs * phase.seq_len
     status = stream.status + (f": {stream.reason}" if stream.reason else "")
-    return StreamFigures(stream.name, stream.share, here, here / epoch, (before + here) / epoch, status)
+    return StreamSummary(stream.name, stream.share, here, here / epoch, (before + here) / epoch, status)
 
 
 def phases_json(run_folder: Path) -> str:
-    return json.dumps([asdict(phase) for phase in phase_figures(run_folder)], indent=1, ensure_ascii=False)
+    return json.dumps([asdict(phase) for phase in summarize_phases(run_folder)], indent=1, ensure_ascii=False)
 
 
 def phases_text(run_folder: Path) -> str:
-    return "\n\n".join("\n".join(_lines(phase)) for phase in phase_figures(run_folder))
+    return "\n\n".join("\n".join(_lines(phase)) for phase in summarize_phases(run_folder))
 
 
-def _lines(phase: PhaseFigures) -> list[str]:
+def _lines(phase: PhaseSummary) -> list[str]:
     tokens = (phase.end_slot - phase.first_slot) * phase.seq_len
     lines = [
         f"phase {phase.label!r}, data plan {phase.plan}, seq_len {phase.seq_len:,}",
@@ -212,6 +127,7 @@ def _lines(phase: PhaseFigures) -> list[str]:
     return lines + [f"  {name}: retired" for name in phase.retired]
 
 
-def _row(stream: StreamFigures) -> tuple[str, ...]:
+def _row(stream: StreamSummary) -> tuple[str, ...]:
     epochs = (f"{stream.num_epochs:.3g}", f"{stream.num_epochs_in_all:.3g}")
-    return stream.name, f"{stream.share:.2%}", f"{stream.num_tokens:,}", *epochs, stream.status
+    status = "resumed" if stream.status == "carried" else stream.status
+    return stream.name, f"{stream.share:.2%}", f"{stream.num_tokens:,}", *epochs, status

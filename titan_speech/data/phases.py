@@ -1,19 +1,19 @@
-"""Phases: stretches of a run with one data plan each, and how a stream is carried from one to the next.
+"""Phases: stretches of a run with one data plan each, and where each stream resumes in the next one.
 
-In: where the phase before ended (`PhaseEnd`) and what this configuration reads. Out: the `Phase` that begins or goes
-on, with each stream's legs: how many packs of it were read under which rules, since its first pack.
+In: where the previous phase ended (`PhaseEnd`) and what this configuration reads. Out: the `Phase` that begins or
+continues, with each stream's segments: how many packs of it were read under which packing rules, since its first pack.
 
-    phase "start"        slots 0..       speech.hi: 4,096 packs of 2,048      legs ()
-    phase "more-hindi"   slots 6,554..   speech.hi: goes on at 4,096 packs    legs ((2048, 4096),)
-    phase "long"         slots 9,831..   with seq_len 4,096                   legs ((2048, 7373),)
+    phase "start"        slots 0..       speech.hi: 4,096 packs of 2,048         segments ()
+    phase "more-hindi"   slots 6,554..   speech.hi: resumes after 4,096 packs    segments ((2048, 4096),)
+    phase "long"         slots 9,831..   with seq_len 4,096                      segments ((2048, 7373),)
 
-Positions follow from legs in closed form (lanes.py), so a phase is a few kB whatever was read, and resuming in it needs
-nothing of the phases before. A stream is carried when its source, language, task and files are the same; one whose data
-changed starts at its beginning, and so do pairs and stitched segments under another sequence length, to which they are
-fitted. One that is left out keeps its legs for when it comes back. Seeds concern streams that start: a carried stream
-keeps the order it began with.
+Read positions follow from the segments in closed form (shuffle_partitions.py), so the record of a phase takes a few kB
+however much was read, and resuming in a phase needs nothing of the phases before it. A stream resumes when its source,
+language, task and files are the same. A stream whose data changed restarts, and so do clone pairs and stitched
+documents under another sequence length, because they are fitted to it. A stream that is left out keeps its segments
+until it returns. The seed concerns streams that start: a resumed stream keeps the order it began with.
 
-Counted are slots: a phase ends where its last checkpoint that is gone on from ends.
+A phase is measured in slots: it ends at the checkpoint from which the next phase continues.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from titan_speech.data.packing import PackingRules
 from titan_speech.errors import CheckpointError
 
 Status = Literal["new", "carried", "restarted"]
+"""As recorded; "carried" is a stream that resumes where the previous phase left it."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Packs of a stream that were read under one set of rules."""
+    """Packs of a stream that were read under one set of packing rules."""
 
     rules: PackingRules
     num_packs: int
@@ -49,7 +50,7 @@ class PartRecord:
     fingerprint: str
     """Of all its files."""
     held_out: str = ""
-    """Of the samples that are never read."""
+    """Fingerprint of the samples that are never read; empty if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,39 +60,40 @@ class StreamRecord:
     source: str
     language: str
     settings: dict[str, str]
-    """What makes documents of its samples: task, transcript and so on. With the parts it decides what carries over."""
+    """What makes documents of its samples: task, transcript and so on. With the parts it decides whether the stream
+    resumes."""
     train_on: str
     parts: tuple[PartRecord, ...]
     store: str
-    """Where the store lies; told in messages only."""
+    """Folder or address of the store; for messages only."""
     share: float
     """Share of the phase's tokens."""
     units: int
-    """Share of the phase's packs, in 1/16 pack a cycle."""
+    """Share of the phase's packs, in 1/16 pack per cycle."""
     rules: PackingRules
     epoch_packs: float
     epoch_tokens: int
     seed: int = 0
     """The seed its order began with."""
-    legs: tuple[Segment, ...] = ()
-    """What was read before this phase."""
+    segments: tuple[Segment, ...] = ()
+    """What was read before this phase. Recorded as "legs"."""
     status: Status = "new"
     reason: str = ""
-    """What changed, where it is restarted."""
+    """What changed, if the stream is restarted."""
 
     @property
     def name(self) -> str:
         return f"{self.source}.{self.language}"
 
     def after(self, num_packs: int) -> StreamRecord:
-        """With this phase's packs among the legs; legs under equal rules are one."""
-        *earlier, last = (*self.legs, Segment(self.rules, num_packs))
+        """The stream after `num_packs` of this phase; neighbouring segments with equal rules are merged."""
+        *earlier, last = (*self.segments, Segment(self.rules, num_packs))
         if earlier and earlier[-1].rules == last.rules:
             last = Segment(last.rules, earlier.pop().num_packs + num_packs)
-        return replace(self, legs=(*earlier, last) if last.num_packs else tuple(earlier))
+        return replace(self, segments=(*earlier, last) if last.num_packs else tuple(earlier))
 
     def differences(self, other: StreamRecord) -> list[str]:
-        """What keeps this stream from going on where the other stands."""
+        """Changes that prevent this stream from resuming at the position of `other`."""
         found = [
             f"{key} {other.settings.get(key, 'none')} -> {self.settings.get(key, 'none')}"
             for key in sorted({*self.settings, *other.settings})
@@ -101,25 +103,39 @@ class StreamRecord:
             found.append(parts_changed(other.parts, self.parts))
         return found
 
+    def to_dict(self) -> dict[str, Any]:
+        """As recorded: the segments are called "legs", in records of every version."""
+        return {{"segments": "legs"}.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> StreamRecord:
+        """Raises KeyError or TypeError if the content is not the record of a stream."""
+        fields = dict(content)
+        legs = fields.pop("legs")
+        fields["parts"] = tuple(PartRecord(**part) for part in fields["parts"])
+        fields["rules"] = PackingRules(**fields["rules"])
+        segments = tuple(Segment(PackingRules(**leg["rules"]), leg["num_packs"]) for leg in legs)
+        return cls(**fields, segments=segments)
+
 
 def parts_changed(before: Sequence[PartRecord], after: Sequence[PartRecord]) -> str:
-    """The first part that differs, with its fingerprints."""
+    """The first part that differs, with its fingerprints, as one line."""
     old, new = ({part.name: part for part in parts} for parts in (before, after))
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
-            sides = [
-                "absent"
-                if part is None
-                else f"{part.fingerprint}{', held out ' + part.held_out if part.held_out else ''}"
-                for part in (old.get(name), new.get(name))
-            ]
-            return f"parts changed: {name} {sides[0]} -> {sides[1]}"
+            return f"parts changed: {name} {_part_text(old.get(name))} -> {_part_text(new.get(name))}"
     return "parts in another order"
+
+
+def _part_text(part: PartRecord | None) -> str:
+    if part is None:
+        return "absent"
+    return f"{part.fingerprint}, held out {part.held_out}" if part.held_out else part.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of a run with one data plan; `fingerprint` names its content."""
+    """A stretch of a run with one data plan; `fingerprint` identifies its content."""
 
     label: str
     plan: str
@@ -127,25 +143,26 @@ class Phase:
     seq_len: int
     packs_per_step: int
     settings: dict[str, str]
-    """What concerns all streams and changes what is read: seed, too_long and so on."""
+    """Settings of all streams that change what is read: seed, too_long and so on."""
     streams: tuple[StreamRecord, ...]
     retired: tuple[StreamRecord, ...] = ()
-    """Streams of earlier phases that are not read now."""
+    """Streams of earlier phases that this phase does not read."""
     first_step: int = 0
     first_slot: int = 0
     first_token: int = 0
     """Tokens the run had trained on when the phase began."""
     parent: str = ""
-    """Fingerprint of the phase before; of the first phase, of the one it continues from in another run."""
+    """Fingerprint of the previous phase; for the first phase of a run, of the phase it continues from another run."""
     continues: str = ""
-    """Checkpoint of another run whose streams go on here."""
+    """Checkpoint of another run whose streams resume here."""
     fingerprint: str = field(default="", compare=False)
 
-    def sealed(self) -> Phase:
-        """With its fingerprint: over what decides the data from here on, not over paths and figures for people."""
+    def with_fingerprint(self) -> Phase:
+        """This phase with its fingerprint: over all that decides the data from here on, without paths and shares."""
+        streams = (*self.streams, *self.retired)
         content = {
             "identity": [self.label, self.plan, self.first_step, self.first_slot, self.packs_per_step, self.parent],
-            "streams": [[s.name, s.seed, [asdict(leg) for leg in s.legs]] for s in (*self.streams, *self.retired)],
+            "streams": [[stream.name, stream.seed, list(map(asdict, stream.segments))] for stream in streams],
         }
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return replace(self, fingerprint=hashlib.sha256(canonical.encode()).hexdigest()[:16])
@@ -165,44 +182,38 @@ class Phase:
         )
 
     def streams_after(self, num_slots: int) -> tuple[StreamRecord, ...]:
-        """All streams with what that many slots of this phase read, those that it left out after them."""
+        """All streams after `num_slots` slots of this phase; those it does not read come last, unchanged."""
         num_packs = self.order().num_packs(num_slots)
         read = (stream.after(number) for stream, number in zip(self.streams, num_packs, strict=True))
         return (*read, *self.retired)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        streams = {name: [stream.to_dict() for stream in getattr(self, name)] for name in ("streams", "retired")}
+        return json.dumps({**asdict(self), **streams}, indent=1, ensure_ascii=False) + "\n"
 
 
 def phase_from_json(text: str) -> Phase:
-    """Raises KeyError, TypeError or ValueError for what is no phase."""
+    """Read what `Phase.to_json` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: the text is not the record of a phase, or does not match its fingerprint.
+    """
     content: dict[str, Any] = json.loads(text)
-    streams = {name: tuple(_stream(stream) for stream in content[name]) for name in ("streams", "retired")}
-    phase = Phase(**{**content, **streams}).sealed()
+    streams = {name: tuple(map(StreamRecord.from_dict, content[name])) for name in ("streams", "retired")}
+    phase = Phase(**{**content, **streams}).with_fingerprint()
     if phase.fingerprint != content["fingerprint"]:
         raise ValueError(f"its content gives fingerprint {phase.fingerprint}, it says {content['fingerprint']}")
     return phase
 
 
-def _stream(content: dict[str, Any]) -> StreamRecord:
-    return StreamRecord(
-        **{
-            **content,
-            "parts": tuple(PartRecord(**part) for part in content["parts"]),
-            "rules": PackingRules(**content["rules"]),
-            "legs": tuple(Segment(PackingRules(**leg["rules"]), leg["num_packs"]) for leg in content["legs"]),
-        }
-    )
-
-
 @dataclass(frozen=True)
 class PhaseEnd:
-    """A checkpoint, as far as data goes: its run's phases up to it."""
+    """The data position of a checkpoint: its step and the phases of its run up to it."""
 
     checkpoint: str
     step: int
     phases: tuple[Phase, ...]
-    """In their order; the checkpoint lies in the last."""
+    """Oldest first; the checkpoint belongs to the last."""
 
     @property
     def last(self) -> Phase:
@@ -213,21 +224,28 @@ class PhaseEnd:
         return self.last.slots(self.step).start
 
     def streams(self) -> tuple[StreamRecord, ...]:
+        """All streams of the run with what was read of them up to the checkpoint."""
         return self.last.streams_after(self.next_slot - self.last.first_slot)
 
 
 def first_phase(wanted: Phase, continued: PhaseEnd | None = None) -> Phase:
-    """The phase a fresh run begins with; `continued` is a checkpoint of the run before it."""
+    """The phase a new run begins with; its streams resume from `continued`, a checkpoint of another run, if given."""
     if continued is None:
-        return wanted.sealed()
-    streams, retired = resume_positions(wanted.streams, continued.streams())
+        return wanted.with_fingerprint()
+    streams, retired = resume_streams(wanted.streams, continued.streams())
     return replace(
         wanted, streams=streams, retired=retired, parent=continued.last.fingerprint, continues=continued.checkpoint
-    ).sealed()
+    ).with_fingerprint()
 
 
-def phase_at(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase:
-    """The phase in which a run goes on from its own checkpoint.
+def resume_phase(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase:
+    """The phase in which a run resumes from its own checkpoint: its last one, or a new one under a new label.
+
+    Args:
+        wanted: the phase that the configuration describes.
+        end: the checkpoint.
+        diff: what changed between the two plans, in lines for a message.
+        tokens_seen: tokens the run had trained on at the checkpoint.
 
     Raises:
         CheckpointError: the plan changed and no new phase is declared, or the label was used before.
@@ -235,16 +253,21 @@ def phase_at(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase
     last = end.last
     if wanted.label == last.label:
         if wanted.plan != last.plan or wanted.packs_per_step != last.packs_per_step:
-            raise CheckpointError(_undeclared(end, diff))
+            raise CheckpointError(
+                f"the data plan is not the one {end.checkpoint} was trained with (phase {last.label!r}):\n{diff}\n"
+                "Undo the change (config.toml in the run folder has the old settings), or declare it: give data.phase "
+                "a new label, and every unchanged stream resumes at its read position; to start from the beginning, "
+                "give another job.dump_folder"
+            )
         return last
     if wanted.label in (phase.label for phase in end.phases):
         raise CheckpointError(
-            f"data.phase = {wanted.label!r}: that phase of the run has ended; {end.checkpoint} lies in phase "
-            f"{last.label!r}, begun at step {last.first_step:,}. Set data.phase = {last.label!r}, with its settings, "
-            "to go on, give a label that was not used yet to begin another phase, or set checkpoint.load_step to a "
-            f"step up to {last.first_step:,} to leave phase {last.label!r} out"
+            f"data.phase = {wanted.label!r}: that phase of the run has ended; {end.checkpoint} belongs to phase "
+            f"{last.label!r}, which began at step {last.first_step:,}. Set data.phase = {last.label!r}, with its "
+            "settings, to resume it, give an unused label to begin another phase, or set checkpoint.load_step to a "
+            f"step up to {last.first_step:,} to drop phase {last.label!r}"
         )
-    streams, retired = resume_positions(wanted.streams, end.streams())
+    streams, retired = resume_streams(wanted.streams, end.streams())
     return replace(
         wanted,
         streams=streams,
@@ -253,30 +276,22 @@ def phase_at(wanted: Phase, end: PhaseEnd, diff: str, tokens_seen: int) -> Phase
         first_slot=end.next_slot,
         first_token=tokens_seen,
         parent=last.fingerprint,
-    ).sealed()
+    ).with_fingerprint()
 
 
-def _undeclared(end: PhaseEnd, diff: str) -> str:
-    return (
-        f"the data plan is not the one {end.checkpoint} was trained with (phase {end.last.label!r}):\n{diff}\n"
-        "Undo the change (config.toml in the run folder has the old settings), or declare it: give data.phase a new "
-        "label, and every stream that stays goes on where it stands; to start anew, give another job.dump_folder"
-    )
-
-
-def resume_positions(
+def resume_streams(
     wanted: Sequence[StreamRecord], before: Sequence[StreamRecord]
 ) -> tuple[tuple[StreamRecord, ...], tuple[StreamRecord, ...]]:
-    """The wanted streams with what was read of them, and the streams that are left out now."""
+    """The wanted streams with what was read of them, and the earlier streams that are not wanted."""
     known = {(stream.source, stream.language): stream for stream in before}
-    streams = tuple(_carried(stream, known.pop((stream.source, stream.language), None)) for stream in wanted)
+    streams = tuple(_resume_stream(stream, known.pop((stream.source, stream.language), None)) for stream in wanted)
     return streams, tuple(known.values())
 
 
-def _carried(wanted: StreamRecord, before: StreamRecord | None) -> StreamRecord:
+def _resume_stream(wanted: StreamRecord, before: StreamRecord | None) -> StreamRecord:
     if before is None:
         return wanted
     differences = wanted.differences(before)
     if differences:
         return replace(wanted, status="restarted", reason="; ".join(differences))
-    return replace(wanted, status="carried", seed=before.seed, legs=before.legs)
+    return replace(wanted, status="carried", seed=before.seed, segments=before.segments)

@@ -29,7 +29,7 @@ from titan_speech.store.manifest import FileInfo
 logger = logging.getLogger(__name__)
 
 FILES_AT_ONCE = 4
-PACKS_A_CHECK = 1024
+PACKS_PER_CHECK = 1024
 WAKE_SHARE = 1 / 8
 """Of the look-ahead that must be free before the thread goes on: woken for every batch, it takes time from reading."""
 Needed = tuple[StoreFiles, FileInfo]
@@ -41,7 +41,7 @@ def files_of_slot(plan: DataPlan, slot: int) -> list[Needed]:
     stream = plan.streams[index]
     needed: dict[str, Needed] = {}
     seen: set[tuple[int, int]] = set()
-    for piece in stream.packs.pieces(j):
+    for piece in stream.stream.pieces(j):
         documents = stream.documents[piece.part]
         part = documents.part
         for sample in documents.samples(piece.document):
@@ -118,7 +118,7 @@ class ShardPrefetcher:
                 return
             if self.num_walked >= next_check:
                 is_whole = all(files.has(file) for files, file in self._files)
-                next_check = self.num_walked + PACKS_A_CHECK
+                next_check = self.num_walked + PACKS_PER_CHECK
             current = {} if is_whole else self._files_of(microbatch)
             new = [needed for sha256, needed in current.items() if sha256 not in previous]
             self._note(len(microbatch), sum(file.num_bytes for files, file in new if not files.has(file)))

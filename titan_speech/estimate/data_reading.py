@@ -66,7 +66,7 @@ def read_plan(config: SpeechConfig) -> Reading:
 
 
 def _of_stream(stream: PlannedStream, plan: DataPlan) -> StreamReading:
-    counts = stream.packs.counts
+    counts = stream.stream.counts
     epochs = plan.total_slots * stream.quota / CYCLE_SLOTS / counts.num_packs
     parts = [documents.part.info for documents in stream.documents]
     seconds = 0.0 if stream.task in TEXT_ONLY else sum(part.num_tokens for part in parts) / CODES_PER_SEC

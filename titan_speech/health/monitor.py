@@ -84,8 +84,8 @@ class BatchFinder:
     def slots_of(self, step: int, rank: int) -> list[int]:
         slots = self.slots(step)
         dp_rank = rank // self.ranks_per_sequence % self.shape.dp_degree
-        places = self.plan.places(slots.start, len(slots))
-        return sorted(slots.start + i for i in self.shape.run(places, dp_rank))
+        keys = self.plan.locality_keys(slots.start, len(slots))
+        return sorted(slots.start + i for i in self.shape.slots_of_rank(keys, dp_rank))
 
     def suspects(self, reading: StepReading) -> list[int]:
         """Slots of the ranks whose loss was not finite; all slots where that does not tell."""

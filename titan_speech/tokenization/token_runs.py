@@ -44,16 +44,39 @@ class TokenRuns:
     num_untrained: list[int]
     """Tokens at the start of each document that are not training targets."""
 
-    def cut(self, document: int, start: int, stop: int) -> None:
-        """Shorten a document to its tokens [start, stop); `num_tokens` and `num_untrained` stay as they are."""
+    def select(self, first: int, stop: int) -> TokenRuns:
+        """Documents [first, stop)."""
         num_runs, num_codes = len(self.is_code), sum(self.is_code)
-        next_run = [document * (num_runs - num_codes), document * num_codes]
-        for i, kind in enumerate(self.is_code, document * num_runs):
-            runs, length = self.codes if kind else self.text, self.lengths[i]
-            run = runs[next_run[kind]][max(start, 0) : max(stop, 0)]
-            runs[next_run[kind]], self.lengths[i] = run, len(run)
-            next_run[kind] += 1
-            start, stop = start - length, stop - length
+        num_texts = num_runs - num_codes
+        return TokenRuns(
+            self.text[first * num_texts : stop * num_texts],
+            self.codes[first * num_codes : stop * num_codes],
+            self.lengths[first * num_runs : stop * num_runs],
+            self.is_code,
+            self.num_tokens[first:stop],
+            self.num_untrained[first:stop],
+        )
+
+    def cut(self, document: int, start: int, stop: int) -> TokenRuns:
+        """Tokens [start, stop) of one document, as a document of its own; `stop` may be above its length."""
+        num_codes = sum(self.is_code)
+        next_text, next_code = document * (len(self.is_code) - num_codes), document * num_codes
+        text, codes, lengths = [], [], []
+        end = 0
+        for is_code in self.is_code:
+            begin = end
+            if is_code:
+                run, kind = self.codes[next_code], codes
+                next_code += 1
+            else:
+                run, kind = self.text[next_text], text
+                next_text += 1
+            end += len(run)
+            run = run[max(start - begin, 0) : max(stop - begin, 0)]
+            kind.append(run)
+            lengths.append(len(run))
+        num_untrained = max(self.num_untrained[document] - start, 0)
+        return TokenRuns(text, codes, lengths, self.is_code, [sum(lengths)], [num_untrained])
 
     def drop_first_block(self, document: int, opening: memoryview) -> None:
         """Remove the optional first block of a document: `opening` replaces its first three runs.
