@@ -13,7 +13,7 @@ from titan_speech.store.problems import Problems
 def opened(
     name: str, *inputs: Path, columns: Mapping[str, str] | None = None, language: str | None = "en", **options: str
 ) -> Importer:
-    """As a build opens it: options are strings of the command line, and the format goes to other processes."""
+    """An importer as a build opens it: with strings of the command line, and pickled for other processes."""
     source = options.pop("dataset_source", "tapes")
     asked = ImportOptions(inputs, dataset_source=source, language=language, columns=columns or {}, **options)  # type: ignore[arg-type]
     return pickle.loads(pickle.dumps(open_importer(name, asked)))

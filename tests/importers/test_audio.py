@@ -1,4 +1,4 @@
-"""Folders and listings of real speech become codes of a named codec, with transcripts; unfit audio is named."""
+"""Folders and listings of real speech become codes of a named codec, with transcripts; unusable audio is named."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_ljspeech_hugging_face_and_jsonl_listings_give_the_same_samples(tmp_path
     assert [sample.transcripts["native"] for sample in objects.values()] == list(TEXTS.values())
 
 
-def test_other_rates_and_channels_are_brought_to_the_codecs(tmp_path: Path, codec: Codec) -> None:
+def test_other_rates_and_channels_are_converted_to_those_of_the_codec(tmp_path: Path, codec: Codec) -> None:
     tone_T = np.sin(np.arange(48_000) * 2 * np.pi * 440 / 48_000).astype(np.float32) / 2
     soundfile.write(tmp_path / "a.wav", np.stack([tone_T, tone_T], axis=1), 48_000)
     wav_T, rate = read_resampled(tmp_path / "a.wav")
@@ -166,7 +166,7 @@ def test_speech_of_the_demo_decoded_to_wav_comes_back_frame_by_frame(tmp_path: P
         ({"codec": "embedded", "language": None}, "has no 'language' for language"),
     ],
 )
-def test_what_is_missing_or_misnamed_is_said(folder: Path, options: dict, message: str) -> None:
+def test_missing_or_misnamed_options_are_refused(folder: Path, options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         opened("audio", folder, **options)
 
@@ -223,7 +223,7 @@ def test_listings_that_do_not_fit_are_named_with_their_line(tmp_path: Path, name
         opened("audio", tmp_path, codec="embedded")
 
 
-def test_a_folder_without_audio_says_what_it_looks_like(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_audio_names_the_format_it_looks_like(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"no .wav or .flac file .*folder of .tar files .x.tar.: try --from webdataset"):
         opened("audio", tmp_path, codec="embedded")

@@ -1,4 +1,4 @@
-"""`store build`: same bytes however it went, continues after any kill, bad input told whole and nothing changed."""
+"""`store build`: same bytes after any interruption, continues after any kill, reports all bad input at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def vectorized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, vectorized: Path, tokenizer_path: Path) -> Path:
-    """By one process, in several units."""
+    """A store built by one process, in several units."""
     output = tmp_path_factory.mktemp("built") / "store"
     build_store(request(vectorized, output, tokenizer_path))
     return output
@@ -352,7 +352,7 @@ def numbered_twice(lines: list[dict]) -> None:
         ),
     ],
 )
-def test_bad_samples_are_told_together_over_all_units_and_nothing_is_built(
+def test_bad_samples_of_all_units_are_reported_together_and_nothing_is_built(
     tmp_path: Path,
     vectorized: Path,
     tokenizer_path: Path,
@@ -392,7 +392,7 @@ def test_skip_bad_leaves_them_out_and_counts_them(tmp_path: Path, vectorized: Pa
     assert verify_store(tmp_path / "store").is_sound
 
 
-def test_skip_bad_tells_lines_that_cannot_be_read_and_a_store_without_samples_why(
+def test_skip_bad_reports_lines_that_cannot_be_read_and_why_no_sample_is_left(
     tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", language="en")
@@ -405,9 +405,11 @@ def test_skip_bad_tells_lines_that_cannot_be_read_and_a_store_without_samples_wh
     assert "(and 1 more samples)" in message
     assert f"sample 'x' of {path}, row 4: code_len is 3, but there are 2 codes" in message
     assert main([*words, "--skip-bad"]) == 0
-    told = capsys.readouterr()
-    assert ": 3 samples, 9 tokens" in told.out
-    assert f"left out, and counted in build_report.json:\n  sample 'a.jsonl:3' of {path}, row 3: not JSON" in told.err
+    printed = capsys.readouterr()
+    assert ": 3 samples, 9 tokens" in printed.out
+    assert (
+        f"left out, and counted in build_report.json:\n  sample 'a.jsonl:3' of {path}, row 3: not JSON" in printed.err
+    )
     report = json.loads((tmp_path / "store/build_report.json").read_text())
     assert {kind: found["count"] for kind, found in report["dropped"].items()} == {
         "not JSON": 2,
@@ -466,13 +468,13 @@ def test_a_corrected_input_is_imported_again_where_it_changed(
         (["--columns", "speaker_id=absent", "--codec-name", "x", "--codec-hash", "y"], "has no column 'absent'"),
         (["--input", "nowhere"], "input nowhere does not exist"),
         (["--tokenizer", "nowhere"], "no tokenizer at nowhere"),
-        (["--codec-hash", "x"], "--codec-name and --codec-hash go together"),
+        (["--codec-hash", "x"], "only one of --codec-name and --codec-hash; give both"),
         (["--require-transcript", "nativ"], "expected one of native"),
         (["--shard-mb", "0"], "shard_bytes is 0"),
         ([], "--from inworld holds codes and does not say of which codec: give --codec-name"),
     ],
 )
-def test_bad_words_are_refused_without_a_traceback(
+def test_bad_arguments_are_refused_without_a_traceback(
     tmp_path: Path,
     vectorized: Path,
     tokenizer_path: Path,
@@ -520,7 +522,7 @@ def test_the_advice_of_a_refusal_can_be_followed(
     assert main([*words, "--language", "en"]) == 0
 
 
-def test_a_refusal_tells_what_it_keeps_and_other_settings_name_it(
+def test_a_refusal_names_the_folder_it_keeps_and_so_do_other_settings(
     tmp_path: Path, tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fine = write_jsonl(tmp_path / "fine.jsonl", language="en")

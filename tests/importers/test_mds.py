@@ -22,7 +22,7 @@ TEXTS = ("please hold", "नमस्ते, आप कैसे हैं?", "�
 
 
 def codes_of(sample: int) -> np.ndarray:
-    """As write_mds.py."""
+    """The codes that write_mds.py writes."""
     return (np.arange(40 + sample * 97 % 480) * 104_729 + sample * 7_919) % 65_536
 
 
@@ -60,7 +60,7 @@ def test_fixed_arrays_lists_and_bytes_come_back_from_compressed_shards(
         assert sample.info.sample_rate == 16_000
 
 
-def test_splits_are_chosen_by_name_and_several_inputs_keep_apart() -> None:
+def test_splits_are_chosen_by_name_and_units_of_several_inputs_have_distinct_names() -> None:
     columns = {"sample_id": "id"}
     assert len(imported("mds", MDS, columns=columns, split="raw")) == 12
     with pytest.raises(DataError, match="has the splits raw, zstd: choose one with --split"):
@@ -89,7 +89,7 @@ def test_rows_number_the_samples_when_asked() -> None:
         ({"sample_id": "id", "codes": "state"}, "column 'state' is 'pkl', which is not read"),
     ],
 )
-def test_columns_that_are_not_there_or_not_safe_are_named(columns: dict[str, str], message: str) -> None:
+def test_absent_and_unsafe_columns_are_named(columns: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         opened("mds", MDS / "raw", columns=columns)
 
@@ -118,7 +118,7 @@ def test_a_flipped_bit_a_short_file_and_a_lost_shard_are_named(raw: Path) -> Non
         imported("mds", raw, columns=RAW)
 
 
-def test_damage_is_found_where_the_index_has_no_sums(raw: Path) -> None:
+def test_damage_is_found_in_shards_without_checksums(raw: Path) -> None:
     index = json.loads((raw / "index.json").read_text())
     for entry in index["shards"]:
         entry["raw_data"]["hashes"] = {}

@@ -24,7 +24,7 @@ from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT
 
 @dataclass(frozen=True)
 class Spoken:
-    """One sample as a vectorizer would have it."""
+    """One sample of a vectorizer."""
 
     sample_id: str
     codes: np.ndarray
@@ -86,7 +86,7 @@ def test_inworld_samples_come_back_in_any_number_of_units(tmp_path: Path) -> Non
             assert (sample.info.dataset_source, sample.info.sample_rate) == ("libri", 24_000)
 
 
-def test_inworld_shares_of_ranks_are_read_in_order_unless_they_were_merged(tmp_path: Path) -> None:
+def test_inworld_files_of_ranks_are_read_in_order_unless_they_were_merged(tmp_path: Path) -> None:
     samples = spoken(33)
     for rank in range(11):
         write_inworld(tmp_path, samples[3 * rank : 3 * rank + 3], rank=f"_{rank}")
@@ -95,7 +95,7 @@ def test_inworld_shares_of_ranks_are_read_in_order_unless_they_were_merged(tmp_p
     assert list(imported("inworld", tmp_path)) == [sample.sample_id for sample in samples]
 
 
-def test_inworld_options_name_what_the_vectorizer_does_not_know(tmp_path: Path) -> None:
+def test_inworld_options_supply_what_the_vectorizer_does_not_know(tmp_path: Path) -> None:
     write_inworld(tmp_path, [Spoken("a", np.array([1, 2]), "x", "unknown")])
     (sample,) = imported(
         "inworld", tmp_path, language="ta", columns={"source_video_id": "original_data.video"}
@@ -177,18 +177,18 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grown(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With Llasa's names, codes before marks: only names tell where they are."""
+def extended(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer with Llasa's names, codes before markers: their ids follow only from the names."""
     tokenizer = Tokenizer.from_file(str(plain / "tokenizer.json"))
     names = [*(f"<|s_{code}|>" for code in range(65_536)), *MARKERS]
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in names])
-    folder = tmp_path_factory.mktemp("grown")
+    folder = tmp_path_factory.mktemp("extended")
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 def llasa_rows(tokenizer_path: Path, samples: list[Spoken], length: int, by_name: bool) -> np.ndarray:
-    """Text between its marks, codes between theirs, padded with the tokenizer's end of text."""
+    """Text between its markers, codes between theirs, padded with the tokenizer's end of text."""
     tokenizer = Tokenizer.from_file(str(tokenizer_path / "tokenizer.json"))
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     marks = {name: tokenizer.token_to_id(name) if by_name else size + i for i, name in enumerate(MARKERS)}
@@ -211,8 +211,8 @@ def write_llasa(folder: Path, rows: np.ndarray, stem: str = "train") -> Path:
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_llasa_rows_come_back_as_codes_and_text(tmp_path: Path, plain: Path, grown: Path, by_name: bool) -> None:
-    tokenizer, samples = (grown if by_name else plain), spoken(30)
+def test_llasa_rows_come_back_as_codes_and_text(tmp_path: Path, plain: Path, extended: Path, by_name: bool) -> None:
+    tokenizer, samples = (extended if by_name else plain), spoken(30)
     folder = write_llasa(tmp_path / "data", llasa_rows(tokenizer, samples, 160, by_name))
     for unit_bytes in (1, 256 << 20):
         found = imported("llasa", folder, llasa_tokenizer=tokenizer, unit_bytes=unit_bytes)
@@ -232,7 +232,7 @@ def test_llasa_parts_of_ranks_are_read_in_order(tmp_path: Path, plain: Path) -> 
     assert [sample.codes_T.tolist() for sample in found.values()] == [sample.codes.tolist() for sample in samples]
 
 
-def test_llasa_rows_that_hold_no_whole_sample_are_named(tmp_path: Path, plain: Path) -> None:
+def test_llasa_rows_without_exactly_one_sample_are_named(tmp_path: Path, plain: Path) -> None:
     rows = llasa_rows(plain, spoken(4), 160, by_name=False)
     end = rows[1].tolist().index(_mark(plain, SPEECH_END))
     rows[1, end:] = 1
@@ -253,7 +253,7 @@ def _mark(plain: Path, name: str) -> int:
     return size + MARKERS.index(name)
 
 
-def test_llasa_memmaps_need_what_they_do_not_say(tmp_path: Path, plain: Path) -> None:
+def test_llasa_memmaps_need_source_language_and_tokenizer(tmp_path: Path, plain: Path) -> None:
     folder = write_llasa(tmp_path, llasa_rows(plain, spoken(2), 160, by_name=False))
     with pytest.raises(DataError, match="give --dataset-source, --language, --llasa-tokenizer"):
         open_importer("llasa", ImportOptions((folder,)))
@@ -312,7 +312,7 @@ def test_jsonl_takes_lists_paths_rows_and_starts(tmp_path: Path) -> None:
         ({"codes_row": lambda i, s: 0, "code_len": lambda i, s: 5}, "code_len is 5, but .* only 4 codes"),
     ],
 )
-def test_jsonl_lines_whose_codes_are_not_there_are_named(
+def test_jsonl_lines_without_codes_are_named(
     tmp_path: Path, columns: dict[str, Callable[[int, Spoken], object]], message: str
 ) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 4), np.int32))
@@ -320,7 +320,7 @@ def test_jsonl_lines_whose_codes_are_not_there_are_named(
         imported("jsonl", write_jsonl(tmp_path / "a.jsonl", spoken(3), **columns))
 
 
-def test_a_jsonl_without_lines_holds_no_samples(tmp_path: Path) -> None:
+def test_a_jsonl_without_lines_has_no_samples(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     check_jsonl(write_jsonl(tmp_path / "b.jsonl", spoken(3), codes=lambda i, s: s.codes.tolist()).parent, spoken(3))
 
@@ -383,7 +383,7 @@ def test_lines_are_found_by_number_with_or_without_a_last_newline(
         assert [isinstance(record, dict) and record["text"] for record in records] == texts[line:]
 
 
-def test_inworld_indices_of_any_integer_that_go_back_and_absent_ranks_are_told(
+def test_decreasing_inworld_indices_are_refused_and_absent_ranks_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_inworld(tmp_path / "a", spoken(4))

@@ -1,4 +1,4 @@
-"""Tables that pyarrow wrote come back, whatever holds the codes; ambiguous, torn and unfit ones are named."""
+"""Tables that pyarrow wrote come back, whatever type their codes have; ambiguous, truncated and bad ones are named."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_column_missing_in_a_later_file_names_that_file(tmp_path: Path) -> Non
         imported("parquet", tmp_path, columns=COLUMNS)
 
 
-def test_torn_foreign_and_absent_files_are_named(tmp_path: Path) -> None:
+def test_truncated_foreign_and_absent_files_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table(range(300)))
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
@@ -173,7 +173,7 @@ def test_torn_foreign_and_absent_files_are_named(tmp_path: Path) -> None:
         opened("parquet", tmp_path / "other", columns=COLUMNS)
 
 
-def test_a_flipped_bit_is_found_where_the_writer_left_page_sums(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_in_pages_with_checksums(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table(range(300)), write_page_checksum=True)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -188,7 +188,7 @@ def test_a_store_is_not_imported_again() -> None:
         opened("parquet", store)
 
 
-def test_an_empty_part_file_is_no_fault_and_a_column_that_is_there_twice_is_one(tmp_path: Path) -> None:
+def test_an_empty_part_file_is_accepted_and_a_repeated_column_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "part-0.parquet", table(range(3)).rename_columns(["id", "text", "n", "vq", "x"]))
     write(tmp_path / "part-1.parquet", table(range(3)).rename_columns(["id", "text", "n", "vq", "x"]).slice(0, 0))
     assert len(imported("parquet", tmp_path, columns={**COLUMNS, "codes": "vq"})) == 3
@@ -197,7 +197,7 @@ def test_an_empty_part_file_is_no_fault_and_a_column_that_is_there_twice_is_one(
         opened("parquet", twice, columns=COLUMNS)
 
 
-def test_files_of_a_split_that_are_absent_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_absent_files_of_a_split_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (0, 2):
         write(tmp_path / f"train-{number:05d}-of-00003.parquet", table(range(3)))
     opened("parquet", tmp_path, columns=COLUMNS)

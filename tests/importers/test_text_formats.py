@@ -1,4 +1,4 @@
-"""Text formats: what is in the files comes out, and what is wrong with them is said."""
+"""Text formats: every document of a file is imported, and errors name file and line."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SIGNALS = {
 ROWS = [{"text": "नमस्ते", "language": "hin"}, {"text": "hello", "language": "eng_Latn"}]
 
 
-def samples(name: str, *inputs: Path, **said: object) -> list[TextSample]:
-    opened = open_importer(name, ImportOptions(inputs=inputs, **said))  # type: ignore[arg-type]
+def samples(name: str, *inputs: Path, **options: object) -> list[TextSample]:
+    opened = open_importer(name, ImportOptions(inputs=inputs, **options))  # type: ignore[arg-type]
     found = [sample for unit in opened.units() for sample in opened.samples(unit)]
     return [sample for sample in found if isinstance(sample, TextSample)]
 
@@ -105,8 +105,8 @@ def test_plain_text_by_file_paragraph_and_line(tmp_path: Path) -> None:
     (tmp_path / "hi.txt").write_text("one\ntwo\n\nthree\n", encoding="utf-8")
     (tmp_path / "z.txt").write_text("four", encoding="utf-8")
 
-    def texts(**said: object) -> list[str]:
-        return [s.text for s in samples("text-plain", tmp_path, language="en", dataset_source="s", **said)]
+    def texts(**options: object) -> list[str]:
+        return [s.text for s in samples("text-plain", tmp_path, language="en", dataset_source="s", **options)]
 
     assert texts() == ["one\ntwo\n\nthree", "four"]
     assert texts(preset="paragraphs") == ["one\ntwo", "three", "four"]
@@ -138,7 +138,7 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str | bytes, message: str)
         list(opened.documents(opened.units()[0]))  # type: ignore[attr-defined]
 
 
-def test_a_build_is_told_every_unfit_row_and_reads_on(tmp_path: Path) -> None:
+def test_a_build_gets_every_bad_row_and_the_documents_after_it(tmp_path: Path) -> None:
     rows = [{"text": "b", "id": "x"}, {"text": 5, "language": "en"}, {"text": "c", "language": "klingon"}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     path.write_text(path.read_text() + '{"txt": "c"}\n{"text"\n{"text": "d", "language": "en"}\n')
@@ -155,7 +155,7 @@ def test_a_build_is_told_every_unfit_row_and_reads_on(tmp_path: Path) -> None:
     assert (good.text, good.row) == ("d", 5)
 
 
-def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     whole = zstandard.compress(GOOD.encode() * 9000)
     (tmp_path / "a.jsonl.zst").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 9000)[:-12])
@@ -178,7 +178,7 @@ def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:
         samples("text-jsonl", tmp_path / "nowhere")
 
 
-def test_language_auto_is_the_one_each_document_is_taken_for(tmp_path: Path) -> None:
+def test_language_auto_identifies_the_language_of_each_document(tmp_path: Path) -> None:
     documents = (Path(__file__).parents[1] / "assets/documents.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in documents]
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"<p>{row['text']}</p>"} for row in rows] + [{"text": "12 <b>"}])

@@ -1,4 +1,4 @@
-"""Tars that the webdataset library wrote come back; torn, foreign and unfit ones are named."""
+"""Tars that the webdataset library wrote come back; truncated, foreign and unusable ones are named."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_unit_is_a_tar_and_a_store_is_made_of_them(tmp_path: Path) -> None:
     assert {part.info.num_samples for part in open_store(tmp_path / "store").parts} == {8, 7}
 
 
-def test_transcripts_may_lie_in_txt_members_and_codes_in_members_of_other_names(tmp_path: Path) -> None:
+def test_transcripts_come_from_txt_members_and_codes_from_members_of_other_names(tmp_path: Path) -> None:
     codes = speech_codes(1)
     members = {"k.codes.npy": npy(codes), "k.txt": " नमस्ते \n".encode(), "k.wav": b"RIFF", "__index__.json": b"[1]"}
     write_members(tmp_path / "a.tar", members)
@@ -120,7 +120,7 @@ def test_raw_codes_need_their_width_and_archives_and_pickles_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_tar_torn_anywhere_is_named_and_never_taken_for_a_short_one(tmp_path: Path, zipped: bool) -> None:
+def test_a_tar_truncated_anywhere_is_named_and_never_taken_for_a_short_one(tmp_path: Path, zipped: bool) -> None:
     path = write_tar(tmp_path / ("a.tar.gz" if zipped else "a.tar"), range(3))
     whole = path.read_bytes()
     plain = gzip.decompress(whole) if zipped else whole
@@ -174,13 +174,13 @@ def test_a_broken_header_and_a_flipped_bit_under_gzip_are_named(tmp_path: Path) 
         ({"k.json": b'{"codes": [[1], [1, 2]]}'}, "'k': codes are not one row of numbers"),
     ],
 )
-def test_unfit_samples_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
+def test_bad_samples_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     path = write_members(tmp_path / "a.tar", members)
     with pytest.raises(DataError, match=message):
         imported("webdataset", path)
 
 
-def test_an_unfit_member_is_its_samples_problem_alone(tmp_path: Path) -> None:
+def test_a_bad_member_affects_only_its_sample(tmp_path: Path) -> None:
     codes = npy(speech_codes(1))
     members = {"a.npy": codes, "b.json": b"{", "b.npy": codes, "c.npy": b"no", "d.npy": codes}
     source = opened("webdataset", write_members(tmp_path / "a.tar", members))
@@ -189,7 +189,7 @@ def test_an_unfit_member_is_its_samples_problem_alone(tmp_path: Path) -> None:
     assert [one.info.sample_id for one in found if isinstance(one, SpeechSample)] == ["a", "d"]
 
 
-def test_members_of_a_key_that_are_spread_over_the_tar_are_named_with_their_places(tmp_path: Path) -> None:
+def test_members_of_a_key_that_are_spread_over_the_tar_are_named_with_their_numbers(tmp_path: Path) -> None:
     codes = npy(speech_codes(1))
     path = write_members(tmp_path / "a.tar", {"x/a.json": b"{}", "x/b.json": b"{}", "x/a.npy": codes, "x/b.npy": codes})
     source = opened("webdataset", path)
@@ -214,7 +214,7 @@ def test_whole_samples_may_share_a_key_if_their_json_tells_them_apart(tmp_path: 
     assert list(imported("webdataset", path)) == ["one", "two", "three"]
 
 
-def test_language_and_named_columns_must_be_there(tmp_path: Path) -> None:
+def test_language_and_named_columns_must_exist(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", range(3))
     with pytest.raises(DataError, match=r"has no 'language' for language; .*--columns language=lang or .*and 2 more"):
         imported("webdataset", path, language=None)
@@ -234,7 +234,7 @@ def test_another_format_under_the_name_of_a_tar_is_named(tmp_path: Path) -> None
         opened("webdataset", path)
 
 
-def test_an_empty_tar_is_no_fault_and_a_leading_dot_is_no_part_of_a_key(tmp_path: Path) -> None:
+def test_an_empty_tar_is_accepted_and_a_leading_dot_is_not_part_of_a_key(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     write_members(tmp_path / "a" / "none.tar", {})
     write_members(tmp_path / "a" / "one.tar", members_of("./show/0", speech_codes(0)))

@@ -194,7 +194,7 @@ def test_an_existing_output_one_store_or_a_store_twice_are_refused(thirds: list[
     assert files_of(tmp_path / "merged") == before
 
 
-def test_the_command_merges_and_says_what_came_of_it(
+def test_the_command_merges_and_prints_the_number_of_samples(
     thirds: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["store", "merge", *map(str, thirds), "--output", str(tmp_path / "merged")]

@@ -35,6 +35,9 @@ from titan_speech.importers.records import Record, speech_samples
 from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import referenced_file
 
+ROW, START = "codes_row", "codes_start"
+LINES_PER_UNIT = 65_536
+OPEN_ARRAYS = 64
 CHUNK_BYTES = 16 << 20
 _NEWLINE = 10
 _JSON_SPACE = " \t\r\n"
@@ -106,11 +109,6 @@ def _json(text: str) -> object:
 
 def _beginning(line: bytes) -> str:
     return repr(line[:60].decode(errors="replace").rstrip("\r\n"))
-
-
-ROW, START = "codes_row", "codes_start"
-LINES_PER_UNIT = 65_536
-OPEN_ARRAYS = 64
 
 
 class JsonlImporter:

@@ -46,6 +46,9 @@ TEXT_START, TEXT_END = "<|TEXT_UNDERSTANDING_START|>", "<|TEXT_UNDERSTANDING_END
 SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_END|>"
 MARKERS = LLASA.tokens[:-NUM_CODES]
 NOT_A_CODE = -1
+ROWS_AT_ONCE = 256
+ID_BYTES = 4
+_NAME = re.compile(r"(?P<split>.+?)(?:_rank(?P<rank>\d+)_partial(?P<partial>\d+))?_input_ids\.memmap")
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,6 @@ class LlasaLayout:
                 return codes_N
         inside_N = (ids_N >= 0) & (ids_N < len(self.code_V))
         return np.where(inside_N, self.code_V[np.where(inside_N, ids_N, 0)], NOT_A_CODE)
-
-
-ROWS_AT_ONCE = 256
-ID_BYTES = 4
-_NAME = re.compile(r"(?P<split>.+?)(?:_rank(?P<rank>\d+)_partial(?P<partial>\d+))?_input_ids\.memmap")
 
 
 class LlasaImporter:
