@@ -494,7 +494,7 @@ def test_numbers_are_checked_as_they_are_read(words: list[str], capsys: pytest.C
     usual = ["--from", "inworld", "--input", "x", "--output", "y", "--tokenizer", "z", "--name", "n", "--licence", "l"]
     with pytest.raises(SystemExit, match="2"):
         main(["store", "build", *usual, *words])
-    assert f'argument {words[0]}: "{words[1]}" is no' in capsys.readouterr().err
+    assert f'argument {words[0]}: found "{words[1]}", expected a' in capsys.readouterr().err
 
 
 def write_jsonl(path: Path, num_samples: int = 3, **changes: object) -> Path:

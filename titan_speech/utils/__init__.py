@@ -1,11 +1,12 @@
 """Helpers that every package may use; they know nothing of stores, runs or models.
 
-files.py        small files written completely or not at all
-safe_path.py    paths, checksums and sizes from outside, checked before use
-locks.py        one job per folder
-checksum.py     whether a file still holds what was written
-progress.py     progress of a long job on stderr
-text_table.py   tables, sizes and numbers as text
-logging.py      warnings of libraries that no user can act on, hidden
-cpu.py          TorchTitan on a machine without an accelerator
+files.py         small files written completely or not at all
+safe_path.py     paths, checksums and sizes from outside, checked before use
+locks.py         one job per folder
+checksum.py      whether a file still holds what was written
+process_pool.py  one function over many tasks, in this process or in several
+progress.py      progress of a long job on stderr
+text_table.py    tables, sizes and numbers as text
+logging.py       warnings of libraries that no user can act on, hidden
+cpu.py           TorchTitan on a machine without an accelerator
 """
