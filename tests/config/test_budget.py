@@ -47,19 +47,19 @@ def test_the_budget_is_the_same_whatever_ranks_a_run_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dp_degree", "passes", "fillers"), [(1, 32, 0), (8, 4, 0), (24, 2, 128), (64, 1, 256), (3, 11, 8)]
+    ("dp_degree", "passes", "padding"), [(1, 32, 0), (8, 4, 0), (24, 2, 128), (64, 1, 256), (3, 11, 8)]
 )
-def test_a_step_is_filled_up_where_the_ranks_do_not_divide_it(dp_degree: int, passes: int, fillers: int) -> None:
+def test_a_step_is_padded_where_the_ranks_do_not_divide_it(dp_degree: int, passes: int, padding: int) -> None:
     plan = Budget.from_config(PT_S1)
-    assert (plan.accumulation(dp_degree), plan.padding_packs(dp_degree)) == (passes, fillers)
+    assert (plan.accumulation(dp_degree), plan.padding_packs(dp_degree)) == (passes, padding)
 
 
 @given(st.integers(1, 5_000), st.integers(1, 300), st.integers(1, 32))
-def test_all_packs_fit_and_no_pass_is_only_fillers(packs: int, dp_degree: int, local: int) -> None:
+def test_all_packs_fit_and_no_pass_is_only_padding(packs: int, dp_degree: int, local: int) -> None:
     plan = replace(Budget.from_config(PT_S1), packs_per_step=packs, local_batch_packs=local)
-    fillers = plan.padding_packs(dp_degree)
-    assert plan.accumulation(dp_degree) * dp_degree * local == packs + fillers
-    assert 0 <= fillers < dp_degree * local
+    padding = plan.padding_packs(dp_degree)
+    assert plan.accumulation(dp_degree) * dp_degree * local == packs + padding
+    assert 0 <= padding < dp_degree * local
 
 
 def test_data_parallel_ranks_are_those_that_do_not_share_a_sequence() -> None:
@@ -127,7 +127,7 @@ def test_warmup_over_all_steps_ends_at_the_peak() -> None:
     assert plan.learning_rate(9) == plan.lr
 
 
-def test_the_description_says_steps_schedule_sources_and_what_fillers_cost() -> None:
+def test_the_description_says_steps_schedule_sources_and_what_padding_cost() -> None:
     data = DataConfig(source=(SourceConfig(name="speech", store="s", task="speech", share=1.0),))
     text = describe_budget(replace(PT_S1, data=data), world_size=24)
     assert "524,288 = 256 packs x 2,048" in text

@@ -1,4 +1,4 @@
-"""Loading a configuration: what wins, and what is said when it is wrong."""
+"""Loading a configuration: which value takes precedence, and the messages of problems."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def changed(old: str, new: str) -> str:
     return BASE.replace(old, new, 1)
 
 
-# what wins
+# precedence
 
 
 def test_a_file_sets_values_and_the_rest_keeps_its_default(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_file_sets_values_and_the_rest_keeps_its_default(folder: Path) -> None
     assert loaded.files == (Path("run.toml"),)
 
 
-def test_the_command_line_wins_over_the_file_and_the_last_flag_over_the_others(folder: Path) -> None:
+def test_the_command_line_overrides_the_file_and_the_last_flag_the_others(folder: Path) -> None:
     loaded = load(BASE, "--training.seq_len", "1024", "--optimizer.lr=2e-3", "--training.seq_len=256")
     assert loaded.config.training.seq_len == 256
     assert loaded.config.optimizer.lr == 2e-3
@@ -121,7 +121,7 @@ def test_array_elements_are_set_by_index_and_by_name(folder: Path) -> None:
     assert loaded.config.data.language_rule[0].floor == {"hi": 0.1}
 
 
-def test_a_renamed_source_goes_by_its_new_name(folder: Path) -> None:
+def test_a_renamed_source_is_addressed_by_its_new_name(folder: Path) -> None:
     renamed = ("--data.source.tts.name", "voices", "--data.language_rule.0.sources", "speech,voices")
     loaded = load(BASE, *renamed, "--data.source.voices.max_epochs", "2")
     assert loaded.config.data.source[1].max_epochs == 2.0
@@ -171,7 +171,7 @@ def test_a_chain_merges_tables_and_replaces_arrays_of_tables_whole(folder: Path)
     assert str(loaded.origins["job.description"]) == "recipes/base.toml:2"
 
 
-def test_a_file_may_extend_several_each_laid_over_those_before(folder: Path) -> None:
+def test_a_file_may_extend_several_each_overriding_those_before(folder: Path) -> None:
     Path("backbone.toml").write_text('[job]\nextends = "places.toml"\n[model]\nfamily = "qwen3"\n')
     Path("places.toml").write_text('[tokenizer]\npath = "there"\n[training]\nseq_len = 1024\n')
     Path("stage.toml").write_text(BASE)
@@ -182,7 +182,7 @@ def test_a_file_may_extend_several_each_laid_over_those_before(folder: Path) -> 
     assert (config.job.seed, config.job.description) == (5, "base")
 
 
-def test_every_absent_file_of_several_is_told_with_its_line(folder: Path) -> None:
+def test_every_missing_file_of_several_is_reported_with_its_line(folder: Path) -> None:
     found = problems('[job]\nextends = [\n  "a.toml",\n  "b.toml",\n  3,\n]\n')
     assert [line.split(": found ")[0] for line in found] == [f"run.toml:{n}: job.extends" for n in (3, 4, 5)]
     assert found[2].endswith("found 3; expected the path of a TOML file, or a list of them")
@@ -191,7 +191,7 @@ def test_every_absent_file_of_several_is_told_with_its_line(folder: Path) -> Non
 STORES = '[data.stores]\nraw = "s3://corpora/raw"\ngold = "stores/gold"\n'
 
 
-def test_a_store_may_go_by_a_name_that_another_file_gives(folder: Path) -> None:
+def test_a_store_name_may_be_defined_in_another_file(folder: Path) -> None:
     Path("places.toml").write_text(STORES)
     text = BASE.replace('store = "demo_data"', 'store = "raw"').replace("[job]", '[job]\nextends = "places.toml"')
     loaded = load(text, "--data.held_out", "gold,./more")
@@ -203,14 +203,14 @@ def test_a_store_may_go_by_a_name_that_another_file_gives(folder: Path) -> None:
     assert moved.config.data.source[0].store == "/disk/raw"
 
 
-def test_a_misspelt_name_of_a_store_is_told_with_the_nearest(folder: Path) -> None:
+def test_a_misspelt_store_name_is_reported_with_the_nearest(folder: Path) -> None:
     found = problems(BASE.replace('store = "demo_data"', 'store = "row"', 1) + STORES)
     expected = 'found "{0}"; expected a name of [data.stores] (raw, gold), or a path with a / (./{0})'
     assert found[0].endswith(f"data.source.0.store: {expected.format('row')}; did you mean raw?")
     assert found[1].endswith(f"data.source.1.store: {expected.format('demo_data')}")
 
 
-def test_a_name_stands_for_a_place_and_not_for_another_name(folder: Path) -> None:
+def test_a_store_name_stands_for_a_path_and_not_for_another_name(folder: Path) -> None:
     found = problems(BASE.replace('store = "demo_data"', 'store = "a"') + '[data.stores]\na = "b"\nb = "./x"\nc = ""\n')
     assert [line.split(": ")[1] for line in found] == ["data.stores.a", "data.stores.c"]
 
@@ -221,20 +221,20 @@ def test_a_problem_in_an_inherited_file_names_that_file(folder: Path) -> None:
     assert problem.startswith("base.toml:4: training.seq_length: found an unknown key")
 
 
-def test_a_circle_of_files_is_named_with_the_line_that_closes_it(folder: Path) -> None:
+def test_a_cycle_of_files_is_reported_with_the_line_that_closes_it(folder: Path) -> None:
     Path("a.toml").write_text('[job]\nextends = "run.toml"\n')
     [problem] = problems('[job]\n\nextends = "a.toml"\n')
     assert problem.startswith("a.toml:2: job.extends: found a cycle: run.toml -> a.toml -> run.toml")
 
 
-def test_a_missing_base_is_named_with_the_nearest_file(folder: Path) -> None:
+def test_a_missing_base_is_reported_with_the_nearest_file(folder: Path) -> None:
     Path("pt_s1.toml").write_text(BASE)
     [problem] = problems('[job]\nextends = "pt_s_1.toml"\n')
     assert problem.startswith('run.toml:2: job.extends: found no file "pt_s_1.toml"')
     assert problem.endswith("did you mean pt_s1.toml?")
 
 
-def test_a_misspelt_extends_is_told_without_what_its_file_would_have_set(folder: Path) -> None:
+def test_a_misspelt_extends_is_reported_without_what_its_file_would_have_set(folder: Path) -> None:
     Path("base.toml").write_text(BASE)
     [problem] = problems('[job]\nextend = "base.toml"\n[optimizer]\nlr = 1e-5\n')
     assert problem.startswith("run.toml:2: job.extend: found an unknown key")
@@ -472,7 +472,7 @@ ONE_PROBLEM = {
 
 
 @pytest.mark.parametrize("kind", ONE_PROBLEM)
-def test_each_kind_of_problem_is_told_once_with_file_line_key_and_what_was_expected(folder: Path, kind: str) -> None:
+def test_each_kind_of_problem_is_reported_once_with_file_line_key_and_expectation(folder: Path, kind: str) -> None:
     old, new, key, part = ONE_PROBLEM[kind]
     text = changed(old, new)
     if kind == "misspelt table":
@@ -543,7 +543,7 @@ def test_all_problems_come_in_one_message_in_the_order_of_the_files(folder: Path
     assert any("did you mean model.family?" in line for line in found)
 
 
-def test_what_only_follows_from_another_problem_is_not_told(folder: Path) -> None:
+def test_what_only_follows_from_another_problem_is_not_reported(folder: Path) -> None:
     assert len(problems(changed("seq_len = 512", "seq_len = 'x'").replace("8_192", "1_000"))) == 1
     assert len(problems(changed("share = 0.25", "share = 'x'"))) == 1
     assert len(problems(changed('name = "tts"', "name = 7"))) == 1
@@ -551,11 +551,11 @@ def test_what_only_follows_from_another_problem_is_not_told(folder: Path) -> Non
     assert len(problems('[data]\nsource = [1, {name = "a", store = "s", task = "text", share = 0.5}]\n')) == 1
 
 
-def test_checks_of_other_rooms_join_the_one_message(folder: Path) -> None:
-    def room(config: SpeechConfig) -> list[Finding]:
+def test_further_checks_are_reported_in_the_same_message(folder: Path) -> None:
+    def check_tokenizer(config: SpeechConfig) -> list[Finding]:
         return [Finding(("tokenizer.path",), f'"{config.tokenizer.path}"', "a folder with tokenizer.json")]
 
-    found = problems(changed("seq_len = 512", "seq_len = 500"), checks=[room])
+    found = problems(changed("seq_len = 512", "seq_len = 500"), checks=[check_tokenizer])
     default = '"tokenizer/tiny" (the default)'
     assert found[0] == f"run.toml: tokenizer.path: found {default}; expected a folder with tokenizer.json"
     assert len(found) == 3  # with the batch and the chunks
@@ -664,7 +664,7 @@ def test_help_documents_every_table_and_field(capsys: pytest.CaptureFixture[str]
     assert all(lines[i + 1].startswith("        ") and lines[i + 1].strip() for i in flags)
 
 
-# recipes, and what config must not do
+# recipes, and what loading must not import
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "train_configs").glob("*.toml")), ids=lambda path: path.name)
@@ -690,10 +690,10 @@ def test_loading_a_configuration_does_not_import_torch_or_numpy() -> None:
 
 def test_a_field_named_by_a_python_keyword_has_the_keyword_as_its_key() -> None:
     @dataclass(frozen=True)
-    class StageTable:
+    class StageConfig:
         from_: str = ""
 
-    assert list(config_fields(StageTable)) == ["from"]
+    assert list(config_fields(StageConfig)) == ["from"]
 
 
 def test_bounds_are_stated_in_words() -> None:

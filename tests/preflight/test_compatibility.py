@@ -1,4 +1,4 @@
-"""What goes together: every rule is broken by a configuration that shows it, told with its reason and a way out."""
+"""Feature compatibility: every rule has a configuration that breaks it, reported with reason and nearest choice."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_rule_has_a_configuration_that_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("name", BREAKING)
-def test_a_contradiction_is_told_alone_with_its_reason_and_the_nearest_choice(name: str) -> None:
+def test_a_contradiction_is_reported_alone_with_its_reason_and_the_nearest_choice(name: str) -> None:
     [finding] = check_compatibility(config_with(**BREAKING[name]))
     rule = next(rule for rule in RULES if str(rule) == name)
     assert finding.found == name
@@ -82,7 +82,7 @@ def test_a_contradiction_is_told_alone_with_its_reason_and_the_nearest_choice(na
     assert finding.nearest == rule.nearest
 
 
-def test_contradictions_are_told_together_and_with_all_else_before_anything_starts() -> None:
+def test_contradictions_are_reported_with_all_other_problems_before_anything_starts() -> None:
     words = ["--parallelism.pipeline_parallel_degree", "2", "--training.cuda_graphs", "--training.max_norm", "-1"]
     with pytest.raises(ConfigError, match="3 problems in the configuration") as caught:
         load_config(["--job.config_file", str(SMALL), *words])
@@ -143,7 +143,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_that_do_not_come_out_are_told(name: str) -> None:
+def test_sizes_that_degrees_do_not_divide_are_reported(name: str) -> None:
     tables, part = SIZES[name]
     found = [str(finding) for finding in check_divisibility(config_with(**tables))]
     assert any(part in line for line in found), found
@@ -193,7 +193,7 @@ def test_the_sizes_of_a_folder_are_checked_when_they_are_known() -> None:
     refuse_unsupported_run(config, published_shape("llama3", "8B"))
 
 
-def test_what_a_device_lacks_is_told_at_once_and_nothing_of_what_it_has() -> None:
+def test_missing_device_features_are_reported_at_once_and_only_those() -> None:
     tables = {
         "model": {"attention": "flex"},
         "float8": {"recipe": "rowwise"},
@@ -210,7 +210,7 @@ def test_what_a_device_lacks_is_told_at_once_and_nothing_of_what_it_has() -> Non
     assert missing_device_features(config_with(float8={"recipe": "tensorwise", "emulate": True}), None) == []
 
 
-def test_a_composition_is_told_in_one_line() -> None:
+def test_a_composition_is_described_in_one_line() -> None:
     config = config_with(
         model={"flavor": "8B"},
         parallelism={"tensor_parallel_degree": 4},
@@ -222,12 +222,12 @@ def test_a_composition_is_told_in_one_line() -> None:
     )
 
 
-def test_what_a_run_could_not_have_as_well_is_what_a_rule_would_refuse() -> None:
+def test_excluded_features_are_those_that_a_rule_would_refuse() -> None:
     refused = excluded_features(Composition.of(config_with(model={"attention": "varlen"})))
     assert sorted(refused) == [
         *("CUDA graphs", "async tensor parallel", "context parallel", "memory budget", "pipeline parallel")
     ]
-    assert "does not have whole documents" in refused["context parallel"]
+    assert "does not have them" in refused["context parallel"]
     for name in BREAKING:  # a run that has it all is refused, and not told that it could not have it
         run = Composition.of(config_with(**BREAKING[name]))
         rule = next(rule for rule in RULES if str(rule) == name)

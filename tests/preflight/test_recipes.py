@@ -23,7 +23,7 @@ RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))} | {
     f"tour/{path.stem}": path for path in sorted((FOLDER / "tour").glob("*.toml"))
 }
 
-# seq_len, tokens a step, target tokens, peak, end, warmup
+# seq_len, tokens per step, target tokens, peak, end, warmup
 STAGES = {
     "smoke": (2048, 262_144, 5_000 * 262_144, 1.2e-4, 1e-5, 0.05),
     "pt_s1": (2048, 524_288, 200_000_000_000, 1.2e-4, 3e-5, 0.10),
@@ -184,7 +184,7 @@ def test_the_page_names_every_recipe_and_its_own_example_loads(tmp_path: Path, m
     assert config.data.language_rule[0].pin == {"hi": 0.5, "en": 0.2}
 
 
-def test_all_places_that_are_not_there_are_told_at_once_with_the_lines_to_fill_in(
+def test_all_missing_folders_are_reported_at_once_with_the_lines_to_fill_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -224,7 +224,7 @@ FLAGS_OF_THE_PAGE = [
 
 
 @pytest.mark.parametrize(("name", "world_size", "flags"), FLAGS_OF_THE_PAGE)
-def test_what_the_page_says_can_be_switched_on_goes_with_the_recipe(name: str, world_size: int, flags: str) -> None:
+def test_the_flags_of_the_page_are_compatible_with_the_recipe(name: str, world_size: int, flags: str) -> None:
     assert f"`{flags}`" in PAGE
     load_config(["--job.config_file", str(RECIPES[name]), *flags.split()], world_size=world_size)
 

@@ -1,4 +1,4 @@
-"""Feature compatibility, declared as data: what a run may switch on, and which features exclude or need each other.
+"""Feature compatibility, declared as data: what a run may enable, and which features exclude or need each other.
 
 In: a configuration and, where its flavor has them, the sizes of its backbone (`Composition`). Out: the features that
 are enabled; a `Finding` for each rule that is broken, with its reason and the nearest valid choice; for `titan-speech
@@ -34,10 +34,6 @@ class Composition:
     def compiles_layers(self) -> bool:
         return self.config.compile.enable and "model" in self.config.compile.components
 
-    @property
-    def backbone(self) -> str:
-        return f"{self.config.model.family} {self.config.model.flavor}"
-
 
 @dataclass(frozen=True)
 class Feature:
@@ -61,6 +57,10 @@ def _attention(name: str, kind: str) -> Feature:
 def _checkpointing(name: str, kind: str) -> Feature:
     key, group = "activation_checkpoint.kind", "activation checkpointing"
     return Feature(name, key, lambda run: run.config.activation_checkpoint.kind == kind, group)
+
+
+def _parallel(name: str, degree: str) -> Feature:
+    return Feature(name, f"parallelism.{degree}", lambda run: getattr(run.config.parallelism, degree) > 1)
 
 
 def _replicates(run: Composition) -> bool:
@@ -101,26 +101,14 @@ ZERO_2 = Feature(
     "parallelism.fsdp_reshard_after_forward",
     lambda run: run.config.parallelism.fsdp_reshard_after_forward == "never",
 )
-TP = Feature(
-    "tensor parallel",
-    "parallelism.tensor_parallel_degree",
-    lambda run: run.config.parallelism.tensor_parallel_degree > 1,
-)
+TP = _parallel("tensor parallel", "tensor_parallel_degree")
 ASYNC_TP = Feature(
     "async tensor parallel",
     "compile.enable_async_tensor_parallel",
     lambda run: run.config.compile.enable_async_tensor_parallel,
 )
-CP = Feature(
-    "context parallel",
-    "parallelism.context_parallel_degree",
-    lambda run: run.config.parallelism.context_parallel_degree > 1,
-)
-PP = Feature(
-    "pipeline parallel",
-    "parallelism.pipeline_parallel_degree",
-    lambda run: run.config.parallelism.pipeline_parallel_degree > 1,
-)
+CP = _parallel("context parallel", "context_parallel_degree")
+PP = _parallel("pipeline parallel", "pipeline_parallel_degree")
 COMPILED_LAYERS = Feature("compiled layers", "compile.enable", lambda run: run.compiles_layers)
 COMPILED_LOSS = Feature(
     "compiled loss",
@@ -276,7 +264,7 @@ RULES: tuple[Rule, ...] = (
     Conflict(
         VARLEN,
         CP,
-        "varlen attention takes whole documents, and a pack split along its length does not have whole documents",
+        "varlen attention takes whole documents, and a pack that is split along its length does not have them",
         'model.attention = "flex"',
     ),
     Conflict(

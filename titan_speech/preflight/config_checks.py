@@ -104,29 +104,21 @@ def check_flavor(config: SpeechConfig) -> Iterator[Finding]:
     if flavor == INITIAL_FLAVOR and not config.model.initial:
         keys = ("model.flavor", "model.initial")
         yield Finding(keys, f'"{INITIAL_FLAVOR}" without model.initial', "model.initial, the folder that has the sizes")
-    if config.model.initial and config.checkpoint.initial_load_path:
-        keys = ("model.initial", "checkpoint.initial_load_path")
-        yield Finding(keys, "two sources of initial weights", "one of the two keys")
-    yield from _check_stage(config)
-    if config.model.initial and not config.checkpoint.enable:
-        keys = ("checkpoint.enable", "model.initial")
-        yield Finding(keys, "false with model.initial", "true: the checkpointer also loads these weights", "true")
 
 
-def _check_stage(config: SpeechConfig) -> Iterator[Finding]:
+def check_initial_weights(config: SpeechConfig) -> Iterator[Finding]:
+    """model.initial and stage.from may both be set (the stage's weights are loaded), initial_load_path stands alone."""
     stage = config.stage
-    if stage.from_ and config.checkpoint.initial_load_path:
-        keys = ("stage.from", "checkpoint.initial_load_path")
-        yield Finding(keys, "two sources of initial weights", "one of the two keys")
-    if stage.from_ and not config.checkpoint.enable:
-        keys = ("checkpoint.enable", "stage.from")
-        yield Finding(keys, "false with stage.from", "true: the checkpointer also loads these weights", "true")
+    for key, path in (("model.initial", config.model.initial), ("stage.from", stage.from_)):
+        if path and config.checkpoint.initial_load_path:
+            keys = (key, "checkpoint.initial_load_path")
+            yield Finding(keys, "two sources of initial weights", "one of the two keys")
+        if path and not config.checkpoint.enable:
+            expected = "true: the checkpointer also loads these weights"
+            yield Finding(("checkpoint.enable", key), f"false with {key}", expected, "true")
     if stage.optimizer and not stage.from_:
-        yield Finding(
-            ("stage.optimizer", "stage.from"),
-            "true without stage.from",
-            "stage.from, the stage whose optimizer state is loaded",
-        )
+        expected = "stage.from, the stage whose optimizer state is loaded"
+        yield Finding(("stage.optimizer", "stage.from"), "true without stage.from", expected)
 
 
 def check_health(config: SpeechConfig) -> Iterator[Finding]:
@@ -158,6 +150,7 @@ _CHECKS: tuple[Check, ...] = (
     check_health,
     check_profiler,
     check_flavor,
+    check_initial_weights,
     check_compatibility,
     check_data,
     check_storage,

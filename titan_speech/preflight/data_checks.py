@@ -166,7 +166,7 @@ def _check_pins(rule: LanguageRuleConfig, key: str) -> Iterator[Finding]:
             yield Finding(keys, f"{share:g}", f"at most its cap of {cap:g} ({keys[2]})")
 
 
-ENDPOINT_KEY = "storage.endpoint_url"
+_ENDPOINT = "storage.endpoint_url"
 _CREDENTIALS = "credentials in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in AWS_PROFILE"
 
 
@@ -218,10 +218,10 @@ def _check_endpoint(endpoint_url: str) -> Iterator[Finding]:
         parts = urlsplit(endpoint_url)
         is_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        yield Finding((ENDPOINT_KEY,), "an address that cannot be read", expected)
+        yield Finding((_ENDPOINT,), "an address that cannot be read", expected)
         return
     if parts.username is not None or parts.password is not None or parts.query:
         found = "a name, password or signature in the address"
-        yield Finding((ENDPOINT_KEY,), found, f"{expected}, and {_CREDENTIALS}")
+        yield Finding((_ENDPOINT,), found, f"{expected}, and {_CREDENTIALS}")
     elif not is_server:
-        yield Finding((ENDPOINT_KEY,), f'"{endpoint_url}"', expected)
+        yield Finding((_ENDPOINT,), f'"{endpoint_url}"', expected)
