@@ -1,17 +1,16 @@
-"""Our tables as TorchTitan's settings of layout, recomputation and compilation.
+"""From the run's configuration to TorchTitan's.
 
-In: a checked configuration. Out: TorchTitan's dataclasses. Recomputation does not keep the state of random generators:
-no layer draws from one, and reading that state is what a CUDA graph cannot capture.
+In: the checked `SpeechConfig`, the budget derived from it, the data plan and the number of processes. Out: the
+`SpeechTrainer.Config` that builds the run, and the callbacks that accompany it. This is the only file that knows the
+field names of both configurations: TorchTitan moves fast, and a change of its field names ends here.
 
-From our tables to TorchTitan's configuration tree.
-
-In: the checked `SpeechConfig`, the budget derived from it, the data plan and the number of processes. Out: the one
-`SpeechTrainer.Config` that builds the run. This is the only file that knows both vocabularies of settings; TorchTitan
-moves fast, and a change of its field names ends here.
+Activation checkpointing does not preserve the state of random generators: no layer uses one, and reading that state is
+what a CUDA graph cannot capture.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,28 @@ from torchtitan.distributed.activation_checkpoint import (
     MemoryBudgetAC,
     SelectiveAC,
 )
+from torchtitan.tools.logging import logger
 
+from titan_speech.checkpoint.commit import Commit
+from titan_speech.checkpoint.keeper import retention_policy
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.upload.process import Uploader, start_uploads
 from titan_speech.config import schema
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.distributed import pipeline
+from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.preflight.compatibility import Composition
 from titan_speech.preflight.machine_checks import refuse_unsupported_run
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
+from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
@@ -51,38 +56,38 @@ from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.profiler import SpeechProfiler
 
 
-def parallelism(table: schema.ParallelismConfig) -> ParallelismConfig:
-    balancer = table.context_parallel_load_balancer
+def parallelism(config: schema.ParallelismConfig) -> ParallelismConfig:
+    balancer = config.context_parallel_load_balancer
     return ParallelismConfig(
-        data_parallel_replicate_degree=table.data_parallel_replicate_degree,
-        data_parallel_shard_degree=table.data_parallel_shard_degree,
-        fsdp_reshard_after_forward=table.fsdp_reshard_after_forward,
-        tensor_parallel_degree=table.tensor_parallel_degree,
-        pipeline_parallel_degree=table.pipeline_parallel_degree,
-        pipeline_parallel_schedule=table.pipeline_parallel_schedule,
-        pipeline_parallel_microbatch_size=table.pipeline_parallel_microbatch_size,
-        pipeline_parallel_first_stage_less_layers=table.pipeline_parallel_first_stage_less_layers,
-        pipeline_parallel_last_stage_less_layers=table.pipeline_parallel_last_stage_less_layers,
-        context_parallel_degree=table.context_parallel_degree,
+        data_parallel_replicate_degree=config.data_parallel_replicate_degree,
+        data_parallel_shard_degree=config.data_parallel_shard_degree,
+        fsdp_reshard_after_forward=config.fsdp_reshard_after_forward,
+        tensor_parallel_degree=config.tensor_parallel_degree,
+        pipeline_parallel_degree=config.pipeline_parallel_degree,
+        pipeline_parallel_schedule=config.pipeline_parallel_schedule,
+        pipeline_parallel_microbatch_size=config.pipeline_parallel_microbatch_size,
+        pipeline_parallel_first_stage_less_layers=config.pipeline_parallel_first_stage_less_layers,
+        pipeline_parallel_last_stage_less_layers=config.pipeline_parallel_last_stage_less_layers,
+        context_parallel_degree=config.context_parallel_degree,
         context_parallel_load_balancer=None if balancer == "none" else balancer,
     )
 
 
-def recomputation(table: schema.ActivationCheckpointConfig) -> ActivationCheckpointingConfig:
+def activation_checkpointing(config: schema.ActivationCheckpointConfig) -> ActivationCheckpointingConfig:
     policies = {
         "none": None,
         "selective": SelectiveAC.Config(preserve_rng_state=False),
         "full": FullAC.Config(preserve_rng_state=False),
-        "memory_budget": MemoryBudgetAC.Config(memory_budget=table.memory_budget),
+        "memory_budget": MemoryBudgetAC.Config(memory_budget=config.memory_budget),
     }
-    return policies[table.kind]
+    return policies[config.kind]
 
 
-def compilation(table: schema.CompileConfig) -> CompileConfig:
+def compilation(config: schema.CompileConfig) -> CompileConfig:
     return CompileConfig(
-        enable=table.enable,
-        components=list(table.components),
-        enable_async_tensor_parallel=table.enable_async_tensor_parallel,
+        enable=config.enable,
+        components=list(config.components),
+        enable_async_tensor_parallel=config.enable_async_tensor_parallel,
     )
 
 
@@ -91,7 +96,7 @@ NO_DECAY_PATTERN = r"norm|bias"
 
 
 class RunTokenizer(BaseTokenizer):
-    """The run's text tokenizer, where TorchTitan wants one of its own kind."""
+    """The run's text tokenizer as TorchTitan's tokenizer class."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseTokenizer.Config):
@@ -124,10 +129,21 @@ def trainer_config(
     start: Start,
     hf_initial: Path | None = None,
 ) -> SpeechTrainer.Config:
-    """The configuration tree TorchTitan builds the run from.
+    """The configuration from which TorchTitan builds the run.
+
+    Args:
+        config: the checked configuration of the run.
+        plan: which packs every step reads.
+        budget: steps, warmup and learning rates derived from `config`.
+        tokenizer: the text tokenizer of `plan`.
+        provenance: what checkpoints record of how they were made.
+        world_size: number of processes.
+        shape: sizes of the backbone.
+        start: the checkpoint to load, and how.
+        hf_initial: the Hugging Face folder to load initial weights from, if `start` is one.
 
     Raises:
-        ConfigError: the backbone or this device cannot do what the configuration asks for.
+        ConfigError: the backbone or this device does not support what the configuration asks for.
     """
     refuse_unsupported_run(config, shape)
     dp_degree = data_parallel_degree(config.parallelism, world_size)
@@ -137,6 +153,7 @@ def trainer_config(
         speech=config,
         budget=budget,
         plan=plan,
+        callbacks=build_callbacks,
         model_spec=model_spec(
             shape,
             config.model.attention,
@@ -176,7 +193,7 @@ def trainer_config(
         ),
         parallelism=parallelism(config.parallelism),
         checkpoint=_checkpoint(config, provenance, plan, start, hf_initial),
-        activation_checkpoint=recomputation(config.activation_checkpoint),
+        activation_checkpoint=activation_checkpointing(config.activation_checkpoint),
         compile=compilation(config.compile),
         comm=CommConfig(
             init_timeout_seconds=config.comm.init_timeout_seconds,
@@ -194,13 +211,13 @@ def trainer_config(
 
 
 def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> SpeechOptimizers.Config:
-    table = config.optimizer
-    shared = {"lr": table.lr, "betas": table.betas, "eps": table.eps}
+    settings = config.optimizer
+    shared = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
     return SpeechOptimizers.Config(
         num_old_rows=num_old_rows,
-        new_rows_lr_factor=table.new_rows_lr_factor,
+        new_rows_lr_factor=settings.new_rows_lr_factor,
         frozen_steps=budget.frozen_steps,
-        implementation=table.implementation,
+        implementation=settings.implementation,
         param_groups=[
             ParamGroupConfig(
                 pattern=NO_DECAY_PATTERN,
@@ -210,7 +227,7 @@ def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> Speec
             ParamGroupConfig(
                 pattern=".*",
                 optimizer_name="AdamW",
-                optimizer_kwargs={**shared, "weight_decay": table.weight_decay},
+                optimizer_kwargs={**shared, "weight_decay": settings.weight_decay},
             ),
         ],
     )
@@ -219,22 +236,72 @@ def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> Speec
 def _checkpoint(
     config: SpeechConfig, provenance: Provenance, plan: DataPlan, start: Start, hf_initial: Path | None
 ) -> SpeechCheckpointManager.Config:
-    table = config.checkpoint
+    settings = config.checkpoint
     initial = None if start.is_resume else start.checkpoint
     return SpeechCheckpointManager.Config(
-        enable=table.enable or table.create_seed_checkpoint,
-        folder=table.folder,
-        keep_latest_k=0,  # what is kept, and how a save overlaps, is ours (table)
-        load_step=table.load_step,
+        enable=settings.enable or settings.create_seed_checkpoint,
+        folder=settings.folder,
+        keep_latest_k=0,  # retention and overlapping saves are those of `settings`, not TorchTitan's
+        load_step=settings.load_step,
         initial_load_path=str(initial.absolute()) if initial else None,
         initial_load_in_hf=hf_initial is not None,
         initial_load_model_only=not start.with_optimizer,
         exclude_from_loading=[LR_SCHEDULER, DATALOADER, TRAIN_STATE] if start.with_optimizer else [],
         start=start,
-        last_save_model_only=table.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
-        create_seed_checkpoint=table.create_seed_checkpoint,
-        table=table,
+        last_save_model_only=settings.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
+        create_seed_checkpoint=settings.create_seed_checkpoint,
+        table=settings,
         upload=config.upload,
         provenance=provenance,
         phases=plan.phases,
     )
+
+
+class UploadCallback(RunCallback):
+    """Uploads checkpoints in the background; the end of a run waits for what is not sent yet."""
+
+    def __init__(self, uploads: Uploader, limits: schema.UploadConfig) -> None:
+        self.uploads, self.limits = uploads, limits
+
+    def metrics(self) -> dict[str, float]:
+        return self.uploads.figures()
+
+    def finish(self, end: RunEnd) -> None:
+        """Wait until every checkpoint is uploaded, or log which are not; a run that will be resumed waits less."""
+        if end is RunEnd.FAILED:
+            return
+        outcome = self.uploads.finish(self.limits.finish_sec if end is RunEnd.COMPLETE else self.limits.stop_sec)
+        logger.log(logging.INFO if outcome.is_all else logging.WARNING, str(outcome))
+
+
+class MilestoneCallback(RunCallback):
+    """Exports milestones as Hugging Face folders; those that an earlier start of the run left undone come first."""
+
+    def __init__(self, trainer: SpeechTrainer) -> None:
+        self.exporter = MilestoneExporter(Path(trainer.config.dump_folder))
+        self.folder = Path(trainer.checkpointer.folder)
+        self.policy = retention_policy(trainer.config.speech.checkpoint)
+        self.exporter.add(milestones(self.folder, self.policy, trainer.checkpointer.start.step))
+
+    def checkpoint_complete(self, checkpoint: Path, commit: Commit) -> None:
+        self.exporter.add(milestones(self.folder, self.policy, commit.step))
+
+    def finish(self, end: RunEnd) -> None:
+        """Wait for the exports of a complete run; others leave them to the next start."""
+        if end is RunEnd.COMPLETE:
+            self.exporter.drain()
+        else:
+            self.exporter.cancel_queued()
+
+
+def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
+    """The callbacks of this rank: exports (rank 0), then uploads (one rank per node that has files to send)."""
+    config, callbacks = trainer.config.speech, []
+    checkpoint = config.checkpoint
+    is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint
+    if is_exporting and torch.distributed.get_rank() == 0:
+        callbacks.append(MilestoneCallback(trainer))
+    uploads = start_uploads(config, trainer.checkpointer.disks) if trainer.checkpointer.enable else None
+    if uploads is not None:
+        callbacks.append(UploadCallback(uploads, config.upload))
+    return callbacks

@@ -97,7 +97,7 @@ def _config(text_file: Path, words: list[str], folder: Path) -> Any:
             disable_cuda_graphs=not (speech.training.cuda_graphs and torch.cuda.is_available()),
         ),
         parallelism=trainer_config.parallelism(speech.parallelism),
-        activation_checkpoint=trainer_config.recomputation(speech.activation_checkpoint),
+        activation_checkpoint=trainer_config.activation_checkpointing(speech.activation_checkpoint),
         compile=trainer_config.compilation(speech.compile),
         checkpoint=CheckpointManager.Config(enable=False),
         comm=CommConfig(

@@ -1,5 +1,6 @@
 """How the processes of a run find each other, decide together, and share a model as a pipeline.
 
+environment.py  rank and world size, from the launcher's variables
 rendezvous.py   a fresh store for each restart under torchrun
 consensus.py    rank 0 decides for all ranks; all ranks agree to save and to stop
 pipeline.py     pipeline stages, their layers, and the bubble
