@@ -15,7 +15,7 @@ from titan_speech.codec.base import Codec
 from titan_speech.codec.demo.autoencoder import (
     CODEBOOK_SIZE,
     codes_to_values,
-    quantise,
+    quantize,
     stack_frames,
     unstack_frames,
     values_to_codes,
@@ -83,7 +83,7 @@ def test_every_index_goes_through_fsq_and_back_by_its_base_4_digits() -> None:
 
 def test_quantiser_gives_only_the_four_values_and_keeps_a_gradient() -> None:
     latent_BDF = torch.linspace(-6, 6, 800).reshape(1, 8, 100).requires_grad_()
-    values_BDF = quantise(latent_BDF)
+    values_BDF = quantize(latent_BDF)
     values_BDF.sum().backward()
     assert set(values_BDF.detach().unique().tolist()) == {-1.0, -0.5, 0.0, 0.5}
     assert latent_BDF.grad is not None

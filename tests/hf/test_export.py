@@ -196,18 +196,18 @@ def exported(tiny_run: Path) -> Path:
     return tiny_run.parent / "hf"
 
 
-def test_texts_spoken_in_a_batch_have_the_codes_they_have_alone(exported: Path, tmp_path: Path) -> None:
+def test_texts_synthesized_in_a_batch_have_the_codes_they_have_alone(exported: Path, tmp_path: Path) -> None:
     model, greedy = SpeechModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
     texts = ["Please hold the line.", "Goodbye."]
-    together = model.speak(texts, greedy)
+    together = model.synthesize(texts, greedy)
     edited = shutil.copytree(exported, tmp_path / "edited")
     (edited / "generation_config.json").write_text('{"repetition_penalty": 50.0, "max_length": 5}')
-    again = SpeechModel.load(edited).speak(texts, greedy)
+    again = SpeechModel.load(edited).synthesize(texts, greedy)
     assert [s.codes_F.tolist() for s in again] == [s.codes_F.tolist() for s in together], "decoding is what is recorded"
     for text, speech in zip(texts, together, strict=True):
-        assert speech.codes_F.tolist() == model.speak([text], greedy)[0].codes_F.tolist()
+        assert speech.codes_F.tolist() == model.synthesize([text], greedy)[0].codes_F.tolist()
     voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
-    assert model.speak(texts[:1], greedy, voice)[0].codes_F.tolist() != together[0].codes_F.tolist()
+    assert model.synthesize(texts[:1], greedy, voice)[0].codes_F.tolist() != together[0].codes_F.tolist()
 
 
 def test_generate_records_how_each_file_was_made_and_replaces_none_unasked(
@@ -234,7 +234,7 @@ def test_generate_records_how_each_file_was_made_and_replaces_none_unasked(
     assert json.loads((tmp_path / "said-0.json").read_text())["decoding"]["seed"] == 7
 
 
-def test_what_cannot_be_spoken_or_written_is_refused_before_a_model_is_loaded(
+def test_what_cannot_be_synthesized_or_written_is_refused_before_a_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder has no weights: whoever came as far as loading them would say so."""

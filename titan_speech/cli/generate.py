@@ -48,7 +48,7 @@ def generate(args: argparse.Namespace) -> None:
         "reference": None if voice is None else {"wav": str(args.reference), "text": voice.transcript},
         "decoding": asdict(decoding),
     }
-    generated = SpeechModel.load(args.model).speak(texts, decoding, voice)
+    generated = SpeechModel.load(args.model).synthesize(texts, decoding, voice)
     for i, (path, text, speech) in enumerate(zip(outputs, texts, generated, strict=True)):
         write_speech(path, codec, speech.codes_F)
         result = {
@@ -63,10 +63,9 @@ def generate(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     """Synthesize one text with the weights of a run's checkpoint."""
     from titan_speech.codec.load import load_codec
-    from titan_speech.generate.decode import generate_codes
+    from titan_speech.generate.decode import check_codec, generate_codes, prompt_parts
     from titan_speech.generate.load import load_run
     from titan_speech.generate.outputs import check_outputs, wav_names, write_speech
-    from titan_speech.generate.sample import check_codec, prompt_parts
 
     check_outputs(wav_names(args.output), overwrite=args.overwrite)
     codec = load_codec(args.codec)

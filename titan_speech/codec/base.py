@@ -1,9 +1,9 @@
-"""What a speech codec is, and what every codec checks of its input.
+"""The protocol of a speech codec, and the input checks that all codecs share.
 
     wav_T (16 kHz) -> encode -> codes_F (50 Hz, 0..65,535) -> decode -> wav_T
 
-In: what a caller hands to a codec. Out: nothing, or a `CodecError` that says what to do. Codes of two codecs are never
-mixed, so whatever implements `Codec` states a hash of everything its codes depend on.
+In: audio or codes that a caller passes to a codec. Out: nothing, or a `CodecError` that says what to do. Codes of two
+codecs are never mixed, so every `Codec` has a hash of everything its codes depend on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from titan_speech.errors import CodecError
 
 @runtime_checkable
 class Codec(Protocol):
-    """One waveform in, one stream of codes out, and back."""
+    """Encodes a waveform as one stream of codes, and decodes codes to a waveform."""
 
     name: str
     sample_rate: int
@@ -26,18 +26,20 @@ class Codec(Protocol):
     codebook_size: int
 
     @property
-    def codec_hash(self) -> str: ...
+    def codec_hash(self) -> str:
+        """Changes with everything that codes depend on, weights above all."""
+        ...
 
     def encode(self, wav_T: np.ndarray) -> np.ndarray:
-        """codes_F uint16 of float32 samples in [-1, 1]; F = ceil(T * frame_rate_hz / sample_rate)."""
+        """uint16 codes of float32 samples in [-1, 1]; F = ceil(T * frame_rate_hz / sample_rate)."""
         ...
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The codes of each clip, the same as each gets alone."""
+        """The codes of each clip, equal to those of the clip alone."""
         ...
 
     def decode(self, codes_F: np.ndarray) -> np.ndarray:
-        """wav_T float32 of codes; T = F * sample_rate / frame_rate_hz."""
+        """float32 samples of codes; T = F * sample_rate / frame_rate_hz."""
         ...
 
 
@@ -45,7 +47,7 @@ FRAME_SAMPLES = 320
 
 
 def check_wav(wav_T: np.ndarray) -> None:
-    """One channel, float32, finite, at least one frame."""
+    """Raise a CodecError unless audio is one channel, float32, finite, and at least one frame long."""
     if wav_T.dtype != np.float32:
         raise CodecError(
             f"audio has dtype {wav_T.dtype}, expected float32 in [-1, 1]. "
@@ -63,7 +65,7 @@ def check_wav(wav_T: np.ndarray) -> None:
 
 
 def check_codes(codes_F: np.ndarray, codebook_size: int) -> None:
-    """One-dimensional integers of the codebook, at least one."""
+    """Raise a CodecError unless codes are a one-dimensional, non-empty array of integers of the codebook."""
     if codes_F.ndim != 1 or not np.issubdtype(codes_F.dtype, np.integer):
         raise CodecError(f"codes have dtype {codes_F.dtype} and shape {codes_F.shape}, expected integers of shape (F,)")
     if len(codes_F) == 0:

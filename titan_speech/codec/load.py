@@ -1,4 +1,4 @@
-"""A codec by its name, its weights' file or its folder.
+"""Loading a codec by its name, the file of its weights, or its folder.
 
 In: `embedded`, a path, or a name on the Hugging Face Hub. Out: a `Codec`. Its module is imported only when it is asked
 for, so the embedded codec does not need transformers.
@@ -13,9 +13,14 @@ from titan_speech.errors import CodecError
 
 
 def load_codec(name_or_path: str | Path = "embedded", device: str | None = None) -> Codec:
-    """`embedded`, a .safetensors file of its weights, or XCodec2 from a folder or by its name on the Hub.
+    """Load a codec.
 
-    `device` is for XCodec2: `cpu`, `cuda`, `cuda:1`; by default CUDA where there is one.
+    Args:
+        name_or_path: `embedded`, a .safetensors file of its weights, or XCodec2 as a folder or a name on the Hub.
+        device: for XCodec2, `cpu`, `cuda` or `cuda:1`; CUDA by default if there is one.
+
+    Raises:
+        CodecError: there is no such codec, or it cannot be loaded.
     """
     from titan_speech.codec.demo.embedded import EmbeddedCodec
 

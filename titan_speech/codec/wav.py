@@ -1,11 +1,15 @@
-"""In: a sound file. Out: 16-bit PCM wav files, and float samples at the codec's rate.
+"""Audio files: 16-bit PCM wav in and out, other formats in, resampled if asked.
 
-Wav needs the standard library only. Other formats (flac, ogg) need soundfile and another rate needs soxr, both of the
-`codec` extra. `read_audio` resamples nothing: a file at another rate is refused with the command that converts it.
+In: a sound file. Out: float32 samples at the codec's rate, or a wav file of them. Wav needs the standard library only;
+other formats (flac, ogg) need soundfile and another rate needs soxr, both of the `codec` extra. `read_audio` does not
+resample: a file at another rate is refused with the command that converts it.
+
+Shapes: wav_T samples, samples_TC samples by channel.
 """
 
 from __future__ import annotations
 
+import io
 import wave
 from pathlib import Path
 
@@ -14,15 +18,26 @@ import numpy as np
 from titan_speech.errors import CodecError
 
 
-def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) -> None:
-    """16-bit mono; samples beyond [-1, 1] are clipped."""
-    with wave.open(str(path), "wb") as file:
+def wav_bytes(wav_T: np.ndarray, sample_rate: int = 16_000) -> bytes:
+    """A wav file, 16-bit mono; samples beyond [-1, 1] are clipped."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
         file.setparams((1, 2, sample_rate, 0, "NONE", ""))
         file.writeframes((np.clip(wav_T, -1.0, 1.0) * 32767).round().astype("<i2").tobytes())
+    return content.getvalue()
+
+
+def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) -> None:
+    """Write `wav_bytes` to a file."""
+    Path(path).write_bytes(wav_bytes(wav_T, sample_rate))
 
 
 def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
-    """wav_T float32, channels averaged."""
+    """The samples of a file at `sample_rate`, float32, channels averaged.
+
+    Raises:
+        CodecError: the file cannot be read, or is at another rate.
+    """
     samples_TC, found = _read(Path(path))
     if found != sample_rate:
         raise CodecError(
@@ -33,7 +48,11 @@ def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
 
 
 def read_resampled(path: Path | str, sample_rate: int = 16_000) -> tuple[np.ndarray, int]:
-    """wav_T float32 at `sample_rate`, channels averaged, and the file's own rate."""
+    """The samples of a file, float32, channels averaged, resampled to `sample_rate`; and the file's own rate.
+
+    Raises:
+        CodecError: the file cannot be read, or needs a library that is not installed.
+    """
     samples_TC, found = _read(Path(path))
     wav_T = samples_TC.mean(axis=1, dtype=np.float32)
     if found == sample_rate or not len(wav_T):
@@ -57,7 +76,7 @@ def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             num_frames, data = file.getnframes(), file.readframes(file.getnframes())
     except wave.Error as error:
-        if "unknown format" in str(error):  # float samples, which the standard library does not know
+        if "unknown format" in str(error):  # float samples, which the standard library cannot read
             return _read_soundfile(path)
         raise CodecError(f"cannot read {path} as wav: {error}") from error
     except (OSError, EOFError) as error:

@@ -1,25 +1,24 @@
-"""Finding, hashing and loading XCodec2's weights.
+"""XCodec2 through transformers: the codec of production corpora, at 16 kHz and 320 samples per code.
 
 In: a folder that `Xcodec2Model.save_pretrained` wrote, or a name on the Hugging Face Hub (`HKUSTAudio/xcodec2-hf`).
-Out: the model in float32, with every weight taken from the files, and their hash.
+Out: the `Codec` protocol over the model in float32, with every weight from the files.
 
-The hash is the sha256 of `model.safetensors`, which the Hub shows beside the file. Of weights in several files it is
-the sha256 of one line `<sha256>  <name>` a file, by name: what `sha256sum model-*.safetensors | sha256sum` prints.
+    wav -> padded to whole frames, one more than it fills -> log-mel of two frames of 10 ms -> w2v-BERT -> adapter \\
+                                                         \\-> acoustic encoder ----------------------------------> FSQ
 
-XCodec2 through transformers: the codec of production corpora, at 16 kHz and 320 samples a code.
+XCodec2 was trained on audio padded to `T // 320 + 1` frames, so audio that fills its frames exactly gets one more frame
+of silence. It is encoded the same way here and the code of that frame is dropped: `ceil(T / 320)` codes remain, the
+same as from the PyPI package without its last code.
+
+Batches: w2v-BERT runs on padded clips under a mask, which it applies exactly. The convolutions have no mask (padding
+would change the last codes of shorter clips), so they run clip by clip. The codes of a clip are those it gets alone, up
+to float32 rounding: a value within 1e-6 of a rounding border may fall to its other side.
+
+The codec's hash is the sha256 of `model.safetensors`, which the Hub shows next to the file. For weights in several
+files it is the sha256 of one line `<sha256>  <name>` per file, by name: the output of
+`sha256sum model-*.safetensors | sha256sum`.
 
 Shapes: wav_T float32 samples in [-1, 1]; codes_F; B clips of a batch, W samples of the padded wave, M mel values.
-
-    wav -> padded to whole frames, one more than they fill -> log-mel of two frames of 10 ms -> w2v-BERT -> adapter \\
-                                                          \\-> acoustic encoder -----------------------------------> FSQ
-
-XCodec2 was trained on audio padded to `T // 320 + 1` frames, so audio that fills its frames exactly gets a frame of
-silence more. It is encoded so here, and the code of that frame is dropped: `ceil(T / 320)` codes remain, the same as
-from the PyPI package with its last code taken away.
-
-Batches: w2v-BERT runs on padded clips under a mask, which it applies exactly; the convolutions know no mask (padding
-would change the last codes of the shorter clips), so they run clip by clip. A clip's codes are those it gets alone,
-up to the rounding of float32: a value within 1e-6 of a rounding border may fall to its other side.
 """
 
 from __future__ import annotations
@@ -45,10 +44,14 @@ _MODEL_TYPE = "xcodec2"
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The folder with config.json and safetensors files; fetched from the Hub if it is no folder."""
+    """The folder with config.json and safetensors files, downloaded from the Hub if the name is not a folder.
+
+    Raises:
+        CodecError: there is no such model, or it is not XCodec2.
+    """
     folder = Path(name_or_path)
     if not folder.is_dir():
-        folder = _fetch(str(name_or_path))
+        folder = _download(str(name_or_path))
     try:
         config = json.loads((folder / "config.json").read_bytes())
         model_type = config.get("model_type")
@@ -66,7 +69,7 @@ def find_weights(name_or_path: str | Path) -> Path:
     return folder
 
 
-def _fetch(name: str) -> Path:
+def _download(name: str) -> Path:
     if not _HUB_NAME.fullmatch(name):
         raise CodecError(f"codec {name!r} is neither a folder nor a name on the Hugging Face Hub (owner/model)")
     try:
@@ -75,15 +78,16 @@ def _fetch(name: str) -> Path:
         raise CodecError("XCodec2 needs transformers: pip install 'titan-speech[xcodec2]'") from error
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # of many libraries
+    except Exception as error:  # errors of many libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CodecError(
-            f"codec {name!r} is no folder here and was not fetched from the Hugging Face Hub: {reason}. "
-            "Fetch it where there is a network (hf download) and give the folder"
+            f"codec {name!r} is not a folder here and could not be downloaded from the Hugging Face Hub: {reason}. "
+            "Download it on a machine with network access (hf download) and give the folder"
         ) from error
 
 
 def weights_hash(folder: Path) -> str:
+    """The hash of the weights in a folder (see the top of this file)."""
     files = sorted(folder.glob("*.safetensors"), key=lambda file: file.name)
     sums = [_sha256(file) for file in files]
     if len(files) == 1:
@@ -98,7 +102,12 @@ def _sha256(path: Path) -> str:
 
 
 def load_model(folder: Path) -> Any:
-    """In float32; a weight that the files lack would be random, so it is an error."""
+    """The model in float32.
+
+    Raises:
+        CodecError: transformers is not installed or cannot load the model, or the files lack a weight, which would be
+            random.
+    """
     try:
         import torch
         from transformers import Xcodec2Model
@@ -110,7 +119,7 @@ def load_model(folder: Path) -> Any:
         loaded: Any = Xcodec2Model.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except Exception as error:  # of many libraries
+    except Exception as error:  # errors of many libraries
         raise CodecError(f"{folder} does not load as Xcodec2Model: {str(error).strip().splitlines()[0]}") from error
     model, report = loaded
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
@@ -140,11 +149,11 @@ class XCodec2:
 
     @property
     def codec_hash(self) -> str:
-        """Some seconds for the real weights, so not before it is asked for."""
-        return self._hash
+        """Computed when first asked for: it takes seconds for the real weights."""
+        return self._weights_hash
 
     @cached_property
-    def _hash(self) -> str:
+    def _weights_hash(self) -> str:
         return weights_hash(self._folder)
 
     @cached_property
@@ -176,11 +185,11 @@ class XCodec2:
         semantic_BFD = self._semantic([self._features(wav_W) for wav_W in padded])
         for wav_T, wav_W, semantic_FD in zip(wavs, padded, semantic_BFD, strict=True):
             num_frames = len(wav_W) // FRAME_SAMPLES
-            codes_F = self._quantised(semantic_FD[:num_frames], torch.from_numpy(wav_W))
+            codes_F = self._quantize(semantic_FD[:num_frames], torch.from_numpy(wav_W))
             yield codes_F[: -(-len(wav_T) // FRAME_SAMPLES)].cpu().numpy().astype(np.uint16)
 
     def _features(self, wav_W: np.ndarray) -> Tensor:
-        """features_FM: two mel frames of 10 ms beside each other, normalised over the clip."""
+        """features_FM: two mel frames of 10 ms next to each other, normalized over the clip."""
         around = np.pad(wav_W, _HALF_FRAME)
         return self._extractor(around, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features[0]
 
@@ -191,8 +200,8 @@ class XCodec2:
         output = self._model.semantic_encoder(features_BFM.to(self._device), attention_mask=mask_BF.to(self._device))
         return output.last_hidden_state
 
-    def _quantised(self, semantic_FD: Tensor, wav_W: Tensor) -> Tensor:
-        """codes_F of one clip, as the model's own `encode` makes them of these two."""
+    def _quantize(self, semantic_FD: Tensor, wav_W: Tensor) -> Tensor:
+        """codes_F of one clip, computed as in the model's own `encode`."""
         semantic_BDF = self._model.semantic_adapter(semantic_FD.T[None])
         acoustic_BDF = self._model.acoustic_encoder(wav_W.to(self._device)[None, None])
         joined_BFD = torch.cat([semantic_BDF, acoustic_BDF], dim=1).transpose(1, 2)
@@ -215,7 +224,7 @@ def _padded(wav_T: np.ndarray) -> np.ndarray:
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Clips of like length together, so that little is padded; `BATCH_FRAMES` bounds the memory."""
+    """Indices of clips by batch: similar lengths together for little padding; `BATCH_FRAMES` bounds the memory."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         longest = lengths[batch[0]] // FRAME_SAMPLES + 1 if batch else 0
@@ -228,12 +237,12 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def _exact_convolutions() -> Any:
-    """On CUDA convolutions round to ten bits by default (TF32), which moves codes."""
+    """Without TF32: on CUDA, convolutions round to ten bits by default, which changes codes."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _extractor() -> Any:
-    """w2v-BERT's mel: 80 bands, two frames side by side; XCodec2's own extractor would need torchaudio."""
+    """The mel features of w2v-BERT, 80 bands of two frames; XCodec2's own extractor would need torchaudio."""
     from transformers import SeamlessM4TFeatureExtractor
 
     return SeamlessM4TFeatureExtractor(

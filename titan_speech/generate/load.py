@@ -1,7 +1,7 @@
-"""A trained run, ready to decode from, in one process.
+"""A run's checkpoint, loaded in one process to decode from.
 
-In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step
-read straight from the DCP checkpoint, whatever number of ranks wrote it. No process group is made.
+In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step read
+directly from the DCP checkpoint, whatever number of ranks wrote it. No process group is created.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from titan_speech.utils import cpu
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model with what it takes to make prompts for it."""
+    """A run's model, and what prompts for it are made with."""
 
     config: SpeechConfig
     tokenizer: TextTokenizer
@@ -40,12 +40,17 @@ class TrainedRun:
 
 
 def load_run(folder: Path, step: int | None = None) -> TrainedRun:
-    """The run in `folder` at `step`, by default its newest complete checkpoint.
+    """Load a checkpoint of a run.
+
+    Args:
+        folder: the run folder (job.dump_folder).
+        step: the step of the checkpoint; the newest complete one if None.
 
     Raises:
-        CheckpointError: no such run, no complete checkpoint, one of another vocabulary, or one whose index is refused.
+        CheckpointError: the folder is not a run, it has no such complete checkpoint, or the checkpoint has another
+            vocabulary or an index that is refused.
     """
-    cpu.prepare()  # decoding runs on the CPU, also where training did not
+    cpu.prepare()  # decoding runs on the CPU, even if training did not
     config = _run_config(folder)
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
@@ -63,12 +68,14 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
 def _run_config(folder: Path) -> SpeechConfig:
     path = folder / RESOLVED_NAME
     if not path.is_file():
-        raise CheckpointError(f"{folder} is no run folder: it has no {RESOLVED_NAME}. Give the run's job.dump_folder.")
+        raise CheckpointError(
+            f"{folder} is not a run folder: it has no {RESOLVED_NAME}; give the run's job.dump_folder"
+        )
     return load_config(["--job.config_file", str(path)]).config
 
 
 def _checkpoint(folder: Path, step: int | None) -> Path:
-    """The step asked for, or the newest."""
+    """The checkpoint of a step, or the newest complete one."""
     steps = complete_steps(folder)
     if not steps:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
@@ -78,14 +85,14 @@ def _checkpoint(folder: Path, step: int | None) -> Path:
 
 
 def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
-    """The model in fp32 on the CPU; its dense attention needs no accelerator."""
+    """The model in fp32 on the CPU, with dense attention, which needs no accelerator."""
     spec = model_spec(shape, "dense", num_rows)
     model = spec.model.build()
     with torch.no_grad():
         model.init_weights()
     state = model.state_dict()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
         load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
     return model.eval()

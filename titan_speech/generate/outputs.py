@@ -1,7 +1,7 @@
-"""Where speech is written: looked at before a model is loaded, and written whole.
+"""Output files of generated speech: checked before a model is loaded, written completely or not at all.
 
-In: the paths a user gave. Out: an error at once if one of them cannot be written or is there already, and later the
-files. Decoding takes minutes; what was asked for in vain should be said before them.
+In: the paths a user gave. Out: an error at once if one of them cannot be written or exists already, since decoding
+takes minutes; later the files.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.codec.base import Codec
-from titan_speech.codec.wav import write_wav
+from titan_speech.codec.wav import wav_bytes
 from titan_speech.errors import DataError
+from titan_speech.utils.files import write_atomically
 
 
 def wav_names(path: Path, count: int = 1) -> list[Path]:
-    """`--output`, or as many names made from it.
+    """The wav files to write: `--output` itself, or NAME-0.wav, NAME-1.wav, ... for several.
 
     Raises:
-        DataError: it is no name of a wav file.
+        DataError: the path does not end in .wav.
     """
     if path.suffix != ".wav":
         raise DataError(f"--output {path}: expected a name that ends in .wav")
@@ -32,60 +33,45 @@ def wav_names(path: Path, count: int = 1) -> list[Path]:
 
 
 def check_outputs(paths: Sequence[Path], *, overwrite: bool) -> None:
-    """Nothing is written, and no folder made.
+    """Check that files can be written, without creating a file or a folder.
 
     Raises:
-        DataError: a path is no name of a file that can be written, or is taken.
+        DataError: a path is a folder, exists already, or cannot be written.
     """
     for path in paths:
         if path.is_dir():
             raise DataError(f"--output {path} is a folder; give the name of a file in it")
         if path.exists() and not overwrite:
             raise DataError(f"{path} exists already; choose another --output, or give --overwrite")
-        with _told(path), tempfile.TemporaryFile(dir=_first_that_exists(path.parent)):
+        existing = next(parent for parent in (path.parent, *path.absolute().parents) if parent.exists())
+        with _output_errors(path), tempfile.TemporaryFile(dir=existing):
             pass
 
 
-def _first_that_exists(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-
-
 def write_speech(path: Path, codec: Codec, codes_F: NDArray[np.uint16]) -> None:
-    """Codes as a wav file, whole or not at all.
+    """Decode codes and write them as a wav file.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
-    wav_T = codec.decode(codes_F)
-    with _whole(path) as partial:
-        write_wav(partial, wav_T, codec.sample_rate)
+    content = wav_bytes(codec.decode(codes_F), codec.sample_rate)
+    with _output_errors(path):
+        write_atomically(path, content)
 
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:
-    """A JSON file, whole or not at all.
+    """Write a JSON file.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
-    with _whole(path) as partial:
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _output_errors(path):
+        write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Another name to write under, renamed at the end: no half file is left behind."""
-    partial = path.with_name(path.name + ".partial")
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a DataError that names the output."""
     try:
         yield
     except OSError as error:

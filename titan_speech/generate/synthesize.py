@@ -1,8 +1,8 @@
-"""Speech from an exported model folder, by transformers' own generation.
+"""Speech from an exported model folder, decoded by transformers' `generate`.
 
-In: texts and a folder written by `titan-speech model export`; for cloning, a reference recording with its transcript.
-Out: codes of each text, decoded in one batch with a key-value cache. Prompts come from the grammar training uses; only
-codes and the stop token can be chosen, so whatever comes out decodes to audio.
+In: texts and a folder written by `titan-speech model export`; to clone a voice, a reference recording with its
+transcript. Out: codes of each text, decoded in one batch with a key-value cache. Prompts are those of training; only
+codes and the stop token can be sampled, so every result decodes to audio.
 
 Shapes: B texts, T tokens of a prompt, F codes (frames), V vocabulary rows.
 """
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """A model folder, loaded."""
+    """A loaded model folder."""
 
     model: Any
     """transformers' causal language model."""
@@ -45,10 +45,11 @@ class SpeechModel:
 
     @classmethod
     def load(cls, folder: Path) -> SpeechModel:
-        """Read by transformers, in fp32 on a CPU and in the folder's own type on CUDA.
+        """Load a model folder with transformers, in fp32 on a CPU and in the folder's own dtype on CUDA.
 
         Raises:
-            ModelError: the folder is damaged, or was not exported by this project or one of its grammar.
+            ModelError: the folder is damaged, was not written by `titan-speech model export`, or has another
+                vocabulary or prompt grammar than this version.
         """
         try:
             from transformers import AutoModelForCausalLM, GenerationConfig
@@ -66,10 +67,11 @@ class SpeechModel:
         HFFolder.open(folder)
         has_cuda = torch.cuda.is_available()
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
-        model.generation_config = GenerationConfig()  # what is recorded of decoding is all there is to it
+        model.generation_config = GenerationConfig()  # no other settings than those that are recorded
         return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
 
     def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:
+        """Task and parts of a prompt: TTS of a text, or cloning if there is a reference."""
         text_ids = self._ids(text)
         if reference is None:
             return Task.TTS, Parts(text_ids=text_ids)
@@ -78,12 +80,21 @@ class SpeechModel:
 
     def _ids(self, text: str) -> NDArray[np.uint32]:
         if not text.strip():
-            raise ModelError("there is no text to speak: give characters in --text and --reference-text")
+            raise ModelError("there is no text to synthesize: give characters in --text and --reference-text")
         return np.array(self.tokenizer.encode(text), np.uint32)
 
     @torch.inference_mode()
-    def speak(self, texts: list[str], decoding: Decoding, reference: Reference | None = None) -> list[Generated]:
-        """Codes of each text, all decoded together."""
+    def synthesize(self, texts: list[str], decoding: Decoding, reference: Reference | None = None) -> list[Generated]:
+        """Decode the codes of each text, all in one batch.
+
+        Args:
+            texts: what is synthesized, one utterance each.
+            decoding: sampling parameters, the same for all texts.
+            reference: the voice to clone.
+
+        Raises:
+            ModelError: a text is empty.
+        """
         prompts = [self.parts(text, reference) for text in texts]
         prefixes = [self.grammar.prefix(task, parts).astype(np.int64) for task, parts in prompts]
         ids_BT, mask_BT = _left_padded(prefixes, self.grammar.vocabulary.pad_id)
@@ -109,7 +120,7 @@ class SpeechModel:
 
 
 class _OnlyCodes:
-    """Masks everything but codes, and the stop token until there are enough of them; a logits processor."""
+    """Logits processor that masks everything except codes, and the stop token until there are `min_codes`."""
 
     def __init__(self, grammar: Grammar, stop_id: int, num_prompt_tokens: int, min_codes: int) -> None:
         vocabulary = grammar.vocabulary
@@ -123,7 +134,7 @@ class _OnlyCodes:
 
 
 def _left_padded(prefixes: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts that end together, and which of their tokens are real."""
+    """Prompts padded on the left to one length, and the mask of their tokens; both [B, T]."""
     longest = max(map(len, prefixes))
     ids_BT = torch.full((len(prefixes), longest), pad_id)
     mask_BT = torch.zeros(len(prefixes), longest, dtype=torch.long)

@@ -1,10 +1,10 @@
-"""Whether a file holds what was written: asked of xxh3-128 where that was recorded, of sha256 otherwise.
+"""Whether a file still holds what was written: checked by xxh3-128 if that was recorded, otherwise by sha256.
 
-In: an open file and what was recorded of it. Out: yes or no, or the running digest that a file is judged by while it
-comes in. sha256 is what names content, in fingerprints, plans and caches. Reading only asks whether bytes have changed
-by accident, and xxh3-128 answers that in 2 % of the time of sha256 (31 GB/s a core against 0.5 in
-benchmarks/results/object_storage.json). Where it says no, sha256 decides, so a record that is itself damaged condemns
-no file.
+In: an open file and the checksums that were recorded of it. Out: yes or no, or the digest to update while a file
+arrives. sha256 identifies content in fingerprints, plans and caches. Reading only needs to detect accidental changes,
+which xxh3-128 does in 2 % of the time of sha256 (31 GB/s per core against 0.5 in
+benchmarks/results/object_storage.json). If xxh3-128 differs, sha256 decides, so a damaged record alone does not condemn
+a file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import xxhash
 
 
 class Recorded(Protocol):
-    """What is known of a file; `xxh3_128` is empty where it was not recorded."""
+    """The recorded checksums of a file; `xxh3_128` is empty if it was not recorded."""
 
     @property
     def sha256(self) -> str: ...
@@ -27,7 +27,7 @@ class Recorded(Protocol):
 
 
 class Digest(Protocol):
-    """As hashlib and xxhash have them."""
+    """A running digest, as hashlib and xxhash provide."""
 
     def update(self, data: memoryview, /) -> None: ...
 
@@ -35,17 +35,17 @@ class Digest(Protocol):
 
 
 def quick_digest(file: Recorded) -> Digest:
-    """The fastest digest by which the file can be judged."""
+    """A new digest of the fastest recorded kind."""
     return xxhash.xxh3_128() if file.xxh3_128 else hashlib.sha256()
 
 
 def quick_sum(file: Recorded) -> str:
-    """What `quick_digest` must give."""
+    """The recorded checksum that `quick_digest` must yield, as hex digits."""
     return file.xxh3_128 or file.sha256
 
 
 def is_intact(opened: BufferedReader | BufferedRandom, file: Recorded) -> bool:
-    """Reads the open file from its beginning; twice if xxh3-128 says that it changed."""
+    """Whether the open file has its recorded checksum; it is read twice if its xxh3-128 differs."""
     opened.seek(0)
     if hashlib.file_digest(opened, lambda: quick_digest(file)).hexdigest() == quick_sum(file):  # type: ignore[arg-type]
         return True
@@ -53,6 +53,6 @@ def is_intact(opened: BufferedReader | BufferedRandom, file: Recorded) -> bool:
 
 
 def sha256_of(opened: BufferedReader | BufferedRandom) -> str:
-    """Of the open file from its beginning."""
+    """The sha256 of the open file, as hex digits."""
     opened.seek(0)
     return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,9 +1,9 @@
-"""Everything that makes TorchTitan run on a machine without an accelerator; on CUDA none of it is imported.
+"""TorchTitan on a machine without an accelerator; none of this is imported on CUDA.
 
-In: a process in which `torch.cuda.is_available()` is false. Out: TorchTitan's device handle answers for the CPU, block
-masks are built eagerly (compiling them anew in each process is not worth it at these sizes), and gloo is asked for
-plain sums. Trade-off: module globals of TorchTitan are replaced, in this file only, so that no other file needs a
-branch; the 7 M debug model trains at about 1,290 tokens/s on two cores.
+In: a process in which `torch.cuda.is_available()` is false. Out: TorchTitan's device handle reports the CPU, block
+masks are built eagerly (compiling them in every process is not worth it at these sizes), and gloo reduces by plain
+sums. Trade-off: module globals of TorchTitan are replaced, in this file only, so that no other file needs a branch. The
+7 M debug model trains at about 1,290 tokens/s on two cores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchtitan.protocols.module import Module
 
 
 class CpuDeviceModule:
-    """`torch.cpu` with the questions TorchTitan asks of an accelerator answered; the rest is `torch.cpu` itself."""
+    """`torch.cpu` with the functions that TorchTitan calls on an accelerator module."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch.cpu, name)
@@ -42,7 +42,7 @@ class CpuDeviceModule:
         return SimpleNamespace(total_memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     def memory_stats(self, device: object = None) -> dict[str, int]:
-        """Peak resident memory of the process stands in for allocator peaks; it cannot be reset."""
+        """Peak resident memory of the process instead of allocator peaks; it cannot be reset."""
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {"active_bytes.all.peak": peak_bytes, "reserved_bytes.all.peak": peak_bytes}
 
@@ -54,17 +54,17 @@ class CpuDeviceModule:
 
 
 def prepare() -> None:
-    """Point TorchTitan at the CPU, whatever of it is already imported. Safe to call again."""
+    """Make TorchTitan use the CPU, in all its modules imported so far. May be called again."""
     import torch.distributed.tensor.experimental._context_parallel._attention as context_parallel
     import torchtitan.models.common.attention as attention
     import torchtitan.tools.utils as utils
     from torch.nn.attention.flex_attention import create_block_mask
 
-    answers = {"device_type": "cpu", "device_module": CpuDeviceModule()}
+    replacements = {"device_type": "cpu", "device_module": CpuDeviceModule()}
     for name, module in list(sys.modules.items()):
         if name.startswith("torchtitan"):
-            for attribute in answers.keys() & vars(module).keys():
-                setattr(module, attribute, answers[attribute])
+            for attribute in replacements.keys() & vars(module).keys():
+                setattr(module, attribute, replacements[attribute])
     utils.get_peak_flops = lambda device_name: float("nan")  # an unknown device must not report an A100's MFU
     attention._compiled_create_block_mask = create_block_mask
     context_parallel._compiled_create_block_mask = create_block_mask
@@ -73,12 +73,15 @@ def prepare() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: logits are made and freed in every chunk, and asking the kernel for zeroed
-    pages each time took 40 % of the loss's CPU time at 256 tokens a chunk and V = 69,760."""
+    """Let glibc keep large freed blocks.
+
+    Logits are allocated and freed in every chunk; getting zeroed pages from the kernel each time took 40 % of the CPU
+    time of the loss at 256 tokens per chunk and V = 69,760.
+    """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library: slower, not wrong
+    except AttributeError:  # another C library: slower, still correct
         return
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, (1 << 31) - 1)
@@ -98,7 +101,7 @@ def _barrier_without_device_ids() -> None:
 
 
 def use_plain_sum_reduction(parallelize: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Wrap a parallelize function: gloo has no PREMUL_SUM, so FSDP must reduce by plain sums."""
+    """Wrap a parallelize function so that FSDP reduces by plain sums: gloo has no PREMUL_SUM."""
     from torch.distributed.fsdp import FSDPModule
 
     def parallelize_with_plain_sums(model: nn.Module, **kwargs: Any) -> nn.Module:
@@ -112,27 +115,28 @@ def use_plain_sum_reduction(parallelize: Callable[..., nn.Module]) -> Callable[.
 
 
 def initialize_identically(model: Module.Config) -> None:
-    """Let every parallel layout draw the same initial weights from the same seed.
+    """Make every parallel layout initialize the same weights from the same seed.
 
-    On CUDA, DTensor's generator sees to that; on a CPU each shard would be drawn for itself. Here every rank draws the
-    whole parameter and keeps its part, so that one file gives one loss curve at any number of processes.
+    On CUDA, DTensor's generator does that; on a CPU each shard would be initialized on its own. Here every rank
+    initializes the full parameter and keeps its shard, so that one configuration gives one loss curve at any number of
+    processes.
     """
     for _, config, _, _ in model.traverse(Module.Config, recurse=True):
         if config.param_init is not None:
-            config.param_init = {name: _drawn_whole(init) for name, init in config.param_init.items()}
+            config.param_init = {name: _initialize_full(init) for name, init in config.param_init.items()}
 
 
-def _drawn_whole(init: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
+def _initialize_full(init: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
     if init is skip_param_init:
         return init
 
-    def draw(parameter: torch.Tensor) -> None:
+    def initialize(parameter: torch.Tensor) -> None:
         if not isinstance(parameter, DTensor):
             init(parameter)
             return
-        whole = torch.empty(parameter.shape, dtype=parameter.dtype)
-        init(whole)
+        full = torch.empty(parameter.shape, dtype=parameter.dtype)
+        init(full)
         mesh = parameter.device_mesh
-        parameter.copy_(DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False))
+        parameter.copy_(DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False))
 
-    return draw
+    return initialize

@@ -16,27 +16,30 @@ TERMINAL_SEC, LOG_SEC = 0.5, 30.0
 
 
 class ProgressLine:
-    """A line that is shown from time to time; the caller writes its text."""
+    """A line that is printed from time to time; the caller provides its text."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._on_terminal = self._stream.isatty()
-        self._began = time.monotonic()
-        self._due = self._began + FIRST_SEC
+        self._start = time.monotonic()
+        self._next_show = self._start + FIRST_SEC
         self._is_open = False
 
     @property
     def elapsed_sec(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._start
 
     @property
     def is_due(self) -> bool:
-        return time.monotonic() >= self._due
+        return time.monotonic() >= self._next_show
 
     def show(self, line: str) -> None:
-        self._due = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
-        print(f"\r{line:<110}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream)
-        self._stream.flush()
+        """Print the line, over the one before on a terminal."""
+        self._next_show = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
+        if self._on_terminal:
+            print(f"\r{line:<110}", end="", file=self._stream, flush=True)
+        else:
+            print(line, file=self._stream, flush=True)
         self._is_open = self._on_terminal
 
     def close(self) -> None:
@@ -47,21 +50,28 @@ class ProgressLine:
 
 
 class Progress:
-    """`with Progress("verify", num_bytes, "MB", 1e6) as progress: progress.add(...)`."""
+    """Progress of one job: `with Progress("verify", num_bytes, "MB", 1e6) as progress: progress.add(...)`."""
 
     def __init__(self, what: str, total: float, unit: str, scale: float = 1.0, stream: TextIO | None = None) -> None:
-        """Args: `total` is in units of which `scale` are one `unit` of the line."""
+        """
+        Args:
+            what: name of the job.
+            total: amount of the whole job; amounts are divided by `scale` to print them in `unit`.
+            unit: the unit that is printed.
+            scale: what one `unit` is in the amounts given to `add` and `update`.
+            stream: where lines are printed; stderr if None.
+        """
         self._what, self._total, self._unit, self._scale = what, total, unit, scale
         self._line, self._done, self._lock = ProgressLine(stream), 0.0, Lock()
 
     def add(self, amount: float) -> None:
-        """Report that so much more is done."""
+        """Count an amount as done."""
         with self._lock:
             self._done += amount
             self._show_if_due()
 
     def update(self, done: float) -> None:
-        """Report how much is done in all."""
+        """Set the amount that is done in total."""
         with self._lock:
             self._done = done
             self._show_if_due()
@@ -88,7 +98,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """A duration as 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,19 +1,16 @@
-"""In: eight real numbers a frame. Out: one index 0..65,535, and the way back.
+"""The network of the bundled codec: log-mel to codes by finite scalar quantization (FSQ), and codes to log-mel.
 
-Finite scalar quantisation with 4 levels in each of 8 dimensions. The index is the base-4 number whose least
-significant digit is dimension 0, and digit d stands for the value (d - 2) / 2: XCodec2's convention for
-index and values. The codebook has no weights: nothing can collapse, and an index is meaningful by its
-digits alone.
+In: log-mel at 100 Hz. Out: 8 quantized numbers per frame at 50 Hz, as one code 0..65,535, and log-mel again.
 
-In: normalised log-mel at 100 Hz. Out: 8 numbers a frame at 50 Hz, and log-mel again.
+The quantizer has 4 levels in each of 8 dimensions. A code is the base-4 number whose least significant digit is
+dimension 0, and digit d stands for the value (d - 2) / 2: XCodec2's convention for codes and values. The codebook has
+no weights, so it cannot collapse, and a code is meaningful by its digits alone.
 
-Shapes: mel_BMN 80 bands at 100 Hz; stacked_BCF two mel frames as 160 channels at 50 Hz; latent_BDF 8
-channels.
+Two mel frames are stacked as channels before the first layer, so every layer runs at 50 Hz: half the arithmetic of a
+stride-2 convolution in the middle, for the same frame rate. The decoder is the larger half: what the 16 bits of a frame
+leave out has to be restored from the frames around it (its outputs see +-0.5 s).
 
-Two mel frames are stacked as channels before the first layer, so every layer runs at 50 Hz: half the
-arithmetic of a stride-2 convolution in the middle, for the same frame rate. The decoder is the larger half:
-what the 16 bits of a frame leave out has to be put back from the frames around it (its outputs see +-0.5
-s).
+Shapes: mel_BMN 80 bands at 100 Hz; stacked_BCF two mel frames as 160 channels at 50 Hz; latent_BDF 8 channels.
 """
 
 from __future__ import annotations
@@ -35,25 +32,25 @@ _SHIFT = math.atanh(_OFFSET / _HALF)
 
 
 def bound(latent_BDF: torch.Tensor) -> torch.Tensor:
-    """Squash to the range that rounds to -2, -1, 0, 1."""
+    """Squash latents to the range that rounds to -2, -1, 0, 1."""
     return torch.tanh(latent_BDF + _SHIFT) * _HALF - _OFFSET
 
 
-def quantise(latent_BDF: torch.Tensor) -> torch.Tensor:
+def quantize(latent_BDF: torch.Tensor) -> torch.Tensor:
     """Values -1, -0.5, 0, 0.5, with the gradient of `bound` passed straight through the rounding."""
     bounded = bound(latent_BDF)
     return (bounded + (bounded.round() - bounded).detach()) / (LEVELS / 2)
 
 
 def values_to_codes(values_BDF: torch.Tensor) -> torch.Tensor:
-    """codes_BF int64 of quantised values."""
+    """int64 codes_BF of quantized values."""
     digits = (values_BDF * (LEVELS / 2) + LEVELS / 2).round().long()
     weights_D = LEVELS ** torch.arange(DIMENSIONS, device=values_BDF.device)
     return (digits * weights_D[:, None]).sum(dim=-2)
 
 
 def codes_to_values(codes_BF: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """values_BDF of codes_BF."""
+    """The quantized values_BDF of codes."""
     weights_D = LEVELS ** torch.arange(DIMENSIONS, device=codes_BF.device)
     digits = (codes_BF.long()[..., None, :] // weights_D[:, None]) % LEVELS
     return (digits.to(dtype) - LEVELS / 2) / (LEVELS / 2)
@@ -61,7 +58,7 @@ def codes_to_values(codes_BF: torch.Tensor, dtype: torch.dtype = torch.float32) 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """1.4 M parameters."""
+    """Sizes of the autoencoder; 1.4 M parameters."""
 
     channels: int = 160
     kernel: int = 5
@@ -70,7 +67,7 @@ class AutoencoderConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Normalise over channels, convolve over time, mix channels, add."""
+    """Normalize over channels, convolve over time, mix channels, add."""
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -87,7 +84,7 @@ class ResidualBlock(nn.Module):
 
 
 class MelAutoencoder(nn.Module):
-    """log-mel -> FSQ values -> log-mel. `mean_M` and `std_M` normalise the bands and travel with the weights."""
+    """log-mel -> FSQ values -> log-mel. `mean_M` and `std_M` normalize the bands and are saved with the weights."""
 
     mean_M: torch.Tensor
     std_M: torch.Tensor
@@ -104,11 +101,12 @@ class MelAutoencoder(nn.Module):
         self.decoder = nn.Sequential(nn.Conv1d(DIMENSIONS, c, 3, padding=1), *decoder, nn.Conv1d(c, 2 * MEL_BANDS, 1))
 
     def encode(self, mel_BMN: torch.Tensor) -> torch.Tensor:
-        """Quantised values_BDF; N is even, F = N / 2."""
+        """Quantized values_BDF; N is even, F = N / 2."""
         normal_BMN = (mel_BMN - self.mean_M[:, None]) / self.std_M[:, None]
-        return quantise(self.encoder(stack_frames(normal_BMN)))
+        return quantize(self.encoder(stack_frames(normal_BMN)))
 
     def decode(self, values_BDF: torch.Tensor) -> torch.Tensor:
+        """mel_BMN of quantized values; N = 2 F."""
         normal_BMN = unstack_frames(self.decoder(values_BDF))
         return normal_BMN * self.std_M[:, None] + self.mean_M[:, None]
 

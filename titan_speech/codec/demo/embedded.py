@@ -1,14 +1,13 @@
-"""In: 16 kHz audio. Out: codes at 50 Hz, and audio again: the codec that travels with the package.
+"""The codec that comes with the package: 16 kHz audio to codes at 50 Hz, and back.
 
-Shapes: wav_T float32 samples in [-1, 1]; codes_F uint16, one a frame of 320 samples.
+    log-mel -> convolutional encoder -> FSQ code | code -> decoder -> log-mel -> least squares -> Griffin-Lim
 
-log-mel -> convolutional encoder -> FSQ index | index -> decoder -> log-mel -> least squares -> Griffin-Lim.
+It makes real speech tokens without downloads (2.7 MB of weights), so that a first run, the tests and the demo work on
+sound. Its codes are NOT those of XCodec2, though the stream has the same shape (50 Hz, 65,536 codes); `docs/codec.md`
+has its measured quality. Encoding runs in double precision: a value would have to be within 1e-12 of a rounding border
+to give another code with other threads or on another machine. It costs about 0.01 s per second of audio.
 
-It makes real speech tokens with nothing to download (2.7 MB of weights), so that a first run, the tests and
-the demo work on sound. Its codes are NOT XCodec2's, though the shape of the stream is the same (50 Hz,
-65,536 entries); `docs/codec.md` has its measured quality. Encoding runs in double precision: a value would
-have to lie within 1e-12 of a rounding border to give another code with other threads or on another machine.
-It costs about 0.01 s a second of audio.
+Shapes: wav_T float32 samples in [-1, 1]; codes_F uint16, one per frame of 320 samples.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ WEIGHTS_NAME = "embedded.safetensors"
 
 
 class EmbeddedCodec:
-    """The `Codec` protocol over the weights in the package (or another file of the same shape)."""
+    """The `Codec` protocol over the weights in the package, or another file of the same shapes."""
 
     name = "embedded"
     sample_rate = SAMPLE_RATE
@@ -47,7 +46,7 @@ class EmbeddedCodec:
 
     @torch.inference_mode()
     def encode(self, wav_T: np.ndarray) -> np.ndarray:
-        """codes_F with F = ceil(T / 320); the last frame is filled up with silence."""
+        """codes_F with F = ceil(T / 320); the last frame is padded with silence."""
         check_wav(wav_T)
         missing = -len(wav_T) % FRAME_SAMPLES
         wav_BT = torch.from_numpy(np.pad(wav_T, (0, missing)).astype(np.float64))[None]
@@ -55,12 +54,12 @@ class EmbeddedCodec:
         return values_to_codes(values_BDF)[0].numpy().astype(np.uint16)
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The codes of each clip, one by one: padded batches gain nothing in so small a model."""
+        """The codes of each clip, encoded one by one: batches gain nothing in so small a model."""
         return [self.encode(wav_T) for wav_T in wavs]
 
     @torch.inference_mode()
     def decode(self, codes_F: np.ndarray) -> np.ndarray:
-        """wav_T float32 with T = 320 * F."""
+        """float32 wav_T with T = 320 * F."""
         check_codes(codes_F, CODEBOOK_SIZE)
         codes_BF = torch.from_numpy(codes_F.astype(np.int64))[None]
         mel_BMN = self._model.float().decode(codes_to_values(codes_BF))
@@ -74,7 +73,7 @@ def _read_weights(path: Path | None) -> tuple[bytes, str]:
             return path.read_bytes(), str(path)
         return files("titan_speech.codec.demo").joinpath(WEIGHTS_NAME).read_bytes(), f"the package's {WEIGHTS_NAME}"
     except OSError as error:
-        where = path or f"titan_speech/codec/{WEIGHTS_NAME}"
+        where = path or f"titan_speech/codec/demo/{WEIGHTS_NAME}"
         raise CodecError(
             f"codec weights not readable: {where} ({error.strerror}). Reinstall the package, or fit them with "
             "scripts/fit_codec.py."

@@ -1,20 +1,17 @@
-"""In: a 16 kHz waveform. Out: 80 log-mel bands at 100 frames a second, and the pieces that invert them.
+"""Waveform to log-mel, and log-mel back to a waveform, without any weights.
 
-Shapes: wav_BT batch, samples; spectrum_BKN batch, frequency bins (513), frames; mel_BMN batch, mel bands
-(80), frames.
+In: a 16 kHz waveform, or the log-mel of a decoder. Out: 80 log-mel bands at 100 frames per second, or a waveform.
 
-Window 40 ms, hop 10 ms, FFT 1024: 40 ms separates the harmonics of a 100 Hz voice, which Griffin-Lim needs
-to give back pitch, and still moves with the consonants (plosives smear to about 20 ms).
+Window 40 ms, hop 10 ms, FFT 1024: 40 ms separates the harmonics of a 100 Hz voice, which Griffin-Lim needs to restore
+pitch, and still follows consonants (plosives smear to about 20 ms).
 
-In: log-mel of a decoder. Out: a waveform.
+Back: non-negative least squares spreads 80 mel bands over 513 bins (multiplicative updates, which keep the sign and
+need no step size), then Griffin-Lim with momentum finds phases that fit. Its start is deterministic: the phase of each
+bin advances by the bin's centre frequency, so the same codes always give the same samples, without a random generator.
+It costs about 0.1 s of one core per second of audio, most of it in 32 pairs of FFTs.
 
-Shapes: mel_BMN, magnitude_BKN (513 bins), wav_BT.
-
-Two steps without any weights. Non-negative least squares spreads 80 mel bands back over 513 bins
-(multiplicative updates: they keep the sign and need no step size). Griffin-Lim with momentum then finds
-phases that fit. The start is deterministic: each bin's phase advances by its own centre frequency, so the
-same codes always give the same samples, with no random generator. Costs about 0.1 s of one core for a
-second of audio, most of it in 32 pairs of FFTs.
+Shapes: wav_BT batch, samples; spectrum_BKN and magnitude_BKN batch, frequency bins (513), frames; mel_BMN batch, mel
+bands (80), frames.
 """
 
 from __future__ import annotations
@@ -33,6 +30,7 @@ FLOOR = 1e-4  # average magnitude of a band, -80 dB of a full-scale sine
 
 
 def analysis_window(dtype: torch.dtype) -> torch.Tensor:
+    """The Hann window of `stft` and `istft`."""
     return torch.hann_window(WINDOW, dtype=dtype)
 
 
@@ -49,7 +47,7 @@ def istft(spectrum_BKN: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def mel_filters(dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """filters_MK: triangles on the HTK mel scale, each with sum 1, so a band is a mean of magnitudes."""
+    """filters_MK: triangles on the HTK mel scale with sum 1, so that a band is a mean of magnitudes."""
     hz_to_mel = 2595.0 * torch.log10(1 + torch.tensor([MEL_LOW_HZ, MEL_HIGH_HZ], dtype=torch.float64) / 700)
     mels = torch.linspace(float(hz_to_mel[0]), float(hz_to_mel[1]), MEL_BANDS + 2, dtype=torch.float64)
     edges = 700 * (10 ** (mels / 2595) - 1)
@@ -73,7 +71,7 @@ _TINY = 1e-8
 
 
 def mel_to_magnitude(mel_BMN: torch.Tensor, filters_MK: torch.Tensor) -> torch.Tensor:
-    """Non-negative magnitude_BKN whose mel bands are nearest to exp(mel_BMN), on the scale of `stft`."""
+    """The non-negative magnitude_BKN, on the scale of `stft`, whose mel bands are closest to exp(mel_BMN)."""
     bands_BMN = torch.exp(mel_BMN) * (WINDOW / 2)
     target_BKN = filters_MK.T @ bands_BMN
     magnitude_BKN = target_BKN / (filters_MK.sum(dim=0) ** 2 + _TINY)[:, None]
@@ -83,7 +81,7 @@ def mel_to_magnitude(mel_BMN: torch.Tensor, filters_MK: torch.Tensor) -> torch.T
 
 
 def griffin_lim(magnitude_BKN: torch.Tensor) -> torch.Tensor:
-    """wav_BT of N * HOP samples whose spectrum has nearly these magnitudes."""
+    """wav_BT of N * HOP samples whose spectrum has approximately these magnitudes."""
     padded_BKN = torch.cat([magnitude_BKN, magnitude_BKN[..., -1:]], dim=-1)
     length = magnitude_BKN.shape[-1] * HOP
     phase_BKN = _advancing_phase(padded_BKN)
@@ -97,7 +95,7 @@ def griffin_lim(magnitude_BKN: torch.Tensor) -> torch.Tensor:
 
 
 def _advancing_phase(magnitude_BKN: torch.Tensor) -> torch.Tensor:
-    """Unit phasors of sines at each bin's centre frequency."""
+    """Unit phasors of a sine at the centre frequency of each bin."""
     bins_K = torch.arange(N_FFT // 2 + 1, dtype=torch.float64)
     frames_N = torch.arange(magnitude_BKN.shape[-1], dtype=torch.float64)
     cycles_KN = (bins_K[:, None] * frames_N * HOP / N_FFT) % 1.0
