@@ -184,7 +184,7 @@ def row(setup: Setup) -> dict[str, object]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As docs/plan.md has it; sizes in MB."""
+    """As docs/estimate.md has it; sizes in MB."""
     lines = [
         "| parameters | recomputation | computed | tensors | error | resident | error |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The plan as JSON, for scripts. docs/plan.md lists the keys.
+"""The plan as JSON, for scripts. docs/estimate.md lists the keys.
 
 In: `RunPlan`. Out: plain values; bytes, seconds and FLOPs as numbers, what is not known as null. `format` rises
 whenever a key goes or changes its meaning; new keys may come.

@@ -1,6 +1,6 @@
 """How a run ends, as an exit code a scheduler can act on.
 
-In: the reason. Out: one of these codes, which docs/resilience.md says how to act on.
+In: the reason. Out: one of these codes, which docs/fault_tolerance.md says how to act on.
 
 SIGTERM and SIGUSR1 as a wish to stop, heard even while the main thread waits inside a collective.
 
