@@ -60,7 +60,7 @@ from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.manifest import CodecInfo, Manifest, read_manifest
 from titan_speech.store.sample import SampleInfo
-from titan_speech.store.transfer import files_of, push_store
+from titan_speech.store.transfer import push_store
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -152,7 +152,7 @@ def read_twice(local: SpeechConfig, remote: SpeechConfig) -> dict[str, float]:
 
 def turn(server: S3Server, folder: Path, manifest: Manifest, settings: StorageConfig) -> dict[str, float]:
     """Seconds of each kind of reading, once."""
-    files = list(files_of(manifest))
+    files = manifest.files
     keys = [URL.child(file.path).key for file in sorted(files, key=lambda file: -file.num_bytes)]
     inner = Path(tempfile.mkdtemp(dir=folder))  # a process knows a cache by its path
     plain, downloaded, cache = inner / "plain", inner / "downloaded", inner / "cache"
@@ -180,9 +180,9 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
         manifest = build_store(folder / "store", args.megabytes * 1_000_000, args.shard_megabytes * 1_000_000)
         settings = server.settings(folder / "cache", num_connections=args.connections, timeout_sec=30.0, cache_gb=10.0)
         push_store(folder / "store", URL, settings)
-        get_all(server, [URL.child(file.path).key for file in files_of(manifest)], args.connections)  # fills its memory
+        get_all(server, [URL.child(file.path).key for file in manifest.files], args.connections)  # fills its memory
         turns = [turn(server, folder, manifest, settings) for _ in range(args.repeats)]
-    num_mb = sum(file.num_bytes for file in files_of(manifest)) / 1e6
+    num_mb = sum(file.num_bytes for file in manifest.files) / 1e6
     rates = {f"{name}_mb_per_sec": num_mb / median(one[name] for one in turns) for name in turns[0]}
     data = os.urandom(1 << 20)
     for name, digest in (("sha256", hashlib.sha256), ("xxh3", xxhash.xxh3_128)):
@@ -192,7 +192,7 @@ def figures(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     def ratio(of: str, *to: str) -> float:
         return median(max(one[name] for name in to) / one[of] for one in turns)
 
-    return {"megabytes": num_mb, "objects": len(list(files_of(manifest))), **rates} | {
+    return {"megabytes": num_mb, "objects": len(manifest.files), **rates} | {
         "fetch_to_get": ratio("fetch", "get"),
         "fetch_to_stored": ratio("fetch", "stored"),
         "fetch_to_download": ratio("fetch", "download"),

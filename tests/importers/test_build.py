@@ -432,7 +432,7 @@ def test_times_that_are_not_the_length_of_the_codes_are_warned_of_and_counted(
     path.write_text("".join(json.dumps(line | {"start_time": 0.0}) + "\n" for line in lines))
     assert main(jsonl_words(tmp_path, tokenizer_path, path)) == 0
     message = capsys.readouterr().err
-    assert "warning: samples whose times are not the length of their codes: 2; they are in the store" in message
+    assert "warning: samples whose times do not match the length of their codes: 2; they are in the store" in message
     assert f"sample 'long' of {path}, row 2: 500 codes; its times (10.40 s) make 520 (and 1 more samples)" in message
     report = json.loads((tmp_path / "store/build_report.json").read_text())
     assert report["doubted"]["duration"]["count"] == 2

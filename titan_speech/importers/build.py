@@ -46,7 +46,13 @@ from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.sample_sorter import Recipe
 from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
 from titan_speech.store.transfer import push_store
-from titan_speech.store.writer import check_shard_bytes, codes_per_sec, completed, doubted, write_manifest
+from titan_speech.store.writer import (
+    check_shard_bytes,
+    codes_per_sec,
+    complete_manifest,
+    duration_warning,
+    write_manifest,
+)
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.process_pool import run_tasks
 from titan_speech.utils.progress import print_to_stderr
@@ -190,7 +196,7 @@ class _Build:
         if dropped.found:
             print_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
         if doubts.found:
-            print_to_stderr(f"warning: {doubted(doubts)}")
+            print_to_stderr(f"warning: {duration_warning(doubts)}")
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._write_shards([run for record in records for run in record.runs])
         self._write_report(records, dropped, doubts)
@@ -278,7 +284,7 @@ class _Build:
             seed=self._request.seed,
             parts=(),
         )
-        return completed(manifest, tuple(infos), self._folder.store)
+        return complete_manifest(manifest, tuple(infos), self._folder.store)
 
     def _write_report(self, records: Sequence[UnitRecord], dropped: Problems, doubts: Problems) -> None:
         """What was imported and what was left out; the same however often the build was interrupted."""

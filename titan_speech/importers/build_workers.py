@@ -63,7 +63,7 @@ class ImportUnit:
             line = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
             # first, since it may explain the others
             problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
-        runs = spill.seal()
+        runs = spill.finish()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
         record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, runs)
         write_unit_record(temporary, record)

@@ -25,15 +25,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.external_sort import Ragged, SortedRun, dtype_of, order_keys, write_run
-from titan_speech.store.files import TOKENS, PartKey, StoreFiles, suffix_of
+from titan_speech.store.external_sort import Ragged, SortedRun, order_keys, write_run
+from titan_speech.store.files import TOKENS, PartKey, StoreFiles, dtype_of, suffix_of
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
 from titan_speech.store.problems import Problems
 from titan_speech.store.reader import Store
 from titan_speech.store.sample import ROW_SCHEMA
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.shard_writer import ShardJob, by_part, part_info, shard_jobs, write_shard
-from titan_speech.store.writer import codes_per_sec, completed, fresh_folder, write_manifest
+from titan_speech.store.writer import codes_per_sec, complete_manifest, fresh_folder, write_manifest
 from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import Progress
 
@@ -56,8 +56,7 @@ class StoredShard:
 
 
 def _read_shard(files: StoreFiles, part: PartInfo, shard: ShardInfo) -> StoredShard:
-    files.check(shard.file("parquet"))
-    rows = _with_all_columns(pq.read_table(files.sidecar(shard.file("parquet")), use_threads=False))
+    rows = _with_all_columns(pq.read_table(files.sidecar(shard.file("parquet"), verify=True), use_threads=False))
     data = {}
     for name in (TOKENS, *(variant.name for variant in part.variants)):
         array = files.array(shard.file(suffix_of(name)), dtype_of(name, part.kind))
@@ -189,7 +188,7 @@ def assemble_store(
         for job, shard in zip(jobs, written, strict=True):
             shards[job.key].append(shard)
         parts = tuple(part_info(some, shards[key], rate) for key, some in grouped.items())
-        sealed = completed(manifest, parts, folder)
+        sealed = complete_manifest(manifest, parts, folder)
         finish(folder, sealed)
         write_manifest(sealed, folder)
         try:

@@ -1,40 +1,27 @@
-"""The key that orders the samples of a part, and other hashes of many samples at once.
+"""Sorted runs: samples of one part in the order of their keys, on disk, until they are merged to shards.
 
-In: a column of sample ids, or the bytes of a file and where its samples begin. Out: one 64-bit hash a sample. xxhash
-has no call for many inputs, so these are C-level maps over views of the Arrow and file buffers: 0.3 us a sample on an
-idle core, where a Python loop over array slices takes 1.2.
-
-Shapes: N samples.
-
-Runs: samples of one part in the order of their keys, on disk, as they wait to be cut into shards.
-
-In: rows, tokens and transcript ids of some thousand samples. Out: files that are read by key range:
+In: rows, tokens and transcript ids of some thousand samples (sample_sorter.py). Out: files that are read by key range:
 
     FOLDER/<part>/00000.keys             uint64 order keys, ascending
-    FOLDER/<part>/00000.rows             one row a sample (Arrow IPC), in the order of the keys
+    FOLDER/<part>/00000.rows             one row per sample (Arrow IPC), in the order of the keys
     FOLDER/<part>/00000.tokens           their tokens back to back
     FOLDER/<part>/00000.text.<variant>   ids of one transcript variant back to back
     FOLDER/<part>/00000.segments         what is needed to check segment order, by recording
-    FOLDER/<part>/00000.source_rows      int64 row of the input file, -1 where it has none; only in a build
+    FOLDER/<part>/00000.source_rows      int64 row of the input file, -1 where there is no such row; only in a build
 
 A sample's key is xxh3_64(sample_id, seed): a uniform shuffle that depends on the ids alone. As every run is sorted, a
 shard (a range of keys) is one short slice of each run: 80 M samples of 500 codes are 80 GB in 1,250 runs of 64 MB, and
-a shard of 128 MB reads 100 kB of each, where shuffling one big file would need a seek a sample.
+a shard of 128 MB reads 100 kB of each, where shuffling one big file would need a seek per sample.
+
+xxhash has no call for many inputs, so hashes of many samples are C-level maps over views of the Arrow and file buffers:
+0.3 us per sample on an idle core, where a Python loop over array slices takes 1.2.
 
 Shapes: N samples of a run, T tokens of all of them.
-
-Spilling samples: each is checked, texts are tokenized in batches, and sorted runs are written.
-
-In: samples with codes and transcripts, or with text, in any order and of any part. Out: runs (runs.py); bad samples are
-told to `refuse` and left out, samples whose times are not the length of their codes are told to `doubt` and kept.
-
-Memory: a batch of 1,024 samples as they came, then compact rows and arrays until `RUN_BYTES` of tokens (64 MB) or
-`RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts,
-and up to 50 MB for words that were met before (word_ids.py). Rates are in benchmarks/results/build.json.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
@@ -45,44 +32,38 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, TOKENS, PartKey, flush_to_disk, mapped_array, suffix_of
-from titan_speech.store.manifest import Kind
-from titan_speech.store.sample import (
-    ROW_SCHEMA,
-)
-
-
-def order_keys(sample_ids: pa.ChunkedArray, seed: int) -> NDArray[np.uint64]:
-    """xxh3_64(sample_id, seed): samples of a part are stored in ascending order of it."""
-    keys = [_hashes(_views(chunk), len(chunk), seed) for chunk in sample_ids.chunks if len(chunk)]
-    return np.concatenate([*keys, np.empty(0, np.uint64)])
-
-
-def checksums(data: NDArray, offset_N1: NDArray) -> NDArray[np.uint64]:
-    """xxh3_64 of the bytes of each sample data[offset[j] : offset[j + 1]]."""
-    view, byte_N1 = data.data.cast("B"), (offset_N1.astype(np.int64) * data.itemsize).tolist()
-    views = map(view.__getitem__, map(slice, byte_N1[:-1], byte_N1[1:]))
-    return _hashes(views, len(offset_N1) - 1, 0)
-
-
-def _views(ids: pa.StringArray):
-    _, offsets, values = ids.buffers()
-    offset_N1 = np.frombuffer(offsets, np.int32)[ids.offset : ids.offset + len(ids) + 1].tolist()
-    view = memoryview(values if values is not None else b"")
-    return map(view.__getitem__, map(slice, offset_N1[:-1], offset_N1[1:]))
-
-
-def _hashes(views, count: int, seed: int) -> NDArray[np.uint64]:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, count)
-
+from titan_speech.store.files import TEXT_DTYPE, TOKENS, PartKey, dtype_of, length_column, mapped_array, suffix_of
+from titan_speech.store.sample import ROW_SCHEMA
 
 SEGMENT_DTYPE = np.dtype([("recording", "<u8"), ("order", "<i4"), ("start", "<f8"), ("row", "<u4")])
 SOURCE_ROW_DTYPE = np.dtype("<i8")
 
 
+def order_keys(sample_ids: pa.ChunkedArray, seed: int) -> NDArray[np.uint64]:
+    """xxh3_64(sample_id, seed) of each id: samples of a part are stored in ascending order of it."""
+    keys = []
+    for chunk in sample_ids.chunks:
+        if len(chunk):
+            _, offsets, values = chunk.buffers()
+            offset_N1 = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            keys.append(_hashes(memoryview(values if values is not None else b""), offset_N1.tolist(), seed))
+    return np.concatenate([*keys, np.empty(0, np.uint64)])
+
+
+def checksums(data: NDArray, offset_N1: NDArray) -> NDArray[np.uint64]:
+    """xxh3_64 of the bytes of each sample data[offset[j] : offset[j + 1]]."""
+    return _hashes(data.data.cast("B"), (offset_N1.astype(np.int64) * data.itemsize).tolist(), 0)
+
+
+def _hashes(data: memoryview, offset_N1: list[int], seed: int) -> NDArray[np.uint64]:
+    """Of the bytes data[offset[j] : offset[j + 1]] for each j."""
+    views = map(data.__getitem__, map(slice, offset_N1[:-1], offset_N1[1:]))
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, len(offset_N1) - 1)
+
+
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences back to back: `lengths_N` says where they end."""
+    """Sequences of different lengths, back to back."""
 
     data_T: NDArray
     lengths_N: NDArray[np.int32]
@@ -92,11 +73,12 @@ class Ragged:
         return cls(np.concatenate([part.data_T for part in parts]), np.concatenate([part.lengths_N for part in parts]))
 
     def take(self, order_N: NDArray) -> Ragged:
+        """The sequences at these indexes, in this order."""
         pieces = list(self.chunks(order_N, max(len(order_N), 1)))
         return Ragged(pieces[0] if pieces else self.data_T[:0], self.lengths_N[order_N])
 
     def chunks(self, order_N: NDArray, num_sequences: int) -> Iterator[NDArray]:
-        """The data in another order, some sequences at a time."""
+        """The data of the sequences at these indexes, `num_sequences` at a time."""
         stops_N = np.cumsum(self.lengths_N, dtype=np.int64)
         starts_N = stops_N - self.lengths_N
         view = np.ascontiguousarray(self.data_T).data
@@ -106,13 +88,14 @@ class Ragged:
             yield np.frombuffer(b"".join(map(view.__getitem__, slices)), self.data_T.dtype)
 
     def split(self) -> list[NDArray]:
+        """A view of each sequence."""
         borders = [0, *np.cumsum(self.lengths_N, dtype=np.int64).tolist()]
         return [self.data_T[start:stop] for start, stop in pairwise(borders)]
 
 
 @dataclass(frozen=True)
 class VariantCount:
-    """How much of one transcript variant a run holds."""
+    """How much a run holds of one transcript variant."""
 
     name: str
     num_samples: int
@@ -121,7 +104,7 @@ class VariantCount:
 
 @dataclass(frozen=True)
 class SortedRun:
-    """A run on disk; `unit` names the input it came from and `file` the file its rows count in, for messages."""
+    """A run on disk; for messages, `unit` names the input it came from and `file` the file that its rows are of."""
 
     folder: Path
     name: str
@@ -139,7 +122,7 @@ class SortedRun:
         return mapped_array(self.path("keys"), np.dtype("<u8"))
 
     def place(self, row: int) -> str | None:
-        """Where in the input the sample at `row` of this run lies, as far as that is known."""
+        """Where in the input the sample at `row` of this run is, as far as that is known."""
         path = self.path("source_rows")
         source_row = int(mapped_array(path, SOURCE_ROW_DTYPE)[row]) if self.file and path.exists() else -1
         return self.unit if source_row < 0 else f"{self.file}, row {source_row}"
@@ -153,25 +136,21 @@ class SortedRun:
 
     def lengths_N(self, name: str) -> NDArray[np.int32]:  # noqa: N802
         """Tokens of each sample, or ids of one variant."""
-        return self.rows()["code_len" if name == TOKENS else f"text_len_{name}"].to_numpy()
+        return self.rows()[length_column(name)].to_numpy()
 
     def slice(self, name: str, start: int, stop: int, rows: pa.Table) -> Ragged:
-        """Data of samples [start, stop); `rows` are the run's."""
-        lengths_N = rows["code_len" if name == TOKENS else f"text_len_{name}"].to_numpy()
+        """TOKENS or ids of a variant of samples [start, stop); `rows` are the run's."""
+        lengths_N = rows[length_column(name)].to_numpy()
         if name != TOKENS and all(name != variant.name for variant in self.variants):
             return Ragged(np.empty(0, TEXT_DTYPE), lengths_N[start:stop])
         first = int(lengths_N[:start].sum(dtype=np.int64))
         last = first + int(lengths_N[start:stop].sum(dtype=np.int64))
-        return Ragged(
-            mapped_array(self.path(suffix_of(name)), dtype_of(name, self.key.kind))[first:last], lengths_N[start:stop]
-        )
-
-
-def dtype_of(name: str, kind: Kind) -> np.dtype:
-    return TOKEN_DTYPES[kind] if name == TOKENS else TEXT_DTYPE
+        data = mapped_array(self.path(suffix_of(name)), dtype_of(name, self.key.kind))
+        return Ragged(data[first:last], lengths_N[start:stop])
 
 
 def order_key(sample_id: str, seed: int) -> int:
+    """As `order_keys`, of one id."""
     return xxhash.xxh3_64_intdigest(sample_id.encode(), seed)
 
 
@@ -184,7 +163,14 @@ def write_run(
     data: Mapping[str, Ragged],
     source_rows_N: NDArray[np.int64] | None = None,
 ) -> SortedRun:
-    """Sorts the samples by key and writes them; `data` holds the tokens and each variant that is there."""
+    """Sorts samples by key and writes them as run `name` in `folder`, flushed to disk.
+
+    Args:
+        rows: with all columns of `ROW_SCHEMA`.
+        keys_N: order keys of the samples.
+        data: TOKENS, and the ids of each variant that any of the samples has.
+        source_rows_N: rows of the input file, where it has rows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     order_N = np.argsort(keys_N, kind="stable")
     rows = rows.combine_chunks().take(pa.array(order_N))
@@ -203,18 +189,19 @@ def write_run(
     with pa.OSFile(str(run.path("rows")), "wb") as file, pa.ipc.new_file(file, ROW_SCHEMA) as writer:
         writer.write_table(rows)
     with open(run.path("rows"), "rb") as file:
-        flush_to_disk(file.fileno())
+        os.fsync(file.fileno())
     return run
 
 
 def _write_array(path: Path, array: NDArray) -> None:
     with open(path, "wb") as file:
         file.write(np.ascontiguousarray(array).data)
-        flush_to_disk(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _segments(rows: pa.Table, dataset_source: str) -> NDArray:
-    """Samples that say where in a recording they lie, sorted by recording (a hash of source and recording)."""
+    """Samples with recording, segment order and start time, sorted by recording (a hash of source and recording)."""
     known = rows.select(["source_video_id", "segment_order", "start_time"])
     is_valid = np.logical_and.reduce([column.is_valid().to_numpy() for column in known.columns])
     row_N = np.flatnonzero(is_valid)

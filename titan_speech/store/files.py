@@ -1,11 +1,8 @@
-"""Files of a shard: what they are called, how their numbers lie on disk, how they are written and mapped.
+"""Files of a store: their names, how arrays are written and mapped, and where a reader gets them from.
 
-In: arrays and rows in stored order. Out: files with size and checksums, all flushed to disk; layout in builder.py.
-
-Where the files of a store lie, and how their contents are had.
-
-In: a folder, or any other place that offers `StoreFiles` (object storage: remote/files.py). Out: verified arrays and
-sidecars. Readers of a store know files by their `FileInfo` only.
+In: arrays and rows in stored order, or a place where they were stored. Out: files with size and checksums, flushed to
+disk (layout in writer.py); verified arrays and sidecars. Readers of a store know files by their `FileInfo` only, so a
+folder (`LocalFiles`) and object storage (`RemoteFiles`, remote_files.py) are read by the same code.
 """
 
 from __future__ import annotations
@@ -24,26 +21,35 @@ import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Kind, Manifest, ShardInfo, read_manifest
+from titan_speech.store.manifest import FileInfo, Kind, Manifest, read_manifest
 from titan_speech.utils.checksum import is_intact, sha256_of
 
 TOKEN_DTYPES = {Kind.SPEECH: np.dtype("<u2"), Kind.TEXT: np.dtype("<u4")}
 TEXT_DTYPE = np.dtype("<u4")
 ROWS_PER_GROUP = 8192
-
-
+REPAIR = "copy the file again from where the store came from, or rebuild the store"
 TOKENS = "tokens"
 """Names a sample's codes, or the ids of a text sample, where variants name its transcripts."""
 
 
 def suffix_of(name: str) -> str:
-    """How a file of a shard ends that holds TOKENS or a variant's ids."""
+    """Suffix of the shard file that holds TOKENS or the ids of a variant."""
     return TOKENS if name == TOKENS else f"text.{name}"
+
+
+def length_column(name: str) -> str:
+    """Sidecar column with the lengths of TOKENS or of a variant."""
+    return "code_len" if name == TOKENS else f"text_len_{name}"
+
+
+def dtype_of(name: str, kind: Kind) -> np.dtype:
+    """How TOKENS or the ids of a variant are stored in a part of this kind."""
+    return TOKEN_DTYPES[kind] if name == TOKENS else TEXT_DTYPE
 
 
 @dataclass(frozen=True, order=True)
 class PartKey:
-    """Names a part."""
+    """Identifies a part."""
 
     dataset_source: str
     language: str
@@ -55,6 +61,7 @@ class PartKey:
 
 
 def write_array(store: Path, path: str, chunks: Iterable[NDArray]) -> FileInfo:
+    """Writes arrays back to back and flushes them to disk."""
     sha256, xxh3_128, num_bytes = hashlib.sha256(), xxhash.xxh3_128(), 0
     with open(store / path, "wb") as file:
         for chunk in chunks:
@@ -62,33 +69,27 @@ def write_array(store: Path, path: str, chunks: Iterable[NDArray]) -> FileInfo:
             sha256.update(data)
             xxh3_128.update(data)
             num_bytes += file.write(data)
-        flush_to_disk(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     return FileInfo(path, num_bytes, sha256.hexdigest(), xxh3_128.hexdigest())
 
 
 def write_sidecar(store: Path, path: str, rows: pa.Table) -> FileInfo:
-    """Small row groups let one row be read alone; a checksum on each page covers reads of one column."""
+    """Writes rows as parquet: small row groups so that one row can be read alone, and a checksum per page, which covers
+    reads of one column."""
     pq.write_table(rows, store / path, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True)
     with open(store / path, "rb") as file:
-        flush_to_disk(file.fileno())
+        os.fsync(file.fileno())
         content = file.read()
     return FileInfo(path, len(content), hashlib.sha256(content).hexdigest(), xxhash.xxh3_128_hexdigest(content))
 
 
-def flush_to_disk(file_number: int) -> None:
-    """What is renamed into place must survive a power cut."""
-    os.fsync(file_number)
-
-
 def mapped_array(path: Path, dtype: np.dtype) -> NDArray:
-    """The file as an array; it is not kept open, so the number of shards meets no limit on open files."""
+    """The file as an array; the file is not kept open, so the number of shards meets no limit on open files."""
     if path.stat().st_size == 0:
         return np.empty(0, dtype)
     with pa.memory_map(str(path)) as file:
         return np.frombuffer(file.read_buffer(), dtype)
-
-
-REPAIR = "copy the file again from where the store came from, or rebuild the store"
 
 
 @dataclass(frozen=True)
@@ -100,63 +101,55 @@ class LookAhead:
 
 
 class StoreFiles(Protocol):
-    """The files of one store; pickles to where they are."""
+    """The files of one store; its text is the folder or address, and it pickles to that."""
 
     @property
     def look_ahead(self) -> LookAhead | None:
-        """None where files are at hand anyway."""
+        """None where files need not be fetched."""
         ...
 
-    def name(self, file: FileInfo) -> str:
-        """The file as messages name it."""
+    def manifest(self) -> Manifest:
+        """The manifest, checked against its fingerprint."""
         ...
 
-    def manifest_text(self) -> bytes: ...
-
-    def manifest(self) -> Manifest: ...
-
-    def note(self, name: str) -> bytes | None:
-        """A file beside the manifest that it does not list (gold.json); None where there is none."""
+    def read(self, name: str) -> bytes | None:
+        """A file next to the manifest, or the manifest itself; None if there is no such file."""
         ...
 
-    def paths(self) -> list[str]:
-        """Every file there is, as seen from the store."""
+    def list_paths(self) -> list[str]:
+        """Every file of the store's folder, relative to it, whether the manifest lists it or not."""
         ...
 
-    def size_problems(self, manifest: Manifest) -> list[str]:
-        """One line for each file that is missing or has another size than the manifest says."""
+    def sizes_of(self, files: Iterable[FileInfo]) -> dict[str, int]:
+        """Size in bytes of those of the files that exist, by path."""
         ...
 
     def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
-        """The contents, once they were found to be what was written."""
+        """The verified contents."""
         ...
 
-    def check(self, file: FileInfo) -> None:
-        """Raises unless the contents are what was written."""
+    def unverified_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+        """The contents of a file that may be damaged; None if it cannot be read at its full size."""
         ...
 
-    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
-        """What can be had of a file that may be damaged; None if nothing of its size can."""
+    def sidecar(self, file: FileInfo, verify: bool = False) -> Path | pa.NativeFile:
+        """The file as pyarrow opens it; `verify` checks all of it, which reads of one column do page by page."""
         ...
 
     def sha256(self, file: FileInfo) -> str:
-        """Of the contents as they are."""
-        ...
-
-    def sidecar(self, file: FileInfo) -> Path | pa.NativeFile:
-        """The file as pyarrow opens it."""
+        """Computed from the contents."""
         ...
 
     def has(self, file: FileInfo) -> bool:
-        """Whether the file can be read without waiting for it."""
+        """Whether the file can be read without fetching it."""
         ...
 
     def fetch(self, files: Iterable[FileInfo]) -> None:
-        """Brings files near that will soon be read."""
+        """Fetches files that will be read soon."""
         ...
 
-    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
-        """An array is kept by its reader, which is asked to `close` it when too much is open."""
+    def track_open_array(self, num_bytes: int, close: Callable[[], object]) -> None:
+        """Registers an array that a reader keeps open; `close` is called when too much is open."""
         ...
 
 
@@ -171,92 +164,73 @@ class LocalFiles:
     def __str__(self) -> str:
         return str(self.folder)
 
-    def name(self, file: FileInfo) -> str:
-        return str(self.folder / file.path)
-
-    def manifest_text(self) -> bytes:
-        return (self.folder / MANIFEST_NAME).read_bytes()
-
     def manifest(self) -> Manifest:
         return read_manifest(self.folder)
 
-    def note(self, name: str) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
         path = self.folder / name
         return path.read_bytes() if path.is_file() else None
 
-    def paths(self) -> list[str]:
+    def list_paths(self) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()]
 
-    def size_problems(self, manifest: Manifest) -> list[str]:
-        return size_problems(self.folder, manifest)
+    def sizes_of(self, files: Iterable[FileInfo]) -> dict[str, int]:
+        sizes = {}
+        for file in files:
+            try:
+                sizes[file.path] = (self.folder / file.path).stat().st_size
+            except OSError:
+                continue  # missing, or in a folder that cannot be read
+        return sizes
 
     def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
-        return mapped_array(checked_path(self.folder, file), dtype)
+        return mapped_array(self._verified_path(file), dtype)
 
-    def check(self, file: FileInfo) -> None:
-        checked_path(self.folder, file)
-
-    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+    def unverified_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
         path = self.folder / file.path
-        is_of_size = path.is_file() and path.stat().st_size == file.num_bytes
-        return mapped_array(path, dtype) if is_of_size else None
+        has_size = path.is_file() and path.stat().st_size == file.num_bytes
+        return mapped_array(path, dtype) if has_size else None
+
+    def sidecar(self, file: FileInfo, verify: bool = False) -> Path:
+        return self._verified_path(file) if verify else self.folder / file.path
 
     def sha256(self, file: FileInfo) -> str:
         with open(self.folder / file.path, "rb") as opened:
             return sha256_of(opened)
 
-    def sidecar(self, file: FileInfo) -> Path:
-        return self.folder / file.path
-
     def has(self, file: FileInfo) -> bool:
         return True
 
     def fetch(self, files: Iterable[FileInfo]) -> None:
-        """They are here."""
+        """Nothing to do: they are in the folder."""
 
-    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
-        """Mappings of a folder cost nothing to keep."""
+    def track_open_array(self, num_bytes: int, close: Callable[[], object]) -> None:
+        """Nothing to do: mappings of a folder cost nothing to keep."""
+
+    def _verified_path(self, file: FileInfo) -> Path:
+        path = self.folder / file.path
+        try:
+            with open(path, "rb") as opened:
+                found = file.sha256 if is_intact(opened, file) else sha256_of(opened)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}); {REPAIR}") from error
+        if found != file.sha256:
+            raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {REPAIR}")
+        return path
 
 
 def files_at(store: Path | StoreFiles) -> StoreFiles:
     return LocalFiles(store) if isinstance(store, Path) else store
 
 
-def checked_path(store: Path, file: FileInfo) -> Path:
-    """The file, once its bytes were found to be those of the manifest."""
-    path = store / file.path
-    try:
-        with open(path, "rb") as opened:
-            found = file.sha256 if is_intact(opened, file) else sha256_of(opened)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); {REPAIR}") from error
-    if found != file.sha256:
-        raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {REPAIR}")
-    return path
-
-
-def size_problems(path: Path, manifest: Manifest) -> list[str]:
-    """One line for each file that is missing or has another size than the manifest says."""
-    shards = (shard for part in manifest.parts for shard in part.shards)
-    return [problem for shard in shards for problem in shard_size_problems(path, shard)]
-
-
-def shard_size_problems(path: Path, shard: ShardInfo) -> list[str]:
-    problems = []
-    for file in shard.files:
-        try:
-            num_bytes = (path / file.path).stat().st_size
-        except OSError:
-            num_bytes = None
-        problems += size_problem(file, num_bytes)
+def size_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
+    """One line per file that is missing or whose size is not the one in the manifest."""
+    sizes, problems = store.sizes_of(manifest.files), []
+    for file in manifest.files:
+        num_bytes = sizes.get(file.path)
+        if num_bytes is None:
+            problems.append(f"{file.path} is missing (expected {file.num_bytes} bytes)")
+        elif num_bytes != file.num_bytes:
+            what = "truncated" if num_bytes < file.num_bytes else "too long"
+            problems.append(f"{file.path} is {what}: {num_bytes} bytes, expected {file.num_bytes}")
     return problems
-
-
-def size_problem(file: FileInfo, num_bytes: int | None) -> list[str]:
-    """What is wrong with a file of that size; None is a file that is not there."""
-    if num_bytes is None:
-        return [f"{file.path} is missing (expected {file.num_bytes} bytes)"]
-    if num_bytes == file.num_bytes:
-        return []
-    what = "truncated" if num_bytes < file.num_bytes else "too long"
-    return [f"{file.path} is {what}: {num_bytes} bytes, expected {file.num_bytes}"]

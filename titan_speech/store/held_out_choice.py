@@ -22,7 +22,7 @@ import numpy as np
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store
-from titan_speech.store.files import PartKey, flush_to_disk
+from titan_speech.store.files import PartKey
 from titan_speech.store.held_out_candidates import (
     Candidate,
     Related,
@@ -36,6 +36,7 @@ from titan_speech.store.held_out_set import HELD_OUT_NAME, DecodePrompt, HeldOut
 from titan_speech.store.manifest import Kind, Manifest, PartInfo
 from titan_speech.store.merge import merged_manifest, refuse_different
 from titan_speech.store.reader import Store, open_store
+from titan_speech.utils.files import write_atomically
 
 BY = ("source_video_id", "speaker_id", "sample")
 MAX_PART_OF = 10
@@ -237,10 +238,7 @@ def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Pa
     manifest = merged_manifest(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
 
     def add_gold_file(folder: Path, _: Manifest) -> None:
-        with open(folder / HELD_OUT_NAME, "w", encoding="utf-8") as file:
-            file.write(gold.to_json())
-            file.flush()
-            flush_to_disk(file.fileno())
+        write_atomically(folder / HELD_OUT_NAME, gold.to_json())
 
     assemble_store(
         output, manifest, rewrites, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file

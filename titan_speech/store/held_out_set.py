@@ -98,7 +98,7 @@ def _fingerprint(content: dict[str, Any]) -> str:
 
 def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -> HeldOutSet:
     """Of a folder, or of s3://bucket/prefix."""
-    file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).note(HELD_OUT_NAME)
+    file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).read(HELD_OUT_NAME)
     if text is None:
         raise DataError(
             f"no gold pack at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store held-out"

@@ -170,6 +170,11 @@ class Manifest:
     def num_samples(self) -> int:
         return sum(part.num_samples for part in self.parts)
 
+    @property
+    def files(self) -> list[FileInfo]:
+        """Every file of the store but the manifest."""
+        return [file for part in self.parts for shard in part.shards for file in shard.files]
+
     def sealed(self) -> Manifest:
         """With its fingerprint, as it is written."""
         return replace(self, fingerprint=content_fingerprint(self._content()))
@@ -183,13 +188,7 @@ class Manifest:
 
     def to_json(self) -> str:
         content = self._content()
-        content["xxh3_128"] = {
-            file.path: file.xxh3_128
-            for part in self.parts
-            for shard in part.shards
-            for file in shard.files
-            if file.xxh3_128
-        }
+        content["xxh3_128"] = {file.path: file.xxh3_128 for file in self.files if file.xxh3_128}
         content["totals"] = {
             by: {value: asdict(totals) for value, totals in self.totals_by(by).items()}
             for by in ("dataset_source", "language", "kind")

@@ -1,21 +1,16 @@
-"""Reading one part of a store: lengths of all samples, and any sample's tokens as a view of the file.
+"""Opens a token store, in a folder or at s3://bucket/prefix, and reads lengths and samples of its parts.
 
-In: `PartInfo` and the store's files (files.py). Out: int32 length arrays, uint16 / uint32 views, sidecar rows.
+In: what `StoreWriter` wrote, or `store push` sent. Out: `Store` with one `Part` per dataset source, language and kind:
+int32 length arrays, uint16 / uint32 views of the files, sidecar rows. Read-only.
 
-Nothing is read before it is asked for. Lengths come from one parquet column (45 M samples/s) whose pages
-carry checksums; a file's checksum is checked when it is first opened (checksum.py), so damage is named before its
-data is used. A random sample then costs 0.5 us. Lengths of large parts are kept in files (derived.py) and mapped;
-offsets (4 bytes a sample) exist for opened shards only.
+Opening reads the manifest and compares every file's size, so missing and truncated files are named together before
+anything starts (50 ms per 1,000 shards; in object storage one listing request per 1,000 objects). Nothing else is read
+before it is needed. Lengths come from one parquet column (45 M samples/s) whose pages have checksums; a file's checksum
+is verified when it is first opened (checksum.py), so damage is named before its data is used. A random sample then
+costs 0.5 us. Lengths of large parts are kept in files (derived_cache.py) and mapped; offsets (4 bytes per sample) exist
+for opened shards only.
 
 Shapes: N samples of the part, T tokens of a sample.
-
-Opening a token store, read-only: in a folder, or at s3://bucket/prefix.
-
-In: what `StoreWriter` wrote, or `store push` sent. Out: `Store` with one `Part` per dataset source, language and kind.
-
-Opening reads the manifest and compares every file's size, so missing and truncated files are named together
-before anything starts (50 ms per 1,000 shards; one listing of 1,000 objects a request); contents are checked when a
-file is first used (part.py). A part's sidecars are fetched together when its lengths are first asked for.
 """
 
 from __future__ import annotations
@@ -46,6 +41,7 @@ from titan_speech.store.files import (
     LocalFiles,
     StoreFiles,
     files_at,
+    size_problems,
     suffix_of,
 )
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo
@@ -54,8 +50,8 @@ from titan_speech.store.shard_reader import ShardReader
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
-class _Run(NamedTuple):
-    """Samples [first, stop) of a part lie in this shard."""
+class ShardSpan(NamedTuple):
+    """Samples [first, stop) of a part are those of this shard."""
 
     first: int
     stop: int
@@ -63,26 +59,27 @@ class _Run(NamedTuple):
 
 
 class SampleReader:
-    """Samples of a part from one kind of file: called with their numbers, gives a view of the uint16 or uint32 of each.
+    """Samples of a part from one kind of file: called with their numbers, returns a view of uint16 or uint32 for each.
 
-    The shard that was read last is looked at first. A shard's file may be closed between two calls (remote/files.py);
-    it is then opened again.
+    The shard that was read last is tried first. A shard's file may be closed between two calls (remote_files.py) and is
+    then opened again.
     """
 
     def __init__(self, part: Part, name: str) -> None:
         """`name` is TOKENS or a variant."""
-        self._part, self._suffix = part, suffix_of(name)
-        self._last: _Run | None = None
+        self._part, self._name = part, name
+        self._last: ShardSpan | None = None
 
     def __call__(self, numbers: Sequence[int]) -> list[memoryview]:
         last = self._last
         if last is None or not (last[0] <= min(numbers) and max(numbers) < last[1]):
             if len(numbers) > 1:
                 return [self([i])[0] for i in numbers]
-            last = self._last = self._part.run_of(numbers[0])
+            last = self._last = self._part.span_of(numbers[0])
         first, _, shard = last
-        data, offsets = shard.opened.get(self._suffix) or shard.samples(self._suffix)
-        return [data[offsets[j := i - first] : offsets[j + 1]] for i in numbers]
+        data, offsets = shard.opened.get(self._name) or shard.samples(self._name)
+        rows = [i - first for i in numbers]
+        return [data[offsets[j] : offsets[j + 1]] for j in rows]
 
 
 class Part:
@@ -111,7 +108,7 @@ class Part:
 
     @cached_property
     def key(self) -> str:
-        """Changes with any byte of the part, and with the samples that may be read."""
+        """Fingerprint that changes with any byte of the part, and with the samples that may be read."""
         return self.info.fingerprint
 
     @property
@@ -131,9 +128,6 @@ class Part:
             raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
         return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
-    def codes_range(self, i: int, start: int, stop: int) -> NDArray[np.uint16]:
-        return self.codes(i)[start:stop]
-
     def tokens(self, i: int) -> NDArray[np.uint32]:
         """A text sample's ids: a read-only view of the file."""
         if self.kind is not Kind.TEXT:
@@ -146,7 +140,7 @@ class Part:
         return np.frombuffer(self._sample_readers[variant]([i])[0], TEXT_DTYPE)
 
     def reader(self, variant: str | None = None) -> SampleReader:
-        """For reading many samples: of their codes (or the ids of a text part), or of one transcript variant."""
+        """Reads many samples: their codes (or the ids of a text part), or one transcript variant."""
         if variant is not None:
             self._check_variant(variant)
         return self._sample_readers[TOKENS if variant is None else variant]
@@ -163,7 +157,7 @@ class Part:
         return pa.chunked_array([chunk for reader in self._readers for chunk in reader.column(name).chunks])
 
     def shard_column(self, shard: int, name: str) -> pa.ChunkedArray:
-        """A sidecar column of the samples of one shard, for what need not read the whole part."""
+        """A sidecar column of the samples of one shard."""
         return self._readers[shard].column(name)
 
     def shard_number(self, i: int) -> int:
@@ -171,19 +165,19 @@ class Part:
         return self._locate(i)[0]
 
     def shard_files(self, number: int, variants: Iterable[str]) -> list[FileInfo]:
-        """What reading a shard takes: its sidecar, its tokens, and the ids of these variants."""
+        """The files needed to read a shard: its sidecar, its tokens, and the ids of these variants."""
         suffixes = ("parquet", *map(suffix_of, (TOKENS, *variants)))
         return [self.info.shards[number].file(suffix) for suffix in suffixes]
 
     @property
     def files(self) -> StoreFiles:
-        """Where the part lies."""
+        """The files of the store."""
         return self._store
 
-    def run_of(self, i: int) -> _Run:
-        """The samples beside sample i that lie in its shard."""
+    def span_of(self, i: int) -> ShardSpan:
+        """The samples of the shard that holds sample i."""
         shard, j = self._locate(i)
-        return _Run(i - j, i - j + self.info.shards[shard].num_samples, self._readers[shard])
+        return ShardSpan(i - j, i - j + self.info.shards[shard].num_samples, self._readers[shard])
 
     def _locate(self, i: int) -> tuple[int, int]:
         if not 0 <= i < self.num_samples:
@@ -201,12 +195,12 @@ class Part:
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         if column not in self._lengths:
-            make = partial(self._read_lengths, column, expected_total)
+            read = partial(self._read_lengths, column, expected_total)
             if self.num_samples < MIN_ITEMS:
-                lengths_N = make()
+                lengths_N = read()
             else:
                 key = key_of("lengths", self.info.fingerprint, column)
-                lengths_N = derived_array(derived_folder(self.place), key, make)
+                lengths_N = derived_array(derived_folder(self.place), key, read)
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
         return self._lengths[column]
@@ -233,7 +227,7 @@ _UNFINISHED = re.compile(r".+\.tmp-\d+")
 
 
 class Store:
-    """An opened store; pickles to its place and manifest, files are mapped again where they are used."""
+    """An opened store; pickles to its place and manifest, and files are mapped again where they are used."""
 
     def __init__(self, files: StoreFiles, manifest: Manifest) -> None:
         self.files, self.manifest = files, manifest
@@ -260,10 +254,18 @@ class Store:
 
 
 def open_store(path: str | Path, storage: StorageConfig | None = None) -> Store:
-    """`storage` says how s3:// is reached and cached; without it the environment and the defaults do."""
+    """Opens a store and compares the size of every file.
+
+    Args:
+        path: a folder, or s3://bucket/prefix.
+        storage: how object storage is reached and cached; by default the environment and the defaults.
+
+    Raises:
+        DataError: there is no store, its manifest is damaged, or files are missing or have another size.
+    """
     files = store_files(path, storage)
     manifest = files.manifest()
-    problems = files.size_problems(manifest)
+    problems = size_problems(files, manifest)
     if problems:
         rest = len(problems) - MAX_NAMED_FILES
         lines = problems[:MAX_NAMED_FILES] + ([f"and {rest} more files"] if rest > 0 else [])
@@ -275,7 +277,7 @@ def open_store(path: str | Path, storage: StorageConfig | None = None) -> Store:
 
 
 def store_files(path: str | Path, storage: StorageConfig | None = None) -> StoreFiles:
-    """The files of the store there; a folder or s3://bucket/prefix."""
+    """The files of a store in a folder or at s3://bucket/prefix; nothing is read yet."""
     if is_s3(path):
         from titan_speech.store.remote_files import remote_files  # boto3 takes 0.2 s to import
 
@@ -287,7 +289,7 @@ def store_files(path: str | Path, storage: StorageConfig | None = None) -> Store
 
 @contextmanager
 def stored_files(path: str | Path, storage: StorageConfig | None = None) -> Iterator[StoreFiles]:
-    """As `store_files`, for looking at what is stored now: no copy that a cache has stands in for it."""
+    """As `store_files`, but reads what is stored now, not what the node's cache holds."""
     if not is_s3(path):
         yield store_files(path)
         return
@@ -299,7 +301,7 @@ def stored_files(path: str | Path, storage: StorageConfig | None = None) -> Iter
 
 
 def check_same_codec(stores: Sequence[Store]) -> None:
-    """Codes of two codecs are two languages; stores of a run agree on the codec's hash. Text stores pass."""
+    """Refuses speech stores whose codecs differ by hash: codes of one codec mean nothing to another."""
     codecs = [(store.path, store.manifest.codec) for store in stores if store.manifest.codec is not None]
     if len({codec.hash for _, codec in codecs}) > 1:
         lines = (f"  {path}: codec {codec.name}, hash {codec.hash}" for path, codec in codecs)
@@ -310,7 +312,7 @@ def check_same_codec(stores: Sequence[Store]) -> None:
 
 
 def check_tokenizer(store: Store, tokenizer: TextTokenizer) -> None:
-    """Text ids mean what they meant when the store was built."""
+    """Refuses a tokenizer other than the one that made the store's text ids."""
     expected = store.manifest.tokenizer.fingerprint
     if tokenizer.fingerprint != expected:
         raise DataError(

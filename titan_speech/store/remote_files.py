@@ -1,17 +1,15 @@
-"""The manifest of a store in object storage, and whether the objects it names are there.
+"""A store in object storage, read through the node's cache.
 
-In: an address. Out: the `Manifest` from one request, and from one listing (a request per 1,000 objects) the lines of
-what is missing or has another size. The manifest is read anew each time: it is small (2 MB at 1,250 shards) and the one
-object whose sha256 nothing else states; its own fingerprint guards it.
+In: the store's address and the `[storage]` settings. Out: arrays and sidecars as from a folder (files.py). Only address
+and settings are pickled; every process has its own client, all processes of a node share the cache.
 
-The files of a store in object storage: what the token store reads through the node's cache.
+The manifest is fetched again by every process that opens the store: it is small (2 MB at 1,250 shards) and the one
+object whose sha256 nothing else states; its own fingerprint guards it. Sizes are compared by one listing (a request per
+1,000 objects).
 
-In: the store's address and the `[storage]` settings. Out: arrays and sidecars as from a folder (store/files.py). Only
-address and settings are pickled; every process has its own client, all of a node share the cache.
-
-An open array pins its file, so a process that never closed one would in time pin everything and leave the cap without
-meaning. Readers therefore tell what they keep open; above a share of the cap (half of it, divided by the node's
-processes) or 256 files, what was opened first is closed. Opening it again costs one sidecar column, no hash.
+An open array pins its file, so a process that never closed one would in time pin everything, and the cap would have no
+effect. Readers therefore register what they keep open; above a share of the cap (half of it, divided by the node's
+processes) or 256 files, what was opened first is closed. Opening it again costs one sidecar column and no hash.
 """
 
 from __future__ import annotations
@@ -34,11 +32,17 @@ from titan_speech.storage.download import RemoteFile
 from titan_speech.storage.retry import MissingObjectError
 from titan_speech.storage.s3 import Client
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.store.files import LookAhead, size_problem
+from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, manifest_of_text
+
+MAX_OPEN_FILES = 256
 
 
 def read_remote_manifest(client: Client, url: S3Url) -> Manifest:
+    """
+    Raises:
+        DataError: there is no store at the address (caused by a `MissingObjectError`), or its manifest is damaged.
+    """
     try:
         data = client.read(url.child(MANIFEST_NAME))
     except MissingObjectError as error:
@@ -47,6 +51,7 @@ def read_remote_manifest(client: Client, url: S3Url) -> Manifest:
 
 
 def _hint(client: Client, url: S3Url) -> str:
+    """What is at the address instead of a store."""
     found = client.list_sizes(url)
     if not found:
         return "there are no objects below this prefix"
@@ -56,18 +61,13 @@ def _hint(client: Client, url: S3Url) -> str:
     return f"{len(found)} other objects are there: its push was cut short, push it again"
 
 
-def remote_size_problems(client: Client, url: S3Url, manifest: Manifest) -> list[str]:
-    """One line for each object that is missing or has another size than the manifest says."""
-    found = client.list_sizes(url)
-    files = (file for part in manifest.parts for shard in part.shards for file in shard.files)
-    return [problem for file in files for problem in size_problem(file, found.get(file.path))]
-
-
-MAX_OPEN_FILES = 256
+def remote_file(url: S3Url, file: FileInfo) -> RemoteFile:
+    """The object of a file of the store at `url`."""
+    return RemoteFile(url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
 
 
 class RemoteFiles:
-    """A store at s3://bucket/prefix."""
+    """A store at s3://bucket/prefix; implements `StoreFiles`."""
 
     def __init__(self, url: S3Url, settings: StorageConfig) -> None:
         self.url, self.settings = url, settings
@@ -76,52 +76,8 @@ class RemoteFiles:
         return str(self.url)
 
     @property
-    def copies(self) -> ObjectCache:
+    def _cache(self) -> ObjectCache:
         return object_cache(self.settings)
-
-    def name(self, file: FileInfo) -> str:
-        return str(self.url.child(file.path))
-
-    def remote(self, file: FileInfo) -> RemoteFile:
-        return RemoteFile(self.url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
-
-    def manifest_text(self) -> bytes:
-        return self.copies.client.read(self.url.child(MANIFEST_NAME))
-
-    def manifest(self) -> Manifest:
-        return read_remote_manifest(self.copies.client, self.url)
-
-    def size_problems(self, manifest: Manifest) -> list[str]:
-        return remote_size_problems(self.copies.client, self.url, manifest)
-
-    def note(self, name: str) -> bytes | None:
-        try:
-            return self.copies.client.read(self.url.child(name))
-        except MissingObjectError:
-            return None
-
-    def paths(self) -> list[str]:
-        return list(self.copies.client.list_sizes(self.url))
-
-    def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
-        return np.frombuffer(self.copies.open(self.remote(file)), dtype)
-
-    def check(self, file: FileInfo) -> None:
-        self.copies.open(self.remote(file))
-
-    def unchecked_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
-        """Nothing that is damaged is kept, so there is none."""
-        return self.array(file, dtype) if self.copies.has(self.remote(file)) else None
-
-    def sha256(self, file: FileInfo) -> str:
-        try:
-            self.copies.open(self.remote(file))
-        except MissingObjectError as error:
-            raise FileNotFoundError(str(error)) from error
-        return file.sha256
-
-    def sidecar(self, file: FileInfo) -> pa.NativeFile:
-        return pa.BufferReader(pa.py_buffer(self.copies.open(self.remote(file))))
 
     @property
     def look_ahead(self) -> LookAhead | None:
@@ -129,14 +85,46 @@ class RemoteFiles:
         num_bytes = int(self.settings.cache_gb * 1e9 / 4 / node_processes())
         return LookAhead(self.settings.prefetch_packs, num_bytes) if self.settings.prefetch_packs else None
 
+    def manifest(self) -> Manifest:
+        return read_remote_manifest(self._cache.client, self.url)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return self._cache.client.read(self.url.child(name))
+        except MissingObjectError:
+            return None
+
+    def list_paths(self) -> list[str]:
+        return list(self._cache.client.list_sizes(self.url))
+
+    def sizes_of(self, files: Iterable[FileInfo]) -> dict[str, int]:
+        return self._cache.client.list_sizes(self.url)
+
+    def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
+        return np.frombuffer(self._cache.open(remote_file(self.url, file)), dtype)
+
+    def unverified_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
+        """The array if it is cached: nothing that is damaged is kept."""
+        return self.array(file, dtype) if self.has(file) else None
+
+    def sidecar(self, file: FileInfo, verify: bool = False) -> pa.NativeFile:
+        return pa.BufferReader(pa.py_buffer(self._cache.open(remote_file(self.url, file))))
+
+    def sha256(self, file: FileInfo) -> str:
+        try:
+            self._cache.open(remote_file(self.url, file))
+        except MissingObjectError as error:
+            raise FileNotFoundError(str(error)) from error
+        return file.sha256
+
     def has(self, file: FileInfo) -> bool:
-        return self.copies.has(self.remote(file))
+        return self._cache.has(remote_file(self.url, file))
 
     def fetch(self, files: Iterable[FileInfo]) -> None:
-        self.copies.fetch_all(self.remote(file) for file in files)
+        self._cache.fetch_all(remote_file(self.url, file) for file in files)
 
-    def has_opened(self, num_bytes: int, close: Callable[[], object]) -> None:
-        open_arrays_of(self.settings).add(num_bytes, close)
+    def track_open_array(self, num_bytes: int, close: Callable[[], object]) -> None:
+        _open_arrays(self.settings, os.getpid()).add(num_bytes, close)
 
 
 class OpenArrays:
@@ -149,6 +137,7 @@ class OpenArrays:
         self._lock = Lock()
 
     def add(self, num_bytes: int, close: Callable[[], object]) -> None:
+        """Closes the oldest arrays until the new one is within the limits."""
         with self._lock:
             self._arrays.append((num_bytes, close))
             self.num_bytes += num_bytes
@@ -158,12 +147,8 @@ class OpenArrays:
                 close_oldest()
 
 
-def open_arrays_of(settings: StorageConfig) -> OpenArrays:
-    return _open_arrays_of_process(settings, os.getpid())
-
-
 @lru_cache(maxsize=16)
-def _open_arrays_of_process(settings: StorageConfig, _process_id: int) -> OpenArrays:
+def _open_arrays(settings: StorageConfig, _process_id: int) -> OpenArrays:
     return OpenArrays(int(settings.cache_gb * 1e9 / 2 / node_processes()))
 
 

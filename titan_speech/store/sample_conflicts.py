@@ -23,7 +23,7 @@ from titan_speech.store.shard_writer import key_slice
 MAX_ENTRIES = 1 << 22
 MAX_LOOKED_UP = 1000
 SAME_START_SEC = 0.02
-"""One code: two channels of one moment may share a number, and their times be rounded."""
+"""One code: two channels may have one number, and their times may be rounded."""
 _ORDER = "segment order"
 
 Where = tuple[SortedRun, int]
@@ -31,8 +31,8 @@ Where = tuple[SortedRun, int]
 
 
 def find_conflicts(runs: Sequence[SortedRun], problems: Problems) -> None:
-    """Tells all problems to `problems`."""
-    if not runs or _find_twins(runs, problems):
+    """Adds all conflicts to `problems`."""
+    if not runs or _find_case_conflicts(runs, problems):
         return
     for first, last in _ranges(sum(run.num_samples for run in runs)):
         _find_duplicates(runs, first, last, problems)
@@ -40,8 +40,8 @@ def find_conflicts(runs: Sequence[SortedRun], problems: Problems) -> None:
         _find_contradictions(runs, first, last, problems)
 
 
-def _find_twins(runs: Sequence[SortedRun], problems: Problems) -> bool:
-    """Whether two parts have folders that are one where file systems ignore case, as on macOS and Windows."""
+def _find_case_conflicts(runs: Sequence[SortedRun], problems: Problems) -> bool:
+    """Whether folders of two parts differ in case alone: file systems of macOS and Windows ignore case."""
     folders: dict[str, list[str]] = {}
     for name in sorted({run.key.folder for run in runs}):
         folders.setdefault(name.casefold(), []).append(name)
@@ -68,15 +68,15 @@ def _find_duplicates(runs: Sequence[SortedRun], first: int, last: int, problems:
     repeats_N = keys_N[1:][keys_N[1:] == keys_N[:-1]]
     repeated = np.unique(repeats_N)
     looked_up = repeated[:MAX_LOOKED_UP]
-    for key in looked_up if len(looked_up) else ():
-        _tell_duplicates(runs, int(key), problems)
+    for key in looked_up:
+        _report_duplicates(runs, int(key), problems)
     rest = len(repeats_N) - int(np.isin(repeats_N, looked_up).sum())
     if rest:
         problems.add("", Problem("duplicate", "duplicate sample_id"), rest)
 
 
-def _tell_duplicates(runs: Sequence[SortedRun], key: int, problems: Problems) -> None:
-    """Of the samples that share one key."""
+def _report_duplicates(runs: Sequence[SortedRun], key: int, problems: Problems) -> None:
+    """Reports samples with equal ids among those that share one key."""
     seen: dict[str, list[Where]] = {}
     for run in runs:
         start, stop = key_slice(run.keys_N(), key, key)
@@ -95,7 +95,7 @@ def _places(having: Sequence[Where]) -> str:
 
 
 def _find_contradictions(runs: Sequence[SortedRun], first: int, last: int, problems: Problems) -> None:
-    """In one recording a later segment does not start earlier, and segments of two times have two numbers."""
+    """Finds segments of one recording that start before an earlier one, or elsewhere under the same number."""
     parts, owners = [], []
     for index, run in enumerate(runs):
         segments = run.segments()
@@ -107,7 +107,7 @@ def _find_contradictions(runs: Sequence[SortedRun], first: int, last: int, probl
     bad = np.flatnonzero(_contradicts(segments_N[order_N]))
     for later in bad[:MAX_LOOKED_UP].tolist():
         before, after = order_N[later : later + 2].tolist()
-        _tell_contradiction(
+        _report_contradiction(
             (runs[int(owner_N[before])], int(segments_N["row"][before])),
             (runs[int(owner_N[after])], int(segments_N["row"][after])),
             problems,
@@ -124,8 +124,8 @@ def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
     return same & (is_twice | (before["order"] < after["order"]) & (before["start"] > after["start"]))
 
 
-def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None:
-    (first, first_place), (second, second_place) = (_told(*where) for where in (before, after))
+def _report_contradiction(before: Where, after: Where, problems: Problems) -> None:
+    (first, first_place), (second, second_place) = (_row_and_place(*where) for where in (before, after))
     if first["source_video_id"] != second["source_video_id"]:
         return  # two recordings of one hash
     other = f"{first['sample_id']!r}" + (f" of {first_place}" if first_place else "")
@@ -141,6 +141,6 @@ def _tell_contradiction(before: Where, after: Where, problems: Problems) -> None
     problems.add(second["sample_id"], Problem(_ORDER, fix), place=second_place)
 
 
-def _told(run: SortedRun, row: int) -> tuple[dict, str | None]:
-    """A sample's row of the sidecar, and where in the input it lies."""
+def _row_and_place(run: SortedRun, row: int) -> tuple[dict, str | None]:
+    """A sample's row of the sidecar, and where in the input it is."""
     return run.rows().slice(row, 1).to_pylist()[0], run.place(row)

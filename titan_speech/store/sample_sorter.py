@@ -27,11 +27,10 @@ from titan_speech.store.external_sort import (
     Ragged,
     SortedRun,
     checksums,
-    dtype_of,
     order_key,
     write_run,
 )
-from titan_speech.store.files import TEXT_DTYPE, TOKENS, PartKey
+from titan_speech.store.files import TEXT_DTYPE, TOKENS, PartKey, dtype_of
 from titan_speech.store.manifest import CodecInfo, Kind
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import (
@@ -59,14 +58,14 @@ _INFO_FIELDS = [field.name for field in fields(SampleInfo)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes rows and tokens of samples; under one recipe the same samples give the same bytes."""
+    """How samples become rows and tokens; under one recipe the same samples give the same bytes."""
 
     tokenizer: TextTokenizer
     codec: CodecInfo | None
     normalization_version: str
     seed: int = 0
     required_transcripts: tuple[str, ...] = ()
-    """Variants every sample of speech must have."""
+    """Variants that every sample of speech must have."""
 
 
 class _Entry(NamedTuple):
@@ -89,20 +88,29 @@ class _Buffer:
 
 
 class SampleSorter:
-    """Takes samples until `seal`, which gives the runs."""
+    """Takes samples until `finish`, which returns the runs."""
 
     def __init__(
         self,
         folder: Path,
         recipe: Recipe,
-        refuse: Callable[[str, Problem], None],
-        doubt: Callable[[str, Problem], None],
+        on_problem: Callable[[str, Problem], None],
+        on_duration_mismatch: Callable[[str, Problem], None],
         on_batch: Callable[[int, int], None] = lambda num_samples, num_tokens: None,
         unit: str | None = None,
         file: str | None = None,
     ) -> None:
+        """
+        Args:
+            folder: where runs are written.
+            on_problem: called with id and problem of a sample that is left out.
+            on_duration_mismatch: called for a sample that is kept.
+            on_batch: called with the numbers of samples and tokens of each batch, for progress.
+            unit: name of the input, for messages.
+            file: the file of the input that `source_row` counts in.
+        """
         self._folder, self._recipe, self._on_batch = folder, recipe, on_batch
-        self._refuse, self._doubt = refuse, doubt
+        self._on_problem, self._on_duration_mismatch = on_problem, on_duration_mismatch
         self._codes_per_sec = recipe.codec.codes_per_sec if recipe.codec is not None else 1.0
         self._unit, self._file = unit, file
         self._entries: dict[tuple[str, str, bool], list[_Entry]] = {}
@@ -118,7 +126,13 @@ class SampleSorter:
         transcripts: Mapping[str, str] | None = None,
         source_row: int | None = None,
     ) -> None:
-        """`source_row` of the input's file, where it has rows: problems of several samples are told by it."""
+        """Adds a sample of speech.
+
+        Args:
+            codes: integers of shape (num_codes,).
+            transcripts: by variant.
+            source_row: row of the input's file, where it has rows, for problems found later.
+        """
         codes_T, texts = np.asarray(codes), transcripts or {}
         problems = info_problems(info) + code_problems(codes_T) + transcript_problems(texts)
         if self._recipe.codec is None:
@@ -128,26 +142,24 @@ class SampleSorter:
             for variant in self._recipe.required_transcripts
             if variant not in texts
         ]
-        if not self._refused(info, problems):
-            self._judge_times(info, len(codes_T))
-            self._add(_Entry(info, codes_T, texts, _known(source_row)), len(codes_T))
-
-    def _judge_times(self, info: SampleInfo, num_codes: int) -> None:
-        duration_sec = duration_of(info)
-        if duration_sec is not None and duration_mismatch(num_codes, duration_sec, self._codes_per_sec) > 1:
-            self._doubt(
-                info.sample_id,
-                Problem("duration", describe_duration_mismatch(num_codes, duration_sec, self._codes_per_sec)),
-            )
+        if self._report(info, problems):
+            return
+        num_codes, duration_sec, rate = len(codes_T), duration_of(info), self._codes_per_sec
+        if duration_sec is not None and duration_mismatch(num_codes, duration_sec, rate) > 1:
+            detail = describe_duration_mismatch(num_codes, duration_sec, rate)
+            self._on_duration_mismatch(info.sample_id, Problem("duration", detail))
+        self._add(_Entry(info, codes_T, texts, -1 if source_row is None else source_row), len(codes_T))
 
     def add_text(self, info: SampleInfo, text: str, user: str | None = None, source_row: int | None = None) -> None:
+        """Adds a document; with `user` an instruction, whose answer is `text`."""
         texts = {_TEXT: text} if user is None else {_TEXT: text, "user": user}
-        if not self._refused(info, info_problems(info) + text_problems(texts)):
-            self._add(_Entry(info, None, texts, _known(source_row)), len(text))
+        if not self._report(info, info_problems(info) + text_problems(texts)):
+            self._add(_Entry(info, None, texts, -1 if source_row is None else source_row), len(text))
 
-    def _refused(self, info: SampleInfo, problems: list[Problem]) -> bool:
+    def _report(self, info: SampleInfo, problems: list[Problem]) -> bool:
+        """Whether there are any problems."""
         for problem in problems:
-            self._refuse(info.sample_id, problem)
+            self._on_problem(info.sample_id, problem)
         return bool(problems)
 
     def _add(self, entry: _Entry, num_tokens: int) -> None:
@@ -182,7 +194,7 @@ class SampleSorter:
         return len(data[TOKENS].data_T)
 
     def _tokens(self, kind: Kind, entries: list[_Entry]) -> dict[str, Ragged]:
-        """Tokens, and ids of each variant any of the samples has."""
+        """TOKENS, and the ids of each variant that any of the samples has."""
         names = {name for entry in entries for name in entry.texts}
         data = {name: self._encoded(name, entries) for name in (_TEXT, *VARIANTS) if name in names}
         if kind is Kind.TEXT:
@@ -195,7 +207,7 @@ class SampleSorter:
         }
 
     def _encoded(self, name: str, entries: list[_Entry]) -> Ragged:
-        """Ids of one text of each sample; none where a sample lacks it."""
+        """Ids of one text of each sample; length 0 where a sample lacks it."""
         having_N = np.fromiter((name in entry.texts for entry in entries), bool, len(entries))
         ids = self._recipe.tokenizer.encode_bytes([entry.texts[name] for entry in entries if name in entry.texts])
         lengths_N = np.zeros(len(entries), np.int32)
@@ -241,15 +253,11 @@ class SampleSorter:
         self._buffers.clear()
         self._run_samples = self._run_bytes = 0
 
-    def seal(self) -> tuple[SortedRun, ...]:
-        """Writes what is left; the runs of all parts."""
+    def finish(self) -> tuple[SortedRun, ...]:
+        """Writes the samples still in memory and returns the runs of all parts."""
         self._flush_batch()
         self._write_runs()
         return tuple(self._runs)
-
-
-def _known(source_row: int | None) -> int:
-    return -1 if source_row is None else source_row
 
 
 def _column(values: object, field: pa.Field, num_rows: int) -> pa.Array:
@@ -262,7 +270,7 @@ def _column(values: object, field: pa.Field, num_rows: int) -> pa.Array:
 
 
 def _join(name: str, kind: Kind, batches: list[dict[str, Ragged]]) -> Ragged:
-    """One stream of all batches; a batch without it has lengths of 0."""
+    """TOKENS or a variant of all batches; a batch without it has lengths of 0."""
     return Ragged.join(
         [
             batch.get(name) or Ragged(np.empty(0, dtype_of(name, kind)), np.zeros_like(batch[TOKENS].lengths_N))

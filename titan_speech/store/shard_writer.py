@@ -1,23 +1,14 @@
-"""Cutting a part's runs into shards, each on its own and in any process.
+"""Merges a part's sorted runs to shards, each on its own and in any process.
 
-In: the runs of a part (runs.py), from however many inputs. Out: `ShardJob`s, one for each shard, and `PartInfo`.
+In: the runs of a part (external_sort.py), from however many inputs. Out: `ShardJob`s, one per shard, and `PartInfo`.
 
 Shards are ranges of keys with equal numbers of tokens. Their borders are found without holding all keys: tokens are
-counted in 65,536 ranges of keys, and only the ranges a border falls into are looked at sample by sample. A shard then
-is a slice of every run, merged by key. Memory: three times a shard's bytes and rows (400 MB at 128 MB a shard);
-finding the borders of 80 M samples takes 20 bytes for each sample of one range and a run's keys at a time.
-One process cuts 110 M tokens/s of CPU time with 500 codes a sample.
+counted in 65,536 ranges of keys, and only the ranges with a border are looked at sample by sample. A shard then is a
+slice of every run, merged by key. Memory: three times a shard's bytes and rows (400 MB at 128 MB per shard); finding
+the borders of 80 M samples takes 20 bytes for each sample of one range and the keys of one run at a time. One process
+writes 110 M tokens per second of CPU time with 500 codes per sample.
 
 Shapes: N samples of a shard or run, S shards.
-
-Checks over all samples of a store: ids that occur twice, segment orders that contradict start times, part names that
-only their case keeps apart.
-
-In: the runs of all parts. Out: problems. Samples are compared by 64-bit hash, one range of hashes after another, so
-memory is bounded: 4 M hashes at a time (below 400 MB), whatever the size of the store. Where hashes meet, the samples
-themselves are looked up: two ids may share a hash, two samples may not share an id.
-
-Shapes: N entries of one range of hashes.
 """
 
 from __future__ import annotations
@@ -41,7 +32,7 @@ SAMPLES_PER_WRITE = 4096
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard to write: samples whose key lies in [first_key, last_key]."""
+    """One shard to write: the samples with keys in [first_key, last_key]."""
 
     key: PartKey
     name: str
@@ -51,7 +42,7 @@ class ShardJob:
 
 
 def shard_jobs(runs: Sequence[SortedRun], shard_bytes: int) -> list[ShardJob]:
-    """Of one part, in stored order."""
+    """The shards of one part, in stored order."""
     first_keys = _first_keys(runs, shard_bytes)
     last_keys = [key - 1 for key in first_keys[1:]] + [(1 << 64) - 1]
     key, kept = runs[0].key, tuple(runs)
@@ -62,20 +53,20 @@ def shard_jobs(runs: Sequence[SortedRun], shard_bytes: int) -> list[ShardJob]:
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """What finding borders needs of a run, mapped once."""
+class _RunLengths:
+    """Keys and lengths of a run, mapped once to find the borders."""
 
     keys_N: NDArray[np.uint64]
     lengths_N: NDArray[np.int32]
 
 
 def _first_keys(runs: Sequence[SortedRun], shard_bytes: int) -> list[int]:
-    """The smallest key of each shard that has samples, but 0 for the first.
+    """The smallest key of each shard that has samples; 0 for the first.
 
     Sample i of the whole order goes to shard starts[i] * S // total: shard s begins with the first sample whose start
     is at least s * total / S.
     """
-    opened = [_Opened(run.keys_N(), run.lengths_N(TOKENS)) for run in runs]
+    opened = [_RunLengths(run.keys_N(), run.lengths_N(TOKENS)) for run in runs]
     before = np.concatenate([[0], np.cumsum(sum(_tokens_in_ranges(run) for run in opened), dtype=np.int64)])
     total, token_bytes = int(before[-1]), TOKEN_DTYPES[runs[0].key.kind].itemsize
     num_shards = max(1, round(total * token_bytes / shard_bytes))
@@ -91,12 +82,12 @@ def _first_keys(runs: Sequence[SortedRun], shard_bytes: int) -> list[int]:
     return _without_empty(opened, sorted(found - {1 << 64}))
 
 
-def _tokens_in_ranges(run: _Opened) -> NDArray[np.int64]:
+def _tokens_in_ranges(run: _RunLengths) -> NDArray[np.int64]:
     ranges_N = (run.keys_N >> np.uint64(64 - RANGE_BITS)).astype(np.int64)
     return np.bincount(ranges_N, weights=run.lengths_N, minlength=1 << RANGE_BITS).astype(np.int64)
 
 
-def _samples_of_range(opened: Sequence[_Opened], index: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _samples_of_range(opened: Sequence[_RunLengths], index: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Keys and lengths of the samples in one range, sorted by key."""
     first = index << (64 - RANGE_BITS)
     slices = [slice(*key_slice(run.keys_N, first, first + (1 << (64 - RANGE_BITS)) - 1)) for run in opened]
@@ -107,13 +98,13 @@ def _samples_of_range(opened: Sequence[_Opened], index: int) -> tuple[NDArray[np
 
 
 def key_slice(keys_N: NDArray[np.uint64], first: int, last: int) -> tuple[int, int]:
-    """Where keys in [first, last] lie in sorted keys."""
+    """First and end index of keys in [first, last] among sorted keys."""
     start = int(np.searchsorted(keys_N, np.uint64(first), side="left"))
     return start, int(np.searchsorted(keys_N, np.uint64(last), side="right"))
 
 
-def _without_empty(opened: Sequence[_Opened], first_keys: list[int]) -> list[int]:
-    """Very small shards may get no sample: those are left out."""
+def _without_empty(opened: Sequence[_RunLengths], first_keys: list[int]) -> list[int]:
+    """Leaves out shards without samples, which very small shards may be."""
     borders = np.array(first_keys, np.uint64)
     below = sum((np.searchsorted(run.keys_N, borders, side="left") for run in opened), np.zeros(len(borders), np.int64))
     num_samples = np.diff(np.append(below, sum(len(run.keys_N) for run in opened)))
@@ -122,7 +113,7 @@ def _without_empty(opened: Sequence[_Opened], first_keys: list[int]) -> list[int
 
 
 def write_shard(job: ShardJob, store: Path) -> ShardInfo:
-    """Writes the shard's files under `store`; the part's folder must be there."""
+    """Writes the shard's files under `store`; the part's folder must exist."""
     slices = [(run, *key_slice(run.keys_N(), job.first_key, job.last_key)) for run in job.runs]
     slices = [(run, start, stop) for run, start, stop in slices if stop > start]
     tables = {run.path("rows"): run.rows() for run, _, _ in slices}
@@ -141,7 +132,7 @@ def write_shard(job: ShardJob, store: Path) -> ShardInfo:
 
 
 def _order(keys_N: NDArray[np.uint64], rows: pa.Table) -> NDArray[np.int64]:
-    """By key, and by sample id where two ids share a key, so that no order of arrival shows."""
+    """Order by key, and by sample id where two ids share a key, so that it does not depend on the order of arrival."""
     order_N = np.argsort(keys_N, kind="stable")
     sorted_N = keys_N[order_N]
     if (sorted_N[1:] == sorted_N[:-1]).any():
@@ -151,12 +142,13 @@ def _order(keys_N: NDArray[np.uint64], rows: pa.Table) -> NDArray[np.int64]:
 
 
 def variants_of(runs: Sequence[SortedRun]) -> tuple[str, ...]:
+    """Transcript variants that any of the runs has."""
     names = {variant.name for run in runs for variant in run.variants}
     return tuple(name for name in VARIANTS if name in names)
 
 
 def part_info(runs: Sequence[SortedRun], shards: Sequence[ShardInfo], codes_per_sec: float) -> PartInfo:
-    """What the manifest says of a part whose shards are written."""
+    """The manifest's entry of a part whose shards are written."""
     key, num_tokens = runs[0].key, sum(run.num_tokens for run in runs)
     return PartInfo(
         dataset_source=key.dataset_source,
@@ -176,14 +168,14 @@ def _variant_info(runs: Sequence[SortedRun], name: str) -> VariantInfo:
 
 
 def write_part(runs: Sequence[SortedRun], store: Path, shard_bytes: int, codes_per_sec: float) -> PartInfo:
-    """All shards of a part, in this process."""
+    """Writes all shards of a part, in this process."""
     (store / runs[0].key.folder).mkdir()
     shards = [write_shard(job, store) for job in shard_jobs(runs, shard_bytes)]
     return part_info(runs, shards, codes_per_sec)
 
 
 def by_part(runs: Sequence[SortedRun]) -> dict[PartKey, list[SortedRun]]:
-    """In the order parts have in a manifest."""
+    """Runs of each part, in the order of the parts in a manifest."""
     parts: dict[PartKey, list[SortedRun]] = {}
     for run in runs:
         parts.setdefault(run.key, []).append(run)

@@ -1,11 +1,11 @@
-"""Whether all of a store is still as it was written.
+"""Verifies that a whole store is still as it was written.
 
 In: the path of a store. Out: `Verification`, every problem found: files that are missing, truncated, damaged, swapped
-or unexpected; sidecars that do not fit their tokens, samples whose checksum is wrong, ids that repeat, totals that do
+or unexpected; sidecars that do not match their tokens, samples whose checksum is wrong, ids that repeat, totals that do
 not add up. `quick` compares the list of files and their sizes only.
 
-Threads take a shard each (verify_shard.py); hashing and parquet run outside Python's lock. Memory: 8 bytes a sample
-for ids (640 MB at 80 M samples) and, for each worker, some sidecar columns of one shard (60 bytes a sample).
+Threads verify a shard each (verify_shard.py); hashing and parquet run outside Python's lock. Memory: 8 bytes per sample
+for ids (640 MB at 80 M samples) and, per worker, some sidecar columns of one shard (60 bytes per sample).
 With samples of 1 kB a thread takes 2.5 times as long as sha256 alone.
 """
 
@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.store.files import StoreFiles
+from titan_speech.store.files import StoreFiles, size_problems
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
 from titan_speech.store.reader import stored_files
 from titan_speech.store.shard_reader import read_sidecar
@@ -38,7 +38,7 @@ KEY_RANGE_BITS = 3
 
 @dataclass(frozen=True)
 class Verification:
-    """Outcome of reading a whole store; it is sound when there are no problems."""
+    """The outcome of reading a whole store; it is sound if there are no problems."""
 
     path: str
     problems: tuple[str, ...]
@@ -66,20 +66,28 @@ class Verification:
 def verify_store(
     path: str | Path, num_workers: int | None = None, quick: bool = False, storage: StorageConfig | None = None
 ) -> Verification:
-    """A manifest that cannot be read raises, all else is collected."""
+    """Reads a store and collects every problem.
+
+    Args:
+        path: a folder, or s3://bucket/prefix.
+        num_workers: threads; by default one per core.
+        quick: compare names and sizes of files only.
+
+    Raises:
+        DataError: the manifest cannot be read.
+    """
     with stored_files(path, storage) as store:
         manifest = store.manifest()
-        problems = _sum_problems(store, manifest) + store.size_problems(manifest)
-        problems += unexpected_files(store.paths(), manifest)
+        problems = _sum_problems(store, manifest) + size_problems(store, manifest)
+        problems += unexpected_files(store.list_paths(), manifest)
         if not quick:
             problems += _content_problems(store, manifest, num_workers or os.cpu_count() or 1)
-    files = [file for part in manifest.parts for shard in part.shards for file in shard.files]
     return Verification(
         path=str(path),
         problems=tuple(problems),
-        num_files=len(files),
-        num_bytes=sum(file.num_bytes for file in files),
-        num_samples=sum(part.num_samples for part in manifest.parts),
+        num_files=len(manifest.files),
+        num_bytes=sum(file.num_bytes for file in manifest.files),
+        num_samples=manifest.num_samples,
         is_quick=quick,
     )
 
@@ -87,16 +95,16 @@ def verify_store(
 def unexpected_files(paths: Collection[str], manifest: Manifest) -> list[str]:
     """Files in a part's folder that the manifest does not list, and shards anywhere else.
 
-    Notes beside the manifest (README.md, gold.json) and whole stores inside the folder are left alone.
+    Other files next to the manifest (README.md, gold.json) and whole stores inside the folder are ignored.
     """
-    listed = {file.path for part in manifest.parts for shard in part.shards for file in shard.files}
+    listed = {file.path for file in manifest.files}
     folders = {part.folder for part in manifest.parts}
     found: list[str] = []
     for path in sorted(set(paths) - listed):
         top = path.partition("/")[0]
         if f"{top}/{MANIFEST_NAME}" not in paths and (_is_shard_file(path) or (top in folders and top != path)):
             found.append(path)
-    return [f"{path} is not in the manifest, so it is no part of the store" for path in found]
+    return [f"{path} is not in the manifest, so it is not part of the store" for path in found]
 
 
 def _is_shard_file(path: str) -> bool:
@@ -105,9 +113,9 @@ def _is_shard_file(path: str) -> bool:
 
 
 def _sum_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
-    """The manifest against itself: shards add up to their part, parts to the totals."""
+    """Compares the manifest with itself: shards add up to their part, parts to the totals."""
     problems = []
-    totals = json.loads(store.manifest_text()).get("totals")
+    totals = json.loads(store.read(MANIFEST_NAME) or b"{}").get("totals")
     if totals != json.loads(manifest.to_json())["totals"]:
         problems.append(f"{MANIFEST_NAME}: totals are not the sums of the parts")
     for part in manifest.parts:
@@ -137,7 +145,7 @@ def _content_problems(store: StoreFiles, manifest: Manifest, num_workers: int) -
 
 
 def _order_problems(shards: Sequence[CheckedShard], seed: int) -> list[str]:
-    """Keys ascend inside a part: that is the order its seed gives, by which stores are merged."""
+    """Checks that keys ascend inside a part: that is the order its seed gives, by which stores are merged."""
     problems: list[str] = []
     last: dict[str, int] = {}
     for shard in shards:
@@ -149,7 +157,7 @@ def _order_problems(shards: Sequence[CheckedShard], seed: int) -> list[str]:
 
 
 def _variant_problems(shards: Sequence[CheckedShard]) -> list[str]:
-    """Transcripts of the shards add up to those of the part."""
+    """Checks that transcripts of the shards add up to those of the part."""
     found: Counter[tuple[str, str]] = Counter()
     for shard in shards:
         for variant, count in shard.num_text_tokens.items():
@@ -169,7 +177,7 @@ def _task_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
 
 
 def _repeated_ids(store: StoreFiles, shards: Sequence[CheckedShard]) -> list[str]:
-    """Equal keys are looked up: two ids may share a 64-bit key, two samples may not share an id."""
+    """Looks up equal keys: two ids may share a 64-bit key, two samples may not share an id."""
     repeated = _repeated_keys([shard.key_N for shard in shards])
     first_of: dict[str, str] = {}
     again: list[str] = []
@@ -187,7 +195,7 @@ def _repeated_ids(store: StoreFiles, shards: Sequence[CheckedShard]) -> list[str
 
 
 def _repeated_keys(keys: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """A range of keys at a time, so that sorting copies an eighth of them."""
+    """Keys that occur twice; one range of keys at a time, so that sorting copies an eighth of them."""
     repeated = []
     for number in range(1 << KEY_RANGE_BITS):
         inside = [key_N[key_N >> np.uint64(64 - KEY_RANGE_BITS) == number] for key_N in keys]

@@ -1,8 +1,8 @@
-"""One shard of a store, read byte by byte.
+"""Verifies one shard of a store, byte by byte.
 
-In: a shard as the manifest has it. Out: `CheckedShard`: what is wrong with it, and the keys of its samples, by which
-order and repeated ids are found over shards. Problems name files by their path in the store. A file that is damaged is
-still read as far as it goes, to say which samples are concerned.
+In: a shard as the manifest describes it. Out: `CheckedShard`: what is wrong with it, and the keys of its samples, by
+which order and repeated ids are found over shards. Problems name files by their path in the store. A damaged file is
+still read as far as possible, to name the samples concerned.
 
 Shapes: N samples of the shard.
 """
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.store.external_sort import checksums, order_keys
-from titan_speech.store.files import TEXT_DTYPE, TOKEN_DTYPES, StoreFiles
+from titan_speech.store.files import TOKENS, StoreFiles, dtype_of, length_column, suffix_of
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo, split_versions
 from titan_speech.store.shard_reader import CONSTANT_COLUMNS, read_sidecar
 
 
 @dataclass(frozen=True)
 class CheckedShard:
-    """What reading a shard gave."""
+    """The result of reading a shard."""
 
     part: PartInfo
     shard: ShardInfo
     problems: tuple[str, ...]
     key_N: NDArray[np.uint64]
-    """Keys of its samples in stored order; none where its sidecar cannot be read."""
+    """Keys of its samples in stored order; empty if its sidecar cannot be read."""
     num_text_tokens: dict[str, int]
     """By transcript variant."""
 
@@ -40,15 +40,14 @@ class CheckedShard:
 
 
 class ShardCheck:
-    """Reads shards of one store; may be shared by threads."""
+    """Reads shards of one store; threads may share it."""
 
     def __init__(self, store: StoreFiles, manifest: Manifest) -> None:
         self.files, self.manifest = store, manifest
-        files = (file for part in manifest.parts for shard in part.shards for file in shard.files)
-        self.path_of_sha256 = {file.sha256: file.path for file in files}
+        self.path_of_sha256 = {file.sha256: file.path for file in manifest.files}
 
     def shard(self, part: PartInfo, shard: ShardInfo) -> CheckedShard:
-        problems = [problem for file in shard.files for problem in self._bytes(file)]
+        problems = [problem for file in shard.files for problem in self._content_problems(file)]
         try:
             table = read_sidecar(self.files, part, shard, _checked_columns(part))
         except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError, DataError) as error:
@@ -58,19 +57,19 @@ class ShardCheck:
         if table.num_rows != shard.num_samples:
             found = f"{shard.file('parquet').path} has {table.num_rows} rows"
             problems.append(f"{found}, the manifest says {shard.num_samples}")
-        problems += self._constants(part, shard, table)
-        for suffix in ("tokens", *(f"text.{variant.name}" for variant in part.variants)):
-            problems += self._samples(part, shard.file(suffix), suffix, table)
+        problems += self._constant_problems(part, shard, table)
+        for name in (TOKENS, *(variant.name for variant in part.variants)):
+            problems += self._sample_problems(part, shard.file(suffix_of(name)), name, table)
         keys = order_keys(table["sample_id"], self.manifest.seed)
         sums = {v.name: int(table[f"text_len_{v.name}"].to_numpy().sum(dtype=np.int64)) for v in part.variants}
         return CheckedShard(part, shard, tuple(problems), keys, sums)
 
-    def _bytes(self, file: FileInfo) -> list[str]:
-        """The bytes are the ones that were written; a file that holds another's says whose."""
+    def _content_problems(self, file: FileInfo) -> list[str]:
+        """Compares the bytes with those that were written; a file with another file's contents names that file."""
         try:
             found = self.files.sha256(file)
         except FileNotFoundError:
-            return []  # named by its size
+            return []  # its size was reported as missing
         except (OSError, DataError) as error:
             return [f"{file.path} cannot be read: {error}"]
         if found == file.sha256:
@@ -80,7 +79,8 @@ class ShardCheck:
             return [f"{file.path} holds the contents of {other}: the files were swapped, or one copied over the other"]
         return [f"{file.path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}..."]
 
-    def _constants(self, part: PartInfo, shard: ShardInfo, table: pa.Table) -> list[str]:
+    def _constant_problems(self, part: PartInfo, shard: ShardInfo, table: pa.Table) -> list[str]:
+        """Compares columns that have one value per shard with the manifest."""
         manifest = self.manifest
         codec = manifest.codec.hash if manifest.codec and part.kind is Kind.SPEECH else None
         versions = (manifest.tokenizer.fingerprint, manifest.normalization_version)
@@ -95,23 +95,23 @@ class ShardCheck:
                 problems.append(f"{shard.file('parquet').path}: {column} {found}, the manifest says {expected}")
         return problems
 
-    def _samples(self, part: PartInfo, file: FileInfo, suffix: str, table: pa.Table) -> list[str]:
-        """Lengths, ranges and checksums of one file's samples."""
-        dtype = TOKEN_DTYPES[part.kind] if suffix == "tokens" else TEXT_DTYPE
-        data = self.files.unchecked_array(file, dtype)
+    def _sample_problems(self, part: PartInfo, file: FileInfo, name: str, table: pa.Table) -> list[str]:
+        """Checks lengths, ranges and checksums of one file's samples; `name` is TOKENS or a variant."""
+        data = self.files.unverified_array(file, dtype_of(name, part.kind))
         if data is None:
-            return []  # named already
-        offset_N1 = _offsets(table["code_len" if suffix == "tokens" else f"text_len_{suffix.removeprefix('text.')}"])
+            return []  # reported already
+        offset_N1 = np.concatenate([[0], np.cumsum(table[length_column(name)].to_numpy(), dtype=np.int64)])
         if offset_N1[-1] != len(data):
             return [f"{file.path} has {len(data)} tokens, its sidecar says {offset_N1[-1]}"]
-        if suffix == "tokens":
+        if name == TOKENS:
             wrong = np.flatnonzero(checksums(data, offset_N1) != table["checksum"].to_numpy())
             if len(wrong):
                 rest = f" (and of {len(wrong) - 1} more)" if len(wrong) > 1 else ""
                 sample_id = table["sample_id"][int(wrong[0])]
                 return [f"{file.path}: checksum of sample {sample_id} is wrong{rest}"]
         num_base = self.manifest.tokenizer.num_base
-        if dtype == TEXT_DTYPE and len(data) and int(data.max()) >= num_base:
+        is_text = name != TOKENS or part.kind is Kind.TEXT
+        if is_text and len(data) and int(data.max()) >= num_base:
             return [f"{file.path} holds text id {data.max()}, expected less than {num_base}"]
         return []
 
@@ -119,7 +119,3 @@ class ShardCheck:
 def _checked_columns(part: PartInfo) -> list[str]:
     lengths = ["code_len", *(f"text_len_{variant.name}" for variant in part.variants)]
     return ["sample_id", "checksum", *lengths, *CONSTANT_COLUMNS]
-
-
-def _offsets(lengths: pa.ChunkedArray) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths.to_numpy(), dtype=np.int64)])

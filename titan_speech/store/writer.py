@@ -1,15 +1,15 @@
-"""Building a token store: one writer, all or nothing.
+"""Writes a token store from samples in memory, whole or not at all.
 
 In: samples with codes and transcripts, or with text, in any order. Out: a folder that `open_store` opens:
 
     STORE/manifest.json                  written last
     STORE/<part>/00000.tokens            uint16 codes or uint32 text ids, samples back to back
     STORE/<part>/00000.text.<variant>    uint32 ids of one transcript variant, samples back to back
-    STORE/<part>/00000.parquet           one row a sample, in the same order
+    STORE/<part>/00000.parquet           one row per sample, in the same order
 
-All is written to STORE.tmp-<pid> and renamed at the end, so a killed build leaves nothing that opens. Bad
-samples are collected, not written, and named together when the build ends; the store is then not made. One
-process builds 10 M tokens/s of CPU time from arrays of 500 codes, 5 with a transcript to tokenize for each.
+Everything is written to STORE.tmp-<pid> and renamed at the end, so a killed build leaves nothing that opens. Bad
+samples are collected, not written, and named together when the build ends; the store is then not made. One process
+writes 10 M tokens per second of CPU time from arrays of 500 codes, 5 M with a transcript to tokenize for each.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
-from titan_speech.store.files import flush_to_disk
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
-from titan_speech.store.problems import Problem, Problems
+from titan_speech.store.problems import Problems
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.sample_sorter import Recipe, SampleSorter
 from titan_speech.store.shard_writer import by_part, write_part
 from titan_speech.store.tasks import count_tasks
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ MAX_SHARD_BYTES = 4 << 30
 
 
 class StoreWriter:
-    """Context manager; the store exists when the block ends without an error, otherwise nothing is left."""
+    """Context manager: the store exists when the block ends without an error, otherwise nothing is left."""
 
     def __init__(
         self,
@@ -73,47 +73,45 @@ class StoreWriter:
         self._shard_bytes = shard_bytes
         self._problems = Problems(f"store {self.path} was not built")
         self._folder = fresh_folder(self.path)
-        self._spill_folder = self._folder / "spill"
-        self._doubts = Problems("", limit=None)
+        self._runs_folder = self._folder / "spill"
+        self._duration_mismatches = Problems("", limit=None)
         recipe = Recipe(tokenizer, codec, normalization_version, seed)
-        self._spill = SampleSorter(self._spill_folder, recipe, self._refuse, self._doubts.add)
-
-    def _refuse(self, sample_id: str, problem: Problem) -> None:
-        self._problems.add(sample_id, problem)
+        self._sorter = SampleSorter(self._runs_folder, recipe, self._problems.add, self._duration_mismatches.add)
 
     def add_speech(self, info: SampleInfo, codes: ArrayLike, transcripts: Mapping[str, str] | None = None) -> None:
-        """A sample of speech; `transcripts` by variant, a voice description as the variant `description`."""
-        self._spill.add_speech(info, codes, transcripts)
+        """Adds a sample of speech; `transcripts` by variant, a voice description as the variant `description`."""
+        self._sorter.add_speech(info, codes, transcripts)
 
     def add_text(self, info: SampleInfo, text: str, user: str | None = None) -> None:
-        """A document; with `user` an instruction, whose answer is `text`."""
-        self._spill.add_text(info, text, user)
+        """Adds a document; with `user` an instruction, whose answer is `text`."""
+        self._sorter.add_text(info, text, user)
 
     def close(self) -> Manifest:
-        """Writes shards and manifest and moves the store into place; `with` does this at the end."""
-        runs = self._spill.seal()
+        """Writes shards and manifest and moves the store into place; `with` does this at the end.
+
+        Raises:
+            DataError: samples are bad or contradict each other, there are none, or the path is in use.
+        """
+        runs = self._sorter.finish()
         find_conflicts(runs, self._problems)
         self._problems.raise_if_any()
         if not runs:
             raise DataError(f"store {self.path} was not built: no samples were added")
-        if self._doubts.found:
-            logger.warning("%s", doubted(self._doubts))
+        if self._duration_mismatches.found:
+            logger.warning("%s", duration_warning(self._duration_mismatches))
         rate = codes_per_sec(self.codec)
         parts = tuple(write_part(some, self._folder, self._shard_bytes, rate) for some in by_part(runs).values())
-        self.manifest = completed(self.manifest, parts, self._folder)
-        shutil.rmtree(self._spill_folder)
-        self._publish()
-        return self.manifest
-
-    def _publish(self) -> None:
+        self.manifest = complete_manifest(self.manifest, parts, self._folder)
+        shutil.rmtree(self._runs_folder)
         write_manifest(self.manifest, self._folder)
         try:
             os.rename(self._folder, self.path)
         except OSError as error:
-            raise DataError(f"{self.path} appeared during the build ({error}); it was left as it is") from error
+            raise DataError(f"{self.path} appeared during the build ({error}); it was left unchanged") from error
+        return self.manifest
 
     def abort(self) -> None:
-        """Leaves nothing behind."""
+        """Removes everything that was written."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> StoreWriter:
@@ -142,37 +140,34 @@ def codes_per_sec(codec: CodecInfo | None) -> float:
     return codec.codes_per_sec if codec is not None else 1.0
 
 
-def doubted(doubts: Problems) -> str:
-    """Of samples whose times are not the length of their codes."""
+def duration_warning(mismatches: Problems) -> str:
+    """The warning about samples whose times do not match the length of their codes."""
     return (
-        f"samples whose times are not the length of their codes: {doubts.count:,}; they are in the store, and "
-        f"titan-speech store audit judges how many are too many:\n{doubts.lines()}"
+        f"samples whose times do not match the length of their codes: {mismatches.count:,}; they are in the store, and "
+        f"titan-speech store audit judges how many are too many:\n{mismatches.lines()}"
     )
 
 
-def completed(manifest: Manifest, parts: tuple[PartInfo, ...], store: Path) -> Manifest:
-    """With the parts that lie in `store`, and all that follows from them."""
+def complete_manifest(manifest: Manifest, parts: tuple[PartInfo, ...], store: Path) -> Manifest:
+    """The manifest with the parts written in `store`, samples per task, and its fingerprint."""
     return replace(manifest, parts=parts, tasks=count_tasks(store, parts)).sealed()
 
 
 def write_manifest(manifest: Manifest, store: Path) -> None:
-    """Last of a store's files; safe on disk when this returns."""
-    with open(store / MANIFEST_NAME, "w", encoding="utf-8") as file:
-        file.write(manifest.to_json())
-        file.flush()
-        flush_to_disk(file.fileno())
+    """Writes the last of a store's files; it is flushed to disk when this returns."""
+    write_atomically(store / MANIFEST_NAME, manifest.to_json())
 
 
 def fresh_folder(path: Path) -> Path:
-    """The temporary folder beside the store to be; both must be free."""
+    """Makes the temporary folder next to a new store; neither may exist."""
     if is_s3(path):
-        raise DataError(f"{S3Url.parse(path)} is no folder: write to one, then send it with titan-speech store push")
+        raise DataError(f"{S3Url.parse(path)} is not a folder: write to one, then send it with titan-speech store push")
     if path.exists():
         raise DataError(f"{path} exists already and a store is never changed: choose another path or delete it")
     folder = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     if folder.exists():
         raise DataError(f"{folder} exists already; delete it if no build of {path} is running")
     for left in path.parent.glob(f"{path.name}.tmp-*"):
-        logger.warning("%s is of another build; delete it if that build is not running", left)
+        logger.warning("%s belongs to another build; delete it if that build is not running", left)
     folder.mkdir(parents=True)
     return folder
