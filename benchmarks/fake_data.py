@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.large_store import CODES_PER_TEXT_ID, speech_lengths
-from titan_speech.estimate.rows import PUBLISHED_ROWS
+from titan_speech.estimate.offline import PUBLISHED_ROWS
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter

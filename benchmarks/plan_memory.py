@@ -31,11 +31,10 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.config.schema_parallelism import ActivationCheckpointConfig
 from titan_speech.config.schema_training import LossConfig, ModelConfig, TokenizerConfig, TrainingConfig
-from titan_speech.estimate.devices import on_this_machine
 from titan_speech.estimate.fake_inputs import fake_inputs
-from titan_speech.estimate.memory import TraceJob
-from titan_speech.estimate.rows import run_vocabulary
-from titan_speech.estimate.trace_process import traced
+from titan_speech.estimate.offline import offline_config, run_vocabulary
+from titan_speech.estimate.step_trace import TraceJob
+from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.trainer import SpeechTrainer
 
@@ -97,7 +96,7 @@ def resident_bytes(field: str) -> int:
 
 
 def built(setup: Setup, folder: Path) -> SpeechTrainer:
-    config = on_this_machine(config_of(setup))[0]
+    config = offline_config(config_of(setup))[0]
     return fake_inputs(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).trainer.build()
 
 
@@ -160,10 +159,10 @@ def measure(setup: Setup, by: str) -> int:
 
 def computed(setup: Setup) -> dict[str, int]:
     """Bytes by component, by the plan."""
-    config = on_this_machine(config_of(setup))[0]
+    config = offline_config(config_of(setup))[0]
     vocabulary = run_vocabulary(config).vocabulary
     job = TraceJob(config, setup.shape, vocabulary, 1, accumulates=False, fused_kernels=False)
-    return dict(traced([job])[0].peak.num_bytes)
+    return dict(trace_jobs([job])[0].peak.num_bytes)
 
 
 def row(setup: Setup) -> dict[str, object]:

@@ -23,7 +23,7 @@ from benchmarks.large_store import speech_lengths
 from benchmarks.record import Goal
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.model.backbones import published_shape
-from titan_speech.model.flops import attention_flops, count_flops
+from titan_speech.model.flops import count_flops
 from titan_speech.utils.text_table import table_lines
 
 FOLDER = Path(__file__).parent / "references"
@@ -84,7 +84,7 @@ class Aim:
 def flops_per_token(family: str, flavor: str, num_rows: int, attended: float) -> float:
     """Training FLOPs of a token whose attention covers `attended` positions."""
     shape = published_shape(family, flavor)
-    return count_flops(shape, num_rows, 0, None).matrices + attention_flops(shape, attended)
+    return count_flops(shape, num_rows).at(attended)
 
 
 def peak_flops(device: str) -> float:

@@ -58,9 +58,8 @@ def figures(world_size: int) -> dict[str, float]:
     from titan_speech.config.schema import SpeechConfig
     from titan_speech.config.schema_operations import CheckpointConfig
     from titan_speech.config.schema_training import TrainingConfig
-    from titan_speech.estimate.devices import on_this_machine
     from titan_speech.estimate.fake_inputs import fake_inputs
-    from titan_speech.estimate.rows import run_vocabulary
+    from titan_speech.estimate.offline import offline_config, run_vocabulary
     from titan_speech.model.backbones import published_shape
 
     config = SpeechConfig(
@@ -73,7 +72,7 @@ def figures(world_size: int) -> dict[str, float]:
         checkpoint=CheckpointConfig(enable=False),
     )
     with tempfile.TemporaryDirectory(prefix="titan-speech-benchmark-") as folder:
-        config, _ = on_this_machine(config)
+        config, _ = offline_config(config)
         vocabulary = run_vocabulary(config).vocabulary
         shape = published_shape("llama3", "debug")
         layout = Timed()

@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from titan_speech.estimate.answer import Question, RunEstimate  # noqa: E402
 from titan_speech.estimate.devices import DEVICES  # noqa: E402
 from titan_speech.estimate.run import estimate_runs  # noqa: E402
+from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate  # noqa: E402
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 FOLDER, PAGE = ROOT / "train_configs", ROOT / "train_configs" / "README.md"
@@ -47,7 +47,7 @@ def plans_of(sizes: Mapping[str, int]) -> dict[str, RunEstimate]:
     for name, world_size in sizes.items():
         words = ["--job.config_file", f"train_configs/{name}.toml"]
         config = load_config(words, world_size=world_size).config
-        questions.append(Question(config, name, world_size, DEVICES["h100"]))
+        questions.append(EstimateRequest(config, name, world_size, DEVICES["h100"]))
     return dict(zip(sizes, estimate_runs(questions), strict=True))
 
 
@@ -57,7 +57,7 @@ def with_figures(text: str, plan: RunEstimate) -> str:
 
 
 def head_lines(plan: RunEstimate) -> str:
-    speed, memory, world_size = plan.speed, plan.memory, plan.question.world_size
+    speed, memory, world_size = plan.speed, plan.memory, plan.request.world_size
     assert speed is not None
     each = f"{rounded(speed.tokens_per_sec_per_gpu)} tokens/s each, {rounded(speed.gpu_hours)} GPU hours"
     parts = sorted(memory.by_component.items(), key=lambda part: -part[1])[:LARGEST_SHOWN]
@@ -84,7 +84,7 @@ def table(plans: Mapping[str, RunEstimate]) -> str:
     rows = ["| | parameters | GFLOP a token at 2,048 / 4,096 | tokens/s/GPU at 2,048 / 4,096 |", "|---|---|---|---|"]
     for backbone, names in BACKBONES.items():
         both = [plans[name] for name in names]
-        flops = " / ".join(f"{plan.flops.full / 1e9:.3g}" for plan in both)
+        flops = " / ".join(f"{plan.flops_per_token / 1e9:.3g}" for plan in both)
         rates = " / ".join(rounded(plan.speed.tokens_per_sec_per_gpu) for plan in both if plan.speed)
         rows.append(f"| {backbone} | {both[0].parameters.total / 1e9:.3f} B | {flops} | {rates} |")
     return "".join(f"{row}\n" for row in rows)

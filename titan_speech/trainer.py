@@ -28,9 +28,10 @@ from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopRun, StopSignals
 from titan_speech.health.watchdog import HangReport, is_of_a_collective
+from titan_speech.model.flops import FlopsPerToken
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
-from titan_speech.training.metrics import FlopsPerToken, RunFacts, SpeechMetricsProcessor, count_batch
+from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers, StepGuard
 from titan_speech.training.profiler import DATA, PASS
 
@@ -107,7 +108,7 @@ class SpeechTrainer(Trainer):
         _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
         _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
         per_position = flops_at_2 - flops_at_1
-        return FlopsPerToken(fixed=flops_at_1 - per_position, per_position=per_position)
+        return FlopsPerToken(matrices=flops_at_1 - per_position, per_attended_token=per_position)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         """Log the start of the run once, then yield TorchTitan's batches and count those of steps that are trained.

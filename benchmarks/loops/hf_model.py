@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.estimate.rows import run_shape, run_vocabulary
+from titan_speech.estimate.offline import run_shape, run_vocabulary
 from titan_speech.hf.config_json import config_from_shape
 
 

@@ -16,7 +16,7 @@ import torch
 from benchmarks.bundled import IGNORED, Sample, paired_samples
 from benchmarks.loops.hf_model import fresh_model
 from benchmarks.talker import Talker
-from titan_speech.estimate.rows import run_vocabulary
+from titan_speech.estimate.offline import run_vocabulary
 from titan_speech.preflight.config_checks import load_config
 
 # Shape legend: B samples of a batch, L tokens of its longest.

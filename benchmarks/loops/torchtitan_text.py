@@ -66,7 +66,7 @@ def _config(text_file: Path, words: list[str], folder: Path) -> Any:
 
     from titan_speech import trainer_config
     from titan_speech.config.budget import Budget
-    from titan_speech.estimate.rows import run_shape, run_vocabulary
+    from titan_speech.estimate.offline import run_shape, run_vocabulary
 
     speech = load_config(words).config
     shape, vocabulary, budget = run_shape(speech)[0], run_vocabulary(speech).vocabulary, Budget.from_config(speech)

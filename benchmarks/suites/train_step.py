@@ -37,7 +37,7 @@ from benchmarks.trace_split import split
 from benchmarks.turns import Contestant, Rounds, Turn, take_turns
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.dry_run import dry_run
-from titan_speech.estimate.rows import run_vocabulary
+from titan_speech.estimate.offline import run_vocabulary
 from titan_speech.preflight.config_checks import load_config
 
 FLOAT8 = {"float8.recipe": "tensorwise"}

@@ -1,4 +1,4 @@
-"""The plan of a run: counts against independent ones, traces against all layers, pages that say what they know."""
+"""Estimates of runs: counts against independent ones, traces against all layers, pages that say what they know."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from titan_speech.config.schema_operations import CadenceRule
 from titan_speech.config.schema_parallelism import ActivationCheckpointConfig, CompileConfig
 from titan_speech.config.schema_training import LossConfig, ModelConfig, TokenizerConfig, TrainingConfig
 from titan_speech.distributed.pipeline import bubble
-from titan_speech.estimate.answer import Question, RunEstimate, count_storage, link_rate, neighbour_rate, predict
-from titan_speech.estimate.compare import RECORD_FORMAT, comparison, plan_record
-from titan_speech.estimate.data_reading import read_plan
-from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, REFERENCES, on_this_machine
-from titan_speech.estimate.memory import (
+from titan_speech.estimate.compare import comparison
+from titan_speech.estimate.data_usage import data_usage
+from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, REFERENCES
+from titan_speech.estimate.offline import PUBLISHED_ROWS, offline_config, run_vocabulary
+from titan_speech.estimate.record import RECORD_FORMAT, estimate_record
+from titan_speech.estimate.report import report_page
+from titan_speech.estimate.run import count_run, estimate_runs, predict_run
+from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate, count_storage
+from titan_speech.estimate.speed import link_rate, neighbour_rate, predict
+from titan_speech.estimate.step_trace import (
     Collective,
     Event,
     Peak,
     StepTrace,
     TraceJob,
     Traffic,
-    extended,
-    extended_trace,
+    extrapolate_peaks,
+    extrapolate_trace,
     peaks,
     with_layers,
 )
-from titan_speech.estimate.report import report_page
-from titan_speech.estimate.rows import PUBLISHED_ROWS, run_vocabulary
-from titan_speech.estimate.run import count_run, estimate_runs, predict_run
-from titan_speech.estimate.trace_process import traced
+from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.flops import count_flops, count_parameters
 from titan_speech.preflight.config_checks import load_config
@@ -97,7 +99,7 @@ def test_flops_are_those_of_torchs_counter_on_another_implementation(family: str
         ids_1L = torch.zeros(1, seq_len, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         model(ids_1L).logits.sum().backward()
-    rotary = counter.get_total_flops() - seq_len * count_flops(shape, num_rows, seq_len, None).full
+    rotary = counter.get_total_flops() - seq_len * count_flops(shape, num_rows).at(seq_len)
     assert 0 <= rotary < 1e-3 * counter.get_total_flops()  # angles: one product of width 1, forward only
 
 
@@ -106,16 +108,16 @@ def test_flops_of_the_published_runs_are_those_their_mfu_was_derived_from(
     family: str, flavor: str, gigaflops: float
 ) -> None:
     rows = vocabulary_of(family).num_rows
-    assert count_flops(published_shape(family, flavor), rows, 2048, None).full / 1e9 == pytest.approx(
-        gigaflops, rel=2e-3
-    )
+    assert count_flops(published_shape(family, flavor), rows).at(2048) / 1e9 == pytest.approx(gigaflops, rel=2e-3)
 
 
 def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
     events = [Event("a", 0, 10), Event("a", 1, 5), Event("a", 1, -5), Event("b", 2, 3), Event("b", 0, -10)]
     found = peaks(events, {0: "weights", 1: "work", 2: "work"})
     assert found == [Peak("a", {"weights": 10, "work": 5}), Peak("b", {"weights": 10, "work": 3})]
-    assert extended([Peak("a", {"x": 10})], [Peak("a", {"x": 14, "y": 2})], 3) == [Peak("a", {"x": 22, "y": 6})]
+    assert extrapolate_peaks([Peak("a", {"x": 10})], [Peak("a", {"x": 14, "y": 2})], 3) == [
+        Peak("a", {"x": 22, "y": 6})
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def together() -> tuple[list[StepTrace], list[RunEstimate]]:
     """All that is traced here, in one process: three, four and six layers at eight ranks; and the bundled
     demonstration, whose stores are here, on eight GPUs, with its own packs a pass and with half."""
     job = TraceJob(
-        on_this_machine(SMALL)[0],
+        offline_config(SMALL)[0],
         published_shape("qwen3", "debug"),
         run_vocabulary(SMALL).vocabulary,
         WORLD_SIZE,
@@ -131,16 +133,16 @@ def together() -> tuple[list[StepTrace], list[RunEstimate]]:
     )
     counted = [count_run(demonstration(*of)) for of in (("demo", "4"), ("halved", "2"))]
     jobs = [with_layers(job, layers) for layers in DEPTHS]
-    traces = traced([*jobs, *(job for run in counted for jobs in run.jobs for job in jobs)])
+    traces = trace_jobs([*jobs, *(job for run in counted for jobs in run.jobs for job in jobs)])
     rest = iter(traces[len(DEPTHS) :])
     return traces[: len(DEPTHS)], [predict_run(run, rest) for run in counted]
 
 
-def demonstration(name: str, packs: str) -> Question:
+def demonstration(name: str, packs: str) -> EstimateRequest:
     """With few chunks of the loss, whose number changes nothing that is looked at here."""
     words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs]
     config = load_config([*words, "--loss.num_chunks", "2"], world_size=WORLD_SIZE).config
-    return Question(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0)
+    return EstimateRequest(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +150,9 @@ def depths(together: tuple[list[StepTrace], list[RunEstimate]]) -> list[StepTrac
     return together[0]
 
 
-def test_a_trace_extended_in_depth_equals_that_of_all_layers(depths: list[StepTrace]) -> None:
+def test_a_trace_extrapolated_in_depth_equals_that_of_all_layers(depths: list[StepTrace]) -> None:
     shallow, deeper, all_layers = depths
-    assert extended_trace(shallow, deeper, DEPTHS[-1]) == all_layers
+    assert extrapolate_trace(shallow, deeper, DEPTHS[-1]) == all_layers
 
 
 def test_what_a_rank_holds_between_steps_is_its_part_of_weights_gradients_and_moments(depths: list[StepTrace]) -> None:
@@ -222,7 +224,7 @@ def test_the_speed_model_gives_back_the_published_pretraining_runs(reference) ->
     kinds = {"all_reduce": 4} if "DDP" in reference.strategy else {"all_gather": 4, "reduce_scatter": 4}
     traffic = tuple(Traffic(Collective("pass", kind, ranks), 1, size * parameters) for kind, size in kinds.items())
     trace = StepTrace(shape.num_layers, (), {}, 0, traffic)
-    flops = count_flops(shape, rows, 2048, None).full
+    flops = count_flops(shape, rows).at(2048)
     speed = predict(config, 32, trace, flops, 8 * 2048 * flops, DEVICES["h100"], DEFAULT_ASSUMPTIONS, None)
     assert speed is not None
     assert speed.tokens_per_sec_per_gpu == pytest.approx(reference.tokens_per_sec_per_gpu, rel=0.05)
@@ -242,9 +244,9 @@ def test_checkpoints_hold_weights_and_two_moments() -> None:
     assert (storage.num_saved, storage.num_kept_full, storage.num_kept_model_only) == (20, 3, 3)
 
 
-def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
+def test_without_stores_the_estimate_says_what_it_does_not_know() -> None:
     source = SourceConfig(name="speech", store="nowhere", task="speech", share=1.0)
-    reading = read_plan(replace(SMALL, data=replace(SMALL.data, source=(source,))))
+    reading = data_usage(replace(SMALL, data=replace(SMALL.data, source=(source,))))
     assert not reading.stores_opened
     assert "nowhere" in reading.reason
     (stream,) = reading.streams
@@ -253,43 +255,48 @@ def test_without_stores_the_plan_says_what_it_does_not_know() -> None:
 
 
 @pytest.fixture(scope="module")
-def plans(together: tuple[list[StepTrace], list[RunEstimate]]) -> list[RunEstimate]:
+def estimates(together: tuple[list[StepTrace], list[RunEstimate]]) -> list[RunEstimate]:
     return together[1]
 
 
 @pytest.fixture(scope="module")
-def plan(plans: list[RunEstimate]) -> RunEstimate:
-    return plans[0]
+def estimate(estimates: list[RunEstimate]) -> RunEstimate:
+    return estimates[0]
 
 
-def test_two_plans_side_by_side_mark_what_is_equal_and_divide_what_is_not(plans: list[RunEstimate]) -> None:
-    head, names, *rows = comparison(*plans).splitlines()
+def test_two_estimates_side_by_side_mark_what_is_equal_and_divide_what_is_not(estimates: list[RunEstimate]) -> None:
+    head, names, *rows = comparison(*estimates).splitlines()
     assert "nothing was measured on a GPU" in head
     assert names.split()[:2] == ["demo", "halved"]
     last = {re.split(r"\s{2,}", row.strip())[0]: row.split()[-1] for row in rows}
     assert last["parameters"] == last["steps"] == "="
-    assert [plan.steps.filler_packs for plan in plans] == [24, 8]  # 8 packs a step; a pass takes 8 x 4, or 8 x 2
-    assert last["filler packs a step"] == "0.333"
-    held = [plan.memory.tensor_bytes for plan in plans]
-    assert float(last["tensors of a GPU"]) == pytest.approx(held[1] / held[0], rel=1e-2)
+    assert [estimate.steps.filler_packs for estimate in estimates] == [
+        24,
+        8,
+    ]  # 8 packs per step; passes of 32, 16
+    assert last["padding packs per step"] == "0.333"
+    held = [estimate.memory.tensor_bytes for estimate in estimates]
+    assert float(last["tensors per GPU"]) == pytest.approx(held[1] / held[0], rel=1e-2)
     assert held[1] < held[0]
 
 
-def test_epochs_and_hours_are_those_of_the_data_plan(plan: RunEstimate) -> None:
-    assert plan.reading.stores_opened
-    tokens = sum(stream.num_tokens for stream in plan.reading.streams)
-    assert tokens == pytest.approx(plan.steps.total_tokens)
-    assert plan.reading.audio_hours is not None
-    assert 0.3 < plan.reading.audio_hours * 3600 * 50 / tokens < 0.9  # text, framing and padding are the rest
-    assert plan.flops.attention_packed is not None
-    assert plan.flops.attention_packed < plan.flops.attention_causal
+def test_epochs_and_hours_are_those_of_the_data_plan(estimate: RunEstimate) -> None:
+    assert estimate.data.stores_opened
+    tokens = sum(stream.num_tokens for stream in estimate.data.streams)
+    assert tokens == pytest.approx(estimate.steps.total_tokens)
+    assert estimate.data.audio_hours is not None
+    assert 0.3 < estimate.data.audio_hours * 3600 * 50 / tokens < 0.9  # text, framing and padding are the rest
+    packed, causal = estimate.attention_flops["packed"], estimate.attention_flops["causal"]
+    assert packed is not None
+    assert causal is not None
+    assert packed < causal
 
 
-def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunEstimate) -> None:
-    text = report_page(plan)
+def test_the_page_names_what_is_computed_predicted_and_not_measured(estimate: RunEstimate) -> None:
+    text = report_page(estimate)
     assert "Nothing was measured on a GPU" in text
     assert "fits" in text
-    for component in plan.memory.by_component:
+    for component in estimate.memory.by_component:
         assert component in text
     assert all(len(line) <= 160 for line in text.splitlines())
 
@@ -298,9 +305,9 @@ def test_the_page_names_what_is_computed_predicted_and_not_measured(plan: RunEst
 @pytest.mark.parametrize(
     ("flavor", "schedule", "packs", "sends_a_pass"), [("8B", "1F1B", 2, 1), ("debug_untied", "Interleaved1F1B", 4, 3)]
 )
-def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: int, sends_a_pass: int) -> None:
+def test_a_pipeline_is_estimated_rank_by_rank(flavor: str, schedule: str, packs: int, sends_a_pass: int) -> None:
     """On two ranks, which hold their layers and one table each, send what crosses borders, and together do the work of
-    the model; and what few layers a stage give, extended, is what all of them give."""
+    the model; and what few layers a stage give, extrapolate_peaks, is what all of them give."""
     layout = {"pipeline_parallel_degree": 2, "pipeline_parallel_schedule": schedule}
     layout |= {"pipeline_parallel_first_stage_less_layers": 0}
     config = replace(
@@ -310,8 +317,8 @@ def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: i
         training=replace(SMALL.training, local_batch_packs=packs),
         activation_checkpoint=ActivationCheckpointConfig(kind="none"),
     )
-    question = Question(config, "pipeline", 4, DEVICES["h100"])
-    [whole, extended_plan] = estimate_runs([replace(question, full_trace=True), question])
+    request = EstimateRequest(config, "pipeline", 4, DEVICES["h100"])
+    [whole, extrapolated] = estimate_runs([replace(request, full_trace=True), request])
     shape, pass_tokens = whole.shape, packs * config.training.seq_len
     layer = (shape.num_parameters(0) - shape.dim) / shape.num_layers
     for rank in whole.ranks:
@@ -320,12 +327,12 @@ def test_a_pipeline_is_planned_rank_by_rank(flavor: str, schedule: str, packs: i
         assert rank.trace.resident["parameters"] == pytest.approx(4 * held / 2, rel=0.01)
         sent = sum(one.num_bytes for one in rank.trace.traffic if one.collective.kind == "point_to_point")
         assert sent == sends_a_pass * pass_tokens * 2 * shape.dim
-    assert sum(rank.pass_flops for rank in whole.ranks) == pytest.approx(pass_tokens * whole.flops.full, rel=1e-6)
-    for one, other in zip(whole.ranks, extended_plan.ranks, strict=True):
+    assert sum(rank.pass_flops for rank in whole.ranks) == pytest.approx(pass_tokens * whole.flops_per_token, rel=1e-6)
+    for one, other in zip(whole.ranks, extrapolated.ranks, strict=True):
         assert other.memory.tensor_bytes == pytest.approx(one.memory.tensor_bytes, rel=1e-3)
         assert other.pass_flops == pytest.approx(one.pass_flops)
     assert "pipeline rank" in report_page(whole)
-    assert len(plan_record(whole)["computed"]["pipeline_ranks"]) == 2
+    assert len(estimate_record(whole)["computed"]["pipeline_ranks"]) == 2
 
 
 def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None:
@@ -335,9 +342,9 @@ def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None
     assert table(rows) in (ROOT / "docs" / "estimate.md").read_text("utf-8")
 
 
-def test_the_record_is_json_with_a_format(plan: RunEstimate) -> None:
-    content = json.loads(json.dumps(plan_record(plan)))
+def test_the_record_is_json_with_a_format(estimate: RunEstimate) -> None:
+    content = json.loads(json.dumps(estimate_record(estimate)))
     assert content["format"] == RECORD_FORMAT
-    assert content["computed"]["memory"]["tensor_bytes"] == plan.memory.tensor_bytes
+    assert content["computed"]["memory"]["tensor_bytes"] == estimate.memory.tensor_bytes
     speed = content["predicted"]["speed"]
     assert speed["price"] == pytest.approx(2.0 * speed["run_hours"] * WORLD_SIZE)

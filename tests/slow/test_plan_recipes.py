@@ -1,4 +1,4 @@
-"""Every shipped recipe can be planned and dry-run at the world size its launch line states."""
+"""Every shipped recipe can be estimated and dry-run at the world size its launch line states."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scripts.recipe_headers import FOLDER, PAGE, page, plans_of, with_figures, w
 from titan_speech.cli.main import main
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.estimate.answer import Question, RunEstimate
 from titan_speech.estimate.devices import DEVICES
-from titan_speech.estimate.dry_run import MOST_BASE_ROWS, dry_run, shortened
-from titan_speech.estimate.rows import run_shape
+from titan_speech.estimate.dry_run import MAX_BASE_ROWS, dry_run, shortened
+from titan_speech.estimate.offline import run_shape
 from titan_speech.estimate.run import estimate_runs
+from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.vocabulary import NUM_CODES, NUM_SPECIAL_ROWS
 
@@ -45,17 +45,17 @@ def config_of(recipe: str) -> SpeechConfig:
     return load_config(["--job.config_file", recipe], world_size=world_size_of(recipe)).config
 
 
-def question_of(recipe: str) -> Question:
-    return Question(config_of(recipe), recipe, world_size_of(recipe), DEVICES["h100"], price_per_gpu_hour=2.0)
+def request_of(recipe: str) -> EstimateRequest:
+    return EstimateRequest(config_of(recipe), recipe, world_size_of(recipe), DEVICES["h100"], price_per_gpu_hour=2.0)
 
 
 def check_that_a_rank_holds_its_part(plan: RunEstimate) -> None:
     """fp32 weights and two moments, sharded over all ranks that are no copies of each other."""
-    copies = plan.question.config.parallelism.data_parallel_replicate_degree
-    part = 4 * plan.parameters.total * copies / plan.question.world_size
+    copies = plan.request.config.parallelism.data_parallel_replicate_degree
+    part = 4 * plan.parameters.total * copies / plan.request.world_size
     resident = plan.trace.resident
-    assert resident["parameters"] == pytest.approx(part, rel=0.02), plan.question.name
-    assert resident["optimizer state"] == pytest.approx(2 * part, rel=0.02), plan.question.name
+    assert resident["parameters"] == pytest.approx(part, rel=0.02), plan.request.name
+    assert resident["optimizer state"] == pytest.approx(2 * part, rel=0.02), plan.request.name
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_every_recipe_is_planned_and_its_head_says_what_the_plan_does() -> None:
 
 @pytest.mark.slow
 def test_recipes_for_a_cpu_are_planned_too() -> None:
-    for plan in estimate_runs([question_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
+    for plan in estimate_runs([request_of(recipe) for recipe in RECIPES if Path(recipe).stem not in world_sizes()]):
         check_that_a_rank_holds_its_part(plan)
         assert plan.speed is not None
         assert plan.speed.price is not None
@@ -125,7 +125,7 @@ def test_json_tells_of_the_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_two_layers_of_the_demonstration_take_steps_on_eight_ranks() -> None:
     done = dry_run(config_of("train_configs/demo.toml"), 8)
-    assert (done.world_size, done.num_rows) == (8, MOST_BASE_ROWS + NUM_CODES + NUM_SPECIAL_ROWS)
+    assert (done.world_size, done.num_rows) == (8, MAX_BASE_ROWS + NUM_CODES + NUM_SPECIAL_ROWS)
     assert done.num_rows == done.num_rows_of_run
 
 

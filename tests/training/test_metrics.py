@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from titan_speech.data.collate import IGNORE_INDEX, encode_labels
+from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupLoss, StreamKey, group_losses
-from titan_speech.training.metrics import BatchCounts, FlopsPerToken, count_batch, format_groups
+from titan_speech.training.metrics import BatchCounts, count_batch, format_groups
 
 VOCABULARY = Vocabulary(num_base=100, bos_id=0, eos_id=1)
 
@@ -85,5 +86,5 @@ def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(tmp_path: P
 
 
 def test_flops_are_linear_in_the_attended_length() -> None:
-    flops = FlopsPerToken(fixed=6.0, per_position=0.5)
+    flops = FlopsPerToken(matrices=6.0, per_attended_token=0.5)
     assert flops.at(100) == 56.0

@@ -15,7 +15,7 @@ from titan_speech.estimate.devices import DEVICES
 
 if TYPE_CHECKING:
     from titan_speech.config.load import LoadedConfig
-    from titan_speech.estimate.answer import Question
+    from titan_speech.estimate.run_estimate import EstimateRequest
 
 
 def estimate(args: argparse.Namespace) -> None:
@@ -28,22 +28,23 @@ def estimate(args: argparse.Namespace) -> None:
     if args.against is not None:
         loaded.append(load_config(["--job.config_file", args.against], world_size=args.world_size))
 
-    from titan_speech.estimate.compare import comparison, plan_record
+    from titan_speech.estimate.compare import comparison
+    from titan_speech.estimate.record import estimate_record
     from titan_speech.estimate.report import report_page
     from titan_speech.estimate.run import estimate_runs
 
     estimates = estimate_runs([_question(one, args) for one in loaded])
     if args.json:
-        records = [plan_record(one) for one in estimates]
+        records = [estimate_record(one) for one in estimates]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
         print(report_page(estimates[0]) if len(estimates) == 1 else comparison(estimates[0], estimates[1]))
 
 
-def _question(loaded: LoadedConfig, args: argparse.Namespace) -> Question:
-    from titan_speech.estimate.answer import Question
+def _question(loaded: LoadedConfig, args: argparse.Namespace) -> EstimateRequest:
+    from titan_speech.estimate.run_estimate import EstimateRequest
 
-    return Question(
+    return EstimateRequest(
         config=loaded.config,
         name=str(loaded.files[-1]),
         world_size=args.world_size,

@@ -1,23 +1,20 @@
-"""What a run will do, need and cost, before it is started; no GPU is needed to know it.
+"""Estimates what a run needs before it starts, without a GPU: steps, memory, communication, time and cost.
 
 configuration
-  |  rows.py          vocabulary and sizes, also where tokenizer and weights are not on this machine
-  |  counts.py        parameters and FLOPs, in closed form
-  |  reading.py       tokens, epochs and hours by source and language, from the stores
-  |  storage.py       checkpoints
+  |  offline.py         vocabulary and sizes, also where tokenizer and weights are missing; what needs CUDA left out
+  |  model/flops.py     parameters and FLOPs, in closed form
+  |  data_usage.py      tokens, epochs and hours by source and language, from the stores
   v
-run on fake tensors
-  |  this_machine.py   the configuration without what needs CUDA
-  |  stand_in.py      the run's own tree over random codes
-  |  kernels.py       what a GPU's kernels keep                      (in a process of its own: trace_process)
-  |  step_trace.py    forward, loss, backward, optimizer of one rank (rank_trace or pipeline_trace; ledger, seams,
-  |                   collectives, timeline)
-  |  extend.py        from three and four layers to all
+trace on fake tensors, in a process of its own
+  |  trace_process.py   jobs in, traces out
+  |  fake_inputs.py     the run's own configuration tree over random codes
+  |  rank_trace.py      forward, loss, backward, optimizer of one rank; pipeline_trace.py for a rank of a pipeline
+  |  tracker.py         what operators allocate, multiply and send
   v
-step.StepTrace        memory by component, FLOPs, bytes sent
-  |  hardware.py      devices, assumptions, published runs
-  |  speed.py         seconds of a step
-  |  dry_run.py        if asked for: two layers that really step, on a fake process group
+step_trace.py           memory by component, FLOPs, bytes sent; extrapolated from three and four layers to all
+  |  devices.py         devices, assumptions, published runs
+  |  speed.py           seconds per step
+  |  dry_run.py         on request: two layers that really take steps, on a fake process group
   v
-answer.RunPlan        by run_plan.py; page.py prints it, record.py is its JSON, compare.py lays two side by side
+run_estimate.py         `RunEstimate`, made by run.py; report.py: a page, record.py: JSON, compare.py: two side by side
 """

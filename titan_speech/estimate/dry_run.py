@@ -1,11 +1,11 @@
-"""Two layers of full width that really step: the run's trainer, loss, layout and optimizer at its real world size.
+"""Real steps of two layers of full width: the run's trainer, loss, layout and optimizer at its real world size.
 
-In: a configuration and ranks. Out: a line that says what was run, or an `EstimateError` that says why not. One
-process is rank 0 on TorchTitan's fake process group, which computes but exchanges nothing, so losses mean nothing: what
-is shown is that shapes, degrees, heads, chunks and vocabulary fit. Widths, degrees and the optimizer are the run's. So
-that a CPU takes seconds, packs are of 16 random tokens, or of 128 a rank with context parallelism, and of the text
-backbone's rows the first 4,096 stay (the trace has them all). A pipeline has a layer a stage, and its first and last
-rank step, each in a process of its own.
+In: a configuration and a world size. Out: `DryRun`, a description of what was executed, or an `EstimateError` that says
+why not. One process is rank 0 on TorchTitan's fake process group, which computes but exchanges nothing, so losses mean
+nothing: it shows that shapes, degrees, heads, chunks and vocabulary fit. Widths, degrees and the optimizer are the
+run's. So that a CPU takes seconds, packs have 16 random tokens (128 per rank with context parallelism), and of the text
+backbone's rows the first 4,096 are used (the trace has them all). A pipeline has one layer per stage, and its first and
+last rank take steps, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from titan_speech.config.budget import data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import stages_per_rank
 from titan_speech.errors import EstimateError
-from titan_speech.estimate.devices import on_this_machine
-from titan_speech.estimate.memory import TraceJob, global_rank, with_layers, with_stages
-from titan_speech.estimate.rows import run_shape, run_vocabulary
-from titan_speech.estimate.trace_process import end_of
+from titan_speech.estimate.offline import offline_config, run_shape, run_vocabulary
+from titan_speech.estimate.step_trace import TraceJob, global_rank, with_layers, with_stages
+from titan_speech.estimate.trace_process import last_lines
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -37,13 +36,17 @@ if TYPE_CHECKING:
 
 
 MODULE = "titan_speech.estimate.dry_run"
-NUM_LAYERS, NUM_STEPS, TOKENS_PER_RANK, MOST_BASE_ROWS, MOST_CHUNKS = 2, 2, 16, 4096, 8
+NUM_LAYERS, NUM_STEPS = 2, 2
+TOKENS_PER_PACK = 16
+CONTEXT_PARALLEL_TOKENS = 128
+"""Per rank: context parallelism splits packs in blocks of so many tokens."""
+MAX_BASE_ROWS, MAX_CHUNKS = 4096, 8
 WEIGHT = 0.01
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was run."""
+    """What was executed."""
 
     num_steps: int
     num_layers: int
@@ -55,7 +58,7 @@ class DryRun:
     ranks: tuple[int, ...]
 
     def lines(self) -> list[str]:
-        rows = f"{self.num_rows:,} of {self.num_rows_of_run:,} rows (codes and specials, and the first base rows)"
+        rows = f"{self.num_rows:,} of {self.num_rows_of_run:,} rows (codes, special tokens, and the first base rows)"
         return [
             f"took {self.num_steps} steps of {self.num_layers} layers {self.dim:,} wide with {rows},",
             f"as rank {' and rank '.join(map(str, self.ranks))} of {self.world_size:,} on a fake process group, "
@@ -64,13 +67,13 @@ class DryRun:
 
 
 def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
-    """Take the steps in a process of its own.
+    """Take the steps, each rank in a process of its own.
 
     Raises:
-        EstimateError: they cannot be taken; the text ends with what went wrong.
+        EstimateError: a step cannot be taken; the message ends with the last lines of the process.
     """
     (shape, _), vocabulary = run_shape(config), run_vocabulary(config).vocabulary
-    fewer = Vocabulary(num_base=min(vocabulary.num_base, MOST_BASE_ROWS), bos_id=0, eos_id=1)
+    fewer = Vocabulary(num_base=min(vocabulary.num_base, MAX_BASE_ROWS), bos_id=0, eos_id=1)
     config = shortened(config, world_size)
     job = TraceJob(config, shape, fewer, world_size, accumulates=False)
     layout = config.parallelism
@@ -78,7 +81,7 @@ def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
     job = with_layers(job, NUM_LAYERS) if degree == 1 else with_stages(job, 1, num_stages)
     jobs = [replace(job, pipeline_rank=rank) for rank in sorted({0, degree - 1})]
     for one in jobs:
-        _in_a_process(one)
+        _run_process(one)
     return DryRun(
         num_steps=NUM_STEPS,
         num_layers=job.shape.num_layers,
@@ -91,7 +94,7 @@ def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
     )
 
 
-def _in_a_process(job: TraceJob) -> None:
+def _run_process(job: TraceJob) -> None:
     rank, world_size = str(global_rank(job)), str(job.world_size)
     ranks = {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": world_size, "NGPU": world_size}
     with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
@@ -106,15 +109,15 @@ def _in_a_process(job: TraceJob) -> None:
         )
     if done.returncode:
         count = f"{job.shape.num_layers} layers cannot take a step at {job.world_size} ranks"
-        raise EstimateError(f"{count}:\n{end_of(done.stderr)}")
+        raise EstimateError(f"{count}:\n{last_lines(done.stderr)}")
 
 
 def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
-    """The configuration on this machine, with packs a CPU computes in seconds and one pass a step."""
-    config, _ = on_this_machine(config)
+    """The configuration for this machine, with packs that a CPU computes in seconds and one pass per step."""
+    config, _ = offline_config(config)
     layout = config.parallelism
-    # context parallelism cuts packs in blocks of 128 tokens a rank
-    seq_len = 128 * layout.context_parallel_degree if layout.context_parallel_degree > 1 else TOKENS_PER_RANK
+    context_ranks = layout.context_parallel_degree
+    seq_len = CONTEXT_PARALLEL_TOKENS * context_ranks if context_ranks > 1 else TOKENS_PER_PACK
     passes = layout.pipeline_parallel_degree if layout.pipeline_parallel_degree > 1 else 1
     packs = data_parallel_degree(layout, world_size) * passes
     return replace(
@@ -127,7 +130,7 @@ def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
             global_batch_tokens=packs * seq_len,
             target_tokens=NUM_STEPS * packs * seq_len,
         ),
-        loss=replace(config.loss, num_chunks=min(config.loss.num_chunks, MOST_CHUNKS)),
+        loss=replace(config.loss, num_chunks=min(config.loss.num_chunks, MAX_CHUNKS)),
         metrics=replace(config.metrics, tensorboard=False, wandb=False),
     )
 
@@ -150,13 +153,13 @@ def main(file: Path, folder: Path) -> None:
     tree.comm = CommConfig(mode="fake_backend")
     assert tree.model_spec is not None
     for _, config, _, _ in tree.model_spec.model.traverse(Module.Config, recurse=True):
-        if config.param_init is not None:  # drawing 800 M values takes a minute
+        if config.param_init is not None:  # random values for 800 M weights take a minute
             config.param_init = dict.fromkeys(config.param_init, partial(torch.nn.init.constant_, val=WEIGHT))
     trainer = tree.build()
     if trainer.parallel_dims.pp_enabled:
-        _tell_stages_what_they_exchange(trainer, job)
+        _initialize_stages(trainer, job)
     for optimizer in trainer.optimizers:
-        optimizer.register_step_pre_hook(_without_gradients)
+        optimizer.register_step_pre_hook(_zero_gradients)
     try:
         batches = trainer.batch_generator(trainer.dataloader)
         for trainer.step in range(1, NUM_STEPS + 1):
@@ -166,22 +169,22 @@ def main(file: Path, folder: Path) -> None:
 
 
 def _keep_own(objects: list[Any], *args: Any, **kwargs: Any) -> None:
-    """Another rank than 0 is told nothing by it, and goes on with what it has itself."""
+    """Stands in for a broadcast of objects: every rank keeps its own."""
 
 
-def _tell_stages_what_they_exchange(trainer: SpeechTrainer, job: TraceJob) -> None:
-    """What stages would tell each other; what they would receive is set to zeros, which keeps losses finite."""
-    from titan_speech.estimate.pipeline_trace import begin, buffers_of, embedded, embedding_alone
+def _initialize_stages(trainer: SpeechTrainer, job: TraceJob) -> None:
+    """Give stages the shapes they exchange; receive buffers are zeros, which keep losses finite."""
+    from titan_speech.estimate.pipeline_trace import buffers_of, embedded, embedding_alone, initialize_stages
     from titan_speech.estimate.rank_trace import RankTrace
 
     rank = RankTrace(trainer.config, replace(job, fused_kernels=False), trainer.parallel_dims)
-    begin(trainer.pp_schedule, *embedded(rank, embedding_alone(rank, rank.meta_model()), 1))
+    initialize_stages(trainer.pp_schedule, *embedded(rank, embedding_alone(rank, rank.meta_model()), 1))
     for buffer in buffers_of(trainer.pp_schedule):
         buffer.zero_()
 
 
-def _without_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Reduced gradients are memory that nobody wrote, since nothing is exchanged; zeros keep the next loss finite."""
+def _zero_gradients(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Reduced gradients are uninitialized memory, since nothing is exchanged; zeros keep the next loss finite."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -1,8 +1,8 @@
-"""A run that can be built on any machine: the configuration's own, with data and tokenizer that stand in for it.
+"""A run that can be built on any machine: its own configuration over fake data and a fake tokenizer.
 
-In: a configuration, the vocabulary and a scratch folder. Out: `StandIn`: the configuration as this machine can build
-it, a real data plan over a small store of random codes, and TorchTitan's tree made of them by the code that makes a
-run's. The store has 64 samples of 6 s and is written in 0.1 s.
+In: a configuration that this machine can build (offline.py), the vocabulary and a scratch folder. Out: `FakeInputs`:
+the configuration with paths into that folder, and TorchTitan's configuration tree over a real data plan on a small
+store of random codes, made by the code that makes a run's. The store has 64 samples of 6 s and is written in 0.1 s.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_SAMPLES, CODES_PER_SAMPLE = 64, 300
 
 @dataclass(frozen=True)
 class FakeInputs:
-    """A configuration over stand-in data, and what TorchTitan builds of it."""
+    """A configuration over fake data, and TorchTitan's configuration tree made of it."""
 
     config: SpeechConfig
     trainer: SpeechTrainer.Config
@@ -44,7 +44,7 @@ class FakeInputs:
 def fake_inputs(
     config: SpeechConfig, vocabulary: Vocabulary, shape: BackboneShape, world_size: int, folder: Path
 ) -> FakeInputs:
-    """Build the run's tree over random codes written to `folder`; `config` must fit this machine already."""
+    """Write random codes and a tokenizer to `folder`, and make the run's configuration tree over them."""
     tokenizer = _tokenizer(vocabulary)
     _write_store(folder / "store", tokenizer)
     config = replace(
@@ -52,7 +52,7 @@ def fake_inputs(
         job=replace(config.job, dump_folder=str(folder / "run")),
         tokenizer=TokenizerConfig(path=str(folder)),
         data=DataConfig(
-            source=(SourceConfig(name="stand_in", store=str(folder / "store"), task="speech", share=1.0),),
+            source=(SourceConfig(name="fake", store=str(folder / "store"), task="speech", share=1.0),),
             seed=config.data.seed,
         ),
     )
@@ -77,9 +77,9 @@ def fake_inputs(
 
 
 def _tokenizer(vocabulary: Vocabulary) -> TextTokenizer:
-    """As many base rows as the run's, none of which is ever written out."""
-    only = Tokenizer(models.WordLevel({"<|stand_in|>": 0}, unk_token="<|stand_in|>"))
-    return TextTokenizer(only, bos_id=0, eos_id=1, num_base=vocabulary.num_base, identity="stand-in")
+    """As many base rows as the run's; it knows a single word."""
+    only = Tokenizer(models.WordLevel({"<|fake|>": 0}, unk_token="<|fake|>"))
+    return TextTokenizer(only, bos_id=0, eos_id=1, num_base=vocabulary.num_base, identity="fake")
 
 
 def _write_store(folder: Path, tokenizer: TextTokenizer) -> None:
@@ -87,7 +87,7 @@ def _write_store(folder: Path, tokenizer: TextTokenizer) -> None:
     writer = StoreWriter(
         folder,
         name="random codes",
-        codec=CodecInfo("stand-in", "0" * 16),
+        codec=CodecInfo("fake", "0" * 16),
         tokenizer=tokenizer,
         normalization_version="none",
         licence="CC0-1.0",

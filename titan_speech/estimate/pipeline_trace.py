@@ -1,9 +1,10 @@
 """A rank of a pipeline in an optimizer step, on fake tensors.
 
-In: as for any rank. Out: its trace. The split is TorchTitan's, the order of forward and backward passes, what is kept
-between them, sends and receives are torch's own schedule, which steps on a fake process group once it is told what
-stages exchange. That is found by the embedding alone: hidden states have one shape all the way through. Weights stay
-gathered and gradients whole until the last backward pass, as torch's stages have it under FSDP.
+In: as for any rank (rank_trace.py). Out: its trace. The split into stages is TorchTitan's; the order of forward and
+backward passes, what is kept between them, sends and receives are torch's own schedule, which steps on a fake process
+group once it knows the shapes that stages exchange. Those are found with the embedding alone: hidden states have one
+shape all the way through. Weights stay gathered and gradients unsharded until the last backward pass, as torch's stages
+do under FSDP.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.distributed.pipeline_parallel import _split_module
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.estimate.ledger import telling_layers_apart
 from titan_speech.estimate.rank_trace import RankTrace
+from titan_speech.estimate.tracker import track_layers
 
 Schedule = PipelineScheduleSingle | PipelineScheduleMulti
 
@@ -34,7 +35,7 @@ def stages_of(schedule: Schedule) -> list[PipelineStage]:
 
 
 def buffers_of(schedule: Schedule) -> Iterator[torch.Tensor]:
-    """What a rank receives into: a buffer for each pass and direction."""
+    """The buffers a rank receives into: one per pass and direction."""
     for stage in stages_of(schedule):
         for of_pass in (*stage.args_recv_info.values(), *stage.grad_recv_info.values()):
             for received in of_pass:
@@ -42,9 +43,20 @@ def buffers_of(schedule: Schedule) -> Iterator[torch.Tensor]:
                     yield received.buffer
 
 
-def begin(schedule: Schedule, ids_BL: torch.Tensor, labels_BL: torch.Tensor, hidden_BLD: torch.Tensor) -> None:
-    """Tell stages what they exchange, which ranks of a real pipeline tell each other: a fake group exchanges nothing.
-    A schedule makes the buffers it receives into, and drops gradients, before its first pass; here it does so now."""
+def initialize_stages(
+    schedule: Schedule, ids_BL: torch.Tensor, labels_BL: torch.Tensor, hidden_BLD: torch.Tensor
+) -> None:
+    """Give stages the shapes they exchange, and initialize them as a schedule does before its first pass.
+
+    Ranks of a real pipeline send each other the shapes; a fake process group exchanges nothing. Initializing makes the
+    buffers a rank receives into, and drops gradients.
+
+    Args:
+        schedule: of the rank.
+        ids_BL: token ids of one pass.
+        labels_BL: its labels.
+        hidden_BLD: hidden states that the first layer takes.
+    """
     hidden = extract_tensor_meta(hidden_BLD)
     gradient = extract_tensor_meta(torch.empty_like(hidden_BLD, requires_grad=False))
     for stage in stages_of(schedule):
@@ -63,13 +75,13 @@ def begin(schedule: Schedule, ids_BL: torch.Tensor, labels_BL: torch.Tensor, hid
 
 
 def embedding_alone(rank: RankTrace, model: Decoder) -> Decoder:
-    """The embedding without layers, distributed as that of the run."""
+    """The embedding without layers, distributed as in the run."""
     return rank.parallelized(cast(Decoder, _split_module(model, ["tok_embeddings"])))
 
 
 def embedded(rank: RankTrace, embedding: Decoder, num_packs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and labels, shape [packs, length], and the hidden states the first layer is given."""
-    rank.give_memory(embedding)
+    """Token ids and labels [packs, length] of one pass, and the hidden states that the first layer takes."""
+    rank.allocate(embedding)
     with rank.context():
         ids_BL, labels_BL, extra = rank.batch(embedding, num_packs)
         return ids_BL, labels_BL, embedding(ids_BL, **extra)
@@ -80,10 +92,10 @@ class PipelineRankTrace(RankTrace):
 
     schedule: Schedule
     embedding: Decoder
-    """The embedding alone, to see what it gives the layers."""
+    """The embedding alone, for the shape of hidden states."""
 
-    def distributed(self) -> list[Decoder]:
-        tree, layers = self.tree, self.job.layers_a_stage
+    def build_parts(self) -> list[Decoder]:
+        tree, layers = self.tree, self.job.layers_per_stage
         model = self.meta_model()
         self.embedding = embedding_alone(self, model)
         if layers is not None:
@@ -104,27 +116,27 @@ class PipelineRankTrace(RankTrace):
     def prepare(self, parts: Sequence[Decoder]) -> None:
         if self.has_last_stage:
             super().prepare(parts)
-        begin(self.schedule, *embedded(self, self.embedding, self._packs_a_pass))
+        initialize_stages(self.schedule, *embedded(self, self.embedding, self._packs_per_pass))
         del self.embedding
 
-    def follow_what_stays(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
-        super().follow_what_stays(parts, optimizers)
+    def assign_resident(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
+        super().assign_resident(parts, optimizers)
         for buffer in buffers_of(self.schedule):
-            self.ledger.assign(buffer, "pipeline buffers")
+            self.tracker.assign(buffer, "pipeline buffers")
 
     @property
-    def _packs_a_pass(self) -> int:
+    def _packs_per_pass(self) -> int:
         return self.tree.parallelism.pipeline_parallel_microbatch_size
 
     def compute(self, parts: Sequence[Decoder]) -> None:
         stages = stages_of(self.schedule)
-        num_passes = self.tree.training.local_batch_size // self._packs_a_pass
-        batches = [self.batch(parts[0], self._packs_a_pass) for _ in range(num_passes)]
-        self._tell_passes_apart(stages)
+        num_passes = self.tree.training.local_batch_size // self._packs_per_pass
+        batches = [self.batch(parts[0], self._packs_per_pass) for _ in range(num_passes)]
+        self._label_passes(stages)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.context())
             for part in parts:
-                stack.enter_context(telling_layers_apart(self.ledger, part.layers))
+                stack.enter_context(track_layers(self.tracker, part.layers))
             self.schedule.step(
                 arg_mbs=[(ids_BL,) for ids_BL, _, _ in batches] if stages[0].is_first else None,
                 kwarg_mbs=[extra for _, _, extra in batches],
@@ -136,8 +148,8 @@ class PipelineRankTrace(RankTrace):
             for stage in stages:  # a run overwrites them in its next step
                 stage.clear_runtime_states()
 
-    def _tell_passes_apart(self, stages: Sequence[PipelineStage]) -> None:
-        """What the schedule does belongs to a phase."""
+    def _label_passes(self, stages: Sequence[PipelineStage]) -> None:
+        """Passes of the schedule set phase and component of the tracker."""
         for stage in stages:
             self._label(stage, "forward_one_chunk", "forward", "activations")
             self._label(stage, "backward_one_chunk", "backward, last layer", "backward work")
@@ -148,16 +160,16 @@ class PipelineRankTrace(RankTrace):
         plain: Callable[..., Any] = getattr(owner, name)
 
         def labelled(*args: Any, **kwargs: Any) -> Any:
-            with self.ledger.during(phase=place, component=component):
+            with self.tracker.during(phase=place, component=component):
                 return plain(*args, **kwargs)
 
         setattr(owner, name, labelled)
 
 
-def _even_stages(layers_a_stage: int, num_stages: int) -> list[list[str]]:
+def _even_stages(layers_per_stage: int, num_stages: int) -> list[list[str]]:
     """Names of the modules of each stage."""
     names = [
-        [f"layers.{layer}" for layer in range(stage * layers_a_stage, (stage + 1) * layers_a_stage)]
+        [f"layers.{layer}" for layer in range(stage * layers_per_stage, (stage + 1) * layers_per_stage)]
         for stage in range(num_stages)
     ]
     names[0].insert(0, "tok_embeddings")

@@ -1,14 +1,12 @@
-"""What stands in for kernels a CPU does not have, so that a trace allocates what a GPU would.
+"""A rank in an optimizer step, on fake tensors.
 
-In: the operators' fake inputs. Out: outputs of the right shape, and for the backward pass exactly what the GPU kernels
-keep: attention its inputs, output and one fp32 number per query and head; a norm its input and one fp32 number per row.
-Traced without them, dense attention would keep L x L scores and a norm four more copies of its input.
+In: TorchTitan's configuration tree of a run, meshes of ranks. Out: `StepTrace`. Model, layout, activation checkpointing
+and chunked loss are the run's own, built by the code that builds a run; nothing is computed. The trainer's loop reads
+values of tensors, which fake ones do not have, so they are repeated here: forward, loss, backward, clip, optimizer.
 
-A rank and what it does in an optimizer step, on fake tensors.
-
-In: TorchTitan's tree of a run, meshes of ranks. Out: `StepTrace`. Model, layout, recomputation and chunked loss are the
-run's own, built by the code that builds a run; nothing is computed. The trainer's loop itself asks tensors for their
-values, which fake ones have not, so the steps it takes are repeated here: forward, loss, backward, clip, optimizer.
+Kernels that a CPU lacks are replaced so that a trace allocates what a GPU would: attention keeps its inputs, output and
+one fp32 number per query and head; a norm its input and one fp32 number per row. Without that, dense attention would
+keep L x L scores, and a norm four more copies of its input.
 """
 
 from __future__ import annotations
@@ -34,13 +32,13 @@ from torchtitan.models.common.param_init import skip_param_init
 from torchtitan.protocols.module import Module
 from torchtitan.tools import utils
 
-from titan_speech.estimate.ledger import Ledger, following_resizes, telling_fsdp_apart, telling_layers_apart
-from titan_speech.estimate.memory import StepTrace, TraceJob, peaks
+from titan_speech.estimate.step_trace import StepTrace, TraceJob, peaks
+from titan_speech.estimate.tracker import OperatorTracker, track_fsdp, track_layers, track_resizes
 from titan_speech.trainer import SpeechTrainer
 
 
 class FusedAttention(FlexAttention):
-    """Attention that keeps what flex and varlen keep; the documents' borders change no size, so it asks for no mask."""
+    """Keeps what flex and varlen attention keep; borders of documents change no size, so it needs no mask."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(FlexAttention.Config):
@@ -67,7 +65,7 @@ def _fused_rms_norm(
     return torch.ops.aten._fused_rms_norm(x, shape, weight, eps)[0]
 
 
-def as_on_a_gpu(model: Decoder.Config) -> None:
+def use_gpu_kernels(model: Decoder.Config) -> None:
     """Give every layer the attention above, and this process the norm; for a process that only traces."""
     for layer in model.layers:
         layer.attention.inner_attention = FusedAttention.Config()
@@ -78,51 +76,51 @@ Batch = tuple[torch.Tensor, torch.Tensor, dict[str, Any]]
 
 
 class RankTrace:
-    """The parts of a trainer that a step needs, on fake tensors; a rank without a pipeline has the whole model."""
+    """The parts of a trainer that a step needs, on fake tensors; without a pipeline a rank has the whole model."""
 
     def __init__(self, tree: SpeechTrainer.Config, job: TraceJob, dims: ParallelDims) -> None:
-        self.tree, self.job, self.dims, self.ledger = tree, job, dims, Ledger()
+        self.tree, self.job, self.dims, self.tracker = tree, job, dims, OperatorTracker()
         spec = tree.model_spec
         assert spec is not None
         self.spec, self.model_config = spec, cast(Decoder.Config, spec.model)
         if job.fused_kernels:
-            as_on_a_gpu(self.model_config)
+            use_gpu_kernels(self.model_config)
         self.model_config.update_from_config(config=tree)
         for _, config, _, _ in self.model_config.traverse(Module.Config, recurse=True):
-            if config.param_init is not None:  # some initial values are drawn until they fit, which fake ones never do
+            if config.param_init is not None:  # some are sampled until they fit, which fake values never do
                 config.param_init = dict.fromkeys(config.param_init, skip_param_init)
         self.loss = cast(ChunkedLossWrapper, tree.loss.build(compile_config=tree.compile))
 
     def trace(self) -> StepTrace:
-        ledger = self.ledger
-        parts = self.distributed()  # its meshes are built from tensors with values
-        with FakeTensorMode(allow_non_fake_inputs=True), _fake_step(ledger, self.job.shape.num_layers):
+        tracker, num_layers = self.tracker, self.job.shape.num_layers
+        parts = self.build_parts()  # meshes are built from tensors with values
+        with FakeTensorMode(allow_non_fake_inputs=True), track_resizes(tracker), track_fsdp(tracker, num_layers):
             for part in parts:
-                self.give_memory(part)
+                self.allocate(part)
             self.prepare(parts)
-            with unset_fake_temporarily():  # which rows of a matrix are new is worked out from tensors with values
+            with unset_fake_temporarily():  # finding new rows reads values of tensors
                 optimizers = self.tree.optimizer.build(model_parts=parts)
             self._first_optimizer_step(parts, optimizers)
-            with ledger:
-                self.follow_what_stays(parts, optimizers)
+            with tracker:
+                self.assign_resident(parts, optimizers)
                 self.compute(parts)
-                flops = ledger.flops
+                flops = tracker.flops
                 for parameter in _parameters(parts):
                     if parameter.grad is not None:
-                        ledger.assign(parameter.grad, "gradients")
-                with ledger.during(phase="optimizer", component="optimizer work"):
+                        tracker.assign(parameter.grad, "gradients")
+                with tracker.during(phase="optimizer", component="optimizer work"):
                     self._optimizer_step(parts, optimizers)
-        found = peaks(ledger.events, ledger.component_of)
+        found = peaks(tracker.events, tracker.component_of)
         return StepTrace(
             num_layers=sum(len(part.layers) for part in parts),
             peaks=tuple(peak for peak in found if peak.place != "start"),
             resident=dict(found[0].num_bytes),
             flops=flops,
-            traffic=ledger.traffic,
+            traffic=tracker.traffic,
         )
 
-    def distributed(self) -> list[Decoder]:
-        """The parts of the model this rank has, parallelised, on the meta device."""
+    def build_parts(self) -> list[Decoder]:
+        """The parts of the model that this rank has, parallelized, on the meta device."""
         return [self.parallelized(self.meta_model())]
 
     def meta_model(self) -> Decoder:
@@ -133,7 +131,7 @@ class RankTrace:
         return cast(Decoder, self.spec.parallelize_fn(model, **self.settings()))
 
     def settings(self) -> dict[str, Any]:
-        """What TorchTitan's functions that distribute a model are told of the run."""
+        """Settings of the run for TorchTitan's functions that distribute a model."""
         tree = self.tree
         return {
             "parallel_dims": self.dims,
@@ -144,28 +142,28 @@ class RankTrace:
             "dump_folder": tree.dump_folder,
         }
 
-    def give_memory(self, part: Decoder) -> None:
+    def allocate(self, part: Decoder) -> None:
         part.to_empty(device="cpu")
         with torch.no_grad():
             part.init_weights(buffer_device=None)
         part.train()
 
     def prepare(self, parts: Sequence[Decoder]) -> None:
-        """Give the loss the head, which the model then leaves out."""
+        """Give the loss the head, which the model then does not apply."""
         self.loss.set_lm_head(cast(nn.Module, parts[-1].lm_head))
         parts[-1]._skip_lm_head = True
 
     def compute(self, parts: Sequence[Decoder]) -> None:
         """One forward and backward pass of the rank's packs."""
-        ledger, step, [model] = self.ledger, self.context, parts
+        tracker, step, [model] = self.tracker, self.context, parts
         inputs, labels_BL, extra = self.batch(model, self.tree.training.local_batch_size)
-        with step(), ledger.during(phase="forward"), telling_layers_apart(ledger, model.layers):
+        with step(), tracker.during(phase="forward"), track_layers(tracker, model.layers):
             hidden_BLD = model(inputs, **extra)
-        with step(), ledger.during(phase="loss", component="logits and loss"):
+        with step(), tracker.during(phase="loss", component="logits and loss"):
             loss, _ = self.loss(hidden_BLD, labels_BL, torch.tensor(1.0), positions=extra["positions"])
             del hidden_BLD
-        with step(), ledger.during(phase="backward", component="backward work"):
-            ledger.place = "backward, last layer"
+        with step(), tracker.during(phase="backward", component="backward work"):
+            tracker.place = "backward, last layer"
             loss.backward()
 
     @contextlib.contextmanager
@@ -174,9 +172,9 @@ class RankTrace:
             yield
 
     def batch(self, model: Decoder, num_packs: int) -> Batch:
-        """A rank's part of so many packs: context parallelism cuts them along their length."""
+        """A rank's part of that many packs: context parallelism splits them along their length."""
         shape = (num_packs, self.tree.training.seq_len // self.dims.cp)
-        with self.ledger.during(phase="forward", component="batch"):
+        with self.tracker.during(phase="forward", component="batch"):
             inputs_BL, positions_BL, labels_BL = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
             extra: dict[str, Any] = {"positions": positions_BL}
             if not self.job.fused_kernels:
@@ -186,26 +184,26 @@ class RankTrace:
         return inputs_BL, labels_BL, extra
 
     def _first_optimizer_step(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
-        """Makes the optimizer's state, and lets DTensor work out once how each operator is split."""
+        """Creates the optimizer's state, and lets DTensor find once how each operator is sharded."""
         for parameter in _parameters(parts):
             parameter.grad = torch.zeros_like(parameter)
         self._optimizer_step(parts, optimizers)
         if not self.job.accumulates:
             optimizers.zero_grad()
 
-    def follow_what_stays(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
+    def assign_resident(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
         for parameter in _parameters(parts):
-            self.ledger.assign(parameter, "parameters")
+            self.tracker.assign(parameter, "parameters")
             if parameter.grad is not None:
-                self.ledger.assign(parameter.grad, "gradients")
+                self.tracker.assign(parameter.grad, "gradients")
         for part in parts:
             for buffer in part.buffers():
-                self.ledger.assign(buffer, "buffers")
+                self.tracker.assign(buffer, "buffers")
         for optimizer in optimizers:
             for state in optimizer.state.values():
                 for value in state.values():
                     if isinstance(value, torch.Tensor):
-                        self.ledger.assign(value, "optimizer state")
+                        self.tracker.assign(value, "optimizer state")
 
     def _optimizer_step(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
         dist_utils.clip_grad_norm_(
@@ -220,9 +218,3 @@ class RankTrace:
 
 def _parameters(parts: Sequence[Decoder]) -> Iterator[nn.Parameter]:
     return (parameter for part in parts for parameter in part.parameters())
-
-
-@contextlib.contextmanager
-def _fake_step(ledger: Ledger, num_layers: int) -> Iterator[None]:
-    with following_resizes(ledger), telling_fsdp_apart(ledger, num_layers):
-        yield

@@ -1,9 +1,9 @@
-"""The plan of a run: everything that is said of it before it is started, as one value.
+"""Estimate runs: everything that is known of a run before it starts, as one value.
 
-In: a `Question`. Out: `RunPlan`, made of the values of the other files here; `plan_runs` puts them together. A run of
-many layers is traced with three and four of them and extended, since all that grows with depth grows by the same amount
-for each layer; `full_trace` traces every layer. Of a pipeline the first, the second and the last rank are traced, each
-with the whole schedule: those between hold no more than the second.
+In: `EstimateRequest`s. Out: a `RunEstimate` of each, made of the values of the other files here. A run with many layers
+is traced with three and four of them and extrapolated, since all that grows with depth grows by the same amount for
+each layer; `full_trace` traces every layer. Of a pipeline the first, the second and the last rank are traced, each with
+the whole schedule: those between hold no more than the second.
 """
 
 from __future__ import annotations
@@ -14,36 +14,44 @@ from dataclasses import dataclass, replace
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import StagesOfRank, stages_of_ranks
-from titan_speech.estimate.answer import Memory, Question, RankEstimate, RunEstimate, Steps, count_storage, predict
-from titan_speech.estimate.data_reading import read_plan
-from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device, on_this_machine
+from titan_speech.estimate.data_usage import data_usage
+from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device
 from titan_speech.estimate.dry_run import dry_run
-from titan_speech.estimate.memory import StepTrace, TraceJob, extended_trace, with_layers, with_stages
-from titan_speech.estimate.rows import FoundVocabulary, run_shape, run_vocabulary
-from titan_speech.estimate.trace_process import traced
+from titan_speech.estimate.offline import RunVocabulary, offline_config, run_shape, run_vocabulary
+from titan_speech.estimate.run_estimate import (
+    EstimateRequest,
+    Memory,
+    RankEstimate,
+    RunEstimate,
+    Steps,
+    count_storage,
+)
+from titan_speech.estimate.speed import predict
+from titan_speech.estimate.step_trace import StepTrace, TraceJob, extrapolate_trace, with_layers, with_stages
+from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.flops import count_flops, count_parameters, counted_twice, traced_flops
 
 TRACED_LAYERS = (3, 4)
 
 
-def estimate_runs(questions: Sequence[Question]) -> list[RunEstimate]:
-    """Plan several runs; those of one layout are traced in one process, which saves importing torch for each.
+def estimate_runs(requests: Sequence[EstimateRequest]) -> list[RunEstimate]:
+    """Estimate several runs; those of one layout are traced in one process, which saves importing torch for each.
 
     Raises:
-        EstimateError: one of them does not fit together.
+        EstimateError: model, layout and loss of one of them do not fit together.
     """
-    counted = [count_run(question) for question in questions]
-    traces = iter(traced([job for one in counted for jobs in one.jobs for job in jobs]))
+    counted = [count_run(request) for request in requests]
+    traces = iter(trace_jobs([job for one in counted for jobs in one.jobs for job in jobs]))
     return [predict_run(one, traces) for one in counted]
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountedRun:
     """What is known of a run before it is traced, and the traces it needs of each rank."""
 
-    question: Question
-    found: FoundVocabulary
+    request: EstimateRequest
+    found: RunVocabulary
     shape: BackboneShape
     shape_origin: str
     budget: Budget
@@ -53,29 +61,29 @@ class Counted:
 
     @property
     def dp_degree(self) -> int:
-        return data_parallel_degree(self.question.config.parallelism, self.question.world_size)
+        return data_parallel_degree(self.request.config.parallelism, self.request.world_size)
 
 
-def count_run(question: Question) -> Counted:
-    """The first half of a plan."""
-    found, (shape, shape_origin) = run_vocabulary(question.config), run_shape(question.config)
-    budget = Budget.from_config(question.config)
-    config, left_out = on_this_machine(question.config)
+def count_run(request: EstimateRequest) -> CountedRun:
+    """The part of an estimate that comes before tracing."""
+    found, (shape, shape_origin) = run_vocabulary(request.config), run_shape(request.config)
+    budget = Budget.from_config(request.config)
+    config, left_out = offline_config(request.config)
     job = TraceJob(
         config=config,
         shape=shape,
         vocabulary=found.vocabulary,
-        world_size=question.world_size,
-        accumulates=budget.accumulation(data_parallel_degree(config.parallelism, question.world_size)) > 1,
-        fused_kernels=question.device.name != "cpu",
+        world_size=request.world_size,
+        accumulates=budget.accumulation(data_parallel_degree(config.parallelism, request.world_size)) > 1,
+        fused_kernels=request.device.name != "cpu",
     )
     ranks = traced_ranks(config, shape)
-    jobs = tuple(_jobs_of(job, rank, question.full_trace) for rank in ranks)
-    return Counted(question, found, shape, shape_origin, budget, ranks, jobs, tuple(left_out))
+    jobs = tuple(_jobs_of(job, rank, request.full_trace) for rank in ranks)
+    return CountedRun(request, found, shape, shape_origin, budget, ranks, jobs, tuple(left_out))
 
 
 def traced_ranks(config: SpeechConfig, shape: BackboneShape) -> tuple[StagesOfRank | None, ...]:
-    """The ranks of a pipeline that differ: the second holds as many layers as any between, and most passes of them."""
+    """The ranks of a pipeline that differ: of those between first and last, the second holds most."""
     if config.parallelism.pipeline_parallel_degree == 1:
         return (None,)
     ranks = stages_of_ranks(config.parallelism, shape.num_layers)
@@ -83,7 +91,7 @@ def traced_ranks(config: SpeechConfig, shape: BackboneShape) -> tuple[StagesOfRa
 
 
 def _jobs_of(job: TraceJob, rank: StagesOfRank | None, full_trace: bool) -> tuple[TraceJob, ...]:
-    """One trace of all layers, or two shallow ones to extend."""
+    """One trace of all layers, or two shallow ones to extrapolate from."""
     if rank is None:
         all_layers = full_trace or job.shape.num_layers <= TRACED_LAYERS[-1]
         return (job,) if all_layers else tuple(with_layers(job, layers) for layers in TRACED_LAYERS)
@@ -94,43 +102,43 @@ def _jobs_of(job: TraceJob, rank: StagesOfRank | None, full_trace: bool) -> tupl
     return tuple(with_stages(job, layers, num_stages) for layers in TRACED_LAYERS)
 
 
-def predict_run(counted: Counted, traces: Iterator[StepTrace]) -> RunEstimate:
-    """The second half, from the traces of the run's jobs, in their order."""
-    question, shape, found, budget = counted.question, counted.shape, counted.found, counted.budget
-    config, rows, seq_len = question.config, found.vocabulary.num_rows, question.config.training.seq_len
-    reading, parameters = read_plan(config), count_parameters(shape, found.vocabulary)
-    flops = count_flops(shape, rows, seq_len, reading.attended_tokens)
+def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate:
+    """The part of an estimate that follows from the traces of the run's jobs, taken in their order."""
+    request, shape, found, budget = counted.request, counted.shape, counted.found, counted.budget
+    config = request.config
+    data, parameters = data_usage(config), count_parameters(shape, found.vocabulary)
+    flops = count_flops(shape, found.vocabulary.num_rows)
     ranks = tuple(
-        _plan_rank(counted, rank, [next(traces) for _ in jobs], flops.full)
+        _estimate_rank(counted, rank, [next(traces) for _ in jobs], flops.at(config.training.seq_len))
         for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
     )
     return RunEstimate(
-        question=question,
+        request=request,
         shape=shape,
         shape_origin=counted.shape_origin,
         vocabulary=found,
         parameters=parameters,
         flops=flops,
         steps=_steps(budget, counted.dp_degree),
-        reading=reading,
+        data=data,
         storage=count_storage(config, parameters.total, budget.num_steps),
         ranks=ranks,
         recomputed=sum(rank.recomputed_flops for rank in ranks)
         / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),
         left_out=counted.left_out,
-        dry_run=dry_run(config, question.world_size) if question.dry_run else None,
+        dry_run=dry_run(config, request.world_size) if request.dry_run else None,
     )
 
 
-def _plan_rank(
-    counted: Counted, stages: StagesOfRank | None, traces: Sequence[StepTrace], flops_per_token: float
+def _estimate_rank(
+    counted: CountedRun, stages: StagesOfRank | None, traces: Sequence[StepTrace], flops_per_token: float
 ) -> RankEstimate:
-    question, shape, rows = counted.question, counted.shape, counted.found.vocabulary.num_rows
+    request, shape, rows = counted.request, counted.shape, counted.found.vocabulary.num_rows
     if stages is not None:
         shape, rows = replace(shape, num_layers=sum(stages.num_layers)), rows if stages.has_head else 0
-    trace = traces[0] if len(traces) == 1 else extended_trace(traces[0], traces[1], shape.num_layers)
-    layout, seq_len = question.config.parallelism, question.config.training.seq_len
-    tokens = question.config.training.local_batch_packs * seq_len
+    trace = traces[0] if len(traces) == 1 else extrapolate_trace(traces[0], traces[1], shape.num_layers)
+    layout, seq_len = request.config.parallelism, request.config.training.seq_len
+    tokens = request.config.training.local_batch_packs * seq_len
     tokens /= layout.tensor_parallel_degree * layout.context_parallel_degree
     pass_flops = trace.flops - tokens * counted_twice(shape, seq_len)
     return RankEstimate(
@@ -138,16 +146,16 @@ def _plan_rank(
         trace=trace,
         pass_flops=pass_flops,
         recomputed_flops=max(0.0, trace.flops - tokens * traced_flops(shape, rows, seq_len)),
-        memory=_memory(trace, question.device),
+        memory=_memory(trace, request.device),
         speed=predict(
-            question.config,
-            question.world_size,
+            request.config,
+            request.world_size,
             trace,
             flops_per_token,
             pass_flops,
-            question.device,
+            request.device,
             DEFAULT_ASSUMPTIONS,
-            question.price_per_gpu_hour,
+            request.price_per_gpu_hour,
         ),
     )
 

@@ -1,14 +1,11 @@
-"""One optimizer step of one rank, traced on fake tensors at the run's real shape and world size.
+"""Trace optimizer steps on fake tensors, at the run's real shape and world size, in processes of their own.
 
-In: `TraceJob`s of one layout and rank: configuration, backbone, vocabulary, ranks, layers. Out: a `StepTrace` of each:
-memory peaks by place and component, FLOPs and collectives (rank_trace.py, for a rank of a pipeline pipeline_trace.py).
+In: `TraceJob`s: configuration, backbone, vocabulary, ranks, layers. Out: a `StepTrace` of each (memory peaks by place
+and component, FLOPs, collectives), made by rank_trace.py or, for a rank of a pipeline, pipeline_trace.py; or an
+`EstimateError` that says why not.
 
-It runs in a process of its own (trace_process.py), since process groups and devices are global.
-
-Traces in a process of their own: jobs come in as a file, their traces go out as one.
-
-In: `TraceJob`s. Out: a `StepTrace` of each, or an `EstimateError` that says why not. Importing torch and
-TorchTitan takes 6 s of the whole.
+Process groups and devices are global to a process, so jobs of one layout and rank go to a process as a file, and their
+traces come back as one. Importing torch and TorchTitan takes 6 s of it.
 """
 
 from __future__ import annotations
@@ -27,14 +24,14 @@ from torchtitan.distributed import utils as dist_utils
 
 from titan_speech.errors import EstimateError
 from titan_speech.estimate.fake_inputs import fake_inputs
-from titan_speech.estimate.memory import StepTrace, TraceJob, global_rank
 from titan_speech.estimate.pipeline_trace import PipelineRankTrace
 from titan_speech.estimate.rank_trace import RankTrace
+from titan_speech.estimate.step_trace import StepTrace, TraceJob, global_rank
 from titan_speech.trainer import SpeechTrainer
 
 
 def trace_steps(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    """Trace steps of one layout, world size and rank; this process has no process group yet."""
+    """Trace jobs of one layout, world size and rank, in a process without a process group."""
     world_size, rank = jobs[0].world_size, global_rank(jobs[0])
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size), "NGPU": str(world_size)}
     torch.autograd.set_multithreading_enabled(False)
@@ -45,14 +42,14 @@ def trace_steps(jobs: Sequence[TraceJob]) -> list[StepTrace]:
         with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
             tree = fake_inputs(job.config, job.vocabulary, job.shape, world_size, Path(folder)).trainer
             if dims is None:
-                dims = _layout(tree, world_size)
-            of_rank = PipelineRankTrace if dims.pp_enabled else RankTrace
-            traces.append(of_rank(tree, job, dims).trace())
+                dims = _build_meshes(tree, world_size)
+            rank_trace = PipelineRankTrace if dims.pp_enabled else RankTrace
+            traces.append(rank_trace(tree, job, dims).trace())
     return traces
 
 
-def _layout(tree: SpeechTrainer.Config, world_size: int) -> ParallelDims:
-    """Meshes of ranks; made once in a process, which FSDP insists on."""
+def _build_meshes(tree: SpeechTrainer.Config, world_size: int) -> ParallelDims:
+    """Meshes of ranks; FSDP requires that a process makes them once."""
     dims = ParallelDims.from_config(tree.parallelism, world_size)
     dims.build_mesh()
     dist_utils.set_spmd_backend(tree.parallelism.spmd_backend)
@@ -62,11 +59,11 @@ def _layout(tree: SpeechTrainer.Config, world_size: int) -> ParallelDims:
 MODULE = "titan_speech.estimate.trace_process"
 
 
-def traced(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    """Trace jobs, in their order; those of one layout, world size and rank share a process.
+def trace_jobs(jobs: Sequence[TraceJob]) -> list[StepTrace]:
+    """Trace jobs and return their traces in the same order; jobs of one layout, world size and rank share a process.
 
     Raises:
-        EstimateError: model, layout and loss do not fit together; its text ends with what TorchTitan said.
+        EstimateError: model, layout and loss do not fit together; the message ends with the last lines of TorchTitan.
     """
     groups: dict[tuple[int, int, bool, str], list[int]] = {}
     for index, job in enumerate(jobs):
@@ -74,11 +71,11 @@ def traced(jobs: Sequence[TraceJob]) -> list[StepTrace]:
         groups.setdefault(layout, []).append(index)
     traces: dict[int, StepTrace] = {}
     for indices in groups.values():
-        traces |= zip(indices, _in_one_process([jobs[index] for index in indices]), strict=True)
+        traces |= zip(indices, _trace_in_process([jobs[index] for index in indices]), strict=True)
     return [traces[index] for index in range(len(jobs))]
 
 
-def _in_one_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
+def _trace_in_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
     with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
         files = [Path(folder) / name for name in ("jobs", "traces")]
         files[0].write_bytes(pickle.dumps(list(jobs)))
@@ -90,11 +87,11 @@ def _in_one_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
             text=True,
         )
         if done.returncode:
-            raise EstimateError(f"the step cannot be traced at {jobs[0].world_size} ranks:\n{end_of(done.stderr)}")
+            raise EstimateError(f"the step cannot be traced at {jobs[0].world_size} ranks:\n{last_lines(done.stderr)}")
         return pickle.loads(files[1].read_bytes())
 
 
-def end_of(log: str, num_lines: int = 12) -> str:
+def last_lines(log: str, num_lines: int = 12) -> str:
     return "\n".join(f"  {line}" for line in log.strip().splitlines()[-num_lines:])
 
 

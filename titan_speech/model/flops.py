@@ -1,9 +1,9 @@
-"""Parameters and FLOPs in closed form.
+"""Parameters and training FLOPs in closed form.
 
-In: sizes of a backbone, vocabulary rows, the number of tokens a token attends to. Out: parameters by part, and training
-FLOPs per token. A matrix of P parameters costs 6 P per token (2 forward, 4 backward); scores and weighted values of a
-layer cost 12 * heads * head_dim * attended. Norms, rotations, softmax and the embedding lookup are left out: below
-0.1 %.
+In: sizes of a backbone, vocabulary rows, how many tokens a token attends to. Out: parameters by part, and FLOPs per
+token. A matrix of P parameters costs 6 P per token (2 forward, 4 backward); attention scores and weighted values of a
+layer cost 12 * heads * head_dim * attended tokens. Norms, rotations, softmax and the embedding's lookup are not
+counted: below 0.1 %.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from titan_speech.tokenization.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters by part; with tied weights the head has none."""
+    """Parameters by part; with tied weights the head has none of its own."""
 
     total: int
     embedding: int
     head: int
     backbone: int
     new_rows: int
-    """Parameters of rows that the text backbone does not have (codes, specials, padding), in embedding and head."""
+    """Parameters in rows the text backbone did not have: codes, special tokens, padding; part of embedding and head."""
     num_rows: int
     num_new_rows: int
     is_tied: bool
@@ -31,24 +31,26 @@ class Parameters:
 
 @dataclass(frozen=True)
 class FlopsPerToken:
-    """Training FLOPs of one token, forward and backward, without recomputation."""
+    """Training FLOPs of one token, forward and backward, without recomputation; linear in the attended length."""
 
     matrices: float
-    attention_full: float
-    """Each token attends to seq_len tokens, as MFU is usually computed, also by TorchTitan."""
-    attention_causal: float
-    """Each token attends to those before it in a pack of one document, (seq_len + 1) / 2 on average."""
-    attention_packed: float | None
-    """Each token attends to those before it in its own document; None without the stores."""
+    per_attended_token: float
 
-    @property
-    def full(self) -> float:
-        """All FLOPs with attention at full length."""
-        return self.matrices + self.attention_full
+    def attention(self, attended: float) -> float:
+        """FLOPs of attention.
+
+        Args:
+            attended: tokens that a token attends to. MFU usually counts seq_len; the causal mean of a pack with one
+                document is (seq_len + 1) / 2, with packed documents of mean length l it is (l + 1) / 2.
+        """
+        return self.per_attended_token * attended
+
+    def at(self, attended: float) -> float:
+        """All FLOPs, where a token attends to that many tokens."""
+        return self.matrices + self.attention(attended)
 
 
 def count_parameters(shape: BackboneShape, vocabulary: Vocabulary) -> Parameters:
-    """Parameters of a backbone with an extended vocabulary, by part."""
     rows, new = vocabulary.num_rows, vocabulary.num_rows - vocabulary.num_base
     tables = 1 if shape.is_tied else 2
     total = shape.num_parameters(rows)
@@ -64,44 +66,24 @@ def count_parameters(shape: BackboneShape, vocabulary: Vocabulary) -> Parameters
     )
 
 
-def matrix_parameters(shape: BackboneShape, num_rows: int) -> int:
-    """Parameters that every token is multiplied with: all matrices of the layers and the head."""
+def count_flops(shape: BackboneShape, num_rows: int) -> FlopsPerToken:
+    """FLOPs of a backbone whose head has `num_rows` rows; 0 for a part of the model without the head."""
     queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     layer = shape.dim * (2 * queries + 2 * keys) + 3 * shape.dim * shape.hidden_dim
-    return shape.num_layers * layer + num_rows * shape.dim
-
-
-def attention_flops(shape: BackboneShape, attended: float) -> float:
-    """Training FLOPs per token of scores and weighted values, for a token that attends to `attended` tokens."""
-    return 12.0 * shape.num_layers * shape.num_heads * shape.head_dim * attended
-
-
-def count_flops(shape: BackboneShape, num_rows: int, seq_len: int, attended: float | None) -> FlopsPerToken:
-    """Training FLOPs per token.
-
-    Args:
-        shape: sizes of the backbone.
-        num_rows: vocabulary rows.
-        seq_len: tokens per pack.
-        attended: tokens of its own document that a token attends to on average, itself included, if known.
-    """
-    return FlopsPerToken(
-        matrices=6.0 * matrix_parameters(shape, num_rows),
-        attention_full=attention_flops(shape, seq_len),
-        attention_causal=attention_flops(shape, (seq_len + 1) / 2),
-        attention_packed=None if attended is None else attention_flops(shape, attended),
-    )
-
-
-def counted_twice(shape: BackboneShape, seq_len: int) -> float:
-    """FLOPs per token that a trace counts and `count_flops` does not: fused attention recomputes its scores."""
-    return traced_flops(shape, 0, seq_len) - count_flops(shape, 0, seq_len, None).full
+    matrices = shape.num_layers * layer + num_rows * shape.dim
+    return FlopsPerToken(matrices=6.0 * matrices, per_attended_token=12.0 * shape.num_layers * queries)
 
 
 def traced_flops(shape: BackboneShape, num_rows: int, seq_len: int) -> float:
-    """FLOPs per token that a trace counts without activation checkpointing.
+    """What a trace counts per token without activation checkpointing.
 
-    The backward pass of fused attention recomputes the scores, so it has five products instead of four, and all
-    products are counted at full length.
+    The backward pass of fused attention computes the scores again, five products instead of four, and all products are
+    counted at full length.
     """
-    return 6.0 * matrix_parameters(shape, num_rows) + attention_flops(shape, seq_len) * 14 / 12
+    flops = count_flops(shape, num_rows)
+    return flops.matrices + flops.attention(seq_len) * 14 / 12
+
+
+def counted_twice(shape: BackboneShape, seq_len: int) -> float:
+    """The part of `traced_flops` that is neither the model's work nor activation checkpointing: the repeated scores."""
+    return count_flops(shape, 0).attention(seq_len) * 2 / 12

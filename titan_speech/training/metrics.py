@@ -25,6 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.components.metrics import BaseLogger, LoggerContainer, MetricsProcessor
 from torchtitan.tools.logging import logger
 
+from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses
@@ -86,17 +87,6 @@ DEVICES_WITH_KNOWN_PEAK = (
     *("A100", "A6000", "H100", "H200", "H20", "B200", "B300", "MI250X", "MI300X", "MI325X", "MI355X", "l40s"),
 )
 """Devices whose peak FLOP/s TorchTitan knows; for others it assumes an A100, so no MFU is reported."""
-
-
-@dataclass(frozen=True)
-class FlopsPerToken:
-    """Model FLOPs of one token, forward and backward: `fixed + per_position * attended length`."""
-
-    fixed: float
-    per_position: float
-
-    def at(self, length: float) -> float:
-        return self.fixed + self.per_position * length
 
 
 @dataclass(frozen=True)

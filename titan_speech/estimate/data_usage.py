@@ -1,7 +1,7 @@
-"""What the run reads: tokens, epochs and hours of audio by source and language.
+"""What a run reads: tokens, epochs and hours of audio by source and language.
 
-In: the configuration. Out: `Reading`, from the data plan where the stores can be opened; where they cannot, what shares
-and tasks alone say, and the reason.
+In: the configuration. Out: `DataUsage`, from the data plan if the stores can be opened; else what shares and tasks
+alone say, with the reason.
 """
 
 from __future__ import annotations
@@ -20,58 +20,58 @@ TEXT_ONLY = ("text", "instruction")
 
 
 @dataclass(frozen=True)
-class StreamReading:
-    """One source, in one language where the stores say which."""
+class StreamUsage:
+    """One source, in one language if the stores say which."""
 
     source: str
     language: str | None
     task: str
     share: float
     num_tokens: float
-    """Of the run, padding included."""
+    """Over the whole run, padding included."""
     epochs: float | None
     audio_hours: float | None
-    """None: not known without the store. Without stores, that of speech alone, framing counted as speech."""
+    """None: not known without the store. Without stores, only that of unpaired speech, framing counted as speech."""
     mean_document_tokens: float | None
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the run reads of everything."""
+class DataUsage:
+    """What the run reads of all its streams."""
 
-    streams: tuple[StreamReading, ...]
+    streams: tuple[StreamUsage, ...]
     stores_opened: bool
     reason: str
     """Why the stores were not opened; empty if they were."""
     attended_tokens: float | None
-    """Tokens of its own document up to it, averaged over the run's tokens, documents taken at their mean length."""
+    """Tokens that a token attends to within its own document, averaged over the run; documents at their mean length."""
 
     @property
     def audio_hours(self) -> float | None:
-        """None while some stream's is not known."""
+        """None if that of any stream is not known."""
         hours = [stream.audio_hours for stream in self.streams]
         return None if None in hours else sum(hour for hour in hours if hour is not None)
 
 
-def read_plan(config: SpeechConfig) -> Reading:
-    """Epochs and hours from the stores, or the shares alone and why."""
+def data_usage(config: SpeechConfig) -> DataUsage:
+    """What the run reads, from its data plan; without the stores, from the shares alone."""
     try:
         plan = DataPlan.load(config)
     except (TitanSpeechError, OSError) as error:
         return _without_stores(config, str(error))
-    streams = tuple(_of_stream(stream, plan) for stream in plan.streams)
+    streams = tuple(_stream_usage(stream, plan) for stream in plan.streams)
     tokens = sum(stream.num_tokens for stream in streams)
-    attended = sum(_attended(stream, plan.seq_len) * stream.num_tokens for stream in streams) / tokens
-    return Reading(streams, True, "", attended)
+    attended = sum(_attended_tokens(stream, plan.seq_len) * stream.num_tokens for stream in streams) / tokens
+    return DataUsage(streams, True, "", attended)
 
 
-def _of_stream(stream: PlannedStream, plan: DataPlan) -> StreamReading:
+def _stream_usage(stream: PlannedStream, plan: DataPlan) -> StreamUsage:
     counts = stream.stream.counts
     epochs = plan.total_slots * stream.quota / CYCLE_SLOTS / counts.num_packs
     parts = [documents.part.info for documents in stream.documents]
     seconds = 0.0 if stream.task in TEXT_ONLY else sum(part.num_tokens for part in parts) / CODES_PER_SEC
-    kept = counts.num_tokens / max(counts.num_usable_tokens, 1)  # of what can be read, what is not left out as too long
-    return StreamReading(
+    kept = counts.num_tokens / max(counts.num_usable_tokens, 1)  # the part that is not dropped as too long
+    return StreamUsage(
         source=stream.source,
         language=stream.language,
         task=stream.task,
@@ -83,15 +83,15 @@ def _of_stream(stream: PlannedStream, plan: DataPlan) -> StreamReading:
     )
 
 
-def _attended(stream: StreamReading, seq_len: int) -> float:
+def _attended_tokens(stream: StreamUsage, seq_len: int) -> float:
     length = min(stream.mean_document_tokens or seq_len, seq_len)
     return (length + 1) / 2
 
 
-def _without_stores(config: SpeechConfig, reason: str) -> Reading:
+def _without_stores(config: SpeechConfig, reason: str) -> DataUsage:
     total = Budget.from_config(config).total_tokens
     streams = tuple(
-        StreamReading(
+        StreamUsage(
             source=source.name,
             language=None,
             task=source.task,
@@ -103,7 +103,7 @@ def _without_stores(config: SpeechConfig, reason: str) -> Reading:
         )
         for source in config.data.source
     )
-    return Reading(streams, False, reason, None)
+    return DataUsage(streams, False, reason, None)
 
 
 def _audio_hours(task: str, num_tokens: float) -> float | None:

@@ -1,18 +1,13 @@
-"""Which operators are collectives, and what each sends.
+"""Follows what a traced step allocates, multiplies and sends.
 
-In: an operator and its arguments. Out: kind, ranks and bytes of the whole buffer, or None. Both ways in which
-PyTorch asks for one are known: in place (c10d, which FSDP uses) and functional (tensor and context parallelism).
+In: operators of a forward and backward pass on fake tensors. Out: every allocation and release in order, with its place
+in the step and its component, the FLOPs of matrix products and attention, and the bytes of each collective. Storages
+are followed, not tensors, so views cost nothing, and a storage that FSDP resizes to zero is free. The cost is a call of
+Python per operator.
 
-What a traced step allocates, multiplies and sends, written down as it happens.
-
-In: operators of a forward and backward pass on fake tensors. Out: every allocation and release in order, the FLOPs of
-matrix products and attention, and the bytes each collective moves. Storages are followed, not tensors, so views cost
-nothing, and a storage that FSDP resizes to zero is free. The price is a call of Python for each operator.
-
-Where a trace listens to torch: storages that are resized, FSDP's gathers and reductions, the borders of layers.
-
-In: a ledger. Out: context managers in which it is told. Methods of torch are replaced for as long as they are open, in
-a process that does nothing but trace.
+`OperatorTracker` is the mode that sees operators; the context managers `track_layers`, `track_resizes` and `track_fsdp`
+tell it what no operator shows. They replace methods of torch while they are open, in a process that does nothing but
+trace. docs/design.md has the comparison with torch's FSDPMemTracker, FlopCounterMode and CommDebugMode.
 """
 
 from __future__ import annotations
@@ -32,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from titan_speech.estimate.memory import Collective, Event, Traffic
+from titan_speech.estimate.step_trace import Collective, Event, Traffic
 
 _KINDS = {
     "_allgather_base_": ("all_gather", 0),
@@ -48,11 +43,16 @@ _KINDS = {
     "all_reduce_": ("all_reduce", 0),
     "all_to_all_single": ("all_to_all", 0),
 }
-"""By operator: the kind, and which argument is the buffer."""
+"""By operator, in place (c10d, which FSDP uses) and functional (tensor and context parallelism): the kind of the
+collective, and which argument is the buffer."""
 
 
 def collective_of(func: Any, args: tuple[Any, ...]) -> tuple[str, tuple[int, ...], int] | None:
-    """The collective an operator is, or None; one among a single rank is none."""
+    """Whether an operator is a collective between several ranks.
+
+    Returns:
+        Kind, ranks, and bytes of the whole buffer; None for any other operator.
+    """
     namespace, _, name = str(func._overloadpacket).partition(".")
     if namespace not in ("c10d", "_c10d_functional") or name not in _KINDS:
         return None
@@ -61,7 +61,7 @@ def collective_of(func: Any, args: tuple[Any, ...]) -> tuple[str, tuple[int, ...
     if len(ranks) < 2:
         return None
     num_bytes = _num_bytes(args[position])
-    if name == "all_gather_into_tensor":  # told by its input: one rank's part
+    if name == "all_gather_into_tensor":  # its argument is the part of one rank
         num_bytes *= len(ranks)
     return kind, ranks, num_bytes
 
@@ -84,8 +84,8 @@ def _ranks(args: tuple[Any, ...]) -> tuple[int, ...]:
     return ()
 
 
-class Ledger(TorchDispatchMode):
-    """Follows the storages of one process; `place` and `component` say what allocations belong to."""
+class OperatorTracker(TorchDispatchMode):
+    """Follows the storages of one process; allocations belong to the current `place` and `component`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # its own dispatch comes back here with the local tensors
+            return NotImplemented  # DTensor dispatches its local tensors, which arrive here again
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
@@ -108,14 +108,14 @@ class Ledger(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=result)
-        self._note_collective(func, args)
+        self._count_collective(func, args)
         return result
 
     @property
     def traffic(self) -> tuple[Traffic, ...]:
         return tuple(Traffic(one, times, num_bytes) for one, (times, num_bytes) in self._sent.items())
 
-    def _note_collective(self, func: Any, args: Any) -> None:
+    def _count_collective(self, func: Any, args: Any) -> None:
         found = collective_of(func, args)
         if found is None:
             return
@@ -126,7 +126,7 @@ class Ledger(TorchDispatchMode):
         totals[1] += num_bytes
 
     def follow(self, tensor: torch.Tensor) -> None:
-        """Write down the storage of `tensor`, if it is new."""
+        """Begin to follow the storage of `tensor`, if it is new."""
         storage = tensor.untyped_storage()
         address = storage._cdata
         if address in self._keys:
@@ -135,11 +135,11 @@ class Ledger(TorchDispatchMode):
         self._keys[address] = key
         self.component_of[key] = self.component
         self._num_bytes[key] = 0
-        self._set(key, storage.nbytes())
+        self._set_size(key, storage.nbytes())
         weakref.finalize(storage, self._release, address)
 
     def assign(self, tensor: torch.Tensor, component: str) -> None:
-        """Say what a storage is, also one that was followed before that was known."""
+        """Set the component of a tensor's storage, also when it is followed already."""
         local = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
         self.follow(local)
         self.component_of[self._keys[local.untyped_storage()._cdata]] = component
@@ -157,15 +157,15 @@ class Ledger(TorchDispatchMode):
                 self.place = place
 
     def resized(self, storage: torch.UntypedStorage, num_bytes: int) -> None:
-        """A storage was given another size in place."""
+        """Record that a storage was resized in place."""
         key = self._keys.get(storage._cdata)
         if key is not None:
-            self._set(key, num_bytes)
+            self._set_size(key, num_bytes)
 
     def _release(self, address: int) -> None:
-        self._set(self._keys.pop(address), 0)
+        self._set_size(self._keys.pop(address), 0)
 
-    def _set(self, key: int, num_bytes: int) -> None:
+    def _set_size(self, key: int, num_bytes: int) -> None:
         change = num_bytes - self._num_bytes[key]
         self._num_bytes[key] = num_bytes
         if change:
@@ -175,8 +175,8 @@ class Ledger(TorchDispatchMode):
 _LAYER = re.compile(r"layers\.(\d+)$")
 
 
-def position(layer: int, num_layers: int) -> str:
-    """Where in the stack a layer stands; -1 is before the first."""
+def layer_place(layer: int, num_layers: int) -> str:
+    """Name of the place of a layer; -1 is before the first, `num_layers` after the last."""
     if layer in (-1, num_layers):
         return "before the layers" if layer == -1 else "after the layers"
     if layer in (0, num_layers - 1):
@@ -185,21 +185,21 @@ def position(layer: int, num_layers: int) -> str:
 
 
 @contextlib.contextmanager
-def telling_layers_apart(ledger: Ledger, layers: nn.ModuleDict) -> Iterator[None]:
-    """In a forward pass the place is that of the layer which runs."""
+def track_layers(tracker: OperatorTracker, layers: nn.ModuleDict) -> Iterator[None]:
+    """While open, the place in a forward pass is that of the layer that runs."""
     num_layers = len(layers)
 
     def starting(layer: int) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:
-            ledger.place = f"forward, {position(layer, num_layers)}"
+            tracker.place = f"forward, {layer_place(layer, num_layers)}"
 
         return hook
 
     def ended(module: nn.Module, inputs: Any, output: Any) -> None:
-        ledger.place = f"forward, {position(num_layers, num_layers)}"
+        tracker.place = f"forward, {layer_place(num_layers, num_layers)}"
 
     hooks = [layer.register_forward_pre_hook(starting(i), prepend=True) for i, layer in enumerate(layers.values())]
-    hooks += [layer.register_forward_hook(ended) for layer in list(layers.values())[-1:]]  # a last stage may have none
+    hooks += [layer.register_forward_hook(ended) for layer in list(layers.values())[-1:]]  # a stage may have none
     try:
         yield
     finally:
@@ -208,18 +208,18 @@ def telling_layers_apart(ledger: Ledger, layers: nn.ModuleDict) -> Iterator[None
 
 
 def _layer_of(group: Any) -> int | None:
-    """Number of the layer whose weights FSDP handles as this group; None for embedding and head."""
+    """Index of the layer whose weights FSDP handles as this group; None for embedding and head."""
     found = _LAYER.search(group._module_fqn or "")
     return int(found[1]) if found else None
 
 
 @contextlib.contextmanager
-def following_resizes(ledger: Ledger) -> Iterator[None]:
-    """FSDP frees and fills gathered weights by resizing their storage, which no operator tells."""
+def track_resizes(tracker: OperatorTracker) -> Iterator[None]:
+    """While open, resized storages are recorded: FSDP frees and fills gathered weights so, which no operator shows."""
     plain = torch.UntypedStorage.resize_
 
     def resize(storage: torch.UntypedStorage, num_bytes: int) -> torch.UntypedStorage:
-        ledger.resized(storage, num_bytes)
+        tracker.resized(storage, num_bytes)
         return plain(storage, num_bytes)
 
     torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
@@ -230,9 +230,9 @@ def following_resizes(ledger: Ledger) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling_fsdp_apart(ledger: Ledger, num_layers: int) -> Iterator[None]:
-    """What FSDP gathers and what it reduces with become components of their own; where it ends a layer's backward pass,
-    the layer below comes next."""
+def track_fsdp(tracker: OperatorTracker, num_layers: int) -> Iterator[None]:
+    """While open, gathered weights and reduction buffers of FSDP are components of their own, and the end of a layer's
+    backward pass moves the place to the layer below."""
     from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
 
     names = {
@@ -244,11 +244,11 @@ def telling_fsdp_apart(ledger: Ledger, num_layers: int) -> Iterator[None]:
 
     def labelled(name: str) -> Any:
         def method(group: Any, *args: Any, **kwargs: Any) -> Any:
-            with ledger.during(component=names[name]):
+            with tracker.during(component=names[name]):
                 result = plain[name](group, *args, **kwargs)
             layer = _layer_of(group) if name == "post_backward" else None
-            if layer is not None and ledger.place.startswith("backward"):
-                ledger.place = f"backward, {position(layer - 1, num_layers)}"
+            if layer is not None and tracker.place.startswith("backward"):
+                tracker.place = f"backward, {layer_place(layer - 1, num_layers)}"
             return result
 
         return method

@@ -1,0 +1,92 @@
+"""An estimate as JSON, for scripts; docs/estimate.md lists the keys.
+
+In: `RunEstimate`. Out: plain values; bytes, seconds and FLOPs as numbers, what is not known as null. `format` rises
+whenever a key is removed or changes its meaning; new keys may be added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, REFERENCE_SOURCE, REFERENCES
+from titan_speech.estimate.run_estimate import RunEstimate
+from titan_speech.estimate.speed import bytes_sent
+from titan_speech.preflight.compatibility import Composition, broken_rules, enabled_features, excluded_features
+
+RECORD_FORMAT = 1
+
+
+def estimate_record(estimate: RunEstimate) -> dict[str, Any]:
+    request, memory = estimate.request, estimate.memory
+    run = Composition(request.config, estimate.shape)
+    return {
+        "format": RECORD_FORMAT,
+        "config": request.name,
+        "world_size": request.world_size,
+        "device": asdict(request.device),
+        "measured_on_a_gpu": False,
+        "computed": {
+            "composition": {
+                "features": [feature.name for feature in enabled_features(run)],
+                "problems": [str(finding) for finding in broken_rules(run)],
+                "could_not_be_added": excluded_features(run),
+            },
+            "backbone": asdict(estimate.shape),
+            "backbone_origin": estimate.shape_origin,
+            "vocabulary_origin": estimate.vocabulary.origin,
+            "parameters": asdict(estimate.parameters),
+            "flops_per_token": {
+                "matrices": estimate.flops.matrices,
+                **{f"attention_{name}": value for name, value in estimate.attention_flops.items()},
+                "full": estimate.flops_per_token,
+            },
+            "recomputed_flops": estimate.recomputed,
+            "steps": asdict(estimate.steps),
+            "reading": {**asdict(estimate.data), "audio_hours": estimate.data.audio_hours},
+            "storage": {
+                **asdict(estimate.storage),
+                "kept_bytes": estimate.storage.kept_bytes,
+                "most_bytes": estimate.storage.most_bytes,
+            },
+            "traced_without": list(estimate.left_out),
+            "memory": {
+                "tensor_bytes": memory.tensor_bytes,
+                "place": memory.place,
+                "by_component": memory.by_component,
+                "by_phase": memory.by_phase,
+            },
+            "pipeline_ranks": [
+                {
+                    **asdict(one.stages),
+                    "tensor_bytes": one.memory.tensor_bytes,
+                    "pass_flops": one.pass_flops,
+                    "step_sec": None if one.speed is None else one.speed.step_sec,
+                }
+                for one in estimate.ranks
+                if one.stages is not None
+            ],
+            "communication": {
+                "bytes_sent_per_step": bytes_sent(estimate.trace, estimate.steps.accumulation),
+                "collectives": [
+                    {
+                        "phase": one.collective.phase,
+                        "kind": one.collective.kind,
+                        "num_ranks": len(one.collective.ranks),
+                        "times": one.times,
+                        "buffer_bytes": one.num_bytes,
+                        "bytes_sent": one.bytes_sent,
+                    }
+                    for one in estimate.trace.traffic
+                ],
+            },
+        },
+        "predicted": {
+            "assumptions": asdict(DEFAULT_ASSUMPTIONS),
+            "memory_needed_bytes": memory.needed_bytes,
+            "fits": memory.fits,
+            "speed": None if estimate.speed is None else asdict(estimate.speed),
+        },
+        "dry_run": None if estimate.dry_run is None else asdict(estimate.dry_run),
+        "reference": {"source": REFERENCE_SOURCE, "runs": [asdict(one) for one in REFERENCES]},
+    }
