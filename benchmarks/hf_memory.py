@@ -1,4 +1,4 @@
-"""Memory and time of growing and of exporting a backbone, with files of its real size and random weights.
+"""Memory and time of extending and of exporting a backbone, with files of its real size and random weights.
 
     python benchmarks/hf_memory.py --verb expand --flavor 8B --work DIR --json outputs/hf_memory_expand.json
     python benchmarks/hf_memory.py --verb export --flavor 8B --work DIR --json outputs/hf_memory_export.json
@@ -27,6 +27,7 @@ import torch.distributed.checkpoint as dcp
 
 from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
+from titan_speech.estimate.offline import PUBLISHED_ROWS
 from titan_speech.hf.config_json import config_from_shape, write_json
 from titan_speech.hf.model_folder import tensor_shapes
 from titan_speech.hf.safetensors_writer import write_weights
@@ -37,7 +38,6 @@ from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 FAMILIES = {"8B": "llama3", "1B": "llama3", "1.7B": "qwen3", "0.6B": "qwen3"}
-NUM_BASE = {"llama3": 128_256, "qwen3": 151_936}
 TOKENIZER = Path("tokenizer/tiny/tokenizer.json")
 WEIGHT_STD = 0.02
 ROWS_PER_PIECE = 4096
@@ -130,20 +130,20 @@ def largest_gb(shape: BackboneShape, num_rows: int, dtype: torch.dtype) -> float
 
 
 def measure_expand(work: Path, shape: BackboneShape) -> Measured:
-    base, grown = work / "base", work / "grown"
-    write_backbone(base, shape, NUM_BASE[shape.family])
+    base, extended = work / "base", work / "extended"
+    write_backbone(base, shape, PUBLISHED_ROWS[shape.family])
     print(f"backbone of {folder_gb(base):.1f} GB written", flush=True)
-    peak_gb, time_sec = measure("model", "expand", "--from", str(base), "--output", str(grown))
-    num_rows = json.loads((grown / "config.json").read_text())["vocab_size"]
+    peak_gb, time_sec = measure("model", "expand", "--from", str(base), "--output", str(extended))
+    num_rows = json.loads((extended / "config.json").read_text())["vocab_size"]
     return Measured(
-        "expand", peak_gb, largest_gb(shape, num_rows, torch.bfloat16), folder_gb(base), folder_gb(grown), time_sec
+        "expand", peak_gb, largest_gb(shape, num_rows, torch.bfloat16), folder_gb(base), folder_gb(extended), time_sec
     )
 
 
 def measure_export(work: Path, shape: BackboneShape, flavor: str, dtype: str) -> Measured:
     run, exported = work / "run", work / "exported"
     (work / "tokenizer").mkdir()
-    write_tokenizer(work / "tokenizer", NUM_BASE[shape.family])
+    write_tokenizer(work / "tokenizer", PUBLISHED_ROWS[shape.family])
     write_checkpoint(run, shape, flavor, work / "tokenizer")
     print(f"checkpoint of {folder_gb(run):.1f} GB written", flush=True)
     peak_gb, time_sec = measure(
