@@ -147,7 +147,7 @@ def _filling(pieces: list[Piece], seq_len: int) -> list[Piece]:
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=6), st.integers(1, 3), st.data())
 def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, data: st.DataObject) -> None:
-    """Of one of several documents of a template, which stay as they are."""
+    """Of one of several documents of a template; what is cut is a copy."""
     lengths, is_code = [length for length, _ in runs] * num_documents, bytes(flag for _, flag in runs)
     tokens = np.arange(sum(lengths), dtype=np.uint32)
     views = np.split(tokens, np.cumsum(lengths)[:-1])
@@ -157,14 +157,13 @@ def test_a_cut_document_is_the_window_of_its_tokens(runs, num_documents: int, da
     all_runs = TokenRuns(words, codes, lengths, is_code, [size] * num_documents, [1] * num_documents)
     document, start = data.draw(st.integers(0, num_documents - 1)), data.draw(st.integers(0, size))
     stop = data.draw(st.integers(start, size + 2))
-    cut = all_runs.cut(document, start, stop)
-    found = merge_runs(cut.text, cut.codes, cut.lengths, is_code, 0).tolist()
+    cut = all_runs.cut([(document, start, stop)])
+    found = merge_runs(cut.text, cut.codes, cut.lengths, is_code * num_documents, 0).tolist()
     first, expected = document * size, tokens.tolist()
-    assert found == expected[first + start : first + min(stop, size)]
-    assert cut.num_tokens == [len(found)]
-    before, after = all_runs.select(0, document), all_runs.select(document, num_documents)
-    rest = [merge_runs(r.text, r.codes, r.lengths, is_code * len(r.num_tokens), 0).tolist() for r in (before, after)]
-    assert rest == [expected[:first], expected[first:]]
+    window = expected[first + start : first + min(stop, size)]
+    assert found == expected[:first] + window + expected[first + size :]
+    assert cut.num_tokens == [len(window) if i == document else size for i in range(num_documents)]
+    assert merge_runs(words, codes, lengths, is_code * num_documents, 0).tolist() == expected
 
 
 def test_padding_is_not_trained_on() -> None:

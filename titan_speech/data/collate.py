@@ -130,13 +130,16 @@ def build_batch(pack_plans: Sequence[PackPlan], seq_len: int, pad_id: int) -> Pa
         pad_id: id of the padding token.
     """
     reads, takes_by_pack = _plan_reads(pack_plans)
-    layout = _Layout(seq_len, pad_id)
     for read in reads:
         read.token_runs = read.documents.token_runs(read.numbers)
+    layout = _Layout(seq_len, pad_id)
     for takes in takes_by_pack:
         layout.add_pack(takes)
+    for read in reads:
+        if read.windows:
+            read.token_runs = read.token_runs.cut(read.windows)
     first_code_id = reads[0].documents.first_code_id if reads else 0  # a plan has one vocabulary
-    return layout.finish([stream for stream, _, _ in pack_plans], first_code_id)
+    return layout.join(takes_by_pack, [stream for stream, _, _ in pack_plans], first_code_id)
 
 
 @dataclass(slots=True)
@@ -146,6 +149,9 @@ class _Read:
     documents: Documents
     numbers: list[int] = field(default_factory=list)
     token_runs: TokenRuns = field(init=False)
+    windows: list[tuple[int, int, int]] = field(default_factory=list)
+    """Which of the documents are taken in part, and their tokens [start, stop): the piece and the token after it, which
+    is its last target."""
 
 
 class _Take(NamedTuple):
@@ -186,8 +192,9 @@ class _Layout:
     """What the packs of a batch are joined from, one after the other; each has one token more, its last target."""
 
     def __init__(self, seq_len: int, pad_id: int) -> None:
-        self.seq_len, self.pad_id, self.num_packs = seq_len, pad_id, 0
-        self.token_runs: list[TokenRuns] = []
+        self.seq_len, self.pad_id = seq_len, pad_id
+        self.num_padding: list[int] = []
+        """Padding tokens of each pack, its last target included."""
         self.sizes: list[int] = []
         """Tokens of each piece and each padding."""
         self.untrained: list[slice] = []
@@ -196,7 +203,7 @@ class _Layout:
         """Last positions of packs whose last document continues in another pack: their target is its next token."""
 
     def add_pack(self, takes: Sequence[_Take]) -> None:
-        first = end = self.num_packs * self.seq_len
+        first = end = len(self.num_padding) * self.seq_len
         num_past_end = 0
         for take in takes:
             end, num_past_end = self._add_pieces(take, end)
@@ -204,54 +211,57 @@ class _Layout:
         if num_pad:
             self.sizes.append(num_pad)
             self.untrained.append(slice(end, end + num_pad))
-        num_pad += 1 - num_past_end
-        if num_pad:
-            padding = _padding(self.pad_id, self.seq_len)[:num_pad]
-            self.token_runs.append(TokenRuns([padding], [], [num_pad], b"\0", [num_pad], [num_pad]))
-        self.num_packs += 1
+        self.num_padding.append(num_pad + 1 - num_past_end)
 
     def _add_pieces(self, take: _Take, end: int) -> tuple[int, int]:
-        """Add neighbours of one part from position `end` on.
+        """Add the pieces from position `end` on.
 
         Returns:
             Where they end, and 1 if the last document continues after that, else 0.
         """
-        read, first, pieces = take
-        runs, first_whole, num_past_end = read.token_runs, first, 0
-        for document, (_, _, start, stop) in enumerate(pieces, first):
-            size, num_tokens, num_untrained = stop - start, runs.num_tokens[document], runs.num_untrained[document]
+        read, document, pieces = take
+        num_tokens_of, num_untrained_of, num_past_end = read.token_runs.num_tokens, read.token_runs.num_untrained, 0
+        for _, _, start, stop in pieces:
+            size, num_tokens, num_untrained = stop - start, num_tokens_of[document], num_untrained_of[document]
             self.sizes.append(size)
             if num_untrained > start + 1:
                 self.untrained.append(slice(end, end + min(num_untrained - start - 1, size)))
             end += size
             if size != num_tokens:
-                if first_whole < document:
-                    self.token_runs.append(runs.select(first_whole, document))
-                self.token_runs.append(runs.cut(document, start, stop + 1))
-                first_whole = document + 1
+                read.windows.append((document, start, stop + 1))
                 num_past_end = int(stop < num_tokens)
                 if num_past_end and stop >= num_untrained:
                     self.continued.append(end - 1)
-        if first_whole < first + len(pieces):
-            self.token_runs.append(runs.select(first_whole, first + len(pieces)))
+            document += 1
         return end, num_past_end
 
-    def finish(self, streams: Sequence[int], first_code_id: int) -> PackedBatch:
-        """Join the runs; `streams` has the stream of each pack."""
+    def join(self, takes_by_pack: Sequence[Sequence[_Take]], streams: Sequence[int], first_code_id: int) -> PackedBatch:
+        """The batch, once all documents are read and cut; `streams` has the stream of each pack."""
+        padding = _padding_ids(self.pad_id, self.seq_len)
         text: list[memoryview] = []
         codes: list[memoryview] = []
         lengths: list[int] = []
-        for runs in self.token_runs:
-            text += runs.text
-            codes += runs.codes
-            lengths += runs.lengths
-        is_code = b"".join([runs.is_code * len(runs.num_tokens) for runs in self.token_runs])
-        ids = merge_runs(text, codes, lengths, is_code, first_code_id).reshape(self.num_packs, self.seq_len + 1)
+        is_code: list[bytes] = []
+        for takes, num_padding in zip(takes_by_pack, self.num_padding, strict=True):
+            for read, first, pieces in takes:
+                runs, stop = read.token_runs, first + len(pieces)
+                num_runs, num_codes = len(runs.is_code), sum(runs.is_code)
+                num_texts = num_runs - num_codes
+                text += runs.text[first * num_texts : stop * num_texts]
+                codes += runs.codes[first * num_codes : stop * num_codes]
+                lengths += runs.lengths[first * num_runs : stop * num_runs]
+                is_code.append(runs.is_code * (stop - first))
+            if num_padding:
+                text.append(padding[:num_padding])
+                lengths.append(num_padding)
+                is_code.append(b"\0")
+        ids = merge_runs(text, codes, lengths, b"".join(is_code), first_code_id)
+        ids = ids.reshape(len(streams), self.seq_len + 1)
         stream = streams[0] if len(set(streams)) == 1 else np.array(streams, np.int64)[:, None]
         labels_BS = encode_labels(ids[:, 1:], stream)
         self._ignore_untrained(labels_BS.reshape(-1))
         positions = bytearray().join([_counting(self.seq_len)[:size] for size in self.sizes])
-        positions_BS = np.frombuffer(positions, np.int64).reshape(self.num_packs, self.seq_len)
+        positions_BS = np.frombuffer(positions, np.int64).reshape(len(streams), self.seq_len)
         return PackedBatch(ids[:, :-1].astype(np.int64), labels_BS, positions_BS)
 
     def _ignore_untrained(self, labels_P: NDArray[np.int64]) -> None:
@@ -271,7 +281,7 @@ def _counting(seq_len: int) -> memoryview:
 
 
 @lru_cache(maxsize=4)
-def _padding(pad_id: int, seq_len: int) -> memoryview:
+def _padding_ids(pad_id: int, seq_len: int) -> memoryview:
     """As many padding tokens as a pack can need."""
     return np.full(seq_len + 1, pad_id, np.uint32).data
 

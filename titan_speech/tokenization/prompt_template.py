@@ -230,7 +230,7 @@ class Grammar:
         values = [self._checked(task, field, getattr(parts, field)) for field in template.fields[:-1]]
         empty_target = np.empty(0, np.uint16 if template.fields[-1] in CODE_FIELDS else np.uint32)
         runs = template.assemble([[value.data] for value in (*values, empty_target)], "all")
-        return self._ids(runs.cut(0, 0, runs.num_tokens[0] - len(template.fixed_ids[-1])))
+        return self._ids(runs.cut([(0, 0, runs.num_tokens[0] - len(template.fixed_ids[-1]))]))
 
     def document(self, task: Task, parts: Parts, train_on: str = "all") -> Document:
         """The whole document of a sample.

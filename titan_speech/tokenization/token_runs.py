@@ -18,7 +18,7 @@ Shapes: T tokens of all documents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,39 +44,31 @@ class TokenRuns:
     num_untrained: list[int]
     """Tokens at the start of each document that are not training targets."""
 
-    def select(self, first: int, stop: int) -> TokenRuns:
-        """Documents [first, stop)."""
+    def cut(self, windows: Iterable[tuple[int, int, int]]) -> TokenRuns:
+        """The documents with some of them shortened.
+
+        Args:
+            windows: (document, start, stop): the document keeps its tokens [start, stop). `stop` may be above its
+                length; no document comes twice.
+        """
+        text, codes, lengths = self.text.copy(), self.codes.copy(), self.lengths.copy()
+        num_tokens, num_untrained = self.num_tokens.copy(), self.num_untrained.copy()
         num_runs, num_codes = len(self.is_code), sum(self.is_code)
         num_texts = num_runs - num_codes
-        return TokenRuns(
-            self.text[first * num_texts : stop * num_texts],
-            self.codes[first * num_codes : stop * num_codes],
-            self.lengths[first * num_runs : stop * num_runs],
-            self.is_code,
-            self.num_tokens[first:stop],
-            self.num_untrained[first:stop],
-        )
-
-    def cut(self, document: int, start: int, stop: int) -> TokenRuns:
-        """Tokens [start, stop) of one document, as a document of its own; `stop` may be above its length."""
-        num_codes = sum(self.is_code)
-        next_text, next_code = document * (len(self.is_code) - num_codes), document * num_codes
-        text, codes, lengths = [], [], []
-        end = 0
-        for is_code in self.is_code:
-            begin = end
-            if is_code:
-                run, kind = self.codes[next_code], codes
-                next_code += 1
-            else:
-                run, kind = self.text[next_text], text
-                next_text += 1
-            end += len(run)
-            run = run[max(start - begin, 0) : max(stop - begin, 0)]
-            kind.append(run)
-            lengths.append(len(run))
-        num_untrained = max(self.num_untrained[document] - start, 0)
-        return TokenRuns(text, codes, lengths, self.is_code, [sum(lengths)], [num_untrained])
+        for document, start, stop in windows:
+            untrained = num_untrained[document] - start
+            num_untrained[document] = untrained if untrained > 0 else 0
+            next_run = [document * num_texts, document * num_codes]
+            total = 0
+            for i, kind in enumerate(self.is_code, document * num_runs):
+                runs, length, number = codes if kind else text, lengths[i], next_run[kind]
+                run = runs[number][start if start > 0 else 0 : stop if stop > 0 else 0]
+                runs[number], lengths[i] = run, len(run)
+                next_run[kind] = number + 1
+                total += len(run)
+                start, stop = start - length, stop - length
+            num_tokens[document] = total
+        return TokenRuns(text, codes, lengths, self.is_code, num_tokens, num_untrained)
 
     def drop_first_block(self, document: int, opening: memoryview) -> None:
         """Remove the optional first block of a document: `opening` replaces its first three runs.
