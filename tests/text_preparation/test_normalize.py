@@ -93,6 +93,34 @@ def test_markup_goes_and_words_stay(text: str, expected: list[str], kinds: set[s
     assert found == kinds
 
 
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a.a." * (LONG // 4) + " x.com", id="dots"),
+        pytest.param("a-" * (LONG // 2) + " x.com", id="hyphens"),
+        pytest.param("me@x.org " + "a+" * (LONG // 2), id="local part without a domain"),
+        pytest.param("a@" * (LONG // 2), id="at signs"),
+        pytest.param("a@b" + "." * LONG, id="domain that never ends"),
+        pytest.param("www.x.org " + "a" * LONG, id="one word"),
+        pytest.param("\n".join([" " * (LONG // 6) + ";" * (LONG // 6) + "x"] * 3), id="indented lines of code"),
+        pytest.param("<a " * (LONG // 3), id="tags that never close"),
+        pytest.param("[" * LONG + "](", id="links that never close"),
+    ],
+)
+def test_no_text_makes_a_pattern_quadratic(text: str) -> None:
+    """Each takes about a second; a search that starts anew at every character would take hours."""
+    strip_markup(text)
+
+
+@pytest.mark.parametrize("local", ["a" * 64, "first.last+tag"])
+@pytest.mark.parametrize("domain", ["x.org", "a" * 63 + ".com", ".".join("abcdefghijklmno") + ".net"])
+def test_the_longest_names_that_exist_are_removed(local: str, domain: str) -> None:
+    assert strip_markup(f"to {local}@{domain} at {domain}/page now") == ("to   at   now", {"url"})
+
+
 def test_every_language_of_the_recipe_is_told_from_the_others() -> None:
     for document in DOCUMENTS:
         text = normalize(document["text"], document["language"])

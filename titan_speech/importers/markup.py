@@ -28,17 +28,19 @@ BLOCK_TAGS = (
     "p,div,section,article,li,ul,ol,dl,dt,dd,h1,h2,h3,h4,h5,h6,blockquote,figure,header,footer,main,aside,br,hr"
 )
 
+# Every repetition is bounded or possessive (`++`): web text without spaces must not make a search quadratic. The bounds
+# are those of DNS and SMTP (a label 63 characters, a local part 64); longer names than 16 labels are not in use.
 _TAG = regex.compile(rf"</?(?:{TAGS})(?:\s[^<>]*)?/?>|<!--|<!doctype", flags=regex.IGNORECASE)
 _ENTITY = regex.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});", flags=regex.IGNORECASE)
 _FENCE = regex.compile(r"^[ \t]*(```|~~~)[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", flags=regex.MULTILINE | regex.DOTALL)
 _URL = regex.compile(
-    r"(?:https?|ftp)://[^\s<>\"'()\[\]।]+|\bwww\.[^\s<>\"'()\[\]।]+|\b[\w.+-]+@[\w-]+\.[\w.-]*\w"
-    r"|\b(?:[a-z0-9-]+\.)+(?:com|org|net|edu|gov)\b(?:/[^\s<>\"'()\[\]।]*)?",
+    r"(?:https?|ftp)://[^\s<>\"'()\[\]।]+|\bwww\.[^\s<>\"'()\[\]।]+|\b[\w.+-]{1,64}+@[\w-]{1,63}+\.[\w.-]*\w"
+    r"|\b(?:[a-z0-9-]{1,63}+\.){1,16}(?:com|org|net|edu|gov)\b(?:/[^\s<>\"'()\[\]।]*)?",
     flags=regex.IGNORECASE,
 )
 _MARKDOWN_LINK = regex.compile(r"!?\[([^\[\]\n]*)\]\((?:https?://|www\.|/|#)[^()\s]*(?:\s\"[^\"\n]*\")?\)")
 _CODE_LINE = regex.compile(
-    r"^\s*(?:[{}\])]+[;,]?|.*[;{]|//.*|#include.*|(?:def|class|import|from|return|function|var|let|const|public|private|"
+    r"^\s*+(?:[{}\])]+[;,]?|.*[;{]|//.*|#include.*|(?:def|class|import|from|return|function|var|let|const|public|private|"
     r"static|if|for|while|else|elif|try|except|print)\b.*[=(){}\[\]:;].*|[\w.\[\]]+\s*[+\-*]?=\s*[^=\s].*[\w\])\"';]|"
     r"[\w.]+\(.*\)[;:]?)\s*$"
 )
