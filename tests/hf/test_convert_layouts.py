@@ -39,9 +39,11 @@ def exported_run(folder: Path, kind: Backbone) -> Path:
     write_backbone(folder / "base", kind)
     if kind.num_rows is not None:  # the bundled tokenizer has fewer entries, and says so
         (folder / "base" / "recipe.json").write_text(json.dumps({"num_base": kind.num_rows}))
-    expand(folder / "base", folder / "grown", NewRows(), lambda _: None)
+    expand(folder / "base", folder / "extended", NewRows(), lambda _: None)
     export(
-        WeightsCheckpoint.open(write_run(folder / "run", folder / "grown", kind.family)), folder / "hf", torch.float32
+        WeightsCheckpoint.open(write_run(folder / "run", folder / "extended", kind.family)),
+        folder / "hf",
+        torch.float32,
     )
     return folder / "hf"
 

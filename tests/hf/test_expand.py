@@ -1,4 +1,4 @@
-"""A backbone's folder grown by the speech vocabulary: old rows kept, new rows as stated, bad folders refused whole."""
+"""A backbone's folder with an extended vocabulary: old rows kept, new rows as stated, bad folders refused whole."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.name)
-def test_a_grown_model_gives_the_backbones_logits_for_text(tmp_path: Path, kind: Backbone) -> None:
+def test_a_extended_model_gives_the_backbones_logits_for_text(tmp_path: Path, kind: Backbone) -> None:
     model = write_backbone(tmp_path / "base", kind)
-    record = expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "grown", output_loading_info=True)
-    grown, info = loaded
+    record = expand(tmp_path / "base", tmp_path / "extended", NewRows(), silent)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "extended", output_loading_info=True)
+    extended, info = loaded
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert grown.config.vocab_size == record.num_rows == TextTokenizer.load(TOKENIZER).vocabulary().num_rows
+    assert extended.config.vocab_size == record.num_rows == TextTokenizer.load(TOKENIZER).vocabulary().num_rows
     ids = torch.randint(0, record.num_base, (1, 100), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        torch.testing.assert_close(grown(ids).logits[..., : record.num_base], model(ids).logits)
+        torch.testing.assert_close(extended(ids).logits[..., : record.num_base], model(ids).logits)
 
 
 def test_new_rows_have_mean_and_covariance_of_the_old(backbone: Path, tmp_path: Path) -> None:
-    record = expand(backbone, tmp_path / "grown", NewRows(scale=0.25), silent)
-    folder = HFFolder.open(tmp_path / "grown")
+    record = expand(backbone, tmp_path / "extended", NewRows(scale=0.25), silent)
+    folder = HFFolder.open(tmp_path / "extended")
     for name in (EMBEDDING, HEAD):
         old = folder.rows(name, 0, record.num_base).double()
         new = folder.rows(name, record.num_base, record.num_rows).double()
@@ -63,8 +63,8 @@ def test_singular_covariance_is_no_problem(tmp_path: Path) -> None:
     with torch.no_grad():
         cast(torch.Tensor, model.get_input_embeddings().weight)[:, 10:] = 0.5
     model.save_pretrained(tmp_path / "base")
-    record = expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
-    new = HFFolder.open(tmp_path / "grown").rows(EMBEDDING, record.num_base, record.num_rows)
+    record = expand(tmp_path / "base", tmp_path / "extended", NewRows(), silent)
+    new = HFFolder.open(tmp_path / "extended").rows(EMBEDDING, record.num_base, record.num_rows)
     assert torch.isfinite(new).all()
     torch.testing.assert_close(new[:, 10:], torch.full_like(new[:, 10:], 0.5), atol=1e-4, rtol=0)
 
@@ -79,36 +79,36 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backbone: Pa
 
 
 def test_mean_rows_are_all_the_mean(backbone: Path, tmp_path: Path) -> None:
-    record = expand(backbone, tmp_path / "grown", NewRows("mean"), silent)
-    folder = HFFolder.open(tmp_path / "grown")
+    record = expand(backbone, tmp_path / "extended", NewRows("mean"), silent)
+    folder = HFFolder.open(tmp_path / "extended")
     mean = folder.rows(EMBEDDING, 0, record.num_base).double().mean(0).float()
     new = folder.rows(EMBEDDING, record.num_base, record.num_rows)
     torch.testing.assert_close(new, mean.expand_as(new), atol=1e-6, rtol=1e-5)
 
 
 def test_every_speech_token_has_its_name_and_text_keeps_its_ids(backbone: Path, tmp_path: Path) -> None:
-    expand(backbone, tmp_path / "grown", NewRows("mean"), silent)
+    expand(backbone, tmp_path / "extended", NewRows("mean"), silent)
     text, vocabulary = TextTokenizer.load(TOKENIZER), TextTokenizer.load(TOKENIZER).vocabulary()
-    grown = Tokenizer.from_file(str(tmp_path / "grown" / "tokenizer.json"))
+    extended = Tokenizer.from_file(str(tmp_path / "extended" / "tokenizer.json"))
     for name in ("<|s_0|>", "<|s_9999|>", "<|s_65535|>", "<|speech_end|>", "<|pad|>", "<|reserved_speech_0|>"):
-        assert grown.token_to_id(name) == vocabulary.id_of(name), name
-    assert grown.get_vocab_size() == vocabulary.num_rows
+        assert extended.token_to_id(name) == vocabulary.id_of(name), name
+    assert extended.get_vocab_size() == vocabulary.num_rows
     words = "Please hold the line. नमस्ते, வணக்கம்!"
-    assert grown.encode(words, add_special_tokens=False).ids == text.encode(words)
-    assert grown.encode("<|speech_start|><|s_17|>", add_special_tokens=False).ids == [
+    assert extended.encode(words, add_special_tokens=False).ids == text.encode(words)
+    assert extended.encode("<|speech_start|><|s_17|>", add_special_tokens=False).ids == [
         vocabulary.special("<|speech_start|>"),
         vocabulary.id_of("<|s_17|>"),
     ]
-    assert TextTokenizer.load(tmp_path / "grown").fingerprint == text.fingerprint
+    assert TextTokenizer.load(tmp_path / "extended").fingerprint == text.fingerprint
 
 
 def test_rows_the_tokenizer_leaves_unused_do_not_shift_what_follows(tmp_path: Path) -> None:
     """Qwen3's embedding has 267 rows more than its tokenizer has entries."""
     num_base = TextTokenizer.load(TOKENIZER).num_base + 200
     write_backbone(tmp_path / "base", Backbone(num_rows=num_base))
-    record = expand(tmp_path / "base", tmp_path / "grown", NewRows("mean"), silent)
-    grown = Tokenizer.from_file(str(tmp_path / "grown" / "tokenizer.json"))
-    assert grown.token_to_id("<|s_0|>") == record.num_base == num_base
+    record = expand(tmp_path / "base", tmp_path / "extended", NewRows("mean"), silent)
+    extended = Tokenizer.from_file(str(tmp_path / "extended" / "tokenizer.json"))
+    assert extended.token_to_id("<|s_0|>") == record.num_base == num_base
 
 
 def test_sharded_weights_give_the_rows_of_whole_ones(backbone: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def _weight_map(content: object):
     return change
 
 
-def _grown_without_record(folder: Path) -> None:
+def _extended_without_record(folder: Path) -> None:
     (folder / "text_tokenizer").mkdir()
     (folder / "tokenizer.json").rename(folder / "text_tokenizer" / "tokenizer.json")
 
@@ -221,7 +221,7 @@ BAD_FOLDERS = {
     "no-architecture": (_config(architectures=None), "architectures is missing, expected one of LlamaForCausalLM"),
     "heads-that-do-not-divide": (_config(num_key_value_heads=3), "is 4, not a multiple of num_key_value_heads, 3"),
     "record-lost": (
-        _grown_without_record,
+        _extended_without_record,
         r"was extended already \(text_tokenizer/ .* but expansion.json, .* is missing",
     ),
     "misplaced": (_misplaced, r"model\.\S+ is not in model-00\S+, where model.safetensors.index.json places it"),
@@ -236,11 +236,11 @@ BAD_FOLDERS = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS.values(), ids=BAD_FOLDERS)
-def test_a_folder_that_cannot_be_grown_is_named_and_nothing_is_left(tmp_path: Path, spoil, message: str) -> None:
+def test_a_folder_that_cannot_be_extended_is_named_and_nothing_is_left(tmp_path: Path, spoil, message: str) -> None:
     write_backbone(tmp_path / "base")
     spoil(tmp_path / "base")
     with pytest.raises(ModelError, match=message):
-        expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
+        expand(tmp_path / "base", tmp_path / "extended", NewRows(), silent)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
 
 
@@ -248,21 +248,21 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_numbers(tmp_path: Pat
     write_backbone(tmp_path / "base", Backbone(num_rows=8192))
     (tmp_path / "base" / "recipe.json").write_text('{"num_base": 4096}')
     with pytest.raises(ModelError, match=r"stands for 4096 rows, the embedding has 8192"):
-        expand(tmp_path / "base", tmp_path / "grown", NewRows(), silent)
+        expand(tmp_path / "base", tmp_path / "extended", NewRows(), silent)
 
 
 def test_a_tokenizer_with_far_fewer_entries_than_rows_needs_a_recipe_that_says_so(tmp_path: Path) -> None:
     write_backbone(tmp_path / "base", Backbone(num_rows=8192))
     with pytest.raises(ModelError, match=r"4,096 entries \(no vocabulary known by name\), the embedding 8,192 rows"):
-        expand(tmp_path / "base", tmp_path / "grown", NewRows("mean"), silent)
+        expand(tmp_path / "base", tmp_path / "extended", NewRows("mean"), silent)
     (tmp_path / "base" / "recipe.json").write_text('{"num_base": 8192}')
-    assert expand(tmp_path / "base", tmp_path / "grown", NewRows("mean"), silent).num_base == 8192
+    assert expand(tmp_path / "base", tmp_path / "extended", NewRows("mean"), silent).num_base == 8192
 
 
-def test_a_folder_that_was_grown_is_not_grown_again(backbone: Path, tmp_path: Path) -> None:
-    expand(backbone, tmp_path / "grown", NewRows("mean"), silent)
+def test_a_folder_that_was_extended_is_not_extended_again(backbone: Path, tmp_path: Path) -> None:
+    expand(backbone, tmp_path / "extended", NewRows("mean"), silent)
     with pytest.raises(ModelError, match=r"has rows for speech tokens already \(expansion\.json says so\)"):
-        expand(tmp_path / "grown", tmp_path / "again", NewRows("mean"), silent)
+        expand(tmp_path / "extended", tmp_path / "again", NewRows("mean"), silent)
     assert not (tmp_path / "again").exists()
 
 

@@ -39,11 +39,11 @@ def silent(_: str) -> None:
 
 @pytest.fixture(scope="module", params=ALL_KINDS, ids=lambda kind: kind.name)
 def run_of_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run folder and the grown folder its weights are those of."""
+    """A run folder and the extended folder its weights are those of."""
     folder = tmp_path_factory.mktemp(request.param.name)
     write_backbone(folder / "base", request.param)
-    expand(folder / "base", folder / "grown", NewRows(), silent)
-    return write_run(folder / "run", folder / "grown", request.param.family), folder / "grown"
+    expand(folder / "base", folder / "extended", NewRows(), silent)
+    return write_run(folder / "run", folder / "extended", request.param.family), folder / "extended"
 
 
 def test_exported_logits_are_those_of_the_trainers_model(run_of_kind: tuple[Path, Path], tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_exported_logits_are_those_of_the_trainers_model(run_of_kind: tuple[Path
 
 
 def test_what_was_loaded_is_exported_bit_for_bit(run_of_kind: tuple[Path, Path], tmp_path: Path) -> None:
-    run, grown = run_of_kind
+    run, extended = run_of_kind
     export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
-    loaded, exported = (load_file(folder / "model.safetensors") for folder in (grown, tmp_path / "hf"))
+    loaded, exported = (load_file(folder / "model.safetensors") for folder in (extended, tmp_path / "hf"))
     assert loaded.keys() == exported.keys()
     for name, tensor in loaded.items():
         assert torch.equal(tensor, exported[name]), name
@@ -74,8 +74,8 @@ def test_what_was_loaded_is_exported_bit_for_bit(run_of_kind: tuple[Path, Path],
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_backbone(folder / "base", Backbone())
-    expand(folder / "base", folder / "grown", NewRows(), silent)
-    return write_run(folder / "run", folder / "grown", "llama3")
+    expand(folder / "base", folder / "extended", NewRows(), silent)
+    return write_run(folder / "run", folder / "extended", "llama3")
 
 
 def test_transformers_generates_token_for_token_what_the_projects_own_decoding_does(
@@ -113,7 +113,7 @@ def test_what_was_measured_of_the_step_is_in_the_card(tiny_run: Path, tmp_path: 
 
 def test_the_card_names_the_backbone_that_the_first_weights_were_made_from(tiny_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    checkpoint, record = run / "checkpoint" / "step-5", read_expansion(tiny_run.parent / "grown")
+    checkpoint, record = run / "checkpoint" / "step-5", read_expansion(tiny_run.parent / "extended")
     fingerprint = load_run(tiny_run).grammar.vocabulary.fingerprint
     Provenance(fingerprint, "", "", 1024, initial=str(record)).write(checkpoint)
     export(WeightsCheckpoint.open(run), tmp_path / "hf")
@@ -183,8 +183,8 @@ def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Pat
     try:
         with pytest.raises(ModelError, match=r"hf cannot be written: .*File too large; nothing was left behind"):
             export(checkpoint, tmp_path / "deep" / "er" / "hf")
-        with pytest.raises(ModelError, match=r"grown cannot be written: .*File too large; nothing was left behind"):
-            expand(tiny_run.parent / "base", tmp_path / "grown", NewRows("mean"), silent)
+        with pytest.raises(ModelError, match=r"extended cannot be written: .*File too large; nothing was left behind"):
+            expand(tiny_run.parent / "base", tmp_path / "extended", NewRows("mean"), silent)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())

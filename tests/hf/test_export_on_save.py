@@ -51,8 +51,8 @@ def test_a_complete_milestone_becomes_a_folder_and_a_damaged_one_an_error_that_s
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_backbone(tmp_path / "base", Backbone())
-    expand(tmp_path / "base", tmp_path / "grown", NewRows(), lambda _: None)
-    run = write_run(tmp_path / "run", tmp_path / "grown", "llama3")
+    expand(tmp_path / "base", tmp_path / "extended", NewRows(), lambda _: None)
+    run = write_run(tmp_path / "run", tmp_path / "extended", "llama3")
     exporter = MilestoneExporter(run)
     exporter.add(steps(run, 4, 5))
     assert exporter.waiting_steps == (4, 5)

@@ -33,7 +33,7 @@ def lose_a_shard(folder: Path) -> None:
 
 
 def spoil_a_value(folder: Path) -> None:
-    """What is found only while it is grown."""
+    """What is found only while it is extended."""
     for file in folder.glob("model-*"):
         tensors = load_file(file)
         if EMBEDDING in tensors:

@@ -30,8 +30,8 @@ def silent(_: str) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_backbone(folder / "base", Backbone())
-    expand(folder / "base", folder / "grown", NewRows(), silent)
-    return write_run(folder / "run", folder / "grown", "llama3")
+    expand(folder / "base", folder / "extended", NewRows(), silent)
+    return write_run(folder / "run", folder / "extended", "llama3")
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,12 @@ STANDING_STILL = (*TEN_STEPS, "--optimizer.lr", "1e-30", "--lr_scheduler.end_lr"
 """Updates that vanish beside any weight: what comes out is what went in."""
 
 
-def grown(folder: Path, kind: Backbone) -> Path:
+def extended(folder: Path, kind: Backbone) -> Path:
     write_backbone(folder / "base", kind)
     if kind.num_rows is not None:  # the bundled tokenizer has fewer entries, and says so
         (folder / "base" / "recipe.json").write_text(json.dumps({"num_base": kind.num_rows}))
-    expand(folder / "base", folder / "grown", NewRows(), lambda _: None)
-    return folder / "grown"
+    expand(folder / "base", folder / "extended", NewRows(), lambda _: None)
+    return folder / "extended"
 
 
 def start_from(initial: Path, kind: Backbone) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def assert_same_logits(run: Path, exported: Path) -> None:
 def test_a_model_trained_for_ten_steps_has_the_same_logits_and_greedy_codes_in_transformers(
     tmp_path: Path, kind: Backbone
 ) -> None:
-    initial = grown(tmp_path, kind)
+    initial = extended(tmp_path, kind)
     figures = train_well(tmp_path / "run", *start_from(initial, kind), *TEN_STEPS)
     assert max(figures) == 10
     export(WeightsCheckpoint.open(tmp_path / "run"), tmp_path / "hf", torch.float32)
@@ -70,10 +70,10 @@ def test_a_model_trained_for_ten_steps_has_the_same_logits_and_greedy_codes_in_t
 
 
 @pytest.mark.parametrize("kind", [ALL_KINDS[0], ALL_KINDS[3]], ids=lambda kind: kind.name)
-def test_a_grown_folder_gives_one_process_and_two_the_same_losses_and_comes_out_of_both_bit_for_bit(
+def test_a_extended_folder_gives_one_process_and_two_the_same_losses_and_comes_out_of_both_bit_for_bit(
     tmp_path: Path, kind: Backbone
 ) -> None:
-    initial = grown(tmp_path, kind)
+    initial = extended(tmp_path, kind)
     words = (*start_from(initial, kind), *STANDING_STILL)
     found = {n: losses(train_well(tmp_path / f"run{n}", *words, world_size=n)) for n in (1, 2)}
     assert_close(found[2], found[1])
@@ -94,9 +94,9 @@ def test_a_grown_folder_gives_one_process_and_two_the_same_losses_and_comes_out_
 def test_a_backbone_as_it_was_published_is_loaded_saved_and_exported_bit_for_bit(
     tmp_path: Path, kind: Backbone
 ) -> None:
-    """In the type it came in; by two processes, which grow it on the fly as a folder is that was grown before."""
+    """In the type it came in; by two processes, which extend it at load time as `model expand` does."""
     kind = replace(kind, dtype=torch.bfloat16)
-    initial = grown(tmp_path, kind)
+    initial = extended(tmp_path, kind)
     words = (*start_from(tmp_path / "base", kind), *STANDING_STILL)
     train_well(tmp_path / "run", *words, world_size=2)
     export(WeightsCheckpoint.open(tmp_path / "run"), tmp_path / "hf", torch.bfloat16)
@@ -111,7 +111,7 @@ def test_a_backbone_as_it_was_published_is_loaded_saved_and_exported_bit_for_bit
 
 def test_a_run_starts_from_an_exported_folder_with_its_weights_as_they_are(tmp_path: Path) -> None:
     kind = Backbone()
-    run = write_run(tmp_path / "first", grown(tmp_path, kind), kind.family)
+    run = write_run(tmp_path / "first", extended(tmp_path, kind), kind.family)
     export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     train_well(tmp_path / "second", *start_from(tmp_path / "hf", kind), *STANDING_STILL)
     assert f"the weights of {tmp_path / 'hf'}" in (tmp_path / "second/log.txt").read_text()
@@ -130,7 +130,7 @@ FULL_SIZE = [
 
 @pytest.mark.parametrize("kind", FULL_SIZE, ids=lambda kind: kind.name)
 def test_logits_and_greedy_codes_agree_at_the_full_vocabulary(tmp_path: Path, kind: Backbone) -> None:
-    initial = grown(tmp_path, kind)
+    initial = extended(tmp_path, kind)
     run = write_run(tmp_path / "run", initial, kind.family)
     export(WeightsCheckpoint.open(run), tmp_path / "hf", torch.float32)
     num_rows = {"llama3": 193_920, "qwen3": 217_600}[kind.family]

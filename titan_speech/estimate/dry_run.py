@@ -97,7 +97,7 @@ def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
 def _run_process(job: TraceJob) -> None:
     rank, world_size = str(global_rank(job)), str(job.world_size)
     ranks = {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": world_size, "NGPU": world_size}
-    with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
         file = Path(folder) / "job"
         file.write_bytes(pickle.dumps(job))
         done = subprocess.run(

@@ -39,7 +39,7 @@ def trace_steps(jobs: Sequence[TraceJob]) -> list[StepTrace]:
     dims: ParallelDims | None = None
     traces = []
     for job in jobs:
-        with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
+        with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
             tree = fake_inputs(job.config, job.vocabulary, job.shape, world_size, Path(folder)).trainer
             if dims is None:
                 dims = _build_meshes(tree, world_size)
@@ -76,7 +76,7 @@ def trace_jobs(jobs: Sequence[TraceJob]) -> list[StepTrace]:
 
 
 def _trace_in_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
-    with tempfile.TemporaryDirectory(prefix="titan-speech-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
         files = [Path(folder) / name for name in ("jobs", "traces")]
         files[0].write_bytes(pickle.dumps(list(jobs)))
         done = subprocess.run(
