@@ -1,0 +1,47 @@
+"""The floors of the package: every import points down, files make no circles, and the contract notices what breaks it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT
+
+PLANTED = {
+    "upward": ("store/describe.py", "from titan_speech.cli.main import main\n", "titan_speech.store is not allowed"),
+    "circle": ("utils/files.py", "from titan_speech.utils.locks import RunLock\n", "titan_speech.utils"),
+}
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(folder)})
+
+
+def test_every_import_points_down_and_there_are_no_circles() -> None:
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_import_breaks_the_contract(tmp_path: Path, name: str) -> None:
+    file, line, message = PLANTED[name]
+    shutil.copytree(ROOT / "titan_speech", tmp_path / "titan_speech", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    path = tmp_path / "titan_speech" / file
+    path.write_text(
+        path.read_text().replace(
+            "from __future__ import annotations\n", f"from __future__ import annotations\n{line}", 1
+        )
+    )
+    if name == "circle":
+        locks = tmp_path / "titan_speech" / "utils" / "locks.py"
+        locks.write_text(locks.read_text() + "\nfrom titan_speech.utils.files import sync_folder\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert message in done.stdout
