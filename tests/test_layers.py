@@ -1,4 +1,4 @@
-"""The floors of the package: every import points down, files make no circles, and the contract notices what breaks it."""
+"""Every import points down, files make no circles, and the contract notices what breaks this."""
 
 from __future__ import annotations
 
