@@ -15,6 +15,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import RendezvousError
 
 if TYPE_CHECKING:
@@ -33,24 +34,24 @@ def use_fresh_store_after_restart() -> None:
     """Point MASTER_PORT at a TCPStore of this restart. Call before anything else uses torchrun's store.
 
     Raises:
-        MeetingError: rank 0 did not answer within `RENDEZVOUS_TIMEOUT`.
+        RendezvousError: rank 0 did not answer within `RENDEZVOUS_TIMEOUT`.
     """
-    world_size = int(os.environ["WORLD_SIZE"])
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or world_size == 1:
+    env = dist_env()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.world_size == 1:
         return
     from torch.distributed import TCPStore
 
-    host, rank = os.environ["MASTER_ADDR"], int(os.environ["RANK"])
+    host = os.environ["MASTER_ADDR"]
     torchrun_store = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=RENDEZVOUS_TIMEOUT)
-    if rank == 0:
+    if env.is_first:
         hosted = TCPStore(
             host, 0, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=RENDEZVOUS_TIMEOUT
         )
         _hosted.append(hosted)
         port = hosted.port
-        _answer_ranks(torchrun_store, world_size, port)
+        _answer_ranks(torchrun_store, env.world_size, port)
     else:
-        port = _ask_rank_0(torchrun_store, rank)
+        port = _ask_rank_0(torchrun_store, env.rank)
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 

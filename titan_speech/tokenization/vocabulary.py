@@ -1,7 +1,8 @@
 """The vocabulary: text, speech codes and special tokens as rows of one embedding table.
 
 In: the number of rows of the backbone's own table and its BOS / EOS ids. Out: conversions between codes, ids and names,
-range-checked. No other module computes with the positions of ids.
+range-checked. No other module computes with the positions of these ids; those of other trainers' vocabularies are found
+by name (foreign_layouts.py, importers/llasa.py).
 
     base rows | 65,536 codes in numeric order | 128 specials: 20 named, the rest reserved | padding to 128
 
