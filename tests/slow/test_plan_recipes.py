@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.recipe_headers import FOLDER, PAGE, page, plans_of, with_figures, world_sizes
+from scripts.recipe_headers import FOLDER, PAGE, estimate_recipes, page, with_estimate, world_sizes
 from titan_speech.cli.main import main
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
@@ -60,11 +60,11 @@ def check_that_a_rank_holds_its_part(plan: RunEstimate) -> None:
 
 @pytest.mark.slow
 def test_every_recipe_is_planned_and_its_head_says_what_the_plan_does() -> None:
-    plans = plans_of(world_sizes())
+    plans = estimate_recipes(world_sizes())
     for name, plan in plans.items():
         check_that_a_rank_holds_its_part(plan)
         text = (FOLDER / f"{name}.toml").read_text("utf-8")
-        assert with_figures(text, plan) == text, "python scripts/recipe_headers.py writes them anew"
+        assert with_estimate(text, plan) == text, "run python scripts/recipe_headers.py"
     text = PAGE.read_text("utf-8")
     assert page(text, plans) == text
 
@@ -84,7 +84,7 @@ def test_heads_of_all_recipes_for_gpus_give_figures_that_come_out() -> None:
     ]
     for name in sizes:
         text = (FOLDER / f"{name}.toml").read_text("utf-8")
-        found = re.search(r"\(([\d,]+) tokens/s each, ([\d,.]+) GPU hours\)", text)
+        found = re.search(r"\(([\d,]+) tokens/s per GPU, ([\d,.]+) GPU hours\)", text)
         assert found is not None, name
         rate, hours = (float(figure.replace(",", "")) for figure in found.groups())
         tokens = Budget.from_config(config_of(f"train_configs/{name}.toml")).total_tokens
