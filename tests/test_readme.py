@@ -1,10 +1,11 @@
-"""The README's commands are the ones CI runs, and everything it points to is there."""
+"""CI runs the README's commands, its links lead somewhere, and CONTRIBUTING lists the floors that are checked."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -39,9 +40,16 @@ def test_every_command_in_the_text_is_understood(command: str) -> None:
     assert done.stdout
 
 
-def test_an_unknown_block_is_told_those_there_are() -> None:
+def test_the_error_about_an_unknown_block_lists_the_known_ones() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/readme_command.py", "nonsense"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode != 0
     assert "demo, tests" in done.stderr
+
+
+def test_the_floors_in_contributing_are_those_of_the_import_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"][0]
+    listed = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("```")[1].strip().splitlines()
+    floors = [re.split(r" {2,}", line)[0].split(", ") for line in listed]
+    assert floors == [re.split(r" [:|] ", layer) for layer in contract["layers"]]

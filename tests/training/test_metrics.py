@@ -30,8 +30,8 @@ def batch_of(rows: list[tuple[list[int], list[int], list[bool]]]) -> tuple[torch
 def test_counts_are_those_of_real_packs_only() -> None:
     pad, code = VOCABULARY.pad_id, VOCABULARY.first_code_id
     real = ([0, code, code + 5, 7, pad, pad], [0, 1, 2, 0, 0, 1], [True, True, False, True, False, False])
-    filler = ([pad] * 6, list(range(6)), [False] * 6)
-    counts = count_batch(*batch_of([real, filler]), VOCABULARY)
+    padding_pack = ([pad] * 6, list(range(6)), [False] * 6)
+    counts = count_batch(*batch_of([real, padding_pack]), VOCABULARY)
     assert counts == BatchCounts(
         num_tokens=6, num_trained_tokens=3, num_pad_tokens=2, num_codes=2, sum_squared_lengths=9 + 1 + 4
     )

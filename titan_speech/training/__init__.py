@@ -1,1 +1,10 @@
-"""What a run shows of itself: counters of what was read, losses by group, and where the figures go."""
+"""What happens in a training step, in its order, and what is logged of it.
+
+loss.py         cross-entropy with sums per group; groups are language, task, source and kind of token
+optimizer.py    skips a step whose loss or gradients are not finite; AdamW with a rate of its own for new rows
+lr_schedule.py  the learning rate of each step
+metrics.py      losses per group, throughput, padding and memory, at log steps
+jsonl_log.py    metrics.jsonl
+profiler.py     traces of the first steps and of a steady state
+callback.py     what accompanies a run: exports, uploads
+"""

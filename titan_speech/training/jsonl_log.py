@@ -1,9 +1,9 @@
-"""metrics.jsonl: one JSON object a log step, in the file as soon as it is told.
+"""metrics.jsonl: one JSON object per log step, written at once.
 
-In: figures of a log step. Out: a line in the run folder that outlives a crash at any later instant. A resumed run
-appends, opening with an `event` line that says where it starts from; of two lines with one step, the later one counts.
-Lines are there as a whole or not at all. A disk that is full, as it may be while a checkpoint is written, costs no line
-and does not end the run: what could not be written waits in memory for the next line.
+In: metrics of a log step. Out: a line in the run folder that survives a crash at any later instant. A resumed run
+appends, beginning with an `event` line that says what it starts from; of two lines with the same step, the later one
+is valid. A line is written completely or not at all. A full disk, as it may be while a checkpoint is written, loses no
+line and does not end the run: lines that could not be written wait in memory for the next one.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Any
 from torchtitan.components.metrics import BaseLogger
 from torchtitan.tools.logging import logger
 
-MOST_WAITING_LINES = 10_000
+MAX_WAITING_LINES = 10_000
 
 
 class JsonlLogger(BaseLogger):
-    """Appends figures to `path`; values that are not finite are written as null, so that each line is valid JSON."""
+    """Appends metrics to `path`. Values that are not finite are written as null, so that each line is valid JSON."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._file = path, path.open("a+b", buffering=0)
-        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING_LINES)
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
         if not _ends_with_a_line(self._file.fileno()):
-            self._waiting.append(b"\n")  # after a line that a crash cut
+            self._waiting.append(b"\n")  # ends a line that a crash cut off
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self._write({"step": step, **metrics})
 
     def event(self, name: str, **fields: Any) -> None:
-        """A line that is no log step, such as the start of the run."""
+        """Write a line that is not a log step, such as the start of the run."""
         self._write({"event": name, **fields})
 
     def close(self) -> None:
@@ -54,11 +54,13 @@ class JsonlLogger(BaseLogger):
             self._waiting.clear()
         except OSError as error:
             if not was_waiting:
-                logger.warning(f"{self._path} cannot be written: {error}. Its lines wait in memory; training goes on.")
+                logger.warning(
+                    f"{self._path} cannot be written: {error}. Its lines wait in memory, training continues."
+                )
 
 
 def _append(file_number: int, data: bytes) -> None:
-    """All of it or nothing."""
+    """Append all of `data` or nothing."""
     end = os.lseek(file_number, 0, os.SEEK_END)
     view = memoryview(data)
     try:
@@ -71,6 +73,6 @@ def _append(file_number: int, data: bytes) -> None:
 
 
 def _ends_with_a_line(file_number: int) -> bool:
-    """Also of a file that is empty."""
+    """Whether the file is empty or its last byte ends a line."""
     end = os.lseek(file_number, 0, os.SEEK_END)
     return not end or os.pread(file_number, 1, end - 1) == b"\n"

@@ -1,15 +1,11 @@
-"""Losses by token kind, task, language and source, from the sums the loss kept.
+"""Cross-entropy over text and speech tokens, with sums per group from the same pass.
 
-In: loss sums and token counts of every (stream, token kind), already added up over ranks. Out: one (sum, count) per
-group name; it is divided once, here, and a group that saw no token is absent rather than zero.
-
-One cross entropy over text and speech tokens, with its sums by group counted in the same pass.
-
-In: logits over the grown vocabulary and labels that carry the stream in their high bits (`titan_speech.data.collate`).
-Out: the summed loss over trained tokens divided by their global number, and for every (stream, token kind) a running
-sum and count. A stream is one source, language and task, so every grouping a run reports is a sum of these cells: no
-extra forward, and no host sync until a log step. The cost is one `index_add_`
-of N scalars against N x V logits: 0.08 ms beside 95 ms of head, loss and backward (N = 128, V = 69,760, one CPU core).
+In: logits over the extended vocabulary and labels that carry the stream's index in their high bits
+(`titan_speech.data.collate`). Out: the summed loss over trained tokens divided by their global number, and a running
+sum and count for every (stream, kind of token). A stream is one source, language and task, so every group a run reports
+is a sum of these cells: no extra forward pass, and no host sync until a log step. A sum is divided by its count once,
+at the end; a group without tokens is absent rather than zero. The cost is one `index_add_` of N scalars next to N x V
+logits: 0.08 ms next to 95 ms of head, loss and backward (N = 128, V = 69,760, one CPU core).
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from titan_speech.tokenization.vocabulary import TokenKind, token_kinds
 
 @dataclass(frozen=True)
 class StreamKey:
-    """What a stream is called in the groups."""
+    """The names of a stream in the groups."""
 
     source: str
     language: str
@@ -40,7 +36,7 @@ class StreamKey:
 
 @dataclass(frozen=True)
 class GroupLoss:
-    """Summed loss of a group and the trained tokens it was summed over."""
+    """Summed loss of a group and its number of trained tokens."""
 
     loss_sum: float
     num_tokens: int
@@ -85,9 +81,10 @@ NUM_KINDS = len(TokenKind)
 
 
 class GroupSums:
-    """Loss sum and token count of every group, kept on the device; group = stream * NUM_KINDS + kind.
+    """Loss sum and token count of every group, on the device; group = stream * NUM_KINDS + kind.
 
-    What a step adds counts once the step is committed: a step that was skipped leaves no trace.
+    Three calls, each by one owner: the loss `add`s every microbatch; once per step the step guard `commit`s what was
+    added, or discards it if the step is skipped; at a log step the metrics `take` what was committed since the last.
     """
 
     def __init__(self, num_streams: int) -> None:
@@ -96,23 +93,29 @@ class GroupSums:
         self._sums_2G: torch.Tensor | None = None
 
     def keep_in(self, module: torch.nn.Module, device: torch.device) -> None:
-        """Make the sums of a step a buffer of the module, which no checkpoint holds.
+        """Make the sums of a step a buffer of `module` that checkpoints leave out.
 
-        A pipeline rehearses its first pass, loss included, and then restores the buffers of its stage: what is none
-        would count the rehearsal too. A CUDA graph finds them allocated.
+        A pipeline rehearses its first pass, loss included, and then restores the buffers of its stage, which removes
+        the rehearsal from the sums. A CUDA graph needs the memory to be allocated.
         """
         self._step_2G = self._zeros(device)
         module.register_buffer("loss_sums", self._step_2G, persistent=False)
 
     def add(self, nll_N: torch.Tensor, group_N: torch.Tensor, trained_N: torch.Tensor) -> None:
-        """Add the per-token losses of one call, in place; tokens not trained add nothing."""
+        """Add the losses of one microbatch, in place.
+
+        Args:
+            nll_N: loss of each token, 0 for those not trained.
+            group_N: group of each token.
+            trained_N: whether each token is trained.
+        """
         if self._step_2G is None:
             self._step_2G = self._zeros(nll_N.device)
         self._step_2G[0].index_add_(0, group_N, nll_N.double())
         self._step_2G[1].index_add_(0, group_N, trained_N.double())
 
     def commit(self, is_sound: torch.Tensor) -> None:
-        """Take over what was added since the last commit if `is_sound`, a flag on the device; forget it if not."""
+        """Keep what was added since the last commit if `is_sound`, a flag on the device; discard it otherwise."""
         if self._step_2G is None:
             return
         if self._sums_2G is None:
@@ -121,7 +124,7 @@ class GroupSums:
         self._step_2G.zero_()
 
     def take(self, device: torch.device) -> torch.Tensor:
-        """Committed sums and counts since the last take, shape [2, streams, kinds]; starts again from zero."""
+        """Sums and counts committed since the last call, shape [2, streams, kinds]; they start from zero again."""
         taken = self._zeros(device) if self._sums_2G is None else self._sums_2G.clone()
         if self._sums_2G is not None:
             self._sums_2G.zero_()
@@ -132,15 +135,15 @@ class GroupSums:
 
 
 class GroupedCrossEntropy(BaseLoss):
-    """Cross entropy summed over trained tokens; vocabulary-parallel under tensor parallelism."""
+    """Cross-entropy summed over trained tokens; vocabulary-parallel under tensor parallelism."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
         num_rows: int
-        """Rows of the grown, padded vocabulary, over all tensor-parallel ranks."""
+        """Rows of the extended, padded vocabulary, over all tensor-parallel ranks."""
 
         num_streams: int
-        """Streams of the data plan."""
+        """Number of streams of the data plan."""
 
         kind_boundaries: tuple[int, int]
         """Of the vocabulary: the first id of a code and the first id of a special."""
@@ -158,7 +161,7 @@ class GroupedCrossEntropy(BaseLoss):
         global_valid_tokens: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of logits pred_BLV against encoded labels_BL, divided by `global_valid_tokens` when given."""
+        """Loss of logits pred_BLV against encoded labels_BL, divided by `global_valid_tokens` if given."""
         ids_N, stream_N = split_labels(labels.flatten())
         nll_N = self.fn(pred.flatten(0, 1), ids_N, self.config.num_rows)
         with torch.no_grad():
@@ -169,7 +172,7 @@ class GroupedCrossEntropy(BaseLoss):
 
 
 def token_nll(logits_NV: torch.Tensor, ids_N: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Negative log likelihood of each token in fp32, zero where the label is ignored."""
+    """Negative log-likelihood of each token in fp32, 0 where the label is ignored."""
     if get_spmd_backend() == "spmd_types" and spmd_mesh_size("tp") > 1:
         mesh = current_spmd_mesh()
         assert mesh is not None

@@ -1,8 +1,8 @@
-"""The learning rate of a step, as the budget has it.
+"""The learning rate of each step, in closed form from the token budget.
 
-In: the budget's closed form. Out: TorchTitan's scheduler container driven by it. TorchTitan's own schedule has a
-virtual extra step, so its end rate is approached and not reached; ours is reached exactly at the last step, and both
-it and the warmup's end are the same at any world size.
+In: `Budget.lr_factor`. Out: TorchTitan's scheduler container that uses it. TorchTitan's own schedule has one virtual
+extra step, so it approaches the final rate without reaching it; this one reaches it exactly at the last step. The final
+rate and the end of warmup are the same at any world size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from titan_speech.config.budget import Budget
 
 
 class TokenBudgetSchedule(LRSchedulersContainer):
-    """Learning rates from `Budget.learning_rate`; state is TorchTitan's step counter."""
+    """Learning rates from `Budget.lr_factor`; the state is TorchTitan's step counter."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(LRSchedulersContainer.Config):
@@ -28,10 +28,10 @@ class TokenBudgetSchedule(LRSchedulersContainer):
             return TokenBudgetSchedule(optimizers, self.budget)
 
     def __init__(self, optimizers: OptimizersContainer, budget: Budget) -> None:
-        super().__init__(optimizers, budget.lr_factor)  # called with the number of steps done: the step to come
+        super().__init__(optimizers, budget.lr_factor)  # called with the number of finished steps
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The next step is taken at its own rate, also where the schedule changed since the state was saved."""
+        """Load the step counter; the next step has the rate of this schedule, also if it changed since the save."""
         super().load_state_dict(state_dict)
         for scheduler in self.schedulers:
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):

@@ -1,13 +1,9 @@
-"""Counts of what the trainer was handed: real, trained, padding and audio tokens, and document lengths.
+"""Metrics of a log step: losses per group, throughput, padding and memory, to console, JSONL, TensorBoard and W&B.
 
-In: each batch on its way from the loader to the model. Out: one vector of sums that ranks add up at a log step. The
-cost is a few numpy passes over one batch of ids, 0.15 ms for 16,384 tokens.
-
-Figures of a log step: losses by group, throughput, waste and memory, to console, JSONL, TensorBoard and W&B.
-
-In: what the trainer logs (loss, gradient norm), the group sums of the loss, the counts of the batches. Out: one line
-on the console with a second one for groups, one record in every logger. Two small all-reduces at a log step are the
-whole cost; between log steps nothing is synchronised.
+In: each batch on its way from the loader to the model, the trainer's loss and gradient norm, the sums per group of the
+loss, and what callbacks add. Out: one line on the console with a second one for groups, and one record in every logger.
+Counting a batch is a few numpy passes over its ids, 0.15 ms for 16,384 tokens. A log step costs two small all-reduces;
+between log steps nothing is synchronized.
 """
 
 from __future__ import annotations
@@ -33,22 +29,22 @@ from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_lo
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """Sums over batches; a filler pack (all padding) counts nowhere."""
+    """Sums over batches; padding packs (without any document) are not counted."""
 
     num_tokens: int = 0
-    """Positions of real packs, padding included."""
+    """Positions of packs with documents, padding included."""
 
     num_trained_tokens: int = 0
     """Positions with a label."""
 
     num_pad_tokens: int = 0
-    """Padding at the end of real packs."""
+    """Padding at the end of packs with documents."""
 
     num_codes: int = 0
     """Speech codes among the inputs."""
 
     sum_squared_lengths: int = 0
-    """Sum over documents of length squared: what attention inside documents costs."""
+    """Sum over documents of their squared length, to which the cost of attention inside documents is proportional."""
 
     def __add__(self, other: BatchCounts) -> BatchCounts:
         return BatchCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -83,15 +79,13 @@ def count_batch(
     )
 
 
-DEVICES_WITH_KNOWN_PEAK = (
-    *("A100", "A6000", "H100", "H200", "H20", "B200", "B300", "MI250X", "MI300X", "MI325X", "MI355X", "l40s"),
-)
+KNOWN_PEAKS = ("A100", "A6000", "H100", "H200", "H20", "B200", "B300", "MI250X", "MI300X", "MI325X", "MI355X", "l40s")
 """Devices whose peak FLOP/s TorchTitan knows; for others it assumes an A100, so no MFU is reported."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the processor needs to know of the run, fixed at its start."""
+    """Constants of the run that the metrics need."""
 
     streams: list[StreamKey]
     seq_len: int
@@ -101,7 +95,7 @@ class RunFacts:
 
 
 class SpeechMetricsProcessor(MetricsProcessor):
-    """TorchTitan's processor with groups, trained tokens, audio seconds, padding, and MFU at both lengths."""
+    """TorchTitan's metrics with groups, trained tokens, audio seconds, padding, and MFU at both lengths."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
@@ -116,14 +110,14 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self.counts = BatchCounts()
         self.last_logged_step = 0
         self.sources: list[Callable[[], dict[str, float]]] = []
-        """Asked for more figures at each log step, on every rank."""
+        """Functions that return more metrics; called at each log step on every rank."""
 
     def attach(self, facts: RunFacts, groups: GroupSums, device: torch.device) -> None:
-        """Give the processor what exists only once the trainer is built."""
+        """Set what exists only once the trainer is built."""
         self.facts, self.groups, self.device = facts, groups, device
 
     def start_at(self, step: int, announcement: str) -> None:
-        """Say where the run starts from, and measure from here."""
+        """Log what the run starts from, and measure time from here on."""
         self.last_logged_step = step
         self.time_last_log = time.perf_counter()
         if self.jsonl is not None:
@@ -158,7 +152,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
             "tokens_seen": step * self.facts.global_batch_tokens,
             **self._throughput(step, counts, window_sec),
             **self._memory(),
-            **{name: figure for source in self.sources for name, figure in source().items()},
+            **{name: value for source in self.sources for name, value in source().items()},
         }
         self.logger.log(metrics, step)
         self._print(step, metrics, losses)
@@ -187,9 +181,9 @@ class SpeechMetricsProcessor(MetricsProcessor):
         }
 
     def _mfu(self, tokens_per_sec: float, mean_document: float) -> dict[str, float]:
-        """MFU with attention at the pack's length and at the documents' own; absent where the peak is unknown."""
+        """MFU with attention over the whole pack and within documents; absent if the device's peak is unknown."""
         name = self.device_memory_monitor.device_name
-        if self.has_quantization or not any(known in name for known in DEVICES_WITH_KNOWN_PEAK):
+        if self.has_quantization or not any(known in name for known in KNOWN_PEAKS):
             return {}
         flops, peak = self.facts.flops, self.gpu_peak_flops
         return {
@@ -204,7 +198,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
 
     def _print(self, step: int, metrics: dict[str, Any], losses: dict[str, GroupLoss]) -> None:
         color = self.color
-        mfu = f"mfu {metrics['mfu']:.1%}" if "mfu" in metrics else "mfu not known here"
+        mfu = f"mfu {metrics['mfu']:.1%}" if "mfu" in metrics else "mfu unknown"
         logger.info(
             f"{color.red}step {step}/{self.facts.num_steps}  {color.green}loss {metrics['loss']:.4f}  "
             f"{color.orange}grad norm {metrics['grad_norm']:.3f}  lr {metrics['lr']:.2e}  "
@@ -226,13 +220,13 @@ class SpeechMetricsProcessor(MetricsProcessor):
 
 
 def format_groups(losses: dict[str, GroupLoss]) -> str:
-    """`kind: code 9.1, text 6.2 | task: ...` from the group losses."""
-    shelves: dict[str, list[str]] = {}
+    """The losses per group as `kind: code 9.1, text 6.2 | task: ...`."""
+    by_kind: dict[str, list[str]] = {}
     for name, group in sorted(losses.items()):
         if name != "loss":
-            _, shelf, key = name.split("/", 2)
-            shelves.setdefault(shelf, []).append(f"{key} {group.mean:.3f}")
-    return " | ".join(f"{shelf}: {', '.join(entries)}" for shelf, entries in shelves.items())
+            _, kind, key = name.split("/", 2)
+            by_kind.setdefault(kind, []).append(f"{key} {group.mean:.3f}")
+    return " | ".join(f"{kind}: {', '.join(entries)}" for kind, entries in by_kind.items())
 
 
 def _with(existing: BaseLogger, extra: BaseLogger) -> LoggerContainer:

@@ -1,28 +1,26 @@
-"""One decision a step, taken on the device before the optimizer runs: is this update sound?
+"""AdamW that skips a bad step, trains new vocabulary rows at a rate of their own, and can freeze the backbone at first.
 
-In: the losses of a step's microbatches and the gradients, before they are clipped. Out: a flag that lets the optimizer
-leave weights, moments and step counters as they are, equal on all ranks, and figures of the step for the host. One
-all-reduce of 2 + W numbers (W ranks) carries the size of the gradient, the loss and which ranks saw a loss that is not
-finite; a norm reads the gradients once more. No host sync on CUDA: the figures are copied beside the stream and read
-one step later. On a CPU they are read at once.
+In: the loss of each microbatch and the gradients before they are clipped; the number of rows the backbone came with.
+Out: an optimizer step, or none; and a reading of each step for the host.
 
-The fused optimizers take the flag themselves (torch's `found_inf`); foreach and for-loop cost one host sync a step.
+Skipping. Before the optimizer runs, the step guard decides on the device, equally on all ranks, whether loss and
+gradients are finite; if not, weights, moments and step counters stay as they are. One all-reduce of 2 + W numbers (W
+ranks) carries the squared gradient norm, the loss, and which ranks saw a loss that is not finite; the norm reads the
+gradients once more. On CUDA there is no host sync: the numbers are copied asynchronously and read one step later. On a
+CPU they are read at once. Fused optimizers take the flag themselves (torch's `found_inf`); foreach and for-loop
+implementations cost one host sync per step.
 
-AdamW with a rate of their own for new vocabulary rows, and a backbone that may be frozen for the first steps.
+New rows and freezing.
+- New rows move by `new_rows_lr_factor` times what AdamW would move them, weight decay included, which equals AdamW with
+  that rate. They are part of one matrix, so the step is scaled and not the gradient, which AdamW divides by its size.
+- While the backbone is frozen only new rows learn: gradients of the backbone are zeroed before clipping, its weights
+  stay the same bits, and its AdamW state is created when it is unfrozen.
+- Loading an optimizer loads its moments only. Rates, betas and decay are those of this run's file, so a stage that
+  loads the optimizer state of the previous stage does not take its first step at that stage's rate.
 
-In: TorchTitan's parameter groups, the number of rows the backbone came with, a factor, and for how many steps the
-backbone is frozen. Out: TorchTitan's container, whose step does three things more:
-
-- New rows move by `new_rows_lr_factor` times what AdamW would move them, decay included, which is AdamW with that rate.
-  They are part of one matrix, so what is scaled is the step and not the gradient, which AdamW divides by its size.
-- While the backbone is frozen only new rows learn: its gradients are dropped before they are clipped, its weights stay
-  the same bits, and its AdamW has not begun when it is thawed.
-- Loaded states bring moments only. Rates, betas and decay are those of this run's file, so a stage that takes over an
-  optimizer does not take its first step at the rate of the stage before.
-
-Costs a copy of this rank's new rows during a step (538 MB for 65,664 rows of 2,048 unsharded, 17 MB over 32 ranks), and
-of its old rows while they are frozen; nothing where the factor is 1 and nothing is frozen. Gradients of a frozen
-backbone are still computed: what learns is decided at each step, and the graph stays the same.
+This costs a copy of this rank's new rows during a step (538 MB for 65,664 rows of 2,048 unsharded, 17 MB over 32
+ranks), and of its old rows while they are frozen; nothing where the factor is 1 and nothing is frozen. Gradients of a
+frozen backbone are still computed: what learns is decided at each step, and the graph stays the same.
 """
 
 from __future__ import annotations
@@ -42,20 +40,20 @@ from torchtitan.components.optimizer.utils import init_optim_state
 from titan_speech.model.new_rows import VocabularyMatrix, local_part, vocabulary_matrices
 from titan_speech.training.loss import GroupSums
 
-# The vector that is added up over ranks: [squared norm, loss, W flags: the rank's loss is not finite].
+# The vector that is summed over ranks: [squared norm, loss, W flags: the loss of the rank is not finite].
 SQUARE, LOSS, FIRST_RANK = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class StepReading:
-    """What all ranks know alike of one step."""
+    """The result of one step, equal on all ranks."""
 
     step: int
     loss: float
-    """Mean over the step's trained tokens."""
+    """Mean over the trained tokens of the step."""
     gradient_is_finite: bool
     bad_ranks: tuple[int, ...]
-    """Ranks whose own part of the loss is not finite."""
+    """Ranks whose part of the loss is not finite."""
 
     @property
     def is_skipped(self) -> bool:
@@ -64,16 +62,22 @@ class StepReading:
 
 @dataclass(frozen=True)
 class _Pending:
+    """Numbers of a step on their way to the host."""
+
     step: int
-    figures: torch.Tensor
+    numbers: torch.Tensor
     ready: torch.cuda.Event | None
 
 
 class StepGuard:
-    """Judges each step; `found_inf` is 1 on the device where the update must not happen."""
+    """Judges each step; `found_inf` is a flag on the device, 1 if the update must be skipped."""
 
     def __init__(self, device: torch.device, loss_copies: int, groups: GroupSums) -> None:
-        """`loss_copies` ranks hold each part of the loss (tensor parallel ranks)."""
+        """Args:
+        device: where losses and gradients are.
+        loss_copies: number of ranks that hold the same part of the loss (tensor-parallel ranks).
+        groups: sums per group, committed or discarded with the step.
+        """
         self.device, self.loss_copies, self.groups = device, loss_copies, groups
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.found_inf = torch.zeros((), device=device)
@@ -82,40 +86,40 @@ class StepGuard:
         self._lag_steps = 1 if device.type == "cuda" else 0
 
     def add_loss(self, loss: torch.Tensor) -> None:
-        """A microbatch's part of the step's mean loss on this rank."""
+        """Add the part of the step's mean loss that one microbatch on this rank has."""
         self._loss += loss.to_local() if isinstance(loss, DTensor) else loss
 
     @torch.no_grad()
     def judge(self, step: int, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Decide on the step whose gradients are complete."""
-        figures = torch.zeros(FIRST_RANK + self.world_size, dtype=torch.float64, device=self.device)
-        figures[SQUARE] = _squared_norm(parameters, self.device)
-        figures[LOSS] = self._loss / self.loss_copies
-        figures[FIRST_RANK + self.rank] = ~torch.isfinite(self._loss)
-        torch.distributed.all_reduce(figures)
-        is_sound = torch.isfinite(figures[: LOSS + 1]).all()
+        """Decide whether the step is skipped; called when its gradients are complete, before they are clipped."""
+        numbers = torch.zeros(FIRST_RANK + self.world_size, dtype=torch.float64, device=self.device)
+        numbers[SQUARE] = _squared_norm(parameters, self.device)
+        numbers[LOSS] = self._loss / self.loss_copies
+        numbers[FIRST_RANK + self.rank] = ~torch.isfinite(self._loss)
+        torch.distributed.all_reduce(numbers)
+        is_sound = torch.isfinite(numbers[: LOSS + 1]).all()
         self.found_inf = (~is_sound).float()
         self.groups.commit(is_sound)
         self._loss.zero_()
-        self._pending.append(self._copied(step, figures))
+        self._pending.append(self._start_copy(step, numbers))
 
     def readings(self, settle: bool = False) -> list[StepReading]:
-        """Steps whose figures are here by now, each once; `settle` waits for all of them."""
+        """Readings that have arrived since the last call; `settle` waits for those of all steps."""
         keep = 0 if settle else self._lag_steps
         return [_reading(self._pending.popleft()) for _ in range(len(self._pending) - keep)]
 
-    def _copied(self, step: int, figures: torch.Tensor) -> _Pending:
-        if figures.device.type != "cuda":
-            return _Pending(step, figures, None)
-        host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
-        host.copy_(figures, non_blocking=True)
+    def _start_copy(self, step: int, numbers: torch.Tensor) -> _Pending:
+        if numbers.device.type != "cuda":
+            return _Pending(step, numbers, None)
+        host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+        host.copy_(numbers, non_blocking=True)
         ready = torch.cuda.Event()
         ready.record()
         return _Pending(step, host, ready)
 
 
 class GuardedOptimizers(OptimizersContainer):
-    """TorchTitan's container, whose step is none where the guard says so."""
+    """Skips the optimizer step when the guard rejects it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
@@ -135,7 +139,7 @@ class GuardedOptimizers(OptimizersContainer):
 
 
 def _squared_norm(parameters: Iterable[torch.nn.Parameter], device: torch.device) -> torch.Tensor:
-    """Of this rank's gradients, in fp32 as TorchTitan clips: beyond 1.8e19 the norm is no number to clip by."""
+    """Squared norm of this rank's gradients, in fp32 as TorchTitan clips: it overflows for a norm above 1.8e19."""
     grads = [p.grad for p in parameters if p.grad is not None]
     shards = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
     norms = torch._foreach_norm([shard for shard in shards if shard.numel()])
@@ -145,22 +149,22 @@ def _squared_norm(parameters: Iterable[torch.nn.Parameter], device: torch.device
 def _reading(pending: _Pending) -> StepReading:
     if pending.ready is not None:
         pending.ready.synchronize()
-    square, loss, *is_bad = pending.figures.tolist()
+    square, loss, *is_bad = pending.numbers.tolist()
     bad_ranks = tuple(rank for rank, bad in enumerate(is_bad) if bad)
     return StepReading(pending.step, loss, math.isfinite(square), bad_ranks)
 
 
 class SpeechOptimizers(GuardedOptimizers):
-    """TorchTitan's optimizers; `begin_step` says which step is next."""
+    """AdamW with a rate of its own for new rows, and a backbone that is frozen in the first steps."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(GuardedOptimizers.Config):
         num_old_rows: int
-        """Vocabulary rows the backbone came with; those above are new."""
+        """Vocabulary rows the backbone came with; rows after them are new."""
 
         new_rows_lr_factor: float = 1.0
         frozen_steps: int = 0
-        """Steps at the beginning in which only new rows learn."""
+        """Number of first steps in which only new rows learn."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module]) -> None:
         super().__init__(config, model_parts=model_parts)
@@ -171,11 +175,11 @@ class SpeechOptimizers(GuardedOptimizers):
             self._begin_states()
 
     def begin_step(self, step: int) -> None:
-        """`step` counts from 0."""
+        """Announce the next step, counted from 0."""
         self.is_frozen = step < self.frozen_steps
 
     def drop_frozen_gradients(self) -> None:
-        """After a backward pass and before gradients are clipped, so that their norm is that of what learns."""
+        """Zero the gradients of frozen parameters: after a backward pass, before the norm for clipping is taken."""
         if not self.is_frozen:
             return
         for parameter in self._frozen():
@@ -187,14 +191,14 @@ class SpeechOptimizers(GuardedOptimizers):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        held = [hold for matrix in self.matrices for hold in self._holds(matrix)]
+        scaled = [rows for matrix in self.matrices for rows in self._scaled_rows(matrix)]
         with self._without_frozen():
             super().step(closure)
-        for rows, before, factor in held:
+        for rows, before, factor in scaled:
             rows.copy_(torch.lerp(before, rows, factor))
 
-    def _holds(self, matrix: VocabularyMatrix) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-        """Rows that must not move by the whole step: where they lie, what they were, and which part of it they move."""
+    def _scaled_rows(self, matrix: VocabularyMatrix) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+        """Rows with a scaled update: the rows, their values before the step, and the scale."""
         parts = [(matrix.new, self.factor), (matrix.old, 0.0 if self.is_frozen else 1.0)]
         for rows_of, factor in parts:
             rows = rows_of(matrix.parameter)
@@ -203,7 +207,7 @@ class SpeechOptimizers(GuardedOptimizers):
 
     @contextmanager
     def _without_frozen(self) -> Iterator[None]:
-        """A parameter without a gradient is passed over by AdamW; its gradient is kept for graphs that write to it."""
+        """Hide gradients of frozen parameters, so that AdamW skips them; CUDA graphs write to the same memory later."""
         hidden = [(parameter, parameter.grad) for parameter in self._frozen()] if self.is_frozen else []
         for parameter, _ in hidden:
             parameter.grad = None
@@ -212,19 +216,20 @@ class SpeechOptimizers(GuardedOptimizers):
             parameter.grad = gradient
 
     def _frozen(self) -> Iterator[torch.nn.Parameter]:
-        """Parameters that a frozen backbone has as a whole."""
+        """Parameters without any new row."""
         learning = {id(matrix.parameter) for matrix in self.matrices}
         for part in self.model_parts:
             yield from (parameter for parameter in part.parameters() if id(parameter) not in learning)
 
     def _begin_states(self) -> None:
-        """States of zeros for all parameters, so that a checkpoint of a frozen backbone has them."""
+        """Create states of zeros for all parameters, so that a checkpoint of a frozen backbone contains them."""
         for optimizer in self.optimizers:
             init_optim_state(optimizer)
             for state in optimizer.state.values():
                 state["step"].zero_()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load moments and step counters; learning rates, betas and weight decay stay those of this run."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         ours = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         super().load_state_dict(state_dict)
