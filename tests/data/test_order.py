@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.data.mixture_solver import CYCLE_SLOTS, UNITS_PER_PACK, round_table, snap_shares
+from titan_speech.data.mixture_solver import CYCLE_SLOTS, UNITS_PER_PACK, round_shares_to_units, round_table
 from titan_speech.data.order import SlotOrder, permutation, slot_order
 
 POOL = np.array([0.45, 0.15, *np.linspace(0.02, 0.06, 10)])
@@ -94,7 +94,7 @@ def test_quotas_round_cells_sources_languages_and_total_up_or_down(seed, num_row
     table[rng.random(table.shape) < gaps] = 0
     table[0, 0] += 1e-3
     table /= table.sum()
-    units = snap_shares(table)
+    units = round_shares_to_units(table)
     quotas = round_table(units)
     assert quotas.sum() == CYCLE_SLOTS
     for axis in (None, 0, 1, (0, 1)):

@@ -1,31 +1,36 @@
-"""From a token store to the batches of one rank, in the order of the files.
+"""From a token store to the batches of one rank. The files, in the order of the flow:
 
-    token store          titan_speech.store
-      |  sources.py      [[data.source]] -> parts by language; codec and tokenizer must agree
-      |  held_out.py     samples of gold packs cannot be read from here on
-      |  documents.py    a part read as a task: lengths of all documents, tokens of any   (speakers)
+    token store             titan_speech.store
+      |  sources.py             [[data.source]] -> parts by language; codec and tokenizer must agree
+      |  held_out.py            samples of held-out sets cannot be read from here on
+      |  documents.py           a part read as a task: the length of every document, the tokens of any
+      |  pairing.py             clone pairs and stitched documents, computed from sidecar columns
       v
-    documents            one for each sample, framed by prompts.Grammar
-      |  packing.py      cut: windows over documents end to end;  best_fit: whole documents
-      |  group_packs.py  what a group of documents becomes: its packs and counts               (groups)
-      |  streams.py      a run of groups as endless packs: pieces(j) for any j
-      |  lanes.py        one source in one language: its lanes, read in turn
+    documents               one per sample, in the prompt template of its task
+      |  packing.py             fixed blocks of documents; windows and best fit; what a block holds
+      |  pack_counts.py         the packs of every block, counted once and cached next to the store
+      |  streams.py             a shuffle partition as endless packs: pieces(j) for any j
+      |  shuffle_partitions.py  a stream: its partitions, read in turn; which slots read neighbouring shards
       v
-    streams              token counts, fill
-      |  mixture.py      shares of tokens by source and language        (limits: rules; interior: the solver)
-      |  quotas.py       whole packs in a cycle of 65,536 slots
-      |  order.py        slot g -> stream, j;  keyed permutations
+    streams                 one source in one language: token counts, fill
+      |  mixture.py             shares of tokens by source and language, within limits
+      |  mixture_solver.py      the nearest shares that keep the limits; whole packs per cycle of 65,536 slots
+      |  order.py               slot g -> stream, j;  keyed permutations
+      |  planned_streams.py     one record per stream, and the fingerprint of all of them
       v
     order
-      |  phases/         where earlier phases left each stream
-      |  plan.py         DataPlan.pack(g): all of the above             (fingerprint, plan_table)
-      |  pack.py         ids, labels and positions of one pack          (labels: the stream in the high bits)
+      |  phases.py              what earlier phases read of each stream, and where it resumes
+      |  phase_files.py         phases on disk, next to checkpoints
+      |  phase_changes.py       the phase that the configuration asks for, and what changed
+      |  plan.py                DataPlan.pack(g): all of the above
+      |  collate.py             ids, labels and positions of packs (the stream in the high bits of a label)
       v
     packs
-      |  slots.py        which rank computes which slot of a step, by lane, and when
-      |  loader.py       batches of one rank; state = next slot         (prefetch)
+      |  slots.py               which rank computes which slot of a step, and when
+      |  shard_prefetch.py      fetches shards from object storage before they are needed
+      |  loader.py              batches of one rank; state = next slot
       v
-    batches              order_report.py, show.py and phases/report.py print what lies in them
+    batches                 inspect.py and phase_report.py print what they contain
 
 Everything below `documents` is a pure function of (seed, plan fingerprint, slot): no state but one integer.
 """

@@ -1,15 +1,17 @@
 """Which stream a slot reads, and keyed permutations: the parts of data order that need no data.
 
-In: quotas and shares of the streams; seeds and names. Out: `SlotOrder.locate(g) -> (stream, j)`, meaning that slot g
-reads the j-th pack of that stream, and `permutation(key, n)`.
+In: quotas and shares of the streams; seeds and names. Out: `SlotOrder.locate(g) -> (stream, j)`: slot g reads the j-th
+pack of that stream; and `permutation(key, n)`.
 
-    c, i = divmod(g, M);  s = table[i];  j = c * quota[s] + rank[i]
+    c, i = divmod(g, M);  s = stream[i];  j = c * quota[s] + rank[i]
 
-so any slot is found in constant time, and the order depends on nothing but the tables. The table of a cycle is filled
+So any slot is found in constant time, and the order depends on nothing but the tables. The table of a cycle is filled
 greedily: each slot goes to the stream whose cell, source and language are furthest behind their shares. Cells, sources
 and languages then all stay within 1.95 packs of their share at every prefix (150 random tables of 2 to 6 sources x 5 to
 12 languages; merging streams by deadline, without the margins, lets a source drift 3.9 packs, and random draws 151). It
 takes 0.25 s and happens once per process. All arithmetic is on integers, so every machine builds the same table.
+
+Shapes: M slots of a cycle, N streams, R sources, C languages.
 """
 
 from __future__ import annotations
@@ -21,16 +23,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.mixture_solver import CYCLE_SLOTS, UNITS_PER_PACK, round_table, snap_shares
+from titan_speech.data.mixture_solver import CYCLE_SLOTS, UNITS_PER_PACK, round_shares_to_units, round_table
 
-ORDER_VERSION = 2  # raised whenever the same tables would give another order
+ORDER_VERSION = 2  # raised when the same tables would give another order
 CELL_WEIGHT, MARGIN_WEIGHT = 5, 4  # of a cell's own lag, and of its source's and language's
 _EXHAUSTED = -(1 << 60)
 
 
 @dataclass(frozen=True)
 class SlotOrder:
-    """One cycle of M slots, repeated for ever."""
+    """One cycle of M slots, repeated endlessly."""
 
     quotas: tuple[int, ...]
     """Slots per cycle of each stream."""
@@ -39,7 +41,7 @@ class SlotOrder:
     rank_M: NDArray[np.int32]
     """How many earlier slots of the cycle have the same stream."""
     units: tuple[int, ...] = ()
-    """Share of each stream in 1/16 pack a cycle; quotas and order follow from them."""
+    """Share of each stream in 1/16 pack per cycle; quotas and order follow from them."""
 
     def locate(self, slot: int) -> tuple[int, int]:
         """Stream of a slot, and which pack of that stream it reads."""
@@ -48,21 +50,21 @@ class SlotOrder:
         return stream, cycle * self.quotas[stream] + self.rank_M.item(i)
 
     def num_packs(self, num_slots: int) -> list[int]:
-        """Packs of each stream in that many slots from the start."""
+        """Packs of each stream in the first `num_slots` slots."""
         cycles, rest = divmod(num_slots, len(self.stream_M))
         in_rest = np.bincount(self.stream_M[:rest], minlength=len(self.quotas)).tolist()
         return [cycles * quota + packs for quota, packs in zip(self.quotas, in_rest, strict=True)]
 
 
 def slot_order(source_N: NDArray[np.int64], language_N: NDArray[np.int64], share_N: NDArray[np.float64]) -> SlotOrder:
-    """Order of streams that lie at cells (source, language), each at most once, with pack shares that add up to 1."""
+    """Order of streams at different cells (source, language) of the table; their pack shares add up to 1."""
     share_RC = np.zeros((source_N.max() + 1, language_N.max() + 1))
     share_RC[source_N, language_N] = share_N
-    return order_of_units(source_N, language_N, snap_shares(share_RC)[source_N, language_N])
+    return order_of_units(source_N, language_N, round_shares_to_units(share_RC)[source_N, language_N])
 
 
 def order_of_units(source_N: NDArray[np.int64], language_N: NDArray[np.int64], units_N: NDArray[np.int64]) -> SlotOrder:
-    """As `slot_order`, from shares in 1/16 pack a cycle: what a phase keeps of them."""
+    """As `slot_order`, from shares in 1/16 pack per cycle, as a phase records them."""
     units_RC = np.zeros((source_N.max() + 1, language_N.max() + 1), np.int64)
     units_RC[source_N, language_N] = units_N
     quota_N = round_table(units_RC)[source_N, language_N]
@@ -75,7 +77,7 @@ def order_of_units(source_N: NDArray[np.int64], language_N: NDArray[np.int64], u
 def _cycle(
     sources: tuple[int, ...], languages: tuple[int, ...], units: tuple[int, ...], quotas: tuple[int, ...]
 ) -> NDArray[np.int16]:
-    """Fills the cycle slot by slot; a stream that has its quota is out."""
+    """Fill the cycle slot by slot; a stream that has reached its quota gets no more."""
     source_N, language_N, left_N = np.array(sources), np.array(languages), np.array(quotas)
     weight_NN = CELL_WEIGHT * np.eye(len(units), dtype=np.int64)
     weight_NN += MARGIN_WEIGHT * (source_N[:, None] == source_N)
@@ -98,8 +100,8 @@ def _cycle(
 def _ranks(stream_M: NDArray[np.int16]) -> NDArray[np.int32]:
     rank_M = np.empty(len(stream_M), np.int32)
     for stream in np.unique(stream_M):
-        places = np.flatnonzero(stream_M == stream)
-        rank_M[places] = np.arange(len(places))
+        slots = np.flatnonzero(stream_M == stream)
+        rank_M[slots] = np.arange(len(slots))
     return rank_M
 
 
