@@ -2,20 +2,20 @@
 
     python -m benchmarks.build [--samples 12000] [--rounds 3] [--formats inworld jsonl ...] [--mds-python PYTHON]
 
-In: nothing; random codes of 10 s on average, with transcripts of some 70 characters and without, are written in each
+In: nothing; random codes of 10 s on average, with transcripts of about 70 characters and without, are written in each
 format, by the format's own library where it has one (MDS in an environment of its own, mds_library.py). Transcripts are
 of made-up words whose frequencies fall off as those of running text (27,000 different ones among 240,000): the build
-looks up words that it has met, and words of a few phrases would flatter it.
+looks up known words, and words of a few phrases would overstate its speed.
 Out: for each format, tokens per second of one process through the whole build (import, checks, tokenizing, writing,
 hashing, flushing), by CPU time and by wall time, and two ratios of CPU time from the same run. Build, import and
-reading take turns; of the rounds the fastest of each counts, which is the least that neighbours disturb.
+reading take turns; the fastest round of each counts, which other load on the machine disturbs least.
 
-    build_to_reader    rate of the build over that at which the reader of the format gives the same samples
-    import_to_reader   the same of the importer alone, which makes samples and checks nothing
+    build_to_reader    rate of the build over that of the format's reader on the same samples
+    import_to_reader   the same of the importer alone, without checks
 
 The reader is the format's own library: webdataset with its decoders, pyarrow's batches, MosaicML's LocalDataset (with
-`--mds-python`, an environment that has mosaicml-streaming). Memmaps have none: there it is a bare read of all arrays,
-their largest code, and a copy as uint16.
+`--mds-python`, an environment that has mosaicml-streaming). Memmaps have none: the reader is then a bare read of all
+arrays, their largest code, and a copy as uint16.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def write_mds(folder: Path, data: Corpus, python: Path) -> None:
 
 
 def writers(tokenizer: Path, mds_python: Path | None) -> dict[str, Callable[[Path, Corpus], None]]:
-    """By format; MDS only where there is its library."""
+    """By format; MDS only if its library is installed."""
     found: dict[str, Callable[[Path, Corpus], None]] = {
         "inworld": write_inworld,
         "llasa": lambda folder, data: write_llasa(folder, data, tokenizer),
@@ -177,7 +177,7 @@ def least(found: Iterable[Spent]) -> Spent:
 
 
 def read_by_others(name: str, source: Path) -> None:
-    """Reads the inputs of a format without us, in this process."""
+    """Read the inputs of a format by its own library, in this process."""
     {"webdataset": _by_webdataset, "parquet": _by_pyarrow}.get(name, bare_read)(source)
 
 
@@ -202,7 +202,7 @@ def _by_mds_library(source: Path, python: Path, rounds: int) -> list[Spent]:
 
 
 def bare_read(source: Path) -> None:
-    """All arrays, checked for their range and copied as uint16 once: the least a build can do."""
+    """All arrays, checked for their range and copied as uint16 once: the minimum work of a build."""
     for path in (*source.glob("*codes.npy"), *source.glob("*.memmap"), *source.glob("train.npy")):
         array = np.fromfile(path, np.int32)
         if array.max() >= 0:

@@ -1,7 +1,7 @@
-"""The bundled store as other trainers take it: texts in a JSONL file, and paired samples as ids and labels.
+"""The bundled store as input of other trainers: texts in a JSONL file, and paired samples as ids and labels.
 
-In: a configuration. Out: the same documents, in the same grammar, that our packs hold: they are cut out of them. A
-rival that reads them through its own collator trains exactly the same tokens; only order and padding are its own.
+In: a configuration. Out: the documents of our packs, with the same prompt templates. A baseline that reads them through
+its own collator trains exactly the same tokens; only order and padding differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sample:
 
 
 def write_texts(store: Path, tokenizer_path: str, file: Path) -> int:
-    """The texts of a store, a line of JSON each; how many there are."""
+    """Write the texts of a store, one line of JSON per text. Returns their number."""
     tokenizer = TextTokenizer.load(tokenizer_path)
     parts = [part for part in open_store(store).parts if part.kind == Kind.TEXT]
     texts = [tokenizer.decode(part.tokens(i).tolist()) for part in parts for i in range(part.num_samples)]
@@ -43,7 +43,7 @@ def write_texts(store: Path, tokenizer_path: str, file: Path) -> int:
 
 
 def paired_samples(config: SpeechConfig) -> list[Sample]:
-    """Every document of an epoch of each stream, each once."""
+    """Every document of an epoch of each stream, once."""
     plan = DataPlan.load(config)
     samples: dict[tuple[int, int, int], Sample] = {}
     slots = [np.flatnonzero(plan.order.stream_M == number) for number in range(len(plan.streams))]

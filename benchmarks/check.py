@@ -1,15 +1,15 @@
-"""The alarm: what was measured now against a baseline; exit code 1 where something is lost.
+"""Performance regression check: reports against a baseline; exit code 1 for a regression.
 
-    python -m benchmarks.check                           run the quick pairs here (some minutes) and judge them
-    python -m benchmarks.check --reports a.json b.json   judge reports that are there (--all: of every entry)
+    python -m benchmarks.check                           run the quick pairs here (a few minutes) and check them
+    python -m benchmarks.check --reports a.json b.json   check existing reports (--all: every entry)
     python -m benchmarks.check --reports a.json b.json --write
 
-In: reports of one device, or none: then those of `QUICK` are made. Out: a line for each entry of
-benchmarks/baselines/<device>.json that the reports have, and the names of the others; exit code 2 where nothing can be
-said. On a CPU ratios of one run and counts of bytes are entries, since absolute times of shared machines say nothing;
-on a GPU rates and device memory are, too. The tolerance is three times the spread of single pairs when the baseline was
-made, about five standard errors of a median of twelve pairs, and at least 5 %; a ratio so unsteady that this comes to
-half of it is no entry. Better than the baseline passes.
+In: reports of one device; without any, those of `QUICK` are measured. Out: one line per entry of
+benchmarks/baselines/<device>.json that the reports have, and the names of the others; exit code 2 if nothing can be
+judged. On a CPU ratios of one run and counts of bytes are entries, since absolute times of shared machines are not
+comparable; on a GPU rates and device memory are, too. The tolerance is three times the spread of single pairs when the
+baseline was made, about five standard errors of a median of twelve pairs, and at least 5 %; ratios whose tolerance
+exceeds 50 % are omitted. Better than the baseline passes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAST_TOLERANCE, SPREADS, MOST_TOLERANCE = 0.05, 3.0, 0.5
 
 @dataclass(frozen=True)
 class Quick:
-    """A suite that is run where no reports are given."""
+    """A suite that is run if no reports are given."""
 
     suite: str
     case: str
@@ -64,7 +64,7 @@ ON_GPUS: dict[str, Better] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One quantity that must not get worse."""
+    """One quantity that must not regress."""
 
     suite: str
     name: str
@@ -81,13 +81,13 @@ class Entry:
         return min(self.value * (1 + self.tolerance), BOUNDS.get(self.name, math.inf))
 
     def is_lost(self, found: float) -> bool:
-        """What is no number is lost."""
+        """Whether a value is a regression; NaN is one."""
         return not (found >= self.limit if self.better == "higher" else found <= self.limit)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """An entry and what was found; None: the reports have it not."""
+    """An entry and its measurement; None: not in the reports."""
 
     entry: Entry
     found: float | None
@@ -98,7 +98,7 @@ class Verdict:
 
 
 def entries_of(report: Report) -> list[Entry]:
-    """What a report gives a baseline: of all that may be held, what is steady and of something that is there."""
+    """Entries of a baseline made from a report: quantities that are stable enough and not zero."""
     return [one for one in _quantities(report) if one.value and one.tolerance < MOST_TOLERANCE]
 
 
@@ -117,7 +117,7 @@ def _quantities(report: Report) -> Iterator[Entry]:
 
 
 def judged(baseline: Sequence[Entry], reports: Sequence[Report]) -> list[Verdict]:
-    """Every entry in every report that has it, however unsteady; and what has a bound, also without an entry."""
+    """Every entry in every report that has it, whatever its spread, and every quantity with a bound."""
     found: dict[tuple[str, str], list[float]] = {}
     for one in (one for report in reports for one in _quantities(report)):
         found.setdefault((one.suite, one.name), []).append(one.value)
@@ -142,7 +142,7 @@ def machine_of(reports: Sequence[Report]) -> Machine:
 
 
 def read_baseline(path: Path, machine: Machine | None = None) -> list[Entry]:
-    """Raises FileNotFoundError, whose text says how a baseline is made; ValueError for one of another machine."""
+    """Raises FileNotFoundError with the command that writes one; ValueError for a baseline of another machine."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: found no baseline for this device; expected one that `python -m benchmarks.check --reports ... "
@@ -161,7 +161,7 @@ def read_baseline(path: Path, machine: Machine | None = None) -> list[Entry]:
 
 
 def write_baseline(path: Path, reports: Sequence[Report]) -> list[str]:
-    """Replaces the entries of the suites that the reports are of; others stay. Names of those that are gone."""
+    """Replace the entries of the suites in the reports; others stay. Returns the names of removed entries."""
     entries = [entry for report in reports for entry in entries_of(report)]
     suites, machine = {report.suite for report in reports}, machine_of(reports)
     before = read_baseline(path, machine) if path.exists() else []
@@ -191,7 +191,7 @@ def shown(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def absent(verdicts: Sequence[Verdict]) -> list[str]:
-    """Entries that no report has: parts of a suite that were not run, or a quantity that is gone."""
+    """Entries that no report has: parts of a suite that were not run, or a removed quantity."""
     return [f"{one.entry.suite} {one.entry.name}" for one in verdicts if one.found is None]
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/checkpoint_stall.py --folder /disk/that/syncs --json outputs/checkpoint_stall.json
 
-100 million parameters with AdamW (1.2 GB) are trained by one process that does nothing else, and saved as a run saves
-them: written with fsync, hashed, committed. Compared are a save that training waits for and one in the background: the
-time a step is held up, and what the steps that run beside the writing lose. A resume reads every byte twice, once for
-the checksums; it is compared with DCP's plain load, from the disk (pages dropped first) and from memory.
+100 million parameters with AdamW (1.2 GB) are trained by one dedicated process, and saved as a run saves them: written
+with fsync, hashed, committed. A blocking save is compared with a background save: the time a step waits, and the time
+lost by steps during the writing. A resume reads every byte twice, once for the checksums; it is compared with DCP's
+plain load, from the disk (pages dropped first) and from memory.
 """
 
 from __future__ import annotations
@@ -130,14 +130,14 @@ def loads(training: Training, checkpoint: Path, pages: str) -> LoadTimes:
 
 
 def drop_pages(checkpoint: Path) -> None:
-    """What the system holds of these files in memory; they were synced."""
+    """Drop the page cache of these files; they were synced."""
     for path in checkpoint.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def hash_rates(path: Path) -> dict[str, float]:
-    """GB a second of one thread, of a file in memory."""
+    """GB per second of one thread, of a file in memory."""
     gigabytes = path.stat().st_size / 1e9
     file_record(path, path.name, "state")
     xxh3_sec = seconds(lambda: file_record(path, path.name, "state"))
@@ -191,7 +191,7 @@ def main() -> None:
 
 
 def summary(saved: list[SaveTimes], loaded: list[LoadTimes]) -> dict[str, float]:
-    """Medians; the first save of each kind, which also allocates the copy, is told apart."""
+    """Medians; the first save of each kind, which also allocates the copy, is listed separately."""
     sync, background = ([one for one in saved if one.mode == mode] for mode in ("disabled", "async"))
     sync_sec = statistics.median(one.waited_sec for one in sync)
     waited_sec = statistics.median(one.waited_sec for one in background[1:])

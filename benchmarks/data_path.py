@@ -2,17 +2,17 @@
 
     python -m benchmarks.data_path [--quick] [--large-samples 80000000] [--parts reading packing planning] [--into FILE]
 
-In: nothing; a store of random codes and a large store without content (large_store.py) are made here. Out: for each
-figure its value, with device, commit and the rates of plain memmap copies in the same run, since ratios travel between
-machines and absolute figures do not. Parts can be measured in runs of their own: `--into` renews theirs in a file.
+In: nothing; a store of random codes and a large store without content (large_store.py) are made here. Out: each metric
+with device, commit and the rates of plain memmap copies in the same run, since ratios are comparable between machines
+and absolute values are not. Parts can be measured separately: `--into` updates their values in a file.
 
-- Reading. Copies and reading take turns over 32 packs at a time; of 25 turns the fastest counts, in CPU time, which is
-  the least that neighbours disturb. So files and the last batches are warm for all alike. `copy_blocks` copies 2,048
+- Reading. Copies and reading take turns over 32 packs at a time; of 25 turns the fastest counts, in CPU time, which
+  other load disturbs least. So files and the last batches are warm for all of them. `copy_blocks` copies 2,048
   neighbouring codes at a time, `copy_pieces` codes in pieces of the sizes that the packs hold, at random places,
-  `copy_arrays` the stored arrays that the packs are made of (a clone document is four of them). Reading is all of it:
-  order of the documents, sheets, lay-out and batch, three int64 tensors.
-- Packing. Fill on two spreads of lengths, with the fill that no packing of the group exceeds: all tokens, or a pack for
-  each sample above half of one. Waste on the bundled data: the part of its packs that is padding, by task.
+  `copy_arrays` the stored arrays that the packs are made of (a clone document is four of them). Reading is the full
+  path: order of the documents, packing, collation and batch, three int64 tensors.
+- Packing. Fill on two spreads of lengths, with the upper bound of any packing of the block: all tokens, or a pack for
+  each sample above half of one. Padding of the bundled data: its fraction of the packs, by task.
 - Planning. The large store (planning.py).
 """
 
@@ -72,7 +72,7 @@ def build_store(path: Path, num_samples: int) -> None:
 
 
 def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict[str, float]:
-    """Tokens a second through the whole path, and of plain copies, in turns."""
+    """Tokens per second through the whole path, and of plain copies, in turns."""
     plan = DataPlan.load(config_of(store, *tasks))
     found = {f"{name}_first_pack_at_slot_1e9_ms": 1e3 * seconds(lambda: plan.pack(FAR_SLOT))}
     dataset = PlanDataset(plan)
@@ -112,7 +112,7 @@ def reading_figures(store: Path, name: str, *tasks: str, num_packs: int) -> dict
 
 
 def stored_arrays(plan: DataPlan, pack: Pack) -> list[np.ndarray]:
-    """What lies in files of what a pack holds: one array for each field of each document."""
+    """The stored arrays of a pack: one for each field of each document."""
     documents = plan.streams[pack.stream].documents
     columns = (documents[piece.part].columns([piece.document]) for piece in pack.pieces)
     return [np.asarray(column[0]) for some in columns for column in some]
@@ -124,12 +124,12 @@ def random_places(codes: np.ndarray, sizes: list[int]) -> list[slice]:
 
 
 def last_of(made: Iterator[Any]) -> deque[Any]:
-    """Keeps the last four, as reading ahead does; a trainer has dropped the others."""
+    """Keep the last four, as prefetching does; a trainer has released the others."""
     return deque(made, maxlen=4)
 
 
 def group_sec_per_pack(plan: DataPlan) -> float:
-    """What ordering the documents of a group costs each of its packs, mean of the streams by their packs."""
+    """Time to order the documents of a block, per pack; mean of the streams weighted by their packs."""
     total_sec, total_quota = 0.0, 0
     for stream in plan.streams:
         partition = stream.stream.partition(0)
@@ -179,12 +179,12 @@ def fill(groups: np.ndarray, num_packs: Callable[[np.ndarray, int], int]) -> flo
 
 
 def least_packs(lengths: np.ndarray, capacity: int) -> int:
-    """Fewer packs cannot hold them."""
+    """Lower bound of the number of packs."""
     return max(-(-int(lengths.sum()) // capacity), int((2 * lengths > capacity).sum()))
 
 
 def bundled_waste() -> Iterator[tuple[str, float]]:
-    """Part of the packs of the bundled data that is padding, over all its languages."""
+    """Fraction of padding in the packs of the bundled data, over all its languages."""
     for task in ("speech", "continuation", "tts", "clone", "text"):
         streams = DataPlan.load(config_of(BUNDLED, task)).streams
         counts = sum((stream.stream.counts for stream in streams), PackCounts())

@@ -1,11 +1,11 @@
-"""Where a run starts from: the first losses of a grown backbone, by how its new rows were drawn.
+"""Initial losses of a backbone with an extended vocabulary, by the initialization of its new rows.
 
     python benchmarks/expansion.py --json outputs/expansion.json
 
-A small Llama is trained on the bundled text with its own vocabulary, as a published backbone is; then it is grown in
-each way and asked for its loss on the bundled speech and text before a single step, and after some steps on them. A
-real backbone has more to lose than 300 steps of text taught this one: what carries over is which ways are better, not
-by how much.
+A small Llama is trained on the bundled text with its own vocabulary, as a published backbone is; then its vocabulary is
+extended with each initialization, and its loss on the bundled speech and text is measured before the first step, and
+after some steps on them. A real backbone has more to lose than this one learned in 300 steps of text: the ranking
+carries over, not the size of the differences.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NUM_HELD_BACK = 8
 
 @dataclass(frozen=True)
 class Result:
-    """Losses in nats a token."""
+    """Losses in nats per token."""
 
     way: str
     start: float
@@ -66,7 +66,7 @@ def packs(plan: DataPlan, first: int, count: int) -> tuple[torch.Tensor, torch.T
 
 
 def losses(model: LlamaForCausalLM, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of each trained token, and the token. Documents of a pack are told apart by their positions."""
+    """Loss of each trained token, and the token. Positions separate the documents of a pack."""
     ids_BL, labels_BL, positions_BL = batch
     logits_BLV = model(ids_BL, attention_mask=document_mask(positions_BL), position_ids=positions_BL).logits
     trained_BL = labels_BL >= 0
@@ -92,7 +92,7 @@ def train(model: LlamaForCausalLM, plan: DataPlan, first: int, steps: int, lr: f
 
 
 def backbone(folder: Path, plan: DataPlan) -> float:
-    """A small Llama that knows the bundled text; its last loss."""
+    """A small Llama trained on the bundled text, and its last loss."""
     tokenizer = TextTokenizer.load("tokenizer/tiny")
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     frame = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "tie_word_embeddings": True}

@@ -1,8 +1,8 @@
-"""Data for the GPU cases where there is none: a tokenizer of the published size and a store of random samples.
+"""Synthetic data for the GPU cases: a tokenizer of the published size and a store of random samples.
 
 In: a folder. Out: `tokenizer/` with as many entries as the family's published backbones have, and `store/` of speech
 with transcripts and of text, random codes and ids, lengths of real segments. Speed depends on shapes and lengths alone,
-so this needs no account anywhere; 6,000 samples (2.8 M codes) are written in seconds and repeat every epoch.
+so no real data is needed; 6,000 samples (2.8 M codes) are written in seconds and repeat every epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>")
 
 
 def write_stand_ins(folder: Path, family: str, num_samples: int = NUM_SAMPLES) -> None:
-    """Leaves what is there already."""
+    """Write what does not exist yet."""
     tokenizer_folder, store = folder / "tokenizer", folder / "store"
     if not tokenizer_folder.exists():
         _write_tokenizer(tokenizer_folder, PUBLISHED_ROWS[family])

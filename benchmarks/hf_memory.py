@@ -3,10 +3,10 @@
     python benchmarks/hf_memory.py --verb expand --flavor 8B --work DIR --json outputs/hf_memory_expand.json
     python benchmarks/hf_memory.py --verb export --flavor 8B --work DIR --json outputs/hf_memory_export.json
 
-In: a verb, a flavor and a folder with room (8B: 34 GB to expand, 52 GB to export). To expand, a backbone's folder in
-bfloat16 is written tensor by tensor; to export, a checkpoint with float32 weights, as one process saves it. Out: the
-highest resident memory of the verb's process (VmHWM, in which mapped files count), its time, and the largest tensor to
-compare with. DIR is removed at the end.
+In: a command, a flavor and a folder with free space (8B: 34 GB to expand, 52 GB to export). To expand, a backbone's
+folder in bfloat16 is written tensor by tensor; to export, a checkpoint with float32 weights, as one process saves it.
+Out: the highest resident memory of the command's process (VmHWM, mapped files included), its time, and the largest
+tensor to compare with. DIR is removed at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROWS_PER_PIECE = 4096
 
 @dataclass(frozen=True)
 class Measured:
-    """One verb, in a process of its own."""
+    """One command, in a process of its own."""
 
     verb: str
     peak_gb: float

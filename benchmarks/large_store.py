@@ -1,11 +1,11 @@
-"""A store of any number of samples, for planning alone: lengths and speakers, and token files without content.
+"""A store of any number of samples, for planning only: lengths and speakers, and token files without content.
 
     python benchmarks/large_store.py FOLDER --samples 80000000
 
 In: a folder and a number of samples. Out: a store in 12 languages whose sidecars hold the columns that planning reads
-(80 M rows: 0.4 GB) and whose token files are sparse: of the right size, without a byte on disk. Their hashes are made
-up, so to read a pack fails, as it should; `readable` gives all full shards of all languages the same lengths, whose
-token files of zeros have one hash, and packs of zeros are read.
+(80 M rows: 0.4 GB) and whose token files are sparse: of the right size, without a byte on disk. Their hashes are
+invented, so reading a pack fails, as intended; `readable` gives all full shards of all languages the same lengths,
+whose token files of zeros have one hash, and packs of zeros are read.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _write_shard(store: Path, path: str, columns: dict[str, pa.Array], readable:
 
 
 def _nulls(count: int) -> dict[str, pa.Array]:
-    """Columns of which nothing is known."""
+    """Columns without values."""
     types = {"source_video_id": pa.string(), "start_time": pa.float64(), "end_time": pa.float64()}
     return {name: pa.nulls(count, type_) for name, type_ in types.items()}
 

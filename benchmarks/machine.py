@@ -1,6 +1,6 @@
 """The machine a suite runs on, without its name.
 
-In: nothing. Out: `Machine`. Absolute figures mean something on one device only; the report says which.
+In: nothing. Out: `Machine`. Absolute values are valid for one device only; the report names it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Short, with a + where files differ from it."""
+    """Short revision, with a + if files differ from it."""
     revision = _git("rev-parse", "--short", "HEAD") or "unknown"
     return revision + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 

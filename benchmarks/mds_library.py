@@ -3,8 +3,9 @@
     python benchmarks/mds_library.py write SAMPLES.npz FOLDER
     python benchmarks/mds_library.py read FOLDER ROUNDS
 
-`write` takes codes back to back, where samples begin and their texts. `read` goes over all samples in order and prints
-for each round the seconds of CPU time, as the library reads a local folder: one shard after the other, no shuffle.
+`write` reads codes back to back, the start of each sample and the texts. `read` goes over all samples in order and
+prints for each round the seconds of CPU time, as the library reads a local folder: one shard after the other, no
+shuffle.
 """
 
 from __future__ import annotations

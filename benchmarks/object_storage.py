@@ -14,8 +14,8 @@ of the repeats, which take turns:
     warm_mb_per_sec      second epochs of both loaders, a twentieth of one and a twentieth of the other in turns
     local_mb_per_sec
 
-and the ratios that travel between machines. Server, requests and reading share the machine's cores, so `cold` is
-bounded by both the network's time and the reader's: `cold_to_get_or_local` compares it with the slower of the two.
+and the ratios, which are comparable between machines. Server, requests and reading share the machine's cores, so `cold`
+is bounded by both the network's time and the reader's: `cold_to_get_or_local` compares it with the slower of the two.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Once the disk has written what earlier runs left it."""
+    """Seconds, measured after the writes of earlier runs are flushed."""
     os.sync()
     began = time.perf_counter()
     run()

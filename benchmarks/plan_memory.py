@@ -1,10 +1,10 @@
-"""The plan's memory against what a real process that trains holds at most, on a CPU.
+"""Estimated memory against the peak memory of a real training process, on a CPU.
 
-In: setups. Out: for each the peak the plan computes (dense attention, one process), what the tensors of a real run held
-at most, and what its resident memory rose by, from after one tiny step, so that what is imported and allocated once is
-there, to its highest; JSON in benchmarks/results/. Tensors are counted from the profiler's record of every allocation
-and release of torch's CPU allocator. Freed blocks go back to the system at once (MALLOC_ARENA_MAX, mallopt), where a
-run keeps them for speed.
+In: setups. Out: for each the estimated peak (dense attention, one process), the peak of the tensors of a real run, and
+the rise of its resident memory, from after one tiny step (so that imports and one-time allocations are excluded) to its
+maximum; JSON in benchmarks/results/. Tensors are counted from the profiler's record of every allocation and release of
+torch's CPU allocator. Freed blocks go back to the system at once (MALLOC_ARENA_MAX, mallopt), while a run keeps them
+for speed.
 
     python -m benchmarks.plan_memory           a model of 7 M and one of 100 M parameters, fp32
 """

@@ -1,10 +1,10 @@
-"""Time and memory of planning a large store, in processes that do nothing else; JSON on stdout.
+"""Time and memory of planning a large store, in dedicated processes; JSON on stdout.
 
     python -m benchmarks.planning STORE
 
-In: a store (large_store.py). Out: seconds until its plan is ready, how fast any slot is found, and the peak of the
-process with and without what its imports take. Part of benchmarks/data_path.py; a module of its own since planning
-needs no torch, which takes 400 MB more.
+In: a store (large_store.py). Out: seconds until its plan is ready, the time to find any slot, and the peak memory of
+the process with and without its imports. Part of benchmarks/data_path.py; a separate module since planning needs no
+torch, which takes 400 MB more.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a suite found, as values: the one shape of every JSON here, on a CPU, on GPUs and in a dry run.
+"""Measurements as values: the format of every JSON here, on a CPU, on GPUs and in a dry run.
 
-In: values of repeats. Out: `Report`, written and read as JSON. A figure is given as its repeats, their median, and an
+In: values of repeats. Out: `Report`, written and read as JSON. A metric is given as its repeats, their median, and an
 interval of the median from their order alone (binomial, at least 95 %), which no outlier moves; `spread` is half the
-range of the middle half over the median, what a tolerance is made of. All of these are computed again from the values
-when a file is read. Ratios are of pairs that were run one after the other, since pairs travel between machines and
-absolute figures do not. `format` rises when a key goes or changes its meaning.
+range of the middle half over the median; tolerances follow from it. All of these are computed again from the values
+when a file is read. Ratios are of pairs that were run one after the other, since ratios are comparable between machines
+and absolute values are not. `format` rises when a key is removed or changes its meaning.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio or a figure is held to."""
+    """Target of a ratio or a metric."""
 
     bound: Literal["at least", "at most"]
     value: float
@@ -94,7 +94,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Case:
-    """One process or configuration, and what was found of it."""
+    """One process or configuration, and its measurements."""
 
     name: str
     what: str
@@ -152,7 +152,7 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Raises ValueError for a file that is none, or of another format."""
+    """Raises ValueError for a file that is not a report, or of another format."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record["format"]

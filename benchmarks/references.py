@@ -1,10 +1,10 @@
-"""Published rates and our goals, and the MFU they come to.
+"""Published rates and our goals, with their MFU.
 
 In: benchmarks/references/*.json. Out: `Published` runs and `Aim`s; MFU of any rate by the formula of the plan
 (titan_speech/model/flops.py): 6 P for each matrix, attention 12 x layers x heads x head_dim x length. `mfu` takes the
-full length of a pack, as published figures do; `mfu_of_documents` the mean length a token's document has, since tokens
-of packed documents attend to no more. MFU is over the dense bf16 peak, float8 runs too, so that one scale holds all. On
-other hardware than the published, rates say little and MFU is what is compared.
+full length of a pack, as published values do; `mfu_of_documents` the mean length of the documents of all tokens, since
+tokens of packed documents attend to no more. MFU is over the dense bf16 peak, float8 runs too, so that one scale holds
+all. On other hardware than the published, rates say little and MFU is what is compared.
 
     python -m benchmarks.references            the table
 """
@@ -57,7 +57,7 @@ class Published:
 
     @property
     def rate(self) -> float:
-        """Tokens a second and GPU."""
+        """Tokens per second per GPU."""
         return self.tokens_per_sec_per_gpu or self.model_flops_per_sec_per_gpu / self.flops_per_token
 
     @property
@@ -73,7 +73,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a figure of a case is held to."""
+    """Target of a metric of a case."""
 
     case: str
     figure: str

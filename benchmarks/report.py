@@ -2,11 +2,11 @@
 
     python -m benchmarks.report --reports outputs/*.json --out benchmarks/reports/2026-01-31-cpu
 
-In: JSON reports, and in the output folder `notes.md`, the words that no number says: the question, why goals are
-missed, what was tried, what was not measured. Out: in that folder the reports, the plots (matplotlib, `pip install -e
-'.[benchmarks]'`; a point is a median, its bar the 95 % interval) and `README.md`: the notes between method, machine and
-tables. Run again, it is the same but for what was measured again. `table_lines` prints one report in a terminal. Beside
-published runs, rates are compared on H100s and MFU on any other device.
+In: JSON reports, and in the output folder `notes.md`: the question, why goals are missed, what was tried, what was not
+measured. Out: in that folder the reports, the plots (matplotlib, `pip install -e '.[benchmarks]'`; a point is a median,
+its bar the 95 % interval) and `README.md`: the notes between method, machine and tables. A second run changes only what
+was measured again. `table_lines` prints one report in a terminal. With published runs, rates are compared on H100s and
+MFU on any other device.
 """
 
 from __future__ import annotations

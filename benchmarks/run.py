@@ -1,8 +1,8 @@
 """One suite, measured here: `python -m benchmarks.run SUITE --json OUT [--quick] [--dry-run]`.
 
-In: the suite's name. Out: a JSON of the one shape of record.py; progress on stderr, a table on stdout. The exit code is
-0 also where a goal is missed: benchmarks.check is what fails. What was asked for is looked at before anything is
-measured; an interrupted run writes nothing.
+In: the suite's name. Out: a JSON as defined in record.py; progress on stderr, a table on stdout. The exit code is 0
+also if a goal is missed: benchmarks.check fails then. Arguments are checked before anything is measured; an interrupted
+run writes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCK = ROOT / "outputs/benchmarks/lock"
 
 
 def run(suite: str, options: Options) -> Report:
-    """Raises ValueError for cases that the suite has not, RuntimeError where a contestant fails or another runs."""
+    """Raises ValueError for cases that the suite has not, RuntimeError where a variant fails or another runs."""
     module = importlib.import_module(f"benchmarks.suites.{suite}")
     check_cases(suite, module.CASES, options.only)
     with alone(LOCK):

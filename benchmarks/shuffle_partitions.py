@@ -1,11 +1,12 @@
-"""How many nodes need each shard, and how often a node fetches it again when its cache is small; JSON on stdout.
+"""How many nodes need each shard, and how often a node downloads it again with a small cache; JSON on stdout.
 
     python benchmarks/shuffle_partitions.py [--documents 400000] [--nodes 1,2,3,8]
 
-In: nothing; streams of twelve languages by size, with as many groups as 80 M samples have, but 16 documents a group, so
-that a whole epoch is read in a minute. Out, for each number of nodes: shards that the nodes touch in one epoch of the
-data, all nodes together, over the number of shards (1 is the least there is), the same when slots are dealt to nodes in
-turn, the spread of lane sizes, and the fetches a shard for caches that hold a part of what a node touches.
+In: nothing; streams of twelve languages by size, with as many blocks as 80 M samples have, but 16 documents per block,
+so that a whole epoch is read in a minute. Out, for each number of nodes: shards that the nodes touch in one epoch of
+the data, all nodes together, over the number of shards (1 is the minimum), the same with slots dealt to nodes
+round-robin, the spread of partition sizes, and the downloads per shard for caches that hold a part of the shards a node
+touches.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def shards_by_slot(streams: list[PartitionedStream], places: SlotLocality, num_s
 
 
 def fetches(reads: Iterable[Shard], num_cached: int) -> int:
-    """Misses of a cache that drops what was used longest ago."""
+    """Misses of a cache that evicts the least recently used shard."""
     cache: OrderedDict[Shard, None] = OrderedDict()
     misses = 0
     for shard in reads:

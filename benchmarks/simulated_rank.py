@@ -1,12 +1,12 @@
-"""What the first rank of a world of any size does until its first batch, in one process; JSON on stdout.
+"""The start of rank 0 in a world of any size, until its first batch, in one process; JSON on stdout.
 
     python -m benchmarks.simulated_rank WORLD_SIZE
 
 In: a world size. Out: processor seconds from the start of the process to the first batch, how many of them torch's
-meshes and sharding took, and the bytes of the state that a checkpoint holds beside weights (data, step, health). The
-process group is TorchTitan's fake one: a rank of that world with its own part of the sharded debug model, which
-exchanges nothing, so any other rank would take what rank 0 decides for memory nobody wrote. The batch of a step is
-1,024 packs at any size.
+meshes and sharding took, and the bytes of the checkpoint state other than weights (data, step, health). The process
+group is TorchTitan's fake one: a rank of that world with its own part of the sharded debug model, which exchanges
+nothing, so any other rank would read the decisions of rank 0 from uninitialized memory. The batch of a step is 1,024
+packs at any size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every suite is given and returns, and how pairs of windows become figures and ratios.
+"""Input and output of every suite, and how pairs of windows become metrics and ratios.
 
 In: `Options` of the command. Out: `Found`, which run.py makes a report of. The measure is wall time: a loader that
-sleeps costs no CPU time. CPU seconds stand beside it, since on a shared machine they vary less. How much is measured is
+sleeps costs no CPU time. CPU seconds are given too, since on a shared machine they vary less. How much is measured is
 `Rounds`: of 24 pairs the median's 95 % interval is from the 7th to the 18th, of ten from the 2nd to the 9th; with six
 variants ten pairs are what fits in minutes.
 """
@@ -24,12 +24,12 @@ PAIR = Rounds(warmup_steps=4, window_steps=2, num_rounds=24)
 MANY = Rounds(warmup_steps=3, window_steps=1, num_rounds=10)
 
 
-def rounds_of(num_contestants: int, is_quick: bool) -> Rounds:
-    if num_contestants == 2:
+def rounds_of(num_variants: int, is_quick: bool) -> Rounds:
+    if num_variants == 2:
         return QUICK_PAIR if is_quick else PAIR
     if is_quick:
         return QUICK
-    return PAIR if num_contestants == 1 else MANY
+    return PAIR if num_variants == 1 else MANY
 
 
 OURS = "benchmarks.loops.ours"
@@ -75,8 +75,8 @@ def tell(text: str) -> None:
 
 
 def step_figures(turn: Turn) -> tuple[Figure, ...]:
-    """Of each window of a contestant."""
-    windows, gpus = turn.windows, turn.contestant.world_size
+    """Of each window of a variant."""
+    windows, gpus = turn.windows, turn.variant.world_size
 
     def of(name: str, unit: str, value: Callable[[Window], float]) -> Figure:
         return Figure.of(name, unit, [value(window) for window in windows])
@@ -121,9 +121,7 @@ def trained_cpu_rate(window: Window) -> float:
 
 def case_of(turn: Turn, config: Mapping[str, str | float | None]) -> Case:
     """`module` tells another build (--ours) from this one."""
-    return Case(
-        turn.contestant.name, turn.contestant.what, {"module": turn.contestant.module, **config}, step_figures(turn)
-    )
+    return Case(turn.variant.name, turn.variant.what, {"module": turn.variant.module, **config}, step_figures(turn))
 
 
 def ratio_of(

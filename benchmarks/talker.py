@@ -1,8 +1,8 @@
-"""The side of a process that trains when it is told to.
+"""The training process's side of measuring in turns.
 
 In: calls of a training loop before each of its steps, and of each batch. Out: the loop waits there for its turn, and
-tells the runner (turns.py) what it did. The loop itself is the real one: nothing but its step boundary is hooked into.
-On a GPU a window begins and ends with a synchronisation; between steps nothing is added.
+reports its window to the runner (turns.py). The loop itself is the real one: only its step boundary is hooked. On a GPU
+a window begins and ends with a synchronisation; between steps nothing is added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOTHING = Window(0, 0.0, 0.0, 0, 0, 0, 0)
 
 
 class Talker:
-    """Ranks of one contestant; rank 0 holds the line to the runner."""
+    """Ranks of one variant; rank 0 holds the line to the runner."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))

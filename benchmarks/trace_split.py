@@ -1,8 +1,8 @@
-"""What the time of a step goes to, from a profiler trace: `python -m benchmarks.trace_split TRACE [--json OUT]`.
+"""Step-time breakdown of a profiler trace: `python -m benchmarks.trace_split TRACE [--json OUT]`.
 
 In: a trace of [profiler] (titan_speech/training/profiler.py), or any of torch's with the marks of that file. Out:
-seconds a step and shares of data, forward, backward, optimizer, communication and other. The trainer's thread is walked
-through in time; what it does at a moment is:
+seconds per step and shares of data, forward, backward, optimizer, communication and other. The trainer's thread is
+walked through in time; what it does at a moment is:
 
     communication   inside a collective (c10d, gloo, nccl, or FSDP waiting for one)
     backward        inside an operator of the autograd engine; the chunked loss has its own inside the forward pass
@@ -11,9 +11,9 @@ through in time; what it does at a moment is:
     optimizer       between the last microbatch and the end of the optimizer's step: gradient norm and update
     other           the rest of the step: logging, checkpoints, bookkeeping
 
-On a GPU the same is said of its time: a kernel belongs to the moment that launched it, NCCL's to communication, and
-what no kernel fills is idle. Where the thread runs ahead, steps are as long as their kernels take. Communication that
-hides behind other kernels is given beside, and counts once.
+On a GPU its time is split the same way: a kernel belongs to the part that launched it, NCCL's to communication, and
+time without kernels is idle. If the thread runs ahead, a step is as long as its kernels. Communication that overlaps
+with other kernels is listed separately, and counts once.
 """
 
 from __future__ import annotations

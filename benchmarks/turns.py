@@ -1,11 +1,11 @@
-"""Processes that take turns: each trains some steps while the others wait, again and again.
+"""Measure processes in turns: each trains some steps while the others wait, repeatedly.
 
-In: contestants, each a module that trains and calls `Talker.at_boundary` before every step. Out: windows: what each
-did in each round. All of them are started, then warmed up, then measured in rounds; the order within a round is
-turned by one each time. So neighbours on the machine slow all alike, and a ratio within a round is worth more than
-either figure. Trade-off: all contestants are in memory at once (1 to 2 GB each for the debug model on a CPU).
+In: variants, each a module that trains and calls `Talker.at_boundary` before every step. Out: windows: what each did in
+each round. All of them are started, then warmed up, then measured in rounds; the order within a round is turned by one
+each time. So other load on the machine slows all of them, and a ratio within a round is more reliable than either
+value. Trade-off: all variants are in memory at once (1 to 2 GB each for the debug model on a CPU).
 
-    runner                         contestant (rank 0 talks, other ranks follow)
+    runner                         variant (rank 0 talks, other ranks follow)
     listens at 127.0.0.1   <----   connects, "ready"
     "steps 4"              ---->   trains 4 steps
     waits                  <----   Window
@@ -31,11 +31,11 @@ from benchmarks.machine import ROOT
 
 ADDRESS = "TITAN_SPEECH_BENCHMARK_PORT"
 LONGEST_WAIT_SEC = 1800.0
-"""Longest a contestant may take to its first step, or a window: compilation of an 8B included."""
+"""Longest a variant may take to its first step, or a window: compilation of an 8B included."""
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Variant:
     """One process that trains."""
 
     name: str
@@ -49,7 +49,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Window:
-    """Some steps of one contestant."""
+    """Some steps of one variant."""
 
     num_steps: int
     wall_sec: float
@@ -69,19 +69,19 @@ class Window:
 
 
 class Running:
-    """A contestant's process and the line to it."""
+    """A variant's process and the line to it."""
 
-    def __init__(self, contestant: Contestant, log: Path) -> None:
-        self.contestant, self._log = contestant, log
+    def __init__(self, variant: Variant, log: Path) -> None:
+        self.variant, self._log = variant, log
         self._server = socket.create_server(("127.0.0.1", 0))
         self._server.settimeout(1.0)
         environment = {**os.environ, ADDRESS: str(self._server.getsockname()[1])}
         self._began = time.perf_counter()
         with log.open("w") as file:
             self._process = subprocess.Popen(
-                command(contestant),
+                command(variant),
                 cwd=ROOT,
-                env=environment | (alone() if contestant.world_size == 1 else {}),
+                env=environment | (alone() if variant.world_size == 1 else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -141,14 +141,14 @@ class Running:
 
     def _ended_early(self) -> RuntimeError:
         log = self._log.read_text(errors="replace").strip().splitlines()
-        return RuntimeError("\n".join([f"{self.contestant.name} ended early; its last lines:", *log[-25:]]))
+        return RuntimeError("\n".join([f"{self.variant.name} ended early; its last lines:", *log[-25:]]))
 
 
-def command(contestant: Contestant) -> list[str]:
-    start = ["-m", contestant.module, *contestant.arguments]
-    if contestant.world_size == 1:
+def command(variant: Variant) -> list[str]:
+    start = ["-m", variant.module, *variant.arguments]
+    if variant.world_size == 1:
         return [sys.executable, *start]
-    ranks = ("--nproc-per-node", str(contestant.world_size), "--master-port", str(free_port()))
+    ranks = ("--nproc-per-node", str(variant.world_size), "--master-port", str(free_port()))
     return [sys.executable, "-m", "torch.distributed.run", *ranks, *start]
 
 
@@ -177,38 +177,38 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Turn:
-    """All that was measured of one contestant."""
+    """All that was measured of one variant."""
 
-    contestant: Contestant
+    variant: Variant
     ready_sec: float
     """From the start of its process to its first step; no other ran meanwhile."""
     warmup: Window
     windows: tuple[Window, ...]
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: Rounds, tell: Callable[[str], None]) -> dict[str, Turn]:
-    """By name; a contestant that fails ends all."""
+def take_turns(variants: Sequence[Variant], rounds: Rounds, tell: Callable[[str], None]) -> dict[str, Turn]:
+    """By name; a variant that fails ends all."""
     with tempfile.TemporaryDirectory(prefix="titan-speech-benchmark-") as folder, ExitStack() as stack:
         running = []
-        for number, contestant in enumerate(contestants):
-            one = Running(contestant, Path(folder) / f"{number}.log")
+        for number, variant in enumerate(variants):
+            one = Running(variant, Path(folder) / f"{number}.log")
             stack.callback(one.end)
             running.append(one)
-            tell(f"starting {contestant.name}")
+            tell(f"starting {variant.name}")
             one.wait_until_ready()
         warmups = {}
         for one in running:
-            tell(f"warming up {one.contestant.name}: {rounds.warmup_steps} steps")
-            warmups[one.contestant.name] = one.run(rounds.warmup_steps)
-        found: dict[str, list[Window]] = {one.contestant.name: [] for one in running}
+            tell(f"warming up {one.variant.name}: {rounds.warmup_steps} steps")
+            warmups[one.variant.name] = one.run(rounds.warmup_steps)
+        found: dict[str, list[Window]] = {one.variant.name: [] for one in running}
         for number in range(rounds.num_rounds):
             turned = number % len(running)
             for one in running[turned:] + running[:turned]:
-                found[one.contestant.name].append(one.run(rounds.window_steps))
+                found[one.variant.name].append(one.run(rounds.window_steps))
             times = ", ".join(f"{name} {windows[-1].wall_sec:.2f} s" for name, windows in found.items())
             tell(f"round {number + 1} of {rounds.num_rounds}: {times}")
     return {
-        name: Turn(one.contestant, one.ready_sec, warmups[name], tuple(found[name]))
+        name: Turn(one.variant, one.ready_sec, warmups[name], tuple(found[name]))
         for one in running
-        for name in (one.contestant.name,)
+        for name in (one.variant.name,)
     }

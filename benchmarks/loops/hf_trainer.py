@@ -1,6 +1,6 @@
 """Hugging Face Trainer with its padding collator or its packing one, on the same samples.
 
-In: `padding` or `packing`, samples a batch, words of a configuration of ours. Out: windows. `packing` is
+In: `padding` or `packing`, samples per batch, words of a configuration of ours. Out: windows. `packing` is
 DataCollatorWithFlattening: a batch becomes one sequence without padding whose positions restart, and SDPA gets a mask
 of documents. Both are transformers' own; the trainer's callback waits for the turn before each step.
 """

@@ -1,8 +1,8 @@
 """Fine-tuning as the reference trainer is described: batches padded to their longest sample, not compiled, full logits.
 
-In: words of a configuration of ours and samples a batch. Out: windows. Written from the published description (TTS-1
-technical report, arXiv 2507.21138: dynamic padding in SFT, 8 sequences a GPU, no compilation there, AdamW with
-clipping, a Hugging Face Llama): a plain loop over shuffled samples, one batch a step, with autocast to bf16 where the
+In: words of a configuration of ours and samples per batch. Out: windows. Written from the published description (TTS-1
+technical report, arXiv 2507.21138: dynamic padding in SFT, 8 sequences per GPU, no compilation there, AdamW with
+clipping, a Hugging Face Llama): a plain loop over shuffled samples, one batch per step, with autocast to bf16 where the
 configuration computes in it. Sorting or bucketing by length, which would pad less, is not part of it.
 """
 

@@ -1,8 +1,7 @@
-"""What saving costs training: time a step waits, time steps lose beside the writing, time to resume.
+"""Cost of checkpoints: time a step waits, time lost by steps during the writing, time to resume.
 
-In: options. Out: the figures of benchmarks/checkpoint_stall.py, which runs as it does alone: 100 M parameters, saves
-that training waits for and saves in the background, resumes with and without checksums, on the disk of the temporary
-folder.
+In: options. Out: the figures of benchmarks/checkpoint_stall.py, which runs as it does alone: 100 M parameters, blocking
+saves and background saves, resumes with and without checksums, on the disk of the temporary folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading: tokens a second from a store to a batch, against plain copies of the same bytes.
+"""Reading: tokens per second from a store to a batch, against plain copies of the same bytes.
 
 In: options. Out: the figures of benchmarks/data_path.py, in which reading and copies take turns; its large store is
 left to the startup suite. In a pull request the ratios to plain copies of the same pieces are what to look at.

@@ -1,8 +1,8 @@
-"""Peak memory: chunked against whole logits, and what runs hold against what the plan said.
+"""Peak memory: chunked against full logits, and real runs against their estimate.
 
-In: options. Out: of each setup the most that tensors of a real run held, from torch's own record of its allocator, and
-what the plan computed. Byte counts repeat, so each is taken once. The vocabulary of the chunked pair is Qwen3's grown
-one, 217,600 rows, where logits are the largest tensors of a step.
+In: options. Out: for each setup the peak of the tensors of a real run, from torch's own record of its allocator, and
+the estimate. Byte counts repeat, so each is taken once. The vocabulary of the chunked pair is Qwen3's extended one,
+217,600 rows, where logits are the largest tensors of a step.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Fine-tuning on bundled paired speech: our packs against padded and packed loops of others, in trained tokens a
+"""Fine-tuning on bundled paired speech: our packs against padded and packed loops of others, in trained tokens per
 second.
 
-In: options. Out: five contestants on the same samples in the same grammar, model sizes and precision: ours packed
-(eager and compiled), a padded loop as the reference trainer is described, Hugging Face Trainer with padding and with
-its packing collator. And our own pretraining beside our fine-tuning, in tokens a second: equal where packing makes
-lengths fixed. Batches are of about the same number of real tokens for both packed contestants, and of the reference's 8
-samples for both padded ones.
+In: options. Out: five variants on the same samples with the same prompt templates, model sizes and precision: ours
+packed (eager and compiled), a padded loop as the reference trainer is described, Hugging Face Trainer with padding and
+with its packing collator. And our own pretraining against our fine-tuning, in tokens per second: equal where packing
+makes lengths fixed. Batches are of about the same number of real tokens for both packed variants, and of the
+reference's 8 samples for both padded ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.suite import (
     trained_cpu_rate,
     trained_rate,
 )
-from benchmarks.turns import Contestant, take_turns
+from benchmarks.turns import Variant, take_turns
 from titan_speech.preflight.config_checks import load_config
 
 CONFIG, PRETRAINING = "benchmarks/settings/debug_cpu_sft.toml", "benchmarks/settings/debug_cpu.toml"
@@ -55,31 +55,31 @@ def run(options: Options) -> Found:
     samples = paired_samples(config)
     mean_tokens = sum(len(one.ids) for one in samples) / len(samples)
     packed_samples = round(config.training.global_batch_tokens / mean_tokens)
-    contestants = [
-        Contestant("ours", "packs of 512 tokens, eager", options.ours, words),
-        Contestant("ours_compiled", "packs, compiled", options.ours, config_words(CONFIG, COMPILED), COMPILED),
-        Contestant("ours_pretraining", "our pretraining, eager", options.ours, config_words(PRETRAINING, {})),
-        Contestant(
+    variants = [
+        Variant("ours", "packs of 512 tokens, eager", options.ours, words),
+        Variant("ours_compiled", "packs, compiled", options.ours, config_words(CONFIG, COMPILED), COMPILED),
+        Variant("ours_pretraining", "our pretraining, eager", options.ours, config_words(PRETRAINING, {})),
+        Variant(
             "padded_loop",
             f"batches of {PADDED_SAMPLES} padded to the longest, as the reference trainer is described",
             "benchmarks.loops.padded_sft",
             (str(PADDED_SAMPLES), *words),
         ),
-        Contestant(
+        Variant(
             "hf_padding",
             f"Hugging Face Trainer, batches of {PADDED_SAMPLES}, DataCollatorForSeq2Seq",
             "benchmarks.loops.hf_trainer",
             ("padding", str(PADDED_SAMPLES), *words),
         ),
-        Contestant(
+        Variant(
             "hf_packing",
             f"Hugging Face Trainer, batches of {packed_samples}, DataCollatorWithFlattening",
             "benchmarks.loops.hf_trainer",
             ("packing", str(packed_samples), *words),
         ),
     ]
-    assert tuple(one.name for one in contestants) == CASES
-    wanted = [one for one in contestants if options.wants(one.name)]
+    assert tuple(one.name for one in variants) == CASES
+    wanted = [one for one in variants if options.wants(one.name)]
     if options.is_quick and not options.only:  # compilation takes a minute
         wanted = [one for one in wanted if one.name != "ours_compiled"]
     facts = [("samples", float(len(samples))), ("mean_tokens", mean_tokens)]
@@ -89,12 +89,12 @@ def run(options: Options) -> Found:
     rounds = rounds_of(len(wanted), options.is_quick)
     turns = take_turns(wanted, rounds, tell)
     facts += [("rounds", rounds.num_rounds), ("window_steps", rounds.window_steps)]
-    cases = tuple(case_of(turn, shown(CONFIG, dict(turn.contestant.config), facts)) for turn in turns.values())
+    cases = tuple(case_of(turn, shown(CONFIG, dict(turn.variant.config), facts)) for turn in turns.values())
     ratios = []
     for ours in ("ours", "ours_compiled"):
-        for rival, goal in GOALS.items():
-            if ours in turns and rival in turns:
-                name, pair = f"{ours}_to_{rival}", (turns[ours], turns[rival])
+        for baseline, goal in GOALS.items():
+            if ours in turns and baseline in turns:
+                name, pair = f"{ours}_to_{baseline}", (turns[ours], turns[baseline])
                 ratios.append(ratio_of(name, "trained tokens a second", *pair, trained_rate, goal))
                 ratios.append(ratio_of(f"cpu_{name}", "trained tokens a CPU second", *pair, trained_cpu_rate, goal))
     if {"ours", "ours_compiled"} <= turns.keys():

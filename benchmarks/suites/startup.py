@@ -21,7 +21,7 @@ from benchmarks.large_store import write_large_store
 from benchmarks.machine import ROOT
 from benchmarks.record import Case, Figure, Goal, Ratio
 from benchmarks.suite import NO_GPU, Found, Options, config_words, step_sec, tell
-from benchmarks.turns import Contestant, Rounds, Turn, take_turns
+from benchmarks.turns import Rounds, Turn, Variant, take_turns
 
 CASES = ("samples", "worlds")
 CONFIG = "benchmarks/settings/growth.toml"
@@ -64,8 +64,8 @@ class _Stores:
         resumed = [self._one_start(count, number) for number in range(repeats) for count in samples]
         self.fresh, self.resumed = self._by_count(fresh), self._by_count(resumed)
         rounds = Rounds(3, 1, 5) if options.is_quick else Rounds(4, 2, 12)
-        contestants = [self._contestant(count, "steps", {"checkpoint.enable": "false"}) for count in samples]
-        self.steps = take_turns(contestants, rounds, tell)
+        variants = [self._variant(count, "steps", {"checkpoint.enable": "false"}) for count in samples]
+        self.steps = take_turns(variants, rounds, tell)
 
     def _plans(self, count: int) -> dict[str, float]:
         """Seconds of the first plan and a later one, each in a process of its own."""
@@ -79,16 +79,14 @@ class _Stores:
             found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
         return found
 
-    def _contestant(self, count: int, run_name: str, more: Mapping[str, str] | None = None) -> Contestant:
+    def _variant(self, count: int, run_name: str, more: Mapping[str, str] | None = None) -> Variant:
         overrides = {"job.dump_folder": f"{self._folder}/{run_name}-{count}", **(more or {})}
         overrides |= {f"data.source.{i}.store": f"{self._folder}/store-{count}" for i in range(2)}
-        return Contestant(
-            f"samples_{count}", f"a store of {count:,} samples", self._ours, config_words(CONFIG, overrides)
-        )
+        return Variant(f"samples_{count}", f"a store of {count:,} samples", self._ours, config_words(CONFIG, overrides))
 
     def _one_start(self, count: int, number: int) -> tuple[int, Turn]:
         """Two steps, at the second of which a run that is new saves; one that was there resumes."""
-        turn = take_turns([self._contestant(count, f"start-{number}")], Rounds(2, 1, 1), tell)
+        turn = take_turns([self._variant(count, f"start-{number}")], Rounds(2, 1, 1), tell)
         return count, turn[f"samples_{count}"]
 
     def _by_count(self, found: list[tuple[int, Turn]]) -> dict[int, list[Turn]]:

@@ -1,9 +1,9 @@
-"""Steps of training: tokens per second, trained tokens per second, MFU, memory, and what a step's time goes to.
+"""Steps of training: tokens per second, trained tokens per second, MFU, memory, and step-time breakdown.
 
 In: options. Out: on any machine the debug model against plain TorchTitan, in turns, and the overhead of a step; on GPUs
 the 1B and 8B of the published runs (`GpuCase`) besides, float8 tensorwise as published. In a dry run the GPU cases take
-two steps of two layers on a fake process group, at their widths and world size, and nothing is measured. What a step's
-time goes to is read from the trace of a run of its own, since tracing slows it down.
+two steps of two layers on a fake process group, at their widths and world size, and nothing is measured. The step-time
+breakdown is read from the trace of a separate run, since tracing slows a step down.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from benchmarks.suite import (
     tell,
 )
 from benchmarks.trace_split import split
-from benchmarks.turns import Contestant, Rounds, Turn, take_turns
+from benchmarks.turns import Rounds, Turn, Variant, take_turns
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.offline import run_vocabulary
@@ -54,7 +54,7 @@ class GpuCase:
     is_replicated: bool = False
     """Whole weights on each GPU; else sharded over all."""
 
-    has_rival: bool = False
+    has_baseline: bool = False
     """Plain TorchTitan is measured at the same size, too."""
 
     def words(self, world_size: int) -> dict[str, str]:
@@ -71,11 +71,11 @@ def _file(name: str) -> str:
 
 GPU_CASES = (
     GpuCase(
-        "pt_1b", "pretraining, 1.370 B, bf16, DDP, compiled", _file("pt_1b"), {}, is_replicated=True, has_rival=True
+        "pt_1b", "pretraining, 1.370 B, bf16, DDP, compiled", _file("pt_1b"), {}, is_replicated=True, has_baseline=True
     ),
     GpuCase("pt_1b_float8", "the same with float8 layers", _file("pt_1b"), FLOAT8, is_replicated=True),
     GpuCase("sft_1b", "fine-tuning, 1.370 B, bf16, DDP, packed, compiled", _file("sft_1b"), is_replicated=True),
-    GpuCase("pt_8b", "pretraining, 8.568 B, bf16, FSDP, compiled", _file("pt_8b"), has_rival=True),
+    GpuCase("pt_8b", "pretraining, 8.568 B, bf16, FSDP, compiled", _file("pt_8b"), has_baseline=True),
     GpuCase("pt_8b_float8", "the same with float8 layers", _file("pt_8b"), FLOAT8),
     GpuCase("sft_8b", "fine-tuning, 8.568 B, bf16, ZeRO-2, packed, compiled", _file("sft_8b")),
 )
@@ -109,8 +109,8 @@ def run(options: Options) -> Found:
         elif has_gpu:
             world_size = options.world_size or num_gpus
             cases.append(_on_gpus(case, options, world_size))
-            if case.has_rival:
-                cases.append(_rival_on_gpus(case, options, world_size))
+            if case.has_baseline:
+                cases.append(_baseline_on_gpus(case, options, world_size))
                 ratios.append(_overhead(cases[-2], cases[-1]))
         else:
             cases.append(Case(case.name, case.what, {"config": case.config}, (), dict.fromkeys(FIGURES, "no GPU here")))
@@ -130,8 +130,8 @@ def _debug(options: Options) -> Found:
         write_texts(Path("demo_data"), "tokenizer/tiny", texts)
         turns = take_turns(
             [
-                Contestant("debug_cpu", "our trainer, debug model", options.ours, words),
-                Contestant(
+                Variant("debug_cpu", "our trainer, debug model", options.ours, words),
+                Variant(
                     "torchtitan",
                     "plain TorchTitan, equal shapes, its own text loader",
                     "benchmarks.loops.torchtitan_text",
@@ -158,10 +158,8 @@ def _debug(options: Options) -> Found:
 def _on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
     write_stand_ins(DATA, "llama3")
     overrides, rounds = case.words(world_size), rounds_of(1, options.is_quick)
-    contestant = Contestant(
-        case.name, case.what, options.ours, config_words(case.config, overrides), overrides, world_size
-    )
-    turn = take_turns([contestant], rounds, tell)[case.name]
+    variant = Variant(case.name, case.what, options.ours, config_words(case.config, overrides), overrides, world_size)
+    turn = take_turns([variant], rounds, tell)[case.name]
     facts = [("world_size", world_size), ("rounds", rounds.num_rounds), ("window_steps", rounds.window_steps)]
     found = case_of(turn, shown(case.config, overrides, facts))
     parts = _split(options, case.config, overrides, world_size)
@@ -172,15 +170,15 @@ def _on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
     return Case(found.name, found.what, found.config, (*found.figures, *of_peak, *_part_figures(parts)), reasons)
 
 
-def _rival_on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
+def _baseline_on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
     """Plain TorchTitan at the same size, after ours: two of them do not fit at once."""
     overrides, rounds = case.words(world_size), rounds_of(1, options.is_quick)
     texts = DATA / "texts.jsonl"
     write_texts(DATA / "store", str(DATA / "tokenizer"), texts)
     words = (str(texts.resolve()), *config_words(case.config, overrides))
     name, what = f"torchtitan_{case.name}", f"plain TorchTitan: {case.what}"
-    rival = Contestant(name, what, "benchmarks.loops.torchtitan_text", words, overrides, world_size)
-    turn = take_turns([rival], rounds, tell)[name]
+    baseline = Variant(name, what, "benchmarks.loops.torchtitan_text", words, overrides, world_size)
+    turn = take_turns([baseline], rounds, tell)[name]
     return case_of(turn, shown(case.config, overrides, [("world_size", world_size), ("rounds", rounds.num_rounds)]))
 
 
@@ -212,7 +210,7 @@ def _split(options: Options, config: str, overrides: Mapping[str, str], world_si
     """Shares of a steady step, from a run that does nothing else."""
     with tempfile.TemporaryDirectory(prefix="titan-speech-benchmark-") as folder:
         words = config_words(config, {**overrides, **TRACED, "job.dump_folder": folder})
-        traced = Contestant("traced", "the same, traced", options.ours, words, world_size=world_size)
+        traced = Variant("traced", "the same, traced", options.ours, words, world_size=world_size)
         take_turns([traced], Rounds(TRACED_STEPS - 1, 1, 1), tell)
         return split(Path(folder) / "profiling/traces/steady/rank0_trace.json.gz").shares
 

@@ -10,26 +10,26 @@ import sys
 import pytest
 
 from benchmarks.suite import ratio_of, step_figures, trained_rate
-from benchmarks.turns import Contestant, Rounds, take_turns
-from tests.bench_contestant import NUM_READ_AHEAD, READ_SEC
+from benchmarks.turns import Rounds, Variant, take_turns
+from tests.bench_variant import NUM_READ_AHEAD, READ_SEC
 from tests.runs import ROOT
 
 WITHOUT_END = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
-from benchmarks.turns import Contestant, Rounds, take_turns
-pair = [Contestant(name, "", "tests.bench_contestant", ("100",)) for name in ("one", "two")]
+from benchmarks.turns import Variant, Rounds, take_turns
+pair = [Variant(name, "", "tests.bench_variant", ("100",)) for name in ("one", "two")]
 take_turns(pair, Rounds(1, 1, 10**9), lambda text: print(text, flush=True))
 """
 
 
-def contestant(name: str, *words: str) -> Contestant:
-    return Contestant(name, name, "tests.bench_contestant", words)
+def variant(name: str, *words: str) -> Variant:
+    return Variant(name, name, "tests.bench_variant", words)
 
 
-def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None:
+def test_each_variant_takes_the_steps_of_every_round_and_is_counted() -> None:
     told: list[str] = []
-    turns = take_turns([contestant("one", "100"), contestant("two", "50")], Rounds(3, 2, 4), told.append)
+    turns = take_turns([variant("one", "100"), variant("two", "50")], Rounds(3, 2, 4), told.append)
     assert {name: len(turn.windows) for name, turn in turns.items()} == {"one": 4, "two": 4}
     assert turns["one"].warmup.num_steps == 3
     window = turns["two"].windows[-1]
@@ -42,17 +42,17 @@ def test_each_contestant_takes_the_steps_of_every_round_and_is_counted() -> None
 
 
 def test_what_is_read_ahead_is_not_read_while_the_other_has_its_turn() -> None:
-    contestants = [contestant("reads", "1", "read"), contestant("works", "1", "work")]
-    windows = take_turns(contestants, Rounds(NUM_READ_AHEAD + 2, 2, 5), lambda text: None)["reads"].windows
+    variants = [variant("reads", "1", "read"), variant("works", "1", "work")]
+    windows = take_turns(variants, Rounds(NUM_READ_AHEAD + 2, 2, 5), lambda text: None)["reads"].windows
     assert sum(window.wall_sec for window in windows) >= (2 * len(windows) - 1) * READ_SEC
 
 
-def test_a_contestant_that_fails_ends_all_with_its_last_lines() -> None:
+def test_a_variant_that_fails_ends_all_with_its_last_lines() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)two ended early.*no such store"):
-        take_turns([contestant("two", "50", "fail")], Rounds(1, 1, 1), lambda text: None)
+        take_turns([variant("two", "50", "fail")], Rounds(1, 1, 1), lambda text: None)
 
 
-def test_an_interrupted_runner_leaves_no_contestant_behind() -> None:
+def test_an_interrupted_runner_leaves_no_variant_behind() -> None:
     runner = subprocess.Popen([sys.executable, "-c", WITHOUT_END], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert runner.stdout is not None
     while not runner.stdout.readline().startswith("round 1 "):
@@ -67,7 +67,7 @@ def test_an_interrupted_runner_leaves_no_contestant_behind() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_of_one_contestant_are_counted_together() -> None:
-    ranks = Contestant("two ranks", "", "tests.bench_contestant", ("100",), world_size=2)
+def test_ranks_of_one_variant_are_counted_together() -> None:
+    ranks = Variant("two ranks", "", "tests.bench_variant", ("100",), world_size=2)
     (window,) = take_turns([ranks], Rounds(1, 3, 1), lambda text: None)["two ranks"].windows
     assert (window.num_steps, window.num_tokens) == (3, 600)

@@ -1,4 +1,4 @@
-"""A contestant of tests: steps that do nothing but count; told to, it fails, takes its time for a step, or reads ahead
+"""A variant of tests: steps that do nothing but count; told to, it fails, takes its time for a step, or reads ahead
 what takes a while. Several ranks are counted together."""
 
 from __future__ import annotations
