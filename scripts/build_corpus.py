@@ -59,9 +59,9 @@ def utterances(sources: Sources) -> list[plan.Utterance]:
 
 
 def speak(utterance: plan.Utterance, output: Path) -> float:
-    """Make and write one wav; returns its duration in seconds, 0 where it is too short or too long to keep.
+    """Synthesize and write one wav; returns its duration in seconds, 0 if it is too short or too long to keep.
 
-    A wav that exists is taken as it is, so an interrupted build goes on where it stopped.
+    An existing wav is kept, so an interrupted build resumes.
     """
     path = output / wav_name(utterance)
     if path.is_file():
@@ -132,7 +132,7 @@ def _string_documents(language: str, sources: Sources, spoken: set[str], heldout
 
 
 def prompt_triples(sources: Sources, found: list[plan.Utterance]) -> list[tuple[str, str, str]]:
-    """Everything the held-out side is decided on: what is spoken, and pages and messages that are only read."""
+    """All keys the held-out split is decided on: of spoken prompts, and of pages and messages that are text only."""
     triples = [(u.prompt_key, u.language, u.transcript) for u in found]
     triples += [(p.key, lang, p.paragraphs[0]) for lang, pages in sources.pages.items() for p in pages]
     strings = [s for table in (sources.strings, sources.short_strings) for rows in table.values() for s in rows]

@@ -1,8 +1,8 @@
-"""Build the bundled token stores: what a first run trains on with nothing to download.
+"""Build the bundled token stores, on which a first run trains without downloads.
 
-In: DIR of scripts/build_corpus.py, the embedded codec, the tiny tokenizer. Out: OUTPUT, a token store of
-the train split, and OUTPUT/heldout, one of the prompts that are in no language and no voice of the former;
-3 MB at most together.
+In: DIR of scripts/build_corpus.py, the embedded codec, the tiny tokenizer. Out: OUTPUT, a token store of the train
+split, and OUTPUT/heldout, a store of prompts that the train split has in no language and no voice; at most 3 MB
+together.
 
     asterisk, espeak                     paired: transcripts native, and romanised if the script is not Latin
     asterisk-speech, espeak-speech       speech only, other samples than the paired ones

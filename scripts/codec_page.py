@@ -1,35 +1,35 @@
-"""In: the figures of scripts/report_codec.py. Out: docs/codec.md."""
+"""Write docs/codec.md from the metrics of scripts/report_codec.py."""
 # ruff: noqa: E501 (a page with tables)
 
 from __future__ import annotations
 
 from typing import Any
 
-TEXT = """# The embedded codec
+TEXT = """# Embedded codec
 
-One stream of codes, 50 a second, 65,536 entries: the shape of XCodec2's stream, so that a store, a vocabulary and a model
-made for one fit the other. **The codes are not XCodec2's.** The same number means another sound, models trained on one
-cannot decode the other, and a store's manifest names the codec by the hash of its weights so that the two never mix.
+One stream of codes, 50 per second, 65,536 entries: the shape of XCodec2's stream, so that a store, a vocabulary and a
+model made for one fit the other. **The codes are not XCodec2's.** The same number means a different sound, models trained
+on one cannot decode the other, and a store's manifest names the codec by the hash of its weights so that the two never mix.
 
-What it is for: first runs, the demo, tests and overfitting checks on real sound, with nothing to download (2.7 MB of
-weights in the package). What it is not for: a production corpus. It is fitted on under two hours of human speech of four
-voices and its vocoder has no learned part; XCodec2 sounds far better.
+Use it for first runs, the demo, tests and overfitting checks on real audio, without downloads (2.7 MB of weights in the
+package). Do not use it for a production corpus. It is fitted on under two hours of human speech of four voices and its
+vocoder has no learned part; XCodec2 sounds far better.
 
 The codec of production corpora, XCodec2, has [a page of its own](xcodec2.md).
 
 ## How it works
 
-80 log-mel bands at 100 Hz; two frames stacked; a convolutional encoder (0.5 M parameters) to 8 numbers a frame at 50 Hz;
+80 log-mel bands at 100 Hz; two frames stacked; a convolutional encoder (0.5 M parameters) to 8 numbers per frame at 50 Hz;
 finite scalar quantisation to 4 levels each (index in base-4 digits, dimension 0 least significant, XCodec2's convention); a
 decoder (0.8 M) back to log-mel; non-negative least squares to 513 bins; Griffin-Lim, 32 rounds from a fixed start.
 
-- `encode`: float32 at 16 kHz, T samples -> `ceil(T / 320)` codes (uint16). The last frame is filled up with silence.
+- `encode`: float32 at 16 kHz, T samples -> `ceil(T / 320)` codes (uint16). The last frame is padded with silence.
 - `decode`: F codes -> `320 * F` samples, float32.
 - Encoding runs in double precision, so the codes do not depend on threads or machine; the same codes give the same samples
   on one machine. `codec_hash` is the sha256 of the weights file: `{hash}`.
 
 ```python
-from titan_speech.codec import load_codec
+from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio, write_wav
 
 codec = load_codec("embedded")
@@ -41,12 +41,12 @@ write_wav("out.wav", codec.decode(codes_F))
 
 `scripts/fit_codec.py` on the train split of `scripts/build_corpus.py` (1.8 h human, 1.4 h synthetic), {fitting}
 
-## Figures
+## Measurements
 
 Measured on {date} on prompts that the codec was not fitted on in any language or voice. WER: Whisper tiny.en, English only (no
 offline recogniser of the other languages was found: not measured there), Whisper's text normalisation on both sides, errors
 over all words. Speaker cosine (Resemblyzer, to the original) and DNSMOS (overall) on clips of at least 1.5 s. "Vocoder only" is the
-clip's own mel through least squares and Griffin-Lim: what is lost before any quantisation.
+clip's own mel through least squares and Griffin-Lim: the loss before any quantisation.
 
 {table}
 
@@ -58,17 +58,17 @@ In these clips {distinct_codes:,d} different codes occur in {frames:,d} frames; 
 ```
 """
 FITTING = """on one or two shared CPU cores, about 75
-minutes in five runs that each went on from the one before (`--start-from`), the loss being changed on the way. A single run of
-`fit_codec.py` as it stands has not been measured. What was learnt:
+minutes in five runs that each continued the previous one (`--start-from`), with changes of the loss in between. A single
+run of the current `fit_codec.py` has not been measured. Results:
 
 | loss | words wrong of 189 (original: 10) |
 |---|---|
-| L1 + MSE + change over time, each band divided by its deviation; 5,600 steps, learning rate brought down | 31 |
+| L1 + MSE + change over time, each band divided by its deviation; 5,600 steps, learning rate decayed | 31 |
 | the same in nepers, bands near the noise floor at a quarter; 3,000 more steps at a high learning rate | 30 |
-| the envelope (nine bands averaged) counted double; 7,000 more steps in all, learning rate brought down | 23 |
+| the envelope (nine bands averaged) counted double; 7,000 more steps in all, learning rate decayed | 23 |
 
-The rows differ in training as well as in loss. There was no gap between fitted and held-out clips of the heard voices (L1 of
-normalised log-mel .205 and .208 after the first row), so longer fits should help; there is one to voices never heard. Raising the contrast
+The rows differ in training as well as in loss. There was no gap between fitted and held-out clips of the training voices (L1 of
+normalised log-mel .205 and .208 after the first row), so longer fits should help; there is one to unseen voices. Raising the contrast
 of the decoded mel by a fifth changed 38 wrong words of 313 to 36 on fitted prompts, not enough to keep."""
 COMMANDS = """pip install 'titan-speech[codec,eval]'
 python scripts/build_corpus.py --output corpus
@@ -118,7 +118,7 @@ def _remarks(scores: list[dict[str, Any]]) -> str:
     weights = {s["group"]: f"{100 / s['words']:.1f}" for s in scores if s["words"]}
     return (
         f'**All English prompts together: {", ".join(lines)}.** "Phrases" are prompts of three words or more; in the others, '
-        "single letters and digits among them, a recogniser has no context to lean on. The split was made after a first look at "
+        "single letters and digits among them, a recogniser has no context. The split was made after a first look at "
         "the errors. The goal, at most 9 % where the original has about 4 %, is met on phrases and not on all prompts together. "
         f"The sample is small: one wrong word weighs {', '.join(f'{p} points ({g})' for g, p in weights.items())}. A voice that "
         "was never heard stays intelligible but comes back as another speaker: four voices are too few to learn speakers from.\n"

@@ -1,4 +1,4 @@
-"""In: the manifests of the bundled stores. Out: their README with totals, licences and how to rebuild them."""
+"""Write the README of the bundled stores from their manifests: totals, licences and how to rebuild them."""
 # ruff: noqa: E501 (a page with tables)
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A folder of recordings to try things on: prompts of a store decoded to wav files, each with its transcript beside it.
+"""Decode prompts of a store to wav files with transcripts: example recordings.
 
-In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the way people keep their own
-recordings. Decoding takes 0.1 to 0.4 s a second of audio on one core.
+In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the layout of docs/your_own_wavs.md.
+Decoding takes 0.1 to 0.4 s per second of audio on one core.
 
     python scripts/example_wavs.py --store demo_data --language en --number 60 --output recordings
 """
@@ -29,7 +29,7 @@ def paired_part(store: Store, language: str) -> Part:
 
 
 def write_wavs(store: Store, language: str, number: int, output: Path) -> int:
-    """The first prompts in stored order, which is shuffled; how many there were."""
+    """Write the first prompts in stored order, which is shuffled. Returns their number."""
     codec = load_codec("embedded")
     if store.manifest.codec is None or store.manifest.codec.hash != codec.codec_hash:
         raise DataError(f"{store.path} was not made by the embedded codec: only its codes can be decoded here")

@@ -2,13 +2,13 @@
 
 In: DIR of scripts/build_corpus.py. Out: FILE, fp16 weights of at most 3 MB: the exponential average of the fit.
 
-The loss says what 16 bits a frame are spent on. Log-mel in nepers at 40 ms windows shows each harmonic of a
+The loss decides how the 16 bits per frame are used. Log-mel in nepers at 40 ms windows shows each harmonic of a
 voice, so a plain loss spends bits on pitch that vowels and consonants need: errors of the envelope (nine bands
 averaged) count twice. A band near the noise floor counts a quarter of a loud one. Crops are 2 s; 80 % are human
 speech; 40 % are resampled by 0.85 to 1.18 (other pitch, formants and speed) and all get +-4 dB: four human voices
-alone would not carry over to one that was never heard.
+alone would not generalize to an unseen one.
 
-All log-mels are made once (2.4 GB of memory), which leaves the CPU to the network: 7 steps a second on one core.
+All log-mels are computed once (2.4 GB of memory), which leaves the CPU to the network: 7 steps per second on one core.
 The learning rate follows the clock, so a slower machine takes fewer steps in the same --seconds. Arithmetic is
 bfloat16 (twice the steps on a CPU with AMX); the encoder later runs in double precision on the fp16 weights.
 
@@ -52,7 +52,7 @@ MAX_BYTES = 3_000_000
 
 @dataclass(frozen=True)
 class Bank:
-    """All log-mels of one kind of source end to end, so a crop is drawn in proportion to duration."""
+    """All log-mels of one kind of source end to end, so crops are sampled in proportion to duration."""
 
     share: float
     natural: list[torch.Tensor]  # mel_MN float16
@@ -80,7 +80,7 @@ def resampled(samples_T: np.ndarray, rate: float) -> np.ndarray:
 
 
 def mel_of(samples_T: np.ndarray) -> torch.Tensor:
-    """mel_MN float16, a minute at a time."""
+    """mel_MN float16, one minute at a time."""
     filters_MK, minute = mel_filters(), 60 * SAMPLE_RATE
     pieces = [samples_T[i : i + minute] for i in range(0, len(samples_T) - minute + 1, minute)]
     mels = [log_mel(torch.from_numpy(piece)[None], filters_MK)[0].half() for piece in pieces]

@@ -1,10 +1,10 @@
-"""Write the tables of docs/parallelism.md from their data; the text around them stays.
+"""Write the tables of docs/parallelism.md from their data; the other text is not changed.
 
     python scripts/parallelism_page.py
 
-In: the rules and what is untested (titan_speech/preflight/compatibility.py), the measured parity of layouts
-(benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->` and
-`<!-- end -->`. A test compares the page with what this prints.
+In: the rules and the list of untested features (titan_speech/preflight/compatibility.py), the measured parity of
+layouts (benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->`
+and `<!-- end -->`. A test compares the page with what this prints.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _parity_row(layout: Layout, gaps: dict[tuple[str, str], Gap]) -> list[str]:
     name = f"{layout.name} ({layout.note})" if layout.note else layout.name
     found = [gaps.get((family, layout.name)) for family in ("llama3", "qwen3")]
     against = next((gap.against.removeprefix("one process in ") for gap in found if gap), "")
-    tolerance = "none, it is no error"
+    tolerance = "none (difference of the recipe)"
     if layout.loss_tolerance is not None:
         tolerance = f"{layout.loss_tolerance:.0e}, norm {layout.norm_tolerance:.0e}"
     return [

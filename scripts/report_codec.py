@@ -1,13 +1,12 @@
-"""Measure what a codec keeps of speech and write the report.
+"""Measure how well a codec preserves speech and write the report.
 
-In: the held-out prompts of DIR (scripts/build_corpus.py) and a codec. Out: a markdown page with its
-figures, and the same figures as JSON.
+In: the held-out prompts of DIR (scripts/build_corpus.py) and a codec. Out: a Markdown page with its metrics, and the
+same metrics as JSON.
 
-Each clip is measured as it was recorded, after the vocoder alone (its own mel, not quantised: what least
-squares and Griffin-Lim cost) and after encode and decode. Words: Whisper tiny.en on English only, since no
-other offline recogniser is at hand; both texts go through Whisper's normaliser, and errors are summed over
-all words. Speaker: cosine of Resemblyzer embeddings to the original. DNSMOS: overall score. A voice the
-codec was never fitted on is read by piper.
+Each clip is measured as recorded, after the vocoder alone (its own mel, not quantised: the loss by least squares and
+Griffin-Lim) and after encode and decode. Words: Whisper tiny.en on English only, since no other offline recogniser is
+available; both texts go through Whisper's normaliser, and errors are summed over all words. Speaker: cosine of
+Resemblyzer embeddings to the original. DNSMOS: overall score. piper synthesizes a voice the codec was not fitted on.
 
     pip install 'titan-speech[codec,eval]'
     python scripts/report_codec.py --corpus corpus --output docs/codec.md --json docs/codec.json
@@ -62,7 +61,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one group of clips under one treatment. None: not measured."""
+    """Metrics of one group of clips under one treatment. None: not measured."""
 
     group: str
     treatment: str
@@ -213,7 +212,7 @@ def measure(clips: list[Clip], codec: Codec) -> list[Score]:
 
 
 def code_statistics(clips: list[Clip], codec: Codec) -> dict[str, float]:
-    """How much of the codebook speech uses."""
+    """Usage of the codebook by speech."""
     codes = np.concatenate([codec.encode(clip.wav_T) for clip in clips])
     counts = np.bincount(codes, minlength=codec.codebook_size)
     p = counts[counts > 0] / counts.sum()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every suite of benchmarks/, one after the other, then the report: on a machine with GPUs the 1B and 8B cases too.
+# Every suite of benchmarks/, one after the other, then the report: on a machine with GPUs also the 1B and 8B cases.
 # Example: bash scripts/run_benchmarks.sh outputs/benchmarks/reports [--quick]
 set -euo pipefail
 cd "$(dirname "$0")/.."

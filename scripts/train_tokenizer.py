@@ -4,10 +4,9 @@ In: the train split of DIR (scripts/build_corpus.py), transcripts and text. Out:
 4,096 entries: 256 bytes, merges, and <|begin_of_text|> (0) and <|end_of_text|> (1) as the only special
 tokens. Byte level, so no text is unknown.
 
-Every language gives the same number of bytes (repeated where it has less), otherwise English takes most
-merges and Tamil is left at one token a byte. Vowel signs and viramas (\p{M}) count as part of a word:
-GPT-2's pattern cuts at each of them, which costs Hindi text half as many tokens again (1.37 characters a
-token against 2.14).
+Every language gives the same number of bytes (repeated where it has less), otherwise English takes most merges and
+Tamil stays at one token per byte. Vowel signs and viramas (\p{M}) count as part of a word: GPT-2's pattern splits at
+each of them, which gives Hindi text half as many tokens again (1.37 characters per token against 2.14).
 
     python scripts/train_tokenizer.py --corpus corpus --output tokenizer/tiny
 """

@@ -1,23 +1,23 @@
-"""Codes of audio from the PyPI package `xcodec2`, in an environment of its own, for `store build --from inworld`.
+"""Encode audio with the PyPI package `xcodec2`, in a separate environment, for `store build --from inworld`.
 
-The package pins torch 2.5.0 and does not load under transformers 5, so it cannot live beside titan_speech. This file
-imports nothing of titan_speech; copy it where you like:
+The package pins torch 2.5.0 and does not load under transformers 5, so it cannot share an environment with
+titan_speech. This file imports nothing of titan_speech and can be copied anywhere:
 
     python3.11 -m venv xcodec2-env
     xcodec2-env/bin/pip install xcodec2==0.1.5 'transformers<5' soundfile soxr
     xcodec2-env/bin/python scripts/xcodec2_pypi.py --audio wavs --weights HKUSTAudio/xcodec2 --output vectorized
 
-In: a folder of .wav and .flac, or a JSONL with `audio` (path beside the JSONL), `id`, and what else is known:
+In: a folder of .wav and .flac, or a JSONL with `audio` (path relative to the JSONL), `id`, and optional fields:
 `transcript`, `language`, `speaker_id`, ... Out, the layout of Inworld's vectorizer:
 
     train_codes.npy          int32, codes of all clips back to back, without a header
     train_codes_index.npy    int64, where each clip begins; written last
-    train_samples.jsonl      a line a clip: id, sample_rate, num_codes, and the fields of the input
+    train_samples.jsonl      one line per clip: id, sample_rate, num_codes, and the fields of the input
     codec.json               name and sha256 of the weights, for --codec-name and --codec-hash
 
 The package encodes one clip at a time and pads it to `T // 320 + 1` frames: 16,000 samples give 51 codes. The last code
-is dropped where the clip fills its frames exactly, so that there are `ceil(T / 320)`, as titan_speech counts. A killed
-run goes on where it was. Not run with real weights so far: see docs/codec.md.
+is dropped if the clip fills its frames exactly, so that there are `ceil(T / 320)`, as titan_speech counts. A killed run
+resumes. Not run with real weights so far: see docs/xcodec2.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Clip:
-    """One file to encode; `fields` go into its line."""
+    """One file to encode; `fields` are written to its line."""
 
     id: str
     path: Path
@@ -71,7 +71,7 @@ class Output:
 
 
 class InputError(Exception):
-    """Something the caller can correct; printed without a traceback."""
+    """An error the caller can correct; printed without a traceback."""
 
 
 def list_clips(audio: Path) -> list[Clip]:
@@ -138,7 +138,7 @@ def trimmed(codes_F: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def finished(output: Output) -> tuple[list[dict], int]:
-    """The lines that are whole, and their bytes."""
+    """The complete lines, and their bytes."""
     if not output.samples.is_file():
         return [], 0
     data = output.samples.read_bytes()
@@ -147,7 +147,7 @@ def finished(output: Output) -> tuple[list[dict], int]:
 
 
 def resume(output: Output) -> list[dict]:
-    """The lines that are whole; what a killed run wrote after them is cut off."""
+    """The complete lines; bytes that a killed run wrote after them are truncated."""
     lines, num_bytes = finished(output)
     if output.samples.is_file():
         num_codes = sum(line["num_codes"] for line in lines)
@@ -159,7 +159,7 @@ def resume(output: Output) -> list[dict]:
 
 
 def vectorize(clips: list[Clip], encode: Encode, output: Output, max_sec: float) -> int:
-    """Encodes what is not there yet; the codes of a clip are on disk before its line."""
+    """Encode the clips that are missing; the codes of a clip are on disk before its line."""
     output.folder.mkdir(parents=True, exist_ok=True)
     lines = resume(output)
     done = {line["id"] for line in lines}
@@ -205,7 +205,7 @@ def load_encoder(weights: str, device: str) -> Encode:
 
 
 def weights_hash(weights: str) -> str:
-    """sha256 of the weights file; of several, of one line `<sha256>  <name>` a file."""
+    """sha256 of the weights file; of several files, of one line `<sha256>  <name>` per file."""
     folder = Path(weights)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download

@@ -5,7 +5,7 @@ Shape: samples_T, float32 in [-1, 1].
 
 The trim keeps 0.1 s of what lies before and after the first and last 10 ms frame within 45 dB of the
 loudest one: soft onsets (f, h, s) survive, and 4 % of the human audio (pure silence, which a language model
-would learn as a way to end) goes.
+would learn as a way to end) is removed.
 """
 
 from __future__ import annotations

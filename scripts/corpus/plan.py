@@ -1,8 +1,8 @@
 """In: what the readers found. Out: the utterances to make, in a fixed order, before any audio exists.
 
-How much is spoken per language is set in minutes and met through an estimate of 13 characters a second, so
-that the list of sentences does not depend on a synthesiser. Help pages go to speech and to text in halves;
-a catalogue sentence that is not spoken is text. No sentence is in both.
+The amount of speech per language is set in minutes and reached by an estimate of 13 characters per second, so
+that the list of sentences does not depend on a synthesiser. Help pages go to speech and to text in halves; a
+catalogue sentence that is not spoken is text. No sentence is in both.
 """
 
 from __future__ import annotations

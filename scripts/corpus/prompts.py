@@ -1,7 +1,7 @@
 """In: unpacked asterisk-core-sounds packages. Out: prompts, each a g722 file of a human voice with its
 transcript.
 
-About 560 prompts a language, most of one to five words, some of 60 s. Prompts that any language marks as
+About 560 prompts per language, most of one to five words, some of 60 s. Prompts that any language marks as
 not speech (`[this is a simple beep tone]`) are dropped in all of them. The Italian list has lost some
 accented letters to question marks, which are put back.
 """

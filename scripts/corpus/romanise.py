@@ -1,4 +1,4 @@
-"""In: a transcript in its own script. Out: the same in Latin letters, or None where no rule is at hand.
+"""In: a transcript in its own script. Out: the same in Latin letters, or None if there is no rule.
 
 Indic: Aksharamukha's RomanColloquial, plain a-z as people type it (no diacritics; the final inherent vowel
 is written, as the script has it). Russian: the passport table ICAO 9303. Latin scripts stay as they are.

@@ -1,6 +1,6 @@
 """In: what the readers found. Out: the rows of `corpus.jsonl` (speech) and `text.jsonl` (text only).
 
-One row a line, keys in the order of the fields, UTF-8 without escapes, so equal corpora are equal bytes.
+One row per line, keys in the order of the fields, UTF-8 without escapes, so equal corpora are equal bytes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Catalogue strings carry markup, keyboard accelerators, format placeholders and product names; a voice would
 spell them out and the transcript would no longer say what is heard. Anything with such a character, or with
-Latin letters inside an Indic sentence, is refused: 60 to 80 % of the strings go, several hours of speech a
-language remain.
+Latin letters inside an Indic sentence, is refused: 60 to 80 % of the strings are dropped, several hours of
+speech per language remain.
 """
 
 from __future__ import annotations

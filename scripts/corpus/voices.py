@@ -1,7 +1,7 @@
 """In: a sentence and a voice. Out: its 16 kHz samples, spoken by espeak-ng or by festival.
 
-espeak-ng reads eleven Indic languages from their script with formant synthesis (0.02 s a sentence). The
-festvox NSK voices join recorded human diphones for Hindi, Marathi and Telugu (about 1 s a sentence); the
+espeak-ng reads eleven Indic languages from their script with formant synthesis (0.02 s per sentence). The
+festvox NSK voices join recorded human diphones for Hindi, Marathi and Telugu (about 1 s per sentence); the
 packaged voices leave festival's intonation module unset, which fails silently, so it is set here.
 """
 

@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# Start a stage on this machine, or this machine's part of one on several. The same line again resumes it.
+# Start a stage on this machine, or this machine's part of a stage on several. The same command again resumes it.
 #
 #   scripts/launch/run.sh train_configs/pt_s1.toml [--table.key value ...]
 #
-# Several machines: the same on each, at about the same time, with
+# Several machines: run the same on each, at about the same time, with
 #
 #   NNODES=4 RDZV_ENDPOINT=first-machine:29500 scripts/launch/run.sh train_configs/pt_s1.toml
-#
-# Environment, all of it optional:
+# Environment variables, all optional:
 #   NPROC_PER_NODE    processes on this machine; default: its GPUs (those of CUDA_VISIBLE_DEVICES), or 1
-#   NNODES            machines, default 1; 2:4 is any number from 2 to 4
+#   NNODES            number of machines, default 1; 2:4 is any number from 2 to 4
 #   RDZV_ENDPOINT     host:port of one of them, free and reachable from all; needed for several
 #   RDZV_ID           name of the rendezvous, equal on all; default: the configuration's name
 #   LOCAL_ADDR        address by which others reach this machine, if its name does not resolve
-#   MAX_RESTARTS      how often workers are started again, from the last checkpoint, default 3
-#   SHUTDOWN_TIMEOUT  seconds workers have to save when torchrun is told to stop, default 150
-#   LOG_DIR           what each worker printed, default outputs/logs/NAME
+#   MAX_RESTARTS      how often workers are restarted from the last checkpoint, default 3
+#   SHUTDOWN_TIMEOUT  seconds workers have to save when torchrun is stopped, default 150
+#   LOG_DIR           output of each worker, default outputs/logs/NAME
 #   PYTHON            interpreter, default python
 set -euo pipefail
 
@@ -33,13 +32,13 @@ gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
     tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l
   else
-    nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true # a broken driver says so on standard output
+    nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ' || true # a broken driver prints its error to standard output
   fi
 }
 processes=${NPROC_PER_NODE:-$(gpus)}
 [[ $processes -ge 1 ]] || processes=1
 
-# A configuration that cannot run, or a folder that is not there, is told once, and not after every restart.
+# An invalid configuration or a missing folder is reported once, and not after every restart.
 check=(config check --here --job.config_file "$config" "$@")
 [[ $nnodes == *:* ]] || check+=(--world-size "$((nnodes * processes))")
 "$python" -m titan_speech "${check[@]}"

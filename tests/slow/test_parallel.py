@@ -13,7 +13,7 @@ from tests.slow.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, se
 
 TWO_STEPS = ("--training.target_tokens", "2048", "--checkpoint.enable", "false")
 """The second is of weights that the first has changed."""
-IN_CI = [layout for layout in LAYOUTS if layout.name in ("TP 2", "FSDP 2, fillers")]
+IN_CI = [layout for layout in LAYOUTS if layout.name in ("TP 2", "FSDP 2, padding packs")]
 ALL = [(family, layout) for layout in LAYOUTS for family in families_of(layout)]
 
 
