@@ -9,7 +9,7 @@ verifying checksums would read all of it again, 34 GB for 8B in float32). `titan
 checkpoint of another program its marker.
 
 Tensors are read, converted and written one by one. In memory at most are the embedding in the type of the export and
-the piece of it that one rank saved, never the model: 2.17 GB for 0.6B (benchmarks/hf_memory.py). TorchTitan's adapters
+the piece of it that one rank saved, never the model: 2.33 GB for 0.6B (benchmarks/hf_memory.py). TorchTitan's adapters
 convert names and the order of rotary halves.
 """
 
