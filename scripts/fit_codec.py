@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--start-from", type=Path, help="weights of an earlier fit to go on from")
+    parser.add_argument("--start-from", type=Path, help="weights of an earlier fit to continue")
     parser.add_argument("--seconds", type=float, default=2400.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

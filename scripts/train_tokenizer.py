@@ -89,7 +89,7 @@ def main() -> None:
     tokenizer.save(str(path), pretty=False)
     print(f"wrote {path}: {tokenizer.get_vocab_size()} entries, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
     for language, value in characters_per_token(tokenizer, arguments.corpus).items():
-        print(f"{language}  {value:.2f} characters a token (held-out transcripts)")
+        print(f"{language}  {value:.2f} characters per token (held-out transcripts)")
 
 
 if __name__ == "__main__":

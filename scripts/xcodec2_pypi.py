@@ -83,7 +83,7 @@ def list_clips(audio: Path) -> list[Clip]:
     seen: set[str] = set()
     for clip in clips:
         if clip.id in seen:
-            raise InputError(f"id {clip.id!r} is there twice, the second time for {clip.path}")
+            raise InputError(f"id {clip.id!r} is a duplicate, found again for {clip.path}")
         seen.add(clip.id)
     return clips
 
@@ -186,7 +186,7 @@ def _progress(number: int, total: int, seconds: float, elapsed: float) -> None:
     if number % 20 == 0 or number == total:
         left = elapsed / number * (total - number)
         rate = seconds / max(elapsed, 1e-9)
-        print(f"{number:,} of {total:,} clips, {rate:.1f} s of audio a second, {left:,.0f} s left", file=sys.stderr)
+        print(f"{number:,} of {total:,} clips, {rate:.1f} s of audio per second, {left:,.0f} s left", file=sys.stderr)
 
 
 def load_encoder(weights: str, device: str) -> Encode:

@@ -15,7 +15,7 @@ from tests.runs import ROOT, figures
 
 PAGE = (ROOT / "docs" / "your_own_wavs.md").read_text("utf-8")
 COMMANDS = dict(re.findall(r"<!-- command: (\S+) -->\n+```bash\n(.*?)```", PAGE, re.DOTALL))
-DATA_STEPS = ("recordings", "build", "describe", "audit", "gold", "configuration")
+DATA_STEPS = ("recordings", "build", "describe", "audit", "held-out", "configuration")
 PROGRAMS = {"titan-speech": "titan_speech", "torchrun": "torch.distributed.run", "python3": ""}
 
 
@@ -52,7 +52,7 @@ def run_data_steps(folder: Path, number: int) -> dict[str, str]:
     shorter = {
         "recordings": ("--number 60", f"--number {number}"),
         "audit": ("--listen 3", "--listen 1"),
-        "gold": ("--num-ce 6 --num-decode 4", f"--num-ce {number // 10} --num-decode {number // 15}"),
+        "held-out": ("--num-ce 6 --num-decode 4", f"--num-ce {number // 10} --num-decode {number // 15}"),
     }
     said = {}
     for step in DATA_STEPS:
@@ -73,7 +73,7 @@ def test_the_steps_from_a_folder_to_a_checked_configuration_run_as_written(folde
     assert "within thresholds" in said["audit"]
     page = (folder / "my_audit.html").read_text("utf-8")
     assert page.count("<audio") >= 1
-    assert "2 cross-entropy samples" in said["gold"]
+    assert "2 cross-entropy samples" in said["held-out"]
     assert "no problems in" in said["configuration"]
     order = run(folder, "titan-speech data order --job.config_file my_voice.toml --count 2 --digest")
     assert re.search(r"[0-9a-f]{16}", order)
