@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from titan_speech.checkpoint.commit import Commit, FileRecord, Kind, checkpoint_path
-from titan_speech.checkpoint.saver import Ended, SaveJob, Saver
+from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def save(folder: Path, step: int, async_mode: str = "disabled") -> Commit:
     return ended.commit
 
 
-def try_to_save(folder: Path, step: int, async_mode: str = "disabled") -> Ended:
+def try_to_save(folder: Path, step: int, async_mode: str = "disabled") -> SaveResult:
     saver = Saver(async_mode)
     saver.start(state(float(step)), save_job(folder, step), wait=False)
     try:

@@ -7,7 +7,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 
-use_fresh_store_after_restart()
+hosted = use_fresh_store_after_restart()  # kept: others still ask this process
 store, rank, _ = next(iter(rendezvous("env://")))
 store.set(f"seen/{rank}", str(store.check(["decision"])))
 if rank == 0:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,6 @@ from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
 from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
-from titan_speech.utils.locks import release_run_locks
 from titan_speech.utils.logging import silence_library_warnings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from titan_speech.config.schema import SpeechConfig
     from titan_speech.config.schema_training import ModelConfig
     from titan_speech.data.plan import DataPlan
+    from titan_speech.distributed.consensus import StartupConsensus
     from titan_speech.model.backbones import BackboneShape
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -48,15 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 when it finished, else a code of `titan_speech.health.signals`."""
     set_single_process_defaults()
     try:
-        run(prepare(list(sys.argv[1:] if argv is None else argv)))
+        with ExitStack() as held:  # the lock of the run folder
+            run(prepare(list(sys.argv[1:] if argv is None else argv), held))
     except StopRun as stop:
         _print_on_rank_0(stop.reason)
         return EXIT_RESTART
     except TitanSpeechError as error:
         _print_on_rank_0(str(error))
         return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
-    finally:
-        release_run_locks()
     return 0
 
 
@@ -65,10 +65,10 @@ def _print_on_rank_0(text: str) -> None:
         print(f"titan_speech: {text}", file=sys.stderr, flush=True)
 
 
-def prepare(argv: list[str]) -> SpeechTrainer:
-    """Check everything, print what the run will do, and build the trainer."""
+def prepare(argv: list[str], held: ExitStack) -> SpeechTrainer:
+    """Check everything, print what the run will do, and build the trainer; `held` keeps the lock of the run folder."""
     job = _load(argv)
-    start = _choose_start(job)
+    start = _choose_start(job, held)
     plan = _plan_data(job, start)
     return _build(job, start, plan)
 
@@ -85,6 +85,8 @@ class _Job:
     shape: BackboneShape
     identity: Provenance
     """The fields that a checkpoint must agree with; `_provenance` adds the others."""
+    consensus: StartupConsensus
+    """What rank 0 decides, until the process group exists."""
 
     @property
     def config(self) -> SpeechConfig:
@@ -110,6 +112,7 @@ def _load(argv: list[str]) -> _Job:
     from torchtitan.tools.logging import init_logger
 
     from titan_speech.checkpoint.provenance import Provenance
+    from titan_speech.distributed.consensus import StartupConsensus
     from titan_speech.hf.initial import model_shape
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -117,7 +120,7 @@ def _load(argv: list[str]) -> _Job:
     init_logger()
     if not dist_env().is_first:  # else every line of information would appear once per rank
         logging.getLogger().setLevel(logging.WARNING)
-    use_fresh_store_after_restart()
+    consensus = StartupConsensus(use_fresh_store_after_restart())
     config = loaded.config
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
@@ -134,6 +137,7 @@ def _load(argv: list[str]) -> _Job:
             model=f"{config.model.family} {config.model.flavor}",
             global_batch_tokens=config.training.global_batch_tokens,
         ),
+        consensus=consensus,
     )
 
 
@@ -143,7 +147,7 @@ def _model_of_stage(config: SpeechConfig) -> ModelConfig:
     return config.model if is_first else replace(config.model, initial="")
 
 
-def _choose_start(job: _Job) -> Start:
+def _choose_start(job: _Job, held: ExitStack) -> Start:
     """What the run starts from; rank 0 warns when the learning rate would change or rise.
 
     Raises:
@@ -152,13 +156,14 @@ def _choose_start(job: _Job) -> Start:
     from titan_speech.checkpoint.initial_load import choose_initial_load, on_this_machine, schedule_change
     from titan_speech.checkpoint.provenance import read_provenance
     from titan_speech.checkpoint.resume import open_checkpoints
-    from titan_speech.distributed.consensus import decide_on_rank_0
 
     config = job.config
-    start = open_checkpoints(config, job.identity)
+    start = open_checkpoints(config, job.identity, job.consensus, held)
     notes: tuple[str, ...] = ()
     if start.checkpoint is None and config.stage.from_ and not config.checkpoint.create_seed_checkpoint:
-        load = decide_on_rank_0("initial load", lambda: choose_initial_load(config, job.identity, job.budget))
+        load = job.consensus.decide_on_rank_0(
+            "initial load", lambda: choose_initial_load(config, job.identity, job.budget)
+        )
         start, notes = on_this_machine(config, load.start), load.notes
     elif start.is_resume and start.checkpoint is not None and (found := read_provenance(start.checkpoint)):
         notes = (schedule_change(job.budget, found.budget, start.step),)
@@ -186,7 +191,7 @@ def _build(job: _Job, start: Start, plan: DataPlan) -> SpeechTrainer:
 
     hf_initial, initial = None, ""
     if job.config.model.initial and start.checkpoint is None:
-        hf_initial, record = extended_initial(job.config.model, plan.vocabulary, job.run_folder)
+        hf_initial, record = extended_initial(job.config.model, plan.vocabulary, job.run_folder, job.consensus)
         initial = str(record)
     provenance = _provenance(job, start, plan, initial)
     config = trainer_config(
@@ -230,7 +235,7 @@ def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str) -> Proven
         backbone=job.shape,
         initial=initial,
         config=resolved_toml(job.loaded),
-        stage_from=str(start.checkpoint) if start.is_hand_over else "",
+        stage_from=str(start.checkpoint) if start.is_from_previous_stage else "",
         budget=job.budget,
     ).inheriting(read_provenance(start.checkpoint) if start.checkpoint else None)
 

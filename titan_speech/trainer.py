@@ -122,7 +122,7 @@ class SpeechTrainer(Trainer):
         while True:
             with record_function(DATA):
                 inputs, labels_BL = next(batches)
-            if not self.rollbacks.passes(self.step):
+            if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
             yield inputs, labels_BL
 
@@ -150,31 +150,31 @@ class SpeechTrainer(Trainer):
         """
         self._num_microbatches += 1
         number, total = self._num_microbatches, self.gradient_accumulation_steps
-        self.hangs.progress.mark(self.step, f"forward and backward of microbatch {number} of {total}")
+        self.hangs.heartbeat.mark(self.step, f"forward and backward of microbatch {number} of {total}")
         with record_function(PASS):
             loss = super().forward_backward_step(**batch).detach()
         self.optimizers.drop_frozen_gradients()
         if not self.parallel_dims.pp_enabled or self.pp_has_last_stage:
             self.guard.add_loss(loss)
         if number == total:
-            self.hangs.progress.mark(self.step, "gradient norm and update")
+            self.hangs.heartbeat.mark(self.step, "gradient norm and update")
             self.guard.judge(self.step, (p for part in self.model_parts for p in part.parameters()))
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
         """One optimizer step; an error in it is reported with rank, step and slots."""
-        if self.rollbacks.passes(self.step):
+        if self.rollbacks.skips(self.step):
             self._skip_batches(data_iterator)
             return
         self._num_microbatches = 0
-        self.hangs.progress.mark(self.step, "reading the batches")
+        self.hangs.heartbeat.mark(self.step, "reading the batches")
         self.optimizers.begin_step(self.step - 1)  # TorchTitan counts steps from 1
         try:
             super().train_step(data_iterator)
             self.health.observe(self.guard.readings())
         except Exception as error:
             if is_of_a_collective(error):
-                self.hangs.leave(error)
+                self.hangs.exit(error)
             slots = self.config.plan.phase.slots(self.step - 1)  # TorchTitan counts steps from 1
             where = f"rank {torch.distributed.get_rank()}, step {self.step}, slots {slots[0]} to {slots[-1]}"
             error.add_note(f"titan_speech: at {where}")
@@ -187,7 +187,7 @@ class SpeechTrainer(Trainer):
         for _ in range(self.dataloader.shape.num_microbatches):
             next(data_iterator)
         self.lr_schedulers.step()
-        self.health.passed_over(self.step)
+        self.health.skipped_by_rollback(self.step)
 
     def train(self) -> None:
         """TorchTitan's loop; a collective that fails outside a step, as in a save, ends the rank as inside a step.
@@ -201,7 +201,7 @@ class SpeechTrainer(Trainer):
             super().train()
         except Exception as error:
             if is_of_a_collective(error):
-                self.hangs.leave(error)
+                self.hangs.exit(error)
             raise
 
     def _stop_on(self, signal_name: str) -> None:
@@ -222,7 +222,7 @@ class SpeechTrainer(Trainer):
         """Close the dataloader, and wait for the save that is being written."""
         self.dataloader.close()
         super().close()
-        self.hangs.progress.end()
+        self.hangs.heartbeat.end()
 
     def finish(self, end: RunEnd) -> None:
         """Finish the callbacks, after `close`, which may complete one more checkpoint."""

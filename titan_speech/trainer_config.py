@@ -30,9 +30,9 @@ from torchtitan.distributed.activation_checkpoint import (
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.commit import Commit
-from titan_speech.checkpoint.keeper import retention_policy
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.retention import RetentionPolicy
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.process import Uploader, start_uploads
 from titan_speech.config import schema
@@ -250,7 +250,7 @@ def _checkpoint(
         start=start,
         last_save_model_only=settings.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=settings.create_seed_checkpoint,
-        table=settings,
+        settings=settings,
         upload=config.upload,
         provenance=provenance,
         phases=plan.phases,
@@ -280,7 +280,7 @@ class MilestoneCallback(RunCallback):
     def __init__(self, trainer: SpeechTrainer) -> None:
         self.exporter = MilestoneExporter(Path(trainer.config.dump_folder))
         self.folder = Path(trainer.checkpointer.folder)
-        self.policy = retention_policy(trainer.config.speech.checkpoint)
+        self.policy = RetentionPolicy.from_config(trainer.config.speech.checkpoint)
         self.exporter.add(milestones(self.folder, self.policy, trainer.checkpointer.start.step))
 
     def checkpoint_complete(self, checkpoint: Path, commit: Commit) -> None:
@@ -301,7 +301,8 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint
     if is_exporting and torch.distributed.get_rank() == 0:
         callbacks.append(MilestoneCallback(trainer))
-    uploads = start_uploads(config, trainer.checkpointer.disks) if trainer.checkpointer.enable else None
+    manager = trainer.checkpointer
+    uploads = start_uploads(config, manager.ranks_seeing_rank_0) if manager.enable else None
     if uploads is not None:
         callbacks.append(UploadCallback(uploads, config.upload))
     return callbacks

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from titan_speech.training.metrics import count_batch
 
 def main(words: list[str]) -> None:
     talker = Talker()
-    trainer = prepare(words)
+    trainer = prepare(words, ExitStack())
     vocabulary = trainer.config.plan.vocabulary
     batches_of = trainer.batch_generator
 

@@ -56,7 +56,7 @@ def test_a_marker_whose_list_was_shortened_is_found(folder: Path, capsys: pytest
     content["files"] = [file for file in content["files"] if file["role"] != "state"]
     marker.write_text(json.dumps(content))
     assert main(["checkpoint", "verify", str(folder), "--quick"]) == 1
-    assert "does not name __0_state_0.distcp, which lies in the folder" in capsys.readouterr().out
+    assert "does not name __0_state_0.distcp, which is in the folder" in capsys.readouterr().out
     (folder / "step-10" / "__0_state_0.distcp").unlink()
     assert main(["checkpoint", "verify", str(folder)]) == 1
-    assert "does not name __0_state_0.distcp, which is spoken of by .metadata" in capsys.readouterr().out
+    assert "does not name __0_state_0.distcp, which is named by .metadata" in capsys.readouterr().out

@@ -62,7 +62,7 @@ def log_of(folder: Path) -> str:
 def test_training_goes_on_after_a_save_that_found_the_disk_full_and_says_so(run: Path) -> None:
     log = log_of(run)
     assert "the checkpoint of step 10 could not be saved: OSError on rank 0: [Errno 28] No space left on device" in log
-    assert "Training goes on (1 of at most 3 failures in a row)" in log
+    assert "Training continues (1 of at most 3 failures in a row)" in log
     assert sorted(figures(run)) == list(range(1, 13))
     assert not list((run / "checkpoint").glob("*.partial"))
 
@@ -123,7 +123,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew_by_the_run_
     assert losses(again) == losses(figures(run))
     log = log_of(folder)[len(log_of(run)) :]
     assert "This run starts from step 8 of" in log
-    assert "passed over: step 12: damaged: __0_model_0.distcp has other bytes" in log
+    assert "not usable: step 12: damaged: __0_model_0.distcp has other bytes" in log
     assert verify(folder / "checkpoint" / "step-12", checksums=True).is_sound
 
 

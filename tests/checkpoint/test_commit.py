@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 
 from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, committed_steps, partial_path, read_commit, recover
-from titan_speech.checkpoint.inspect import RunDir, listed
+from titan_speech.checkpoint.inspect import RunDir, list_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import drop_optimizer_state
 from titan_speech.checkpoint.saver import Saver
@@ -128,7 +128,7 @@ def test_a_marker_edited_by_hand_is_a_problem_of_its_checkpoint_alone(
     marker = tmp_path / "step-5" / MARKER
     marker.write_text(edit(marker.read_text()))
     assert MARKER in verify(tmp_path / "step-5", checksums=True).problems[0]
-    assert "DAMAGED" in str(listed(RunDir(tmp_path)))
+    assert "DAMAGED" in str(list_checkpoints(RunDir(tmp_path)))
 
 
 def test_a_marker_that_lost_files_is_no_proof_of_those_that_are_left(tmp_path: Path) -> None:
@@ -137,11 +137,11 @@ def test_a_marker_that_lost_files_is_no_proof_of_those_that_are_left(tmp_path: P
     files = [file for file in json.loads(marker.read_text())["files"] if file["role"] != "state"]
     marker.write_text(with_field(marker.read_text(), "files", files))
     (problem,) = verify(tmp_path / "step-5", checksums=False).problems
-    assert problem.startswith("commit.json does not name __0_state_0.distcp, which lies in the folder: it was edited")
+    assert problem.startswith("commit.json does not name __0_state_0.distcp, which is in the folder: it was edited")
     (tmp_path / "step-5" / "__0_state_0.distcp").unlink()
     assert verify(tmp_path / "step-5", checksums=False).is_sound
     (problem,) = verify(tmp_path / "step-5", checksums=True).problems
-    assert problem.startswith("commit.json does not name __0_state_0.distcp, which is spoken of by .metadata")
+    assert problem.startswith("commit.json does not name __0_state_0.distcp, which is named by .metadata")
 
 
 def test_a_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_program_is_none_until_it_is_adopted(tmp_path: P
     assert adopted.kind == "full"
     assert [file.name for file in adopted.files if file.role == "beside"] == ["provenance/step-5.json"]
     assert verify(tmp_path / "step-5", checksums=True).is_sound
-    with pytest.raises(CheckpointError, match="has a marker already"):
+    with pytest.raises(CheckpointError, match="already has a marker"):
         write_marker(tmp_path / "step-5")
     (shard,) = (tmp_path / "step-5").glob("*.distcp")
     cut(shard)

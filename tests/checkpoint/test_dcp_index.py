@@ -186,7 +186,7 @@ def test_thinning_refuses_it_and_leaves_it_as_it_was(folder: Path, name: str, ma
 def test_retention_goes_on_after_one_that_it_cannot_thin(folder: Path, mark: Path) -> None:
     poison(folder / "step-5", "posix.system", mark)
     keeper = RetentionKeeper(folder, CheckpointConfig())
-    keeper.apply(Removal(delete=(3,), thin=(5,)))
+    keeper.remove(Removal(delete=(3,), drop_optimizer=(5,)))
     keeper.close()
     assert [path.name for path in folder.glob("step-*")] == ["step-5"]
 

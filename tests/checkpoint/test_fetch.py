@@ -15,8 +15,8 @@ from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER, ROLLED_BACK, checkpoint_path
 from titan_speech.checkpoint.resume import local_copy, with_local_start
-from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema import JobConfig, SpeechConfig
@@ -163,7 +163,7 @@ def test_a_run_with_checkpoints_goes_on_without_the_server_and_one_without_does_
         with_local_start(config)
     write_checkpoint(own(config), 5)
     with_local_start(config)
-    assert "goes on with its own step 5" in caplog.text
+    assert "resumes from its own step 5" in caplog.text
 
 
 def test_the_address_of_another_run_is_refused_at_the_start(config: SpeechConfig) -> None:

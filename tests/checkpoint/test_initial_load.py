@@ -11,16 +11,17 @@ import pytest
 from tests.config.test_budget import budget
 from tests.config.test_config import BASE, folder, load, problems  # noqa: F401  (folder is a fixture)
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import Commit, Kind, checkpoint_path, file_record, partial_path, publish
+from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record, partial_path, publish
 from titan_speech.checkpoint.initial_load import (
     choose_initial_load,
     learning_rate_rise,
     on_this_machine,
-    previewed,
+    preview_data,
     schedule_change,
     with_continued_data,
 )
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.config.budget import Budget
@@ -53,7 +54,7 @@ def test_a_run_folder_stands_for_its_newest_sound_checkpoint(tmp_path: Path) -> 
     paths = [checkpoint(tmp_path, step) for step in (4, 8, 10)]
     handed = choose_initial_load(stage(tmp_path), PROVENANCE, S2)
     assert handed.start.checkpoint == paths[2]
-    assert str(handed.start) == f"the weights of the stage before, {paths[2]}"
+    assert str(handed.start) == f"the weights of the previous stage, {paths[2]}"
     assert (handed.start.is_resume, handed.notes) == (False, ())
     (paths[2] / "__0_model_0.distcp").write_bytes(b"short")
     handed = choose_initial_load(stage(tmp_path), PROVENANCE, S2)
@@ -74,7 +75,7 @@ def test_an_optimizer_is_taken_from_the_newest_checkpoint_that_has_one(tmp_path:
     handed = choose_initial_load(stage(tmp_path, optimizer=True), PROVENANCE, S2)
     assert handed.start.checkpoint == full
     assert handed.start.with_optimizer
-    assert str(handed.start).startswith("the weights and the optimizer of the stage before")
+    assert str(handed.start).startswith("the weights and the optimizer of the previous stage")
     with pytest.raises(CheckpointError, match=r"step-8: has weights only, stage\.optimizer asks for more"):
         choose_initial_load(stage(weights, optimizer=True), PROVENANCE, S2)
 
@@ -102,17 +103,40 @@ def test_data_goes_on_from_the_checkpoint_taken_over_unless_told_otherwise(tmp_p
     assert with_continued_data(config, start) == config
     config = stage(tmp_path, continue_data=True)
     assert with_continued_data(config, start).data.continue_from == str(path)
-    elsewhere = replace(config, data=replace(config.data, continue_from="other"))
+    other = checkpoint(tmp_path / "other", 2)
+    elsewhere = replace(config, data=replace(config.data, continue_from=str(other)))
     assert with_continued_data(elsewhere, start) == elsewhere
 
 
 def test_data_is_looked_at_from_where_the_stage_before_stands_if_it_is_there(tmp_path: Path) -> None:
     config = stage(tmp_path, continue_data=True)
-    assert previewed(config)[0] == config
-    assert "has no checkpoint: streams are shown from their beginning" in previewed(config)[1]
+    assert preview_data(config)[0] == config
+    assert "has no checkpoint: streams are shown from their beginning" in preview_data(config)[1]
     path = checkpoint(tmp_path, 4)
-    assert previewed(config)[0].data.continue_from == str(path)
-    assert previewed(SpeechConfig()) == (SpeechConfig(), "")
+    assert preview_data(config)[0].data.continue_from == str(path)
+    assert preview_data(SpeechConfig()) == (SpeechConfig(), "")
+
+
+def test_data_are_continued_from_a_complete_checkpoint_only(tmp_path: Path) -> None:
+    unmarked = tmp_path / "checkpoint" / "step-8"
+    unmarked.mkdir(parents=True)
+    (unmarked / ".metadata").touch()
+
+    def continued(place: Path) -> str:
+        config = SpeechConfig()
+        config = replace(config, data=replace(config.data, continue_from=str(place)))
+        return with_continued_data(config, Start()).data.continue_from
+
+    for place in (tmp_path, unmarked.parent, unmarked):
+        with pytest.raises(CheckpointError) as refusal:
+            continued(place)
+        assert f"data.continue_from = {str(place)!r}: no complete checkpoint there" in str(refusal.value)
+        assert f"`titan-speech checkpoint mark {unmarked}` writes the marker" in str(refusal.value)
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint there; give a run folder or a checkpoint"):
+        continued(tmp_path / "nowhere")
+    complete = checkpoint(tmp_path, 4)
+    for place in (tmp_path, complete.parent, complete):
+        assert continued(place) == str(complete), "a newer folder without a marker does not count"
 
 
 def test_a_run_at_s3_is_taken_over_from_a_copy_on_this_node(
@@ -128,7 +152,7 @@ def test_a_run_at_s3_is_taken_over_from_a_copy_on_this_node(
         config = replace(config, stage=replace(config.stage, from_=place))
         start = choose_initial_load(config, PROVENANCE, S2).start
         assert start.checkpoint is not None
-        assert (start.checkpoint.name, start.is_hand_over) == (f"step-{step}", True)
+        assert (start.checkpoint.name, start.is_from_previous_stage) == (f"step-{step}", True)
         assert start.checkpoint.is_relative_to(tmp_path / "cache")
         monkeypatch.setenv("RANK", "1")
         assert on_this_machine(config, replace(start, checkpoint=Path("of/rank/0") / start.checkpoint.name)) == start
@@ -140,7 +164,7 @@ def test_a_peak_above_the_rate_the_stage_before_ended_with_is_told_with_both_rat
     path = checkpoint(tmp_path, 10)
     higher = replace(S2, lr=1.5e-3)
     [note] = choose_initial_load(stage(tmp_path), PROVENANCE, higher).notes
-    assert "optimizer.lr = 0.0015 is above 0.001, with which the stage before ended" in note
+    assert "optimizer.lr = 0.0015 is above 0.001, with which the previous stage ended" in note
     assert str(path) in note
     with pytest.raises(CheckpointError, match=r"0\.0015 is above 0\.001(.|\n)*stage\.strict = false"):
         choose_initial_load(stage(tmp_path, strict=True), PROVENANCE, higher)
@@ -150,17 +174,17 @@ def test_a_peak_above_the_rate_the_stage_before_ended_with_is_told_with_both_rat
 def test_a_stage_that_was_cut_short_is_compared_with_the_rate_it_had_reached(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 4)
     rate = S1.learning_rate(3)
-    assert learning_rate_rise(replace(S2, lr=rate), S1, path) == ""
-    assert f"is above {rate:g}, with which the stage before ended (at step 4 of 10)" in learning_rate_rise(
-        replace(S2, lr=rate * 1.01), S1, path
+    assert learning_rate_rise(replace(S2, lr=rate), S1, Checkpoint.at(path)) == ""
+    assert f"is above {rate:g}, with which the previous stage ended (at step 4 of 10)" in learning_rate_rise(
+        replace(S2, lr=rate * 1.01), S1, Checkpoint.at(path)
     )
-    assert "does not say its learning rate" in learning_rate_rise(S2, None, path)
+    assert "does not record its learning rate" in learning_rate_rise(S2, None, Checkpoint.at(path))
 
 
 def test_a_stage_that_is_not_finished_is_told_of_though_the_rate_drops(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 4)
     [note] = choose_initial_load(stage(tmp_path, strict=True), PROVENANCE, S2).notes
-    assert f"{path} is step 4 of 10, where its rate was {S1.learning_rate(3):.3g} and not yet 0.001" in note
+    assert f"{path} is step 4 of 10, where its learning rate was {S1.learning_rate(3):.3g} and not yet 0.001" in note
     [rises, note] = choose_initial_load(stage(tmp_path), PROVENANCE, replace(S2, lr=1.0)).notes
     assert "rises from stage to stage" in rises
     assert "is not finished" in note

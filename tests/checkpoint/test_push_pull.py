@@ -9,7 +9,7 @@ import pytest
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import checkpoint_path, discard
-from titan_speech.checkpoint.inspect import listed, run_dir
+from titan_speech.checkpoint.inspect import list_checkpoints, run_dir
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.cli.main import main
@@ -59,7 +59,7 @@ def test_an_address_is_listed_and_keeps_in_full_what_was_thinned_here(
     assert checkpoints(s3_server, "list", to) == 0
     header, ten, left = capsys.readouterr().out.splitlines()
     assert (header.split()[:2], ten.split()[:2]) == (["name", "kind"], ["step-10", "full"])
-    assert left.startswith("not complete: step-20 (1 objects, 0.0 MB): on its way now, or left")
+    assert left.startswith("not complete: step-20 (1 objects, 0.0 MB): being sent now, or left")
     assert checkpoints(s3_server, "pull", to, str(run), "--step", "10") == 0
     assert (checkpoint_path(run / "checkpoint", 10) / "__0_state_0.distcp").exists()
     assert checkpoints(s3_server, "list", f"s3://{BUCKET}/nothing_here") == 2
@@ -77,7 +77,7 @@ def test_the_list_of_checkpoints_says_what_is_up(s3_server: S3Server, tmp_path: 
         write_checkpoint(folder, step)
     (checkpoint_path(folder, 20) / "__0_state_0.distcp").write_bytes(b"cut")
     UploadPass(job).run()
-    header, ten, twenty, *notes = listed(run_dir(folder)).lines
+    header, ten, twenty, *notes = list_checkpoints(run_dir(folder)).lines
     place = header.index("upload")
     assert ten[place:].split() == ["complete", "complete"]
     assert twenty[place:].startswith("  ")

@@ -14,14 +14,24 @@ from hypothesis import strategies as st
 from tests.checkpoints import save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, committed_steps, discard, read_commit
 from titan_speech.checkpoint.keeper import RetentionKeeper
-from titan_speech.checkpoint.retention import Kept, Removal, RetentionPolicy, is_due, pin, removal, unpin
-from titan_speech.checkpoint.upload.status import StatusBoard, status_path
+from titan_speech.checkpoint.retention import (
+    Removal,
+    RetentionPolicy,
+    StoredCheckpoint,
+    choose_removal,
+    is_due,
+    pin,
+    unpin,
+)
+from titan_speech.checkpoint.upload.job import StatusWriter, status_path
 from titan_speech.config.schema_operations import CadenceRule, CheckpointConfig, UploadConfig
 from titan_speech.errors import CheckpointError
 
 POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
-KEPT = st.builds(Kept, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(4)))
-STATES = st.lists(KEPT, max_size=25, unique_by=lambda one: one.step)
+STORED = st.builds(
+    StoredCheckpoint, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(4))
+)
+STATES = st.lists(STORED, max_size=25, unique_by=lambda one: one.step)
 
 
 def test_the_cadence_of_the_recipes() -> None:
@@ -37,47 +47,47 @@ def test_the_cadence_of_the_recipes() -> None:
     ]
 
 
-def is_left_alone(one: Kept, policy: RetentionPolicy) -> bool:
+def is_left_alone(one: StoredCheckpoint, policy: RetentionPolicy) -> bool:
     return one.is_pinned or one.is_held or one.is_waiting or policy.is_milestone(one.step)
 
 
 @given(STATES, POLICIES)
 def test_what_is_pinned_held_waited_for_a_milestone_or_not_sound_is_left_as_it_is(
-    states: list[Kept], policy: RetentionPolicy
+    states: list[StoredCheckpoint], policy: RetentionPolicy
 ) -> None:
-    decided = removal(states, policy)
+    decided = choose_removal(states, policy)
     for one in states:
         if is_left_alone(one, policy) or not one.is_sound:
-            assert one.step not in (*decided.delete, *decided.thin)
+            assert one.step not in (*decided.delete, *decided.drop_optimizer)
 
 
 @given(STATES, POLICIES)
 def test_the_newest_full_checkpoints_stay_full_and_one_sound_checkpoint_always_stays(
-    states: list[Kept], policy: RetentionPolicy
+    states: list[StoredCheckpoint], policy: RetentionPolicy
 ) -> None:
-    decided = removal(states, policy)
+    decided = choose_removal(states, policy)
     sound = sorted((one for one in states if one.is_sound), key=lambda one: -one.step)
     full = [one.step for one in sound if one.kind == "full"]
     newest = full[: policy.keep_last_full or None]
-    assert not set(newest) & {*decided.delete, *decided.thin}
+    assert not set(newest) & {*decided.delete, *decided.drop_optimizer}
     assert not sound or any(one.step not in decided.delete for one in sound)
     if full:
-        assert any(step not in (*decided.delete, *decided.thin) for step in full)
+        assert any(step not in (*decided.delete, *decided.drop_optimizer) for step in full)
 
 
 @given(STATES, POLICIES)
 def test_no_more_is_kept_than_the_policy_says_and_a_second_look_changes_nothing(
-    states: list[Kept], policy: RetentionPolicy
+    states: list[StoredCheckpoint], policy: RetentionPolicy
 ) -> None:
-    decided = removal(states, policy)
-    assert set(decided.thin) <= {one.step for one in states if one.kind == "full"}
-    assert not set(decided.delete) & set(decided.thin)
+    decided = choose_removal(states, policy)
+    assert set(decided.drop_optimizer) <= {one.step for one in states if one.kind == "full"}
+    assert not set(decided.delete) & set(decided.drop_optimizer)
     after = [
-        replace(one, kind="model" if one.step in decided.thin else one.kind)
+        replace(one, kind="model" if one.step in decided.drop_optimizer else one.kind)
         for one in states
         if one.step not in decided.delete
     ]
-    assert removal(after, policy) == Removal()
+    assert choose_removal(after, policy) == Removal()
     plain = [one for one in after if one.is_sound and not is_left_alone(one, policy)]
     if policy.keep_last_full and any(one.kind == "full" for one in after if one.is_sound):
         assert len(plain) <= policy.keep_last_full + policy.keep_last_model_only
@@ -125,7 +135,7 @@ def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_the
     all_of_them = UploadConfig(to="s3://bucket/run", keep="all")
     apply(folder, table, upload=all_of_them)  # the uploader has not said anything yet
     assert list(kinds(folder)) == [1, 2, 3, 4]
-    StatusBoard(status_path(tmp_path), "s3://bucket/run").show([], [], ["step-1", "step-2"])
+    StatusWriter(status_path(tmp_path), "s3://bucket/run").show([], [], ["step-1", "step-2"])
     (folder / "step-1" / MARKER).write_text("5")  # a damaged one counts for nothing and stays for a person to look at
     apply(folder, table, upload=all_of_them)
     assert sorted(committed_steps(folder)) == [1, 3, 4]
@@ -137,5 +147,5 @@ def test_what_an_address_that_keeps_everything_does_not_have_yet_stays_while_the
 
 def apply(folder: Path, table: CheckpointConfig, newest_step: int = 7, upload: UploadConfig | None = None) -> None:
     keeper = RetentionKeeper(folder, table, upload)
-    keeper.apply(keeper.removal(newest_step))
+    keeper.remove(keeper.choose_removal(newest_step))
     keeper.close()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.resume import open_checkpoints
 from titan_speech.config.schema import JobConfig, SpeechConfig
+from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import CheckpointError, ConfigError
 from titan_speech.utils.locks import LOCK_NAME, RECORD_BYTES, Holder, RunLock
 
@@ -71,7 +73,7 @@ def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path, monk
         monkeypatch.setenv(name, value)
     config = SpeechConfig(job=JobConfig(dump_folder=str(tmp_path / "file" / "run")))
     with pytest.raises(ConfigError, match=r"job\.dump_folder = .* cannot be written: .*give a folder this user can"):
-        open_checkpoints(config, Provenance("v", "g", "llama3 debug", 1024))
+        open_checkpoints(config, Provenance("v", "g", "llama3 debug", 1024), StartupConsensus(), ExitStack())
 
 
 def test_half_a_record_is_no_holder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.checkpoints import save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, read_commit
-from titan_speech.checkpoint.inspect import RunDir, listed
+from titan_speech.checkpoint.inspect import RunDir, list_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import drop_optimizer_state
 from titan_speech.checkpoint.start import Start, choose_start
@@ -72,7 +72,7 @@ def test_what_was_not_written_to_its_end_or_has_weights_only_is_not_resumed_from
     drop_optimizer_state(folder / "step-2", commit)
     start = chosen(folder)
     assert start.step == 1
-    assert start.passed_over == ("step 2: has weights only, no optimizer to go on with",)
+    assert start.passed_over == ("step 2: has weights only, no optimizer state to resume with",)
 
 
 def test_nothing_begins_anew_beside_checkpoints_that_cannot_be_used(folder: Path) -> None:
@@ -104,4 +104,4 @@ def test_a_clock_that_jumped_changes_no_choice(folder: Path) -> None:
         (folder / f"step-{step}" / MARKER).write_text(moved.to_json())
         os.utime(folder / f"step-{step}", (0, 0))
     assert chosen(folder).step == 3
-    assert [line.split()[0] for line in listed(RunDir(folder)).lines[1:]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in list_checkpoints(RunDir(folder)).lines[1:]] == ["1", "2", "3"]

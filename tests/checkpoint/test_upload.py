@@ -14,14 +14,20 @@ from hypothesis import strategies as st
 from tests.checkpoint_folders import STATE_BYTES, content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER, checkpoint_path, discard, publish, read_commit
-from titan_speech.checkpoint.keeper import kept_checkpoints
+from titan_speech.checkpoint.commit import (
+    MARKER,
+    checkpoint_path,
+    discard,
+    lock_for_reading,
+    lock_for_removal,
+    publish,
+    read_commit,
+)
+from titan_speech.checkpoint.keeper import stored_checkpoints
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
-from titan_speech.checkpoint.upload.job import UploadJob, job_of_text
-from titan_speech.checkpoint.upload.local import LocalCheckpoint, free_to_remove, kept_for_upload, next_to_send
-from titan_speech.checkpoint.upload.remote import Prefix
-from titan_speech.checkpoint.upload.send import remove_stale_objects, stale_objects
-from titan_speech.checkpoint.upload.status import read_status, status_path
+from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path
+from titan_speech.checkpoint.upload.remote import Prefix, remove_stale_objects, stale_objects
+from titan_speech.checkpoint.upload.send import LocalCheckpoint, next_to_send
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError, DataError
@@ -68,7 +74,7 @@ def test_a_checkpoint_counts_when_its_manifest_is_there_which_comes_last(job: Up
     def lose_the_network(num_bytes: int) -> None:
         proxy.num_busy = FOREVER
 
-    turn.board.add_sent = lose_the_network
+    turn.status.add_sent = lose_the_network
     with pytest.raises(DataError, match="failed 2 times"):
         turn.run()
     proxy.num_busy = 0
@@ -86,7 +92,7 @@ def test_a_checkpoint_counts_when_its_manifest_is_there_which_comes_last(job: Up
 def test_what_is_there_is_not_sent_again_by_the_next_process(job: UploadJob, proxy: FaultProxy) -> None:
     write_checkpoint(job.checkpoints, 10)
     turn = UploadPass(job)
-    turn.board.add_sent = lambda num_bytes: setattr(proxy, "num_busy", FOREVER)
+    turn.status.add_sent = lambda num_bytes: setattr(proxy, "num_busy", FOREVER)
     with pytest.raises(DataError):
         turn.run()
     proxy.num_busy, before = 0, proxy.num_sent_bytes
@@ -138,7 +144,7 @@ def test_a_step_that_was_saved_anew_stops_to_count_before_its_files_are_replaced
     turn.run()
     discard(checkpoint_path(job.checkpoints, 10))
     anew = write_checkpoint(job.checkpoints, 10, seed=1)
-    turn.board.add_sent = lambda num_bytes: setattr(proxy, "num_busy", FOREVER)
+    turn.status.add_sent = lambda num_bytes: setattr(proxy, "num_busy", FOREVER)
     with pytest.raises(DataError):
         turn.run()
     proxy.num_busy = 0
@@ -234,7 +240,7 @@ def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_i
     rolled_back = write_checkpoint(job.checkpoints, 20)
     UploadPass(job).run()
     discard(rolled_back)
-    prefix.leave("step-20")
+    prefix.retire("step-20")
     for path in ("step-30/__0_model_0.distcp", "provenance/step-30.json", "step-40/.metadata"):
         prefix.put(path, b"of an upload that was killed")
     shard = prefix.url.child("step-30/__0_state_0.distcp")
@@ -279,7 +285,7 @@ def test_nodes_that_share_no_disk_send_their_own_files_and_node_0_completes(job:
     turns = [UploadPass(first), UploadPass(second)]
     turns[0].run()
     assert names_at(job) == []
-    assert turns[0].board.status.in_use == ("step-10",)
+    assert turns[0].status.status.in_use == ("step-10",)
     turns[1].run()
     assert names_at(job) == []
     turns[0].run()
@@ -318,9 +324,9 @@ def test_what_every_node_thinned_for_itself_is_complete_as_weights(job: UploadJo
 def test_retention_counts_a_node_s_part_of_a_checkpoint_where_disks_are_not_shared(tmp_path: Path) -> None:
     for step in (10, 20):
         (write_checkpoint(tmp_path, step, num_ranks=2) / "__1_model_0.distcp").unlink()
-    assert [kept.is_sound for kept in kept_checkpoints(tmp_path)] == [False, False]
+    assert [kept.is_sound for kept in stored_checkpoints(tmp_path)] == [False, False]
     (checkpoint_path(tmp_path, 20) / "__0_model_0.distcp").write_bytes(b"cut")
-    assert [kept.is_sound for kept in kept_checkpoints(tmp_path, has_all_files=False)] == [True, False]
+    assert [kept.is_sound for kept in stored_checkpoints(tmp_path, has_all_files=False)] == [True, False]
 
 
 def whole_files(checkpoint: Path) -> list[str]:
@@ -333,26 +339,26 @@ def test_a_lease_keeps_retention_away_until_the_upload_ends(job: UploadJob, prox
     turn = UploadPass(job)
 
     def look(num_bytes: int) -> None:
-        with free_to_remove(checkpoint) as is_free:
+        with lock_for_removal(checkpoint) as is_free:
             found.append(is_free)
 
-    turn.board.add_sent = look
+    turn.status.add_sent = look
     turn.run()
     assert found
     assert not any(found)
-    with free_to_remove(checkpoint) as is_free:
+    with lock_for_removal(checkpoint) as is_free:
         assert is_free
-        with kept_for_upload(checkpoint) as is_there:
+        with lock_for_reading(checkpoint) as is_there:
             assert not is_there
     discard(checkpoint)
-    with kept_for_upload(checkpoint) as is_there:
+    with lock_for_reading(checkpoint) as is_there:
         assert not is_there
 
 
 def test_an_upload_that_finds_retention_at_work_waits_for_its_next_turn(job: UploadJob) -> None:
     checkpoint = write_checkpoint(job.checkpoints, 10)
     turn = UploadPass(job)
-    with free_to_remove(checkpoint):
+    with lock_for_removal(checkpoint):
         turn.run()
     assert names_at(job) == []
     turn.run()
@@ -361,7 +367,7 @@ def test_an_upload_that_finds_retention_at_work_waits_for_its_next_turn(job: Upl
 
 def test_a_job_goes_to_the_process_and_comes_out_the_same(job: UploadJob) -> None:
     job = replace(job, policy=POLICY, node=3, num_nodes=4)
-    assert job_of_text(job.to_json()) == job
+    assert UploadJob.from_json(job.to_json()) == job
 
 
 def test_a_damaged_manifest_makes_nothing_complete_and_is_written_again(job: UploadJob, s3_server: S3Server) -> None:

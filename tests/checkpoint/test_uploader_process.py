@@ -18,10 +18,9 @@ import pytest
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
 from titan_speech.checkpoint.commit import checkpoint_path, discard
-from titan_speech.checkpoint.upload.fetch import fetch
-from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path
 from titan_speech.checkpoint.upload.process import Uploader
-from titan_speech.checkpoint.upload.status import read_status, status_path
+from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.config.schema_operations import UploadConfig
 
 BIG_BYTES, SLOW_MB_PER_SEC = 16 << 20, 6.0
@@ -104,9 +103,9 @@ def test_an_end_that_may_not_wait_says_what_is_left(job: UploadJob, uploader: Up
 
 def test_an_uploader_ends_with_the_process_that_started_it(job: UploadJob) -> None:
     program = (
-        "import sys\nfrom titan_speech.checkpoint.upload.job import job_of_text\n"
+        "import sys\nfrom titan_speech.checkpoint.upload.job import UploadJob\n"
         "from titan_speech.checkpoint.upload.process import Uploader\n"
-        "print(Uploader(job_of_text(sys.argv[1]))._process.pid, flush=True)\nsys.stdin.read()\n"
+        "print(Uploader(UploadJob.from_json(sys.argv[1]))._process.pid, flush=True)\nsys.stdin.read()\n"
     )
     trainer = subprocess.Popen(
         [sys.executable, "-c", program, job.to_json()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -120,7 +119,7 @@ def test_an_uploader_ends_with_the_process_that_started_it(job: UploadJob) -> No
 
 def _runs(process_id: int) -> bool:
     try:
-        return "upload.worker" in Path(f"/proc/{process_id}/cmdline").read_text()
+        return "upload.uploader" in Path(f"/proc/{process_id}/cmdline").read_text()
     except OSError:
         return False
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from tests.listed_documents import blocks_of, counts_of, partitioned
 from tests.plan_samples import SEQ_LEN, World, make_world, with_training
+from titan_speech.checkpoint.commit import MARKER
+from titan_speech.checkpoint.initial_load import later_phase
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.inspect import show_lines
 from titan_speech.data.loader import SpeechDataLoader
@@ -264,8 +266,7 @@ def test_records_beside_a_checkpoint_suffice_to_go_on(world: World, tmp_path: Pa
         checkpoint = checkpoints / f"step-{step}"
         checkpoint.mkdir(parents=True)
         write_step(checkpoint, step, plan.phases)
-        (checkpoint / ".metadata").touch()
-    assert not list(checkpoints.rglob("*.partial"))
+    assert sorted(path.suffix for path in checkpoints.rglob("*") if path.is_file()) == [".json"] * 4
     for step, plan in ((2, first), (5, second)):
         end = phase_end(checkpoints / f"step-{step}")
         assert end is not None
@@ -285,14 +286,10 @@ def test_records_beside_a_checkpoint_suffice_to_go_on(world: World, tmp_path: Pa
 def test_a_new_stage_reads_on_where_the_one_before_stopped(world: World, tmp_path: Path) -> None:
     first = planned(world.three_tasks())
     checkpoint = tmp_path / "s1" / "checkpoint" / "step-7"
-    checkpoint.mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="no complete checkpoint there"):
-        continued_from(tmp_path / "s1")
-    (checkpoint / ".metadata").touch()
     with pytest.raises(CheckpointError, match="which holds the read position of each stream"):
-        continued_from(tmp_path / "s1")
+        continued_from(checkpoint)
     write_step(checkpoint, 7, first.phases)
-    second = planned(more_tts(world, "start", continue_from=str(tmp_path / "s1")))
+    second = planned(more_tts(world, "start", continue_from=str(checkpoint)))
     assert (second.phase.first_slot, second.phase.first_step) == (0, 0)
     whole = pieces_by_stream(planned(with_training(world.three_tasks(), seq_len=SEQ_LEN)), range(7))
     expected = planned(more_tts(world, "x"), at_step(first, 7))
@@ -310,10 +307,12 @@ def test_show_prints_the_packs_of_the_phase_a_run_is_in(world: World, tmp_path: 
     second = planned(config, at_step(first, 3))
     checkpoint = tmp_path / "checkpoint" / "step-5"
     checkpoint.mkdir(parents=True)
-    (checkpoint / ".metadata").touch()
     write_step(checkpoint, 5, second.phases)
+    assert later_phase(config) is None, "a folder without a marker is not a checkpoint"
+    (checkpoint / MARKER).touch()
+    resumed = later_phase(config)
     slot = second.phase.first_slot + 7
-    opening, *_ = show_lines(config, (slot,), color=False)
+    opening, *_ = show_lines(config, (slot,), color=False, resumed=resumed)
     pack = second.pack(slot)
     name = second.streams[pack.stream].name
     assert opening.startswith(f"slot {slot}  {name} ")
@@ -322,25 +321,23 @@ def test_show_prints_the_packs_of_the_phase_a_run_is_in(world: World, tmp_path: 
         in opening
     )
     with pytest.raises(ConfigError, match="lies in an earlier phase of the run"):
-        list(show_lines(config, (0,), color=False))
+        list(show_lines(config, (0,), color=False, resumed=resumed))
 
 
 def test_the_history_of_a_run_is_told(world: World, tmp_path: Path) -> None:
     first = planned(world.three_tasks())
     second = planned(more_tts(world, "more-tts"), at_step(first, 3))
     with pytest.raises(CheckpointError, match="has no data_phases folder"):
-        summarize_phases(tmp_path)
+        summarize_phases(tmp_path, None)
     write_phases(tmp_path, second.phases)
     checkpoint = tmp_path / "checkpoint" / "step-5"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / ".metadata").touch()
     write_step(checkpoint, 5, second.phases)
-    start, more = summarize_phases(tmp_path)
+    start, more = summarize_phases(tmp_path, checkpoint)
     assert (start.first_slot, start.end_slot, more.first_slot, more.end_slot) == (0, 36, 36, 48)
     assert sum(stream.num_tokens for stream in start.streams) == 36 * SEQ_LEN == more.first_token
     assert sum(stream.num_tokens for stream in more.streams) == 12 * 2 * SEQ_LEN
-    assert json.loads(phases_json(tmp_path))[1]["label"] == "more-tts"
-    text = phases_text(tmp_path)
+    assert json.loads(phases_json(tmp_path, checkpoint))[1]["label"] == "more-tts"
+    text = phases_text(tmp_path, checkpoint)
     assert "phase 'more-tts'" in text
     assert "tts.en" in text
     assert "resumed" in text

@@ -22,11 +22,11 @@ def test_the_report_names_silent_ranks_first_then_those_furthest_behind() -> Non
         None,
     ]
     assert hang_lines(0, mine, marks) == [
-        "rank 3: silent for about 80 s; last heard of in step 6, forward and backward of microbatch 1 of 2",
-        "rank 4: was never heard of",
+        "rank 3: silent for about 80 s; last heartbeat in step 6, forward and backward of microbatch 1 of 2",
+        "rank 4: never sent a heartbeat",
         "rank 2: in step 7, reading the batches, for 95 s",
     ]
-    assert hang_lines(0, mine, [mine] * 3) == ["all other ranks answer, and stand where this one does"]
+    assert hang_lines(0, mine, [mine] * 3) == ["all other ranks answer, and are where this one is"]
     assert hang_lines(0, mine, [None] * 100)[-1] == "and 91 more ranks"
 
 
@@ -49,4 +49,4 @@ def test_a_stopped_rank_ends_all_within_the_limit_with_one_report(
     assert "Traceback" not in finished.output.split("torch/distributed/elastic")[0]  # torchrun's own comes after
     report = (tmp_path / "health" / "hang.txt").read_text()
     assert re.search(r"Rank 0 waited \d+ s in step 3 \(slots 8-11\), ", report)
-    assert re.search(r"rank 1: silent for about \d+ s; last heard of in step [23], ", report)
+    assert re.search(r"rank 1: silent for about \d+ s; last heartbeat in step [23], ", report)

@@ -119,7 +119,7 @@ def test_the_same_signal_from_two_sides_is_one_and_a_second_one_leaves_at_once()
     process.send_signal(signal.SIGUSR1)
     said, errors = process.communicate(timeout=20)
     assert (process.returncode, said) == (EXIT_RESTART, "asked by SIGTERM\n")
-    assert "got SIGUSR1 after SIGTERM: leaving at once" in errors
+    assert "got SIGUSR1 after SIGTERM: exiting at once" in errors
 
 
 def test_a_rank_that_cannot_save_in_time_leaves_without() -> None:

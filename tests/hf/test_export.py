@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
+from titan_speech.checkpoint.commit import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.upload.local import free_to_remove
 from titan_speech.cli.command import EXIT_BAD_INPUT
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
@@ -145,10 +145,10 @@ def test_files_without_a_marker_or_of_another_size_are_no_checkpoint(tiny_run: P
 
 def test_retention_cannot_remove_what_is_being_exported(tiny_run: Path) -> None:
     checkpoint = WeightsCheckpoint.open(tiny_run)
-    with checkpoint.kept(), free_to_remove(checkpoint.path) as is_free:
+    with checkpoint.kept(), lock_for_removal(checkpoint.path) as is_free:
         assert not is_free
     with (
-        free_to_remove(checkpoint.path) as is_free,
+        lock_for_removal(checkpoint.path) as is_free,
         pytest.raises(CheckpointError, match="is being removed"),
         checkpoint.kept(),
     ):

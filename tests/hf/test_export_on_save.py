@@ -13,7 +13,7 @@ import pytest
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.runs import losses, train_well
-from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord, write_durably
+from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
@@ -21,6 +21,7 @@ from titan_speech.hf.model_card import ModelRecord, read_record, weights_fingerp
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
+from titan_speech.utils.files import write_atomically
 
 WHAT_IT_IS = (
     "import os; print(os.nice(0), os.environ['CUDA_VISIBLE_DEVICES'] == '', os.environ['OMP_NUM_THREADS'], "
@@ -43,7 +44,7 @@ def write_marker(checkpoint: Path, weights: str, optimizer: str | None = None) -
     files = [FileRecord("__0_model_0.distcp", 7, weights, "model")]
     files += [FileRecord("__0_state_0.distcp", 7, optimizer, "state")] if optimizer else []
     step = int(checkpoint.name.removeprefix("step-"))
-    write_durably(checkpoint / MARKER, Commit(step, "full", "schedule", 0.0, 1, tuple(files)).to_json())
+    write_atomically(checkpoint / MARKER, Commit(step, "full", "schedule", 0.0, 1, tuple(files)).to_json())
 
 
 @pytest.mark.slow
@@ -161,7 +162,7 @@ def test_a_step_the_run_comes_to_a_second_time_replaces_the_folder_of_the_first(
 
 def test_milestones_are_the_multiples_and_what_is_pinned(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
-    write_durably(folder / "step-5" / MARKER, Commit(5, "full", "schedule", 0.0, 1, ()).to_json())
+    write_atomically(folder / "step-5" / MARKER, Commit(5, "full", "schedule", 0.0, 1, ()).to_json())
     (folder / "step-10").mkdir()  # without a marker it is none
     every_5, every_10, none = (RetentionPolicy(5, 20, milestone_every_steps=n) for n in (5, 10, 0))
     assert milestones(folder, every_5, newest_step=5) == [folder / "step-5"]

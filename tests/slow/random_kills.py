@@ -28,9 +28,9 @@ from pathlib import Path
 
 from tests.runs import RunProcess, children, figures, kill, losses, metrics_lines, start_run
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
-from titan_speech.checkpoint.upload.fetch import fetch
+from titan_speech.checkpoint.upload.job import read_status, status_path
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full
-from titan_speech.checkpoint.upload.status import read_status, status_path
+from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.checkpoint.verify import verify
 from titan_speech.cli.arguments import naturals
 from titan_speech.storage.s3 import client_of

@@ -18,9 +18,8 @@ from tests.runs import ROOT, SMALL, TIMEOUT_SEC, RunProcess, assert_close, figur
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
 from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
-from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path
 from titan_speech.checkpoint.upload.remote import Prefix
-from titan_speech.checkpoint.upload.status import read_status, status_path
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.storage.s3 import client_of

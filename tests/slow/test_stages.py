@@ -77,7 +77,7 @@ def test_a_stage_with_the_optimizer_of_the_one_before_has_its_own_rate_and_is_ex
     handed += ("--lr_scheduler.end_lr", "5e-5", "--lr_scheduler.warmup_ratio", "0")
     logged = train_well(tmp_path / "s2", *handed, *FOUR_STEPS)
     assert_rates_follow(schedule("tests/assets/small.toml", *handed, *FOUR_STEPS), logged)
-    assert "the weights and the optimizer of the stage before" in (tmp_path / "s2" / "log.txt").read_text()
+    assert "the weights and the optimizer of the previous stage" in (tmp_path / "s2" / "log.txt").read_text()
     norms = [parameter(tmp_path / f"{name}/checkpoint/step-4", "norm.weight") for name in ("s1", "s2")]
     assert 0 < (norms[1] - norms[0]).abs().max() < 1e-3  # one step at the rate of S1 would move some by 2e-3
     longer = train_well(tmp_path / "s2", *handed, *SIX_STEPS)

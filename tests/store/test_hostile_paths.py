@@ -17,8 +17,8 @@ from tests.checkpoint_folders import write_checkpoint
 from tests.runs import ROOT
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER
-from titan_speech.checkpoint.upload.fetch import fetch
 from titan_speech.checkpoint.upload.job import UploadJob
+from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_data import StorageConfig

@@ -1,1 +1,14 @@
-"""What a run starts from, what it saves, and the record beside each checkpoint of what made it."""
+"""What a run starts from, what it saves, and the record of what made each checkpoint.
+
+commit.py         the marker, which makes a folder a checkpoint; Checkpoint(path, step); appear, replace, remove
+index.py          DCP's .metadata, read as data: nothing in it is run; dcp_index.py loads with it
+verify.py         whether a checkpoint is what its marker says; a marker for a DCP checkpoint that has none
+provenance.py     companion files: what made a checkpoint, and the read position of each data stream
+start.py          which checkpoint a run starts from, decided from files alone
+resume.py         on all ranks and nodes: lock the run folder, tidy up, fetch, choose
+initial_load.py   [stage] from: weights of the previous stage
+manager.py        saves by policy at step boundaries; saver.py writes in the background and commits
+retention.py      which checkpoints are kept; keeper.py removes the others
+upload/           to object storage in the background, and back
+inspect.py        text for `titan-speech checkpoint list`, `inspect` and `diff`
+"""

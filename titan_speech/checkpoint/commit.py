@@ -1,61 +1,104 @@
-"""The commit marker: what makes a folder of files a checkpoint.
+"""The commit marker: the only definition of a complete checkpoint, and how checkpoint folders appear and disappear.
 
-In: the files of a checkpoint, with sizes and checksums taken while they were written. Out: `step-N/commit.json`,
-written last (temporary file, fsync, rename, fsync of the folder). A folder without it is no checkpoint: it is never
-loaded, listed as one or counted.
+In: the files of a checkpoint, with the sizes and checksums that were taken while they were written.
+Out: `step-N/commit.json`, written last. A folder without it is not a checkpoint: it is never loaded, listed as one,
+continued from or counted, whatever else is in it (DCP's `.metadata` says that rank 0 had finished, not that all files
+are there).
 
-    RUN/checkpoint/step-40.partial/       being written, or left over from a save that was killed
-    RUN/checkpoint/step-40/commit.json    complete: names every other file, and those beside it
+    RUN/checkpoint/step-40.partial/       being written, or left by a save that was killed
+    RUN/checkpoint/step-40/commit.json    complete: names every other file, and its companion files
     RUN/checkpoint/step-40/__0_model_0.distcp, __0_state_0.distcp, ..., .metadata
-    RUN/checkpoint/provenance/step-40.json, data_phases/step-40.json, data_phases/3f...json
+    RUN/checkpoint/step-40.deleted/       being removed
+    RUN/checkpoint/step-40.rolled-back/   newer than the checkpoint a rollback went back to
+    RUN/checkpoint/provenance/step-40.json, data_phases/step-40.json, data_phases/3f...json    companion files
 
-Checksums are xxh3-128, taken of the bytes on their way to the file: ten times as fast as sha256.
-
-Which names of a saved state are weights.
-
-In: a name of DCP's flat state. Out: its role. TorchTitan saves weights under their own names and all else under a key
-of its own; a checkpoint without those is one of weights only.
-
-Folders of checkpoints: how one appears, is replaced, is thinned, goes, and what killed saves leave behind.
-
-In: a checkpoint folder (RUN/checkpoint). Out: steps that are there as a whole or not at all. A save writes
-step-N.partial and is renamed to step-N when its marker lies in it; what is deleted is first renamed to step-N.deleted.
-Nothing is copied: a thinned checkpoint shares its files with the full one it came from by hard links.
-
-Which ranks see the run folder of rank 0.
-
-In: the folder, with the process group up. Out: the same answer on every rank. Without a shared file system a node has
-only what its own ranks wrote, which decides who uploads and what retention may count on.
+A save writes step-N.partial and renames it once the marker is in it; a removal renames before it deletes. So a kill at
+any instant leaves a complete checkpoint or none. Checksums are xxh3-128 of the bytes on their way to the file: ten
+times as fast as sha256. One lock per checkpoint, on its marker, keeps retention from removing what is being read.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
-import torch.distributed as dist
 import xxhash
 
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.files import sync_folder, write_atomically
+from titan_speech.utils.locks import try_lock
 from titan_speech.utils.safe_path import byte_count, relative_path
 
 MARKER = "commit.json"
 FORMAT_VERSION = 1
-STEP_NAME = re.compile(r"step-(\d+)")
+INDEX = ".metadata"
+"""DCP's index: names, shapes, and the place of each piece."""
+
+STATE_KEYS = ("optimizer", "lr_scheduler", "dataloader", "train_state")
+"""TorchTitan's keys for everything but the weights; they are part of the format, so they are not imported."""
+
 READ_BYTES = 1 << 18
-"""What fits a core's cache: 4.9 GB of a file in memory are hashed in a second of one core, with 4 MB it is 3.2."""
+"""Fits a core's cache: one core hashes 4.9 GB of a file in memory per second, with blocks of 4 MB 3.2 GB."""
+
+PARTIAL, DELETED, ROLLED_BACK = ".partial", ".deleted", ".rolled-back"
 
 Kind = Literal["full", "model"]
-"""full: model, optimizer, schedule, data position; model: weights only, which nothing can be resumed from."""
+"""full: model, optimizer, schedule, read positions; model: weights only, from which no run can resume."""
 
 Role = Literal["model", "state", "index", "beside"]
-"""model: weights; state: all else a resume needs; index: DCP's .metadata; beside: records in the folder above."""
+"""model: weights; state: all else a resume needs; index: DCP's .metadata; beside: companion files, one folder up."""
+
+_PREFIXES = tuple(f"{key}." for key in STATE_KEYS)
+_STEP_NAME = re.compile(r"step-(\d+)")
+
+
+def step_name(step: int) -> str:
+    """The name of a checkpoint folder, "step-40"; the only place that builds it."""
+    return f"step-{step}"
+
+
+def step_from_name(name: str) -> int | None:
+    """The step of a folder called "step-40"; None for any other name. The only place that parses it."""
+    match = _STEP_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The folder of one checkpoint, .../step-N, and its step."""
+
+    path: Path
+    step: int
+
+    @classmethod
+    def of_step(cls, folder: Path, step: int) -> Checkpoint:
+        """The checkpoint of `step` in a folder of checkpoints; it need not exist."""
+        return cls(folder / step_name(step), step)
+
+    @classmethod
+    def at(cls, path: Path) -> Checkpoint:
+        """The checkpoint whose folder is `path`; it need not exist.
+
+        Raises:
+            CheckpointError: the folder is not called step-N.
+        """
+        step = step_from_name(path.name)
+        if step is None:
+            raise CheckpointError(f"{path} is not a checkpoint: expected a folder called step-N")
+        return cls(path, step)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The folder of the checkpoint of `step` in a folder of checkpoints."""
+    return folder / step_name(step)
 
 
 @dataclass(frozen=True)
@@ -63,7 +106,7 @@ class FileRecord:
     """One file of a checkpoint."""
 
     name: str
-    """Relative to the checkpoint, or to the folder above it if `role` is beside."""
+    """Relative to the checkpoint, or to the folder above it if `role` is "beside"."""
 
     num_bytes: int
     xxh3_128: str
@@ -75,12 +118,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Commit:
-    """What the marker says."""
+    """The content of the marker."""
 
     step: int
     kind: Kind
     reason: str
-    """Why it was saved: schedule, wall time, last step, or what was asked for by name."""
+    """Why it was saved: schedule, wall time, last step, or the name of what requested it."""
 
     written_unix_sec: float
     world_size: int
@@ -107,54 +150,83 @@ def commit_from_json(text: str) -> Commit:
         raise ValueError(f"a commit marker of another format than {FORMAT_VERSION}; update titan_speech")
     files = tuple(FileRecord(**file) for file in record.pop("files"))
     commit = Commit(files=files, **record)
-    _check_types(commit)
-    return commit
-
-
-def _check_types(commit: Commit) -> None:
-    """A marker edited by hand may hold anything, and one bad marker must not end a start that has sound ones."""
-    expected = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int}
-    _check_values(commit, expected, "kind", get_args(Kind))
-    for file in commit.files:
+    # A marker edited by hand may hold anything, and one bad marker must not end a start that has sound checkpoints.
+    types = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int}
+    _check_values(commit, types, "kind", get_args(Kind))
+    for file in files:
         _check_values(file, {"name": str, "num_bytes": int, "xxh3_128": str}, "role", get_args(Role))
         relative_path(file.name)
         byte_count(file.num_bytes)
+    return commit
 
 
 def _check_values(
-    record: Commit | FileRecord, expected: dict[str, type | tuple[type, ...]], chosen: str, choices: tuple[str, ...]
+    record: Commit | FileRecord, types: dict[str, type | tuple[type, ...]], choice: str, choices: tuple[str, ...]
 ) -> None:
-    for name, kinds in expected.items():
-        if not isinstance(getattr(record, name), kinds):
+    for name, expected in types.items():
+        if not isinstance(getattr(record, name), expected):
             raise TypeError(f"{name}: found {getattr(record, name)!r}")
-    if getattr(record, chosen) not in choices:
-        raise ValueError(f"{chosen}: found {getattr(record, chosen)!r}, expected one of {', '.join(choices)}")
+    if getattr(record, choice) not in choices:
+        raise ValueError(f"{choice}: found {getattr(record, choice)!r}, expected one of {', '.join(choices)}")
 
 
 def read_commit(checkpoint: Path) -> Commit | None:
-    """The marker of a checkpoint (.../step-N); None where there is none.
+    """The marker of a checkpoint (.../step-N), or None if it has no marker.
 
     Raises:
-        CheckpointError: it is there but damaged.
+        CheckpointError: the marker is damaged.
     """
     path = checkpoint / MARKER
     try:
-        commit = commit_from_json(path.read_text(encoding="utf-8"))
+        return commit_from_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}), so {checkpoint.name} cannot be trusted") from error
-    return commit
+
+
+def committed_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Checkpoints of a folder that have a marker, by rising step."""
+    paths = (path.parent for path in folder.glob(f"step-*/{MARKER}"))
+    found = [Checkpoint(path, step) for path in paths if (step := step_from_name(path.name)) is not None]
+    return sorted(found, key=lambda one: one.step)
 
 
 def committed_steps(folder: Path) -> list[int]:
-    """Steps of `folder` that have a marker, in rising order."""
-    matches = (STEP_NAME.fullmatch(path.parent.name) for path in folder.glob(f"step-*/{MARKER}"))
-    return sorted(int(match[1]) for match in matches if match)
+    """Steps of a folder that have a marker, rising."""
+    return [one.step for one in committed_checkpoints(folder)]
+
+
+def committed_at(path: Path) -> list[Checkpoint]:
+    """Complete checkpoints that a path given by a user means, newest first.
+
+    Args:
+        path: a checkpoint, a folder of checkpoints, or a run folder, which holds one under any name.
+    """
+    if step_from_name(path.name) is not None:
+        return [Checkpoint.at(path)] if (path / MARKER).is_file() else []
+    found = [one for folder in (path, *path.glob("*/")) for one in committed_checkpoints(folder)]
+    return sorted(found, key=lambda one: one.step, reverse=True)
+
+
+def unmarked_checkpoints(path: Path) -> list[Checkpoint]:
+    """Folders step-N at a path given by a user that have DCP's index and no marker, by rising step."""
+    if step_from_name(path.name) is not None:
+        indices = [path / INDEX]
+    else:
+        indices = [index for pattern in ("step-*", "*/step-*") for index in path.glob(f"{pattern}/{INDEX}")]
+    folders = [index.parent for index in indices if index.is_file() and not (index.parent / MARKER).exists()]
+    found = [Checkpoint.at(folder) for folder in folders if step_from_name(folder.name) is not None]
+    return sorted(found, key=lambda one: one.step)
+
+
+def role_of_name(name: str) -> Role:
+    """The role of a name in DCP's flat state: what is under none of TorchTitan's own keys is a weight."""
+    return "state" if f"{name}.".startswith(_PREFIXES) else "model"
 
 
 def file_record(path: Path, name: str, role: Role) -> FileRecord:
-    """Size and checksum of a file that is there."""
+    """Read a file for its size and checksum."""
     digest, num_bytes, block = xxhash.xxh3_128(), 0, memoryview(bytearray(READ_BYTES))
     with path.open("rb", buffering=0) as file:
         while read := file.readinto(block):
@@ -163,62 +235,21 @@ def file_record(path: Path, name: str, role: Role) -> FileRecord:
     return FileRecord(name, num_bytes, digest.hexdigest(), role)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """A small file, whole or not at all, that survives a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Names in a folder are durable only once the folder is synced too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-INDEX = ".metadata"
-"""DCP's index: names, shapes, and the place of each piece."""
-
-STATE_KEYS = ("optimizer", "lr_scheduler", "dataloader", "train_state")
-"""TorchTitan's keys, without its import: they are part of the format."""
-
-_PREFIXES = tuple(f"{key}." for key in STATE_KEYS)
-
-
-def role_of_name(name: str) -> Role:
-    return "state" if f"{name}.".startswith(_PREFIXES) else "model"
-
-
-PARTIAL, DELETED, ROLLED_BACK = ".partial", ".deleted", ".rolled-back"
-
-
-def checkpoint_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step}"
-
-
 def partial_path(checkpoint: Path) -> Path:
+    """Where a save writes until the checkpoint is complete."""
     return checkpoint.with_name(checkpoint.name + PARTIAL)
 
 
 def publish(checkpoint: Path, commit: Commit) -> None:
-    """Make the partial folder of `checkpoint` the checkpoint; one that is there already is replaced.
+    """Turn the partial folder of `checkpoint` into the checkpoint; one of the same step is replaced.
 
-    A kill before the rename leaves a partial folder with a marker, which `recover` puts in place.
+    A kill before the rename leaves a partial folder with a marker, which `recover` renames.
     """
-    partial = partial_path(checkpoint)
-    write_durably(partial / MARKER, commit.to_json())
-    _put_in_place(checkpoint)
+    write_atomically(partial_path(checkpoint) / MARKER, commit.to_json())
+    _rename_partial(checkpoint)
 
 
-def _put_in_place(checkpoint: Path) -> None:
+def _rename_partial(checkpoint: Path) -> None:
     deleted = checkpoint.with_name(checkpoint.name + DELETED)
     if checkpoint.exists():
         shutil.rmtree(deleted, ignore_errors=True)
@@ -229,7 +260,7 @@ def _put_in_place(checkpoint: Path) -> None:
 
 
 def discard(checkpoint: Path) -> None:
-    """Remove a checkpoint; a kill in between leaves no half of it under its name."""
+    """Remove a checkpoint, if it exists; a kill meanwhile leaves no incomplete folder under its name."""
     deleted = checkpoint.with_name(checkpoint.name + DELETED)
     try:
         checkpoint.replace(deleted)
@@ -238,61 +269,52 @@ def discard(checkpoint: Path) -> None:
     shutil.rmtree(deleted, ignore_errors=True)
 
 
-def discard_partial(checkpoint: Path) -> None:
-    """Remove what a save that failed has written."""
-    shutil.rmtree(partial_path(checkpoint), ignore_errors=True)
-
-
 def recover(folder: Path) -> list[str]:
-    """Finish or remove what killed saves left; what was done, in words. Only for the run that holds the folder."""
+    """Finish or remove what killed saves and removals left. Only for the run that holds the lock of the folder.
+
+    Returns:
+        A sentence for each thing that was done.
+    """
     done = []
     for path in sorted(folder.glob("step-*")):
         name = path.name.removesuffix(PARTIAL).removesuffix(DELETED)
-        if name == path.name or not STEP_NAME.fullmatch(name):
+        if name == path.name or step_from_name(name) is None:
             continue
         if path.name.endswith(PARTIAL) and (path / MARKER).is_file():
-            _put_in_place(folder / name)
-            done.append(f"{name} was complete but for its name, and is in place now")
+            _rename_partial(folder / name)
+            done.append(f"{name} was complete but not renamed yet; it was renamed now")
         else:
             shutil.rmtree(path, ignore_errors=True)
-            done.append(f"{path.name} of a run that was stopped was removed")
+            done.append(f"{path.name}, left by a run that was stopped, was removed")
     return done
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system has no hard links."""
+    """Give a file a second name; copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
 
 
-@dataclass(frozen=True)
-class FreeSpace:
-    """`sees_rank_0[r]`: whether the run folder of rank r is that of rank 0."""
+@contextmanager
+def lock_for_reading(checkpoint: Path) -> Iterator[bool]:
+    """Keep retention from removing a checkpoint while it is uploaded or exported.
 
-    sees_rank_0: tuple[bool, ...]
+    Yields:
+        False if the checkpoint does not exist or is being removed. Nobody waits.
+    """
+    with try_lock(checkpoint / MARKER, fcntl.LOCK_SH) as is_held:
+        yield is_held
 
-    @property
-    def are_shared(self) -> bool:
-        return all(self.sees_rank_0)
 
+@contextmanager
+def lock_for_removal(checkpoint: Path) -> Iterator[bool]:
+    """Keep others from beginning to read a checkpoint while it is removed or loses its optimizer state.
 
-def free_space(folder: Path) -> FreeSpace:
-    """All ranks call it; nothing is written where one node has all ranks."""
-    world_size = dist.get_world_size()
-    if world_size == int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
-        return FreeSpace((True,) * world_size)
-    group, name = cast(dist.ProcessGroup, dist.new_group(backend="gloo")), [f".seen-{uuid.uuid4().hex}"]
-    dist.broadcast_object_list(name, src=0, group=group)
-    path = folder / name[0]
-    if dist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    dist.barrier(group)
-    seen: list[bool] = [False] * world_size
-    dist.all_gather_object(seen, path.exists(), group=group)
-    if dist.get_rank() == 0:
-        path.unlink()
-    dist.destroy_process_group(group)
-    return FreeSpace(tuple(seen))
+    Yields:
+        False if the checkpoint does not exist or is being read. Nobody waits; retention tries again after the next
+        save.
+    """
+    with try_lock(checkpoint / MARKER, fcntl.LOCK_EX) as is_held:
+        yield is_held

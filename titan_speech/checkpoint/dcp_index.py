@@ -1,7 +1,8 @@
 """DCP's readers, for checkpoints that may come from somebody else.
 
-In: a checkpoint and a state to load. Out: the state, loaded, or a `CheckpointError`; nothing the checkpoint holds is
-run. DCP unpickles two things: its index (`index.py` reads it) and each value that is no tensor (`PlainLoadPlanner`:
+In: a checkpoint and a state to load.
+Out: the state, loaded, or a `CheckpointError`; nothing the checkpoint holds is
+run. DCP unpickles two things: its index (`index.py` reads it) and each value that is not a tensor (`PlainLoadPlanner`:
 torch's weights-only reader, then numbers, texts and lists of them only). Tensors DCP reads weights-only itself.
 
 A reader reads its index once, however often it loads.
@@ -93,7 +94,7 @@ class SafeFileSystemReader(FileSystemReader):
 
 
 class PlainLoadPlanner(DefaultLoadPlanner):
-    """DCP's planner, but for values that are no tensors: only plain ones are taken."""
+    """DCP's planner, but for values that are not tensors: only plain ones are taken."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         name = read_item.storage_index.fqn

@@ -1,10 +1,11 @@
-"""DCP's index, read as data: where each tensor of a checkpoint lies.
+"""DCP's index, read as data: in which file each tensor of a checkpoint is.
 
-In: a checkpoint's `.metadata`, from wherever it came. Out: an `Index` of plain values, or a `CheckpointError`. The file
-is a pickle, and a pickle may name any function and have it called when it is loaded. Here it can name only what DCP and
-`thin` put there (`_known`), and even those names stand for records that do nothing, never for the classes themselves;
-what they hold is checked field by field, without torch. 1,200 tensors in 64 parts each take 2.7 s of one core, where
-unpickling as DCP does it takes 1.4 s. `dcp_index.py` makes DCP's own classes of it.
+In: a checkpoint's `.metadata`, from wherever it came.
+Out: an `Index` of plain values, or a `CheckpointError`. The file is a pickle, and a pickle may name any function and
+have it called when it is loaded. Here it can name only what DCP and `drop_optimizer_state` write (`_known`), and even
+those names stand for records that do nothing, never for the classes themselves; their content is checked field by
+field, without torch. 1,200 tensors in 64 parts each take 2.7 s of one core, unpickling as DCP does it 1.4 s.
+`dcp_index.py` makes DCP's own classes of it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a piece lies."""
+    """The file and the range of one piece of a tensor."""
 
     relative_path: str
     offset: int
@@ -80,7 +81,7 @@ class Place:
 
 @dataclass(frozen=True)
 class SavedAs:
-    """What a save says of itself."""
+    """What a save recorded about itself."""
 
     checkpoint_id: str | None
     is_path: bool
@@ -91,13 +92,13 @@ class SavedAs:
 
 @dataclass(frozen=True)
 class Index:
-    """The whole of it."""
+    """The content of an index."""
 
     entries: dict[str, TensorEntry | None]
-    """None: no tensor but a value, which lies in a file as a pickle of its own."""
+    """None: not a tensor but a value, stored in a file as a pickle of its own."""
 
     nested: dict[str, tuple[str | int, ...]] | None
-    """Where each name was in the state that was saved."""
+    """The path of each name in the state that was saved."""
 
     places: dict[Key, Place]
     saved_as: SavedAs | None
@@ -142,11 +143,11 @@ def _refuse(path: Path, found: str, cause: BaseException | None = None) -> NoRet
 
 
 class _RefusedError(Exception):
-    """What the index holds has no place in it."""
+    """The index contains something that does not belong in one."""
 
 
 class _Record:
-    """Stands for an instance of a class of DCP: what it was called with and its state, without the class.
+    """Stands for an instance of a class of DCP: its arguments and its state, without the class.
 
     A pickle sets attributes by `__setstate__` where there is one, so it can change neither these classes nor DCP's.
     """
@@ -225,7 +226,7 @@ _STANDS_FOR: Mapping[tuple[str, str], type] = {
 
 
 def _known(module: str, name: str) -> object:
-    """What a name in an index stands for.
+    """The stand-in for a name in an index.
 
     Raises:
         _RefusedError: DCP has no use for it there.
@@ -240,7 +241,7 @@ def _known(module: str, name: str) -> object:
 
 
 class _Reader(pickle.Unpickler):
-    """Knows the names of `_known` only."""
+    """An unpickler that knows only the names of `_known`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
@@ -312,7 +313,7 @@ def _saved_as(read: object) -> SavedAs:
 
 
 def _memory_format(read: object) -> int:
-    """Its number; some versions of Python write it as getattr(class, name), others as class(number)."""
+    """The number of a memory format; Python writes it as getattr(class, name) or class(number), by version."""
     if type(read) is _Attribute and len(read.args) == 2 and read.args[0] is _MemoryFormat:
         name = _text(read.args[1])
         if name in MEMORY_FORMATS:
@@ -333,7 +334,7 @@ def _nested(read: object) -> tuple[str | int, ...]:
 
 
 def _fields(read: object, kind: type[_Record], *names: str) -> dict[str, Any]:
-    """The state of a record; what a save left out is as DCP's class has it."""
+    """The state of a record; fields that a save left out have the defaults of DCP's class."""
     if not isinstance(read, _Record) or type(read) is not kind:
         raise _unexpected(read, kind.__name__.strip("_"))
     if type(read.state) is not dict or not read.state.keys() <= set(names):

@@ -1,84 +1,35 @@
-"""Whether learning rates only drop: from the stage before to this one, and where a run goes on under another schedule.
+"""`[stage] from`: the initial load of a stage from the previous one, and what its learning rates do.
 
-In: this run's budget and the one kept in the provenance of the checkpoint it starts from. Out: a sentence for the user,
-or none. Nothing is changed here: the schedule of a run is that of its file.
+In: the [stage], [checkpoint] and [data] config, this run's provenance and budget.
+Out: an `InitialLoad`: the checkpoint whose weights (and, if asked for, optimizer state) the stage starts from, and what
+the user should know. Decided from files alone, before a process group exists, and only for a run without checkpoints of
+its own: a crash inside the stage resumes the stage.
 
-`[stage] from`: what a stage takes over from the one before.
-
-In: the [stage] and [checkpoint] tables, this run's provenance and budget. Out: a `HandOver`: the checkpoint whose
-weights (and, if asked for, moments of AdamW) the stage starts from, and what to tell. Decided from files alone, before
-a process group exists, and only for a run without checkpoints of its own: a crash inside the stage resumes the stage.
-
-Taken over are weights, moments and the place of each data stream. Never taken over are step, schedule and rates.
+Loaded are weights, optimizer state and the read position of each data stream. Never loaded are step, schedule and
+learning rates: the schedule of a run is that of its file, and a rate that would rise is a warning, or with
+stage.strict an error.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, STEP_NAME
+from titan_speech.checkpoint.commit import Checkpoint, committed_at, step_from_name
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.resume import local_copy
-from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.start import Start, newest_complete
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.data.phase_files import phase_end
+from titan_speech.data.phases import PhaseEnd
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.s3_url import is_s3
 
 TOLERANCE = 1e-6
-"""Relative: rates are written by people."""
-
-
-def learning_rate_rise(budget: Budget, before: Budget | None, checkpoint: Path) -> str:
-    """What to say if this stage's peak is above the rate that `checkpoint` (.../step-N) was last trained with."""
-    step = int(checkpoint.name.removeprefix("step-"))
-    if before is None:
-        return f"{checkpoint} does not say its learning rate, so optimizer.lr = {budget.lr:g} was not compared with it."
-    last = before.learning_rate(max(step, 1) - 1)
-    if budget.lr <= last * (1 + TOLERANCE):
-        return ""
-    unfinished = f" (at step {step:,} of {before.num_steps:,})" if step < before.num_steps else ""
-    return (
-        f"The learning rate rises from stage to stage: optimizer.lr = {budget.lr:g} is above {last:g}, with which the "
-        f"stage before ended{unfinished} ({checkpoint}). Set optimizer.lr to {last:g} or less."
-    )
-
-
-def cut_short(before: Budget | None, checkpoint: Path) -> str:
-    """What to say if `checkpoint` (.../step-N) lies before the end of its stage."""
-    step = int(checkpoint.name.removeprefix("step-"))
-    if before is None or step >= before.num_steps:
-        return ""
-    return (
-        f"The stage before is not finished: {checkpoint} is step {step:,} of {before.num_steps:,}, where its rate was "
-        f"{before.learning_rate(max(step, 1) - 1):.3g} and not yet {before.final_lr:.3g}. Its own command goes on with "
-        "it; if this checkpoint is meant, nothing has to be done."
-    )
-
-
-def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
-    """What to say if a run goes on after `step` steps with another schedule than it had."""
-    if before is None or _curve(budget) == _curve(before):
-        return ""
-    length = f"{before.num_steps:,} steps" + (
-        f" -> {budget.num_steps:,}" if budget.num_steps != before.num_steps else ""
-    )
-    return (
-        f"The schedule is not the one this run had ({length}). Warmup and decay are computed over the new total: step "
-        f"{step + 1:,} has the rate {budget.learning_rate(step):.3g}, under the old schedule it had "
-        f"{before.learning_rate(step):.3g}; the last step has {budget.final_lr:.3g}. To go on without a rise, start a "
-        f"stage of its own from this run, with optimizer.lr = {before.learning_rate(step):.3g}."
-    )
-
-
-def _curve(budget: Budget) -> tuple[float | str, ...]:
-    """What decides the rate of a step."""
-    return budget.num_steps, budget.warmup_steps, budget.lr, budget.end_lr, budget.decay
+"""Relative: learning rates are written by people."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +41,57 @@ class InitialLoad:
 
 
 def choose_initial_load(config: SpeechConfig, provenance: Provenance, budget: Budget) -> InitialLoad:
-    """The checkpoint that `[stage] from` stands for.
+    """Choose the checkpoint that `[stage] from` means.
 
     Raises:
-        CheckpointError: it is absent, damaged, of another model, lacks what is asked for, or, with `strict`, the
+        CheckpointError: it is missing, damaged, of another model, lacks what is asked for, or, with stage.strict, the
             learning rate would rise.
     """
     stage = config.stage
     start = _newest_sound(config)
-    assert start.checkpoint is not None, "a hand-over has a checkpoint"
+    assert start.checkpoint is not None, "an initial load has a checkpoint"
     found = read_provenance(start.checkpoint)
     if found is not None:
         provenance.check_fits(found, start.checkpoint, weights_only=True)
     if _continues_data(config) and phase_end(start.checkpoint) is None:
         raise CheckpointError(
-            f"{_where(stage)}: {start.checkpoint} has no record beside it of how far each data stream was read; copy "
+            f"{_key(stage)}: {start.checkpoint} has no record next to it of how far each data stream was read; copy "
             "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
         )
-    before = found.budget if found else None
-    note = learning_rate_rise(budget, before, start.checkpoint)
+    before, checkpoint = found.budget if found else None, Checkpoint.at(start.checkpoint)
+    note = learning_rate_rise(budget, before, checkpoint)
     if note and stage.strict:
         raise CheckpointError(f"{note} With stage.strict = false this is a warning.")
-    notes = (note, cut_short(before, start.checkpoint))
+    notes = (note, unfinished_stage(before, checkpoint))
     return InitialLoad(start, tuple(one for one in notes if one))
 
 
+def _newest_sound(config: SpeechConfig) -> Start:
+    stage, passed_over = config.stage, []
+    path = local_copy(stage.from_, config.storage) if is_s3(stage.from_) else Path(stage.from_).absolute()
+    is_one = step_from_name(path.name) is not None
+    for checkpoint in [Checkpoint.at(path)] if is_one else committed_at(path):
+        found = verify(checkpoint.path, checksums=config.checkpoint.verify_checksums)
+        if found.problems:
+            passed_over.append(f"{checkpoint.path.name}: damaged: {', '.join(found.problems)}")
+        elif stage.optimizer and found.commit is not None and found.commit.kind != "full":
+            passed_over.append(f"{checkpoint.path.name}: has weights only, stage.optimizer asks for more")
+        else:
+            return Start(
+                checkpoint=checkpoint.path,
+                passed_over=tuple(passed_over),
+                is_from_previous_stage=True,
+                with_optimizer=stage.optimizer,
+            )
+    unusable = f"; unusable: {'; '.join(passed_over)}" if passed_over else ""
+    raise CheckpointError(
+        f"{_key(stage)}: no complete checkpoint there{unusable}. Give the run folder of the previous stage, or one of "
+        "its checkpoints (.../checkpoint/step-N); to start without one, leave stage.from out"
+    )
+
+
 def on_this_machine(config: SpeechConfig, start: Start) -> Start:
-    """The start that rank 0 chose, on this rank's node: what lies at s3:// is fetched by each node."""
+    """The start that rank 0 chose, on the node of this rank: each node fetches what is at s3://."""
     if start.checkpoint is None or not is_s3(config.stage.from_) or os.environ["RANK"] == "0":
         return start
     run = str(config.stage.from_).rstrip("/").removesuffix(f"/{start.checkpoint.name}")
@@ -124,59 +99,99 @@ def on_this_machine(config: SpeechConfig, start: Start) -> Start:
 
 
 def with_continued_data(config: SpeechConfig, start: Start) -> SpeechConfig:
-    """The configuration to plan data with: a stage reads its streams on from the checkpoint it takes over."""
-    if not start.is_hand_over or not _continues_data(config):
+    """The configuration to plan data with: `data.continue_from` is a complete checkpoint, unless the run resumes.
+
+    Raises:
+        CheckpointError: data.continue_from has no complete checkpoint.
+    """
+    if start.is_resume:  # its own checkpoint has the read positions, and continue_from is not read
         return config
-    return replace(config, data=replace(config.data, continue_from=str(start.checkpoint)))
+    if start.is_from_previous_stage and _continues_data(config):
+        return replace(config, data=replace(config.data, continue_from=str(start.checkpoint)))
+    if config.data.continue_from:
+        newest = newest_complete(Path(config.data.continue_from), "data.continue_from")
+        return replace(config, data=replace(config.data, continue_from=str(newest.path.absolute())))
+    return config
 
 
-def previewed(config: SpeechConfig) -> tuple[SpeechConfig, str]:
-    """To look at data before the run: as `with_continued_data`, or a remark where the stage before is not there yet."""
-    if not config.stage.from_ or not _continues_data(config):
-        return config, ""
-    try:
-        start = _newest_sound(replace(config, checkpoint=replace(config.checkpoint, verify_checksums=False)))
-    except CheckpointError:
-        return config, f"{_where(config.stage)} has no checkpoint: streams are shown from their beginning"
+def preview_data(config: SpeechConfig) -> tuple[SpeechConfig, str]:
+    """As `with_continued_data`, to look at the data of a run before it starts.
+
+    Returns:
+        The configuration, and a remark if the previous stage has no checkpoint yet.
+
+    Raises:
+        CheckpointError: data.continue_from has no complete checkpoint.
+    """
+    start = Start()
+    if config.stage.from_ and _continues_data(config):
+        try:
+            start = _newest_sound(replace(config, checkpoint=replace(config.checkpoint, verify_checksums=False)))
+        except CheckpointError:
+            return config, f"{_key(config.stage)} has no checkpoint: streams are shown from their beginning"
     return with_continued_data(config, start), ""
+
+
+def later_phase(config: SpeechConfig) -> PhaseEnd | None:
+    """Where the run of this configuration is, if it has left its first phase: slots count over all phases."""
+    newest = committed_at(Path(config.job.dump_folder).absolute())
+    end = phase_end(newest[0].path) if newest else None
+    return end if end is not None and end.last.first_slot and end.last.label == config.data.phase else None
 
 
 def _continues_data(config: SpeechConfig) -> bool:
     return config.stage.continue_data and not config.data.continue_from
 
 
-def _where(stage: StageConfig) -> str:
+def _key(stage: StageConfig) -> str:
     return f"stage.from = {stage.from_!r}"
 
 
-def _newest_sound(config: SpeechConfig) -> Start:
-    stage, passed_over = config.stage, []
-    place = local_copy(stage.from_, config.storage) if is_s3(stage.from_) else Path(stage.from_).absolute()
-    for checkpoint in _candidates(place):
-        found = verify(checkpoint, checksums=config.checkpoint.verify_checksums)
-        if found.problems:
-            passed_over.append(f"{checkpoint.name}: damaged: {', '.join(found.problems)}")
-        elif stage.optimizer and found.commit is not None and found.commit.kind != "full":
-            passed_over.append(f"{checkpoint.name}: has weights only, stage.optimizer asks for more")
-        else:
-            return Start(
-                checkpoint=checkpoint,
-                passed_over=tuple(passed_over),
-                is_hand_over=True,
-                with_optimizer=stage.optimizer,
-            )
-    seen = f"; passed over: {'; '.join(passed_over)}" if passed_over else ""
-    raise CheckpointError(
-        f"{_where(stage)}: no complete checkpoint there{seen}. Give the run folder of the stage before, or one of its "
-        "checkpoints (.../checkpoint/step-N); to start without one, leave stage.from out"
+def learning_rate_rise(budget: Budget, before: Budget | None, checkpoint: Checkpoint) -> str:
+    """A warning if this stage's peak learning rate is above the one `checkpoint` was last trained with, else empty."""
+    if before is None:
+        return (
+            f"{checkpoint.path} does not record its learning rate, so optimizer.lr = {budget.lr:g} was not compared "
+            "with it."
+        )
+    step = checkpoint.step
+    last = before.learning_rate(max(step, 1) - 1)
+    if budget.lr <= last * (1 + TOLERANCE):
+        return ""
+    unfinished = f" (at step {step:,} of {before.num_steps:,})" if step < before.num_steps else ""
+    return (
+        f"The learning rate rises from stage to stage: optimizer.lr = {budget.lr:g} is above {last:g}, with which the "
+        f"previous stage ended{unfinished} ({checkpoint.path}). Set optimizer.lr to {last:g} or less."
     )
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """`folder` itself if it is a checkpoint, else those of a run folder or of a folder of checkpoints, newest first."""
-    if STEP_NAME.fullmatch(folder.name):
-        yield folder
-        return
-    found = [path.parent for pattern in ("step-*", "*/step-*") for path in folder.glob(f"{pattern}/{MARKER}")]
-    numbered = [path for path in found if STEP_NAME.fullmatch(path.name)]
-    yield from sorted(numbered, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+def unfinished_stage(before: Budget | None, checkpoint: Checkpoint) -> str:
+    """A warning if `checkpoint` is not the last of its stage, else empty."""
+    step = checkpoint.step
+    if before is None or step >= before.num_steps:
+        return ""
+    return (
+        f"The previous stage is not finished: {checkpoint.path} is step {step:,} of {before.num_steps:,}, where its "
+        f"learning rate was {before.learning_rate(max(step, 1) - 1):.3g} and not yet {before.final_lr:.3g}. Its own "
+        "command continues it; if this checkpoint is meant, nothing has to be done."
+    )
+
+
+def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
+    """A warning if a run resumes after `step` steps with another schedule than it had, else empty."""
+    if before is None or _schedule(budget) == _schedule(before):
+        return ""
+    length = f"{before.num_steps:,} steps" + (
+        f" -> {budget.num_steps:,}" if budget.num_steps != before.num_steps else ""
+    )
+    return (
+        f"The schedule is not the one this run had ({length}). Warmup and decay are computed over the new total: step "
+        f"{step + 1:,} has the rate {budget.learning_rate(step):.3g}, under the old schedule it had "
+        f"{before.learning_rate(step):.3g}; the last step has {budget.final_lr:.3g}. To continue without a rise, start "
+        f"a stage of its own from this run, with optimizer.lr = {before.learning_rate(step):.3g}."
+    )
+
+
+def _schedule(budget: Budget) -> tuple[float | str, ...]:
+    """What decides the learning rate of a step."""
+    return budget.num_steps, budget.warmup_steps, budget.lr, budget.end_lr, budget.decay

@@ -1,13 +1,8 @@
-"""Which checkpoints a path on the command line means.
+"""Text for `titan-speech checkpoint list`, `inspect` and `diff`, and which checkpoints a path of theirs means.
 
-In: a run folder, its checkpoint folder, or a checkpoint (.../step-N). Out: the folder of checkpoints, and of a run its
-settings and losses as far as they lie there. The run's configuration is read as plain TOML: its stores and tokenizer
-may be on another machine.
-
-Checkpoints for people: `titan-speech checkpoint list`, `inspect` and `diff`.
-
-In: checkpoint folders. Out: text. `list` looks at sizes only, so it answers at once for any size of model; `inspect`
-reads DCP's index, no tensor.
+In: a run folder, its checkpoint folder, or a checkpoint (.../step-N).
+Out: text. `list` looks at sizes only, so it answers at once for any size of model; `inspect` reads DCP's index, no
+tensor. The run's configuration is read as plain TOML: its stores and tokenizer may be on another machine.
 """
 
 from __future__ import annotations
@@ -26,92 +21,97 @@ from titan_speech.checkpoint.commit import (
     MARKER,
     PARTIAL,
     ROLLED_BACK,
-    STEP_NAME,
-    checkpoint_path,
-    committed_steps,
+    Checkpoint,
+    committed_checkpoints,
     role_of_name,
+    step_from_name,
+    step_name,
 )
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
-from titan_speech.checkpoint.upload.status import UploadStatus, read_status, status_path
+from titan_speech.checkpoint.upload.job import UploadStatus, read_status, status_path
 from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.text_table import size_text, table_lines
 
+HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
+MULTILINE = ("config", "tokens")
+
 
 @dataclass(frozen=True)
 class RunDir:
-    """Checkpoints of one run, and what is known of it."""
+    """The checkpoints of one run, and what its folder says about them."""
 
     folder: Path
-    """Where step-N lie."""
+    """The folder of the checkpoints step-N."""
 
     milestone_every_steps: int = 0
     loss_at: dict[int, float] = field(default_factory=dict)
     """Losses of logged steps."""
 
-    def checkpoint(self, step: int) -> Path:
-        """A checkpoint that is complete.
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The complete checkpoint of a step.
 
         Raises:
-            CheckpointError: there is none of this step.
+            CheckpointError: there is none.
         """
-        steps = committed_steps(self.folder)
-        if step not in steps:
-            known = f"there are the steps {', '.join(map(str, steps))}" if steps else "there is none"
+        complete = committed_checkpoints(self.folder)
+        found = next((one for one in complete if one.step == step), None)
+        if found is None:
+            steps = ", ".join(str(one.step) for one in complete)
+            known = f"there are the steps {steps}" if steps else "there is none"
             raise CheckpointError(f"no complete checkpoint of step {step} in {self.folder}; {known}")
-        return checkpoint_path(self.folder, step)
+        return found
 
 
 def run_dir(path: Path) -> RunDir:
-    """The checkpoints in `path`: a run folder, or the folder step-N lie in.
+    """The checkpoints at `path`: a run folder, or the folder of the checkpoints step-N.
 
     Raises:
-        CheckpointError: it is neither.
+        CheckpointError: the path is neither.
     """
     run_folder = path if (path / RESOLVED_NAME).is_file() else path.parent
     if (run_folder / RESOLVED_NAME).is_file():
-        table = _table(run_folder / RESOLVED_NAME)
-        folder = run_folder / str(table.get("folder", CheckpointConfig.folder))
+        settings = _checkpoint_settings(run_folder / RESOLVED_NAME)
+        folder = run_folder / str(settings.get("folder", CheckpointConfig.folder))
         if path in (run_folder, folder):
-            every = table.get("milestone_every_steps", CheckpointConfig.milestone_every_steps)
+            every = settings.get("milestone_every_steps", CheckpointConfig.milestone_every_steps)
             return RunDir(folder, int(str(every)), _losses(run_folder))
-    if any(STEP_NAME.match(step.name) for step in path.glob("step-*")):
+    if any(path.glob("step-[0-9]*")):
         return RunDir(path)
     raise CheckpointError(
         f"{path} is neither a run folder (with {RESOLVED_NAME}) nor a folder with checkpoints (step-N)"
     )
 
 
-def checkpoints_at(path: Path, step: int | None = None) -> Iterator[Path]:
-    """The checkpoint `path` is, or those of the run it is, or the one of `step`.
+def checkpoints_at(path: Path, step: int | None = None) -> list[Path]:
+    """The checkpoint at `path`, or all of the run at `path` by rising step, or the run's checkpoint of `step`.
 
     Raises:
-        CheckpointError: what was asked for by its step is not there.
+        CheckpointError: a checkpoint that is named by its step does not exist.
     """
-    if match := STEP_NAME.fullmatch(path.name):
-        yield path if path.is_dir() else RunDir(path.parent).checkpoint(int(match[1]))
-        return
-    place = run_dir(path)
-    steps = committed_steps(place.folder) if step is None else [step]
-    yield from (place.checkpoint(one) if step is not None else checkpoint_path(place.folder, one) for one in steps)
+    own_step = step_from_name(path.name)
+    if own_step is not None:
+        return [path if path.is_dir() else RunDir(path.parent).checkpoint(own_step).path]
+    run = run_dir(path)
+    return [one.path for one in (committed_checkpoints(run.folder) if step is None else [run.checkpoint(step)])]
 
 
 def one_checkpoint(path: Path) -> Path:
-    """The checkpoint `path` is, or the newest of the run it is.
+    """The checkpoint at `path`, or the newest of the run at `path`.
 
     Raises:
         CheckpointError: there is none.
     """
-    found = list(checkpoints_at(path))
+    found = checkpoints_at(path)
     if not found:
         raise CheckpointError(f"no complete checkpoint in {path}; has the run saved one yet?")
     return found[-1]
 
 
-def _table(file: Path) -> dict[str, object]:
+def _checkpoint_settings(file: Path) -> dict[str, object]:
     try:
         return tomli.loads(file.read_text(encoding="utf-8")).get("checkpoint", {})
     except ValueError as error:
@@ -126,13 +126,9 @@ def _losses(run_folder: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "event" not in record and record.get("loss")}
 
 
-HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
-MULTILINE = ("config", "tokens")
-
-
 @dataclass(frozen=True)
 class Listing:
-    """A line a checkpoint, and what else lies there."""
+    """One line per checkpoint, and what else is in the folder."""
 
     lines: tuple[str, ...]
     is_lost: bool
@@ -142,30 +138,45 @@ class Listing:
         return "\n".join(self.lines)
 
 
-def listed(place: RunDir) -> Listing:
-    """The checkpoints of a run."""
-    uploads = read_status(status_path(place.folder.parent))
-    steps = committed_steps(place.folder)
-    found = [verify(checkpoint_path(place.folder, step), checksums=False) for step in steps]
-    rows = (_row(place, step, one, uploads) for step, one in zip(steps, found, strict=True))
-    lines = [*table_lines([HEADER, *rows]), *_no_checkpoints(place.folder)]
-    lines += _uploads(uploads, place.folder) if uploads else []
-    return Listing(tuple(lines), bool(found) and not any(one.is_sound for one in found))
+def list_checkpoints(run: RunDir) -> Listing:
+    """One line per checkpoint of a run, other folders that look like checkpoints, and the state of its uploads."""
+    uploads = read_status(status_path(run.folder.parent))
+    found = [(one, verify(one.path, checksums=False)) for one in committed_checkpoints(run.folder)]
+    pinned = pinned_steps(run.folder)
+    rows = [_row(run, one.step, verification, uploads, pinned) for one, verification in found]
+    lines = [*table_lines([HEADER, *rows]), *_incomplete(run.folder)]
+    lines += _uploads(uploads, run.folder) if uploads else []
+    return Listing(tuple(lines), bool(found) and not any(verification.is_sound for _, verification in found))
 
 
-def _no_checkpoints(folder: Path) -> Iterator[str]:
-    """Folders that look like checkpoints and do not count."""
+def _row(
+    run: RunDir, step: int, found: Verification, uploads: UploadStatus | None, pinned: frozenset[int]
+) -> tuple[str, ...]:
+    reasons = ["pinned"] if step in pinned else []
+    reasons += ["milestone"] if RetentionPolicy(0, 0, run.milestone_every_steps).is_milestone(step) else []
+    loss = f"{run.loss_at[step]:.4f}" if step in run.loss_at else ""
+    upload = uploads.state_of(step_name(step)) if uploads else ""
+    state = "complete" if found.is_sound else f"DAMAGED: {'; '.join(found.problems)}"
+    of_commit = ("?", "?", "?", "?")
+    if found.commit is not None:
+        commit = found.commit
+        of_commit = (commit.kind, size_text(commit.num_bytes), _age(commit.written_unix_sec), commit.reason)
+    return (str(step), *of_commit, ", ".join(reasons), loss, upload, state)
+
+
+def _incomplete(folder: Path) -> Iterator[str]:
+    """Folders that look like checkpoints and are not complete ones."""
     for path in sorted(folder.glob("step-*")):
         if path.name.endswith(PARTIAL):
-            yield f"{path.name}: being saved now, or left over from a run that was stopped"
+            yield f"{path.name}: being saved now, or left by a run that was stopped"
         elif path.name.endswith(ROLLED_BACK):
-            yield f"{path.name}: the run was rolled back behind it; remove it when you like"
-        elif STEP_NAME.fullmatch(path.name) and not (path / MARKER).exists():
-            yield f"{path.name}: has no {MARKER}, so it does not count; see titan-speech checkpoint verify {path}"
+            yield f"{path.name}: the run was rolled back to an earlier step; remove it when you like"
+        elif step_from_name(path.name) is not None and not (path / MARKER).exists():
+            yield f"{path.name}: has no {MARKER}, so it is not complete; see titan-speech checkpoint verify {path}"
 
 
 def _uploads(status: UploadStatus, folder: Path) -> Iterator[str]:
-    """What the table has no place for."""
+    """What the table has no column for."""
     yield f"uploads to {status.to}: {len(status.waiting)} wait ({size_text(status.left_bytes)})"
     only_there = [name for name in status.complete if not (folder / name).is_dir()]
     if only_there:
@@ -173,22 +184,6 @@ def _uploads(status: UploadStatus, folder: Path) -> Iterator[str]:
     yield from status.left_out
     if status.last_error:
         yield f"the last attempt failed: {status.last_error}"
-
-
-def _row(place: RunDir, step: int, found: Verification, uploads: UploadStatus | None) -> tuple[str, ...]:
-    reasons = ["pinned"] if step in pinned_steps(place.folder) else []
-    reasons += ["milestone"] if RetentionPolicy(0, 0, place.milestone_every_steps).is_milestone(step) else []
-    loss = place.loss_at.get(step)
-    state = "complete" if found.is_sound else f"DAMAGED: {'; '.join(found.problems)}"
-    told = ("?", "?", "?", "?")
-    if found.commit is not None:
-        commit = found.commit
-        told = (commit.kind, size_text(commit.num_bytes), _age(commit.written_unix_sec), commit.reason)
-    return (str(step), *told, ", ".join(reasons), "" if loss is None else f"{loss:.4f}", _upload(uploads, step), state)
-
-
-def _upload(status: UploadStatus | None, step: int) -> str:
-    return status.state_of(f"step-{step}") if status else ""
 
 
 def _age(written_unix_sec: float) -> str:
@@ -200,13 +195,13 @@ def _age(written_unix_sec: float) -> str:
 
 
 def inspect_text(checkpoint: Path) -> str:
-    """What made a checkpoint, what it has read, and every tensor in it."""
+    """What made a checkpoint, the tokens it was trained on, and every tensor in it."""
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     from titan_speech.checkpoint.dcp_index import read_index
 
     provenance = read_provenance(checkpoint)
-    lines = [f"{checkpoint}", *(_provenance(provenance) if provenance else ["no record of what made it"])]
+    lines = [f"{checkpoint}", *(_provenance_lines(provenance) if provenance else ["no record of what made it"])]
     try:
         entries = read_index(checkpoint / INDEX).state_dict_metadata
     except OSError as error:
@@ -222,9 +217,10 @@ def _dtype(entry: object) -> str:
     return str(entry.properties.dtype).removeprefix("torch.")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _provenance(provenance: Provenance) -> Iterator[str]:
-    for name, value in _facts(provenance).items():
-        yield f"  {name}: {value}"
+def _provenance_lines(provenance: Provenance) -> Iterator[str]:
+    for name, value in asdict(provenance).items():
+        if name not in MULTILINE and value:
+            yield f"  {name}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}"
     total = sum(read.num_tokens for read in provenance.tokens)
     yield f"  tokens read in this run, padding included: {total:,}"
     yield from (f"    {read.source} {read.language}: {read.num_tokens:,}" for read in provenance.tokens)
@@ -232,25 +228,17 @@ def _provenance(provenance: Provenance) -> Iterator[str]:
     yield from (f"    {line}" for line in provenance.config.splitlines())
 
 
-def _facts(provenance: Provenance) -> dict[str, str]:
-    """All that fits a line."""
-    facts = {name: value for name, value in asdict(provenance).items() if name not in MULTILINE and value}
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in facts.items()
-    }
-
-
 def diff_text(one: Path, other: Path) -> str:
     """What differs in how two checkpoints were made; empty if nothing does.
 
     Raises:
-        CheckpointError: one of them has no record.
+        CheckpointError: one of them has no provenance.
     """
-    return "\n".join(difflib.unified_diff(_told(one), _told(other), str(one), str(other), lineterm="", n=0))
+    return "\n".join(difflib.unified_diff(_read_lines(one), _read_lines(other), str(one), str(other), lineterm="", n=0))
 
 
-def _told(checkpoint: Path) -> list[str]:
+def _read_lines(checkpoint: Path) -> list[str]:
     provenance = read_provenance(checkpoint)
     if provenance is None:
         raise CheckpointError(f"{checkpoint} has no record of what made it (provenance/{checkpoint.name}.json)")
-    return list(_provenance(provenance))
+    return list(_provenance_lines(provenance))

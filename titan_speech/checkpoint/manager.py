@@ -1,12 +1,13 @@
-"""Checkpoints of a run: a start every rank shares, saves by policy in the background, and who is told of them.
+"""Checkpoints of a run: a start that every rank shares, saves by policy in the background, and who is notified.
 
-In: the run's checkpoint folder, the [checkpoint] table and the provenance of this run. Out: a start that is announced
-(fresh, weights from another checkpoint, resumed at step N) and committed checkpoints. At each step boundary all ranks
-agree on what is done there (`agreement.py`), so a request on one rank is a save on all. A save that fails costs a
-checkpoint, not the run: training goes on and says so, up to `max_failed_saves` in a row.
+In: the run's checkpoint folder, the [checkpoint] config and the provenance of this run.
+Out: a start that is logged (random initialization, weights of another checkpoint, resumed at step N) and committed
+checkpoints. At each step boundary all ranks agree on what is done there (distributed/consensus.py), so a request on one
+rank is a save on all. A save that fails costs a checkpoint, not the run: training continues and logs it, up to
+`max_failed_saves` in a row.
 
-What others use: `request_save` from any thread or signal handler, `must_stop` and `on_complete`. Who reads a checkpoint
-holds its lease (`upload/lease.py`), which retention asks.
+For others: `request_save` from any thread or signal handler, `must_stop`, `on_complete`. Whoever reads a checkpoint
+holds its lock (`lock_for_reading`), which retention respects.
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, CheckpointManager
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import Commit, FreeSpace, checkpoint_path, committed_steps, free_space
+from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, write_companion_files
 from titan_speech.checkpoint.retention import is_due
-from titan_speech.checkpoint.saver import Ended, SaveJob, Saver
+from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 from titan_speech.checkpoint.start import Start
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.data.phases import Phase
-from titan_speech.distributed.consensus import Agreement, Boundary
+from titan_speech.distributed.consensus import (
+    Agreement,
+    Boundary,
+    RanksSeeingRank0,
+    broadcast_from_rank_0,
+    ranks_seeing_rank_0,
+)
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 OnComplete = Callable[[Path, Commit], None]
@@ -43,7 +50,7 @@ class SpeechCheckpointManager(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
-        table: CheckpointConfig
+        settings: CheckpointConfig
         upload: UploadConfig
         provenance: Provenance
         phases: tuple[Phase, ...]
@@ -51,22 +58,22 @@ class SpeechCheckpointManager(CheckpointManager):
         """What the run starts from, decided by rank 0 before the data was planned."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
-        self.table, self.provenance, self.phases = config.table, config.provenance, config.phases
+        self.settings, self.provenance, self.phases = config.settings, config.provenance, config.phases
         self.start = config.start
         self.parameters = [p for part in model_parts for p in part.parameters()]
         self.must_stop = False
-        """True on all ranks from the boundary on at which a request with `stop` was met."""
+        """True on all ranks from the boundary at which a request with `stop` was found."""
         self.on_complete: list[OnComplete] = []
         """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
-        self.disks: FreeSpace
-        """Which ranks see the folder of rank 0; there if saving is enabled."""
+        self.ranks_seeing_rank_0: RanksSeeingRank0
+        """Which ranks see the checkpoint folder of rank 0; set if saving is enabled."""
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
-            self._agreement, self._saver = Agreement(), Saver(config.table.async_mode)
-            self.disks = free_space(Path(self.folder))
+            self._agreement, self._saver = Agreement(), Saver(config.settings.async_mode)
+            self.ranks_seeing_rank_0 = ranks_seeing_rank_0(Path(self.folder))
             self._keeper = RetentionKeeper(
-                Path(self.folder), config.table, config.upload, has_all_files=self.disks.are_shared
+                Path(self.folder), config.settings, config.upload, has_all_files=self.ranks_seeing_rank_0.are_all
             )
             self._saved_at_sec = time.monotonic()
 
@@ -82,17 +89,17 @@ class SpeechCheckpointManager(CheckpointManager):
             loaded = super()._load(self.start.step)
         except TitanSpeechError:
             raise
-        except (Exception, CheckpointException) as error:  # whatever a damaged file makes of itself
+        except (Exception, CheckpointException) as error:  # a damaged file can raise anything
             raise self._damaged(error) from error
         logger.info(f"This run starts from {self.start}.")
         for passed_over in self.start.passed_over:
-            logger.warning(f"Newer than that and passed over: {passed_over}")
+            logger.warning(f"Newer, and not usable: {passed_over}")
         self._warn_of_newer_steps()
         self._saved_at_sec = time.monotonic()
         return loaded
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
-        """As TorchTitan's, with a reader that runs nothing a checkpoint holds; safetensors hold nothing to run."""
+        """As TorchTitan's, with a reader that runs nothing that is in a checkpoint; safetensors have nothing to run."""
         if from_hf:
             super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
             return
@@ -100,12 +107,12 @@ class SpeechCheckpointManager(CheckpointManager):
         self.states[MODEL].load_state_dict(state_dict)
 
     def _find_load_step(self, folder: str = "") -> int:
-        """Only a start that was chosen is loaded, never what the folder's names suggest."""
+        """Only the start that was chosen is loaded, never what the names of folders suggest."""
         return -1
 
     def _warn_of_newer_steps(self) -> None:
         newer = [step for step in committed_steps(Path(self.folder)) if step > self.start.step > 0]
-        if newer and self.table.load_step == self.start.step:
+        if newer and self.settings.load_step == self.start.step:
             logger.warning(
                 f"{self.folder} still holds the newer steps {', '.join(map(str, newer))}: a restart without "
                 "checkpoint.load_step resumes from them. Move them away to stay on this branch."
@@ -120,39 +127,39 @@ class SpeechCheckpointManager(CheckpointManager):
         )
 
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        """Every step boundary comes by here."""
-        asked, self._request = self._request, ""
-        boundary = self._agreement.agree(self._mine(asked))
+        """TorchTitan calls this at every step boundary."""
+        requested, self._request = self._request, ""
+        boundary = self._agreement.agree(self._mine(requested))
         if self._saver.is_busy and not boundary.is_writing:
             self._settle()
         self.must_stop = boundary.must_stop
-        reason = self._reason(curr_step, last_step, boundary, asked)
+        reason = self._reason(curr_step, last_step, boundary, requested)
         if not reason:
             return False
         self._refuse_weights_that_are_not_finite(curr_step)
         if self._saver.is_busy:
-            self._wait_for_the_save_before(curr_step)
+            self._wait_for_previous_save(curr_step)
         self._begin(curr_step, reason, wait=last_step or boundary.must_stop)
         return True
 
-    def _mine(self, asked: str) -> Boundary:
-        """What this rank sees."""
-        every_sec = self.table.at_least_every_minutes * 60
+    def _mine(self, requested: str) -> Boundary:
+        """The flags of this rank."""
+        every_sec = self.settings.at_least_every_minutes * 60
         is_time = every_sec > 0 and time.monotonic() - self._saved_at_sec >= every_sec
         return Boundary(
-            is_requested=bool(asked),
+            is_requested=bool(requested),
             is_time=is_time and self._agreement.rank == 0,
             must_stop=self._stop,
             is_writing=self._saver.is_writing,
         )
 
-    def _reason(self, step: int, last_step: bool, boundary: Boundary, asked: str) -> str:
-        """Why a checkpoint is written at this boundary; empty: none is."""
+    def _reason(self, step: int, last_step: bool, boundary: Boundary, requested: str) -> str:
+        """Why a checkpoint is written at this boundary; empty if none is."""
         if last_step:
             return "last step"
         if boundary.is_requested or boundary.must_stop:
-            return asked or "a request on another rank"
-        if is_due(self.table.cadence, step):
+            return requested or "a request on another rank"
+        if is_due(self.settings.cadence, step):
             return "schedule"
         return "wall time" if boundary.is_time else ""
 
@@ -166,7 +173,7 @@ class SpeechCheckpointManager(CheckpointManager):
             kind="model" if is_seed else "full",
             reason=reason,
             world_size=self._agreement.world_size,
-            write_beside=lambda: write_companion_files(checkpoint, step, self.provenance, self.phases),
+            write_companions=lambda: write_companion_files(checkpoint, step, self.provenance, self.phases),
         )
         state = self.states[MODEL].state_dict() if is_seed else self._flattened_model_states_sd()
         self._saver.start(state, job, wait=wait)
@@ -174,46 +181,47 @@ class SpeechCheckpointManager(CheckpointManager):
         if not self._saver.is_async or wait:
             self._settle(is_last_chance=wait)
 
-    def _wait_for_the_save_before(self, step: int) -> None:
+    def _wait_for_previous_save(self, step: int) -> None:
         began = time.monotonic()
         self._settle()
         logger.warning(
-            f"At step {step} the save before was still being written; training waited {time.monotonic() - began:.1f} s "
-            "for it. Save less often (checkpoint.cadence), or to faster storage."
+            f"At step {step} the previous save was still being written; training waited "
+            f"{time.monotonic() - began:.1f} s for it. Save less often (checkpoint.cadence), or to faster storage."
         )
 
     def _settle(self, *, is_last_chance: bool = False) -> None:
-        """End the save that was begun; on all ranks at the same boundary."""
-        ended = self._saver.settle()
-        if ended.commit is None:
-            self._count_failure(ended, is_last_chance=is_last_chance)
-            self._apply_retention(ended.job.step)  # where the disk is full, what only waits makes room
+        """End the save that was started; on all ranks at the same boundary."""
+        result = self._saver.settle()
+        if result.commit is None:
+            self._count_failure(result, is_last_chance=is_last_chance)
+            self._apply_retention(result.job.step)  # on a full disk, what waits for an upload is removed
             return
         self._num_failed = 0
-        commit, checkpoint = ended.commit, ended.job.checkpoint
-        self._keeper.have_on_this_node(checkpoint, commit)
+        commit, checkpoint = result.commit, result.job.checkpoint
+        self._keeper.publish_on_this_node(checkpoint, commit)
         logger.info(f"{checkpoint} is complete: {commit.num_bytes / 1e6:,.1f} MB in {len(commit.files)} files.")
         for listener in self.on_complete:
-            _tell(listener, checkpoint, commit)
-        self._apply_retention(ended.job.step)
+            _notify(listener, checkpoint, commit)
+        self._apply_retention(result.job.step)
 
     def _apply_retention(self, step: int) -> None:
         if not self._is_closing:
-            decided = self._keeper.removal(step) if self._agreement.rank == 0 else None
-            self._keeper.apply(self._agreement.tell(decided))
+            chosen = self._keeper.choose_removal(step) if self._agreement.rank == 0 else None
+            self._keeper.remove(broadcast_from_rank_0(chosen, self._agreement.group))
 
-    def _count_failure(self, ended: Ended, *, is_last_chance: bool) -> None:
+    def _count_failure(self, result: SaveResult, *, is_last_chance: bool) -> None:
         self._num_failed += 1
-        steps, limit = committed_steps(Path(self.folder)), self.table.max_failed_saves
+        steps, limit = committed_steps(Path(self.folder)), self.settings.max_failed_saves
         message = (
-            f"the checkpoint of step {ended.job.step} could not be saved: {ended.error}. Nothing of it was left in "
+            f"the checkpoint of step {result.job.step} could not be saved: {result.error}. Nothing of it was left in "
             f"{self.folder}; {f'the newest there is step {steps[-1]}' if steps else 'there is no other'}"
         )
         if is_last_chance or self._num_failed >= limit:
             raise CheckpointError(
-                f"{message}. Saves that failed in a row: {self._num_failed}. Make room or give access, and start again."
+                f"{message}. Saves that failed in a row: {self._num_failed}. Free disk space or give "
+                "access, and start again."
             )
-        logger.error(f"{message}. Training goes on ({self._num_failed} of at most {limit} failures in a row).")
+        logger.error(f"{message}. Training continues ({self._num_failed} of at most {limit} failures in a row).")
 
     def _refuse_weights_that_are_not_finite(self, step: int) -> None:
         shards = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters]
@@ -232,10 +240,10 @@ class SpeechCheckpointManager(CheckpointManager):
         self._saver.wait_for_staging()
 
     def _close(self) -> None:
-        """Waits for a save that is still being written; the run may be ending for another reason."""
+        """Wait for a save that is still being written; the run may be ending for another reason."""
         saver, keeper = getattr(self, "_saver", None), getattr(self, "_keeper", None)
         if saver is not None:
-            self._is_closing = True  # other ranks may not come here, so nothing is agreed on any more
+            self._is_closing = True  # other ranks may not come here, so there is no consensus any more
             if saver.is_busy:
                 self._settle(is_last_chance=True)
             saver.close()
@@ -244,8 +252,8 @@ class SpeechCheckpointManager(CheckpointManager):
         super()._close()
 
 
-def _tell(listener: OnComplete, checkpoint: Path, commit: Commit) -> None:
-    """What somebody else does with a checkpoint never stops training."""
+def _notify(listener: OnComplete, checkpoint: Path, commit: Commit) -> None:
+    """An error in a listener never stops training."""
     try:
         listener(checkpoint, commit)
     except Exception as error:

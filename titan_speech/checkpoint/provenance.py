@@ -1,14 +1,10 @@
-"""The record beside each checkpoint: which vocabulary, model and data plan it belongs to, and what made it.
+"""Companion files of a checkpoint: what made it, and how far each data stream was read.
 
-In: fingerprints, versions and configuration, known before training; the step and the phases of its data. Out:
-`provenance/step-N.json` in the checkpoint folder, written before the checkpoint's marker, so that a checkpoint always
-has one. It is compared before weights are read, so that a mismatch is an error that names both sides instead of a
-failure about tensor shapes. Tokens read are computed from the step: nothing is counted or asked of a device.
-
-The records beside a checkpoint: what made it, and how far each data stream was read.
-
-In: a step, its provenance and the phases of its data. Out: small files in the folder above the checkpoint, with their
-sizes and checksums for the marker, which names them, so that whoever copies the checkpoint knows what belongs to it.
+In: fingerprints, versions and configuration, known before training; the step and the phases of its data.
+Out: `provenance/step-N.json` and `data_phases/...` in the checkpoint folder, written before the checkpoint's marker,
+which names them with size and checksum: so a checkpoint always has them, and whoever copies it knows what belongs to
+it. Provenance is compared before weights are read, so a mismatch is an error that names both sides instead of a failure
+about tensor shapes. Tokens read are computed from the step: nothing is counted and no device is asked.
 """
 
 from __future__ import annotations
@@ -24,21 +20,21 @@ from typing import Any
 from titan_speech.checkpoint.commit import FileRecord, file_record
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema_parallelism import ParallelismConfig
-from titan_speech.data.phase_files import PHASES_DIR as PHASES_FOLDER
-from titan_speech.data.phase_files import phase_end, write_step
+from titan_speech.data.phase_files import PHASES_DIR, phase_end, write_step
 from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError
 from titan_speech.model.backbones import BackboneShape
+from titan_speech.utils.files import write_atomically
 
 PROVENANCE_DIR = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
 RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
-"""Whether the data plan allows it is for data/phases to say, which can tell what changed."""
+"""Whether a changed data plan can be resumed is decided in data/phases.py, which can say what changed."""
 
 
 @dataclass(frozen=True)
 class TokensRead:
-    """Tokens of the packs one stream has given up to a checkpoint, padding included."""
+    """Tokens of the packs read from one stream up to a checkpoint, padding included."""
 
     source: str
     language: str
@@ -47,7 +43,7 @@ class TokensRead:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a checkpoint was made by. Which of it must agree is said in `check_fits`."""
+    """What made a checkpoint. `check_fits` says which fields must agree."""
 
     vocabulary: str
     """Fingerprint of vocabulary and tokenizer."""
@@ -59,7 +55,7 @@ class Provenance:
     """Family and flavor of the backbone."""
 
     global_batch_tokens: int
-    """Tokens of a step: with it a step number says which data was read."""
+    """Tokens per step: with it a step number says which data was read."""
 
     plan: str = ""
     """Fingerprint of the data plan: stores, weights, sequence length, seed."""
@@ -80,13 +76,13 @@ class Provenance:
     """Processes that wrote it."""
 
     layout: str = ""
-    """How they divided the work: degrees of each kind of parallelism."""
+    """Degrees of each kind of parallelism."""
 
     backbone: BackboneShape | None = None
     """Sizes of the backbone."""
 
     initial: str = ""
-    """What the first weights of the run were made from: folder, digest of its weights, how new rows were drawn."""
+    """What the first weights of the run were made from: folder, digest of its weights, initialization of new rows."""
 
     config: str = ""
     """The resolved configuration as TOML, without secrets."""
@@ -95,31 +91,27 @@ class Provenance:
     """Step of the checkpoint."""
 
     tokens: tuple[TokensRead, ...] = ()
-    """What each stream gave up to that step, in this run."""
+    """What was read of each stream up to that step, in this run."""
 
     stage_from: str = ""
-    """Checkpoint of the stage before that the run started from."""
+    """Checkpoint of the previous stage that the run started from."""
 
     budget: Budget | None = None
-    """Steps and schedule: with it the rate of a checkpoint is known."""
+    """Steps and schedule: with it the learning rate of a checkpoint is known."""
 
     def at(self, step: int, phases: Sequence[Phase]) -> Provenance:
         """The record of a checkpoint at `step` of a run with these phases."""
         return replace(self, step=step, tokens=tokens_read(phases, step))
 
     def inheriting(self, found: Provenance | None) -> Provenance:
-        """With what is told of a run once, from the checkpoint it goes on from."""
+        """With what is recorded once per run, from the checkpoint it resumes from."""
         if found is None:
             return self
         return replace(self, initial=self.initial or found.initial, stage_from=self.stage_from or found.stage_from)
 
     def write(self, checkpoint: Path) -> None:
-        """Write the record of `checkpoint` (.../step-N); atomic, so a kill leaves the old one or the new one."""
-        path = provenance_path(checkpoint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        partial.replace(path)
+        """Write the record of a checkpoint (.../step-N)."""
+        write_atomically(provenance_path(checkpoint), json.dumps(asdict(self), indent=1))
 
     def check_fits(self, found: Provenance, where: Path, *, weights_only: bool) -> None:
         """Refuse a checkpoint of another vocabulary or model and, to resume it, of another grammar or batch size.
@@ -134,24 +126,24 @@ class Provenance:
             if (ours := getattr(self, name)) != (theirs := getattr(found, name))
         ]
         if differing:
-            advice = _OF_WEIGHTS if weights_only else _OF_A_RUN
+            advice = _ADVICE_FOR_WEIGHTS if weights_only else _ADVICE_FOR_RESUME
             if not weights_only and all(getattr(self, name) == getattr(found, name) for name in WEIGHTS_NEED):
-                advice += "; to take only its weights, set checkpoint.initial_load_path to it"
+                advice += "; to load only its weights, set checkpoint.initial_load_path to it"
             raise CheckpointError(f"{where} belongs to another run. {'; '.join(differing)}. {advice}.")
 
 
-_OF_A_RUN = (
-    "To go on, use the configuration it was trained with (config.toml in its run folder); to start anew, give another "
-    "job.dump_folder"
+_ADVICE_FOR_RESUME = (
+    "To resume, use the configuration it was trained with (config.toml in its run folder); to start from scratch, give "
+    "another job.dump_folder"
 )
-_OF_WEIGHTS = (
+_ADVICE_FOR_WEIGHTS = (
     "Weights fit a run of the same backbone and tokenizer: give model.flavor, model.initial and tokenizer.path as "
     "config.toml in its run folder has them, or name another checkpoint"
 )
 
 
 def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:
-    """By stream, from the slots each phase has read up to `step`; the sum is step x tokens of a step."""
+    """By stream, from the slots each phase has read up to `step`; the sum is step x tokens per step."""
     ends = [*(phase.first_step for phase in phases[1:]), step]
     read: dict[tuple[str, str], int] = {}
     for phase, end_step in zip(phases, ends, strict=True):
@@ -163,12 +155,12 @@ def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:
 
 
 def provenance_path(checkpoint: Path) -> Path:
-    """Where the record of a checkpoint (.../step-N) lies: beside it, since DCP owns the folder itself."""
+    """The file of a checkpoint's (.../step-N) record: next to it, since DCP owns the folder itself."""
     return checkpoint.parent / PROVENANCE_DIR / f"{checkpoint.name}.json"
 
 
 def read_provenance(checkpoint: Path) -> Provenance | None:
-    """The record of a checkpoint, or None where there is none (a checkpoint from elsewhere).
+    """The record of a checkpoint, or None if it has none (a checkpoint of another program).
 
     Raises:
         CheckpointError: the record is there but cannot be read.
@@ -193,10 +185,10 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
 
 
-def layout(table: ParallelismConfig, world_size: int) -> str:
-    """Degrees of parallelism, with those that follow from the world size."""
-    replicate, tensor = table.data_parallel_replicate_degree, table.tensor_parallel_degree
-    context = table.context_parallel_degree
+def layout(parallelism: ParallelismConfig, world_size: int) -> str:
+    """Degrees of parallelism as text, the sharding degree computed from the world size."""
+    replicate, tensor = parallelism.data_parallel_replicate_degree, parallelism.tensor_parallel_degree
+    context = parallelism.context_parallel_degree
     shard = world_size // (replicate * tensor * context)
     return f"replicate {replicate}, shard {shard}, tensor {tensor}, context {context}"
 
@@ -204,11 +196,14 @@ def layout(table: ParallelismConfig, world_size: int) -> str:
 def package_versions() -> tuple[str, ...]:
     """Versions that can change a result."""
     names = ("titan_speech", "torch", "torchtitan", "torchdata")
-    return tuple(f"{name} {_version(name)}" for name in names)
+    from titan_speech import __version__
+
+    versions = (__version__ if name == "titan_speech" else version(name) for name in names)
+    return tuple(f"{name} {found}" for name, found in zip(names, versions, strict=True))
 
 
 def git_revision(folder: Path) -> str:
-    """Revision of the repository `folder` lies in, or empty where there is none."""
+    """Revision of the repository that `folder` is in; empty if it is in none."""
     return _git(folder, "describe", "--always", "--dirty", "--abbrev=40")
 
 
@@ -228,23 +223,21 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _version(name: str) -> str:
-    from titan_speech import __version__
-
-    return __version__ if name == "titan_speech" else version(name)
-
-
 def write_companion_files(
     checkpoint: Path, step: int, provenance: Provenance, phases: Sequence[Phase]
 ) -> tuple[FileRecord, ...]:
-    """Write them; records of what was written."""
+    """Write the companion files of a checkpoint (.../step-N).
+
+    Returns:
+        Their records for the marker.
+    """
     provenance.at(step, phases).write(checkpoint)
     write_step(checkpoint, step, phases)
     return _records(checkpoint, phases)
 
 
 def companion_records(checkpoint: Path) -> tuple[FileRecord, ...]:
-    """Records of what lies beside a checkpoint already, all of it or a part.
+    """Records of the companion files that a checkpoint has, all of them or a part.
 
     Raises:
         CheckpointError: the record of its data is damaged, or a file that it names is missing.
@@ -255,8 +248,8 @@ def companion_records(checkpoint: Path) -> tuple[FileRecord, ...]:
 
 
 def _records(checkpoint: Path, phases: Sequence[Phase]) -> tuple[FileRecord, ...]:
-    """Of the files that are there."""
+    """Of the files that exist."""
     folder = checkpoint.parent
-    names = [str(provenance_path(checkpoint).relative_to(folder)), f"{PHASES_FOLDER}/{checkpoint.name}.json"]
-    names += [f"{PHASES_FOLDER}/{phase.fingerprint}.json" for phase in phases]
+    names = [str(provenance_path(checkpoint).relative_to(folder)), f"{PHASES_DIR}/{checkpoint.name}.json"]
+    names += [f"{PHASES_DIR}/{phase.fingerprint}.json" for phase in phases]
     return tuple(file_record(folder / name, name, "beside") for name in names if (folder / name).is_file())

@@ -1,21 +1,18 @@
-"""DCP's file writer, which hashes what it writes, keeps weights apart, and commits at the end.
+"""Saves in the background: training waits while the state is copied to memory, not while it is written.
 
-In: the plan of a save, on every rank. Out: a committed checkpoint, or an error on every rank. DCP gathers what each
-rank wrote on rank 0; sizes and checksums go along, so the marker names the files of all ranks, on whatever disks they
-lie. Each rank writes two files, its weights and all else: leaving the optimizer out later rewrites nothing.
+In: a state dict and a `SaveJob`, on every rank.
+Out: a `Commit`, or one error that every rank has, some steps later. DCP gathers on rank 0 what each rank wrote; sizes
+and checksums, taken while writing, go along, so the marker names the files of all ranks, on whatever disks they are.
+Each rank writes two files, its weights and all else: dropping the optimizer state later rewrites nothing.
 
-The commit of rank 0 comes back to every rank in the result of the save (`commit_of`).
-
-Saving in the background: training waits while the state is copied to memory, not while it is written.
-
-In: a state dict and a `SaveJob`. Out: a `Commit`, or one error that every rank has, some steps later. The copy is one
-more state in memory (12 bytes a parameter over all ranks with AdamW in fp32), kept from save to save. With
-`async_with_pinned_mem` it is filled while the next step computes its gradients, and on CUDA it is page-locked.
+The copy is one more state in memory (12 bytes per parameter over all ranks with AdamW in fp32), kept from save to save.
+With `async_with_pinned_mem` it is filled while the next step computes its gradients, and on CUDA it is page-locked.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -44,54 +41,53 @@ from titan_speech.checkpoint.commit import (
     FileRecord,
     Kind,
     Role,
-    discard_partial,
     file_record,
     partial_path,
     publish,
     role_of_name,
-    sync_folder,
 )
 from titan_speech.distributed.consensus import cpu_group
+from titan_speech.utils.files import sync_folder
 
 
 @dataclass(frozen=True)
 class SaveJob:
-    """One save, as every rank knows it."""
+    """One save; equal on every rank."""
 
     checkpoint: Path
-    """.../step-N, where it will be when it is complete."""
+    """.../step-N, its folder once it is complete."""
 
     step: int
     kind: Kind
     reason: str
     world_size: int
-    write_beside: Callable[[], tuple[FileRecord, ...]]
-    """Writes the records beside the checkpoint; called on rank 0, before the marker is written."""
+    write_companions: Callable[[], tuple[FileRecord, ...]]
+    """Writes the companion files; called on rank 0, before the marker is written."""
 
 
 @dataclass(frozen=True)
 class RecordedWrite(WriteResult):
-    """DCP's result of one tensor, with the file it lies in."""
+    """DCP's result of one tensor, with the file it is in."""
 
     file: FileRecord
 
 
 @dataclass
 class CommittedMeta(StorageMeta):
-    """Brings the commit to all ranks; it is put in after .metadata was written."""
+    """Brings the commit to all ranks in the result of the save; set after .metadata was written."""
 
     commit: Commit | None = None
 
 
 def commit_of(metadata: Metadata) -> Commit:
-    """The commit a save returned with."""
+    """The commit in the result of a save."""
     assert isinstance(metadata.storage_meta, CommittedMeta), f"{type(metadata.storage_meta)} instead of CommittedMeta"
     assert metadata.storage_meta.commit is not None, "a save that ended without a commit"
     return metadata.storage_meta.commit
 
 
 class HashingStream:
-    """A binary file that is only written to at its end, with the checksum of what went through."""
+    """A binary file that is only appended to, with the checksum of what was written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest, self._num_bytes = file, xxhash.xxh3_128(), 0
@@ -109,7 +105,7 @@ class HashingStream:
 
 
 class HashingFileSystem(FileSystem):
-    """Keeps the stream of each file that was written."""
+    """Keeps the hashing stream of each file that was written, by its name."""
 
     def __init__(self) -> None:
         self.streams: dict[str, HashingStream] = {}
@@ -121,8 +117,8 @@ class HashingFileSystem(FileSystem):
             yield stream
 
 
-def _of_the_disk(error: Exception) -> Exception:
-    """What the disk said, where torch's own complaint of an archive it could not end came after it."""
+def _disk_error(error: Exception) -> Exception:
+    """The OSError behind torch's own error about an archive it could not finish, if there is one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
@@ -146,7 +142,7 @@ class CommittingWriter(FileSystemWriter):
                 try:
                     part = super().write_data(replace(plan, items=items, storage_data=storage), planner).wait()
                 except Exception as error:
-                    raise _of_the_disk(error) from None
+                    raise _disk_error(error) from None
                 written += [self._recorded(result, role) for result in part]
         sync_folder(Path(self.path))
         done: TorchFuture[list[WriteResult]] = TorchFuture()
@@ -162,7 +158,7 @@ class CommittingWriter(FileSystemWriter):
         super().finish(metadata, results)
         index = file_record(Path(self.path) / INDEX, INDEX, "index")
         written = {result.file for rank in results for result in rank if isinstance(result, RecordedWrite)}
-        files = (*sorted(written, key=lambda file: file.name), index, *self.job.write_beside())
+        files = (*sorted(written, key=lambda file: file.name), index, *self.job.write_companions())
         job = self.job
         commit = Commit(job.step, job.kind, job.reason, time.time(), job.world_size, files)
         publish(job.checkpoint, commit)
@@ -170,8 +166,8 @@ class CommittingWriter(FileSystemWriter):
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A save that is over: with a commit, or with what went wrong."""
+class SaveResult:
+    """A save that has ended: with a commit, or with an error."""
 
     job: SaveJob
     commit: Commit | None = None
@@ -183,7 +179,7 @@ class Saver:
 
     def __init__(self, async_mode: str) -> None:
         self.is_async = async_mode != "disabled"
-        self._copies_beside = async_mode == "async_with_pinned_mem"
+        self._is_pinned = async_mode == "async_with_pinned_mem"
         self._group = cpu_group() if self.is_async else None
         self._stager: DefaultStager | None = None
         self._job: SaveJob | None = None
@@ -200,7 +196,7 @@ class Saver:
         return self._written is not None and not self._written.done()
 
     def start(self, state: dict[str, Any], job: SaveJob, *, wait: bool) -> None:
-        """Copy `state` and write it, in the background unless `wait`; what goes wrong then is said by `settle`."""
+        """Copy `state` and write it, in the background unless `wait`; errors are in the result of `settle`."""
         assert self._job is None, f"step {self._job} is still being saved"
         self._job, writer = job, CommittingWriter(job)
         if wait or not self.is_async:
@@ -211,27 +207,27 @@ class Saver:
                 self._written.set_exception(error)
             return
         response = dcp.async_save(
-            _stageable(state), storage_writer=writer, process_group=self._group, async_stager=self._new_stager()
+            _stageable(state), storage_writer=writer, process_group=self._group, async_stager=self._kept_stager()
         )
         if isinstance(response, AsyncSaveResponse):
             self.staging, self._written = response.staging_completion, response.upload_completion  # pyright: ignore
         else:
             self._written = response
 
-    def settle(self) -> Ended:
-        """Wait for the save that was started; nothing of one that failed is left."""
+    def settle(self) -> SaveResult:
+        """Wait for the save that was started; what a failed one has written is removed."""
         assert self._job is not None, "no save was started"
         assert self._written is not None, "no save was started"
         job, written = self._job, self._written
         self._job = self._written = None
         try:
-            return Ended(job, commit_of(written.result()))
+            return SaveResult(job, commit_of(written.result()))
         except CheckpointException as error:
-            discard_partial(job.checkpoint)
-            return Ended(job, error=_first_failure(error))
+            shutil.rmtree(partial_path(job.checkpoint), ignore_errors=True)
+            return SaveResult(job, error=_first_failure(error))
 
     def wait_for_staging(self) -> None:
-        """Before weights change: the copy of a pinned save may still be running."""
+        """Wait for the copy of a pinned save; to be called before weights change."""
         if self.staging is not None:
             self.staging.result()
             self.staging = None
@@ -240,18 +236,18 @@ class Saver:
         if self._stager is not None:
             self._stager.close()
 
-    def _new_stager(self) -> DefaultStager:
-        """Kept from save to save, and its memory with it."""
+    def _kept_stager(self) -> DefaultStager:
+        """The stager, kept from save to save with its memory."""
         if self._stager is None:
-            is_pinned = self._copies_beside and torch.cuda.is_available()
-            self._stager = DefaultStager(StagingOptions(is_pinned, False, self._copies_beside, is_pinned))
+            on_cuda = self._is_pinned and torch.cuda.is_available()
+            self._stager = DefaultStager(StagingOptions(on_cuda, False, self._is_pinned, on_cuda))
         return self._stager
 
 
 def _stageable(state: dict[str, Any]) -> dict[str, Any]:
-    """Copies of DTensors that begin behind the start of a storage, which DCP's stager takes for plain tensors.
+    """The state with copies of DTensors that do not begin at the start of their storage.
 
-    Such are keys and values of a fused projection with one key-value head, in its state dict.
+    DCP's stager mistakes them for plain tensors: keys and values of a fused projection with one key-value head.
     """
     return {
         name: value.clone() if isinstance(value, DTensor) and value.storage_offset() else value

@@ -1,8 +1,9 @@
-"""What a run starts from, decided from the files alone.
+"""Which checkpoint a run starts from, decided from the files alone.
 
-In: the [checkpoint] table, the run's checkpoint folder and this run's provenance. Out: the checkpoint to load and
-whether only its weights are taken, or an error, before a process group exists and before anything is written. A run
-resumes from its newest full checkpoint that is what its marker says; newer ones that are not are named with the reason.
+In: the [checkpoint] config, the run's checkpoint folder and the provenance of this run.
+Out: a `Start`: the checkpoint to load and whether only its weights are loaded; or an error, before a process group
+exists and before anything is written. A run resumes from its newest full checkpoint that is what its marker says; newer
+ones that are not are reported with the reason.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import INDEX, checkpoint_path, committed_steps
+from titan_speech.checkpoint.commit import (
+    INDEX,
+    Checkpoint,
+    checkpoint_path,
+    committed_at,
+    committed_steps,
+    unmarked_checkpoints,
+)
 from titan_speech.checkpoint.index import indexed_files
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.schema_operations import CheckpointConfig
-from titan_speech.data.phase_files import PHASES_DIR as PHASES_FOLDER
-from titan_speech.data.phase_files import phase_end
+from titan_speech.data.phase_files import PHASES_DIR, phase_end
 from titan_speech.data.phases import PhaseEnd
 from titan_speech.errors import CheckpointError
 
@@ -25,33 +32,35 @@ FRESH = -1
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights come from; `step` is -1 unless the run's own folder has them."""
+    """What a run starts from."""
 
     step: int = FRESH
+    """Step to resume from; -1 unless the run's own folder has the checkpoint."""
     checkpoint: Path | None = None
+    """Where the weights are loaded from; None: random initialization."""
     passed_over: tuple[str, ...] = ()
-    """Newer checkpoints that were not taken, each with the reason."""
-    is_hand_over: bool = False
-    """The checkpoint is that of the stage before."""
+    """Newer checkpoints that cannot be used, each with the reason."""
+    is_from_previous_stage: bool = False
+    """The checkpoint is one of the previous stage ([stage] from)."""
     with_optimizer: bool = False
-    """A hand-over that brings moments of the optimizer too."""
+    """The optimizer state of the previous stage is loaded too."""
 
     @property
     def is_resume(self) -> bool:
         return self.step > 0
 
     def phase_end(self) -> PhaseEnd | None:
-        """Where the data of a run that is gone on with stands.
+        """The read positions of the data streams of a run that resumes; None for one that does not.
 
         Raises:
-            CheckpointError: nothing says it.
+            CheckpointError: the checkpoint has no record of them.
         """
         if not self.is_resume or self.checkpoint is None:
             return None
         end = phase_end(self.checkpoint)
         if end is None:
             raise CheckpointError(
-                f"{self.checkpoint} has no {PHASES_FOLDER}/{self.checkpoint.name}.json beside it, which says how far "
+                f"{self.checkpoint} has no {PHASES_DIR}/{self.checkpoint.name}.json next to it, which records how far "
                 "each data stream was read; copy the folder along, or start another run from the checkpoint's weights "
                 "(checkpoint.initial_load_path)"
             )
@@ -59,27 +68,23 @@ class Start:
 
     def __str__(self) -> str:
         if self.checkpoint is None:
-            return "fresh weights"
+            return "random initialization"
         if self.is_resume:
             return f"step {self.step} of {self.checkpoint.parent}"
-        taken = "the weights and the optimizer" if self.with_optimizer else "the weights"
-        return f"{taken} of {'the stage before, ' if self.is_hand_over else ''}{self.checkpoint}"
+        loaded = "the weights and the optimizer" if self.with_optimizer else "the weights"
+        return f"{loaded} of {'the previous stage, ' if self.is_from_previous_stage else ''}{self.checkpoint}"
 
 
-def complete_steps(folder: Path) -> list[int]:
-    """Steps with a complete checkpoint, in rising order."""
-    return committed_steps(folder)
-
-
-def choose_start(table: CheckpointConfig, folder: Path, provenance: Provenance) -> Start:
-    """The start of a run whose checkpoints lie in `folder`.
+def choose_start(config: CheckpointConfig, folder: Path, provenance: Provenance) -> Start:
+    """Choose the start of a run whose checkpoints are in `folder`.
 
     Raises:
-        CheckpointError: what was asked for is absent or damaged, belongs to another run, or nothing there is sound.
+        CheckpointError: the checkpoint that was asked for is missing or damaged or belongs to another run; or the
+            folder has checkpoints and none of them is sound.
     """
-    if not table.enable or table.create_seed_checkpoint:
+    if not config.enable or config.create_seed_checkpoint:
         return Start()
-    start = _own(table, folder) or _initial(table)
+    start = _own_checkpoint(config, folder) or _initial_weights(config)
     if start.checkpoint is not None:
         found = read_provenance(start.checkpoint)
         if found is not None:
@@ -87,81 +92,104 @@ def choose_start(table: CheckpointConfig, folder: Path, provenance: Provenance) 
     return start
 
 
-def _own(table: CheckpointConfig, folder: Path) -> Start | None:
-    """The newest sound checkpoint of the run itself, or the step asked for; None if it has none."""
+def newest_complete(path: Path, key: str) -> Checkpoint:
+    """The newest complete checkpoint at a path given by a user: a checkpoint, a folder of them, or a run folder.
+
+    Args:
+        key: the setting that names the path, for the message.
+
+    Raises:
+        CheckpointError: there is none with a marker.
+    """
+    found = committed_at(path)
+    if found:
+        return found[0]
+    raise CheckpointError(
+        f"{key} = {str(path)!r}: no complete checkpoint there{_unmarked(path)}; give a run folder or a checkpoint "
+        "(.../checkpoint/step-N)"
+    )
+
+
+def _unmarked(path: Path) -> str:
+    """What else is there, with the remedy; empty if nothing is."""
+    unmarked = unmarked_checkpoints(path)
+    if not unmarked:
+        return ""
+    return (
+        f" ({unmarked[-1].path} has no commit marker, so it is not complete; if you know it to be whole, `titan-speech "
+        f"checkpoint mark {unmarked[-1].path}` writes the marker)"
+    )
+
+
+def _own_checkpoint(config: CheckpointConfig, folder: Path) -> Start | None:
+    """The newest sound checkpoint of the run itself, or the step asked for; None if the run has no checkpoint."""
     passed_over = []
-    for step in _candidates(table, folder):
-        found = verify(checkpoint_path(folder, step), checksums=table.verify_checksums)
-        reason = _unfit(found)
+    for step in _steps_to_try(config, folder):
+        found = verify(checkpoint_path(folder, step), checksums=config.verify_checksums)
+        reason = _reason_against_resume(found)
         if not reason:
             return Start(step, found.checkpoint, tuple(passed_over))
         passed_over.append(f"step {step}: {reason}")
     if passed_over:
         raise CheckpointError(
-            f"nothing in {folder} can be resumed from: {'; '.join(passed_over)}. Restore one of them, take weights "
-            "with checkpoint.initial_load_path in another job.dump_folder, or remove the folder to start anew."
+            f"nothing in {folder} can be resumed from: {'; '.join(passed_over)}. Restore one of them, load its weights "
+            "with checkpoint.initial_load_path in another job.dump_folder, or remove the folder to start from scratch."
         )
-    _refuse_unmarked(folder)
+    unmarked = unmarked_checkpoints(folder)
+    if unmarked:  # a run whose only checkpoints have no marker must not silently start from scratch next to them
+        raise CheckpointError(
+            f"{folder} has checkpoints without a commit marker ({', '.join(one.path.name for one in unmarked)}): "
+            "another program saved them, or the markers were removed. If one is whole, `titan-speech checkpoint mark` "
+            "writes its marker; otherwise move them away."
+        )
     return None
 
 
-def _candidates(table: CheckpointConfig, folder: Path) -> list[int]:
-    """Steps to try, newest first."""
+def _steps_to_try(config: CheckpointConfig, folder: Path) -> list[int]:
+    """Newest first."""
     steps = committed_steps(folder)
-    if table.load_step == FRESH:
+    if config.load_step == FRESH:
         return steps[::-1]
-    if table.load_step not in steps:
+    if config.load_step not in steps:
         raise CheckpointError(
-            f"checkpoint.load_step = {table.load_step}: no complete checkpoint at "
-            f"{checkpoint_path(folder, table.load_step)}; {_known(steps)}. Leave load_step out to resume from the "
+            f"checkpoint.load_step = {config.load_step}: no complete checkpoint at "
+            f"{checkpoint_path(folder, config.load_step)}; {_existing(steps)}. Leave load_step out to resume from the "
             "newest."
         )
-    return [table.load_step]
+    return [config.load_step]
 
 
-def _unfit(found: Verification) -> str:
-    """Why a run cannot go on from a checkpoint; empty if it can. Step 0 is a seed: weights are all it has to have."""
+def _reason_against_resume(found: Verification) -> str:
+    """Why a run cannot resume from a checkpoint; empty if it can. A seed (step 0) needs weights only."""
     if found.problems:
         return f"damaged: {', '.join(found.problems)}"
     assert found.commit is not None, "a checkpoint without problems has a marker"
     is_resumable = found.commit.kind == "full" or found.commit.step == 0
-    return "" if is_resumable else "has weights only, no optimizer to go on with"
+    return "" if is_resumable else "has weights only, no optimizer state to resume with"
 
 
-def _refuse_unmarked(folder: Path) -> None:
-    """A run whose only checkpoints have no marker must not silently begin anew beside them."""
-    unmarked = sorted(path.parent.name for path in folder.glob(f"step-*/{INDEX}") if ".partial" not in path.parent.name)
-    if unmarked:
-        raise CheckpointError(
-            f"{folder} has checkpoints without a commit marker ({', '.join(unmarked)}): another program saved them, or "
-            "the markers were removed. If one is whole, `titan-speech checkpoint mark` writes its marker; otherwise "
-            "move them away."
-        )
-
-
-def _initial(table: CheckpointConfig) -> Start:
-    if not table.initial_load_path:
+def _initial_weights(config: CheckpointConfig) -> Start:
+    """checkpoint.initial_load_path: weights of another run, or of another program, whose checkpoints have no marker."""
+    if not config.initial_load_path:
         return Start()
-    checkpoint = Path(table.initial_load_path).absolute()
+    checkpoint = Path(config.initial_load_path).absolute()
+    key = f"checkpoint.initial_load_path = {config.initial_load_path!r}"
     if not (checkpoint / INDEX).is_file():
-        steps = committed_steps(checkpoint)
         raise CheckpointError(
-            f"checkpoint.initial_load_path = {table.initial_load_path!r}: no complete checkpoint there; "
-            f"{_known(steps, checkpoint)}. Give a folder .../step-N that has {INDEX}."
+            f"{key}: no complete checkpoint there; {_existing(committed_steps(checkpoint), checkpoint)}. Give a folder "
+            f".../step-N that has {INDEX}."
         )
-    found = verify(checkpoint, checksums=table.verify_checksums)
+    found = verify(checkpoint, checksums=config.verify_checksums)
     if found.commit is not None and not found.is_sound:
-        raise CheckpointError(
-            f"checkpoint.initial_load_path = {table.initial_load_path!r} is damaged: {', '.join(found.problems)}"
-        )
-    if found.commit is None:  # of another program: nothing was looked at
+        raise CheckpointError(f"{key} is damaged: {', '.join(found.problems)}")
+    if found.commit is None:  # of another program: nothing was verified
         try:
             indexed_files(checkpoint / INDEX)
         except CheckpointError as error:
-            raise CheckpointError(f"checkpoint.initial_load_path = {table.initial_load_path!r}: {error}") from error
+            raise CheckpointError(f"{key}: {error}") from error
     return Start(checkpoint=checkpoint)
 
 
-def _known(steps: list[int], folder: Path | None = None) -> str:
+def _existing(steps: list[int], folder: Path | None = None) -> str:
     where = f" in {folder}" if folder else ""
     return f"there are the steps {', '.join(map(str, steps))}{where}" if steps else f"there is none{where}"

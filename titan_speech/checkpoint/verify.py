@@ -1,13 +1,10 @@
-"""Whether a checkpoint is what its marker says.
+"""Whether a checkpoint is what its marker says, and a marker for a DCP checkpoint that has none.
 
-In: a checkpoint folder. Out: every problem, in words, with the file's name. Sizes cost one stat a file. Checksums read
-every byte, several files at once. The marker is no proof of itself: it must name all that lies in the folder and all
-that DCP's index speaks of, and the index must be one that can be read without running what is in it.
-
-A DCP checkpoint without a marker gets one.
-
-In: a folder step-N that another program saved, or whose marker was lost. Out: its marker, with sizes and checksums of
-the files as they are now, after a look whether all the index names is there; what lies beside it is named too.
+In: a checkpoint folder.
+Out: every problem, as a sentence with the file's name; or, for a folder step-N that another program saved or whose
+marker was lost, its marker. Sizes cost one stat per file. Checksums read every byte, several files at once. The marker
+is no proof of itself: it must name every file in the folder and every file that DCP's index names, and the index must
+be one that can be read without running anything in it.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ from pathlib import Path
 from titan_speech.checkpoint.commit import (
     INDEX,
     MARKER,
-    STEP_NAME,
     Commit,
     FileRecord,
     Role,
@@ -31,6 +27,8 @@ from titan_speech.checkpoint.commit import (
     publish,
     read_commit,
     role_of_name,
+    step_from_name,
+    step_name,
 )
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.index import SUFFIX, indexed_files
@@ -42,10 +40,11 @@ NUM_THREADS = 8
 
 @dataclass(frozen=True)
 class Verification:
-    """A checkpoint with all that is wrong with it."""
+    """A checkpoint with all its problems."""
 
     checkpoint: Path
     commit: Commit | None
+    """None if the marker is missing or damaged."""
     problems: tuple[str, ...]
 
     @property
@@ -54,46 +53,44 @@ class Verification:
 
 
 def verify(checkpoint: Path, *, checksums: bool) -> Verification:
-    """Compare `checkpoint` (.../step-N) with its marker."""
+    """Compare a checkpoint (.../step-N) with its marker.
+
+    Args:
+        checksums: also read every file and DCP's index.
+    """
     try:
         commit = read_commit(checkpoint)
     except CheckpointError as error:
         return Verification(checkpoint, None, (str(error),))
     if commit is None:
-        return Verification(checkpoint, None, (_without_marker(checkpoint),))
-    found = _wrong_step(checkpoint, commit) + _names_nothing(commit)
-    found += _each(commit.files, partial(_wrong_size, checkpoint))
-    found += _unnamed(commit, _in_folder(checkpoint), "lies in the folder")
-    if checksums and not found:
-        found = _each(commit.files, partial(_wrong_content, checkpoint)) or _wrong_index(checkpoint, commit)
-    return Verification(checkpoint, commit, tuple(found))
+        return Verification(checkpoint, None, (_missing_marker(checkpoint),))
+    problems = []
+    if checkpoint.name != step_name(commit.step):
+        problems.append(f"{MARKER} is of step {commit.step}; the folder was renamed or the file copied")
+    if not commit.files:  # with no file to look at, nothing would be found wrong
+        problems.append(f"{MARKER} names no files")
+    problems += _for_each_file(commit.files, partial(_wrong_size, checkpoint))
+    problems += _not_in_marker(commit, _files_in(checkpoint), "is in the folder")
+    if checksums and not problems:
+        problems = _for_each_file(commit.files, partial(_wrong_content, checkpoint)) or _wrong_index(checkpoint, commit)
+    return Verification(checkpoint, commit, tuple(problems))
 
 
-def _each(files: tuple[FileRecord, ...], look: Callable[[FileRecord], str]) -> list[str]:
+def _for_each_file(files: tuple[FileRecord, ...], check: Callable[[FileRecord], str]) -> list[str]:
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return [problem for problem in pool.map(look, files) if problem]
+        return [problem for problem in pool.map(check, files) if problem]
 
 
-def _wrong_step(checkpoint: Path, commit: Commit) -> list[str]:
-    is_same = checkpoint.name == f"step-{commit.step}"
-    return [] if is_same else [f"{MARKER} is of step {commit.step}; the folder was renamed or the file copied"]
-
-
-def _names_nothing(commit: Commit) -> list[str]:
-    """With no file to look at, nothing would be found wrong."""
-    return [] if commit.files else [f"{MARKER} names no files"]
-
-
-def _in_folder(checkpoint: Path) -> set[str]:
-    """Files that a save writes; notes that somebody puts beside them harm nothing."""
+def _files_in(checkpoint: Path) -> set[str]:
+    """Files that a save writes; other files that somebody adds do no harm."""
     try:
         return {path.name for path in checkpoint.iterdir() if path.name == INDEX or path.suffix == SUFFIX}
-    except FileNotFoundError:  # removed meanwhile by its run: the sizes have told
+    except FileNotFoundError:  # removed meanwhile by its run: the sizes show it
         return set()
 
 
 def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
-    """Of a checkpoint whose files are as they were written; a node without rank 0 may have no index."""
+    """Problems of the index of a checkpoint whose files are as they were written; only rank 0's node has an index."""
     try:
         names = indexed_files(checkpoint / INDEX)
     except FileNotFoundError:
@@ -102,10 +99,10 @@ def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
         return [f"{INDEX} cannot be read: {error}"]
     except CheckpointError as error:
         return [str(error)]
-    return _unnamed(commit, names, f"is spoken of by {INDEX}")
+    return _not_in_marker(commit, names, f"is named by {INDEX}")
 
 
-def _unnamed(commit: Commit, names: Set[str], why: str) -> list[str]:
+def _not_in_marker(commit: Commit, names: Set[str], why: str) -> list[str]:
     missing = sorted(names - {file.name for file in commit.files})
     if not missing:
         return []
@@ -129,9 +126,9 @@ def _wrong_content(checkpoint: Path, file: FileRecord) -> str:
     return "" if found.xxh3_128 == file.xxh3_128 else f"{file.name} has other bytes than were written (xxh3-128)"
 
 
-def _without_marker(checkpoint: Path) -> str:
+def _missing_marker(checkpoint: Path) -> str:
     if not (checkpoint / INDEX).is_file():
-        return f"no {MARKER}: no checkpoint, or one that was not written to its end"
+        return f"no {MARKER}: not a checkpoint, or one that was not written to its end"
     return (
         f"no {MARKER}: it was not saved by this version, or the file was removed. If you know it to be whole, "
         f"`titan-speech checkpoint mark {checkpoint}` writes one"
@@ -139,33 +136,32 @@ def _without_marker(checkpoint: Path) -> str:
 
 
 def write_marker(checkpoint: Path) -> Commit:
-    """Write the marker of a DCP checkpoint from elsewhere, from the files as they are.
+    """Write the marker of a DCP checkpoint from another program, from its files as they are.
 
     Raises:
-        CheckpointError: it is no DCP checkpoint, or has a marker; its index is refused; a file that it names is missing
-            or too short; or a record beside it is damaged.
+        CheckpointError: it is not a DCP checkpoint, or has a marker; its index is refused; a file that the index names
+            is missing or too short; or a companion file is damaged.
     """
-    match = STEP_NAME.fullmatch(checkpoint.name)
-    if match is None or not (checkpoint / INDEX).is_file():
-        raise CheckpointError(f"{checkpoint} is no DCP checkpoint: expected a folder step-N with {INDEX} in it")
+    step = step_from_name(checkpoint.name)
+    if step is None or not (checkpoint / INDEX).is_file():
+        raise CheckpointError(f"{checkpoint} is not a DCP checkpoint: expected a folder step-N with {INDEX} in it")
     if (checkpoint / MARKER).exists():
         raise CheckpointError(
-            f"{checkpoint} has a marker already, which knows the bytes that were written: see titan-speech checkpoint "
-            f"verify. If you know the files to be whole all the same, remove {MARKER} first"
+            f"{checkpoint} already has a marker, which records the bytes that were written: see titan-speech "
+            f"checkpoint verify. If you know the files to be whole all the same, remove {MARKER} first"
         )
     metadata = read_index(checkpoint / INDEX)
     roles: dict[str, Role] = {}
-    for index, at in metadata.storage_data.items():
-        path = checkpoint / at.relative_path
-        if not path.is_file() or path.stat().st_size < at.offset + at.length:
+    for index, place in metadata.storage_data.items():
+        path = checkpoint / place.relative_path
+        if not path.is_file() or path.stat().st_size < place.offset + place.length:
             raise CheckpointError(f"{path} is missing or was cut short: {INDEX} places {index.fqn} in it")
-        roles[at.relative_path] = (
-            "model" if "model" in (role_of_name(index.fqn), roles.get(at.relative_path)) else "state"
-        )
+        is_model = "model" in (role_of_name(index.fqn), roles.get(place.relative_path))
+        roles[place.relative_path] = "model" if is_model else "state"
     is_full = any(role_of_name(name) == "state" for name in metadata.state_dict_metadata)
     files = [file_record(checkpoint / name, name, role) for name, role in sorted(roles.items())]
     files += [file_record(checkpoint / INDEX, INDEX, "index"), *companion_records(checkpoint)]
-    commit = Commit(int(match[1]), "full" if is_full else "model", "adopted", time.time(), 0, tuple(files))
+    commit = Commit(step, "full" if is_full else "model", "adopted", time.time(), 0, tuple(files))
     checkpoint.replace(partial_path(checkpoint))
     publish(checkpoint, commit)
     return commit

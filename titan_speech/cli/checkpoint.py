@@ -23,14 +23,14 @@ _CHECKPOINT = "checkpoint (.../step-N), or a run folder for its newest checkpoin
 
 
 def checkpoint_list(args: argparse.Namespace) -> int:
-    from titan_speech.checkpoint.inspect import listed, run_dir
-    from titan_speech.checkpoint.upload.status import address_text
+    from titan_speech.checkpoint.inspect import list_checkpoints, run_dir
+    from titan_speech.checkpoint.upload.transfer import list_address
     from titan_speech.storage.s3_url import is_s3
 
     if is_s3(args.run):
-        print(address_text(args.run, storage_of(args, args.run)))
+        print(list_address(args.run, storage_of(args, args.run)))
         return EXIT_DONE
-    listing = listed(run_dir(Path(args.run)))
+    listing = list_checkpoints(run_dir(Path(args.run)))
     print(listing)
     return EXIT_FOUND_WRONG if listing.is_lost else EXIT_DONE
 
@@ -68,7 +68,7 @@ def checkpoint_pin(args: argparse.Namespace) -> None:
     place = run_dir(args.run)
     checkpoint = place.checkpoint(args.step)
     pin(place.folder, args.step)
-    print(f"{checkpoint} is pinned: it is neither deleted nor reduced to its weights")
+    print(f"{checkpoint.path} is pinned: it is neither deleted nor reduced to its weights")
 
 
 def checkpoint_unpin(args: argparse.Namespace) -> None:
@@ -89,14 +89,14 @@ def checkpoint_mark(args: argparse.Namespace) -> None:
 
 def checkpoint_push(args: argparse.Namespace) -> None:
     from titan_speech.checkpoint.inspect import run_dir
-    from titan_speech.checkpoint.upload.push_pull import push
+    from titan_speech.checkpoint.upload.transfer import push
 
     folder = run_dir(args.run).folder
     print(push(folder.parent, folder, args.url, storage_of(args, args.url), args.step))
 
 
 def checkpoint_pull(args: argparse.Namespace) -> None:
-    from titan_speech.checkpoint.upload.push_pull import pull
+    from titan_speech.checkpoint.upload.transfer import pull
     from titan_speech.config.schema_operations import CheckpointConfig
 
     folder = args.run / CheckpointConfig.folder

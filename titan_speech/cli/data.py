@@ -32,33 +32,42 @@ def data_order(args: argparse.Namespace) -> None:
 
 
 def data_show(args: argparse.Namespace) -> None:
+    from titan_speech.checkpoint.initial_load import later_phase
     from titan_speech.data.inspect import show_lines
     from titan_speech.preflight.config_checks import load_config
 
-    for line in show_lines(_with_read_positions(load_config(args.config_words).config), args.slots, args.source):
+    config = load_config(args.config_words).config
+    resumed = later_phase(config)
+    config = _with_read_positions(config, is_resumed=resumed is not None)
+    for line in show_lines(config, args.slots, args.source, resumed=resumed):
         print(line)
 
 
-def _with_read_positions(config: SpeechConfig) -> SpeechConfig:
+def _with_read_positions(config: SpeechConfig, is_resumed: bool = False) -> SpeechConfig:
     """The configuration with the read positions of the previous stage, if there is one.
 
     Raises:
         DataError: the object storage of a store cannot be reached.
     """
-    from titan_speech.checkpoint.initial_load import previewed
+    from titan_speech.checkpoint.initial_load import preview_data
     from titan_speech.storage.s3 import check_reachable
 
     check_reachable(config.storage, [config.stage.from_, *(source.store for source in config.data.source)])
-    config, remark = previewed(config)
+    if is_resumed:  # the run's own checkpoint has its read positions
+        return config
+    config, remark = preview_data(config)
     if remark:
         print(remark, file=sys.stderr)
     return config
 
 
 def data_phases(args: argparse.Namespace) -> None:
+    from titan_speech.checkpoint.commit import committed_at
     from titan_speech.data.phase_report import phases_json, phases_text
 
-    print((phases_json if args.json else phases_text)(Path(args.run_folder)))
+    run_folder = Path(args.run_folder)
+    newest = next((checkpoint.path for checkpoint in committed_at(run_folder)), None)
+    print((phases_json if args.json else phases_text)(run_folder, newest))
 
 
 COMMANDS = (

@@ -25,7 +25,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby, islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.collate import IGNORE_INDEX, PADDING_SLOT, Pack, pack_digest
 from titan_speech.data.loader import SpeechDataLoader
-from titan_speech.data.phase_files import newest_checkpoint, phase_end
 from titan_speech.data.phases import PhaseEnd
 from titan_speech.data.plan import DataPlan, SampleRef
 from titan_speech.data.slots import SlotBatches
@@ -50,11 +48,19 @@ MIN_CONDENSED_CODES = 5
 
 
 def show_lines(
-    config: SpeechConfig, slots: Sequence[int] = (0,), source: str | None = None, color: bool | None = None
+    config: SpeechConfig,
+    slots: Sequence[int] = (0,),
+    source: str | None = None,
+    color: bool | None = None,
+    resumed: PhaseEnd | None = None,
 ) -> Iterator[str]:
-    """The packs of these slots; with `source`, as many of its first packs as slots are given."""
+    """The packs of these slots; with `source`, as many of its first packs as slots are given.
+
+    Args:
+        resumed: where the run is, if it has left its first phase: slots count over all phases.
+    """
     tokenizer = TextTokenizer.load(config.tokenizer.path)
-    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer, _later_phase(config))
+    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer, resumed)
     first = plan.phase.first_slot
     if source is not None:
         slots = _slots_of(plan, source, len(slots))
@@ -66,13 +72,6 @@ def show_lines(
     printer = PackPrinter(plan, tokenizer, wants_color() if color is None else color)
     for slot in slots:
         yield from printer.lines(plan.pack(slot))
-
-
-def _later_phase(config: SpeechConfig) -> PhaseEnd | None:
-    """Where the run of this configuration stands, if it has left its first phase: slots count over all of them."""
-    newest = newest_checkpoint(Path(config.job.dump_folder))
-    end = phase_end(newest.absolute()) if newest is not None else None
-    return end if end is not None and end.last.first_slot and end.last.label == config.data.phase else None
 
 
 def wants_color() -> bool:

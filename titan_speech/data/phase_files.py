@@ -81,30 +81,17 @@ def read_phase(path: Path) -> Phase:
         raise CheckpointError(f"{path} is damaged ({error}); restore it from where the run came from") from error
 
 
-def continued_from(folder: Path) -> PhaseEnd:
-    """The data position of a checkpoint: `folder` itself, or the newest complete one of the run in `folder`.
+def continued_from(checkpoint: Path) -> PhaseEnd:
+    """The data position of a checkpoint (.../step-N) of another run, which checkpoint/ found to be complete.
 
     Raises:
-        CheckpointError: there is no complete checkpoint, or no data record next to it.
+        CheckpointError: there is no data record next to it.
     """
-    where = f"data.continue_from = {str(folder)!r}"
-    checkpoint = folder if (folder / ".metadata").is_file() else newest_checkpoint(folder)
-    if checkpoint is None:
-        raise CheckpointError(
-            f"{where}: no complete checkpoint there; give a run folder or a checkpoint (.../checkpoint/step-N)"
-        )
-    end = phase_end(checkpoint.absolute())
+    end = phase_end(checkpoint)
     if end is None:
         raise CheckpointError(
-            f"{where}: {checkpoint} has no {PHASES_DIR}/{checkpoint.name}.json next to it, which holds the read "
-            "position of each stream; copy it too, or leave data.continue_from out to read every stream from its "
-            "beginning"
+            f"data.continue_from = {str(checkpoint)!r} has no {PHASES_DIR}/{checkpoint.name}.json next to it, which "
+            "holds the read position of each stream; copy it too, or leave data.continue_from out to read every stream "
+            "from its beginning"
         )
     return end
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run folder or a folder of checkpoints."""
-    found = [path.parent for pattern in ("step-*", "*/step-*") for path in folder.glob(f"{pattern}/.metadata")]
-    numbered = [path for path in found if path.name.removeprefix("step-").isdecimal()]
-    return max(numbered, key=lambda path: int(path.name.removeprefix("step-")), default=None)

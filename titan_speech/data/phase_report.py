@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from titan_speech.data.phase_files import PHASES_DIR, newest_checkpoint, phase_end, read_phases
+from titan_speech.data.phase_files import PHASES_DIR, phase_end, read_phases
 from titan_speech.data.phases import Phase, StreamRecord
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.text_table import table_lines
@@ -50,24 +50,26 @@ class PhaseSummary:
     retired: tuple[str, ...]
 
 
-def summarize_phases(run_folder: Path) -> list[PhaseSummary]:
+def summarize_phases(run_folder: Path, newest: Path | None) -> list[PhaseSummary]:
     """The phases of the run, oldest first.
+
+    Args:
+        newest: the newest complete checkpoint of the run (.../step-N), if it has one.
 
     Raises:
         CheckpointError: the folder does not exist, is not a run folder, or its records are damaged.
     """
-    phases, end_step = _read_run(run_folder)
+    phases, end_step = _read_run(run_folder, newest)
     ends = [(phase.first_step, phase.first_slot) for phase in phases[1:]]
     ends.append((end_step, phases[-1].slots(end_step).start))
     return [_summarize(phase, *end) for phase, end in zip(phases, ends, strict=True)]
 
 
-def _read_run(run_folder: Path) -> tuple[tuple[Phase, ...], int]:
+def _read_run(run_folder: Path, newest: Path | None) -> tuple[tuple[Phase, ...], int]:
     """The phases of a run, and the step at which the last one ends."""
     if not run_folder.is_dir():
         raise CheckpointError(f"there is no run folder {run_folder}; give the run's job.dump_folder")
-    checkpoint = newest_checkpoint(run_folder)
-    end = phase_end(checkpoint) if checkpoint is not None else None
+    end = phase_end(newest) if newest is not None else None
     if end is not None:
         return end.phases, end.step
     records = sorted((run_folder / PHASES_DIR).glob("*.json"), key=lambda path: path.stat().st_mtime)
@@ -105,12 +107,12 @@ def _summarize_stream(phase: Phase, stream: StreamRecord, num_packs: int) -> Str
     return StreamSummary(stream.name, stream.share, here, here / epoch, (before + here) / epoch, status)
 
 
-def phases_json(run_folder: Path) -> str:
-    return json.dumps([asdict(phase) for phase in summarize_phases(run_folder)], indent=1, ensure_ascii=False)
+def phases_json(run_folder: Path, newest: Path | None) -> str:
+    return json.dumps([asdict(phase) for phase in summarize_phases(run_folder, newest)], indent=1, ensure_ascii=False)
 
 
-def phases_text(run_folder: Path) -> str:
-    return "\n\n".join("\n".join(_lines(phase)) for phase in summarize_phases(run_folder))
+def phases_text(run_folder: Path, newest: Path | None) -> str:
+    return "\n\n".join("\n".join(_lines(phase)) for phase in summarize_phases(run_folder, newest))
 
 
 def _lines(phase: PhaseSummary) -> list[str]:

@@ -1,116 +1,93 @@
-"""Decisions that all ranks share: what rank 0 decided, and what all ranks agree on at a step boundary.
+"""What all ranks must know alike: decisions of rank 0, and flags at a step boundary.
 
-Before a process group exists, `decide_on_rank_0` runs a function that looks at files on rank 0 only and returns its
-result, or raises its error, on every rank. If each rank looked for itself, ranks could see different things in a shared
-folder, and 64 of them would read a checkpoint 64 times to verify it. The result is sent through the rendezvous store,
-which is fresh for each restart (rendezvous.py).
+In: a function that rank 0 calls; the environment torchrun sets, or a process group.
+Out: what it returned, on every rank; an error it raised is raised on every rank.
 
-At each step boundary, `Agreement` combines the flags of all ranks, so that they save, finish a save and stop at the
-same step. In: what one rank sees (a signal, a clock, whether its part of a save is written). Out: each flag that is set
-on any rank. The cost is one all-reduce of four integers on the CPU per step: 1.4 ms between two processes on two cores
-that were busy with other work, without waiting for an accelerator. With one rank nothing is sent.
+    StartupConsensus.decide_on_rank_0   before a process group exists, through the c10d store of this start
+    decide_on_rank_0                    with a process group
+    broadcast_from_rank_0               a value that rank 0 has
+    Agreement.agree                     flags at a step boundary: the logical or of all ranks
+    ranks_seeing_rank_0                 which ranks share a file system with rank 0
+
+Ranks that each looked at files for themselves could see different things in a shared folder, and 64 of them would read
+a checkpoint 64 times to verify it. A boundary costs one all-reduce of four integers on the CPU: 1.4 ms between two
+processes on two cores that were busy with other work, without waiting for an accelerator; nothing in a world of one.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
+import uuid
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import TitanSpeechError
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Boundary:
-    """Flags at a step boundary, of one rank or of all ranks."""
-
-    is_requested: bool = False
-    """A save was requested."""
-
-    is_time: bool = False
-    """The time between saves has passed, by the clock of rank 0."""
-
-    must_stop: bool = False
-    """Training ends at this boundary."""
-
-    is_writing: bool = False
-    """This rank's part of the last save is still being written."""
-
-
 BOUNDARY_TIMEOUT = timedelta(minutes=10)
-"""How long ranks wait for each other at a step boundary: validation or a slow disk may delay one of them."""
+"""How long ranks wait for each other at a step boundary: validation or a slow disk may hold one of them up."""
+
+DECISION_TIMEOUT = timedelta(hours=2)
+"""Reading a checkpoint of a terabyte takes 10 minutes at 2 GB/s."""
 
 
-def cpu_group(timeout: timedelta | None = None) -> dist.ProcessGroup:
-    """A separate gloo group of all ranks, so that its collectives never mix with others. Every rank must call this."""
-    group = dist.new_group(backend="gloo", timeout=timeout)
-    assert isinstance(group, dist.ProcessGroup), f"a group of all ranks without this one: {group}"
-    return group
+class StartupConsensus:
+    """Decisions of rank 0 before a process group exists; keep it until the group is initialized.
+
+    Where torchrun does not host the store, rank 0 does, and other ranks may still read from it.
+    """
+
+    def __init__(self, hosted: dist.Store | None = None) -> None:
+        """`hosted`: a store of this start that this process hosts (rendezvous.py), kept alive here."""
+        self._hosted = hosted
+        self._store: dist.Store | None = None
+
+    def decide_on_rank_0(self, name: str, decide: Callable[[], T]) -> T:
+        """Call `decide` on rank 0 and return its result on every rank; every rank calls this.
+
+        Args:
+            name: unique among the decisions of one start.
+
+        Raises:
+            TitanSpeechError: raised by `decide` on rank 0.
+        """
+        if dist_env().world_size == 1:
+            return decide()
+        if self._store is None:
+            from torch.distributed.rendezvous import rendezvous
+
+            self._store = next(iter(rendezvous("env://")))[0]
+        key = f"titan_speech/{name}"
+        if dist_env().is_first:
+            self._store.set(key, pickle.dumps(_outcome(decide)).hex())
+        self._store.wait([key], DECISION_TIMEOUT)
+        return _returned(pickle.loads(bytes.fromhex(self._store.get(key).decode())))
 
 
-class Agreement:
-    """Agreement between all ranks; every rank must make the same calls in the same order."""
-
-    def __init__(self) -> None:
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self._group = cpu_group(BOUNDARY_TIMEOUT) if self.world_size > 1 else None
-
-    def agree(self, mine: Boundary) -> Boundary:
-        """The flags that are set on any rank."""
-        if self._group is None:
-            return mine
-        flags = torch.tensor(astuple(mine), dtype=torch.int32)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        return Boundary(*(bool(flag) for flag in flags.tolist()))
-
-    def tell(self, of_rank_0: T) -> T:
-        """The argument of rank 0, on every rank."""
-        if self._group is None:
-            return of_rank_0
-        objects = [of_rank_0]
-        dist.broadcast_object_list(objects, src=0, group=self._group)
-        return objects[0]
-
-
-LONGEST_WAIT = timedelta(hours=2)
-"""Long enough to verify a checkpoint: reading one terabyte takes 10 minutes at 2 GB/s."""
-
-_stores: list[object] = []
-"""Kept open: if torchrun does not host the store, rank 0 does, and other ranks may still read from it."""
-
-
-def decide_on_rank_0(name: str, decide: Callable[[], T]) -> T:
-    """Run a function on rank 0 and return its result on every rank; needs no process group.
-
-    Args:
-        name: unique for each decision.
-        decide: called on rank 0 only; its result must be picklable.
+def decide_on_rank_0(decide: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """Call `decide` on rank 0 and return its result on every rank of a process group; every rank calls this.
 
     Raises:
-        TitanSpeechError: raised by `decide`, on every rank.
+        TitanSpeechError: raised by `decide` on rank 0.
     """
-    if int(os.environ["WORLD_SIZE"]) == 1:
-        return decide()
-    from torch.distributed.rendezvous import rendezvous
+    return _returned(broadcast_from_rank_0(_outcome(decide) if dist.get_rank() == 0 else None, group))
 
-    store, rank, _ = next(iter(rendezvous("env://")))
-    _stores.append(store)
-    key = f"titan_speech/{name}"
-    if rank == 0:
-        store.set(key, pickle.dumps(_outcome(decide)).hex())
-    store.wait([key], LONGEST_WAIT)
-    outcome = pickle.loads(bytes.fromhex(store.get(key).decode()))
-    if isinstance(outcome, TitanSpeechError):
-        raise outcome
-    return outcome
+
+def broadcast_from_rank_0(value: T, group: dist.ProcessGroup | None = None) -> T:
+    """The `value` of rank 0, on every rank of the group (default: the default group); every rank calls this."""
+    if dist.get_world_size(group) == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=group)
+    return values[0]
 
 
 def _outcome(decide: Callable[[], T]) -> T | TitanSpeechError:
@@ -118,3 +95,79 @@ def _outcome(decide: Callable[[], T]) -> T | TitanSpeechError:
         return decide()
     except TitanSpeechError as error:
         return error
+
+
+def _returned(outcome: T | TitanSpeechError | None) -> T:
+    if isinstance(outcome, TitanSpeechError):
+        raise outcome
+    return outcome  # pyright: ignore[reportReturnType]
+
+
+def cpu_group(timeout: timedelta | None = None) -> dist.ProcessGroup:
+    """A new gloo group of all ranks, so that its collectives cross no others; every rank calls this."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), f"a group of all ranks without this one: {group}"
+    return group
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Flags of one rank at a step boundary, or the logical or of all ranks."""
+
+    is_requested: bool = False
+    """A save was requested."""
+
+    is_time: bool = False
+    """The last save is longer ago than the policy allows; only the clock of rank 0 decides."""
+
+    must_stop: bool = False
+    """Training ends at this boundary."""
+
+    is_writing: bool = False
+    """A part of the last save is still being written."""
+
+
+class Agreement:
+    """All ranks call `agree` at each step boundary, so that they save, settle and stop at the same step."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.group = cpu_group(BOUNDARY_TIMEOUT) if self.world_size > 1 else None
+
+    def agree(self, mine: Boundary) -> Boundary:
+        """The flags that are set on any rank."""
+        if self.group is None:
+            return mine
+        flags = torch.tensor(astuple(mine), dtype=torch.int32)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        return Boundary(*(bool(flag) for flag in flags.tolist()))
+
+
+@dataclass(frozen=True)
+class RanksSeeingRank0:
+    """Which ranks see the run folder of rank 0; without a shared file system a node has only what its ranks wrote."""
+
+    by_rank: tuple[bool, ...]
+
+    @property
+    def are_all(self) -> bool:
+        return all(self.by_rank)
+
+
+def ranks_seeing_rank_0(folder: Path) -> RanksSeeingRank0:
+    """Find out by a file that rank 0 writes to `folder`; every rank calls this. Nothing is written on a single node."""
+    world_size = dist.get_world_size()
+    if world_size == dist_env().local_world_size:
+        return RanksSeeingRank0((True,) * world_size)
+    group = cpu_group()
+    path = folder / broadcast_from_rank_0(f".seen-{uuid.uuid4().hex}", group)
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    dist.barrier(group)
+    seen: list[bool] = [False] * world_size
+    dist.all_gather_object(seen, path.exists(), group=group)
+    if dist.get_rank() == 0:
+        path.unlink()
+    dist.destroy_process_group(group)
+    return RanksSeeingRank0(tuple(seen))

@@ -26,33 +26,34 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 _POLL = timedelta(seconds=1)
 _LEADER = "titan_speech/leader"
 
-_hosted: list[object] = []
-"""Keeps the store that this process hosts open until the process ends."""
 
-
-def use_fresh_store_after_restart() -> None:
+def use_fresh_store_after_restart() -> Store | None:
     """Point MASTER_PORT at a TCPStore of this restart. Call before anything else uses torchrun's store.
+
+    Returns:
+        The store if this process hosts it, to be kept until the process group is initialized.
 
     Raises:
         RendezvousError: rank 0 did not answer within `RENDEZVOUS_TIMEOUT`.
     """
     env = dist_env()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env.world_size == 1:
-        return
+        return None
     from torch.distributed import TCPStore
 
     host = os.environ["MASTER_ADDR"]
     torchrun_store = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, timeout=RENDEZVOUS_TIMEOUT)
+    hosted = None
     if env.is_first:
         hosted = TCPStore(
             host, 0, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=RENDEZVOUS_TIMEOUT
         )
-        _hosted.append(hosted)
         port = hosted.port
         _answer_ranks(torchrun_store, env.world_size, port)
     else:
         port = _ask_rank_0(torchrun_store, env.rank)
     os.environ |= {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    return hosted
 
 
 def _answer_ranks(store: Store, world_size: int, port: int) -> None:

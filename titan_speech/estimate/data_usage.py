@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from titan_speech.checkpoint.initial_load import with_continued_data
+from titan_speech.checkpoint.start import Start
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.mixture_solver import CYCLE_SLOTS
@@ -56,7 +58,7 @@ class DataUsage:
 def data_usage(config: SpeechConfig) -> DataUsage:
     """What the run reads, from its data plan; without the stores, from the shares alone."""
     try:
-        plan = DataPlan.load(config)
+        plan = DataPlan.load(with_continued_data(config, Start()))
     except (TitanSpeechError, OSError) as error:
         return _without_stores(config, str(error))
     streams = tuple(_stream_usage(stream, plan) for stream in plan.streams)

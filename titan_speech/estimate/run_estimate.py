@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from titan_speech.checkpoint.retention import Kept, RetentionPolicy, is_due, removal
+from titan_speech.checkpoint.retention import RetentionPolicy, StoredCheckpoint, choose_removal, is_due
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import StagesOfRank
 from titan_speech.estimate.data_usage import DataUsage
@@ -83,14 +83,14 @@ def count_storage(config: SpeechConfig, num_parameters: int, num_steps: int) -> 
     size, settings = DTYPE_BYTES[config.training.dtype], config.checkpoint
     saved = [step for step in range(1, num_steps + 1) if step == num_steps or is_due(settings.cadence, step)]
     saved = saved if settings.enable else []
-    policy = RetentionPolicy(settings.keep_last_full, settings.keep_last_model_only, settings.milestone_every_steps)
-    removed = removal([Kept(step) for step in saved], policy)
+    policy = RetentionPolicy.from_config(settings)
+    removed = choose_removal([StoredCheckpoint(step) for step in saved], policy)
     return Storage(
         full_bytes=3 * size * num_parameters,
         model_only_bytes=size * num_parameters,
         num_saved=len(saved),
-        num_kept_full=len(saved) - len(removed.thin) - len(removed.delete),
-        num_kept_model_only=len(removed.thin),
+        num_kept_full=len(saved) - len(removed.drop_optimizer) - len(removed.delete),
+        num_kept_model_only=len(removed.drop_optimizer),
     )
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
-from titan_speech.checkpoint.start import complete_steps
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
@@ -55,14 +55,14 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
     checkpoint = _checkpoint(folder / config.checkpoint.folder, step)
-    found = read_provenance(checkpoint)
+    found = read_provenance(checkpoint.path)
     if found is not None and found.vocabulary != grammar.vocabulary.fingerprint:
         raise CheckpointError(
-            f"{checkpoint} was trained with vocabulary {found.vocabulary}; the tokenizer at "
+            f"{checkpoint.path} was trained with vocabulary {found.vocabulary}; the tokenizer at "
             f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
         )
-    model = _model(trained_shape(config.model, found), grammar.vocabulary.num_rows, checkpoint)
-    return TrainedRun(config, tokenizer, grammar, model, int(checkpoint.name.removeprefix("step-")))
+    model = _model(trained_shape(config.model, found), grammar.vocabulary.num_rows, checkpoint.path)
+    return TrainedRun(config, tokenizer, grammar, model, checkpoint.step)
 
 
 def _run_config(folder: Path) -> SpeechConfig:
@@ -74,14 +74,19 @@ def _run_config(folder: Path) -> SpeechConfig:
     return load_config(["--job.config_file", str(path)]).config
 
 
-def _checkpoint(folder: Path, step: int | None) -> Path:
+def _checkpoint(folder: Path, step: int | None) -> Checkpoint:
     """The checkpoint of a step, or the newest complete one."""
-    steps = complete_steps(folder)
-    if not steps:
+    complete = committed_checkpoints(folder)
+    if not complete:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"no complete checkpoint of step {step} in {folder}; there are {steps}")
-    return folder / f"step-{steps[-1] if step is None else step}"
+    if step is None:
+        return complete[-1]
+    found = next((one for one in complete if one.step == step), None)
+    if found is None:
+        raise CheckpointError(
+            f"no complete checkpoint of step {step} in {folder}; there are {[one.step for one in complete]}"
+        )
+    return found
 
 
 def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:

@@ -1,20 +1,13 @@
-"""Loss spikes: a loss far above what the steps before it had.
+"""What the host makes of each step: counts, limits, loss spikes, the record of a skipped batch, the end of the run.
 
-In: the mean loss of each step that counted. Out: whether it is a spike: above the median of a window by more than `z`
-robust standard deviations (1.4826 times the median absolute deviation, at least half a percent of the median, so that
-a quiet run does not call noise a spike). Until the window is full nothing is one; steps of the warmup do not fill it.
-The cost is two medians of a hundred floats a step, 20 us on the host.
+In: the readings of the step guard (training/optimizer.py), equal on all ranks and in the order of the steps.
+Out: values for the log, the state that a checkpoint keeps, RUN/health/skipped-step-N.json for each skipped step, and at
+a step boundary the end of the run where one is due: on all ranks at the same step, since all of them know the same.
 
-The identity of a batch that was skipped: RUN/health/skipped-step-N.json.
-
-In: what is known of the step, the plan, and which slots each rank computed. Out: a JSON file with the slots, the
-samples in them and the command that prints them. Where the loss of single ranks was not finite, only theirs are named.
-
-What the host makes of each step: counts, limits, spikes, and whether the run goes on.
-
-In: the readings of the guard, equal on all ranks and in the order of the steps. Out: figures for the log, the state
-that a checkpoint carries, and at a step boundary the end of the run where one is due: on all ranks at the same step,
-since all of them know the same.
+A spike is a loss above the median of a window by more than `z` robust standard deviations (1.4826 times the median
+absolute deviation, at least half a percent of the median, so that a quiet run does not call noise a spike). Until the
+window is full nothing is a spike; steps of the warmup do not fill it. The cost is two medians of a hundred floats per
+step, 20 us on the host.
 """
 
 from __future__ import annotations
@@ -37,11 +30,11 @@ from titan_speech.training.optimizer import StepReading
 
 MAD_TO_STD = 1.4826
 MIN_STD = 0.005
-"""Of the median."""
+"""Fraction of the median."""
 
 
 class SpikeDetector:
-    """Window of losses; `z` = 0 never sees a spike."""
+    """Compares each loss with a window of earlier losses; `z` = 0 never sees a spike."""
 
     def __init__(self, z: float, window_steps: int, warmup_steps: int) -> None:
         self.z, self.warmup_steps = z, warmup_steps
@@ -56,7 +49,7 @@ class SpikeDetector:
         return is_spike
 
     def limit(self) -> float:
-        """The largest loss that is none."""
+        """Largest loss that does not count as a spike."""
         middle = statistics.median(self.losses)
         deviation = statistics.median(abs(loss - middle) for loss in self.losses)
         return middle + self.z * max(MAD_TO_STD * deviation, MIN_STD * abs(middle))
@@ -88,12 +81,12 @@ class BatchFinder:
         return sorted(slots.start + i for i in self.shape.slots_of_rank(keys, dp_rank))
 
     def suspects(self, reading: StepReading) -> list[int]:
-        """Slots of the ranks whose loss was not finite; all slots where that does not tell."""
+        """Slots of the ranks whose loss was not finite; all slots of the step if no rank is known."""
         of_ranks = {slot for rank in reading.bad_ranks for slot in self.slots_of(reading.step, rank)}
         return sorted(of_ranks) or list(self.slots(reading.step))
 
     def samples(self, slots: list[int]) -> list[dict[str, Any]]:
-        """What each slot is made of; reads sidecars."""
+        """The samples in each slot; reads sidecars."""
         packs = [self.plan.pack(slot) for slot in slots]
         return [
             {
@@ -106,7 +99,11 @@ class BatchFinder:
 
 
 def write_skipped(folder: Path, finder: BatchFinder, reading: StepReading) -> Path:
-    """Write down a skipped step of the run in `folder`; figures that are not finite are text."""
+    """Record a skipped step of the run in `folder`; numbers that are not finite are written as text.
+
+    The record has the slots, their samples and the command that prints them. Where the loss of single ranks was not
+    finite, only the slots of those ranks are suspects.
+    """
     slots = finder.slots(reading.step)
     suspects = finder.suspects(reading)
     record = {
@@ -127,10 +124,10 @@ def write_skipped(folder: Path, finder: BatchFinder, reading: StepReading) -> Pa
 
 @dataclass(frozen=True)
 class HealthState:
-    """What a checkpoint keeps, so that a resumed run decides as one that was not cut."""
+    """What a checkpoint keeps, so that a resumed run decides as one that was not interrupted."""
 
     skipped_steps: int = 0
-    """Steps of the run whose update was left out, or which were passed over after a rollback."""
+    """Steps of the run whose update was skipped, or which were skipped after a rollback."""
 
     recent_skips: tuple[int, ...] = ()
     """Those among the last health.skip_window_steps."""
@@ -150,13 +147,13 @@ class HealthState:
 
 
 class HealthMonitor:
-    """One a rank; rank 0 writes and speaks."""
+    """One per rank; rank 0 writes and logs."""
 
     def __init__(
-        self, table: HealthConfig, run_folder: Path, finder: BatchFinder, warmup_steps: int, is_first_rank: bool
+        self, config: HealthConfig, run_folder: Path, finder: BatchFinder, warmup_steps: int, is_first_rank: bool
     ) -> None:
-        self.table, self.run_folder, self.finder, self.is_first_rank = table, run_folder, finder, is_first_rank
-        self.spikes = SpikeDetector(table.spike_z, table.spike_window_steps, warmup_steps)
+        self.config, self.run_folder, self.finder, self.is_first_rank = config, run_folder, finder, is_first_rank
+        self.spikes = SpikeDetector(config.spike_z, config.spike_window_steps, warmup_steps)
         self.last: StepReading | None = None
         self._state = HealthState()
         self._end: HealthError | None = None
@@ -171,7 +168,7 @@ class HealthMonitor:
                 self._spiked(reading)
 
     def figures(self, step: int) -> dict[str, float]:
-        """For the log: totals of the run, and the step's own loss, which is not a number if it was skipped."""
+        """For the log: totals of the run, and the loss of the step, which is NaN or infinite if it was skipped."""
         assert self.last is not None
         assert self.last.step == step, f"step {step} is not settled, {self.last.step} is"
         return {
@@ -181,14 +178,18 @@ class HealthMonitor:
         }
 
     def end_if_due(self) -> None:
-        """At a step boundary: raises what ends the run, on all ranks alike."""
+        """At a step boundary, on all ranks alike.
+
+        Raises:
+            HealthError: too many steps were skipped.
+        """
         if self._end is not None:
             raise self._end
 
-    def passed_over(self, step: int) -> None:
-        """A step whose data was read and dropped."""
+    def skipped_by_rollback(self, step: int) -> None:
+        """Count a step whose data was read and dropped."""
         self._state = replace(self._state, skipped_steps=self._state.skipped_steps + 1)
-        self._say(f"Step {step} is passed over, as a rollback asks for: slots {_span(self.finder.slots(step))}")
+        self._warn(f"Step {step} is skipped because of a rollback: slots {_span(self.finder.slots(step))}")
 
     @property
     def state(self) -> HealthState:
@@ -199,19 +200,19 @@ class HealthMonitor:
         self.spikes.restore(state.losses)
 
     def _skipped(self, reading: StepReading) -> None:
-        first = reading.step - self.table.skip_window_steps + 1
+        first = reading.step - self.config.skip_window_steps + 1
         recent = (*(step for step in self._state.recent_skips if step >= first), reading.step)
         self._state = replace(self._state, skipped_steps=self._state.skipped_steps + 1, recent_skips=recent)
-        where = self._written(reading)
-        if len(recent) > self.table.max_skipped_steps:
+        where = self._record_batch(reading)
+        if len(recent) > self.config.max_skipped_steps:
             self._end = HealthError(
-                f"{len(recent)} of the last {self.table.skip_window_steps:,} steps had a loss or gradient that is not "
+                f"{len(recent)} of the last {self.config.skip_window_steps:,} steps had a loss or gradient that is not "
                 f"finite, the last one step {reading.step}, {where}; health.max_skipped_steps = "
-                f"{self.table.max_skipped_steps}. Their updates were left out, so weights and checkpoints are sound. "
+                f"{self.config.max_skipped_steps}. Their updates were skipped, so weights and checkpoints are sound. "
                 "Look at the data named there, lower optimizer.lr, or raise the limit, and start again."
             )
 
-    def _written(self, reading: StepReading) -> str:
+    def _record_batch(self, reading: StepReading) -> str:
         slots = self.finder.suspects(reading)
         what = "gradient" if not reading.gradient_is_finite else "loss"
         where = f"slots {slots_text(slots)}"
@@ -220,22 +221,22 @@ class HealthMonitor:
         try:
             where = f"{where} (see {write_skipped(self.run_folder, self.finder, reading)})"
         except OSError as error:
-            logger.warning(f"The batch of step {reading.step} could not be written down: {error}")
+            logger.warning(f"The batch of step {reading.step} could not be recorded: {error}")
         logger.warning(f"Step {reading.step} is skipped, its {what} is not finite: {where}")
         return where
 
-    def _say(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         if self.is_first_rank:
             logger.warning(message)
 
     def _spiked(self, reading: StepReading) -> None:
         self._state = replace(self._state, loss_spikes=self._state.loss_spikes + 1)
         slots = _span(self.finder.slots(reading.step))
-        self._say(
+        self._warn(
             f"The loss jumped to {reading.loss:.4f} in step {reading.step}, slots {slots}: more than "
-            f"{self.table.spike_z:g} robust deviations above the last {len(self.spikes.losses)} steps"
+            f"{self.config.spike_z:g} robust deviations above the last {len(self.spikes.losses)} steps"
         )
-        if self.table.on_spike == "rollback" and self.spike_to_roll_back is None:
+        if self.config.on_spike == "rollback" and self.spike_to_roll_back is None:
             self.spike_to_roll_back = reading.step
 
 

@@ -1,15 +1,13 @@
-"""How a run ends, as an exit code a scheduler can act on.
+"""How a run ends: exit codes a scheduler can act on, and signals as a request to stop.
 
-In: the reason. Out: one of these codes, which docs/fault_tolerance.md says how to act on.
-
-SIGTERM and SIGUSR1 as a wish to stop, heard even while the main thread waits inside a collective.
-
-In: the signals of a scheduler, or of torchrun, which passes them on. Out: a call of `on_stop` on this rank; the
-checkpoint manager tells all others, so that they save at the same step and leave with EXIT_RESTART. A second signal
-leaves at once, and so does a rank that could not save in time; the checkpoints that are complete stay as they are.
-Signals within two seconds are one: a scheduler often signals torchrun and its workers, and torchrun passes its own on.
+In: the signals of a scheduler, or of torchrun, which passes them on; the reason for an end.
+Out: a call of `on_stop` on this rank, also while the main thread waits inside a collective; the checkpoint manager
+tells all others, so that they save at the same step and exit with EXIT_RESTART. A second signal exits at once, and so
+does a rank that could not save in time; complete checkpoints stay as they are. Signals within two seconds are one: a
+scheduler often signals torchrun and its workers, and torchrun passes its own on.
 
 The interpreter runs handlers only between bytecodes of the main thread, so a thread listens to its wake-up socket.
+docs/fault_tolerance.md says how to act on each exit code.
 """
 
 from __future__ import annotations
@@ -30,14 +28,14 @@ EXIT_UNHEALTHY = 3
 """The run stopped itself: it would do the same again."""
 
 EXIT_HUNG = 4
-"""Another rank did not answer: a restart goes on from the last checkpoint."""
+"""Another rank did not answer: a restart resumes from the last checkpoint."""
 
 EXIT_RESTART = 75
-"""EX_TEMPFAIL of sysexits.h: the run was asked to stop, or goes back a little; the same command goes on."""
+"""EX_TEMPFAIL of sysexits.h: the run was asked to stop, or was rolled back; the same command resumes."""
 
 
 class StopRun(SystemExit):
-    """Ends every rank at a step boundary, with everything in order; no failure, so no traceback."""
+    """Ends every rank at a step boundary, in order: not a failure, so without a traceback."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(EXIT_RESTART)
@@ -49,16 +47,16 @@ ONE_SIGNAL_SEC = 2.0
 
 
 class StopSignals:
-    """Listens from `listen` to the end of the process."""
+    """Listens for signals from `listen` to the end of the process."""
 
     def __init__(self, within_sec: float, on_stop: Callable[[str], None]) -> None:
-        """`within_sec`: time from the signal in which the rank must have left by itself."""
+        """`within_sec`: time from the signal within which the rank must have exited by itself."""
         self.within_sec, self.on_stop = within_sec, on_stop
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
 
     def listen(self) -> None:
-        """From the main thread. Before it a signal ends the process as usual: there is nothing to save yet."""
+        """Call it from the main thread. Before it a signal ends the process as usual: there is nothing to save yet."""
         for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
@@ -69,14 +67,14 @@ class StopSignals:
         began = time.monotonic()
         assert first is not None, "there is no deadline before the first signal"
         self.on_stop(first)
-        _say(f"got {first}: saving at the next step boundary, then leaving (at most {self.within_sec:g} s)")
+        _print(f"got {first}: saving at the next step boundary, then stopping (at most {self.within_sec:g} s)")
         while (name := self._next_signal(began + self.within_sec)) is not None:
             if time.monotonic() - began > ONE_SIGNAL_SEC:
-                _leave(f"got {name} after {first}: leaving at once, without saving")
-        _leave(f"could not save within {self.within_sec:g} s of {first} (health.stop_within_sec): leaving")
+                _exit(f"got {name} after {first}: exiting at once, without saving")
+        _exit(f"could not save within {self.within_sec:g} s of {first} (health.stop_within_sec): exiting")
 
     def _next_signal(self, deadline: float | None) -> str | None:
-        """Name of the next signal; None at the deadline."""
+        """Name of the next signal, or None at the deadline."""
         while True:
             left_sec = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self._receiver], [], [], left_sec)[0]:
@@ -86,10 +84,10 @@ class StopSignals:
                     return signal.Signals(number).name
 
 
-def _leave(message: str) -> None:
-    _say(message)
+def _exit(message: str) -> None:
+    _print(message)
     os._exit(EXIT_RESTART)
 
 
-def _say(message: str) -> None:
+def _print(message: str) -> None:
     print(f"titan_speech: rank {os.environ.get('RANK', '0')} {message}", file=sys.stderr, flush=True)

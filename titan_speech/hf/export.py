@@ -26,10 +26,9 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints, lock_for_reading, step_from_name
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.start import complete_steps
-from titan_speech.checkpoint.upload.local import kept_for_upload
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
@@ -100,7 +99,7 @@ class WeightsCheckpoint:
                 f"{checkpoint} was trained with vocabulary {provenance.vocabulary}; the tokenizer at "
                 f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
             )
-        step = int(checkpoint.name.removeprefix("step-"))
+        step = Checkpoint.at(checkpoint).step
         shape = trained_shape(config.model, provenance)
         return cls(checkpoint, run_folder, step, config, tokenizer, grammar, shape, provenance)
 
@@ -116,7 +115,7 @@ class WeightsCheckpoint:
         Raises:
             CheckpointError: it was removed, or is being removed.
         """
-        with kept_for_upload(self.path) as is_there:
+        with lock_for_reading(self.path) as is_there:
             if not is_there:
                 raise CheckpointError(f"{self.path} was removed, or is being removed (retention); take another step")
             yield
@@ -124,7 +123,7 @@ class WeightsCheckpoint:
 
 def _locate(path: Path) -> tuple[Path, Path]:
     """Run folder and checkpoint folder."""
-    if path.name.startswith("step-"):
+    if step_from_name(path.name) is not None:
         checkpoint = path.absolute()
         run_folder = next((p for p in checkpoint.parents if (p / RESOLVED_NAME).is_file()), None)
         if run_folder is None:
@@ -134,11 +133,11 @@ def _locate(path: Path) -> tuple[Path, Path]:
     if not (path / RESOLVED_NAME).is_file():
         raise CheckpointError(f"{path} is neither a checkpoint (.../step-N) nor a run folder with {RESOLVED_NAME}")
     folder = path / load_config(["--job.config_file", str(path / RESOLVED_NAME)]).config.checkpoint.folder
-    steps = complete_steps(folder)
-    if not steps:
+    complete = committed_checkpoints(folder)
+    if not complete:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
-    _check_complete(folder / f"step-{steps[-1]}")
-    return path, folder / f"step-{steps[-1]}"
+    _check_complete(complete[-1].path)
+    return path, complete[-1].path
 
 
 def _check_complete(checkpoint: Path) -> None:

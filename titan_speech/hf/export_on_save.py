@@ -27,7 +27,7 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import checkpoint_path, committed_steps
+from titan_speech.checkpoint.commit import Checkpoint, checkpoint_path, committed_steps
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.hf.model_card import read_record, weights_fingerprint
@@ -174,7 +174,7 @@ def export_command(checkpoint: Path, output: Path) -> list[str]:
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+    return Checkpoint.at(checkpoint).step
 
 
 def _environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
-from titan_speech.distributed.consensus import decide_on_rank_0
+from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import ModelError
 from titan_speech.hf.config_json import read_json, shape_from_config
 from titan_speech.hf.expand import Expansion, ExtendableBackbone, is_expanded, read_expansion
@@ -58,7 +58,9 @@ def trained_shape(config: ModelConfig, provenance: Provenance | None) -> Backbon
     return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(config)
 
 
-def extended_initial(config: ModelConfig, vocabulary: Vocabulary, run_folder: Path) -> tuple[Path, Expansion]:
+def extended_initial(
+    config: ModelConfig, vocabulary: Vocabulary, run_folder: Path, consensus: StartupConsensus
+) -> tuple[Path, Expansion]:
     """The folder to load weights from, and the record of how it was made.
 
     Every rank calls this before the process group exists. The vocabulary is extended into `run_folder` unless it is
@@ -76,7 +78,7 @@ def extended_initial(config: ModelConfig, vocabulary: Vocabulary, run_folder: Pa
         elif not output.exists():
             checked.append(ExtendableBackbone.open(source))
 
-    decide_on_rank_0("initial", check)
+    consensus.decide_on_rank_0("initial", check)
     if is_expanded(source):
         return source, _checked(read_expansion(source), source, vocabulary)
     settings = NewRows(config.new_rows, config.new_rows_scale)

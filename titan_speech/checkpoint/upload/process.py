@@ -1,18 +1,9 @@
-"""Training's side of the uploader: starts it, reads its status, starts it again, waits for its end.
+"""Training's side of the uploads: starts the uploading process, reads its status, waits for its end.
 
-In: an `UploadJob`. Out: figures for the metrics, and a sentence at the end of the run. Nothing here waits for the
-network, but `finish`.
-
-Which checkpoints retention leaves until they are at the address.
-
-In: what the uploader says of itself, and the [upload] table. Out: their steps. With upload.keep = "all" a checkpoint
-that was never sent would be missing there for ever, so it waits here. With "policy" none does: what the policy removes
-here it would remove there at once, and storage that is slower than the run saves is not to fill the disk with it.
-
-The uploader of this process's node, if it needs one.
-
-In: the configuration and who sees whose folder. Out: an `Uploader` on the first process of node 0, and on that of every
-node that does not see node 0's folder: without a shared file system each node sends what its ranks wrote.
+In: the configuration, and which ranks share a file system with rank 0.
+Out: an `Uploader` on the first process of node 0 and of every node that does not see node 0's folder: without a shared
+file system each node sends what its ranks wrote. It gives values for the metrics and a sentence at the end of the run;
+nothing here but `finish` waits for the network.
 """
 
 from __future__ import annotations
@@ -29,16 +20,24 @@ from pathlib import Path
 import torch.distributed as dist
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import FreeSpace, Kind
-from titan_speech.checkpoint.upload.job import UploadJob, is_first_of_node, node_number
-from titan_speech.checkpoint.upload.status import STATUS_DIR, UploadStatus, read_status, status_path
+from titan_speech.checkpoint.commit import Kind, step_name
+from titan_speech.checkpoint.upload.job import (
+    STATUS_DIR,
+    UploadJob,
+    UploadStatus,
+    is_first_of_node,
+    node_number,
+    read_status,
+    status_path,
+)
 from titan_speech.config.problem import redact
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import UploadConfig
+from titan_speech.distributed.consensus import RanksSeeingRank0
 
-COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.worker")
+COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.uploader")
 RESTART_SEC = 30.0
-SAY_EVERY_SEC = 30.0
+REPORT_EVERY_SEC = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,19 +57,19 @@ class Uploader:
     def __init__(self, job: UploadJob) -> None:
         self.job = job
         self._path = status_path(job.run, job.node)
-        self._told = UploadStatus(to=job.upload.to)
+        self._reported = UploadStatus(to=job.upload.to)
         self._is_closed = False
         self._started_at, self._process = 0.0, self._start()
 
     @property
     def status(self) -> UploadStatus:
-        return read_status(self._path) or self._told
+        return read_status(self._path) or self._reported
 
     def figures(self) -> dict[str, float]:
-        """For the metrics of a log step; starts the process again if it died, and says what is new."""
+        """Values for the metrics of a log step; also restarts the process if it died, and logs what is new."""
         self._keep_alive()
         status = self.status
-        self._tell(status)
+        self._report_changes(status)
         return {
             "upload/num_waiting": len(status.waiting),
             "upload/waiting_bytes": status.left_bytes,
@@ -79,24 +78,24 @@ class Uploader:
         }
 
     def finish(self, limit_sec: float) -> Outcome:
-        """Waits until everything is at the address, at most so long."""
+        """Wait until everything is at the address, at most `limit_sec`."""
         self._keep_alive()
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.write("finish\n")
             self._process.stdin.flush()
         deadline = time.monotonic() + limit_sec
-        due = time.monotonic() + SAY_EVERY_SEC
+        due = time.monotonic() + REPORT_EVERY_SEC
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
             if time.monotonic() >= due:
-                due += SAY_EVERY_SEC
+                due += REPORT_EVERY_SEC
                 logger.info(f"The end of the run waits for uploads: {_progress(self.status)}.")
         self.close()
         return self._outcome()
 
     def close(self) -> None:
-        """It ends now, and is not started again; what it has sent stays."""
+        """End the process and do not start it again; what it has sent stays."""
         self._is_closed = True
         if self._process.poll() is None:
             self._process.kill()
@@ -111,7 +110,7 @@ class Uploader:
         return Outcome(
             False,
             f"NOT everything is at {self.job.upload.to}: {_progress(status)}. To send the rest, start the run again or "
-            f"use: titan-speech checkpoint push {self.job.run} {self.job.upload.to}.{error}",
+            f"run: titan-speech checkpoint push {self.job.run} {self.job.upload.to}.{error}",
         )
 
     def _start(self) -> subprocess.Popen[str]:
@@ -131,20 +130,20 @@ class Uploader:
         if self._is_closed:
             return
         if self._process.poll() is not None and time.monotonic() - self._started_at > RESTART_SEC:
-            logger.warning(f"The uploading process ended with code {self._process.returncode}; it is started again.")
+            logger.warning(f"The uploading process ended with code {self._process.returncode}; it is restarted.")
             try:
                 self._process = self._start()
             except OSError as error:
-                logger.warning(f"The uploading process could not be started: {error}. Training goes on.")
+                logger.warning(f"The uploading process could not be started: {error}. Training continues.")
 
-    def _tell(self, status: UploadStatus) -> None:
-        """What changed since the last time."""
+    def _report_changes(self, status: UploadStatus) -> None:
+        """Log what changed since the last call."""
         for name in status.complete:
-            if name not in self._told.complete and name in self._told.waiting:
+            if name not in self._reported.complete and name in self._reported.waiting:
                 logger.info(f"Checkpoint {name} is complete at {self.job.upload.to}.")
-        if status.last_error and status.last_error != self._told.last_error:
-            logger.warning(f"Uploads wait, training goes on ({_progress(status)}): {redact(status.last_error)}")
-        self._told = status
+        if status.last_error and status.last_error != self._reported.last_error:
+            logger.warning(f"Uploads wait, training continues ({_progress(status)}): {redact(status.last_error)}")
+        self._reported = status
 
 
 def _progress(status: UploadStatus) -> str:
@@ -154,20 +153,28 @@ def _progress(status: UploadStatus) -> str:
 
 
 def waiting_steps(run: Path, upload: UploadConfig, kinds: Mapping[int, Kind]) -> frozenset[int]:
-    """Of the checkpoints in `kinds`, by step; what the uploader has not seen yet waits too."""
+    """Steps of the checkpoints that retention leaves until they are at the address.
+
+    With upload.keep = "all" a checkpoint that was never sent would be missing there for ever, so it waits. With
+    "policy" none does: what the policy removes here it would remove there at once, and storage that is slower than the
+    run saves must not fill the disk.
+
+    Args:
+        kinds: kind of each checkpoint by step; one that the uploader has not seen yet waits too.
+    """
     if not upload.to or upload.keep == "policy":
         return frozenset()
     status = read_status(status_path(run))
-    is_there = set(status.complete) - set(status.waiting) if status else set()
-    return frozenset(step for step, kind in kinds.items() if kind in upload.kinds and f"step-{step}" not in is_there)
+    complete = set(status.complete) - set(status.waiting) if status else set()
+    return frozenset(step for step, kind in kinds.items() if kind in upload.kinds and step_name(step) not in complete)
 
 
-def start_uploads(config: SpeechConfig, disks: FreeSpace) -> Uploader | None:
-    """None where another process sends, or there is nothing to be sent."""
-    table, rank = config.checkpoint, dist.get_rank()
-    if not config.upload.to or not table.enable or table.create_seed_checkpoint or not is_first_of_node():
+def start_uploads(config: SpeechConfig, seeing: RanksSeeingRank0) -> Uploader | None:
+    """Start this node's uploader; None where another process sends, or nothing is uploaded."""
+    settings, rank = config.checkpoint, dist.get_rank()
+    if not config.upload.to or not settings.enable or settings.create_seed_checkpoint or not is_first_of_node():
         return None
-    if rank != 0 and disks.sees_rank_0[rank]:
+    if rank != 0 and seeing.by_rank[rank]:
         return None
-    num_nodes = 1 if disks.are_shared else dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_nodes = 1 if seeing.are_all else dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Uploader(UploadJob.of_run(config, node_number(), num_nodes))

@@ -1,41 +1,49 @@
-"""The object that makes a checkpoint at an address complete: all its files, with sizes and sha256.
+"""A run's checkpoints at s3://bucket/prefix: which are complete, how one is removed, and what stopped uploads left.
 
-In: files, told by paths below the run's checkpoint folder. Out: `PREFIX/complete/NAME.json`, written when every file it
-names was seen there. What is not named by such an object does not count, whatever lies there.
-
-A run's checkpoints at s3://bucket/prefix: which are complete, and how one stops being there.
+In: an address; files, named by their path below the run's checkpoint folder.
+Out: `PREFIX/complete/NAME.json`, the manifest, written once every file it names was seen there. A checkpoint without a
+manifest is not complete, whatever objects are there.
 
     PREFIX/run.json                     whose checkpoints these are
     PREFIX/complete/step-40.json        written last: names the files of step 40, with sizes and sha256
-    PREFIX/left/step-50.json            a manifest that counts no more: the run was rolled back behind it
+    PREFIX/left/step-50.json            a manifest that is no longer valid: the run was rolled back to an earlier step
     PREFIX/step-40/__0_0.distcp, ...    as below the run's checkpoint folder
     PREFIX/provenance/step-40.json, ...
 
-A checkpoint is removed in the opposite order: first it stops to count, then its files go, but for those that another
-complete checkpoint names too (the files of data phases).
+A checkpoint is removed in the opposite order: first its manifest, then its files, except those that another complete
+checkpoint names too (the files of data phases).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 
 import xxhash
 
+from titan_speech.checkpoint.commit import step_from_name
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client
+from titan_speech.storage.s3 import Client, UnfinishedUpload
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
-COMPLETE_DIR = "complete"
+logger = logging.getLogger(__name__)
+
+COMPLETE_DIR, RETIRED_DIR = "complete", "left"
+RUN_NAME = "run.json"
 FORMAT = 1
 CHECKPOINT_NAME = re.compile(r"(step|hf)-\d{1,18}")
-RECORD_FOLDERS = ("provenance", "data_phases")
-"""Where records of checkpoints lie, beside them (checkpoint/commit.py)."""
+COMPANION_DIRS = ("provenance", "data_phases")
+"""Folders of companion files (checkpoint/commit.py)."""
+
+STALE_AFTER_SEC = 86_400.0
+"""Younger objects may be on their way from another node."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +63,7 @@ class SentFile:
 
 @dataclass(frozen=True)
 class SentCheckpoint:
-    """A checkpoint that lies complete at an address."""
+    """A checkpoint that is complete at an address: the content of its manifest."""
 
     name: str
     step: int
@@ -71,17 +79,28 @@ class SentCheckpoint:
 
 
 class DamagedManifestError(CheckpointError):
-    """The object at the manifest's place is none."""
+    """The object is not a valid manifest."""
+
+
+class AbsentCheckpointError(CheckpointError):
+    """No complete checkpoint of this name is at the address."""
+
+
+def step_of(name: str) -> int:
+    """The number at the end of `step-40` or `hf-40`."""
+    assert CHECKPOINT_NAME.fullmatch(name), name
+    return int(name.rpartition("-")[2])
 
 
 def manifest_path(name: str) -> str:
     return f"{COMPLETE_DIR}/{name}.json"
 
 
-def manifest_of_text(text: bytes, where: str) -> SentCheckpoint:
-    """
+def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
+    """The inverse of `SentCheckpoint.to_json`.
+
     Raises:
-        DamagedManifestError: it is damaged.
+        DamagedManifestError: the manifest is damaged, or names files that an upload does not write.
         CheckpointError: it is of another format.
     """
     try:
@@ -92,7 +111,7 @@ def manifest_of_text(text: bytes, where: str) -> SentCheckpoint:
             )
         files = tuple(SentFile(**file) for file in record["files"])
         sent = SentCheckpoint(str(record["name"]), int(record["step"]), str(record["kind"]), files)
-        _check_places(sent)
+        _check_paths(sent)
         return sent
     except UnsafePathError as error:
         raise DamagedManifestError(
@@ -105,27 +124,20 @@ def manifest_of_text(text: bytes, where: str) -> SentCheckpoint:
         ) from error
 
 
-def _check_places(sent: SentCheckpoint) -> None:
-    """Files of one checkpoint only, and records beside it; nothing of another checkpoint or of the run.
+def _check_paths(sent: SentCheckpoint) -> None:
+    """Files of one checkpoint and its companion files only; nothing of another checkpoint or of the run.
 
     Raises:
         UnsafePathError: a name or a path is not one that an upload writes.
     """
-    if not CHECKPOINT_NAME.fullmatch(sent.name) or sent.step != int(sent.name.rpartition("-")[2]):
+    if not CHECKPOINT_NAME.fullmatch(sent.name) or sent.step != step_of(sent.name):
         raise UnsafePathError(f"found the checkpoint {sent.name!r} of step {sent.step}, expected step-N or hf-N")
     for file in sent.files:
         top = file.path.partition("/")[0]
-        if top == file.path or top not in (sent.name, *RECORD_FOLDERS):
+        if top == file.path or top not in (sent.name, *COMPANION_DIRS):
             raise UnsafePathError(
-                f"found the path {file.path!r}, expected one below {sent.name}/, {'/ or '.join(RECORD_FOLDERS)}/"
+                f"found the path {file.path!r}, expected one below {sent.name}/, {'/ or '.join(COMPANION_DIRS)}/"
             )
-
-
-RUN_NAME, LEFT = "run.json", "left"
-
-
-class AbsentCheckpointError(CheckpointError):
-    """No complete checkpoint of this name is at the address."""
 
 
 @dataclass(frozen=True)
@@ -144,52 +156,55 @@ class Prefix:
         )
 
     def read(self, name: str) -> SentCheckpoint:
-        """
+        """The manifest of a checkpoint.
+
         Raises:
-            CheckpointError: there is no such complete checkpoint, or its manifest is damaged.
+            CheckpointError: no such checkpoint is complete there, or its manifest is damaged.
         """
         url = self.url.child(manifest_path(name))
         try:
             data, expected = self.client.read(url), self.client.stored_sha256(url)
         except MissingObjectError as error:
-            raise AbsentCheckpointError(f"no complete checkpoint {name} at {self.url}; {self._known()}") from error
+            names = self.names()
+            known = f"there are {', '.join(names[-8:])}" if names else "there is none"
+            raise AbsentCheckpointError(f"no complete checkpoint {name} at {self.url}; {known}") from error
         if expected is not None and hashlib.sha256(data).hexdigest() != expected:
             raise DamagedManifestError(
                 f"{url} is damaged: its sha256 is not {expected[:16]}...; push the checkpoint again"
             )
-        sent = manifest_of_text(data, str(url))
+        sent = manifest_from_json(data, str(url))
         if sent.name != name:
             raise DamagedManifestError(f"{url} is the manifest of {sent.name}; push {name} again")
         return sent
 
     def find(self, name: str) -> SentCheckpoint | None:
-        """None if it is not complete there, or its manifest is damaged."""
+        """The manifest, or None if the checkpoint is not complete there or its manifest is damaged."""
         try:
             return self.read(name)
         except (AbsentCheckpointError, DamagedManifestError):
             return None
 
     def complete(self, checkpoint: SentCheckpoint) -> None:
-        """From here on it counts."""
+        """Write the manifest: from here on the checkpoint is complete."""
         self.put(manifest_path(checkpoint.name), checkpoint.to_json().encode())
 
-    def uncount(self, name: str) -> None:
-        """It counts no more; its files stay."""
+    def revoke(self, name: str) -> None:
+        """Delete the manifest: the checkpoint is no longer complete; its files stay."""
         self.client.delete(self.url.child(manifest_path(name)))
 
-    def leave(self, name: str) -> None:
-        """The run went back behind it: it counts no more, its manifest is kept under `left/`, and so are its files."""
-        self.put(f"{LEFT}/{name}.json", self.client.read(self.url.child(manifest_path(name))))
-        self.uncount(name)
+    def retire(self, name: str) -> None:
+        """Revoke a checkpoint that a rollback left behind; its manifest is kept under `left/`, and so are its files."""
+        self.put(f"{RETIRED_DIR}/{name}.json", self.client.read(self.url.child(manifest_path(name))))
+        self.revoke(name)
 
     def remove(self, name: str) -> None:
-        """It counts no more, and its files go."""
-        gone = self.read(name)
-        self.uncount(name)
-        self.delete_files({file.path for file in gone.files})
+        """Revoke a checkpoint and delete its files."""
+        removed = self.read(name)
+        self.revoke(name)
+        self.delete_files({file.path for file in removed.files})
 
     def delete_files(self, paths: Iterable[str]) -> None:
-        """But for those that a complete checkpoint names."""
+        """Delete objects, except those that a complete checkpoint names."""
         paths = set(paths)
         if paths:
             paths -= {file.path for name in self.names() for file in self.read(name).files}
@@ -197,6 +212,7 @@ class Prefix:
             self.client.delete(self.url.child(path))
 
     def run_id(self) -> str | None:
+        """Whose checkpoints are at the address; None if nobody has claimed it."""
         url = self.url.child(RUN_NAME)
         try:
             data = self.client.read(url)
@@ -205,29 +221,83 @@ class Prefix:
         try:
             return str(json.loads(data)["id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it anew") from error
+            raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it again") from error
 
     def claim(self, run_id: str) -> None:
-        """Says whose checkpoints these are."""
+        """Record whose checkpoints are at the address."""
         self.put(RUN_NAME, json.dumps({"id": run_id}).encode() + b"\n")
 
     def put(self, path: str, data: bytes) -> SentFile:
-        """A small file."""
+        """Write a small object."""
         sha256 = hashlib.sha256(data).hexdigest()
         self.client.put(self.url.child(path), data, sha256)
         return SentFile(path, len(data), sha256, xxhash.xxh3_128_hexdigest(data))
-
-    def _known(self) -> str:
-        names = self.names()
-        return f"there are {', '.join(names[-8:])}" if names else "there is none"
-
-
-def step_of(name: str) -> int:
-    """The number at the end of `step-40`."""
-    assert CHECKPOINT_NAME.fullmatch(name), name
-    return int(name.rpartition("-")[2])
 
 
 def newest_full(prefix: Prefix) -> str | None:
     """Name of the newest checkpoint that a run can resume from."""
     return next((name for name in reversed(prefix.names()) if prefix.read(name).kind == "full"), None)
+
+
+@dataclass(frozen=True)
+class StaleObjects:
+    """Objects of one checkpoint that is not complete at the address."""
+
+    name: str
+    paths: tuple[str, ...]
+    num_bytes: int
+    """Of whole objects; parts are not listed."""
+
+    unfinished: tuple[UnfinishedUpload, ...]
+    newest_unix_sec: float
+
+    def __str__(self) -> str:
+        unfinished = f", {len(self.unfinished)} unfinished uploads" if self.unfinished else ""
+        return f"{self.name} ({len(self.paths)} objects, {self.num_bytes / 1e6:,.1f} MB{unfinished})"
+
+
+def stale_objects(prefix: Prefix) -> list[StaleObjects]:
+    """Objects that no manifest names, retired ones included, by rising step.
+
+    A checkpoint that is being sent looks the same, except for its age.
+    """
+    named = {file.path for name in prefix.names() for file in prefix.read(name).files}
+    for path in prefix.client.list_sizes(prefix.url.child(RETIRED_DIR)):
+        url = prefix.url.child(f"{RETIRED_DIR}/{path}")
+        named |= {file.path for file in manifest_from_json(prefix.client.read(url), str(url)).files}
+    objects = {path: one for path, one in prefix.client.list_objects(prefix.url).items() if path not in named}
+    unfinished = prefix.client.list_unfinished_uploads(prefix.url)
+    names = {_checkpoint_of(path) for path in (*objects, *(one.path for one in unfinished))} - {""}
+    found = []
+    for name in sorted(names, key=step_of):
+        paths = tuple(path for path in objects if _checkpoint_of(path) == name)
+        begun = tuple(one for one in unfinished if _checkpoint_of(one.path) == name)
+        times = [*(objects[path].written_unix_sec for path in paths), *(one.begun_unix_sec for one in begun)]
+        found.append(StaleObjects(name, paths, sum(objects[path].num_bytes for path in paths), begun, max(times)))
+    return found
+
+
+def remove_stale_objects(prefix: Prefix, keep: Collection[str], older_than_sec: float = STALE_AFTER_SEC) -> list[str]:
+    """Remove what stopped uploads left at an address of checkpoints that the run no longer has.
+
+    Args:
+        keep: names of checkpoints that the run still has.
+
+    Returns:
+        The names of the checkpoints whose objects were removed.
+    """
+    last_unix_sec = time.time() - older_than_sec
+    old = [one for one in stale_objects(prefix) if one.name not in keep and one.newest_unix_sec <= last_unix_sec]
+    for one in old:
+        for upload in one.unfinished:
+            prefix.client.abort_multipart(prefix.url.child(upload.path), upload.upload_id)
+        prefix.delete_files(one.paths)
+        logger.warning("%s was never complete at %s and no longer exists here; it was removed there", one, prefix.url)
+    return [one.name for one in old]
+
+
+def _checkpoint_of(path: str) -> str:
+    """Name of the checkpoint (step-N) that an object belongs to; empty for others."""
+    top, _, rest = path.partition("/")
+    name = rest.removesuffix(".json") if top in COMPANION_DIRS and rest.endswith(".json") else top
+    return name if rest and step_from_name(name) is not None and CHECKPOINT_NAME.fullmatch(name) else ""

@@ -1,39 +1,46 @@
 """One checkpoint to its address.
 
-In: a committed checkpoint of this node. Out: its objects, and, when those of all nodes are there, its manifest. Each
-file is compared with the checksum of the commit marker before it is sent; each object that is there is compared by the
-size and checksum it was sent with, so nothing is sent twice, whoever sent it. Nodes do not talk to each other: the one
-that writes the manifest sees the objects of the others.
+In: a committed checkpoint of this node, or a milestone exported as a Hugging Face folder (RUN/hf/step-N).
+Out: its objects, and, once those of all nodes are there, its manifest. Each file is compared with the checksum of the
+commit marker before it is sent; each object that is there is compared by the size and checksum it was sent with, so
+nothing is sent twice, whoever sent it. Without a shared file system a node holds what its ranks wrote, and the marker
+names the files of all; nodes do not talk to each other: the one that writes the manifest sees the objects of the
+others.
 
-A checkpoint of the same step that is complete there, but another one (thinned since, or saved anew), must stop to count
-before its first object is replaced.
-
-What uploads that were stopped left at an address, and no checkpoint there counts with.
-
-In: an address, and the checkpoints the run still has. Out: objects and unfinished uploads of the others: their machine
-went away, or retention deleted them before they were complete. Young ones may be on their way from another node, so
-only what is older than a day is removed. Nothing a manifest names is touched, nor what a rollback left (`left/`).
+If another checkpoint of the same step is complete there (without optimizer state since, or saved again), its manifest
+is revoked before its first object is replaced.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-import re
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
-from titan_speech.checkpoint.commit import MARKER, FileRecord
-from titan_speech.checkpoint.upload.local import HF, LocalCheckpoint, hf_record_sha256
-from titan_speech.checkpoint.upload.remote import LEFT, Prefix, SentCheckpoint, SentFile, manifest_of_text
+from titan_speech.checkpoint.commit import (
+    MARKER,
+    FileRecord,
+    committed_checkpoints,
+    lock_for_reading,
+    read_commit,
+    step_from_name,
+)
+from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile
 from titan_speech.errors import CheckpointError
-from titan_speech.model.exported_files import MODEL_RECORD_NAME
+from titan_speech.model.exported_files import MODEL_RECORD_NAME, find_exported_files
 from titan_speech.storage.retry import RateLimiter
-from titan_speech.storage.s3 import SHA256_KEY, UnfinishedUpload
+from titan_speech.storage.s3 import SHA256_KEY
 from titan_speech.storage.upload import XXH3_KEY, digest_file, upload_file
 
+logger = logging.getLogger(__name__)
+
 Report = Callable[[int], None]
+
+HF = "hf"
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -41,27 +48,153 @@ class DamagedCheckpointError(CheckpointError):
 
 
 @dataclass(frozen=True)
+class LocalCheckpoint:
+    """A checkpoint in a folder of this node that could be sent."""
+
+    path: Path
+    name: str
+    """At the address: step-N, or hf-N."""
+
+    step: int
+    kind: str
+    written_unix_sec: float
+    files: tuple[FileRecord, ...]
+    marker_sha256: str
+    """Distinguishes it from another checkpoint of the same step."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def marker_path(self) -> str:
+        """Below the folder, and below the prefix."""
+        return f"{self.name}/{MARKER}"
+
+    def path_of(self, file: FileRecord) -> str:
+        """Below the prefix."""
+        return file.name if file.role == "beside" else f"{self.name}/{file.name}"
+
+    def lock_for_reading(self) -> AbstractContextManager[bool]:
+        """As in checkpoint/commit.py; Hugging Face folders are never removed by retention."""
+        return nullcontext(self.path.is_dir()) if self.kind == HF else lock_for_reading(self.path)
+
+
+def local_checkpoint(path: Path) -> LocalCheckpoint | None:
+    """The checkpoint in a folder, or None if its marker is missing or damaged, which `checkpoint verify` reports."""
+    try:
+        commit = read_commit(path)
+        marker = (path / MARKER).read_bytes()
+    except (CheckpointError, OSError):
+        return None
+    if commit is None:
+        return None
+    digest = hashlib.sha256(marker).hexdigest()
+    return LocalCheckpoint(path, path.name, commit.step, commit.kind, commit.written_unix_sec, commit.files, digest)
+
+
+def local_checkpoints(folder: Path, kinds: Collection[str]) -> list[LocalCheckpoint]:
+    """Committed checkpoints of these kinds, by rising step."""
+    found = (local_checkpoint(checkpoint.path) for checkpoint in committed_checkpoints(folder))
+    return [one for one in found if one is not None and one.kind in kinds]
+
+
+def hf_folders(run: Path) -> list[LocalCheckpoint]:
+    """Milestones exported as Hugging Face folders; they have their name only when they are whole, and no checksums."""
+    found = []
+    for path in (run / HF).glob("step-*"):
+        step = step_from_name(path.name)
+        if step is not None and path.is_dir() and (one := _hf_folder(path, step)) is not None:
+            found.append(one)
+    return found
+
+
+def _hf_folder(path: Path, step: int) -> LocalCheckpoint | None:
+    """The files of the export alone; None for a folder with symbolic links in their place, which is not uploaded."""
+    if path.is_symlink():
+        _warn_once(f"{path} is not uploaded: it is a symbolic link; expected the folder itself")
+        return None
+    found = find_exported_files(path)
+    if found.links:
+        _warn_once(
+            f"{path} is not uploaded: not a regular file: {', '.join(found.links)}; symbolic links are not followed: "
+            "put the files in their place, or delete the folder to have the milestone exported again"
+        )
+        return None
+    if found.others:
+        _warn_once(f"{path}: not uploaded, as no export has such files: {', '.join(found.others)}")
+    files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in found.files)
+    identity = [(file.name, file.num_bytes) for file in files], _hf_record_sha256(path)
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()
+    return LocalCheckpoint(path, f"{HF}-{step}", step, HF, path.stat().st_mtime, files, digest)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Log a warning once per process: folders are listed several times per upload pass."""
+    logger.warning("%s", message)
+
+
+def _hf_record_sha256(path: Path) -> str:
+    """Of a folder's record, which has a fingerprint of the weights: it differs where a run reached a step twice.
+
+    Empty if the folder has none.
+    """
+    record = path / MODEL_RECORD_NAME
+    return hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else ""
+
+
+def next_to_send(
+    waiting: Sequence[LocalCheckpoint], newest_sent_step: int = -1, begun: str | None = None
+) -> LocalCheckpoint | None:
+    """Which checkpoint is sent next.
+
+    One that was begun is finished first, so that a slow network completes one checkpoint after the other. Then the
+    newest full one: should the machine be lost now, it is the one to resume from. The others follow, oldest first.
+
+    Args:
+        newest_sent_step: step of the newest full checkpoint that is complete at the address.
+        begun: name of the checkpoint of which some files were sent.
+    """
+    for one in waiting:
+        if one.name == begun:
+            return one
+    newest = max((one for one in waiting if one.kind == "full"), key=lambda one: one.step, default=None)
+    if newest is not None and newest.step > newest_sent_step:
+        return newest
+    return min(waiting, key=lambda one: (one.step, one.kind != "full"), default=None)
+
+
+@dataclass(frozen=True)
 class Sender:
-    """How checkpoints are sent to one address."""
+    """Sends checkpoints to one address."""
 
     prefix: Prefix
     pace: RateLimiter
     part_bytes: int
 
-    def stop_counting(self, checkpoint: LocalCheckpoint) -> tuple[SentFile, ...]:
-        """Files of another checkpoint of this name, which is complete no more."""
+    def revoke_other(self, checkpoint: LocalCheckpoint) -> tuple[SentFile, ...]:
+        """Revoke another checkpoint of this name that is complete there.
+
+        Returns:
+            Its files; empty if there is no other one.
+        """
         there = self.prefix.find(checkpoint.name)
         if there is None or is_sent(there, checkpoint):
             return ()
-        self.prefix.uncount(there.name)
+        self.prefix.revoke(there.name)
         return there.files
 
     def send_files(self, checkpoint: LocalCheckpoint, has_all: bool, report: Report) -> Iterator[SentFile]:
-        """Those this node has, which with `has_all` must be all; `report` hears of bytes as they are there.
+        """Send the files this node has.
+
+        Args:
+            has_all: whether this node must have all files.
+            report: is called with numbers of bytes as they arrive.
 
         Raises:
             DamagedCheckpointError: a file has other bytes than the marker says, or is missing.
-            DataError: the server cannot be reached; what is there stays.
+            DataError: the server cannot be reached; what was sent stays.
         """
         for file in checkpoint.files:
             if file.path(checkpoint.path).is_file():
@@ -72,7 +205,7 @@ class Sender:
                 )
 
     def _send(self, checkpoint: LocalCheckpoint, file: FileRecord, report: Report) -> SentFile:
-        there = self._there(checkpoint, file) if file.xxh3_128 else None
+        there = self._find(checkpoint, file) if file.xxh3_128 else None
         if there is not None:
             report(there.num_bytes)
             return there
@@ -86,7 +219,7 @@ class Sender:
         upload_file(self.prefix.client, path, self.prefix.url.child(name), digest, self.pace, report)
         return SentFile(name, digest.num_bytes, digest.sha256, digest.xxh3_128)
 
-    def _there(self, checkpoint: LocalCheckpoint, file: FileRecord) -> SentFile | None:
+    def _find(self, checkpoint: LocalCheckpoint, file: FileRecord) -> SentFile | None:
         """The object, if it was sent from a file with the marker's checksum."""
         name = checkpoint.path_of(file)
         found = self.prefix.client.find(self.prefix.url.child(name))
@@ -98,14 +231,19 @@ class Sender:
     def complete(
         self, checkpoint: LocalCheckpoint, seen: dict[str, SentFile], before: tuple[SentFile, ...] = ()
     ) -> SentCheckpoint | None:
-        """Writes the manifest if all objects of all nodes are there, and notes which are in `seen`.
+        """Write the manifest if the objects of all nodes are there.
 
-        Files of the checkpoint `before` this one that are not its own are deleted then.
+        Args:
+            seen: objects that are known to be there, by path; those that are found are added.
+            before: files of the checkpoint that this one replaces; those that it does not share are deleted.
+
+        Returns:
+            The manifest; None if an object is not there yet.
         """
         for file in checkpoint.files:
             path = checkpoint.path_of(file)
             if path not in seen:
-                there = self._there(checkpoint, file)
+                there = self._find(checkpoint, file)
                 if there is None:
                     return None
                 seen[path] = there
@@ -120,96 +258,32 @@ class Sender:
     def _send_marker(self, checkpoint: LocalCheckpoint) -> SentFile:
         data = (checkpoint.path / MARKER).read_bytes()
         if hashlib.sha256(data).hexdigest() != checkpoint.marker_sha256:
-            raise CheckpointError(f"{checkpoint.path} was replaced while it was uploaded; it is sent anew")
+            raise CheckpointError(f"{checkpoint.path} was replaced while it was uploaded; it is sent again")
         return self.prefix.put(checkpoint.marker_path, data)
 
 
 def is_sent(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
-    """Whether what is complete there is this checkpoint, not another of its step."""
+    """Whether what is complete there is this checkpoint, not another one of its step."""
     if checkpoint.kind == HF:
         ours = {(checkpoint.path_of(file), file.num_bytes) for file in checkpoint.files}
         record = {file.sha256 for file in there.files if file.path == f"{checkpoint.name}/{MODEL_RECORD_NAME}"}
-        has_record = not record or record == {hf_record_sha256(checkpoint.path)}
+        has_record = not record or record == {_hf_record_sha256(checkpoint.path)}
         return has_record and ours == {(file.path, file.num_bytes) for file in there.files}
     return any(file.path == checkpoint.marker_path and file.sha256 == checkpoint.marker_sha256 for file in there.files)
 
 
 def has_more(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
-    """Whether the checkpoint was reduced to its weights here and lies there in full."""
-    named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}
-    weights = (file for file in checkpoint.files if file.role == "model")
-    ours = {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in weights}
-    return (there.kind, checkpoint.kind) == ("full", "model") and ours <= named
+    """Whether the checkpoint was reduced to its weights here and is there in full."""
+    weights = [file for file in checkpoint.files if file.role == "model"]
+    return (there.kind, checkpoint.kind) == ("full", "model") and _names_all(there, checkpoint, weights)
 
 
 def has_part(there: SentCheckpoint, checkpoint: LocalCheckpoint) -> bool:
-    """The same for a node that has a part of the files; what was thinned has another marker on each node."""
+    """`is_sent` for a node that has a part of the files; a checkpoint of weights only has a marker per node."""
+    mine = [file for file in checkpoint.files if file.path(checkpoint.path).is_file()]
+    return there.kind == checkpoint.kind and _names_all(there, checkpoint, mine)
+
+
+def _names_all(there: SentCheckpoint, checkpoint: LocalCheckpoint, files: Sequence[FileRecord]) -> bool:
     named = {(file.path, file.num_bytes, file.xxh3_128) for file in there.files}
-    mine = (file for file in checkpoint.files if file.path(checkpoint.path).is_file())
-    ours = {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in mine}
-    return there.kind == checkpoint.kind and ours <= named
-
-
-logger = logging.getLogger(__name__)
-
-OLD_SEC = 86_400.0
-_OF_STEP = re.compile(r"(?:(step-\d+)/.+|(?:provenance|data_phases)/(step-\d+)\.json)")
-
-
-@dataclass(frozen=True)
-class StaleObject:
-    """What of one checkpoint lies at the address without counting."""
-
-    name: str
-    paths: tuple[str, ...]
-    num_bytes: int
-    """Of whole objects; parts are not listed."""
-
-    unfinished: tuple[UnfinishedUpload, ...]
-    newest_unix_sec: float
-
-    def __str__(self) -> str:
-        unfinished = f", {len(self.unfinished)} unfinished uploads" if self.unfinished else ""
-        return f"{self.name} ({len(self.paths)} objects, {self.num_bytes / 1e6:,.1f} MB{unfinished})"
-
-
-def stale_objects(prefix: Prefix) -> list[StaleObject]:
-    """By rising step; a checkpoint that is being sent looks the same, but for its age."""
-    named = _named(prefix)
-    objects = {path: one for path, one in prefix.client.list_objects(prefix.url).items() if path not in named}
-    unfinished = prefix.client.list_unfinished_uploads(prefix.url)
-    names = {_step_name(path) for path in (*objects, *(one.path for one in unfinished))} - {""}
-    found = []
-    for name in sorted(names, key=lambda name: int(name.removeprefix("step-"))):
-        paths = tuple(path for path in objects if _step_name(path) == name)
-        begun = tuple(one for one in unfinished if _step_name(one.path) == name)
-        times = [*(objects[path].written_unix_sec for path in paths), *(one.begun_unix_sec for one in begun)]
-        found.append(StaleObject(name, paths, sum(objects[path].num_bytes for path in paths), begun, max(times)))
-    return found
-
-
-def remove_stale_objects(prefix: Prefix, keep: Collection[str], older_than_sec: float = OLD_SEC) -> list[str]:
-    """But for those of the checkpoints in `keep`; names of what was removed."""
-    last_unix_sec = time.time() - older_than_sec
-    old = [one for one in stale_objects(prefix) if one.name not in keep and one.newest_unix_sec <= last_unix_sec]
-    for one in old:
-        for upload in one.unfinished:
-            prefix.client.abort_multipart(prefix.url.child(upload.path), upload.upload_id)
-        prefix.delete_files(one.paths)
-        logger.warning("%s was never complete at %s and is not here any more; it was removed there", one, prefix.url)
-    return [one.name for one in old]
-
-
-def _named(prefix: Prefix) -> set[str]:
-    """Objects of what counts, and of what counted until a rollback."""
-    files = {file.path for name in prefix.names() for file in prefix.read(name).files}
-    for path in prefix.client.list_sizes(prefix.url.child(LEFT)):
-        url = prefix.url.child(f"{LEFT}/{path}")
-        files |= {file.path for file in manifest_of_text(prefix.client.read(url), str(url)).files}
-    return files
-
-
-def _step_name(path: str) -> str:
-    """The checkpoint an object belongs to; empty for others."""
-    match = _OF_STEP.fullmatch(path)
-    return (match[1] or match[2]) if match else ""
+    return {(checkpoint.path_of(file), file.num_bytes, file.xxh3_128) for file in files} <= named

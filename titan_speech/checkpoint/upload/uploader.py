@@ -1,74 +1,60 @@
-"""What stays at the address.
+"""The uploading process of a node: sends what is complete in the folder until it is told to finish.
 
-In: what is complete there, the run's policy and its pins. Out: names of checkpoints that were removed. The policy is
-that of the run's own folder ([checkpoint] keep_last_full, keep_last_model_only, milestones, pins); what became weights
-only here is sent again as such, so an address holds what a folder would. Of checkpoints that only the address has,
-those the policy would reduce to weights stay whole until it removes them.
+In: an `UploadJob` as the first line of stdin; a line "finish" when nothing more will come.
+Out: checkpoints at the address, a status file, and exit code 0 when nothing waits any more. A pass sends what waits,
+completes the checkpoints whose parts all nodes have sent, and removes at the address what the policy no longer keeps.
 
-One look at the folder, and what follows from it.
+It is a process of its own, so hashing and sending take no time from training's interpreter, and nothing that happens to
+it happens to training; it ends by itself when training is gone. Failures are reported in the status and tried again
+after 1, 2, 4 .. 60 s; a damaged checkpoint is left out.
 
-In: an `UploadJob`. Out: a turn sends what waits, completes what other nodes have sent their parts of, and removes at
-the address what the policy no longer keeps. What is remembered from turn to turn saves requests, and holds the leases
-of what is on its way.
+The policy at the address is that of the run's own folder ([checkpoint] keep_last_full, keep_last_model_only,
+milestones, pins); a checkpoint that was reduced to its weights here is sent again as such, so an address holds what a
+folder would. Of checkpoints that only the address has, those the policy would reduce to weights stay full until it
+removes them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from titan_speech.checkpoint.retention import Kept, pinned_steps, removal
-from titan_speech.checkpoint.upload.job import UploadJob, claim, join
-from titan_speech.checkpoint.upload.local import (
+from titan_speech.checkpoint.commit import step_name
+from titan_speech.checkpoint.retention import StoredCheckpoint, choose_removal, pinned_steps
+from titan_speech.checkpoint.upload.job import StatusWriter, UploadJob, claim, join, status_path
+from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile, remove_stale_objects
+from titan_speech.checkpoint.upload.send import (
     HF,
+    DamagedCheckpointError,
     LocalCheckpoint,
+    Sender,
+    has_more,
+    has_part,
     hf_folders,
+    is_sent,
     local_checkpoint,
     local_checkpoints,
     next_to_send,
 )
-from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile
-from titan_speech.checkpoint.upload.send import (
-    DamagedCheckpointError,
-    Sender,
-    has_more,
-    has_part,
-    is_sent,
-    remove_stale_objects,
-)
-from titan_speech.checkpoint.upload.status import StatusBoard, status_path
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import RateLimiter
-
-
-def remove_unkept(prefix: Prefix, sent: Collection[SentCheckpoint], job: UploadJob) -> list[str]:
-    """Names of what is there no more."""
-    newest = newest_step(job.checkpoints)
-    pinned = pinned_steps(job.checkpoints)
-    ours = {one.step: one for one in sent if one.name == f"step-{one.step}" and one.step <= newest}
-    kept = [
-        Kept(one.step, "full" if one.kind == "full" else "model", True, one.step in pinned) for one in ours.values()
-    ]
-    names = [ours[step].name for step in removal(kept, job.policy).delete]
-    for name in names:
-        prefix.remove(name)
-    return names
-
-
-def newest_step(folder: Path) -> int:
-    """Of what was written last here; newer ones at the address are of a branch that was left, and count for nothing."""
-    found = local_checkpoints(folder, ("full", "model"))
-    return max(found, key=lambda one: one.written_unix_sec).step if found else -1
-
+from titan_speech.utils.logging import silence_library_warnings
 
 logger = logging.getLogger(__name__)
 
 AWAIT_SEC = 1800.0
 """Other nodes' files are waited for longer only if nothing newer is complete: their node may be gone for ever."""
+
+POLL_SEC, LONGEST_WAIT_SEC = 1.0, 60.0
+NICENESS = 10
 
 
 @dataclass
@@ -77,20 +63,21 @@ class _Begun:
 
     checkpoint: LocalCheckpoint
     before: tuple[SentFile, ...]
-    lease: ExitStack
+    lock: ExitStack
+    """Keeps retention from removing it."""
     there: dict[str, SentFile] = field(default_factory=dict)
     """Objects of all nodes that were seen."""
 
     is_mine_sent: bool = False
-    came_at_sec: float = 0.0
-    """When the last object came, by the monotonic clock."""
+    newest_object_sec: float = 0.0
+    """When the last object was seen to arrive, by the monotonic clock."""
 
 
 class UploadPass:
-    """What one uploading process does, again and again."""
+    """What one uploading process does again and again; state kept between passes saves requests."""
 
     def __init__(self, job: UploadJob) -> None:
-        self.job, self.board = job, StatusBoard(status_path(job.run, job.node), job.upload.to)
+        self.job, self.status = job, StatusWriter(status_path(job.run, job.node), job.upload.to)
         self.sent: dict[str, SentCheckpoint] = {}
         """What is complete at the address."""
         self._pace = RateLimiter(job.upload.bandwidth_mb_per_sec * 1e6)
@@ -102,10 +89,11 @@ class UploadPass:
 
     @property
     def is_waiting(self) -> bool:
-        return bool(self.board.status.waiting)
+        return bool(self.status.status.waiting)
 
     def run(self) -> None:
-        """
+        """Send, complete and remove.
+
         Raises:
             DataError, CheckpointError: something failed; what was sent stays.
         """
@@ -114,49 +102,45 @@ class UploadPass:
         while (one := self._next()) is not None and self._send(sender, one):
             self._complete(sender)
         self._complete(sender)
-        if self.job.completes and self.job.upload.keep == "policy":
+        if self.job.writes_manifests and self.job.upload.keep == "policy":
             for name in remove_unkept(sender.prefix, self.sent.values(), self.job):
                 del self.sent[name]
         self._show()
-        self._clean(sender)
-        self.board.succeeded(list(self._left_out.values()))
-
-    def _clean(self, sender: Sender) -> None:
-        """Once a process, when nothing waits any more."""
-        if self.job.completes and not self._is_clean and not self.is_waiting:
+        if self.job.writes_manifests and not self._is_clean and not self.is_waiting:  # once per process
             remove_stale_objects(sender.prefix, {one.name for one in self._here()})
             self._is_clean = True
+        self.status.succeeded(list(self._left_out.values()))
 
     def failed(self, error: Exception) -> None:
-        """The next turn begins with a new client."""
+        """Report a failure; the next pass uses a new client."""
         self._sender = None
         self._show()
-        self.board.failed(str(error) or repr(error))
+        self.status.failed(str(error) or repr(error))
 
     def _open(self) -> Sender:
-        """Credentials are read anew, and what is complete, after each failure; by other nodes at each turn."""
+        """Credentials and manifests are read again after each failure; manifests by other nodes in each pass."""
         if self._sender is None:
-            prefix = self.job.prefix(anew=self.board.status.num_failures > 0)
-            (claim if self.job.completes else join)(self.job, prefix)
-            self.sent = _sound(prefix, {})
+            prefix = self.job.prefix(refresh=self.status.status.num_failures > 0)
+            (claim if self.job.writes_manifests else join)(self.job, prefix)
+            self.sent = _read_manifests(prefix, {})
             self._sender = Sender(prefix, self._pace, int(self.job.upload.part_mb * 1e6))
-        elif self.is_waiting and not self.job.completes:
-            known = {name: one for name, one in self.sent.items() if name not in self.board.status.waiting}
-            self.sent = _sound(self._sender.prefix, known)
+        elif self.is_waiting and not self.job.writes_manifests:
+            known = {name: one for name, one in self.sent.items() if name not in self.status.status.waiting}
+            self.sent = _read_manifests(self._sender.prefix, known)
         return self._sender
 
     def _waiting(self) -> list[LocalCheckpoint]:
-        """By rising step; leases of what is gone, replaced or complete are given back."""
+        """By rising step; locks of checkpoints that are gone, replaced or complete are released."""
         found = [one for one in self._here() if one.marker_sha256 not in self._left_out and not self._is_complete(one)]
         markers = {one.marker_sha256 for one in found}
         for name, begun in list(self._begun.items()):
             if begun.checkpoint.marker_sha256 not in markers:
-                self._begun.pop(name).lease.close()
+                self._begun.pop(name).lock.close()
         return found
 
     def _here(self) -> list[LocalCheckpoint]:
-        """Of the kinds that go up; Hugging Face folders lie on the node of rank 0."""
-        kinds, has_hf = self.job.upload.kinds, self.job.completes and HF in self.job.upload.kinds
+        """Checkpoints of the kinds that are uploaded; Hugging Face folders are on the node of rank 0."""
+        kinds, has_hf = self.job.upload.kinds, self.job.writes_manifests and HF in self.job.upload.kinds
         return local_checkpoints(self.job.checkpoints, kinds) + (hf_folders(self.job.run) if has_hf else [])
 
     def _is_complete(self, one: LocalCheckpoint) -> bool:
@@ -166,48 +150,46 @@ class UploadPass:
     def _is_same(self, there: SentCheckpoint, one: LocalCheckpoint) -> bool:
         if self.job.upload.keep == "all" and has_more(there, one):
             return True
-        return is_sent(there, one) if self.job.completes else has_part(there, one)
+        return is_sent(there, one) if self.job.writes_manifests else has_part(there, one)
 
     def _next(self) -> LocalCheckpoint | None:
-        """Of what this node has not sent its files of."""
+        """Of the checkpoints whose files this node has not sent."""
         sent = {name for name, begun in self._begun.items() if begun.is_mine_sent}
         begun = next((name for name in self._begun if name not in sent), None)
         return next_to_send([one for one in self._waiting() if one.name not in sent], self._newest_sent(), begun)
 
     def _send(self, sender: Sender, one: LocalCheckpoint) -> bool:
-        """False if it has to wait for a later turn."""
+        """False if it has to wait for a later pass."""
         begun = self._begun.get(one.name) or self._begin(sender, one)
         if begun is None:
             return False
-        self.board.begin(one.name)
+        self.status.begin(one.name)
         self._show()
         try:
-            for file in sender.send_files(one, self.job.num_nodes == 1, self.board.add_sent):
+            for file in sender.send_files(one, self.job.num_nodes == 1, self.status.add_sent):
                 begun.there[file.path] = file
         except (DamagedCheckpointError, FileNotFoundError) as error:
             self._leave_out(one, error)
         begun.is_mine_sent = True
-        self.board.end()
+        self.status.end()
         return True
 
     def _begin(self, sender: Sender, one: LocalCheckpoint) -> _Begun | None:
-        """None if retention has it, or if another checkpoint of its name still counts and is not this node's to end."""
-        lease = ExitStack()
-        if not lease.enter_context(one.kept()):
-            lease.close()
+        """None while retention holds it, or until node 0 has revoked another checkpoint of its name."""
+        lock = ExitStack()
+        if not lock.enter_context(one.lock_for_reading()):
+            lock.close()
             return None
-        if not self.job.completes and not self._may_replace(sender, one):
-            lease.close()
-            return None
-        before = sender.stop_counting(one) if self.job.completes else ()
+        if not self.job.writes_manifests:
+            there = sender.prefix.find(one.name)
+            if there is not None and not self._is_same(there, one):
+                lock.close()
+                return None
+        before = sender.revoke_other(one) if self.job.writes_manifests else ()
         if before:
             self.sent.pop(one.name, None)
-        self._begun[one.name] = begun = _Begun(one, before, lease)
+        self._begun[one.name] = begun = _Begun(one, before, lock)
         return begun
-
-    def _may_replace(self, sender: Sender, one: LocalCheckpoint) -> bool:
-        there = sender.prefix.find(one.name)
-        return there is None or self._is_same(there, one)
 
     def _leave_out(self, one: LocalCheckpoint, error: Exception) -> None:
         """Unless it was replaced or deleted meanwhile."""
@@ -217,18 +199,18 @@ class UploadPass:
             logger.error("%s", error)
 
     def _complete(self, sender: Sender) -> None:
-        """Of what was begun, whatever all nodes have sent."""
-        for begun in list(self._begun.values()) if self.job.completes else ():
+        """Complete the checkpoints whose parts every node has uploaded."""
+        for begun in list(self._begun.values()) if self.job.writes_manifests else ():
             one, num_there = begun.checkpoint, len(begun.there)
             if not begun.is_mine_sent or one.marker_sha256 in self._left_out:
                 continue
             sent = sender.complete(one, begun.there, begun.before)
             if sent is not None:
                 self.sent[sent.name] = sent
-            elif len(begun.there) > num_there or not begun.came_at_sec:
-                begun.came_at_sec = time.monotonic()
-            elif time.monotonic() - begun.came_at_sec > AWAIT_SEC and self._newest_sent() > one.step:
-                self._left_out[one.marker_sha256] = f"{one.name}: the files of other nodes did not come"
+            elif len(begun.there) > num_there or not begun.newest_object_sec:
+                begun.newest_object_sec = time.monotonic()
+            elif time.monotonic() - begun.newest_object_sec > AWAIT_SEC and self._newest_sent() > one.step:
+                self._left_out[one.marker_sha256] = f"{one.name}: the files of other nodes did not arrive"
         self._show()
 
     def _newest_sent(self) -> int:
@@ -236,11 +218,11 @@ class UploadPass:
 
     def _show(self) -> None:
         waiting = self._waiting()
-        self.board.show(waiting, sorted(self._begun), list(self.sent))
+        self.status.show(waiting, sorted(self._begun), list(self.sent))
 
 
-def _sound(prefix: Prefix, known: Mapping[str, SentCheckpoint]) -> dict[str, SentCheckpoint]:
-    """A damaged manifest makes nothing complete; it is written again from here if its checkpoint is here."""
+def _read_manifests(prefix: Prefix, known: Mapping[str, SentCheckpoint]) -> dict[str, SentCheckpoint]:
+    """What is complete; a checkpoint whose manifest is damaged is not, and is sent again if it is here."""
     found = {}
     for name in prefix.names():
         try:
@@ -248,3 +230,85 @@ def _sound(prefix: Prefix, known: Mapping[str, SentCheckpoint]) -> dict[str, Sen
         except CheckpointError as error:
             logger.warning("%s", error)
     return found
+
+
+def remove_unkept(prefix: Prefix, sent: Collection[SentCheckpoint], job: UploadJob) -> list[str]:
+    """Delete at the address what the policy of the run no longer keeps.
+
+    Returns:
+        Names of the checkpoints that were deleted.
+    """
+    newest, pinned = newest_step(job.checkpoints), pinned_steps(job.checkpoints)
+    ours = {one.step: one for one in sent if one.name == step_name(one.step) and one.step <= newest}
+    stored = [
+        StoredCheckpoint(one.step, "full" if one.kind == "full" else "model", is_pinned=one.step in pinned)
+        for one in ours.values()
+    ]
+    names = [ours[step].name for step in choose_removal(stored, job.policy).delete]
+    for name in names:
+        prefix.remove(name)
+    return names
+
+
+def newest_step(folder: Path) -> int:
+    """Step of what was written last here, or -1; newer ones at the address are of a branch that was left."""
+    found = local_checkpoints(folder, ("full", "model"))
+    return max(found, key=lambda one: one.written_unix_sec).step if found else -1
+
+
+class Parent:
+    """The training process: whether it asked to finish. Ends this process when it is gone."""
+
+    def __init__(self) -> None:
+        self.wants_finish = threading.Event()
+        self._process_id = os.getppid()
+        for watch in (self._read, self._look):
+            threading.Thread(target=watch, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == "finish":
+                self.wants_finish.set()
+        os._exit(1)
+
+    def _look(self) -> None:
+        """Another child of training may hold the pipe open."""
+        while os.getppid() == self._process_id:
+            time.sleep(POLL_SEC)
+        os._exit(1)
+
+
+def work(job: UploadJob, parent: Parent) -> None:
+    """Upload until nothing waits and nothing more will come."""
+    uploads, num_failures = UploadPass(job), 0
+    while True:
+        is_last = parent.wants_finish.is_set()
+        try:
+            uploads.run()
+            num_failures = 0
+        except Exception as error:  # anything but the end of training is worth another attempt
+            num_failures += 1
+            uploads.failed(error)
+            logger.exception("an upload failed")
+        if is_last and not num_failures and not uploads.is_waiting:
+            return
+        wait_sec = min(LONGEST_WAIT_SEC, 2.0 ** (num_failures - 1)) if num_failures else POLL_SEC
+        if is_last:
+            time.sleep(wait_sec)
+        else:
+            parent.wants_finish.wait(wait_sec)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signal_number, signal.SIG_IGN)  # schedulers send them to every process; training decides
+    silence_library_warnings()
+    job = UploadJob.from_json(sys.stdin.readline())
+    os.nice(NICENESS)
+    work(job, Parent())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
