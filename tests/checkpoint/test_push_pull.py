@@ -66,7 +66,7 @@ def test_an_address_is_listed_and_keeps_in_full_what_was_thinned_here(
     assert "no checkpoints there; expected the upload.to of a run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["checkpoint", "verify", to])
-    assert "checkpoint pull fetches and verifies it" in capsys.readouterr().err
+    assert "checkpoint pull downloads and verifies it" in capsys.readouterr().err
 
 
 def test_the_list_of_checkpoints_says_what_is_up(s3_server: S3Server, tmp_path: Path) -> None:
