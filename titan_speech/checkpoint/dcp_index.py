@@ -132,7 +132,7 @@ def _found(value: io.BytesIO, error: Exception) -> str:
 
 
 def _odd(loaded: object) -> str:
-    """The first type in a value that has no place there; empty if there is none."""
+    """The first type in a value that is not a plain one; empty if all are plain."""
     if type(loaded) in (list, tuple, set):
         return next((odd for one in loaded if (odd := _odd(one))), "")  # pyright: ignore[reportGeneralTypeIssues]
     if type(loaded) is dict:

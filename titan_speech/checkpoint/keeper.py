@@ -3,7 +3,8 @@
 In: the checkpoint folder, the [checkpoint] and the [upload] config.
 Out: checkpoints deleted or reduced to their weights. The first process of every node removes, since without a shared
 file system each node has its own part of the files. A checkpoint that waits for its upload stays as long as the disk of
-rank 0 has space for two more checkpoints; then it is removed all the same: training goes on before the archive is full.
+rank 0 has space for two more checkpoints; then it is removed all the same: that training continues matters more than
+the archive.
 """
 
 from __future__ import annotations

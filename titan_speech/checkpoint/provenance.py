@@ -172,8 +172,8 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is damaged ({error}); without it {checkpoint.name} cannot be told from another run's checkpoint. "
-            "Restore it, or remove it to load the checkpoint unchecked."
+            f"{path} is damaged ({error}); without it {checkpoint.name} cannot be distinguished from another "
+            "run's checkpoint. Restore it, or remove it to load the checkpoint unchecked."
         ) from error
     lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
     lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))

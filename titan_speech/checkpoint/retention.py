@@ -6,7 +6,7 @@ Out: whether a save is due at a step; which checkpoints are deleted and which lo
 Newest first, the last `keep_last_full` full checkpoints stay full; of the others the last `keep_last_model_only` stay
 as weights only, and the rest is deleted. Left alone are milestones, pinned checkpoints, those that somebody reads (a
 running upload or export) or that wait for an upload, and damaged ones, of which nothing is known. One sound checkpoint
-always stays. A pin is one empty file, `pinned/step-N` in the checkpoint folder, so it can be set while the run goes on.
+always stays. A pin is one empty file, `pinned/step-N` in the checkpoint folder, so it can be set while the run trains.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ system decides: a POSIX lock on the file, which ends with the process however it
 blocks the next one. Between machines such locks may not be seen, so the holder also counts up a number in the file
 every 5 s; whoever finds the record of another machine watches it for 20 s by its own clock. If the number changes, the
 holder is alive and the newcomer is refused; if not, the holder is gone and the newcomer takes the lock. No wall clock
-is compared with another. (filelock knows no holder's record, no beats and no shared locks, so it decides nothing here.)
+is compared with another. docs/design.md says why it is not filelock.
 """
 
 from __future__ import annotations
