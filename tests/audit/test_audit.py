@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.audit import report as audit_report
-from titan_speech.audit.measures import expected_scripts, histogram, script_counts, spread_of
+from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts
 from titan_speech.audit.page import page
 from titan_speech.audit.rules import RULE_NAMES, read_thresholds
 from titan_speech.audit.sample import choose, fair_quotas
@@ -345,13 +345,37 @@ def test_the_page_escapes_what_it_shows_and_loads_nothing(tokenizer: TextTokeniz
     assert not {"script", "img", "link", "iframe", "b"} & set(page.tags)
     assert all(source.startswith("#") for source in page.sources)
     shown = "".join(page.words)
-    assert HOSTILE.replace("\x07", "\N{REPLACEMENT CHARACTER}") in shown
+    assert HOSTILE.replace("\x07", r"\x07") in shown
     assert "<b>&'\"7" in shown
-    assert "not audible: codec xcodec2 (hash feedc0de00000000) is not at hand" in shown
+    assert "not audible: codec xcodec2 (hash feedc0de00000000) is not available" in shown
     assert page.tags["caption"] == page.tags["table"] == 2
     assert page.tags["svg"] == 6
     anchors = set(re.findall(r'id="([^"]+)"', text))
     assert {source.removeprefix("#") for source in page.sources} <= anchors
+
+
+def test_control_characters_are_shown_escaped_wherever_they_come_from(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    """Ids, tags and names of a store from elsewhere may hold what a terminal would obey."""
+    escape = "\x1b]0;owned\x07\x9b"
+    store = write_audit_store(tmp_path / f"store{escape}", tokenizer, {9: stuck(9)})
+    opened = open_store(store)
+    thresholds = read_thresholds(None, {})
+    parts = choose(opened, 50, 0)
+    report = audit_report.audit(opened, parts, None, thresholds, seed=0, num_codes=65_536, num_random=2)
+    report = replace(
+        report,
+        languages=tuple(
+            replace(x, language=x.language + escape, random=tuple(replace(s, sample_id=escape) for s in x.random))
+            for x in report.languages
+        ),
+        worst={
+            name: tuple(replace(f, detail=escape, sample=replace(f.sample, text=escape)) for f in found)
+            for name, found in report.worst.items()
+        },
+    )
+    text = "".join(page(report, Sound(why_silent=f"no codec {escape}"), lambda: None))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+    assert text.count(r"\x1b]0;owned\x07\x9b") > 10
 
 
 def test_a_store_of_the_embedded_codec_can_be_heard(tokenizer: TextTokenizer, tmp_path: Path) -> None:
@@ -391,12 +415,12 @@ def test_scripts_are_told_by_letters_and_languages_by_subtag() -> None:
 
 def test_the_spread_withstands_a_third_of_outliers() -> None:
     rates = [10.0 + i / 100 for i in range(40)]
-    usual, spoilt = spread_of(rates), spread_of([*rates, *[500.0] * 20])
+    usual, spoilt = rate_distribution(rates), rate_distribution([*rates, *[500.0] * 20])
     assert usual is not None
     assert spoilt is not None
-    assert usual.distance(12) < 5 < usual.distance(20)
-    assert spoilt.distance(500) > 5
-    assert spread_of(rates[:19]) is None
+    assert usual.robust_z(12) < 5 < usual.robust_z(20)
+    assert spoilt.robust_z(500) > 5
+    assert rate_distribution(rates[:19]) is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))

@@ -1,16 +1,13 @@
-"""Looking at some samples of a store the way a careful person would, before anything is trained on them.
+"""Check samples of a token store before training on it.
 
-store --> choose.py    N samples, the same for the same seed, every part covered      (read: what is known of each)
+store --> sample.py      N samples, the same for the same seed, from every part
              |
              v
-          rules.py     what is looked for, and which share of it is too much   (checks, rates, scripts, neighbours)
+          checks.py      one function per check          rules.py     their names and thresholds
+             |                                           measures.py  rates, scripts, histograms
+             v
+          report.py      counts and shares per language, the worst samples, JSON; the exit code of `store audit`
              |
              v
-          report.py    counts and shares by language, the worst samples               (thresholds, histogram)
-             |
-             +------>  exit code, JSON (as_json)
-             v
-          page.py      one HTML file: tables, histograms, players                     (charts, style, sound)
-
-`command.py` is the verb.
+          page.py        one HTML file by page.html.j2: tables, charts, players      sound.py  codes to wav
 """

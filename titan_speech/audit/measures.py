@@ -1,20 +1,16 @@
-"""How fast a language is spoken here, and how far one sample lies from that.
+"""Measures that the checks and the report share: speaking rates, scripts, histograms.
 
-In: rates (characters a second, characters a code) of a language's samples. Out: their median and spread, and the
-distance of one rate from the median in spreads. Rates are compared by their logarithm, where twice as fast lies as
-far as half as fast. The spread is the median absolute deviation scaled to a normal's standard deviation: with up to
-half the samples wrong it still says what the others do, where one wrong sample moves mean and deviation at once.
+Rates. In: characters per second or per code of a language's samples. Out: `RateDistribution`, the robust z-score of one
+rate. Rates are compared by their logarithm, where twice as fast is as far from the median as half as fast. The scale
+is the median absolute deviation (MAD) times 1.4826, the standard deviation of a normal distribution: it holds with up
+to half of the samples wrong, where one wrong sample moves mean and standard deviation.
 
-Which scripts a language is written in, and which a text is written in.
+Scripts. In: a BCP 47 tag, a text. Out: names of scripts. A letter's script is the first word of its Unicode name
+(DEVANAGARI LETTER KA), which holds for all living scripts and needs no table of ranges; 0.5 us per character once it
+is cached. Languages without a row in `_LANGUAGES_OF` are not checked.
 
-In: a BCP 47 tag, a text. Out: names of scripts. A letter's script is the first word of its Unicode name (DEVANAGARI
-LETTER KA), which holds for all living scripts and needs no table of ranges; 0.5 us a character once it was met.
-Languages without a row here are not judged.
-
-Counting values into bins.
-
-In: values. Out: `Histogram`, whose bins are equal in width and whose ends hold what lies beyond, so that one segment
-of an hour does not squeeze all others into one bar.
+Histograms. In: values. Out: `Histogram` with bins of equal width; the last bin also counts all values above it, so that
+one segment of an hour does not squeeze all others into one bar.
 """
 
 from __future__ import annotations
@@ -31,31 +27,31 @@ from numpy.typing import NDArray
 
 MIN_SAMPLES = 20
 MAD_TO_SIGMA = 1.4826
-SMALLEST_SPREAD = 0.05
-"""In log units, 5 %: where most samples have one rate, a few per cent off is no outlier."""
+MIN_LOG_MAD = 0.05
+"""5 %, in log units: where most samples have the same rate, a few per cent of difference is not an outlier."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median of a rate and its robust spread in log units."""
+class RateDistribution:
+    """Median of a rate, and its scaled median absolute deviation in log units."""
 
     median: float
-    spread: float
+    log_mad: float
 
-    def distance(self, rate: float) -> float:
-        """Spreads from the median; infinite for a rate of 0."""
-        return abs(math.log(rate / self.median)) / self.spread if rate > 0 else math.inf
+    def robust_z(self, rate: float) -> float:
+        """Distance from the median in scaled MADs; infinite for a rate of 0."""
+        return abs(math.log(rate / self.median)) / self.log_mad if rate > 0 else math.inf
 
 
-def spread_of(rates: Iterable[float]) -> Spread | None:
-    """None of fewer than 20: too few to say what is usual."""
+def rate_distribution(rates: Iterable[float]) -> RateDistribution | None:
+    """The distribution of a language's rates; None for fewer than 20, too few for a median."""
     positive = np.array([rate for rate in rates if rate > 0])
     if len(positive) < MIN_SAMPLES:
         return None
     logs = np.log(positive)
-    centre = float(np.median(logs))
-    spread = MAD_TO_SIGMA * float(np.median(np.abs(logs - centre)))
-    return Spread(math.exp(centre), max(spread, SMALLEST_SPREAD))
+    center = float(np.median(logs))
+    log_mad = MAD_TO_SIGMA * float(np.median(np.abs(logs - center)))
+    return RateDistribution(math.exp(center), max(log_mad, MIN_LOG_MAD))
 
 
 _LANGUAGES_OF = {
@@ -97,11 +93,11 @@ _SUBTAGS = {"Latn": "LATIN", "Deva": "DEVANAGARI", "Beng": "BENGALI", "Arab": "A
     "Olck": "OL",
     "Mtei": "MEETEI",
 }
-_PLAIN_NAMES = {"OL": "Ol Chiki", "MEETEI": "Meetei Mayek", "CJK": "Han"}
+_SCRIPT_NAMES = {"OL": "Ol Chiki", "MEETEI": "Meetei Mayek", "CJK": "Han"}
 
 
 def expected_scripts(language: str) -> frozenset[str] | None:
-    """None for languages that are not known here; a script subtag (hi-Latn) decides alone."""
+    """Scripts of a language tag, None for an unknown language; a script subtag (hi-Latn) decides alone."""
     primary, *subtags = language.split("-")
     for subtag in subtags:
         if subtag.title() in _SUBTAGS:
@@ -111,21 +107,19 @@ def expected_scripts(language: str) -> frozenset[str] | None:
 
 @lru_cache(maxsize=1 << 16)
 def script_of(character: str) -> str | None:
-    """None for what is no letter: marks, digits, punctuation, symbols."""
+    """The script of a letter; None for marks, digits, punctuation and symbols."""
     if not unicodedata.category(character).startswith("L"):
         return None
     return unicodedata.name(character, "UNNAMED").split()[0]
 
 
 def script_counts(text: str) -> Counter[str]:
-    """Letters of each script."""
-    counts = Counter(script_of(character) for character in text)
-    del counts[None]
-    return Counter({script: number for script, number in counts.items() if script is not None})
+    """Number of letters per script."""
+    return Counter(script for character in text if (script := script_of(character)) is not None)
 
 
-def plain_name(script: str) -> str:
-    return _PLAIN_NAMES.get(script, script.capitalize())
+def script_name(script: str) -> str:
+    return _SCRIPT_NAMES.get(script, script.capitalize())
 
 
 NUM_BINS = 32
@@ -133,7 +127,7 @@ NUM_BINS = 32
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bin i holds start + i * width <= value < start + (i + 1) * width; the last one also all above."""
+    """Bin i counts start + i * width <= value < start + (i + 1) * width; the last bin also counts all values above."""
 
     start: float
     width: float
@@ -147,7 +141,7 @@ class Histogram:
 
 
 def histogram(values: Sequence[float]) -> Histogram | None:
-    """From 0 to the 99th percentile or so; None without values."""
+    """A histogram from 0 to about the 99th percentile; None without values."""
     if not values:
         return None
     array = np.asarray(values, np.float64)
@@ -159,13 +153,13 @@ def histogram(values: Sequence[float]) -> Histogram | None:
 
 
 def _round_up(value: float) -> float:
-    """To 1, 1.2, 1.6, 2, 3, 4, 6 or 8 times a power of ten."""
+    """Round up to 1, 1.2, 1.6, 2, 3, 4, 6 or 8 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(step * power for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if value <= step * power * (1 + 1e-9)))
 
 
 def code_usage(counts_C: NDArray[np.int64]) -> Histogram:
-    """How often the codes of each of 64 equal ranges of the codebook occur; the median is that of the ranges."""
+    """How often the codes of each of 64 equal ranges of the codebook occur; the median is that of the 64 counts."""
     num_bins = min(64, len(counts_C))
     sums = [int(part.sum()) for part in np.array_split(counts_C, num_bins)]
     return Histogram(0.0, len(counts_C) / num_bins, tuple(sums), int(counts_C.sum()), float(np.median(sums)))

@@ -1,12 +1,10 @@
-"""What an audit found, language by language.
+"""Run the checks on the chosen samples and report per language.
 
 In: the chosen samples, the checks, the thresholds. Out: `AuditReport`: counts and shares of every check in every
-language, histograms, the worst samples of each check, and random ones. Samples are kept while the report is made
-(codes are views of the store's files), so 10,000 cost 30 MB.
+language, histograms, the worst samples of each check, and random ones; `to_json` writes it without the sound. Samples
+are kept while the report is made (codes are views of the store's files), so 10,000 cost 30 MB.
 
 Shapes: C codes of the codebook.
-
-In: an audit. Out: its content as JSON, the sound left out.
 """
 
 from __future__ import annotations
@@ -20,7 +18,14 @@ import numpy as np
 import xxhash
 
 from titan_speech.audit.checks import CHECKS, AuditContext, rate_per_code, rate_per_sec
-from titan_speech.audit.measures import MIN_SAMPLES, Histogram, code_usage, histogram, spread_of
+from titan_speech.audit.measures import (
+    MIN_SAMPLES,
+    Histogram,
+    RateDistribution,
+    code_usage,
+    histogram,
+    rate_distribution,
+)
 from titan_speech.audit.rules import RULES, Rule, Thresholds
 from titan_speech.audit.sample import AuditSample, ChosenPart, read_samples
 from titan_speech.errors import DataError
@@ -50,7 +55,7 @@ class CheckResult:
         return self.num_found / self.num_checked if self.num_checked else 0.0
 
     @property
-    def is_too_much(self) -> bool:
+    def is_above_threshold(self) -> bool:
         return self.share > self.max_share
 
 
@@ -65,13 +70,13 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class LanguageReport:
-    """One language; histograms are None where it has nothing of the kind."""
+    """One language; a histogram without values is None."""
 
     language: str
     num_stored: int
     num_samples: int
     duration_sec: float
-    """Of the codes that were looked at."""
+    """Audio of the codes that were checked."""
     results: tuple[CheckResult, ...]
     durations: Histogram | None
     chars_per_sec: Histogram | None
@@ -84,16 +89,16 @@ class LanguageReport:
     def verdict(self) -> str:
         if not any(result.num_checked for result in self.results):
             return "not checked"
-        return "too much" if self.too_much else "good"
+        return "above threshold" if self.above_threshold else "good"
 
     @property
-    def too_much(self) -> list[CheckResult]:
-        return [result for result in self.results if result.is_too_much]
+    def above_threshold(self) -> list[CheckResult]:
+        return [result for result in self.results if result.is_above_threshold]
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All that was found; `not_checked` says in words what was left out and why."""
+    """The findings of an audit; `not_checked` says what was left out and why."""
 
     store: Store
     seed: int
@@ -113,12 +118,18 @@ class AuditReport:
 
     @property
     def num_shown(self) -> int:
-        """Samples of the page: the worst, and the random ones of each language."""
+        """Samples on the page: the worst, and the random ones of each language."""
         return sum(map(len, self.worst.values())) + sum(len(language.random) for language in self.languages)
 
     @property
     def is_good(self) -> bool:
-        return not any(language.too_much for language in self.languages)
+        return not any(language.above_threshold for language in self.languages)
+
+    @property
+    def summary(self) -> str:
+        """The verdict over all languages."""
+        above = [language.language for language in self.languages if language.above_threshold]
+        return f"above thresholds in {', '.join(above)}" if above else "within thresholds"
 
 
 def audit(
@@ -132,7 +143,21 @@ def audit(
     num_random: int,
     on_read: Callable[[], None] = lambda: None,
 ) -> AuditReport:
-    """`on_read` hears of each sample that was read, which is most of the work."""
+    """Run every check on the chosen samples.
+
+    Args:
+        store: the store under audit.
+        parts: its chosen samples (`sample.choose`).
+        tokenizer: the store's tokenizer; without it token ids and the words of text-only parts are not checked.
+        thresholds: the largest allowed share per check and language.
+        seed: chooses the random samples of the page.
+        num_codes: size of the codec's codebook.
+        num_random: random samples per language for the page.
+        on_read: called after each sample that was read, which is most of the work.
+
+    Raises:
+        DataError: no check applies to any sample.
+    """
     samples: dict[str, list[AuditSample]] = defaultdict(list)
     for part in parts:
         for sample in read_samples(part, tokenizer):
@@ -143,12 +168,12 @@ def audit(
     worst: dict[str, list[AuditFinding]] = {rule.name: [] for rule in RULES}
     languages = []
     for language in sorted(samples):
-        results = _results(samples[language], context, thresholds, worst)
+        results = _check_samples(samples[language], context, thresholds, worst)
         num_stored = sum(part.part.num_samples for part in parts if part.part.language == language)
-        languages.append(_language(language, num_stored, samples[language], context, results, num_random, seed))
+        languages.append(_language_report(language, num_stored, samples[language], context, results, num_random, seed))
     if not any(result.num_checked for language in languages for result in language.results):
         raise DataError(
-            f"nothing of {store.path} can be checked: it holds text only, whose words need its tokenizer; "
+            f"no sample of {store.path} can be checked: it holds text only, and its words need its tokenizer; "
             "give --tokenizer"
         )
     return AuditReport(
@@ -165,35 +190,40 @@ def audit(
 def _context(
     samples: dict[str, list[AuditSample]], codes_per_sec: float, num_codes: int, tokenizer: TextTokenizer | None
 ) -> AuditContext:
-    def usual(rates: Iterable[float | None]) -> list[float]:
-        return [rate for rate in rates if rate is not None]
+    def distributions(rate: Callable[[AuditSample], float | None]) -> dict[str, RateDistribution | None]:
+        return {
+            language: rate_distribution(r for sample in some if (r := rate(sample)) is not None)
+            for language, some in samples.items()
+        }
 
     return AuditContext(
         codes_per_sec=codes_per_sec,
         num_codes=num_codes,
         tokenizer=tokenizer,
-        chars_per_sec={name: spread_of(usual(map(rate_per_sec, some))) for name, some in samples.items()},
-        chars_per_code={name: spread_of(usual(map(rate_per_code, some))) for name, some in samples.items()},
+        chars_per_sec=distributions(rate_per_sec),
+        chars_per_code=distributions(rate_per_code),
     )
 
 
-def _results(
+def _check_samples(
     samples: list[AuditSample], context: AuditContext, thresholds: Thresholds, worst: dict[str, list[AuditFinding]]
 ) -> tuple[CheckResult, ...]:
-    """Also adds what was found to `worst`."""
+    """Run all checks on the samples of one language; findings are also added to `worst`."""
     results = []
     for rule in RULES:
-        pairs = [(sample, CHECKS[rule.name](sample, context)) for sample in samples]
-        answers = [(sample, answer) for sample, answer in pairs if answer is not None]
-        found = [AuditFinding(sample, a.severity, a.detail) for sample, a in answers if a.severity > 0]
+        outcomes = [(sample, CHECKS[rule.name](sample, context)) for sample in samples]
+        found = [
+            AuditFinding(sample, o.severity, o.detail) for sample, o in outcomes if o is not None and o.severity > 0
+        ]
         worst[rule.name] += found
+        num_checked = sum(outcome is not None for _, outcome in outcomes)
         max_share = thresholds.share(rule.name, samples[0].language)
-        results.append(CheckResult(rule, len(answers), len(found), max_share))
+        results.append(CheckResult(rule, num_checked, len(found), max_share))
     return tuple(results)
 
 
 def _most_severe(findings: list[AuditFinding]) -> tuple[AuditFinding, ...]:
-    """The worst of each language come before the second worst of any."""
+    """The worst sample of each language comes before the second worst of any."""
     order = sorted(findings, key=lambda f: (-f.severity, f.sample.language, f.sample.sample_id))
     rank: dict[str, int] = defaultdict(int)
     ranked = []
@@ -203,7 +233,7 @@ def _most_severe(findings: list[AuditFinding]) -> tuple[AuditFinding, ...]:
     return tuple(finding for _, finding in sorted(ranked, key=lambda pair: pair[0])[:NUM_WORST])
 
 
-def _language(
+def _language_report(
     language: str,
     num_stored: int,
     samples: list[AuditSample],
@@ -231,18 +261,18 @@ def _language(
         code_usage=code_usage(counts_C) if speech else None,
         num_distinct_codes=len(shares),
         entropy_bits=float(-(shares * np.log2(shares)).sum()) if len(shares) else 0.0,
-        random=_random(speech, num_random, seed),
+        random=_random_samples(speech, num_random, seed),
     )
 
 
-def _random(speech: list[AuditSample], number: int, seed: int) -> tuple[AuditSample, ...]:
-    """By a hash of their ids: the first ten of a hundred are those of an audit that asks for ten."""
+def _random_samples(speech: list[AuditSample], number: int, seed: int) -> tuple[AuditSample, ...]:
+    """Chosen by a hash of their ids: 100 samples include the 10 of an audit that asks for 10."""
     order = sorted(speech, key=lambda s: xxhash.xxh3_64_intdigest(f"listen/{s.sample_id}".encode(), seed))
     return tuple(order[:number])
 
 
 def _too_few(samples: dict[str, list[AuditSample]], context: AuditContext) -> dict[str, list[str]]:
-    """By check of a rate, the languages that have rates, but not enough of them to know the usual one."""
+    """Per check of a rate, the languages with fewer rates than a median needs."""
     rates = (
         ("chars-per-sec", rate_per_sec, context.chars_per_sec),
         ("chars-per-code", rate_per_code, context.chars_per_code),
@@ -266,14 +296,14 @@ def _not_checked(
         if names:
             some = f"fewer than {MIN_SAMPLES} transcribed samples; raise --samples if the store has more"
             yield f"{rule} of {', '.join(names)}: {some}"
-    told = {rule for rule, names in too_few.items() if names} | (set() if tokenizer else {"unknown-token"})
+    reported = {rule for rule, names in too_few.items() if names} | (set() if tokenizer else {"unknown-token"})
     idle = [
         rule.name
-        for place, rule in enumerate(RULES)
-        if rule.name not in told and not any(x.results[place].num_checked for x in languages)
+        for i, rule in enumerate(RULES)
+        if rule.name not in reported and not any(x.results[i].num_checked for x in languages)
     ]
     if idle:
-        yield f"{', '.join(idle)}: no sample has what these compare"
+        yield f"{', '.join(idle)}: no sample has the fields that these checks compare"
 
 
 def to_json(report: AuditReport) -> str:
@@ -299,7 +329,7 @@ def to_json(report: AuditReport) -> str:
             {"part": p.part.name, "num_stored": p.part.num_samples, "num_samples": p.num_samples} for p in report.parts
         ],
         "languages": [_language_json(language) for language in report.languages],
-        "worst": {rule: [_finding(finding) for finding in found] for rule, found in report.worst.items() if found},
+        "worst": {rule: [_finding_json(f) for f in found] for rule, found in report.worst.items() if found},
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
@@ -311,36 +341,31 @@ def _language_json(language: LanguageReport) -> dict[str, object]:
         "num_samples": language.num_samples,
         "duration_sec": round(language.duration_sec, 2),
         "verdict": language.verdict,
-        "checks": [_result(result) for result in language.results],
-        "duration_sec_histogram": _histogram(language.durations),
-        "chars_per_sec_histogram": _histogram(language.chars_per_sec),
-        "code_usage_histogram": _histogram(language.code_usage),
+        "checks": [
+            {
+                "rule": result.rule.name,
+                "num_checked": result.num_checked,
+                "num_found": result.num_found,
+                "share": round(result.share, 6),
+                "max_share": result.max_share,
+                "is_above_threshold": result.is_above_threshold,
+            }
+            for result in language.results
+        ],
+        "duration_sec_histogram": asdict(language.durations) if language.durations else None,
+        "chars_per_sec_histogram": asdict(language.chars_per_sec) if language.chars_per_sec else None,
+        "code_usage_histogram": asdict(language.code_usage) if language.code_usage else None,
         "num_distinct_codes": language.num_distinct_codes,
         "entropy_bits": round(language.entropy_bits, 3),
-        "random": [_sample(sample) for sample in language.random],
+        "random": [_sample_json(sample) for sample in language.random],
     }
 
 
-def _result(result: CheckResult) -> dict[str, object]:
-    return {
-        "rule": result.rule.name,
-        "num_checked": result.num_checked,
-        "num_found": result.num_found,
-        "share": round(result.share, 6),
-        "max_share": result.max_share,
-        "is_too_much": result.is_too_much,
-    }
+def _finding_json(finding: AuditFinding) -> dict[str, object]:
+    return {**_sample_json(finding.sample), "severity": round(finding.severity, 4), "detail": finding.detail}
 
 
-def _histogram(histogram: Histogram | None) -> dict[str, object] | None:
-    return None if histogram is None else asdict(histogram)
-
-
-def _finding(finding: AuditFinding) -> dict[str, object]:
-    return {**_sample(finding.sample), "severity": round(finding.severity, 4), "detail": finding.detail}
-
-
-def _sample(sample: AuditSample) -> dict[str, object]:
+def _sample_json(sample: AuditSample) -> dict[str, object]:
     return {
         "sample_id": sample.sample_id,
         "part": sample.part,

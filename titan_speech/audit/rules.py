@@ -1,9 +1,9 @@
-"""What an audit looks for, and the largest share of samples that may have it.
+"""The checks of an audit and their thresholds.
 
-In: a TOML file with rules as keys and tables of them for single languages, and options over both. Out: `RULES`, one row
-per check of `checks.py`, and `Thresholds`. A threshold is a share of the samples the check applies to, in one language;
-above it the audit fails. The defaults are strict where one finding means that a tool is broken, and wide where real
-speech has the finding too; each says why. No numpy: the command line lists the rules in its help.
+In: a TOML file with check names as keys and one table per language, and options, which override both. Out: `RULES`, one
+row per check of `checks.py`, and `Thresholds`. A threshold is the largest share of the samples of one language that a
+check may find; above it the audit fails. The defaults are strict where one finding means a broken tool, and wide where
+good speech has the finding too; each states its reason. No numpy: the command line lists the checks in its help.
 
     duration = 0.02
 
@@ -32,7 +32,7 @@ class Rule:
     finds: str
     max_share: float
     reason: str
-    """For the threshold."""
+    """Why the threshold has this value."""
 
 
 RULES = (
@@ -41,14 +41,14 @@ RULES = (
         "Codes in range",
         "codes that the codec's codebook does not have",
         0.0,
-        "no codec makes one; a single one means wrong offsets or another codec",
+        "no codec emits such a code; a single one means wrong offsets or another codec",
     ),
     Rule(
         "unknown-token",
         "Unknown tokens",
         "transcripts whose ids hold the unknown token or do not decode back to the transcript",
         0.001,
-        "byte-level tokenizers lose nothing; others lose a rare character",
+        "byte-level tokenizers are lossless; others lose a rare character",
     ),
     Rule(
         "duration",
@@ -67,49 +67,49 @@ RULES = (
     Rule(
         "transcript",
         "Empty transcripts",
-        "paired samples without a letter or digit in their transcript (danda and other punctuation is none)",
+        "paired samples without a letter or digit in their transcript (a danda or other punctuation does not count)",
         0.005,
-        "such a pair teaches speech out of nothing",
+        "such a pair is unaligned supervision: speech without text",
     ),
     Rule(
         "script",
         "Language against script",
         "texts with less than half of their letters in a script of their language",
         0.02,
-        "names and borrowed words stand alone in short samples; wrong tags come by the file",
+        "short samples may be only names and loan words; a wrong tag affects a whole file",
     ),
     Rule(
         "chars-per-sec",
-        "Characters a second",
-        "more than 5 robust spreads and 1 s from what the language's median gives, by the times",
+        "Characters per second",
+        "robust z-score above 5 and more than 1 s from the language's median rate, by the times",
         0.03,
         "spelt numbers and long pauses are real; more means that transcripts belong to other audio",
     ),
     Rule(
         "chars-per-code",
-        "Characters a code",
-        "more than 5 robust spreads and 1 s from what the language's median gives, by the codes",
+        "Characters per code",
+        "robust z-score above 5 and more than 1 s from the language's median rate, by the codes",
         0.03,
-        "as for characters a second; this one sees wrong codes where the times are right",
+        "as for characters per second; finds wrong codes where the times are right",
     ),
     Rule(
         "repeat",
         "Repeated codes",
         "one code in a row for 2 s or half of the sample: silence, or a stuck encoder",
         0.01,
-        "a model learns to stay silent from few of these",
+        "even a few teach the model to emit silence",
     ),
     Rule(
         "duplicate-transcript",
         "Repeated transcripts",
-        "transcripts that other samples of the part have too",
+        "transcripts that occur in other samples of the part",
         0.3,
-        "greetings and prompts repeat; from a third on, few sentences are learnt by heart",
+        "greetings and prompts repeat; from a third on, a few sentences would be memorized",
     ),
     Rule(
         "duplicate-audio",
         "Repeated audio",
-        "codes that another sample of the part has too, all of them",
+        "samples with exactly the codes of another sample of the part",
         0.005,
         "two recordings never give the same codes: a file was imported twice",
     ),
@@ -118,14 +118,14 @@ RULES = (
         "Segment order",
         "segments of one source whose order contradicts their times",
         0.0,
-        "stitching and continuation would join what does not belong together",
+        "stitching and continuation would join segments that do not follow each other",
     ),
     Rule(
         "speaker",
         "Speaker missing",
         "speech without speaker_id",
         1.0,
-        "counted and never too much: only cloning needs it; --max-speaker 0 for a store that cloning reads",
+        "never above the threshold: only voice cloning needs it; give --max-speaker 0 for a store used for cloning",
     ),
 )
 RULE_NAMES = tuple(rule.name for rule in RULES)
@@ -133,7 +133,7 @@ RULE_NAMES = tuple(rule.name for rule in RULES)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Largest allowed share by rule, and by language where one differs."""
+    """Largest allowed share per check, and per language where it differs."""
 
     shares: Mapping[str, float] = field(default_factory=lambda: {rule.name: rule.max_share for rule in RULES})
     of_language: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -143,7 +143,15 @@ class Thresholds:
 
 
 def read_thresholds(file: Path | None, options: Mapping[str, float]) -> Thresholds:
-    """`options` hold for every language, also for those the file names."""
+    """Defaults, overridden by the file, overridden by options.
+
+    Args:
+        file: TOML file of shares, or None.
+        options: shares per check; they hold for every language, also for those in the file.
+
+    Raises:
+        DataError: the file cannot be read, or has an unknown check or a value outside 0 to 1.
+    """
     defaults = Thresholds()
     if file is None:
         return Thresholds({**defaults.shares, **options})

@@ -1,26 +1,20 @@
-"""Which samples are looked at: N of a store, drawn once from a seed.
+"""Choose samples of a store, and read all that the checks and the page need of each.
 
-In: a store, N and a seed. Out: for each part some shards and samples of them. Every part has the same claim, and what
-a small part does not fill goes to the larger ones, so that a language of 200 samples is judged as surely as one of 20
-M. The samples of a part lie in shuffled order, so a shard is itself a random draw: a part is read from at most four
-of its shards, and an audit of 1,250 shards reads some 12 GB of codes and not 160.
+In: a store, a number of samples and a seed. Out: for each part some shards and samples of them (`choose`), and
+`AuditSample`s (`read_samples`), 10,000 in 0.2 s without a tokenizer.
 
-What shows only beside other samples of the part: repeated transcripts and codes, segments in the wrong order.
+Choice. Every part has the same quota, and what a small part cannot fill goes to larger ones, so a language of 200
+samples is checked as reliably as one of 20 M. The samples of a part are stored in shuffled order, so a shard is itself
+a random choice: a part is read from at most four of its shards, and an audit of 1,250 shards reads 12 GB of codes, not
+160.
 
-In: sidecar columns of the chosen shards. Out: for each of their rows how many samples share its transcript and its
-codes, and whether its place among the segments of its source contradicts its time. All rows of the chosen shards are
-compared, not only the samples drawn: in a draw of 1 in 1,000 hardly any pair would be found. Pairs across shards that
-were not chosen stay unseen, so in large parts the shares are lower bounds. 1 M rows take some 3 s.
+Comparison with other rows. Repeated transcripts, repeated codes and the order of segments are found by comparing all
+rows of the chosen shards, not only the chosen samples: in a choice of 1 in 1,000 hardly any pair would be found. Pairs
+across other shards stay unseen, so in large parts the shares are lower bounds. 1 M rows take some 3 s.
 
-Shapes: R rows of the chosen shards, K of them with a known place.
+Text. A transcript is read from the sidecar; the words of a text part are stored as ids only, so they need a tokenizer.
 
-Reading the chosen samples: all that the checks and the page need of each.
-
-In: the chosen parts, and the tokenizer if there is one. Out: `AuditSample`s. A transcript is read from the sidecar;
-the words of a text part exist as ids only and are known with a tokenizer alone. 10,000
-samples take 0.2 s without a tokenizer.
-
-Shapes: T codes or text ids of a sample.
+Shapes: R rows of the chosen shards, K of them with a known place, T codes or text ids of a sample.
 """
 
 from __future__ import annotations
@@ -44,7 +38,7 @@ MAX_SHARDS_PER_PART = 4
 
 @dataclass(frozen=True)
 class ChosenShard:
-    """Samples of one shard; `rows` are ascending positions in it, `first` is its first sample's number in the part."""
+    """Samples of one shard; `rows` are ascending positions in it, `first` its first sample's number in the part."""
 
     shard: int
     first: int
@@ -53,7 +47,7 @@ class ChosenShard:
 
 @dataclass(frozen=True)
 class ChosenPart:
-    """What is looked at of one part."""
+    """The chosen samples of one part."""
 
     part: Part
     shards: tuple[ChosenShard, ...]
@@ -64,7 +58,11 @@ class ChosenPart:
 
 
 def choose(store: Store, num_samples: int, seed: int) -> list[ChosenPart]:
-    """Equal store, number and seed give equal samples."""
+    """Choose samples of every part; equal store, number and seed give equal samples.
+
+    Raises:
+        DataError: fewer samples than parts.
+    """
     parts = [part for part in store.parts if part.num_samples]
     if num_samples < len(parts):
         raise DataError(
@@ -76,25 +74,25 @@ def choose(store: Store, num_samples: int, seed: int) -> list[ChosenPart]:
 
 
 def fair_quotas(sizes: Sequence[int], total: int) -> list[int]:
-    """Equal quotas, none above its size; the rest of a division goes to the first of the largest."""
+    """Equal quotas that add up to `total`, each at most its size; the remainder goes to the largest."""
     quotas = [0] * len(sizes)
-    left = min(total, sum(sizes))
+    remaining = min(total, sum(sizes))
     for place, i in enumerate(sorted(range(len(sizes)), key=lambda i: sizes[i])):
-        quotas[i] = min(sizes[i], left // (len(sizes) - place))
-        left -= quotas[i]
+        quotas[i] = min(sizes[i], remaining // (len(sizes) - place))
+        remaining -= quotas[i]
     return quotas
 
 
 def _choose_part(part: Part, quota: int, seed: int) -> ChosenPart:
     rng = np.random.Generator(np.random.Philox(xxhash.xxh3_64_intdigest(part.name.encode(), seed)))
-    shards = _enough_shards(part, quota, rng)
+    shards = _choose_shards(part, quota, rng)
     sizes = [part.info.shards[shard].num_samples for shard in shards]
     drawn = np.sort(rng.choice(sum(sizes), quota, replace=False))
-    return ChosenPart(part, tuple(_split(part, shards, sizes, drawn.tolist())))
+    return ChosenPart(part, tuple(_rows_of_shards(part, shards, sizes, drawn.tolist())))
 
 
-def _enough_shards(part: Part, quota: int, rng: np.random.Generator) -> list[int]:
-    """At most four, unless the quota needs more."""
+def _choose_shards(part: Part, quota: int, rng: np.random.Generator) -> list[int]:
+    """At most four random shards, unless the quota needs more."""
     chosen: list[int] = []
     for shard in rng.permutation(len(part.info.shards)).tolist():
         enough = sum(part.info.shards[s].num_samples for s in chosen) >= quota
@@ -104,7 +102,7 @@ def _enough_shards(part: Part, quota: int, rng: np.random.Generator) -> list[int
     return sorted(chosen)
 
 
-def _split(part: Part, shards: list[int], sizes: list[int], drawn: list[int]) -> Iterator[ChosenShard]:
+def _rows_of_shards(part: Part, shards: list[int], sizes: list[int], drawn: list[int]) -> Iterator[ChosenShard]:
     start = 0
     for shard, size in zip(shards, sizes, strict=True):
         first = sum(info.num_samples for info in part.info.shards[:shard])
@@ -113,29 +111,29 @@ def _split(part: Part, shards: list[int], sizes: list[int], drawn: list[int]) ->
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """One value a row of the chosen shards, in their order."""
+class RowComparison:
+    """How each row of the chosen shards compares with the others, one value per row in their order."""
 
     same_text_R: NDArray[np.int64]
-    """Samples with the row's transcript, itself included; 0 without a transcript."""
+    """Rows with the same transcript, itself included; 0 without a transcript."""
     same_codes_R: NDArray[np.int64]
     has_order_R: NDArray[np.bool_]
-    """Source, order and time are known."""
+    """Whether source, order and time are known."""
     contradictions: dict[int, str]
-    """What contradicts, by row."""
+    """By row: how its order contradicts its time."""
 
     def order(self, row: int) -> str | None:
-        """None where unknown, "" where order and time agree."""
+        """The contradiction of a row; None where order or time is unknown, "" where they agree."""
         return self.contradictions.get(row, "") if self.has_order_R[row] else None
 
 
-def neighbours(chosen: ChosenPart) -> Neighbours:
+def compare_rows(chosen: ChosenPart) -> RowComparison:
     texts = _column(chosen, "transcript_native") if chosen.part.kind is Kind.SPEECH else None
     codes = _column(chosen, "checksum")
-    has_order_R, contradictions = _order(chosen, len(codes))
-    return Neighbours(
-        same_text_R=_num_equal(texts) if texts is not None else np.zeros(len(codes), np.int64),
-        same_codes_R=_num_equal(codes),
+    has_order_R, contradictions = _compare_order(chosen, len(codes))
+    return RowComparison(
+        same_text_R=_count_equal(texts) if texts is not None else np.zeros(len(codes), np.int64),
+        same_codes_R=_count_equal(codes),
         has_order_R=has_order_R,
         contradictions=contradictions,
     )
@@ -146,15 +144,15 @@ def _column(chosen: ChosenPart, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
 
 
-def _num_equal(values: pa.ChunkedArray) -> NDArray[np.int64]:
+def _count_equal(values: pa.ChunkedArray) -> NDArray[np.int64]:
     """How often each row's value occurs; 0 for nulls."""
     indices = values.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     counts = np.bincount(indices[indices >= 0], minlength=1)
     return np.where(indices >= 0, counts[indices], 0)
 
 
-def _order(chosen: ChosenPart, num_rows: int) -> tuple[NDArray[np.bool_], dict[int, str]]:
-    """Along each source, later segments start later; a segment is compared with the one before it."""
+def _compare_order(chosen: ChosenPart, num_rows: int) -> tuple[NDArray[np.bool_], dict[int, str]]:
+    """Later segments of a source must start later; each segment is compared with the one before it."""
     names = ("source_video_id", "segment_order", "start_time")
     table = pa.table({name: _column(chosen, name) for name in names} | {"row": pa.array(np.arange(num_rows))})
     known = table.drop_null()
@@ -180,7 +178,7 @@ _COLUMNS = ("sample_id", "speaker_id", "source_video_id", "start_time", "end_tim
 
 @dataclass(frozen=True, eq=False)
 class AuditSample:
-    """One sample under audit; `number` is its place in the part."""
+    """One sample under audit; `number` is its index in the part."""
 
     sample_id: str
     part: str
@@ -190,14 +188,14 @@ class AuditSample:
     tokens_T: NDArray
     """Codes of speech, text ids of a text part."""
     text: str | None
-    """The native transcript, or a document's text where a tokenizer is at hand."""
+    """The native transcript, or a document's text if a tokenizer is given."""
     text_ids_T: NDArray | None
     is_paired: bool
-    """The part has native transcripts."""
+    """Whether the part has native transcripts."""
     speaker_id: str | None
     source_video_id: str | None
     duration_sec: float | None
-    """By the times in the source recording."""
+    """end_time - start_time in the source recording."""
     num_same_text: int
     num_same_codes: int
     order: str | None
@@ -213,15 +211,16 @@ class AuditSample:
 
 
 def read_samples(chosen: ChosenPart, tokenizer: TextTokenizer | None) -> Iterator[AuditSample]:
-    known = neighbours(chosen)
+    """Read the chosen samples of a part; without a tokenizer the text of text-only parts is None."""
+    rows = compare_rows(chosen)
     first_row = 0
     for shard in chosen.shards:
-        yield from _read_shard(chosen, shard, known, first_row, tokenizer)
+        yield from _read_shard(chosen, shard, rows, first_row, tokenizer)
         first_row += chosen.part.info.shards[shard.shard].num_samples
 
 
 def _read_shard(
-    chosen: ChosenPart, shard: ChosenShard, known: Neighbours, first_row: int, tokenizer: TextTokenizer | None
+    chosen: ChosenPart, shard: ChosenShard, rows: RowComparison, first_row: int, tokenizer: TextTokenizer | None
 ) -> Iterator[AuditSample]:
     part = chosen.part
     is_speech, has_text = part.kind is Kind.SPEECH, "native" in part.variants
@@ -241,9 +240,9 @@ def _read_shard(
             text_ids_T=ids_T,
             is_paired=has_text,
             duration_sec=_duration(columns, k),
-            num_same_text=int(known.same_text_R[first_row + row]),
-            num_same_codes=int(known.same_codes_R[first_row + row]),
-            order=known.order(first_row + row),
+            num_same_text=int(rows.same_text_R[first_row + row]),
+            num_same_codes=int(rows.same_codes_R[first_row + row]),
+            order=rows.order(first_row + row),
         )
 
 

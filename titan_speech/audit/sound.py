@@ -1,9 +1,9 @@
-"""Making samples audible: the codec that belongs to a store, and wav files inside a page.
+"""Decode samples to wav files inside the page.
 
-In: the codec asked for and the one the manifest names. Out: `Sound`, which decodes codes to a data URI, or says why
-not. Codes are decoded only by the codec whose hash the manifest has: any other would make noise that passes for a
-finding. Wavs are 8-bit mu-law at the codec's rate, half the size of 16-bit: 10 s at 16 kHz are 213 kB of page, and
-the hiss lies some 38 dB under the voice. Every browser plays them.
+In: the requested codec and the one in the manifest. Out: `Sound`, which decodes codes to a data URI, or gives the
+reason why it cannot. Codes are decoded only by the codec whose hash is in the manifest: any other codec would make
+noise that looks like a finding. Wavs are 8-bit mu-law at the codec's rate, half the size of 16-bit: 10 s at 16 kHz are
+213 kB of page, and the hiss is some 38 dB below the voice. Every browser plays them.
 
 Shapes: T samples of audio.
 """
@@ -27,51 +27,59 @@ if TYPE_CHECKING:
 
 
 AUTO, NONE = "auto", "none"
-MAX_KEPT = 64
+MAX_CACHED = 64
 _WAVE_FORMAT_MULAW = 7
 
 
 class Sound:
-    """Without a codec nothing is audible, and `why_silent` says why."""
+    """Players for the page; without a codec no sample is audible, and `why_silent` gives the reason."""
 
     def __init__(self, codec: Codec | None = None, why_silent: str = "") -> None:
         self.codec, self.why_silent = codec, why_silent
-        self._recent: dict[tuple[str, int], str] = {}
+        self._cache: dict[tuple[str, int], str] = {}
 
     def data_uri(self, sample: AuditSample) -> str:
-        """The last samples are kept: what one check finds others often find too."""
+        """A wav file as a data URI; the last 64 are cached, as several checks often find the same sample."""
         if self.codec is None:
-            raise AssertionError(f"asked for sound: {self.why_silent}")
+            raise AssertionError(f"no codec to decode with: {self.why_silent}")
         key = (sample.part, sample.number)
-        if key not in self._recent:
+        if key not in self._cache:
             wav = mulaw_wav(self.codec.decode(sample.tokens_T), self.codec.sample_rate)
-            self._recent[key] = "data:audio/wav;base64," + base64.b64encode(wav).decode()
-            if len(self._recent) > MAX_KEPT:
-                del self._recent[next(iter(self._recent))]
-        return self._recent[key]
+            self._cache[key] = "data:audio/wav;base64," + base64.b64encode(wav).decode()
+            if len(self._cache) > MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+        return self._cache[key]
 
 
-def open_sound(asked: str, store: Store) -> Sound:
-    """`asked`: auto (the embedded codec if the store is its), none, or what `load_codec` takes."""
+def open_sound(requested: str, store: Store) -> Sound:
+    """Load the codec for the page.
+
+    Args:
+        requested: auto (the embedded codec if the store was made with it), none, or an argument of `load_codec`.
+        store: the store under audit.
+
+    Raises:
+        DataError: the requested codec is not the one the store was made with.
+    """
     info = store.manifest.codec
     if info is None:
         return Sound(why_silent="not audible: the store has no speech")
-    if asked == NONE:
+    if requested == NONE:
         return Sound(why_silent="not audible: --codec none")
     from titan_speech.codec.load import load_codec
 
-    codec = load_codec("embedded" if asked == AUTO else asked)
+    codec = load_codec("embedded" if requested == AUTO else requested)
     if codec.codec_hash == info.hash:
         return Sound(codec)
-    if asked == AUTO:
-        return Sound(why_silent=f"not audible: codec {_named(info)} is not at hand")
+    if requested == AUTO:
+        return Sound(why_silent=f"not audible: codec {_describe_codec(info)} is not available")
     raise DataError(
-        f"--codec {asked} has hash {codec.codec_hash}, but {store.path} was made by {_named(info)}: it would decode to "
-        "noise; give that codec, or --codec none"
+        f"--codec {requested} has hash {codec.codec_hash}, but {store.path} was made by {_describe_codec(info)}: it "
+        "would decode to noise; give that codec, or --codec none"
     )
 
 
-def _named(info: CodecInfo) -> str:
+def _describe_codec(info: CodecInfo) -> str:
     return f"{info.name} (hash {info.hash[:16]})"
 
 
@@ -87,7 +95,7 @@ def mulaw_wav(wav_T: NDArray[np.float32], sample_rate: int) -> bytes:
 
 
 def mulaw(wav_T: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Sign, three bits of segment, four of mantissa, all inverted, of 14-bit samples."""
+    """Encode as mu-law: sign, three bits of segment and four of mantissa of 14-bit samples, all inverted."""
     magnitude_T = np.minimum(np.abs(np.clip(wav_T, -1.0, 1.0)) * 32635.0, 32635.0).astype(np.int32) + 132
     segment_T = np.floor(np.log2(magnitude_T)).astype(np.int32) - 7
     mantissa_T = (magnitude_T >> (segment_T + 3)) & 0x0F

@@ -138,20 +138,19 @@ def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
         yield f"  not checked: {line}"
     for language in report.languages:
         yield _language_line(language)
-    bad = [language.language for language in report.languages if language.too_much]
-    yield f"above thresholds in {', '.join(bad)}" if bad else "within thresholds"
+    yield report.summary
     yield f"page: {output}"
 
 
 def _language_line(language: LanguageReport) -> str:
     found = ", ".join(_found(result) for result in language.results if result.num_found) or "nothing found"
-    return f"  {language.language:<8} {language.verdict:<12}{language.num_samples:>7,} samples  {found}"
+    return f"  {language.language:<8} {language.verdict:<16}{language.num_samples:>7,} samples  {found}"
 
 
 def _found(result: CheckResult) -> str:
     from titan_speech.audit.report import percent
 
-    above = f", above {percent(result.max_share)}" if result.is_too_much else ""
+    above = f", above {percent(result.max_share)}" if result.is_above_threshold else ""
     return f"{result.rule.name} {result.num_found} of {result.num_checked} ({percent(result.share)}{above})"
 
 
