@@ -203,7 +203,7 @@ def test_all_missing_folders_are_reported_at_once_with_the_lines_to_fill_in(
     with pytest.raises(ConfigError) as caught:  # a later stage takes its weights from the one before
         load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_folders_exist,))
     assert "model.initial" not in str(caught.value)
-    assert 'pt_s2.toml:19: stage.from: found no folder "outputs/pt_s1"' in str(caught.value)
+    assert 'pt_s2.toml:20: stage.from: found no folder "outputs/pt_s1"' in str(caught.value)
     (tmp_path / "outputs/pt_s2/checkpoint/step-1000").mkdir(parents=True)
     with pytest.raises(ConfigError) as caught:  # and goes on from its own once it has some
         load_config(["--job.config_file", str(RECIPES["pt_s2"])], checks=(check_folders_exist,))
