@@ -48,6 +48,6 @@ def test_windows_that_overlap_are_refused() -> None:
 
 def test_a_window_behind_the_run_is_refused() -> None:
     words = ["--job.config_file", "tests/assets/small.toml", "--profiler.enable", "true"]
-    with pytest.raises(ConfigError, match=r"profiler.steady_from.*100.*steps lie within the run's \d+"):
+    with pytest.raises(ConfigError, match=r"profiler.steady_from.*100.*steps are within the run's \d+"):
         load_config([*words, "--profiler.steady_from", "100"])
     load_config([*words, "--profiler.steady_from", "100", "--profiler.steady_steps", "0"])
