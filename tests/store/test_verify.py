@@ -260,7 +260,7 @@ def test_progress_says_rate_and_time_left(capsys: pytest.CaptureFixture[str]) ->
         progress.add(100e6)
         assert capsys.readouterr().err == ""  # short jobs print nothing
         line = progress._line
-        line._began, line._due = line._began - 10, 0.0
+        line._start, line._next_show = line._start - 10, 0.0
         progress.add(100e6)
     shown = capsys.readouterr().err
     assert "verify x: 50%, 200 of 400 MB" in shown
