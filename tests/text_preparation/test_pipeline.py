@@ -1,4 +1,4 @@
-"""`text prepare`: copies go, the rest stays, counts add up, and how it was run does not show."""
+"""`text prepare`: duplicates are removed, counts add up, and any number of workers gives the same output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, open_importer
 from titan_speech.store.manifest import read_manifest
 from titan_speech.text_preparation import pipeline as prepare_module
-from titan_speech.text_preparation.duplicates import exact_copies, sign
+from titan_speech.text_preparation.duplicates import first_exact, sign
 from titan_speech.text_preparation.job import Job, Source, WorkFolder, prepared_version, read_job_file
 from titan_speech.text_preparation.pipeline import prepare
 from titan_speech.text_preparation.rules import DocumentRules, parse_rules
@@ -54,7 +54,7 @@ def with_faults(rows: list[dict]) -> list[dict]:
     ]
 
 
-EXPECTED_DROPS = {
+EXPECTED_REJECTIONS = {
     "exact_duplicate": 1, "near_duplicate": 1, "empty": 1, "too_short": 1, "wrong_language": 1, "wrong_script": 1,
     "few_letters": 1, "repeated_lines": 1, "damaged": 1,
 }  # fmt: skip
@@ -88,10 +88,10 @@ def place_of(folder: Path, name: str) -> str:
     return f"{folder}/{index % 3}.jsonl, line {index // 3 + 1}"
 
 
-def test_each_rule_drops_its_document_and_counts_add_up(tmp_path: Path) -> None:
-    prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
+def test_each_rule_rejects_its_document_and_counts_add_up(tmp_path: Path) -> None:
+    prepare(job_of(tmp_path / "in"), tmp_path / "out", log=quiet)
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
-    assert report["dropped"] == EXPECTED_DROPS
+    assert report["dropped"] == EXPECTED_REJECTIONS
     assert report["met"] == len(DOCUMENTS) + 10
     assert report["kept"] + sum(report["dropped"].values()) == report["met"]
     for counts in report["languages"].values():
@@ -99,24 +99,24 @@ def test_each_rule_drops_its_document_and_counts_add_up(tmp_path: Path) -> None:
     assert report["sources"] == [
         {"source": "mo", "licence": "MPL-2.0", "met": report["met"], "kept": report["kept"], "tokens": report["tokens"]}
     ]
-    assert all(len(report["examples"][rule]) == 1 for rule in EXPECTED_DROPS)
+    assert all(len(report["examples"][rule]) == 1 for rule in EXPECTED_REJECTIONS)
     hindi = next(row["id"] for row in DOCUMENTS if row["language"] == "hi")
-    for rule, original in (("exact_duplicate", hindi), ("near_duplicate", "long")):
-        place = place_of(tmp_path / "in", original)
-        assert report["examples"][rule][0]["found"] == f"copies {original!r} of {place}"
+    for rule, kept in (("exact_duplicate", hindi), ("near_duplicate", "long")):
+        place = place_of(tmp_path / "in", kept)
+        assert report["examples"][rule][0]["found"] == f"duplicate of {kept!r} of {place}"
     text = (tmp_path / "out/report.md").read_text(encoding="utf-8")
-    assert all(rule in text for rule in EXPECTED_DROPS)
+    assert all(rule in text for rule in EXPECTED_REJECTIONS)
     assert "MPL-2.0" in text
-    kept = [row for path in sorted((tmp_path / "out/documents").iterdir()) for row in pq.read_table(path).to_pylist()]
-    assert {row["sample_id"] for row in kept} >= {row["id"] for row in DOCUMENTS if row["id"] != "hi-1"}
-    assert sum(row["num_tokens"] for row in kept) == report["tokens"]
+    rows = [row for path in sorted((tmp_path / "out/documents").iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert {row["sample_id"] for row in rows} >= {row["id"] for row in DOCUMENTS if row["id"] != "hi-1"}
+    assert sum(row["num_tokens"] for row in rows) == report["tokens"]
     assert not (tmp_path / "out.work").exists()
 
 
-def test_workers_and_a_stop_in_between_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_and_a_resumed_run_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(tmp_path / "in")
-    prepare(job, tmp_path / "one", say=quiet)
-    prepare(job, tmp_path / "two", workers=2, say=quiet)
+    prepare(job, tmp_path / "one", log=quiet)
+    prepare(job, tmp_path / "two", workers=2, log=quiet)
 
     def stops_at_second(work, job, advance):
         if work.unit.name == "1.jsonl":
@@ -125,49 +125,49 @@ def test_workers_and_a_stop_in_between_do_not_show(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(prepare_module, "clean_unit", stops_at_second)
     with pytest.raises(KeyboardInterrupt):
-        prepare(job, tmp_path / "three", say=quiet)
+        prepare(job, tmp_path / "three", log=quiet)
     assert not (tmp_path / "three").exists()
     monkeypatch.setattr(prepare_module, "clean_unit", clean_unit)
-    said: list[str] = []
-    prepare(job, tmp_path / "three", say=said.append)
-    assert said[0] == "continuing: 1 of 3 units were done before"
+    messages: list[str] = []
+    prepare(job, tmp_path / "three", log=messages.append)
+    assert messages[0] == "resuming: 1 of 3 units are done"
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "three")
 
 
-def test_a_preparation_is_not_continued_by_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preparation_is_not_resumed_by_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stops(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "judge", stops)
+        patch.setattr(prepare_module, "decide", stops)
         with pytest.raises(KeyboardInterrupt):
-            prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
+            prepare(job_of(tmp_path / "in"), tmp_path / "out", log=quiet)
     with (
         WorkFolder(tmp_path / "out", job_of(tmp_path / "in").content()),
-        pytest.raises(DataError, match="another process prepares"),
+        pytest.raises(DataError, match="another process is preparing"),
     ):
-        prepare(job_of(tmp_path / "in"), tmp_path / "out", say=quiet)
+        prepare(job_of(tmp_path / "in"), tmp_path / "out", log=quiet)
     with pytest.raises(DataError, match="unfinished preparation with other rules, normalization_version"):
-        prepare(job_of(tmp_path / "in", DocumentRules(min_chars=3)), tmp_path / "out", say=quiet)
+        prepare(job_of(tmp_path / "in", DocumentRules(min_chars=3)), tmp_path / "out", log=quiet)
     write(tmp_path / "in/0.jsonl", [{"id": "new", "language": "en", "text": LONG}])
-    tally = prepare(Job((source(tmp_path / "in"),), TOKENIZER), tmp_path / "out", say=quiet)
+    counts = prepare(Job((source(tmp_path / "in"),), TOKENIZER), tmp_path / "out", log=quiet)
     assert "new" in {row for row in pq.read_table(tmp_path / "out/documents")["sample_id"].to_pylist()}
-    assert tally.total("met") == tally.total("kept") + tally.total("dropped")
+    assert counts.total("met") == counts.total("kept") + counts.total("dropped")
 
 
-def test_long_documents_are_dropped_or_cut_at_a_sentence(tmp_path: Path) -> None:
+def test_long_documents_are_rejected_or_cut_at_a_sentence(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [{"id": "a", "language": "en", "text": LONG}, *DOCUMENTS[:1]])
     one = source(tmp_path / "in.jsonl")
-    tally = prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200)), tmp_path / "drop", say=quiet)
-    assert tally.by_name("dropped") == {"too_long": 1}
-    prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200, too_long="cut")), tmp_path / "cut", say=quiet)
+    counts = prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200)), tmp_path / "drop", log=quiet)
+    assert counts.by_name("dropped") == {"too_long": 1}
+    prepare(Job((one,), TOKENIZER, DocumentRules(max_tokens=200, too_long="cut")), tmp_path / "cut", log=quiet)
     row = pq.read_table(tmp_path / "cut/documents").to_pylist()[0]
     assert LONG.startswith(row["text"])
     assert row["text"].endswith("ends here.")
     assert 170 < row["num_tokens"] <= 200
 
 
-def test_near_copies_are_found_by_similarity() -> None:
+def test_near_duplicates_are_found_by_similarity() -> None:
     words = [f"word{i}" for i in np.random.default_rng(0).integers(0, 10_000, 300)]
 
     def agreement(changed: int) -> float:
@@ -180,7 +180,7 @@ def test_near_copies_are_found_by_similarity() -> None:
     assert agreement(300) < 0.05
     assert sign("One, two; THREE!").exact == sign("one two three").exact
     exact = np.array([[1, 2], [1, 3], [1, 2], [0, 0], [1, 3]], np.uint64)
-    assert exact_copies(exact).tolist() == [0, 1, 0, 3, 1]
+    assert first_exact(exact).tolist() == [0, 1, 0, 3, 1]
 
 
 def test_instructions_are_capped_as_a_share_of_tokens(tmp_path: Path) -> None:
@@ -191,22 +191,22 @@ def test_instructions_are_capped_as_a_share_of_tokens(tmp_path: Path) -> None:
     write(tmp_path / "chat.jsonl", rows)
     both = (source(tmp_path / "chat.jsonl"), source(write(tmp_path / "mo.jsonl", DOCUMENTS)))
     rules = DocumentRules(max_instruction_share=0.05, near_duplicate=0.0)
-    tally = prepare(Job(both, TOKENIZER, rules), tmp_path / "out", say=quiet)
-    share = tally.total("instruction_tokens") / tally.total("tokens")
+    counts = prepare(Job(both, TOKENIZER, rules), tmp_path / "out", log=quiet)
+    share = counts.total("instruction_tokens") / counts.total("tokens")
     assert 0.045 < share <= 0.05
-    assert 0 < tally.by_name("dropped")["instruction_share"] < 60
+    assert 0 < counts.by_name("dropped")["instruction_share"] < 60
     with pytest.raises(DataError, match=r"max_instruction_share = 0\.05 cannot hold"):
-        prepare(Job(both[:1], TOKENIZER, rules), tmp_path / "chat", say=quiet)
+        prepare(Job(both[:1], TOKENIZER, rules), tmp_path / "chat", log=quiet)
     prepare(
         Job(both[:1], TOKENIZER, DocumentRules(max_instruction_share=1.0, near_duplicate=0.0)),
         tmp_path / "alone",
-        say=quiet,
+        log=quiet,
     )
     (unit,) = (opened := open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "alone",)))).units()
     assert [(s.user, s.text) for s in opened.samples(unit)][:1] == [("What is the number 0?", "It is plainly 0.")]  # type: ignore[union-attr]
 
 
-def test_signals_of_redpajama_are_held_against_rules(tmp_path: Path) -> None:
+def test_quality_signals_of_redpajama_are_checked(tmp_path: Path) -> None:
     def row(name: str, words: float) -> dict:
         signals = {"rps_doc_word_count": [[0, 9, words]], "ccnet_perplexity": [[0, 9, 10.0]]}
         meta = json.dumps({"language": "en"})
@@ -215,22 +215,22 @@ def test_signals_of_redpajama_are_held_against_rules(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [row("good", 500.0), row("few", 4.0)])
     one = source(tmp_path / "in.jsonl", preset="redpajama-v2", columns={})
     ranges = parse_rules({"near_duplicate": 0, "signals": {"rps_doc_word_count": {"min": 50}}}, "rules")
-    tally = prepare(Job((one,), TOKENIZER, ranges), tmp_path / "out", say=quiet)
-    assert tally.by_name("dropped") == {"signal rps_doc_word_count": 1}
+    counts = prepare(Job((one,), TOKENIZER, ranges), tmp_path / "out", log=quiet)
+    assert counts.by_name("dropped") == {"signal rps_doc_word_count": 1}
     with pytest.raises(DataError, match="no quality signal 'rps_doc_mean_word_length'; found ccnet_perplexity"):
-        prepare(Job((one,), TOKENIZER), tmp_path / "default", say=quiet)
+        prepare(Job((one,), TOKENIZER), tmp_path / "default", log=quiet)
 
 
 def test_prepared_text_is_read_for_a_build_with_its_version(tmp_path: Path) -> None:
     job = job_of(tmp_path / "in")
-    prepare(job, tmp_path / "out", say=quiet)
+    prepare(job, tmp_path / "out", log=quiet)
     opened = open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "out",)))
     found = [sample for unit in opened.units() for sample in opened.samples(unit)]
     assert len(found) == json.loads((tmp_path / "out/report.json").read_text())["kept"]
     assert opened.normalization_version() == prepared_version(job.rules)  # type: ignore[attr-defined]
     assert prepared_version(job.rules).startswith(normalization_version())
     assert prepared_version(DocumentRules(min_chars=1)) != prepared_version(DocumentRules())
-    with pytest.raises(DataError, match="sample by sample: leave --language away"):
+    with pytest.raises(DataError, match="per document: remove --language"):
         open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "out",), language="hi"))
     with pytest.raises(DataError, match=r"no prepared\.json"):
         open_importer("text-prepared", ImportOptions(inputs=(tmp_path / "in",)))
@@ -238,7 +238,7 @@ def test_prepared_text_is_read_for_a_build_with_its_version(tmp_path: Path) -> N
 
 def test_a_store_is_built_from_prepared_text(tmp_path: Path) -> None:
     job = job_of(tmp_path / "in")
-    tally = prepare(job, tmp_path / "out", say=quiet)
+    counts = prepare(job, tmp_path / "out", log=quiet)
     words = [
         "--from",
         "text-prepared",
@@ -253,8 +253,8 @@ def test_a_store_is_built_from_prepared_text(tmp_path: Path) -> None:
     assert main(["store", "build", *words, *more]) == 0
     manifest = read_manifest(tmp_path / "store")
     assert manifest.normalization_version == prepared_version(job.rules)
-    assert sum(part.num_samples for part in manifest.parts) == tally.total("kept")
-    assert sum(part.num_tokens for part in manifest.parts) == tally.total("tokens")
+    assert sum(part.num_samples for part in manifest.parts) == counts.total("kept")
+    assert sum(part.num_tokens for part in manifest.parts) == counts.total("tokens")
     assert {part.language for part in manifest.parts} == {row["language"] for row in DOCUMENTS}
 
 
@@ -265,30 +265,30 @@ def test_every_unit_that_cannot_be_read_is_counted_and_the_others_are_kept(tmp_p
         with open(tmp_path / f"in/{part}.jsonl", "a", encoding="utf-8") as file:
             file.write("{broken\n")
     with pytest.raises(DataError, match=r"1\.jsonl, line \d+: not JSON.*\n\(and 1 more units"):
-        prepare(job, tmp_path / "out", say=quiet)
+        prepare(job, tmp_path / "out", log=quiet)
     (tmp_path / "in/1.jsonl").write_text(good, encoding="utf-8")
     (tmp_path / "in/2.jsonl").unlink()
-    said: list[str] = []
-    prepare(job, tmp_path / "out", say=said.append)
-    assert said[0] == "continuing: 1 of 2 units were done before"
+    messages: list[str] = []
+    prepare(job, tmp_path / "out", log=messages.append)
+    assert messages[0] == "resuming: 1 of 2 units are done"
 
 
-def test_what_cannot_be_prepared_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_bad_input_is_one_message_and_leaves_no_files(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [{"id": "a", "language": "en", "text": "short"}] * 2)
     one = source(tmp_path / "in.jsonl", columns={})
-    with pytest.raises(DataError, match=r"nothing is left of 2 documents; dropped by rule: too_short 2"):
-        prepare(Job((one,), TOKENIZER), tmp_path / "out", say=quiet)
+    with pytest.raises(DataError, match=r"all 2 documents were rejected; by rule: too_short 2"):
+        prepare(Job((one,), TOKENIZER), tmp_path / "out", log=quiet)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
     options = ImportOptions(inputs=(tmp_path / "in.jsonl",), dataset_source="my own")
     with pytest.raises(DataError, match="dataset_source 'my own'"):
-        prepare(Job((Source("text-jsonl", options),), TOKENIZER), tmp_path / "out", say=quiet)
+        prepare(Job((Source("text-jsonl", options),), TOKENIZER), tmp_path / "out", log=quiet)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="exists already"):
-        prepare(Job((one,), TOKENIZER), tmp_path / "out", say=quiet)
+        prepare(Job((one,), TOKENIZER), tmp_path / "out", log=quiet)
     write(tmp_path / "same.jsonl", [{"id": "a", "language": "en", "text": LONG + str(i)} for i in range(2)])
     with pytest.raises(DataError, match=r"have the id 'a' of \S+same.jsonl, line 1 and \S+same.jsonl, line 2: give"):
-        prepare(Job((source(tmp_path / "same.jsonl"),), TOKENIZER), tmp_path / "ids", say=quiet)
+        prepare(Job((source(tmp_path / "same.jsonl"),), TOKENIZER), tmp_path / "ids", log=quiet)
 
 
 @pytest.mark.parametrize(
@@ -335,4 +335,4 @@ def test_the_verb_takes_one_source_or_a_file_of_them(tmp_path: Path, capsys: pyt
     assert main([*common, *words, "--columns", "text", "--output", str(tmp_path / "c")]) == 2
     assert "expected FIELD=COLUMN" in capsys.readouterr().err
     assert main([*common, *[w.replace("text-jsonl", "parquet") for w in words], "--output", str(tmp_path / "c")]) == 2
-    assert "no format of text" in capsys.readouterr().err
+    assert "not a text format" in capsys.readouterr().err

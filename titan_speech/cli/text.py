@@ -18,7 +18,7 @@ from titan_speech.importers.registry import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
     from titan_speech.text_preparation.job import Source
-    from titan_speech.text_preparation.report import Tally
+    from titan_speech.text_preparation.report import DocumentCounts
 
 
 def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +67,8 @@ def text_prepare(args: argparse.Namespace) -> None:
         )
         raise DataError(f"found {found}; name the sources in exactly one of the two ways")
     job = Job(sources or (_source(args),), args.tokenizer, rules)
-    tally = prepare(job, args.output, args.workers)
-    print(_summary(tally, args.output))
+    counts = prepare(job, args.output, args.workers)
+    print(_summary(counts, args.output))
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -87,12 +87,12 @@ def _source(args: argparse.Namespace) -> Source:
     return Source(args.format, options, args.licence)
 
 
-def _summary(tally: Tally, output: Path) -> str:
-    met, kept = tally.total("met"), tally.total("kept")
-    dropped = ", ".join(f"{rule} {count:,}" for rule, count in tally.by_name("dropped").items()) or "none"
+def _summary(counts: DocumentCounts, output: Path) -> str:
+    met, kept = counts.total("met"), counts.total("kept")
+    rejected = ", ".join(f"{rule} {count:,}" for rule, count in counts.by_name("dropped").items()) or "none"
     return (
-        f"{output}: {kept:,} of {met:,} documents kept, {tally.total('tokens'):,} tokens in "
-        f"{len(tally.groups('kept'))} languages\ndropped: {dropped}\ndetails: {output / 'report.md'}"
+        f"{output}: {kept:,} of {met:,} documents kept, {counts.total('tokens'):,} tokens in "
+        f"{len(counts.groups('kept'))} languages\nrejected: {rejected}\ndetails: {output / 'report.md'}"
     )
 
 

@@ -1,12 +1,14 @@
-"""Text from what teams have to what a model reads.
+"""Clean, filter and deduplicate documents before they become a token store.
 
-documents of a source --> strip.py      HTML, code, tables, URLs taken out          jsonl.py, parquet.py, plain.py read
-                          normalize.py  one spelling for what reads the same         presets.py names their columns
-                          identify.py   language and script against the tag
-                          quality.py    length, repetition, letters, signals         rules.py sets the limits
-                          duplicates.py exact and near, over all inputs
-                          instructions.py  their share of all tokens
-                            |
-                            v
-                          prepare.py    cleaned shards, report.json, report.md       prepared.py reads them for a build
+documents of sources (importers/) --> rules.py         limits per document, from a TOML file
+                                      clean.py         one document: markup removed, normalized, rules, length in tokens
+                                      workers.py       one unit of an input: documents, signatures, counts on disk
+                                      duplicates.py    exact and near duplicates of one language
+                                      decisions.py     duplicates and the share of instructions, over all inputs
+                                      report.py        counts and examples; report.json, report.md
+                                        |
+                 job.py (what to do) --> pipeline.py   the steps in order, in OUTPUT.work until complete
+                                        |
+                                        v
+                                      prepared.py      the output as an input of `store build`
 """

@@ -1,8 +1,8 @@
-"""One document through all steps that need no other document.
+"""Clean one document: all steps that need no other document.
 
-In: `Document`. Out: `Cleaned`, or `Dropped` with rule and finding; both say what was changed on the way. The order is
-strip, normalise, rules, length in tokens: rules see the text as it would be kept. One process does 240
-documents of 1,000 characters a second; a third of that is the tokenizer (busy machine).
+In: `TextDocument`. Out: `CleanedDocument`, or `RejectedDocument` with rule and finding; both list what was changed. The
+order is: remove markup, normalize, rules, length in tokens; rules see the text as it would be kept. One process cleans
+240 documents of 1,000 characters per second; a third of that is the tokenizer (busy machine).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from titan_speech.importers.markup import strip_markup
 from titan_speech.importers.text_documents import TextDocument
-from titan_speech.text_preparation.rules import DocumentRules, broken_rule, cut_points
+from titan_speech.text_preparation.rules import DocumentRules, cut_points, find_broken_rule
 from titan_speech.tokenization.normalize import normalize
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Cleaned:
-    """A document that stays, so far."""
+class CleanedDocument:
+    """A document that passed every rule, and what cleaning changed in it."""
 
     document: TextDocument
     num_tokens: int
@@ -27,8 +27,8 @@ class Cleaned:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A document that goes, as it was read."""
+class RejectedDocument:
+    """A rejected document in its raw form, and why it was rejected."""
 
     document: TextDocument
     rule: str
@@ -36,42 +36,45 @@ class Dropped:
     changes: frozenset[str]
 
 
-class Cleaner:
+class DocumentCleaner:
+    """Cleans documents by rules; the tokenizer counts their length."""
+
     def __init__(self, rules: DocumentRules, tokenizer: TextTokenizer) -> None:
         self.rules, self.tokenizer = rules, tokenizer
 
-    def clean(self, original: TextDocument) -> Cleaned | Dropped:
-        document, changes = tidied(original)
-        broken = broken_rule(document, self.rules)
+    def clean(self, original: TextDocument) -> CleanedDocument | RejectedDocument:
+        document, changes = normalize_document(original)
+        broken = find_broken_rule(document, self.rules)
         if broken is not None:
-            return Dropped(original, broken.rule, broken.found, changes)
+            return RejectedDocument(original, broken.rule, broken.found, changes)
         num_tokens = self._num_tokens(document)
         if not self.rules.max_tokens or num_tokens <= self.rules.max_tokens:
-            return Cleaned(document, num_tokens, changes)
+            return CleanedDocument(document, num_tokens, changes)
         cut = self._cut(document) if self.rules.too_long == "cut" else None
         if cut is None:
-            return Dropped(original, "too_long", f"{num_tokens} tokens", changes)
-        return Cleaned(cut, self._num_tokens(cut), changes | {"cut"})
+            return RejectedDocument(original, "too_long", f"{num_tokens} tokens", changes)
+        return CleanedDocument(cut, self._num_tokens(cut), changes | {"cut"})
 
     def _num_tokens(self, document: TextDocument) -> int:
         texts = [document.text] if document.user is None else [document.user, document.text]
         return sum(len(self.tokenizer.encode(text)) for text in texts)
 
     def _cut(self, document: TextDocument) -> TextDocument | None:
-        """As many whole paragraphs or sentences as fit; None if not one does, or too little is left."""
+        """As many whole paragraphs or sentences as fit; None if none fits or the rest is too short."""
         if document.user is not None:
             return None
+
+        def num_tokens_until(end: int) -> int:
+            return len(self.tokenizer.encode(document.text[:end]))
+
         points = cut_points(document.text)
-        fitting = bisect_right(points, self.rules.max_tokens, key=lambda end: self._length_to(document, end))
+        fitting = bisect_right(points, self.rules.max_tokens, key=num_tokens_until)
         text = document.text[: points[fitting - 1]].rstrip() if fitting else ""
         return replace(document, text=text) if len(text) >= self.rules.min_chars else None
 
-    def _length_to(self, document: TextDocument, end: int) -> int:
-        return len(self.tokenizer.encode(document.text[:end]))
 
-
-def tidied(document: TextDocument) -> tuple[TextDocument, frozenset[str]]:
-    """Stripped and normalised, and what that changed."""
+def normalize_document(document: TextDocument) -> tuple[TextDocument, frozenset[str]]:
+    """Remove markup and normalize; also returns what was changed."""
     changes: set[str] = set()
     texts = []
     for text in (document.text, document.user):

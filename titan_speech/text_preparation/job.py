@@ -1,8 +1,10 @@
-"""What `text prepare` is to do: sources, rules, tokenizer.
+"""What `text prepare` has to do, and the folder it works in.
 
-In: the command line, and a TOML that may hold rules and several `[[source]]` tables, since copies are to be found, and
-the share of instructions is to be capped, over all sources together. Out: `Job`, which says itself in plain values, so
-that a continued preparation can tell whether it is the same one.
+In: the command line, and a TOML file that may hold rules and several `[[source]]` tables, as duplicates and the share
+of instructions are decided over all sources together. Out: `Job`, whose content as plain values shows whether a resumed
+preparation is the same one; and `WorkFolder`, OUTPUT.work, which one process locks until the output is complete. A
+folder of another job is refused if it holds a finished unit; a folder without one is deleted, so rejected input leaves
+no files.
 
     max_instruction_share = 0.1
     [[source]]
@@ -13,12 +15,6 @@ that a continued preparation can tell whether it is the same one.
     format = "text-jsonl"
     preset = "oig"
     input = ["oig/unified_chip2.jsonl"]
-
-OUTPUT.work: where a preparation lies until it is whole.
-
-In: the output and what the job is. Out: a folder that one process holds, new or of the same job begun before. What is
-left of another job is refused as soon as it holds a finished unit; a folder without any is not worth keeping, so input
-that is refused at once leaves nothing.
 """
 
 from __future__ import annotations
@@ -43,27 +39,28 @@ from titan_speech.importers.text_documents import TextImporter
 from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rules_content
 from titan_speech.tokenization.normalize import normalization_version
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import print_to_stderr
 
 CLEANING = 1
-"""Raised whenever stripping, rules or de-duplication change what comes out."""
+"""Version of cleaning: raised when markup removal, rules or deduplication change the output."""
 
 LIBRARIES = ("py3langid", "selectolax", "rensa")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One input with its format."""
+    """Inputs of one format with their options."""
 
     format: str
     options: ImportOptions
     licence: str | None = None
-    """For documents whose source and columns name none."""
+    """Licence of documents whose source and columns name none."""
 
     def open(self) -> TextImporter:
         if self.format not in IMPORTERS or not self.format.startswith("text-"):
             names = ", ".join(name for name in sorted(IMPORTERS) if name.startswith("text-"))
-            raise DataError(f"{self.format!r} is no format of text; expected one of {names}")
+            raise DataError(f"{self.format!r} is not a text format; expected one of {names}")
         opened = open_importer(self.format, self.options)
         assert isinstance(opened, TextImporter)
         return opened
@@ -76,12 +73,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
+    """Sources, tokenizer and rules of one preparation."""
+
     sources: tuple[Source, ...]
     tokenizer: Path
     rules: DocumentRules = field(default_factory=DocumentRules)
 
     def content(self) -> dict[str, object]:
-        """Everything that decides what comes out, except the inputs' bytes."""
+        """All that determines the output, except the bytes of the inputs."""
         return {
             "sources": [source.content() for source in self.sources],
             "rules": rules_content(self.rules),
@@ -91,14 +90,18 @@ class Job:
 
 
 def prepared_version(rules: DocumentRules) -> str:
-    """What goes into the manifest of a store built from prepared text: changes with any rule or library."""
+    """The normalization version of prepared text in a store's manifest; changes with any rule or library."""
     digest = hashlib.sha256(json.dumps(rules_content(rules), sort_keys=True).encode()).hexdigest()[:8]
     libraries = ".".join(f"{name}-{version(name)}" for name in LIBRARIES)
     return f"{normalization_version()}+clean-{CLEANING}.rules-{digest}.{libraries}"
 
 
 def read_job_file(path: Path) -> tuple[DocumentRules, tuple[Source, ...]]:
-    """Rules, and the sources if the file names any."""
+    """Read rules, and the sources if the file names any.
+
+    Raises:
+        DataError: the file cannot be read, or has an unknown key or a wrong value.
+    """
     try:
         content = tomli.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
@@ -118,12 +121,12 @@ def _source(table: Mapping[str, object], where: str) -> Source:
     if unknown or not {"format", "input"} <= set(table):
         problem = f"unknown key {unknown[0]!r}" if unknown else "needs `format` and `input`"
         raise DataError(f"{where}: {problem}; keys are {', '.join(_KEYS)}")
-    said = table["input"]
-    inputs: list[object] = list(said) if isinstance(said, list) else [said]
+    value = table["input"]
+    inputs: list[object] = list(value) if isinstance(value, list) else [value]
     columns = table.get("columns", {})
     texts = [*inputs, *(table[key] for key in _KEYS if key in table and key not in ("input", "columns"))]
     if not isinstance(columns, Mapping) or not all(isinstance(text, str) for text in [*texts, *columns.values()]):
-        raise DataError(f"{where}: values are texts, `input` also a list of texts, `columns` a table of texts")
+        raise DataError(f"{where}: expected strings; `input` may be a list of strings, `columns` is a table of strings")
     options = ImportOptions(
         inputs=tuple(Path(str(path)) for path in inputs),
         dataset_source=_optional(table, "dataset_source"),
@@ -143,7 +146,7 @@ def _plain(value: object) -> object:
 
 
 class WorkFolder:
-    """Context manager; gone at the end unless a finished unit is worth continuing from."""
+    """Context manager for OUTPUT.work: locked while in use, deleted at the end unless it holds finished units."""
 
     def __init__(self, output: Path, content: Mapping[str, object]) -> None:
         self.output, self.path = output, output.with_name(f"{output.name}.work")
@@ -155,38 +158,38 @@ class WorkFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            self._take()
+            self._check_and_claim()
         except DataError:
             os.close(self._lock)
             raise
         return self
 
-    def _take(self) -> None:
+    def _check_and_claim(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise DataError(f"another process prepares {self.output} ({error}); wait for it or stop it") from error
+            raise DataError(f"another process is preparing {self.output} ({error}); wait for it or stop it") from error
         file = self.path / "job.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         differing = [name for name in self._content if before.get(name) != self._content[name]]
         if differing and self._has_finished_units():
             raise DataError(
-                f"{self.path} holds an unfinished preparation with other {', '.join(differing)}; repeat it as it was "
-                "begun, or delete that folder"
+                f"{self.path} holds an unfinished preparation with other {', '.join(differing)}; repeat the command "
+                "that started it, or delete that folder"
             )
-        for left in self.path.glob("*.tmp-*"):
-            left.unlink()
-        file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+        for unfinished in self.path.glob("*.tmp-*"):
+            unfinished.unlink()
+        write_atomically(file, json.dumps(self._content, ensure_ascii=False))
 
     def _has_finished_units(self) -> bool:
         return any(path.name != "job.json" and ".tmp-" not in path.name for path in self.path.glob("*.json"))
 
     def publish(self, folder: Path) -> None:
-        """Moves a folder of this one to the output; all else goes."""
+        """Rename a folder inside this one to the output, and delete the rest."""
         try:
             os.rename(folder, self.output)
         except OSError as error:
-            raise DataError(f"{self.output} appeared meanwhile ({error}); it was left as it is") from error
+            raise DataError(f"{self.output} was created by another process ({error}); it was not changed") from error
         shutil.rmtree(self.path)
 
     def __exit__(
@@ -195,5 +198,5 @@ class WorkFolder:
         if not self._has_finished_units():
             shutil.rmtree(self.path, ignore_errors=True)
         elif error is not None:
-            print_to_stderr(f"{self.path} keeps the units that are done; the same command goes on with the others")
+            print_to_stderr(f"{self.path} keeps the finished units; repeat the same command to resume")
         os.close(self._lock)

@@ -1,7 +1,7 @@
-"""`text-prepared`: what `text prepare` wrote, for a build.
+"""Read the output of `text prepare` as input of `store build` (format `text-prepared`).
 
-In: its output folder. Out: a unit a shard, documents with all they were given. The version that names rules and
-libraries is taken along into the store's manifest.
+In: its output folder. Out: one unit per shard, documents with all their fields. The version that names rules and
+libraries goes into the store's manifest.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from titan_speech.text_preparation.pipeline import PREPARED_NAME, PREPARED_VERSI
 
 
 class TextPreparedImporter(TextImporter):
+    """Documents of `text prepare`."""
+
     def __init__(self, options: ImportOptions) -> None:
         super().__init__(options)
-        said = [name for name in ("dataset_source", "language", "columns", "preset") if getattr(options, name)]
-        if said:
-            flags = " and ".join(f"--{name.replace('_', '-')}" for name in said)
-            raise DataError(f"prepared text says it itself, sample by sample: leave {flags} away")
+        given = [name for name in ("dataset_source", "language", "columns", "preset") if getattr(options, name)]
+        if given:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise DataError(f"prepared text has these fields per document: remove {flags}")
         contents = [_read_prepared(folder) for folder in options.inputs]
         versions = {str(content["normalization_version"]) for content in contents}
         if len(versions) > 1:
             raise DataError(
-                f"inputs were prepared by different rules: {'; '.join(sorted(versions))}; prepare them alike"
+                f"inputs were prepared by different rules: {'; '.join(sorted(versions))}; prepare them with the same "
+                "rules"
             )
         self._version = versions.pop()
 
@@ -56,5 +59,5 @@ def _read_prepared(folder: Path) -> dict[str, object]:
         raise DataError(f"{folder} has no {PREPARED_NAME}: expected the output folder of `titan-speech text prepare`")
     content = json.loads(path.read_text(encoding="utf-8"))
     if content.get("format_version") != PREPARED_VERSION:
-        raise DataError(f"{path} is of version {content.get('format_version')}; this reader takes {PREPARED_VERSION}")
+        raise DataError(f"{path} has format version {content.get('format_version')}; expected {PREPARED_VERSION}")
     return content

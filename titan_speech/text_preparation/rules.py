@@ -1,17 +1,14 @@
-"""The limits documents are held against, as a TOML file may set them.
+"""Limits per document, and the first one a document breaks.
 
-In: `rules.toml`, or nothing. Out: `Rules`, whose defaults are the recipe's. Unknown keys and values of a wrong type are
-errors with the nearest valid name. The digest of all values is part of the version of what was prepared.
+In: a TOML file, or nothing; a normalized document. Out: `DocumentRules`, whose defaults are the recipe's; a
+`BrokenRule`, or None. Unknown keys and values of a wrong type are errors with the nearest valid name. The digest of all
+values is part of the version of the prepared text. Rules are checked from cheap to expensive, and only the first broken
+rule is counted, so the counts of a report add up.
 
     min_chars = 200
     too_long = "cut"
     [signals.ccnet_perplexity]
     max = 1000.0
-
-Rules that look at one document: which of them it breaks first, and with what number.
-
-In: a normalised document and `Rules`. Out: None, or a `Broken` rule. Rules go from cheap to dear, and the first that is
-broken names the drop, so the counts of a report add up.
 """
 
 from __future__ import annotations
@@ -29,13 +26,13 @@ from titan_speech.importers.text_documents import TextDocument
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Values that pass, borders included."""
+    """The range of values that pass, bounds included."""
 
     min: float = float("-inf")
     max: float = float("inf")
 
 
-# What the makers of RedPajama v2 give as the rules of Gopher and RefinedWeb, in the names of its signals.
+# The rules of Gopher and RefinedWeb as RedPajama v2 states them, by the names of its quality signals.
 DEFAULT_SIGNALS = {
     "rps_doc_word_count": ValueRange(50, 100_000),
     "rps_doc_mean_word_length": ValueRange(3, 10),
@@ -49,38 +46,42 @@ DEFAULT_SIGNALS = {
 
 @dataclass(frozen=True)
 class DocumentRules:
-    """One value a rule."""
+    """One field per rule."""
 
     min_chars: int = 128
-    """Documents below are dropped."""
+    """Minimum characters of a document."""
     min_instruction_chars: int = 32
-    """The same for instructions, question and answer together: good answers are short."""
+    """Minimum characters of an instruction, question and answer together: good answers are short."""
     max_tokens: int = 4096
-    """Documents above are dropped or cut; 0 is no limit."""
+    """Maximum tokens of a document; 0: no limit."""
     too_long: str = "drop"
-    """"drop", or "cut" at the last end of a paragraph or sentence that fits."""
+    """Documents above `max_tokens`: "drop", or "cut" after the last paragraph or sentence that fits."""
     check_language: bool = True
-    """Whether a document in another language than its tag says is dropped."""
+    """Whether to reject documents whose language is not that of their tag."""
     min_script_share: float = 0.5
-    """Share of letters in the script of the language."""
+    """Minimum share of letters in the script of the language."""
     min_letter_share: float = 0.6
-    """Share of letters and vowel signs among what is not space."""
+    """Minimum share of letters and vowel signs among non-space characters."""
     max_repeated_lines: float = 0.3
-    """Share of characters in lines that stood before."""
+    """Maximum share of characters in repeated lines."""
     max_repeated_words: float = 0.2
-    """Share of characters in the most frequent run of three words."""
+    """Maximum share of characters in the most frequent run of three words."""
     max_damaged: float = 0.001
-    """Share of replacement characters."""
+    """Maximum share of replacement characters (U+FFFD)."""
     near_duplicate: float = 0.8
-    """Jaccard similarity of word 5-grams from which two documents are one; 0 turns the search off."""
+    """Minimum Jaccard similarity of word 5-grams of near duplicates; 0 turns the search off."""
     max_instruction_share: float = 0.2
-    """Share of instructions among all kept tokens; 1 is no limit."""
+    """Maximum share of instructions among all kept tokens; 1: no limit."""
     signals: Mapping[str, ValueRange] = field(default_factory=lambda: dict(DEFAULT_SIGNALS))
-    """Limits on quality signals, for sources that bring them."""
+    """Limits on quality signals, for sources that have them."""
 
 
 def parse_rules(content: Mapping[str, object], where: str) -> DocumentRules:
-    """Rules with the values of a parsed TOML."""
+    """Rules from a parsed TOML file.
+
+    Raises:
+        DataError: an unknown rule, or a value of a wrong type or outside its range.
+    """
     kinds = {f.name: f.type for f in fields(DocumentRules)}
     values: dict[str, object] = {}
     for name, value in content.items():
@@ -135,41 +136,41 @@ SENTENCE_ENDS = (".", "!", "?", "।", "॥", "۔", "。")
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A rule's name, and what was found."""
+class BrokenRule:
+    """Name of a broken rule, and the value that was found."""
 
     rule: str
     found: str
 
 
-def broken_rule(document: TextDocument, rules: DocumentRules) -> Broken | None:
-    """The first rule the document breaks."""
+def find_broken_rule(document: TextDocument, rules: DocumentRules) -> BrokenRule | None:
+    """The first rule that the document breaks, or None."""
     text = document.all_text
-    least = rules.min_chars if document.user is None else rules.min_instruction_chars
+    min_chars = rules.min_chars if document.user is None else rules.min_instruction_chars
     if not document.text.strip():
-        return Broken("empty", "no text")
-    if len(text) < least:
-        return Broken("too_short", f"{len(text)} characters")
+        return BrokenRule("empty", "no text")
+    if len(text) < min_chars:
+        return BrokenRule("too_short", f"{len(text)} characters")
     if (damaged := text.count("\ufffd") / len(text)) > rules.max_damaged:
-        return Broken("damaged", f"{damaged:.1%} replacement characters")
-    if document.signals is not None and (broken := _broken_signal(document, rules)):
+        return BrokenRule("damaged", f"{damaged:.1%} replacement characters")
+    if document.signals is not None and (broken := _find_broken_signal(document, rules)):
         return broken
     if (share := letter_share(text)) < rules.min_letter_share:
-        return Broken("few_letters", f"{share:.0%} letters")
+        return BrokenRule("few_letters", f"{share:.0%} letters")
     if (share := script_share(text, document.language)) < rules.min_script_share:
-        return Broken("wrong_script", f"{share:.0%} of letters in the script of {document.language}")
+        return BrokenRule("wrong_script", f"{share:.0%} of letters in the script of {document.language}")
     if (share := repeated_lines(text)) > rules.max_repeated_lines:
-        return Broken("repeated_lines", f"{share:.0%} of characters in repeated lines")
+        return BrokenRule("repeated_lines", f"{share:.0%} of characters in repeated lines")
     if (share := repeated_words(text)) > rules.max_repeated_words:
-        return Broken("repeated_words", f"{share:.0%} of characters in one run of three words")
+        return BrokenRule("repeated_words", f"{share:.0%} of characters in one run of three words")
     if rules.check_language:
         fits, found = language_fits(text, document.language)
         if not fits:
-            return Broken("wrong_language", f"{found}, tagged {document.language}")
+            return BrokenRule("wrong_language", f"{found}, tagged {document.language}")
     return None
 
 
-def _broken_signal(document: TextDocument, rules: DocumentRules) -> Broken | None:
+def _find_broken_signal(document: TextDocument, rules: DocumentRules) -> BrokenRule | None:
     signals = document.signals or {}
     for name, limits in rules.signals.items():
         if name not in signals:
@@ -178,12 +179,12 @@ def _broken_signal(document: TextDocument, rules: DocumentRules) -> Broken | Non
                 f"{', '.join(sorted(signals)) or 'none'}: correct [signals] of the rules or the input"
             )
         if not limits.min <= signals[name] <= limits.max:
-            return Broken(f"signal {name}", f"{signals[name]:g}")
+            return BrokenRule(f"signal {name}", f"{signals[name]:g}")
     return None
 
 
 def repeated_lines(text: str) -> float:
-    """Share of characters in lines that stood before."""
+    """Share of characters in lines that occurred before."""
     lines = [line for line in text.split("\n") if line]
     if len(lines) < 3:
         return 0.0
@@ -192,7 +193,7 @@ def repeated_lines(text: str) -> float:
 
 
 def repeated_words(text: str) -> float:
-    """Share of characters in the most frequent run of three words that comes at least three times."""
+    """Share of characters in the most frequent run of three words, if it occurs at least three times."""
     words = text.split()
     if len(words) < 30:
         return 0.0
@@ -201,6 +202,6 @@ def repeated_words(text: str) -> float:
 
 
 def cut_points(text: str) -> list[int]:
-    """Where a document may be cut: after paragraphs and sentences."""
+    """Positions where a document may be cut: after paragraphs and sentences."""
     ends = [i + 1 for i, (a, b) in enumerate(pairwise(text)) if b in " \n" and (a in SENTENCE_ENDS or b == "\n")]
     return [*ends, len(text)]

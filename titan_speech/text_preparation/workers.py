@@ -1,10 +1,10 @@
-"""One unit of an input cleaned, and after de-duplication written out; both run in worker processes.
+"""Clean one unit of an input, and write it after deduplication; both run in worker processes.
 
-In: a unit. Out, in the work folder: WORK/<unit>.parquet (documents that stay so far), WORK/<unit>.npz (what
-de-duplication needs of each) and, last, WORK/<unit>.json (the tally, and what the unit was): its presence says that the
-unit is done. A unit whose file has changed since is done again.
+In: a unit. Out, in the work folder: WORK/<unit>.parquet (documents that passed every rule), WORK/<unit>.npz (ids,
+signatures and lengths for deduplication) and, last, WORK/<unit>.json (counts, and size and time of the unit's file),
+which marks the unit as done. A unit whose file has changed since is cleaned again.
 
-Shapes: N documents of the unit that stay, H permutations.
+Shapes: N documents of the unit that passed, H permutations.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from titan_speech.importers.base import Unit
 from titan_speech.importers.text_documents import UNKNOWN_LICENCE, TextDocument
-from titan_speech.text_preparation.clean import Cleaned, Cleaner, Dropped
+from titan_speech.text_preparation.clean import CleanedDocument, DocumentCleaner, RejectedDocument
 from titan_speech.text_preparation.duplicates import NUM_PERMUTATIONS, band_keys, sign
 from titan_speech.text_preparation.job import Job, Source
-from titan_speech.text_preparation.report import Tally
+from titan_speech.text_preparation.report import DocumentCounts
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
 
 ROWS_PER_WRITE = 2048
 STATE_VERSION = 2
@@ -39,25 +40,25 @@ SCHEMA = pa.schema(
 )
 
 
-class Verdict(IntEnum):
-    """On a document that every rule of its own let pass."""
+class Decision(IntEnum):
+    """On a document that passed every rule of its own."""
 
     KEPT = 0
-    EXACT_COPY = 1
-    NEAR_COPY = 2
+    EXACT_DUPLICATE = 1
+    NEAR_DUPLICATE = 2
     INSTRUCTION_SHARE = 3
 
 
 RULE_OF = {
-    Verdict.EXACT_COPY: "exact_duplicate",
-    Verdict.NEAR_COPY: "near_duplicate",
-    Verdict.INSTRUCTION_SHARE: "instruction_share",
+    Decision.EXACT_DUPLICATE: "exact_duplicate",
+    Decision.NEAR_DUPLICATE: "near_duplicate",
+    Decision.INSTRUCTION_SHARE: "instruction_share",
 }
 
 
 @dataclass(frozen=True)
 class UnitWork:
-    """A unit of a source, and where its intermediate files lie."""
+    """A unit of a source, and the paths of its intermediate files."""
 
     source: Source
     unit: Unit
@@ -71,11 +72,11 @@ class UnitWork:
         return self.folder / f"{self.key}.{suffix}"
 
     def temporary(self, suffix: str) -> Path:
-        """Not the name of a finished file, nor that of another process."""
+        """A name that is neither that of a finished file nor of another process."""
         return self.folder / f"{self.key}.tmp-{os.getpid()}.{suffix}"
 
     def state(self) -> list[object]:
-        """Changes when the unit's file does, or what is kept of it."""
+        """Changes with the unit's file, or with the format of the intermediate files."""
         stat = self.unit.path.stat()
         return [STATE_VERSION, str(self.unit.path), self.unit.start, self.unit.stop, stat.st_size, stat.st_mtime_ns]
 
@@ -83,12 +84,13 @@ class UnitWork:
         path = self.file("json")
         return path.is_file() and json.loads(path.read_text())["state"] == self.state()
 
-    def tally(self) -> Tally:
-        return Tally.from_content(json.loads(self.file("json").read_text())["tally"])
+    def counts(self) -> DocumentCounts:
+        """Counts of a finished unit."""
+        return DocumentCounts.from_content(json.loads(self.file("json").read_text())["tally"])
 
 
-class _Facts:
-    """What de-duplication needs of each document."""
+class _Arrays:
+    """Ids, signatures and lengths of a unit's documents, for deduplication."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -99,7 +101,7 @@ class _Facts:
         self.is_instruction: list[bool] = []
         self.languages: list[str] = []
 
-    def add(self, cleaned: Cleaned) -> None:
+    def add(self, cleaned: CleanedDocument) -> None:
         signature = sign(cleaned.document.all_text)
         self.ids.append(xxhash.xxh3_64_intdigest(cleaned.document.id.encode()))
         self.positions.append(cleaned.document.position)
@@ -127,45 +129,52 @@ class _Facts:
 
 
 def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) -> None:
-    """Cleans one unit; files get their names when they are whole."""
-    cleaner = Cleaner(job.rules, _tokenizer(job.tokenizer))
-    tally, facts, rows = Tally(), _Facts(), []
+    """Clean one unit; files are renamed to their final names when complete, WORK/<unit>.json last.
+
+    Args:
+        work: the unit.
+        job: rules and tokenizer.
+        advance: called with (documents, tokens) as they are done.
+    """
+    cleaner = DocumentCleaner(job.rules, _tokenizer(job.tokenizer))
+    counts, arrays, rows = DocumentCounts(), _Arrays(), []
     state = work.state()
-    documents, arrays = work.temporary("parquet"), work.temporary("npz")
-    with pq.ParquetWriter(documents, SCHEMA, compression="zstd") as writer:
+    documents_file, arrays_file = work.temporary("parquet"), work.temporary("npz")
+    with pq.ParquetWriter(documents_file, SCHEMA, compression="zstd") as writer:
         for document in _documents(work):
-            tally.met(document)
+            counts.add_read(document)
             outcome = cleaner.clean(document)
-            tally.changed(document, outcome.changes)
-            advance(1, 0 if isinstance(outcome, Dropped) else outcome.num_tokens)
-            if isinstance(outcome, Dropped):
-                tally.dropped(document, outcome.rule, outcome.found)
+            counts.add_changes(document, outcome.changes)
+            advance(1, 0 if isinstance(outcome, RejectedDocument) else outcome.num_tokens)
+            if isinstance(outcome, RejectedDocument):
+                counts.add_rejected(document, outcome.rule, outcome.found)
                 continue
-            facts.add(outcome)
+            arrays.add(outcome)
             rows.append(_row(outcome))
             if len(rows) == ROWS_PER_WRITE:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows.clear()
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-    facts.save(arrays)
-    os.replace(documents, work.file("parquet"))
-    os.replace(arrays, work.file("npz"))
-    _write_last(work, {"state": state, "tally": tally.to_content()})
+    arrays.save(arrays_file)
+    os.replace(documents_file, work.file("parquet"))
+    os.replace(arrays_file, work.file("npz"))
+    content = {"state": state, "tally": counts.to_content()}
+    write_atomically(work.file("json"), json.dumps(content, ensure_ascii=False))
 
 
 @lru_cache(1)
 def _tokenizer(path: Path) -> TextTokenizer:
-    """Read once a process: Llama's takes 3 s."""
+    """Loaded once per process: Llama's takes 3 s."""
     return TextTokenizer.load(path)
 
 
 def _documents(work: UnitWork) -> Iterator[TextDocument]:
     for document in work.source.open().documents(work.unit):
-        is_silent = work.source.licence and document.licence == UNKNOWN_LICENCE
-        yield replace(document, licence=work.source.licence) if is_silent else document
+        needs_licence = work.source.licence and document.licence == UNKNOWN_LICENCE
+        yield replace(document, licence=work.source.licence) if needs_licence else document
 
 
-def _row(cleaned: Cleaned) -> dict[str, object]:
+def _row(cleaned: CleanedDocument) -> dict[str, object]:
     document = cleaned.document
     return {
         "sample_id": document.id,
@@ -191,36 +200,38 @@ def document_of(row: dict[str, str]) -> TextDocument:
 
 def write_kept(
     work: UnitWork,
-    verdict_N: NDArray[np.uint8],
-    said: Mapping[int, str],
+    decision_N: NDArray[np.uint8],
+    details: Mapping[int, str],
     output: Path,
     advance: Callable[[int, int], None],
-) -> Tally:
-    """Writes the documents that stay, if any, and counts these and the others; `said` tells more of rows."""
-    tally, first = Tally(), 0
+) -> DocumentCounts:
+    """Write the kept documents of a unit, if any.
+
+    Args:
+        work: the cleaned unit.
+        decision_N: a `Decision` per document.
+        details: by row: what a duplicate duplicates, for those the report shows.
+        output: parquet file of the kept documents.
+        advance: called with (documents, tokens) as they are written.
+
+    Returns:
+        Counts of kept and rejected documents.
+    """
+    counts, first = DocumentCounts(), 0
     writer = None
     for batch in pq.ParquetFile(work.file("parquet")).iter_batches(ROWS_PER_WRITE):
-        verdicts = verdict_N[first : first + batch.num_rows]
-        for number, (row, verdict) in enumerate(zip(batch.to_pylist(), verdicts.tolist(), strict=True), first):
-            if verdict == Verdict.KEPT:
-                tally.kept(document_of(row), row["num_tokens"])
+        decisions = decision_N[first : first + batch.num_rows]
+        for number, (row, decision) in enumerate(zip(batch.to_pylist(), decisions.tolist(), strict=True), first):
+            if decision == Decision.KEPT:
+                counts.add_kept(document_of(row), row["num_tokens"])
                 advance(1, row["num_tokens"])
             else:
-                tally.dropped(document_of(row), RULE_OF[Verdict(verdict)], said.get(number, ""))
+                counts.add_rejected(document_of(row), RULE_OF[Decision(decision)], details.get(number, ""))
         first += batch.num_rows
-        kept = batch.filter(pa.array(verdicts == Verdict.KEPT))
+        kept = batch.filter(pa.array(decisions == Decision.KEPT))
         if kept.num_rows:
             writer = writer or pq.ParquetWriter(output, SCHEMA, compression="zstd")
             writer.write_batch(kept)
     if writer is not None:
         writer.close()
-    return tally
-
-
-def _write_last(work: UnitWork, content: dict[str, object]) -> None:
-    temporary = work.temporary("json")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, work.file("json"))
+    return counts
