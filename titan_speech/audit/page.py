@@ -169,7 +169,7 @@ def charts_of(language: LanguageReport) -> list[Chart]:
 
 
 def _chart(title: str, unit: str, histogram: Histogram, *, with_median: bool = True, note: str = "") -> Chart:
-    """`unit` stands at the end of the axis."""
+    """`unit` is printed at the end of the axis."""
     start, stop, step = histogram.start, histogram.stop, histogram.width
     tallest = max(histogram.counts)
     peak = start + step * histogram.counts.index(tallest)
