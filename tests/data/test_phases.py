@@ -320,7 +320,7 @@ def test_show_prints_the_packs_of_the_phase_a_run_is_in(world: World, tmp_path: 
         f"pack {second.locate(slot)[1]} of the stream: {len(pack.ids_S):,} tokens, {pack.num_trained_tokens:,}"
         in opening
     )
-    with pytest.raises(ConfigError, match="lies in an earlier phase of the run"):
+    with pytest.raises(ConfigError, match="belongs to an earlier phase of the run"):
         list(show_lines(config, (0,), color=False, resumed=resumed))
 
 

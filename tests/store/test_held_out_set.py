@@ -149,7 +149,7 @@ def test_the_plan_says_how_many_were_found_in_each_store(world: World, tmp_path:
 
 def test_a_pack_of_other_stores_is_refused(world: World, tmp_path: Path) -> None:
     gold = write_gold(tmp_path / "gold", ["elsewhere-1", "elsewhere-2"])
-    with pytest.raises(DataError, match=r"none of its 2 samples is in the stores of this run .*cut from elsewhere"):
+    with pytest.raises(DataError, match=r"none of its 2 samples is in the stores of this run .*chosen from elsewhere"):
         DataPlan.load(all_tasks(world, held_out=(str(gold),)))
 
 

@@ -1,12 +1,12 @@
-"""Samples of a store read as one task: the seam where views of the data are plugged in.
+"""Samples of a store read as one task.
 
 In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
-any documents as views of the store between constant ones (splice.py), which packs copy once. There is one document
-number per sample, so order and packing never need an index of their own; a sample that cannot be read as the task (no
-transcript, no other segment of its speaker) is a document of length 0.
+the tokens of any documents as views of the store between template tokens (token_runs.py), which a batch copies once.
+There is one document number per sample, so order and packing need no index of their own; a sample that cannot be read
+as the task (no transcript, no other segment of its speaker) is a document of length 0.
 
-A view (clone pairs, stitched segments) is one more class with these two methods. Lengths come a slice at a time, so a
-part of 80 M samples costs what its length columns cost.
+A new task is one more class with these methods. Lengths are computed for a slice at a time, so a part of 80 M samples
+costs what its length columns cost.
 
 Shapes: N documents of a slice.
 """
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.data.pairing import Chains, OrderContradictionError, Spans, numbered, references, stitch
+from titan_speech.data.pairing import Chains, OrderContradictionError, Spans, encode_names, references, stitch
 from titan_speech.errors import DataError
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
@@ -33,7 +33,7 @@ from titan_speech.tokenization.prompt_template import CompiledTemplate, Document
 from titan_speech.tokenization.token_runs import TokenRuns
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
-VIEWS_VERSION = 1  # raised whenever the same samples would make other documents
+VIEWS_VERSION = 1  # raised when the same samples would make other clone pairs or stitched documents
 DESCRIPTION, USER = "description", "user"
 _NOT_IN_KEY = frozenset(
     {"part", "grammar", "train_on"}
@@ -57,33 +57,33 @@ class Documents(Protocol):
     def num_documents(self) -> int: ...
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Tokens of documents [start, stop), framing included; 0 for a sample that cannot be read so."""
+        """Tokens of documents [start, stop), template tokens included; 0 if the sample cannot be read as the task."""
         ...
 
     @property
     def key(self) -> str:
-        """Changes with anything that changes the lengths."""
+        """Changes with whatever changes the lengths."""
         ...
 
     @property
     def first_code_id(self) -> int:
-        """What is added to codes to make them ids."""
+        """Id of code 0."""
         ...
 
     def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
-        """What these documents are made of."""
+        """The tokens of these documents, as views of the store."""
         ...
 
     def document(self, i: int) -> Document: ...
 
     def samples(self, i: int) -> tuple[int, ...]:
-        """Samples of the part that document i is made of, its target last."""
+        """The samples of document i; the target is the last."""
         ...
 
 
 @dataclass(frozen=True)
 class SampleDocuments:
-    """One sample a document."""
+    """One document per sample."""
 
     part: Part
     grammar: Grammar
@@ -93,7 +93,7 @@ class SampleDocuments:
     seq_len: int
 
     def __reduce__(self) -> tuple[type[SampleDocuments], tuple[object, ...]]:
-        """What was found out about the part stays behind when a worker process gets the documents."""
+        """Cached columns of the part are not sent to worker processes."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
@@ -106,8 +106,8 @@ class SampleDocuments:
         framing = [template.num_fixed_tokens for template in self.grammar.templates(self.task)]
         return key_of(VIEWS_VERSION, type(self).__name__, self.part.key, settings, framing)
 
-    def kept(self, make: Callable[[], NDArray]) -> NDArray:
-        """An array over all samples of the part, kept beside the store if they are many."""
+    def cached(self, make: Callable[[], NDArray]) -> NDArray:
+        """An array over all samples of the part, cached next to the store if there are many."""
         if self.part.num_samples < MIN_ITEMS:
             return make()
         return derived_array(derived_folder(self.part.place), self.key, make)
@@ -130,17 +130,17 @@ class SampleDocuments:
 
     @cached_property
     def description(self) -> SampleReader:
-        """Ids of samples' voice descriptions, empty where there is none."""
+        """Ids of samples' voice descriptions; empty if a sample has none."""
         return self.part.reader(DESCRIPTION)
 
     @cached_property
     def user(self) -> SampleReader:
-        """Ids of what is asked in instructions."""
+        """Ids of the user's turn of instructions."""
         return self.part.reader(USER)
 
     @cached_property
     def template(self) -> CompiledTemplate:
-        """With the block that is optional, if any document of the part can have it."""
+        """With the optional block, if any document of the part can have it."""
         return self.grammar.template(self.task, has_description=DESCRIPTION in self.variants)
 
     @property
@@ -162,7 +162,7 @@ class SampleDocuments:
         raise NotImplementedError
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
-        """What the store holds of these documents: for each field of the task's template a list, in document order."""
+        """Stored values of these documents: for each field of the task's template one list, in document order."""
         raise NotImplementedError
 
 
@@ -200,7 +200,7 @@ def num_prompt_codes(i: int, num_codes: int) -> int:
 
 
 class TTSDocuments(SampleDocuments):
-    """A transcript, a voice description where there is one, and the codes."""
+    """A voice description if the sample has one, its transcript, and its codes."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         text_len_N = self.part.text_len_N(self.transcript)[start:stop]
@@ -232,15 +232,15 @@ class CloneDocuments(SampleDocuments):
 
     @cached_property
     def reference_N(self) -> NDArray[np.int32]:  # noqa: N802
-        """Sample that stands as reference for each sample; -1 where there is none."""
-        return self.kept(self._references)
+        """The reference of each sample; -1 if it has none."""
+        return self.cached(self._references)
 
     def _references(self) -> NDArray[np.int32]:
         text_len_N = self.part.text_len_N(self.transcript)
         length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
-        speaker_N = numbered(self.part.column("speaker_id"))
-        room = self.seq_len - self.grammar.num_fixed_tokens(self.task)
-        return references(speaker_N, length_N, spans_of(self.part), room)
+        speaker_N = encode_names(self.part.column("speaker_id"))
+        max_length = self.seq_len - self.grammar.num_fixed_tokens(self.task)
+        return references(speaker_N, length_N, spans_of(self.part), max_length)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         reference_N = self.reference_N[start:stop]
@@ -265,20 +265,20 @@ class StitchedDocuments(SampleDocuments):
 
     @cached_property
     def chains(self) -> Chains:
-        return Chains(*self.kept(lambda: np.stack(self._chains())))
+        return Chains(*self.cached(lambda: np.stack(self._chains())))
 
     def _chains(self) -> Chains:
         part = self.part
         number_N = pc.fill_null(part.column("segment_order"), -1).to_numpy().astype(np.int64)
-        speaker_N = numbered(part.column("speaker_id"))
-        room = self.seq_len - self.grammar.num_fixed_tokens(self.task)
+        speaker_N = encode_names(part.column("speaker_id"))
+        max_length = self.seq_len - self.grammar.num_fixed_tokens(self.task)
         try:
-            return stitch(spans_of(part), speaker_N, number_N, part.code_len_N, self.max_gap_sec, room)
+            return stitch(spans_of(part), speaker_N, number_N, part.code_len_N, self.max_gap_sec, max_length)
         except OrderContradictionError as found:
             first, second = (part.row(i) for i in (found.earlier, found.later))
             raise DataError(
                 f"part {part.name}: segments of one recording are numbered against their times: "
-                f"{_place(first)}, {_place(second)}, and {found.count - 1:,} more such pairs; "
+                f"{_segment_text(first)}, {_segment_text(second)}, and {found.count - 1:,} more such pairs; "
                 "correct segment_order or start_time and build the store again, or leave out stitch_gap_sec"
             ) from None
 
@@ -290,22 +290,22 @@ class StitchedDocuments(SampleDocuments):
         return self.chains.samples(i)
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
-        """Segments of a document are copied into one piece."""
+        """The segments of a document are copied into one run."""
         return ([memoryview(b"".join(self.tokens(self.samples(i)))).cast("H") for i in numbers],)
 
 
-def _place(row: SampleRow) -> str:
+def _segment_text(row: SampleRow) -> str:
     return f"{row.sample_id} is number {row.segment_order} at {row.start_time} s"
 
 
 def spans_of(part: Part) -> Spans:
-    """Where a part's samples lie in their recordings; times are nan where they are unknown."""
+    """The times of a part's samples in their recordings; nan if unknown."""
     starts, ends = (part.column(name).to_numpy().astype(np.float64) for name in ("start_time", "end_time"))
-    return Spans(numbered(part.column("source_video_id")), starts, ends)
+    return Spans(encode_names(part.column("source_video_id")), starts, ends)
 
 
 class TextDocuments(SampleDocuments):
-    """Text that is no instruction."""
+    """Text that is not an instruction."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         code_len_N = self.part.code_len_N[start:stop]
@@ -321,7 +321,7 @@ class TextDocuments(SampleDocuments):
 
 
 class InstructionDocuments(SampleDocuments):
-    """A user's words and the answer."""
+    """The user's turn and the answer."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         user_len_N = self.part.text_len_N(USER)[start:stop]
@@ -355,7 +355,7 @@ def is_splittable(source: SourceConfig) -> bool:
 
 
 def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: int) -> Documents:
-    """The part read as the source's task; no document of a view is above the sequence length."""
+    """The part read as the source's task; clone pairs and stitched documents fit the sequence length."""
     task = Task(source.task)
     settings = (part, grammar, task, source.train_on, source.transcript, seq_len)
     if source.stitch_gap_sec is not None:

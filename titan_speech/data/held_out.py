@@ -1,12 +1,11 @@
-"""Samples that training never reads: the gold packs of `[data] held_out`.
+"""Samples that training never reads: the held-out sets of `[data] held_out`.
 
-In: the places of gold packs (folders, or s3://bucket/prefix) and the stores of a run. Out: the same stores with masked
-parts. To every view of the data a held-out sample has no tokens, no text, no speaker and no recording, so none reads
-it, pairs it or stitches it; to ask for its tokens nevertheless is an error. Nothing else of the path from store to pack
-has to know.
+In: held-out sets (folders, or s3://bucket/prefix) and the stores of a run. Out: the same stores with masked parts. To
+every task a held-out sample has no tokens, no text, no speaker and no recording, so no task reads it, pairs it or
+stitches it; asking for its tokens nevertheless is an error. Nothing else between store and pack has to know.
 
-Samples are found by id in whatever stores the run names. Parts a pack was cut from are known by fingerprint and cost
-nothing; of others the ids are read once when a run starts (2 M samples/s on a busy core).
+Samples are found by id in whatever stores the run names. Parts from which a set was chosen are known by fingerprint and
+cost nothing; of other parts the ids are read once when a run starts (2 M samples/s on a busy core).
 
 Shapes: N samples of a part.
 """
@@ -29,11 +28,11 @@ from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
 from titan_speech.store.reader import Part, SampleReader, Store
 
 HIDDEN_COLUMNS = frozenset({"speaker_id", "source_video_id"})
-"""What views pair and stitch by."""
+"""Columns by which clone pairs and stitched documents are made."""
 
 
 class _MaskedReader(SampleReader):
-    """Refuses samples that are held out, should anything ask for them."""
+    """Refuses to read held-out samples."""
 
     def __init__(self, part: Part, name: str, held_out: frozenset[int]) -> None:
         super().__init__(part, name)
@@ -47,23 +46,23 @@ class _MaskedReader(SampleReader):
 
 
 class MaskedPart(Part):
-    """A part some of whose samples cannot be read."""
+    """A part with samples that cannot be read."""
 
     def __init__(self, part: Part, held_out: NDArray[np.int64]) -> None:
-        vars(self).update(vars(part))
-        self._part, self.held_out, self._lengths = part, held_out, {}
+        """`held_out` has the numbers of the samples, in rising order."""
+        super().__init__(part.files, part.info, part._num_base)
+        self._part, self.held_out = part, held_out
         numbers = frozenset(held_out.tolist())
-        self._sample_readers = {name: _MaskedReader(part, name, numbers) for name in self._sample_readers}
-        vars(self).pop("key", None)  # of the part unmasked
+        self._sample_readers = {name: _MaskedReader(self, name, numbers) for name in self._sample_readers}
 
     @cached_property
     def key(self) -> str:
         return hashlib.sha256(self._part.key.encode() + self.held_out.tobytes()).hexdigest()[:16]
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
-        """A sample without tokens is one no task can read."""
+        """No task can read a sample without tokens."""
         if column not in self._lengths:
-            lengths_N = super()._length_N(column, expected_total).copy()  # may be a file, mapped
+            lengths_N = super()._length_N(column, expected_total).copy()  # the original may be a mapped file
             lengths_N[self.held_out] = 0
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
@@ -89,10 +88,10 @@ class MaskedPart(Part):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The gold packs of a run."""
+    """The held-out sets of a run."""
 
     paths: tuple[str, ...]
-    packs: tuple[HeldOutSet, ...]
+    sets: tuple[HeldOutSet, ...]
 
     @classmethod
     def open(cls, paths: Sequence[str], storage: StorageConfig | None = None) -> HeldOut:
@@ -100,22 +99,29 @@ class HeldOut:
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes with any sample held out; None where none is."""
-        if not self.packs:
+        """Changes with any held-out sample; None without a held-out set."""
+        if not self.sets:
             return None
-        ids = sorted({sample_id for pack in self.packs for sample_id in pack.held_out.all})
+        ids = sorted({sample_id for held_out_set in self.sets for sample_id in held_out_set.held_out.all})
         return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
     def mask(self, stores: Iterable[Store]) -> tuple[str, ...]:
-        """Masks the parts of the stores in place; a line for each pack and store says how many samples were found."""
+        """Replace the parts of the stores that hold held-out samples by masked ones.
+
+        Returns:
+            How many samples of each set were found in each store, one line each.
+
+        Raises:
+            DataError: no sample of a set is in the stores.
+        """
         stores, lines = list(stores), []
         found_of: dict[tuple[int, int], set[int]] = {}
-        for path, pack in zip(self.paths, self.packs, strict=True):
-            counts = [self._find(pack, store, found_of, index) for index, store in enumerate(stores)]
+        for path, held_out_set in zip(self.paths, self.sets, strict=True):
+            counts = [self._find(held_out_set, store, found_of, index) for index, store in enumerate(stores)]
             if not sum(counts):
-                raise DataError(_not_found(path, pack, stores))
+                raise DataError(_not_found(path, held_out_set, stores))
             lines += [
-                f"held out by {path}: {count:,} of {len(pack.held_out.all):,} samples in store {store.path}"
+                f"held out by {path}: {count:,} of {len(held_out_set.held_out.all):,} samples in store {store.path}"
                 for store, count in zip(stores, counts, strict=True)
             ]
         for (index, number), found in found_of.items():
@@ -123,23 +129,25 @@ class HeldOut:
             parts[number] = MaskedPart(parts[number], np.array(sorted(found), np.int64))
         return tuple(lines)
 
-    def _find(self, pack: HeldOutSet, store: Store, found_of: dict[tuple[int, int], set[int]], index: int) -> int:
-        """Held-out samples of one pack in one store."""
-        is_source = any(source.fingerprint == store.fingerprint for source in pack.stores)
-        ids = pa.array(pack.held_out.all, pa.string())
+    def _find(
+        self, held_out_set: HeldOutSet, store: Store, found_of: dict[tuple[int, int], set[int]], index: int
+    ) -> int:
+        """Add the samples of one set in store `index` to `found_of` (by store and part), and count them."""
+        is_source = any(source.fingerprint == store.fingerprint for source in held_out_set.stores)
+        ids = pa.array(held_out_set.held_out.all, pa.string())
         count = 0
         for number, part in enumerate(store.parts):
-            numbers = pack.numbers.get(part.info.fingerprint, () if is_source else None)
+            numbers = held_out_set.numbers.get(part.info.fingerprint, () if is_source else None)
             if numbers is None:
-                numbers = _numbers_of(part, ids)
+                numbers = _find_ids(part, ids)
             if len(numbers):
                 found_of.setdefault((index, number), set()).update(numbers)
                 count += len(numbers)
         return count
 
 
-def _numbers_of(part: Part, ids: pa.Array) -> list[int]:
-    """Samples of the part that have one of these ids, a shard at a time."""
+def _find_ids(part: Part, ids: pa.Array) -> list[int]:
+    """Numbers of the part's samples that have one of these ids, read one shard at a time."""
     found: list[int] = []
     first = 0
     for shard, info in enumerate(part.info.shards):
@@ -149,10 +157,11 @@ def _numbers_of(part: Part, ids: pa.Array) -> list[int]:
     return found
 
 
-def _not_found(path: str, pack: HeldOutSet, stores: Sequence[Store]) -> str:
-    cut_from = ", ".join(f"{store.name} ({store.fingerprint})" for store in pack.stores)
+def _not_found(path: str, held_out_set: HeldOutSet, stores: Sequence[Store]) -> str:
+    chosen_from = ", ".join(f"{store.name} ({store.fingerprint})" for store in held_out_set.stores)
     run = ", ".join(f"{store.path} ({store.fingerprint})" for store in stores)
     return (
-        f"held_out {path}: none of its {len(pack.held_out.all):,} samples is in the stores of this run ({run}); it was "
-        f"cut from {cut_from}. Name the gold pack of these stores, or take it out of data.held_out"
+        f"held_out {path}: none of its {len(held_out_set.held_out.all):,} samples is in the stores of this run "
+        f"({run}); it was chosen from {chosen_from}. Name the held-out set of these stores, or remove it from "
+        "data.held_out"
     )

@@ -1,7 +1,7 @@
-"""Packs as a person reads them: the logic of `titan-speech data show`.
+"""Packs as text for a person, and what all ranks of a run read together: `titan-speech data show` and `data order`.
 
-In: a configuration and slots. Out: lines for a terminal: a border for every document, then its tokens in runs, one line
-a run. `+` and green mark tokens the loss is taken on; runs of codes are condensed.
+**show**. In: a configuration and slots. Out: lines for a terminal: a border for every document, then its tokens, one
+line per run. `+` and green mark tokens the loss is computed on; runs of codes are shortened.
 
     slot 0  paired.hi (tts), pack 0 of the stream: 512 tokens, 470 trained, 9 padding, 3 documents
     ── 1: corpus.hi.speech/prompt-17 [0:180) ─────────
@@ -9,13 +9,12 @@ a run. `+` and green mark tokens the loss is taken on; runs of codes are condens
       + <|text_start|> namaste <|text_end|> <|speech_start|>
       + <|s_17|> <|s_5120|> ... <|s_3|> x123 codes, 2.46 s
 
-The first token of a piece that goes on from an earlier pack is not marked: it was the last label of that pack.
+The first token of a piece that continues from an earlier pack is not marked: it was the last label of that pack.
 
-What all ranks of a run read together, slot by slot: the logic of `titan-speech data order`.
-
-In: a configuration, a range of slots, a number of ranks. Out: one line a slot with its stream, a digest of its pack and
-the samples in it, or one digest over all. Packs are taken from the loader of every simulated rank, fillers included,
-and put back into slot order, so equal digests at two world sizes mean equal training data. It keeps one step in memory.
+**order**. In: a configuration, a range of slots, a number of ranks. Out: one line per slot with its stream, a digest of
+its pack and the samples in it, or one digest over all. Packs are taken from the loader of every simulated rank, padding
+included, and put back into slot order, so equal digests at two world sizes mean equal training data. One step is in
+memory at a time.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ def show_lines(
         slots = _slots_of(plan, source, len(slots))
     elif min(slots) < first:
         raise ConfigError(
-            f"slot {min(slots):,} lies in an earlier phase of the run in {config.job.dump_folder}: phase "
-            f"{config.data.phase!r} begins at slot {first:,}; give the configuration of the phase it lies in"
+            f"slot {min(slots):,} belongs to an earlier phase of the run in {config.job.dump_folder}: phase "
+            f"{config.data.phase!r} begins at slot {first:,}; give the configuration of that phase"
         )
     printer = PackPrinter(plan, tokenizer, wants_color() if color is None else color)
     for slot in slots:
@@ -84,8 +83,8 @@ def _slots_of(plan: DataPlan, source: str, count: int) -> list[int]:
     if not indices:
         known = ", ".join(dict.fromkeys(stream.source for stream in plan.streams))
         raise ConfigError(f"no source is called {source!r}; expected one of {known}")
-    places = np.flatnonzero(np.isin(plan.order.stream_M, indices))
-    return [plan.phase.first_slot + int(place) for place in islice(places, count)]
+    positions = np.flatnonzero(np.isin(plan.order.stream_M, indices))
+    return [plan.phase.first_slot + int(position) for position in islice(positions, count)]
 
 
 class PackPrinter:
@@ -105,11 +104,11 @@ class PackPrinter:
         for number, ref in enumerate(self.plan.sample_refs(pack), start=1):
             end = begin + ref.stop - ref.start
             title = f"── {number}: {ref.part}/{'+'.join(ref.sample_ids)} [{ref.start}:{ref.stop}) "
-            yield self._painted(title.ljust(BORDER_WIDTH, "─"), DIM)
+            yield self._colored(title.ljust(BORDER_WIDTH, "─"), DIM)
             yield from self._runs(pack, begin, end)
             begin = end
         if pack.num_pad_tokens:
-            yield self._painted(f"── {pack.num_pad_tokens:,} x <|pad|> ".ljust(BORDER_WIDTH, "─"), DIM)
+            yield self._colored(f"── {pack.num_pad_tokens:,} x <|pad|> ".ljust(BORDER_WIDTH, "─"), DIM)
 
     def _runs(self, pack: Pack, begin: int, end: int) -> Iterator[str]:
         """One line for each run of tokens that are all codes or all not, and all trained or all not."""
@@ -119,7 +118,7 @@ class PackPrinter:
         for (trained, codes), run in groupby(range(len(ids)), keys.__getitem__):
             run_ids = ids[list(run)].tolist()
             text = self._codes(run_ids) if codes else self._words(run_ids)
-            yield ("  + " if trained else "    ") + (self._painted(text, GREEN) if trained else text)
+            yield ("  + " if trained else "    ") + (self._colored(text, GREEN) if trained else text)
 
     def _codes(self, ids: list[int]) -> str:
         names = [self.plan.vocabulary.token_name(id_) for id_ in ids]
@@ -140,7 +139,7 @@ class PackPrinter:
                 parts += [frame.get(id_) or vocabulary.token_name(id_) for id_ in run_ids]
         return " ".join(parts)
 
-    def _painted(self, text: str, color: str) -> str:
+    def _colored(self, text: str, color: str) -> str:
         return f"{color}{text}{RESET}" if self.color else text
 
 
@@ -153,7 +152,7 @@ def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 
     budget = Budget.from_config(config)
     ranks = data_parallel_degree(config.parallelism, world_size)
     yield (
-        f"plan {plan.fingerprint}, {budget.packs_per_step:,} packs a step, {ranks:,} data-parallel ranks, "
+        f"plan {plan.fingerprint}, {budget.packs_per_step:,} packs per step, {ranks:,} data-parallel ranks, "
         f"{budget.padding_packs(ranks):,} padding packs per step"
     )
     for slot, digest in read_slots(config, plan, start, count, world_size):
@@ -220,5 +219,5 @@ def _rank_rows(
 
 def _row_digest(slot: int, ids_L: torch.Tensor, labels_L: torch.Tensor, positions_L: torch.Tensor) -> str:
     is_trained = bool((labels_L != IGNORE_INDEX).any())
-    assert slot != PADDING_SLOT or not is_trained, "a filler pack has labels"
+    assert slot != PADDING_SLOT or not is_trained, "a padding pack has labels"
     return pack_digest(ids_L.numpy(), labels_L.numpy(), positions_L.numpy())

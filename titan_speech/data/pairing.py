@@ -1,39 +1,28 @@
-"""Numbers for names, and the next segment of each speaker.
+"""Clone pairs and stitched documents, computed from sidecar columns alone.
 
-In: a column of names (speakers, recordings) or the speaker of every sample of a part, in stored (shuffled) order. Out:
-int32 numbers; for each sample the next one of its speaker, in a circle: every segment is a target once and a reference
-once, and since the store is shuffled the pairs are too. One sort: a million samples take 0.35 s.
-
-Shapes: N samples of the part.
-
-Pairs for voice cloning: for each segment another one of its speaker, so that both fit a sequence.
-
-In: what each sample of a part needs of a sequence, its speaker, and where in which recording it was cut from. Out: the
-reference of each sample, -1 where it has none.
+**Clone pairs** (`references`). In: length, speaker and recording span of each sample of a part. Out: for each sample
+its reference, another sample of its speaker, such that both fit a sequence; -1 if it has none.
 
 The reference is the speaker's next segment in stored (shuffled) order, in a circle, so that every segment is a target
-once and a reference once. Where that pair is too long, or both overlap in time in one recording, the reference is drawn
+once and a reference once. If that pair is too long, or both overlap in time in one recording, the reference is drawn
 from all segments of the speaker that are short enough, by the sample's number. A segment is therefore a target whenever
-any other one of its speaker fits beside it. Of segments of 2 to 40 s (uniform), 20 a speaker, 88 % are targets at 2,048
-tokens, where the next segment alone would make 43 %; of lognormal ones (9.5 s on average) 99.3 %, not 96.3 %. A million
-segments take 1.1 s on a busy core.
+any other segment of its speaker fits with it. Of segments of 2 to 40 s (uniform), 20 per speaker, 88 % are targets at
+2,048 tokens, where the next segment alone would make 43 %; of lognormal ones (9.5 s on average) 99.3 %, not 96.3 %. A
+million segments take 1.1 s on a busy core.
 
-Shapes: N samples of a part, K those with a speaker and a transcript, sorted by speaker and length.
-
-Long speech: neighbouring segments of one recording and speaker as one document, in their order.
-
-In: the recording, speaker, number and times of each sample of a part, its length, the widest gap and the greatest
-length. Out: for each sample the next one of its document, and the length of the document it opens (0 if it opens none).
+**Stitched documents** (`stitch`): neighbouring segments of one recording and speaker as one long document. In: the
+recording, speaker, number, times and length of each sample, the widest gap and the greatest length. Out: for each
+sample the next one of its document, and the length of the document that begins with it (0 if none does).
 
     recording 7   #3 [0.0 .. 4.1)  #4 [4.3 .. 9.0)  #5 [15.0 .. 20.0)  #6 [20.1 .. 31.0)     gap at most 2 s
     documents     bos start codes 3 codes 4 end     bos start codes 5 codes 6 end
 
-Two segments are neighbours if their numbers follow each other and so do their times, without an overlap and with at
-most the gap between them. A run of neighbours is cut where the next segment would pass the greatest length. Segments
-without recording, speaker, number or times, and those without a neighbour, are no long speech: they open no document,
-and are counted as unusable. Numbers that contradict the times stop the run. A million segments take 1.1 s (busy core).
+Two segments are neighbours if their numbers and their times follow each other, without an overlap and with at most the
+gap between them. A run of neighbours is cut where the next segment would exceed the greatest length. Segments without
+recording, speaker, number or times, and those without a neighbour, begin no document and are counted as unusable.
+Numbers that contradict the times stop the run. A million segments take 1.1 s (busy core).
 
-Shapes: N samples of a part, K those that can be stitched, sorted by recording, speaker and number.
+Shapes: N samples of a part; K of them that can be paired or stitched, sorted.
 """
 
 from __future__ import annotations
@@ -47,8 +36,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
-def numbered(name_N: pa.ChunkedArray) -> NDArray[np.int32]:
-    """A number for each name of the column; -1 where there is none."""
+def encode_names(name_N: pa.ChunkedArray) -> NDArray[np.int32]:
+    """A number for each name of the column; -1 if it is null."""
     if not len(name_N):
         return np.empty(0, np.int32)
     indices = name_N.combine_chunks().dictionary_encode().indices
@@ -56,7 +45,7 @@ def numbered(name_N: pa.ChunkedArray) -> NDArray[np.int32]:
 
 
 def next_of_speaker(speaker_N: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Another sample of the same speaker, or -1 (speaker unknown, -1, or the speaker's only sample)."""
+    """The next sample of the same speaker, in a circle; -1 if the speaker is unknown (-1) or has no other sample."""
     kept = np.flatnonzero(speaker_N >= 0)
     order = kept[np.argsort(speaker_N[kept], kind="stable")]
     next_N = np.full(len(speaker_N), -1, np.int32)
@@ -70,21 +59,21 @@ def next_of_speaker(speaker_N: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 NUM_DRAWS = 8
-"""Candidates that are looked at for a pair that does not overlap, neighbours in length of the first."""
+"""Candidates tried for a pair that does not overlap; they are neighbours in length."""
 GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Where samples lie in their recordings."""
+    """The times of samples in their recordings."""
 
     recording_N: NDArray[np.int32]
-    """A number for each source recording, -1 where it is unknown."""
+    """A number for each source recording, -1 if it is unknown."""
     start_sec_N: NDArray[np.float64]
     end_sec_N: NDArray[np.float64]
 
     def overlap(self, a: NDArray, b: NDArray) -> NDArray[np.bool_]:
-        """Whether two samples of one recording share time; unknown times do not."""
+        """Whether two samples overlap in one recording; samples with unknown times do not."""
         same = (self.recording_N[a] == self.recording_N[b]) & (self.recording_N[a] >= 0)
         return same & (self.start_sec_N[a] < self.end_sec_N[b]) & (self.start_sec_N[b] < self.end_sec_N[a])
 
@@ -116,10 +105,10 @@ def _draw(
     spans: Spans,
     max_length: int,
 ) -> None:
-    """Gives the unfit a reference among the speaker's segments that are short enough."""
+    """Set the reference of the samples `unfit`, from the speaker's segments that are short enough."""
     order_K = usable[np.lexsort((usable, length_N[usable], speaker_N[usable]))]
-    place_N = np.zeros(len(length_N), np.int64)
-    place_N[order_K] = np.arange(len(order_K))
+    rank_N = np.zeros(len(length_N), np.int64)
+    rank_N[order_K] = np.arange(len(order_K))
     scale = int(length_N.max()) + 1
     key_K = speaker_N[order_K].astype(np.int64) * scale + length_N[order_K]
     for draw in range(NUM_DRAWS):
@@ -127,7 +116,7 @@ def _draw(
         first = np.searchsorted(key_K, speaker)
         room = np.clip(max_length - length_N[unfit], 0, scale - 1)
         stop = np.searchsorted(key_K, speaker + room, side="right")
-        own = place_N[unfit]
+        own = rank_N[unfit]
         num_others = stop - first - (own < stop)
         drawn = (num_others * (unfit * GOLDEN % 1.0)).astype(np.int64) + draw
         chosen = first + drawn % np.maximum(num_others, 1)
@@ -140,19 +129,19 @@ def _draw(
 
 
 OVERLAP_SEC = 0.02
-"""One code: what rounding of times may take off a gap of 0."""
+"""One code: rounding of times may make a gap of 0 this much smaller."""
 
 
 class Chains(NamedTuple):
-    """Documents of a part."""
+    """The stitched documents of a part."""
 
     next_N: NDArray[np.int32]
     """The next segment of the document, -1 for its last."""
     length_N: NDArray[np.int32]
-    """Codes of the document that a sample opens, 0 if it opens none."""
+    """Codes of the document that begins with a sample, 0 if none does."""
 
     def samples(self, i: int) -> tuple[int, ...]:
-        """Segments of the document that sample i opens."""
+        """Segments of the document that begins with sample i."""
         found = [i]
         while (i := int(self.next_N[i])) >= 0:
             found.append(i)
@@ -167,7 +156,7 @@ def stitch(
     max_gap_sec: float,
     max_codes: int,
 ) -> Chains:
-    """`number_N` is the place of a segment in its recording, -1 where it is unknown; so are speaker and recording."""
+    """`number_N` is the number of a segment in its recording; it, speaker and recording are -1 if unknown."""
     known_N = (spans.recording_N >= 0) & (speaker_N >= 0) & (number_N >= 0) & (num_codes_N > 0)
     known_N &= np.isfinite(spans.start_sec_N) & np.isfinite(spans.end_sec_N)
     known = np.flatnonzero(known_N)
@@ -191,7 +180,7 @@ def _chains(order_K: NDArray, follows_K: NDArray[np.bool_], num_codes_N: NDArray
 def _follows(
     order_K: NDArray, spans: Spans, speaker_N: NDArray[np.int32], number_N: NDArray[np.int64], max_gap_sec: float
 ) -> NDArray[np.bool_]:
-    """Whether each segment goes on where the one before it ended."""
+    """Whether each segment continues the previous one."""
     follows_K = np.zeros(len(order_K), np.bool_)
     a, b = order_K[:-1], order_K[1:]
     same = (spans.recording_N[a] == spans.recording_N[b]) & (speaker_N[a] == speaker_N[b])
@@ -205,7 +194,7 @@ def _follows(
 
 
 class OrderContradictionError(Exception):
-    """Two segments whose numbers do not agree with their times, and how many such pairs there are."""
+    """Two segments whose numbers contradict their times, and the number of such pairs."""
 
     def __init__(self, earlier: int, later: int, count: int) -> None:
         super().__init__(earlier, later, count)
@@ -213,7 +202,7 @@ class OrderContradictionError(Exception):
 
 
 def _cuts(codes_K: NDArray[np.int32], follows_K: NDArray[np.bool_], max_codes: int) -> NDArray[np.bool_]:
-    """Segments inside a run that would pass the greatest length; all runs are walked at once, a document a step."""
+    """Segments at which a run is cut to keep the greatest length; all runs at once, one document of each per step."""
     before_K = np.append(0, np.cumsum(codes_K, dtype=np.int64))
     cuts_K = np.zeros(len(codes_K), np.bool_)
     starts = np.flatnonzero(~follows_K)

@@ -1,4 +1,4 @@
-"""Fetching the shards a rank will need before it needs them, where stores lie in object storage.
+"""Fetches the shards that a rank will read before it reads them, if stores are in object storage.
 
 In: the plan and the slots of one rank, in its order. Out: nothing but files that are in the node's cache when packs ask
 for them. Which files a slot reads follows from the plan alone: slot -> stream and pack -> pieces -> documents ->
@@ -6,10 +6,10 @@ samples -> shard. The look-ahead is bounded in packs and in bytes (a quarter of 
 processes), so that what is fetched is not evicted before its turn. A file that cannot be fetched is no error here: the
 pack that needs it says so.
 
-To walk a pack costs a third of reading it (50 us), in the same process. So every 1,024 packs it is asked whether the
-node lacks any file of the plan at all (2 us a file); while it lacks none, packs are passed over unseen.
+Finding the files of a pack costs a third of reading it (50 us), in the same process. So once per 1,024 packs the thread
+checks whether any file of the plan is missing on the node at all (2 us per file); while none is, it skips the packs.
 
-Stores in folders need none of it: no thread is started for them.
+Stores in folders need no prefetching: no thread is started for them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ logger = logging.getLogger(__name__)
 FILES_AT_ONCE = 4
 PACKS_PER_CHECK = 1024
 WAKE_SHARE = 1 / 8
-"""Of the look-ahead that must be free before the thread goes on: woken for every batch, it takes time from reading."""
+"""Part of the look-ahead that must be free before the thread continues: waking it for every batch slows reading."""
 Needed = tuple[StoreFiles, FileInfo]
 
 
 def files_of_slot(plan: DataPlan, slot: int) -> list[Needed]:
-    """Every shard file that the slot's pack reads, each once, in the order of use."""
+    """Every shard file that the slot's pack reads, each once, in the order of reading."""
     index, j = plan.locate(slot)
     stream = plan.streams[index]
     needed: dict[str, Needed] = {}
@@ -65,7 +65,7 @@ def files_of_plan(plan: DataPlan) -> list[Needed]:
 
 
 def look_ahead_of(plan: DataPlan) -> LookAhead | None:
-    """How far ahead to fetch; None where all stores are local."""
+    """How far ahead to fetch; None if all stores are local."""
     found = (documents.part.files.look_ahead for stream in plan.streams for documents in stream.documents)
     return next(filter(None, found), None)
 
@@ -84,7 +84,7 @@ class ShardPrefetcher:
         self._thread.start()
 
     def has_read(self, num_packs: int) -> None:
-        """The rank has gone on by that many packs, fillers included."""
+        """Report that the rank has read `num_packs` more packs, padding included."""
         with self._moved:
             self._num_read += num_packs
             is_worth_it = self.num_walked - self._num_read <= self._ahead.num_packs * (1 - WAKE_SHARE)
@@ -114,7 +114,7 @@ class ShardPrefetcher:
         previous: dict[str, Needed] = {}
         is_whole, next_check = False, 0
         for microbatch in self._slots:
-            if not self._has_room():
+            if not self._wait_for_look_ahead():
                 return
             if self.num_walked >= next_check:
                 is_whole = all(files.has(file) for files, file in self._files)
@@ -129,8 +129,8 @@ class ShardPrefetcher:
         found = (files_of_slot(self._plan, slot) for slot in microbatch if slot != PADDING_SLOT)
         return {file.sha256: (files, file) for needed in found for files, file in needed}
 
-    def _has_room(self) -> bool:
-        """Waits until the next packs lie in the look-ahead; False once closed."""
+    def _wait_for_look_ahead(self) -> bool:
+        """Wait until the next packs are within the look-ahead; False once closed."""
         with self._moved:
             self._moved.wait_for(lambda: self._is_closed or self._is_near())
             return not self._is_closed
