@@ -335,12 +335,14 @@ def to_json(report: AuditReport) -> str:
 
 
 def _language_json(language: LanguageReport) -> dict[str, object]:
+    """One language of the JSON. Keys and verdicts keep the words they have had from the first version on: scripts read
+    them."""
     return {
         "language": language.language,
         "num_stored": language.num_stored,
         "num_samples": language.num_samples,
         "duration_sec": round(language.duration_sec, 2),
-        "verdict": language.verdict,
+        "verdict": "too much" if language.above_threshold else language.verdict,
         "checks": [
             {
                 "rule": result.rule.name,
@@ -348,7 +350,7 @@ def _language_json(language: LanguageReport) -> dict[str, object]:
                 "num_found": result.num_found,
                 "share": round(result.share, 6),
                 "max_share": result.max_share,
-                "is_above_threshold": result.is_above_threshold,
+                "is_too_much": result.is_above_threshold,
             }
             for result in language.results
         ],
