@@ -151,7 +151,7 @@ def test_another_gold_json_is_never_sent_over_one(s3_server: S3Server, store: Pa
     settings, url = s3_server.settings(tmp_path / "cache"), S3Url(BUCKET, "gold-taken")
     copy = Path(shutil.copytree(store, tmp_path / "gold"))
     push_store(copy, url, settings)
-    with pytest.raises(DataError, match=r"no gold pack at s3://stores/gold-taken: gold.json is missing"):
+    with pytest.raises(DataError, match=r"no held-out set at s3://stores/gold-taken: gold.json is missing"):
         read_held_out_set(str(url), settings)
     (copy / "gold.json").write_text("one")
     push_store(copy, url, settings)

@@ -1,15 +1,20 @@
 """The token store on disk: written whole or not at all, read as views of its files.
 
-samples --> builder.py   StoreWriter: checked, shuffled once, cut into shards      (samples, problems, write/)
-               |
-               v
-           STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}            (manifest)
-               |
-               v
-           store.py      open_store: sizes checked at once, contents when first read (part, shards, files, derived)
-           describe.py   what is in it                                                (tasks)
-           verify.py     every byte read, all that is wrong named                     (verify_shard)
-           audit/        is it good: samples checked, shown and made audible on a page
-           change/       several as one; another tokenizer                            (normalizations)
-           gold/         the frozen validation set, which training never reads
+samples --> sample_sorter.py     checked and tokenized, written as sorted runs     (sample, problems)
+            external_sort.py     the runs on disk; order keys and checksums
+            sample_conflicts.py  duplicate ids and contradicting segments over all runs
+            shard_writer.py      runs merged to shards of equal size
+            writer.py            StoreWriter: the steps above in one process, manifest last
+                |
+                v
+            STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}           (manifest, files, tasks)
+                |
+                v
+            reader.py            open_store: sizes compared at once, contents verified when first read
+                                 (shard_reader, derived_cache; remote_files for object storage)
+            describe.py          what a store holds
+            verify.py            every byte read, all problems named               (verify_shard)
+            transfer.py          push to object storage, pull from it
+            assemble.py          a new store out of existing shards: merge.py, migrate.py, held_out_choice.py
+            held_out_set.py      the held-out validation set, which training never reads (held_out_candidates)
 """

@@ -1,29 +1,29 @@
-"""Arrays that are worked out from a store once and then mapped: lengths, pairs, packs of a group.
+"""Arrays that are computed from a store once and then mapped: lengths, pairs, packs per block.
 
-In: a key that changes with everything the array depends on, and how to make it. Out: the array, mapped from a file in
-the folder STORE.derived beside the store, or under the cache folder where the store cannot be written beside (read-only
-or in object storage). Nothing there is ever needed: a file that is missing, damaged or of another version is made anew,
+In: a key that changes with everything the array depends on, and how to compute it. Out: the array, mapped from a file
+in the folder STORE.derived next to the store, or in the cache folder where that cannot be written (read-only or in
+object storage). Nothing in it is ever needed: a file that is missing, damaged or of another version is computed again,
 and the folder may be deleted at any time.
 
-Of several processes that want one array, one makes it and the others wait. It is written under another name and renamed
-when it is whole, so none ever reads a half-written one. A file is checked against its xxh3_128 when a process first
-opens it (2 GB/s on a busy core); 80 M lengths take 320 MB of disk, and of memory only the pages in use.
+Of several processes that want one array, one computes it and the others wait. It is written under another name and
+renamed when it is complete, so no process ever reads half a file. A file is checked against its xxh3_128 when a process
+first opens it (2 GB/s on a busy core); 80 M lengths take 320 MB of disk, and of memory only the pages in use.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import xxhash
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from titan_speech.storage.cache_folder import cache_folder
@@ -31,14 +31,14 @@ from titan_speech.storage.cache_folder import cache_folder
 logger = logging.getLogger(__name__)
 
 MIN_ITEMS = 1 << 17
-"""Arrays over fewer samples are made anew in every process: that takes less than a second."""
+"""Arrays over fewer samples are computed by every process: that takes less than a second."""
 MAGIC = b"TSDERIV1"
 HEADER = struct.Struct("<8s8sqq16s")  # magic, dtype, rows, columns, xxh3_128 of the data
 CHUNK_BYTES = 1 << 22
 
 
 def derived_folder(store: Path | str) -> Path:
-    """Where the arrays of a store are kept."""
+    """The folder for arrays computed from a store."""
     path = Path(store)
     if path.is_dir() and os.access(path.parent, os.W_OK):
         return path.with_name(f"{path.name}.derived")
@@ -46,29 +46,36 @@ def derived_folder(store: Path | str) -> Path:
 
 
 def key_of(*content: object) -> str:
-    """The name of what depends on all of this; 32 hex characters."""
+    """32 hex characters that change with any of this."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def derived_array(folder: Path, key: str, make: Callable[[], NDArray]) -> NDArray:
-    """The array of this key, made if no whole one is there; changes to it stay in this process."""
+def derived_array(folder: Path, key: str, compute: Callable[[], NDArray]) -> NDArray:
+    """The array of this key, computed if it is not stored yet; changes to it stay in this process.
+
+    Where the folder cannot be written, every process computes the array; where it cannot be locked, several may.
+    """
     file = folder / f"{key}.array"
     if (found := _mapped(file)) is not None:
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{key}.lock"):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(folder / f"{key}.lock"))
+            except (OSError, NotImplementedError) as error:
+                logger.warning("%s cannot be locked (%s)", file, error)
             if (found := _mapped(file)) is None:
-                _write(file, make())
+                _write(file, compute())
                 found = _mapped(file)
     except OSError as error:
-        logger.warning("%s cannot be kept (%s); it is made again by each process", file, error)
+        logger.warning("%s cannot be stored (%s); every process computes it", file, error)
         found = None
-    return make() if found is None else found
+    return compute() if found is None else found
 
 
 def _mapped(file: Path) -> NDArray | None:
-    """The array if the file is there and whole."""
+    """The array if the file exists and is complete."""
     try:
         with open(file, "rb") as opened:
             header = HEADER.unpack(opened.read(HEADER.size))
@@ -78,11 +85,11 @@ def _mapped(file: Path) -> NDArray | None:
     except FileNotFoundError:
         return None
     except (OSError, struct.error) as error:
-        logger.warning("%s is damaged (%s) and is made anew", file, error)
+        logger.warning("%s is damaged (%s) and is computed again", file, error)
         return None
     magic, dtype, rows, columns, expected = header
     if magic != MAGIC or digest.digest() != expected:
-        logger.warning("%s is damaged and is made anew", file)
+        logger.warning("%s is damaged and is computed again", file)
         return None
     shape = (rows, columns) if columns else (rows,)
     if not rows:
@@ -104,14 +111,3 @@ def _write(file: Path, array: NDArray) -> None:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    """Held by one process of a machine; where the file system knows no locks, all make the same array."""
-    with open(file, "wb") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s)", file, error)
-        yield

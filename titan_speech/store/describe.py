@@ -1,8 +1,8 @@
-"""What a store holds, as a tree for people and as JSON for programs.
+"""Describes a store, as a tree for people and as JSON for programs.
 
 In: the path of a store. Out: its versions, totals per language, task and source, and its parts with tokens, hours and
-fingerprints. All of it comes from the manifest (30 ms at 1,250 shards); only totals per task of a store whose manifest
-lacks them are counted from the sidecars.
+fingerprints. All of it comes from the manifest (30 ms at 1,250 shards); only totals per task are counted from the
+sidecars where the manifest lacks them.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
-"""Samples that may go into a gold pack, in an order no one chose.
+"""Finds candidates for a held-out set, and the samples related to them: same recording or speaker, and copies.
 
-In: stores, and how many samples each part is to give. Out: `Candidate`s. A part is stored in a random order already, so
-its candidates are those that fit, from a place on that the seed gives: a few shards are read, whatever the part's size.
-
-Shapes: N samples of a shard.
-
-Samples that must be held out along with chosen ones: of the same recording or speaker, and copies.
-
-In: stores and chosen samples. Out: every sample of the stores that is related to one of them, and how. One pass over
-four sidecar columns, a thread a shard. Recordings and copies (equal codes by checksum, equal native transcripts by
-hash) are found in any dataset source, speakers in their own: names of speakers mean something there only.
+In: stores, and a part or chosen samples. Out: `Candidate`s in random order, and every `Related` sample of the stores. A
+part is stored in a random order already, so its candidates are the samples that fit, beginning at a place given by the
+seed: a few shards are read, whatever the part's size. Related samples take one pass over four sidecar columns, a thread
+per shard. Recordings and copies (equal codes by checksum, equal native transcripts by hash) are found in any dataset
+source, speakers in their own only, since names of speakers differ between sources.
 
 Shapes: N samples of a shard.
 """
@@ -39,7 +34,7 @@ FRAMING_TOKENS = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """One sample, and where it lies."""
+    """One sample and its place."""
 
     store: int
     part: PartInfo
@@ -61,15 +56,15 @@ class Candidate:
 
 
 def candidates_of(stores: Sequence[Store], key: PartKey, seed: int, max_tokens: int) -> Iterator[Candidate]:
-    """All samples of the key's parts that fit, beginning somewhere; read as they are asked for."""
+    """All samples of a part that fit, in random order and read as they are needed; stores take turns."""
     parts = [
         (number, part)
         for number, store in enumerate(stores)
         for part in store.manifest.parts
         if PartKey(part.dataset_source, part.language, part.kind) == key
     ]
-    streams = [_of_part(stores[number], number, part, seed, max_tokens) for number, part in parts]
-    while streams:  # in turns, so that every store gives some
+    streams = [_candidates_of_part(stores[number], number, part, seed, max_tokens) for number, part in parts]
+    while streams:
         for stream in list(streams):
             candidate = next(stream, None)
             if candidate is None:
@@ -78,7 +73,7 @@ def candidates_of(stores: Sequence[Store], key: PartKey, seed: int, max_tokens: 
                 yield candidate
 
 
-def _of_part(store: Store, number: int, part: PartInfo, seed: int, max_tokens: int) -> Iterator[Candidate]:
+def _candidates_of_part(store: Store, number: int, part: PartInfo, seed: int, max_tokens: int) -> Iterator[Candidate]:
     count = len(part.shards)
     place = xxhash.xxh3_64_intdigest(part.folder.encode(), seed) / 2**64 * count
     first, fraction = int(place), place - int(place)
@@ -127,15 +122,17 @@ def _lengths(table: pa.Table, part: PartInfo) -> tuple[NDArray[np.int64], NDArra
     return table["code_len"].to_numpy().astype(np.int64), text_N
 
 
-def with_references(
+def find_references(
     stores: Sequence[Store], prompts: Sequence[Candidate], max_tokens: int, taken: set[str]
 ) -> list[tuple[Candidate, Candidate | None]]:
-    """Each prompt with another transcribed sample of its speaker that fits beside it, where there is one."""
+    """Each prompt with another transcribed sample of its speaker that fits into the sequence with it, or None."""
     wanted = {(prompt.store, prompt.part.folder) for prompt in prompts if prompt.speaker_id is not None}
     found: dict[str, Candidate] = {}
     for number, folder in sorted(wanted):
         open_prompts = [p for p in prompts if (p.store, p.part.folder) == (number, folder) and p.has_transcript]
-        for candidate in _of_part(stores[number], number, open_prompts[0].part, 0, max_tokens) if open_prompts else ():
+        for candidate in (
+            _candidates_of_part(stores[number], number, open_prompts[0].part, 0, max_tokens) if open_prompts else ()
+        ):
             for prompt in open_prompts:
                 if _is_reference(candidate, prompt, max_tokens) and candidate.sample_id not in taken:
                     found.setdefault(prompt.sample_id, replace(candidate))
@@ -172,8 +169,8 @@ class Related:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a relative shares with a chosen sample."""
+class SharedValues:
+    """What a related sample has in common with a chosen one."""
 
     by: str | None
     """Column of the recording or speaker; None looks for copies only."""
@@ -183,7 +180,7 @@ class Wanted:
     transcripts: pa.Array
 
     @classmethod
-    def of(cls, chosen: Sequence[Candidate], by: str | None) -> Wanted:
+    def of(cls, chosen: Sequence[Candidate], by: str | None) -> SharedValues:
         values: dict[str | None, set[str]] = {}
         for candidate in chosen if by else ():
             value = getattr(candidate, by or "")
@@ -198,8 +195,8 @@ class Wanted:
         )
 
 
-def relatives(stores: Sequence[Store], wanted: Wanted) -> list[Related]:
-    """In the order of stores, parts and samples."""
+def find_related(stores: Sequence[Store], wanted: SharedValues) -> list[Related]:
+    """Every sample that shares a value with a chosen one, in the order of stores, parts and samples."""
     places = [
         (number, part, shard)
         for number, store in enumerate(stores)
@@ -216,7 +213,7 @@ def relatives(stores: Sequence[Store], wanted: Wanted) -> list[Related]:
         return [related for some in found for related in some]
 
 
-def _related_in_shard(store: Store, number: int, part: PartInfo, shard: int, wanted: Wanted) -> list[Related]:
+def _related_in_shard(store: Store, number: int, part: PartInfo, shard: int, wanted: SharedValues) -> list[Related]:
     has_transcripts = part.kind is Kind.SPEECH
     values = wanted.values_of_source.get(part.dataset_source if wanted.by == "speaker_id" else None)
     columns = ["sample_id", "checksum", *(["transcript_hash"] if has_transcripts else [])]
@@ -243,7 +240,7 @@ def _is_in(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.bool_]:
     return pc.is_in(column, value_set=values).to_numpy() & column.is_valid().to_numpy()  # pyright: ignore
 
 
-def num_copies(found: Iterable[Related], candidates: Sequence[Candidate]) -> dict[str, int]:
+def count_copies(found: Iterable[Related], candidates: Sequence[Candidate]) -> dict[str, int]:
     """How many samples have the codes or the transcript of each candidate, itself included."""
     codes, texts = Counter[int](), Counter[str]()
     for related in found:

@@ -26,11 +26,11 @@ from titan_speech.store.files import PartKey
 from titan_speech.store.held_out_candidates import (
     Candidate,
     Related,
-    Wanted,
+    SharedValues,
     candidates_of,
-    num_copies,
-    relatives,
-    with_references,
+    count_copies,
+    find_references,
+    find_related,
 )
 from titan_speech.store.held_out_set import HELD_OUT_NAME, DecodePrompt, HeldOutIds, HeldOutSet, SourceStore
 from titan_speech.store.manifest import Kind, Manifest, PartInfo
@@ -48,7 +48,7 @@ SHARD_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class HeldOutOptions:
-    """How large the pack is and what goes with a sample."""
+    """The size of the set and what is held out with a sample."""
 
     num_ce: int = 1000
     num_decode: int = 64
@@ -60,7 +60,7 @@ class HeldOutOptions:
 
 @dataclass(frozen=True)
 class Choice:
-    """What goes into the pack."""
+    """The chosen samples."""
 
     ce: list[Candidate]
     prompts: list[tuple[Candidate, Candidate | None]]
@@ -77,20 +77,27 @@ def make_held_out_set(
     options: HeldOutOptions = HeldOutOptions(),
     storage: StorageConfig | None = None,
 ) -> HeldOutSet:
-    """The pack at `output`; nothing is written when it cannot be cut."""
+    """Chooses a held-out set from stores and writes it to `output`.
+
+    Raises:
+        DataError: the stores differ in codec, tokenizer or normalization, have too few samples, or would be emptied;
+            nothing is written.
+    """
     if options.by not in BY:
         raise DataError(f"by is {options.by!r}; expected one of {', '.join(BY)}")
     if Path(output).exists():
-        raise DataError(f"{output} exists already and a gold pack is never changed: choose another path or delete it")
+        raise DataError(
+            f"{output} exists already and a held-out set is never changed: choose another path or delete it"
+        )
     stores = [open_store(path, storage) for path in paths]
-    refuse_different(stores, "one gold pack cannot be cut from these stores")
+    refuse_different(stores, "one held-out set cannot be chosen from these stores")
     choice = _choose(stores, options)
     by = None if options.by == "sample" else options.by
-    related = relatives(stores, Wanted.of(choice.all, by))
+    related = find_related(stores, SharedValues.of(choice.all, by))
     _refuse_emptied(related, options)
-    gold = _assemble_held_out_set(stores, choice, related, options)
-    _write(stores, choice, gold, Path(output))
-    return gold
+    held_out = _assemble_held_out_set(stores, choice, related, options)
+    _write(stores, choice, held_out, Path(output))
+    return held_out
 
 
 def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
@@ -107,7 +114,7 @@ def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
         for key, n in quotas.items()
     }
     everyone = [candidate for some in candidates.values() for candidate in some]
-    copies = num_copies(relatives(stores, Wanted.of(everyone, None)), everyone)
+    copies = count_copies(find_related(stores, SharedValues.of(everyone, None)), everyone)
     taken: set[str] = set()
     contents: set[object] = set()
 
@@ -124,11 +131,11 @@ def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
 
     ce = [candidate for key, count in quotas.items() for candidate in pick(key, count)]
     prompts = [c for key, count in decode_of.items() for c in pick(key, count, paired=_is_paired(stores, key))]
-    return Choice(ce, with_references(stores, prompts, options.max_tokens, taken))
+    return Choice(ce, find_references(stores, prompts, options.max_tokens, taken))
 
 
 def ce_quotas(sizes: dict[PartKey, int], num_ce: int) -> dict[PartKey, int]:
-    """By the root of each part's size, between one sample and a tenth of the part."""
+    """Samples to score per part: by the root of its size, between one sample and a tenth of it."""
     caps = {key: max(1, size // MAX_PART_OF) for key, size in sizes.items()}
     if not len(caps) <= num_ce <= sum(caps.values()):
         raise DataError(
@@ -147,7 +154,7 @@ def ce_quotas(sizes: dict[PartKey, int], num_ce: int) -> dict[PartKey, int]:
 
 
 def decode_quotas(stores: Sequence[Store], sizes: Mapping[PartKey, int], num_decode: int) -> dict[PartKey, int]:
-    """Languages in turn; in each the parts with transcripts in turn, or where none has, those of speech alone."""
+    """Samples to generate per part: languages take turns, and in each its parts with transcripts, else all speech."""
     by_language: dict[str, list[PartKey]] = {}
     for key in sorted(sizes):
         if key.kind is Kind.SPEECH:
@@ -158,7 +165,7 @@ def decode_quotas(stores: Sequence[Store], sizes: Mapping[PartKey, int], num_dec
     if turns and num_decode > sum(caps.values()):
         raise DataError(
             f"num_decode is {num_decode:,}; set --num-decode to at most {sum(caps.values()):,}, a tenth of the speech "
-            "that can be spoken"
+            "that can be generated"
         )
     quotas: Counter[PartKey] = Counter()
     while turns and quotas.total() < num_decode:
@@ -184,7 +191,7 @@ def _is_paired(stores: Sequence[Store], key: PartKey) -> bool:
 
 
 def _refuse_emptied(related: Sequence[Related], options: HeldOutOptions) -> None:
-    """A part that is mostly held out has few recordings or speakers, and nothing to train on."""
+    """Refuses to hold out most of a part: it has few recordings or speakers, and nothing to train on would be left."""
     held = Counter((related.store, related.part.folder) for related in related)
     sizes = {(related.store, related.part.folder): related.part.num_samples for related in related}
     emptied = [
@@ -226,7 +233,7 @@ def _prompt(prompt: Candidate, reference: Candidate | None) -> DecodePrompt:
     return DecodePrompt(prompt.sample_id, task, prompt.part.language, reference.sample_id if reference else None)
 
 
-def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Path) -> None:
+def _write(stores: Sequence[Store], choice: Choice, held_out: HeldOutSet, output: Path) -> None:
     seed = stores[0].manifest.seed
     rows: dict[tuple[int, PartInfo, int], list[int]] = {}
     for candidate in choice.all:
@@ -237,9 +244,15 @@ def _write(stores: Sequence[Store], choice: Choice, gold: HeldOutSet, output: Pa
         rewrites.append(ShardRewrite(stores[number].files, part, info, f"{number}-{info.name}", seed, chosen))
     manifest = merged_manifest(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
 
-    def add_gold_file(folder: Path, _: Manifest) -> None:
-        write_atomically(folder / HELD_OUT_NAME, gold.to_json())
+    def add_held_out_file(folder: Path, _: Manifest) -> None:
+        write_atomically(folder / HELD_OUT_NAME, held_out.to_json())
 
     assemble_store(
-        output, manifest, rewrites, shard_bytes=SHARD_BYTES, num_workers=1, verb="gold", finish=add_gold_file
+        output,
+        manifest,
+        rewrites,
+        shard_bytes=SHARD_BYTES,
+        num_workers=1,
+        verb="write",
+        finish=add_held_out_file,
     )

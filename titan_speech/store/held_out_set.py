@@ -1,17 +1,9 @@
-"""gold.json: which samples of which stores are set aside, for ever.
+"""The held-out validation set: which samples of which stores training must never read, and what they are used for.
 
-In: the choice `store held-out` made. Out: canonical JSON beside the manifest of the gold store, and back, checked
-against its fingerprint. Samples are named by id, which holds over merges; for the stores they were cut from also by
-number in each part (named by the part's fingerprint), so that a run over those stores need not read a single id.
-
-A frozen validation set, cut out of stores: samples to score, samples to speak, and all that training must not read.
-
-In: stores of one codec, tokenizer and normalization. Out: a folder that is a store of the chosen samples with gold.json
-beside its manifest. A run that names it in `[data] held_out` never reads any of them, nor what else is held out: by
-default every other segment of their recordings, and exact copies of their codes or transcripts.
-
-Each part (dataset source, language, kind) gives samples in proportion to the root of its size, at least one and at most
-a tenth of it, so every language and every source is scored. Samples with many copies ("yes.") are passed over.
+In: gold.json next to the manifest of a store that `store held-out` made, in a folder or at s3://bucket/prefix. Out:
+`HeldOutSet`, checked against its fingerprint, and back to canonical JSON. Samples are named by id, which stays the same
+over merges; for the stores they were chosen from also by number in each part (named by the part's fingerprint), so that
+a run over those stores need not read a single id.
 """
 
 from __future__ import annotations
@@ -33,7 +25,7 @@ HELD_OUT_VERSION = 1
 
 @dataclass(frozen=True)
 class SourceStore:
-    """A store the gold pack was cut from."""
+    """A store that samples were chosen from."""
 
     name: str
     fingerprint: str
@@ -41,7 +33,7 @@ class SourceStore:
 
 @dataclass(frozen=True)
 class DecodePrompt:
-    """What is spoken at every checkpoint."""
+    """A sample that is generated at every checkpoint."""
 
     sample_id: str
     task: str
@@ -53,10 +45,10 @@ class DecodePrompt:
 
 @dataclass(frozen=True)
 class HeldOutIds:
-    """Every sample training must not read, by why."""
+    """Every sample that training must not read, by the reason."""
 
     chosen: tuple[str, ...]
-    """Samples of the gold store: scored, spoken, or references of those."""
+    """Samples in the held-out store itself: scored, generated, or reference speech of those."""
     recording: tuple[str, ...] = ()
     """Other samples of their recordings or speakers."""
     duplicate: tuple[str, ...] = ()
@@ -69,11 +61,11 @@ class HeldOutIds:
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """A frozen validation set."""
+    """A held-out validation set, which is never changed."""
 
     seed: int
     by: str
-    """source_video_id, speaker_id or sample: what is held out along with a chosen sample."""
+    """source_video_id, speaker_id or sample: what else is held out with a chosen sample."""
     max_tokens: int
     stores: tuple[SourceStore, ...]
     ce: tuple[str, ...]
@@ -97,27 +89,31 @@ def _fingerprint(content: dict[str, Any]) -> str:
 
 
 def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -> HeldOutSet:
-    """Of a folder, or of s3://bucket/prefix."""
+    """Reads the held-out set in a folder or at s3://bucket/prefix.
+
+    Raises:
+        DataError: there is none, or it is damaged or newer than this version.
+    """
     file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).read(HELD_OUT_NAME)
     if text is None:
         raise DataError(
-            f"no gold pack at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store held-out"
+            f"no held-out set at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store held-out"
         )
     try:
         content = json.loads(text)
         version = content["gold_version"]
         if version != HELD_OUT_VERSION:
             raise DataError(f"{file} has version {version!r}, this titan_speech reads {HELD_OUT_VERSION}; upgrade it")
-        gold = _parse_held_out_set(content)
+        held_out = _parse_held_out_set(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file} is damaged ({error!r}); restore it") from error
-    if gold.fingerprint != gold.sealed().fingerprint:
+    if held_out.fingerprint != held_out.sealed().fingerprint:
         raise DataError(
             f"{file} is damaged: its content is not what its fingerprint says; it is never edited: restore it"
         )
-    return gold
+    return held_out
 
 
 def _parse_held_out_set(content: dict[str, Any]) -> HeldOutSet:

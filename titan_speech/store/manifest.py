@@ -1,10 +1,14 @@
 """manifest.json: what a token store holds, file by file. Written last and never changed.
 
-In: the dataclasses below. Out: canonical JSON and back, checked for version, shape and fingerprint. Reading
-costs 22 ms per 1,000 shards; a store of 80 M samples has about 1,250 shards of 128 MB.
+In: the dataclasses below. Out: canonical JSON and back, checked for version, shape and fingerprint. Reading takes 22 ms
+per 1,000 shards; a store of 80 M samples has about 1,250 shards of 128 MB.
 
-Compatibility promise: a reader of format version N reads every version up to N. Inside a version keys may be
-added, none changes its meaning; a newer version is refused.
+Compatibility promise: a reader of format version N reads every version up to N. Inside a version keys may be added, and
+no key changes its meaning; a newer version is refused.
+
+The normalization version names the rules that every text goes through, and after a plus the cleaning that chose the
+texts (`text-1...+clean-1...`, from `text prepare`); a merged store names several. The rules must be the same in a whole
+store, or one word has two spellings; which texts were chosen may differ by part.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_p
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-# Left out of the fingerprint: what may be reworded without touching a token, and what follows from the rest.
+# Not fingerprinted: what may be reworded without changing a token, and what follows from the rest.
 NOT_FINGERPRINTED = frozenset({"name", "licence", "created", "totals", "xxh3_128", "fingerprint"})
 
 
 class Kind(StrEnum):
-    """What the .tokens files of a part hold."""
+    """The content of the .tokens files of a part."""
 
     SPEECH = "speech"
     TEXT = "text"
@@ -36,7 +40,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class CodecInfo:
-    """The codec that made the codes; its hash says which weights."""
+    """The codec that made the codes; its hash identifies the weights."""
 
     name: str
     hash: str
@@ -59,7 +63,7 @@ class FileInfo:
     num_bytes: int
     sha256: str
     xxh3_128: str = ""
-    """Of the same bytes, for reading (checksum.py); empty in stores that were built without it."""
+    """Of the same bytes, for fast verification (checksum.py); empty in stores that were built without it."""
 
     def __post_init__(self) -> None:
         """A manifest comes from outside, and its paths become paths here."""
@@ -70,7 +74,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """Some samples of a part, in stored order."""
+    """A shard: consecutive samples of a part, in stored order."""
 
     name: str
     num_samples: int
@@ -114,7 +118,7 @@ class PartInfo:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of the part, wherever the part lies; 16 hex characters."""
+        """16 hex characters that change with any byte of the part, in whatever store it is."""
         return content_fingerprint(_part_content(self))
 
     @property
@@ -125,7 +129,7 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class Totals:
-    """What several parts hold together."""
+    """Sums over several parts."""
 
     num_samples: int
     num_tokens: int
@@ -142,7 +146,7 @@ class Totals:
 
 @dataclass(frozen=True, order=True)
 class TaskTotals:
-    """How many samples of a part a task can read."""
+    """Number of samples of a part that a task can read."""
 
     part: str
     task: str
@@ -151,7 +155,7 @@ class TaskTotals:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything known about a store without opening a shard."""
+    """Everything that is known about a store without opening a shard."""
 
     name: str
     licence: str
@@ -162,7 +166,7 @@ class Manifest:
     parts: tuple[PartInfo, ...]
     created: str | None = None
     tasks: tuple[TaskTotals, ...] | None = None
-    """None where the manifest does not say."""
+    """None in manifests that were written without them."""
     format_version: int = FORMAT_VERSION
     fingerprint: str = ""
 
@@ -176,7 +180,7 @@ class Manifest:
         return [file for part in self.parts for shard in part.shards for file in shard.files]
 
     def sealed(self) -> Manifest:
-        """With its fingerprint, as it is written."""
+        """The manifest with its fingerprint, as it is written."""
         return replace(self, fingerprint=content_fingerprint(self._content()))
 
     def totals_by(self, attribute: str) -> dict[str, Totals]:
@@ -199,7 +203,7 @@ class Manifest:
 
     @staticmethod
     def _task_content(tasks: tuple[TaskTotals, ...]) -> dict[str, Any]:
-        """Samples of each task by part, and in all."""
+        """Number of samples of each task, by part and in all."""
         by_part: dict[str, dict[str, int]] = {}
         for totals in tasks:
             by_part.setdefault(totals.task, {})[totals.part] = totals.num_samples
@@ -213,7 +217,7 @@ class Manifest:
 
 
 def _part_content(part: PartInfo) -> dict[str, Any]:
-    """As the manifest has it: sha256 alone is a file's identity."""
+    """The part's entry in the manifest, without xxh3-128: sha256 alone is a file's identity."""
     content = asdict(part)
     for shard in content["shards"]:
         for file in shard["files"]:
@@ -222,13 +226,17 @@ def _part_content(part: PartInfo) -> dict[str, Any]:
 
 
 def content_fingerprint(content: dict[str, Any]) -> str:
-    """Changes when any token, its order or its meaning changes; 16 hex characters."""
+    """16 hex characters that change when any token, its order or its meaning changes."""
     kept = {key: value for key, value in content.items() if key not in NOT_FINGERPRINTED}
     canonical = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def read_manifest(store: Path) -> Manifest:
+    """
+    Raises:
+        DataError: there is no store in the folder, or its manifest is damaged or newer than this version.
+    """
     file = store / MANIFEST_NAME
     if not file.is_file():
         raise DataError(f"no token store at {store}: {MANIFEST_NAME} is missing; {_hint(store)}")
@@ -236,7 +244,7 @@ def read_manifest(store: Path) -> Manifest:
 
 
 def manifest_of_text(text: bytes, where: str) -> Manifest:
-    """`where` is the file or object it was read from."""
+    """As `read_manifest`; `where` names the file or object that the text was read from."""
     try:
         content = json.loads(text)
         version = content["format_version"]
@@ -252,12 +260,12 @@ def manifest_of_text(text: bytes, where: str) -> Manifest:
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 UPGRADES: dict[int, Upgrade] = {}
-"""Format version N to what makes content of version N + 1 of a manifest's; applied in turn when one is read, after its
+"""By format version N, the function that makes content of version N + 1 of a manifest's; applied in turn after the
 fingerprint was checked. Version 1 is the first, so the table is empty."""
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """The content as this version has it; the fingerprint stays that of the store as it lies there."""
+    """The content in this format version; the fingerprint stays that of the store as it was written."""
     for version in range(content["format_version"], FORMAT_VERSION):
         kept = {"fingerprint": content["fingerprint"], "format_version": version + 1}
         content = UPGRADES[version](content) | kept
@@ -269,7 +277,7 @@ def _hint(store: Path) -> str:
         near = store.parent if store.parent.is_dir() else Path(".")
         found = sorted(path.parent.name for path in near.glob(f"*/{MANIFEST_NAME}"))[:8]
         return f"the folder does not exist; stores in {near}: {', '.join(found) or 'none'}"
-    return "the folder is no store, or its build was cut short: build it again"
+    return "the folder is not a store, or its build was cut short: build it again"
 
 
 def _parsed(content: dict[str, Any], file: str) -> Manifest:
@@ -330,12 +338,12 @@ _AND, _CLEANING = " and ", "+"
 
 
 def split_versions(version: str) -> list[str]:
-    """The versions a manifest's string names; each row of its sidecars has one of them."""
+    """The versions that a manifest's string names; each row of its sidecars has one of them."""
     return version.split(_AND)
 
 
 def rules_in(version: str) -> set[str]:
-    """The rules alone, without cleaning."""
+    """The rules in a manifest's string, without cleaning."""
     return {one.partition(_CLEANING)[0] for one in split_versions(version)}
 
 
@@ -345,5 +353,5 @@ def join_versions(versions: Iterable[str]) -> str:
 
 
 def replace_rules(version: str, rules: str) -> str:
-    """The same texts brought to other rules: cleaning is kept."""
+    """The version of the same texts after normalization by other rules: cleaning is kept."""
     return join_versions(rules + "".join(one.partition(_CLEANING)[1:]) for one in split_versions(version))

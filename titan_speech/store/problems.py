@@ -17,7 +17,7 @@ MAX_PROBLEMS = 1000
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind` groups problems of many samples; `detail` says what was found and what was expected."""
+    """One problem of a sample; `kind` groups problems of many samples, `detail` says what was found and expected."""
 
     kind: str
     detail: str
@@ -25,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemGroup:
-    """All problems of one kind: the line of the first offender, and how many there are."""
+    """All problems of one kind: the line of the first sample, and how many samples there are."""
 
     first: str
     count: int
@@ -33,7 +33,7 @@ class ProblemGroup:
 
 
 class Problems:
-    """First offender and number of offenders per kind."""
+    """The first sample and the number of samples per kind of problem."""
 
     def __init__(self, what_failed: str, limit: int | None = MAX_PROBLEMS) -> None:
         self._what_failed, self._limit = what_failed, limit
@@ -44,14 +44,18 @@ class Problems:
         return sum(found.count for found in self.found.values())
 
     def add(self, sample_id: str, problem: Problem, count: int = 1, place: str | None = None) -> None:
-        """`count` samples with this problem, of which `sample_id` is the first; `place` says where it lies."""
+        """Adds `count` samples with this problem, of which `sample_id` is the first; `place` is its place in the input.
+
+        Raises:
+            DataError: the limit is reached.
+        """
         where = f" of {place}" if place else ""
         self._add(problem.kind, ProblemGroup(f"sample {sample_id!r}{where}: {problem.detail}", count))
         if self._limit is not None and self.count >= self._limit:
             self.raise_if_any()
 
     def merge(self, found: Mapping[str, ProblemGroup]) -> None:
-        """Adds what another process found; its first offenders come after those known already."""
+        """Adds what another process found; the first samples known already stay the first."""
         for kind, more in found.items():
             self._add(kind, more)
 
@@ -64,16 +68,14 @@ class Problems:
             raise DataError(f"{self._what_failed}; correct these or leave them out:\n{self.lines()}")
 
     def lines(self) -> str:
-        return "\n".join(f"  {found.first}{_rest(found)}" for found in self.found.values())
+        """One line per kind of problem."""
+        counts = {kind: f" (and {one.count - 1} more {one.noun})" for kind, one in self.found.items() if one.count > 1}
+        return "\n".join(f"  {one.first}{counts.get(kind, '')}" for kind, one in self.found.items())
 
 
 def combine_problems(all_found: Iterable[Mapping[str, ProblemGroup]], what_failed: str = "") -> Problems:
-    """What several processes found, all of it counted."""
+    """Combines what several processes found, without a limit."""
     problems = Problems(what_failed, limit=None)
     for found in all_found:
         problems.merge(found)
     return problems
-
-
-def _rest(found: ProblemGroup) -> str:
-    return f" (and {found.count - 1} more {found.noun})" if found.count > 1 else ""

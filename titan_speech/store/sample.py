@@ -45,7 +45,7 @@ _LEAST, _LARGEST = -(2**31), 2**31 - 1  # whole numbers of a sidecar have 32 bit
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInfo:
-    """What an importer knows about a sample."""
+    """A sample's metadata as an importer knows it."""
 
     sample_id: str
     """Unique in the store."""
@@ -63,7 +63,7 @@ class SampleInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRow(SampleInfo):
-    """A row of the sidecar; `code_len` counts the tokens in .tokens, `text_len_V` those in .text.V."""
+    """A row of the sidecar; `code_len` counts the sample's tokens in .tokens, `text_len_V` those in .text.V."""
 
     code_len: int
     checksum: int
@@ -103,7 +103,7 @@ ROW_SCHEMA = pa.schema([(field.name, _arrow_type(field.name)) for field in field
 
 
 def stored_columns(kind: Kind, variants: tuple[str, ...]) -> list[str]:
-    """Columns of a part's sidecar: none of absent variants, and no transcripts in text parts."""
+    """Columns of a part's sidecar: without those of absent variants, and without transcripts in text parts."""
     always = ("native", "romanized") if kind is Kind.SPEECH else ()
     dropped = {f"transcript_{v}" for v in VARIANTS if v not in variants and v not in always}
     dropped |= {f"text_len_{v}" for v in VARIANTS if v not in variants}
@@ -113,7 +113,7 @@ def stored_columns(kind: Kind, variants: tuple[str, ...]) -> list[str]:
 
 
 def info_problems(info: SampleInfo) -> list[Problem]:
-    """What is wrong with a sample's metadata."""
+    """Problems of a sample's metadata."""
     problems = []
     if not info.sample_id:
         problems.append(Problem("id", "empty sample_id"))
@@ -149,7 +149,7 @@ def _number_problems(info: SampleInfo) -> list[Problem]:
 
 @lru_cache(maxsize=4096)
 def _part_problems(dataset_source: str, language: str) -> tuple[Problem, ...]:
-    """Many samples share a source and a language."""
+    """Problems of source and language, cached since many samples share them."""
     problems = []
     if not _SOURCE.fullmatch(dataset_source):
         detail = f"dataset_source {dataset_source!r}: expected letters, digits, '-' and '_'"
@@ -161,11 +161,13 @@ def _part_problems(dataset_source: str, language: str) -> tuple[Problem, ...]:
 
 
 def is_language(tag: str) -> bool:
+    """Whether the tag is BCP 47 with a known or three-letter primary subtag."""
     match = _LANGUAGE.fullmatch(tag)
     return match is not None and (len(match["primary"]) == 3 or match["primary"] in _TWO_LETTER_LANGUAGES)
 
 
 def code_problems(codes_N: NDArray) -> list[Problem]:
+    """Problems of a sample's codes: shape, type, range."""
     if codes_N.ndim != 1 or (codes_N.size and codes_N.dtype.kind not in "iu"):
         detail = f"codes are {codes_N.dtype} of shape {codes_N.shape}: expected one row of integers"
         return [Problem("code type", detail)]
@@ -185,6 +187,7 @@ def code_problems(codes_N: NDArray) -> list[Problem]:
 
 
 def transcript_problems(transcripts: Mapping[str, str]) -> list[Problem]:
+    """Problems of the transcripts of a sample of speech, by variant."""
     problems = [
         Problem("variant", f"unknown transcript variant {name!r}: expected one of {', '.join(SPEECH_VARIANTS)}")
         for name in transcripts
@@ -194,6 +197,7 @@ def transcript_problems(transcripts: Mapping[str, str]) -> list[Problem]:
 
 
 def text_problems(texts: Mapping[str, str]) -> list[Problem]:
+    """Problems of texts, by the name each has in messages."""
     return unwritable_problems(texts) + [
         Problem(f"blank {name}", f"blank {name} text: expected characters, or no {name} text at all")
         for name, text in texts.items()
@@ -202,7 +206,7 @@ def text_problems(texts: Mapping[str, str]) -> list[Problem]:
 
 
 def unwritable_problems(texts: Mapping[str, str]) -> list[Problem]:
-    """JSON can spell half of a surrogate pair, where a text was cut inside an emoji; UTF-8 cannot."""
+    """Texts that UTF-8 cannot write: JSON can spell half of a surrogate pair, where a text was cut inside an emoji."""
     problems = []
     for name, text in texts.items():
         try:
@@ -221,16 +225,20 @@ SLACK_SHARE = 0.02
 
 
 def duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float) -> float:
-    """The difference as a multiple of what is tolerated; up to 1 they agree."""
+    """How far a segment's codes and times are apart, as a multiple of what is tolerated: up to 1 they match.
+
+    Codecs pad and fill up their last frame, times are rounded or on a grid of their own: a few codes more or less prove
+    nothing.
+    """
     expected = duration_sec * codes_per_sec
     return abs(num_codes - expected) / (SLACK_CODES + SLACK_SHARE * expected)
 
 
 def describe_duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float) -> str:
-    """What was found."""
+    """What was found, for messages."""
     return f"{num_codes} codes; its times ({duration_sec:.2f} s) make {duration_sec * codes_per_sec:.0f}"
 
 
 def duration_of(info: SampleInfo) -> float | None:
-    """Seconds, where both times are known."""
+    """Duration in seconds by the sample's times; None unless both are known."""
     return None if info.start_time is None or info.end_time is None else info.end_time - info.start_time

@@ -1,11 +1,11 @@
-"""How many samples of a store each task can read.
+"""Counts the samples of a store that each task can read.
 
-In: the sidecars of a store's parts. Out: `TaskTotals` for every part and task that has any, which a manifest keeps
+In: the sidecars of a store's parts. Out: `TaskTotals` for every part and task with samples, which a manifest keeps
 under `totals.task`. A sample counts for tts when it has a transcript in some variant, for clone when another
-transcribed sample of its part has its speaker, for continuation from two codes on; a text sample counts for
-instruction when it has a user's words, else for text. Which of them fit a sequence length is the plan's to say.
+transcribed sample of its part has the same speaker, for continuation from two codes on; a text sample counts for
+instruction when it has a user's words, else for text. The data plan decides which of them fit into a sequence.
 
-Reads four columns a sample; speakers are counted by hash, 12 bytes for each speaker of a shard.
+Reads four columns; speakers are counted by hash, 12 bytes per speaker of a shard.
 """
 
 from __future__ import annotations
