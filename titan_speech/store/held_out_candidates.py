@@ -130,9 +130,9 @@ def find_references(
     found: dict[str, Candidate] = {}
     for number, folder in sorted(wanted):
         open_prompts = [p for p in prompts if (p.store, p.part.folder) == (number, folder) and p.has_transcript]
-        for candidate in (
-            _candidates_of_part(stores[number], number, open_prompts[0].part, 0, max_tokens) if open_prompts else ()
-        ):
+        if not open_prompts:
+            continue
+        for candidate in _candidates_of_part(stores[number], number, open_prompts[0].part, 0, max_tokens):
             for prompt in open_prompts:
                 if _is_reference(candidate, prompt, max_tokens) and candidate.sample_id not in taken:
                     found.setdefault(prompt.sample_id, replace(candidate))
