@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from titan_speech.estimate.devices import DEVICES  # noqa: E402
-from titan_speech.estimate.run import estimate_runs  # noqa: E402
-from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate  # noqa: E402
+from titan_speech.estimate.estimate_run import estimate_runs  # noqa: E402
+from titan_speech.estimate.result import EstimateRequest, RunEstimate  # noqa: E402
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 FOLDER, PAGE = ROOT / "train_configs", ROOT / "train_configs" / "README.md"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from titan_speech.generate.decode import Decoding, generate_codes
 from titan_speech.generate.load import load_run
+from titan_speech.generate.sampling import Decoding, generate_codes
 from titan_speech.tokenization.prompt_template import Parts, Task
 
 TEXT = "Please hold the line."

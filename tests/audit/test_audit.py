@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.audit import report as audit_report
+from titan_speech.audit.draw import choose, fair_quotas
 from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts
 from titan_speech.audit.page import page
 from titan_speech.audit.rules import RULE_NAMES, read_thresholds
-from titan_speech.audit.sample import choose, fair_quotas
 from titan_speech.audit.sound import Sound, mulaw_wav
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec

@@ -22,11 +22,11 @@ from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.compare import comparison
 from titan_speech.estimate.data_usage import data_usage
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, REFERENCES
+from titan_speech.estimate.estimate_run import count_run, estimate_runs, predict_run
 from titan_speech.estimate.offline import PUBLISHED_ROWS, offline_config, run_vocabulary
 from titan_speech.estimate.record import RECORD_FORMAT, estimate_record
 from titan_speech.estimate.report import report_page
-from titan_speech.estimate.run import count_run, estimate_runs, predict_run
-from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate, count_storage
+from titan_speech.estimate.result import EstimateRequest, RunEstimate, count_storage
 from titan_speech.estimate.speed import link_rate, neighbour_rate, predict
 from titan_speech.estimate.step_trace import (
     Collective,

@@ -24,8 +24,8 @@ from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import CheckpointError, ModelError
-from titan_speech.generate.decode import Decoding
 from titan_speech.generate.load import load_run
+from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import Reference, SpeechModel
 from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export

@@ -10,8 +10,8 @@ import pytest
 
 from tests.runs import ROOT, train_well
 from titan_speech.codec.load import load_codec
-from titan_speech.generate.decode import Decoding, generate_codes
 from titan_speech.generate.load import load_run
+from titan_speech.generate.sampling import Decoding, generate_codes
 from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SampleInfo, SampleRow
 from titan_speech.store.writer import StoreWriter

@@ -16,9 +16,9 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.dry_run import MAX_BASE_ROWS, dry_run, shortened
+from titan_speech.estimate.estimate_run import estimate_runs
 from titan_speech.estimate.offline import run_shape
-from titan_speech.estimate.run import estimate_runs
-from titan_speech.estimate.run_estimate import EstimateRequest, RunEstimate
+from titan_speech.estimate.result import EstimateRequest, RunEstimate
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.vocabulary import NUM_CODES, NUM_SPECIAL_ROWS
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from titan_speech.audit.draw import AuditSample
 from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditReport, LanguageReport, percent
 from titan_speech.audit.rules import RULES, Rule
-from titan_speech.audit.sample import AuditSample
 from titan_speech.audit.sound import Sound
 
 MAX_TEXT_CHARS = 400

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 
 from titan_speech.audit.checks import CHECKS, AuditContext, rate_per_code, rate_per_sec
+from titan_speech.audit.draw import AuditSample, ChosenPart, read_samples
 from titan_speech.audit.measures import (
     MIN_SAMPLES,
     Histogram,
@@ -27,7 +28,6 @@ from titan_speech.audit.measures import (
     rate_distribution,
 )
 from titan_speech.audit.rules import RULES, Rule, Thresholds
-from titan_speech.audit.sample import AuditSample, ChosenPart, read_samples
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Store
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

@@ -15,7 +15,7 @@ from titan_speech.estimate.devices import DEVICES
 
 if TYPE_CHECKING:
     from titan_speech.config.load import LoadedConfig
-    from titan_speech.estimate.run_estimate import EstimateRequest
+    from titan_speech.estimate.result import EstimateRequest
 
 
 def estimate(args: argparse.Namespace) -> None:
@@ -29,9 +29,9 @@ def estimate(args: argparse.Namespace) -> None:
         loaded.append(load_config(["--job.config_file", args.against], world_size=args.world_size))
 
     from titan_speech.estimate.compare import comparison
+    from titan_speech.estimate.estimate_run import estimate_runs
     from titan_speech.estimate.record import estimate_record
     from titan_speech.estimate.report import report_page
-    from titan_speech.estimate.run import estimate_runs
 
     estimates = estimate_runs([_question(one, args) for one in loaded])
     if args.json:
@@ -42,7 +42,7 @@ def estimate(args: argparse.Namespace) -> None:
 
 
 def _question(loaded: LoadedConfig, args: argparse.Namespace) -> EstimateRequest:
-    from titan_speech.estimate.run_estimate import EstimateRequest
+    from titan_speech.estimate.result import EstimateRequest
 
     return EstimateRequest(
         config=loaded.config,

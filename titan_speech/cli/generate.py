@@ -19,7 +19,7 @@ from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
-    from titan_speech.generate.decode import Decoding
+    from titan_speech.generate.sampling import Decoding
     from titan_speech.generate.synthesize import Reference
     from titan_speech.hf.model_card import ModelRecord
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def generate(args: argparse.Namespace) -> None:
     """Synthesize every text; whatever can be refused is refused before the model is loaded."""
     from titan_speech.codec.load import load_codec
-    from titan_speech.generate.outputs import check_outputs, wav_names, write_record, write_speech
     from titan_speech.generate.synthesize import SpeechModel
+    from titan_speech.generate.write_speech import check_outputs, wav_names, write_record, write_speech
     from titan_speech.hf.model_card import read_record
 
     texts = _texts(args)
@@ -63,9 +63,9 @@ def generate(args: argparse.Namespace) -> None:
 def sample(args: argparse.Namespace) -> None:
     """Synthesize one text with the weights of a run's checkpoint."""
     from titan_speech.codec.load import load_codec
-    from titan_speech.generate.decode import check_codec, generate_codes, prompt_parts
     from titan_speech.generate.load import load_run
-    from titan_speech.generate.outputs import check_outputs, wav_names, write_speech
+    from titan_speech.generate.sampling import check_codec, generate_codes, prompt_parts
+    from titan_speech.generate.write_speech import check_outputs, wav_names, write_speech
 
     check_outputs(wav_names(args.output), overwrite=args.overwrite)
     codec = load_codec(args.codec)
@@ -79,7 +79,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def _decoding(args: argparse.Namespace, codec: Codec) -> Decoding:
-    from titan_speech.generate.decode import Decoding
+    from titan_speech.generate.sampling import Decoding
 
     return Decoding(
         temperature=args.temperature,

@@ -61,9 +61,9 @@ def store_audit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def store_audit(args: argparse.Namespace) -> int:
+    from titan_speech.audit.draw import choose
     from titan_speech.audit.page import page
     from titan_speech.audit.report import audit, to_json
-    from titan_speech.audit.sample import choose
     from titan_speech.audit.sound import open_sound
     from titan_speech.store.reader import check_tokenizer, open_store
     from titan_speech.tokenization.text_tokenizer import TextTokenizer

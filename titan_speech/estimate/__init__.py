@@ -16,5 +16,6 @@ step_trace.py           memory by component, FLOPs, bytes sent; extrapolated fro
   |  speed.py           seconds per step
   |  dry_run.py         on request: two layers that really take steps, on a fake process group
   v
-run_estimate.py         `RunEstimate`, made by run.py; report.py: a page, record.py: JSON, compare.py: two side by side
+result.py               `RunEstimate`, which estimate_run.py fills
+  |  report.py          as a page     record.py   as JSON     compare.py   two side by side
 """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from titan_speech.estimate.run_estimate import RunEstimate
+from titan_speech.estimate.result import RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition
 from titan_speech.utils.text_table import gigabytes, large, table_lines

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, REFERENCE_SOURCE, REFERENCES
-from titan_speech.estimate.run_estimate import RunEstimate
+from titan_speech.estimate.result import RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, enabled_features, excluded_features
 

@@ -11,7 +11,7 @@ from textwrap import wrap
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
-from titan_speech.estimate.run_estimate import RankEstimate, RunEstimate
+from titan_speech.estimate.result import RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, excluded_features
 from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.generate.decode import Decoding, Generated
+from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.hf.model_card import ModelRecord, read_record
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.tokenization.prompt_template import Grammar, Parts, Task

@@ -1,8 +1,9 @@
 """The learning rate of each step, in closed form from the token budget.
 
-In: `Budget.lr_factor`. Out: TorchTitan's scheduler container that uses it. TorchTitan's own schedule has one virtual
-extra step, so it approaches the final rate without reaching it; this one reaches it exactly at the last step. The final
-rate and the end of warmup are the same at any world size.
+The formula itself is `Budget.learning_rate` in config/budget.py. In: `Budget.lr_factor`. Out: TorchTitan's scheduler
+container that uses it. TorchTitan's own schedule has one virtual extra step, so it approaches the final rate without
+reaching it; this one reaches it exactly at the last step. The final rate and the end of warmup are the same at any
+world size.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from titan_speech.estimate.data_usage import data_usage
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.offline import RunVocabulary, offline_config, run_shape, run_vocabulary
-from titan_speech.estimate.run_estimate import (
+from titan_speech.estimate.result import (
     EstimateRequest,
     Memory,
     RankEstimate,
