@@ -37,8 +37,8 @@ import numpy as np
 
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures, seconds
-from titan_speech.data.collate import Pack
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
+from titan_speech.data.pack_layout import Pack
 from titan_speech.data.packing import BLOCK_DOCUMENTS, PackCounts, num_best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.store.manifest import CodecInfo

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from titan_speech.data.collate import split_labels
+from titan_speech.data.pack_layout import split_labels
 from titan_speech.data.plan import DataPlan
 from titan_speech.hf.expand import expand
 from titan_speech.hf.row_initialization import NewRows

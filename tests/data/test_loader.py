@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.plan_samples import SEQ_LEN, World, make_world
-from titan_speech.data.collate import IGNORE_INDEX, PADDING_SLOT, Pack, PackedBatch
 from titan_speech.data.inspect import order_digest, order_lines, show_lines
 from titan_speech.data.loader import Batch, PlanDataset, Prefetcher, SpeechDataLoader
+from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_SLOT, Pack, PackedBatch
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.errors import CheckpointError, DataError

@@ -8,7 +8,7 @@ import torch
 from torchtitan.components.loss import ChunkedLossWrapper
 
 from tests.model.test_model import debug_model, transformers_twin
-from titan_speech.data.collate import encode_labels
+from titan_speech.data.pack_layout import encode_labels
 from titan_speech.tokenization.vocabulary import TokenKind
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey, group_losses
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from titan_speech.data.collate import IGNORE_INDEX, encode_labels
+from titan_speech.data.pack_layout import IGNORE_INDEX, encode_labels
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
 from titan_speech.training.jsonl_log import JsonlLogger

@@ -14,7 +14,8 @@
       v
     streams                 one source in one language: token counts, fill
       |  mixture.py             shares of tokens by source and language, within limits
-      |  mixture_solver.py      the nearest shares that keep the limits; whole packs per cycle of 65,536 slots
+      |  mixture_solver.py      the nearest shares that keep the limits
+      |  quotas.py              shares as whole packs per cycle of 65,536 slots
       |  order.py               slot g -> stream, j;  keyed permutations
       |  planned_streams.py     one record per stream, and the fingerprint of all of them
       v
@@ -23,7 +24,7 @@
       |  phase_files.py         phases on disk, next to checkpoints
       |  phase_changes.py       the phase that the configuration asks for, and what changed
       |  plan.py                DataPlan.pack(g): all of the above
-      |  collate.py             ids, labels and positions of packs (the stream in the high bits of a label)
+      |  pack_layout.py         ids, labels and positions of packs (the stream in the high bits of a label)
       v
     packs
       |  slots.py               which rank computes which slot of a step, and when

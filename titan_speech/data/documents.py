@@ -1,7 +1,8 @@
 """Samples of a store read as one task.
 
 In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
-the tokens of any documents as views of the store between template tokens (token_runs.py), which a batch copies once.
+the tokens of any documents as views of the store between template tokens, which a batch copies once
+(tokenization/token_runs.py).
 There is one document number per sample, so order and packing need no index of their own; a sample that cannot be read
 as the task (no transcript, no other segment of its speaker) is a document of length 0.
 

@@ -31,8 +31,8 @@ import xxhash
 
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.data.collate import IGNORE_INDEX, PADDING_SLOT, Pack, pack_digest
 from titan_speech.data.loader import SpeechDataLoader
+from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_SLOT, Pack, pack_digest
 from titan_speech.data.phases import PhaseEnd
 from titan_speech.data.plan import DataPlan, SampleRef
 from titan_speech.data.slots import SlotBatches

@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
-from titan_speech.data.collate import PADDING_PACK_PLAN, PADDING_SLOT, PackedBatch
+from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackedBatch
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape

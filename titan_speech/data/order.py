@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.mixture_solver import CYCLE_SLOTS, UNITS_PER_PACK, round_shares_to_units, round_table
+from titan_speech.data.quotas import CYCLE_SLOTS, UNITS_PER_PACK, round_shares_to_units, round_table
 
 ORDER_VERSION = 2  # raised when the same tables would give another order
 CELL_WEIGHT, MARGIN_WEIGHT = 5, 4  # of a cell's own lag, and of its source's and language's

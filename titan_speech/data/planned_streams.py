@@ -26,10 +26,10 @@ from titan_speech.config.schema_data import SourceConfig
 from titan_speech.data.documents import VIEWS_VERSION, Documents, is_splittable
 from titan_speech.data.held_out import HeldOut
 from titan_speech.data.mixture import StreamSize
-from titan_speech.data.mixture_solver import CYCLE_SLOTS
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.packing import BLOCK_DOCUMENTS, Blocks, PackCounts, PackingRules
+from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource
 from titan_speech.data.streams import SplitStream, WholeStream

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from titan_speech.data.collate import PADDING_SLOT
+from titan_speech.data.pack_layout import PADDING_SLOT
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.store.files import LookAhead, StoreFiles

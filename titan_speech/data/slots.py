@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.config.budget import num_microbatches
-from titan_speech.data.collate import PADDING_SLOT
+from titan_speech.data.pack_layout import PADDING_SLOT
 from titan_speech.data.shuffle_partitions import LocalityKeysOf
 
 

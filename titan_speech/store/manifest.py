@@ -63,7 +63,7 @@ class FileInfo:
     num_bytes: int
     sha256: str
     xxh3_128: str = ""
-    """Of the same bytes, for fast verification (checksum.py); empty in stores that were built without it."""
+    """Of the same bytes, for fast verification (utils/checksum.py); empty in stores that were built without it."""
 
     def __post_init__(self) -> None:
         """A manifest comes from outside, and its paths become paths here."""

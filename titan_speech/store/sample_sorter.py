@@ -6,7 +6,8 @@ reported to `on_duration_mismatch` and kept.
 
 Memory: a batch of 1,024 samples as they came, then compact rows and arrays until `RUN_BYTES` of tokens (64 MB) or
 `RUN_SAMPLES` samples of all parts together are there and each part writes its run: 310 MB of process with transcripts,
-and up to 50 MB for words that were tokenized before (word_ids.py). Rates are in benchmarks/results/build.json.
+and up to 50 MB for words that were tokenized before (tokenization/word_ids.py). Rates are in
+benchmarks/results/build.json.
 """
 
 from __future__ import annotations

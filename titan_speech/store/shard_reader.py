@@ -1,7 +1,7 @@
 """Reads the files of one shard: columns and rows of its sidecar, and the samples of its token files as views.
 
 In: a shard's entry in the manifest and the store's files (files.py). Out: `Samples`, any of which is a slice; sidecar
-columns and rows. Each file is opened and verified when it is first used (checksum.py).
+columns and rows. Each file is opened and verified when it is first used (utils/checksum.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cross-entropy over text and speech tokens, with sums per group from the same pass.
 
 In: logits over the extended vocabulary and labels that carry the stream's index in their high bits
-(`titan_speech.data.collate`). Out: the summed loss over trained tokens divided by their global number, and a running
+(data/pack_layout.py). Out: the summed loss over trained tokens divided by their global number, and a running
 sum and count for every (stream, kind of token). A stream is one source, language and task, so every group a run reports
 is a sum of these cells: no extra forward pass, and no host sync until a log step. A sum is divided by its count once,
 at the end; a group without tokens is absent rather than zero. The cost is one `index_add_` of N scalars next to N x V
@@ -21,7 +21,7 @@ from torchtitan.config import CompileConfig
 from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
 from torchtitan.distributed.utils import get_spmd_backend
 
-from titan_speech.data.collate import split_labels
+from titan_speech.data.pack_layout import split_labels
 from titan_speech.tokenization.vocabulary import TokenKind, token_kinds
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.plan_samples import World, make_world
 from tests.store_samples import CODEC, info, speech_codes, transcripts_of
-from titan_speech.data.collate import IGNORE_INDEX, PackPlan, build_batch, build_pack, encode_labels
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of
+from titan_speech.data.pack_layout import IGNORE_INDEX, PackPlan, build_batch, build_pack, encode_labels
 from titan_speech.data.packing import Piece
 from titan_speech.store.reader import open_store
 from titan_speech.store.writer import StoreWriter
