@@ -8,8 +8,8 @@ In: for each pack its stream, and the pieces of documents it holds. Out: `Packed
 
 All documents that the packs of a batch take from one part are read in one call, as views of the store between template
 tokens (tokenization/token_runs.py), and all runs of the batch are joined at once: numpy is called as often for eight
-packs as for one. The label of a piece's last token is read from its document, past the end of the pack if the document continues
-there, so each token but BOS is a target exactly once. Nothing is ever predicted across the end of a document.
+packs as for one. The label of a piece's last token is read from its document, past the end of the pack if the document
+continues there, so each token but BOS is a target exactly once. Nothing is ever predicted across the end of a document.
 
 A label is `id | stream << 32`, int64; -100 where nothing is trained. The stream is part of the label because nothing
 else passes chunked losses, context parallelism, pipelines and CUDA graphs unchanged. It costs no bytes: TorchTitan's

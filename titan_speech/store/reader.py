@@ -7,8 +7,8 @@ Opening reads the manifest and compares every file's size, so missing and trunca
 anything starts (50 ms per 1,000 shards; in object storage one listing request per 1,000 objects). Nothing else is read
 before it is needed. Lengths come from one parquet column (45 M samples/s) whose pages have checksums; a file's checksum
 is verified when it is first opened (utils/checksum.py), so damage is named before its data is used. A random sample
-then costs 0.5 us. Lengths of large parts are kept in files (derived_cache.py) and mapped; offsets (4 bytes per sample) exist
-for opened shards only.
+then costs 0.5 us. Lengths of large parts are kept in files (derived_cache.py) and mapped; offsets (4 bytes per sample)
+exist for opened shards only.
 
 Shapes: N samples of the part, T tokens of a sample.
 """
