@@ -31,6 +31,7 @@ from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEA
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.logging import silence_library_warnings
+from titan_speech.utils.printable import make_log_records_printable, printable
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 when it finished, else a code of `titan_speech.health.signals`."""
     set_single_process_defaults()
+    make_log_records_printable()
     try:
         with ExitStack() as held:  # the lock of the run folder
             run(prepare(list(sys.argv[1:] if argv is None else argv), held))
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_on_rank_0(text: str) -> None:
     if dist_env().is_first:
-        print(f"titan_speech: {text}", file=sys.stderr, flush=True)
+        print(printable(f"titan_speech: {text}"), file=sys.stderr, flush=True)
 
 
 def prepare(argv: list[str], held: ExitStack) -> SpeechTrainer:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from titan_speech.config.convert import convert
 from titan_speech.config.fields import config_fields, is_optional, without_none
 from titan_speech.config.load import LoadedConfig
-from titan_speech.config.problem import REMOVED, redact
 from titan_speech.config.resolved import resolved_toml, save_resolved
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.toml_text import parse_toml
 from titan_speech.config.tree import Table
 from titan_speech.preflight.config_checks import load_config
+from titan_speech.utils.printable import REMOVED, redact
 
 ROOT = Path(__file__).parents[2]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

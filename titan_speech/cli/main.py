@@ -20,6 +20,7 @@ from titan_speech import __version__
 from titan_speech.cli import checkpoint, config, data, estimate, generate, model, store, text
 from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
 from titan_speech.errors import TitanSpeechError
+from titan_speech.utils.printable import make_log_records_printable, printable
 
 COMMANDS = (
     *config.COMMANDS,
@@ -46,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     command, words = find_command(words)
     args = parse(command, words)
+    make_log_records_printable()
     try:
         with _sigterm_as_exception():
             code = command.run(args)
         sys.stdout.flush()
         return EXIT_DONE if code is None else code
     except TitanSpeechError as error:
-        print(f"{command.prog}: {error}", file=sys.stderr)
+        print(printable(f"{command.prog}: {error}"), file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,20 +6,17 @@ and line; each entry has its place, what was found, what was expected, and the n
 Trade-off: every step continues after a problem, so that one start reports all of them; what a later check would report
 only because of an earlier problem is left out (`preflight/config_checks.py`).
 
-Secrets are removed from everything that is printed or saved: known shapes (tokens of clouds, hubs and git servers,
-`user:password@` in a URL) and the values of environment variables whose names say that they are secret become
-`<secret removed>`. A bare hexadecimal string is kept, since fingerprints and git revisions look the same.
+Secrets are removed from all of it (utils/printable.py).
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from titan_speech.errors import ConfigError
+from titan_speech.utils.printable import redact
 
 KeyPath = tuple[str | int, ...]
 
@@ -113,30 +110,3 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     unique = sorted(dict.fromkeys(problems), key=lambda problem: problem.sort_key)
     count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
     raise ConfigError("\n  ".join([f"{count} in the configuration:", *map(str, unique)]))
-
-
-REMOVED = "<secret removed>"
-
-_SHAPES = (
-    re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
-    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
-    re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
-    re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=[?&])[\w-]*(?:signature|credential|security-token|password|api_?key)[\w-]*=[^&\s\"']+"),
-)
-_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
-_MIN_SECRET_LENGTH = 12  # shorter values of such variables are switches and counts
-
-
-def redact(text: str) -> str:
-    """`text` without anything that looks like a credential."""
-    secrets = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
-    for value in sorted(secrets, key=len, reverse=True):
-        if len(value) >= _MIN_SECRET_LENGTH:
-            text = text.replace(value, REMOVED)
-    for shape in _SHAPES:
-        text = shape.sub(REMOVED, text)
-    return text

@@ -16,9 +16,10 @@ from typing import Any
 
 from titan_speech.config.fields import config_fields
 from titan_speech.config.load import LoadedConfig
-from titan_speech.config.problem import DEFAULT, Origin, redact
+from titan_speech.config.problem import DEFAULT, Origin
 from titan_speech.config.toml_text import toml_value
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.printable import redact
 
 RESOLVED_NAME = "config.toml"
 _COMMENT_COLUMN = 60

@@ -31,6 +31,7 @@ from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
 from titan_speech.store.problems import ProblemGroup
 from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.safe_path import open_without_link
 
 SPILL_VERSION = 2
 """Increased when the files of an unfinished build change."""
@@ -163,7 +164,7 @@ class BuildFolder:
         self.close()
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        self._lock = open_without_link(self.path / "lock")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -37,6 +37,7 @@ from titan_speech.storage.download import DamagedObjectError, PartialFile, Remot
 from titan_speech.storage.s3 import Client, client_of
 from titan_speech.utils.checksum import is_intact
 from titan_speech.utils.files import sync_folder
+from titan_speech.utils.safe_path import open_without_link
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class ObjectCache:
         """Fetches under the partial file's lock; None if another process did so meanwhile."""
         path = self._partials / file.sha256
         try:
-            file_number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            file_number = open_without_link(path)
         except FileNotFoundError as error:
             raise DataError(f"the cache {self.folder} was removed while this run used it; start again") from error
         try:

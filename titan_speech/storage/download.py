@@ -22,7 +22,7 @@ from titan_speech.errors import DataError
 from titan_speech.storage.s3 import Client
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.checksum import Recorded, is_intact, quick_digest, quick_sum
-from titan_speech.utils.safe_path import byte_count, path_inside, sha256_text
+from titan_speech.utils.safe_path import byte_count, open_without_link, path_inside, sha256_text
 
 RANGE_BYTES = 8 << 20
 FILES_AT_ONCE = 8
@@ -187,7 +187,7 @@ def download_file(client: Client, file: RemoteFile, path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.partial")
-    file_number = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
+    file_number = open_without_link(unfinished)
     try:
         fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         partial = PartialFile(file_number, file.num_bytes, file)

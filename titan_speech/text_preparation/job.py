@@ -41,6 +41,7 @@ from titan_speech.tokenization.normalize import normalization_version
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import print_to_stderr
+from titan_speech.utils.safe_path import open_without_link
 
 CLEANING = 1
 """Version of cleaning: raised when markup removal, rules or deduplication change the output."""
@@ -156,7 +157,7 @@ class WorkFolder:
         if self.output.exists():
             raise DataError(f"{self.output} exists already; choose another --output or delete it")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        self._lock = open_without_link(self.path / "lock")
         try:
             self._check_and_claim()
         except DataError:

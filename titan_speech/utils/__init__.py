@@ -2,6 +2,7 @@
 
 files.py         small files written completely or not at all
 safe_path.py     paths, checksums and sizes from outside, checked before use
+printable.py     text without credentials and control characters
 locks.py         one job per folder
 checksum.py      whether a file still holds what was written
 process_pool.py  one function over many tasks, in this process or in several

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.safe_path import open_without_link
 
 LOCK_NAME = "run.lock"
 BEAT_SEC = 5.0
@@ -76,7 +77,7 @@ class RunLock:
         """
         created = None if folder.exists() else folder
         folder.mkdir(parents=True, exist_ok=True)
-        me, descriptor = Holder.this_process(), os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        me, descriptor = Holder.this_process(), open_without_link(folder / LOCK_NAME)
         try:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +206,7 @@ def _is_still_at(descriptor: int, path: Path) -> bool:
 def wait_for_lock(path: Path) -> Iterator[None]:
     """Let one process at a time into the block; the others wait. The file and its folder are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_without_link(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -9,11 +9,14 @@ Lexical rules alone do not see symbolic links, so whatever is written or opened 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.utils.printable import has_controls
 
 MAX_PATH_BYTES = 1024
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -55,7 +58,7 @@ def _fault(text: str) -> str:
         (text.startswith("/"), "which is absolute"),
         (_DRIVE.match(text) is not None, "which names a drive"),
         ("\\" in text, "which has a backslash"),
-        (not text.isprintable(), "which has control characters"),
+        (has_controls(text), "which has control characters"),
         (bool({"..", ".", ""} & set(parts)), "which has an empty part, '.' or '..'"),
     )
     return next((reason for is_so, reason in faults if is_so), "")
@@ -94,7 +97,7 @@ def referenced_file(folder: Path, text: str, allowed: Iterable[Path] = ()) -> Pa
     Raises:
         UnsafePathError: it is elsewhere, also by a symbolic link, or it has control characters.
     """
-    if not text.isprintable():
+    if has_controls(text):
         raise UnsafePathError(f"found the path {text!r}, which has control characters")
     path = folder / text
     resolved = path.resolve()
@@ -126,3 +129,23 @@ def byte_count(number: object) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise UnsafePathError(f"found {number!r} as a number of bytes, expected a whole number from 0")
     return number
+
+
+def open_without_link(path: Path) -> int:
+    """Open a file for reading and writing, created if it is not there; never through a symbolic link.
+
+    Locks and partial files have names that others can guess: a link planted there would be written through.
+
+    Returns:
+        The file descriptor.
+
+    Raises:
+        UnsafePathError: a symbolic link stands at the path.
+        OSError: the file cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UnsafePathError(f"{path} is a symbolic link, which could lead anywhere; remove it") from error

@@ -30,10 +30,10 @@ from titan_speech.checkpoint.upload.job import (
     read_status,
     status_path,
 )
-from titan_speech.config.problem import redact
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.distributed.consensus import RanksSeeingRank0
+from titan_speech.utils.printable import redact
 
 COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.uploader")
 RESTART_SEC = 30.0
