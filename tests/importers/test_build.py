@@ -276,7 +276,7 @@ def test_a_store_is_built_into_object_storage_also_after_a_kill_in_the_push(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("titan_speech.importers.build.push_store", stop)
+        patch.setattr("titan_speech.store.transfer.push_store", stop)
         assert main(words) == 130
     assert main(words) == 0
     assert list(tmp_path.iterdir()) == []

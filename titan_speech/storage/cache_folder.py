@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from filelock import FileLock
-
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 
@@ -63,6 +61,8 @@ class CacheSpace:
             CacheFullError: the cap is reached, and everything is in use.
             OSError: the disk is full, and everything is in use.
         """
+        from filelock import FileLock  # 0.04 s to import, for readers of local stores too
+
         with FileLock(self._folder / "lock", poll_interval=LOCK_POLL_SEC):
             missing = num_bytes - os.fstat(file_number).st_size
             excess = self.used_bytes() + missing - self.max_bytes

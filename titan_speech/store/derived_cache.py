@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from titan_speech.storage.cache_folder import cache_folder
@@ -58,6 +57,8 @@ def derived_array(folder: Path, key: str, compute: Callable[[], NDArray]) -> NDA
     file = folder / f"{key}.array"
     if (found := _mapped(file)) is not None:
         return found
+    from filelock import FileLock  # 0.04 s to import, for stores that have no such array too
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
