@@ -8,7 +8,7 @@ In: any text, also of names and ids that somebody else chose. Out: the same text
 - control characters are written as escapes (`\\x1b`): an id could otherwise clear the screen, rewrite lines that were
   printed before, or reorder text. Line ends and tabs stay, and so do the joiners that Indic scripts need.
 
-Every message of the command line and every log record passes `printable`; 10 us for a line.
+Every error message of the command line and every log record passes here; results on stdout do not yet.
 """
 
 from __future__ import annotations
