@@ -183,7 +183,7 @@ def row(setup: Setup) -> dict[str, object]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As docs/estimate.md has it; sizes in MB."""
+    """As docs/parallelism.md#estimates has it; sizes in MB."""
     lines = [
         "| parameters | recomputation | computed | tensors | error | resident | error |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Write docs/codec.md from the metrics of scripts/report_codec.py."""
+"""Write benchmarks/reports/embedded_codec/README.md from the metrics of scripts/report_codec.py."""
 # ruff: noqa: E501 (a page with tables)
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Use it for first runs, the demo, tests and overfitting checks on real audio, wit
 package). Do not use it for a production corpus. It is fitted on under two hours of human speech of four voices and its
 vocoder has no learned part; XCodec2 sounds far better.
 
-The codec of production corpora, XCodec2, has [a page of its own](xcodec2.md).
+[XCodec2](../../../docs/data_preparation.md#xcodec2) is the codec of production corpora.
 
 ## How it works
 
@@ -72,7 +72,8 @@ normalised log-mel .205 and .208 after the first row), so longer fits should hel
 of the decoded mel by a fifth changed 38 wrong words of 313 to 36 on fitted prompts, not enough to keep."""
 COMMANDS = """pip install 'titan-speech[codec,eval]'
 python scripts/build_corpus.py --output corpus
-python scripts/report_codec.py --corpus corpus --output docs/codec.md --json docs/codec.json"""
+python scripts/report_codec.py --corpus corpus --output benchmarks/reports/embedded_codec/README.md \\
+    --json benchmarks/reports/embedded_codec/figures.json"""
 
 
 def page(figures: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Decode prompts of a store to wav files with transcripts: example recordings.
 
-In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the layout of docs/your_own_wavs.md.
+In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the layout of docs/tutorial_voice.md.
 Decoding takes 0.1 to 0.4 s per second of audio on one core.
 
     python scripts/example_wavs.py --store demo_data --language en --number 60 --output recordings

@@ -1,10 +1,10 @@
-"""Write the tables of docs/parallelism.md from their data; the other text is not changed.
+"""Write the tables of docs/parallelism.md and docs/status.md from their data; the other text is not changed.
 
     python scripts/parallelism_page.py
 
 In: the rules and the list of untested features (titan_speech/preflight/compatibility.py), the measured parity of
-layouts (benchmarks/results/parallel_matrix.json). Out: docs/parallelism.md, each table between `<!-- table: NAME -->`
-and `<!-- end -->`. A test compares the page with what this prints.
+layouts (benchmarks/results/parallel_matrix.json). Out: both pages, each table between `<!-- table: NAME -->` and
+`<!-- end -->`. A test compares the pages with what this prints.
 """
 
 from __future__ import annotations
@@ -36,17 +36,23 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
 )
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
-PAGE = ROOT / "docs" / "parallelism.md"
+PAGES = {
+    ROOT / "docs" / "parallelism.md": ("rules", "pairs", "parity"),
+    ROOT / "docs" / "status.md": ("untested",),
+}
+"""Each page with the names of its tables."""
 SMALL = ROOT / "tests" / "assets" / "small.toml"
 
 
-def page(text: str) -> str:
-    """The page with its tables written again."""
+def page(path: Path) -> str:
+    """The text of a page with its tables written again."""
     tables = {"rules": rules, "pairs": pairs, "parity": parity, "untested": untested}
-    for name, table in tables.items():
+    text = path.read_text("utf-8")
+    for name in PAGES[path]:
+        table = tables[name]
         marks = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(marks, lambda found, of=table: found[1] + of() + found[2], text, flags=re.DOTALL)
-        assert count == 1, f"{count} places for the table {name!r} in {PAGE.name}"
+        assert count == 1, f"{count} places for the table {name!r} in {path.name}"
     return text
 
 
@@ -153,4 +159,5 @@ def untested() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text("utf-8")), encoding="utf-8")
+    for written in PAGES:
+        written.write_text(page(written), encoding="utf-8")

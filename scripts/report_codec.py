@@ -9,7 +9,8 @@ available; both texts go through Whisper's normaliser, and errors are summed ove
 Resemblyzer embeddings to the original. DNSMOS: overall score. piper synthesizes a voice the codec was not fitted on.
 
     pip install 'titan-speech[codec,eval]'
-    python scripts/report_codec.py --corpus corpus --output docs/codec.md --json docs/codec.json
+    python scripts/report_codec.py --corpus corpus --output benchmarks/reports/embedded_codec/README.md \\
+        --json benchmarks/reports/embedded_codec/figures.json
 """
 
 # The eval extra is not installed where types are checked.

@@ -17,7 +17,7 @@ In: a folder of .wav and .flac, or a JSONL with `audio` (path relative to the JS
 
 The package encodes one clip at a time and pads it to `T // 320 + 1` frames: 16,000 samples give 51 codes. The last code
 is dropped if the clip fills its frames exactly, so that there are `ceil(T / 320)`, as titan_speech counts. A killed run
-resumes. Not run with real weights so far: see docs/xcodec2.md.
+resumes. Not run with real weights so far: see docs/data_preparation.md#xcodec2.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """XCodec2 through transformers, with a tiny random model: padding rule, batches, hash, weights that do not fit.
 
-The real weights are not here; what these tests cannot say is listed in docs/codec.md.
+The real weights are not here; what these tests cannot say is listed in docs/status.md.
 """
 
 from __future__ import annotations

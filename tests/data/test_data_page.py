@@ -1,4 +1,4 @@
-"""The examples of docs/data.md load as they stand."""
+"""The examples of docs/mixing.md load as they stand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from titan_speech.preflight.config_checks import load_config
 
-PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/mixing.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -339,7 +339,7 @@ def test_the_page_has_the_errors_that_were_measured_and_they_are_small() -> None
     rows = json.loads(RESULT.read_text())["rows"]
     assert {row["model"] for row in rows} == {"debug", "100M"}
     assert max(abs(row["error_against_tensors"]) for row in rows) < 0.01
-    assert table(rows) in (ROOT / "docs" / "estimate.md").read_text("utf-8")
+    assert table(rows) in (ROOT / "docs" / "parallelism.md").read_text("utf-8")
 
 
 def test_the_record_is_json_with_a_format(estimate: RunEstimate) -> None:

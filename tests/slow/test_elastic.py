@@ -40,7 +40,7 @@ def _steps_since_start(folder: Path) -> list[dict]:
 def test_a_lost_node_and_a_new_one_change_neither_batches_nor_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # docs/fault_tolerance.md
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # docs/checkpoints.md#fault-tolerance
     folder, port = tmp_path / "elastic", free_port()
     launch = (
         *("--nnodes", "1:4", "--max-restarts", "20", "--local-addr", "127.0.0.1", "--shutdown-timeout", "60"),

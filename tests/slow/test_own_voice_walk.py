@@ -13,7 +13,7 @@ import pytest
 
 from tests.runs import ROOT, figures
 
-PAGE = (ROOT / "docs" / "your_own_wavs.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "tutorial_voice.md").read_text("utf-8")
 COMMANDS = dict(re.findall(r"<!-- command: (\S+) -->\n+```bash\n(.*?)```", PAGE, re.DOTALL))
 DATA_STEPS = ("recordings", "build", "describe", "audit", "held-out", "configuration")
 PROGRAMS = {"titan-speech": "titan_speech", "torchrun": "torch.distributed.run", "python3": ""}

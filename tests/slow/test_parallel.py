@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.parallelism_page import PAGE, page
+from scripts.parallelism_page import PAGES, page
 from tests.runs import assert_close, losses, train_well
 from tests.slow.parallel_matrix import Runs, measure
 from tests.slow.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, settings, words
@@ -54,6 +54,6 @@ def test_every_recorded_layout_passed_with_the_settings_it_has() -> None:
             assert gap.overrides == settings(layout), "measured with other settings: measure it again"
 
 
-def test_the_page_has_the_tables_that_its_data_print() -> None:
-    text = PAGE.read_text("utf-8")
-    assert page(text) == text
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_page_has_the_tables_that_its_data_print(path: Path) -> None:
+    assert page(path) == path.read_text("utf-8")

@@ -65,7 +65,7 @@ def check_tour(stages: list[StageRun]) -> None:
 def test_the_recorded_tour_is_one_that_passes_and_the_page_has_its_losses() -> None:
     stages = read_stages()
     check_tour(stages)
-    assert table(stages) in (ROOT / "docs" / "stages.md").read_text("utf-8")
+    assert table(stages) in (ROOT / "docs" / "quick_start.md").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def read_stages(path: Path = RESULTS) -> list[StageRun]:
 
 
 def table(stages: list[StageRun]) -> str:
-    """As docs/stages.md has it."""
+    """As docs/quick_start.md has it."""
     rows = ["| stage | processes, before and after the cut | steps | loss of step 1 | mean of the last four |"]
     rows.append("|---|---|---|---|---|")
     for one in stages:

@@ -71,7 +71,7 @@ COMMANDS = (
                 "another configuration file, compared side by side with this one; flags change only this one",
                 type=local_file,
             ),
-            Argument("--json", "print JSON (docs/estimate.md lists the keys)", action="store_true"),
+            Argument("--json", "print JSON (docs/formats.md lists the keys)", action="store_true"),
             Argument(
                 "--full-trace", "trace every layer instead of extrapolating from three and four", action="store_true"
             ),

@@ -1,4 +1,4 @@
-"""An estimate as JSON, for scripts; docs/estimate.md lists the keys.
+"""An estimate as JSON, for scripts; docs/formats.md lists the keys.
 
 In: `RunEstimate`. Out: plain values; bytes, seconds and FLOPs as numbers, what is not known as null. `format` rises
 whenever a key is removed or changes its meaning; new keys may be added.

@@ -1,7 +1,7 @@
 """What an estimate is asked for and what it holds, as values, with the space its checkpoints take.
 
 In: nothing but the values themselves. Out: `EstimateRequest`, and `RunEstimate` with its parts; their fields are the
-keys of the JSON (docs/estimate.md).
+keys of the JSON (docs/formats.md).
 
 A full checkpoint holds the weights and two moments of AdamW of the same type; a few MB of metadata, loader state and
 provenance are not counted, nor are saves that only checkpoint.at_least_every_minutes causes.

@@ -7,7 +7,7 @@ does a rank that could not save in time; complete checkpoints stay as they are. 
 scheduler often signals torchrun and its workers, and torchrun passes its own on.
 
 The interpreter runs handlers only between bytecodes of the main thread, so a thread listens to its wake-up socket.
-docs/fault_tolerance.md says how to act on each exit code.
+docs/checkpoints.md says how to act on each exit code.
 """
 
 from __future__ import annotations

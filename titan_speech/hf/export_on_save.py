@@ -6,7 +6,7 @@ In: complete checkpoints of milestones (checkpoint/ decides which steps are mile
 Each is written by `titan-speech model export` in a process of its own: lowest priority, one thread, no GPU, not in the
 run's process group, so it survives when the run is killed; the next start of the run waits for its lock on the log
 before it looks for missing exports. Exports run one at a time, in order. The machine of rank 0 spends one core and the
-memory of one embedding meanwhile (docs/backbones.md has measurements). A failure is logged and never stops training;
+memory of one embedding meanwhile (docs/export.md has measurements). A failure is logged and never stops training;
 what was not written is exported after the next start of the run.
 
 A run that goes back (checkpoint.load_step, a rollback) reaches a step a second time with other weights: the folder of

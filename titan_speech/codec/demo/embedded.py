@@ -3,9 +3,10 @@
     log-mel -> convolutional encoder -> FSQ code | code -> decoder -> log-mel -> least squares -> Griffin-Lim
 
 It makes real speech tokens without downloads (2.7 MB of weights), so that a first run, the tests and the demo work on
-sound. Its codes are NOT those of XCodec2, though the stream has the same shape (50 Hz, 65,536 codes); `docs/codec.md`
-has its measured quality. Encoding runs in double precision: a value would have to be within 1e-12 of a rounding border
-to give another code with other threads or on another machine. It costs about 0.01 s per second of audio.
+sound. Its codes are NOT those of XCodec2, though the stream has the same shape (50 Hz, 65,536 codes);
+`docs/evaluation.md` has its measured quality. Encoding runs in double precision: a value would have to be within 1e-12
+of a rounding border to give another code with other threads or on another machine. It costs about 0.01 s per second of
+audio.
 
 Shapes: wav_T float32 samples in [-1, 1]; codes_F uint16, one per frame of 320 samples.
 """

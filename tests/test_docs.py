@@ -1,0 +1,47 @@
+"""The pages of docs/: links between them lead to a page and a heading that exist; files they name exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+POINTERS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "train_configs" / "README.md"]
+
+
+def text_outside_code(path: Path) -> str:
+    return re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(path: Path) -> set[str]:
+    """What headings are linked by, as GitHub and Python-Markdown make it of them."""
+    headings = re.findall(r"^#+ (.*)$", text_outside_code(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [*PAGES, *POINTERS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_page_and_a_heading(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text_outside_code(path)):
+        name, _, anchor = target.partition("#")
+        page = (path.parent / name).resolve() if name else path
+        assert page.exists(), f"{path.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(page), f"{path.name} links to {target}; {page.name} has {sorted(anchors(page))}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pages_link_inside_the_site_and_name_files_of_the_repository(path: Path) -> None:
+    text = text_outside_code(path)
+    assert "](../" not in text, "the site has no such file: name it in backquotes"
+    for name in re.findall(r"`((?:titan_speech|scripts|tests|benchmarks|train_configs)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_code_names_pages_that_exist() -> None:
+    sources = [*(ROOT / "titan_speech").rglob("*.py"), *(ROOT / "train_configs").rglob("*.toml")]
+    named = {(source, page) for source in sources for page in re.findall(r"docs/(\w+\.md)", source.read_text("utf-8"))}
+    assert {page for _, page in named} <= {path.name for path in PAGES}, named
