@@ -4,8 +4,9 @@ In: normalized text. Out: the language that py3langid (140 languages, weights in
 share of letters in the script of the tag. With 400 characters it separates all of en hi bn ta te mr gu kn ml pa or as;
 with 128, Marathi is at 97.5 % and the others at 99.5 % or more (table in docs/data_preparation.md).
 lingua lacks kn, ml, or, as; pycld2 is as accurate and 12 times as fast, but wraps code of 2013 that nobody maintains.
-Below 128 characters Hindi and Marathi are often confused with each other or with Nepali and Konkani: there any language of the same script
-is accepted. Only the first 400 characters are read, which takes 0.5 to 1.5 ms depending on their bytes.
+Below 128 characters Hindi and Marathi are often confused with each other or with Nepali and Konkani: there any language
+of the same script is accepted. Only the first 400 characters are read, which takes 0.5 to 1.5 ms depending on their
+bytes.
 """
 
 from __future__ import annotations
