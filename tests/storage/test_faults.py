@@ -19,16 +19,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.checkpoint_folders import write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.plan_samples import make_world
 from tests.s3_server import BUCKET, S3Server
+from titan_speech.checkpoint.upload.remote import Prefix
+from titan_speech.checkpoint.upload.transfer import pull, push
+from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.errors import DataError
+from titan_speech.errors import CheckpointError, DataError
 from titan_speech.storage import retry
 from titan_speech.storage.cache import ObjectCache, object_cache
 from titan_speech.storage.download import RANGE_BYTES, RemoteFile
 from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.storage.upload import digest_file, upload_file
+from titan_speech.store.reader import open_store
+from titan_speech.store.transfer import pull_store, push_store
 
 BIG_BYTES = 2 * RANGE_BYTES + 1_000_000
 SMALL_BYTES = 200_000
@@ -264,7 +271,7 @@ _FULL_DISK = """
 import sys
 from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.errors import DataError
+from titan_speech.errors import CheckpointError, DataError
 from titan_speech.storage.cache import object_cache
 from titan_speech.storage.download import RemoteFile
 from titan_speech.storage.s3_url import S3Url
@@ -295,3 +302,41 @@ def test_a_full_disk_evicts_first_and_then_is_said(s3_server: S3Server, objects:
     command = ("unshare", "--mount", "--map-root-user", "sh", "-c", inner, "sh", *python)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("is_sent_with_sum", [True, False])
+def test_a_manifest_that_changed_on_the_way_is_read_again_and_one_that_is_damaged_is_refused(
+    proxy: FaultProxy, settings: StorageConfig, s3_server: S3Server, tmp_path: Path, is_sent_with_sum: bool
+) -> None:
+    store, url = make_world(tmp_path, num_samples=30).store, S3Url(BUCKET, f"flipped-{is_sent_with_sum}")
+    push_store(store, url, s3_server.settings(tmp_path / "cache"))
+    if not is_sent_with_sum:  # as other programs copy it
+        copied = (store / "manifest.json").read_bytes()
+        s3_server.client().put_object(Bucket=BUCKET, Key=url.child("manifest.json").key, Body=copied)
+    proxy.num_flipped = 1
+    assert open_store(str(url), settings).fingerprint == open_store(store).fingerprint
+    proxy.num_flipped = 1
+    pull_store(url, tmp_path / "back", settings)
+    assert open_store(tmp_path / "back").fingerprint == open_store(store).fingerprint
+    assert proxy.num_faults == 2
+    proxy.num_flipped = FOREVER
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        open_store(str(url), settings)
+
+
+def test_a_checkpoints_manifest_that_changed_on_the_way_is_read_again(
+    proxy: FaultProxy, settings: StorageConfig, s3_server: S3Server, tmp_path: Path
+) -> None:
+    run, url = tmp_path / "run", f"s3://{BUCKET}/flipped-run"
+    write_checkpoint(run / "checkpoint", 10, num_ranks=40, model_bytes=1000)  # answers longer than one read
+    push(run, run / "checkpoint", url, s3_server.settings(tmp_path / "cache"))
+    expected = Prefix(client_of(s3_server.settings(tmp_path / "cache")), S3Url.parse(url)).read("step-10")
+    proxy.num_flipped = 1
+    assert Prefix(client_of(settings), S3Url.parse(url)).read("step-10") == expected
+    proxy.num_flipped = 1
+    pull(url, tmp_path / "back", tmp_path / "back" / "checkpoint", settings)
+    assert verify(tmp_path / "back" / "checkpoint" / "step-10", checksums=True).is_sound
+    assert proxy.num_faults == 2
+    proxy.num_flipped = FOREVER
+    with pytest.raises(CheckpointError, match=r"step-10\.json is damaged.*push the checkpoint again"):
+        Prefix(client_of(settings), S3Url.parse(url)).read("step-10")

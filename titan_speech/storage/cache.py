@@ -33,8 +33,8 @@ from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage.cache_folder import NO_SPACE, CacheFullError, CacheSpace, cache_folder
-from titan_speech.storage.download import DamagedObjectError, PartialFile, RemoteFile, fetch_into
-from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.download import PartialFile, RemoteFile, fetch_into
+from titan_speech.storage.s3 import Client, DamagedObjectError, client_of
 from titan_speech.utils.checksum import is_intact
 from titan_speech.utils.files import sync_folder
 from titan_speech.utils.safe_path import open_without_link

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.storage.s3 import Client
+from titan_speech.storage.s3 import Client, DamagedObjectError
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.checksum import Recorded, is_intact, quick_digest, quick_sum
 from titan_speech.utils.safe_path import byte_count, open_without_link, path_inside, sha256_text
@@ -28,10 +28,6 @@ RANGE_BYTES = 8 << 20
 FILES_AT_ONCE = 8
 _HASH_BYTES = 1 << 20
 _DONE = b"\1"
-
-
-class DamagedObjectError(DataError):
-    """The object does not have the content that was expected."""
 
 
 @dataclass(frozen=True)

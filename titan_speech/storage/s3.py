@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,13 +33,15 @@ from botocore.exceptions import (
 )
 
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.errors import DataError
+from titan_speech.errors import DataError, TitanSpeechError
 from titan_speech.storage.retry import MissingObjectError, Result, TransferError, UnreachableError, retry_request
 from titan_speech.storage.s3_url import S3Url, is_s3
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
@@ -47,6 +50,10 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CONNECT_SEC = 5.0
 """Of `check_reachable`, for each address of the server's name; a connection across an ocean takes 0.3 s."""
+
+
+class DamagedObjectError(DataError):
+    """The object does not have the content that was expected."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,32 @@ class Client:
             for found in listed
         }
 
-    def read(self, url: S3Url) -> bytes:
-        """The whole object; for small ones."""
-        return self._retry(f"reading {url}", lambda: self._s3.get_object(Bucket=url.bucket, Key=url.key)["Body"].read())
+    def read(self, url: S3Url, parse: Callable[[bytes], Result] = bytes) -> Result:
+        """The whole object; for small ones. One that is found damaged is read once more: a byte may change on the way.
+
+        Args:
+            parse: makes the result of the content; a `TitanSpeechError` of it says that the content is damaged.
+
+        Raises:
+            DamagedObjectError: read twice, the content is not what was sent.
+            TitanSpeechError: what `parse` raises for the content that was read the second time.
+        """
+        content, sha256 = self._content(url)
+        try:
+            return parse(_verified(url, content, sha256))
+        except TitanSpeechError as error:
+            logger.warning("%s; it is read again, since bytes may have changed on the way", error)
+        content, sha256 = self._content(url)
+        return parse(_verified(url, content, sha256))
+
+    def _content(self, url: S3Url) -> tuple[bytes, str]:
+        """Content, and the sha256 it was sent with; empty if it was sent without."""
+
+        def request() -> tuple[bytes, str]:
+            answer = self._s3.get_object(Bucket=url.bucket, Key=url.key)
+            return answer["Body"].read(), answer["Metadata"].get(SHA256_KEY, "")
+
+        return self._retry(f"reading {url}", request)
 
     def stored_sha256(self, url: S3Url) -> str | None:
         """The sha256 that was sent with the object; None if it was sent without."""
@@ -224,6 +254,12 @@ class Client:
     def _retry(self, request_name: str, request: Callable[[], Result]) -> Result:
         where = f" at {self.settings.endpoint_url}" if self.settings.endpoint_url else ""
         return retry_request(request_name + where, request, self.settings.num_attempts)
+
+
+def _verified(url: S3Url, content: bytes, sha256: str) -> bytes:
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedObjectError(f"{url} is damaged: its sha256 is not {sha256[:16]}..., with which it was sent")
+    return content
 
 
 def connect(settings: StorageConfig, connect_sec: float) -> BaseClient:

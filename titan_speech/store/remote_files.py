@@ -43,11 +43,11 @@ def read_remote_manifest(client: Client, url: S3Url) -> Manifest:
     Raises:
         DataError: there is no store at the address (caused by a `MissingObjectError`), or its manifest is damaged.
     """
+    place = url.child(MANIFEST_NAME)
     try:
-        data = client.read(url.child(MANIFEST_NAME))
+        return client.read(place, lambda content: manifest_of_text(content, str(place)))
     except MissingObjectError as error:
         raise DataError(f"no token store at {url}: {MANIFEST_NAME} is missing; {_hint(client, url)}") from error
-    return manifest_of_text(data, str(url.child(MANIFEST_NAME)))
 
 
 def _hint(client: Client, url: S3Url) -> str:

@@ -8,7 +8,6 @@ a held-out set, and build_report.json; their sha256 is the one their object was 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage.download import download_files
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.s3 import Client, DamagedObjectError, client_of
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.storage.upload import upload_folder
 from titan_speech.store.held_out_set import HELD_OUT_NAME
@@ -75,14 +74,18 @@ def pull_store(url: S3Url, folder: Path, settings: StorageConfig | None = None) 
     existing = client.list_sizes(url)
     unlisted = [name for name in UNLISTED_NAMES if name in existing]
     for name in (*unlisted, MANIFEST_NAME):
-        data, expected = client.read(url.child(name)), client.stored_sha256(url.child(name))
-        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-            raise DataError(f"{url.child(name)} is damaged: its sha256 is not {expected[:16]}...; push the store again")
-        write_atomically(unfinished / name, data)
+        write_atomically(unfinished / name, _unlisted(client, url.child(name)))
     if read_manifest(unfinished).fingerprint != manifest.fingerprint:
         raise DataError(f"{url} was replaced while it was pulled; pull it again")
     os.rename(unfinished, folder)
     return f"{folder}: {len(files) + len(unlisted) + 1} files, fingerprint {manifest.fingerprint}"
+
+
+def _unlisted(client: Client, url: S3Url) -> bytes:
+    try:
+        return client.read(url)
+    except DamagedObjectError as error:
+        raise DataError(f"{error}; push the store again") from error
 
 
 def _refuse_other_store(client: Client, url: S3Url, manifest: Manifest) -> None:

@@ -29,7 +29,7 @@ import xxhash
 from titan_speech.checkpoint.commit import step_from_name
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import MissingObjectError
-from titan_speech.storage.s3 import Client, UnfinishedUpload
+from titan_speech.storage.s3 import Client, DamagedObjectError, UnfinishedUpload
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
@@ -124,6 +124,14 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
         ) from error
 
 
+def _manifest_of(name: str, text: bytes, where: str) -> SentCheckpoint:
+    """The manifest at the place of that of `name`."""
+    sent = manifest_from_json(text, where)
+    if sent.name != name:
+        raise DamagedManifestError(f"{where} is the manifest of {sent.name}; push {name} again")
+    return sent
+
+
 def _check_paths(sent: SentCheckpoint) -> None:
     """Files of one checkpoint and its companion files only; nothing of another checkpoint or of the run.
 
@@ -163,19 +171,13 @@ class Prefix:
         """
         url = self.url.child(manifest_path(name))
         try:
-            data, expected = self.client.read(url), self.client.stored_sha256(url)
+            return self.client.read(url, lambda content: _manifest_of(name, content, str(url)))
         except MissingObjectError as error:
             names = self.names()
             known = f"there are {', '.join(names[-8:])}" if names else "there is none"
             raise AbsentCheckpointError(f"no complete checkpoint {name} at {self.url}; {known}") from error
-        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-            raise DamagedManifestError(
-                f"{url} is damaged: its sha256 is not {expected[:16]}...; push the checkpoint again"
-            )
-        sent = manifest_from_json(data, str(url))
-        if sent.name != name:
-            raise DamagedManifestError(f"{url} is the manifest of {sent.name}; push {name} again")
-        return sent
+        except DamagedObjectError as error:
+            raise DamagedManifestError(f"{error}; push the checkpoint again") from error
 
     def find(self, name: str) -> SentCheckpoint | None:
         """The manifest, or None if the checkpoint is not complete there or its manifest is damaged."""
@@ -215,13 +217,11 @@ class Prefix:
         """Whose checkpoints are at the address; None if nobody has claimed it."""
         url = self.url.child(RUN_NAME)
         try:
-            data = self.client.read(url)
+            return self.client.read(url, lambda content: _run_id_in(content, url))
         except MissingObjectError:
             return None
-        try:
-            return str(json.loads(data)["id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it again") from error
+        except DamagedObjectError as error:
+            raise CheckpointError(f"{error}; delete it, and the run writes it again") from error
 
     def claim(self, run_id: str) -> None:
         """Record whose checkpoints are at the address."""
@@ -232,6 +232,13 @@ class Prefix:
         sha256 = hashlib.sha256(data).hexdigest()
         self.client.put(self.url.child(path), data, sha256)
         return SentFile(path, len(data), sha256, xxhash.xxh3_128_hexdigest(data))
+
+
+def _run_id_in(content: bytes, url: S3Url) -> str:
+    try:
+        return str(json.loads(content)["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it again") from error
 
 
 def newest_full(prefix: Prefix) -> str | None:
@@ -264,7 +271,8 @@ def stale_objects(prefix: Prefix) -> list[StaleObjects]:
     named = {file.path for name in prefix.names() for file in prefix.read(name).files}
     for path in prefix.client.list_sizes(prefix.url.child(RETIRED_DIR)):
         url = prefix.url.child(f"{RETIRED_DIR}/{path}")
-        named |= {file.path for file in manifest_from_json(prefix.client.read(url), str(url)).files}
+        retired = prefix.client.read(url, lambda content, where=str(url): manifest_from_json(content, where))
+        named |= {file.path for file in retired.files}
     objects = {path: one for path, one in prefix.client.list_objects(prefix.url).items() if path not in named}
     unfinished = prefix.client.list_unfinished_uploads(prefix.url)
     names = {_checkpoint_of(path) for path in (*objects, *(one.path for one in unfinished))} - {""}
