@@ -24,7 +24,6 @@ from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify import verify_store
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.utils.progress import Progress
 
 NUM_SAMPLES = 40
 DEMO = Path(__file__).parents[2] / "demo_data"
@@ -253,15 +252,3 @@ def test_hashes_of_many_samples_are_those_of_each() -> None:
     data = np.arange(10, dtype="<u2")
     expected = [xxhash.xxh3_64_intdigest(data[a:b].tobytes()) for a, b in ((0, 3), (3, 3), (3, 10))]
     assert checksums(data, np.array([0, 3, 3, 10])).tolist() == expected
-
-
-def test_progress_says_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress("verify x", 400e6, "MB", 1e6) as progress:
-        progress.add(100e6)
-        assert capsys.readouterr().err == ""  # short jobs print nothing
-        line = progress._line
-        line._start, line._next_show = line._start - 10, 0.0
-        progress.add(100e6)
-    shown = capsys.readouterr().err
-    assert "verify x: 50%, 200 of 400 MB" in shown
-    assert "MB/s, 0:10 left" in shown

@@ -4,7 +4,7 @@ In: blocks and packing rules. Out: the `PackCounts` of every block; any slot is 
 
 Counting the packs of whole samples packs each sample once. Above 2^17 samples the counts are therefore cached next to
 the store (store/derived_cache.py) under a key of all that they depend on: the parts' files, the held-out samples, the
-task and its settings, the rules and the blocks. Above 2^21 samples all cores count, and the log reports progress. Later
+task and its settings, the rules and the blocks. Above 2^21 samples all cores count, and progress is printed. Later
 plans read 64 bytes per block, 1.2 MB for 80 M samples.
 
 Shapes: G blocks, C columns of `COLUMNS`.
@@ -12,10 +12,8 @@ Shapes: G blocks, C columns of `COLUMNS`.
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
@@ -27,14 +25,12 @@ from numpy.typing import NDArray
 
 from titan_speech.data.packing import Blocks, PackCounts, PackingRules, split_counts, whole_counts
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
-
-logger = logging.getLogger(__name__)
+from titan_speech.utils.progress import Progress
 
 COUNTS_VERSION = 1  # raised when the same lengths would give other counts, or the columns change
 COLUMNS = tuple(field.name for field in fields(PackCounts))
 MIN_PARALLEL_DOCUMENTS = 1 << 21
 BLOCKS_PER_TASK = 32
-REPORT_SEC = 10.0
 
 
 def count_packs(blocks: Blocks, rules: PackingRules, *, whole: bool, name: str = "stream") -> list[PackCounts]:
@@ -44,7 +40,7 @@ def count_packs(blocks: Blocks, rules: PackingRules, *, whole: bool, name: str =
         blocks: of the stream.
         rules: how packs are filled.
         whole: whether documents stay whole (WholeStream) or not (SplitStream).
-        name: of the stream, for the log.
+        name: of the stream, for progress.
     """
     if sum(blocks.sizes) < MIN_ITEMS:
         return _count_run(blocks, rules, whole, range(blocks.num_blocks))
@@ -102,17 +98,9 @@ def _unpickle(job: bytes) -> tuple[Blocks, PackingRules, bool]:
 
 
 def _with_progress(runs: Iterable[list[PackCounts]], blocks: Blocks, name: str) -> Iterator[list[PackCounts]]:
-    """The runs; the log reports progress if they take long."""
-    began = reported = time.monotonic()
-    num_done, total = 0, sum(blocks.sizes)
-    for counts in runs:
-        yield counts
-        num_done += len(counts)
-        now = time.monotonic()
-        if now - reported > REPORT_SEC:
-            reported, done = now, num_done / blocks.num_blocks
-            left_sec = (now - began) * (1 - done) / done
-            logger.info(f"{name}: packs counted of {int(done * total):,} of {total:,} samples, {left_sec:.0f} s left")
-    spent_sec = time.monotonic() - began
-    if spent_sec > REPORT_SEC / 2:
-        logger.info(f"{name}: packs of {total:,} samples counted once in {spent_sec:.0f} s")
+    """The runs; progress is printed if they take long."""
+    num_samples = sum(blocks.sizes)
+    with Progress(f"{name}: counting packs, once", num_samples, "samples") as progress:
+        for counts in runs:
+            yield counts
+            progress.add(num_samples * len(counts) / blocks.num_blocks)

@@ -37,7 +37,7 @@ from titan_speech.importers.base import (
     speech_importers,
 )
 from titan_speech.importers.build_folder import UNIT_PROBLEM, BuildFolder, BuildSettings, UnitRecord, digest_of
-from titan_speech.importers.build_workers import BuildProgress, CutShard, ImportUnit, UnitTask
+from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import SortedRun
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, TokenizerInfo, read_manifest
@@ -55,6 +55,7 @@ from titan_speech.store.writer import (
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.process_pool import run_tasks
 from titan_speech.utils.progress import print_to_stderr
+from titan_speech.utils.task_progress import TaskProgress
 
 REPORT_NAME = "build_report.json"
 
@@ -231,7 +232,8 @@ class _Build:
         skip_bad = self._request.skip_bad
         records = {unit.name: self._folder.record(unit) for unit in units}
         left = [unit for unit in units if (record := records[unit.name]) is None or not record.is_done(unit, skip_bad)]
-        progress = BuildProgress("imported", "units", [unit.num_bytes for unit in left])
+        num_samples = [None if unit.stop is None else unit.stop - unit.start for unit in left]
+        progress = TaskProgress("imported", "units", [unit.num_bytes for unit in left], num_samples)
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
         import_unit = ImportUnit(self._importer, self._recipe, normalize)
@@ -268,7 +270,7 @@ class _Build:
     def _write_shards(self, runs: Sequence[SortedRun]) -> Manifest:
         parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
         left = [job for jobs in parts.values() for job in jobs if self._folder.shard(job) is None]
-        progress = BuildProgress("cut", "shards", [self._request.shard_bytes] * len(left))
+        progress = TaskProgress("cut", "shards", [self._request.shard_bytes] * len(left))
         cut_shard = CutShard(self._folder.store, self._folder.shards)
         run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()

@@ -1,4 +1,4 @@
-"""What one process of a build does: import a unit, or write a shard; and the progress of all of them.
+"""What one process of a build does: import a unit, or write a shard.
 
 In: a task. Out: files in the build's folder (build_folder.py), and a record that is put in place only when they are
 complete. The functions pickle, so utils/process_pool.py runs them in this process or in several.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, Importer, Sample, SpeechSample, TextSample, Unit
@@ -28,9 +25,6 @@ from titan_speech.store.problems import Problem, ProblemGroup, Problems, combine
 from titan_speech.store.sample_sorter import Recipe, SampleSorter
 from titan_speech.store.shard_writer import ShardJob, write_shard
 from titan_speech.utils.process_pool import Advance
-from titan_speech.utils.progress import ProgressLine, clock
-
-BYTES_PER_TOKEN = 4.0  # assumed until a task is finished
 
 
 @dataclass(frozen=True)
@@ -128,57 +122,3 @@ class CutShard:
         info = write_shard(task, self.store)
         write_shard_record(self.records, task, info)
         advance(info.num_samples, info.num_tokens)
-
-
-class BuildProgress:
-    """Progress of one stage of a build: samples, tokens, their rates and the time left.
-
-    Time left is estimated by bytes of input: a running task is taken to have read as many bytes for its tokens as the
-    finished tasks did for theirs.
-    """
-
-    def __init__(self, stage: str, what: str, num_bytes: Sequence[int]) -> None:
-        """Args: `num_bytes` of each task."""
-        self._stage, self._what, self._num_bytes = stage, what, np.asarray(num_bytes, np.float64)
-        self._line = ProgressLine()
-        self._last = np.zeros((len(num_bytes), 2), np.int64), np.zeros(len(num_bytes), bool)
-
-    def report(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
-        """Called often, prints rarely.
-
-        Args:
-            counts: samples and tokens of each task, [tasks, 2].
-            is_done: which tasks are finished, [tasks].
-        """
-        self._last = counts, is_done
-        if self._line.is_due:
-            self._line.show(self._text(counts, is_done, 0))
-
-    def finish(self, num_refused: int = 0) -> None:
-        """Print the last line, which stays.
-
-        Args:
-            num_refused: tasks that are finished, but without a usable result.
-        """
-        if len(self._num_bytes):
-            self._line.show(self._text(*self._last, num_refused))
-        self._line.close()
-
-    def _text(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_], num_refused: int) -> str:
-        num_samples, num_tokens = counts.sum(axis=0).tolist()
-        elapsed_sec = max(self._line.elapsed_sec, 1e-9)
-        share = self._share(counts[:, 1], is_done)
-        left = f"{clock(elapsed_sec * (1 - share) / share)} left" if 0 < share < 1 else f"{clock(elapsed_sec)} taken"
-        return (
-            f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}"
-            f"{f', refused {num_refused}' if num_refused else ''}: {num_samples:,} samples "
-            f"({num_samples / elapsed_sec:,.0f}/s), {num_tokens / 1e6:,.1f} M tokens "
-            f"({num_tokens / elapsed_sec / 1e6:,.2f} M/s), {left}"
-        )
-
-    def _share(self, tokens: NDArray[np.int64], is_done: NDArray[np.bool_]) -> float:
-        """The estimated part of the input that was read, by bytes."""
-        finished = self._num_bytes[is_done].sum()
-        per_token = finished / max(tokens[is_done].sum(), 1) if finished else BYTES_PER_TOKEN
-        running = np.minimum(tokens[~is_done] * per_token, self._num_bytes[~is_done]).sum()
-        return float((finished + running) / max(self._num_bytes.sum(), 1.0))

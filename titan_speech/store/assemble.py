@@ -161,7 +161,7 @@ def assemble_store(
     try:
         num_bytes = sum(rewrite.shard.num_bytes for rewrite in rewrites)
         num_processes = num_workers or (os.cpu_count() or 1 if num_bytes >= SMALL_BYTES else 1)
-        with Progress(f"{verb} {path}", 2 * num_bytes, "MB", 1e6) as progress:
+        with Progress(f"{verb} {path}", 2 * num_bytes, "B") as progress:
             runs = run_tasks(
                 _WriteRun(folder / "spill"),
                 rewrites,

@@ -13,6 +13,7 @@ benchmarks/results/build.json.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
@@ -51,6 +52,7 @@ from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 BATCH_SAMPLES = 1024
 BATCH_TOKENS = 4 << 20
+COUNT_SEC = 0.2
 RUN_BYTES = 64 << 20
 RUN_SAMPLES = 1 << 18
 _TEXT = "text"
@@ -106,7 +108,7 @@ class SampleSorter:
             folder: where runs are written.
             on_problem: called with id and problem of a sample that is left out.
             on_duration_mismatch: called for a sample that is kept.
-            on_batch: called with the numbers of samples and tokens of each batch, for progress.
+            on_batch: called with numbers of new samples and tokens, for progress; tokens only when a batch is full.
             unit: name of the input, for messages.
             file: the file of the input that `source_row` counts in.
         """
@@ -118,6 +120,8 @@ class SampleSorter:
         """By source, language and whether it is speech: a `PartKey` is hashed in Python."""
         self._buffers: dict[PartKey, _Buffer] = {}
         self._batch_samples = self._batch_tokens = self._run_samples = self._run_bytes = 0
+        self._num_counted, self._counted_sec = 0, time.monotonic()
+        """Samples of the batch that `on_batch` knows of, and when it was last called."""
         self._runs: list[SortedRun] = []
 
     def add_speech(
@@ -170,15 +174,22 @@ class SampleSorter:
         self._batch_tokens += num_tokens
         if self._batch_samples >= BATCH_SAMPLES or self._batch_tokens >= BATCH_TOKENS:
             self._flush_batch()
+        elif time.monotonic() - self._counted_sec > COUNT_SEC:
+            self._count(0)
+
+    def _count(self, num_tokens: int) -> None:
+        """Tell what is new since the last call, so that a slow batch, as of audio that is encoded, shows progress."""
+        self._on_batch(self._batch_samples - self._num_counted, num_tokens)
+        self._num_counted, self._counted_sec = self._batch_samples, time.monotonic()
 
     def _flush_batch(self) -> None:
         num_tokens = 0
         for (source, language, is_speech), entries in self._entries.items():
             key = PartKey(source, language, Kind.SPEECH if is_speech else Kind.TEXT)
             num_tokens += self._flush_part(key, entries)
-        self._on_batch(self._batch_samples, num_tokens)
+        self._count(num_tokens)
         self._entries.clear()
-        self._batch_samples = self._batch_tokens = 0
+        self._batch_samples = self._batch_tokens = self._num_counted = 0
         if self._run_bytes >= RUN_BYTES or self._run_samples >= RUN_SAMPLES:
             self._write_runs()
 

@@ -44,7 +44,7 @@ def push_store(folder: Path, url: S3Url, settings: StorageConfig | None = None) 
     sha256s = {file.path: file.sha256 for file in manifest.files}
     paths = [*sha256s, *unlisted, MANIFEST_NAME]
     num_bytes = sum((folder / path).stat().st_size for path in paths if (folder / path).is_file())
-    with Progress(f"push {folder} to {url}", num_bytes, "MB", 1e6) as progress:
+    with Progress(f"push {folder} to {url}", num_bytes, "B") as progress:
         done = upload_folder(
             client, folder, url, paths=paths, sha256s=sha256s, report=lambda file: progress.add(file.num_bytes)
         )
@@ -69,7 +69,7 @@ def pull_store(url: S3Url, folder: Path, settings: StorageConfig | None = None) 
     files = {file.path: remote_file(url, file) for file in manifest.files}
     num_bytes = sum(file.num_bytes for file in files.values())
     unfinished = folder.with_name(f"{folder.name}.pull")
-    with Progress(f"pull {url} to {folder}", num_bytes, "MB", 1e6) as progress:
+    with Progress(f"pull {url} to {folder}", num_bytes, "B") as progress:
         download_files(client, files, unfinished, lambda _, num_bytes: progress.add(num_bytes))
     existing = client.list_sizes(url)
     unlisted = [name for name in UNLISTED_NAMES if name in existing]

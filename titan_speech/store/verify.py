@@ -129,7 +129,7 @@ def _sum_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
 def _content_problems(store: StoreFiles, manifest: Manifest, num_workers: int) -> list[str]:
     check = ShardCheck(store, manifest)
     pairs = [(part, shard) for part in manifest.parts for shard in part.shards]
-    with Progress(f"verify {store}", sum(shard.num_bytes for _, shard in pairs), "MB", 1e6) as progress:
+    with Progress(f"verify {store}", sum(shard.num_bytes for _, shard in pairs), "B") as progress:
 
         def checked(pair: tuple[PartInfo, ShardInfo]) -> CheckedShard:
             result = check.shard(*pair)

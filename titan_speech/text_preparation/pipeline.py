@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.build_workers import BuildProgress
 from titan_speech.text_preparation.decisions import UnitDecisions, decide
 from titan_speech.text_preparation.job import Job, WorkFolder
 from titan_speech.text_preparation.report import DocumentCounts, write_reports
@@ -30,6 +29,7 @@ from titan_speech.text_preparation.workers import UnitWork, clean_unit, write_ke
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import print_to_stderr
+from titan_speech.utils.task_progress import TaskProgress
 
 PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
@@ -108,7 +108,7 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, log: Callable[[str
     todo = [work for work in works if not work.is_done()]
     if len(todo) < len(works):
         log(f"resuming: {len(works) - len(todo)} of {len(works)} units are done")
-    progress = BuildProgress("cleaned", "units", [work.unit.num_bytes for work in todo])
+    progress = TaskProgress("cleaned", "units", [work.unit.num_bytes for work in todo])
     errors = [error for error in run_tasks(CleanTask(job), todo, workers, progress.report) if error is not None]
     progress.finish()
     if errors:
@@ -126,7 +126,8 @@ def _write_all(
     documents.mkdir(parents=True)
     pairs = enumerate(zip(works, decisions, strict=True))
     tasks = [UnitToWrite(work, one, documents / f"{number:05d}.parquet") for number, (work, one) in pairs]
-    progress = BuildProgress("written", "units", [len(one.decision_N) for one in decisions])
+    num_documents = [len(one.decision_N) for one in decisions]
+    progress = TaskProgress("written", "units", num_documents, num_documents)
     total = DocumentCounts()
     for counts in run_tasks(WriteTask(), tasks, workers, progress.report):
         total.merge(counts)

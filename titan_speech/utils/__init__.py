@@ -6,7 +6,8 @@ printable.py     text without credentials and control characters
 locks.py         one job per folder
 checksum.py      whether a file still holds what was written
 process_pool.py  one function over many tasks, in this process or in several
-progress.py      progress of a long job on stderr
+progress.py      progress of a long job on stderr, and the time left
+task_progress.py the same for tasks of several processes
 text_table.py    tables, sizes and numbers as text
 logging.py       warnings of libraries that no user can act on, hidden
 cpu.py           TorchTitan on a machine without an accelerator

@@ -1,18 +1,76 @@
-"""Progress of a long job: one line on stderr with rate and time left.
+"""Progress of a long job: one line on stderr with amounts, rate and time left.
 
-In: a total in some unit, and the amounts done, from any thread. Out: one line that is rewritten on a terminal, or a new
-line every 30 s in a log. Jobs of less than two seconds print nothing.
+In: a total, and how much of it is done, from any thread. Out: one line that is rewritten on a terminal, or a new line
+every 30 s in a log. Jobs of less than two seconds print nothing. Tasks of several processes have task_progress.py.
+
+The time left follows from a smoothed rate (`RateEstimate`) and is shown only once it means something: the time before
+the first unit is done (starting processes, loading a codec) is not counted, and three more units in three seconds must
+have followed. The price is a job of few large units that shows no time left for a while.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from threading import Lock
 from typing import TextIO
 
+from titan_speech.utils.text_table import amount
+
 FIRST_SEC = 2.0
 TERMINAL_SEC, LOG_SEC = 0.5, 30.0
+MIN_SEC, MIN_UPDATES = 3.0, 3
+"""Before these have passed since the first unit was done, no time left is estimated."""
+WINDOW_SEC, WINDOW_SHARE = 10.0, 0.3
+"""The rate is that of about the last ten seconds, or of the last 30 % of a longer job."""
+
+
+class RateEstimate:
+    """The smoothed rate of an amount that grows towards a total, and the time left."""
+
+    def __init__(self, total: float) -> None:
+        self._total, self._done = total, 0.0
+        self._first_sec: float | None = None
+        self._last_sec = 0.0
+        self._amount = self._time_sec = 0.0
+        """What was done in a recent time; the older, the less it counts."""
+        self._num_updates = 0
+
+    def update(self, done: float, now_sec: float | None = None) -> None:
+        """Set what is done in total; the first amount above 0 is where the estimate begins.
+
+        Args:
+            done: of the total; less than before is ignored, since estimates of what is done may fall.
+            now_sec: of a monotonic clock; None: now.
+        """
+        now_sec = time.monotonic() if now_sec is None else now_sec
+        if self._first_sec is None:
+            if done > 0:
+                self._first_sec = self._last_sec = now_sec
+                self._done = done
+            return
+        new = max(done - self._done, 0.0)
+        window_sec = max(WINDOW_SEC, WINDOW_SHARE * (now_sec - self._first_sec))
+        keep = math.exp(-(now_sec - self._last_sec) / window_sec)
+        self._amount = self._amount * keep + new
+        self._time_sec = self._time_sec * keep + now_sec - self._last_sec
+        self._num_updates += new > 0
+        self._done, self._last_sec = self._done + new, now_sec
+
+    @property
+    def left_sec(self) -> float | None:
+        """Seconds until the total is done; None while too little was done to say."""
+        if self._first_sec is None or self._num_updates < MIN_UPDATES or self._last_sec - self._first_sec < MIN_SEC:
+            return None
+        if self._amount <= 0:
+            return None
+        return max(self._total - self._done, 0.0) * self._time_sec / self._amount
+
+    def left_text(self) -> str:
+        """`, 1:02 left`, or nothing while it is not known."""
+        left_sec = self.left_sec
+        return "" if left_sec is None else f", {clock(left_sec)} left"
 
 
 class ProgressLine:
@@ -37,7 +95,7 @@ class ProgressLine:
         """Print the line, over the one before on a terminal."""
         self._next_show = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
         if self._on_terminal:
-            print(f"\r{line:<110}", end="", file=self._stream, flush=True)
+            print(f"\r{line}\x1b[K", end="", file=self._stream, flush=True)
         else:
             print(line, file=self._stream, flush=True)
         self._is_open = self._on_terminal
@@ -50,45 +108,41 @@ class ProgressLine:
 
 
 class Progress:
-    """Progress of one job: `with Progress("verify", num_bytes, "MB", 1e6) as progress: progress.add(...)`."""
+    """Progress of one job: `with Progress("verify", num_bytes, "B") as progress: progress.add(...)`."""
 
-    def __init__(self, what: str, total: float, unit: str, scale: float = 1.0, stream: TextIO | None = None) -> None:
+    def __init__(self, what: str, total: float, unit: str, stream: TextIO | None = None) -> None:
         """
         Args:
             what: name of the job.
-            total: amount of the whole job; amounts are divided by `scale` to print them in `unit`.
-            unit: the unit that is printed.
-            scale: what one `unit` is in the amounts given to `add` and `update`.
+            total: amount of the whole job.
+            unit: of the amounts: `B` for bytes, or what is counted, as `samples`.
             stream: where lines are printed; stderr if None.
         """
-        self._what, self._total, self._unit, self._scale = what, total, unit, scale
+        self._what, self._total, self._unit = what, total, unit
         self._line, self._done, self._lock = ProgressLine(stream), 0.0, Lock()
+        self._rate = RateEstimate(total)
 
     def add(self, amount: float) -> None:
         """Count an amount as done."""
         with self._lock:
-            self._done += amount
-            self._show_if_due()
+            self._set(self._done + amount)
 
     def update(self, done: float) -> None:
         """Set the amount that is done in total."""
         with self._lock:
-            self._done = done
-            self._show_if_due()
+            self._set(done)
 
-    def _show_if_due(self) -> None:
+    def _set(self, done: float) -> None:
+        self._done = done
+        self._rate.update(done)
         if self._line.is_due:
             self._line.show(self._text(self._line.elapsed_sec))
 
     def _text(self, elapsed_sec: float) -> str:
-        rate = self._done / elapsed_sec
-        left_sec = (self._total - self._done) / rate if rate else 0.0
         share = self._done / self._total if self._total else 1.0
-        done, total, speed = (value / self._scale for value in (self._done, self._total, rate))
-        return (
-            f"{self._what}: {share:.0%}, {done:,.0f} of {total:,.0f} {self._unit}, {speed:,.1f} {self._unit}/s, "
-            f"{clock(left_sec)} left"
-        )
+        done = amount(self._done, "B" if self._unit == "B" else "")
+        total, rate = amount(self._total, self._unit), amount(self._done / elapsed_sec, self._unit)
+        return f"{self._what}: {share:.0%}, {done} of {total}, {rate}/s{self._rate.left_text()}"
 
     def __enter__(self) -> Progress:
         return self
@@ -98,9 +152,11 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """A duration as 1:02:03, or 2:03 below an hour."""
+    """A duration as 1:02:03, or 2:03 below an hour; from four days on as 5 d 3 h."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 96:
+        return f"{hours // 24:,} d {hours % 24} h"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 

@@ -44,6 +44,13 @@ def large(value: float) -> str:
     return f"{value:.4g}"
 
 
+def amount(value: float, unit: str = "") -> str:
+    """Three significant digits with the unit, `B` for bytes: 110 samples, 12.3 k samples, 4.51 GB."""
+    letters = ((1e12, "T"), (1e9, "G" if unit == "B" else "B"), (1e6, "M"), (1e3, "k"))
+    size, letter = next((one for one in letters if value >= 0.9995 * one[0]), (1.0, ""))
+    return f"{value / size:.3g} {letter}{unit if unit == 'B' else f' {unit}' if letter else unit}".rstrip()
+
+
 def hours(value: float) -> str:
     """Hours, with a tenth below 100; minutes below one hour."""
     if 0 < value < 1:

@@ -80,7 +80,7 @@ def _download(prefix: Prefix, sent: SentCheckpoint, folder: Path, fetching: Path
         raise CheckpointError(f"{prefix.url}: the manifest of {sent.name} names no {MARKER}; take another checkpoint")
     for path in inside:
         _reuse(path_inside(folder, path), path_inside(fetching, path))
-    with Progress(f"fetch {sent.name} from {prefix.url}", sent.num_bytes, "MB", 1e6) as progress:
+    with Progress(f"fetch {sent.name} from {prefix.url}", sent.num_bytes, "B") as progress:
         for files, target in ((companions, folder), (inside.values(), fetching), ([marker], fetching)):
             remote = {file.path: _remote_file(prefix, file) for file in files}
             download_files(prefix.client, remote, target, lambda _, num_bytes: progress.add(num_bytes))
@@ -121,7 +121,7 @@ def push(run: Path, folder: Path, to: str, storage: StorageConfig, step: int | N
 def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentCheckpoint]:
     missing = [one for one in chosen if not _is_at_address(sender.prefix, one)]
     sent = []
-    with Progress(f"push to {sender.prefix.url}", sum(one.num_bytes for one in missing), "MB", 1e6) as progress:
+    with Progress(f"push to {sender.prefix.url}", sum(one.num_bytes for one in missing), "B") as progress:
         for one in missing:
             with one.lock_for_reading() as is_held:
                 if not is_held:

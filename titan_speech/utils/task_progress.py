@@ -1,0 +1,82 @@
+"""Progress of tasks that several processes work on (process_pool.py).
+
+In: the samples and tokens that each task has finished so far. Out: a line as of progress.py, with the time left from
+the first finished task on, or from the start where the tasks' numbers of samples are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.utils.progress import ProgressLine, RateEstimate, clock
+from titan_speech.utils.text_table import amount
+
+
+class TaskProgress:
+    """Progress of tasks that several processes work on: tasks, samples, tokens, their rates and the time left.
+
+    How much of a running task is done follows from its number of samples where that is known, else from the samples per
+    byte of the tasks that are finished; until there is one, it counts as not begun.
+    """
+
+    def __init__(
+        self, stage: str, what: str, sizes: Sequence[float], num_samples: Sequence[int | None] | None = None
+    ) -> None:
+        """
+        Args:
+            stage: what is done to a task, as `imported`.
+            what: name of the tasks, as `units`.
+            sizes: of each task in any one unit, such as bytes.
+            num_samples: of each task, where it is known before.
+        """
+        self._stage, self._what, self._size_N = stage, what, np.maximum(np.asarray(sizes, np.float64), 1.0)
+        self._num_samples_N = np.array([number or np.nan for number in num_samples or [None] * len(sizes)], np.float64)
+        self._line, self._rate = ProgressLine(), RateEstimate(1.0)
+        self._last = np.zeros((len(sizes), 2), np.int64), np.zeros(len(sizes), bool)
+
+    def report(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
+        """Called often, prints rarely.
+
+        Args:
+            counts: samples and tokens of each task, [tasks, 2].
+            is_done: which tasks are finished, [tasks].
+        """
+        self._last = counts, is_done
+        if self._line.is_due:
+            self._rate.update(self._share(counts[:, 0], is_done))
+            self._line.show(f"{self._text(counts, is_done, 0)}{self._rate.left_text()}")
+
+    def finish(self, num_refused: int = 0) -> None:
+        """Print the last line, which stays.
+
+        Args:
+            num_refused: tasks that are finished, but without a usable result.
+        """
+        if len(self._size_N):
+            self._line.show(f"{self._text(*self._last, num_refused)}, {clock(self._line.elapsed_sec)} taken")
+        self._line.close()
+
+    def _text(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_], num_refused: int) -> str:
+        num_samples, num_tokens = counts.sum(axis=0).tolist()
+        elapsed_sec = max(self._line.elapsed_sec, 1e-9)
+        head = f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}"
+        refused = f", refused {num_refused}" if num_refused else ""
+        if not num_samples:
+            return f"{head}{refused}: no sample yet after {clock(elapsed_sec)}"
+        rates = (
+            f"{amount(number, unit)} ({amount(number / elapsed_sec)}/s)"
+            for number, unit in ((num_samples, "samples"), (num_tokens, "tokens"))
+            if number
+        )
+        return f"{head}{refused}: {', '.join(rates)}"
+
+    def _share(self, num_samples_N: NDArray[np.int64], is_done_N: NDArray[np.bool_]) -> float:
+        """The estimated part of all tasks that is done, by their sizes."""
+        finished = self._size_N[is_done_N].sum()
+        size_per_sample = finished / max(num_samples_N[is_done_N].sum(), 1)
+        by_number_N = self._size_N * num_samples_N / self._num_samples_N
+        running_N = np.where(np.isnan(by_number_N), num_samples_N * size_per_sample, by_number_N)
+        return float((finished + np.minimum(running_N, self._size_N)[~is_done_N].sum()) / self._size_N.sum())
