@@ -17,12 +17,13 @@ from types import FrameType
 from typing import Any
 
 from titan_speech import __version__
-from titan_speech.cli import checkpoint, config, data, estimate, generate, model, store, text
+from titan_speech.cli import checkpoint, completion, config, data, estimate, generate, model, recipes, store, text
 from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
 from titan_speech.errors import TitanSpeechError
 from titan_speech.utils.printable import make_log_records_printable, printable
 
 COMMANDS = (
+    *recipes.COMMANDS,
     *config.COMMANDS,
     *data.COMMANDS,
     *estimate.COMMANDS,
@@ -33,6 +34,7 @@ COMMANDS = (
     *generate.COMMANDS,
 )
 GROUPS = {
+    "recipes": "List and copy the recipes and examples that come with titan_speech.",
     "config": "Show and check the configuration of a run.",
     "data": "Show what a run reads, and in which order.",
     "store": "Build, check, merge and move token stores.",
@@ -44,6 +46,8 @@ GROUPS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    if completion.VARIABLE in os.environ:
+        completion.complete(COMMANDS, GROUPS)
     words = list(sys.argv[1:] if argv is None else argv)
     command, words = find_command(words)
     args = parse(command, words)
