@@ -1,0 +1,136 @@
+"""Build the site of the documents: the pages of docs/, and a reference generated from the code.
+
+In: docs/*.md, mkdocs.yml, the commands (titan_speech/cli), the configuration schema, docstrings. Out: outputs/site, and
+docs/reference/*.md, which git ignores. A link to a page or heading that does not exist ends the build with exit code 1.
+It takes about 10 s; torch is not imported, since docstrings are read from the sources.
+
+    python scripts/build_docs.py            # then open outputs/site/index.html
+    python scripts/build_docs.py --pages    # the generated pages alone; `zensical serve` then shows edits at once
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import inspect
+import io
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from titan_speech.cli.main import COMMANDS, GROUPS, parse  # noqa: E402
+from titan_speech.config.fields import config_fields, without_none  # noqa: E402
+from titan_speech.config.help import default_text, field_docstrings, type_text  # noqa: E402
+from titan_speech.config.schema import SpeechConfig  # noqa: E402
+
+REFERENCE = ROOT / "docs" / "reference"
+PYTHON_API = {
+    "Configuration": ("titan_speech.config.load", "titan_speech.config.budget", "titan_speech.preflight.config_checks"),
+    "Token stores": (
+        "titan_speech.store.writer",
+        "titan_speech.store.reader",
+        "titan_speech.store.sample",
+        "titan_speech.store.manifest",
+        "titan_speech.importers.base",
+    ),
+    "Tokens and prompts": (
+        "titan_speech.tokenization.vocabulary",
+        "titan_speech.tokenization.text_tokenizer",
+        "titan_speech.tokenization.prompt_template",
+        "titan_speech.tokenization.normalize",
+    ),
+    "Codecs": ("titan_speech.codec.base", "titan_speech.codec.load", "titan_speech.codec.wav"),
+    "Data order": ("titan_speech.data.plan", "titan_speech.data.loader"),
+    "Training": ("titan_speech.training.callback", "titan_speech.training.loss"),
+    "Checkpoints": ("titan_speech.checkpoint.commit", "titan_speech.checkpoint.verify"),
+    "Models and speech": ("titan_speech.hf.expand", "titan_speech.hf.export", "titan_speech.generate.synthesize"),
+    "Errors": ("titan_speech.errors",),
+}
+"""What other programs import, in the order of the flow; each module is documented with its public names."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", action="store_true", help="write docs/reference/ only")
+    only_pages = parser.parse_args().pages
+    write_reference()
+    if only_pages:
+        return 0
+    zensical = Path(sys.executable).with_name("zensical")
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, env=environment).returncode
+
+
+def write_reference() -> None:
+    REFERENCE.mkdir(exist_ok=True)
+    pages = {"command_line": command_line, "configuration_keys": configuration_keys, "python_api": python_api}
+    for name, page in pages.items():
+        (REFERENCE / f"{name}.md").write_text("\n".join(page()) + "\n", encoding="utf-8")
+
+
+def command_line() -> Iterator[str]:
+    """Every command with its help, by group."""
+    yield "# Command line\n"
+    yield "`titan-speech <command>`; exit codes are 0 done, 1 a check found something wrong, 2 bad input.\n"
+    groups = {None: "Run, estimate and generate.", **GROUPS}
+    for group, summary in groups.items():
+        yield f"## {group or 'Top level'}\n\n{summary}\n"
+        for command in COMMANDS:
+            if command.group == group:
+                yield f"### titan-speech {command.full_name()}\n\n```text\n{help_of(command)}```\n"
+
+
+def help_of(command: typing.Any) -> str:
+    """What `--help` prints, in 100 columns."""
+    os.environ["COLUMNS"] = "100"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        parse(command, ["--help"])
+    return printed.getvalue()
+
+
+def configuration_keys() -> Iterator[str]:
+    """Every table and key with type, default and meaning."""
+    yield "# Configuration keys\n"
+    yield "Every table of a run's TOML file. On the command line a key is `--table.key value`;"
+    yield "`--config-help` prints the same as text. [Configuration](../configuration.md) says how they are used.\n"
+    for key, (_, hint) in config_fields(SpeechConfig).items():
+        yield from table_of_keys(without_none(hint), key, f"[{key}]")
+
+
+def table_of_keys(cls: type, name: str, title: str) -> Iterator[str]:
+    """Heading and keys of a table, then those of the arrays of tables in it."""
+    yield f"## `{title}`\n\n{inspect.getdoc(cls) or ''}\n"
+    inner: list[tuple[type, str]] = []
+    for key, (entry, hint) in config_fields(cls).items():
+        element = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+        if dataclasses.is_dataclass(element):
+            inner.append((typing.cast(type, element), f"{name}.{key}"))
+            continue
+        heading = f"`{name}.{key}`{{ #{name}.{key} }}"
+        yield f"**{heading}** &nbsp; `{type_text(hint)}` &nbsp; {default_text(entry)}\n"
+        yield f":   {field_docstrings(cls).get(entry.name, '')}\n"
+    for element, path in inner:
+        yield from table_of_keys(element, path, f"[[{path}]]")
+
+
+def python_api() -> Iterator[str]:
+    """Instructions for mkdocstrings, which reads the docstrings."""
+    yield "# Python API\n"
+    yield "What programs that build on titan_speech import. A suffix of a tensor names its shape: `ids_BL` is batch by"
+    yield "length, `codes_F` one code per frame.\n"
+    for title, modules in PYTHON_API.items():
+        yield f"## {title}\n"
+        for module in modules:
+            yield f"::: {module}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
