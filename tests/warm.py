@@ -53,7 +53,7 @@ class WarmRun:
 
 
 def start_warm(folder: Path, *overrides: str, world_size: int = 1, config: str = SMALL, entry: str = TRAIN) -> WarmRun:
-    """As `start_run` without options of torchrun."""
+    """As `start_run` without options of torchrun; with WARM_WAITS set the launcher leaves the others to themselves."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.txt").touch()
     arguments = ["--job.config_file", config, "--job.dump_folder", str(folder), *overrides]
@@ -69,6 +69,7 @@ def _launch(log: Path, entry: str, arguments: list[str], environment: dict[str, 
     for stream in (1, 2):
         os.dup2(number, stream)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GROUP_RANK": "0"}
+    meeting["TORCHELASTIC_RUN_ID"] = "warm"  # by which workers know that a launcher started them
     workers = set()
     for rank in range(world_size):
         worker = os.fork()
@@ -103,7 +104,8 @@ def _code_of(workers: set[int]) -> int:
             workers.discard(worker)
             if status and not code:
                 code, deadline = os.waitstatus_to_exitcode(status) & 0xFF, time.monotonic() + LEAVE_SEC
-                _signal(workers, signal.SIGTERM)
+                if "WARM_WAITS" not in os.environ:
+                    _signal(workers, signal.SIGTERM)
         elif time.monotonic() > deadline:
             _signal(workers, signal.SIGKILL)
         time.sleep(0.01)

@@ -14,23 +14,27 @@ once, by rank 0, without a traceback.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from titan_speech.config.budget import Budget, describe_budget
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
+from titan_speech.distributed.lost_rank import first_line, is_of_a_collective
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
-from titan_speech.errors import ConfigError, HealthError, TitanSpeechError
-from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
+from titan_speech.errors import ConfigError, RendezvousError, TitanSpeechError
+from titan_speech.health.orphan import stop_with_launcher
+from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.logging import silence_library_warnings
+from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable
 
 if TYPE_CHECKING:
@@ -46,25 +50,50 @@ if TYPE_CHECKING:
     from titan_speech.trainer import SpeechTrainer
 
 
+OPEN_FILES = 256
+"""A run of one process has some 60 open; connections to other ranks and to object storage, and workers, come on top."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 when it finished, else a code of `titan_speech.health.signals`."""
     set_single_process_defaults()
+    stop_with_launcher()
     make_log_records_printable()
+    trainer: SpeechTrainer | None = None
     try:
         with ExitStack() as held:  # the lock of the run folder
-            run(prepare(list(sys.argv[1:] if argv is None else argv), held))
+            trainer = prepare(list(sys.argv[1:] if argv is None else argv), held)
+            run(trainer)
     except StopRun as stop:
         _print_on_rank_0(stop.reason)
         return EXIT_RESTART
+    except RendezvousError as error:
+        _print(str(error))
+        return EXIT_HUNG
     except TitanSpeechError as error:
         _print_on_rank_0(str(error))
-        return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
+        return EXIT_UNHEALTHY if trainer is not None and trainer.has_trained else EXIT_BAD_INPUT
+    except BaseException as error:  # torch's error of a checkpoint is no Exception
+        if not is_of_a_collective(error):
+            raise
+        _leave_after_lost_rank(error)
     return 0
 
 
 def _print_on_rank_0(text: str) -> None:
     if dist_env().is_first:
-        print(printable(f"titan_speech: {text}"), file=sys.stderr, flush=True)
+        _print(text)
+
+
+def _print(text: str) -> None:
+    print(printable(f"titan_speech: {text}"), file=sys.stderr, flush=True)
+
+
+def _leave_after_lost_rank(error: BaseException) -> NoReturn:
+    """End this process at once: closing what is half built waits for, or fails over, the rank that is lost."""
+    what = f"rank {dist_env().rank} lost another rank during start-up or at the end"
+    _print(f"{what}: {first_line(error)}; start the same command again")
+    os._exit(EXIT_HUNG)
 
 
 def prepare(argv: list[str], held: ExitStack) -> SpeechTrainer:
@@ -101,6 +130,7 @@ class _Job:
 
 def _load(argv: list[str]) -> _Job:
     """Load and check the configuration, then the tokenizer and the shape of the backbone."""
+    ensure_open_files(OPEN_FILES)
     world_size = dist_env().world_size
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
     silence_library_warnings()

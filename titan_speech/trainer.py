@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.profiler import record_function
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.protocols import BaseModel
@@ -24,10 +25,11 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
+from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopRun, StopSignals
-from titan_speech.health.watchdog import HangReport, is_of_a_collective
+from titan_speech.health.watchdog import HangReport
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
@@ -78,6 +80,8 @@ class SpeechTrainer(Trainer):
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
         self._num_microbatches = 0
         """Microbatches of the current step that have begun."""
+        self.has_trained = False
+        """True once this process has done a step."""
         self.callbacks = config.callbacks(self)
         self.checkpointer.on_complete += [callback.checkpoint_complete for callback in self.callbacks]
         self.metrics_processor.sources += [*(callback.metrics for callback in self.callbacks), self._health_metrics]
@@ -180,6 +184,7 @@ class SpeechTrainer(Trainer):
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
             raise
+        self.has_trained = True
         self.hangs.step_ended(self.config.comm.train_timeout_seconds)
 
     def _skip_batches(self, data_iterator: Iterator[Batch]) -> None:
@@ -190,16 +195,16 @@ class SpeechTrainer(Trainer):
         self.health.skipped_by_rollback(self.step)
 
     def train(self) -> None:
-        """TorchTitan's loop; a collective that fails outside a step, as in a save, ends the rank as inside a step.
+        """TorchTitan's loop; a collective that fails in a load or a save ends the rank as one in a step does.
 
         Signals request a save only with checkpoints enabled; otherwise they end the process as usual.
         """
         if self.checkpointer.enable:
             StopSignals(self.config.speech.health.stop_within_sec, self._stop_on).listen()
-        self.hangs.begin(self.config.comm.init_timeout_seconds)
+        self.hangs.begin(self.config.comm.init_timeout_seconds, f"loading {self.checkpointer.start}")
         try:
             super().train()
-        except Exception as error:
+        except (Exception, CheckpointException) as error:
             if is_of_a_collective(error):
                 self.hangs.exit(error)
             raise

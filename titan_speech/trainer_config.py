@@ -252,6 +252,7 @@ def _checkpoint(
         create_seed_checkpoint=settings.create_seed_checkpoint,
         settings=settings,
         upload=config.upload,
+        comm=config.comm,
         provenance=provenance,
         phases=plan.phases,
     )

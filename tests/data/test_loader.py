@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import resource
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -278,3 +282,35 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wants_color()
     monkeypatch.setenv("NO_COLOR", "1")
     assert not wants_color()
+
+
+@pytest.fixture
+def no_shared_memory() -> Iterator[None]:
+    """A worker process may not make a file of more than 1 kB, also not in shared memory."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_workers_without_shared_memory_end_the_run_with_one_error_that_names_it(
+    plan: DataPlan, no_shared_memory: None
+) -> None:
+    with loader_of(plan, num_workers=2) as loader, pytest.raises(DataError) as raised:
+        next(iter(loader))
+    message = str(raised.value)
+    assert message.startswith("a worker process of the dataloader found no room in shared memory (/dev/shm); give ")
+    assert "data.num_workers = 0" in message
+    assert "Traceback" not in message
+
+
+def test_the_death_of_a_worker_is_one_error_that_says_so(plan: DataPlan) -> None:
+    before = set(multiprocessing.active_children())
+    with loader_of(plan, num_workers=1) as loader:
+        batches = iter(loader)
+        next(batches)
+        (worker,) = set(multiprocessing.active_children()) - before
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(DataError, match=r"a worker process of the dataloader ended .*lower data\.num_workers"):
+            list(islice(batches, 100))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs import train
+from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.health.signals import EXIT_HUNG
-from titan_speech.health.watchdog import Mark, hang_lines, is_of_a_collective
+from titan_speech.health.watchdog import Mark, hang_lines
 
 
 def test_the_report_names_silent_ranks_first_then_those_furthest_behind() -> None:

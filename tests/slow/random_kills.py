@@ -3,10 +3,13 @@
     python -m tests.slow.random_kills --kills 30 --worlds 1,2,3 --seed 0 > kills.json
 
 In: the bundled data. Each start of the run has a number of processes drawn from --worlds and ends by `kill -9` of all
-its processes or of one worker (the launcher then ends the rest): during start-up, some steps in, while a checkpoint is
-written, or while one is uploaded to a SeaweedFS server on loopback. After the last kill the run trains to its end.
-Out: the starts; whether every step that any of them logged trained on the same tokens of each group, the largest gap
-of a loss, and whether all metrics are equal to the last bit; and which checkpoints are complete at the address, each
+its processes, of one worker (the launcher then ends the rest), or of the launcher alone (the workers then save and
+leave by themselves): during start-up, some steps in, while a checkpoint is written, or while one is uploaded to a
+SeaweedFS server on loopback. After the last kill the run trains to its end. With --quick most starts are forked from a
+process that has imported everything (tests/warm.py), one in four is by torchrun, and the run ends soon after its last
+kill.
+Out: the starts; whether every step of any of them trained on the same pack in each slot, by digest; the largest gap of
+a loss, and whether all metrics are equal to the last bit; and which checkpoints are complete at the address, each
 fetched and verified. The log of the starts goes to stderr.
 """
 
@@ -21,13 +24,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.runs import RunProcess, children, figures, kill, losses, metrics_lines, start_run
+from tests.runs import RunProcess, children, figures, kill, metrics_lines, start_run
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
+from tests.slow.run_comparison import Comparison, compare
+from tests.warm import WarmRun, start_warm
 from titan_speech.checkpoint.upload.job import read_status, status_path
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full
 from titan_speech.checkpoint.upload.transfer import fetch
@@ -93,60 +98,6 @@ def upload_place(folder: Path) -> Iterator[UploadPlace]:
         yield UploadPlace(server, folder)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The killed run against the one that was not."""
-
-    num_steps: int
-    num_logged_steps_of_all_lives: int
-    same_tokens_of_each_group_in_every_step: bool
-    largest_relative_gap_of_a_loss: float
-    """Of all steps and groups; some have few tokens, or a loss near 0."""
-
-    relative_gap_of_the_final_loss: float
-    """Groups included."""
-
-    gap_of_the_mean_loss_by_step: dict[int, float]
-    """At each power of two and in the last step: how rounding grows as training goes on."""
-
-    equal_to_the_last_bit: bool
-    """Losses, tokens, gradient norms and learning rates of every step, in its last life."""
-
-
-def compare(killed: Path, whole: Path) -> Comparison:
-    expected, found = losses(figures(whole)), losses(figures(killed))
-    lines = [line for line in metrics_lines(killed) if "event" not in line]
-    gaps = {step: gap(found[step], of_step, ("loss",)) for step, of_step in expected.items()}
-    is_same_data = sorted(found) == sorted(expected)
-    last = max(expected)
-    return Comparison(
-        num_steps=last,
-        num_logged_steps_of_all_lives=len(lines),
-        same_tokens_of_each_group_in_every_step=is_same_data
-        and all(tokens(line) == tokens(expected[line["step"]]) for line in lines),
-        largest_relative_gap_of_a_loss=max(
-            gap(found[step], of_step, all_losses(of_step)) for step, of_step in expected.items()
-        ),
-        relative_gap_of_the_final_loss=gap(found[last], expected[last], all_losses(expected[last])),
-        gap_of_the_mean_loss_by_step={step: gaps[step] for step in gaps if not step & (step - 1) or step == last},
-        equal_to_the_last_bit=found == expected,
-    )
-
-
-def tokens(figures_of_step: dict[str, float]) -> dict[str, float]:
-    """Trained tokens of each group."""
-    return {name: value for name, value in figures_of_step.items() if name.startswith("trained_tokens/")}
-
-
-def all_losses(figures_of_step: dict[str, float]) -> list[str]:
-    return [name for name in figures_of_step if name == "loss" or name.startswith("loss/")]
-
-
-def gap(found: dict[str, float], expected: dict[str, float], names: Iterable[str]) -> float:
-    """The largest relative gap of these losses."""
-    return max(abs(found[name] - expected[name]) / abs(expected[name]) for name in names)
-
-
 STEPS_PER_KILL = 4
 STEPS_AFTER = 6
 MOST_STEPS = 2_000
@@ -157,6 +108,13 @@ END_TIMEOUT_SEC = 120.0
 RUN_TIMEOUT_SEC = 1500.0
 ORPHAN_SEC = 1.5
 """An uploader whose trainer was killed ends by itself in this time."""
+
+LEAVE_SEC = 60.0
+"""Workers whose launcher was killed must have left by then."""
+
+ENTRY = "tests/digest_train.py"
+TORCHRUN_SHARE = 0.25
+WHOM = ("all", "one worker", "launcher alone")
 
 INSTANTS = {"start-up": 1, "between steps": 2, "in a save": 3, "in an upload": 3}
 """How often each is drawn."""
@@ -178,6 +136,12 @@ class Life:
 
     on_its_way: str = ""
     """What the uploader was sending when it was killed."""
+
+    launcher: str = "torchrun"
+    """Or "forked", which does what torchrun does."""
+
+    left_after_sec: float = 0.0
+    """From the kill until no worker was left; with the launcher killed they save first."""
 
     whole_there: str = ""
     """The newest checkpoint that counted at the address then; it was fetched and is sound."""
@@ -211,10 +175,11 @@ class Killing:
         return MOST_STEPS if self.is_open_ended else STEPS_PER_KILL * self.num_kills + STEPS_AFTER
 
     def settings(self, num_steps: int) -> tuple[str, ...]:
-        """Two packs of 256 a step: with three processes one of them has only a filler pack."""
+        """Three packs of 128 per step: with two processes or more one of them has a padding pack."""
         return (
-            *("--training.global_batch_tokens", "512", "--training.local_batch_packs", "1"),
-            *("--training.target_tokens", str(512 * num_steps), "--checkpoint.cadence.0.every", "2"),
+            *("--training.seq_len", "128", "--training.global_batch_tokens", "384"),
+            *("--training.local_batch_packs", "1", "--training.target_tokens", str(384 * num_steps)),
+            *("--checkpoint.cadence.0.every", "2"),
             *(("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3") if self.is_open_ended else ()),
             *("--checkpoint.keep_last_full", "3", "--checkpoint.keep_last_model_only", "1"),
         )
@@ -229,6 +194,7 @@ def kills(killing: Killing) -> tuple[list[Life], Comparison]:
     """The whole proof; the run that is not killed has the first of the world sizes."""
     lives: list[Life] = []
     while len(lives) < killing.num_kills:
+        os.environ["LIFE"] = str(len(lives) + 1)
         life = live(killing)
         if life is None:
             log = (killing.run / "log.txt").read_text(errors="replace")
@@ -245,7 +211,8 @@ def kills(killing: Killing) -> tuple[list[Life], Comparison]:
 
 
 def to_the_end(killing: Killing, folder: Path, num_steps: int, uploads: tuple[str, ...], world_size: int) -> None:
-    process = killing.start(folder, *killing.settings(num_steps), *uploads, world_size=world_size)
+    os.environ["LIFE"] = str(killing.num_kills + 1)
+    process = killing.start(folder, *killing.settings(num_steps), *uploads, world_size=world_size, entry=ENTRY)
     try:
         process.wait(RUN_TIMEOUT_SEC)
     finally:
@@ -257,19 +224,19 @@ def to_the_end(killing: Killing, folder: Path, num_steps: int, uploads: tuple[st
 def live(killing: Killing) -> Life | None:
     """Start the run and kill it; None if it came to its end first."""
     rng, folder, place = killing.rng, killing.run, killing.place
-    world_size, whom = rng.choice(killing.worlds), rng.choice(("all", "one worker"))
+    world_size, whom = rng.choice(killing.worlds), rng.choice(WHOM)
     instant = rng.choices(*killing.instants)[0]
     before, on_its_way = len(metrics_lines(folder)), ""
     began_unix_sec = time.time()
     settings = (*killing.settings(killing.most_steps_of_lives), *(place.settings if place else ()))
-    process = killing.start(folder, *settings, world_size=world_size)
+    process, left_after_sec = killing.start(folder, *settings, world_size=world_size, entry=ENTRY), 0.0
     try:
         for _ in moments(killing, instant, before, began_unix_sec):
             if process.poll() is not None:
                 return None
         if place is not None:
             on_its_way = place.on_its_way(folder, began_unix_sec)
-        end(process, whom, rng)
+        left_after_sec = end(process, whom, rng)
     finally:
         kill(process)
     started = [line for line in metrics_lines(folder)[before:] if line.get("event") == "start"]
@@ -279,7 +246,9 @@ def live(killing: Killing) -> Life | None:
     if place is not None and on_its_way:
         time.sleep(ORPHAN_SEC)
         there = place.newest_that_counts()
-    return Life(world_size, instant, whom, resumed, max(steps, default=resumed), on_its_way, there)
+    launcher = "forked" if isinstance(process, WarmRun) else "torchrun"
+    last_step = max(steps, default=resumed)
+    return Life(world_size, instant, whom, resumed, last_step, on_its_way, launcher, left_after_sec, there)
 
 
 def moments(killing: Killing, instant: str, num_lines: int, began_unix_sec: float) -> Iterator[None]:
@@ -323,15 +292,41 @@ def saves(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoint").glob("step-*.partial")}
 
 
-def end(process: RunProcess, whom: str, rng: random.Random) -> None:
-    """kill -9 of all processes, the uploader included, or of one worker: the launcher must end the others by itself."""
-    workers = children(process.pid)
+def end(process: RunProcess, whom: str, rng: random.Random) -> float:
+    """kill -9 of all processes, the uploader included; of one worker, after which the launcher must end the others by
+    itself; or of the launcher, after which the workers must save and leave. Returns how long that took, in seconds."""
+    workers, began = children(process.pid), time.monotonic()
     if whom == "all" or not workers:
         kill(process)
-        return
+        return 0.0
     with suppress(ProcessLookupError):
-        os.kill(rng.choice(workers), signal.SIGKILL)
+        os.kill(process.pid if whom == "launcher alone" else rng.choice(workers), signal.SIGKILL)
     process.wait(END_TIMEOUT_SEC)
+    while alive := [pid for pid in workers if is_running(pid)]:
+        if time.monotonic() - began > LEAVE_SEC:
+            for pid in alive:
+                os.kill(pid, signal.SIGKILL)
+            raise SystemExit(f"{len(alive)} of {len(workers)} workers were still there {LEAVE_SEC:.0f} s after: {whom}")
+        time.sleep(0.02)
+    return round(time.monotonic() - began, 2)
+
+
+def is_running(pid: int) -> bool:
+    """False for one that has ended and was not waited for, as of orphans in a container without an init process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def start_mixed(rng: random.Random) -> Start:
+    """Forks most runs, and starts one in four by torchrun."""
+
+    def start(folder: Path, *overrides: str, world_size: int, entry: str) -> RunProcess:
+        chosen = start_run if rng.random() < TORCHRUN_SHARE else start_warm
+        return chosen(folder, *overrides, world_size=world_size, entry=entry)
+
+    return start
 
 
 def main() -> None:
@@ -339,12 +334,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--worlds", type=naturals, default=(1, 2, 3))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="forked starts, and an end soon after the last kill")
     parser.add_argument("--no-uploads", action="store_true", help="without a server and kills in an upload")
     args = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         place = None if args.no_uploads else stack.enter_context(upload_place(folder))
-        killing = Killing(folder, args.kills, args.worlds, random.Random(args.seed), place)
+        rng = random.Random(args.seed)
+        quick = {"start": start_mixed(rng), "start_up_sec": 4.0, "most_steps": 4, "is_open_ended": True}
+        killing = Killing(folder, args.kills, args.worlds, rng, place, **(quick if args.quick else {}))
         lives, comparison = kills(killing)
         there = place.all_that_counts() if place else []
     in_uploads = sum(bool(life.on_its_way) for life in lives)

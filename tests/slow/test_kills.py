@@ -21,6 +21,7 @@ def test_five_kills_leave_the_data_of_every_step_and_the_final_loss_as_they_were
     )
     lives, comparison = kills(killing)
     assert len(lives) == 5
+    assert comparison.same_pack_in_every_slot_of_every_step
     assert comparison.same_tokens_of_each_group_in_every_step
     assert comparison.relative_gap_of_the_final_loss <= FINAL_LOSS_TOLERANCE
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, CheckpointManager
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps
+from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps, partial_path
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, write_companion_files
@@ -32,6 +33,7 @@ from titan_speech.checkpoint.retention import is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 from titan_speech.checkpoint.start import Start
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
+from titan_speech.config.schema_parallelism import CommConfig
 from titan_speech.data.phases import Phase
 from titan_speech.distributed.consensus import (
     Agreement,
@@ -40,6 +42,7 @@ from titan_speech.distributed.consensus import (
     broadcast_from_rank_0,
     ranks_seeing_rank_0,
 )
+from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 OnComplete = Callable[[Path, Commit], None]
@@ -52,6 +55,8 @@ class SpeechCheckpointManager(CheckpointManager):
     class Config(CheckpointManager.Config):
         settings: CheckpointConfig
         upload: UploadConfig
+        comm: CommConfig
+        """How long ranks wait for each other at a step boundary."""
         provenance: Provenance
         phases: tuple[Phase, ...]
         start: Start
@@ -68,9 +73,12 @@ class SpeechCheckpointManager(CheckpointManager):
         self.ranks_seeing_rank_0: RanksSeeingRank0
         """Which ranks see the checkpoint folder of rank 0; set if saving is enabled."""
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
+        self.stager = None  # `close` reads it also where the rest of the constructor failed
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
-            self._agreement, self._saver = Agreement(), Saver(config.settings.async_mode)
+            limits = (config.comm.init_timeout_seconds, config.comm.train_timeout_seconds)
+            self._agreement = Agreement(*(timedelta(seconds=limit) for limit in limits))
+            self._saver = Saver(config.settings.async_mode)
             self.ranks_seeing_rank_0 = ranks_seeing_rank_0(Path(self.folder))
             self._keeper = RetentionKeeper(
                 Path(self.folder), config.settings, config.upload, has_all_files=self.ranks_seeing_rank_0.are_all
@@ -90,6 +98,8 @@ class SpeechCheckpointManager(CheckpointManager):
         except TitanSpeechError:
             raise
         except (Exception, CheckpointException) as error:  # a damaged file can raise anything
+            if is_of_a_collective(error):
+                raise  # another rank is lost, which says nothing of the files
             raise self._damaged(error) from error
         logger.info(f"This run starts from {self.start}.")
         for passed_over in self.start.passed_over:
@@ -212,9 +222,11 @@ class SpeechCheckpointManager(CheckpointManager):
     def _count_failure(self, result: SaveResult, *, is_last_chance: bool) -> None:
         self._num_failed += 1
         steps, limit = committed_steps(Path(self.folder)), self.settings.max_failed_saves
+        partial = partial_path(result.job.checkpoint)
+        rest = f"{partial} could not be removed, which the next start does" if partial.exists() else "it was removed"
         message = (
-            f"the checkpoint of step {result.job.step} could not be saved: {result.error}. Nothing of it was left in "
-            f"{self.folder}; {f'the newest there is step {steps[-1]}' if steps else 'there is no other'}"
+            f"the checkpoint of step {result.job.step} could not be saved: {result.error}. What was written of it: "
+            f"{rest}; {f'the newest complete one is step {steps[-1]}' if steps else 'there is no other'}"
         )
         if is_last_chance or self._num_failed >= limit:
             raise CheckpointError(

@@ -47,6 +47,7 @@ from titan_speech.checkpoint.commit import (
     role_of_name,
 )
 from titan_speech.distributed.consensus import cpu_group
+from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.utils.files import sync_folder
 
 
@@ -223,6 +224,8 @@ class Saver:
         try:
             return SaveResult(job, commit_of(written.result()))
         except CheckpointException as error:
+            if is_of_a_collective(error):
+                raise  # the run ends with the rank that is lost, and the next start tidies up
             shutil.rmtree(partial_path(job.checkpoint), ignore_errors=True)
             return SaveResult(job, error=_first_failure(error))
 

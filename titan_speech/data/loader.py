@@ -9,7 +9,8 @@ StatefulDataLoader (slot -> pack, with stateless workers) reads the batches; its
 workers and is not used (docs/design.md).
 
 With num_workers = 0 a thread prefetches, because worker processes copy every batch through shared memory: two of them
-read a third of what the thread does (docs/design.md).
+read a third of what the thread does (docs/design.md). A worker puts its batch into shared memory itself: torch would do
+it in a thread that, where there is no room, prints an error and drops the batch, and the trainer would wait for ever.
 
 Shapes: B packs of a microbatch, L tokens of a pack.
 """
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
@@ -136,9 +137,54 @@ class PlanDataset(Dataset[PackedBatch]):
 
 
 def as_batch(packed: PackedBatch) -> Batch:
-    """Packs as the tensors that TorchTitan's trainer takes."""
-    ids_BL, positions_BL = torch.from_numpy(packed.ids_BS), torch.from_numpy(packed.positions_BS)
-    return {"input": ids_BL, "positions": positions_BL}, torch.from_numpy(packed.labels_BS)
+    """Packs as the tensors that TorchTitan's trainer takes; in shared memory if this is a worker process.
+
+    Raises:
+        DataError: shared memory is full.
+    """
+    tensors = [torch.from_numpy(array) for array in (packed.ids_BS, packed.positions_BS, packed.labels_BS)]
+    if get_worker_info() is not None:
+        try:
+            tensors = [tensor.share_memory_() for tensor in tensors]
+        except RuntimeError as error:
+            raise DataError(f"{_NO_SHARED_MEMORY} ({error})") from error
+    ids_BL, positions_BL, labels_BL = tensors
+    return {"input": ids_BL, "positions": positions_BL}, labels_BL
+
+
+_NO_SHARED_MEMORY = (
+    "a worker process of the dataloader found no room in shared memory (/dev/shm); give the container more (docker run "
+    "--shm-size, or an emptyDir of medium Memory), or set data.num_workers = 0, which reads in a thread and needs none"
+)
+_WORKER_TIMEOUT_SEC = 600.0
+"""A batch from a worker process; a shard that is fetched from object storage takes a part of it."""
+
+
+def _worker_error(error: Exception) -> DataError | None:
+    """What ended a worker process, or None for an error of something else.
+
+    torch raises an error of a worker again with the worker's traceback as its text, and reports dead workers itself.
+    """
+    text = str(error)
+    if isinstance(error, DataError):
+        return DataError(text.rsplit(f"{DataError.__name__}: ", 1)[-1].strip())
+    if not isinstance(error, RuntimeError) or "DataLoader" not in text:
+        return None
+    if "bus error" in text.lower():
+        return DataError(f"{_NO_SHARED_MEMORY} ({text})")
+    advice = "possibly memory ran out: lower data.num_workers or data.num_prefetch_batches; 0 workers read in a thread"
+    return DataError(f"a worker process of the dataloader ended or did not answer ({text}); {advice}")
+
+
+def _with_clear_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of worker processes; what ended a worker is raised as one `DataError` without its traceback."""
+    try:
+        yield from batches
+    except Exception as error:
+        clear = _worker_error(error)
+        if clear is None:
+            raise
+        raise clear from None
 
 
 class SpeechDataLoader(BaseDataLoader):
@@ -198,6 +244,7 @@ class SpeechDataLoader(BaseDataLoader):
             PlanDataset(self.plan),
             batch_sampler=slots,  # pyright: ignore[reportArgumentType]  (it is endless, so it has no length)
             num_workers=workers,
+            timeout=_WORKER_TIMEOUT_SEC if workers else 0,
             prefetch_factor=max(1, -(-self._num_prefetch // workers)) if workers else None,
             collate_fn=as_batch,  # pyright: ignore[reportArgumentType]  (it takes what `__getitems__` returns)
             snapshot_every_n_steps=SNAPSHOT_NEVER,
@@ -207,7 +254,7 @@ class SpeechDataLoader(BaseDataLoader):
         if ahead is not None:
             self._shard_prefetcher = ShardPrefetcher(self.plan, slots, ahead)
         if workers:
-            return read
+            return _with_clear_errors(read)
         self._prefetcher = Prefetcher(read, self._num_prefetch)
         return self._prefetcher
 

@@ -3,5 +3,6 @@
 environment.py  rank and world size, from the launcher's variables
 rendezvous.py   a fresh store for each restart under torchrun
 consensus.py    rank 0 decides for all ranks; all ranks agree to save and to stop
+lost_rank.py    the loss of another rank, told from other errors
 pipeline.py     pipeline stages, their layers, and the bubble
 """

@@ -32,9 +32,6 @@ from titan_speech.errors import TitanSpeechError
 
 T = TypeVar("T")
 
-BOUNDARY_TIMEOUT = timedelta(minutes=10)
-"""How long ranks wait for each other at a step boundary: validation or a slow disk may hold one of them up."""
-
 DECISION_TIMEOUT = timedelta(hours=2)
 """Reading a checkpoint of a terabyte takes 10 minutes at 2 GB/s."""
 
@@ -130,9 +127,14 @@ class Boundary:
 class Agreement:
     """All ranks call `agree` at each step boundary, so that they save, settle and stop at the same step."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_timeout: timedelta, timeout: timedelta) -> None:
+        """Args:
+        first_timeout: how long ranks wait for each other at the first boundary, after a step that compiles.
+        timeout: the same at later ones: the limit of every collective of a step.
+        """
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.group = cpu_group(BOUNDARY_TIMEOUT) if self.world_size > 1 else None
+        self.group = cpu_group(first_timeout) if self.world_size > 1 else None
+        self._timeout: timedelta | None = timeout
 
     def agree(self, mine: Boundary) -> Boundary:
         """The flags that are set on any rank."""
@@ -140,6 +142,9 @@ class Agreement:
             return mine
         flags = torch.tensor(astuple(mine), dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        if self._timeout is not None:
+            dist.set_timeout(self._timeout, self.group)
+            self._timeout = None
         return Boundary(*(bool(flag) for flag in flags.tolist()))
 
 

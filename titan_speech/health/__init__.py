@@ -4,5 +4,6 @@ losses, gradients -> training/optimizer.py  a flag on the device: the optimizer 
 readings          -> monitor.py    counts, limits, loss spikes; the batch of a skipped step is written down
 a spike           -> rollback.py   back to an earlier checkpoint, and skip the data that came with the spike
 SIGTERM, SIGUSR1  -> signals.py    all ranks save at one step and stop; exit codes
-where ranks are   -> watchdog.py   heartbeats, and one report of a collective that does not return
+a dead launcher   -> orphan.py     the same: save and stop
+where ranks are   -> watchdog.py   heartbeats, and one report of a rank that is lost or does not answer
 """

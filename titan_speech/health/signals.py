@@ -22,13 +22,13 @@ import time
 from collections.abc import Callable
 
 EXIT_BAD_INPUT = 2
-"""Configuration, stores or checkpoints are not as they should be; nothing was trained."""
+"""Configuration, stores or checkpoints are not as they should be, found before the first step."""
 
 EXIT_UNHEALTHY = 3
-"""The run stopped itself: it would do the same again."""
+"""The run stopped itself after its first step, over health, data or checkpoints: it would do the same again."""
 
 EXIT_HUNG = 4
-"""Another rank did not answer: a restart resumes from the last checkpoint."""
+"""Another rank is lost or did not answer: a restart resumes from the last checkpoint."""
 
 EXIT_RESTART = 75
 """EX_TEMPFAIL of sysexits.h: the run was asked to stop, or was rolled back; the same command resumes."""

@@ -1,4 +1,4 @@
-"""Hang detection: heartbeats of all ranks, and one report of a collective that does not return.
+"""Hang detection: heartbeats of all ranks, and one report of a rank that is lost or does not answer.
 
 In: marks of the trainer (which part of which step begins); an error of a collective, or a part of a step that takes as
 long as collectives may.
@@ -6,9 +6,10 @@ Out: a heartbeat of each rank every two seconds through the process group's stor
 was; and a report by one rank, to stderr and RUN/health/hang.txt: which rank waited where and how long, and the state of
 the ranks it waited for. The others print one line. A thread sends heartbeats, so a rank that is stuck still reports
 where, and one that is stopped or gone falls silent. Heartbeats are counted, not dated: no clock is compared with
-another. The cost is one small message per rank every two seconds.
+another. The cost is two small messages per rank every two seconds.
 
-There is nothing to save or close: a process with a broken collective exits at once, and torchrun ends the others and,
+There is nothing to save or close: a process with a broken collective exits with EXIT_HUNG as soon as the report is
+written, and so does, within two heartbeats, every rank that has noticed nothing yet. torchrun ends what is left and,
 with --max-restarts, restarts from the last checkpoint.
 """
 
@@ -22,16 +23,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch.distributed.distributed_c10d import _get_default_store
 
+from titan_speech.distributed.lost_rank import first_line
 from titan_speech.health.monitor import HEALTH_DIR
 from titan_speech.health.signals import EXIT_HUNG
 
 BEAT_SEC = 2.0
 BOUNDARY = "step boundary"
+
+_FIRST, _REPORTED = "titan_speech/hang", "titan_speech/hang-reported"
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,27 @@ class Mark:
     """Where a rank is in its step."""
 
     step: int = 0
+    """0: before the first step."""
     part: str = BOUNDARY
     for_sec: float = 0.0
     beats: int = 0
+    is_leaving: bool = False
+    """A collective of this rank failed, so it exits by itself: not the rank that others wait for."""
 
 
 class Heartbeat:
     """Marks of this rank, and heartbeats of all ranks."""
 
-    def __init__(self, on_overdue: Callable[[float], None]) -> None:
-        """`on_overdue` is called once, in the thread, when a part of a step takes longer than `limit_sec`."""
+    def __init__(self, on_overdue: Callable[[float], None], on_reported: Callable[[str], None]) -> None:
+        """Args:
+        on_overdue: called once, in the thread, when a part of a step takes longer than `limit_sec`.
+        on_reported: called in the thread when another rank has reported, or rank 0, which has the store, is gone.
+        """
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.limit_sec = float("inf")
         self._mark, self._since, self._beats = Mark(), time.monotonic(), 0
         self._on_overdue: Callable[[float], None] | None = on_overdue
+        self._on_reported = on_reported
         self._ended = threading.Event()
 
     def begin(self) -> None:
@@ -78,21 +90,47 @@ class Heartbeat:
         there = [key if self._store.check([key]) else None for key in keys]
         return [None if key is None else Mark(**json.loads(self._store.get(key))) for key in there]
 
-    def is_first(self, what: str) -> bool:
-        """True for exactly one of all ranks that ask."""
-        return self._store.add(f"titan_speech/{what}", 1) == 1
+    def leave(self) -> bool:
+        """Announce that this rank exits by itself; True for the first of all ranks, which reports.
+
+        Raises: the store is gone.
+        """
+        self._mark = replace(self._mark, is_leaving=True)
+        self._send()
+        return self.is_first()
+
+    def is_first(self) -> bool:
+        """True for exactly one of all ranks that ask: the one that reports."""
+        return self._store.add(_FIRST, 1) == 1
+
+    def set_reported(self) -> None:
+        """Let the other ranks leave: the report is written, which may have needed the store of rank 0."""
+        self._store.set(_REPORTED, str(self.rank))
+
+    def wait_until_reported(self) -> None:
+        self._store.wait([_REPORTED], timedelta(seconds=REPORT_SEC))
+
+    def _send(self) -> None:
+        self._store.set(_key(self.rank), json.dumps(asdict(self.mine)))
 
     def _run(self) -> None:
-        while not self._ended.wait(BEAT_SEC):
-            self._beats += 1
+        while True:
             try:
-                self._store.set(_key(self.rank), json.dumps(asdict(self.mine)))
-            except Exception:  # the store is gone with another process; the main thread sees the error
+                self._send()
+                reporter = self._store.get(_REPORTED).decode() if self._store.check([_REPORTED]) else ""
+            except Exception as error:  # the store is gone with rank 0
+                reporter = f"0, whose store of heartbeats is gone ({type(error).__name__})"
+            if reporter:
+                if not self._ended.wait(BEAT_SEC):  # else the main thread has met the same, or is through
+                    self._on_reported(reporter)
                 return
             mine = self.mine
-            if mine.part != BOUNDARY and mine.for_sec > self.limit_sec and self._on_overdue is not None:
+            if mine.step and mine.part != BOUNDARY and mine.for_sec > self.limit_sec and self._on_overdue is not None:
                 overdue, self._on_overdue = self._on_overdue, None
                 overdue(mine.for_sec)
+            if self._ended.wait(BEAT_SEC):
+                return
+            self._beats += 1
 
 
 def _key(rank: int) -> str:
@@ -106,10 +144,11 @@ OVERDUE = 0.9
 SILENT_BEATS = 2
 """Heartbeats a rank may be behind the one that reports before it is called silent."""
 
+LOOK_AGAIN_SEC = 1.5 * BEAT_SEC
+"""After a lost connection: a rank that has sent no heartbeat in this time is silent."""
 
-def is_of_a_collective(error: BaseException) -> bool:
-    """Whether an error is one of a collective; gloo raises a plain RuntimeError."""
-    return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+REPORT_SEC = 4 * BEAT_SEC
+"""A rank whose collective failed waits so long for the report of another one before it exits."""
 
 
 class HangReport:
@@ -117,11 +156,12 @@ class HangReport:
 
     def __init__(self, run_folder: Path, slots_of_step: Callable[[int], range]) -> None:
         self.run_folder, self.slots_of_step = run_folder, slots_of_step
-        self.heartbeat = Heartbeat(self._overdue)
+        self.heartbeat = Heartbeat(self._overdue, self._leave_after_report)
 
-    def begin(self, timeout_sec: float) -> None:
-        """Before the first step, for which collectives may take `timeout_sec`."""
+    def begin(self, timeout_sec: float, part: str) -> None:
+        """Before the first step, for which collectives may take `timeout_sec`; `part` is what comes before it."""
         self.heartbeat.limit_sec = OVERDUE * timeout_sec
+        self.heartbeat.mark(0, part)
         self.heartbeat.begin()
 
     def step_ended(self, timeout_sec: float) -> None:
@@ -131,29 +171,46 @@ class HangReport:
 
     def exit(self, error: BaseException) -> None:
         """Report and end this process, for an error of a collective."""
+        beat, mine, message = self.heartbeat, self.heartbeat.mine, first_line(error)
+        _print(beat.rank, f"exits: {message}")
+        try:
+            if beat.leave():
+                self._report(mine, f"the collective failed: {message}", "hangs" if "imed out" in message else LOST)
+                beat.set_reported()
+                if beat.rank == 0:  # which hosts the store: the others read there that they may leave
+                    time.sleep(1.25 * BEAT_SEC)
+            else:
+                beat.wait_until_reported()
+        except Exception as gone:
+            if beat.rank == 1:  # without the store no rank knows who reports
+                lines = [f"rank 0: gone, and with it the heartbeats of all ranks ({type(gone).__name__})"]
+                self._write(mine, f"the collective failed: {message}", LOST, lines)
+        os._exit(EXIT_HUNG)
+
+    def _leave_after_report(self, reporter: str) -> None:
+        """In the thread: the main thread may wait for a rank that is lost until its own limit, or for data."""
         mine = self.heartbeat.mine
-        message = str(error).strip().splitlines()[0]
-        print(f"titan_speech: rank {self.heartbeat.rank} exits: {message[-300:]}", file=sys.stderr, flush=True)
-        self._report(mine, f"the collective failed: {message}", "hangs" if "imed out" in message else "lost a rank")
+        _print(self.heartbeat.rank, f"exits at {_place(mine)}: the run has lost a rank, says rank {reporter}")
         os._exit(EXIT_HUNG)
 
     def _overdue(self, for_sec: float) -> None:
-        self._report(
-            self.heartbeat.mine, f"{for_sec:.0f} s without an answer, and collectives end the run soon", "hangs"
-        )
+        with contextlib.suppress(Exception):  # the store is gone, which the next heartbeat finds
+            if self.heartbeat.is_first():
+                reason = f"{for_sec:.0f} s without an answer, and collectives end the run soon"
+                self._report(self.heartbeat.mine, reason, "hangs")
 
     def _report(self, mine: Mark, reason: str, what: str) -> None:
-        try:
-            if not self.heartbeat.is_first("hang"):
-                return
-            lines = hang_lines(self.heartbeat.rank, mine, self.heartbeat.marks())
-        except Exception as error:  # the store is gone, and with it the state of the others
-            lines = [f"nothing is known of the others: {type(error).__name__}"]
-        slots = self.slots_of_step(mine.step)
+        earlier = None
+        if what == LOST:  # a rank that was just killed was not silent before
+            earlier = self.heartbeat.marks()
+            time.sleep(LOOK_AGAIN_SEC)
+        now = replace(mine, beats=self.heartbeat.mine.beats)
+        self._write(mine, reason, what, hang_lines(self.heartbeat.rank, now, self.heartbeat.marks(), earlier))
+
+    def _write(self, mine: Mark, reason: str, what: str, lines: list[str]) -> None:
         text = (
-            f"titan_speech: the run {what}. Rank {self.heartbeat.rank} waited {mine.for_sec:.0f} s in step {mine.step} "
-            f"(slots {slots.start}-{slots.stop - 1}), {mine.part}; {reason}\n"
-            + "\n".join(f"  {line}" for line in lines)
+            f"titan_speech: the run {what}. Rank {self.heartbeat.rank} waited {mine.for_sec:.0f} s "
+            f"{_place(mine, self.slots_of_step)}; {reason}\n" + "\n".join(f"  {line}" for line in lines)
         )
         print(text, file=sys.stderr, flush=True)
         path = self.run_folder / HEALTH_DIR / "hang.txt"
@@ -162,19 +219,43 @@ class HangReport:
             path.write_text(text + "\n", encoding="utf-8")
 
 
-def hang_lines(rank: int, mine: Mark, marks: list[Mark | None]) -> list[str]:
-    """One line per rank that others may have waited for: silent ranks first, then those furthest behind."""
+LOST = "lost a rank"
+
+
+def _place(mark: Mark, slots_of_step: Callable[[int], range] | None = None) -> str:
+    if not mark.step:
+        return f"before the first step, {mark.part}"
+    slots = slots_of_step(mark.step) if slots_of_step is not None else None
+    of_slots = f" (slots {slots.start}-{slots.stop - 1})" if slots is not None else ""
+    return f"in step {mark.step}{of_slots}, {mark.part}"
+
+
+def _print(rank: int, message: str) -> None:
+    print(f"titan_speech: rank {rank} {message}", file=sys.stderr, flush=True)
+
+
+def hang_lines(rank: int, mine: Mark, marks: list[Mark | None], earlier: list[Mark | None] | None = None) -> list[str]:
+    """One line per rank that others may have waited for: silent ranks first, then those furthest behind.
+
+    Args:
+        rank: the rank that reports.
+        mine: its mark.
+        marks: the last heartbeat of every rank.
+        earlier: the same `LOOK_AGAIN_SEC` before; a rank without a new one since then is silent.
+    """
     silent, behind = [], []
     for other, mark in enumerate(marks):
         if other == rank:
             continue
-        if mark is None or mine.beats - mark.beats >= SILENT_BEATS:
-            silent.append((other, mark))
-        elif mark.step < mine.step or mark.part != mine.part:
+        is_quiet = earlier is not None and mark is not None and earlier[other] == mark
+        if mark is None or mine.beats - mark.beats >= SILENT_BEATS or is_quiet:
+            if mark is None or not mark.is_leaving:
+                silent.append((other, mark))
+        elif not mark.is_leaving and (mark.step < mine.step or mark.part != mine.part):
             behind.append((other, mark))
     lines = [_silent(other, mark, mine) for other, mark in silent]
     behind.sort(key=lambda item: (item[1].step, -item[1].for_sec))
-    lines += [f"rank {other}: in step {mark.step}, {mark.part}, for {mark.for_sec:.0f} s" for other, mark in behind]
+    lines += [f"rank {other}: {_place(mark)}, for {mark.for_sec:.0f} s" for other, mark in behind]
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more ranks"]
     return lines or ["all other ranks answer, and are where this one is"]
@@ -184,4 +265,4 @@ def _silent(rank: int, mark: Mark | None, mine: Mark) -> str:
     if mark is None:
         return f"rank {rank}: never sent a heartbeat"
     quiet_sec = (mine.beats - mark.beats) * BEAT_SEC
-    return f"rank {rank}: silent for about {quiet_sec:.0f} s; last heartbeat in step {mark.step}, {mark.part}"
+    return f"rank {rank}: silent for about {quiet_sec:.0f} s; last heartbeat {_place(mark)}"

@@ -1,0 +1,62 @@
+"""Exit codes and last words of a run say what is so."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.runs import ROOT, SMALL
+from titan_speech import train
+from titan_speech.checkpoint.manager import SpeechCheckpointManager
+from titan_speech.checkpoint.saver import SaveJob, SaveResult
+from titan_speech.config.schema_operations import CheckpointConfig
+from titan_speech.errors import DataError
+from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_UNHEALTHY
+
+
+@pytest.mark.parametrize(("has_trained", "code"), [(False, EXIT_BAD_INPUT), (True, EXIT_UNHEALTHY)])
+def test_bad_input_found_after_the_first_step_has_another_code_than_before_it(
+    has_trained: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(argv: list[str], held: ExitStack) -> SimpleNamespace:
+        return SimpleNamespace(has_trained=has_trained)
+
+    def run(trainer: SimpleNamespace) -> None:
+        raise DataError("shard 3 is damaged")
+
+    monkeypatch.setattr(train, "set_single_process_defaults", lambda: None)
+    monkeypatch.setattr(train, "prepare", prepare)
+    monkeypatch.setattr(train, "run", run)
+    assert train.main([]) == code
+    assert capsys.readouterr().err == "titan_speech: shard 3 is damaged\n"
+
+
+def test_too_few_open_files_are_one_message_before_anything_is_written(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "titan_speech.train", "--job.config_file", SMALL, "--job.dump_folder"]
+    limited = ["bash", "-c", 'ulimit -n 24; exec "$@"', "bash", *words, str(tmp_path / "run")]
+    finished = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == EXIT_BAD_INPUT
+    assert finished.stderr.startswith("titan_speech: this process may open 24 files at once (ulimit -Hn), expected at")
+    assert finished.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_failed_save_says_whether_something_of_it_was_left(
+    tmp_path: Path, is_left: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = object.__new__(SpeechCheckpointManager)
+    manager.folder, manager.settings, manager._num_failed = str(tmp_path), CheckpointConfig(), 0
+    job = SaveJob(tmp_path / "step-5", 5, kind="full", reason="test", world_size=1, write_companions=tuple)
+    if is_left:
+        (tmp_path / "step-5.partial").mkdir()
+    with caplog.at_level(logging.ERROR):
+        manager._count_failure(SaveResult(job, error="OSError on rank 0: no space"), is_last_chance=False)
+    rest = f"{tmp_path}/step-5.partial could not be removed" if is_left else "it was removed"
+    assert f"What was written of it: {rest}" in caplog.text
