@@ -1,6 +1,6 @@
 """The training entry with a rank that dies or stops at one place: FAULT="place:rank:signal", as "load:1:KILL".
 
-Places: init (the trainer is half built), load (a checkpoint is read), step-N (in the middle of step N), boundary-N
+Places: groups (the others wait for this rank to make a process group), init (the trainer is half built), load (a checkpoint is read), step-N (in the middle of step N), boundary-N
 (before the agreement after step N).
 """
 
@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
 
     cpu.prepare()
 
+from titan_speech import trainer
 from titan_speech.checkpoint import manager
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.train import main
@@ -41,7 +42,8 @@ def struck(function: Callable[..., Any], place_of: Callable[[Any], str]) -> Call
     return wrapped
 
 
-manager.Agreement = struck(manager.Agreement, lambda _: "init")
+manager.Agreement = struck(manager.Agreement, lambda _: "groups")
+trainer.Rollbacks = struck(trainer.Rollbacks, lambda _: "init")
 manager.load_into = struck(manager.load_into, lambda _: "load")
 SpeechTrainer.forward_backward_step = struck(  # type: ignore[method-assign]
     SpeechTrainer.forward_backward_step, lambda trainer: f"step-{trainer.step}"

@@ -21,13 +21,14 @@ DEADLINE_SEC = 60.0
 
 STEPS = ("--training.target_tokens", "2048", "--training.global_batch_tokens", "512")
 SETTINGS = (*STEPS, "--training.local_batch_packs", "1", "--comm.train_timeout_seconds", str(LIMIT_SEC))
+LIMITS = ("--comm.init_timeout_seconds", "15")
 
 
 def output_of(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch, world_size: int = 2) -> str:
     """What a run prints whose fault strikes; the launcher leaves the other ranks to themselves."""
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("WARM_WAITS", "1")
-    finished = train(folder, *SETTINGS, world_size=world_size, entry="tests/faulty_train.py", start=start_warm)
+    finished = train(folder, *SETTINGS, *LIMITS, world_size=world_size, entry="tests/faulty_train.py", start=start_warm)
     assert finished.returncode != 0
     assert "Traceback" not in finished.output
     assert "damaged" not in finished.output
@@ -60,10 +61,11 @@ def test_the_death_of_rank_0_which_keeps_the_heartbeats_is_named(
     assert "\n  rank 0: gone, and with it the heartbeats of all ranks" in report
 
 
+@pytest.mark.parametrize("place", ["groups", "init"])
 def test_a_rank_that_dies_in_start_up_gives_the_others_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = output_of(tmp_path, "init:1:KILL", monkeypatch)
+    output = output_of(tmp_path, f"{place}:1:KILL", monkeypatch)
     assert output.count("titan_speech: rank 0 lost another rank during start-up") == 1
     assert "Exception ignored" not in output
 
