@@ -1,7 +1,7 @@
 """The training entry with a rank that dies or stops at one place: FAULT="place:rank:signal", as "load:1:KILL".
 
-Places: groups (the others wait for this rank to make a process group), init (the trainer is half built), load (a checkpoint is read), step-N (in the middle of step N), boundary-N
-(before the agreement after step N).
+Places: groups (the others wait for this rank to make a process group), init (the trainer is half built), load (a
+checkpoint is read), step-N (in the middle of step N), boundary-N (before the agreement after step N).
 """
 
 from __future__ import annotations
