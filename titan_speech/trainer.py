@@ -23,7 +23,7 @@ from torchtitan.trainer import Trainer
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.data.loader import SpeechDataLoader
+from titan_speech.data.loader import SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
@@ -176,14 +176,17 @@ class SpeechTrainer(Trainer):
         try:
             super().train_step(data_iterator)
             self.health.observe(self.guard.readings())
-        except Exception as error:
-            if is_of_a_collective(error):
-                self.hangs.exit(error)
+        except Exception as raised:
+            if is_of_a_collective(raised):
+                self.hangs.exit(raised)
+            error = worker_error(raised) or raised
             slots = self.config.plan.phase.slots(self.step - 1)  # TorchTitan counts steps from 1
             where = f"rank {torch.distributed.get_rank()}, step {self.step}, slots {slots[0]} to {slots[-1]}"
             error.add_note(f"titan_speech: at {where}")
             logger.error(f"Training failed at {where}: {type(error).__name__}: {error}")
-            raise
+            if error is raised:
+                raise
+            raise error from None
         self.has_trained = True
         self.hangs.step_ended(self.config.comm.train_timeout_seconds)
 

@@ -175,10 +175,10 @@ class Killing:
         return MOST_STEPS if self.is_open_ended else STEPS_PER_KILL * self.num_kills + STEPS_AFTER
 
     def settings(self, num_steps: int) -> tuple[str, ...]:
-        """Three packs of 128 per step: with two processes or more one of them has a padding pack."""
+        """Three packs of 256 per step: with two or five processes some of them have a padding pack."""
         return (
-            *("--training.seq_len", "128", "--training.global_batch_tokens", "384"),
-            *("--training.local_batch_packs", "1", "--training.target_tokens", str(384 * num_steps)),
+            *("--training.global_batch_tokens", "768", "--training.local_batch_packs", "1"),
+            *("--training.target_tokens", str(768 * num_steps)),
             *("--checkpoint.cadence.0.every", "2"),
             *(("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "2e-3") if self.is_open_ended else ()),
             *("--checkpoint.keep_last_full", "3", "--checkpoint.keep_last_model_only", "1"),

@@ -160,10 +160,11 @@ _WORKER_TIMEOUT_SEC = 600.0
 """A batch from a worker process; a shard that is fetched from object storage takes a part of it."""
 
 
-def _worker_error(error: Exception) -> DataError | None:
-    """What ended a worker process, or None for an error of something else.
+def worker_error(error: Exception) -> DataError | None:
+    """What ended a worker process of the dataloader, or None for an error of something else.
 
-    torch raises an error of a worker again with the worker's traceback as its text, and reports dead workers itself.
+    torch raises an error of a worker again with the worker's traceback as its text, and the death of one wherever the
+    main thread is.
     """
     text = str(error)
     if isinstance(error, DataError):
@@ -174,17 +175,6 @@ def _worker_error(error: Exception) -> DataError | None:
         return DataError(f"{_NO_SHARED_MEMORY} ({text})")
     advice = "possibly memory ran out: lower data.num_workers or data.num_prefetch_batches; 0 workers read in a thread"
     return DataError(f"a worker process of the dataloader ended or did not answer ({text}); {advice}")
-
-
-def _with_clear_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches of worker processes; what ended a worker is raised as one `DataError` without its traceback."""
-    try:
-        yield from batches
-    except Exception as error:
-        clear = _worker_error(error)
-        if clear is None:
-            raise
-        raise clear from None
 
 
 class SpeechDataLoader(BaseDataLoader):
@@ -220,10 +210,26 @@ class SpeechDataLoader(BaseDataLoader):
         self._num_workers, self._num_prefetch = config.num_workers, max(config.num_prefetch_batches, 1)
         self._prefetcher: Prefetcher[Batch] | None = None
         self._shard_prefetcher: ShardPrefetcher | None = None
+        self._worker_batches: Any = None
+        """torch's iterator over worker processes, if there are any."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from `next_slot` on."""
+        """Batches from `next_slot` on.
+
+        Raises:
+            DataError: a slot cannot be read, or a worker process has no shared memory, died or does not answer.
+        """
         self.close()
+        try:
+            yield from self._counted()
+        except Exception as error:
+            clear = worker_error(error)
+            if clear is None:
+                raise
+            raise clear from None
+
+    def _counted(self) -> Iterator[Batch]:
+        """Batches, counted as they are handed out."""
         batches = self._batches()
         num_handed_out = 0
         while True:
@@ -254,7 +260,8 @@ class SpeechDataLoader(BaseDataLoader):
         if ahead is not None:
             self._shard_prefetcher = ShardPrefetcher(self.plan, slots, ahead)
         if workers:
-            return _with_clear_errors(read)
+            self._worker_batches = read
+            return read
         self._prefetcher = Prefetcher(read, self._num_prefetch)
         return self._prefetcher
 
@@ -266,6 +273,9 @@ class SpeechDataLoader(BaseDataLoader):
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = None
+        if self._worker_batches is not None:  # until torch has written off a dead worker, it raises again at any time
+            self._worker_batches._shutdown_workers()
+            self._worker_batches = None
 
     def state_dict(self) -> dict[str, Any]:
         phase = self.plan.phase
