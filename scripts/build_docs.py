@@ -32,28 +32,37 @@ from titan_speech.config.schema import SpeechConfig  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 PYTHON_API = {
-    "Configuration": ("titan_speech.config.load", "titan_speech.config.budget", "titan_speech.preflight.config_checks"),
-    "Token stores": (
-        "titan_speech.store.writer",
-        "titan_speech.store.reader",
-        "titan_speech.store.sample",
-        "titan_speech.store.manifest",
-        "titan_speech.importers.base",
-    ),
-    "Tokens and prompts": (
-        "titan_speech.tokenization.vocabulary",
-        "titan_speech.tokenization.text_tokenizer",
-        "titan_speech.tokenization.prompt_template",
-        "titan_speech.tokenization.normalize",
-    ),
-    "Codecs": ("titan_speech.codec.base", "titan_speech.codec.load", "titan_speech.codec.wav"),
-    "Data order": ("titan_speech.data.plan", "titan_speech.data.loader"),
-    "Training": ("titan_speech.training.callback", "titan_speech.training.loss"),
-    "Checkpoints": ("titan_speech.checkpoint.commit", "titan_speech.checkpoint.verify"),
-    "Models and speech": ("titan_speech.hf.expand", "titan_speech.hf.export", "titan_speech.generate.synthesize"),
-    "Errors": ("titan_speech.errors",),
+    "Configuration": {
+        "titan_speech.preflight.config_checks": ("load_config",),
+        "titan_speech.config.load": ("LoadedConfig",),
+    },
+    "Token stores": {
+        "titan_speech.store.writer": ("StoreWriter",),
+        "titan_speech.store.sample": ("SampleInfo",),
+        "titan_speech.store.manifest": ("CodecInfo",),
+        "titan_speech.store.reader": ("open_store", "Store", "Part"),
+    },
+    "Tokens and prompts": {
+        "titan_speech.tokenization.vocabulary": ("Vocabulary",),
+        "titan_speech.tokenization.text_tokenizer": ("TextTokenizer",),
+        "titan_speech.tokenization.prompt_template": ("Task", "Parts", "Grammar"),
+        "titan_speech.tokenization.normalize": ("normalize",),
+    },
+    "Codecs": {
+        "titan_speech.codec.load": ("load_codec",),
+        "titan_speech.codec.base": ("Codec",),
+        "titan_speech.codec.wav": ("read_audio", "write_wav"),
+    },
+    "Data order": {"titan_speech.data.plan": ("DataPlan",)},
+    "Training": {"titan_speech.training.callback": ("RunEnd", "RunCallback")},
+    "Checkpoints": {"titan_speech.checkpoint.commit": ("read_commit", "committed_checkpoints", "Commit")},
+    "Models and speech": {
+        "titan_speech.hf.expand": ("ExtendableBackbone",),
+        "titan_speech.generate.synthesize": ("SpeechModel",),
+    },
+    "Errors": {"titan_speech.errors": ()},
 }
-"""What other programs import, in the order of the flow; each module is documented with its public names."""
+"""What other programs import, in the order of the flow: names of each module, or all of them where none is listed."""
 
 
 def main() -> int:
@@ -128,8 +137,10 @@ def python_api() -> Iterator[str]:
     yield "length, `codes_F` one code per frame.\n"
     for title, modules in PYTHON_API.items():
         yield f"## {title}\n"
-        for module in modules:
-            yield f"::: {module}\n"
+        for module, names in modules.items():
+            yield from (f"::: {module}.{name}\n" for name in names)
+            if not names:
+                yield f"::: {module}\n"
 
 
 if __name__ == "__main__":

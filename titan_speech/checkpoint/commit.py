@@ -171,7 +171,13 @@ def _check_values(
 
 
 def read_commit(checkpoint: Path) -> Commit | None:
-    """The marker of a checkpoint (.../step-N), or None if it has no marker.
+    """The marker of a checkpoint.
+
+    Args:
+        checkpoint: its folder, .../step-N.
+
+    Returns:
+        The marker, or None if there is none: the folder is then not a complete checkpoint.
 
     Raises:
         CheckpointError: the marker is damaged.
@@ -186,7 +192,14 @@ def read_commit(checkpoint: Path) -> Commit | None:
 
 
 def committed_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Checkpoints of a folder that have a marker, by rising step."""
+    """Checkpoints of a folder that have a marker.
+
+    Args:
+        folder: the folder of checkpoints, RUN/checkpoint.
+
+    Returns:
+        Checkpoints by rising step; their files are not read.
+    """
     paths = (path.parent for path in folder.glob(f"step-*/{MARKER}"))
     found = [Checkpoint(path, step) for path in paths if (step := step_from_name(path.name)) is not None]
     return sorted(found, key=lambda one: one.step)

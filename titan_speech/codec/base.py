@@ -31,15 +31,42 @@ class Codec(Protocol):
         ...
 
     def encode(self, wav_T: np.ndarray) -> np.ndarray:
-        """uint16 codes of float32 samples in [-1, 1]; F = ceil(T * frame_rate_hz / sample_rate)."""
+        """Encode one clip.
+
+        Args:
+            wav_T: float32 samples in [-1, 1] at `sample_rate`, one channel, at least one frame.
+
+        Returns:
+            F = ceil(T * frame_rate_hz / sample_rate) codes, uint16.
+
+        Raises:
+            CodecError: the samples have another shape or type, or are not finite.
+        """
         ...
 
     def encode_batch(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The codes of each clip, equal to those of the clip alone."""
+        """Encode several clips.
+
+        Args:
+            wavs: clips as `encode` takes them, of any lengths.
+
+        Returns:
+            The codes of each clip, equal to those of the clip alone.
+        """
         ...
 
     def decode(self, codes_F: np.ndarray) -> np.ndarray:
-        """float32 samples of codes; T = F * sample_rate / frame_rate_hz."""
+        """Decode one stream of codes.
+
+        Args:
+            codes_F: integers below `codebook_size`, at least one.
+
+        Returns:
+            T = F * sample_rate / frame_rate_hz samples, float32.
+
+        Raises:
+            CodecError: a value is not a code.
+        """
         ...
 
 

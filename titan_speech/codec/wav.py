@@ -28,12 +28,25 @@ def wav_bytes(wav_T: np.ndarray, sample_rate: int = 16_000) -> bytes:
 
 
 def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) -> None:
-    """Write `wav_bytes` to a file."""
+    """Write a wav file, 16-bit mono.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        wav_T: float32 samples; those beyond [-1, 1] are clipped.
+        sample_rate: in Hz.
+    """
     Path(path).write_bytes(wav_bytes(wav_T, sample_rate))
 
 
 def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
-    """The samples of a file at `sample_rate`, float32, channels averaged.
+    """Read an audio file that is at the wanted rate.
+
+    Args:
+        path: file to read.
+        sample_rate: in Hz; a file at another rate is refused, not resampled.
+
+    Returns:
+        T samples, float32 in [-1, 1], channels averaged.
 
     Raises:
         CodecError: the file cannot be read, or is at another rate.

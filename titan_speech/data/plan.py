@@ -148,7 +148,14 @@ class DataPlan:
         return PackPlan(index, planned.documents, planned.stream.pieces(j))
 
     def pack(self, slot: int) -> Pack:
-        """The pack that is trained on at a global slot."""
+        """The pack that is trained on at a global slot.
+
+        Args:
+            slot: number of the pack in the run, from 0; the same pack at every world size.
+
+        Returns:
+            Ids, labels and positions of `seq_len` tokens.
+        """
         return build_pack(slot, *self.pack_plan(slot), self.seq_len, self.vocabulary.pad_id)
 
     def padding_pack(self) -> Pack:
@@ -156,7 +163,14 @@ class DataPlan:
         return padding_pack(self.seq_len, self.vocabulary.pad_id)
 
     def build_batch(self, pack_plans: Sequence[PackPlan]) -> PackedBatch:
-        """Several packs at once, as rows of a batch."""
+        """Several packs at once, as rows of a batch.
+
+        Args:
+            pack_plans: what `pack_plan` returns, one for each row.
+
+        Returns:
+            Ids, labels and positions of shape [B, L].
+        """
         return build_batch(pack_plans, self.seq_len, self.vocabulary.pad_id)
 
     def locality_keys(self, start: int, count: int) -> np.ndarray:

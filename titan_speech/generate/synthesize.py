@@ -47,6 +47,9 @@ class SpeechModel:
     def load(cls, folder: Path) -> SpeechModel:
         """Load a model folder with transformers, in fp32 on a CPU and in the folder's own dtype on CUDA.
 
+        Args:
+            folder: what `titan-speech model export` wrote.
+
         Raises:
             ModelError: the folder is damaged, was not written by `titan-speech model export`, or has another
                 vocabulary or prompt grammar than this version.

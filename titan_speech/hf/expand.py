@@ -91,6 +91,9 @@ class ExtendableBackbone:
     def open(cls, source: Path) -> ExtendableBackbone:
         """Read headers and the tokenizer, no weights.
 
+        Args:
+            source: folder of a Hugging Face model.
+
         Raises:
             ModelError, VocabularyError: the source cannot be used.
         """
@@ -107,6 +110,11 @@ class ExtendableBackbone:
 
     def write(self, output: Path, settings: NewRows, report: Callable[[str], None] = print) -> Expansion:
         """Write the extended folder, which appears when it is complete.
+
+        Args:
+            output: folder to write; must not exist.
+            settings: how rows of new tokens are initialized.
+            report: receives one line of progress at a time.
 
         Raises:
             ModelError: the output exists, the disk is too small, or a weight is not finite.

@@ -123,19 +123,50 @@ class Part:
         return self._length_N(f"text_len_{variant}", expected)
 
     def codes(self, i: int) -> NDArray[np.uint16]:
-        """A sample's codes: a read-only view of the file."""
+        """A sample's codes: a read-only view of the file.
+
+        Args:
+            i: number of the sample, in the order of the store.
+
+        Returns:
+            T codec codes, uint16.
+
+        Raises:
+            DataError: the part holds text, or its file is damaged.
+        """
         if self.kind is not Kind.SPEECH:
             raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
         return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def tokens(self, i: int) -> NDArray[np.uint32]:
-        """A text sample's ids: a read-only view of the file."""
+        """A text sample's ids: a read-only view of the file.
+
+        Args:
+            i: number of the sample, in the order of the store.
+
+        Returns:
+            T ids of the store's tokenizer, uint32.
+
+        Raises:
+            DataError: the part holds speech, or its file is damaged.
+        """
         if self.kind is not Kind.TEXT:
             raise DataError(f"part {self.name} of {self._store} holds speech, not text; read its codes")
         return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def text(self, i: int, variant: str) -> NDArray[np.uint32]:
-        """Ids of one transcript variant; of an instruction, the user's words are the variant `user`."""
+        """Ids of one transcript variant; of an instruction, the user's words are the variant `user`.
+
+        Args:
+            i: number of the sample, in the order of the store.
+            variant: one of `variants`.
+
+        Returns:
+            T ids of the store's tokenizer, uint32; none where the sample lacks the variant.
+
+        Raises:
+            DataError: the part has no such variant.
+        """
         self._check_variant(variant)
         return np.frombuffer(self._sample_readers[variant]([i])[0], TEXT_DTYPE)
 
@@ -146,6 +177,14 @@ class Part:
         return self._sample_readers[TOKENS if variant is None else variant]
 
     def row(self, i: int) -> SampleRow:
+        """Everything the sidecar records of a sample.
+
+        Args:
+            i: number of the sample, in the order of the store.
+
+        Returns:
+            Id, speaker, recording, times in seconds, transcripts and lengths.
+        """
         shard, j = self._locate(i)
         return self._readers[shard].row(j)
 
@@ -243,6 +282,16 @@ class Store:
         return self.manifest.fingerprint
 
     def part(self, dataset_source: str, language: str, kind: Kind) -> Part:
+        """The part of one source, language and kind.
+
+        Args:
+            dataset_source: name of the source.
+            language: BCP 47 tag.
+            kind: speech or text.
+
+        Raises:
+            DataError: the store has no such part; its parts are named.
+        """
         for part in self.parts:
             if (part.dataset_source, part.language, part.kind) == (dataset_source, language, kind):
                 return part

@@ -79,11 +79,25 @@ class StoreWriter:
         self._sorter = SampleSorter(self._runs_folder, recipe, self._problems.add, self._duration_mismatches.add)
 
     def add_speech(self, info: SampleInfo, codes: ArrayLike, transcripts: Mapping[str, str] | None = None) -> None:
-        """Adds a sample of speech; `transcripts` by variant, a voice description as the variant `description`."""
+        """Adds a sample of speech.
+
+        Args:
+            info: id, source, language, speaker and times of the sample.
+            codes: T codec codes, integers 0 to 65,535, 50 per second.
+            transcripts: text by variant: `native`, `romanized`, others; `description` is a voice description.
+
+        A bad sample is not raised here: `close` names all of them together.
+        """
         self._sorter.add_speech(info, codes, transcripts)
 
     def add_text(self, info: SampleInfo, text: str, user: str | None = None) -> None:
-        """Adds a document; with `user` an instruction, whose answer is `text`."""
+        """Adds a document.
+
+        Args:
+            info: id, source and language of the document.
+            text: the document; of an instruction, the answer.
+            user: of an instruction, what the user says.
+        """
         self._sorter.add_text(info, text, user)
 
     def close(self) -> Manifest:

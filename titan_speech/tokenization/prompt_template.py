@@ -263,11 +263,20 @@ class Grammar:
         return [plain] if len(plain.fields) == len(full.fields) else [plain, full]
 
     def num_fixed_tokens(self, task: Task, has_description: bool = False) -> int:
-        """Tokens of the template itself: a document's length is this plus the lengths of its parts."""
+        """Tokens of the template itself: a document's length is this plus the lengths of its parts.
+
+        Args:
+            task: what the sample is trained as.
+            has_description: whether the optional voice description is there.
+        """
         return self.template(task, has_description).num_fixed_tokens
 
     def stop_id(self, task: Task) -> int:
-        """The token at which decoding stops."""
+        """The token at which decoding stops.
+
+        Args:
+            task: what is decoded.
+        """
         return self._id(TEMPLATES[task].closing[0])
 
     @cached_property

@@ -72,7 +72,10 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> TextTokenizer:
-        """Read a folder with tokenizer.json or tokenizer.model, or that file itself.
+        """Read a tokenizer.
+
+        Args:
+            path: a folder with tokenizer.json or tokenizer.model, or that file itself.
 
         Raises:
             VocabularyError: there is no tokenizer, or the first or last token of a document is not known.
@@ -89,7 +92,14 @@ class TextTokenizer:
         return cls(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=_identity(text))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without any special token."""
+        """Ids of a text, without any special token.
+
+        Args:
+            text: any text; it is not normalized.
+
+        Returns:
+            One id below `num_base` per token.
+        """
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
@@ -106,6 +116,14 @@ class TextTokenizer:
         return word_ids_of(self._tokenizer)
 
     def decode(self, ids: list[int]) -> str:
+        """The text of ids, special tokens included.
+
+        Args:
+            ids: ids below `num_base`.
+
+        Returns:
+            The text; bytes that are no UTF-8 become replacement characters.
+        """
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def token(self, id_: int) -> str:

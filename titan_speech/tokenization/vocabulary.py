@@ -134,8 +134,14 @@ class Vocabulary:
     def codes_to_ids(self, codes_N: ArrayLike) -> NDArray[np.int32]:
         """Ids of speech codes.
 
+        Args:
+            codes_N: integers, of any shape.
+
+        Returns:
+            int32 ids of the same shape.
+
         Raises:
-            VocabularyError: a value is not a code.
+            VocabularyError: a value is not a code, 0 to 65,535.
         """
         codes = np.asarray(codes_N)
         if codes.dtype != np.uint16:
@@ -144,6 +150,12 @@ class Vocabulary:
 
     def ids_to_codes(self, ids_N: ArrayLike) -> NDArray[np.uint16]:
         """Speech codes of ids.
+
+        Args:
+            ids_N: integers, of any shape.
+
+        Returns:
+            uint16 codes of the same shape.
 
         Raises:
             VocabularyError: an id is not that of a code.
@@ -170,6 +182,9 @@ class Vocabulary:
 
     def special(self, name: str) -> int:
         """Id of a named or reserved special token.
+
+        Args:
+            name: as in the vocabulary, such as `<|speech_start|>`.
 
         Raises:
             VocabularyError: there is no special token of this name.

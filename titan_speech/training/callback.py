@@ -30,7 +30,16 @@ class RunCallback:
         return {}
 
     def checkpoint_complete(self, checkpoint: Path, commit: Commit) -> None:
-        """Called on every rank, at a step boundary, once a checkpoint has its marker. Errors are logged, not raised."""
+        """Called on every rank, at a step boundary, once a checkpoint has its marker. Errors are logged, not raised.
+
+        Args:
+            checkpoint: its folder, .../step-N.
+            commit: its marker: files, step, kind and reason.
+        """
 
     def finish(self, end: RunEnd) -> None:
-        """Called after the trainer is closed, and after the process group is destroyed unless the run failed."""
+        """Called after the trainer is closed, and after the process group is destroyed unless the run failed.
+
+        Args:
+            end: how the run ended.
+        """
