@@ -50,3 +50,13 @@ def test_code_names_pages_that_exist() -> None:
     sources = [*(ROOT / "titan_speech").rglob("*.py"), *(ROOT / "train_configs").rglob("*.toml")]
     named = {(source, page) for source in sources for page in re.findall(r"docs/(\w+\.md)", source.read_text("utf-8"))}
     assert {page for _, page in named} <= {path.name for path in PAGES}, named
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_lists_and_tables_follow_a_blank_line(path: Path) -> None:
+    """GitHub needs none; the site would run them into the paragraph before."""
+    lines = text_outside_code(path).split("\n")
+    for before, line in zip(lines, lines[1:], strict=False):
+        if before.startswith(("-", "|", "<!--", " ")) or re.match(r"\d+\. ", before) or not before.strip():
+            continue
+        assert not re.match(r"(- |\d+\. |\|)", line), f"{path.name}: a blank line is missing before: {line}"
