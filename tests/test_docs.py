@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_code_names_pages_that_exist() -> None:
 def test_lists_and_tables_follow_a_blank_line(path: Path) -> None:
     """GitHub needs none; the site would run them into the paragraph before."""
     lines = text_outside_code(path).split("\n")
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if before.startswith(("-", "|", "<!--", " ")) or re.match(r"\d+\. ", before) or not before.strip():
             continue
         assert not re.match(r"(- |\d+\. |\|)", line), f"{path.name}: a blank line is missing before: {line}"
