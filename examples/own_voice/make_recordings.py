@@ -3,7 +3,7 @@
 In: a store made by the embedded codec. Out: OUTPUT/<speaker>/<name>.wav and .txt, the layout of docs/tutorial_voice.md.
 Decoding takes 0.1 to 0.4 s per second of audio on one core.
 
-    python scripts/example_wavs.py --store demo_data --language en --number 60 --output recordings
+    python3 examples/own_voice/make_recordings.py --store demo_data --language en --number 60 --output recordings
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 
 from titan_speech.cli.main import main
 from titan_speech.cli.recipes import example_names, files_of, recipe_names
+from titan_speech.preflight.config_checks import load_config
 from titan_speech.utils.bundled import bundled_folder
 
 NAMES = [*recipe_names(bundled_folder()), *example_names(bundled_folder())]
@@ -57,3 +58,8 @@ def test_everything_a_recipe_needs_of_the_bundled_files_exists(name: str) -> Non
     files = set(files_of(root, name))
     assert files
     assert all((root / file).is_file() for file in files)
+
+
+@pytest.mark.parametrize("path", sorted((bundled_folder() / "examples").rglob("*.toml")), ids=lambda path: path.name)
+def test_every_configuration_of_an_example_has_no_problem(path: Path) -> None:
+    assert load_config(["--job.config_file", str(path)]).config.job.description
