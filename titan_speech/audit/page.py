@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from titan_speech.audit.draw import AuditSample
 from titan_speech.audit.measures import Histogram
-from titan_speech.audit.report import AuditReport, LanguageReport, percent
+from titan_speech.audit.report import AuditReport, LanguageReport, NotRun, percent
 from titan_speech.audit.rules import RULES, Rule
 from titan_speech.audit.sound import Sound
 
@@ -70,7 +70,7 @@ def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> It
         sections=SECTIONS,
         text_columns=TEXT_COLUMNS,
         language_columns=("Language", "Verdict", "Checked", "Stored", "Minutes", *(rule.title for rule in RULES)),
-        check_columns=("Check", "Found", "Above in", "At most", *TEXT_COLUMNS),
+        check_columns=("Check", "Checked", "Found", "Above in", "At most", *TEXT_COLUMNS),
         check_rows=[_check_row(report, i, rule) for i, rule in enumerate(RULES)],
         charts_of=charts_of,
         length_of=length_of,
@@ -100,8 +100,13 @@ def _facts(report: AuditReport, sound: Sound) -> dict[str, str]:
         f"seed {report.seed}",
         "Codec": f"{codec.name}, hash {codec.hash[:16]}" if codec else "none",
         "Sound": sound.why_silent or "decoded by this codec; 8-bit mu-law, so a faint hiss is the page's",
-        "Not checked": "; ".join(report.not_checked) or "nothing was left out",
+        "Checks": f"{report.num_run} of {len(RULES)} ran"
+        + (f"; not run: {'; '.join(map(str, report.not_run))}" if report.not_run else ""),
     }
+
+
+def _where_and_why(not_run: NotRun) -> str:
+    return f"not run{'' if not_run.is_everywhere else ' in ' + ', '.join(not_run.languages)}: {not_run.reason}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,10 @@ class CheckRow:
     """One check over all languages."""
 
     rule: Rule
+    num_checked: int
+    """Samples it applied to."""
+    not_run: str
+    """Where it applied to no sample, and why; empty if it did everywhere."""
     num_found: int
     above_in: str
     """Languages above the threshold."""
@@ -122,6 +131,8 @@ def _check_row(report: AuditReport, index: int, rule: Rule) -> CheckRow:
     above = [language for language, result in results.items() if result.is_above_threshold]
     return CheckRow(
         rule=rule,
+        num_checked=sum(result.num_checked for result in results.values()),
+        not_run="; ".join(_where_and_why(each) for each in report.not_run if each.rule == rule.name),
         num_found=sum(result.num_found for result in results.values()),
         above_in=", ".join(above) or "none",
         max_share=low if min(shares) == max(shares) else f"{low} to {high}",

@@ -97,8 +97,23 @@ class LanguageReport:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """A check that applied to no sample of these languages, and why."""
+
+    rule: str
+    languages: tuple[str, ...]
+    is_everywhere: bool
+    """Whether these are all languages of the store."""
+    reason: str
+
+    def __str__(self) -> str:
+        where = "" if self.is_everywhere else f" of {', '.join(self.languages)}"
+        return f"{self.rule}{where}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class AuditReport:
-    """The findings of an audit; `not_checked` says what was left out and why."""
+    """The findings of an audit; `not_run` says which checks applied to no sample, and why."""
 
     store: Store
     seed: int
@@ -106,7 +121,13 @@ class AuditReport:
     parts: tuple[ChosenPart, ...]
     languages: tuple[LanguageReport, ...]
     worst: dict[str, tuple[AuditFinding, ...]]
-    not_checked: tuple[str, ...]
+    not_run: tuple[NotRun, ...]
+
+    @property
+    def num_run(self) -> int:
+        """Checks that applied to a sample of any language."""
+        results = (language.results for language in self.languages)
+        return sum(any(result.num_checked for result in of_rule) for of_rule in zip(*results, strict=True))
 
     @property
     def num_samples(self) -> int:
@@ -183,7 +204,7 @@ def audit(
         parts=tuple(parts),
         languages=tuple(languages),
         worst={name: _most_severe(findings) for name, findings in worst.items()},
-        not_checked=tuple(_not_checked(languages, tokenizer, _too_few(samples, context))),
+        not_run=tuple(_not_run(languages, tokenizer, _too_few(samples, context))),
     )
 
 
@@ -287,23 +308,24 @@ def _too_few(samples: dict[str, list[AuditSample]], context: AuditContext) -> di
     }
 
 
-def _not_checked(
+def _not_run(
     languages: list[LanguageReport], tokenizer: TextTokenizer | None, too_few: dict[str, list[str]]
-) -> Iterable[str]:
-    if tokenizer is None:
-        yield "unknown-token, and the words of text-only parts: give --tokenizer, the one the store was built with"
-    for rule, names in too_few.items():
-        if names:
-            some = f"fewer than {MIN_SAMPLES} transcribed samples; raise --samples if the store has more"
-            yield f"{rule} of {', '.join(names)}: {some}"
-    reported = {rule for rule, names in too_few.items() if names} | (set() if tokenizer else {"unknown-token"})
-    idle = [
-        rule.name
-        for i, rule in enumerate(RULES)
-        if rule.name not in reported and not any(x.results[i].num_checked for x in languages)
-    ]
-    if idle:
-        yield f"{', '.join(idle)}: no sample has the fields that these checks compare"
+) -> Iterable[NotRun]:
+    """For each check the languages in which it applied to no sample, by reason."""
+    for index, rule in enumerate(RULES):
+        idle = [each.language for each in languages if not each.results[index].num_checked]
+        is_everywhere = len(idle) == len(languages)
+        few = [name for name in idle if name in too_few.get(rule.name, ())]
+        rest = [name for name in idle if name not in few]
+        if rule.name == "unknown-token" and tokenizer is None:
+            reason = "give --tokenizer, the one the store was built with; without it the words of text are not checked"
+        else:
+            reason = f"no sample has {rule.needs}"
+        if few:
+            reason_few = f"fewer than {MIN_SAMPLES} transcribed samples; raise --samples if the store has more"
+            yield NotRun(rule.name, tuple(few), is_everywhere and not rest, reason_few)
+        if rest:
+            yield NotRun(rule.name, tuple(rest), is_everywhere and not few, reason)
 
 
 def to_json(report: AuditReport) -> str:
@@ -320,7 +342,7 @@ def to_json(report: AuditReport) -> str:
         "num_stored": report.num_stored,
         "num_samples": report.num_samples,
         "is_good": report.is_good,
-        "not_checked": report.not_checked,
+        "not_checked": [str(each) for each in report.not_run],
         "rules": [
             {"name": r.name, "title": r.title, "finds": r.finds, "default_max_share": r.max_share, "reason": r.reason}
             for r in RULES

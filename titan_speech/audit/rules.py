@@ -33,6 +33,8 @@ class Rule:
     max_share: float
     reason: str
     """Why the threshold has this value."""
+    needs: str
+    """What a sample must have to be checked."""
 
 
 RULES = (
@@ -42,6 +44,7 @@ RULES = (
         "codes that the codec's codebook does not have",
         0.0,
         "no codec emits such a code; a single one means wrong offsets or another codec",
+        "speech",
     ),
     Rule(
         "unknown-token",
@@ -49,6 +52,7 @@ RULES = (
         "transcripts whose ids hold the unknown token or do not decode back to the transcript",
         0.001,
         "byte-level tokenizers are lossless; others lose a rare character",
+        "a transcript, or text",
     ),
     Rule(
         "duration",
@@ -56,6 +60,7 @@ RULES = (
         "end_time - start_time is not the length of the codes, within 2 codes and 2 %",
         0.01,
         "a wrong rate or shifted rows break nearly all samples, a bad recording one",
+        "start_time and end_time",
     ),
     Rule(
         "length",
@@ -63,6 +68,7 @@ RULES = (
         "segments of more than 40 s",
         0.01,
         "they do not fit 2,048 positions with their text: a run drops or splits them",
+        "speech",
     ),
     Rule(
         "transcript",
@@ -70,6 +76,7 @@ RULES = (
         "paired samples without a letter or digit in their transcript (a danda or other punctuation does not count)",
         0.005,
         "such a pair is unaligned supervision: speech without text",
+        "speech in a part with native transcripts",
     ),
     Rule(
         "script",
@@ -77,6 +84,7 @@ RULES = (
         "texts with less than half of their letters in a script of their language",
         0.02,
         "short samples may be only names and loan words; a wrong tag affects a whole file",
+        "letters, in a language whose scripts are known",
     ),
     Rule(
         "chars-per-sec",
@@ -84,6 +92,7 @@ RULES = (
         "robust z-score above 5 and more than 1 s from the language's median rate, by the times",
         0.03,
         "spelt numbers and long pauses are real; more means that transcripts belong to other audio",
+        "a native transcript, start_time and end_time",
     ),
     Rule(
         "chars-per-code",
@@ -91,6 +100,7 @@ RULES = (
         "robust z-score above 5 and more than 1 s from the language's median rate, by the codes",
         0.03,
         "as for characters per second; finds wrong codes where the times are right",
+        "a native transcript",
     ),
     Rule(
         "repeat",
@@ -98,6 +108,7 @@ RULES = (
         "one code in a row for 2 s or half of the sample: silence, or a stuck encoder",
         0.01,
         "even a few teach the model to emit silence",
+        "speech",
     ),
     Rule(
         "duplicate-transcript",
@@ -105,6 +116,7 @@ RULES = (
         "transcripts that occur in other samples of the part",
         0.3,
         "greetings and prompts repeat; from a third on, a few sentences would be memorized",
+        "a native transcript",
     ),
     Rule(
         "duplicate-audio",
@@ -112,6 +124,7 @@ RULES = (
         "samples with exactly the codes of another sample of the part",
         0.005,
         "two recordings never give the same codes: a file was imported twice",
+        "speech",
     ),
     Rule(
         "segment-order",
@@ -119,6 +132,7 @@ RULES = (
         "segments of one source whose order contradicts their times",
         0.0,
         "stitching and continuation would join segments that do not follow each other",
+        "source_video_id, segment_order and start_time",
     ),
     Rule(
         "speaker",
@@ -126,6 +140,7 @@ RULES = (
         "speech without speaker_id",
         1.0,
         "never above the threshold: only voice cloning needs it; give --max-speaker 0 for a store used for cloning",
+        "speech",
     ),
 )
 RULE_NAMES = tuple(rule.name for rule in RULES)

@@ -134,8 +134,9 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
 
 def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
     yield f"{report.store.path}: {report.num_samples:,} of {report.num_stored:,} samples, seed {report.seed}"
-    for line in report.not_checked:
-        yield f"  not checked: {line}"
+    yield f"  {report.num_run} of {len(RULES)} checks ran"
+    for each in report.not_run:
+        yield f"  not checked: {each}"
     for language in report.languages:
         yield _language_line(language)
     yield report.summary

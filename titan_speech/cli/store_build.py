@@ -47,7 +47,8 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FIELD=COLUMN[,...]",
-        help="column of a field, if it is not named like the field: transcript_native=text,speaker_id=spk",
+        help="column of a field: transcript_native=said,speaker_id=spk (default: the column of the field's name; for "
+        "transcript_native then text, normalized_text, transcription, transcript, sentence or raw_text; @none: none)",
     )
     what.add_argument(
         "--files-from",
@@ -63,7 +64,7 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--llasa-tokenizer", metavar="DIR", help="folder of the tokenizer that made the ids of --from llasa"
     )
-    what.add_argument("--codec", metavar="NAME", help="codec that encodes the audio of formats that hold audio")
+    what.add_argument("--codec", metavar="NAME", help="codec that encodes --from audio: wav flac ogg opus mp3 aiff")
     what.add_argument("--codes-dtype", metavar="TYPE", help="data type of codes stored as bytes: uint16, int32, ...")
     what.add_argument(
         "--long-audio", choices=("error", "split"), default="error", help="audio above 40 s (default: error)"
@@ -101,7 +102,9 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
     )
-    how.add_argument("--skip-bad", action="store_true", help="skip bad samples and count them in build_report.json")
+    how.add_argument(
+        "--skip-bad", action="store_true", help="skip bad and silent samples, and count them in build_report.json"
+    )
 
 
 def store_build(args: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """Audio files: 16-bit PCM wav in and out, other formats in, resampled if asked.
 
 In: a sound file. Out: float32 samples at the codec's rate, or a wav file of them. Wav needs the standard library only;
-other formats (flac, ogg) need soundfile and another rate needs soxr, both of the `codec` extra. `read_audio` does not
-resample: a file at another rate is refused with the command that converts it.
+other formats (flac, ogg, opus, mp3, aiff) need soundfile and another rate needs soxr, both of the `codec` extra.
+`read_audio` does not resample: a file at another rate is refused with the command that converts it.
 
 Shapes: wav_T samples, samples_TC samples by channel.
 """
@@ -112,5 +112,7 @@ def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
     try:
         samples_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise CodecError(f"cannot read {path}: {error}") from error
+        raise CodecError(
+            f"cannot read {path}: {error} If it plays elsewhere, convert it: ffmpeg -i {path.name} {path.stem}.flac"
+        ) from error
     return samples_TC, int(rate)

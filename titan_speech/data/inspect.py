@@ -40,6 +40,7 @@ from titan_speech.errors import ConfigError
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+from titan_speech.utils.progress import print_to_stderr
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 BORDER_WIDTH = 72
@@ -60,6 +61,7 @@ def show_lines(
     """
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer, resumed)
+    _report_left_out(plan)
     first = plan.phase.first_slot
     if source is not None:
         slots = _slots_of(plan, source, len(slots))
@@ -71,6 +73,12 @@ def show_lines(
     printer = PackPrinter(plan, tokenizer, wants_color() if color is None else color)
     for slot in slots:
         yield from printer.lines(plan.pack(slot))
+
+
+def _report_left_out(plan: DataPlan) -> None:
+    """Samples that no slot shows, on stderr."""
+    for line in (*plan.held_out, *plan.left_out()):
+        print_to_stderr(line)
 
 
 def wants_color() -> bool:
@@ -149,6 +157,7 @@ MAX_NAMED_PIECES = 6
 def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 1) -> Iterator[str]:
     """A header, then one line for each slot."""
     plan = DataPlan.load(config)
+    _report_left_out(plan)
     budget = Budget.from_config(config)
     ranks = data_parallel_degree(config.parallelism, world_size)
     yield (

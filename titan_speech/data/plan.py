@@ -35,6 +35,7 @@ from titan_speech.data.planned_streams import PlannedStream, plan_fingerprint, p
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream, SlotLocality, resume_stream
 from titan_speech.data.sources import open_sources
+from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
@@ -198,7 +199,11 @@ class DataPlan:
         lines = [f"data plan {self.fingerprint}: {self.total_slots:,} packs of {self.seq_len:,} tokens"]
         lines += _phase_lines(self.phase)
         lines += table_lines([HEADER, *(_row(stream, self.total_slots) for stream in self.streams)], "<<<>")
-        return "\n".join([*lines, *self.held_out, *_left_out_lines(self)])
+        return "\n".join([*lines, *self.held_out, *self.left_out()])
+
+    def left_out(self) -> list[str]:
+        """Which samples of the sources are not read and why, and streams that are never read, one line each."""
+        return _left_out_lines(self)
 
 
 def _resumed(stream: PartitionedStream, record: StreamRecord) -> PartitionedStream:
@@ -253,8 +258,8 @@ def _left_out_lines(plan: DataPlan) -> list[str]:
                     f"{stream.name}: {done} {number:,} samples longer than {plan.seq_len:,} tokens "
                     f"(longest {counts.longest:,})"
                 )
-        if counts.num_unusable:
-            lines.append(f"{stream.name}: {counts.num_unusable:,} samples lack what task {stream.task} needs")
+        if counts.num_unusable and (unread := count_unread(stream.documents)):
+            lines.append(f"{stream.name}: not read as {stream.task}: {describe_counts(unread)}")
         if stream.quota == 0:
             lines.append(f"{stream.name}: never read, its share is below 1 / {CYCLE_SLOTS:,}")
     return lines

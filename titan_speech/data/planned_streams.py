@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -33,6 +34,7 @@ from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource
 from titan_speech.data.streams import SplitStream, WholeStream
+from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar, Task
 
@@ -105,19 +107,18 @@ def _problem(planned: PlannedStream, config: SpeechConfig) -> str:
             f"{name}: {counts.num_too_long:,} samples are longer than seq_len {seq_len:,}, the longest has "
             f"{counts.longest:,} tokens; set data.too_long to drop or split, or raise training.seq_len"
         )
-    if counts.num_tokens < seq_len and planned.config.stitch_gap_sec is not None:
-        return (
-            f"{name}: {counts.num_documents:,} stitched documents with {counts.num_tokens:,} tokens, fewer than "
-            f"one pack of {seq_len:,}; {counts.num_unusable:,} samples begin no document: they follow another sample, "
-            f"or have no neighbour in their recording within stitch_gap_sec {planned.config.stitch_gap_sec:g}, like "
-            "all samples that lack source_video_id, speaker_id, segment_order, start_time or end_time; import these "
-            "columns, raise stitch_gap_sec, or leave it out to read segments one by one"
-        )
     if counts.num_tokens < seq_len:
+        left_out = count_unread(planned.documents) + Counter({f"longer than {seq_len:,} tokens": counts.num_too_long})
+        reasons = f" (not read as {planned.task}: {describe_counts(left_out)})" if left_out else ""
+        few = f"with {counts.num_tokens:,} tokens, fewer than one pack of {seq_len:,}{reasons}"
+        if planned.config.stitch_gap_sec is not None:
+            return (
+                f"{name}: {counts.num_documents:,} stitched documents {few}; import the columns that are missing, "
+                "raise stitch_gap_sec, or leave it out to read segments one by one"
+            )
         return (
-            f"{name}: {counts.num_documents:,} documents with {counts.num_tokens:,} tokens, fewer than one pack of "
-            f"{seq_len:,} ({counts.num_unusable:,} samples without what task {planned.task} needs, "
-            f"{counts.num_too_long:,} too long); leave the language out (languages), add data or lower seq_len"
+            f"{name}: {counts.num_documents:,} documents {few}; leave the language out (languages), add data or lower "
+            "seq_len"
         )
     if not all(sum(stream.block_counts[k].num_packs for k in partition) for partition in stream.partitions):
         return (

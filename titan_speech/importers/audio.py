@@ -2,7 +2,8 @@
 
 In: folders or listings (audio_listing.py) and a codec. Out: samples of speech with the codec's codes; its name and hash
 go into the manifest. Audio at another sampling rate is resampled with soxr, channels are averaged. Clips longer than
-40 s are refused, or split into equal pieces without transcripts. Unit: about an hour of audio.
+40 s are refused, or split into equal pieces without transcripts; silent ones are doubtful. A clip is a recording of
+its own, from 0 s to its end, unless the listing names its source or times. Unit: about an hour of audio.
 
 The embedded codec takes 0.01 s per second of audio on one core, everything else here is small compared with it. XCodec2
 belongs on a GPU: each process loads it, so use one worker per GPU.
@@ -12,7 +13,8 @@ Shapes: T samples of audio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,18 +25,22 @@ from titan_speech.codec.base import FRAME_SAMPLES, Codec, check_wav
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
-from titan_speech.importers.audio_listing import KEY, Clip, list_clips
+from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
-from titan_speech.importers.columns import CODES, required_fields, speech_columns
+from titan_speech.importers.columns import CODES, NO_COLUMN, TEXT_COLUMNS, Columns, required_fields, speech_columns
+from titan_speech.importers.listing_rows import ID_COLUMNS, PATH_COLUMNS
 from titan_speech.importers.records import read_metadata
 from titan_speech.store.manifest import CodecInfo
-from titan_speech.store.sample import SampleInfo
+from titan_speech.store.problems import Problem
+from titan_speech.store.sample import TRANSCRIPT_VARIANTS, SampleInfo
 from titan_speech.utils.progress import print_to_stderr
 
 MAX_SEC = 40
 UNIT_BYTES = 128 << 20
 UNIT_CLIPS = 2048
 BATCH_CLIPS = 32
+SILENCE_DBFS = -60.0
+"""Of the loudest 20 ms: quiet speech peaks some 20 dB above, the noise of a good room below."""
 DEFAULTS = {"sample_id": KEY, "transcript_native": "txt"}
 AUDIO = "audio"
 
@@ -57,13 +63,25 @@ class AudioImporter:
         named = {field: column for field, column in options.columns.items() if field != AUDIO}
         self._columns = speech_columns(replace(options, columns=named), DEFAULTS)
         _load_codec_once(options.codec)
+        needs_text = options.columns.get("transcript_native") != NO_COLUMN
         self._clips = {
-            str(root): list_clips(root, options.columns.get(AUDIO), options.files_from) for root in options.inputs
+            str(root): list_clips(root, options.columns.get(AUDIO), options.files_from, needs_text)
+            for root in options.inputs
         }
         for root, clips in self._clips.items():
-            known = {column for clip in clips for column in clip.columns}
-            self._columns.check_all(known, [field for field in required_fields(options) if field != CODES], root)
+            self._check_columns(root, clips)
+
+    def _check_columns(self, root: str, clips: Sequence[Clip]) -> None:
+        """Refuse columns that are missing or passed over, and report what the listing is read as."""
+        known = list(dict.fromkeys(column for clip in clips for column in clip.columns))
+        required = [field for field in required_fields(self._options) if field != CODES]
+        self._columns.check_all(known, required, root)
+        if clips[0].listing is None:
             _report_untranscribed(root, clips)
+            return
+        where = str(clips[0].listing)
+        self._columns.check_transcripts(known, where, [name for name in known if holds_sentences(clips, name)])
+        print_to_stderr(f"{where}: {_describe_listing(clips, known, self._columns, self._options.columns)}")
 
     def codec_info(self) -> CodecInfo:
         codec = _load_codec_once(self._options.codec)
@@ -82,7 +100,8 @@ class AudioImporter:
                 if isinstance(piece, BadSample):
                     yield piece
                 else:
-                    yield SpeechSample(piece.info, next(codes), piece.transcripts)
+                    doubt = describe_silence(piece.wav_T)
+                    yield SpeechSample(piece.info, next(codes), piece.transcripts, doubt=doubt)
 
     def _pieces(self, clip: Clip, codec: Codec) -> list[_Piece | BadSample]:
         """A clip, or the pieces of a long one."""
@@ -92,7 +111,7 @@ class AudioImporter:
             piece = _Piece(replace(info, sample_rate=info.sample_rate or rate), wav_T, transcripts)
             duration_sec = len(wav_T) / codec.sample_rate
             if duration_sec <= MAX_SEC:
-                return [piece]
+                return [_with_times(piece, duration_sec)]
             if self._options.long_audio == "error":
                 detail = f"{clip.path} is {duration_sec:.1f} s long, more than {MAX_SEC} s: cut it with its transcript"
                 raise BadRecordError("long", f"{detail}, or cut it without one: --long-audio split")
@@ -115,12 +134,53 @@ def _check_options(options: ImportOptions) -> None:
 
 def _report_untranscribed(root: str, clips: Sequence[Clip]) -> None:
     """In a folder without a listing, audio without a .txt file may be intended or a mistake."""
-    num_without = sum(not clip.is_listed and "txt" not in clip.columns for clip in clips)
+    num_without = sum("txt" not in clip.columns for clip in clips)
     if num_without:
         print_to_stderr(
             f"{root}: {num_without:,} of {len(clips):,} recordings have no .txt of the same name: speech without "
             "transcript"
         )
+
+
+def holds_sentences(clips: Sequence[Clip], column: str) -> bool:
+    """Whether most clips have words of their own in a column: a transcript, whatever its name, but not a speaker."""
+    values = [value for clip in clips if isinstance(value := clip.columns.get(column), str)]
+    several = (value for value in values if len(value.split()) > 1 or (len(value) > 8 and not value.isascii()))
+    sentences = {value for value in several if Path(value).suffix.lower() not in SUFFIXES}
+    return 2 * len(sentences) > len(clips) > 1
+
+
+def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Columns, asked: Mapping[str, str]) -> str:
+    """How many recordings have transcripts, from which column, and which columns are not read."""
+    native = {found for clip in clips if (found := columns.of("transcript_native", clip.columns))}
+    spoken = [f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS]
+    num_with = sum(any(columns.of(field, clip.columns) for field in spoken) for clip in clips)
+    chosen = f" (column {', '.join(sorted(native))})" if native else ""
+    text = f"{len(clips):,} recordings, {num_with:,} with a transcript{chosen}"
+    other = [name for name in known if name in TEXT_COLUMNS and name not in columns.used(known)]
+    if other and "transcript_native" not in asked:
+        text += f"; also found: {', '.join(other)}, which --columns transcript_native={other[0]} would read instead"
+    internal = {KEY, "@folder", "@folder2", asked.get(AUDIO, ""), *PATH_COLUMNS, *ID_COLUMNS, *other}
+    unread = [name for name in known if name not in columns.used(known) and name not in internal]
+    return text + (f"; not read: {', '.join(unread)} (--columns FIELD=COLUMN)" if unread else "")
+
+
+def describe_silence(wav_T: np.ndarray) -> Problem | None:
+    """Why audio holds no speech; None for audio that may hold some."""
+    frames_FT = wav_T[: len(wav_T) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    loudest = float(np.sqrt(np.square(frames_FT, dtype=np.float64).mean(axis=1)).max())
+    dbfs = 20 * math.log10(loudest) if loudest > 0 else -math.inf
+    if dbfs >= SILENCE_DBFS:
+        return None
+    return Problem("silent", f"silent: its loudest 20 ms are at {dbfs:.0f} dBFS, expected {SILENCE_DBFS:g} or more")
+
+
+def _with_times(piece: _Piece, duration_sec: float) -> _Piece:
+    """A file of which no source is known is a recording of its own: its codes are checked against its duration."""
+    info = piece.info
+    if (info.source_video_id, info.start_time, info.end_time) != (None, None, None):
+        return piece
+    return replace(piece, info=replace(info, start_time=0.0, end_time=duration_sec))
 
 
 @lru_cache(maxsize=1)
@@ -135,7 +195,7 @@ def _units(root: Path, clips: Sequence[Clip]) -> Iterator[Unit]:
     for stop, clip in enumerate(clips, 1):
         num_bytes += clip.path.stat().st_size
         if num_bytes >= UNIT_BYTES or stop - start == UNIT_CLIPS or stop == len(clips):
-            paths = tuple(clip.path for clip in clips[start:stop])
+            paths = tuple(dict.fromkeys(path for clip in clips[start:stop] for path in clip.files))
             yield Unit(f"{root.name}:{start}-{stop}", root, num_bytes, start, stop, paths)
             start, num_bytes = stop, 0
 

@@ -2,36 +2,37 @@
 
 In: a folder or a listing. Out: clips in a fixed order, each with its columns:
 
-    metadata.csv, fields between bars    LJSpeech: no header; `id`, `text`, `normalized_text`; audio in wavs/ or next to
-                                         the listing
-    metadata.csv, fields between commas  a header, with the column `file_name` (Hugging Face) or one named by `audio=`
-    *.jsonl                              one object per line, with `audio_filepath`, `audio`, `file_name` or `path`
-    a folder without a listing           every .wav and .flac in it and below, with the .txt file of the same name as
+    metadata.csv, .tsv, .jsonl, or any   a listing (listing_rows.py): LJSpeech, Hugging Face, Common Voice, NeMo, Kaldi.
+    file given as input; wav.scp         Paths are relative to it; audio may also be in wavs/ or clips/ beside it
+    a folder without a listing           every audio file in it and below, with the .txt file of the same name as
                                          column `txt`; a .txt without audio is refused, as one of the two is misnamed
 
-Paths are relative to the listing. Every clip has the columns `@folder` and `@folder2`: the name of the folder of its
-file, and of the folder above.
+Every clip has the columns `@folder` and `@folder2`: the name of the folder of its file, and of the folder above. Audio
+that cannot be read (.m4a) and listings that would not be read are refused, as a smaller corpus looks like a whole one.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.importers.columns import missing_column
-from titan_speech.importers.files import find_files, format_hint
+from titan_speech.importers.files import describe_not_utf8, find_files, format_hint
+from titan_speech.importers.listing_rows import ID_COLUMNS, KALDI, KALDI_FILES, PATH_COLUMNS, lists_audio, read_rows
+from titan_speech.importers.listing_rows import SUFFIXES as LISTING_SUFFIXES
+from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import UnsafePathError, referenced_file
 
 KEY = "__key__"
-SUFFIXES = (".wav", ".flac")
-LISTINGS = ("metadata.csv", "metadata.jsonl")
-_PATH_COLUMNS = ("audio_filepath", "audio", "file_name", "path")
-_BAR_COLUMNS = ("id", "text", "normalized_text")
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
+UNREADABLE = (".m4a", ".aac", ".wma", ".amr", ".mp4", ".webm", ".mka", ".3gp", ".ape", ".wv")
+LISTINGS = ("metadata.csv", "metadata.tsv", "metadata.jsonl", KALDI)
+AUDIO_FOLDERS = ("", "wavs", "clips")
+"""Where a listing's audio may be, relative to it."""
+_MAX_PROBED = 100
+"""Files that are opened to see whether they are listings."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,42 @@ class Clip:
     key: str
     path: Path
     columns: dict[str, object]
-    is_listed: bool = False
+    listing: Path | None = None
+    """The file in which the columns are written; None for a clip of a folder without a listing."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the sample is made of, the audio first."""
+        if self.listing is None:
+            others = [self.path.with_suffix(".txt")]
+        else:
+            others = [
+                self.listing,
+                *(self.listing.with_name(name) for name in KALDI_FILES if self.listing.name == KALDI),
+            ]
+        return (self.path, *(path for path in others if path.is_file()))
 
 
-def list_clips(root: Path, audio_column: str | None, files_from: tuple[Path, ...] = ()) -> list[Clip]:
+def list_clips(
+    root: Path, audio_column: str | None, files_from: tuple[Path, ...] = (), needs_text: bool = True
+) -> list[Clip]:
     """The clips of an input, in the order of its listing, or sorted by name.
 
     Args:
         root: a folder, a listing or an audio file.
         audio_column: column of the listing with the path of the audio; None tries the usual names.
         files_from: folders in which the listing may name files, in addition to its own.
+        needs_text: whether a folder is refused that has listings of other names and no text files.
 
     Raises:
-        DataError: a listing cannot be read, or names a file that does not exist or is in another folder.
+        DataError: a listing cannot be read, names a file that does not exist or is in another folder, or would be
+            passed over; or there is audio of a kind that is not read.
     """
     listing = _find_listing(root)
     if listing is None:
-        files = find_files([root], SUFFIXES, "audio")
-        _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
-        return [_found_clip(file.name, file.path) for file in files]
-    clips = [_listed_clip(listing, where, row, audio_column, files_from) for where, row in _read_rows(listing)]
+        return _found_clips(root, needs_text)
+    rows = read_rows(listing, audio_column)
+    clips = [_listed_clip(listing, where, row, audio_column, files_from) for where, row in rows]
     if not clips:
         raise DataError(f"{listing} lists no audio{format_hint([root], 'audio')}")
     return clips
@@ -70,11 +87,47 @@ def _find_listing(root: Path) -> Path | None:
     if not root.exists():
         raise DataError(f"input {root} does not exist")
     if root.is_file():
-        return root if root.suffix in (".csv", ".jsonl") else None
+        return root if root.suffix in LISTING_SUFFIXES else None
     found = [root / name for name in LISTINGS if (root / name).is_file()]
     if len(found) > 1:
-        raise DataError(f"{root} has both {LISTINGS[0]} and {LISTINGS[1]}: give the one to be read with --input")
+        names = " and ".join(path.name for path in found)
+        raise DataError(f"{root} has both {names}: give the one to be read with --input")
     return found[0] if found else None
+
+
+def _found_clips(root: Path, needs_text: bool) -> list[Clip]:
+    """The clips of a folder without a listing, or of a single file."""
+    _refuse_unreadable(root)
+    files = find_files([root], SUFFIXES, "audio")
+    _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
+    clips = [_found_clip(file.name, file.path) for file in files]
+    if needs_text and root.is_dir() and not all("txt" in clip.columns for clip in clips):
+        _refuse_other_listings(root)
+    return clips
+
+
+def _refuse_unreadable(root: Path) -> None:
+    paths = sorted(root.rglob("*")) if root.is_dir() else [root]
+    found = [path for path in paths if path.suffix.lower() in UNREADABLE and path.is_file()]
+    if found:
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        raise DataError(
+            f"{found[0]} is not of a kind that is read ({', '.join(SUFFIXES)}){more}: convert it, "
+            f"ffmpeg -i {found[0].name} {found[0].stem}.flac, and move the original out of the folder"
+        )
+
+
+def _refuse_other_listings(root: Path) -> None:
+    """A listing under a name of its own would be passed over, and its transcripts with it."""
+    candidates = [path for path in sorted(root.rglob("*")) if path.suffix in (".csv", ".tsv", ".jsonl", ".scp")]
+    found = [path for path in candidates[:_MAX_PROBED] if path.is_file() and lists_audio(path)]
+    if found:
+        names = ", ".join(path.relative_to(root).as_posix() for path in found[:5]) + (", ..." if found[5:] else "")
+        raise DataError(
+            f"{root} has recordings without a .txt of the same name, and {names} seems to list audio, but only "
+            f"{', '.join(LISTINGS)} in the folder itself is read without being named: give it with --input "
+            f"{found[0]}, or build speech without transcripts with --columns transcript_native=@none"
+        )
 
 
 def _refuse_lone_texts(root: Path, audio: Container[Path]) -> None:
@@ -83,8 +136,9 @@ def _refuse_lone_texts(root: Path, audio: Container[Path]) -> None:
     if lone:
         more = f" (and {len(lone) - 1:,} more)" if len(lone) > 1 else ""
         raise DataError(
-            f"{lone[0]} has no {' or '.join(SUFFIXES)} of the same name next to it{more}: give a transcript the name "
-            "of its recording, and move other notes out of the folder"
+            f"{lone[0]} has no audio file ({', '.join(SUFFIXES)}) of the same name next to it{more}: give a transcript "
+            "the name of its recording, and move other notes out of the folder; a listing is given by itself, with "
+            f"--input {lone[0]}"
         )
 
 
@@ -94,9 +148,9 @@ def _found_clip(name: str, path: Path) -> Clip:
     text = path.with_suffix(".txt")
     if text.is_file():
         try:
-            columns["txt"] = text.read_text(encoding="utf-8").strip()
+            columns["txt"] = text.read_bytes().decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            raise DataError(f"{text} is not UTF-8: {error}") from error
+            columns["txt"] = Problem("not UTF-8", f"{text} {describe_not_utf8(error)}")
     key = name.rpartition(".")[0]
     return Clip(key, path, columns | {KEY: key})
 
@@ -106,61 +160,11 @@ def _folder_columns(path: Path) -> dict[str, object]:
     return {"@folder": folder.name, "@folder2": folder.parent.name}
 
 
-def _read_rows(listing: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """File and line of each row, and its columns."""
-    try:
-        text = listing.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{listing} is not UTF-8: {error}") from error
-    lines = text.split("\n")  # str.splitlines would also split inside texts, at U+2028 and others
-    if listing.suffix == ".jsonl":
-        return _json_rows(listing, lines)
-    if "|" in lines[0]:
-        return _bar_rows(listing, lines)
-    return _comma_rows(listing, text)
-
-
-def _json_rows(listing: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{listing}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where} holds a {type(row).__name__}: expected an object")
-        yield where, row
-
-
-def _bar_rows(listing: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, object]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        values = line.split("|")
-        if not 2 <= len(values) <= len(_BAR_COLUMNS):
-            raise DataError(
-                f"{listing}:{number} has {len(values)} fields between bars: expected id|text or id|text|text"
-            )
-        yield f"{listing}:{number}", dict(zip(_BAR_COLUMNS, values, strict=False))
-
-
-def _comma_rows(listing: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text))  # of the whole text: a quoted field may contain line ends
-    for row in reader:
-        where = f"{listing}:{reader.line_num}"
-        if None in row or None in row.values():
-            expected = len(reader.fieldnames or ())
-            raise DataError(f"{where} has not the {expected} fields of the header: quote fields that hold commas")
-        yield where, {name: value for name, value in row.items() if value != ""}
-
-
 def _listed_clip(
     listing: Path, where: str, row: dict[str, object], audio_column: str | None, files_from: tuple[Path, ...]
 ) -> Clip:
-    has_id = audio_column is None and set(row) <= set(_BAR_COLUMNS)
-    path = _audio_by_id(listing, where, str(row["id"])) if has_id else _audio_by_path(listing, where, row, audio_column)
+    has_id = audio_column is None and set(row) <= set(ID_COLUMNS)
+    path = _audio_by_id(listing, where, row) if has_id else _audio_by_path(listing, where, row, audio_column)
     try:
         referenced_file(listing.parent, str(path.absolute()), files_from)
     except UnsafePathError as error:
@@ -170,25 +174,33 @@ def _listed_clip(
     else:
         inside = path.relative_to(listing.parent) if path.is_relative_to(listing.parent) else path
         key = inside.with_suffix("").as_posix()
-    return Clip(key, path, {**_folder_columns(path), **row, KEY: key}, is_listed=True)
+    return Clip(key, path, {**_folder_columns(path), **row, KEY: key}, listing)
 
 
-def _audio_by_id(listing: Path, where: str, name: str) -> Path:
-    folder = listing.parent
-    tried = [place / f"{name}{suffix}" for place in (folder / "wavs", folder) for suffix in SUFFIXES]
+def _audio_by_id(listing: Path, where: str, row: dict[str, object]) -> Path:
+    name = row.get("id")
+    if not name:
+        raise DataError(f"{where} has no id before the first bar")
+    suffixes = ("", *SUFFIXES) if Path(str(name)).suffix in SUFFIXES else SUFFIXES
+    tried = [listing.parent / folder / f"{name}{suffix}" for folder in AUDIO_FOLDERS for suffix in suffixes]
     for path in tried:
         if path.is_file():
             return path
-    raise DataError(f"{where}: no audio of {name!r}; expected {tried[0]} or {tried[-2]}")
+    places = " or ".join(str(listing.parent / folder / f"{name}{suffixes[0]}") for folder in AUDIO_FOLDERS)
+    raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(SUFFIXES)})")
 
 
 def _audio_by_path(listing: Path, where: str, row: dict[str, object], audio_column: str | None) -> Path:
-    names = (audio_column,) if audio_column else _PATH_COLUMNS
+    names = (audio_column,) if audio_column else PATH_COLUMNS
     column = next((name for name in names if name in row), None)
     if column is None:
         hint = missing_column("audio", " or ".join(names), row)
         raise DataError(f"{where} {hint}. Name it with --columns audio=COLUMN")
-    path = listing.parent / str(row[column])
-    if not path.is_file():
-        raise DataError(f"{where}: {path} does not exist; paths are relative to {listing.parent}")
-    return path
+    tried = [listing.parent / folder / str(row[column]) for folder in AUDIO_FOLDERS]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{where}: {tried[0]} does not exist; paths are relative to {listing.parent}, or to "
+        f"{' or '.join(AUDIO_FOLDERS[1:])} in it"
+    )

@@ -41,6 +41,8 @@ class SpeechSample:
     transcripts: Mapping[str, str] = field(default_factory=dict)
     row: int | None = None
     """Row in the unit's file, from 0, for formats that have rows."""
+    doubt: Problem | None = None
+    """Why the sample may be of no use: the build warns of it, and leaves it out with `--skip-bad`."""
 
 
 @dataclass(frozen=True)

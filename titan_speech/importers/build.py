@@ -36,11 +36,18 @@ from titan_speech.importers.base import (
     open_importer,
     speech_importers,
 )
-from titan_speech.importers.build_folder import UNIT_PROBLEM, BuildFolder, BuildSettings, UnitRecord, digest_of
+from titan_speech.importers.build_folder import (
+    DURATION,
+    UNIT_PROBLEM,
+    BuildFolder,
+    BuildSettings,
+    UnitRecord,
+    digest_of,
+)
 from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import SortedRun
-from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, TokenizerInfo, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo, read_manifest
 from titan_speech.store.problems import Problems, combine_problems
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.sample_sorter import Recipe
@@ -120,20 +127,30 @@ def build_store(request: BuildRequest) -> Manifest:
         request.required_transcripts,
     )
     try:
-        folder.open(settings, may_discard=not is_published)
+        _open(folder, settings, request.output, may_discard=not is_published)
         if is_published:  # an earlier call was killed after it had published the store
             folder.tidy(request.output)
             return read_manifest(request.output)
         return _Build(request, folder, importer, recipe).run()
     except OSError as error:
         raise DataError(
-            f"store {request.output} is not finished: {error}; run the same command again to continue"
+            f"store {request.output} is not finished: {error}; once that is solved, run the same command again to "
+            "continue"
         ) from error
     except KeyboardInterrupt:
         print_to_stderr(f"store {request.output} is not finished; run the same command again to continue")
         raise
     finally:
         folder.close()
+
+
+def _open(folder: BuildFolder, settings: BuildSettings, output: Path, may_discard: bool) -> None:
+    try:
+        folder.open(settings, may_discard)
+    except OSError as error:
+        raise DataError(
+            f"store {output} cannot be built there: {error}; choose an output in a folder you can write to"
+        ) from error
 
 
 def build_to_s3(request: BuildRequest, url: S3Url, work_dir: Path, settings: StorageConfig) -> Manifest:
@@ -185,6 +202,17 @@ def _input_normalization(importer: Importer) -> str | None:
     return importer.normalization_version() if isinstance(importer, KnowsNormalization) else None
 
 
+def _report_untranscribed(manifest: Manifest) -> None:
+    """A store of speech alone may be intended, or its transcripts were not found."""
+    speech = [part for part in manifest.parts if part.kind is Kind.SPEECH]
+    num_samples = sum(part.num_samples for part in speech)
+    if num_samples and not any(variant.num_samples for part in speech for variant in part.variants):
+        print_to_stderr(
+            f"warning: none of the {num_samples:,} samples of speech has a transcript, so tasks tts and clone cannot "
+            "read them; --columns transcript_native=COLUMN names the column of transcripts"
+        )
+
+
 class _Build:
     """A build whose folder is open and locked."""
 
@@ -199,13 +227,24 @@ class _Build:
         if dropped.found:
             print_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
         if doubts.found:
-            print_to_stderr(f"warning: {duration_warning(doubts)}")
+            self._warn(doubts)
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._write_shards([run for record in records for run in record.runs])
+        _report_untranscribed(manifest)
         self._write_report(records, dropped, doubts)
         write_manifest(manifest, self._folder.store)
         self._publish()
         return manifest
+
+    def _warn(self, doubts: Problems) -> None:
+        others = {kind: found for kind, found in doubts.found.items() if kind != DURATION}
+        if others:
+            some = combine_problems([others])
+            kept = f"{some.count:,} doubtful samples are in the store; --skip-bad leaves them out"
+            print_to_stderr(f"warning: {kept}:\n{some.lines()}")
+        if DURATION in doubts.found:
+            durations = combine_problems([{DURATION: doubts.found[DURATION]}])
+            print_to_stderr(f"warning: {duration_warning(durations)}")
 
     def _import_and_check(self) -> list[UnitRecord]:
         units: list[Unit] = []
@@ -236,7 +275,7 @@ class _Build:
         progress = TaskProgress("imported", "units", [unit.num_bytes for unit in left], num_samples)
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
-        import_unit = ImportUnit(self._importer, self._recipe, normalize)
+        import_unit = ImportUnit(self._importer, self._recipe, normalize, skip_bad)
         imported = run_tasks(import_unit, tasks, self._request.num_workers, progress.report)
         progress.finish(sum(not record.is_usable(skip_bad) for record in imported))
         records |= {record.name: record for record in imported}

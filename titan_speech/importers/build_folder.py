@@ -33,10 +33,10 @@ from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.safe_path import open_without_link
 
-SPILL_VERSION = 2
+SPILL_VERSION = 3
 """Increased when the files of an unfinished build change."""
-UNIT_PROBLEM = "unit"
-"""Kind of the problem that a unit could not be read to its end."""
+UNIT_PROBLEM, DURATION = "unit", "duration"
+"""Kind of the problem that a unit could not be read to its end; of the doubt for which no sample is left out."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ class UnitRecord:
     runs: tuple[SortedRun, ...]
 
     def is_usable(self, skip_bad: bool) -> bool:
-        return not self.problems or (skip_bad and UNIT_PROBLEM not in self.problems)
+        if skip_bad:
+            return UNIT_PROBLEM not in self.problems and set(self.doubts) <= {DURATION}
+        return not self.problems
 
     def is_done(self, unit: Unit, skip_bad: bool) -> bool:
         """Whether the unit need not be imported again."""

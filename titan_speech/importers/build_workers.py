@@ -42,6 +42,8 @@ class ImportUnit:
     importer: Importer
     recipe: Recipe
     normalize: bool
+    skip_bad: bool = False
+    """Whether doubtful samples are left out too."""
 
     def __call__(self, task: UnitTask, advance: Advance) -> UnitRecord:
         unit, target = task.unit, task.target
@@ -69,6 +71,11 @@ class ImportUnit:
         samples: Iterator[Sample] = self.importer.samples(unit)
         for sample in map(_normalize, samples) if self.normalize else samples:
             found.row = sample.row
+            if isinstance(sample, SpeechSample) and sample.doubt is not None:
+                if self.skip_bad:
+                    found.refuse(sample.info.sample_id, sample.doubt)
+                    continue
+                found.doubt(sample.info.sample_id, sample.doubt)
             match sample:
                 case SpeechSample(info, codes_T, transcripts, row):
                     spill.add_speech(info, codes_T, transcripts, row)

@@ -2,26 +2,52 @@
 
 In: `--columns FIELD=COLUMN`, the defaults of the format, and the input's columns where it states them. Out: for each
 field the columns to look in. A column named by the user is the only one looked in; otherwise the column with the
-field's own name comes first, then the format's default. `sample_id=@row` numbers the samples of each unit.
+field's own name comes first, then the format's default, then for the native transcript the usual names of published
+data sets (`TEXT_COLUMNS`, the first one found). `sample_id=@row` numbers the samples of each unit; a transcript field
+of `@none` is read from nowhere.
 
-A column that the user named and that does not exist is an error, never an empty field.
+A column that the user named and that does not exist is an error, never an empty field. So is a column that looks like
+one of transcripts in an input of which no transcript is read: its samples would be speech without text, unnoticed.
+Names decide (`utterance_words`, `normalizedText`); where they mislead, `transcript_native=@none` is the way out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions
-from titan_speech.store.sample import SPEECH_VARIANTS, SampleInfo
+from titan_speech.store.sample import SPEECH_VARIANTS, TRANSCRIPT_VARIANTS, SampleInfo
 
 CODES, CODE_LEN = "codes", "code_len"
 TRANSCRIPTS = {f"transcript_{variant}": variant for variant in SPEECH_VARIANTS}
 SPEECH_FIELDS = (*(each.name for each in fields(SampleInfo)), CODES, CODE_LEN, *TRANSCRIPTS)
-ROW = "@row"
+ROW, NO_COLUMN = "@row", "@none"
+TEXT_COLUMNS = ("text", "normalized_text", "transcription", "transcript", "sentence", "raw_text")
+"""Usual names of the column with the transcript, in the order in which they are tried for `transcript_native`."""
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_TEXT_WORDS = (
+    "text",
+    "txt",
+    "transcri",
+    "sentence",
+    "utter",
+    "caption",
+    "spoken",
+    "phrase",
+    "word",
+    "orthograph",
+    "subtitle",
+)
+_NOT_TEXT = """
+    id ids idx index key len length lang language locale path file hash score count num type source format norm version
+    tokens time start end duration
+""".split()  # noqa: SIM905
+"""Last words of names such as text_len and sentence_id."""
 _MAX_LISTED = 20
 _MAX_LAYOUTS = 1000
 
@@ -33,6 +59,8 @@ class Columns:
     candidates: Mapping[str, tuple[str, ...]]
     named: Mapping[str, str]
     """Field to column, as the user named them; each column must occur somewhere in the input."""
+    decided: frozenset[str] = frozenset()
+    """Fields the user said something about, `@none` included."""
     _located: dict[tuple[str, ...], Mapping[str, str]] = dataclasses.field(
         default_factory=dict, compare=False, repr=False
     )
@@ -70,6 +98,38 @@ class Columns:
             if not any(column in available or column == ROW for column in self.candidates[field]):
                 raise DataError(f"{where} {missing_field(field, self.candidates[field], available)}")
 
+    def check_transcripts(self, available: Collection[str], where: str, text_like: Collection[str] = ()) -> None:
+        """Refuse columns that look like transcripts of which none is read.
+
+        Args:
+            available: columns of an input, or of its first record.
+            where: the input, for the message.
+            text_like: columns that are known to hold sentences, whatever their names.
+
+        Raises:
+            DataError: there are such columns, no transcript is read, and the user has not decided about any.
+        """
+        spoken = (f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS)
+        if any(field in self.decided or self.of(field, available) for field in spoken):
+            return
+        used = self.used(available)
+        found = [name for name in available if name not in used and (name in text_like or is_text_like(name))]
+        if found:
+            flag = f"--columns transcript_native={found[0]}"
+            raise DataError(
+                f"{where} has no {' or '.join(TEXT_COLUMNS)}, and {', '.join(found[:_MAX_LISTED])} would not be read: "
+                f"name the column of the transcripts with {flag}, or build speech without them with --columns "
+                f"transcript_native={NO_COLUMN}"
+            )
+
+
+def is_text_like(column: str) -> bool:
+    """Whether a column is named like one of transcripts, and not like a property of them."""
+    words = [word.lower() for word in _WORDS.findall(column)]
+    if not words or words[-1] in _NOT_TEXT:
+        return False
+    return any(word.startswith(_TEXT_WORDS) or word.endswith("text") for word in words if word != "context")
+
 
 def speech_columns(options: ImportOptions, defaults: Mapping[str, str] | None = None) -> Columns:
     """The columns of the fields of speech.
@@ -89,13 +149,22 @@ def speech_columns(options: ImportOptions, defaults: Mapping[str, str] | None = 
     rows = [field for field, column in options.columns.items() if column == ROW and field != "sample_id"]
     if rows:
         raise DataError(f"--columns {rows[0]}={ROW}: only sample_id can be the number of the row")
-    candidates = {}
+    absent = [field for field, column in options.columns.items() if column == NO_COLUMN]
+    if wrong := [field for field in absent if field not in TRANSCRIPTS]:
+        raise DataError(
+            f"--columns {wrong[0]}={NO_COLUMN}: only transcripts can be left out ({', '.join(TRANSCRIPTS)})"
+        )
+    named = {field: column for field, column in options.columns.items() if column != NO_COLUMN}
+    candidates: dict[str, tuple[str, ...]] = {}
     for field in SPEECH_FIELDS:
         default = (defaults or {}).get(field)
         candidates[field] = (field, default) if default else (field,)
+        if field == "transcript_native":
+            usual = (column for column in TEXT_COLUMNS if column != default and column not in named.values())
+            candidates[field] += tuple(usual)
         if field in options.columns:
-            candidates[field] = (options.columns[field],)
-    return Columns(candidates, dict(options.columns))
+            candidates[field] = (named[field],) if field in named else ()
+    return Columns(candidates, named, frozenset(options.columns))
 
 
 def required_fields(options: ImportOptions) -> list[str]:

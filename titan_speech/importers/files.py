@@ -18,6 +18,8 @@ _MAGIC = (
     (0, b"PAR1", "a parquet file", "parquet"),
     (0, b"RIFF", "a wav file", "audio"),
     (0, b"fLaC", "a flac file", "audio"),
+    (0, b"OggS", "an ogg file", "audio"),
+    (0, b"ID3", "an mp3 file", "audio"),
     (0, b"\x93NUMPY", "a .npy array", "jsonl"),
     (0, b"PK\x03\x04", "a zip archive (.npz)", None),
     (257, b"ustar", "a tar", "webdataset"),
@@ -32,6 +34,9 @@ _SUFFIXES = {
     ".jsonl": "jsonl",
     ".wav": "audio",
     ".flac": "audio",
+    ".ogg": "audio",
+    ".opus": "audio",
+    ".mp3": "audio",
 }
 
 
@@ -131,6 +136,17 @@ def _is_mds_index(path: Path) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and "shards" in content
+
+
+def describe_not_utf8(error: UnicodeDecodeError) -> str:
+    """The end of a sentence about a text file: why it is not UTF-8, and how to make it so."""
+    if bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff"):
+        return "is UTF-16, expected UTF-8: convert it, iconv -f UTF-16 -t UTF-8 FILE > NEW"
+    byte = f"byte {error.object[error.start]:#04x} at position {error.start:,}"
+    return (
+        f"is not UTF-8 ({byte}): convert it from the encoding it was saved in, such as iconv -f LATIN1 -t UTF-8 "
+        "FILE > NEW (WINDOWS-1252 on Windows)"
+    )
 
 
 def chosen_split(root: Path, splits: Sequence[str], asked: str | None) -> str:

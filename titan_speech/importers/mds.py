@@ -229,6 +229,7 @@ class MDSImporter:
         names = shard.columns
         where = f"{location.folder / INDEX}: shard {shard.raw.basename}"
         self._columns.check_all(names, required_fields(self._options), where)
+        self._columns.check_transcripts([name for name, kind in names.items() if kind == "str"], where)
         for name in sorted(self._columns.used(names)):
             if not _can_decode(names[name]):
                 raise DataError(f"{where}: column {name!r} is {names[name]!r}, which is not read: write it as ndarray")

@@ -54,6 +54,7 @@ class ParquetImporter:
         schema = file.schema_arrow
         _refuse_repeated_columns(schema.names, path)
         self._columns.check_all(schema.names, required_fields(self._options), str(path))
+        self._columns.check_transcripts([each.name for each in schema if _is_text(each.type)], str(path))
         column = self._columns.of(CODES, schema.names)
         assert column is not None, "codes are a required field"
         _check_codes(schema.field(column), path, self._options.codes_dtype)
@@ -161,6 +162,10 @@ def _check_codes(field: pa.Field, path: Path, codes_dtype: str | None) -> None:
         raise DataError(f"{path}: codes in {field.name!r} are {kind}: expected lists of integers, or bytes")
     if codes_dtype is not None:
         raise DataError(f"{path}: codes in {field.name!r} are {kind}: leave out --codes-dtype, it is for bytes")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

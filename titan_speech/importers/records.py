@@ -44,14 +44,20 @@ def speech_samples(
         records: name (for errors) and record, in the order of the unit.
 
     Raises:
-        DataError: at the end of the unit, if a column the user named was in no record.
+        DataError: at the first record, if its transcript would be passed over; at the end of the unit, if a column the
+            user named was in no record.
     """
     seen: set[str] = set()
+    is_first = True
     named = {column for column in columns.named.values() if column != ROW}
     for row, (name, record) in enumerate(records, unit.start):
         if isinstance(record, Problem):
             yield BadSample(name, record, row)
             continue
+        if is_first:  # of the unit: before the rest is read in vain
+            is_first = False
+            texts = [name for name, value in record.items() if value is None or isinstance(value, str)]
+            columns.check_transcripts(texts, str(unit.path))
         if not named <= seen:
             seen.update(record)
         try:
@@ -112,7 +118,8 @@ def read_metadata(
             continue
         if field in TRANSCRIPTS:
             if not isinstance(value, str):
-                raise BadRecordError(f"type of {field}", f"{field} is {value!r}: expected text")
+                found = f"{field} is {value!r}" if column == field else f"{field}, read from {column!r}, is {value!r}"
+                raise BadRecordError(f"type of {field}", f"{found}: expected text")
             transcripts[TRANSCRIPTS[field]] = value
         elif type(value) is str and field not in _NUMBERS:
             info[field] = value if value.strip() else None  # many samples with a blank name do not share one name

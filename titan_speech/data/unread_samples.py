@@ -1,0 +1,128 @@
+"""Why samples of a stream are not read as its task, counted by reason.
+
+In: the documents of a stream. Out: number of samples per reason, such as `held out` or `without native transcript`. A
+sample counts once, for the first reason that holds. Above 2^17 samples the counts are cached next to the store.
+
+Shapes: N samples of a part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.data.documents import (
+    USER,
+    CloneDocuments,
+    ContinuationDocuments,
+    Documents,
+    InstructionDocuments,
+    StitchedDocuments,
+    TextDocuments,
+    TTSDocuments,
+    spans_of,
+)
+from titan_speech.data.held_out import MaskedPart
+from titan_speech.data.pairing import encode_names
+from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.store.reader import Part
+
+Mask = NDArray[np.bool_]
+Reason = tuple[str, Callable[[], Mask]]
+"""Its words, and which samples of the part it holds for."""
+UNREAD_VERSION = 1  # raised when the reasons of any task, or their order, change
+
+
+def count_unread(documents: Iterable[Documents]) -> Counter[str]:
+    """Samples of a stream that are not read as its task, by reason; samples above the sequence length are not among
+    them."""
+    total: Counter[str] = Counter()
+    for some in documents:
+        total += _count_part(some)
+    return total
+
+
+def describe_counts(counts: Counter[str]) -> str:
+    """Such as `51 held out, 3 without native transcript`."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
+
+
+def _count_part(documents: Documents) -> Counter[str]:
+    reasons: list[Reason] = [*_reasons(documents), ("for another reason", lambda: _all(documents))]
+    if documents.num_documents < MIN_ITEMS:
+        counts = _count(documents, reasons)
+    else:
+        key = key_of("unread samples", UNREAD_VERSION, documents.key)
+        counts = derived_array(derived_folder(documents.part.place), key, lambda: _count(documents, reasons))
+    words = (reason for reason, _ in reasons)
+    return Counter({reason: number for reason, number in zip(words, counts.ravel().tolist(), strict=True) if number})
+
+
+def _count(documents: Documents, reasons: list[Reason]) -> NDArray[np.int64]:
+    left_N = documents.lengths(0, documents.num_documents) == 0
+    if isinstance(documents, StitchedDocuments):
+        following = documents.chains.next_N
+        left_N[following[following >= 0]] = False  # read, in the document of an earlier segment
+    counts = []
+    for _, mask in reasons:
+        holds_N = left_N & mask()
+        counts.append(int(holds_N.sum()))
+        left_N &= ~holds_N
+    return np.array(counts, np.int64).reshape(-1, 1)
+
+
+def _reasons(documents: Documents) -> list[Reason]:
+    """In the order in which they are tried."""
+    part = documents.part
+    reasons: list[Reason] = [("held out", lambda: _held_out(part))]
+    match documents:
+        case StitchedDocuments(max_gap_sec=gap):
+            reasons += [
+                ("without source_video_id, speaker_id, segment_order or times", lambda: ~_has_place(documents)),
+                (f"without a neighbour in their recording within {gap:g} s", lambda: _all(documents)),
+            ]
+        case TTSDocuments(transcript=variant):
+            reasons += [(f"without {variant} transcript", lambda: part.text_len_N(variant) == 0)]
+        case CloneDocuments(transcript=variant, seq_len=seq_len):
+            reasons += [
+                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
+                ("without speaker_id", lambda: encode_names(part.column("speaker_id")) < 0),
+                ("without another transcribed segment of the speaker", lambda: _alone(documents)),
+                (f"without one that fits {seq_len:,} tokens with them or does not overlap", lambda: _all(documents)),
+            ]
+        case ContinuationDocuments():
+            reasons += [("of fewer than 2 codes", lambda: part.code_len_N < 2)]
+        case InstructionDocuments():
+            reasons += [("without a user's turn", lambda: part.text_len_N(USER) == 0)]
+        case TextDocuments() if USER in part.variants:
+            reasons += [("instructions", lambda: part.text_len_N(USER) > 0)]
+    return reasons
+
+
+def _all(documents: Documents) -> Mask:
+    return np.ones(documents.num_documents, np.bool_)
+
+
+def _held_out(part: Part) -> Mask:
+    held_out_N = np.zeros(part.num_samples, np.bool_)
+    if isinstance(part, MaskedPart):
+        held_out_N[part.held_out] = True
+    return held_out_N
+
+
+def _has_place(documents: StitchedDocuments) -> Mask:
+    part, spans = documents.part, spans_of(documents.part)
+    known_N = (spans.recording_N >= 0) & (encode_names(part.column("speaker_id")) >= 0)
+    known_N &= part.column("segment_order").is_valid().to_numpy()
+    return known_N & np.isfinite(spans.start_sec_N) & np.isfinite(spans.end_sec_N)
+
+
+def _alone(documents: CloneDocuments) -> Mask:
+    """Samples whose speaker has no other transcribed one."""
+    speaker_N = encode_names(documents.part.column("speaker_id"))
+    usable_N = (speaker_N >= 0) & (documents.part.text_len_N(documents.transcript) > 0)
+    counts = np.bincount(speaker_N[usable_N], minlength=int(speaker_N.max(initial=0)) + 1)
+    return counts[np.maximum(speaker_N, 0)] < 2
