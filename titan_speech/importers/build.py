@@ -208,7 +208,7 @@ def _report_untranscribed(manifest: Manifest) -> None:
     num_samples = sum(part.num_samples for part in speech)
     if num_samples and not any(variant.num_samples for part in speech for variant in part.variants):
         print_to_stderr(
-            f"warning: none of the {num_samples:,} samples of speech has a transcript, so tasks tts and clone cannot "
+            f"note: none of the {num_samples:,} samples of speech has a transcript, so tasks tts and clone cannot "
             "read them; --columns transcript_native=COLUMN names the column of transcripts"
         )
 
