@@ -120,3 +120,12 @@ def test_a_file_is_a_recording_of_its_own_unless_its_source_is_known(folder: Pat
     (folder / "metadata.jsonl").write_text(json.dumps(line))
     info = imported("audio", folder, codec="embedded")["speech"].info
     assert (info.start_time, info.end_time, info.source_video_id) == (None, None, "tape 7")
+
+
+def test_a_wrong_language_is_refused_before_anything_is_encoded(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(folder, tmp_path / "store", "--language", "Swahili") == 2
+    said = capsys.readouterr().err
+    assert "--language 'Swahili': expected a BCP 47 tag such as 'hi'" in said
+    assert "imported" not in said

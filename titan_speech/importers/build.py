@@ -49,6 +49,7 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import SortedRun
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo, read_manifest
 from titan_speech.store.problems import Problems, combine_problems
+from titan_speech.store.sample import is_language
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.sample_sorter import Recipe
 from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
@@ -105,6 +106,9 @@ def build_store(request: BuildRequest) -> Manifest:
         raise DataError(
             f"{request.output} exists already and a store is never changed: choose another path or delete it"
         )
+    language = request.options.language
+    if language is not None and not is_language(language):  # before audio is encoded in vain
+        raise DataError(f"--language {language!r}: expected a BCP 47 tag such as 'hi', 'mai' or 'en-IN'")
     tokenizer = TextTokenizer.load(request.tokenizer)
     importer = open_importer(request.format, request.options)
     recipe = Recipe(
