@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from titan_speech.config.budget import Budget, describe_budget
+from titan_speech.config.budget import Budget
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
@@ -33,7 +33,7 @@ from titan_speech.health.orphan import stop_with_launcher
 from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
-from titan_speech.utils.logging import silence_library_warnings
+from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable
 
@@ -59,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_single_process_defaults()
     stop_with_launcher()
     make_log_records_printable()
+    log = RunLog(dist_env().rank, dist_env().local_rank)
     trainer: SpeechTrainer | None = None
     try:
         with ExitStack() as held:  # the lock of the run folder
-            trainer = prepare(list(sys.argv[1:] if argv is None else argv), held)
+            trainer = prepare(list(sys.argv[1:] if argv is None else argv), held, log)
             run(trainer)
     except StopRun as stop:
         _print_on_rank_0(stop.reason)
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_UNHEALTHY if trainer is not None and trainer.has_trained else EXIT_BAD_INPUT
     except BaseException as error:  # torch's error of a checkpoint is no Exception
         if not is_of_a_collective(error):
+            logging.getLogger(__name__).error("The run failed", exc_info=True, extra=PRINTED)  # Python prints it
             raise
         _leave_after_lost_rank(error)
     return 0
@@ -96,12 +98,18 @@ def _leave_after_lost_rank(error: BaseException) -> NoReturn:
     os._exit(EXIT_HUNG)
 
 
-def prepare(argv: list[str], held: ExitStack) -> SpeechTrainer:
-    """Check everything, print what the run will do, and build the trainer; `held` keeps the lock of the run folder."""
+def prepare(argv: list[str], held: ExitStack, log: RunLog) -> SpeechTrainer:
+    """Check everything, print what the run will do, and build the trainer.
+
+    Args:
+        argv: words of the command line.
+        held: keeps the lock of the run folder.
+        log: goes to a file once the run folder may be written to.
+    """
     job = _load(argv)
     start = _choose_start(job, held)
     plan = _plan_data(job, start)
-    return _build(job, start, plan)
+    return _build(job, start, plan, log)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,6 @@ def _load(argv: list[str]) -> _Job:
         from titan_speech.utils import cpu
 
         cpu.prepare()
-    from torchtitan.tools.logging import init_logger
 
     from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.distributed.consensus import StartupConsensus
@@ -149,9 +156,6 @@ def _load(argv: list[str]) -> _Job:
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
-    init_logger()
-    if not dist_env().is_first:  # else every line of information would appear once per rank
-        logging.getLogger().setLevel(logging.WARNING)
     consensus = StartupConsensus(use_fresh_store_after_restart())
     config = loaded.config
     tokenizer = TextTokenizer.load(config.tokenizer.path)
@@ -214,7 +218,7 @@ def _plan_data(job: _Job, start: Start) -> DataPlan:
     return DataPlan.from_config(config, job.grammar, job.tokenizer, resumed=start.phase_end())
 
 
-def _build(job: _Job, start: Start, plan: DataPlan) -> SpeechTrainer:
+def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTrainer:
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
     from torchtitan.observability import structured_logger
 
@@ -238,9 +242,9 @@ def _build(job: _Job, start: Start, plan: DataPlan) -> SpeechTrainer:
         hf_initial=hf_initial,
     )
     structured_logger.init_structured_logger(source="training", output_dir=str(job.run_folder), enable=False)
+    _open_run_folder(job, plan, log)
     if dist_env().is_first:
-        _open_run_folder(job, plan)
-        print(f"initial weights: {provenance.initial or 'random initialization'}", flush=True)
+        _print_start(job, plan, start, initial)
     return config.build()
 
 
@@ -272,27 +276,42 @@ def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str) -> Proven
     ).inheriting(read_provenance(start.checkpoint) if start.checkpoint else None)
 
 
-def _open_run_folder(job: _Job, plan: DataPlan) -> None:
-    """Save the resolved configuration and the phases, and print what the run will do.
+def _open_run_folder(job: _Job, plan: DataPlan, log: RunLog) -> None:
+    """Open this rank's log; on rank 0 save the resolved configuration and the phases.
 
     Raises:
         ConfigError: the run folder cannot be written.
     """
     from titan_speech.config.resolved import save_resolved
     from titan_speech.data.phase_files import write_phases
-    from titan_speech.preflight.compatibility import Composition, describe_composition
 
     folder = job.run_folder
     try:
-        save_resolved(job.loaded, folder)
-        write_phases(folder, plan.phases)
+        if dist_env().is_first:
+            save_resolved(job.loaded, folder)
+            write_phases(folder, plan.phases)
+        log.open(rank_log(folder, dist_env().rank))
     except OSError as error:
         raise ConfigError(
             f"job.dump_folder = {str(folder)!r} cannot be written: {error}; give a folder this user can write to"
         ) from error
-    print(plan.describe(), flush=True)
-    print(f"composition: {describe_composition(Composition.of(job.config))}", flush=True)
-    print(describe_budget(job.config, job.world_size), flush=True)
+
+
+def _print_start(job: _Job, plan: DataPlan, start: Start, initial: str) -> None:
+    """The start block; the data by language is in the log only."""
+    from titan_speech.training.console import RunConsole
+    from titan_speech.training.run_report import StartFacts, start_lines
+
+    facts = StartFacts(
+        files=job.loaded.files,
+        start=f"the weights of {initial}" if initial else str(start),
+        is_resume=start.is_resume,
+        shape=job.shape,
+        world_size=job.world_size,
+        log=rank_log(job.run_folder, 0),
+    )
+    logging.getLogger(__name__).info(plan.describe(), extra=PRINTED)
+    RunConsole(0).print(start_lines(job.config, plan, facts))
 
 
 def run(trainer: SpeechTrainer) -> None:

@@ -189,6 +189,7 @@ class SpeechTrainer(Trainer):
             raise error from None
         self.has_trained = True
         self.hangs.step_ended(self.config.comm.train_timeout_seconds)
+        self.metrics_processor.step_done(self.step)
 
     def _skip_batches(self, data_iterator: Iterator[Batch]) -> None:
         """Read the step's batches without training on them; the learning-rate schedule advances as in any step."""

@@ -54,6 +54,8 @@ from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.profiler import SpeechProfiler
+from titan_speech.training.run_report import summary_lines
+from titan_speech.utils.logging import rank_log
 
 
 def parallelism(config: schema.ParallelismConfig) -> ParallelismConfig:
@@ -204,6 +206,7 @@ def trainer_config(
             log_freq=config.metrics.log_every_steps,
             enable_tensorboard=config.metrics.tensorboard,
             enable_wandb=config.metrics.wandb,
+            group_table_every=config.metrics.group_table_every,
         ),
         profiler=SpeechProfiler.Config(table=config.profiler),
         debug=DebugConfig(seed=config.job.seed, deterministic=config.debug.deterministic),
@@ -295,8 +298,32 @@ class MilestoneCallback(RunCallback):
             self.exporter.cancel_queued()
 
 
+class SummaryCallback(RunCallback):
+    """Prints the closing summary; the last callback, so that exports and uploads have ended."""
+
+    def __init__(self, trainer: SpeechTrainer) -> None:
+        self.trainer = trainer
+
+    def finish(self, end: RunEnd) -> None:
+        trainer, console = self.trainer, self.trainer.metrics_processor.console
+        if console is None or end is RunEnd.FAILED:
+            return
+        console.show_groups()
+        lines = summary_lines(
+            trainer.config.speech,
+            step=trainer.step,
+            is_complete=end is RunEnd.COMPLETE,
+            first_step=max(trainer.checkpointer.start.step, 0),
+            elapsed_sec=console.elapsed_sec,
+            memory_gib=console.memory_gib,
+            log=rank_log(Path(trainer.config.dump_folder), 0),
+        )
+        console.print(lines)
+
+
 def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
-    """The callbacks of this rank: exports (rank 0), then uploads (one rank per node that has files to send)."""
+    """The callbacks of this rank: exports (rank 0), then uploads (one rank per node that has files to send), then the
+    closing summary (rank 0)."""
     config, callbacks = trainer.config.speech, []
     checkpoint = config.checkpoint
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint
@@ -306,4 +333,6 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     uploads = start_uploads(config, manager.ranks_seeing_rank_0) if manager.enable else None
     if uploads is not None:
         callbacks.append(UploadCallback(uploads, config.upload))
+    if torch.distributed.get_rank() == 0 and not checkpoint.create_seed_checkpoint:
+        callbacks.append(SummaryCallback(trainer))
     return callbacks

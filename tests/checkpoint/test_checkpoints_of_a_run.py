@@ -122,7 +122,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_written_anew_by_the_run_
     again = train_well(folder, *POLICY, start=start_warm)
     assert losses(again) == losses(figures(run))
     log = log_of(folder)[len(log_of(run)) :]
-    assert "This run starts from step 8 of" in log
+    assert "starts from      step 8 of" in log
     assert "not usable: step 12: damaged: __0_model_0.distcp has other bytes" in log
     assert verify(folder / "checkpoint" / "step-12", checksums=True).is_sound
 

@@ -280,6 +280,18 @@ def test_two_estimates_side_by_side_mark_what_is_equal_and_divide_what_is_not(es
     assert held[1] < held[0]
 
 
+def test_equal_shares_have_equal_tokens_and_padding_is_named(estimate: RunEstimate) -> None:
+    streams = [stream for stream in estimate.data.streams if stream.padding is not None]
+    assert len(streams) == len(estimate.data.streams)
+    tokens = {one: one.num_tokens * (1 - (one.padding or 0)) for one in streams}
+    total = sum(tokens.values())
+    for stream, number in tokens.items():
+        assert number / total == pytest.approx(stream.share, rel=2e-2)
+    assert any(stream.padding for stream in streams)
+    text = report_page(estimate)
+    assert "tokens without padding" in text
+
+
 def test_epochs_and_hours_are_those_of_the_data_plan(estimate: RunEstimate) -> None:
     assert estimate.data.stores_opened
     tokens = sum(stream.num_tokens for stream in estimate.data.streams)

@@ -81,7 +81,7 @@ def test_a_run_killed_in_the_middle_of_an_upload_loses_nothing_and_goes_on_on_a_
     elsewhere = tmp_path / "elsewhere"
     finished = train(elsewhere, *uploading(s3_server, "killed"), start=start_warm)
     assert finished.returncode == 0, finished.output[-8000:]
-    assert "This run starts from step 10 of" in finished.output
+    assert "starts from      step 10 of" in finished.output
     found = {**losses(figures(run)), **losses(figures(elsewhere))}
     assert sorted(figures(elsewhere)) == [11, 12]
     assert found == uninterrupted

@@ -44,7 +44,7 @@ def test_killed_and_resumed_gives_the_losses_of_an_uninterrupted_run_to_the_last
     assert sorted(expected) == list(range(1, 13))
     assert resumed == expected
     assert all(first_part[step] == expected[step] for step in range(1, 7))
-    assert "This run starts from step 5 of" in (tmp_path / "log.txt").read_text()
+    assert "starts from      step 5 of" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])

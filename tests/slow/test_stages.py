@@ -108,7 +108,7 @@ def test_a_frozen_backbone_is_resumed_to_the_last_bit_and_has_not_moved(tmp_path
         shutil.rmtree(tmp_path / f"two/checkpoint/step-{step}")
     resumed = losses(train_well(tmp_path / "two", *SIX_STEPS, *ROWS))
     assert resumed == whole
-    assert "This run starts from step 2 of" in (tmp_path / "two" / "log.txt").read_text()
+    assert "starts from      step 2 of" in (tmp_path / "two" / "log.txt").read_text()
     rows = [parameter(tmp_path / f"one/checkpoint/step-{step}", "tok_embeddings.weight") for step in (2, 6)]
     layers = [parameter(tmp_path / f"one/checkpoint/step-{step}", "layers.0.feed_forward.w2.weight") for step in (2, 6)]
     norms = parameter(tmp_path / "one/checkpoint/step-2", "layers.0.attention_norm.weight")

@@ -44,6 +44,7 @@ from titan_speech.distributed.consensus import (
 )
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.errors import CheckpointError, TitanSpeechError
+from titan_speech.utils.text_table import size_text
 
 OnComplete = Callable[[Path, Commit], None]
 
@@ -74,6 +75,8 @@ class SpeechCheckpointManager(CheckpointManager):
         """Which ranks see the checkpoint folder of rank 0; set if saving is enabled."""
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         self.stager = None  # `close` reads it also where the rest of the constructor failed
+        self._waited_sec = 0.0
+        """Time that training waited for the save that was started last."""
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
             limits = (config.comm.init_timeout_seconds, config.comm.train_timeout_seconds)
@@ -101,7 +104,6 @@ class SpeechCheckpointManager(CheckpointManager):
             if is_of_a_collective(error):
                 raise  # another rank is lost, which says nothing of the files
             raise self._damaged(error) from error
-        logger.info(f"This run starts from {self.start}.")
         for passed_over in self.start.passed_over:
             logger.warning(f"Newer, and not usable: {passed_over}")
         self._warn_of_newer_steps()
@@ -187,7 +189,7 @@ class SpeechCheckpointManager(CheckpointManager):
         )
         state = self.states[MODEL].state_dict() if is_seed else self._flattened_model_states_sd()
         self._saver.start(state, job, wait=wait)
-        logger.info(f"Checkpoint of step {step} ({reason}): training waited {time.monotonic() - began:.2f} s for it.")
+        self._waited_sec = time.monotonic() - began
         if not self._saver.is_async or wait:
             self._settle(is_last_chance=wait)
 
@@ -209,7 +211,10 @@ class SpeechCheckpointManager(CheckpointManager):
         self._num_failed = 0
         commit, checkpoint = result.commit, result.job.checkpoint
         self._keeper.publish_on_this_node(checkpoint, commit)
-        logger.info(f"{checkpoint} is complete: {commit.num_bytes / 1e6:,.1f} MB in {len(commit.files)} files.")
+        logger.info(
+            f"{checkpoint} is complete ({commit.reason}): {size_text(commit.num_bytes)}, training waited "
+            f"{self._waited_sec:.2f} s"
+        )
         for listener in self.on_complete:
             _notify(listener, checkpoint, commit)
         self._apply_retention(result.job.step)

@@ -139,7 +139,17 @@ def smallest_world_size(parallelism: ParallelismConfig) -> int:
 
 
 def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
-    """What follows from the token budget, as the lines printed when a run starts."""
+    """What follows from the token budget, as a table with the tokens of each source."""
+    total_tokens = Budget.from_config(config).total_tokens
+    sources = [
+        (f"  {source.name}", f"{round(source.share * total_tokens):,} tokens ({source.share:.4g}), {source.task}")
+        for source in config.data.source
+    ]
+    return "\n".join(table_lines([*budget_rows(config, world_size), *sources]))
+
+
+def budget_rows(config: SpeechConfig, world_size: int | None = None) -> list[tuple[str, str]]:
+    """What follows from the token budget: name and value."""
     budget = Budget.from_config(config)
     steps = f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)"
     rows = [
@@ -151,14 +161,11 @@ def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
         rows.append(("new rows", f"at {config.optimizer.new_rows_lr_factor:g} times the learning rate"))
     if budget.frozen_steps:
         rows.append(("backbone", f"frozen for {budget.frozen_steps:,} steps, in which only new rows are trained"))
-    for source in config.data.source:
-        tokens = round(source.share * budget.total_tokens)
-        rows.append((f"  {source.name}", f"{tokens:,} tokens ({source.share:.4g}), {source.task}"))
     if world_size is not None:
         rows.append(
             ("ranks", _describe_ranks(budget, data_parallel_degree(config.parallelism, world_size), world_size))
         )
-    return "\n".join(table_lines(rows))
+    return rows
 
 
 def _describe_schedule(budget: Budget) -> str:

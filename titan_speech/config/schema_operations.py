@@ -155,6 +155,10 @@ class MetricsConfig:
     log_every_steps: Annotated[int, Bounds(at_least=1)] = 10
     """Logging interval in steps."""
 
+    group_table_every: Annotated[int, Bounds(at_least=0)] = 10
+    """Log steps between tables of the losses by group (language, task, source, kind of token) on the console; 0: only
+    at the end. metrics.jsonl has them at every log step."""
+
     tensorboard: bool = False
     """Write TensorBoard events."""
 

@@ -213,7 +213,7 @@ def _resumed(stream: PartitionedStream, record: StreamRecord) -> PartitionedStre
     return resume_stream(stream, key, segments, partial(count_packs, whole=True))
 
 
-HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs per cycle", "epochs", "fill")
+HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs read", "epochs", "fill")
 
 
 def _phase_lines(phase: Phase) -> list[str]:
@@ -242,7 +242,7 @@ def _row(stream: PlannedStream, total_slots: int) -> tuple[str, ...]:
         f"{stream.counts.num_documents:,}",
         f"{stream.counts.num_tokens:,}",
         f"{stream.share:.2%}",
-        f"{stream.quota:,}",
+        f"{round(total_slots * stream.quota / CYCLE_SLOTS):,}",
         f"{epochs:.3g}",
         f"{stream.mean_fill:.4f}",
     )

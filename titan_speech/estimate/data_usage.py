@@ -31,6 +31,8 @@ class StreamUsage:
     share: float
     num_tokens: float
     """Over the whole run, padding included."""
+    padding: float | None
+    """Part of them that is padding; shares are of tokens without it. None: not known without the store."""
     epochs: float | None
     audio_hours: float | None
     """None: not known without the store. Without stores, only that of unpaired speech, framing counted as speech."""
@@ -79,6 +81,7 @@ def _stream_usage(stream: PlannedStream, plan: DataPlan) -> StreamUsage:
         task=stream.task,
         share=stream.share,
         num_tokens=plan.total_slots * plan.seq_len * stream.quota / CYCLE_SLOTS,
+        padding=1 - stream.mean_fill,
         epochs=epochs,
         audio_hours=epochs * kept * seconds / 3600,
         mean_document_tokens=counts.num_tokens / counts.num_documents,
@@ -99,6 +102,7 @@ def _without_stores(config: SpeechConfig, reason: str) -> DataUsage:
             task=source.task,
             share=source.share,
             num_tokens=source.share * total,
+            padding=None,
             epochs=None,
             audio_hours=_audio_hours(source.task, source.share * total),
             mean_document_tokens=None,

@@ -104,7 +104,7 @@ def _counts(estimate: RunEstimate) -> list[str]:
 
 def _data(estimate: RunEstimate) -> list[str]:
     data = estimate.data
-    rows: Rows = [("source", "language", "task", "share", "tokens", "epochs", "audio", "document")]
+    rows: Rows = [("source", "language", "task", "share", "tokens", "padding", "epochs", "audio", "document")]
     for one in data.streams:
         rows.append(
             (
@@ -112,13 +112,21 @@ def _data(estimate: RunEstimate) -> list[str]:
                 one.language or "?",
                 one.task,
                 f"{one.share:.2%}",
-                large(one.num_tokens),
+                large(one.num_tokens * (1 - (one.padding or 0))),
+                "?" if one.padding is None else large(one.num_tokens * one.padding),
                 "?" if one.epochs is None else f"{one.epochs:.3g}",
                 "?" if one.audio_hours is None else hours(one.audio_hours),
                 "?" if one.mean_document_tokens is None else f"{one.mean_document_tokens:,.0f} tokens",
             )
         )
-    lines = table_lines(rows, "<<<>")
+    lines = [
+        *table_lines(rows, "<<<>"),
+        *wrap(
+            "Shares are of tokens without padding. Padding fills the end of packs whose samples stay whole, and counts "
+            "towards the token budget. An epoch is one pass over what the stores have.",
+            WIDTH,
+        ),
+    ]
     if not data.stores_opened:
         why = data.reason.splitlines()[0]
         lines += [

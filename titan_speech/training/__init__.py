@@ -5,6 +5,8 @@ optimizer.py    skips a step whose loss or gradients are not finite; AdamW with 
 lr_schedule.py  the learning rate of each step
 metrics.py      losses per group, throughput, padding and memory, at log steps
 jsonl_log.py    metrics.jsonl
+console.py      what a person sees of it: rows, a bar, tables
+run_report.py   the start of a run as one block, and its closing summary
 profiler.py     traces of the first steps and of a steady state
 callback.py     what accompanies a run: exports, uploads
 """
