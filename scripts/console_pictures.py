@@ -29,7 +29,7 @@ RUNNING_ROWS = 12
 """Rows of log steps in the picture of a run that goes on."""
 PIXELS_PER_COLUMN, PIXELS_PER_LINE = 12.2, 24.4
 """Of rich's picture, and what its frame adds."""
-FRAME = (30, 92)
+FRAME = (30, 52)
 
 
 def record(command: list[str]) -> list[str]:
