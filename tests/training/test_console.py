@@ -107,6 +107,18 @@ def test_no_time_left_before_three_steps_and_three_seconds(monkeypatch: pytest.M
     assert [line.split()[-1] for line in rows] == ["100.0%", "100.0%", "100.0%", "3:12", "3:10"]
 
 
+class _FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_output_to_a_full_disk_does_not_end_a_run(root_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunLog()
+    _console(_FullDisk()).log_step(1, LONGEST, _losses())
+    monkeypatch.setattr(sys, "stderr", _FullDisk())
+    _log_everything(root_logger)
+
+
 def test_the_header_and_the_row_have_their_cells_below_each_other() -> None:
     header, row = row_lines({"step": "7", "loss": "1.0000", "grad norm": "12.000"})
     assert header == "step      loss  grad norm"

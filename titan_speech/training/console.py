@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -65,7 +66,8 @@ class RunConsole:
     def print(self, lines: Sequence[str], style: str = "") -> None:
         """Print lines as they are, above the bar, and put them into the log file."""
         text = printable("\n".join(lines))
-        self._rich.print(Text(text, style=style), soft_wrap=True)
+        with suppress(OSError):  # output to a disk that is full must not end a run
+            self._rich.print(Text(text, style=style), soft_wrap=True)
         logger.info(text, extra=PRINTED)
 
     def begin(self, step: int, num_steps: int) -> None:
@@ -84,7 +86,8 @@ class RunConsole:
         self._rate.update(step)
         if self._live is not None and time.monotonic() - self._drawn_sec > REDRAW_SEC:
             self._drawn_sec = time.monotonic()
-            self._live.refresh()
+            with suppress(OSError):
+                self._live.refresh()
 
     def log_step(self, step: int, metrics: Mapping[str, Any], losses: Mapping[str, GroupLoss]) -> None:
         """Print the row of a log step, and every `table_every` rows the losses by group."""

@@ -11,6 +11,7 @@ import logging.handlers
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -100,4 +101,5 @@ class _TerminalHandler(logging.Handler):
         name = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         trace = f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""
         stream = sys.stdout if record.levelno == logging.INFO else sys.stderr
-        print(f"{where}{name}{record.getMessage()}{trace}", file=stream, flush=True)
+        with suppress(OSError):  # output to a disk that is full must not end a run
+            print(f"{where}{name}{record.getMessage()}{trace}", file=stream, flush=True)
