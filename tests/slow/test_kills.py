@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.slow.random_kills import Killing, kills
+from tests.slow.run_comparison import have_same_packs
 from tests.warm import start_warm
 
 FINAL_LOSS_TOLERANCE = 1e-4
@@ -30,3 +31,13 @@ def test_five_kills_leave_the_data_of_every_step_and_the_final_loss_as_they_were
 def test_kills_at_one_world_size_change_nothing_to_the_last_bit(tmp_path: Path) -> None:
     _, comparison = kills(Killing(tmp_path, 5, (2,), random.Random(6)))
     assert comparison.equal_to_the_last_bit
+
+
+def test_a_pack_that_differs_or_is_missing_is_found() -> None:
+    whole = {1: {step: {slot: f"{slot}" for slot in range(3 * step, 3 * step + 3)} for step in (1, 2, 3)}}
+    first, second = {step: whole[1][step] for step in (1, 2)}, {step: whole[1][step] for step in (2, 3)}
+    assert have_same_packs({1: first, 2: second}, whole)
+    assert have_same_packs({1: {**first, 3: {9: "9"}}, 2: second}, whole)  # killed in the middle of step 3
+    assert not have_same_packs({1: {**first, 3: {9: "8"}}, 2: second}, whole)
+    assert not have_same_packs({1: first, 2: {2: whole[1][2], 3: {9: "9", 10: "10"}}}, whole)
+    assert not have_same_packs({1: {**first, 4: {12: "12"}}, 2: second}, whole)
