@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.multiprocessing as mp
 
 from tests.runs import children, kill, train, train_well
+from tests.spawn import spawn
 from tests.warm import start_warm
 from titan_speech.health.signals import EXIT_HUNG
-from titan_speech.health.watchdog import Mark, hang_lines
+from titan_speech.health.watchdog import HangReport, Mark, hang_lines
 
 LIMIT_SEC = 6
 DEADLINE_SEC = 60.0
@@ -39,10 +42,28 @@ def test_a_rank_that_was_just_killed_is_silent_and_one_that_leaves_is_not_blamed
     mine = Mark(3, "gradient norm and update", beats=4)
     killed, leaving = Mark(3, "forward", beats=3), Mark(3, "forward", beats=4, is_leaving=True)
     alive = [Mark(3, "gradient norm and update", beats=beats) for beats in (3, 4)]
-    earlier = [mine, killed, leaving, alive[0]]
+    earlier: list[Mark | None] = [mine, killed, leaving, alive[0]]
     assert hang_lines(0, mine, [mine, killed, leaving, alive[1]], earlier) == [
         "rank 1: silent for about 2 s; last heartbeat in step 3, forward"
     ]
+
+
+def wait_for_a_save(folder: Path) -> None:
+    """Both ranks wait outside of any collective, and rank 1 falls silent."""
+    hangs = HangReport(folder, lambda step: range(step, step + 1))
+    hangs.begin(3.0, "loading")
+    hangs.step_ended(3.0)
+    if torch.distributed.get_rank() == 1:
+        hangs.heartbeat.end()
+    time.sleep(60)
+
+
+def test_a_rank_that_falls_silent_while_others_wait_for_a_save_is_found_without_a_collective(tmp_path: Path) -> None:
+    with pytest.raises(mp.ProcessExitedException) as ended:
+        spawn(2, wait_for_a_save, tmp_path)
+    assert ended.value.exit_code == EXIT_HUNG
+    report = (tmp_path / "health" / "hang.txt").read_text()
+    assert "before the first step, step boundary; timed out: no heartbeat of rank 1 for 4 s\n  rank 1: silent" in report
 
 
 def test_the_report_names_the_rank_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

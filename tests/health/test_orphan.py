@@ -75,6 +75,22 @@ def test_a_worker_whose_launcher_is_killed_gets_sigterm_and_can_still_print(tmp_
     assert (tmp_path / "said").read_text() == "saved"
 
 
+@pytest.mark.skipif(b"python" in Path("/proc/1/cmdline").read_bytes(), reason="orphans are adopted by a launcher")
+def test_a_worker_whose_launcher_died_before_it_looked_leaves_too(tmp_path: Path) -> None:
+    worker = WORKER.replace("PATH", repr(str(tmp_path / "said"))).replace("def stop(", "time.sleep(0.5)\ndef stop(")
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=2).pid)"
+    launched = subprocess.run(
+        [sys.executable, "-c", code, worker],
+        cwd=ROOT,
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "test"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wait_until_gone([int(launched.stdout)], LEAVE_SEC)
+    assert (tmp_path / "said").read_text() == "saved"
+
+
 def test_a_process_without_a_launcher_outlives_its_shell(tmp_path: Path) -> None:
     pid = orphan(tmp_path, {})
     time.sleep(1.5)

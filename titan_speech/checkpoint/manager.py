@@ -228,9 +228,9 @@ class SpeechCheckpointManager(CheckpointManager):
         self._num_failed += 1
         steps, limit = committed_steps(Path(self.folder)), self.settings.max_failed_saves
         partial = partial_path(result.job.checkpoint)
-        rest = f"{partial} could not be removed, which the next start does" if partial.exists() else "it was removed"
+        rest = f"is still in {partial}, and the next start removes it" if partial.exists() else "was removed"
         message = (
-            f"the checkpoint of step {result.job.step} could not be saved: {result.error}. What was written of it: "
+            f"the checkpoint of step {result.job.step} could not be saved: {result.error}. What was written of it "
             f"{rest}; {f'the newest complete one is step {steps[-1]}' if steps else 'there is no other'}"
         )
         if is_last_chance or self._num_failed >= limit:

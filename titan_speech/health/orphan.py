@@ -18,6 +18,8 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 POLL_SEC = 0.25
 
@@ -29,7 +31,7 @@ def stop_with_launcher() -> None:
 
 
 def _watch(launcher: int) -> None:
-    while os.getppid() == launcher:
+    while os.getppid() == launcher and not _has_died_before(launcher):
         time.sleep(POLL_SEC)
     for stream in (1, 2):
         if _has_no_reader(stream):
@@ -37,6 +39,14 @@ def _watch(launcher: int) -> None:
     rank = os.environ.get("RANK", "0")
     print(f"titan_speech: rank {rank} was left by its launcher (process {launcher}), which is gone", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _has_died_before(launcher: int) -> bool:
+    """Whether the launcher was gone before anybody looked: the first process of the machine, which adopts orphans, is
+    a launcher only in containers, and then a Python program."""
+    with suppress(OSError):
+        return launcher == 1 and b"python" not in Path("/proc/1/cmdline").read_bytes()
+    return False
 
 
 def _has_no_reader(stream: int) -> bool:

@@ -1,7 +1,7 @@
 """Hang detection: heartbeats of all ranks, and one report of a rank that is lost or does not answer.
 
-In: marks of the trainer (which part of which step begins); an error of a collective, or a part of a step that takes as
-long as collectives may.
+In: marks of the trainer (which part of which step begins); an error of a collective, a part of a step that takes as
+long as collectives may, or a rank that is silent for so long while this one waits for a load or a save.
 Out: a heartbeat of each rank every two seconds through the process group's store, with its mark and how long ago that
 was; and a report by one rank, to stderr and RUN/health/hang.txt: which rank waited where and how long, and the state of
 the ranks it waited for. The others print one line. A thread sends heartbeats, so a rank that is stuck still reports
@@ -55,16 +55,23 @@ class Mark:
 class Heartbeat:
     """Marks of this rank, and heartbeats of all ranks."""
 
-    def __init__(self, on_overdue: Callable[[float], None], on_reported: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        on_overdue: Callable[[float], None],
+        on_silent: Callable[[TimeoutError], None],
+        on_reported: Callable[[str], None],
+    ) -> None:
         """Args:
         on_overdue: called once, in the thread, when a part of a step takes longer than `limit_sec`.
+        on_silent: called in the thread when this rank waits elsewhere, as for a save, and another one is silent for
+            longer than that.
         on_reported: called in the thread when another rank has reported, or rank 0, which has the store, is gone.
         """
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.limit_sec = float("inf")
         self._mark, self._since, self._beats = Mark(), time.monotonic(), 0
         self._on_overdue: Callable[[float], None] | None = on_overdue
-        self._on_reported = on_reported
+        self._on_silent, self._on_reported = on_silent, on_reported
         self._ended = threading.Event()
 
     def begin(self) -> None:
@@ -124,13 +131,24 @@ class Heartbeat:
                 if not self._ended.wait(BEAT_SEC):  # else the main thread has met the same, or is through
                     self._on_reported(reporter)
                 return
-            mine = self.mine
-            if mine.step and mine.part != BOUNDARY and mine.for_sec > self.limit_sec and self._on_overdue is not None:
-                overdue, self._on_overdue = self._on_overdue, None
-                overdue(mine.for_sec)
+            if self.mine.for_sec > self.limit_sec:
+                self._check(self.mine)
             if self._ended.wait(BEAT_SEC):
                 return
             self._beats += 1
+
+    def _check(self, mine: Mark) -> None:
+        """A part of a step has a limit; a load or a save may take longer, while every rank sends heartbeats."""
+        if mine.step and mine.part != BOUNDARY:
+            if self._on_overdue is not None:
+                overdue, self._on_overdue = self._on_overdue, None
+                overdue(mine.for_sec)
+            return
+        with contextlib.suppress(torch.distributed.DistError):  # the store is gone, which the next heartbeat finds
+            for rank, mark in enumerate(self.marks()):
+                silent_sec = (mine.beats - (mark.beats if mark is not None else 0)) * BEAT_SEC
+                if silent_sec > self.limit_sec and not (mark is not None and mark.is_leaving):
+                    self._on_silent(TimeoutError(f"timed out: no heartbeat of rank {rank} for {silent_sec:.0f} s"))
 
 
 def _key(rank: int) -> str:
@@ -156,7 +174,7 @@ class HangReport:
 
     def __init__(self, run_folder: Path, slots_of_step: Callable[[int], range]) -> None:
         self.run_folder, self.slots_of_step = run_folder, slots_of_step
-        self.heartbeat = Heartbeat(self._overdue, self._leave_after_report)
+        self.heartbeat = Heartbeat(self._overdue, self.exit, self._leave_after_report)
 
     def begin(self, timeout_sec: float, part: str) -> None:
         """Before the first step, for which collectives may take `timeout_sec`; `part` is what comes before it."""
@@ -170,12 +188,13 @@ class HangReport:
         self.heartbeat.mark(self.heartbeat.mine.step)
 
     def exit(self, error: BaseException) -> None:
-        """Report and end this process, for an error of a collective."""
+        """Report and end this process, for an error of a collective or a rank that is silent."""
         beat, mine, message = self.heartbeat, self.heartbeat.mine, first_line(error)
+        reason = message if isinstance(error, TimeoutError) else f"the collective failed: {message}"
         _print(beat.rank, f"exits: {message}")
         try:
             if beat.leave():
-                self._report(mine, f"the collective failed: {message}", "hangs" if "imed out" in message else LOST)
+                self._report(mine, reason, "hangs" if "imed out" in message else LOST)
                 beat.set_reported()
                 if beat.rank == 0:  # which hosts the store: the others read there that they may leave
                     time.sleep(1.25 * BEAT_SEC)
@@ -184,7 +203,7 @@ class HangReport:
         except Exception as gone:
             if beat.rank == 1:  # without the store no rank knows who reports
                 lines = [f"rank 0: gone, and with it the heartbeats of all ranks ({type(gone).__name__})"]
-                self._write(mine, f"the collective failed: {message}", LOST, lines)
+                self._write(mine, reason, LOST, lines)
         os._exit(EXIT_HUNG)
 
     def _leave_after_report(self, reporter: str) -> None:
