@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 OPEN_FILES = 256
-"""A run of one process has some 60 open; connections to other ranks and to object storage, and workers, come on top."""
+"""A run of one process has some 30 open; connections to other ranks and to object storage, and workers, come on top."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +23,7 @@ from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_UNHEALTHY
 def test_bad_input_found_after_the_first_step_has_another_code_than_before_it(
     has_trained: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def prepare(argv: list[str], held: ExitStack) -> SimpleNamespace:
+    def prepare(*arguments: object) -> SimpleNamespace:
         return SimpleNamespace(has_trained=has_trained)
 
     def run(trainer: SimpleNamespace) -> None:
