@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from tests.runs import ROOT, SMALL
 from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
-from titan_speech.hf.initial import model_shape
+from titan_speech.hf.config_json import model_shape
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.spec import ADAPTERS, model_spec
 from titan_speech.preflight.config_checks import load_config

@@ -35,6 +35,7 @@ def test_every_command_in_the_text_is_understood(command: str) -> None:
     words = command.replace("my.toml", "train_configs/demo.toml").replace("STORE", "demo_data").split()
     start = ["-m", "titan_speech"] if words[0] == "titan-speech" else words[1:3]
     rest = words[1:] if words[0] == "titan-speech" else words[3:]
+    rest += ["--help"] if rest[0] == "train" else []  # which is run by CI
     done = subprocess.run([sys.executable, *start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -21,7 +21,8 @@ The package in the order of the flow; every import points down the list of floor
   training      logits, gradients, batches                      losses per group, optimizer steps, metrics.jsonl
   health        losses and gradients of each step, signals      skipped steps, rollbacks, a report of each hang
   checkpoint    weights, optimizer, read positions              complete checkpoints, and the one to resume from
-  trainer       all of these, built by trainer_config           a trained run; train.py is its entry
+  trainer       all of these, built by trainer_config           a trained run; train.py is the entry of a rank
+  launch        words of a configuration, number of ranks       ranks started and watched, their exit code
 
   hf            a checkpoint                                    a Hugging Face model folder
   generate      a run or an exported model, text                speech

@@ -1,4 +1,6 @@
-"""The training entry: `torchrun --nproc_per_node N -m titan_speech.train --job.config_file train_configs/demo.toml`.
+"""One rank of a run: `titan-speech train` starts it, and so can torchrun or a scheduler of your own.
+
+    torchrun --nproc-per-node N -m titan_speech.train --job.config_file train_configs/demo.toml
 
 In: a TOML file and overrides. Out: a run folder with the resolved configuration, metrics.jsonl and checkpoints.
 
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,6 +30,14 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.load import LoadedConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
+from titan_speech.distributed.last_words import (
+    LAUNCHER_VARIABLE,
+    end,
+    resume_hint,
+    say,
+    say_on_rank_0,
+    write_error_file,
+)
 from titan_speech.distributed.lost_rank import first_line, is_of_a_collective
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 from titan_speech.errors import ConfigError, RendezvousError, TitanSpeechError
@@ -35,7 +47,7 @@ from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
-from titan_speech.utils.printable import make_log_records_printable, printable
+from titan_speech.utils.printable import make_log_records_printable
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -56,6 +68,7 @@ OPEN_FILES = 256
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 when it finished, else a code of `titan_speech.health.signals`."""
+    words = list(sys.argv[1:] if argv is None else argv)
     set_single_process_defaults()
     stop_with_launcher()
     make_log_records_printable()
@@ -63,38 +76,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer: SpeechTrainer | None = None
     try:
         with ExitStack() as held:  # the lock of the run folder
-            trainer = prepare(list(sys.argv[1:] if argv is None else argv), held, log)
+            trainer = prepare(words, held, log)
             run(trainer)
     except StopRun as stop:
-        _print_on_rank_0(stop.reason)
+        env = dist_env()
+        hint = resume_hint(words, env.local_world_size, env.world_size // env.local_world_size)
+        end(f"{stop.reason}. {hint}")
         return EXIT_RESTART
     except RendezvousError as error:
-        _print(str(error))
+        say(str(error))
         return EXIT_HUNG
     except TitanSpeechError as error:
-        _print_on_rank_0(str(error))
+        end(str(error))
         return EXIT_UNHEALTHY if trainer is not None and trainer.has_trained else EXIT_BAD_INPUT
     except BaseException as error:  # torch's error of a checkpoint is no Exception
         if not is_of_a_collective(error):
             logging.getLogger(__name__).error("The run failed", exc_info=True, extra=PRINTED)  # Python prints it
+            write_error_file(f"{type(error).__name__}: {error}", traceback.format_exc())
             raise
         _leave_after_lost_rank(error)
     return 0
 
 
-def _print_on_rank_0(text: str) -> None:
-    if dist_env().is_first:
-        _print(text)
-
-
-def _print(text: str) -> None:
-    print(printable(f"titan_speech: {text}"), file=sys.stderr, flush=True)
-
-
 def _leave_after_lost_rank(error: BaseException) -> NoReturn:
     """End this process at once: closing what is half built waits for, or fails over, the rank that is lost."""
     what = f"rank {dist_env().rank} lost another rank during start-up or at the end"
-    _print(f"{what}: {first_line(error)}; start the same command again")
+    say(f"{what}: {first_line(error)}; start the same command again")
     os._exit(EXIT_HUNG)
 
 
@@ -141,6 +148,8 @@ def _load(argv: list[str]) -> _Job:
     ensure_open_files(OPEN_FILES)
     world_size = dist_env().world_size
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
+    if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
+        say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {world_size} ranks")
     silence_library_warnings()
 
     import torch
@@ -152,7 +161,7 @@ def _load(argv: list[str]) -> _Job:
 
     from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.distributed.consensus import StartupConsensus
-    from titan_speech.hf.initial import model_shape
+    from titan_speech.hf.config_json import model_shape
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -166,7 +175,7 @@ def _load(argv: list[str]) -> _Job:
         budget=Budget.from_config(config),
         tokenizer=tokenizer,
         grammar=grammar,
-        shape=model_shape(_model_of_stage(config)),
+        shape=model_shape(model_of_stage(config)),
         identity=Provenance(
             vocabulary=grammar.vocabulary.fingerprint,
             grammar=grammar.fingerprint,
@@ -177,7 +186,7 @@ def _load(argv: list[str]) -> _Job:
     )
 
 
-def _model_of_stage(config: SpeechConfig) -> ModelConfig:
+def model_of_stage(config: SpeechConfig) -> ModelConfig:
     """The [model] table; a later stage with a flavor of its own needs nothing of the folder of its first weights."""
     is_first = not config.stage.from_ or config.model.flavor == INITIAL_FLAVOR
     return config.model if is_first else replace(config.model, initial="")
@@ -346,4 +355,5 @@ def run(trainer: SpeechTrainer) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training listens there is nothing to save, nor to trace back
     sys.exit(main())

@@ -28,7 +28,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
-from titan_speech.health.signals import StopRun, StopSignals
+from titan_speech.health.signals import StopRun, StopSignals, describe_kept
 from titan_speech.health.watchdog import HangReport
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.training.callback import RunCallback, RunEnd
@@ -142,7 +142,8 @@ class SpeechTrainer(Trainer):
             self.rollbacks.decide(self.health.spike_to_roll_back)
         is_at_end = self.step >= self.config.training.steps
         if self.checkpointer.must_stop and not is_at_end:
-            raise StopRun(f"stopped after step {self.step} on request; start the run again to continue")
+            kept = describe_kept(Path(self.checkpointer.folder))
+            raise StopRun(f"stopped after step {self.step} of {self.config.training.steps} on request; {kept}")
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"All {self.step} steps are done. Raise training.target_tokens to train further.")
         return super().should_continue_training()
@@ -204,7 +205,8 @@ class SpeechTrainer(Trainer):
         Signals request a save only with checkpoints enabled; otherwise they end the process as usual.
         """
         if self.checkpointer.enable:
-            StopSignals(self.config.speech.health.stop_within_sec, self._stop_on).listen()
+            within_sec = self.config.speech.health.stop_within_sec
+            StopSignals(within_sec, self._stop_on, lambda: describe_kept(Path(self.checkpointer.folder))).listen()
         self.hangs.begin(self.config.comm.init_timeout_seconds, f"loading {self.checkpointer.start}")
         try:
             super().train()

@@ -21,7 +21,7 @@ SETTINGS = (*STEPS, "--training.local_batch_packs", "1", "--checkpoint.cadence.0
 LISTENER = """
 import sys, time
 from titan_speech.health.signals import StopSignals
-StopSignals(float(sys.argv[1]), lambda name: print("asked by", name, flush=True)).listen()
+StopSignals(float(sys.argv[1]), lambda name: print("asked by", name, flush=True), lambda: "step-7 is complete").listen()
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -119,7 +119,17 @@ def test_the_same_signal_from_two_sides_is_one_and_a_second_one_leaves_at_once()
     process.send_signal(signal.SIGUSR1)
     said, errors = process.communicate(timeout=20)
     assert (process.returncode, said) == (EXIT_RESTART, "asked by SIGTERM\n")
-    assert "got SIGUSR1 after SIGTERM: exiting at once" in errors
+    assert "got SIGTERM and then SIGUSR1: exiting at once, without saving; step-7 is complete" in errors
+
+
+def test_a_second_ctrl_c_exits_at_once_with_the_code_a_shell_expects() -> None:
+    process = listener(within_sec=50)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.8)
+    said, errors = process.communicate(timeout=20)
+    assert (process.returncode, said) == (128 + signal.SIGINT, "asked by Ctrl-C\n")
+    assert "got Ctrl-C again: exiting at once, without saving; step-7 is complete" in errors
 
 
 def test_a_rank_that_cannot_save_in_time_leaves_without() -> None:

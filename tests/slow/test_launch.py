@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs import ROOT, SMALL, assert_close, figures, losses, train_well
+from tests.runs import ROOT, SMALL, assert_close, figures, free_port, losses, train_well
+from titan_speech.cli.main import find_command, parse
+from titan_speech.cli.train import num_gpus
+from titan_speech.preflight.config_checks import load_config
 
 FOLDER = ROOT / "scripts" / "launch"
-RUN = FOLDER / "run.sh"
 THREE_STEPS = ("--training.target_tokens", "3072")
 
 
 def environment(**changed: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **changed}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changed}
 
 
-def start(folder: Path, *overrides: str, **changed: str) -> subprocess.Popen[str]:
-    command = ["bash", str(RUN), SMALL, "--job.dump_folder", str(folder), *overrides]
-    with (folder.parent / f"{folder.name}-{changed.get('LOG_DIR', 'logs')[-1]}.txt").open("w") as log:
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment(**changed), stdout=log, stderr=subprocess.STDOUT, text=True
-        )
+def start(folder: Path, log: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "titan_speech", "train", SMALL, "--job.dump_folder", str(folder), *words]
+    with log.open("w") as file:
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT, text=True)
 
 
 def test_the_shell_linter_finds_nothing() -> None:
@@ -41,71 +41,28 @@ def test_the_shell_linter_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--training.seq_len", "100"), "training.global_batch_tokens: found 1024"),
-        (("--data.source.tts.store", "nowhere"), 'data.source.1.store: found no folder "nowhere"'),
-    ],
-)
-def test_a_configuration_that_cannot_run_is_told_once_and_nothing_is_started(
-    tmp_path: Path, flags: tuple[str, ...], message: str
-) -> None:
-    process = start(tmp_path / "run", *flags, NPROC_PER_NODE="2")
-    assert process.wait(100) == 2
-    [log] = tmp_path.glob("*.txt")
-    assert log.read_text().count(message) == 1
-    assert "torch" not in log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "changed", "message"),
-    [
-        ([], {}, "found no argument; expected a configuration"),
-        (["nowhere.toml"], {}, "found nowhere.toml; expected a configuration"),
-        ([SMALL], {"NNODES": "2"}, "found NNODES=2 without RDZV_ENDPOINT; expected the host:port"),
-    ],
-)
-def test_what_is_missing_is_said(arguments: list[str], changed: dict[str, str], message: str) -> None:
-    done = subprocess.run(
-        ["bash", str(RUN), *arguments],
-        cwd=ROOT,
-        env=environment(**changed),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-
-
-@pytest.mark.parametrize(
     ("driver", "visible", "processes"),
     [
-        ('echo "GPU 0: H100"; echo "GPU 1: H100"; echo "GPU 2: H100"', "", 3),
+        ('echo "GPU 0: H100"; echo "GPU 1: H100"; echo "GPU 2: H100"', None, 3),
         ('echo "GPU 0: H100"; echo "GPU 1: H100"; echo "GPU 2: H100"', "1,2", 2),
-        ("echo NVIDIA-SMI has failed because it could not reach the driver; exit 9", "", 1),
+        ("echo NVIDIA-SMI has failed because it could not reach the driver; exit 9", None, 0),
+        ("exit 0", "", 0),
     ],
 )
 def test_a_process_is_started_for_each_gpu_that_can_be_seen(
-    tmp_path: Path, driver: str, visible: str, processes: int
+    tmp_path: Path, driver: str, visible: str | None, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = tmp_path / "nvidia-smi"
     stub.write_text(f"#!/usr/bin/env bash\n{driver}\n", encoding="utf-8")
     stub.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", str(RUN), SMALL, "--parallelism.data_parallel_shard_degree", "64"],
-        cwd=ROOT,
-        env=environment(PATH=path, CUDA_VISIBLE_DEVICES=visible, NPROC_PER_NODE=""),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert f"expected the world size {processes}" in done.stderr
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert num_gpus() == processes
 
 
-def test_the_manifest_starts_a_recipe_with_settings_that_torchrun_has() -> None:
+def test_the_manifest_starts_a_recipe_with_arguments_that_the_launcher_has() -> None:
     job = yaml.safe_load((FOLDER / "kubernetes.yaml").read_text("utf-8"))
     assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
     worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
@@ -116,11 +73,11 @@ def test_the_manifest_starts_a_recipe_with_settings_that_torchrun_has() -> None:
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in worker["template"]["spec"]["volumes"]}
     command = container["command"]
-    assert (ROOT / command[command.index("--job.config_file") + 1]).is_file()
-    from torch.distributed.run import get_args_parser
-
-    known = get_args_parser().parse_args(command[1:])
-    assert (known.training_script, known.module, known.shutdown_timeout) == ("titan_speech.train", True, 150)
+    assert command[0] == "titan-speech"
+    found, words = find_command(command[1:])
+    args = parse(found, words)
+    assert (ROOT / args.config).is_file()
+    assert load_config(args.config_words).config.job.dump_folder == "/outputs/pt_s1"
 
 
 def slurm_stubs(folder: Path) -> Path:
@@ -128,7 +85,7 @@ def slurm_stubs(folder: Path) -> Path:
     folder.mkdir()
     for name, body in {
         "scontrol": '[[ $1 == show ]] && printf "node7\\nnode8\\n" || echo "scontrol $*"',
-        "srun": 'echo "srun $* as $RDZV_ID: $NNODES at $RDZV_ENDPOINT"\ntrap "echo saved; exit 75" USR1\n'
+        "srun": 'echo "srun $*"\ntrap "echo saved; exit 75" USR1\n'
         "for _ in $(seq 100); do [[ -n ${LONG:-} ]] || exit 7; echo step; sleep 0.1; done",
     }.items():
         path = folder / name
@@ -153,7 +110,8 @@ def slurm(folder: Path, **changed: str) -> subprocess.Popen[str]:
 def test_under_slurm_one_task_a_node_meets_at_the_first_node(tmp_path: Path) -> None:
     process = slurm(tmp_path)
     output, _ = process.communicate(timeout=60)
-    expected = f"srun --kill-on-bad-exit=1 scripts/launch/run.sh {SMALL} --training.seq_len 512 as 41: 2 at node7:29500"
+    where = "--nnodes 2 --rdzv-endpoint node7:29500 --rdzv-id 41"
+    expected = f"srun --kill-on-bad-exit=1 titan-speech train {SMALL} --training.seq_len 512 {where}"
     assert output.splitlines() == [expected]
     assert process.returncode == 7
 
@@ -170,23 +128,18 @@ def test_under_slurm_a_run_that_is_out_of_time_saves_and_goes_back_into_the_queu
 
 
 @pytest.mark.slow
-def test_one_machine_really_runs_and_leaves_what_each_worker_printed(tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
-    process = start(tmp_path / "run", *THREE_STEPS, NPROC_PER_NODE="2", LOG_DIR=str(logs))
-    assert process.wait(1500) == 0
-    assert sorted(figures(tmp_path / "run")) == [1, 2, 3]
-    printed = {path.parent.name: path.read_text(errors="replace") for path in logs.rglob("stdout.log")}
-    assert sorted(printed) == ["0", "1"]
-    assert "learning rate" in printed["0"]
-
-
-@pytest.mark.slow
-def test_two_agents_on_the_loopback_meet_and_train_as_one_machine_does(tmp_path: Path) -> None:
+def test_two_launchers_on_the_loopback_meet_and_train_as_one_machine_does(tmp_path: Path) -> None:
     expected = losses(train_well(tmp_path / "one", *THREE_STEPS, world_size=2))
-    shared = {"NNODES": "2", "NPROC_PER_NODE": "1", "RDZV_ENDPOINT": "127.0.0.1:29751", "LOCAL_ADDR": "127.0.0.1"}
-    agents = [
-        start(tmp_path / "two", *THREE_STEPS, **shared, RDZV_ID="test", LOG_DIR=str(tmp_path / f"logs{number}"))
-        for number in range(2)
-    ]
-    assert [agent.wait(1500) for agent in agents] == [0, 0]
+    shared = (
+        "--nnodes",
+        "2",
+        "--nproc",
+        "1",
+        "--rdzv-endpoint",
+        f"127.0.0.1:{free_port()}",
+        "--local-addr",
+        "127.0.0.1",
+    )
+    launchers = [start(tmp_path / "two", tmp_path / f"log{number}.txt", *THREE_STEPS, *shared) for number in range(2)]
+    assert [launcher.wait(1500) for launcher in launchers] == [0, 0]
     assert_close(losses(figures(tmp_path / "two")), expected)

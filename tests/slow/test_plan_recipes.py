@@ -36,9 +36,9 @@ def _paths_of_recipes_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def world_size_of(recipe: str) -> int:
     """Nodes times processes of its launch line."""
     text = Path(recipe).read_text("utf-8")
-    found = {name: re.search(rf"--{name} (\d+)", text) for name in ("nnodes", "nproc-per-node")}
-    assert found["nproc-per-node"] is not None
-    return int(found["nproc-per-node"][1]) * (int(found["nnodes"][1]) if found["nnodes"] else 1)
+    found = {name: re.search(rf"--{name} (\d+)", text) for name in ("nnodes", "nproc")}
+    assert found["nproc"] is not None
+    return int(found["nproc"][1]) * (int(found["nnodes"][1]) if found["nnodes"] else 1)
 
 
 def config_of(recipe: str) -> SpeechConfig:

@@ -7,12 +7,14 @@ takes a configuration finds the words for it in `args.config_words`.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from titan_speech.errors import DataError
+from titan_speech.utils.printable import printable
 
 EXIT_DONE, EXIT_FOUND_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
@@ -43,6 +45,9 @@ class Command:
     takes_config: bool = False
     """--job.config_file FILE and --table.key values are accepted."""
 
+    config_is_argument: bool = False
+    """The file is the first argument, CONFIG, in place of --job.config_file FILE."""
+
     old_name: str | None = None
     """The name before it was renamed; understood for one more version."""
 
@@ -53,6 +58,11 @@ class Command:
     @property
     def prog(self) -> str:
         return f"titan-speech {self.full_name()}"
+
+
+def announce(text: str) -> None:
+    """Say on stderr what takes long, before the imports that take the first seconds of it."""
+    print(printable(f"titan-speech {text}"), file=sys.stderr, flush=True)
 
 
 @contextmanager

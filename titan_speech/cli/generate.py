@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import not_negative, number, positive
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def generate(args: argparse.Namespace) -> None:
     """Synthesize every text; whatever can be refused is refused before the model is loaded."""
+    announce(f"generate: loading the model of {args.model}")
     from titan_speech.codec.load import load_codec
     from titan_speech.generate.synthesize import SpeechModel
     from titan_speech.generate.write_speech import check_outputs, wav_names, write_record, write_speech
@@ -62,6 +63,8 @@ def generate(args: argparse.Namespace) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """Synthesize one text with the weights of a run's checkpoint."""
+    which = "the newest checkpoint" if args.step is None else f"the checkpoint of step {args.step}"
+    announce(f"sample: loading {which} of {args.run}")
     from titan_speech.codec.load import load_codec
     from titan_speech.generate.load import load_run
     from titan_speech.generate.sampling import check_codec, generate_codes, prompt_parts

@@ -17,12 +17,26 @@ from types import FrameType
 from typing import Any
 
 from titan_speech import __version__
-from titan_speech.cli import checkpoint, completion, config, data, estimate, generate, model, recipes, store, text
+from titan_speech.cli import (
+    checkpoint,
+    completion,
+    config,
+    data,
+    estimate,
+    generate,
+    model,
+    recipes,
+    store,
+    text,
+    train,
+)
 from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
+from titan_speech.config.load import CONFIG_FILE_FLAG
 from titan_speech.errors import TitanSpeechError
 from titan_speech.utils.printable import make_log_records_printable, printable
 
 COMMANDS = (
+    *train.COMMANDS,
     *recipes.COMMANDS,
     *config.COMMANDS,
     *data.COMMANDS,
@@ -71,10 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of one command; exits as argparse does after --help and after a mistake."""
-    config = "\nA configuration is --job.config_file FILE and any --table.key value; see --config-help."
+    file = "CONFIG" if command.config_is_argument else f"{CONFIG_FILE_FLAG} FILE"
+    config = f"\nA configuration is {file} and any --table.key value; see --config-help."
     parser = _new_parser(
         command.prog, command.summary + (config if command.takes_config else ""), f"example:\n  {command.example}"
     )
+    if command.config_is_argument:
+        parser.add_argument("config", metavar="CONFIG", help="TOML file, such as train_configs/demo.toml")
     for argument in command.arguments:
         argument.add_to(parser)
     if command.add_arguments is not None:
@@ -83,6 +100,8 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
         return parser.parse_args(words)
     parser.add_argument("--config-help", action=_ConfigHelp, help="print every table and key, and exit")
     args, args.config_words = parser.parse_known_args(words)
+    if command.config_is_argument:
+        args.config_words = [CONFIG_FILE_FLAG, args.config, *args.config_words]
     return args
 
 
@@ -106,7 +125,7 @@ def _overview() -> argparse.ArgumentParser:
     """The parser of words that name no command: help for all commands and for each group, or what was expected."""
     parser = _new_parser(
         "titan-speech",
-        "Check and inspect what a training run reads and writes. Training itself is python -m titan_speech.train.",
+        "Train speech language models; prepare, check and inspect what a run reads and writes.",
         _examples(COMMANDS),
     )
     parser.add_argument("--version", action="version", version=__version__)

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from titan_speech.cli.arguments import natural, not_negative
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.errors import PublishError
 
 
 def model_expand(args: argparse.Namespace) -> None:
+    announce(f"model expand: extending the vocabulary of {args.source}")
     from titan_speech.hf.expand import expand
     from titan_speech.hf.row_initialization import NewRows
 
@@ -19,6 +20,7 @@ def model_expand(args: argparse.Namespace) -> None:
 
 
 def model_export(args: argparse.Namespace) -> None:
+    announce(f"model export: exporting {args.checkpoint}")
     from titan_speech.hf.export import EXPORT_DTYPES, WeightsCheckpoint, export
     from titan_speech.hf.publish import Repository, publish
 
@@ -33,12 +35,14 @@ def model_export(args: argparse.Namespace) -> None:
 
 
 def model_publish(args: argparse.Namespace) -> None:
+    announce(f"model publish: checking {args.source}")
     from titan_speech.hf.publish import Repository, publish
 
     print(f"published as {publish(args.source, Repository.named(args.to, is_public=args.public))}")
 
 
 def model_convert(args: argparse.Namespace) -> None:
+    announce(f"model convert: converting {args.source}")
     from titan_speech.hf.convert import export_model, import_model
     from titan_speech.hf.row_initialization import NewRows
     from titan_speech.tokenization.foreign_layouts import LAYOUTS

@@ -143,9 +143,9 @@ class HealthConfig:
     """Rollbacks per run; the next spike stops it."""
 
     stop_within_sec: Annotated[float, Bounds(above=0)] = 120.0
-    """Time limit of a graceful stop: after SIGTERM or SIGUSR1 all ranks save at the next step boundary and exit with
-    code 75; a rank that is not done by then exits without saving. torchrun itself waits only for --shutdown-timeout
-    (default 30 s)."""
+    """Time limit of a graceful stop: after Ctrl-C, SIGTERM or SIGUSR1 all ranks save at the next step boundary and exit
+    with code 75; a rank that is not done by then exits without saving. torchrun itself waits only for
+    --shutdown-timeout (default 30 s)."""
 
 
 @dataclass(frozen=True, kw_only=True)

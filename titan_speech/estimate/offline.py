@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.hf.config_json import model_shape
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS, QWEN3_ROWS
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -71,6 +72,4 @@ def run_shape(config: SpeechConfig) -> tuple[BackboneShape, str]:
         return published_shape(model.family, model.flavor), published
     if not Path(model.initial).exists() and model.flavor != "initial":
         return published_shape(model.family, model.flavor), f"{published} ({model.initial} is not on this machine)"
-    from titan_speech.hf.initial import model_shape  # imports torch
-
     return model_shape(model), model.initial

@@ -19,7 +19,7 @@ from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.initial import trained_shape
+from titan_speech.hf.config_json import trained_shape
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.preflight.config_checks import load_config

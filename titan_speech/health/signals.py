@@ -1,10 +1,11 @@
 """How a run ends: exit codes a scheduler can act on, and signals as a request to stop.
 
-In: the signals of a scheduler, or of torchrun, which passes them on; the reason for an end.
+In: the signals of a scheduler, of Ctrl-C, or of a launcher, which passes them on; the reason for an end.
 Out: a call of `on_stop` on this rank, also while the main thread waits inside a collective; the checkpoint manager
 tells all others, so that they save at the same step and exit with EXIT_RESTART. A second signal exits at once, and so
-does a rank that could not save in time; complete checkpoints stay as they are. Signals within two seconds are one: a
-scheduler often signals torchrun and its workers, and torchrun passes its own on.
+does a rank that could not save in time; complete checkpoints stay as they are. Signals that follow each other closely
+are one: a scheduler often signals the launcher and its workers, and the launcher passes its own on. Ctrl-C is typed by
+a person, who may well mean it twice after half a second.
 
 The interpreter runs handlers only between bytecodes of the main thread, so a thread listens to its wake-up socket.
 docs/checkpoints.md says how to act on each exit code.
@@ -20,6 +21,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from titan_speech.checkpoint.commit import checkpoint_path, committed_steps
 
 EXIT_BAD_INPUT = 2
 """Configuration, stores or checkpoints are not as they should be, found before the first step."""
@@ -42,16 +46,36 @@ class StopRun(SystemExit):
         self.reason = reason
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-ONE_SIGNAL_SEC = 2.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+ONE_SIGNAL_SEC, ONE_CTRL_C_SEC = 2.0, 0.5
+
+
+def is_repeated(number: int, after_sec: float) -> bool:
+    """Whether a signal that came so long after the first one is the same one once more."""
+    return after_sec <= (ONE_CTRL_C_SEC if number == signal.SIGINT else ONE_SIGNAL_SEC)
+
+
+def signal_text(number: int) -> str:
+    """The name of a signal for people: "Ctrl-C", "SIGTERM"."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def describe_kept(checkpoints: Path) -> str:
+    """What a run that ends now has on disk: its newest complete checkpoint."""
+    steps = committed_steps(checkpoints)
+    return f"{checkpoint_path(checkpoints, steps[-1])} is complete" if steps else "no checkpoint was saved yet"
 
 
 class StopSignals:
     """Listens for signals from `listen` to the end of the process."""
 
-    def __init__(self, within_sec: float, on_stop: Callable[[str], None]) -> None:
-        """`within_sec`: time from the signal within which the rank must have exited by itself."""
-        self.within_sec, self.on_stop = within_sec, on_stop
+    def __init__(self, within_sec: float, on_stop: Callable[[str], None], describe_kept: Callable[[], str]) -> None:
+        """Args:
+        within_sec: time from the signal within which the rank must have exited by itself.
+        on_stop: called with the signal's name; requests a save.
+        describe_kept: what is complete on disk, for the last words of a rank that exits at once.
+        """
+        self.within_sec, self.on_stop, self.describe_kept = within_sec, on_stop, describe_kept
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
 
@@ -66,27 +90,30 @@ class StopSignals:
         first = self._next_signal(None)
         began = time.monotonic()
         assert first is not None, "there is no deadline before the first signal"
-        self.on_stop(first)
-        _print(f"got {first}: saving at the next step boundary, then stopping (at most {self.within_sec:g} s)")
-        while (name := self._next_signal(began + self.within_sec)) is not None:
-            if time.monotonic() - began > ONE_SIGNAL_SEC:
-                _exit(f"got {name} after {first}: exiting at once, without saving")
-        _exit(f"could not save within {self.within_sec:g} s of {first} (health.stop_within_sec): exiting")
+        name = signal_text(first)
+        self.on_stop(name)
+        _print(f"got {name}: saving at the next step boundary, then stopping (at most {self.within_sec:g} s)")
+        while (number := self._next_signal(began + self.within_sec)) is not None:
+            if not is_repeated(number, time.monotonic() - began):
+                again = "again" if number == first else f"and then {signal_text(number)}"
+                # 130 is what a shell expects after Ctrl-C; to a scheduler the code says that the run can be resumed
+                code = 128 + number if number == signal.SIGINT else EXIT_RESTART
+                self._exit(f"got {name} {again}: exiting at once, without saving", code)
+        self._exit(f"could not save within {self.within_sec:g} s of {name} (health.stop_within_sec)", EXIT_RESTART)
 
-    def _next_signal(self, deadline: float | None) -> str | None:
-        """Name of the next signal, or None at the deadline."""
+    def _next_signal(self, deadline: float | None) -> int | None:
+        """The next signal, or None at the deadline."""
         while True:
             left_sec = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self._receiver], [], [], left_sec)[0]:
                 return None
             for number in self._receiver.recv(64):
                 if number in STOP_SIGNALS:
-                    return signal.Signals(number).name
+                    return number
 
-
-def _exit(message: str) -> None:
-    _print(message)
-    os._exit(EXIT_RESTART)
+    def _exit(self, message: str, code: int) -> None:
+        _print(f"{message}; {self.describe_kept()}")
+        os._exit(code)
 
 
 def _print(message: str) -> None:

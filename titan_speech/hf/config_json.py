@@ -1,8 +1,8 @@
 """JSON files of a Hugging Face folder; above all config.json, as the shape of a backbone and back.
 
-In: the parsed config.json, or a `BackboneShape`. Out: the other. Only what changes a logit is read, and whatever of it
-this trainer does not compute (biases, sliding windows, other activations) is refused by name: a model that loads must
-give the logits it gave there.
+In: the parsed config.json, or a `BackboneShape`; or the [model] settings. Out: the other; or the shape they ask for.
+Only what changes a logit is read, and whatever of it this trainer does not compute (biases, sliding windows, other
+activations) is refused by name: a model that loads must give the logits it gave there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
 from titan_speech.errors import ModelError
-from titan_speech.model.backbones import BackboneShape, Family, RopeScaling
+from titan_speech.model.backbones import BackboneShape, Family, RopeScaling, published_shape
+from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from titan_speech.checkpoint.provenance import Provenance
 
 
 def read_json(file: Path, what: str) -> dict[str, Any]:
@@ -219,3 +224,32 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
         high_freq_factor=rope["high_freq_factor"],
         original_max_positions=rope["original_max_position_embeddings"],
     )
+
+
+def model_shape(config: ModelConfig) -> BackboneShape:
+    """Sizes that the [model] settings ask for.
+
+    Raises:
+        ConfigError: the family has no such flavor.
+        ModelError: model.initial has other sizes than the flavor, or is not a model folder.
+    """
+    if not config.initial:
+        return published_shape(config.family, config.flavor)
+    file = Path(config.initial) / CONFIG_NAME
+    found = shape_from_config(read_json(file, "a Hugging Face model folder (model.initial)"), file)
+    if config.flavor == INITIAL_FLAVOR:
+        differences = [] if found.family == config.family else [f"family {found.family} against {config.family}"]
+    else:
+        differences = found.differences(published_shape(config.family, config.flavor))
+    if differences:
+        raise ModelError(
+            f"model.initial = {config.initial!r} is not the {config.family} {config.flavor} that [model] asks for: "
+            f'{"; ".join(differences)}. Set model.flavor = "{INITIAL_FLAVOR}" to take the sizes of the folder, or '
+            "correct model.family and model.flavor"
+        )
+    return found
+
+
+def trained_shape(config: ModelConfig, provenance: Provenance | None) -> BackboneShape:
+    """Sizes that a checkpoint was trained with; its record has them, also where model.initial is gone."""
+    return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(config)

@@ -33,9 +33,8 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.hf.config_json import config_from_shape, write_json
+from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
 from titan_speech.hf.expand import TRAINED, Expansion
-from titan_speech.hf.initial import trained_shape
 from titan_speech.hf.model_card import ModelRecord, model_card, weights_fingerprint
 from titan_speech.hf.model_folder import tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_weights

@@ -1,9 +1,9 @@
 """`[model] initial`: the folder a run starts from, with its vocabulary extended where it is not yet.
 
-In: the [model] settings and the run's vocabulary. Out: the sizes of the backbone, and a folder with weights for the
-extended vocabulary. A backbone as it was published is extended into the run folder by the first process of each
-machine, while the others wait for a lock. The result depends on folder and seed alone, so every machine gets the same
-weights, and so does `titan-speech model expand` with the same settings.
+In: the [model] settings and the run's vocabulary. Out: a folder with weights for the extended vocabulary. A backbone as
+it was published is extended into the run folder by the first process of each machine, while the others wait for a lock.
+The result depends on folder and seed alone, so every machine gets the same weights, and so does `titan-speech model
+expand` with the same settings.
 """
 
 from __future__ import annotations
@@ -13,49 +13,16 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
+from titan_speech.config.schema_training import ModelConfig
 from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import ModelError
-from titan_speech.hf.config_json import read_json, shape_from_config
 from titan_speech.hf.expand import Expansion, ExtendableBackbone, is_expanded, read_expansion
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.hf.row_initialization import NewRows
-from titan_speech.model.backbones import BackboneShape, published_shape
-from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 INITIAL_DIR = "initial"
 """In a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
-
-
-def model_shape(config: ModelConfig) -> BackboneShape:
-    """Sizes that the [model] settings ask for.
-
-    Raises:
-        ConfigError: the family has no such flavor.
-        ModelError: model.initial has other sizes than the flavor, or is not a model folder.
-    """
-    if not config.initial:
-        return published_shape(config.family, config.flavor)
-    file = Path(config.initial) / CONFIG_NAME
-    found = shape_from_config(read_json(file, "a Hugging Face model folder (model.initial)"), file)
-    if config.flavor == INITIAL_FLAVOR:
-        differences = [] if found.family == config.family else [f"family {found.family} against {config.family}"]
-    else:
-        differences = found.differences(published_shape(config.family, config.flavor))
-    if differences:
-        raise ModelError(
-            f"model.initial = {config.initial!r} is not the {config.family} {config.flavor} that [model] asks for: "
-            f'{"; ".join(differences)}. Set model.flavor = "{INITIAL_FLAVOR}" to take the sizes of the folder, or '
-            "correct model.family and model.flavor"
-        )
-    return found
-
-
-def trained_shape(config: ModelConfig, provenance: Provenance | None) -> BackboneShape:
-    """Sizes that a checkpoint was trained with; its record has them, also where model.initial is gone."""
-    return provenance.backbone if provenance is not None and provenance.backbone is not None else model_shape(config)
 
 
 def extended_initial(

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from titan_speech.config.problem import Finding
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ConfigError
@@ -33,6 +31,8 @@ def refuse_unsupported_run(config: SpeechConfig, shape: BackboneShape) -> None:
     Raises:
         ConfigError: with every reason.
     """
+    import torch  # the other checks are made without it
+
     found = [*broken_rules(Composition(config, shape)), *check_backbone(config, shape)]
     capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     reasons = [str(finding) for finding in found] + missing_device_features(config, capability)

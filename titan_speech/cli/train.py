@@ -1,0 +1,187 @@
+"""`titan-speech train`: checks everything that can be checked without torch, then starts the ranks of this machine.
+
+In: a configuration, how many processes and nodes. Out: a trained run; the exit code of docs/checkpoints.md. A
+mistake in the configuration, a store, the tokenizer or the backbone is refused after about a second, before any process
+is started; what needs the weights or the device is refused by the ranks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titan_speech.cli.arguments import natural, positive
+from titan_speech.cli.command import Command, announce
+from titan_speech.errors import ConfigError
+
+if TYPE_CHECKING:
+    from titan_speech.config.schema import SpeechConfig
+
+
+def train(args: argparse.Namespace) -> int:
+    """Check, then run; every line of progress goes to stderr."""
+    from titan_speech.preflight.config_checks import load_config
+    from titan_speech.preflight.machine_checks import check_folders_exist
+
+    num_processes = args.nproc or num_gpus() or 1
+    min_nodes, max_nodes = args.nnodes
+    if max_nodes > 1 and not args.rdzv_endpoint:
+        raise ConfigError(
+            f"found --nnodes {max_nodes} without --rdzv-endpoint; expected the host:port of one node, equal on all"
+        )
+    world_size = num_processes * min_nodes if min_nodes == max_nodes else None
+    nodes = "" if max_nodes == 1 else f" on each of {_nodes_text(args.nnodes)} nodes"
+    announce(
+        f"train: checking {args.config} for {num_processes} {'process' if num_processes == 1 else 'processes'}{nodes}"
+    )
+    loaded = load_config(args.config_words, world_size=world_size, checks=(check_folders_exist,))
+    config = loaded.config
+    check_inputs(config)
+    run_folder = Path(config.job.dump_folder)
+    logs = _log_folder(Path(args.log_dir) if args.log_dir else run_folder / "logs", max_nodes)
+    others = f"; all ranks but the first print into {logs}/" if num_processes > 1 else ""
+    announce(f"train: no problems found, starting torch{others}")
+
+    from titan_speech.launch.agent import Launch, run_ranks
+
+    launch = Launch(
+        name=args.rdzv_id or Path(args.config).stem,
+        num_processes=num_processes,
+        min_nodes=min_nodes,
+        max_nodes=max_nodes,
+        endpoint=args.rdzv_endpoint,
+        local_address=args.local_addr,
+        max_restarts=args.max_restarts,
+        stop_within_sec=config.health.stop_within_sec,
+        restarts_after_stop=config.health.on_spike == "rollback" or min_nodes < max_nodes,
+        checkpoints=run_folder / config.checkpoint.folder,
+        logs=logs,
+    )
+    return run_ranks(launch, args.config_words)
+
+
+def _log_folder(parent: Path, max_nodes: int) -> Path:
+    """A new folder for the logs of this launch; nodes may share `parent`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = parent / (name if max_nodes == 1 else f"{name}-{os.uname().nodename}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of the logs cannot be made: {error}; give a job.dump_folder or a --log-dir that this user can "
+            "write to"
+        ) from error
+    return folder
+
+
+def check_inputs(config: SpeechConfig) -> None:
+    """Open the tokenizer, the stores and the held-out sets, and read the sizes of the backbone.
+
+    Raises:
+        DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others.
+    """
+    from titan_speech.data.held_out import HeldOut
+    from titan_speech.data.sources import open_sources
+    from titan_speech.hf.config_json import model_shape
+    from titan_speech.tokenization.prompt_template import Grammar
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
+    from titan_speech.train import model_of_stage
+
+    model_shape(model_of_stage(config))
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    held_out = HeldOut.open(config.data.held_out, config.storage)
+    grammar = Grammar(tokenizer.vocabulary())
+    open_sources(config.data.source, tokenizer, grammar, held_out, config.training.seq_len, config.storage)
+
+
+def num_gpus() -> int:
+    """GPUs that processes of this machine see, asked without torch; 0 without a driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip() and one.strip() != "-1"])
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return len(re.findall("^GPU ", done.stdout, re.MULTILINE))  # a broken driver prints its error to stdout
+
+
+def processes(text: str) -> int:
+    """The type of a number of processes; "auto" and "gpu", as torchrun has them, mean the GPUs."""
+    return num_gpus() or 1 if text in ("auto", "gpu") else positive(text)
+
+
+def nodes(text: str) -> tuple[int, int]:
+    """The type of a number of nodes, or of a range of them: 4, 2:4."""
+    least, _, most = text.partition(":")
+    found = positive(least), positive(most or least)
+    if found[0] > found[1]:
+        raise argparse.ArgumentTypeError(f'found "{text}", expected MIN:MAX with MIN at most MAX')
+    return found
+
+
+def _nodes_text(nodes: tuple[int, int]) -> str:
+    return str(nodes[0]) if nodes[0] == nodes[1] else f"{nodes[0]} to {nodes[1]}"
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a launcher of jobs sets by torchrun's PET_ variables (Kubeflow) is the default here."""
+
+    def default(name: str, otherwise: str) -> str:
+        return os.environ.get(f"PET_{name}", otherwise)
+
+    parser.add_argument(
+        "--nproc",
+        type=processes,
+        metavar="N",
+        default=os.environ.get("PET_NPROC_PER_NODE"),
+        help="processes on this machine (default: its GPUs, those of CUDA_VISIBLE_DEVICES; 1 without any)",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=natural,
+        metavar="N",
+        default=default("MAX_RESTARTS", "3"),
+        help="restarts from the last checkpoint after a rank has failed (default: 3)",
+    )
+    parser.add_argument("--log-dir", metavar="DIR", help="output of ranks (default: logs in the run folder)")
+    several = parser.add_argument_group("several machines (start the same command on each)")
+    several.add_argument(
+        "--nnodes", type=nodes, default=default("NNODES", "1"), help="their number, or MIN:MAX (default: 1)"
+    )
+    several.add_argument(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        default=default("RDZV_ENDPOINT", ""),
+        help="one of them, reachable from all",
+    )
+    several.add_argument(
+        "--rdzv-id",
+        metavar="NAME",
+        default=os.environ.get("PET_RDZV_ID"),
+        help="equal on all (default: name of CONFIG)",
+    )
+    several.add_argument("--local-addr", metavar="HOST", help="address of this machine, if its name does not resolve")
+
+
+COMMANDS = (
+    Command(
+        None,
+        "train",
+        "Train a stage on the GPUs of this machine, or of several; the same command resumes it.",
+        "titan-speech train train_configs/demo.toml --nproc 1 --training.target_tokens 20_000",
+        train,
+        add_arguments=_add_arguments,
+        takes_config=True,
+        config_is_argument=True,
+    ),
+)
