@@ -138,9 +138,7 @@ def test_ctrl_c_saves_without_the_launcher_too(
     process = start(tmp_path, *MANY_STEPS, command=command)
     errors = interrupted(process, tmp_path)
     assert process.returncode in codes
-    assert "Traceback" not in errors.split("torch/distributed/run.py")[0].split("torch/distributed/elastic")[0].replace(
-        'Traceback (most recent call last):\n  File "<frozen runpy>"', ""
-    )
+    assert "Traceback" not in errors.split("To resume: ")[0]  # torchrun's own comes after
     assert "To resume: titan-speech train" in errors
     assert len(committed_steps(tmp_path / "run" / "checkpoint")) == 1
 
