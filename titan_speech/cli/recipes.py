@@ -51,7 +51,7 @@ def recipes_copy(args: argparse.Namespace) -> None:
     if args.name in example_names(root):
         print(f"  the steps of {EXAMPLES}/{args.name}/README.md")
     else:
-        print(f"  titan-speech config check --job.config_file {RECIPES}/{args.name}.toml")
+        print(f"  titan-speech train {RECIPES}/{args.name}.toml")
 
 
 def _title(path: Path) -> str:
