@@ -89,6 +89,7 @@ def test_the_folder_says_what_it_is(tiny_run: Path, tmp_path: Path) -> None:
     export(WeightsCheckpoint.open(tiny_run / "checkpoint" / "step-5"), tmp_path / "hf")
     names = {path.name for path in (tmp_path / "hf").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert "text_start" in json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())["chat_template"]
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     vocabulary = load_run(tiny_run).grammar.vocabulary
     assert (config["vocab_size"], config["dtype"]) == (vocabulary.num_rows, "bfloat16")

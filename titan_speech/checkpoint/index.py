@@ -113,10 +113,9 @@ def load_index(path: Path) -> Index:
         CheckpointError: it is too large, is no pickle of DCP, names what has no place in one, or holds values that
             cannot be (a file outside the checkpoint, a negative size).
     """
-    with path.open("rb") as file:
-        data = file.read(MAX_INDEX_BYTES + 1)
-    if len(data) > MAX_INDEX_BYTES:
+    if path.stat().st_size > MAX_INDEX_BYTES:
         _refuse(path, f"it has more than {MAX_INDEX_BYTES:,} bytes")
+    data = path.read_bytes()
     try:
         return _index(_Reader(data).load())
     except (_RefusedError, UnsafePathError) as error:

@@ -25,6 +25,7 @@ from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.record_types import check_types
 
 PROVENANCE_DIR = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
@@ -169,12 +170,15 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     if not path.exists():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return _provenance(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); without it {checkpoint.name} cannot be distinguished from another "
             "run's checkpoint. Restore it, or remove it to load the checkpoint unchecked."
         ) from error
+
+
+def _provenance(record: dict[str, Any]) -> Provenance:
     lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
     lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))
     if record.get("backbone") is not None:
@@ -182,7 +186,9 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     if record.get("budget") is not None:
         lists["budget"] = Budget.from_record(record["budget"])
     known = {field.name for field in fields(Provenance)}
-    return Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
+    found = Provenance(**{key: value for key, value in {**record, **lists}.items() if key in known})
+    check_types(found)
+    return found
 
 
 def layout(parallelism: ParallelismConfig, world_size: int) -> str:

@@ -83,6 +83,14 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--codec-name", help="codec of the codes, for formats that do not record it")
     which.add_argument("--codec-hash", help="sha256 of its weights, 64 digits: stores of different hashes never mix")
     which.add_argument("--normalize", action="store_true", help="normalize text first (Unicode NFC, ...)")
+    which.add_argument(
+        "--max-duration-sec", type=float, metavar="SEC", help="leave out speech that is longer (default: keep it)"
+    )
+    which.add_argument(
+        "--drop-empty-transcripts",
+        action="store_true",
+        help="leave out speech without a transcript, or with one that has no letter or digit",
+    )
     SEED.add_to(which)
     SHARD_MB.add_to(which)
     how = parser.add_argument_group("execution")
@@ -132,6 +140,7 @@ def _build_to_s3(args: argparse.Namespace) -> Manifest:
 def _request(args: argparse.Namespace) -> BuildRequest:
     from titan_speech.importers.base import ImportOptions
     from titan_speech.importers.build import BuildRequest
+    from titan_speech.importers.sample_filter import SampleFilter
 
     options = ImportOptions(
         inputs=tuple(args.input),
@@ -160,6 +169,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         shard_bytes=args.shard_bytes,
         required_transcripts=_variants(args.require_transcript),
         num_workers=args.workers or os.cpu_count() or 1,
+        filter=SampleFilter(args.max_duration_sec, args.drop_empty_transcripts),
         skip_bad=args.skip_bad,
     )
 

@@ -92,7 +92,7 @@ def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
         if "unknown format" in str(error):  # float samples, which the standard library cannot read
             return _read_soundfile(path)
         raise CodecError(f"cannot read {path} as wav: {error}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that ends after its file
         raise CodecError(f"cannot read {path} as wav: {str(error) or 'it ends too early'}") from error
     if len(data) != num_frames * channels * width:
         raise CodecError(

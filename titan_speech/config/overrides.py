@@ -108,7 +108,7 @@ def parse_flag_value(text: str) -> Node | None:
     """A flag's text read as a TOML value (`[1, 2]`, `{hi = 0.15}`); None if it is not one."""
     try:
         return build_tree(tomli.loads(f"value = {text}")["value"], {}, file=None)
-    except tomli.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also a number of 5,000 digits, and a thousand brackets
         return None
 
 

@@ -154,6 +154,8 @@ def parse_toml(text: str, file: str) -> Table | Problem:
         table = build_tree(value, key_lines(text), file)
     except tomli.TOMLDecodeError as error:
         return Problem(Origin(file, error.lineno), "", f"a syntax error ({error.msg})", "valid TOML")
+    except ValueError as error:  # a number of more than 4,300 digits
+        return Problem(Origin(file), "", f"a value that cannot be read ({error})", "valid TOML")
     except RecursionError:
         return Problem(Origin(file), "", "values nested too deeply", "valid TOML")
     assert isinstance(table, Table)

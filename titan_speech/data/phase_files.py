@@ -55,10 +55,19 @@ def phase_end(checkpoint: Path) -> PhaseEnd | None:
 
 
 def read_phases(folder: Path, fingerprint: str) -> tuple[Phase, ...]:
-    """A phase of `folder` and the earlier phases of its run, oldest first."""
+    """A phase of `folder` and the earlier phases of its run, oldest first.
+
+    Raises:
+        CheckpointError: one of them is missing or damaged, or they follow each other in a circle.
+    """
     chain = [read_phase(_phase_path(folder, fingerprint))]
     while chain[0].parent and not chain[0].continues:
-        chain.insert(0, read_phase(_phase_path(folder, chain[0].parent)))
+        parent = read_phase(_phase_path(folder, chain[0].parent))
+        if parent in chain:
+            raise CheckpointError(
+                f"{folder}: phase {chain[0].parent} is its own predecessor; restore it from where the run came from"
+            )
+        chain.insert(0, parent)
     return tuple(chain)
 
 
@@ -77,7 +86,7 @@ def read_phase(path: Path) -> Phase:
             f"{path} is missing: it holds the read position of each data stream; copy {path.parent.name} together with "
             "the checkpoints"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); restore it from where the run came from") from error
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from titan_speech.data.order import SlotOrder, order_of_units
 from titan_speech.data.packing import PackingRules
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.record_types import check_types
 
 Status = Literal["new", "carried", "restarted"]
 """As recorded; "carried" is a stream that resumes where the previous phase left it."""
@@ -200,7 +201,9 @@ def phase_from_json(text: str) -> Phase:
     """
     content: dict[str, Any] = json.loads(text)
     streams = {name: tuple(map(StreamRecord.from_dict, content[name])) for name in ("streams", "retired")}
-    phase = Phase(**{**content, **streams}).with_fingerprint()
+    phase = Phase(**{**content, **streams})
+    check_types(phase)
+    phase = phase.with_fingerprint()
     if phase.fingerprint != content["fingerprint"]:
         raise ValueError(f"its content gives fingerprint {phase.fingerprint}, it says {content['fingerprint']}")
     return phase

@@ -49,6 +49,7 @@ from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, GENERATION
 from titan_speech.model.spec import ADAPTERS, decoder_config
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
+from titan_speech.tokenization.chat_template import chat_template
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import (
     JSON_NAME,
@@ -169,7 +170,8 @@ def export(checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = tor
         write_json(partial / GENERATION_NAME, _generation_config(ids))
         write_json(partial / JSON_NAME, extended_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
         names = extended_tokenizer_config(checkpoint.tokenizer, vocabulary, stop_id, checkpoint.config.training.seq_len)
-        write_json(partial / TOKENIZER_CONFIG_NAME, names)
+        template = chat_template(checkpoint.tokenizer.token(vocabulary.bos_id), checkpoint.tokenizer.special_tokens)
+        write_json(partial / TOKENIZER_CONFIG_NAME, names | {"chat_template": template})
         write_text_tokenizer(checkpoint.tokenizer, source, partial / TEXT_TOKENIZER)
         codecs = _codecs(checkpoint)
         ModelRecord(

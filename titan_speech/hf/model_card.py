@@ -67,8 +67,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-prompt = "{bos}<|text_start|>Hello.<|text_end|><|speech_start|>"
-inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+messages = [{{"role": "user", "content": "Hello."}}]  # a voice description: a "system" message before it
+inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+# a reference voice: apply_chat_template(messages, ref_text="What it says.", ref_codes=[17, 4], ...)
+# the prompt as text: "{bos}<|text_start|>Hello.<|text_end|><|speech_start|>", encoded without special tokens
 ids = model.generate(**inputs, max_new_tokens=2000)[0, inputs.input_ids.shape[1] :]
 tokens = tokenizer.convert_ids_to_tokens(ids)
 codes = [int(token[4:-2]) for token in tokens if token.startswith("<|s_")]  # <|s_17|> is code 17; 50 per second

@@ -3,7 +3,7 @@
 In: a backbone's tokenizer.json and the vocabulary, or the tokenizer.json of a model another trainer extended. Out:
 
     tokenizer.json           text has the backbone's ids, each speech code and special token the id of its name
-    tokenizer_config.json    special tokens by name
+    tokenizer_config.json    special tokens by name; an export adds the prompt grammar as a chat template
     text_tokenizer/          the backbone's own tokenizer with recipe.json, which `TextTokenizer.load` reads to the
                              same fingerprint, whichever file named its document tokens before
     config.json, generation_config.json   with eos_token_id and its like (an id, a list of ids or null) renumbered

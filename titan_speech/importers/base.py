@@ -18,6 +18,7 @@ Shapes: T codes of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from titan_speech.errors import DataError
+from titan_speech.errors import DataError, TitanSpeechError
 from titan_speech.importers.registry import IMPORTERS
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.problems import Problem
@@ -178,4 +179,29 @@ def open_importer(name: str, options: ImportOptions) -> Importer:
     if name not in IMPORTERS:
         raise DataError(f"unknown format {name!r}; expected one of {', '.join(sorted(IMPORTERS))}")
     module, cls = IMPORTERS[name]
-    return getattr(import_module(f"titan_speech.{module}"), cls)(options)
+    with refuse_damaged(", ".join(map(str, options.inputs))):
+        return getattr(import_module(f"titan_speech.{module}"), cls)(options)
+
+
+@contextmanager
+def refuse_damaged(place: str) -> Iterator[None]:
+    """Turn whatever reading an input raises into a `DataError` that names the place.
+
+    Importers name the damage they foresee. Bytes that somebody else wrote can make a library raise anything else: the
+    fuzz runs met seven types, from a tokenizer's error about an array's header to memory that was asked for in vain.
+    `OSError` passes: the disk of the build may be meant.
+    """
+    try:
+        yield
+    except (TitanSpeechError, OSError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{place} cannot be read ({type(error).__name__}: {str(error)[:200]}); it is damaged or not of this format"
+        ) from error
+
+
+def checked_samples(importer: Importer, unit: Unit) -> Iterator[Sample]:
+    """The samples of a unit; damage of any kind is a `DataError`."""
+    with refuse_damaged(unit.place):
+        yield from importer.samples(unit)

@@ -34,6 +34,7 @@ from titan_speech.importers.base import (
     KnowsNormalization,
     Unit,
     open_importer,
+    refuse_damaged,
     speech_importers,
 )
 from titan_speech.importers.build_folder import (
@@ -45,6 +46,7 @@ from titan_speech.importers.build_folder import (
     digest_of,
 )
 from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
+from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import SortedRun
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo, read_manifest
@@ -87,6 +89,8 @@ class BuildRequest:
     shard_bytes: int = 128 << 20
     required_transcripts: tuple[str, ...] = ()
     num_workers: int = 1
+    filter: SampleFilter = NO_FILTER
+    """Samples to leave out although nothing is wrong with them."""
     skip_bad: bool = False
     """Leave bad samples out instead of refusing the build."""
     folder: Path | None = None
@@ -129,6 +133,7 @@ def build_store(request: BuildRequest) -> Manifest:
         request.seed,
         request.shard_bytes,
         request.required_transcripts,
+        request.filter,
     )
     try:
         _open(folder, settings, request.output, may_discard=not is_published)
@@ -228,14 +233,18 @@ class _Build:
         records = self._import_and_check()
         dropped = combine_problems(record.problems for record in records)
         doubts = combine_problems(record.doubts for record in records)
+        filtered = combine_problems(record.filtered for record in records)
         if dropped.found:
             print_to_stderr(f"left out, and counted in {REPORT_NAME}:\n{dropped.lines()}")
+        if filtered.found:
+            counts = ", ".join(f"{found.count:,} {kind}" for kind, found in filtered.found.items())
+            print_to_stderr(f"left out as asked: {counts}; the first of each:\n{filtered.lines()}")
         if doubts.found:
             self._warn(doubts)
         self._folder.forget_shards_unless(digest_of(records))
         manifest = self._write_shards([run for record in records for run in record.runs])
         _report_untranscribed(manifest)
-        self._write_report(records, dropped, doubts)
+        self._write_report(records, dropped=dropped, filtered=filtered, doubted=doubts)
         write_manifest(manifest, self._folder.store)
         self._publish()
         return manifest
@@ -261,7 +270,8 @@ class _Build:
         return records
 
     def _units(self) -> list[Unit]:
-        units = self._importer.units()
+        with refuse_damaged(", ".join(map(str, self._request.options.inputs))):
+            units = self._importer.units()
         names = [unit.name for unit in units]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -279,7 +289,7 @@ class _Build:
         progress = TaskProgress("imported", "units", [unit.num_bytes for unit in left], num_samples)
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
-        import_unit = ImportUnit(self._importer, self._recipe, normalize, skip_bad)
+        import_unit = ImportUnit(self._importer, self._recipe, normalize, skip_bad, self._request.filter)
         imported = run_tasks(import_unit, tasks, self._request.num_workers, progress.report)
         progress.finish(sum(not record.is_usable(skip_bad) for record in imported))
         records |= {record.name: record for record in imported}
@@ -295,7 +305,7 @@ class _Build:
         find_conflicts(runs, problems)
         problems.raise_if_any()
         if not runs:
-            dropped = (record.problems for record in records)
+            dropped = (found for record in records for found in (record.problems, record.filtered))
             combine_problems(dropped, f"{what_failed}: no sample is left").raise_if_any()
             raise DataError(f"{what_failed}: the inputs hold no samples")
 
@@ -333,7 +343,7 @@ class _Build:
         )
         return complete_manifest(manifest, tuple(infos), self._folder.store)
 
-    def _write_report(self, records: Sequence[UnitRecord], dropped: Problems, doubts: Problems) -> None:
+    def _write_report(self, records: Sequence[UnitRecord], **groups: Problems) -> None:
         """What was imported and what was left out; the same however often the build was interrupted."""
         content: dict[str, object] = {
             "from": self._request.format,
@@ -341,7 +351,7 @@ class _Build:
             "samples": sum(record.num_samples for record in records),
             "tokens": sum(record.num_tokens for record in records),
         }
-        for name, problems in (("dropped", dropped), ("doubted", doubts)):
+        for name, problems in groups.items():
             content[name] = {
                 kind: {"count": found.count, "first": found.first} for kind, found in problems.found.items()
             }

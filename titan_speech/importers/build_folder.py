@@ -25,6 +25,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
+from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.store.external_sort import SortedRun, VariantCount
 from titan_speech.store.files import PartKey
 from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
@@ -56,6 +57,7 @@ class BuildSettings:
     seed: int
     shard_bytes: int
     required_transcripts: tuple[str, ...]
+    filter: SampleFilter = NO_FILTER
 
     def content(self) -> dict[str, str]:
         """Each setting as JSON text, by the name of its option."""
@@ -67,6 +69,7 @@ class BuildSettings:
         values |= {"tokenizer": self.tokenizer_fingerprint, "normalization": self.normalization_version}
         values |= {"seed": self.seed, "shard-mb": self.shard_bytes / (1 << 20)}
         values["require-transcript"] = list(self.required_transcripts)
+        values |= {name.replace("_", "-"): value for name, value in asdict(self.filter).items()}
         return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in values.items()}
 
 
@@ -100,6 +103,8 @@ class UnitRecord:
     problems: Mapping[str, ProblemGroup]
     doubts: Mapping[str, ProblemGroup]
     """About samples that were imported."""
+    filtered: Mapping[str, ProblemGroup]
+    """Samples that were left out as the user asked, by reason."""
     runs: tuple[SortedRun, ...]
 
     def is_usable(self, skip_bad: bool) -> bool:
@@ -226,14 +231,14 @@ def write_unit_record(folder: Path, record: UnitRecord) -> None:
         for run in record.runs
     ]
     content = {**vars(record), "runs": runs}
-    for name in ("problems", "doubts"):
+    for name in ("problems", "doubts", "filtered"):
         content[name] = {kind: asdict(found) for kind, found in content[name].items()}
     write_atomically(folder / "record.json", json.dumps(content, ensure_ascii=False))
 
 
 def _read_unit_record(file: Path) -> UnitRecord:
     content = _read(file)
-    for name in ("problems", "doubts"):
+    for name in ("problems", "doubts", "filtered"):
         content[name] = {kind: ProblemGroup(**found) for kind, found in content[name].items()}
     runs = tuple(_run_of(file.parent, some) for some in content["runs"])
     return UnitRecord(**{**content, "runs": runs})

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.base import BadSample, Importer, Sample, SpeechSample, TextSample, Unit
+from titan_speech.importers.base import (
+    BadSample,
+    Importer,
+    Sample,
+    SpeechSample,
+    TextSample,
+    Unit,
+    checked_samples,
+)
 from titan_speech.importers.build_folder import (
     UNIT_PROBLEM,
     UnitRecord,
@@ -21,9 +28,11 @@ from titan_speech.importers.build_folder import (
     write_shard_record,
     write_unit_record,
 )
+from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.store.problems import Problem, ProblemGroup, Problems, combine_problems
 from titan_speech.store.sample_sorter import Recipe, SampleSorter
 from titan_speech.store.shard_writer import ShardJob, write_shard
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.process_pool import Advance
 
 
@@ -44,6 +53,7 @@ class ImportUnit:
     normalize: bool
     skip_bad: bool = False
     """Whether doubtful samples are left out too."""
+    filter: SampleFilter = NO_FILTER
 
     def __call__(self, task: UnitTask, advance: Advance) -> UnitRecord:
         unit, target = task.unit, task.target
@@ -61,16 +71,20 @@ class ImportUnit:
             problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
         runs = spill.finish()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
-        record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, runs)
+        record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, found.filtered.found, runs)
         write_unit_record(temporary, record)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)
         return replace(record, runs=tuple(replace(run, folder=target / run.folder.name) for run in runs))
 
     def _add_samples(self, spill: SampleSorter, unit: Unit, found: _UnitProblems) -> None:
-        samples: Iterator[Sample] = self.importer.samples(unit)
+        samples = checked_samples(self.importer, unit)
+        codes_per_sec = self.recipe.codec.codes_per_sec if self.recipe.codec is not None else CODES_PER_SEC
         for sample in map(_normalize, samples) if self.normalize else samples:
             found.row = sample.row
+            if isinstance(sample, SpeechSample) and (reason := self.filter.reason(sample, codes_per_sec)):
+                found.leave_out(sample.info.sample_id, reason)
+                continue
             if isinstance(sample, SpeechSample) and sample.doubt is not None:
                 if self.skip_bad:
                     found.refuse(sample.info.sample_id, sample.doubt)
@@ -86,11 +100,11 @@ class ImportUnit:
 
 
 class _UnitProblems:
-    """Collects bad and doubtful samples of a unit, with their places in the input."""
+    """Collects bad, doubtful and filtered samples of a unit, with their places in the input."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
-        self.problems, self.doubts = Problems("", limit=None), Problems("", limit=None)
+        self.problems, self.doubts, self.filtered = (Problems("", limit=None) for _ in range(3))
         self.row: int | None = None
         """Row of the sample that is being added."""
 
@@ -99,6 +113,9 @@ class _UnitProblems:
 
     def doubt(self, name: str, problem: Problem) -> None:
         self.doubts.add(name, problem, place=self._place())
+
+    def leave_out(self, name: str, problem: Problem) -> None:
+        self.filtered.add(name, problem, place=self._place())
 
     def _place(self) -> str:
         return self._unit.place if self.row is None else f"{self._unit.path}, row {self.row}"

@@ -86,8 +86,13 @@ def write_sidecar(store: Path, path: str, rows: pa.Table) -> FileInfo:
 
 def mapped_array(path: Path, dtype: np.dtype) -> NDArray:
     """The file as an array; the file is not kept open, so the number of shards meets no limit on open files."""
-    if path.stat().st_size == 0:
+    num_bytes = path.stat().st_size
+    if num_bytes == 0:
         return np.empty(0, dtype)
+    if num_bytes % dtype.itemsize:
+        raise DataError(
+            f"{path} has {num_bytes:,} bytes, not a multiple of {dtype.itemsize}: damaged, fetch it or build it again"
+        )
     with pa.memory_map(str(path)) as file:
         return np.frombuffer(file.read_buffer(), dtype)
 

@@ -18,6 +18,7 @@ from typing import Any
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.reader import store_files
+from titan_speech.utils.record_types import check_types
 
 HELD_OUT_NAME = "gold.json"
 HELD_OUT_VERSION = 1
@@ -105,7 +106,7 @@ def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -
         if version != HELD_OUT_VERSION:
             raise DataError(f"{file} has version {version!r}, this titan_speech reads {HELD_OUT_VERSION}; upgrade it")
         held_out = _parse_held_out_set(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file} is damaged ({error!r}); restore it") from error
@@ -117,7 +118,7 @@ def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -
 
 
 def _parse_held_out_set(content: dict[str, Any]) -> HeldOutSet:
-    return HeldOutSet(
+    held_out = HeldOutSet(
         **{name: content[name] for name in ("seed", "by", "max_tokens", "fingerprint")},
         stores=tuple(SourceStore(**store) for store in content["stores"]),
         ce=tuple(content["ce"]),
@@ -125,3 +126,5 @@ def _parse_held_out_set(content: dict[str, Any]) -> HeldOutSet:
         held_out=HeldOutIds(**{why: tuple(ids) for why, ids in content["held_out"].items()}),
         numbers={part: tuple(numbers) for part, numbers in content["numbers"].items()},
     )
+    check_types(held_out)
+    return held_out

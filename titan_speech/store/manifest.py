@@ -23,6 +23,7 @@ from typing import Any
 
 from titan_speech.errors import DataError
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
 FORMAT_VERSION = 1
@@ -86,8 +87,15 @@ class ShardInfo:
         return sum(file.num_bytes for file in self.files)
 
     def file(self, suffix: str) -> FileInfo:
-        """The shard's file NAME.suffix."""
-        return next(file for file in self.files if file.path.endswith(f"/{self.name}.{suffix}"))
+        """The shard's file NAME.suffix.
+
+        Raises:
+            DataError: the manifest lists none.
+        """
+        for file in self.files:
+            if file.path.endswith(f"/{self.name}.{suffix}"):
+                return file
+        raise DataError(f"the manifest lists no {suffix} file of shard {self.name}; restore it or rebuild the store")
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ def manifest_of_text(text: bytes, where: str) -> Manifest:
     try:
         content = json.loads(text)
         version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where} is damaged ({error!r}); restore it from the store's source or rebuild") from error
     if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise DataError(
@@ -302,13 +310,15 @@ def _parsed(content: dict[str, Any], file: str) -> Manifest:
 def _manifest(content: dict[str, Any]) -> Manifest:
     names = ("name", "licence", "normalization_version", "seed", "created", "format_version", "fingerprint")
     codec = content["codec"]
-    return Manifest(
+    manifest = Manifest(
         **{name: content[name] for name in names},
         codec=None if codec is None else CodecInfo(codec["name"], codec["hash"], codec["codes_per_sec"]),
         tokenizer=TokenizerInfo(content["tokenizer"]["fingerprint"], content["tokenizer"]["num_base"]),
         parts=tuple(_part(part, content.get("xxh3_128", {})) for part in content["parts"]),
         tasks=_tasks(content.get("totals", {}).get("task")),
     )
+    check_types(manifest)
+    return manifest
 
 
 def _tasks(content: dict[str, Any] | None) -> tuple[TaskTotals, ...] | None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.importers.base import Unit
+from titan_speech.importers.base import Unit, refuse_damaged
 from titan_speech.importers.text_documents import UNKNOWN_LICENCE, TextDocument
 from titan_speech.text_preparation.clean import CleanedDocument, DocumentCleaner, RejectedDocument
 from titan_speech.text_preparation.duplicates import NUM_PERMUTATIONS, band_keys, sign
@@ -159,7 +159,7 @@ def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) ->
     os.replace(documents_file, work.file("parquet"))
     os.replace(arrays_file, work.file("npz"))
     content = {"state": state, "tally": counts.to_content()}
-    write_atomically(work.file("json"), json.dumps(content, ensure_ascii=False))
+    write_atomically(work.file("json"), json.dumps(content))
 
 
 @lru_cache(1)
@@ -169,9 +169,10 @@ def _tokenizer(path: Path) -> TextTokenizer:
 
 
 def _documents(work: UnitWork) -> Iterator[TextDocument]:
-    for document in work.source.open().documents(work.unit):
-        needs_licence = work.source.licence and document.licence == UNKNOWN_LICENCE
-        yield replace(document, licence=work.source.licence) if needs_licence else document
+    with refuse_damaged(work.unit.place):
+        for document in work.source.open().documents(work.unit):
+            needs_licence = work.source.licence and document.licence == UNKNOWN_LICENCE
+            yield replace(document, licence=work.source.licence) if needs_licence else document
 
 
 def _row(cleaned: CleanedDocument) -> dict[str, object]:

@@ -138,6 +138,12 @@ class TextTokenizer:
         return token
 
     @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Names of the control tokens, by id."""
+        added = sorted(self._tokenizer.get_added_tokens_decoder().items())
+        return tuple(token.content for _, token in added if token.special)
+
+    @cached_property
     def unknown_id(self) -> int | None:
         """Id of the unknown token; None for byte-level tokenizers, which know every character."""
         name = getattr(self._tokenizer.model, "unk_token", None)
@@ -184,7 +190,10 @@ def tokenizer_json(file: Path) -> str:
     """The content of a tokenizer.json, converted if the file is a tokenizer.model."""
     if file.name == TIKTOKEN_NAME:
         return json.dumps(tiktoken_as_json(file), ensure_ascii=False)
-    return file.read_text(encoding="utf-8")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise VocabularyError(f"{file} is not UTF-8 ({error}); copy it again") from error
 
 
 def _identity(text: str) -> str:

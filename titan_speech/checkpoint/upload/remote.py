@@ -31,6 +31,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import MissingObjectError
 from titan_speech.storage.s3 import Client, DamagedObjectError, UnfinishedUpload
 from titan_speech.storage.s3_url import S3Url
+from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
             )
         files = tuple(SentFile(**file) for file in record["files"])
         sent = SentCheckpoint(str(record["name"]), int(record["step"]), str(record["kind"]), files)
+        check_types(sent)
         _check_paths(sent)
         return sent
     except UnsafePathError as error:
@@ -118,7 +120,7 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
             f"{where}: {error}. Nothing of the checkpoint was fetched or written; find out who made it before you use "
             "it"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedManifestError(
             f"{where} is damaged ({error!r}); take another checkpoint, or push this one again"
         ) from error
