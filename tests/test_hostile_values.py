@@ -1,0 +1,152 @@
+"""What fuzzing found (tests/slow/fuzz.py): records with values of other types, circles, and bytes that make libraries
+fail end in an error of this project, never in a traceback or an endless loop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.import_samples import opened
+from tests.runs import ROOT
+from tests.store_samples import write_store, write_tokenizer
+from titan_speech.checkpoint.provenance import read_provenance
+from titan_speech.cli.main import main
+from titan_speech.data.phase_files import phase_end
+from titan_speech.data.phases import Phase, StreamRecord
+from titan_speech.errors import CheckpointError, DataError, VocabularyError
+from titan_speech.importers.base import checked_samples
+from titan_speech.store.files import mapped_array
+from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+
+OLD = ROOT / "tests" / "assets" / "revision_3905444.tar.xz"
+Change = Callable[[dict], object]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    return write_store(folder / "store", TextTokenizer.load(write_tokenizer(folder / "tokenizer")), num_samples=4)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Phases and provenance of a real run, without its tensors."""
+    with tarfile.open(OLD) as archive:
+        names = [name for name in archive.getnames() if "data_phases" in name or "provenance" in name]
+        archive.extractall(tmp_path, [archive.getmember(name) for name in names], filter="data")
+    return tmp_path / "run" / "checkpoint" / "step-2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(seed="0"), "seed: found '0', expected int"),
+        (lambda content: content.update(seed=True), "seed: found True, expected int"),
+        (lambda content: content.update(name="\ud800"), "half of a surrogate pair"),
+        (lambda content: content.update(licence=[]), r"licence: found \[\], expected str"),
+        (lambda content: content["parts"][0].update(num_tokens="1"), r"parts\[0\].num_tokens: found '1', expected int"),
+        (lambda content: content["parts"][0].update(duration_sec=None), r"duration_sec: found None, expected float"),
+        (lambda content: content["parts"][0]["shards"][0].update(num_samples=[]), r"num_samples: found \[\]"),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_type_is_refused(
+    store: Path, tmp_path: Path, change: Change, message: str
+) -> None:
+    content = json.loads((store / MANIFEST_NAME).read_text())
+    change(content)
+    try:
+        content["fingerprint"] = content_fingerprint(content)  # anybody can make one that fits
+    except UnicodeEncodeError:
+        message = "damaged"
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_store_whose_files_are_of_no_shard_is_not_sound(store: Path, tmp_path: Path) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    manifest = tmp_path / "store" / MANIFEST_NAME
+    content = json.loads(manifest.read_text())
+    content["parts"][0]["shards"][0]["name"] = "another"
+    content["fingerprint"] = content_fingerprint(content)
+    manifest.write_text(json.dumps(content))
+    assert main(["store", "verify", str(tmp_path / "store"), "--workers", "1"]) in (1, 2)
+
+
+def test_half_a_token_at_the_end_of_a_file_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a.tokens").write_bytes(b"123")
+    with pytest.raises(DataError, match="3 bytes, not a multiple of 2"):
+        mapped_array(tmp_path / "a.tokens", np.dtype("<u2"))
+
+
+def test_a_phase_that_is_its_own_predecessor_is_refused(checkpoint: Path) -> None:
+    folder = checkpoint.parent / "data_phases"
+    path = next(path for path in folder.iterdir() if not path.name.startswith("step"))
+    content = json.loads(path.read_text())
+    streams = {name: tuple(map(StreamRecord.from_dict, content[name])) for name in ("streams", "retired")}
+    phase = Phase(**{**content, **streams, "parent": "a" * 16}).with_fingerprint()
+    (folder / f"{'a' * 16}.json").write_text(phase.to_json())
+    (folder / "step-2.json").write_text(json.dumps({"step": 2, "phase": "a" * 16}))
+    with pytest.raises(CheckpointError, match="is its own predecessor"):
+        phase_end(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["tokens"][0].update(num_tokens="many"),
+        lambda content: content["tokens"][0].update(more=1),
+        lambda content: content.update(stores=3),
+        lambda content: content.update(config=None),
+    ],
+)
+def test_provenance_with_a_value_of_another_type_is_refused(checkpoint: Path, change: Change) -> None:
+    path = checkpoint.parent / "provenance" / "step-2.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"step-2.json is damaged"):
+        read_provenance(checkpoint)
+
+
+def test_an_array_whose_header_a_library_chokes_on_is_damage(tmp_path: Path) -> None:
+    """numpy tokenizes the header: an open bracket raises an error of the standard library's tokenizer."""
+    (tmp_path / "train_codes.npy").write_bytes(bytes(8))
+    (tmp_path / "train_samples.jsonl").write_text('{"id": "a"}\n')
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1,), '".ljust(117) + b"\n"
+    (tmp_path / "train_codes_index.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    words = ["store", "build", "--from", "inworld", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
+    words += ["--tokenizer", str(write_tokenizer(tmp_path / "tokenizer")), "--name", "n", "--licence", "CC0-1.0"]
+    assert main([*words, "--codec-name", "c", "--codec-hash", "0" * 64, "--workers", "1"]) == 2
+
+
+def test_whatever_an_importer_raises_names_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl").write_text('{"sample_id": "a", "codes": [1]}\n')
+    importer = opened("jsonl", tmp_path)
+
+    def choke(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(importer), "samples", choke)
+    with pytest.raises(DataError, match=r"a\.jsonl.* cannot be read \(MemoryError"):
+        list(checked_samples(importer, importer.units()[0]))
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, '"\\ud800"'])
+def test_a_setting_beyond_every_parser_is_one_message(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "train_configs" / "demo.toml")
+    assert main(["config", "check", "--job.config_file", config, "--data.source", value]) == 2
+    assert "data.source" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(VocabularyError, match="not UTF-8"):
+        TextTokenizer.load(tmp_path)
