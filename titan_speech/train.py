@@ -231,9 +231,11 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
     from torchtitan.observability import structured_logger
 
+    from titan_speech.data.validation_set import open_validation_sets
     from titan_speech.hf.initial import extended_initial
     from titan_speech.trainer_config import trainer_config
 
+    validation_sets = open_validation_sets(job.config, plan, job.tokenizer)
     hf_initial, initial = None, ""
     if job.config.model.initial and start.checkpoint is None:
         hf_initial, record = extended_initial(job.config.model, plan.vocabulary, job.run_folder, job.consensus)
@@ -242,6 +244,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     config = trainer_config(
         job.config,
         plan=plan,
+        validation_sets=validation_sets,
         budget=job.budget,
         tokenizer=job.tokenizer,
         provenance=provenance,
@@ -253,7 +256,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     structured_logger.init_structured_logger(source="training", output_dir=str(job.run_folder), enable=False)
     _open_run_folder(job, plan, log)
     if dist_env().is_first:
-        _print_start(job, plan, start, initial)
+        _print_start(job, plan, validation_sets, start, initial)
     return config.build()
 
 
@@ -306,7 +309,9 @@ def _open_run_folder(job: _Job, plan: DataPlan, log: RunLog) -> None:
         ) from error
 
 
-def _print_start(job: _Job, plan: DataPlan, start: Start, initial: str) -> None:
+def _print_start(
+    job: _Job, plan: DataPlan, validation_sets: Sequence[ValidationSet], start: Start, initial: str
+) -> None:
     """The start block; the data by language is in the log only."""
     from titan_speech.training.console import RunConsole
     from titan_speech.training.run_report import StartFacts, start_lines
@@ -320,7 +325,7 @@ def _print_start(job: _Job, plan: DataPlan, start: Start, initial: str) -> None:
         log=rank_log(job.run_folder, 0),
     )
     logging.getLogger(__name__).info(plan.describe(), extra=PRINTED)
-    RunConsole(0).print(start_lines(job.config, plan, facts))
+    RunConsole(0).print([*start_lines(job.config, plan, facts), *(some.describe() for some in validation_sets)])
 
 
 def run(trainer: SpeechTrainer) -> None:

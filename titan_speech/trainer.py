@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.protocols import BaseModel
@@ -25,6 +26,7 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
@@ -36,6 +38,7 @@ from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers, StepGuard
 from titan_speech.training.profiler import DATA, PASS
+from titan_speech.training.validation import Forward, Validation
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -48,6 +51,7 @@ class SpeechTrainer(Trainer):
         speech: SpeechConfig
         budget: Budget
         plan: DataPlan
+        validation_sets: tuple[ValidationSet, ...]
         callbacks: Callable[[SpeechTrainer], Sequence[RunCallback]]
         """Builds the callbacks of the run from the finished trainer."""
 
@@ -78,6 +82,20 @@ class SpeechTrainer(Trainer):
         )
         self.hangs = HangReport(run_folder, finder.slots)
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
+        self.validation = Validation(
+            config.validation_sets,
+            config.plan,
+            Forward(
+                self._forward_without_gradients,
+                loss.groups,
+                self.parallel_dims,
+                self.device,
+                self.dataloader.shape,
+                self.dataloader.dp_rank,
+            ),
+            every_steps=config.speech.validation.every_steps,
+            num_steps=config.budget.num_steps,
+        )
         self._num_microbatches = 0
         """Microbatches of the current step that have begun."""
         self.has_trained = False
@@ -146,7 +164,41 @@ class SpeechTrainer(Trainer):
             raise StopRun(f"stopped after step {self.step} of {self.config.training.steps} on request; {kept}")
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"All {self.step} steps are done. Raise training.target_tokens to train further.")
+        if not self.checkpointer.must_stop:
+            self._validate_if_due()
         return super().should_continue_training()
+
+    def _validate_if_due(self) -> None:
+        if not self.validation.due_at(self.step, Path(self.config.dump_folder)):
+            return
+        for result in self.validation.run(self.step):
+            self.metrics_processor.log_validation_result(result)
+        for part in self.model_parts:
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        self.hangs.heartbeat.mark(self.step)
+
+    @torch.no_grad()
+    def _forward_without_gradients(self, batches: Sequence[Batch]) -> None:
+        """A forward pass that leaves its losses in the group sums; several batches are microbatches of a pipeline."""
+        self.hangs.heartbeat.mark(self.step, "validation")
+        num_tokens_seen = self.ntokens_seen  # the next call counts
+        prepared = [
+            self.post_dataloading_process({k: v.to(self.device) for k, v in inputs.items()}, labels_BL.to(self.device))
+            for inputs, labels_BL in batches
+        ]
+        self.ntokens_seen = num_tokens_seen
+        with self.train_context():
+            if not self.parallel_dims.pp_enabled:
+                for ids_BL, labels_BL, kwargs in prepared:
+                    self.loss_fn(self.model_parts[0](ids_BL, **kwargs), labels_BL)
+                return
+            self.pp_schedule.eval(
+                arg_mbs=[(ids_BL,) for ids_BL, _, _ in prepared] if self.pp_has_first_stage else None,
+                kwarg_mbs=[kwargs for _, _, kwargs in prepared],
+                target_mbs=[labels_BL for _, labels_BL, _ in prepared] if self.pp_has_last_stage else None,
+                losses=[] if self.pp_has_last_stage else None,
+            )
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
         """One microbatch: gradients of frozen parameters are dropped; after the last one the guard judges the step.

@@ -40,6 +40,7 @@ from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed import pipeline
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.model.backbones import BackboneShape
@@ -123,6 +124,7 @@ def trainer_config(
     config: SpeechConfig,
     *,
     plan: DataPlan,
+    validation_sets: tuple[ValidationSet, ...],
     budget: Budget,
     tokenizer: TextTokenizer,
     provenance: Provenance,
@@ -136,6 +138,7 @@ def trainer_config(
     Args:
         config: the checked configuration of the run.
         plan: which packs every step reads.
+        validation_sets: held-out samples as packs.
         budget: steps, warmup and learning rates derived from `config`.
         tokenizer: the text tokenizer of `plan`.
         provenance: what checkpoints record of how they were made.
@@ -155,6 +158,7 @@ def trainer_config(
         speech=config,
         budget=budget,
         plan=plan,
+        validation_sets=validation_sets,
         callbacks=build_callbacks,
         model_spec=model_spec(
             shape,

@@ -47,6 +47,7 @@ from titan_speech.config.schema_training import (
     OptimizerConfig,
     TokenizerConfig,
     TrainingConfig,
+    ValidationConfig,
 )
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "TrainingConfig",
     "TranscriptVariant",
     "UploadConfig",
+    "ValidationConfig",
 ]
 
 
@@ -137,6 +139,7 @@ class SpeechConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
     activation_checkpoint: ActivationCheckpointConfig = field(default_factory=ActivationCheckpointConfig)
     compile: CompileConfig = field(default_factory=CompileConfig)

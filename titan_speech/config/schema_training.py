@@ -128,3 +128,15 @@ class LossConfig:
 
     num_chunks: Annotated[int, Bounds(at_least=1)] = 8
     """Chunks of the sequence whose logits are computed one after the other, to save memory; 1: full logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Losses on the scored samples of each set of data.held_out, by token kind, task, language and source."""
+
+    every_steps: Annotated[int, Bounds(at_least=0)] = 500
+    """Interval in steps; also before the first step and after the last one. 0: no validation. Without effect where
+    data.held_out is empty."""
+
+    languages: tuple[str, ...] = ()
+    """Languages of which there must be scored samples; empty: every language of the run."""

@@ -61,6 +61,7 @@ def fake_inputs(
     tree = trainer_config(
         config,
         plan=plan,
+        validation_sets=(),
         budget=Budget.from_config(config),
         tokenizer=tokenizer,
         provenance=Provenance(

@@ -85,6 +85,7 @@ class GroupSums:
 
     Three calls, each by one owner: the loss `add`s every microbatch; once per step the step guard `commit`s what was
     added, or discards it if the step is skipped; at a log step the metrics `take` what was committed since the last.
+    Between two steps validation adds too, and takes what it added (`take_step`).
     """
 
     def __init__(self, num_streams: int) -> None:
@@ -122,6 +123,16 @@ class GroupSums:
             self._sums_2G = self._zeros(self._step_2G.device)
         self._sums_2G += torch.where(is_sound, self._step_2G, 0.0)
         self._step_2G.zero_()
+
+    def take_step(self, device: torch.device) -> torch.Tensor:
+        """Sums and counts added since the last commit, shape [2, streams, kinds]; they start from zero again.
+
+        Validation reads them, between two steps.
+        """
+        taken = self._zeros(device) if self._step_2G is None else self._step_2G.clone()
+        if self._step_2G is not None:
+            self._step_2G.zero_()
+        return taken.view(2, self.num_streams, NUM_KINDS)
 
     def take(self, device: torch.device) -> torch.Tensor:
         """Sums and counts committed since the last call, shape [2, streams, kinds]; they start from zero again."""

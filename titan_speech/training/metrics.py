@@ -25,6 +25,7 @@ from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupSums, StreamKey, group_losses
+from titan_speech.training.validation import EVENT, ValidationResult, result_lines
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self.jsonl: JsonlLogger | None = None
         self.console: RunConsole | None = None
         """Of rank 0; the others show nothing."""
+        self.trackers = self.logger
+        """The backends besides metrics.jsonl."""
         if torch.distributed.get_rank() == 0:
             self.console = RunConsole(config.group_table_every)
             self.jsonl = JsonlLogger(Path(dump_folder) / "metrics.jsonl")
@@ -176,6 +179,16 @@ class SpeechMetricsProcessor(MetricsProcessor):
         if self.console is not None:
             self.console.close()
 
+    def log_validation_result(self, result: ValidationResult) -> None:
+        """Log the losses of a validation set. Its time is not part of the steps', nor its tokens of the throughput."""
+        self.time_last_log += result.duration_sec
+        if self.console is not None:
+            self.console.print(result_lines(result))
+        metrics = result.metrics()
+        if self.jsonl is not None:
+            self.jsonl.event(EVENT, step=result.step, set=result.name, fingerprint=result.fingerprint, **metrics)
+            self.trackers.log(metrics, result.step)
+
     def _sum_over(self, mesh_names: tuple[str, ...], values: torch.Tensor) -> torch.Tensor:
         for name in mesh_names:
             mesh: DeviceMesh | None = self.parallel_dims.get_optional_mesh(name)
@@ -224,6 +237,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
 
 
 def _with(existing: BaseLogger, extra: BaseLogger) -> LoggerContainer:
-    container = existing if isinstance(existing, LoggerContainer) else LoggerContainer()
+    container = LoggerContainer()
+    container.add_logger(existing)
     container.add_logger(extra)
     return container

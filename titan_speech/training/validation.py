@@ -1,0 +1,162 @@
+"""Validation in the training loop: losses on held-out samples by group, equal at any world size and layout.
+
+In: the validation sets (data/validation_set.py), and the trainer's forward pass. Out: per set one line on the console,
+one `validation` event in metrics.jsonl, and `validation/SET/...` in the other backends: loss and perplexity by kind of
+token, task, language and source, weighted by tokens over all ranks.
+
+A validation is due before the first step, every `every_steps` steps and after the last one. A resumed run begins with
+the validation that was due at the step it loaded, if metrics.jsonl has no record of it, so a kill during one loses
+nothing. The packs of a set are dealt to the data-parallel ranks in turn and padded to equal numbers of forward passes
+of the training shape; sums are float64, so the split changes a loss by 1e-7 at most. Weights, optimizer, generators of
+random numbers and read positions are not touched: a run with validation trains bit for bit as one without. The cost is
+a forward pass of each pack, a third of a training step's, and one more compilation where layers are compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torchtitan.distributed import ParallelDims
+
+from titan_speech.data.loader import Batch, as_batch
+from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, build_batch
+from titan_speech.data.plan import DataPlan
+from titan_speech.data.slots import StepShape
+from titan_speech.data.validation_set import ValidationSet
+from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses
+
+EVENT = "validation"
+MAX_EXPONENT = 700.0  # exp of more is not a float
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The losses of one set at one step."""
+
+    step: int
+    name: str
+    fingerprint: str
+    losses: dict[str, GroupLoss]
+    duration_sec: float
+
+    def metrics(self) -> dict[str, Any]:
+        """By name: losses, perplexities and numbers of tokens of all groups."""
+        prefix = f"validation/{self.name}/"
+        found: dict[str, Any] = {prefix + "sec": self.duration_sec}
+        for name, group in self.losses.items():
+            found[prefix + name] = group.mean
+            found[prefix + name.replace("loss", "perplexity", 1)] = math.exp(min(group.mean, MAX_EXPONENT))
+            found[prefix + name.replace("loss", "tokens", 1)] = group.num_tokens
+        return found
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What validation needs of the trainer."""
+
+    run: Callable[[Sequence[Batch]], None]
+    """A forward pass without gradients; the loss adds to `groups`. A pipeline takes its microbatches at once."""
+    groups: GroupSums
+    parallel_dims: ParallelDims
+    device: torch.device
+    shape: StepShape
+    dp_rank: int
+
+
+class Validation:
+    """Runs the validation sets of a run when they are due."""
+
+    def __init__(
+        self, sets: Sequence[ValidationSet], plan: DataPlan, forward: Forward, *, every_steps: int, num_steps: int
+    ) -> None:
+        self.sets, self.plan, self.forward = sets, plan, forward
+        self.every_steps, self.num_steps = every_steps, num_steps
+        self.streams = [StreamKey(s.source, s.language, s.task) for s in plan.streams]
+        self._last_step: int | None = None
+
+    def due_at(self, step: int, run_folder: Path) -> bool:
+        """Whether to validate after `step` steps; called once per step on every rank, and answered equally.
+
+        The first question of a process may concern a step that an earlier one has validated: rank 0 looks for its
+        record.
+        """
+        is_due = bool(self.sets) and (step % self.every_steps == 0 or step == self.num_steps)
+        is_first, self._last_step = self._last_step is None, step
+        if not is_due or not is_first:
+            return is_due
+        is_recorded = torch.zeros((), device=self.forward.device)
+        if torch.distributed.get_rank() == 0:
+            is_recorded += float(has_record(run_folder / "metrics.jsonl", step, self.sets))
+        torch.distributed.broadcast(is_recorded, 0)
+        return not bool(is_recorded.item())
+
+    def run(self, step: int) -> Iterator[ValidationResult]:
+        """The losses of each set, on every rank."""
+        for validation_set in self.sets:
+            began = time.perf_counter()
+            losses = group_losses(self._sums(validation_set), self.streams)
+            yield ValidationResult(
+                step, validation_set.name, validation_set.fingerprint, losses, time.perf_counter() - began
+            )
+
+    def _sums(self, validation_set: ValidationSet) -> torch.Tensor:
+        forward = self.forward
+        for batches in self._passes(validation_set):
+            forward.run(batches)
+        sums_2SK = forward.groups.take_step(forward.device)
+        for name in ("loss", "pp"):
+            mesh: DeviceMesh | None = forward.parallel_dims.get_optional_mesh(name)
+            if mesh is not None:
+                torch.distributed.all_reduce(sums_2SK, group=mesh.get_group())
+        return sums_2SK.cpu()
+
+    def _passes(self, validation_set: ValidationSet) -> Iterator[list[Batch]]:
+        """This rank's batches, those of one forward pass together."""
+        packs, passes = validation_set.pack_plans, self.forward.shape.passes
+        shape = replace(self.forward.shape, packs_per_step=len(packs))
+        microbatches = shape.microbatches(0, np.arange(len(packs)), self.forward.dp_rank)
+        seq_len, pad_id = self.plan.seq_len, self.plan.vocabulary.pad_id
+        for first in range(0, len(microbatches), passes):
+            yield [
+                as_batch(
+                    build_batch(
+                        [PADDING_PACK_PLAN if i == PADDING_SLOT else packs[i] for i in numbers], seq_len, pad_id
+                    )
+                )
+                for numbers in microbatches[first : first + passes]
+            ]
+
+
+def result_lines(result: ValidationResult) -> list[str]:
+    """One line for the console, and the losses by kind of token."""
+    total = result.losses["loss"]
+    kinds = {name.rpartition("/")[2]: group for name, group in result.losses.items() if name.startswith("loss/kind/")}
+    return [
+        f"validation {result.name} at step {result.step:,}: loss {total.mean:.4f}, perplexity "
+        f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({result.duration_sec:.1f} s)",
+        f"    {total.num_tokens:,} tokens; " + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
+    ]
+
+
+def has_record(metrics_file: Path, step: int, sets: Sequence[ValidationSet]) -> bool:
+    """Whether metrics.jsonl has a result of every set at this step."""
+    wanted = {(some.name, some.fingerprint) for some in sets}
+    if not metrics_file.exists():
+        return False
+    with metrics_file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if f'"event": "{EVENT}"' not in line or not line.endswith("}\n"):
+                continue
+            record = json.loads(line)
+            if record["step"] == step:
+                wanted.discard((record["set"], record["fingerprint"]))
+    return not wanted
