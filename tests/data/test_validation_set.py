@@ -35,13 +35,13 @@ def opened(config: SpeechConfig) -> tuple[DataPlan, tuple[ValidationSet, ...]]:
     return plan, open_validation_sets(config, plan, TextTokenizer.load(config.tokenizer.path))
 
 
-def all_tasks(world: World, **data) -> SpeechConfig:
+def all_tasks(world: World, held_out: tuple[str, ...] | None = None) -> SpeechConfig:
     return world.config(
         world.source("speech", 0.3, datasets=("wild",)),
         world.source("tts", 0.3, datasets=("prompts",)),
         world.source("clone", 0.2, datasets=("prompts",)),
         world.source("text", 0.2, datasets=("wiki",)),
-        **{"held_out": (str(world.store.parent / "gold"),)} | data,
+        held_out=(str(world.store.parent / "gold"),) if held_out is None else held_out,
     )
 
 

@@ -14,7 +14,7 @@ from titan_speech.data.validation_set import ValidationSet
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.validation import has_record
 
-STEPS = ("--training.target_tokens", "5120", "--checkpoint.cadence", "[{every = 2}]")
+STEPS = ("--training.target_tokens", "3072", "--checkpoint.cadence", "[{every = 2}]")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def test_validation_before_the_first_step_at_the_interval_and_at_the_end_changes
         words = (*STEPS, "--validation.every_steps", every_steps)
         return train_well(tmp_path / name, *words, config=paired_only, start=start_warm)
 
-    plain, validated = run("plain", "0"), run("validated", "3")
+    plain, validated = run("plain", "0"), run("validated", "2")
     assert losses(validated) == losses(plain)
     assert validations(tmp_path / "plain") == {}
     found = validations(tmp_path / "validated")
-    assert list(found) == [0, 3, 5]
+    assert list(found) == [0, 2, 3]
     for record in found.values():
         total = record["validation/gold/loss"]
         assert record["validation/gold/perplexity"] == pytest.approx(math.exp(total))

@@ -31,7 +31,8 @@
       |  shard_prefetch.py      fetches shards from object storage before they are needed
       |  loader.py              batches of one rank; state = next slot
       v
-    batches                 inspect.py and phase_report.py print what they contain
+    batches                 validation_set.py      held-out samples as packs in a fixed order
+                            inspect.py and phase_report.py print what they contain
 
 Everything below `documents` is a pure function of (seed, plan fingerprint, slot): no state but one integer.
 """

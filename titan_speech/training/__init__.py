@@ -4,6 +4,7 @@ loss.py         cross-entropy with sums per group; groups are language, task, so
 optimizer.py    skips a step whose loss or gradients are not finite; AdamW with a rate of its own for new rows
 lr_schedule.py  the learning rate of each step
 metrics.py      losses per group, throughput, padding and memory, at log steps
+validation.py   losses on held-out samples, before, between and after steps
 jsonl_log.py    metrics.jsonl
 console.py      what a person sees of it: rows, a bar, tables
 run_report.py   the start of a run as one block, and its closing summary
