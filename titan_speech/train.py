@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from titan_speech.config.schema import SpeechConfig
     from titan_speech.config.schema_training import ModelConfig
     from titan_speech.data.plan import DataPlan
+    from titan_speech.data.validation_set import ValidationSet
     from titan_speech.distributed.consensus import StartupConsensus
     from titan_speech.model.backbones import BackboneShape
     from titan_speech.tokenization.prompt_template import Grammar
