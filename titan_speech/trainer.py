@@ -101,6 +101,7 @@ class SpeechTrainer(Trainer):
         self.has_trained = False
         """True once this process has done a step."""
         self.callbacks = config.callbacks(self)
+        self.checkpointer.only_skipped_since = self._only_skipped_since
         self.checkpointer.on_complete += [callback.checkpoint_complete for callback in self.callbacks]
         self.metrics_processor.sources += [*(callback.metrics for callback in self.callbacks), self._health_metrics]
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
@@ -109,6 +110,11 @@ class SpeechTrainer(Trainer):
         """Metrics of skipped steps; at a log step, which waits for the device anyway."""
         self.health.observe(self.guard.readings(settle=True))
         return self.health.figures(self.step)
+
+    def _only_skipped_since(self, step: int) -> bool:
+        """Asked at a save, which waits for the device anyway."""
+        self.health.observe(self.guard.readings(settle=True))
+        return self.health.only_skipped_since(step)
 
     def _facts(self) -> RunFacts:
         config = self.config
@@ -155,7 +161,7 @@ class SpeechTrainer(Trainer):
             HealthError: too many steps were skipped, or a loss spike cannot be rolled back.
             StopRun: the run was asked to stop and is saved, or goes back to an earlier checkpoint.
         """
-        self.health.end_if_due()
+        self.health.end_if_due(self.checkpointer.last_good)
         if self.health.spike_to_roll_back is not None:
             self.rollbacks.decide(self.health.spike_to_roll_back)
         is_at_end = self.step >= self.config.training.steps

@@ -29,7 +29,7 @@ from titan_speech.errors import CheckpointError
 
 POLICIES = st.builds(RetentionPolicy, st.integers(0, 4), st.integers(0, 4), st.integers(0, 7))
 STORED = st.builds(
-    StoredCheckpoint, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(4))
+    StoredCheckpoint, st.integers(0, 60), st.sampled_from(["full", "model"]), *(st.booleans() for _ in range(5))
 )
 STATES = st.lists(STORED, max_size=25, unique_by=lambda one: one.step)
 
@@ -67,7 +67,7 @@ def test_the_newest_full_checkpoints_stay_full_and_one_sound_checkpoint_always_s
 ) -> None:
     decided = choose_removal(states, policy)
     sound = sorted((one for one in states if one.is_sound), key=lambda one: -one.step)
-    full = [one.step for one in sound if one.kind == "full"]
+    full = [one.step for one in sound if one.kind == "full" and not one.is_suspect]
     newest = full[: policy.keep_last_full or None]
     assert not set(newest) & {*decided.delete, *decided.drop_optimizer}
     assert not sound or any(one.step not in decided.delete for one in sound)
@@ -89,8 +89,23 @@ def test_no_more_is_kept_than_the_policy_says_and_a_second_look_changes_nothing(
     ]
     assert choose_removal(after, policy) == Removal()
     plain = [one for one in after if one.is_sound and not is_left_alone(one, policy)]
-    if policy.keep_last_full and any(one.kind == "full" for one in after if one.is_sound):
+    if policy.keep_last_full:
+        assert sum(one.is_suspect for one in plain) <= 1
+    plain = [one for one in plain if not one.is_suspect]
+    if policy.keep_last_full and any(one.kind == "full" and not one.is_suspect for one in after if one.is_sound):
         assert len(plain) <= policy.keep_last_full + policy.keep_last_model_only
+
+
+@given(STATES, POLICIES)
+def test_suspect_checkpoints_never_cost_a_good_one_and_the_newest_of_them_stays(
+    states: list[StoredCheckpoint], policy: RetentionPolicy
+) -> None:
+    decided = choose_removal(states, policy)
+    of_good = choose_removal([one for one in states if not one.is_suspect], policy)
+    suspect = {one.step for one in states if one.is_suspect}
+    assert set(of_good.delete) == set(decided.delete) - suspect
+    assert of_good.drop_optimizer == decided.drop_optimizer
+    assert max((one.step for one in states if one.is_suspect and one.is_sound), default=-1) not in decided.delete
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,13 +128,18 @@ class Commit:
     written_unix_sec: float
     world_size: int
     files: tuple[FileRecord, ...]
+    suspect: str = ""
+    """Why its weights are probably of no use (checkpoint/suspect.py); empty: nothing is known against them."""
 
     @property
     def num_bytes(self) -> int:
         return sum(file.num_bytes for file in self.files)
 
     def to_json(self) -> str:
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
+        record = {"format_version": FORMAT_VERSION, **asdict(self)}
+        if not self.suspect:  # so that earlier versions read all other markers
+            del record["suspect"]
+        return json.dumps(record, indent=1) + "\n"
 
 
 def commit_from_json(text: str) -> Commit:
@@ -151,7 +156,7 @@ def commit_from_json(text: str) -> Commit:
     files = tuple(FileRecord(**file) for file in record.pop("files"))
     commit = Commit(files=files, **record)
     # A marker edited by hand may hold anything, and one bad marker must not end a start that has sound checkpoints.
-    types = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int}
+    types = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int, "suspect": str}
     _check_values(commit, types, "kind", get_args(Kind))
     for file in files:
         _check_values(file, {"name": str, "num_bytes": int, "xxh3_128": str}, "role", get_args(Role))
@@ -208,6 +213,37 @@ def committed_checkpoints(folder: Path) -> list[Checkpoint]:
 def committed_steps(folder: Path) -> list[int]:
     """Steps of a folder that have a marker, rising."""
     return [one.step for one in committed_checkpoints(folder)]
+
+
+def suspicion(checkpoint: Path) -> str:
+    """Why a checkpoint (.../step-N) is suspect; empty if it is not, or has no marker that can be read."""
+    try:
+        commit = read_commit(checkpoint)
+    except CheckpointError:
+        return ""
+    return commit.suspect if commit is not None else ""
+
+
+def unsuspected_steps(folder: Path) -> list[int]:
+    """Steps of a folder that have a marker and are not suspect, rising."""
+    return [one.step for one in committed_checkpoints(folder) if not suspicion(one.path)]
+
+
+def newest_unsuspected(complete: Sequence[Checkpoint]) -> tuple[Checkpoint, str]:
+    """What is taken where no step is named.
+
+    Args:
+        complete: checkpoints by rising step, at least one.
+
+    Returns:
+        The newest checkpoint that is not suspect, or the newest if all are; and what the user should know of it.
+    """
+    suspects = {one.step: why for one in complete if (why := suspicion(one.path))}
+    found = next((one for one in reversed(complete) if one.step not in suspects), complete[-1])
+    if found.step in suspects:
+        return found, f"{found.path} is suspect: {suspects[found.step]}"
+    newer = [f"step {step}: {why}" for step, why in suspects.items() if step > found.step]
+    return found, f"{found.path} is taken; newer ones are suspect: {'; '.join(newer)}" if newer else ""
 
 
 def committed_at(path: Path) -> list[Checkpoint]:

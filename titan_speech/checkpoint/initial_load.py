@@ -76,12 +76,15 @@ def _newest_sound(config: SpeechConfig) -> Start:
             passed_over.append(f"{checkpoint.path.name}: damaged: {', '.join(found.problems)}")
         elif stage.optimizer and found.commit is not None and found.commit.kind != "full":
             passed_over.append(f"{checkpoint.path.name}: has weights only, stage.optimizer asks for more")
+        elif found.commit is not None and found.commit.suspect and not is_one:
+            passed_over.append(f"{checkpoint.path.name}: suspect: {found.commit.suspect}; name it to start from it")
         else:
             return Start(
                 checkpoint=checkpoint.path,
                 passed_over=tuple(passed_over),
                 is_from_previous_stage=True,
                 with_optimizer=stage.optimizer,
+                suspect=found.commit.suspect if found.commit is not None else "",
             )
     unusable = f"; unusable: {'; '.join(passed_over)}" if passed_over else ""
     raise CheckpointError(

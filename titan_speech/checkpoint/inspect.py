@@ -26,6 +26,7 @@ from titan_speech.checkpoint.commit import (
     role_of_name,
     step_from_name,
     step_name,
+    suspicion,
 )
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
@@ -156,7 +157,10 @@ def _row(
     reasons += ["milestone"] if RetentionPolicy(0, 0, run.milestone_every_steps).is_milestone(step) else []
     loss = f"{run.loss_at[step]:.4f}" if step in run.loss_at else ""
     upload = uploads.state_of(step_name(step)) if uploads else ""
-    state = "complete" if found.is_sound else f"DAMAGED: {'; '.join(found.problems)}"
+    state = f"DAMAGED: {'; '.join(found.problems)}"
+    if found.is_sound:
+        suspect = found.commit.suspect if found.commit is not None else ""
+        state = f"SUSPECT: {suspect}" if suspect else "complete"
     of_commit = ("?", "?", "?", "?")
     if found.commit is not None:
         commit = found.commit
@@ -201,7 +205,9 @@ def inspect_text(checkpoint: Path) -> str:
     from titan_speech.checkpoint.dcp_index import read_index
 
     provenance = read_provenance(checkpoint)
-    lines = [f"{checkpoint}", *(_provenance_lines(provenance) if provenance else ["no record of what made it"])]
+    suspect = suspicion(checkpoint)
+    lines = [f"{checkpoint}", *([f"SUSPECT: {suspect}"] if suspect else [])]
+    lines += _provenance_lines(provenance) if provenance else ["no record of what made it"]
     try:
         entries = read_index(checkpoint / INDEX).state_dict_metadata
     except OSError as error:

@@ -137,7 +137,11 @@ def stored_checkpoints(folder: Path, *, has_all_files: bool = True) -> list[Stor
         is_sound = found.is_sound or (not has_all_files and _is_sound_part(found))
         with lock_for_removal(checkpoint.path) as is_free:
             kind = found.commit.kind if found.commit else "full"
-            stored.append(StoredCheckpoint(checkpoint.step, kind, is_sound, checkpoint.step in pinned, not is_free))
+            is_suspect = found.commit is not None and bool(found.commit.suspect)
+            is_pinned = checkpoint.step in pinned
+            stored.append(
+                StoredCheckpoint(checkpoint.step, kind, is_sound, is_pinned, not is_free, is_suspect=is_suspect)
+            )
     return stored
 
 

@@ -25,13 +25,20 @@ from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, CheckpointManager
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps, partial_path
+from titan_speech.checkpoint.commit import (
+    Commit,
+    checkpoint_path,
+    committed_steps,
+    partial_path,
+    unsuspected_steps,
+)
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, write_companion_files
 from titan_speech.checkpoint.retention import is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 from titan_speech.checkpoint.start import Start
+from titan_speech.checkpoint.suspect import WeightBand
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.config.schema_parallelism import CommConfig
 from titan_speech.data.phases import Phase
@@ -73,6 +80,10 @@ class SpeechCheckpointManager(CheckpointManager):
         """Called with path and commit of each new checkpoint, on every rank, in the main thread at a step boundary."""
         self.ranks_seeing_rank_0: RanksSeeingRank0
         """Which ranks see the checkpoint folder of rank 0; set if saving is enabled."""
+        self.only_skipped_since: Callable[[int], bool] = lambda _: False
+        """Whether there were steps after a step, and each of them was skipped: set by the trainer."""
+        self._band = WeightBand({}, 0)
+        self._last_saved_step = max(config.start.step, 0)
         self._request, self._stop, self._num_failed, self._is_closing = "", False, 0, False
         self.stager = None  # `close` reads it also where the rest of the constructor failed
         self._waited_sec = 0.0
@@ -106,6 +117,10 @@ class SpeechCheckpointManager(CheckpointManager):
             raise self._damaged(error) from error
         for passed_over in self.start.passed_over:
             logger.warning(f"Newer, and not usable: {passed_over}")
+        if self.start.suspect:
+            logger.warning(f"{self.start.checkpoint} is suspect: {self.start.suspect}. It was named, so it is loaded.")
+        if self.enable:
+            self._band = WeightBand(self.states[MODEL].state_dict(), self.settings.max_rms_growth)
         self._warn_of_newer_steps()
         self._saved_at_sec = time.monotonic()
         return loaded
@@ -131,7 +146,7 @@ class SpeechCheckpointManager(CheckpointManager):
             )
 
     def _damaged(self, error: BaseException) -> CheckpointError:
-        older = [step for step in committed_steps(Path(self.folder)) if step < self.start.step]
+        older = [step for step in unsuspected_steps(Path(self.folder)) if step < self.start.step]
         way_out = f"load an older one with checkpoint.load_step = {older[-1]}" if older else "start in another folder"
         return CheckpointError(
             f"{self.start.checkpoint} cannot be read, so it is damaged or was cut short: {type(error).__name__}: "
@@ -178,7 +193,7 @@ class SpeechCheckpointManager(CheckpointManager):
     def _begin(self, step: int, reason: str, *, wait: bool) -> None:
         began = self._saved_at_sec = time.monotonic()
         checkpoint = checkpoint_path(Path(self.folder), step)
-        is_seed = self.last_save_model_only
+        is_seed, since = self.last_save_model_only, self._last_saved_step
         job = SaveJob(
             checkpoint,
             step,
@@ -186,6 +201,8 @@ class SpeechCheckpointManager(CheckpointManager):
             reason=reason,
             world_size=self._agreement.world_size,
             write_companions=lambda: write_companion_files(checkpoint, step, self.provenance, self.phases),
+            band=self._band,
+            suspect=f"all steps since step {since} were skipped" if self.only_skipped_since(since) else "",
         )
         state = self.states[MODEL].state_dict() if is_seed else self._flattened_model_states_sd()
         self._saver.start(state, job, wait=wait)
@@ -208,13 +225,15 @@ class SpeechCheckpointManager(CheckpointManager):
             self._count_failure(result, is_last_chance=is_last_chance)
             self._apply_retention(result.job.step)  # on a full disk, what waits for an upload is removed
             return
-        self._num_failed = 0
+        self._num_failed, self._last_saved_step = 0, result.job.step
         commit, checkpoint = result.commit, result.job.checkpoint
         self._keeper.publish_on_this_node(checkpoint, commit)
         logger.info(
             f"{checkpoint} is complete ({commit.reason}): {size_text(commit.num_bytes)}, training waited "
             f"{self._waited_sec:.2f} s"
         )
+        if commit.suspect:
+            logger.warning(f"{checkpoint} is suspect: {commit.suspect}. {self.last_good()}")
         for listener in self.on_complete:
             _notify(listener, checkpoint, commit)
         self._apply_retention(result.job.step)
@@ -246,12 +265,16 @@ class SpeechCheckpointManager(CheckpointManager):
         is_finite = torch.isfinite(norms).all().to(torch.int32)
         torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
         if not is_finite.item():
-            steps = committed_steps(Path(self.folder))
-            last_good = f"the last sound checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
             raise CheckpointError(
-                f"the weights at step {step} are not finite (NaN or infinite), so they were not saved; {last_good}. "
-                "Lower optimizer.lr or training.max_norm, and start again: the run resumes from there."
+                f"the weights at step {step} are not finite (NaN or infinite), so they were not saved. "
+                f"{self.last_good()} Lower optimizer.lr or training.max_norm before."
             )
+
+    def last_good(self) -> str:
+        """The last checkpoint that is not suspect, and what to do; on all ranks at one step boundary."""
+        if self.enable and self._saver.is_busy:
+            self._settle()
+        return _last_good(Path(self.folder)) if self.enable else "Checkpoints are off: start again from the beginning."
 
     def _maybe_wait_for_staging(self) -> None:
         self._saver.wait_for_staging()
@@ -267,6 +290,20 @@ class SpeechCheckpointManager(CheckpointManager):
         if keeper is not None:
             keeper.close()
         super()._close()
+
+
+def _last_good(folder: Path) -> str:
+    good, steps = unsuspected_steps(folder), committed_steps(folder)
+    if good:
+        suspect = [step for step in steps if step > good[-1]]
+        newer = f", not from the suspect step {', '.join(map(str, suspect))}" if suspect else ""
+        return f"The last good checkpoint is step {good[-1]}: a restart resumes from there{newer}."
+    if not steps:
+        return "There is no checkpoint yet: a restart begins at step 0."
+    return (
+        f"All checkpoints ({', '.join(map(str, steps))}) are suspect: start again in another job.dump_folder, or "
+        f"remove {folder} to begin at step 0."
+    )
 
 
 def _notify(listener: OnComplete, checkpoint: Path, commit: Commit) -> None:

@@ -205,10 +205,11 @@ def _name_to_fetch(prefix: Prefix, load_step: int) -> str | None:
 
 
 def _newest_full_step(folder: Path) -> int | None:
-    """Newest full step that has all its files at their sizes."""
+    """Newest full step that has all its files at their sizes and is not suspect."""
     for step in reversed(committed_steps(folder)):
         found = verify(checkpoint_path(folder, step), checksums=False)
-        if found.is_sound and found.commit is not None and found.commit.kind == "full":
+        commit = found.commit
+        if found.is_sound and commit is not None and commit.kind == "full" and not commit.suspect:
             return step
     return None
 

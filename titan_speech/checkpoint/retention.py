@@ -6,7 +6,8 @@ Out: whether a save is due at a step; which checkpoints are deleted and which lo
 Newest first, the last `keep_last_full` full checkpoints stay full; of the others the last `keep_last_model_only` stay
 as weights only, and the rest is deleted. Left alone are milestones, pinned checkpoints, those that somebody reads (a
 running upload or export) or that wait for an upload, and damaged ones, of which nothing is known. One sound checkpoint
-always stays. A pin is one empty file, `pinned/step-N` in the checkpoint folder, so it can be set while the run trains.
+always stays. Suspect ones count for nothing: the newest of them stays, to look at, and the others are deleted. A pin is
+one empty file, `pinned/step-N` in the checkpoint folder, so it can be set while the run trains.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class StoredCheckpoint:
     """An upload or an export reads it."""
     is_waiting: bool = False
     """It has not been uploaded yet, and the upload keeps everything."""
+    is_suspect: bool = False
+    """A run does not resume from it by itself."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,17 @@ def choose_removal(stored: Collection[StoredCheckpoint], policy: RetentionPolicy
     """Which checkpoints the policy deletes or reduces to their weights."""
     if policy.keep_last_full == 0:
         return Removal()
-    num_full = num_model_only = 0
+    num_full = num_model_only = num_suspect = 0
     delete, drop_optimizer = [], []
     for one in sorted((one for one in stored if one.is_sound), key=lambda one: -one.step):
-        if one.kind == "full" and num_full < policy.keep_last_full:
+        if one.is_suspect and not num_suspect:
+            num_suspect += 1
+        elif not one.is_suspect and one.kind == "full" and num_full < policy.keep_last_full:
             num_full += 1
         elif one.is_pinned or one.is_held or one.is_waiting or policy.is_milestone(one.step):
             continue
+        elif one.is_suspect:
+            delete.append(one.step)
         elif num_model_only < policy.keep_last_model_only or num_full == 0:
             num_model_only += 1
             drop_optimizer += [one.step] if one.kind == "full" else []

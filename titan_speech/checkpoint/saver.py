@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +27,8 @@ import xxhash
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from torch.distributed.checkpoint.storage import WriteResult
@@ -46,6 +46,7 @@ from titan_speech.checkpoint.commit import (
     publish,
     role_of_name,
 )
+from titan_speech.checkpoint.suspect import SquareSums, WeightBand
 from titan_speech.distributed.consensus import cpu_group
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.utils.files import sync_folder
@@ -53,7 +54,7 @@ from titan_speech.utils.files import sync_folder
 
 @dataclass(frozen=True)
 class SaveJob:
-    """One save; equal on every rank."""
+    """One save; equal on every rank, but for the band."""
 
     checkpoint: Path
     """.../step-N, its folder once it is complete."""
@@ -64,6 +65,10 @@ class SaveJob:
     world_size: int
     write_companions: Callable[[], tuple[FileRecord, ...]]
     """Writes the companion files; called on rank 0, before the marker is written."""
+    band: WeightBand = field(default_factory=lambda: WeightBand({}, 0))
+    """Of this rank; the default suspects nothing."""
+    suspect: str = ""
+    """Why the checkpoint is suspect whatever its weights are; empty if nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class RecordedWrite(WriteResult):
     """DCP's result of one tensor, with the file it is in."""
 
     file: FileRecord
+    sums: SquareSums | None = None
+    """Of a weight."""
 
 
 @dataclass
@@ -144,24 +151,35 @@ class CommittingWriter(FileSystemWriter):
                     part = super().write_data(replace(plan, items=items, storage_data=storage), planner).wait()
                 except Exception as error:
                     raise _disk_error(error) from None
-                written += [self._recorded(result, role) for result in part]
+                sums = self._square_sums(items, planner) if role == "model" else {}
+                written += [self._recorded(result, role, sums.get(result.index)) for result in part]
         sync_folder(Path(self.path))
         done: TorchFuture[list[WriteResult]] = TorchFuture()
         done.set_result(written)
         return done
 
-    def _recorded(self, result: WriteResult, role: Role) -> RecordedWrite:
+    def _square_sums(self, items: list[WriteItem], planner: SavePlanner) -> dict[MetadataIndex, SquareSums]:
+        """Of the pieces of weights that this rank writes."""
+        pieces = {item.index: planner.resolve_data(item) for item in items if item.type != WriteItemType.BYTE_IO}
+        tensors = [piece.detach() for piece in pieces.values() if isinstance(piece, torch.Tensor)]
+        sums = self.job.band.measure([index.fqn for index in pieces], tensors) if self.job.band.max_growth else []
+        return dict(zip(pieces, sums, strict=False))
+
+    def _recorded(self, result: WriteResult, role: Role, sums: SquareSums | None) -> RecordedWrite:
         name = result.storage_data.relative_path
         record = self.hashing.streams[name].record(name, role)
-        return RecordedWrite(result.index, result.size_in_bytes, result.storage_data, record)
+        return RecordedWrite(result.index, result.size_in_bytes, result.storage_data, record, sums)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         super().finish(metadata, results)
         index = file_record(Path(self.path) / INDEX, INDEX, "index")
-        written = {result.file for rank in results for result in rank if isinstance(result, RecordedWrite)}
-        files = (*sorted(written, key=lambda file: file.name), index, *self.job.write_companions())
+        written = [result for rank in results for result in rank if isinstance(result, RecordedWrite)]
+        of_ranks = sorted({result.file for result in written}, key=lambda file: file.name)
         job = self.job
-        commit = Commit(job.step, job.kind, job.reason, time.time(), job.world_size, files)
+        files = (*of_ranks, index, *job.write_companions())
+        sums = ((result.index.fqn, result.sums) for result in written if result.sums is not None)
+        suspect = job.suspect or job.band.reason(sums)
+        commit = Commit(job.step, job.kind, job.reason, time.time(), job.world_size, files, suspect)
         publish(job.checkpoint, commit)
         metadata.storage_meta = CommittedMeta(commit=commit)
 
@@ -222,12 +240,15 @@ class Saver:
         job, written = self._job, self._written
         self._job = self._written = None
         try:
-            return SaveResult(job, commit_of(written.result()))
+            commit = commit_of(written.result())
         except CheckpointException as error:
             if is_of_a_collective(error):
                 raise  # the run ends with the rank that is lost, and the next start tidies up
             shutil.rmtree(partial_path(job.checkpoint), ignore_errors=True)
             return SaveResult(job, error=_first_failure(error))
+        if not commit.suspect:
+            job.band.accept()
+        return SaveResult(job, commit)
 
     def wait_for_staging(self) -> None:
         """Wait for the copy of a pinned save; to be called before weights change."""

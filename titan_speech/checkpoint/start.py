@@ -2,8 +2,8 @@
 
 In: the [checkpoint] config, the run's checkpoint folder and the provenance of this run.
 Out: a `Start`: the checkpoint to load and whether only its weights are loaded; or an error, before a process group
-exists and before anything is written. A run resumes from its newest full checkpoint that is what its marker says; newer
-ones that are not are reported with the reason.
+exists and before anything is written. A run resumes from its newest full checkpoint that is what its marker says and
+is not suspect; newer ones that are not are reported with the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from titan_speech.checkpoint.commit import (
     checkpoint_path,
     committed_at,
     committed_steps,
+    suspicion,
     unmarked_checkpoints,
 )
 from titan_speech.checkpoint.index import indexed_files
@@ -44,6 +45,8 @@ class Start:
     """The checkpoint is one of the previous stage ([stage] from)."""
     with_optimizer: bool = False
     """The optimizer state of the previous stage is loaded too."""
+    suspect: str = ""
+    """Why the checkpoint, which was named by the user, is suspect; empty if it is not."""
 
     @property
     def is_resume(self) -> bool:
@@ -125,10 +128,14 @@ def _own_checkpoint(config: CheckpointConfig, folder: Path) -> Start | None:
     """The newest sound checkpoint of the run itself, or the step asked for; None if the run has no checkpoint."""
     passed_over = []
     for step in _steps_to_try(config, folder):
+        suspect = suspicion(checkpoint_path(folder, step))
+        if suspect and config.load_step == FRESH:
+            passed_over.append(f"step {step}: suspect: {suspect} (checkpoint.load_step = {step} resumes from it)")
+            continue
         found = verify(checkpoint_path(folder, step), checksums=config.verify_checksums)
         reason = _reason_against_resume(found)
         if not reason:
-            return Start(step, found.checkpoint, tuple(passed_over))
+            return Start(step, found.checkpoint, tuple(passed_over), suspect=suspect)
         passed_over.append(f"step {step}: {reason}")
     if passed_over:
         raise CheckpointError(
@@ -187,7 +194,7 @@ def _initial_weights(config: CheckpointConfig) -> Start:
             indexed_files(checkpoint / INDEX)
         except CheckpointError as error:
             raise CheckpointError(f"{key}: {error}") from error
-    return Start(checkpoint=checkpoint)
+    return Start(checkpoint=checkpoint, suspect=found.commit.suspect if found.commit else "")
 
 
 def _existing(steps: list[int], folder: Path | None = None) -> str:

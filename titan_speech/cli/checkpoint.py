@@ -43,7 +43,8 @@ def checkpoint_verify(args: argparse.Namespace) -> int:
     found = [verify(checkpoint, checksums=not args.quick) for checkpoint in checkpoints_at(args.path, args.step)]
     for one in found:
         size = f"{size_text(one.commit.num_bytes)} in {len(one.commit.files)} files" if one.commit else ""
-        print(f"{one.checkpoint}: {f'sound, {size}' if one.is_sound else '; '.join(one.problems)}")
+        suspect = f"; SUSPECT: {one.commit.suspect}" if one.commit and one.commit.suspect else ""
+        print(f"{one.checkpoint}: {f'sound, {size}' if one.is_sound else '; '.join(one.problems)}{suspect}")
     if not found:
         print(f"{args.path}: no complete checkpoint")
     return EXIT_DONE if found and all(one.is_sound for one in found) else EXIT_FOUND_WRONG

@@ -66,6 +66,11 @@ class CheckpointConfig:
     verify_checksums: bool = True
     """Verify the checksums of all files of a checkpoint before the run resumes from it; false: file sizes only."""
 
+    max_rms_growth: Annotated[float, Bounds(at_least=0)] = 4.0
+    """A checkpoint is marked suspect, and a run does not resume from it by itself, if the root mean square of a weight
+    tensor is more than this many times what it was at the last checkpoint that is not suspect, or at the start; 0:
+    never. A checkpoint is also suspect if all steps since the last save were skipped."""
+
     load_step: int = -1
     """Step to resume from; -1: the newest. The run stops if that step has no checkpoint."""
 

@@ -6,6 +6,7 @@ directly from the DCP checkpoint, whatever number of ranks wrote it. No process 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints
+from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints, newest_unsuspected, suspicion
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
@@ -26,6 +27,8 @@ from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils import cpu
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,17 @@ def _checkpoint(folder: Path, step: int | None) -> Checkpoint:
     if not complete:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
     if step is None:
-        return complete[-1]
+        newest, remark = newest_unsuspected(complete)
+        if remark:
+            logger.warning("%s", remark)
+        return newest
     found = next((one for one in complete if one.step == step), None)
     if found is None:
         raise CheckpointError(
             f"no complete checkpoint of step {step} in {folder}; there are {[one.step for one in complete]}"
         )
+    if suspect := suspicion(found.path):
+        logger.warning("%s is suspect: %s", found.path, suspect)
     return found
 
 

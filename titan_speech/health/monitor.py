@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,8 @@ class HealthMonitor:
         self.spikes = SpikeDetector(config.spike_z, config.spike_window_steps, warmup_steps)
         self.last: StepReading | None = None
         self._state = HealthState()
-        self._end: HealthError | None = None
+        self._end = ""
+        self._last_applied_step = 0
         self.spike_to_roll_back: int | None = None
 
     def observe(self, readings: Iterable[StepReading]) -> None:
@@ -164,7 +165,9 @@ class HealthMonitor:
             self.last = reading
             if reading.is_skipped:
                 self._skipped(reading)
-            elif self.spikes.sees_spike(reading.step, reading.loss):
+                continue
+            self._last_applied_step = reading.step
+            if self.spikes.sees_spike(reading.step, reading.loss):
                 self._spiked(reading)
 
     def figures(self, step: int) -> dict[str, float]:
@@ -177,14 +180,21 @@ class HealthMonitor:
             "loss_spikes": self._state.loss_spikes,
         }
 
-    def end_if_due(self) -> None:
+    def end_if_due(self, last_good: Callable[[], str]) -> None:
         """At a step boundary, on all ranks alike.
+
+        Args:
+            last_good: which checkpoint a restart resumes from.
 
         Raises:
             HealthError: too many steps were skipped.
         """
-        if self._end is not None:
-            raise self._end
+        if self._end:
+            raise HealthError(f"{self._end} {last_good()}")
+
+    def only_skipped_since(self, step: int) -> bool:
+        """Whether steps after `step` were skipped because of what they computed, and none was applied."""
+        return self._last_applied_step <= step < max(self._state.recent_skips, default=0)
 
     def skipped_by_rollback(self, step: int) -> None:
         """Count a step whose data was read and dropped."""
@@ -205,11 +215,11 @@ class HealthMonitor:
         self._state = replace(self._state, skipped_steps=self._state.skipped_steps + 1, recent_skips=recent)
         where = self._record_batch(reading)
         if len(recent) > self.config.max_skipped_steps:
-            self._end = HealthError(
+            self._end = (
                 f"{len(recent)} of the last {self.config.skip_window_steps:,} steps had a loss or gradient that is not "
                 f"finite, the last one step {reading.step}, {where}; health.max_skipped_steps = "
-                f"{self.config.max_skipped_steps}. Their updates were skipped, so weights and checkpoints are sound. "
-                "Look at the data named there, lower optimizer.lr, or raise the limit, and start again."
+                f"{self.config.max_skipped_steps}. Look at the data named there; if it is as it should be, lower "
+                "optimizer.lr or training.max_norm."
             )
 
     def _record_batch(self, reading: StepReading) -> str:

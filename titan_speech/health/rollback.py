@@ -78,7 +78,8 @@ class Rollbacks:
 
     def _choose(self, spike: int) -> Rollback:
         commits = {one.step: read_commit(one.path) for one in committed_checkpoints(self.checkpoints)}
-        full = [step for step, commit in commits.items() if commit is not None and commit.kind == "full"]
+        known = {step: commit for step, commit in commits.items() if commit is not None and not commit.suspect}
+        full = [step for step, commit in known.items() if commit.kind == "full"]
         return choose(self.config, spike, full, len(self.done))
 
     def carry_out(self) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,14 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints, lock_for_reading, step_from_name
+from titan_speech.checkpoint.commit import (
+    Checkpoint,
+    committed_checkpoints,
+    lock_for_reading,
+    newest_unsuspected,
+    step_from_name,
+    suspicion,
+)
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify
@@ -60,6 +68,8 @@ from titan_speech.tokenization.text_tokenizer import (
     tokenizer_json,
 )
 from titan_speech.utils.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_FOLDER = "evaluation"
 """In a run folder: step-N.md has what was measured of a step, for the card of its export."""
@@ -129,6 +139,8 @@ def _locate(path: Path) -> tuple[Path, Path]:
         if run_folder is None:
             raise CheckpointError(f"{path} does not belong to a run: expected {RESOLVED_NAME} in a folder above")
         _check_complete(checkpoint)
+        if suspect := suspicion(checkpoint):
+            logger.warning("%s is suspect: %s", checkpoint, suspect)
         return run_folder, checkpoint
     if not (path / RESOLVED_NAME).is_file():
         raise CheckpointError(f"{path} is neither a checkpoint (.../step-N) nor a run folder with {RESOLVED_NAME}")
@@ -136,8 +148,11 @@ def _locate(path: Path) -> tuple[Path, Path]:
     complete = committed_checkpoints(folder)
     if not complete:
         raise CheckpointError(f"no complete checkpoint in {folder}; has the run saved one yet?")
-    _check_complete(complete[-1].path)
-    return path, complete[-1].path
+    found, remark = newest_unsuspected(complete)
+    if remark:
+        logger.warning("%s", remark)
+    _check_complete(found.path)
+    return path, found.path
 
 
 def _check_complete(checkpoint: Path) -> None:

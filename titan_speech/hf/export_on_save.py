@@ -27,7 +27,7 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import Checkpoint, checkpoint_path, committed_steps
+from titan_speech.checkpoint.commit import Checkpoint, checkpoint_path, committed_steps, suspicion
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.hf.model_card import read_record, weights_fingerprint
@@ -150,6 +150,8 @@ class MilestoneExporter:
 def milestones(folder: Path, policy: RetentionPolicy, newest_step: int) -> list[Path]:
     """Complete checkpoints in `folder` that retention never removes: multiples of the policy, and pinned ones.
 
+    Suspect ones are left out.
+
     Args:
         folder: of the checkpoints.
         policy: has the multiple.
@@ -157,7 +159,8 @@ def milestones(folder: Path, policy: RetentionPolicy, newest_step: int) -> list[
     """
     pinned = pinned_steps(folder)
     steps = [step for step in committed_steps(folder) if policy.is_milestone(step) or step in pinned]
-    return [checkpoint_path(folder, step) for step in steps if step <= newest_step]
+    paths = [checkpoint_path(folder, step) for step in steps if step <= newest_step]
+    return [path for path in paths if not suspicion(path)]
 
 
 def _is_export_of(folder: Path, checkpoint: Path) -> bool:

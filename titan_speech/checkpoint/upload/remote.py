@@ -70,6 +70,8 @@ class SentCheckpoint:
     step: int
     kind: str
     files: tuple[SentFile, ...]
+    suspect: str = ""
+    """As its marker says (checkpoint/suspect.py)."""
 
     @property
     def num_bytes(self) -> int:
@@ -111,7 +113,9 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
                 f"{where} has format {record['format']}, this version reads {FORMAT}; install the version that wrote it"
             )
         files = tuple(SentFile(**file) for file in record["files"])
-        sent = SentCheckpoint(str(record["name"]), int(record["step"]), str(record["kind"]), files)
+        sent = SentCheckpoint(
+            str(record["name"]), int(record["step"]), str(record["kind"]), files, str(record.get("suspect", ""))
+        )
         check_types(sent)
         _check_paths(sent)
         return sent
@@ -244,8 +248,9 @@ def _run_id_in(content: bytes, url: S3Url) -> str:
 
 
 def newest_full(prefix: Prefix) -> str | None:
-    """Name of the newest checkpoint that a run can resume from."""
-    return next((name for name in reversed(prefix.names()) if prefix.read(name).kind == "full"), None)
+    """Name of the newest checkpoint that a run can resume from and that is not suspect."""
+    complete = ((name, prefix.read(name)) for name in reversed(prefix.names()))
+    return next((name for name, sent in complete if sent.kind == "full" and not sent.suspect), None)
 
 
 @dataclass(frozen=True)

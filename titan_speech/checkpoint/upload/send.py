@@ -61,6 +61,7 @@ class LocalCheckpoint:
     files: tuple[FileRecord, ...]
     marker_sha256: str
     """Distinguishes it from another checkpoint of the same step."""
+    suspect: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -90,7 +91,16 @@ def local_checkpoint(path: Path) -> LocalCheckpoint | None:
     if commit is None:
         return None
     digest = hashlib.sha256(marker).hexdigest()
-    return LocalCheckpoint(path, path.name, commit.step, commit.kind, commit.written_unix_sec, commit.files, digest)
+    return LocalCheckpoint(
+        path,
+        path.name,
+        commit.step,
+        commit.kind,
+        commit.written_unix_sec,
+        commit.files,
+        digest,
+        commit.suspect,
+    )
 
 
 def local_checkpoints(folder: Path, kinds: Collection[str]) -> list[LocalCheckpoint]:
@@ -250,7 +260,7 @@ class Sender:
         files = tuple(seen[checkpoint.path_of(file)] for file in checkpoint.files)
         if checkpoint.kind != HF:
             files += (self._send_marker(checkpoint),)
-        sent = SentCheckpoint(checkpoint.name, checkpoint.step, checkpoint.kind, files)
+        sent = SentCheckpoint(checkpoint.name, checkpoint.step, checkpoint.kind, files, checkpoint.suspect)
         self.prefix.complete(sent)
         self.prefix.delete_files({file.path for file in before} - {file.path for file in files})
         return sent

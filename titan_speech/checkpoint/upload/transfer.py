@@ -170,5 +170,6 @@ def list_address(address: str, storage: StorageConfig) -> str:
         raise CheckpointError(f"{address}: no checkpoints there; expected the upload.to of a run")
     rows = [(one.name, one.kind, str(len(one.files)), size_text(one.num_bytes)) for one in complete]
     lines = table_lines([HEADER, *rows]) if rows else ["no complete checkpoint"]
+    lines += [f"{one.name} is suspect: {one.suspect}" for one in complete if one.suspect]
     lines += [f"not complete: {one}: being sent now, or left by an upload that was stopped" for one in stale]
     return "\n".join(lines)

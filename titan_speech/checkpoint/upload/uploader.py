@@ -241,7 +241,12 @@ def remove_unkept(prefix: Prefix, sent: Collection[SentCheckpoint], job: UploadJ
     newest, pinned = newest_step(job.checkpoints), pinned_steps(job.checkpoints)
     ours = {one.step: one for one in sent if one.name == step_name(one.step) and one.step <= newest}
     stored = [
-        StoredCheckpoint(one.step, "full" if one.kind == "full" else "model", is_pinned=one.step in pinned)
+        StoredCheckpoint(
+            one.step,
+            "full" if one.kind == "full" else "model",
+            is_pinned=one.step in pinned,
+            is_suspect=bool(one.suspect),
+        )
         for one in ours.values()
     ]
     names = [ours[step].name for step in choose_removal(stored, job.policy).delete]
