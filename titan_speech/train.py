@@ -45,6 +45,7 @@ from titan_speech.health.orphan import stop_with_launcher
 from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
+from titan_speech.utils.bus_errors import name_cut_files
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_single_process_defaults()
     stop_with_launcher()
     make_log_records_printable()
+    name_cut_files(EXIT_UNHEALTHY)
     log = RunLog(dist_env().rank, dist_env().local_rank)
     trainer: SpeechTrainer | None = None
     try:

@@ -34,6 +34,8 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.data.shard_prefetch import ShardPrefetcher, look_ahead_of
 from titan_speech.data.slots import SlotBatches, StepShape
 from titan_speech.errors import CheckpointError, DataError
+from titan_speech.store.mapped_files import mapped_files
+from titan_speech.utils.bus_errors import name_cut_files
 
 Item = TypeVar("Item")
 _POLL_SEC = 0.1
@@ -116,6 +118,7 @@ class PlanDataset(Dataset[PackedBatch]):
         return self.__getitems__([slot])
 
     def __getitems__(self, slots: list[int]) -> PackedBatch:
+        mapped_files.check()
         try:
             return self._build(slots)
         except Exception:
@@ -160,6 +163,14 @@ _WORKER_TIMEOUT_SEC = 600.0
 """A batch from a worker process; a shard that is fetched from object storage takes a part of it."""
 
 
+_EXIT_BUS_ERROR = 97
+"""Of a worker process; no other end of one has this code."""
+
+
+def _begin_worker(_worker: int) -> None:
+    name_cut_files(_EXIT_BUS_ERROR)  # torch's own handler calls every SIGBUS a lack of shared memory
+
+
 def worker_error(error: Exception) -> DataError | None:
     """What ended a worker process of the dataloader, or None for an error of something else.
 
@@ -171,6 +182,8 @@ def worker_error(error: Exception) -> DataError | None:
         return DataError(text.rsplit(f"{DataError.__name__}: ", 1)[-1].strip())
     if not isinstance(error, RuntimeError) or "DataLoader" not in text:
         return None
+    if f"exit code {_EXIT_BUS_ERROR}." in text:
+        return DataError("a worker process of the dataloader ended by SIGBUS; its own message above names the file")
     if "bus error" in text.lower():
         return DataError(f"{_NO_SHARED_MEMORY} ({text})")
     advice = "possibly memory ran out: lower data.num_workers or data.num_prefetch_batches; 0 workers read in a thread"
@@ -251,6 +264,7 @@ class SpeechDataLoader(BaseDataLoader):
             batch_sampler=slots,  # pyright: ignore[reportArgumentType]  (it is endless, so it has no length)
             num_workers=workers,
             timeout=_WORKER_TIMEOUT_SEC if workers else 0,
+            worker_init_fn=_begin_worker,
             prefetch_factor=max(1, -(-self._num_prefetch // workers)) if workers else None,
             collate_fn=as_batch,  # pyright: ignore[reportArgumentType]  (it takes what `__getitems__` returns)
             snapshot_every_n_steps=SNAPSHOT_NEVER,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, read_manifest
+from titan_speech.store.mapped_files import FileState, mapped_files
 from titan_speech.utils.checksum import is_intact, sha256_of
 
 TOKEN_DTYPES = {Kind.SPEECH: np.dtype("<u2"), Kind.TEXT: np.dtype("<u4")}
@@ -189,7 +190,12 @@ class LocalFiles:
         return sizes
 
     def array(self, file: FileInfo, dtype: np.dtype) -> NDArray:
-        return mapped_array(self._verified_path(file), dtype)
+        path = self.folder / file.path
+        state = FileState.of(os.stat(path)) if path.is_file() else None
+        array = mapped_array(self._verified_path(file), dtype)
+        if state is not None:
+            mapped_files.add(path, state, file)
+        return array
 
     def unverified_array(self, file: FileInfo, dtype: np.dtype) -> NDArray | None:
         path = self.folder / file.path
