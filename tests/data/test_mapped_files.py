@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,4 +135,5 @@ def test_a_file_that_is_cut_while_it_is_mapped_is_named(tmp_path: Path, num_work
     assert "it has 0 bytes now" in ended.stderr
     assert "Current thread" in ended.stderr
     if num_workers:
-        assert "raised: DataError: a worker process of the dataloader ended by SIGBUS" in ended.stderr
+        assert "raised: DataError: a worker process of the dataloader ended" in ended.stderr
+        assert re.search("(its own message|a message of its own) above", ended.stderr)  # whichever torch noticed first

@@ -186,7 +186,10 @@ def worker_error(error: Exception) -> DataError | None:
         return DataError("a worker process of the dataloader ended by SIGBUS; its own message above names the file")
     if "bus error" in text.lower():
         return DataError(f"{_NO_SHARED_MEMORY} ({text})")
-    advice = "possibly memory ran out: lower data.num_workers or data.num_prefetch_batches; 0 workers read in a thread"
+    advice = (
+        "a message of its own above says why, if there is one; otherwise possibly memory ran out: lower "
+        "data.num_workers or data.num_prefetch_batches; 0 workers read in a thread"
+    )
     return DataError(f"a worker process of the dataloader ended or did not answer ({text}); {advice}")
 
 
