@@ -48,7 +48,7 @@ from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.bus_errors import name_cut_files
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
-from titan_speech.utils.printable import make_log_records_printable
+from titan_speech.utils.printable import make_log_records_printable, printable_stdout
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = RunLog(dist_env().rank, dist_env().local_rank)
     trainer: SpeechTrainer | None = None
     try:
-        with ExitStack() as held:  # the lock of the run folder
+        with printable_stdout(), ExitStack() as held:  # the lock of the run folder
             trainer = prepare(words, held, log)
             run(trainer)
     except StopRun as stop:
@@ -151,6 +151,8 @@ def _load(argv: list[str]) -> _Job:
     ensure_open_files(OPEN_FILES)
     world_size = dist_env().world_size
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
+    if loaded.config.job.umask:
+        os.umask(int(loaded.config.job.umask, 8))  # before the run writes anything; its processes inherit it
     if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
         say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {world_size} ranks")
     silence_library_warnings()
@@ -201,16 +203,17 @@ def _choose_start(job: _Job, held: ExitStack) -> Start:
     Raises:
         CheckpointError: the checkpoint to start from is missing, damaged or of another run.
     """
-    from titan_speech.checkpoint.initial_load import choose_initial_load, on_this_machine, schedule_change
+    from titan_speech.checkpoint.initial_load import InitialLoad, choose_initial_load, on_this_machine, schedule_change
     from titan_speech.checkpoint.provenance import read_provenance
     from titan_speech.checkpoint.resume import open_checkpoints
+    from titan_speech.checkpoint.start import Start
 
     config = job.config
     start = open_checkpoints(config, job.identity, job.consensus, held)
     notes: tuple[str, ...] = ()
     if start.checkpoint is None and config.stage.from_ and not config.checkpoint.create_seed_checkpoint:
         load = job.consensus.decide_on_rank_0(
-            "initial load", lambda: choose_initial_load(config, job.identity, job.budget)
+            "initial load", lambda: choose_initial_load(config, job.identity, job.budget), InitialLoad, Start
         )
         start, notes = on_this_machine(config, load.start), load.notes
     elif start.is_resume and start.checkpoint is not None and (found := read_provenance(start.checkpoint)):

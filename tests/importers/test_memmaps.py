@@ -19,6 +19,7 @@ from tests.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, SpeechSample, open_importer
 from titan_speech.importers.jsonl import index_lines, parse_lines
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
 
@@ -379,7 +380,7 @@ def test_lines_are_found_by_number_with_or_without_a_last_newline(
     assert index.num_lines == len(lines)
     assert sorted(index.offsets) == [line for line in wanted if line < len(lines)]
     for line, offset in index.offsets.items():
-        records = [record for _, record in parse_lines(path, offset, line, None)]
+        records = [record for _, record in parse_lines(path, offset, line, None, ImportLimits())]
         assert [isinstance(record, dict) and record["text"] for record in records] == texts[line:]
 
 

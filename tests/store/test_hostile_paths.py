@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from tests.checkpoint_folders import write_checkpoint
 from tests.runs import ROOT
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER
+from titan_speech.checkpoint.commit import MARKER, read_commit
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.checkpoint.upload.uploader import UploadPass
@@ -24,6 +24,7 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.errors import CheckpointError, DataError, ModelError, TitanSpeechError
+from titan_speech.hf.config_json import shape_from_config
 from titan_speech.hf.model_folder import _weight_map
 from titan_speech.importers.base import BadSample, ImportOptions, open_importer
 from titan_speech.storage.s3 import client_of
@@ -280,3 +281,36 @@ def test_an_mds_index_names_shards_of_its_folder_only(tmp_path: Path, name: str)
     (tmp_path / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
     with pytest.raises(TitanSpeechError, match="found the path"):
         open_importer("mds", ImportOptions((tmp_path,), "x", "en"))
+
+
+def test_a_manifest_cannot_state_more_samples_than_its_files_hold(tmp_path: Path) -> None:
+    """Readers make tables of that many samples."""
+    content = json.loads((DEMO_STORE / MANIFEST_NAME).read_bytes())
+    content["parts"][0]["shards"][0]["num_samples"] = 1 << 50
+    content["fingerprint"] = content_fingerprint(content)
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="more than its files hold"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"])
+def test_a_config_json_of_an_absurd_model_is_refused(tmp_path: Path, key: str) -> None:
+    sizes = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+    content = {"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5, "max_position_embeddings": 64}
+    content |= {"rope_theta": 1e4} | dict.fromkeys(sizes, 64)
+    shape_from_config(content, tmp_path)
+    with pytest.raises(ModelError, match=f"{key} is 1000000000, expected at most"):
+        shape_from_config(content | {key: 10**9}, tmp_path)
+
+
+def test_json_of_others_is_bounded_and_never_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(b"[" * 100_000)
+    with pytest.raises(DataError, match="nested too deeply"):
+        read_manifest(tmp_path)
+    (tmp_path / MARKER).write_bytes(b"[" * 100_000)
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        read_commit(tmp_path)
+    with open(tmp_path / MANIFEST_NAME, "wb") as file:
+        file.truncate(1 << 40)  # a sparse file of a terabyte
+    with pytest.raises(DataError, match="more than 268,435,456 bytes"):
+        read_manifest(tmp_path)

@@ -193,7 +193,7 @@ def test_the_folder_may_say_which_tokens_frame_a_document(tokenizer_folder: Path
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", {"vocab_size": 20}, "num_base is 20, but the tokenizer has"),
+        ("config.json", {"vocab_size": 20}, "num_base is 20, expected"),
         ("recipe.json", {"bos_token": "<bos>"}, "'<bos>', which the tokenizer does not have"),
         ("recipe.json", ["bos"], "holds a list"),
         ("tokenizer.json", {"model": {"type": "none"}}, "is not a tokenizer.json"),

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.checkpoint_folders import write_checkpoint
 from tests.runs import ROOT
-from titan_speech.utils.printable import REMOVED, escape_controls, make_log_records_printable, printable, redact
+from tests.store_samples import CODEC, speech_codes, write_tokenizer
+from titan_speech.checkpoint.commit import MARKER
+from titan_speech.cli.main import main
+from titan_speech.importers.base import ImportOptions
+from titan_speech.importers.build import REPORT_NAME, BuildRequest, build_store
+from titan_speech.importers.text_documents import TextDocument
+from titan_speech.text_preparation.report import DocumentCounts, report_text
+from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.utils.printable import (
+    REMOVED,
+    escape_controls,
+    make_log_records_printable,
+    one_line,
+    printable,
+    printable_stdout,
+    redact,
+)
 from titan_speech.utils.safe_path import UnsafePathError, open_without_link, relative_path
 
 SECRETS = {
@@ -41,7 +61,10 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
 
 
 def test_control_characters_are_shown_as_escapes_and_indic_joiners_stay() -> None:
-    assert escape_controls("a\x1b[2Jb\x07\u202ec\r") == "a\\x1b[2Jb\\x07\\u202ec\\r"
+    assert escape_controls("a\x1b[2Jb\x07\u202ec\r") == "a\\u001b[2Jb\\u0007\\u202ec\\u000d"
+    assert one_line("a\n\tक्\u200dष") == "a\\u000a\\u0009क्\u200dष"
+    for text in ("\x7f\x9b\U000e0001\ud800", "\x1b"):
+        assert json.loads(escape_controls(json.dumps(text, ensure_ascii=False))) == text
     for text in ("क्\u200dष\n\tx", "শক্তি", "a b"):
         assert escape_controls(text) == text
     assert relative_path("क्\u200dष/x") == "क्\u200dष/x"
@@ -61,7 +84,7 @@ def test_log_records_are_printable_and_keep_colors() -> None:
     finally:
         logging.setLogRecordFactory(before)
         logger.removeHandler(handler)
-    assert stream.getvalue() == f"\x1b[31mred\x1b[0m id\\x1b[2J at https://{REMOVED}@host\nno arguments %d\n"
+    assert stream.getvalue() == f"\x1b[31mred\x1b[0m id\\u001b[2J at https://{REMOVED}@host\nno arguments %d\n"
 
 
 def test_the_command_line_prints_no_password_of_an_endpoint(tmp_path: Path) -> None:
@@ -88,3 +111,84 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     with pytest.raises(UnsafePathError, match="symbolic link"):
         open_without_link(tmp_path / "run.lock")
     assert victim.read_bytes() == b"mine"
+
+
+HOSTILE = "x\x1b]0;owned\x07\x9b2J\u202e\nall sound"
+SHOWN = r"x\u001b]0;owned\u0007\u009b2J\u202e\u000aall sound"
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def test_what_is_printed_to_stdout_is_escaped_and_keeps_colors(capsys: pytest.CaptureFixture[str]) -> None:
+    with printable_stdout():
+        print("\x1b[32mtrained\x1b[0m", "\x1b[8mhidden\x1b[2J")
+        assert sys.stdout.isatty() is False
+    assert capsys.readouterr().out == "\x1b[32mtrained\x1b[0m \\u001b[8mhidden\\u001b[2J\n"
+
+
+def hostile_store(folder: Path) -> Path:
+    """A store whose name, licence, codec and ids speak to the terminal."""
+    lines = [{"sample_id": f"{HOSTILE}{i}", "codes": list(speech_codes(i).tolist())} for i in range(4)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options, tokenizer = ImportOptions((folder / "a.jsonl",), "tapes", "en"), write_tokenizer(folder / "tokenizer")
+    codec = replace(CODEC, name=HOSTILE)
+    request = BuildRequest("jsonl", options, folder / "store", tokenizer, HOSTILE, HOSTILE, codec)
+    build_store(request)
+    return folder / "store"
+
+
+def test_results_of_commands_hold_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = hostile_store(tmp_path)
+    capsys.readouterr()
+    assert main(["store", "describe", str(store)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(SHOWN) == 3
+    assert main(["store", "describe", "--json", str(store)]) == 0
+    content = capsys.readouterr().out
+    assert json.loads(content)["name"] == HOSTILE
+    next(store.glob("*/*.tokens")).with_name(f"extra{HOSTILE}").write_bytes(b"")
+    assert main(["store", "verify", str(store)]) == 1
+    verified = capsys.readouterr().out
+    assert f"extra{SHOWN} is not in the manifest" in verified
+    run = tmp_path / "run"
+    checkpoint = write_checkpoint(run, 10)
+    marker = checkpoint / MARKER
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "reason": HOSTILE}))
+    assert main(["checkpoint", "list", str(run)]) == 0
+    listed = capsys.readouterr().out
+    assert SHOWN in listed
+    assert not UNPRINTABLE.search(out + content + verified + listed)
+
+
+def test_a_bad_id_reaches_no_terminal_and_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"sample_id": x, "codes": [1]}) + "\n" for x in (HOSTILE, "b"))
+    )
+    (tmp_path / "b.jsonl").write_text(json.dumps({"sample_id": HOSTILE, "codes": [70_000]}) + "\n")
+    options, tokenizer = ImportOptions((tmp_path,), "tapes", "en"), write_tokenizer(tmp_path / "tokenizer")
+    build_store(BuildRequest("jsonl", options, tmp_path / "store", tokenizer, "x", "x", CODEC, skip_bad=True))
+    report = (tmp_path / "store" / REPORT_NAME).read_text(encoding="utf-8")
+    shown = capsys.readouterr().err
+    assert "owned" in report
+    assert "owned" in shown
+    assert not UNPRINTABLE.search(report + shown)
+
+
+def test_rejected_documents_are_text_in_the_report(tmp_path: Path) -> None:
+    counts = DocumentCounts()
+    text = f"{HOSTILE} [x](javascript:1) ![](http://tracker) <img src=x> `code`"
+    document = TextDocument(id=HOSTILE, text=text, language="en", source="s")
+    counts.add_read(document)
+    counts.add_rejected(document, "too_short", HOSTILE)
+    report = report_text(counts, {"normalization_version": "1"})
+    assert not UNPRINTABLE.search(report)
+    assert f"`{SHOWN}`" in report
+    assert not re.search(r"(?<!\\)\[x|(?<!\\)\[\]|<img|\nall sound", report)
+
+
+def test_metrics_and_cards_hold_no_control_characters(tmp_path: Path) -> None:
+    log = JsonlLogger(tmp_path / "metrics.jsonl")
+    log.event("start", stage=HOSTILE)
+    log.close()
+    written = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert json.loads(written)["stage"] == HOSTILE
+    assert not UNPRINTABLE.search(written)

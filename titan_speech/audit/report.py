@@ -31,6 +31,7 @@ from titan_speech.audit.rules import RULES, Rule, Thresholds
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Store
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.printable import escape_controls
 
 NUM_WORST = 8
 
@@ -353,7 +354,7 @@ def to_json(report: AuditReport) -> str:
         "languages": [_language_json(language) for language in report.languages],
         "worst": {rule: [_finding_json(f) for f in found] for rule, found in report.worst.items() if found},
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return escape_controls(json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
 
 
 def _language_json(language: LanguageReport) -> dict[str, object]:

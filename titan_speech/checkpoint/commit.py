@@ -34,6 +34,7 @@ import xxhash
 
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.files import sync_folder, write_atomically
+from titan_speech.utils.json_text import parse_json, read_small_file
 from titan_speech.utils.locks import try_lock
 from titan_speech.utils.safe_path import byte_count, relative_path
 
@@ -148,7 +149,7 @@ def commit_from_json(text: str) -> Commit:
     Raises:
         ValueError, KeyError, TypeError: the text is damaged or of a later version.
     """
-    record = json.loads(text)
+    record = parse_json(text)
     if not isinstance(record, dict):
         raise TypeError(f"found {type(record).__name__}, expected an object")
     if record.pop("format_version") != FORMAT_VERSION:
@@ -189,7 +190,7 @@ def read_commit(checkpoint: Path) -> Commit | None:
     """
     path = checkpoint / MARKER
     try:
-        return commit_from_json(path.read_text(encoding="utf-8"))
+        return commit_from_json(read_small_file(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

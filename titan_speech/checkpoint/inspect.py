@@ -8,9 +8,9 @@ tensor. The run's configuration is read as plain TOML: its stores and tokenizer 
 from __future__ import annotations
 
 import difflib
-import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.text_table import size_text, table_lines
 
 HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
@@ -123,8 +125,13 @@ def _losses(run_folder: Path) -> dict[int, float]:
     path = run_folder / "metrics.jsonl"
     if not path.is_file():
         return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {record["step"]: record["loss"] for record in records if "event" not in record and record.get("loss")}
+    losses = {}
+    with open(path, "rb") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a crash cut off, or an event
+                record = parse_json(line)
+                losses[int(record["step"])] = float(record["loss"])
+    return losses
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class Listing:
     """There are checkpoints, and every one of them is damaged."""
 
     def __str__(self) -> str:
-        return "\n".join(self.lines)
+        return joined_lines(self.lines)
 
 
 def list_checkpoints(run: RunDir) -> Listing:
@@ -216,7 +223,7 @@ def inspect_text(checkpoint: Path) -> str:
     weights = [entry.size.numel() for name, entry in tensors.items() if role_of_name(name) == "model"]
     lines.append(f"tensors: {len(tensors):,}, of them {len(weights):,} weights with {sum(weights):,} numbers")
     lines += [f"  {name}  {list(entry.size)}  {_dtype(entry)}" for name, entry in sorted(tensors.items())]
-    return "\n".join(lines)
+    return joined_lines(lines)
 
 
 def _dtype(entry: object) -> str:
@@ -240,7 +247,9 @@ def diff_text(one: Path, other: Path) -> str:
     Raises:
         CheckpointError: one of them has no provenance.
     """
-    return "\n".join(difflib.unified_diff(_read_lines(one), _read_lines(other), str(one), str(other), lineterm="", n=0))
+    return joined_lines(
+        difflib.unified_diff(_read_lines(one), _read_lines(other), str(one), str(other), lineterm="", n=0)
+    )
 
 
 def _read_lines(checkpoint: Path) -> list[str]:

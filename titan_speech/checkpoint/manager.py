@@ -35,7 +35,7 @@ from titan_speech.checkpoint.commit import (
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, write_companion_files
-from titan_speech.checkpoint.retention import is_due
+from titan_speech.checkpoint.retention import Removal, is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.suspect import WeightBand
@@ -241,7 +241,7 @@ class SpeechCheckpointManager(CheckpointManager):
     def _apply_retention(self, step: int) -> None:
         if not self._is_closing:
             chosen = self._keeper.choose_removal(step) if self._agreement.rank == 0 else None
-            self._keeper.remove(broadcast_from_rank_0(chosen, self._agreement.group))
+            self._keeper.remove(broadcast_from_rank_0(chosen, Removal, group=self._agreement.group))
 
     def _count_failure(self, result: SaveResult, *, is_last_chance: bool) -> None:
         self._num_failed += 1

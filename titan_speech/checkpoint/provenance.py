@@ -25,6 +25,7 @@ from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.record_types import check_types
 
 PROVENANCE_DIR = "provenance"
@@ -170,8 +171,8 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
     if not path.exists():
         return None
     try:
-        return _provenance(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _provenance(read_json_file(path))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); without it {checkpoint.name} cannot be distinguished from another "
             "run's checkpoint. Restore it, or remove it to load the checkpoint unchecked."
@@ -221,8 +222,12 @@ def source_revision() -> str:
 
 def _git(folder: Path, *words: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        done = subprocess.run(  # noqa: S603  (of this package's own folder)
+            ["git", "-C", str(folder), *words],  # noqa: S607  (the git of the user's PATH)
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

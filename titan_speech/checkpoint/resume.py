@@ -75,7 +75,7 @@ def open_checkpoints(
         _tidy(folder)
         return choose_start(with_local_start(config).checkpoint, folder, provenance)
 
-    start = consensus.decide_on_rank_0("start", decide)
+    start = consensus.decide_on_rank_0("start", decide, Start)
     if is_first_of_node() and os.environ["RANK"] != "0":
         _tidy(folder)  # a node with disks of its own; on a shared one nothing is left to do
     return on_this_node(config, start)

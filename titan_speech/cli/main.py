@@ -33,7 +33,7 @@ from titan_speech.cli import (
 from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
 from titan_speech.config.load import CONFIG_FILE_FLAG
 from titan_speech.errors import TitanSpeechError
-from titan_speech.utils.printable import make_log_records_printable, printable
+from titan_speech.utils.printable import make_log_records_printable, printable, printable_stdout
 
 COMMANDS = (
     *train.COMMANDS,
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(command, words)
     make_log_records_printable()
     try:
-        with _sigterm_as_exception():
+        with _sigterm_as_exception(), printable_stdout():
             code = command.run(args)
         sys.stdout.flush()
         return EXIT_DONE if code is None else code

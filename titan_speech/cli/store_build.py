@@ -21,10 +21,12 @@ from titan_speech.cli.arguments import (
     local_folder_or_s3,
     local_input,
     megabytes,
+    number,
     storage_of,
 )
 from titan_speech.cli.command import Command
 from titan_speech.errors import DataError
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import IMPORTERS
 
 if TYPE_CHECKING:
@@ -68,6 +70,30 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--codes-dtype", metavar="TYPE", help="data type of codes stored as bytes: uint16, int32, ...")
     what.add_argument(
         "--long-audio", choices=("error", "split"), default="error", help="audio above 40 s (default: error)"
+    )
+    most = parser.add_argument_group("limits", "what is larger is a bad sample, found before it is read")
+    most.add_argument(
+        "--max-sample-sec",
+        type=number(0),
+        metavar="SEC",
+        default=ImportLimits.max_sample_sec,
+        help="speech of one sample (default: 3600)",
+    )
+    most.add_argument(
+        "--max-line-mb",
+        type=megabytes,
+        metavar="MB",
+        dest="max_line_bytes",
+        default=ImportLimits.max_line_bytes,
+        help="line, JSON text or transcript (default: 16)",
+    )
+    most.add_argument(
+        "--max-member-mb",
+        type=megabytes,
+        metavar="MB",
+        dest="max_member_bytes",
+        default=ImportLimits.max_member_bytes,
+        help="members of an archive that belong to one sample, or an MDS shard, decompressed (default: 256)",
     )
     which = parser.add_argument_group("output")
     which.add_argument(
@@ -155,6 +181,7 @@ def _request(args: argparse.Namespace) -> BuildRequest:
         long_audio=args.long_audio,
         unit_bytes=max(1, args.unit_bytes),
         llasa_tokenizer=Path(args.llasa_tokenizer) if args.llasa_tokenizer else None,
+        limits=ImportLimits(args.max_member_bytes, args.max_line_bytes, args.max_sample_sec),
     )
     return BuildRequest(
         format=args.format,

@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.cli.arguments import local_folder, positive
+from titan_speech.cli.arguments import local_folder, megabytes, positive
 from titan_speech.cli.command import Command, requires_extra
 from titan_speech.cli.store_build import columns_of
 from titan_speech.errors import DataError
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import LAYOUTS, PRESETS
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=local_folder, required=True, help="output folder; must not exist")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer used to count lengths")
     parser.add_argument("--rules", type=Path, metavar="FILE", help="TOML file with other limits, and sources")
+    parser.add_argument(
+        "--max-line-mb",
+        type=megabytes,
+        metavar="MB",
+        dest="max_line_bytes",
+        default=ImportLimits.max_line_bytes,
+        help="a longer line ends the preparation before it is read (default: 16)",
+    )
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="number of processes (default: 1)")
 
 
@@ -66,7 +75,8 @@ def text_prepare(args: argparse.Namespace) -> None:
             else "neither --from with --input nor [[source]] tables"
         )
         raise DataError(f"found {found}; name the sources in exactly one of the two ways")
-    job = Job(sources or (_source(args),), args.tokenizer, rules)
+    limits = ImportLimits(max_line_bytes=args.max_line_bytes)
+    job = Job(tuple(one.with_limits(limits) for one in sources or (_source(args),)), args.tokenizer, rules)
     counts = prepare(job, args.output, args.workers)
     print(_summary(counts, args.output))
 

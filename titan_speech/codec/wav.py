@@ -1,21 +1,33 @@
 """Audio files: 16-bit PCM wav in and out, other formats in, resampled if asked.
 
-In: a sound file. Out: float32 samples at the codec's rate, or a wav file of them. Wav needs the standard library only;
-other formats (flac, ogg, opus, mp3, aiff) need soundfile and another rate needs soxr, both of the `codec` extra.
-`read_audio` does not resample: a file at another rate is refused with the command that converts it.
+In: a sound file. Out: float32 samples at the codec's rate, or a wav file of them. Headers are read first: 200 kB of
+FLAC can announce hours, so what is longer than `max_sec` is refused before it is decoded, and channels are averaged
+block by block. Wav needs the standard library only; other formats (flac, ogg, opus, mp3, aiff) need soundfile and
+another rate needs soxr, both of the `codec` extra. `read_audio` does not resample: a file at another rate is refused
+with the command that converts it.
 
-Shapes: wav_T samples, samples_TC samples by channel.
+Shapes: wav_T samples, block_TC samples by channel.
 """
 
 from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from titan_speech.errors import CodecError
+
+MAX_SEC = 3600.0
+MAX_RATE_HZ = 768_000
+BLOCK_SAMPLES = 1 << 20
+
+
+class TooLongError(CodecError):
+    """Audio that is longer than what was asked for, by its header."""
 
 
 def wav_bytes(wav_T: np.ndarray, sample_rate: int = 16_000) -> bytes:
@@ -38,36 +50,37 @@ def write_wav(path: Path | str, wav_T: np.ndarray, sample_rate: int = 16_000) ->
     Path(path).write_bytes(wav_bytes(wav_T, sample_rate))
 
 
-def read_audio(path: Path | str, sample_rate: int = 16_000) -> np.ndarray:
+def read_audio(path: Path | str, sample_rate: int = 16_000, max_sec: float = MAX_SEC) -> np.ndarray:
     """Read an audio file that is at the wanted rate.
 
     Args:
         path: file to read.
         sample_rate: in Hz; a file at another rate is refused, not resampled.
+        max_sec: longest audio by the header; of a longer file nothing is decoded.
 
     Returns:
         T samples, float32 in [-1, 1], channels averaged.
 
     Raises:
-        CodecError: the file cannot be read, or is at another rate.
+        CodecError: the file cannot be read, is longer than `max_sec`, or is at another rate.
     """
-    samples_TC, found = _read(Path(path))
+    wav_T, found = _read(Path(path), max_sec)
     if found != sample_rate:
         raise CodecError(
             f"{path} is at {found} Hz, expected {sample_rate} Hz. "
             f"Convert it: ffmpeg -i {Path(path).name} -ar {sample_rate} -ac 1 out.wav"
         )
-    return samples_TC.mean(axis=1, dtype=np.float32)
+    return wav_T
 
 
-def read_resampled(path: Path | str, sample_rate: int = 16_000) -> tuple[np.ndarray, int]:
+def read_resampled(path: Path | str, sample_rate: int = 16_000, max_sec: float = MAX_SEC) -> tuple[np.ndarray, int]:
     """The samples of a file, float32, channels averaged, resampled to `sample_rate`; and the file's own rate.
 
     Raises:
+        TooLongError: its header announces more than `max_sec`; nothing was decoded.
         CodecError: the file cannot be read, or needs a library that is not installed.
     """
-    samples_TC, found = _read(Path(path))
-    wav_T = samples_TC.mean(axis=1, dtype=np.float32)
+    wav_T, found = _read(Path(path), max_sec)
     if found == sample_rate or not len(wav_T):
         return wav_T, found
     try:
@@ -79,40 +92,72 @@ def read_resampled(path: Path | str, sample_rate: int = 16_000) -> tuple[np.ndar
     return soxr.resample(wav_T, found, sample_rate, quality="VHQ").astype(np.float32), found
 
 
-def _read(path: Path) -> tuple[np.ndarray, int]:
-    return _read_pcm16(path) if path.suffix == ".wav" else _read_soundfile(path)
+def _read(path: Path, max_sec: float) -> tuple[np.ndarray, int]:
+    return _read_wav(path, max_sec) if path.suffix == ".wav" else _read_soundfile(path, max_sec)
 
 
-def _read_pcm16(path: Path) -> tuple[np.ndarray, int]:
+def _read_wav(path: Path, max_sec: float) -> tuple[np.ndarray, int]:
     try:
         with wave.open(str(path), "rb") as file:
-            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            num_frames, data = file.getnframes(), file.readframes(file.getnframes())
+            if file.getsampwidth() == 2:
+                return _read_pcm16(path, file, max_sec)
     except wave.Error as error:
-        if "unknown format" in str(error):  # float samples, which the standard library cannot read
-            return _read_soundfile(path)
-        raise CodecError(f"cannot read {path} as wav: {error}") from error
-    except (OSError, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that ends after its file
+        if "unknown format" not in str(error):  # float samples, which the standard library cannot read
+            raise CodecError(f"cannot read {path} as wav: {error}") from error
+    except (OSError, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that ends beyond the file
         raise CodecError(f"cannot read {path} as wav: {str(error) or 'it ends too early'}") from error
-    if len(data) != num_frames * channels * width:
+    return _read_soundfile(path, max_sec)
+
+
+def _read_pcm16(path: Path, file: wave.Wave_read, max_sec: float) -> tuple[np.ndarray, int]:
+    channels, rate, num_frames = file.getnchannels(), file.getframerate(), file.getnframes()
+    _check_header(path, num_frames, rate, max_sec)
+
+    def read(count: int) -> np.ndarray:
+        data = file.readframes(count)
+        values = np.frombuffer(data, "<i2", len(data) // (2 * channels) * channels)  # a cut file may end in a frame
+        return values.reshape(-1, channels).astype(np.float32) / 32768.0
+
+    wav_T = _average_channels(read, num_frames, channels)
+    if len(wav_T) != num_frames:
         raise CodecError(
-            f"{path} ends too early: its header announces {num_frames / rate:.2f} s, it holds "
-            f"{len(data) / (channels * width * rate):.2f} s; copy it again"
+            f"{path} ends too early: its header announces {num_frames / rate:.2f} s, it holds {len(wav_T) / rate:.2f} "
+            "s; copy it again"
         )
-    if width != 2:
-        return _read_soundfile(path)
-    return np.frombuffer(data, dtype="<i2").reshape(-1, channels).astype(np.float32) / 32768.0, rate
+    return wav_T, rate
 
 
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
+def _read_soundfile(path: Path, max_sec: float) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
         raise CodecError(f"{path.suffix} files need soundfile: pip install 'titan-speech[codec]'") from error
     try:
-        samples_TC, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate, num_frames = int(file.samplerate), int(file.frames)
+            _check_header(path, num_frames, rate, max_sec)
+            read = partial(file.read, dtype="float32", always_2d=True)
+            return _average_channels(read, num_frames, file.channels), rate
     except (OSError, soundfile.LibsndfileError) as error:
         raise CodecError(
             f"cannot read {path}: {error} If it plays elsewhere, convert it: ffmpeg -i {path.name} {path.stem}.flac"
         ) from error
-    return samples_TC, int(rate)
+
+
+def _check_header(path: Path, num_frames: int, rate: int, max_sec: float) -> None:
+    if not 0 < rate <= MAX_RATE_HZ:
+        raise CodecError(f"{path} is at {rate} Hz, expected 1 to {MAX_RATE_HZ} Hz")
+    if num_frames > max_sec * rate:
+        raise TooLongError(f"{path} is {num_frames / rate:.1f} s long, more than {max_sec:g} s")
+
+
+def _average_channels(read: Callable[[int], np.ndarray], num_frames: int, channels: int) -> np.ndarray:
+    """The mean of the channels of up to `num_frames` frames; `read` returns the next block_TC."""
+    wav_T, done = np.empty(num_frames, np.float32), 0
+    while done < num_frames:
+        block_TC = read(min(num_frames - done, max(1, BLOCK_SAMPLES // channels)))
+        if not len(block_TC):
+            break
+        wav_T[done : done + len(block_TC)] = block_TC.mean(axis=1, dtype=np.float32)
+        done += len(block_TC)
+    return wav_T[:done]

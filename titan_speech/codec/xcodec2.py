@@ -24,7 +24,6 @@ Shapes: wav_T float32 samples in [-1, 1]; codes_F; B clips of a batch, W samples
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -38,6 +37,7 @@ from torch import Tensor
 from titan_speech.codec.base import FRAME_SAMPLES, check_codes, check_wav
 from titan_speech.codec.demo.autoencoder import CODEBOOK_SIZE
 from titan_speech.errors import CodecError
+from titan_speech.utils.json_text import read_json_file
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _MODEL_TYPE = "xcodec2"
@@ -53,7 +53,7 @@ def find_weights(name_or_path: str | Path) -> Path:
     if not folder.is_dir():
         folder = _download(str(name_or_path))
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = read_json_file(folder / "config.json")
         model_type = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CodecError(

@@ -14,7 +14,7 @@ accumulation, schedule) is computed in `budget.py` and never written by hand.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from titan_speech.config.fields import Bounds
 from titan_speech.config.schema_data import (
@@ -91,6 +91,10 @@ class JobConfig:
 
     dump_folder: str = "outputs/run"
     """Run folder, relative to the working directory: checkpoints, metrics.jsonl, resolved configuration."""
+
+    umask: Literal["", "002", "007", "022", "027", "077"] = ""
+    """Permissions that new files of the run do not get. 027: the group reads, others do nothing; 077: only this user.
+    Empty: the umask of the shell, by which usually everyone can read."""
 
     seed: Annotated[int, Bounds(at_least=0)] = 0
     """Seed of the weight initialization (the data order has its own: data.seed)."""

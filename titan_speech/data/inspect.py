@@ -40,6 +40,7 @@ from titan_speech.errors import ConfigError
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+from titan_speech.utils.printable import one_line
 from titan_speech.utils.progress import print_to_stderr
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -112,7 +113,7 @@ class PackPrinter:
         for number, ref in enumerate(self.plan.sample_refs(pack), start=1):
             end = begin + ref.stop - ref.start
             title = f"── {number}: {ref.part}/{'+'.join(ref.sample_ids)} [{ref.start}:{ref.stop}) "
-            yield self._colored(title.ljust(BORDER_WIDTH, "─"), DIM)
+            yield self._colored(one_line(title).ljust(BORDER_WIDTH, "─"), DIM)
             yield from self._runs(pack, begin, end)
             begin = end
         if pack.num_pad_tokens:
@@ -169,7 +170,7 @@ def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 
         refs = [_reference(ref) for ref in plan.sample_refs(pack, MAX_NAMED_PIECES)]
         more = pack.num_documents - len(refs)
         samples = "  ".join(refs + ([f"and {more} more"] if more else []))
-        yield f"{slot}  {plan.streams[pack.stream].name}  {digest}  {samples}"
+        yield one_line(f"{slot}  {plan.streams[pack.stream].name}  {digest}  {samples}")
 
 
 def _reference(ref: SampleRef) -> str:

@@ -94,7 +94,7 @@ def _count_pickled(job: bytes, run: range) -> list[PackCounts]:
 @lru_cache(maxsize=1)
 def _unpickle(job: bytes) -> tuple[Blocks, PackingRules, bool]:
     """Once per process: opening the parts takes longer than counting a run of blocks."""
-    return pickle.loads(job)
+    return pickle.loads(job)  # noqa: S301  (made by the parent process, in memory)
 
 
 def _with_progress(runs: Iterable[list[PackCounts]], blocks: Blocks, name: str) -> Iterator[list[PackCounts]]:

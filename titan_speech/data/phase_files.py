@@ -17,6 +17,7 @@ from pathlib import Path
 from titan_speech.data.phases import Phase, PhaseEnd, phase_from_json
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file, read_small_file
 
 PHASES_DIR = "data_phases"
 _FINGERPRINT = re.compile("[0-9a-f]{8,64}")
@@ -47,7 +48,7 @@ def phase_end(checkpoint: Path) -> PhaseEnd | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json_file(path)
         step, fingerprint = int(record["step"]), str(record["phase"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); restore it, or load another checkpoint") from error
@@ -80,7 +81,7 @@ def _phase_path(folder: Path, fingerprint: str) -> Path:
 
 def read_phase(path: Path) -> Phase:
     try:
-        return phase_from_json(path.read_text(encoding="utf-8"))
+        return phase_from_json(read_small_file(path).decode())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is missing: it holds the read position of each data stream; copy {path.parent.name} together with "

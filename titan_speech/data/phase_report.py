@@ -14,6 +14,7 @@ from pathlib import Path
 from titan_speech.data.phase_files import PHASES_DIR, phase_end, read_phases
 from titan_speech.data.phases import Phase, StreamRecord
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.text_table import table_lines
 
 HEADER = ("stream", "share", "tokens read", "epochs read", "epochs in all", "")
@@ -112,7 +113,7 @@ def phases_json(run_folder: Path, newest: Path | None) -> str:
 
 
 def phases_text(run_folder: Path, newest: Path | None) -> str:
-    return "\n\n".join("\n".join(_lines(phase)) for phase in summarize_phases(run_folder, newest))
+    return "\n\n".join(joined_lines(_lines(phase)) for phase in summarize_phases(run_folder, newest))
 
 
 def _lines(phase: PhaseSummary) -> list[str]:

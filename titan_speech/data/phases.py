@@ -29,6 +29,7 @@ import numpy as np
 from titan_speech.data.order import SlotOrder, order_of_units
 from titan_speech.data.packing import PackingRules
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.record_types import check_types
 
 Status = Literal["new", "carried", "restarted"]
@@ -199,7 +200,7 @@ def phase_from_json(text: str) -> Phase:
     Raises:
         KeyError, TypeError, ValueError: the text is not the record of a phase, or does not match its fingerprint.
     """
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = parse_json(text)
     streams = {name: tuple(map(StreamRecord.from_dict, content[name])) for name in ("streams", "retired")}
     phase = Phase(**{**content, **streams})
     check_types(phase)

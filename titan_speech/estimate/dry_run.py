@@ -100,7 +100,7 @@ def _run_process(job: TraceJob) -> None:
     with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
         file = Path(folder) / "job"
         file.write_bytes(pickle.dumps(job))
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  (this interpreter and this module)
             [sys.executable, "-m", MODULE, str(file), folder],
             env={**os.environ, **ranks, "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ def main(file: Path, folder: Path) -> None:
     from titan_speech.estimate.fake_inputs import fake_inputs
 
     torch.distributed.broadcast_object_list = _keep_own  # type: ignore[assignment]
-    job: TraceJob = pickle.loads(file.read_bytes())
+    job: TraceJob = pickle.loads(file.read_bytes())  # noqa: S301  (of the parent, in a folder of this user alone)
     tree = fake_inputs(job.config, job.vocabulary, job.shape, job.world_size, folder).trainer
     tree.comm = CommConfig(mode="fake_backend")
     assert tree.model_spec is not None

@@ -27,6 +27,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape, slots_text
 from titan_speech.errors import HealthError
 from titan_speech.training.optimizer import StepReading
+from titan_speech.utils.json_text import parse_json
 
 MAD_TO_STD = 1.4826
 MIN_STD = 0.005
@@ -142,7 +143,7 @@ class HealthState:
 
     @classmethod
     def from_json(cls, text: str) -> HealthState:
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = parse_json(text)
         return cls(**{**record, "recent_skips": tuple(record["recent_skips"]), "losses": tuple(record["losses"])})
 
 

@@ -25,6 +25,7 @@ from titan_speech.distributed.consensus import broadcast_from_rank_0, decide_on_
 from titan_speech.errors import HealthError
 from titan_speech.health.signals import StopRun
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import parse_json, read_json_file
 
 ROLLBACKS_NAME = Path("health") / "rollbacks.json"
 
@@ -46,7 +47,7 @@ class Rollbacks:
     def __init__(self, config: HealthConfig, run_folder: Path, checkpoints: Path) -> None:
         self.config, self.run_folder, self.checkpoints = config, run_folder, checkpoints
         self.is_first_rank = torch.distributed.get_rank() == 0
-        self.done = broadcast_from_rank_0(read_rollbacks(run_folder) if self.is_first_rank else ())
+        self.done = broadcast_from_rank_0(read_rollbacks(run_folder) if self.is_first_rank else (), Rollback)
         self.decided: Rollback | None = None
         """What `carry_out` does once the trainer has closed."""
 
@@ -60,7 +61,7 @@ class Rollbacks:
 
     def restore(self, text: str) -> None:
         """Add the rollbacks that a checkpoint records; its run folder may have been another."""
-        known = {*self.done, *(Rollback(**record) for record in json.loads(text))}
+        known = {*self.done, *(Rollback(**record) for record in parse_json(text))}
         self.done = tuple(sorted(known, key=lambda one: (one.spike, one.back_to)))
 
     def decide(self, spike: int) -> None:
@@ -70,7 +71,7 @@ class Rollbacks:
             StopRun: the run goes back; call `carry_out` when the last save has ended.
             HealthError: it cannot.
         """
-        decided = self.decided = decide_on_rank_0(lambda: self._choose(spike))
+        decided = self.decided = decide_on_rank_0(lambda: self._choose(spike), Rollback)
         raise StopRun(
             f"loss spike in step {spike}: going back to step {decided.back_to}, and skipping the data of steps "
             f"{decided.first} to {decided.last}"
@@ -134,7 +135,7 @@ def read_rollbacks(run_folder: Path) -> tuple[Rollback, ...]:
     if not path.exists():
         return ()
     try:
-        return tuple(Rollback(**record) for record in json.loads(path.read_text(encoding="utf-8")))
+        return tuple(Rollback(**record) for record in read_json_file(path))
     except (ValueError, TypeError) as error:
         raise HealthError(
             f"{path} is damaged ({error}): it names the steps to skip; restore it, or remove it to train on all data"

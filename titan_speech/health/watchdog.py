@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from titan_speech.distributed.lost_rank import first_line
 from titan_speech.health.monitor import HEALTH_DIR
 from titan_speech.health.signals import EXIT_HUNG
+from titan_speech.utils.progress import print_to_stderr
 
 BEAT_SEC = 2.0
 BOUNDARY = "step boundary"
@@ -231,7 +231,7 @@ class HangReport:
             f"titan_speech: the run {what}. Rank {self.heartbeat.rank} waited {mine.for_sec:.0f} s "
             f"{_place(mine, self.slots_of_step)}; {reason}\n" + "\n".join(f"  {line}" for line in lines)
         )
-        print(text, file=sys.stderr, flush=True)
+        print_to_stderr(text)
         path = self.run_folder / HEALTH_DIR / "hang.txt"
         with contextlib.suppress(OSError):  # a full disk; it was printed
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ def _place(mark: Mark, slots_of_step: Callable[[int], range] | None = None) -> s
 
 
 def _print(rank: int, message: str) -> None:
-    print(f"titan_speech: rank {rank} {message}", file=sys.stderr, flush=True)
+    print_to_stderr(f"titan_speech: rank {rank} {message}")
 
 
 def hang_lines(rank: int, mine: Mark, marks: list[Mark | None], earlier: list[Mark | None] | None = None) -> list[str]:

@@ -17,6 +17,7 @@ from titan_speech.errors import ModelError
 from titan_speech.model.backbones import BackboneShape, Family, RopeScaling, published_shape
 from titan_speech.model.exported_files import CONFIG_NAME
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.provenance import Provenance
@@ -35,7 +36,7 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{file.parent} is not {what}: {file.name} is missing{describe_folder(file.parent)}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_file(file)
     except ValueError as error:
         raise ModelError(f"{file} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
@@ -77,6 +78,8 @@ _REQUIRED = (
 )
 _OPTIONAL = ("num_key_value_heads", "head_dim")
 _LLAMA_ROPE_KEYS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_MOST_LAYERS, _LARGEST_SIZE = 1024, 1 << 24
+"""Above these, building the model would take all memory before its weights are found to be others."""
 _FRACTIONAL = ("rms_norm_eps", "rope_theta", "factor", "low_freq_factor", "high_freq_factor")
 
 
@@ -188,7 +191,8 @@ def _number_problem(content: Mapping[str, Any], key: str, of: str = "") -> str:
     value, may_be_fraction = content[key], key in _FRACTIONAL
     if isinstance(value, bool) or not isinstance(value, int | float if may_be_fraction else int) or value <= 0:
         return f"{key}{of} is {value!r}, expected a {'number' if may_be_fraction else 'whole number'} above 0"
-    return ""
+    most = _MOST_LAYERS if key == "num_hidden_layers" else _LARGEST_SIZE
+    return f"{key}{of} is {value!r}, expected at most {most}" if value > most and not may_be_fraction else ""
 
 
 def _rope_problems(content: Mapping[str, Any], architecture: object) -> list[str]:

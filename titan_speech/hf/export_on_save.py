@@ -137,7 +137,7 @@ class MilestoneExporter:
             for left_over in self.folder.glob(f"{output.name}.partial-*"):
                 shutil.rmtree(left_over, ignore_errors=True)
             out.truncate(0)
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  (this interpreter and a command of ours)
                 command, stdout=out, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
             )
         os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST_PRIORITY)

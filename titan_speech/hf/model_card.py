@@ -19,6 +19,7 @@ from titan_speech.hf.config_json import read_json, write_json
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
 from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
+from titan_speech.utils.printable import one_line
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,15 @@ def model_card(
         f"{NUM_CODES:,} speech codes (50 per second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
-        "## Provenance\n" + "\n".join([_codec_line(codecs), *_provenance_lines(provenance)]),
+        "## Provenance\n" + "\n".join(map(_as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
         "## Evaluation\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _as_text(line: str) -> str:
+    """Records of a checkpoint may be somebody else's: they stay one line of text, without tags and links."""
+    return one_line(line).replace("<", "&lt;").replace("[", "\\[")
 
 
 def _training_lines(config: SpeechConfig, step: int) -> list[str]:

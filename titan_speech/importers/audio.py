@@ -2,8 +2,9 @@
 
 In: folders or listings (audio_listing.py) and a codec. Out: samples of speech with the codec's codes; its name and hash
 go into the manifest. Audio at another sampling rate is resampled with soxr, channels are averaged. Clips longer than
-40 s are refused, or split into equal pieces without transcripts; silent ones are doubtful. A clip is a recording of
-its own, from 0 s to its end, unless the listing names its source or times. Unit: about an hour of audio.
+40 s are refused, or split into equal pieces without transcripts, up to `--max-sample-sec`; both by their headers,
+before they are decoded. Silent ones are doubtful. A clip is a recording of its own, from 0 s to its end, unless the
+listing names its source or times. Unit: about an hour of audio.
 
 The embedded codec takes 0.01 s per second of audio on one core, everything else here is small compared with it. XCodec2
 belongs on a GPU: each process loads it, so use one worker per GPU.
@@ -23,7 +24,7 @@ import numpy as np
 
 from titan_speech.codec.base import FRAME_SAMPLES, Codec, check_wav
 from titan_speech.codec.load import load_codec
-from titan_speech.codec.wav import read_resampled
+from titan_speech.codec.wav import TooLongError, read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
@@ -65,7 +66,7 @@ class AudioImporter:
         _load_codec_once(options.codec)
         needs_text = options.columns.get("transcript_native") != NO_COLUMN
         self._clips = {
-            str(root): list_clips(root, options.columns.get(AUDIO), options.files_from, needs_text)
+            str(root): list_clips(root, options.columns.get(AUDIO), options.limits, options.files_from, needs_text)
             for root in options.inputs
         }
         for root, clips in self._clips.items():
@@ -93,8 +94,7 @@ class AudioImporter:
     def samples(self, unit: Unit) -> Iterator[Sample]:
         clips = self._clips[str(unit.path)][unit.start : unit.stop]
         codec = _load_codec_once(self._options.codec)
-        for first in range(0, len(clips), BATCH_CLIPS):
-            pieces = [piece for clip in clips[first : first + BATCH_CLIPS] for piece in self._pieces(clip, codec)]
+        for pieces in self._batches(clips, codec):
             codes = iter(codec.encode_batch([piece.wav_T for piece in pieces if isinstance(piece, _Piece)]))
             for piece in pieces:
                 if isinstance(piece, BadSample):
@@ -103,21 +103,46 @@ class AudioImporter:
                     doubt = describe_silence(piece.wav_T)
                     yield SpeechSample(piece.info, next(codes), piece.transcripts, doubt=doubt)
 
+    def _batches(self, clips: Sequence[Clip], codec: Codec) -> Iterator[list[_Piece | BadSample]]:
+        """The pieces of up to `BATCH_CLIPS` clips, or of fewer long ones."""
+        pieces: list[_Piece | BadSample] = []
+        num_clips = num_samples = 0
+        for clip in clips:
+            added = self._pieces(clip, codec)
+            pieces += added
+            num_clips += 1
+            num_samples += sum(len(piece.wav_T) for piece in added if isinstance(piece, _Piece))
+            if num_clips == BATCH_CLIPS or num_samples >= BATCH_CLIPS * MAX_SEC * codec.sample_rate:
+                yield pieces
+                pieces, num_clips, num_samples = [], 0, 0
+        if pieces:
+            yield pieces
+
     def _pieces(self, clip: Clip, codec: Codec) -> list[_Piece | BadSample]:
         """A clip, or the pieces of a long one."""
         try:
             info, transcripts = read_metadata(clip.columns, self._columns, self._options, clip.key)
-            wav_T, rate = _read_audio(clip.path, codec)
+            wav_T, rate = self._read_audio(clip.path, codec)
             piece = _Piece(replace(info, sample_rate=info.sample_rate or rate), wav_T, transcripts)
             duration_sec = len(wav_T) / codec.sample_rate
             if duration_sec <= MAX_SEC:
                 return [_with_times(piece, duration_sec)]
-            if self._options.long_audio == "error":
-                detail = f"{clip.path} is {duration_sec:.1f} s long, more than {MAX_SEC} s: cut it with its transcript"
-                raise BadRecordError("long", f"{detail}, or cut it without one: --long-audio split")
             return [*_split(piece, clip.key, codec.sample_rate)]
         except BadRecordError as error:
             return [BadSample(clip.key, error.problem)]
+
+    def _read_audio(self, path: Path, codec: Codec) -> tuple[np.ndarray, int]:
+        """The audio at the codec's rate, and the rate of the file in Hz."""
+        is_split, max_sec = self._options.long_audio == "split", self._options.limits.max_sample_sec
+        try:
+            wav_T, rate = read_resampled(path, codec.sample_rate, max_sec if is_split else min(MAX_SEC, max_sec))
+            check_wav(wav_T)
+        except TooLongError as error:
+            hint = "allow it with --max-sample-sec" if is_split else "cut it without one: --long-audio split"
+            raise BadRecordError("long", f"{error}: cut it with its transcript, or {hint}") from error
+        except CodecError as error:
+            raise BadRecordError("audio", str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        return wav_T, rate
 
 
 def _check_options(options: ImportOptions) -> None:
@@ -198,16 +223,6 @@ def _units(root: Path, clips: Sequence[Clip]) -> Iterator[Unit]:
             paths = tuple(dict.fromkeys(path for clip in clips[start:stop] for path in clip.files))
             yield Unit(f"{root.name}:{start}-{stop}", root, num_bytes, start, stop, paths)
             start, num_bytes = stop, 0
-
-
-def _read_audio(path: Path, codec: Codec) -> tuple[np.ndarray, int]:
-    """The audio at the codec's rate, and the rate of the file in Hz."""
-    try:
-        wav_T, rate = read_resampled(path, codec.sample_rate)
-        check_wav(wav_T)
-    except CodecError as error:
-        raise BadRecordError("audio", str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    return wav_T, rate
 
 
 def _split(piece: _Piece, key: str, rate: int) -> Iterator[_Piece]:

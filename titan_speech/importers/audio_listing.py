@@ -20,6 +20,7 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.importers.columns import missing_column
 from titan_speech.importers.files import describe_not_utf8, find_files, format_hint
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.listing_rows import ID_COLUMNS, KALDI, KALDI_FILES, PATH_COLUMNS, lists_audio, read_rows
 from titan_speech.importers.listing_rows import SUFFIXES as LISTING_SUFFIXES
 from titan_speech.store.problems import Problem
@@ -59,13 +60,18 @@ class Clip:
 
 
 def list_clips(
-    root: Path, audio_column: str | None, files_from: tuple[Path, ...] = (), needs_text: bool = True
+    root: Path,
+    audio_column: str | None,
+    limits: ImportLimits,
+    files_from: tuple[Path, ...] = (),
+    needs_text: bool = True,
 ) -> list[Clip]:
     """The clips of an input, in the order of its listing, or sorted by name.
 
     Args:
         root: a folder, a listing or an audio file.
         audio_column: column of the listing with the path of the audio; None tries the usual names.
+        limits: the largest line and the largest transcript.
         files_from: folders in which the listing may name files, in addition to its own.
         needs_text: whether a folder is refused that has listings of other names and no text files.
 
@@ -75,7 +81,7 @@ def list_clips(
     """
     listing = _find_listing(root)
     if listing is None:
-        return _found_clips(root, needs_text)
+        return _found_clips(root, needs_text, limits, files_from)
     rows = read_rows(listing, audio_column)
     clips = [_listed_clip(listing, where, row, audio_column, files_from) for where, row in rows]
     if not clips:
@@ -95,12 +101,12 @@ def _find_listing(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _found_clips(root: Path, needs_text: bool) -> list[Clip]:
+def _found_clips(root: Path, needs_text: bool, limits: ImportLimits, files_from: tuple[Path, ...]) -> list[Clip]:
     """The clips of a folder without a listing, or of a single file."""
     _refuse_unreadable(root)
     files = find_files([root], SUFFIXES, "audio")
     _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
-    clips = [_found_clip(file.name, file.path) for file in files]
+    clips = [_found_clip(root, file.name, file.path, limits, files_from) for file in files]
     if needs_text and root.is_dir() and not all("txt" in clip.columns for clip in clips):
         _refuse_other_listings(root)
     return clips
@@ -142,17 +148,28 @@ def _refuse_lone_texts(root: Path, audio: Container[Path]) -> None:
         )
 
 
-def _found_clip(name: str, path: Path) -> Clip:
+def _found_clip(root: Path, name: str, path: Path, limits: ImportLimits, files_from: tuple[Path, ...]) -> Clip:
     """A clip of a folder without a listing."""
     columns = _folder_columns(path)
     text = path.with_suffix(".txt")
     if text.is_file():
-        try:
-            columns["txt"] = text.read_bytes().decode("utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            columns["txt"] = Problem("not UTF-8", f"{text} {describe_not_utf8(error)}")
+        folder = root if root.is_dir() else root.parent
+        referenced_file(
+            folder, str(text.absolute()), files_from
+        )  # a link could bring any file of this user into a store
+        columns["txt"] = _transcript(text, limits)
     key = name.rpartition(".")[0]
     return Clip(key, path, columns | {KEY: key})
+
+
+def _transcript(path: Path, limits: ImportLimits) -> str | Problem:
+    if path.stat().st_size > limits.max_line_bytes:
+        found = f"{path} has {path.stat().st_size:,} bytes, more than {limits.max_line_bytes:,}"
+        return Problem("text too long", f"{found}: is it a transcript? Allow it with --max-line-mb")
+    try:
+        return path.read_bytes().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        return Problem("not UTF-8", f"{path} {describe_not_utf8(error)}")
 
 
 def _folder_columns(path: Path) -> dict[str, object]:

@@ -27,6 +27,7 @@ from typing import Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError, TitanSpeechError
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import IMPORTERS
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.problems import Problem
@@ -110,6 +111,8 @@ class ImportOptions:
     """Folders in which listings may name files, in addition to the folder of the listing itself."""
     llasa_tokenizer: Path | None = None
     """The tokenizer that made the ids of Llasa memmaps."""
+    limits: ImportLimits = field(default_factory=ImportLimits)
+    """How much one sample may take."""
 
 
 @dataclass(frozen=True)

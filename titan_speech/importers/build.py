@@ -63,6 +63,7 @@ from titan_speech.store.writer import (
     write_manifest,
 )
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.process_pool import run_tasks
 from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.task_progress import TaskProgress
@@ -289,7 +290,8 @@ class _Build:
         progress = TaskProgress("imported", "units", [unit.num_bytes for unit in left], num_samples)
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
-        import_unit = ImportUnit(self._importer, self._recipe, normalize, skip_bad, self._request.filter)
+        limits, sample_filter = self._request.options.limits, self._request.filter
+        import_unit = ImportUnit(self._importer, self._recipe, normalize, limits, skip_bad, sample_filter)
         imported = run_tasks(import_unit, tasks, self._request.num_workers, progress.report)
         progress.finish(sum(not record.is_usable(skip_bad) for record in imported))
         records |= {record.name: record for record in imported}
@@ -355,7 +357,7 @@ class _Build:
             content[name] = {
                 kind: {"count": found.count, "first": found.first} for kind, found in problems.found.items()
             }
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        text = escape_controls(json.dumps(content, indent=1, ensure_ascii=False)) + "\n"
         (self._folder.store / REPORT_NAME).write_text(text, encoding="utf-8")
 
     def _publish(self) -> None:

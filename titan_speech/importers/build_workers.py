@@ -28,6 +28,7 @@ from titan_speech.importers.build_folder import (
     write_shard_record,
     write_unit_record,
 )
+from titan_speech.importers.limits import ImportLimits, check_codes_length, check_text_length
 from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.store.problems import Problem, ProblemGroup, Problems, combine_problems
 from titan_speech.store.sample_sorter import Recipe, SampleSorter
@@ -51,6 +52,7 @@ class ImportUnit:
     importer: Importer
     recipe: Recipe
     normalize: bool
+    limits: ImportLimits
     skip_bad: bool = False
     """Whether doubtful samples are left out too."""
     filter: SampleFilter = NO_FILTER
@@ -65,6 +67,9 @@ class ImportUnit:
         problems = found.problems.found
         try:
             self._add_samples(spill, unit, found)
+        except MemoryError as error:  # what no limit foresaw; pyarrow's is one too
+            line = f"{unit.place}: memory ran out ({error}); if the input is as it should be, use fewer --workers"
+            problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
         except DataError as error:
             line = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
             # first, since it may explain the others
@@ -80,8 +85,12 @@ class ImportUnit:
     def _add_samples(self, spill: SampleSorter, unit: Unit, found: _UnitProblems) -> None:
         samples = checked_samples(self.importer, unit)
         codes_per_sec = self.recipe.codec.codes_per_sec if self.recipe.codec is not None else CODES_PER_SEC
-        for sample in map(_normalize, samples) if self.normalize else samples:
+        for sample in samples:
             found.row = sample.row
+            if isinstance(sample, SpeechSample) and (problem := _over_limit(sample, self.limits)):
+                sample = BadSample(sample.info.sample_id, problem, sample.row)
+            if self.normalize:
+                sample = _normalize(sample)
             if isinstance(sample, SpeechSample) and (reason := self.filter.reason(sample, codes_per_sec)):
                 found.leave_out(sample.info.sample_id, reason)
                 continue
@@ -119,6 +128,12 @@ class _UnitProblems:
 
     def _place(self) -> str:
         return self._unit.place if self.row is None else f"{self._unit.path}, row {self.row}"
+
+
+def _over_limit(sample: SpeechSample, limits: ImportLimits) -> Problem | None:
+    """For every format, before anything is copied or tokenized."""
+    texts = (check_text_length(variant, text, limits.max_line_bytes) for variant, text in sample.transcripts.items())
+    return check_codes_length(sample.codes_T.size, limits) or next((problem for problem in texts if problem), None)
 
 
 def _normalize(sample: Sample) -> Sample:

@@ -6,12 +6,12 @@ input reads them in the same order. If there are none, the error says which form
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.progress import print_to_stderr
 
 _MAGIC = (
@@ -132,7 +132,7 @@ def _is_mds_index(path: Path) -> bool:
     if path.name != "index.json" or not path.is_file() or path.stat().st_size > 64 << 20:
         return False
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json_file(path)
     except ValueError:
         return False
     return isinstance(content, dict) and "shards" in content

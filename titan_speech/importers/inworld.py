@@ -34,6 +34,7 @@ from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODES, speech_columns
 from titan_speech.importers.files import chosen_split, format_hint, warn_absent_parts
 from titan_speech.importers.jsonl import LineIndex, index_lines, parse_lines
+from titan_speech.importers.npy import mapped_npy
 from titan_speech.importers.records import Record, narrow_codes, speech_samples
 from titan_speech.store.files import mapped_array
 from titan_speech.store.problems import Problem
@@ -108,8 +109,9 @@ class InworldImporter:
         stop = unit.stop if unit.stop is not None else 0
         codes, starts_N = _codes(files.codes), _starts(files)
         borders = [*starts_N[unit.start : stop].tolist(), int(starts_N[stop]) if stop < len(starts_N) else len(codes)]
-        lines = parse_lines(unit.path, self._line_offsets[unit.name], unit.start, stop)
-        for (name, record), codes_T in zip(lines, _split_codes(codes, borders), strict=True):
+        limits = self._options.limits
+        lines = parse_lines(unit.path, self._line_offsets[unit.name], unit.start, stop, limits)
+        for (name, record), codes_T in zip(lines, _split_codes(codes, borders, limits.max_codes), strict=True):
             yield name, record if isinstance(record, Problem) else self._record(record, codes_T)
 
     def _record(self, record: dict[str, object], codes_T: NDArray) -> Record:
@@ -177,10 +179,13 @@ def _refuse_int64(path: Path, first_codes: NDArray[np.int32]) -> None:
         )
 
 
-def _split_codes(codes: NDArray[np.int32], borders: list[int]) -> Iterator[NDArray]:
-    """The codes between borders, converted to uint16 for many samples at a time."""
+def _split_codes(codes: NDArray[np.int32], borders: list[int], max_codes: int) -> Iterator[NDArray]:
+    """The codes between borders, converted to uint16 for many samples at a time; not of those that are refused."""
     for first in range(0, len(borders) - 1, ROWS_AT_ONCE):
         some = borders[first : first + ROWS_AT_ONCE + 1]
+        if max(stop - start for start, stop in pairwise(some)) > max_codes:
+            yield from (codes[start:stop] for start, stop in pairwise(some))
+            continue
         block = narrow_codes(codes[some[0] : some[-1]])
         for start, stop in pairwise(some):
             yield block[start - some[0] : stop - some[0]]
@@ -192,8 +197,8 @@ def _starts(files: _Files) -> NDArray[np.int64]:
 
 def _load_array(path: Path) -> NDArray:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = mapped_npy(path)
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a .npy array ({error}); copy it again, or vectorize again") from error
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{path} is {array.dtype} of shape {array.shape}: expected one row of integers")
@@ -201,6 +206,8 @@ def _load_array(path: Path) -> NDArray:
 
 
 def _check_starts(files: _Files, starts_N: NDArray[np.int64], num_codes: int) -> None:
+    if len(starts_N) > files.samples.stat().st_size + 1:  # before all of it is read: a line has at least one byte
+        raise DataError(f"{files.index} has {len(starts_N)} entries, more than {files.samples} can have lines")
     if len(starts_N) == 0 or starts_N[0] != 0:
         found = "is empty" if len(starts_N) == 0 else f"begins with {starts_N[0]}"
         raise DataError(f"{files.index} {found}: expected the start of each sample, the first at 0")

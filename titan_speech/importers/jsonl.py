@@ -31,6 +31,8 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODE_LEN, CODES, speech_columns
 from titan_speech.importers.files import InputFile, find_files, format_hint
+from titan_speech.importers.limits import ImportLimits, lines_within
+from titan_speech.importers.npy import mapped_npy
 from titan_speech.importers.records import Record, speech_samples
 from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import referenced_file
@@ -74,14 +76,15 @@ def index_lines(path: Path, wanted: Sequence[int] = ()) -> LineIndex:
 
 
 def parse_lines(
-    path: Path, offset: int, first: int, stop: int | None
+    path: Path, offset: int, first: int, stop: int | None, limits: ImportLimits
 ) -> Iterator[tuple[str, dict[str, object] | Problem]]:
     """Names and JSON objects of lines [first, stop); line `first` begins at byte `offset`."""
     file_name = path.name  # computing it takes 1 us
     with open(path, "rb") as file:
         file.seek(offset)
-        for number, line in enumerate(islice(file, None if stop is None else stop - first), first):
-            yield f"{file_name}:{number}", parse_object(line)
+        lines = lines_within(file, limits)
+        for number, line in enumerate(islice(lines, None if stop is None else stop - first), first):
+            yield f"{file_name}:{number}", line if isinstance(line, Problem) else parse_object(line)
 
 
 def parse_object(line: bytes, encoding: str = "utf-8") -> dict[str, object] | Problem:
@@ -142,7 +145,8 @@ class JsonlImporter:
     def _records(self, unit: Unit) -> Iterator[tuple[str, Record | Problem]]:
         column, default = self._options.columns.get(CODES, CODES), unit.path.with_suffix(".npy")
         has_default, folder = default.is_file(), unit.path.parent
-        for name, record in parse_lines(unit.path, self._line_offsets[unit.name], unit.start, unit.stop):
+        offset = self._line_offsets[unit.name]
+        for name, record in parse_lines(unit.path, offset, unit.start, unit.stop, self._options.limits):
             if not isinstance(record, Problem):
                 value = record.get(column)
                 if isinstance(value, str) or (value is None and has_default):
@@ -208,6 +212,6 @@ def _referenced_file(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path
 @lru_cache(OPEN_ARRAYS)
 def _array(path: str) -> NDArray:
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        return mapped_npy(Path(path))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a .npy array that can be read ({error})") from error

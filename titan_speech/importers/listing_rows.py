@@ -22,6 +22,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.importers.files import describe_not_utf8
+from titan_speech.utils.json_text import read_small_file
 
 Row = tuple[str, dict[str, object]]
 
@@ -33,6 +34,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".lst", ".list", ".scp")
 _DELIMITERS = "\t|;,"
 KALDI, KALDI_FILES = "wav.scp", ("text", "utt2spk")
 _HEAD_BYTES = 1 << 16
+
+
+MAX_LISTING_BYTES = 1 << 30
+"""It is read whole; 4 million clips."""
 
 
 def read_rows(listing: Path, audio_column: str | None) -> Iterator[Row]:
@@ -61,11 +66,13 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: it is not UTF-8.
     """
-    data = path.read_bytes()
     try:
+        data = read_small_file(path, MAX_LISTING_BYTES)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} {describe_not_utf8(error)}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}; divide it") from error
 
 
 def lists_audio(path: Path) -> bool:

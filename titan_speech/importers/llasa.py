@@ -35,6 +35,7 @@ from tokenizers import Tokenizer
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.files import chosen_split, format_hint
+from titan_speech.importers.npy import mapped_npy
 from titan_speech.importers.records import narrow_codes
 from titan_speech.store.files import mapped_array
 from titan_speech.store.problems import Problem
@@ -47,6 +48,7 @@ SPEECH_START, SPEECH_END = "<|SPEECH_GENERATION_START|>", "<|SPEECH_GENERATION_E
 MARKERS = LLASA.tokens[:-NUM_CODES]
 NOT_A_CODE = -1
 ROWS_AT_ONCE = 256
+IDS_AT_ONCE = MAX_ROW_IDS = 16 << 20
 ID_BYTES = 4
 _NAME = re.compile(r"(?P<split>.+?)(?:_rank(?P<rank>\d+)_partial(?P<partial>\d+))?_input_ids\.memmap")
 
@@ -104,6 +106,9 @@ class LlasaImporter:
             raise DataError("Llasa memmaps have no columns: leave out --columns")
         self._options = options
         self._files = {str(path): _shape(path) for root in options.inputs for path in _memmaps(root, options)}
+        for path, (_, length) in self._files.items():
+            if length > MAX_ROW_IDS:
+                raise DataError(f"{path} has rows of {length:,} ids, expected at most {MAX_ROW_IDS:,}")
 
     def units(self) -> list[Unit]:
         return [unit for path, shape in self._files.items() for unit in self._units(Path(path), *shape)]
@@ -119,8 +124,9 @@ class LlasaImporter:
         num_rows, length = self._files[str(unit.path)]
         ids_NL = mapped_array(unit.path, np.dtype("<i4")).reshape(num_rows, length)
         stop = unit.stop if unit.stop is not None else num_rows
-        for first in range(unit.start, stop, ROWS_AT_ONCE):
-            yield from self._block(unit.path, first, ids_NL[first : min(first + ROWS_AT_ONCE, stop)])
+        at_once = max(1, min(ROWS_AT_ONCE, IDS_AT_ONCE // length))
+        for first in range(unit.start, stop, at_once):
+            yield from self._block(unit.path, first, ids_NL[first : min(first + at_once, stop)])
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -210,8 +216,9 @@ def _shape_path(path: Path) -> Path:
 def _shape(path: Path) -> tuple[int, int]:
     file = _shape_path(path)
     try:
-        shape = np.load(file, allow_pickle=False).tolist()
-    except (OSError, ValueError, EOFError) as error:
+        found = mapped_npy(file)
+        shape = found.tolist() if found.size == 2 else f"an array of shape {found.shape}"
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{file}, the shape of {path.name}, cannot be read ({error}); copy it to the same folder"
         ) from error

@@ -2,8 +2,8 @@
 
 In: `index.json` of version 2 and its shards, raw or compressed with zstd. Out: samples of speech. Columns are the
 dataset's; columns that hold pickles or images are never read. Unit: one shard (64 MB by default), which is read and
-decompressed at once. It is read without MosaicML's library, which pins numpy below 2.2; benchmarks/results/build.json
-compares the two rates. All numbers of a shard are little-endian:
+decompressed at once, so one above `--max-member-mb` is refused. It is read without MosaicML's library, which pins numpy
+below 2.2; benchmarks/results/build.json compares the two rates. All numbers of a shard are little-endian:
 
     u32 number of samples N | u32 offset of each sample, and of the end: N + 1 | JSON of the columns | samples
     sample = u32 size of each column without a fixed size | the columns' bytes, in the order of the columns
@@ -13,7 +13,6 @@ compares the two rates. All numbers of a shard are little-endian:
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import required_fields, speech_columns
 from titan_speech.importers.files import format_hint
 from titan_speech.importers.records import Record, check_codes_dtype, speech_samples
+from titan_speech.utils.json_text import parse_json, read_json_file
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path
 
 INDEX = "index.json"
@@ -48,7 +48,7 @@ _SCALARS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 
 _TEXTS: dict[str, Callable[[bytes], object]] = {
     "bytes": bytes,
     "str": lambda data: data.decode(),
-    "json": json.loads,
+    "json": parse_json,
     "str_int": lambda data: int(data.decode()),
     "str_float": lambda data: float(data.decode()),
     "int": lambda data: int(np.frombuffer(data, "<i8")[0]),
@@ -82,8 +82,11 @@ class Shard:
 
 
 def _can_decode(encoding: str) -> bool:
-    name = encoding.split(":", 1)[0]
-    return name in _TEXTS or name in _SCALARS or name == "ndarray"
+    name, *rest = encoding.split(":")
+    if name != "ndarray":
+        return name in _TEXTS or name in _SCALARS
+    is_shape = len(rest) < 2 or all(size.isdecimal() for size in rest[1].split(","))
+    return len(rest) <= 2 and is_shape and (not rest or rest[0] in _ARRAY_DTYPES.values())
 
 
 def _decoder(encoding: str) -> Decoder:
@@ -110,16 +113,16 @@ def _array(data: bytes, dtype: np.dtype | None, shape: tuple[int, ...] | None) -
     return np.frombuffer(data, dtype, offset=start).reshape(shape)
 
 
-def _read_samples(folder: Path, shard: Shard, wanted: set[str]) -> Iterator[dict[str, object]]:
+def _read_samples(folder: Path, shard: Shard, wanted: set[str], max_bytes: int) -> Iterator[dict[str, object]]:
     """The wanted columns of each sample, in order; bytes that do not fit the layout mean a damaged shard."""
-    data, path = _shard_bytes(folder, shard), folder / shard.raw.basename
+    data, path = _shard_bytes(folder, shard, max_bytes), folder / shard.raw.basename
     offsets = _offsets(data, shard, path)
     decoders = [_decoder(encoding) if name in wanted else None for name, encoding in shard.columns.items()]
     for number in range(shard.num_samples):
         sample = data[offsets[number] : offsets[number + 1]]
         try:
             yield _decode(sample, shard, decoders)
-        except (ValueError, KeyError, IndexError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, OverflowError, StopIteration) as error:
             raise DataError(f"{path} is damaged at sample {number}: {error}. Fetch or write it again") from error
 
 
@@ -147,9 +150,15 @@ def _offsets(data: bytes, shard: Shard, path: Path) -> list[int]:
     return offsets_N.tolist()
 
 
-def _shard_bytes(folder: Path, shard: Shard) -> bytes:
+def _shard_bytes(folder: Path, shard: Shard, max_bytes: int) -> bytes:
     """The uncompressed shard, from whichever of its two files exists; checksums of the index are verified."""
     raw = folder / shard.raw.basename
+    largest = max(file.num_bytes for file in (shard.raw, shard.packed) if file is not None)
+    if largest > max_bytes:
+        raise DataError(
+            f"{raw} has {largest:,} bytes by index.json, more than {max_bytes:,}: write smaller shards, or allow it "
+            "with --max-member-mb"
+        )
     if raw.is_file() or shard.packed is None:
         return _read(raw, shard.raw)
     packed = folder / shard.packed.basename
@@ -164,7 +173,8 @@ def _shard_bytes(folder: Path, shard: Shard) -> bytes:
 
 def _read(path: Path, file: ShardFile) -> bytes:
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as opened:
+            data = opened.read(file.num_bytes + 1)
     except OSError as error:
         raise DataError(f"{path}, named in index.json, cannot be read: {error.strerror}") from error
     _verify(path, data, file)
@@ -173,7 +183,8 @@ def _read(path: Path, file: ShardFile) -> bytes:
 
 def _verify(path: Path, data: bytes, file: ShardFile) -> None:
     if len(data) != file.num_bytes:
-        raise DataError(f"{path} holds {len(data)} bytes, index.json says {file.num_bytes}. Fetch or write it again")
+        found = f"more than {file.num_bytes}" if len(data) > file.num_bytes else len(data)
+        raise DataError(f"{path} holds {found} bytes, index.json says {file.num_bytes}. Fetch or write it again")
     for name, expected in file.hashes.items():
         found = _digest(name, data)
         if found is not None and found != expected:
@@ -221,7 +232,8 @@ class MDSImporter:
 
     def _records(self, location: _Location) -> Iterator[tuple[str, Record]]:
         wanted = self._columns.used(location.shard.columns)
-        for number, record in enumerate(_read_samples(location.folder, location.shard, wanted)):
+        max_bytes = self._options.limits.max_member_bytes
+        for number, record in enumerate(_read_samples(location.folder, location.shard, wanted, max_bytes)):
             yield f"{location.shard.raw.basename} sample {number}", record
 
     def _check(self, location: _Location) -> None:
@@ -269,14 +281,14 @@ def _dataset_folder(root: Path, split: str | None) -> Path:
 def _read_index(folder: Path) -> list[Shard]:
     path = folder / INDEX
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json_file(path)
         version = content["version"]
         if version != 2:
             raise DataError(f"{path} is of version {version!r}: expected 2")
         shards = [_shard(entry, path) for entry in content["shards"]]
     except UnsafePathError as error:
         raise DataError(f"{path}: {error}; find out who made these shards before you use them") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is not an index of MDS shards ({error!r}){format_hint([folder], 'mds')}") from error
@@ -289,13 +301,22 @@ def _shard(entry: dict, path: Path) -> Shard:
     if entry["format"] != "mds":
         raise DataError(f"{path} lists shards of format {entry['format']!r}: expected 'mds'. Write it with MDSWriter")
     return Shard(
-        columns=dict(zip(entry["column_names"], entry["column_encodings"], strict=True)),
-        sizes=tuple(entry["column_sizes"]),
-        num_samples=entry["samples"],
+        columns=_columns(entry),
+        sizes=tuple(None if size is None else byte_count(size) for size in entry["column_sizes"]),
+        num_samples=byte_count(entry["samples"]),
         raw=_file(entry["raw_data"]),
         packed=_file(entry["zip_data"]) if entry["zip_data"] else None,
         compression=entry["compression"],
     )
+
+
+def _columns(entry: dict) -> dict[str, str]:
+    columns = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
+    if len(columns) != len(entry["column_sizes"]) or not all(
+        isinstance(text, str) for pair in columns.items() for text in pair
+    ):
+        raise ValueError("column_names, column_encodings and column_sizes do not fit each other")
+    return columns
 
 
 def _file(entry: dict) -> ShardFile:

@@ -23,10 +23,13 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODES, Columns, required_fields, speech_columns
 from titan_speech.importers.files import InputFile, find_files, format_hint, warn_absent_parts
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
 from titan_speech.store.problems import Problem
 
 UNIT_BYTES = 256 << 20
+MAX_GROUP_CODES = 1 << 30
+"""Of one row group: 6,000 h of speech."""
 _ROWS_PER_BATCH = 1024
 _SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z0-9_.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
@@ -48,6 +51,7 @@ class ParquetImporter:
     def samples(self, unit: Unit) -> Iterator[Sample]:
         file = open_parquet(unit.path)
         self._check(unit.path, file)
+        _refuse_too_many_codes(file, unit, self._columns, self._options.limits)
         return speech_samples(_records(file, unit, self._columns), self._columns, self._options, unit)
 
     def _check(self, path: Path, file: pq.ParquetFile) -> None:
@@ -102,9 +106,16 @@ def open_parquet(path: Path, format_name: str = "parquet") -> pq.ParquetFile:
         DataError: it is not a parquet file, or is truncated.
     """
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        _ = file.schema_arrow.names, _leaf_paths(file)  # names are decoded when they are asked for
+        return file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a whole parquet file ({error}){format_hint([path], format_name)}") from error
+
+
+def _leaf_paths(file: pq.ParquetFile) -> list[str]:
+    """`codes.list.element` for the values of a list."""
+    return [file.schema.column(number).path for number in range(len(file.schema.names))]
 
 
 def _file_units(file: InputFile) -> list[Unit]:
@@ -145,6 +156,21 @@ def row_groups_of(file: pq.ParquetFile, unit: Unit) -> list[int]:
     return [group for group in range(len(counts_G)) if unit.start <= ends_G[group] and ends_G[group + 1] <= stop]
 
 
+def _refuse_too_many_codes(file: pq.ParquetFile, unit: Unit, columns: Columns, limits: ImportLimits) -> None:
+    """A page of a few bytes can stand for 2 billion equal codes; their number is in the footer."""
+    column = columns.of(CODES, file.schema_arrow.names)
+    leaves = [number for number, path in enumerate(_leaf_paths(file)) if path.split(".")[0] == column]
+    for group in row_groups_of(file, unit):
+        metadata = file.metadata.row_group(group)
+        most = min(metadata.num_rows * limits.max_codes, MAX_GROUP_CODES)
+        for num_values in (metadata.column(leaf).num_values for leaf in leaves):
+            if num_values > max(most, metadata.num_rows):
+                raise DataError(
+                    f"{unit.path}: row group {group} has {num_values:,} codes in {metadata.num_rows:,} rows, "
+                    f"more than {most:,}: write smaller row groups of samples of at most {limits.max_sample_sec:g} s"
+                )
+
+
 def _refuse_repeated_columns(names: list[str], path: Path) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
@@ -183,7 +209,7 @@ def _records(file: pq.ParquetFile, unit: Unit, columns: Columns) -> Iterator[tup
             for in_batch in range(batch.num_rows):
                 yield f"row {row}", {name: column[in_batch] for name, column in values.items()}
                 row += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{unit.path} is damaged near row {row}: {error}. Fetch or write it again") from error
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.columns import CODE_LEN, CODES, ROW, TRANSCRIPTS, Columns, missing_column, missing_field
+from titan_speech.importers.limits import check_codes_length
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import SampleInfo
 from titan_speech.tokenization.vocabulary import NUM_CODES
@@ -33,6 +34,7 @@ class UnreadValue:
     """In a record, a value that is not read for a reason such as safety; an error if it is needed for a field."""
 
     reason: str
+    remedy: str = "write codes with numpy.save"
 
 
 def speech_samples(
@@ -75,7 +77,7 @@ def _speech_sample(record: Record, columns: Columns, options: ImportOptions, uni
     info, transcripts = read_metadata(record, columns, options, f"{unit.name}:{row}")
     located = columns.locate(record)
     column = located.get(CODES)
-    codes_T = None if column is None else codes_array(_value(CODES, column, record), options.codes_dtype)
+    codes_T = None if column is None else codes_array(_value(CODES, column, record), options)
     if codes_T is None:
         unread = [(name, value.reason) for name, value in record.items() if isinstance(value, UnreadValue)]
         hint = "".join(f". {name} {reason} and is not read" for name, reason in unread)
@@ -140,7 +142,7 @@ def _value(field: str, column: str, record: Record) -> object:
     if isinstance(value, Problem):
         raise BadRecordError(value.kind, value.detail)
     if isinstance(value, UnreadValue):
-        detail = f"{column} {value.reason} and is not imported: write codes with numpy.save"
+        detail = f"{column} {value.reason} and is not imported: {value.remedy}"
         raise BadRecordError(f"{field} refused", detail)
     return value
 
@@ -174,33 +176,48 @@ def _number(field: str, value: object) -> int | float:
     return number
 
 
-def codes_array(value: object, codes_dtype: str | None) -> NDArray | None:
+def codes_array(value: object, options: ImportOptions) -> NDArray | None:
     """Codes in the integer type of the input.
 
     Args:
         value: a list, an array, bytes, or None.
-        codes_dtype: what the user says bytes are; bytes without it are refused.
+        options: bytes without its `codes_dtype` are refused, and so is what is over its limits.
 
     Returns:
         The codes in native byte order, or None without a value; their range is not checked.
 
     Raises:
-        BadRecordError: the value is not one row of numbers.
+        BadRecordError: the value is not one row of numbers, or too long.
     """
     if value is None:
         return None
     if isinstance(value, bytes | bytearray | memoryview):
-        return _codes_from_bytes(value, codes_dtype)
+        return _codes_from_bytes(value, options)
     try:
+        if isinstance(value, list) and _has_text(value):
+            raise ValueError("a list with text")
         codes_T = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecordError("codes", f"codes are not one row of numbers ({error})") from None
+    _refuse_too_long(codes_T.size, options)  # nothing of a mapped array was read so far
     if codes_T.ndim > 1 and codes_T.shape[-1] == codes_T.size:  # (1, 1, T), as XCodec2 returns them
         codes_T = codes_T.reshape(-1)
     return codes_T if codes_T.dtype.isnative else codes_T.astype(codes_T.dtype.newbyteorder("="))
 
 
-def _codes_from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | None) -> NDArray:
+def _has_text(values: list) -> bool:
+    """Numpy gives every item of a list the width of the longest text: 2 MB of JSON would take 4 TB."""
+    kinds = set(map(type, values))
+    return str in kinds or (list in kinds and any(_has_text(item) for item in values if type(item) is list))
+
+
+def _refuse_too_long(num_codes: int, options: ImportOptions) -> None:
+    if problem := check_codes_length(num_codes, options.limits):
+        raise BadRecordError(problem.kind, problem.detail)
+
+
+def _codes_from_bytes(data: bytes | bytearray | memoryview, options: ImportOptions) -> NDArray:
+    codes_dtype = options.codes_dtype
     if codes_dtype is None:
         known = ", ".join(CODE_DTYPES)
         detail = f"codes are {len(data)} bytes of unknown width: say which with --codes-dtype ({known})"
@@ -209,6 +226,7 @@ def _codes_from_bytes(data: bytes | bytearray | memoryview, codes_dtype: str | N
     if len(data) % dtype.itemsize:
         detail = f"codes are {len(data)} bytes, not a multiple of the {dtype.itemsize} bytes of {codes_dtype}"
         raise BadRecordError("bytes", f"{detail}: not {codes_dtype}")
+    _refuse_too_long(len(data) // dtype.itemsize, options)
     return np.frombuffer(data, dtype)
 
 

@@ -13,7 +13,6 @@ needs its quality signals cannot be built from directly, since no rules would be
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,12 +23,14 @@ import regex
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, TextSample, Unit
 from titan_speech.importers.language_id import identify, letter_share
+from titan_speech.importers.limits import check_document_length
 from titan_speech.importers.markup import strip_markup
 from titan_speech.importers.registry import Preset, find_preset
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import SampleInfo, is_language
 from titan_speech.tokenization.languages import tag_of_path, to_tag
 from titan_speech.tokenization.normalize import normalize
+from titan_speech.utils.json_text import parse_json
 
 FIELDS = ("sample_id", "text", "user", "language", "dataset_source", "licence", "quality_signals", "dialogue", "meta")
 """What a column may hold: `dialogue` is text with <human>: and <bot>: turns; `meta` an object that may name a
@@ -182,6 +183,8 @@ class RowReader:
             user, text = split_dialogue(_text(row, "dialogue"))
         else:
             user, text = (_text(row, "user") or None), _text(row, "text")
+        if problem := check_document_length(len(text) + len(user or "")):
+            raise BadRecordError(problem.kind, problem.detail)
         source = self._source(row)
         licence = _text(row, "licence") or (self.preset.licence if self.preset else UNKNOWN_LICENCE)
         return TextDocument(
@@ -243,7 +246,7 @@ def split_dialogue(text: str) -> tuple[str | None, str]:
 def _language_in_meta(row: Mapping[str, object]) -> str:
     value = row.get("meta")
     try:
-        content = json.loads(value) if isinstance(value, str) else value
+        content = parse_json(value) if isinstance(value, str) else value
     except ValueError as error:
         raise BadRecordError("meta", f"meta is not JSON: {error}") from error
     language = content.get("language") if isinstance(content, Mapping) else None
@@ -255,7 +258,7 @@ def _quality_signals(row: Mapping[str, object]) -> dict[str, float] | None:
         return None
     value = row["quality_signals"]
     try:
-        content = json.loads(value) if isinstance(value, str) else value
+        content = parse_json(value) if isinstance(value, str) else value
     except ValueError as error:
         raise BadRecordError("quality signals", f"quality_signals is not JSON: {error}") from error
     if not isinstance(content, Mapping) or not content:

@@ -9,7 +9,8 @@ In: files and folders of
 
 Out: the rows of each unit, for text_documents.py. A unit is a file (compressed files cannot be entered in the middle,
 so files of 100 MB to 1 GB spread well over processes), up to 1,000 small plain files, or row groups of about 256 MB of
-a parquet file. One plain document above 64 MB is an error: then blank lines were expected where there are none.
+a parquet file. One plain document above 64 M characters is a bad one: then blank lines were expected where there are
+none.
 JSONL is read at about 200 MB/s per process.
 """
 
@@ -23,6 +24,7 @@ import pyarrow as pa
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Unit
 from titan_speech.importers.jsonl import parse_object
+from titan_speech.importers.limits import check_document_length
 from titan_speech.importers.parquet import open_parquet, row_group_ranges, row_groups_of
 from titan_speech.importers.registry import LAYOUTS
 from titan_speech.importers.text_documents import TextImporter, resolve_columns
@@ -30,7 +32,6 @@ from titan_speech.importers.text_lines import input_files, line_encoding, raw_li
 from titan_speech.store.problems import Problem
 
 FILES_PER_UNIT = 1000
-MAX_DOCUMENT_CHARS = 64 << 20
 UNIT_BYTES = 256 << 20
 ROWS_PER_BATCH = 1024
 
@@ -56,16 +57,21 @@ class TextPlainImporter(TextImporter):
             units.append(Unit(f"files {first}-{stop}", some[0][1].parent, num_bytes, first, stop))
         return units
 
-    def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object]]]:
+    def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object] | Problem]]:
+        limits = self.options.limits
         if self.layout == "file":
             for number in range(unit.start, unit.stop or 0):
                 name, path = self._files[number]
-                text = _checked_length("\n".join(line for _, line in text_lines(path)), path)
-                yield number, {"text": text, "sample_id": f"{self._source_name(path)}/{name}"}
-        elif self.layout == "lines":
-            yield from ((number, {"text": line}) for number, line in text_lines(unit.path) if line.strip())
-        else:
-            yield from ((number, {"text": text}) for number, text in _paragraphs(text_lines(unit.path), unit.path))
+                text = _whole(text_lines(path, limits))
+                sample_id = f"{self._source_name(path)}/{name}"
+                yield number, text if isinstance(text, Problem) else {"text": text, "sample_id": sample_id}
+            return
+        lines = text_lines(unit.path, limits)
+        for number, text in lines if self.layout == "lines" else _paragraphs(lines):
+            if isinstance(text, Problem):
+                yield number, text
+            elif text.strip():
+                yield number, {"text": text}
 
     def where(self, unit: Unit, position: int) -> str:
         return str(self._files[position][1]) if self.layout == "file" else f"{unit.path}, line {position}"
@@ -79,30 +85,42 @@ class TextPlainImporter(TextImporter):
         return self.preset.source if self.preset else path.parent.name
 
 
-def _paragraphs(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, str]]:
+def _whole(lines: Iterable[tuple[int, str | Problem]]) -> str | Problem:
+    """All lines as one document."""
+    kept: list[str] = []
+    num_chars = 0
+    for _, line in lines:
+        if isinstance(line, Problem):
+            return line
+        num_chars += len(line) + 1
+        if problem := check_document_length(num_chars):
+            return problem
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def _paragraphs(lines: Iterable[tuple[int, str | Problem]]) -> Iterator[tuple[int, str | Problem]]:
     """Number of the first line, and the lines up to the next blank one."""
-    first, paragraph, num_chars = 0, [], 0
+    first, num_chars = 0, 0
+    paragraph: list[str] = []
+    problem: Problem | None = None
     for number, line in lines:
-        if line.strip():
-            first = first if paragraph else number
-            num_chars += len(line)
+        if isinstance(line, str) and not line.strip():
+            if paragraph or problem:
+                yield first, problem or "\n".join(paragraph)
+            paragraph, problem, num_chars = [], None, 0
+            continue
+        if not (paragraph or problem):
+            first = number
+        if problem is None:
+            num_chars += len(line) if isinstance(line, str) else 0
+            problem = line if isinstance(line, Problem) else check_document_length(num_chars)
+        if problem is None and isinstance(line, str):
             paragraph.append(line)
-            if num_chars > MAX_DOCUMENT_CHARS:
-                _checked_length("\n".join(paragraph), path)
-        elif paragraph:
-            yield first, "\n".join(paragraph)
-            paragraph, num_chars = [], 0
-    if paragraph:
-        yield first, "\n".join(paragraph)
-
-
-def _checked_length(text: str, path: Path) -> str:
-    if len(text) > MAX_DOCUMENT_CHARS:
-        raise DataError(
-            f"{path} has a document of more than {MAX_DOCUMENT_CHARS >> 20} M characters; if blank lines or lines end "
-            "its documents, say --preset paragraphs or --preset lines"
-        )
-    return text
+        else:
+            paragraph = []
+    if paragraph or problem:
+        yield first, problem or "\n".join(paragraph)
 
 
 class TextJsonlImporter(TextImporter):
@@ -118,10 +136,10 @@ class TextJsonlImporter(TextImporter):
     def rows(self, unit: Unit) -> Iterator[tuple[int, Mapping[str, object] | Problem]]:
         keys: tuple[str, ...] | None = None
         columns: dict[str, str] | Problem = {}
-        for number, line in raw_lines(unit.path):
-            if not line.strip():
+        for number, line in raw_lines(unit.path, self.options.limits):
+            if isinstance(line, bytes) and not line.strip():
                 continue
-            content = parse_object(line, line_encoding(number))
+            content = line if isinstance(line, Problem) else parse_object(line, line_encoding(number))
             if isinstance(content, Problem):
                 yield number, content
                 continue
@@ -171,5 +189,5 @@ class TextParquetImporter(TextImporter):
                 for row in batch.to_pylist():
                     yield position, {field: row[column] for field, column in columns.items()}
                     position += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{unit.path} breaks off after row {position}: {error}; fetch it again") from error

@@ -1,7 +1,8 @@
 """Files of a text input, and their bytes as lines.
 
 In: files and folders, plain or compressed (.gz, .zst). Out: the files, in an order that depends on their names alone,
-and their lines as text. Bytes that are not UTF-8, and files that end too early, are errors with file and line.
+and their lines as text, of bounded length (limits.py). Bytes that are not UTF-8, and files that end too early, are
+errors with file and line.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import BinaryIO
 import zstandard
 
 from titan_speech.errors import DataError
+from titan_speech.importers.limits import ImportLimits, lines_within
+from titan_speech.store.problems import Problem
 
 COMPRESSIONS = ("", ".gz", ".zst")
-CHUNK_BYTES = 128 << 10
+ZSTD_BYTES = 1 << 10
+"""Of a compressed file at a time: zstandard returns all that they stand for, up to 32 MB for these."""
 
 
 def input_files(inputs: tuple[Path, ...], suffixes: tuple[str, ...], format_name: str) -> list[tuple[str, Path]]:
@@ -60,8 +64,8 @@ def _found_instead(inputs: tuple[Path, ...]) -> str:
     return f"found {found or 'no files'}" + (f"; use --from {other}" if other else "")
 
 
-def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Line numbers from 1, and the lines as bytes.
+def raw_lines(path: Path, limits: ImportLimits) -> Iterator[tuple[int, bytes | Problem]]:
+    """Line numbers from 1, and the lines as bytes, or that one is too long.
 
     Raises:
         DataError: the file cannot be read to its end.
@@ -69,7 +73,7 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with _open_bytes(path) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(lines_within(file, limits), 1):
                 yield number, line
     except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{path} breaks off after line {number}: {error}; fetch it again") from error
@@ -80,13 +84,16 @@ def line_encoding(number: int) -> str:
     return "utf-8-sig" if number == 1 else "utf-8"
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, and the lines without their line ends.
+def text_lines(path: Path, limits: ImportLimits) -> Iterator[tuple[int, str | Problem]]:
+    """Line numbers from 1, and the lines without their line ends, or that one is too long.
 
     Raises:
         DataError: a line is not UTF-8, or the file cannot be read to its end.
     """
-    for number, line in raw_lines(path):
+    for number, line in raw_lines(path, limits):
+        if isinstance(line, Problem):
+            yield number, line
+            continue
         try:
             text = line.decode(line_encoding(number))
         except UnicodeDecodeError as error:
@@ -111,7 +118,7 @@ class _ZstdStream(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb")  # noqa: SIM115  (closed in close)
         self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._decompressed = b""
+        self._decompressed = memoryview(b"")
         self._is_inside_frame = False
 
     def readable(self) -> bool:
@@ -124,12 +131,12 @@ class _ZstdStream(io.RawIOBase):
                 self._frame, self._is_inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
             else:
                 rest = b""
-            data = rest or self._file.read(CHUNK_BYTES)
+            data = rest or self._file.read(ZSTD_BYTES)
             if not data:
                 if self._is_inside_frame:
                     raise EOFError("the last frame is not whole")
                 return 0
-            self._decompressed, self._is_inside_frame = self._frame.decompress(data), True
+            self._decompressed, self._is_inside_frame = memoryview(self._frame.decompress(data)), True
         count = min(len(buffer), len(self._decompressed))
         buffer[:count], self._decompressed = self._decompressed[:count], self._decompressed[count:]
         return count

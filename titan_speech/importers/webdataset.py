@@ -13,17 +13,17 @@ tarfile takes the end of a truncated archive for its regular end, so the end is 
 from __future__ import annotations
 
 import gzip
-import io
-import json
 import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,21 @@ from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, ImportOptions, Sample, Unit
 from titan_speech.importers.columns import CODES, speech_columns
 from titan_speech.importers.files import find_files, format_hint
+from titan_speech.importers.limits import ImportLimits
+from titan_speech.importers.npy import array_of_bytes
 from titan_speech.importers.records import Record, UnreadValue, check_codes_dtype, speech_samples
 from titan_speech.store.problems import Problem
+from titan_speech.utils.json_text import parse_json
 
 KEY = "__key__"
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DEFAULTS = {"sample_id": KEY, CODES: "npy", "transcript_native": "txt"}
+CHUNK_BYTES = 1 << 20
+HEADER_BYTES = 512
+MAX_HEADER_BYTES = 16 << 10
+"""Of a long name or of extended attributes; tarfile's search in them is quadratic before Python 3.11.10."""
+MAX_MEMBERS = 4 << 20
+"""Of one tar: the keys of all of them are kept, in about 1 GB."""
 _PREAMBLE = 10
 """Bytes of a .npy before its header: magic, version and the header's length in two bytes."""
 _ROW = re.compile(
@@ -63,14 +72,15 @@ class WebDatasetImporter:
         return [Unit(file.name, file.path, file.num_bytes) for file in self._files]
 
     def samples(self, unit: Unit) -> Iterator[Sample]:
-        return speech_samples(_records(unit.path), self._columns, self._options, unit)
+        records = _records(unit.path, self._options.limits)
+        return speech_samples(records, self._columns, self._options, unit)
 
 
 def _check_tar(path: Path) -> None:
     try:
-        with _open(path) as file, tarfile.open(fileobj=file, mode="r:"):
+        with _open(path) as file, _open_tar(file):
             pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a tar ({error}){format_hint([path], 'webdataset')}") from error
 
 
@@ -80,6 +90,22 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if zipped else open(path, "rb")
 
 
+class _BoundedReads:
+    """A file whose reads are bounded: tarfile reads as much as a header of a long name announces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, num_bytes: int) -> bytes:
+        if not 0 <= num_bytes <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header announces {num_bytes:,} bytes, expected at most {MAX_HEADER_BYTES:,}")
+        return self._file.read(num_bytes)
+
+
+def _open_tar(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast(IO[bytes], _BoundedReads(file)), mode="r:")
+
+
 class _Member(NamedTuple):
     """A file of a sample; `number` counts from 1, as lines of `tar -tf` do."""
 
@@ -87,24 +113,36 @@ class _Member(NamedTuple):
     ending: str
     number: int
     name: str
-    data: bytes
+    data: bytes | UnreadValue
 
 
-def _records(path: Path) -> Iterator[tuple[str, Record | Problem]]:
+def _records(path: Path, limits: ImportLimits) -> Iterator[tuple[str, Record | Problem]]:
     """One record per key; the members of a key must follow each other, as WebDataset writes them."""
     seen: dict[str, tuple[_SeenMember, ...]] = {}
-    for key, group in groupby(_sample_members(path), attrgetter("key")):
+    for key, group in groupby(_sample_members(path, limits), attrgetter("key")):
         members = tuple(group)
         _refuse_spread(path, members, seen)
-        yield key, _record(key, members)
+        yield key, _record(key, members, limits)
 
 
-def _sample_members(path: Path) -> Iterator[_Member]:
-    for number, name, data in _members(path):
+def _sample_members(path: Path, limits: ImportLimits) -> Iterator[_Member]:
+    key_before, left = "", 0
+    for number, name, num_bytes, read in _members(path):
         folder, _, file_name = name.removeprefix("./").rpartition("/")  # as `tar -C FOLDER .` names members
         if not file_name.startswith(("__", ".")) and "." in file_name:
             stem, _, ending = file_name.partition(".")
-            yield _Member(f"{folder}/{stem}" if folder else stem, ending, number, name, data)
+            key = f"{folder}/{stem}" if folder else stem
+            if key != key_before:
+                key_before, left = key, limits.max_member_bytes
+            left -= num_bytes + HEADER_BYTES
+            with _as_data_error(path):
+                data = read() if left >= 0 else _too_large(num_bytes, limits)
+            yield _Member(key, ending, number, name, data)
+
+
+def _too_large(num_bytes: int, limits: ImportLimits) -> UnreadValue:
+    reason = f"has {num_bytes:,} bytes, which makes its sample larger than {limits.max_member_bytes:,} bytes,"
+    return UnreadValue(reason, "cut the sample, or allow it with --max-member-mb")
 
 
 class _SeenMember(NamedTuple):
@@ -127,54 +165,76 @@ def _refuse_spread(path: Path, members: tuple[_Member, ...], seen: dict[str, tup
     seen[key] = tuple(_SeenMember(sys.intern(one.ending), one.number) for one in members)
 
 
-def _record(key: str, members: tuple[_Member, ...]) -> Record | Problem:
+def _record(key: str, members: tuple[_Member, ...], limits: ImportLimits) -> Record | Problem:
     record: dict[str, object] = {KEY: key}
     try:
         for member in members:
-            _add_member(record, member.ending, member.data, f"member {member.name}")
+            _add_member(record, member.ending, member.data, f"member {member.name}", limits)
     except BadRecordError as error:
         return error.problem
     return record
 
 
-def _members(path: Path) -> Iterator[tuple[int, str, bytes]]:
-    """Number, name and contents of each file."""
-    with _open(path) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                number = 0
-                while (member := tar.next()) is not None:
-                    number += 1
-                    tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member
-                    if member.isfile():
-                        file.seek(member.offset_data)
-                        data = file.read(member.size)
-                        if len(data) != member.size:
-                            raise tarfile.ReadError(f"{member.name} has {len(data)} of {member.size} bytes")
-                        yield number, member.name, data
-                end = tar.offset
-            _check_end(file, end)
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is damaged: {error}. Fetch or write it again") from error
+def _members(path: Path) -> Iterator[tuple[int, str, int, Callable[[], bytes]]]:
+    """Number, name and size of each file, and what reads it before the next one is asked for."""
+    with _open(path) as file, _as_data_error(path):
+        with _open_tar(file) as tar:
+            number = 0
+            while (member := tar.next()) is not None:
+                number += 1
+                tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member
+                if member.size < 0 or number > MAX_MEMBERS:
+                    raise tarfile.ReadError(f"member {number} of {member.size} bytes, at most {MAX_MEMBERS:,}")
+                if member.isfile():
+                    yield number, member.name, member.size, partial(_read_member, file, member)
+            end = tar.offset
+        _check_end(file, end)
+
+
+@contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}. Fetch or write it again") from error
+
+
+def _read_member(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    file.seek(member.offset_data)
+    data = file.read(member.size)
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} has {len(data)} of {member.size} bytes")
+    return data
 
 
 def _check_end(file: BinaryIO, end: int) -> None:
     """After the last member there are only zeros; reading them also verifies the checksum of gzip."""
     file.seek(end)
-    rest = file.read()
+    rest = file.read(CHUNK_BYTES)
     if not rest:
         raise tarfile.ReadError(f"it ends at byte {end} without the end marker of a tar")
-    if rest.count(0) != len(rest):
-        raise tarfile.ReadError(f"there is no valid header at byte {end}")
+    while rest:
+        if rest.count(0) != len(rest):
+            raise tarfile.ReadError(f"there is no valid header at byte {end}")
+        rest = file.read(CHUNK_BYTES)
 
 
-def _add_member(record: dict[str, object], ending: str, data: bytes, where: str) -> None:
+def _add_member(
+    record: dict[str, object], ending: str, data: bytes | UnreadValue, where: str, limits: ImportLimits
+) -> None:
     if ending in record:
         raise BadRecordError(
             "member twice", f"{where}: {ending!r} occurs twice, as a member and as a json field or second member"
         )
     kind = ending.rsplit(".", 1)[-1].lower()
-    if ending == "json":
+    if isinstance(data, bytes) and kind in ("json", "txt", "text") and len(data) > limits.max_line_bytes:
+        found = f"has {len(data):,} bytes of text, more than {limits.max_line_bytes:,},"
+        data = UnreadValue(found, "cut it, or allow it with --max-line-mb")
+    if isinstance(data, UnreadValue):
+        if ending == "json":  # any field may be in it
+            raise BadRecordError("too large", f"{where} {data.reason} and is not read: {data.remedy}")
+        record[ending] = data
+    elif ending == "json":
         _add_json(record, data, where)
     elif kind == "npy":
         record[ending] = _npy(data, where)
@@ -188,8 +248,8 @@ def _add_member(record: dict[str, object], ending: str, data: bytes, where: str)
 
 def _add_json(record: dict[str, object], data: bytes, where: str) -> None:
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(data)
+    except ValueError as error:
         raise BadRecordError("json", f"{where} is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise BadRecordError("json", f"{where} holds a {type(fields).__name__}: expected an object of fields")
@@ -207,8 +267,8 @@ def _npy(data: bytes, where: str) -> NDArray:
         if len(data) - row.end() == count * dtype.itemsize:
             return np.frombuffer(data, dtype, count, row.end())
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return array_of_bytes(data)
+    except ValueError as error:
         raise BadRecordError("npy", f"{where} is not a .npy array: {error}") from error
 
 

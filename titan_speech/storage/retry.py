@@ -78,7 +78,8 @@ def retry_request(request_name: str, request: Callable[[], Result], num_attempts
                     f"{request_name} failed {num_attempts} times, last with: {error}; check that the endpoint is right "
                     "and can be reached from this node, then start again: what was fetched is kept"
                 ) from error
-            wait_sec = random.uniform(0, min(LONGEST_WAIT_SEC, FIRST_WAIT_SEC * 2 ** (attempt - 1)))
+            longest_sec = min(LONGEST_WAIT_SEC, FIRST_WAIT_SEC * 2 ** (attempt - 1))
+            wait_sec = random.uniform(0, longest_sec)  # noqa: S311  (spreads retries, protects nothing)
             logger.warning(
                 "%s: %s; attempt %d of %d in %.1f s", request_name, error, attempt + 1, num_attempts, wait_sec
             )

@@ -36,6 +36,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError, TitanSpeechError
 from titan_speech.storage.retry import MissingObjectError, Result, TransferError, UnreachableError, retry_request
 from titan_speech.storage.s3_url import S3Url, is_s3
+from titan_speech.utils.json_text import MAX_JSON_BYTES
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -113,7 +114,9 @@ class Client:
         }
 
     def read(self, url: S3Url, parse: Callable[[bytes], Result] = bytes) -> Result:
-        """The whole object; for small ones. One that is found damaged is read once more: a byte may change on the way.
+        """The whole object; for small ones, up to `MAX_JSON_BYTES`.
+
+        One that is found damaged is read once more: a byte may change on the way.
 
         Args:
             parse: makes the result of the content; a `TitanSpeechError` of it says that the content is damaged.
@@ -135,7 +138,13 @@ class Client:
 
         def request() -> tuple[bytes, str]:
             answer = self._s3.get_object(Bucket=url.bucket, Key=url.key)
-            return answer["Body"].read(), answer["Metadata"].get(SHA256_KEY, "")
+            content = bytearray()
+            with closing(answer["Body"]) as body:
+                while chunk := body.read(CHUNK_BYTES):  # the last, empty read checks that the body was whole
+                    content += chunk
+                    if len(content) > MAX_JSON_BYTES:
+                        raise DataError(f"{url} has more than {MAX_JSON_BYTES:,} bytes, expected a small file")
+            return bytes(content), answer["Metadata"].get(SHA256_KEY, "")
 
         return self._retry(f"reading {url}", request)
 

@@ -17,6 +17,7 @@ from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, Totals
 from titan_speech.store.reader import store_files
 from titan_speech.store.tasks import count_tasks
+from titan_speech.utils.printable import joined_lines
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
@@ -32,7 +33,7 @@ def describe_store(path: str | Path, storage: StorageConfig | None = None) -> st
     for number, part in enumerate(manifest.parts):
         last = number == len(manifest.parts) - 1
         lines += _part_lines(part, "└─" if last else "├─", "  " if last else "│ ")
-    return "\n".join(lines)
+    return joined_lines(lines)
 
 
 def describe_store_json(path: str | Path, storage: StorageConfig | None = None) -> str:

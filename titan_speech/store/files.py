@@ -24,6 +24,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, read_manifest
 from titan_speech.store.mapped_files import FileState, mapped_files
 from titan_speech.utils.checksum import is_intact, sha256_of
+from titan_speech.utils.json_text import read_small_file
 
 TOKEN_DTYPES = {Kind.SPEECH: np.dtype("<u2"), Kind.TEXT: np.dtype("<u4")}
 TEXT_DTYPE = np.dtype("<u4")
@@ -175,7 +176,10 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes | None:
         path = self.folder / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return read_small_file(path) if path.is_file() else None
+        except ValueError as error:
+            raise DataError(f"{path} has {error}; {REPAIR}") from error
 
     def list_paths(self) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir()]

@@ -18,6 +18,7 @@ from typing import Any
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.reader import store_files
+from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.record_types import check_types
 
 HELD_OUT_NAME = "gold.json"
@@ -101,7 +102,7 @@ def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -
             f"no held-out set at {place}: {HELD_OUT_NAME} is missing; make one with titan-speech store held-out"
         )
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         version = content["gold_version"]
         if version != HELD_OUT_VERSION:
             raise DataError(f"{file} has version {version!r}, this titan_speech reads {HELD_OUT_VERSION}; upgrade it")

@@ -23,6 +23,7 @@ from typing import Any
 
 from titan_speech.errors import DataError
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+from titan_speech.utils.json_text import parse_json, read_small_file
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
@@ -248,13 +249,17 @@ def read_manifest(store: Path) -> Manifest:
     file = store / MANIFEST_NAME
     if not file.is_file():
         raise DataError(f"no token store at {store}: {MANIFEST_NAME} is missing; {_hint(store)}")
-    return manifest_of_text(file.read_bytes(), str(file))
+    try:
+        text = read_small_file(file)
+    except ValueError as error:
+        raise DataError(f"{file} has {error}; restore it from the store's source or rebuild") from error
+    return manifest_of_text(text, str(file))
 
 
 def manifest_of_text(text: bytes, where: str) -> Manifest:
     """As `read_manifest`; `where` names the file or object that the text was read from."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where} is damaged ({error!r}); restore it from the store's source or rebuild") from error
@@ -318,6 +323,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         tasks=_tasks(content.get("totals", {}).get("task")),
     )
     check_types(manifest)
+    _check_sizes(manifest)
     return manifest
 
 
@@ -342,6 +348,15 @@ def _part(content: dict[str, Any], xxh3_128s: dict[str, str]) -> PartInfo:
 def _shard(content: dict[str, Any], xxh3_128s: dict[str, str]) -> ShardInfo:
     files = (FileInfo(f["path"], f["num_bytes"], f["sha256"], xxh3_128s.get(f["path"], "")) for f in content["files"])
     return ShardInfo(content["name"], content["num_samples"], content["num_tokens"], tuple(files))
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """Readers make tables of as many samples and tokens as a shard states."""
+    for shard in (shard for part in manifest.parts for shard in part.shards):
+        most = max((file.num_bytes for file in shard.files), default=0)
+        if not 0 <= shard.num_samples <= shard.num_tokens <= most:
+            found = f"{shard.num_samples} samples of {shard.num_tokens} tokens"
+            raise ValueError(f"shard {shard.name} has {found}, more than its files hold")
 
 
 _AND, _CLEANING = " and ", "+"

@@ -38,6 +38,7 @@ from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SPEECH_VARIANTS
 from titan_speech.store.writer import check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.printable import joined_lines
 
 Texts = list[str | None]
 
@@ -95,7 +96,7 @@ class MigrationPlan:
         if rebuild := self._parts(MigrationStep.REBUILD):
             samples, tokens = sum(part.num_samples for part in rebuild), sum(part.num_tokens for part in rebuild)
             lines.append(f"  to rebuild: {samples:,} samples, {tokens:,} text tokens")
-        return "\n".join(lines)
+        return joined_lines(lines)
 
     def _parts(self, wanted: MigrationStep) -> list[PartInfo]:
         return [part for part, step in self.steps if step is wanted]

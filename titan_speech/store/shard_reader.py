@@ -58,8 +58,9 @@ class ShardReader:
 
     def _open(self, name: str) -> Samples:
         file, dtype = self._info.file(suffix_of(name)), dtype_of(name, self._part.kind)
-        offsets = np.zeros(self._info.num_samples + 1, np.uint32)
-        np.cumsum(self.column(length_column(name)).to_numpy(), out=offsets[1:])
+        lengths_N = self.column(length_column(name)).to_numpy()  # has as many rows as the manifest says
+        offsets = np.zeros(len(lengths_N) + 1, np.uint32)
+        np.cumsum(lengths_N, out=offsets[1:])
         data, path = self._files.array(file, dtype), f"{self._files}/{file.path}"
         if int(offsets[-1]) != len(data):
             raise DataError(f"{path} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild the store")
@@ -79,6 +80,9 @@ class ShardReader:
         path = f"{self._files}/{file.path}"
         try:
             with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
+                if sidecar.metadata.num_rows != self._info.num_samples:
+                    found = f"{sidecar.metadata.num_rows} rows, expected {self._info.num_samples}"
+                    raise DataError(f"{path} is damaged: {found}; {REPAIR}")
                 column = sidecar.read(columns=[name], use_threads=False)[name]
         except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged ({error}); {REPAIR}") from error

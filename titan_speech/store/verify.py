@@ -30,6 +30,8 @@ from titan_speech.store.reader import stored_files
 from titan_speech.store.shard_reader import read_sidecar
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify_shard import CheckedShard, ShardCheck
+from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.progress import Progress
 
 MAX_NAMED = 100
@@ -60,7 +62,7 @@ class Verification:
         if len(self.problems) > MAX_NAMED:
             lines.append(f"  and {len(self.problems) - MAX_NAMED} more")
         count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        return "\n".join([f"{self.path}: {count} ({read})", *lines])
+        return joined_lines([f"{self.path}: {count} ({read})", *lines])
 
 
 def verify_store(
@@ -115,7 +117,7 @@ def _is_shard_file(path: str) -> bool:
 def _sum_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
     """Compares the manifest with itself: shards add up to their part, parts to the totals."""
     problems = []
-    totals = json.loads(store.read(MANIFEST_NAME) or b"{}").get("totals")
+    totals = parse_json(store.read(MANIFEST_NAME) or b"{}").get("totals")
     if totals != json.loads(manifest.to_json())["totals"]:
         problems.append(f"{MANIFEST_NAME}: totals are not the sums of the parts")
     for part in manifest.parts:

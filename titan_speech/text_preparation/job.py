@@ -25,7 +25,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ import tomli
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, open_importer
+from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import IMPORTERS
 from titan_speech.importers.text_documents import TextImporter
 from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rules_content
@@ -65,6 +66,9 @@ class Source:
         opened = open_importer(self.format, self.options)
         assert isinstance(opened, TextImporter)
         return opened
+
+    def with_limits(self, limits: ImportLimits) -> Source:
+        return replace(self, options=replace(self.options, limits=limits))
 
     def content(self) -> dict[str, object]:
         options = {name: value for name, value in vars(self.options).items() if value}
@@ -143,6 +147,8 @@ def _optional(table: Mapping[str, object], key: str) -> str | None:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, ImportLimits):
+        return asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -6,7 +6,6 @@ libraries goes into the store's manifest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from titan_speech.importers.parquet import open_parquet
 from titan_speech.importers.text_documents import TextImporter
 from titan_speech.importers.text_files import ROWS_PER_BATCH
 from titan_speech.text_preparation.pipeline import PREPARED_NAME, PREPARED_VERSION
+from titan_speech.utils.json_text import read_json_file
 
 
 class TextPreparedImporter(TextImporter):
@@ -57,7 +57,11 @@ def _read_prepared(folder: Path) -> dict[str, object]:
     path = folder / PREPARED_NAME
     if not path.is_file():
         raise DataError(f"{folder} has no {PREPARED_NAME}: expected the output folder of `titan-speech text prepare`")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format_version") != PREPARED_VERSION:
-        raise DataError(f"{path} has format version {content.get('format_version')}; expected {PREPARED_VERSION}")
+    try:
+        content = read_json_file(path)
+        found = content.get("format_version")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); prepare the text again") from error
+    if found != PREPARED_VERSION:
+        raise DataError(f"{path} has format version {found!r}; expected {PREPARED_VERSION}")
     return content

@@ -8,6 +8,7 @@ with the same content. For every language read = kept + rejected by each rule (k
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from titan_speech.importers.text_documents import TextDocument
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.printable import escape_controls, one_line
 
 EXAMPLES_PER_RULE = 3
 EXAMPLE_CHARS = 240
@@ -104,7 +106,7 @@ def excerpt_of(document: TextDocument) -> str:
 
 def write_reports(counts: DocumentCounts, job_content: dict[str, object], folder: Path) -> None:
     content = report_content(counts, job_content)
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = escape_controls(json.dumps(content, indent=1, ensure_ascii=False))
     write_atomically(folder / "report.json", text)
     write_atomically(folder / "report.md", report_text(counts, job_content))
 
@@ -187,14 +189,20 @@ def _matrix(counts: DocumentCounts, what: str) -> str:
 def _examples(counts: DocumentCounts) -> str:
     blocks = []
     for rule, examples in sorted(counts.examples.items()):
-        lines = [f"- `{_escape(e.id)}` ({e.language}) {_escape(e.found)}: {_escape(e.excerpt)}" for e in examples]
+        lines = [f"- `{_code(e.id)}` ({e.language}) {_escape(e.found)}: {_escape(e.excerpt)}" for e in examples]
         blocks.append("\n".join([f"### {rule}", *lines]))
     return "\n\n".join(blocks) or "no document was rejected"
 
 
 def _escape(text: str) -> str:
-    """Escape untrusted text for Markdown."""
-    return text.replace("`", "'").replace("<", "&lt;").replace("|", "\\|")
+    """Escape untrusted text for Markdown: it stays text of one line, without links, images and tags."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace("`", "'")
+    return re.sub(r"([\\\[\]|])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """As `_escape`, between backticks."""
+    return one_line(text).replace("`", "'")
 
 
 def _table(head: list[str], rows: list[list[object]]) -> str:

@@ -28,9 +28,12 @@ from titan_speech.errors import VocabularyError
 from titan_speech.tokenization.known_tokenizers import tiktoken_as_json
 from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.tokenization.word_ids import WordIds, word_ids_of
+from titan_speech.utils.json_text import parse_json, read_json_file, read_small_file
 
 JSON_NAME, TOKENIZER_CONFIG_NAME = "tokenizer.json", "tokenizer_config.json"
 TIKTOKEN_NAME, RECIPE_NAME = "tokenizer.model", "recipe.json"
+MAX_BASE_ROWS = 1 << 24
+"""Tables have a row per id; the largest vocabularies have 2**18."""
 TEXT_TOKENIZER = "text_tokenizer"
 """Folder, inside the folder of a model with an extended vocabulary, that holds the tokenizer of its text."""
 
@@ -187,17 +190,23 @@ def tokenizer_file(path: Path) -> Path:
 
 
 def tokenizer_json(file: Path) -> str:
-    """The content of a tokenizer.json, converted if the file is a tokenizer.model."""
+    """The content of a tokenizer.json, converted if the file is a tokenizer.model.
+
+    Raises:
+        VocabularyError: it is too large, or not UTF-8.
+    """
     if file.name == TIKTOKEN_NAME:
         return json.dumps(tiktoken_as_json(file), ensure_ascii=False)
     try:
-        return file.read_text(encoding="utf-8")
+        return read_small_file(file).decode()
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{file} is not UTF-8 ({error}); copy it again") from error
+    except ValueError as error:
+        raise VocabularyError(f"{file} is not a {JSON_NAME}: {error}") from error
 
 
 def _identity(text: str) -> str:
-    content = json.loads(text)
+    content = parse_json(text)
     kept = {key: content.get(key) for key in IDENTITY_KEYS}
     canonical = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -219,7 +228,7 @@ def _read_document_tokens(file: Path, tokenizer: Tokenizer) -> DocumentTokens:
     if not file.is_file():
         return DocumentTokens()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_file(file)
     except ValueError as error:
         raise VocabularyError(f"{file} is not JSON: {error}; repair it or remove it") from error
     if not isinstance(content, dict):
@@ -251,8 +260,9 @@ def _checked(found: DocumentTokens, num_entries: int, file: Path) -> tuple[int, 
         for name, id_ in (("bos", found.bos_id), ("eos", found.eos_id))
         if id_ is None
     ]
-    if num_base < num_entries:
-        problems.append(f"num_base is {num_base}, but the tokenizer has {num_entries} entries")
+    if not num_entries <= num_base <= MAX_BASE_ROWS:
+        expected = f"{num_entries}, the entries of the tokenizer, to {MAX_BASE_ROWS}"
+        problems.append(f"num_base is {num_base}, expected {expected}")
     if problems or found.bos_id is None or found.eos_id is None:
         raise VocabularyError(f"{file}: " + "; ".join(problems))
     return found.bos_id, found.eos_id, num_base

@@ -19,6 +19,8 @@ from typing import Any
 from torchtitan.components.metrics import BaseLogger
 from torchtitan.tools.logging import logger
 
+from titan_speech.utils.printable import escape_controls
+
 MAX_WAITING_LINES = 10_000
 
 
@@ -48,7 +50,7 @@ class JsonlLogger(BaseLogger):
             for key, value in record.items()
         }
         was_waiting = len(self._waiting) > 1
-        self._waiting.append((json.dumps(finite, ensure_ascii=False) + "\n").encode())
+        self._waiting.append((escape_controls(json.dumps(finite, ensure_ascii=False)) + "\n").encode())
         try:
             _append(self._file.fileno(), b"".join(self._waiting))
             self._waiting.clear()

@@ -16,6 +16,7 @@ import time
 from threading import Lock
 from typing import TextIO
 
+from titan_speech.utils.printable import one_line, printable
 from titan_speech.utils.text_table import amount
 
 FIRST_SEC = 2.0
@@ -93,6 +94,7 @@ class ProgressLine:
 
     def show(self, line: str) -> None:
         """Print the line, over the one before on a terminal."""
+        line = one_line(line)
         self._next_show = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
         if self._on_terminal:
             print(f"\r{line}\x1b[K", end="", file=self._stream, flush=True)
@@ -161,5 +163,5 @@ def clock(seconds: float) -> str:
 
 
 def print_to_stderr(line: str) -> None:
-    """Print one message of a job."""
-    print(line, file=sys.stderr, flush=True)
+    """Print one message of a job; names in it come from outside."""
+    print(printable(line), file=sys.stderr, flush=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from titan_speech.utils.printable import one_line
+
 BAR_WIDTH = 30
 
 
@@ -15,9 +17,10 @@ def table_lines(rows: Sequence[Sequence[str]], align: str = "<") -> list[str]:
     """One line per row, every column as wide as its longest cell, two spaces between columns.
 
     Args:
-        rows: the cells of each row, all of one length; the header is a row.
+        rows: the cells of each row, all of one length; the header is a row. A cell stays in its line (`one_line`).
         align: `<` (left) or `>` (right) for each column; its last character holds for all further columns.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = align.ljust(len(widths), align[-1])
     return [

@@ -117,7 +117,7 @@ class Uploader:
         self._started_at = time.monotonic()
         (self.job.run / STATUS_DIR).mkdir(parents=True, exist_ok=True)
         with (self.job.run / STATUS_DIR / f"node-{self.job.node}.log").open("a") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  (this interpreter and a module of ours)
                 COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
             )
         assert process.stdin is not None

@@ -31,6 +31,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import MissingObjectError
 from titan_speech.storage.s3 import Client, DamagedObjectError, UnfinishedUpload
 from titan_speech.storage.s3_url import S3Url
+from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
 
@@ -107,7 +108,7 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
         CheckpointError: it is of another format.
     """
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         if record["format"] != FORMAT:
             raise CheckpointError(
                 f"{where} has format {record['format']}, this version reads {FORMAT}; install the version that wrote it"
@@ -242,7 +243,7 @@ class Prefix:
 
 def _run_id_in(content: bytes, url: S3Url) -> str:
     try:
-        return str(json.loads(content)["id"])
+        return str(parse_json(content)["id"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{url} is damaged ({error!r}); delete it, and the run writes it again") from error
 

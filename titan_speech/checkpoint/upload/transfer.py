@@ -34,6 +34,7 @@ from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.files import sync_folder, write_atomically
 from titan_speech.utils.locks import wait_for_lock
+from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.safe_path import path_inside
 from titan_speech.utils.text_table import size_text, table_lines
@@ -172,4 +173,4 @@ def list_address(address: str, storage: StorageConfig) -> str:
     lines = table_lines([HEADER, *rows]) if rows else ["no complete checkpoint"]
     lines += [f"{one.name} is suspect: {one.suspect}" for one in complete if one.suspect]
     lines += [f"not complete: {one}: being sent now, or left by an upload that was stopped" for one in stale]
-    return "\n".join(lines)
+    return joined_lines(lines)

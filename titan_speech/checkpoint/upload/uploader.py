@@ -47,6 +47,7 @@ from titan_speech.checkpoint.upload.send import (
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.retry import RateLimiter
 from titan_speech.utils.logging import silence_library_warnings
+from titan_speech.utils.printable import make_log_records_printable
 
 logger = logging.getLogger(__name__)
 
@@ -305,6 +306,7 @@ def work(job: UploadJob, parent: Parent) -> None:
 
 
 def main() -> int:
+    make_log_records_printable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)  # schedulers send them to every process; training decides
