@@ -17,13 +17,16 @@ import torch
 
 from benchmarks.talker import Talker
 from titan_speech.data import loader
+from titan_speech.distributed.environment import dist_env
 from titan_speech.train import prepare, run
 from titan_speech.training.metrics import count_batch
+from titan_speech.utils.logging import RunLog
 
 
 def main(words: list[str]) -> None:
     talker = Talker()
-    trainer = prepare(words, ExitStack())
+    env = dist_env()
+    trainer = prepare(words, ExitStack(), RunLog(env.rank, env.local_rank))
     vocabulary = trainer.config.plan.vocabulary
     batches_of = trainer.batch_generator
 

@@ -90,7 +90,7 @@ def test_clone_names_why_a_sample_has_no_reference(world: World, tmp_path: Path)
         "without native transcript": 4,
         "without speaker_id": 1,
         "without another transcribed segment of the speaker": 1,
-        "without one that fits 128 tokens with them or does not overlap": 1,
+        "without a reference that does not overlap and keeps the pair within 128 tokens": 1,
     }
 
 

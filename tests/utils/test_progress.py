@@ -100,6 +100,29 @@ def test_before_the_first_sample_no_rate_is_claimed(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "imported 0 of 2 units: no sample yet after 1:31\n"
 
 
+def test_the_time_before_the_first_sample_lowers_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TaskProgress("imported", "units", [1.0, 1.0])
+    progress._line._start -= 100  # a codec was loaded
+    counts, is_done = np.array([[1, 50], [0, 0]]), np.zeros(2, bool)
+    progress._line._next_show = 0.0
+    progress.report(counts, is_done)
+    assert capsys.readouterr().err == "imported 0 of 2 units: 1 samples, 50 tokens\n"
+    assert progress._first is not None
+    progress._first = progress._first[0] - 10, progress._first[1]
+    progress._line._next_show = 0.0
+    progress.report(np.array([[21, 1050], [0, 0]]), is_done)
+    assert capsys.readouterr().err == "imported 0 of 2 units: 21 samples (2/s), 1.05 k tokens (100/s)\n"
+
+
+def test_tasks_that_are_all_refused_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TaskProgress("imported", "units", [1.0])
+    progress._line._start -= 12
+    progress._line._next_show = 0.0
+    progress.report(np.zeros((1, 2), np.int64), np.ones(1, bool))
+    progress.finish(num_refused=1)
+    assert capsys.readouterr().err == "imported 0 of 1 units, refused 1: no sample, 0:12 taken\n"
+
+
 def test_a_log_has_no_control_codes_and_a_terminal_no_remnants() -> None:
     for stream in (io.StringIO(), _Terminal()):
         with Progress("verify x", 100, "samples", stream=stream) as progress:

@@ -91,7 +91,10 @@ def _reasons(documents: Documents) -> list[Reason]:
                 (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
                 ("without speaker_id", lambda: encode_names(part.column("speaker_id")) < 0),
                 ("without another transcribed segment of the speaker", lambda: _alone(documents)),
-                (f"without one that fits {seq_len:,} tokens with them or does not overlap", lambda: _all(documents)),
+                (
+                    f"without a reference that does not overlap and keeps the pair within {seq_len:,} tokens",
+                    lambda: _all(documents),
+                ),
             ]
         case ContinuationDocuments():
             reasons += [("of fewer than 2 codes", lambda: part.code_len_N < 2)]

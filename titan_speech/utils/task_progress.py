@@ -1,17 +1,19 @@
 """Progress of tasks that several processes work on (process_pool.py).
 
 In: the samples and tokens that each task has finished so far. Out: a line as of progress.py, with the time left from
-the first finished task on, or from the start where the tasks' numbers of samples are known.
+the first finished task on, or from the start where the tasks' numbers of samples are known. Rates begin with the first
+samples: a codec that takes 12 s to load is not shown as 0.08 samples per second.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.utils.progress import ProgressLine, RateEstimate, clock
+from titan_speech.utils.progress import MIN_SEC, ProgressLine, RateEstimate, clock
 from titan_speech.utils.text_table import amount
 
 
@@ -36,18 +38,24 @@ class TaskProgress:
         self._num_samples_N = np.array([number or np.nan for number in num_samples or [None] * len(sizes)], np.float64)
         self._line, self._rate = ProgressLine(), RateEstimate(1.0)
         self._last = np.zeros((len(sizes), 2), np.int64), np.zeros(len(sizes), bool)
+        self._first: tuple[float, NDArray[np.int64]] | None = None
+        """When samples were first reported, and the samples and tokens of that moment."""
 
     def report(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_]) -> None:
-        """Called often, prints rarely.
+        """Called often, prints rarely; when all tasks are finished, what there is to say is left to `finish`.
 
         Args:
             counts: samples and tokens of each task, [tasks, 2].
             is_done: which tasks are finished, [tasks].
         """
         self._last = counts, is_done
-        if self._line.is_due:
+        totals = counts.sum(axis=0)
+        if self._first is None and totals[0]:
+            self._first = time.monotonic(), totals
+        if self._line.is_due and not is_done.all():
             self._rate.update(self._share(counts[:, 0], is_done))
-            self._line.show(f"{self._text(counts, is_done, 0)}{self._rate.left_text()}")
+            found = self._found(totals) if totals[0] else f"no sample yet after {clock(self._line.elapsed_sec)}"
+            self._line.show(f"{self._head(is_done)}: {found}{self._rate.left_text()}")
 
     def finish(self, num_refused: int = 0) -> None:
         """Print the last line, which stays.
@@ -56,22 +64,27 @@ class TaskProgress:
             num_refused: tasks that are finished, but without a usable result.
         """
         if len(self._size_N):
-            self._line.show(f"{self._text(*self._last, num_refused)}, {clock(self._line.elapsed_sec)} taken")
+            counts, is_done = self._last
+            totals = counts.sum(axis=0)
+            found = self._found(totals) if totals[0] else "no sample"
+            head = self._head(is_done, num_refused)
+            self._line.show(f"{head}: {found}, {clock(self._line.elapsed_sec)} taken")
         self._line.close()
 
-    def _text(self, counts: NDArray[np.int64], is_done: NDArray[np.bool_], num_refused: int) -> str:
-        num_samples, num_tokens = counts.sum(axis=0).tolist()
-        elapsed_sec = max(self._line.elapsed_sec, 1e-9)
-        head = f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}"
+    def _head(self, is_done: NDArray[np.bool_], num_refused: int = 0) -> str:
+        """Such as `imported 3 of 8 units`."""
         refused = f", refused {num_refused}" if num_refused else ""
-        if not num_samples:
-            return f"{head}{refused}: no sample yet after {clock(elapsed_sec)}"
-        rates = (
-            f"{amount(number, unit)} ({amount(number / elapsed_sec)}/s)"
-            for number, unit in ((num_samples, "samples"), (num_tokens, "tokens"))
-            if number
-        )
-        return f"{head}{refused}: {', '.join(rates)}"
+        return f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}{refused}"
+
+    def _found(self, totals: NDArray[np.int64]) -> str:
+        """Samples and tokens, and once some seconds have passed since the first ones, how many per second."""
+        first_sec, first = self._first or (time.monotonic(), totals)
+        passed_sec = time.monotonic() - first_sec
+        texts = []
+        for total, begun, unit in zip(totals.tolist(), first.tolist(), ("samples", "tokens"), strict=True):
+            rate = f" ({amount((total - begun) / passed_sec)}/s)" if passed_sec >= MIN_SEC and total > begun else ""
+            texts += [f"{amount(total, unit)}{rate}"] if total else []
+        return ", ".join(texts)
 
     def _share(self, num_samples_N: NDArray[np.int64], is_done_N: NDArray[np.bool_]) -> float:
         """The estimated part of all tasks that is done, by their sizes."""
