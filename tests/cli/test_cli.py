@@ -182,8 +182,9 @@ def test_numbers_are_read_as_people_write_them() -> None:
     for bad in ("-1", "1.5", "x", "1e-1", "", "1e400"):
         with pytest.raises(ArgumentTypeError, match="whole number"):
             natural(bad)
-    with pytest.raises(ArgumentTypeError, match="at least 1"):
-        positive("0")
+    for bad in ("0", "three"):
+        with pytest.raises(ArgumentTypeError, match="at least 1"):
+            positive(bad)
 
 
 @pytest.fixture(scope="module")

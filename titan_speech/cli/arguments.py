@@ -25,21 +25,22 @@ _S3 = "s3://"
 
 def natural(text: str) -> int:
     """A whole number from 0, also written 1_000 or 1e9."""
-    try:
-        value = int(text) if "e" not in text.lower() else float(text)
-    except ValueError:
-        value = -1
-    if not value >= 0 or value % 1:  # infinity and NaN too
-        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number from 0')
-    return int(value)
+    return _whole_number(text, 0)
 
 
 def positive(text: str) -> int:
     """A whole number from 1."""
-    value = natural(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number of at least 1')
-    return value
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text) if "e" not in text.lower() else float(text)
+    except ValueError:
+        value = -1
+    if not value >= least or value % 1:  # infinity and NaN too
+        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number of at least {least}')
+    return int(value)
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:

@@ -66,7 +66,12 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--llasa-tokenizer", metavar="DIR", help="folder of the tokenizer that made the ids of --from llasa"
     )
-    what.add_argument("--codec", metavar="NAME", help="codec that encodes --from audio: wav flac ogg opus mp3 aiff")
+    what.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="codec that encodes --from audio (wav, flac, ogg, opus, mp3, aiff): embedded, or a folder or Hub name of "
+        "XCodec2",
+    )
     what.add_argument("--codes-dtype", metavar="TYPE", help="data type of codes stored as bytes: uint16, int32, ...")
     what.add_argument(
         "--long-audio", choices=("error", "split"), default="error", help="audio above 40 s (default: error)"
