@@ -237,6 +237,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
     from torchtitan.observability import structured_logger
 
+    from titan_speech.data.generation_prompts import generation_prompts
     from titan_speech.data.validation_set import open_validation_sets
     from titan_speech.hf.initial import extended_initial
     from titan_speech.trainer_config import trainer_config
@@ -251,6 +252,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
         job.config,
         plan=plan,
         validation_sets=validation_sets,
+        generation_prompts=generation_prompts(job.config, plan),
         budget=job.budget,
         tokenizer=job.tokenizer,
         provenance=provenance,

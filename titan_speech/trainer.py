@@ -24,7 +24,9 @@ from torchtitan.trainer import Trainer
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.data.loader import SpeechDataLoader, worker_error
+from titan_speech.data.pack_layout import IGNORE_INDEX
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed.lost_rank import is_of_a_collective
@@ -38,6 +40,7 @@ from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers, StepGuard
 from titan_speech.training.profiler import DATA, PASS
+from titan_speech.training.validation import EVENT as VALIDATION
 from titan_speech.training.validation import Forward, Validation
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -52,6 +55,7 @@ class SpeechTrainer(Trainer):
         budget: Budget
         plan: DataPlan
         validation_sets: tuple[ValidationSet, ...]
+        generation_prompts: tuple[GenerationPrompt, ...]
         callbacks: Callable[[SpeechTrainer], Sequence[RunCallback]]
         """Builds the callbacks of the run from the finished trainer."""
 
@@ -171,29 +175,37 @@ class SpeechTrainer(Trainer):
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"All {self.step} steps are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
-            self._validate_if_due()
+            self._between_steps()
         return super().should_continue_training()
 
-    def _validate_if_due(self) -> None:
-        if not self.validation.due_at(self.step, Path(self.config.dump_folder)):
-            return
-        for result in self.validation.run(self.step):
-            self.metrics_processor.log_validation_result(result)
+    def _between_steps(self) -> None:
+        """Validation and what callbacks do between steps; both leave the state of training as it is."""
+        if self.validation.due_at(self.step, Path(self.config.dump_folder)):
+            for result in self.validation.run(self.step):
+                self.metrics_processor.log_between_steps(
+                    VALIDATION, self.step, result.metrics(), result.lines(), result.duration_sec
+                )
+        for callback in self.callbacks:
+            callback.step_boundary(self.step)
         for part in self.model_parts:
             if isinstance(part, FSDPModule):
                 part.reshard()
         self.hangs.heartbeat.mark(self.step)
 
+    def _prepared(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """A batch for a forward pass that is not counted as training."""
+        inputs, labels_BL = batch
+        num_tokens_seen = self.ntokens_seen  # the next call counts
+        on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        prepared = self.post_dataloading_process(on_device, labels_BL.to(self.device))
+        self.ntokens_seen = num_tokens_seen
+        return prepared
+
     @torch.no_grad()
     def _forward_without_gradients(self, batches: Sequence[Batch]) -> None:
         """A forward pass that leaves its losses in the group sums; several batches are microbatches of a pipeline."""
         self.hangs.heartbeat.mark(self.step, "validation")
-        num_tokens_seen = self.ntokens_seen  # the next call counts
-        prepared = [
-            self.post_dataloading_process({k: v.to(self.device) for k, v in inputs.items()}, labels_BL.to(self.device))
-            for inputs, labels_BL in batches
-        ]
-        self.ntokens_seen = num_tokens_seen
+        prepared = [self._prepared(batch) for batch in batches]
         with self.train_context():
             if not self.parallel_dims.pp_enabled:
                 for ids_BL, labels_BL, kwargs in prepared:
@@ -205,6 +217,36 @@ class SpeechTrainer(Trainer):
                 target_mbs=[labels_BL for _, labels_BL, _ in prepared] if self.pp_has_last_stage else None,
                 losses=[] if self.pp_has_last_stage else None,
             )
+
+    @torch.no_grad()
+    def last_logits(self, ids_BL: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+        """Logits of the token after position `last` of each row, the same on all tensor-parallel ranks.
+
+        Every rank calls it at the same time. Not with pipeline or context parallelism.
+
+        Args:
+            ids_BL: token ids, one document per row; what follows `last` is not seen.
+            last_B: positions.
+
+        Returns:
+            logits_BV in fp32.
+        """
+        self.hangs.heartbeat.mark(self.step, "generation check")
+        positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape).contiguous()
+        ids_BL, _, kwargs = self._prepared(
+            ({"input": ids_BL, "positions": positions_BL}, torch.full_like(ids_BL, IGNORE_INDEX))
+        )
+        lm_head = cast(ChunkedLossWrapper, self.loss_fn).lm_head
+        assert lm_head is not None
+        with self.train_context():
+            hidden_BLD = self.model_parts[0](ids_BL, **kwargs)
+            rows_B = torch.arange(len(last_B), device=self.device)
+            logits_BV = lm_head(hidden_BLD[rows_B, last_B.to(self.device)].unsqueeze(1))[:, 0].float()
+        if self.parallel_dims.tp == 1:
+            return logits_BV
+        parts = [torch.empty_like(logits_BV) for _ in range(self.parallel_dims.tp)]
+        torch.distributed.all_gather(parts, logits_BV.contiguous(), group=self.parallel_dims.get_mesh("tp").get_group())
+        return torch.cat(parts, dim=1)
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
         """One microbatch: gradients of frozen parameters are dropped; after the last one the guard judges the step.

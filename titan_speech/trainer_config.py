@@ -38,10 +38,12 @@ from titan_speech.checkpoint.upload.process import Uploader, start_uploads
 from titan_speech.config import schema
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed import pipeline
+from titan_speech.generate.check import GenerationCheck, Ranks
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
@@ -125,6 +127,7 @@ def trainer_config(
     *,
     plan: DataPlan,
     validation_sets: tuple[ValidationSet, ...],
+    generation_prompts: tuple[GenerationPrompt, ...],
     budget: Budget,
     tokenizer: TextTokenizer,
     provenance: Provenance,
@@ -139,6 +142,7 @@ def trainer_config(
         config: the checked configuration of the run.
         plan: which packs every step reads.
         validation_sets: held-out samples as packs.
+        generation_prompts: what is generated from while training.
         budget: steps, warmup and learning rates derived from `config`.
         tokenizer: the text tokenizer of `plan`.
         provenance: what checkpoints record of how they were made.
@@ -159,6 +163,7 @@ def trainer_config(
         budget=budget,
         plan=plan,
         validation_sets=validation_sets,
+        generation_prompts=generation_prompts,
         callbacks=build_callbacks,
         model_spec=model_spec(
             shape,
@@ -326,10 +331,24 @@ class SummaryCallback(RunCallback):
 
 
 def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
-    """The callbacks of this rank: exports (rank 0), then uploads (one rank per node that has files to send), then the
-    closing summary (rank 0)."""
+    """The callbacks of this rank: generation checks; exports (rank 0); uploads (one rank per node that has files to
+    send); the closing summary (rank 0)."""
     config, callbacks = trainer.config.speech, []
     checkpoint = config.checkpoint
+    if trainer.config.generation_prompts:
+        shape = trainer.dataloader.shape
+        callbacks.append(
+            GenerationCheck(
+                config.generation_check,
+                trainer.config.generation_prompts,
+                trainer.config.plan.grammar,
+                trainer.last_logits,
+                trainer.metrics_processor.log_between_steps,
+                Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
+                Path(trainer.config.dump_folder),
+                trainer.config.budget.num_steps,
+            )
+        )
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint
     if is_exporting and torch.distributed.get_rank() == 0:
         callbacks.append(MilestoneCallback(trainer))

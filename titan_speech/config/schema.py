@@ -41,6 +41,7 @@ from titan_speech.config.schema_parallelism import (
     ParallelismConfig,
 )
 from titan_speech.config.schema_training import (
+    GenerationCheckConfig,
     LossConfig,
     LRSchedulerConfig,
     ModelConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "DataConfig",
     "DebugConfig",
     "Float8Config",
+    "GenerationCheckConfig",
     "HealthConfig",
     "JobConfig",
     "LRSchedulerConfig",
@@ -144,6 +146,7 @@ class SpeechConfig:
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    generation_check: GenerationCheckConfig = field(default_factory=GenerationCheckConfig)
     parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)
     activation_checkpoint: ActivationCheckpointConfig = field(default_factory=ActivationCheckpointConfig)
     compile: CompileConfig = field(default_factory=CompileConfig)

@@ -5,7 +5,7 @@ These tables decide the result; `schema_parallelism.py` decides how fast and in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from titan_speech.config.fields import Bounds
@@ -140,3 +140,33 @@ class ValidationConfig:
 
     languages: tuple[str, ...] = ()
     """Languages of which there must be scored samples; empty: every language of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationCheckConfig:
+    """Speech generated while training from fixed prompts of data.held_out. It shows what no loss shows: a stop token
+    that is never generated, loops, tokens that are no codes."""
+
+    every_steps: Annotated[int, Bounds(at_least=0)] = 0
+    """Interval in steps; also before the first step, as the baseline, and after the last one. 0: no check."""
+
+    num_prompts: Annotated[int, Bounds(at_least=1)] = 16
+    """Prompts, spread over languages and tasks."""
+
+    max_codes: Annotated[int, Bounds(at_least=8)] = 256
+    """Tokens generated per prompt at most; each costs a forward pass over its prompt and what was generated."""
+
+    temperature: Annotated[float, Bounds(at_least=0)] = 0.8
+    """Sampling temperature; 0: greedy decoding."""
+
+    top_k: Annotated[int, Bounds(at_least=1)] = 50
+    """Tokens to sample from. No token is masked, so that tokens that are no codes are seen."""
+
+    bounds_from_step: Annotated[int, Bounds(at_least=0)] = 0
+    """The first step at which warn and stop apply: an untrained model keeps no bound."""
+
+    warn: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
+    """Upper bound by measure, above which a warning is logged, as in { stop_failure = 0.5, invalid_tokens = 0.02 }."""
+
+    stop: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
+    """Upper bound by measure, above which the run stops (code 3)."""

@@ -115,7 +115,7 @@ def _validation_set(name: str, store: Store, held_out: HeldOutSet, plan: DataPla
     packs: list[PackPlan] = []
     num_documents = num_cut = num_left_out = 0
     for index, stream in enumerate(plan.streams):
-        documents = _documents_of_stream(stream, store, plan)
+        documents = documents_of_stream(stream, store, plan)
         pieces = [piece for part, some in enumerate(documents) for piece in _pieces(part, some, scored, plan.seq_len)]
         if is_splittable(stream.config):
             num_cut += sum(_is_cut(documents, piece) for piece in pieces)
@@ -134,7 +134,7 @@ def _validation_set(name: str, store: Store, held_out: HeldOutSet, plan: DataPla
     return ValidationSet(name, held_out.fingerprint, tuple(packs), num_documents, num_cut, num_left_out)
 
 
-def _documents_of_stream(stream: PlannedStream, store: Store, plan: DataPlan) -> tuple[Documents, ...]:
+def documents_of_stream(stream: PlannedStream, store: Store, plan: DataPlan) -> tuple[Documents, ...]:
     """The parts of the held-out store that were chosen from what the stream reads, read as the stream's task."""
     kind, variant = KIND_OF_TASK[Task(stream.task)], required_variant(stream.config)
     datasets = {documents.part.dataset_source for documents in stream.documents}

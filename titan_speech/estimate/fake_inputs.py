@@ -62,6 +62,7 @@ def fake_inputs(
         config,
         plan=plan,
         validation_sets=(),
+        generation_prompts=(),
         budget=Budget.from_config(config),
         tokenizer=tokenizer,
         provenance=Provenance(

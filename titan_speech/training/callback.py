@@ -29,6 +29,13 @@ class RunCallback:
         """More metrics of a log step; only those of rank 0 are logged."""
         return {}
 
+    def step_boundary(self, step: int) -> None:
+        """Called on every rank before the first step and after each one, when its save has begun.
+
+        Args:
+            step: steps done.
+        """
+
     def checkpoint_complete(self, checkpoint: Path, commit: Commit) -> None:
         """Called on every rank, at a step boundary, once a checkpoint has its marker. Errors are logged, not raised.
 

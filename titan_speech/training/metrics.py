@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupSums, StreamKey, group_losses
-from titan_speech.training.validation import EVENT, ValidationResult, result_lines
 
 
 @dataclass(frozen=True)
@@ -179,15 +178,24 @@ class SpeechMetricsProcessor(MetricsProcessor):
         if self.console is not None:
             self.console.close()
 
-    def log_validation_result(self, result: ValidationResult) -> None:
-        """Log the losses of a validation set. Its time is not part of the steps', nor its tokens of the throughput."""
-        self.time_last_log += result.duration_sec
+    def log_between_steps(
+        self, event: str, step: int, metrics: Mapping[str, Any], lines: Sequence[str], duration_sec: float
+    ) -> None:
+        """Log what was found between two steps; its time is not part of theirs, nor its tokens of the throughput.
+
+        Args:
+            event: its name in metrics.jsonl.
+            step: steps done.
+            metrics: numbers by name; text goes to metrics.jsonl alone.
+            lines: for the console.
+            duration_sec: the time it took.
+        """
+        self.time_last_log += duration_sec
         if self.console is not None:
-            self.console.print(result_lines(result))
-        metrics = result.metrics()
+            self.console.print(lines)
         if self.jsonl is not None:
-            self.jsonl.event(EVENT, step=result.step, set=result.name, fingerprint=result.fingerprint, **metrics)
-            self.trackers.log(metrics, result.step)
+            self.jsonl.event(event, step=step, **metrics)
+            self.trackers.log({name: value for name, value in metrics.items() if not isinstance(value, str)}, step)
 
     def _sum_over(self, mesh_names: tuple[str, ...], values: torch.Tensor) -> torch.Tensor:
         for name in mesh_names:

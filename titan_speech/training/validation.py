@@ -51,12 +51,23 @@ class ValidationResult:
     def metrics(self) -> dict[str, Any]:
         """By name: losses, perplexities and numbers of tokens of all groups."""
         prefix = f"validation/{self.name}/"
-        found: dict[str, Any] = {prefix + "sec": self.duration_sec}
+        found: dict[str, Any] = {"set": self.name, "fingerprint": self.fingerprint, prefix + "sec": self.duration_sec}
         for name, group in self.losses.items():
             found[prefix + name] = group.mean
             found[prefix + name.replace("loss", "perplexity", 1)] = math.exp(min(group.mean, MAX_EXPONENT))
             found[prefix + name.replace("loss", "tokens", 1)] = group.num_tokens
         return found
+
+    def lines(self) -> list[str]:
+        """One line for the console, and the losses by kind of token."""
+        total = self.losses["loss"]
+        kinds = {name.rpartition("/")[2]: group for name, group in self.losses.items() if name.startswith("loss/kind/")}
+        return [
+            f"validation {self.name} at step {self.step:,}: loss {total.mean:.4f}, perplexity "
+            f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({self.duration_sec:.1f} s)",
+            f"    {total.num_tokens:,} tokens; "
+            + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
+        ]
 
 
 @dataclass(frozen=True)
@@ -134,17 +145,6 @@ class Validation:
                 )
                 for numbers in microbatches[first : first + passes]
             ]
-
-
-def result_lines(result: ValidationResult) -> list[str]:
-    """One line for the console, and the losses by kind of token."""
-    total = result.losses["loss"]
-    kinds = {name.rpartition("/")[2]: group for name, group in result.losses.items() if name.startswith("loss/kind/")}
-    return [
-        f"validation {result.name} at step {result.step:,}: loss {total.mean:.4f}, perplexity "
-        f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({result.duration_sec:.1f} s)",
-        f"    {total.num_tokens:,} tokens; " + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
-    ]
 
 
 def has_record(metrics_file: Path, step: int, sets: Sequence[ValidationSet]) -> bool:

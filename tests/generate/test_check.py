@@ -1,0 +1,108 @@
+"""The generation check with a scripted model: what it samples, what it warns of, when it stops the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from titan_speech.config.schema_training import GenerationCheckConfig
+from titan_speech.data.generation_prompts import GenerationPrompt
+from titan_speech.errors import HealthError
+from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
+from titan_speech.tokenization.prompt_template import Grammar, Task
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+GRAMMAR = Grammar(Vocabulary(400, bos_id=0, eos_id=1))
+STOP = GRAMMAR.stop_id(Task.TTS)
+FIRST_CODE = GRAMMAR.vocabulary.first_code_id
+PROMPTS = tuple(
+    GenerationPrompt(f"sample-{i}", "tts", language, np.arange(3 + i, dtype=np.int64), 20)
+    for i, language in enumerate(("en", "hi", "en"))
+)
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def scripted(next_id_of: dict[int, int] | None = None, otherwise: int = FIRST_CODE) -> LastLogits:
+    """A model that says `next_id_of[position]`, else `otherwise`, whatever it reads."""
+
+    def logits(ids_BL: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+        logits_BV = torch.zeros(len(ids_BL), GRAMMAR.vocabulary.num_rows)
+        for row, last in enumerate(last_B.tolist()):
+            logits_BV[row, (next_id_of or {}).get(last, otherwise)] = 100.0
+        return logits_BV
+
+    return logits
+
+
+def run(model: LastLogits, folder: Path, step: int = 0, **settings) -> dict[str, float]:
+    logged: list[Mapping[str, float]] = []
+
+    def log(event: str, step: int, metrics: Mapping[str, float], lines: Sequence[str], sec: float) -> None:
+        assert event == "generation"
+        assert max(map(len, lines)) <= 100
+        logged.append(metrics)
+
+    config = GenerationCheckConfig(**{"every_steps": 5, "max_codes": 64} | settings)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    GenerationCheck(config, PROMPTS, GRAMMAR, model, log, ranks, folder, num_steps=12).step_boundary(step)
+    return dict(logged[0]) if logged else {}
+
+
+def test_it_is_due_before_the_first_step_at_the_interval_and_after_the_last(tmp_path: Path) -> None:
+    assert [step for step in range(13) if run(scripted(otherwise=STOP), tmp_path, step)] == [0, 5, 10, 12]
+
+
+def test_the_stop_token_ends_a_prompt_and_other_rows_go_on(tmp_path: Path) -> None:
+    metrics = run(scripted({22: STOP}), tmp_path)
+    sampled = [record["sampled_ids"] for record in json.loads((tmp_path / "generation" / "step-0.json").read_text())]
+    # prompt i has 3 + i tokens and sees position 22 after 20 - i codes
+    assert [len(ids) for ids in sampled] == [21, 20, 19]
+    assert all(ids[-1] == STOP and set(ids[:-1]) == {FIRST_CODE} for ids in sampled)
+    assert metrics["generation/stop_failure"] == 0
+    assert metrics["generation/length_ratio"] == pytest.approx((20 + 19 + 18) / 60)
+
+
+def test_a_loop_without_a_stop_is_measured_by_language_and_stops_at_the_limit(tmp_path: Path) -> None:
+    metrics = run(scripted(), tmp_path)
+    assert metrics["generation/stop_failure"] == metrics["generation/loop"] == 1
+    assert metrics["generation/language/hi/loop"] == 1
+    records = json.loads((tmp_path / "generation" / "step-0.json").read_text())
+    assert {len(record["sampled_ids"]) for record in records} == {65}
+
+
+def test_a_bound_warns_or_stops_from_its_step_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run(scripted(), tmp_path, 5, warn={"loop": 0.5})
+    assert "loop 1 is above 0.5" in caplog.text
+    with pytest.raises(HealthError, match=r"step 5 left its bounds: stop_failure 1 is above 0\.3"):
+        run(scripted(), tmp_path, 5, stop={"stop_failure": 0.3})
+    run(scripted(), tmp_path, 5, stop={"stop_failure": 0.3}, bounds_from_step=6)
+
+
+def test_sampling_depends_on_prompt_and_step_alone(tmp_path: Path) -> None:
+    def flat(ids_BL: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(ids_BL), GRAMMAR.vocabulary.num_rows)
+
+    def ids(step: int) -> list[list[int]]:
+        run(flat, tmp_path, step, max_codes=8)
+        records = json.loads((tmp_path / "generation" / f"step-{step}.json").read_text())
+        return [record["sampled_ids"] for record in records]
+
+    first = ids(0)
+    torch.manual_seed(9)
+    assert ids(0) == first
+    assert ids(5) != first
+    assert len({tuple(some) for some in first}) == 3

@@ -1,0 +1,95 @@
+"""Fixed prompts for generation: samples that a held-out set has chosen for decoding, up to where the target begins.
+
+In: the sets of `[data] held_out` and the streams of the data plan. Out: `GenerationPrompt`s, the same at every start:
+the prefix in the prompt template of a task that the run trains, and the number of codes of the recording. A clone
+prompt has its reference in it; speech without text has no prefix to tell samples apart and is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.plan import DataPlan
+from titan_speech.data.validation_set import documents_of_stream
+from titan_speech.errors import ConfigError
+from titan_speech.store.held_out_set import read_held_out_set
+from titan_speech.store.reader import open_store
+from titan_speech.tokenization.prompt_template import Task
+
+PROMPTED = (Task.TTS, Task.CLONE, Task.CONTINUATION)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationPrompt:
+    """What is generated from, and what it is compared with."""
+
+    sample_id: str
+    task: str
+    language: str
+    ids_T: NDArray[np.int64]
+    """The prefix."""
+    num_target_codes: int
+    """Codes of the recorded sample."""
+
+
+def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[GenerationPrompt, ...]:
+    """The prompts of a run, spread over languages and tasks; none without an interval.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+
+    Raises:
+        ConfigError: no held-out set has a prompt of a task that the run trains, or the layout cannot generate.
+    """
+    wanted = config.generation_check
+    if not wanted.every_steps:
+        return ()
+    parallelism = config.parallelism
+    if parallelism.context_parallel_degree > 1 or parallelism.pipeline_parallel_degree > 1:
+        raise ConfigError(
+            f"generation_check.every_steps = {wanted.every_steps}: found context or pipeline parallelism, where no "
+            "rank can generate alone; expected FSDP, HSDP, DDP or tensor parallelism; set generation_check.every_steps "
+            "to 0 and generate from checkpoints (titan-speech sample)"
+        )
+    by_stream: dict[tuple[str, str], list[GenerationPrompt]] = defaultdict(list)
+    for path in config.data.held_out:
+        store, chosen = open_store(path, config.storage), read_held_out_set(path, config.storage)
+        ids = {prompt.sample_id for prompt in chosen.decode}
+        for stream in plan.streams:
+            if Task(stream.task) not in PROMPTED:
+                continue
+            for documents in documents_of_stream(stream, store, plan):
+                length_N = documents.lengths(0, documents.num_documents)
+                for i in np.flatnonzero((length_N > 0) & (length_N <= plan.seq_len)).tolist():
+                    target = documents.samples(i)[-1]
+                    sample_id = documents.part.row(target).sample_id
+                    if sample_id in ids:
+                        document = documents.document(i)
+                        prefix_T = document.ids_T[: document.num_prefix_tokens].astype(np.int64)
+                        num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
+                        prompt = GenerationPrompt(sample_id, stream.task, stream.language, prefix_T, num_codes)
+                        by_stream[stream.language, stream.task].append(prompt)
+    prompts = _in_turn([by_stream[key] for key in sorted(by_stream)], wanted.num_prompts)
+    if not prompts:
+        raise ConfigError(
+            f"generation_check.every_steps = {wanted.every_steps}: data.held_out = {list(config.data.held_out)!r} has "
+            f"no prompt of a task that this run trains ({', '.join(PROMPTED)}); make a set with titan-speech store "
+            "held-out --num-decode, or set generation_check.every_steps = 0"
+        )
+    return tuple(prompts)
+
+
+def _in_turn(groups: list[list[GenerationPrompt]], count: int) -> list[GenerationPrompt]:
+    """The first of each group, then the second of each, up to `count`; none twice."""
+    chosen: dict[tuple[str, str], GenerationPrompt] = {}
+    for rank in range(max(map(len, groups), default=0)):
+        for group in groups:
+            if rank < len(group) and len(chosen) < count:
+                chosen.setdefault((group[rank].sample_id, group[rank].task), group[rank])
+    return list(chosen.values())

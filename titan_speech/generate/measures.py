@@ -1,0 +1,111 @@
+"""Measures of generated tokens that show a collapse: no stop, loops, repeats, tokens that are no codes, few codes.
+
+In: the ids that a model sampled after a prompt, without any mask, up to its stop token or a limit; and the number of
+codes of the recorded sample. Out: one `SampleMeasures` per prompt, and means over prompts. Defined here once, for
+checks while training, evaluation and rewards. Plain numpy: 0.2 ms for 256 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.tokenization.vocabulary import Vocabulary
+
+NGRAM = 4
+"""Codes of an n-gram that counts as repeated when it came before: 0.08 s."""
+
+LOOP_PERIODS = 3
+"""Times that the last codes repeat themselves to be called a loop."""
+
+MIN_LOOP_CODES = 50
+"""A loop lasts at least a second."""
+
+
+@dataclass(frozen=True)
+class SampleMeasures:
+    """What one prompt gave; shares are of 1."""
+
+    stop_failure: float
+    """1 if the limit came before the stop token."""
+    length_ratio: float
+    """Generated codes per code of the recorded sample."""
+    invalid_tokens: float
+    """Share of tokens that are neither codes nor the stop token."""
+    special_tokens: float
+    """Share of tokens that are special tokens other than the stop token."""
+    repeats: float
+    """Share of codes that equal the code before."""
+    ngram_repeats: float
+    """Share of 4-grams of codes that came before in the sample."""
+    loop: float
+    """1 if the sample ends in a cycle, at least three times and a second long."""
+    code_entropy_bits: float
+    """Entropy of the codes used; log2 of their number if each is used once."""
+
+
+NAMES = tuple(field.name for field in fields(SampleMeasures))
+
+
+def measure(
+    ids_T: NDArray[np.integer], *, stop_id: int, vocabulary: Vocabulary, num_target_codes: int
+) -> SampleMeasures:
+    """Measures of one sample.
+
+    Args:
+        ids_T: sampled ids after the prompt; the stop token, if it was sampled, is the last.
+        stop_id: the stop token of the task.
+        vocabulary: of the run.
+        num_target_codes: codes of the recorded sample.
+    """
+    has_stopped = len(ids_T) > 0 and int(ids_T[-1]) == stop_id
+    said_T = np.asarray(ids_T[:-1] if has_stopped else ids_T, np.int64)
+    is_code_T = vocabulary.is_code(said_T)
+    codes_F = said_T[is_code_T]
+    num_tokens, num_codes = max(len(said_T), 1), max(len(codes_F), 1)
+    counts = np.unique(codes_F, return_counts=True)[1] / num_codes
+    return SampleMeasures(
+        stop_failure=float(not has_stopped),
+        length_ratio=len(codes_F) / max(num_target_codes, 1),
+        invalid_tokens=float((~is_code_T).sum()) / num_tokens,
+        special_tokens=float((said_T >= vocabulary.kind_boundaries[1]).sum()) / num_tokens,
+        repeats=float((codes_F[1:] == codes_F[:-1]).sum()) / num_codes,
+        ngram_repeats=_ngram_repeats(codes_F),
+        loop=float(ends_in_a_loop(codes_F)),
+        code_entropy_bits=float(-(counts * np.log2(counts)).sum()) + 0.0,
+    )
+
+
+def _ngram_repeats(codes_F: NDArray[np.int64]) -> float:
+    if len(codes_F) < NGRAM:
+        return 0.0
+    grams = np.lib.stride_tricks.sliding_window_view(codes_F, NGRAM)
+    return 1 - len(np.unique(grams, axis=0)) / len(grams)
+
+
+def ends_in_a_loop(codes_F: NDArray[np.integer]) -> bool:
+    """Whether the last codes are one cycle, `LOOP_PERIODS` times or more and at least `MIN_LOOP_CODES` long."""
+    for period in range(1, len(codes_F) // LOOP_PERIODS + 1):
+        length = max(LOOP_PERIODS * period, MIN_LOOP_CODES)
+        if length > len(codes_F):
+            continue
+        tail = codes_F[len(codes_F) - length :]
+        if np.array_equal(tail[period:], tail[:-period]):
+            return True
+    return False
+
+
+def means(samples: Sequence[SampleMeasures]) -> dict[str, float]:
+    """The mean of each measure over prompts."""
+    return {name: float(np.mean([getattr(sample, name) for sample in samples])) for name in NAMES}
+
+
+def means_by_group(samples: Iterable[tuple[str, SampleMeasures]]) -> dict[str, dict[str, float]]:
+    """The means of each group, such as a language."""
+    groups: dict[str, list[SampleMeasures]] = {}
+    for group, sample in samples:
+        groups.setdefault(group, []).append(sample)
+    return {group: means(some) for group, some in sorted(groups.items())}
