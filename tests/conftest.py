@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.s3_server import S3Server, credentials, running_server
+from titan_speech.store.mapped_files import mapped_files
 
 if not torch.cuda.is_available():
     from titan_speech.utils import cpu
@@ -17,6 +18,13 @@ if not torch.cuda.is_available():
 
 settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_other_tests() -> Iterator[None]:
+    """A process has one run, and looks again at the files it has mapped; tests share a process, and change files."""
+    yield
+    mapped_files.forget()
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def test_each_value_says_where_it_came_from(tmp_path: Path, monkeypatch: pytest.
     Path("base.toml").write_text(f"[training]\nseq_len = 4096\n{source}")
     Path("run.toml").write_text('[job]\nextends = "base.toml"\nseed = 3\n')
     text = resolved_toml(
-        load_config(["--job.config_file=run.toml", "--optimizer.lr=1", "--data.source.all.languages", "hi"])
+        load_config(["--job.config_file=run.toml", "--optimizer.lr=1", "--data.source.all.transcript", "romanized"])
     )
     origins = {line.split(" = ")[0]: line.split("# ")[-1] for line in text.splitlines() if " = " in line}
     assert origins["seq_len"] == "base.toml:2"
@@ -90,7 +90,7 @@ def test_each_value_says_where_it_came_from(tmp_path: Path, monkeypatch: pytest.
     assert "seed = 3" in text
     assert origins["lr"] == "command line"
     assert origins["store"] == "base.toml:5"
-    assert origins["languages"] == "command line"
+    assert origins["transcript"] == "command line"
     assert origins["num_chunks"] == "default"
     assert "extends" not in text
 

@@ -32,6 +32,7 @@
       |  loader.py              batches of one rank; state = next slot
       v
     batches                 validation_set.py      held-out samples as packs in a fixed order
+                            generation_prompts.py  prompts of held-out sets
                             inspect.py and phase_report.py print what they contain
 
 Everything below `documents` is a pure function of (seed, plan fingerprint, slot): no state but one integer.
