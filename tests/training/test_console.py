@@ -18,6 +18,7 @@ from titan_speech.training.console import WIDTH, RunConsole, group_lines, row_li
 from titan_speech.training.loss import GroupLoss
 from titan_speech.training.run_report import summary_lines
 from titan_speech.utils.logging import PRINTED, RunLog
+from titan_speech.utils.printable import printable_stdout
 from titan_speech.utils.progress import RateEstimate
 
 LONGEST = {
@@ -67,6 +68,27 @@ def test_the_mfu_is_shown_only_where_it_is_known() -> None:
     console.log_step(1, {name: value for name, value in LONGEST.items() if name != "mfu"}, {})
     assert "MFU" not in file.getvalue()
     assert "tokens/s/GPU" in file.getvalue()
+
+
+def test_the_bar_moves_the_cursor_where_output_is_escaped_and_what_others_print_is_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a run: its stdout is guarded before the console is made."""
+    file = _Terminal()
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with printable_stdout():
+        console = RunConsole(0)
+        console.begin(0, 10)
+        print("a name\x1bc of others")
+        console.print(["a name\x1b[2J of a source"])
+        console.close()
+    shown = file.getvalue()
+    assert "\x1b[2K" in shown
+    assert "\\u001b[2K" not in shown
+    assert "a name\\u001bc of others" in shown
+    assert "a name\\u001b[2J of a source" in shown
+    assert sys.stdout is file
 
 
 def test_every_group_is_in_the_table_once_and_under_its_kind() -> None:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from titan_speech.training.loss import GroupLoss
 from titan_speech.utils.logging import PRINTED
-from titan_speech.utils.printable import printable
+from titan_speech.utils.printable import printable, printable_stream, unescaped_stream
 from titan_speech.utils.progress import RateEstimate, clock
 
 WIDTH = 100
@@ -44,7 +44,7 @@ class RunConsole:
             table_every: log steps between tables of the losses by group; 0: only the last one.
             file: where to print; None: stdout.
         """
-        out = sys.stdout if file is None else file
+        out = unescaped_stream(sys.stdout if file is None else file)
         self._rich = Console(file=out, force_terminal=out.isatty(), highlight=False, markup=False, emoji=False)
         self._table_every = table_every
         self._live: Live | None = None
@@ -78,6 +78,7 @@ class RunConsole:
         if self._rich.is_terminal and not self._rich.is_dumb_terminal:
             self._live = Live(console=self._rich, auto_refresh=False, transient=True, get_renderable=self._bar)
             self._live.start(refresh=True)
+            sys.stdout = printable_stream(sys.stdout)  # which the bar has replaced, until it ends
             self._rich.show_cursor()  # rich hides it, and it would stay hidden after a kill
 
     def step_done(self, step: int) -> None:

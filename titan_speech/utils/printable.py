@@ -112,9 +112,19 @@ class _PrintableStream:
         return getattr(self._stream, name)
 
 
+def printable_stream(stream: TextIO) -> TextIO:
+    """The stream, with everything written to it escaped."""
+    return cast(TextIO, _PrintableStream(stream))
+
+
+def unescaped_stream(stream: TextIO) -> TextIO:
+    """The stream itself, for what moves the cursor (the bar of a run) and passes its texts through `printable`."""
+    return stream._stream if isinstance(stream, _PrintableStream) else stream
+
+
 def printable_stdout() -> redirect_stdout:
     """A context in which everything printed to stdout is escaped."""
-    return redirect_stdout(cast(TextIO, _PrintableStream(sys.stdout)))
+    return redirect_stdout(printable_stream(sys.stdout))
 
 
 def _escape_between_colors(text: str) -> str:
