@@ -243,7 +243,9 @@ def test_store_commands_describe_and_find_a_flipped_bit(
     store = tmp_path / "store"
     shutil.copytree(Path(store_words[1]).parent / "store", store)
     assert main(["store", "describe", str(store)]) == 0
-    assert "prompts.en.speech" in capsys.readouterr().out
+    described = capsys.readouterr().out
+    assert "prompts.en.speech" in described
+    assert " min, " in described, "seconds of speech are not 0.00 h"
     assert main(["store", "verify", str(store)]) == 0
     shard = next(store.glob("wild.hi.speech/*.tokens"))
     data = bytearray(shard.read_bytes())

@@ -129,13 +129,13 @@ def test_without_the_old_tokenizer_text_parts_are_named_with_what_they_hold(
 def test_another_codec_says_how_much_must_be_encoded_again(store: Path, tmp_path: Path) -> None:
     options = MigrateOptions(codec_name="xcodec2", codec_hash="feedbeef")
     parts = {part.name: part.info for part in open_store(store).parts}
-    hours = sum(part.duration_sec for part in parts.values()) / 3600
+    minutes = sum(part.duration_sec for part in parts.values()) / 60
     with pytest.raises(DataError) as caught:
         migrate_store(store, tmp_path / "migrated", options)
     for expected in (
         f"embedded, hash {CODEC.hash} -> xcodec2, hash feedbeef",
         f"prompts.en.speech (20 samples, {parts['prompts.en.speech'].num_tokens:,} tokens",
-        f"to encode again: 40 samples, {hours:,.2f} h of audio",
+        f"to encode again: 40 samples, {minutes:.1f} min of audio",
     ):
         assert expected in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, To
 from titan_speech.store.reader import store_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.utils.printable import joined_lines
+from titan_speech.utils.text_table import hours
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
@@ -81,7 +82,7 @@ def _totals_table(manifest: Manifest, attribute: str) -> list[str]:
     width = max(8, *(len(name) for name, _ in rows))
     return [
         f"  {name:<{width}} {totals.num_samples:>12,} samples {totals.num_tokens:>16,} tokens "
-        f"{totals.num_text_tokens:>14,} transcript tokens {totals.duration_sec / 3600:>10,.2f} h"
+        f"{totals.num_text_tokens:>14,} transcript tokens {hours(totals.duration_sec / 3600):>12}"
         for name, totals in rows
     ]
 
@@ -102,9 +103,9 @@ def _task_table(manifest: Manifest, tasks: tuple[TaskTotals, ...]) -> list[str]:
 
 
 def _part_lines(part: PartInfo, branch: str, trunk: str) -> Iterator[str]:
-    hours = f", {part.duration_sec / 3600:,.2f} h" if part.kind is Kind.SPEECH else ""
+    length = f", {hours(part.duration_sec / 3600)}" if part.kind is Kind.SPEECH else ""
     yield (
-        f"{branch} {part.folder}: {part.num_samples:,} samples, {part.num_tokens:,} tokens{hours}, "
+        f"{branch} {part.folder}: {part.num_samples:,} samples, {part.num_tokens:,} tokens{length}, "
         f"{len(part.shards)} shards, fingerprint {part.fingerprint}"
     )
     for variant in part.variants:

@@ -39,6 +39,7 @@ from titan_speech.store.sample import SPEECH_VARIANTS
 from titan_speech.store.writer import check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.printable import joined_lines
+from titan_speech.utils.text_table import hours
 
 Texts = list[str | None]
 
@@ -86,13 +87,13 @@ class MigrationPlan:
             return f"nothing to migrate: {self.path} has this tokenizer, normalization and codec already"
         lines = [f"migration of {self.path} ({self.manifest.fingerprint})", *(f"  {change}" for change in self.changes)]
         for part, step in self.steps:
-            hours = f", {part.duration_sec / 3600:,.2f} h" if part.kind is Kind.SPEECH else ""
+            length = f", {hours(part.duration_sec / 3600)}" if part.kind is Kind.SPEECH else ""
             texts = f", {part.num_text_tokens:,} transcript tokens" if step is MigrationStep.TOKENIZE else ""
-            size = f"{part.num_samples:,} samples, {part.num_tokens:,} tokens{texts}{hours}"
+            size = f"{part.num_samples:,} samples, {part.num_tokens:,} tokens{texts}{length}"
             lines.append(f"  {part.folder} ({size}): {step}")
         if encode := self._parts(MigrationStep.ENCODE):
-            samples, hours = sum(part.num_samples for part in encode), sum(part.duration_sec for part in encode) / 3600
-            lines.append(f"  to encode again: {samples:,} samples, {hours:,.2f} h of audio")
+            samples, duration_sec = sum(part.num_samples for part in encode), sum(part.duration_sec for part in encode)
+            lines.append(f"  to encode again: {samples:,} samples, {hours(duration_sec / 3600)} of audio")
         if rebuild := self._parts(MigrationStep.REBUILD):
             samples, tokens = sum(part.num_samples for part in rebuild), sum(part.num_tokens for part in rebuild)
             lines.append(f"  to rebuild: {samples:,} samples, {tokens:,} text tokens")
