@@ -59,6 +59,24 @@ def test_each_command_has_help_with_an_example_that_parses(
         load_config(args.config_words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "store audit nowhere",
+        "store build --from jsonl --input nowhere --output never --tokenizer tokenizer/tiny --name n --licence l",
+    ],
+    ids=["audit", "build"],
+)
+def test_the_first_line_comes_before_the_imports_that_take_seconds(words: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "titan_speech", *words.split()]
+    lines = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stderr.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("titan-speech"))
+    heavy = [number for number, line in enumerate(lines) if line.endswith((" numpy", " torch"))]
+    assert heavy
+    assert first < heavy[0]
+    assert "nowhere" in lines[first]
+
+
 def test_no_help_imports_torch_numpy_or_pyarrow() -> None:
     code = """
 import contextlib, io, sys

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from titan_speech.audit.rules import RULES, Thresholds, read_thresholds
 from titan_speech.cli.arguments import ENDPOINT_URL, SEED, local_folder_or_s3, natural, number, positive, storage_of
-from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Command
+from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Command, announce
 from titan_speech.errors import DataError
 from titan_speech.utils.progress import Progress
 
@@ -61,6 +61,8 @@ def store_audit_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def store_audit(args: argparse.Namespace) -> int:
+    announce(f"store audit: checking {args.store}")
+
     from titan_speech.audit.draw import choose
     from titan_speech.audit.page import page
     from titan_speech.audit.report import audit, to_json

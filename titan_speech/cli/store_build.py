@@ -24,7 +24,7 @@ from titan_speech.cli.arguments import (
     number,
     storage_of,
 )
-from titan_speech.cli.command import Command
+from titan_speech.cli.command import Command, announce
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import IMPORTERS
@@ -147,6 +147,8 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def store_build(args: argparse.Namespace) -> None:
+    announce(f"store build: reading {args.input[0]}{f' and {len(args.input) - 1} more' if args.input[1:] else ''}")
+
     from titan_speech.importers.build import build_store
     from titan_speech.storage.s3_url import is_s3
     from titan_speech.store.manifest import Totals
