@@ -19,7 +19,7 @@ PINNED = re.compile(rf"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(\S+) \\\n{_HASHES}", 
 
 def pinned_versions() -> dict[str, str]:
     text = (ROOT / ".github" / "requirements.txt").read_text()
-    found = {canonicalize_name(name): version for name, version, _ in PINNED.findall(text)}
+    found = {str(canonicalize_name(name)): version for name, version, _ in PINNED.findall(text)}
     assert len(found) == len(re.findall(r"^[A-Za-z0-9]", text, re.MULTILINE)), "a package has no hash"
     return found
 

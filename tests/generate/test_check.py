@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,9 @@ def scripted(next_id_of: dict[int, int] | None = None, otherwise: int = FIRST_CO
     return logits
 
 
-def run(model: LastLogits, folder: Path, step: int = 0, **settings) -> dict[str, float]:
+def run(
+    model: LastLogits, folder: Path, step: int = 0, config: GenerationCheckConfig | None = None
+) -> dict[str, float]:
     logged: list[Mapping[str, float]] = []
 
     def log(event: str, step: int, metrics: Mapping[str, float], lines: Sequence[str], sec: float) -> None:
@@ -55,7 +58,7 @@ def run(model: LastLogits, folder: Path, step: int = 0, **settings) -> dict[str,
         assert max(map(len, lines)) <= 100
         logged.append(metrics)
 
-    config = GenerationCheckConfig(**{"every_steps": 5, "max_codes": 64} | settings)
+    config = replace(config or GenerationCheckConfig(max_codes=64), every_steps=5)
     ranks = Ranks(0, 1, torch.device("cpu"))
     GenerationCheck(config, PROMPTS, GRAMMAR, model, log, ranks, folder, num_steps=12).step_boundary(step)
     return dict(logged[0]) if logged else {}
@@ -85,11 +88,11 @@ def test_a_loop_without_a_stop_is_measured_by_language_and_stops_at_the_limit(tm
 
 def test_a_bound_warns_or_stops_from_its_step_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        run(scripted(), tmp_path, 5, warn={"loop": 0.5})
+        run(scripted(), tmp_path, 5, GenerationCheckConfig(max_codes=64, warn={"loop": 0.5}))
     assert "loop 1 is above 0.5" in caplog.text
     with pytest.raises(HealthError, match=r"step 5 left its bounds: stop_failure 1 is above 0\.3"):
-        run(scripted(), tmp_path, 5, stop={"stop_failure": 0.3})
-    run(scripted(), tmp_path, 5, stop={"stop_failure": 0.3}, bounds_from_step=6)
+        run(scripted(), tmp_path, 5, GenerationCheckConfig(max_codes=64, stop={"stop_failure": 0.3}))
+    run(scripted(), tmp_path, 5, GenerationCheckConfig(max_codes=64, stop={"stop_failure": 0.3}, bounds_from_step=6))
 
 
 def test_sampling_depends_on_prompt_and_step_alone(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_sampling_depends_on_prompt_and_step_alone(tmp_path: Path) -> None:
         return torch.zeros(len(ids_BL), GRAMMAR.vocabulary.num_rows)
 
     def ids(step: int) -> list[list[int]]:
-        run(flat, tmp_path, step, max_codes=8)
+        run(flat, tmp_path, step, GenerationCheckConfig(max_codes=8))
         records = json.loads((tmp_path / "generation" / f"step-{step}.json").read_text())
         return [record["sampled_ids"] for record in records]
 

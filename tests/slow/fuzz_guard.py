@@ -123,7 +123,8 @@ def limit_memory() -> None:
     """From here on, this process may take `MEMORY_BOUND_BYTES` of address space more."""
     status = Path("/proc/self/status").read_text()
     now = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmSize"))
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY_BOUND_BYTES,) * 2)
+    bound = now + MEMORY_BOUND_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
 @contextlib.contextmanager

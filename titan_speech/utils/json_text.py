@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+BLOCK_BYTES = 1 << 20
 MAX_JSON_BYTES = 256 << 20
 """A manifest of 10,000 shards has 8 MB."""
 
@@ -49,7 +50,9 @@ def read_small_file(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """
     with open(path, "rb") as file:
         num_bytes = os.fstat(file.fileno()).st_size
-        data = file.read(max_bytes + 1) if num_bytes <= max_bytes else b""
+        data = bytearray()  # in blocks: a read of `max_bytes` would reserve them at once
+        while num_bytes <= max_bytes and (block := file.read(min(BLOCK_BYTES, max_bytes + 1 - len(data)))):
+            data += block
     if max(num_bytes, len(data)) > max_bytes:
         raise ValueError(f"more than {max_bytes:,} bytes, expected a small file")
-    return data
+    return bytes(data)
