@@ -4,7 +4,7 @@ In: a command. Out: docs/images/console_running.png and console_finished.png. Th
 pseudo-terminal; its output is interpreted by a terminal emulator (pyte), drawn by rich and photographed by chromium, so
 the pictures show what was printed and nothing else.
 
-    python scripts/console_pictures.py python -m titan_speech.train --job.config_file train_configs/demo.toml
+    python scripts/console_pictures.py titan-speech train train_configs/demo.toml --training.target_tokens 49_152
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS, LINES = 100, 400
-RUNNING_ROWS = 12
-"""Rows of log steps in the picture of a run that goes on."""
+RUNNING_ROWS = 6
+"""Lines below the header, the bar among them, in the picture of a run that goes on."""
 PIXELS_PER_COLUMN, PIXELS_PER_LINE = 12.2, 24.4
 """Of rich's picture, and what its frame adds."""
 FRAME = (30, 52)
