@@ -51,6 +51,7 @@ from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable_stdout
 
 if TYPE_CHECKING:
+    from titan_speech.checkpoint.base import Base
     from titan_speech.checkpoint.provenance import Provenance
     from titan_speech.checkpoint.start import Start
     from titan_speech.config.schema import SpeechConfig
@@ -186,6 +187,7 @@ def _load(argv: list[str]) -> _Job:
             grammar=grammar.fingerprint,
             model=f"{config.model.family} {config.model.flavor}",
             global_batch_tokens=config.training.global_batch_tokens,
+            lora=str(config.lora),
         ),
         consensus=consensus,
     )
@@ -247,7 +249,8 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     if job.config.model.initial and start.checkpoint is None:
         hf_initial, record = extended_initial(job.config.model, plan.vocabulary, job.run_folder, job.consensus)
         initial = str(record)
-    provenance = _provenance(job, start, plan, initial)
+    base = _base_of_adapter(job, start, hf_initial) if job.config.lora.is_on else None
+    provenance = _provenance(job, start, plan, initial, base)
     config = trainer_config(
         job.config,
         plan=plan,
@@ -260,6 +263,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
         shape=job.shape,
         start=replace(start, checkpoint=hf_initial) if hf_initial else start,
         hf_initial=hf_initial,
+        base=base,
     )
     structured_logger.init_structured_logger(source="training", output_dir=str(job.run_folder), enable=False)
     _open_run_folder(job, plan, log)
@@ -268,7 +272,29 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     return config.build()
 
 
-def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str) -> Provenance:
+def _base_of_adapter(job: _Job, start: Start, hf_initial: Path | None) -> Base:
+    """The frozen weights of a LoRA run: what it starts from, or what its checkpoint was trained on.
+
+    Raises:
+        CheckpointError: there are none, or not those that the adapter was trained on.
+    """
+    from titan_speech.checkpoint.base import Base, open_base
+    from titan_speech.checkpoint.initial_load import base_to_resume_with
+    from titan_speech.errors import CheckpointError
+
+    def decide() -> Base:
+        if start.is_resume and start.checkpoint is not None:
+            return base_to_resume_with(job.config, start.checkpoint)
+        weights = hf_initial or start.checkpoint
+        if weights is None:
+            raise CheckpointError("a LoRA run has nothing to start from; give stage.from or model.initial")
+        return open_base(weights.absolute())
+
+    base = job.consensus.decide_on_rank_0("base", decide, Base)
+    return base if start.is_resume or start.checkpoint is None else replace(base, path=start.checkpoint.absolute())
+
+
+def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str, base: Base | None) -> Provenance:
     """What the checkpoints of the run will record of how they were made."""
     from titan_speech.checkpoint.provenance import (
         git_revision,
@@ -291,6 +317,8 @@ def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str) -> Proven
         backbone=job.shape,
         initial=initial,
         config=resolved_toml(job.loaded),
+        base=str(base.path) if base else "",
+        base_fingerprint=base.fingerprint if base else "",
         stage_from=str(start.checkpoint) if start.is_from_previous_stage else "",
         budget=job.budget,
     ).inheriting(read_provenance(start.checkpoint) if start.checkpoint else None)

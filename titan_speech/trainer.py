@@ -35,6 +35,7 @@ from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopRun, StopSignals, describe_kept
 from titan_speech.health.watchdog import HangReport
 from titan_speech.model.flops import FlopsPerToken
+from titan_speech.model.lora import num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
@@ -133,14 +134,16 @@ class SpeechTrainer(Trainer):
     def _flops_per_token(self) -> FlopsPerToken:
         """FLOPs per token of the whole model, built without memory since a pipeline rank has only a part of it.
 
-        TorchTitan's count is linear in the sequence length, so two lengths give its constant and its slope.
+        TorchTitan's count is linear in the sequence length, so two lengths give its constant and its slope. A frozen
+        matrix needs no gradient of its own, which are 2 of its 6 FLOPs.
         """
         with torch.device("meta"):
             model = cast(BaseModel, self.model_config.build())
         _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
         _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
         per_position = flops_at_2 - flops_at_1
-        return FlopsPerToken(matrices=flops_at_1 - per_position, per_attended_token=per_position)
+        matrices = flops_at_1 - per_position - 2 * num_frozen_in_matrices(model)
+        return FlopsPerToken(matrices=matrices, per_attended_token=per_position)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         """Log the start of the run once, then yield TorchTitan's batches and count those of steps that are trained.

@@ -29,6 +29,7 @@ from torchtitan.distributed.activation_checkpoint import (
 )
 from torchtitan.tools.logging import logger
 
+from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.commit import Commit
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
@@ -135,6 +136,7 @@ def trainer_config(
     shape: BackboneShape,
     start: Start,
     hf_initial: Path | None = None,
+    base: Base | None = None,
 ) -> SpeechTrainer.Config:
     """The configuration from which TorchTitan builds the run.
 
@@ -150,6 +152,7 @@ def trainer_config(
         shape: sizes of the backbone.
         start: the checkpoint to load, and how.
         hf_initial: the Hugging Face folder to load initial weights from, if `start` is one.
+        base: the frozen weights of a LoRA run.
 
     Raises:
         ConfigError: the backbone or this device does not support what the configuration asks for.
@@ -170,6 +173,7 @@ def trainer_config(
             config.model.attention,
             vocabulary.num_rows,
             config.float8,
+            config.lora,
             compiles_layers=Composition(config, shape).compiles_layers,
         ),
         hf_assets_path=config.tokenizer.path,
@@ -203,7 +207,7 @@ def trainer_config(
             disable_cuda_graphs=not (config.training.cuda_graphs and torch.cuda.is_available()),
         ),
         parallelism=parallelism(config.parallelism),
-        checkpoint=_checkpoint(config, provenance, plan, start, hf_initial),
+        checkpoint=_checkpoint(config, provenance, plan, start, hf_initial, base),
         activation_checkpoint=activation_checkpointing(config.activation_checkpoint),
         compile=compilation(config.compile),
         comm=CommConfig(
@@ -225,28 +229,29 @@ def trainer_config(
 def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> SpeechOptimizers.Config:
     settings = config.optimizer
     shared = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
+    without_decay = ParamGroupConfig(
+        pattern=NO_DECAY_PATTERN, optimizer_name="AdamW", optimizer_kwargs={**shared, "weight_decay": 0.0}
+    )
+    with_decay = ParamGroupConfig(
+        pattern=".*", optimizer_name="AdamW", optimizer_kwargs={**shared, "weight_decay": settings.weight_decay}
+    )
     return SpeechOptimizers.Config(
         num_old_rows=num_old_rows,
         new_rows_lr_factor=settings.new_rows_lr_factor,
         frozen_steps=budget.frozen_steps,
         implementation=settings.implementation,
-        param_groups=[
-            ParamGroupConfig(
-                pattern=NO_DECAY_PATTERN,
-                optimizer_name="AdamW",
-                optimizer_kwargs={**shared, "weight_decay": 0.0},
-            ),
-            ParamGroupConfig(
-                pattern=".*",
-                optimizer_name="AdamW",
-                optimizer_kwargs={**shared, "weight_decay": settings.weight_decay},
-            ),
-        ],
+        keeps_old_rows=config.lora.is_on,
+        param_groups=[with_decay] if config.lora.is_on else [without_decay, with_decay],
     )
 
 
 def _checkpoint(
-    config: SpeechConfig, provenance: Provenance, plan: DataPlan, start: Start, hf_initial: Path | None
+    config: SpeechConfig,
+    provenance: Provenance,
+    plan: DataPlan,
+    start: Start,
+    hf_initial: Path | None,
+    base: Base | None,
 ) -> SpeechCheckpointManager.Config:
     settings = config.checkpoint
     initial = None if start.is_resume else start.checkpoint
@@ -260,6 +265,8 @@ def _checkpoint(
         initial_load_model_only=not start.with_optimizer,
         exclude_from_loading=[LR_SCHEDULER, DATALOADER, TRAIN_STATE] if start.with_optimizer else [],
         start=start,
+        lora=config.lora,
+        base=base,
         last_save_model_only=settings.create_seed_checkpoint,  # a finished run can be extended; a seed is weights only
         create_seed_checkpoint=settings.create_seed_checkpoint,
         settings=settings,

@@ -13,11 +13,12 @@ import pytest
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.runs import losses, train_well
+from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
-from titan_speech.hf.model_card import ModelRecord, read_record, weights_fingerprint
+from titan_speech.hf.model_card import ModelRecord, read_record
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.exported_files import MODEL_RECORD_NAME

@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from titan_speech.checkpoint.base import Base, find_base
 from titan_speech.checkpoint.commit import Checkpoint, committed_at, step_from_name
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.resume import local_copy
@@ -99,6 +100,21 @@ def on_this_machine(config: SpeechConfig, start: Start) -> Start:
         return start
     run = str(config.stage.from_).rstrip("/").removesuffix(f"/{start.checkpoint.name}")
     return replace(start, checkpoint=local_copy(f"{run}/{start.checkpoint.name}", config.storage))
+
+
+def base_to_resume_with(config: SpeechConfig, checkpoint: Path) -> Base:
+    """The frozen weights that the adapter in a checkpoint of this run was trained on: where they were, or where the
+    configuration says that its weights are.
+
+    Raises:
+        CheckpointError: they are in none of these places, or the checkpoint does not record them.
+    """
+    found = read_provenance(checkpoint)
+    if found is None or not found.base_fingerprint:
+        raise CheckpointError(f"{checkpoint} does not record the base of its adapter; restore its provenance/")
+    places = [found.base, config.stage.from_, config.model.initial, config.checkpoint.initial_load_path]
+    local = (local_copy(place, config.storage) if is_s3(place) else Path(place) for place in places if place)
+    return find_base(found.base_fingerprint, (place.absolute() for place in local), f"the adapter in {checkpoint}")
 
 
 def with_continued_data(config: SpeechConfig, start: Start) -> SpeechConfig:

@@ -16,15 +16,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from torchtitan.components.checkpoint import MODEL, CheckpointManager
+from torchtitan.components.checkpoint import MODEL, CheckpointManager, ModelWrapper
 from torchtitan.tools.logging import logger
 
+from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.commit import (
     Commit,
     checkpoint_path,
@@ -41,6 +43,7 @@ from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.suspect import WeightBand
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.config.schema_parallelism import CommConfig
+from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.data.phases import Phase
 from titan_speech.distributed.consensus import (
     Agreement,
@@ -51,9 +54,21 @@ from titan_speech.distributed.consensus import (
 )
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.errors import CheckpointError, TitanSpeechError
+from titan_speech.model.lora import is_of_base, is_trained
 from titan_speech.utils.text_table import size_text
 
 OnComplete = Callable[[Path, Commit], None]
+
+
+class PartOfModel(ModelWrapper):
+    """The weights of a model whose names are wanted."""
+
+    def __init__(self, model_parts: list[torch.nn.Module], is_wanted: Callable[[str], bool]) -> None:
+        self._is_wanted = is_wanted
+        super().__init__(model_parts)
+
+    def _get_state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super()._get_state_dict().items() if self._is_wanted(name)}
 
 
 class SpeechCheckpointManager(CheckpointManager):
@@ -69,10 +84,13 @@ class SpeechCheckpointManager(CheckpointManager):
         phases: tuple[Phase, ...]
         start: Start
         """What the run starts from, decided by rank 0 before the data was planned."""
+        lora: LoRAConfig
+        base: Base | None
+        """The frozen weights of a LoRA run."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module], **kwargs: Any) -> None:
         self.settings, self.provenance, self.phases = config.settings, config.provenance, config.phases
-        self.start = config.start
+        self.start, self.base = config.start, config.base
         self.parameters = [p for part in model_parts for p in part.parameters()]
         self.must_stop = False
         """True on all ranks from the boundary at which a request with `stop` was found."""
@@ -90,6 +108,9 @@ class SpeechCheckpointManager(CheckpointManager):
         """Time that training waited for the save that was started last."""
         super().__init__(config, model_parts=model_parts, **kwargs)
         if self.enable:
+            if config.lora.is_on:
+                self._base_weights = PartOfModel(model_parts, is_of_base)
+                self.states[MODEL] = PartOfModel(model_parts, partial(is_trained, lora=config.lora))
             limits = (config.comm.init_timeout_seconds, config.comm.train_timeout_seconds)
             self._agreement = Agreement(*(timedelta(seconds=limit) for limit in limits))
             self._saver = Saver(config.settings.async_mode)
@@ -108,7 +129,9 @@ class SpeechCheckpointManager(CheckpointManager):
 
     def _load(self, step: int = -1) -> bool:
         try:
-            loaded = super()._load(self.start.step)
+            if self.base is not None:
+                self._load_base(self.base)
+            loaded = super()._load(self.start.step) if self.base is None or self.start.is_resume else True
         except TitanSpeechError:
             raise
         except (Exception, CheckpointException) as error:  # a damaged file can raise anything
@@ -124,6 +147,14 @@ class SpeechCheckpointManager(CheckpointManager):
         self._warn_of_newer_steps()
         self._saved_at_sec = time.monotonic()
         return loaded
+
+    def _load_base(self, base: Base) -> None:
+        """Load the frozen weights of a LoRA run; its adapter is initialized, or loaded after them."""
+        adapter, self.states[MODEL] = self.states[MODEL], self._base_weights
+        try:
+            self.dcp_load(self._base_weights.state_dict(), str(base.path), from_hf=base.is_hf, from_quantized=False)
+        finally:
+            self.states[MODEL] = adapter
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         """As TorchTitan's, with a reader that runs nothing that is in a checkpoint; safetensors have nothing to run."""

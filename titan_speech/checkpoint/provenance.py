@@ -30,7 +30,7 @@ from titan_speech.utils.record_types import check_types
 
 PROVENANCE_DIR = "provenance"
 WEIGHTS_NEED = ("vocabulary", "model")
-RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens")
+RESUMING_NEEDS = (*WEIGHTS_NEED, "grammar", "global_batch_tokens", "lora")
 """Whether a changed data plan can be resumed is decided in data/phases.py, which can say what changed."""
 
 
@@ -95,6 +95,15 @@ class Provenance:
     tokens: tuple[TokensRead, ...] = ()
     """What was read of each stream up to that step, in this run."""
 
+    lora: str = ""
+    """Settings of the adapter, which is then all the weights it holds; empty: it holds the whole model."""
+
+    base: str = ""
+    """Where the weights were that the adapter was trained on: a checkpoint or a Hugging Face folder."""
+
+    base_fingerprint: str = ""
+    """Fingerprint of these weights."""
+
     stage_from: str = ""
     """Checkpoint of the previous stage that the run started from."""
 
@@ -121,6 +130,11 @@ class Provenance:
         Raises:
             CheckpointError: names every field that differs, with both values.
         """
+        if weights_only and found.lora:
+            raise CheckpointError(
+                f"{where} holds a LoRA adapter ({found.lora}) and not the weights of a model. Add it to its base first "
+                "(titan-speech model merge) and give the folder that is written"
+            )
         must_agree = WEIGHTS_NEED if weights_only else RESUMING_NEEDS
         differing = [
             f"{name}: the checkpoint has {theirs}, this run has {ours}"

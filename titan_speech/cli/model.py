@@ -1,4 +1,4 @@
-"""Commands that import and export Hugging Face models: `model expand`, `export`, `publish`, `convert`."""
+"""Commands that import and export models: `model expand`, `export`, `merge`, `publish`, `convert`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,31 @@ def model_expand(args: argparse.Namespace) -> None:
 def model_export(args: argparse.Namespace) -> None:
     announce(f"model export: exporting {args.checkpoint}")
     from titan_speech.hf.export import EXPORT_DTYPES, WeightsCheckpoint, export
+    from titan_speech.hf.peft_folder import export_adapter
     from titan_speech.hf.publish import Repository, publish
 
     if args.public and not args.publish:
         raise PublishError("--public has no effect without --publish ORG/NAME; give both, or neither")
+    if args.adapter and (args.publish or args.base):
+        raise PublishError("--adapter goes with neither --publish nor --base: only merged models are published")
     repository = Repository.named(args.publish, is_public=args.public) if args.publish else None
     checkpoint = WeightsCheckpoint.open(args.checkpoint)
-    export(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
+    if args.adapter:
+        export_adapter(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
+    else:
+        export(checkpoint, args.output, EXPORT_DTYPES[args.dtype], args.base)
     print(f"{args.output}: step {checkpoint.step} in {args.dtype}", flush=True)
     if repository is not None:
         print(f"published as {publish(args.output, repository)}")
+
+
+def model_merge(args: argparse.Namespace) -> None:
+    from titan_speech.hf.export import WeightsCheckpoint
+    from titan_speech.hf.merge import merge
+
+    checkpoint = WeightsCheckpoint.open(args.checkpoint)
+    merge(checkpoint, args.output, args.base)
+    print(f"{args.output}: step {checkpoint.step}, adapter and base in one")
 
 
 def model_publish(args: argparse.Namespace) -> None:
@@ -54,6 +69,11 @@ def model_convert(args: argparse.Namespace) -> None:
     print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
 
 
+_BASE = Argument(
+    "--base",
+    "what a LoRA checkpoint was trained on: checkpoint, run folder or Hugging Face folder (default: where it was)",
+    type=Path,
+)
 _PUBLIC = Argument("--public", "make the repository public (default: private)", action="store_true")
 
 COMMANDS = (
@@ -98,8 +118,27 @@ COMMANDS = (
                 default="bfloat16",
                 choices=("bfloat16", "float16", "float32"),
             ),
+            _BASE,
+            Argument("--adapter", "export the adapter alone, as a folder that peft loads", action="store_true"),
             Argument("--publish", "also push the folder to this repository on the Hugging Face Hub: ORG/NAME"),
             _PUBLIC,
+        ),
+    ),
+    Command(
+        "model",
+        "merge",
+        "Merge a LoRA checkpoint with its base: a run folder that holds the whole model.",
+        "titan-speech model merge --checkpoint outputs/voice --output outputs/voice-merged",
+        model_merge,
+        (
+            Argument(
+                "--checkpoint",
+                "LoRA checkpoint (.../step-N), or a run folder for its newest checkpoint",
+                type=Path,
+                required=True,
+            ),
+            Argument("--output", "run folder to write; must not exist", type=Path, required=True),
+            _BASE,
         ),
     ),
     Command(

@@ -42,6 +42,7 @@ from titan_speech.config.schema_parallelism import (
 )
 from titan_speech.config.schema_training import (
     GenerationCheckConfig,
+    LoRAConfig,
     LossConfig,
     LRSchedulerConfig,
     ModelConfig,
@@ -65,6 +66,7 @@ __all__ = [
     "JobConfig",
     "LRSchedulerConfig",
     "LanguageRuleConfig",
+    "LoRAConfig",
     "LossConfig",
     "MetricsConfig",
     "ModelConfig",
@@ -138,6 +140,7 @@ class SpeechConfig:
     job: JobConfig = field(default_factory=JobConfig)
     stage: StageConfig = field(default_factory=StageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)

@@ -45,6 +45,36 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """LoRA: low-rank adapters are trained next to frozen matrices. Checkpoints hold the adapter alone; `titan-speech
+    model merge` adds it to its base."""
+
+    rank: Annotated[int, Bounds(at_least=0)] = 0
+    """Rank of the adapters; 0: no LoRA, all weights are trained."""
+
+    alpha: Annotated[float, Bounds(above=0)] = 32.0
+    """Scale: an adapter's output is multiplied by alpha / rank."""
+
+    targets: tuple[str, ...] = ("wqkv", "wo", "w1", "w2", "w3")
+    """Matrices of each layer that get an adapter: wqkv (queries, keys and values), wo (output of attention), w1, w3 and
+    w2 (gate, up and down projection of the feed-forward layer)."""
+
+    train_new_rows: bool = False
+    """Train the embeddings of new vocabulary rows (codes, special tokens) too; for a base that was not trained on
+    speech. Checkpoints then hold embedding and head in full."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.rank > 0
+
+    def __str__(self) -> str:
+        """What a checkpoint must agree with; empty without LoRA."""
+        rows = "trained" if self.train_new_rows else "frozen"
+        targets = " ".join(sorted(self.targets))
+        return f"rank {self.rank}, alpha {self.alpha:g}, targets {targets}, new rows {rows}" if self.is_on else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """The backbone's text tokenizer."""
 

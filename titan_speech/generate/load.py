@@ -1,7 +1,8 @@
 """A run's checkpoint, loaded in one process to decode from.
 
 In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step read
-directly from the DCP checkpoint, whatever number of ranks wrote it. No process group is created.
+directly from the DCP checkpoint, whatever number of ranks wrote it; an adapter's with those of its base. No process
+group is created.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
+from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted
 from titan_speech.hf.config_json import trained_shape
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
@@ -64,7 +66,12 @@ def load_run(folder: Path, step: int | None = None) -> TrainedRun:
             f"{checkpoint.path} was trained with vocabulary {found.vocabulary}; the tokenizer at "
             f"{config.tokenizer.path} gives {grammar.vocabulary.fingerprint}. Restore the one it was trained with."
         )
-    model = _model(trained_shape(config.model, found), grammar.vocabulary.num_rows, checkpoint.path)
+    shape, num_rows = trained_shape(config.model, found), grammar.vocabulary.num_rows
+    if found is not None and holds_adapter(found):
+        base = base_of(checkpoint.path, folder, found)
+        model = load_adapted(checkpoint.path, base, config, shape, num_rows)
+    else:
+        model = _model(shape, num_rows, checkpoint.path)
     return TrainedRun(config, tokenizer, grammar, model, checkpoint.step)
 
 

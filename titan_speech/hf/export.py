@@ -9,8 +9,9 @@ verifying checksums would read all of it again, 34 GB for 8B in float32). `titan
 checkpoint of another program its marker.
 
 Tensors are read, converted and written one by one. In memory at most are the embedding in the type of the export and
-the piece of it that one rank saved, never the model: 2.33 GB for 0.6B (benchmarks/hf_memory.py). TorchTitan's adapters
-convert names and the order of rotary halves.
+the piece of it that one rank saved, never the model: 2.33 GB for 0.6B (benchmarks/hf_memory.py). A LoRA checkpoint is
+added to its base first, which takes the whole model in memory (`adapted.py`). TorchTitan's adapters convert names and
+the order of rotary halves.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import (
     Checkpoint,
     committed_checkpoints,
@@ -41,9 +43,10 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
+from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted, merged_state
 from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
 from titan_speech.hf.expand import TRAINED, Expansion
-from titan_speech.hf.model_card import ModelRecord, model_card, weights_fingerprint
+from titan_speech.hf.model_card import ModelRecord, model_card
 from titan_speech.hf.model_folder import tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_weights
 from titan_speech.hf.tokenizer import (
@@ -113,6 +116,23 @@ class WeightsCheckpoint:
         shape = trained_shape(config.model, provenance)
         return cls(checkpoint, run_folder, step, config, tokenizer, grammar, shape, provenance)
 
+    def merged_weights(self, base: Path | None = None) -> dict[str, torch.Tensor] | None:
+        """The weights with the adapter added to them, by their names in a checkpoint; None if it has no adapter.
+
+        Args:
+            base: where the base of the adapter is; None: where it was when the adapter was trained.
+
+        Raises:
+            CheckpointError: the base is missing, is another one, or is given for a checkpoint without an adapter.
+        """
+        if self.provenance is None or not holds_adapter(self.provenance):
+            if base is not None:
+                raise CheckpointError(f"{self.path} holds a whole model, which has no base; leave --base out")
+            return None
+        found = base_of(self.path, self.run_folder, self.provenance, base)
+        num_rows = self.grammar.vocabulary.num_rows
+        return merged_state(load_adapted(self.path, found, self.config, self.shape, num_rows))
+
     def evaluation_notes(self) -> str:
         """What the run folder has recorded about this step; empty if it has no notes."""
         file = self.run_folder / EVALUATION_FOLDER / f"{self.path.name}.md"
@@ -161,13 +181,16 @@ def _check_complete(checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint} is not a complete checkpoint: {'; '.join(found.problems)}")
 
 
-def export(checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def export(
+    checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = torch.bfloat16, base: Path | None = None
+) -> None:
     """Write the folder `output`, which appears when it is complete.
 
     Args:
         checkpoint: what is exported.
         output: must not exist.
         dtype: of the exported weights.
+        base: where the base of a LoRA checkpoint is; None: where it was when the adapter was trained.
 
     Raises:
         ModelError: the output exists, or the disk is too small.
@@ -180,7 +203,8 @@ def export(checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = tor
     config = config_from_shape(shape, vocabulary.num_rows, **ids)
     source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
     with checkpoint.kept(), new_folder(output, num_weight_bytes(shapes, dtype)) as partial:
-        write_weights(partial, shapes, dtype, _TensorReader(checkpoint, dtype).pieces)
+        merged = checkpoint.merged_weights(base)
+        write_weights(partial, shapes, dtype, _TensorReader(checkpoint, dtype, merged).pieces)
         write_json(partial / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(partial / GENERATION_NAME, _generation_config(ids))
         write_json(partial / JSON_NAME, extended_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
@@ -254,7 +278,15 @@ def _generation_config(ids: dict[str, int]) -> dict[str, object]:
 class _TensorReader:
     """Reads tensors of a checkpoint by their Hugging Face names."""
 
-    def __init__(self, checkpoint: WeightsCheckpoint, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: WeightsCheckpoint, dtype: torch.dtype, merged: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        """Args:
+        checkpoint: what is read.
+        dtype: of the tensors.
+        merged: the weights of a LoRA checkpoint, which are not in one place on the disk.
+        """
+        self._merged = merged
         self._path, self._dtype = checkpoint.path, dtype
         self._reader = SafeFileSystemReader(checkpoint.path)
         self._key, self._converted = "", dict[str, torch.Tensor]()
@@ -273,6 +305,8 @@ class _TensorReader:
 
     def _read(self, key: str, shape: torch.Size) -> torch.Tensor:
         """A tensor in the type of the export: what is saved is converted while it is copied, chunk by chunk."""
+        if self._merged is not None:
+            return self._merged[key].to(self._dtype)
         tensor = torch.empty(shape, dtype=self._dtype)
         try:
             with warnings.catch_warnings():

@@ -7,11 +7,9 @@ is claimed that was not recorded: a model without evaluation notes says that it 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import ModelError
@@ -38,15 +36,6 @@ class ModelRecord:
 
     def write(self, folder: Path) -> None:
         write_json(folder / MODEL_RECORD_NAME, asdict(self))
-
-
-def weights_fingerprint(checkpoint: Path) -> str:
-    """Fingerprint of a complete checkpoint's weights, from the checksums in its marker; removing the optimizer state
-    does not change it."""
-    commit = read_commit(checkpoint)
-    files = commit.files if commit is not None else ()
-    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in files if file.role == "model")
-    return hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
 
 
 def read_record(folder: Path) -> ModelRecord:

@@ -37,12 +37,12 @@ class VocabularyMatrix:
 
 
 def vocabulary_matrices(model_parts: Iterable[nn.Module], num_old_rows: int) -> list[VocabularyMatrix]:
-    """Embedding and head of the model parts; a tied matrix appears once."""
+    """Embedding and head of the model parts, if they are trained; a tied matrix appears once."""
     named = [pair for part in model_parts for pair in part.named_parameters()]
     return [
         VocabularyMatrix(parameter, _num_local_old_rows(parameter, num_old_rows))
         for name, parameter in named
-        if name.endswith(MATRICES)
+        if name.endswith(MATRICES) and parameter.requires_grad
     ]
 
 

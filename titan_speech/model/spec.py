@@ -7,6 +7,8 @@ The decoders are subclasses that keep embedding and head one matrix under FSDP. 
 model, makes two parameters of the one when it distributes them, and ties them again when it initializes the weights; in
 between, FSDP kept two shards of the same matrix. The shards share memory only if the rows divide by their number: on 3
 ranks (6, 12, 24, ...) the rows of the last rank were padded into copies, and its head or embedding was never updated.
+They also keep frozen what was frozen: TorchTitan 0.3 makes new parameters when it distributes a model, all of them
+trainable, so that LoRA would train every weight.
 """
 
 from __future__ import annotations
@@ -34,40 +36,59 @@ from torchtitan.protocols.model_spec import ModelSpec
 from torchtitan.protocols.module import Module
 
 from titan_speech.config.schema_parallelism import Float8Config
+from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.lora import add_adapters
 
 INIT_STD = 0.02
 
 
 class TiedLlama3(Llama3Model):
-    """Llama 3 that stays tied when it is distributed."""
+    """Llama 3 that stays tied, and frozen where it is, when it is distributed."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
         pass
 
     def parallelize(self, parallel_dims: ParallelDims) -> None:
+        frozen = frozen_names(self)
         super().parallelize(parallel_dims)
         tie(self)
+        freeze(self, frozen)
 
 
 class TiedQwen3(Qwen3Model):
-    """Qwen 3 that stays tied when it is distributed."""
+    """Qwen 3 that stays tied, and frozen where it is, when it is distributed."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Qwen3Model.Config):
         pass
 
     def parallelize(self, parallel_dims: ParallelDims) -> None:
+        frozen = frozen_names(self)
         super().parallelize(parallel_dims)
         tie(self)
+        freeze(self, frozen)
 
 
 def tie(model: Decoder) -> None:
     """Make embedding and head one parameter again, if the configuration ties them."""
     if model.enable_weight_tying and model.tok_embeddings is not None and model.lm_head is not None:
         model.tok_embeddings.weight = model.lm_head.weight
+
+
+def frozen_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that are not trained."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def freeze(model: nn.Module, names: set[str]) -> None:
+    """Freeze the named parameters."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in names:
+            parameter.requires_grad_(False)
 
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
@@ -142,6 +163,7 @@ def model_spec(
     attention: str,
     num_rows: int,
     float8: Float8Config | None = None,
+    lora: LoRAConfig | None = None,
     *,
     compiles_layers: bool = False,
 ) -> ModelSpec:
@@ -152,6 +174,7 @@ def model_spec(
         attention: name of the attention back end.
         num_rows: vocabulary rows.
         float8: settings of float8; None leaves the layers as they are.
+        lora: settings of the adapters; None trains all weights.
         compiles_layers: whether TorchTitan compiles the layers.
 
     Raises:
@@ -162,12 +185,14 @@ def model_spec(
         from titan_speech.model.float8 import convert_to_float8
 
         config = convert_to_float8(config, float8, compiles_layers=compiles_layers)
+    if lora is not None and lora.is_on:
+        config = add_adapters(config, lora)
     parallelize = _PARALLELIZE[shape.family]
     if not torch.cuda.is_available():
         from titan_speech.utils import cpu
 
         cpu.initialize_identically(config)
-        parallelize = cpu.use_plain_sum_reduction(parallelize)
+        parallelize = cpu.use_plain_sum_reduction(cpu.initialize_adapters_identically(parallelize))
     return ModelSpec(
         name=shape.family,
         flavor=f"{shape.num_layers}x{shape.dim}",

@@ -20,6 +20,7 @@ from titan_speech.config.store_names import check_store_names
 from titan_speech.model.backbones import FLAVORS
 from titan_speech.preflight.compatibility import check_compatibility
 from titan_speech.preflight.data_checks import check_data, check_storage
+from titan_speech.preflight.lora_checks import check_lora
 from titan_speech.preflight.parallel_degrees import check_divisibility, check_world_size
 
 Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
@@ -152,6 +153,7 @@ _CHECKS: tuple[Check, ...] = (
     check_flavor,
     check_initial_weights,
     check_compatibility,
+    check_lora,
     check_data,
     check_storage,
     check_store_names,

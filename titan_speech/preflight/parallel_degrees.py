@@ -17,6 +17,7 @@ from titan_speech.config.schema_parallelism import ParallelismConfig
 from titan_speech.distributed.pipeline import stages_per_rank
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition
+from titan_speech.preflight.lora_checks import check_lora_widths
 
 MASK_BLOCK = 128
 """Block size of an attention mask, in tokens: a context-parallel rank holds whole blocks."""
@@ -83,6 +84,7 @@ def check_backbone(config: SpeechConfig, shape: BackboneShape) -> Iterator[Findi
     yield from _check_heads(config, shape)
     yield from _check_float8_widths(config, shape)
     yield from _check_pipeline_stages(config, shape)
+    yield from check_lora_widths(config, shape)
 
 
 def _check_seq_len(config: SpeechConfig) -> Iterator[Finding]:

@@ -165,12 +165,14 @@ class SpeechOptimizers(GuardedOptimizers):
         new_rows_lr_factor: float = 1.0
         frozen_steps: int = 0
         """Number of first steps in which only new rows learn."""
+        keeps_old_rows: bool = False
+        """The backbone's rows of the vocabulary matrices stay as they are in every step (LoRA with new rows)."""
 
     def __init__(self, config: Config, *, model_parts: list[torch.nn.Module]) -> None:
         super().__init__(config, model_parts=model_parts)
         self.matrices = vocabulary_matrices(model_parts, config.num_old_rows)
         self.factor, self.frozen_steps = config.new_rows_lr_factor, config.frozen_steps
-        self.is_frozen = False
+        self.is_frozen, self.keeps_old_rows = False, config.keeps_old_rows
         if self.frozen_steps:
             self._begin_states()
 
@@ -180,11 +182,12 @@ class SpeechOptimizers(GuardedOptimizers):
 
     def drop_frozen_gradients(self) -> None:
         """Zero the gradients of frozen parameters: after a backward pass, before the norm for clipping is taken."""
-        if not self.is_frozen:
+        if self.is_frozen:
+            for parameter in self._frozen():
+                if parameter.grad is not None:
+                    local_part(parameter.grad).zero_()
+        if not (self.is_frozen or self.keeps_old_rows):
             return
-        for parameter in self._frozen():
-            if parameter.grad is not None:
-                local_part(parameter.grad).zero_()
         for matrix in self.matrices:
             if matrix.parameter.grad is not None:
                 matrix.old(matrix.parameter.grad).zero_()
@@ -199,7 +202,7 @@ class SpeechOptimizers(GuardedOptimizers):
 
     def _scaled_rows(self, matrix: VocabularyMatrix) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         """Rows with a scaled update: the rows, their values before the step, and the scale."""
-        parts = [(matrix.new, self.factor), (matrix.old, 0.0 if self.is_frozen else 1.0)]
+        parts = [(matrix.new, self.factor), (matrix.old, 0.0 if self.is_frozen or self.keeps_old_rows else 1.0)]
         for rows_of, factor in parts:
             rows = rows_of(matrix.parameter)
             if factor != 1 and rows.numel():

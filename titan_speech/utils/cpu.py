@@ -126,6 +126,18 @@ def initialize_identically(model: Module.Config) -> None:
             config.param_init = {name: _initialize_full(init) for name, init in config.param_init.items()}
 
 
+def initialize_adapters_identically(parallelize: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Wrap a parallelize function likewise for LoRA adapters, which TorchTitan makes when it builds the model."""
+
+    def parallelize_with_adapters(model: nn.Module, **kwargs: Any) -> nn.Module:
+        for name, module in model.named_modules():
+            if name.endswith((".lora_a", ".lora_b")) and isinstance(module, Module) and module._param_init is not None:
+                module._param_init = {key: _initialize_full(init) for key, init in module._param_init.items()}
+        return parallelize(model, **kwargs)
+
+    return parallelize_with_adapters
+
+
 def _initialize_full(init: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], None]:
     if init is skip_param_init:
         return init
