@@ -281,10 +281,11 @@ def _base_of_adapter(job: _Job, start: Start, hf_initial: Path | None) -> Base:
     from titan_speech.checkpoint.base import Base, open_base
     from titan_speech.checkpoint.initial_load import base_to_resume_with
     from titan_speech.errors import CheckpointError
+    from titan_speech.hf.initial import INITIAL_DIR
 
     def decide() -> Base:
         if start.is_resume and start.checkpoint is not None:
-            return base_to_resume_with(job.config, start.checkpoint)
+            return base_to_resume_with(job.config, start.checkpoint, job.run_folder / INITIAL_DIR)
         weights = hf_initial or start.checkpoint
         if weights is None:
             raise CheckpointError("a LoRA run has nothing to start from; give stage.from or model.initial")

@@ -23,9 +23,9 @@ from titan_speech.config.resolved import RESOLVED_NAME, save_resolved
 from titan_speech.errors import CheckpointError
 from titan_speech.generate.load import load_run
 from titan_speech.hf.adapted import base_of, load_adapted
+from titan_speech.hf.config_json import model_shape
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
-from titan_speech.hf.initial import model_shape
 from titan_speech.hf.peft_folder import export_adapter
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.lora import ADAPTER_B, is_trained

@@ -60,7 +60,8 @@ def choose_initial_load(config: SpeechConfig, provenance: Provenance, budget: Bu
             "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
         )
     before, checkpoint = found.budget if found else None, Checkpoint.at(start.checkpoint)
-    note = learning_rate_rise(budget, before, checkpoint)
+    # An adapter begins at zero: the rate that the base ended with says nothing about it.
+    note = "" if config.lora.is_on else learning_rate_rise(budget, before, checkpoint)
     if note and stage.strict:
         raise CheckpointError(f"{note} With stage.strict = false this is a warning.")
     notes = (note, unfinished_stage(before, checkpoint))
@@ -102,9 +103,15 @@ def on_this_machine(config: SpeechConfig, start: Start) -> Start:
     return replace(start, checkpoint=local_copy(f"{run}/{start.checkpoint.name}", config.storage))
 
 
-def base_to_resume_with(config: SpeechConfig, checkpoint: Path) -> Base:
-    """The frozen weights that the adapter in a checkpoint of this run was trained on: where they were, or where the
-    configuration says that its weights are.
+def base_to_resume_with(config: SpeechConfig, checkpoint: Path, extended: Path) -> Base:
+    """The frozen weights that the adapter in a checkpoint of this run was trained on.
+
+    They are looked for where they were, then where the configuration says that the run starts.
+
+    Args:
+        config: of the run.
+        checkpoint: .../step-N.
+        extended: where the run keeps a backbone whose vocabulary it has extended.
 
     Raises:
         CheckpointError: they are in none of these places, or the checkpoint does not record them.
@@ -114,7 +121,8 @@ def base_to_resume_with(config: SpeechConfig, checkpoint: Path) -> Base:
         raise CheckpointError(f"{checkpoint} does not record the base of its adapter; restore its provenance/")
     places = [found.base, config.stage.from_, config.model.initial, config.checkpoint.initial_load_path]
     local = (local_copy(place, config.storage) if is_s3(place) else Path(place) for place in places if place)
-    return find_base(found.base_fingerprint, (place.absolute() for place in local), f"the adapter in {checkpoint}")
+    known = (place.absolute() for place in (*local, extended))
+    return find_base(found.base_fingerprint, known, f"the adapter in {checkpoint}")
 
 
 def with_continued_data(config: SpeechConfig, start: Start) -> SpeechConfig:

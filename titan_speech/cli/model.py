@@ -41,6 +41,7 @@ def model_export(args: argparse.Namespace) -> None:
 
 
 def model_merge(args: argparse.Namespace) -> None:
+    announce(f"model merge: merging {args.checkpoint} with its base")
     from titan_speech.hf.export import WeightsCheckpoint
     from titan_speech.hf.merge import merge
 
