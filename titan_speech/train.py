@@ -355,7 +355,7 @@ def _print_start(
 
     facts = StartFacts(
         files=job.loaded.files,
-        start=f"the weights of {initial}" if initial else str(start),
+        start=f"the weights of {job.config.model.initial}: {initial}" if initial else str(start),
         is_resume=start.is_resume,
         shape=job.shape,
         world_size=job.world_size,

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import local_file, not_negative, positive
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.estimate.devices import DEVICES
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def estimate(args: argparse.Namespace) -> None:
     loaded = [load_config(args.config_words, world_size=args.world_size)]
     if args.against is not None:
         loaded.append(load_config(["--job.config_file", args.against], world_size=args.world_size))
+    announce(f"estimate: tracing a step of {' and of '.join(str(one.files[-1]) for one in loaded)}")
 
     from titan_speech.estimate.compare import comparison
     from titan_speech.estimate.estimate_run import estimate_runs

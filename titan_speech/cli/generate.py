@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 def generate(args: argparse.Namespace) -> None:
     """Synthesize every text; whatever can be refused is refused before the model is loaded."""
+    if find_spec("transformers") is None:
+        raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'")
     announce(f"generate: loading the model of {args.model}")
     from titan_speech.codec.load import load_codec
     from titan_speech.generate.synthesize import SpeechModel
