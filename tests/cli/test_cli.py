@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import shlex
 import shutil
@@ -283,6 +284,13 @@ def test_generate_without_transformers_names_the_extra_before_anything_is_loaded
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["generate", "--model", "nowhere", "--text", "Hello.", "--output", "x.wav"]) == 2
     assert "pip install 'titan-speech[hf]'" in capsys.readouterr().err
+
+
+def test_generate_hides_warnings_of_libraries_that_no_user_can_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = logging.getLogger("torch.utils._pytree")
+    monkeypatch.setattr(noisy, "level", logging.WARNING)
+    assert main(["generate", "--model", "nowhere", "--text", "Hello.", "--output", "x.wav"]) == 2
+    assert not noisy.isEnabledFor(logging.WARNING)
 
 
 def test_a_missing_argument_is_named_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,9 @@ def generate(args: argparse.Namespace) -> None:
     if find_spec("transformers") is None:
         raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'")
     announce(f"generate: loading the model of {args.model}")
+    from titan_speech.utils.logging import silence_library_warnings
+
+    silence_library_warnings()
     from titan_speech.codec.load import load_codec
     from titan_speech.generate.synthesize import SpeechModel
     from titan_speech.generate.write_speech import check_outputs, wav_names, write_record, write_speech
