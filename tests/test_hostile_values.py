@@ -20,10 +20,12 @@ from titan_speech.cli.main import main
 from titan_speech.data.phase_files import phase_end
 from titan_speech.data.phases import Phase, StreamRecord
 from titan_speech.errors import CheckpointError, DataError, VocabularyError
+from titan_speech.importers.audio_listing import _audio_by_id
 from titan_speech.importers.base import checked_samples
 from titan_speech.store.files import mapped_array
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
 
 OLD = ROOT / "tests" / "assets" / "revision_3905444.tar.xz"
 Change = Callable[[dict], object]
@@ -150,3 +152,25 @@ def test_a_tokenizer_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(VocabularyError, match="not UTF-8"):
         TextTokenizer.load(tmp_path)
+
+
+def test_a_manifest_whose_tasks_name_no_part_of_it_is_damaged(store: Path, tmp_path: Path) -> None:
+    content = json.loads((store / MANIFEST_NAME).read_text())
+    parts = content["totals"]["task"]
+    name, by_part = next((task, found) for task, found in parts.items() if found)
+    content["totals"]["task"] = {name: {"no.such.part": next(iter(by_part.values()))}}
+    content["fingerprint"] = content_fingerprint(content)
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "report.json", json.dumps({"id": "a\udc80"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "report.json").read_text()) == {"id": "a\udc80"}
+
+
+def test_a_listing_with_a_name_that_no_file_can_have_says_which(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(f"{'a' * 4000}|some text\n")
+    with pytest.raises(DataError, match=r"metadata\.csv"):
+        _audio_by_id(tmp_path / "metadata.csv", "metadata.csv, line 1", {"id": "a" * 4000})

@@ -194,6 +194,14 @@ def _listed_clip(
     return Clip(key, path, {**_folder_columns(path), **row, KEY: key}, listing)
 
 
+def _is_file(path: Path) -> bool:
+    """False also for a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _audio_by_id(listing: Path, where: str, row: dict[str, object]) -> Path:
     name = row.get("id")
     if not name:
@@ -201,7 +209,7 @@ def _audio_by_id(listing: Path, where: str, row: dict[str, object]) -> Path:
     suffixes = ("", *SUFFIXES) if Path(str(name)).suffix in SUFFIXES else SUFFIXES
     tried = [listing.parent / folder / f"{name}{suffix}" for folder in AUDIO_FOLDERS for suffix in suffixes]
     for path in tried:
-        if path.is_file():
+        if _is_file(path):
             return path
     places = " or ".join(str(listing.parent / folder / f"{name}{suffixes[0]}") for folder in AUDIO_FOLDERS)
     raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(SUFFIXES)})")

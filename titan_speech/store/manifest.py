@@ -323,6 +323,9 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         tasks=_tasks(content.get("totals", {}).get("task")),
     )
     check_types(manifest)
+    unknown = {totals.part for totals in manifest.tasks or ()} - {part.folder for part in manifest.parts}
+    if unknown:
+        raise ValueError(f"its tasks name parts that it does not have: {', '.join(sorted(unknown))}")
     _check_sizes(manifest)
     return manifest
 

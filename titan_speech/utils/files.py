@@ -15,14 +15,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Args:
         path: where the file goes; missing parent folders are made.
-        content: text is written as UTF-8.
+        content: text is written as UTF-8; half of a surrogate pair, which has none, as its JSON escape.
 
     Raises:
         OSError: the file cannot be written; what was there before stays, and no temporary file does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         with open(temporary, "wb") as file:
             file.write(data)
