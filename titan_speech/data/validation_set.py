@@ -7,7 +7,7 @@ stream's index in the plan, so losses by token kind, task, language and source a
 
 A document is never divided between packs: its loss is that of the whole context, and equals the loss of the sample
 alone. A text or speech document above the sequence length keeps its first `seq_len` tokens; other tasks leave it out.
-Both are counted. Packing is best fit: 1,000 samples of 10 s make some 270 packs of 2,048 in 20 ms.
+Both are counted. Packing is best fit, four samples of 10 s to a pack of 2,048.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: the ids that a model sampled after a prompt, without any mask, up to its stop token or a limit; and the number of
 codes of the recorded sample. Out: one `SampleMeasures` per prompt, and means over prompts. Defined here once, for
-checks while training, evaluation and rewards. Plain numpy: 0.2 ms for 256 tokens.
+checks while training, evaluation and rewards. Plain numpy: 0.35 ms for 256 tokens.
 """
 
 from __future__ import annotations
