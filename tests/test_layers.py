@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -45,3 +46,17 @@ def test_a_planted_import_breaks_the_contract(tmp_path: Path, name: str) -> None
     done = lint(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in done.stdout
+
+
+def test_the_drawing_of_a_package_names_each_of_its_files() -> None:
+    missing = []
+    for drawing in sorted((ROOT / "titan_speech").rglob("__init__.py")):
+        if drawing.parent == ROOT / "titan_speech":
+            continue
+        text = drawing.read_text()
+        missing += [
+            str(path.relative_to(ROOT))
+            for path in sorted(drawing.parent.glob("*.py"))
+            if path != drawing and not re.search(rf"\b{path.stem}(\.py|\b)", text)
+        ]
+    assert not missing, "name these files in the docstring of their package's __init__.py"

@@ -9,5 +9,5 @@ if not torch.cuda.is_available():
 
     cpu.prepare()
 
-import titan_speech.checkpoint.resume  # noqa: E402
+import titan_speech.checkpoint.open_run  # noqa: E402
 import titan_speech.trainer_config  # noqa: E402, F401

@@ -27,7 +27,7 @@ The package in the order of the flow; every import points down the list of floor
   hf            a checkpoint                                    a Hugging Face model folder
   generate      a run or an exported model, text                speech
   cli           words                                           all of the above as `titan-speech <command>`
-  utils, errors                                                 files, locks, checksums, tables; exceptions
+  utils, errors, exit_codes                                     files, locks, checksums, tables; how things end
 
 Codec codes are 0 to 65,535; token ids are positions in the vocabulary. Only tokenization/vocabulary.py converts.
 """

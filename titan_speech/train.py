@@ -41,8 +41,9 @@ from titan_speech.distributed.last_words import (
 from titan_speech.distributed.lost_rank import first_line, is_of_a_collective
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 from titan_speech.errors import ConfigError, RendezvousError, TitanSpeechError
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
 from titan_speech.health.orphan import stop_with_launcher
-from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY, StopRun
+from titan_speech.health.signals import StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.bus_errors import name_cut_files
@@ -52,8 +53,8 @@ from titan_speech.utils.printable import make_log_records_printable, printable_s
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.base import Base
+    from titan_speech.checkpoint.choose_start import Start
     from titan_speech.checkpoint.provenance import Provenance
-    from titan_speech.checkpoint.start import Start
     from titan_speech.config.schema import SpeechConfig
     from titan_speech.config.schema_training import ModelConfig
     from titan_speech.data.plan import DataPlan
@@ -205,10 +206,10 @@ def _choose_start(job: _Job, held: ExitStack) -> Start:
     Raises:
         CheckpointError: the checkpoint to start from is missing, damaged or of another run.
     """
+    from titan_speech.checkpoint.choose_start import Start
     from titan_speech.checkpoint.initial_load import InitialLoad, choose_initial_load, on_this_machine, schedule_change
+    from titan_speech.checkpoint.open_run import open_checkpoints
     from titan_speech.checkpoint.provenance import read_provenance
-    from titan_speech.checkpoint.resume import open_checkpoints
-    from titan_speech.checkpoint.start import Start
 
     config = job.config
     start = open_checkpoints(config, job.identity, job.consensus, held)

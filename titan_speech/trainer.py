@@ -39,8 +39,9 @@ from titan_speech.model.lora import num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
-from titan_speech.training.optimizer import SpeechOptimizers, StepGuard
+from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.profiler import DATA, PASS
+from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.validation import EVENT as VALIDATION
 from titan_speech.training.validation import Forward, Validation
 

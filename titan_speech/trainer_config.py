@@ -30,11 +30,11 @@ from torchtitan.distributed.activation_checkpoint import (
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.commit import Commit
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import RetentionPolicy
-from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.process import Uploader, start_uploads
 from titan_speech.config import schema
 from titan_speech.config.budget import Budget, data_parallel_degree

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from titan_speech.audit.checks import CHECKS
 from titan_speech.audit.rules import RULES
 from titan_speech.cli.main import main
 from titan_speech.codec.wav import write_wav
@@ -56,3 +57,7 @@ def test_a_check_that_ran_nowhere_or_in_some_languages_has_its_own_reason(
     assert "not checked: unknown-token: give --tokenizer" in said
     for check in ("chars-per-sec", "chars-per-code"):
         assert f"not checked: {check}: fewer than 20 transcribed samples" in said
+
+
+def test_every_check_has_a_title_and_a_threshold() -> None:
+    assert list(CHECKS) == [rule.name for rule in RULES]

@@ -22,6 +22,7 @@ from torchtitan.components.checkpoint import MODEL
 from tests.checkpoints import save, save_job, state, world_of_one
 from tests.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.checkpoint import index
+from titan_speech.checkpoint.choose_start import choose_start
 from titan_speech.checkpoint.commit import INDEX, MARKER, file_record, read_commit
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into, read_index
 from titan_speech.checkpoint.index import indexed_files
@@ -30,7 +31,6 @@ from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import Removal, drop_optimizer_state
 from titan_speech.checkpoint.saver import Saver
-from titan_speech.checkpoint.start import choose_start
 from titan_speech.checkpoint.verify import verify, write_marker
 from titan_speech.cli.main import main
 from titan_speech.config.schema_operations import CheckpointConfig

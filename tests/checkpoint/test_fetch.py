@@ -14,7 +14,7 @@ from tests.checkpoint_folders import content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER, ROLLED_BACK, checkpoint_path
-from titan_speech.checkpoint.resume import local_copy, with_local_start
+from titan_speech.checkpoint.open_run import local_copy, with_local_start
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.transfer import fetch
 from titan_speech.checkpoint.upload.uploader import UploadPass

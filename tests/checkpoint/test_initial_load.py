@@ -11,6 +11,7 @@ import pytest
 from tests.config.test_budget import budget
 from tests.config.test_config import BASE, folder, load, problems  # noqa: F401  (folder is a fixture)
 from tests.s3_server import BUCKET, S3Server
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record, partial_path, publish
 from titan_speech.checkpoint.initial_load import (
     choose_initial_load,
@@ -21,7 +22,6 @@ from titan_speech.checkpoint.initial_load import (
     with_continued_data,
 )
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.config.budget import Budget

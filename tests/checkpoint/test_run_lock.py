@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from titan_speech.checkpoint.open_run import open_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.resume import open_checkpoints
 from titan_speech.config.schema import JobConfig, SpeechConfig
 from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import CheckpointError, ConfigError

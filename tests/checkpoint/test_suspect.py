@@ -14,10 +14,10 @@ from tests.checkpoint_folders import write_checkpoint
 from tests.runs import figures, train, train_well
 from tests.s3_server import BUCKET, S3Server
 from tests.warm import start_warm
+from titan_speech.checkpoint.choose_start import FRESH, choose_start
 from titan_speech.checkpoint.commit import MARKER, Checkpoint, newest_unsuspected, read_commit, suspicion
 from titan_speech.checkpoint.initial_load import choose_initial_load
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.start import FRESH, choose_start
 from titan_speech.checkpoint.suspect import SquareSums, WeightBand
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full
 from titan_speech.checkpoint.upload.transfer import list_address, push
@@ -25,8 +25,8 @@ from titan_speech.cli.main import main
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
+from titan_speech.exit_codes import EXIT_UNHEALTHY
 from titan_speech.generate.load import _checkpoint
-from titan_speech.health.signals import EXIT_UNHEALTHY
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url

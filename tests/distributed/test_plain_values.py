@@ -12,9 +12,9 @@ import pytest
 from tests.runs import free_port
 from tests.spawn import spawn
 from titan_speech import errors
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.initial_load import InitialLoad
 from titan_speech.checkpoint.retention import Removal
-from titan_speech.checkpoint.start import Start
 from titan_speech.distributed.consensus import StartupConsensus, broadcast_from_rank_0, decide_on_rank_0
 from titan_speech.distributed.plain_values import from_text, to_text
 from titan_speech.errors import CheckpointError, DataError

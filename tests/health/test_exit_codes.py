@@ -16,7 +16,7 @@ from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.saver import SaveJob, SaveResult
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import DataError
-from titan_speech.health.signals import EXIT_BAD_INPUT, EXIT_UNHEALTHY
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_UNHEALTHY
 
 
 @pytest.mark.parametrize(("has_trained", "code"), [(False, EXIT_BAD_INPUT), (True, EXIT_UNHEALTHY)])

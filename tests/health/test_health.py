@@ -17,11 +17,12 @@ from tests.warm import start_warm
 from titan_speech.cli.arguments import naturals
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import slots_text
+from titan_speech.exit_codes import EXIT_UNHEALTHY
 from titan_speech.health.monitor import HealthState, SpikeDetector
-from titan_speech.health.signals import EXIT_UNHEALTHY
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.training.loss import GroupSums
-from titan_speech.training.optimizer import GuardedOptimizers, StepGuard
+from titan_speech.training.optimizer import GuardedOptimizers
+from titan_speech.training.step_guard import StepGuard
 
 NAN, INF = math.nan, math.inf
 

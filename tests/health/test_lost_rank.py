@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from tests.runs import children, kill, train, train_well
 from tests.spawn import spawn
 from tests.warm import start_warm
-from titan_speech.health.signals import EXIT_HUNG
+from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.watchdog import HangReport, Mark, hang_lines
 
 LIMIT_SEC = 6

@@ -14,7 +14,7 @@ import pytest
 from tests.runs import ROOT, SMALL, RunProcess, children, figures, kill, losses, start_run, train_well
 from tests.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
-from titan_speech.health.signals import EXIT_RESTART
+from titan_speech.exit_codes import EXIT_RESTART
 
 STEPS = ("--training.target_tokens", "6144", "--training.global_batch_tokens", "512")
 SETTINGS = (*STEPS, "--training.local_batch_packs", "1", "--checkpoint.cadence.0.every", "100")

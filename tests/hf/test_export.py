@@ -19,11 +19,11 @@ from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.checkpoint.commit import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.cli.command import EXIT_BAD_INPUT
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import CheckpointError, ModelError
+from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.load import load_run
 from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import Reference, SpeechModel

@@ -17,10 +17,10 @@ from titan_speech.checkpoint.base import open_base
 from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify, write_marker
-from titan_speech.cli.command import EXIT_BAD_INPUT
 from titan_speech.cli.main import main
 from titan_speech.config.resolved import RESOLVED_NAME, save_resolved
 from titan_speech.errors import CheckpointError
+from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.load import load_run
 from titan_speech.hf.adapted import base_of, load_adapted
 from titan_speech.hf.config_json import model_shape

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.runs import ROOT, SMALL, train, train_well
-from titan_speech.health.signals import EXIT_BAD_INPUT
+from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.train import main
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titan_speech.checkpoint.base import Base, find_base
+from titan_speech.checkpoint.choose_start import Start, newest_complete
 from titan_speech.checkpoint.commit import Checkpoint, committed_at, step_from_name
+from titan_speech.checkpoint.open_run import local_copy
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.resume import local_copy
-from titan_speech.checkpoint.start import Start, newest_complete
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig, StageConfig

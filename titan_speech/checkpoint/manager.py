@@ -27,6 +27,7 @@ from torchtitan.components.checkpoint import MODEL, CheckpointManager, ModelWrap
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.commit import (
     Commit,
     checkpoint_path,
@@ -39,7 +40,6 @@ from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, write_companion_files
 from titan_speech.checkpoint.retention import Removal, is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
-from titan_speech.checkpoint.start import Start
 from titan_speech.checkpoint.suspect import WeightBand
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.config.schema_parallelism import CommConfig

@@ -4,7 +4,9 @@ main.py        finds the command, parses its arguments, runs it; turns errors in
 command.py     what a command is: group, name, summary, example, arguments, run
 arguments.py   types of arguments, and arguments that several commands take
 
-One file per group of commands: config.py, data.py, estimate.py, store.py (with store_build.py and store_audit.py),
-text.py, checkpoint.py, model.py, generate.py. Each exports `COMMANDS`. Whatever is heavy to import is imported inside
-a command's `run`, so every `--help` answers without torch, numpy or pyarrow (tests/cli/test_cli.py).
+completion.py  words completed in a shell
+
+One file per group of commands: train.py, recipes.py, config.py, data.py, estimate.py, store.py (with store_build.py and
+store_audit.py), text.py, checkpoint.py, model.py, generate.py. Each exports `COMMANDS`. Whatever is heavy to import is
+imported inside a command's `run`, so every `--help` answers without torch, numpy or pyarrow (tests/cli/test_cli.py).
 """

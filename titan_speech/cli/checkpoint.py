@@ -14,7 +14,8 @@ from titan_speech.cli.arguments import (
     s3_address,
     storage_of,
 )
-from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Command
+from titan_speech.cli.command import Argument, Command
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 
 _RUN = Argument("run", "run folder, or the folder of its checkpoints", type=local_path)
 _STEP = Argument("step", "step of the checkpoint", type=natural)

@@ -16,8 +16,6 @@ from typing import Any
 from titan_speech.errors import DataError
 from titan_speech.utils.printable import printable
 
-EXIT_DONE, EXIT_FOUND_WRONG, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
-
 
 class Argument:
     """One argument, as `argparse.ArgumentParser.add_argument` takes it."""

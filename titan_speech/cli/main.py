@@ -30,9 +30,10 @@ from titan_speech.cli import (
     text,
     train,
 )
-from titan_speech.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Command
+from titan_speech.cli.command import Command
 from titan_speech.config.load import CONFIG_FILE_FLAG
 from titan_speech.errors import TitanSpeechError
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
 from titan_speech.utils.printable import make_log_records_printable, printable, printable_stdout
 
 COMMANDS = (

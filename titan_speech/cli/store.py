@@ -23,8 +23,9 @@ from titan_speech.cli.arguments import (
     s3_address,
     storage_of,
 )
-from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Argument, Command
+from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 
 if TYPE_CHECKING:
     from titan_speech.store.held_out_set import HeldOutSet

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from titan_speech.audit.rules import RULES, Thresholds, read_thresholds
 from titan_speech.cli.arguments import ENDPOINT_URL, SEED, local_folder_or_s3, natural, number, positive, storage_of
-from titan_speech.cli.command import EXIT_DONE, EXIT_FOUND_WRONG, Command, announce
+from titan_speech.cli.command import Command, announce
 from titan_speech.errors import DataError
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.progress import Progress
 
 if TYPE_CHECKING:

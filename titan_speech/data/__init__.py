@@ -4,6 +4,7 @@
       |  sources.py             [[data.source]] -> parts by language; codec and tokenizer must agree
       |  held_out.py            samples of held-out sets cannot be read from here on
       |  documents.py           a part read as a task: the length of every document, the tokens of any
+      |  unread_samples.py      samples that a task cannot read, counted by reason
       |  pairing.py             clone pairs and stitched documents, computed from sidecar columns
       v
     documents               one per sample, in the prompt template of its task

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.initial_load import with_continued_data
-from titan_speech.checkpoint.start import Start
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.plan import DataPlan, PlannedStream

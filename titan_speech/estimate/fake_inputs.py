@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models
 
+from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.start import Start
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig

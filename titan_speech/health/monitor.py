@@ -1,6 +1,6 @@
 """What the host makes of each step: counts, limits, loss spikes, the record of a skipped batch, the end of the run.
 
-In: the readings of the step guard (training/optimizer.py), equal on all ranks and in the order of the steps.
+In: the readings of the step guard (training/step_guard.py), equal on all ranks and in the order of the steps.
 Out: values for the log, the state that a checkpoint keeps, RUN/health/skipped-step-N.json for each skipped step, and at
 a step boundary the end of the run where one is due: on all ranks at the same step, since all of them know the same.
 
@@ -26,7 +26,7 @@ from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape, slots_text
 from titan_speech.errors import HealthError
-from titan_speech.training.optimizer import StepReading
+from titan_speech.training.step_guard import StepReading
 from titan_speech.utils.json_text import parse_json
 
 MAD_TO_STD = 1.4826

@@ -1,4 +1,4 @@
-"""How a run ends: exit codes a scheduler can act on, and signals as a request to stop.
+"""Signals as a request to stop: save and exit.
 
 In: the signals of a scheduler, of Ctrl-C, or of a launcher, which passes them on; the reason for an end.
 Out: a call of `on_stop` on this rank, also while the main thread waits inside a collective; the checkpoint manager
@@ -8,7 +8,7 @@ are one: a scheduler often signals the launcher and its workers, and the launche
 a person, who may well mean it twice after half a second.
 
 The interpreter runs handlers only between bytecodes of the main thread, so a thread listens to its wake-up socket.
-docs/checkpoints.md says how to act on each exit code.
+exit_codes.py has the codes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import checkpoint_path, committed_steps
-
-EXIT_BAD_INPUT = 2
-"""Configuration, stores or checkpoints are not as they should be, found before the first step."""
-
-EXIT_UNHEALTHY = 3
-"""The run stopped itself after its first step, over health, data or checkpoints: it would do the same again."""
-
-EXIT_HUNG = 4
-"""Another rank is lost or did not answer: a restart resumes from the last checkpoint."""
-
-EXIT_RESTART = 75
-"""EX_TEMPFAIL of sysexits.h: the run was asked to stop, or was rolled back; the same command resumes."""
+from titan_speech.exit_codes import EXIT_RESTART
 
 
 class StopRun(SystemExit):

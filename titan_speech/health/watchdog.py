@@ -29,8 +29,8 @@ import torch
 from torch.distributed.distributed_c10d import _get_default_store
 
 from titan_speech.distributed.lost_rank import first_line
+from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.monitor import HEALTH_DIR
-from titan_speech.health.signals import EXIT_HUNG
 from titan_speech.utils.progress import print_to_stderr
 
 BEAT_SEC = 2.0

@@ -14,6 +14,10 @@ initial.py                   what a run starts from
 export.py                    a checkpoint as a folder that transformers loads
   |  model_card.py           its card, and the record that decoding must agree with
   |  export_on_save.py       exports of milestones while training continues
+  |
+  |  LoRA: adapted.py        a checkpoint's adapter on its base; the sum itself is in model/lora.py
+  |        merge.py          `model merge`: both as one run folder of whole weights
+  |        peft_folder.py    the adapter alone, as peft loads it
   v
 publish.py                   to the Hugging Face Hub
 """

@@ -7,7 +7,11 @@ inputs
   |
   |   speech   parquet.py jsonl.py webdataset.py mds.py inworld.py llasa.py   codes that exist
   |            audio_listing.py -> audio.py          audio, encoded as it is imported
+  |            listing_formats.py                    metadata.csv, Kaldi, NeMo: rows of a listing
+  |            npy.py                                arrays of others
   |            columns.py -> records.py              which column holds which field; a record -> a sample
+  |            limits.py                             how much one sample may take
+  |            sample_filter.py                      samples left out because the user asked for it
   |   text     text_lines.py -> text_files.py -> text_documents.py
   |            markup.py, language_id.py             which language a document is in
   v

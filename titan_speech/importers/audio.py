@@ -29,7 +29,7 @@ from titan_speech.errors import CodecError, DataError
 from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.columns import CODES, NO_COLUMN, TEXT_COLUMNS, Columns, required_fields, speech_columns
-from titan_speech.importers.listing_rows import ID_COLUMNS, PATH_COLUMNS
+from titan_speech.importers.listing_formats import ID_COLUMNS, PATH_COLUMNS
 from titan_speech.importers.records import read_metadata
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.problems import Problem

@@ -2,7 +2,7 @@
 
 In: a folder or a listing. Out: clips in a fixed order, each with its columns:
 
-    metadata.csv, .tsv, .jsonl, or any   a listing (listing_rows.py): LJSpeech, Hugging Face, Common Voice, NeMo, Kaldi.
+    metadata.csv, .tsv, .jsonl, or any   a listing of a known form (listing_formats.py): LJSpeech, Common Voice, Kaldi.
     file given as input; wav.scp         Paths are relative to it; audio may also be in wavs/ or clips/ beside it
     a folder without a listing           every audio file in it and below, with the .txt file of the same name as
                                          column `txt`; a .txt without audio is refused, as one of the two is misnamed
@@ -21,8 +21,8 @@ from titan_speech.errors import DataError
 from titan_speech.importers.columns import missing_column
 from titan_speech.importers.files import describe_not_utf8, find_files, format_hint
 from titan_speech.importers.limits import ImportLimits
-from titan_speech.importers.listing_rows import ID_COLUMNS, KALDI, KALDI_FILES, PATH_COLUMNS, lists_audio, read_rows
-from titan_speech.importers.listing_rows import SUFFIXES as LISTING_SUFFIXES
+from titan_speech.importers.listing_formats import ID_COLUMNS, KALDI, KALDI_FILES, PATH_COLUMNS, lists_audio, read_rows
+from titan_speech.importers.listing_formats import SUFFIXES as LISTING_SUFFIXES
 from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import UnsafePathError, referenced_file
 

@@ -30,15 +30,8 @@ from torch.distributed.launcher.api import LaunchConfig
 
 from titan_speech.distributed.last_words import LAUNCHER_VARIABLE, resume_hint, say
 from titan_speech.errors import RendezvousError
-from titan_speech.health.signals import (
-    EXIT_BAD_INPUT,
-    EXIT_HUNG,
-    EXIT_RESTART,
-    EXIT_UNHEALTHY,
-    describe_kept,
-    is_repeated,
-    signal_text,
-)
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
+from titan_speech.health.signals import describe_kept, is_repeated, signal_text
 from titan_speech.launch.rank_logs import AGENT_LOG, RankLogs
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)

@@ -12,6 +12,7 @@ samples --> sample_sorter.py     checked and tokenized, written as sorted runs  
                 v
             reader.py            open_store: sizes compared at once, contents verified when first read
                                  (shard_reader, derived_cache; remote_files for object storage)
+            mapped_files.py      files looked at again while a run reads them
             describe.py          what a store holds
             verify.py            every byte read, all problems named               (verify_shard)
             transfer.py          push to object storage, pull from it

@@ -7,6 +7,7 @@ word_ids.py           faster batch encoding for building stores: known words are
 text_tokenizer.py     the backbone's tokenizer, from tokenizer.json or tiktoken ranks
 vocabulary.py         rows of text, codes and special tokens; the only module that computes with ids
 prompt_template.py    the prompt template of each task, for training and for decoding
+chat_template.py      the same grammar as a Jinja template, for clients that know chat templates only
 token_runs.py         documents assembled from template tokens and stored values
 foreign_layouts.py    vocabularies of the Inworld trainer and of Llasa, mapped by name
 """

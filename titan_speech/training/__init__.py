@@ -1,7 +1,8 @@
 """What happens in a training step, in its order, and what is logged of it.
 
 loss.py         cross-entropy with sums per group; groups are language, task, source and kind of token
-optimizer.py    skips a step whose loss or gradients are not finite; AdamW with a rate of its own for new rows
+step_guard.py   whether a step may change the weights: its loss and gradients are finite
+optimizer.py    AdamW that skips a rejected step, with a rate of its own for new rows
 lr_schedule.py  the learning rate of each step
 metrics.py      losses per group, throughput, padding and memory, at log steps
 validation.py   losses on held-out samples, before, between and after steps

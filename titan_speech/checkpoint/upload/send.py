@@ -1,4 +1,4 @@
-"""One checkpoint to its address.
+"""Which checkpoint is sent next, and one checkpoint to its address.
 
 In: a committed checkpoint of this node, or a milestone exported as a Hugging Face folder (RUN/hf/step-N).
 Out: its objects, and, once those of all nodes are there, its manifest. Each file is compared with the checksum of the

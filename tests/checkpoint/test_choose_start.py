@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import save, world_of_one
+from titan_speech.checkpoint.choose_start import Start, choose_start
 from titan_speech.checkpoint.commit import MARKER, read_commit
 from titan_speech.checkpoint.inspect import RunDir, list_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import drop_optimizer_state
-from titan_speech.checkpoint.start import Start, choose_start
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
 

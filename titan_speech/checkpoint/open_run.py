@@ -1,4 +1,4 @@
-"""The start of a run on all ranks and nodes: lock the run folder, tidy up, fetch what is newer, choose, share.
+"""Open the run folder on all ranks and nodes: lock it, tidy up, fetch what is newer, choose, share.
 
 In: the configuration and the provenance of this run.
 Out: a `Start` that all ranks share, whose files are in folders of each node. Rank 0 locks the run folder for as long as
@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from titan_speech.checkpoint.choose_start import FRESH, Start, choose_start
 from titan_speech.checkpoint.commit import (
     ROLLED_BACK,
     checkpoint_path,
@@ -29,7 +30,6 @@ from titan_speech.checkpoint.commit import (
     step_name,
 )
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.start import FRESH, Start, choose_start
 from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full, step_of
 from titan_speech.checkpoint.upload.send import is_sent, local_checkpoint
