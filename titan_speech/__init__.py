@@ -27,6 +27,7 @@ The package in the order of the flow; every import points down the list of floor
 
   hf            a checkpoint                                    a Hugging Face model folder
   generate      a run or an exported model, text                speech
+  report        run folders                                     one page of what happened in them
   cli           words                                           all of the above as `titan-speech <command>`
   utils, errors, exit_codes                                     files, locks, checksums, tables; how things end
 

@@ -26,6 +26,7 @@ from titan_speech.cli import (
     generate,
     model,
     recipes,
+    report,
     store,
     text,
     train,
@@ -38,6 +39,7 @@ from titan_speech.utils.printable import make_log_records_printable, printable, 
 
 COMMANDS = (
     *train.COMMANDS,
+    *report.COMMANDS,
     *recipes.COMMANDS,
     *config.COMMANDS,
     *data.COMMANDS,

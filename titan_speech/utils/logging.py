@@ -20,9 +20,14 @@ MAX_WAITING = 10_000
 PRINTED = {"is_printed": True}
 """The `extra` of a record whose text is on the terminal already."""
 
-HIDDEN_MESSAGES = ("Pipeline Parallel loss is not visible", "initial_load_model_only=True has no effect")
-"""TorchTitan's loss of a pipeline is visible on its last stage only, ours is summed over the stages; the second message
-is about a setting that nobody has made."""
+HIDDEN_MESSAGES = (
+    "Pipeline Parallel loss is not visible",
+    "initial_load_model_only=True has no effect",
+    "model.safetensors.index.json not found at hf_assets_path",
+    "will be overridden to 3 based on job config",
+)
+"""TorchTitan's loss of a pipeline is visible on its last stage only, ours is summed over the stages; the others are
+about settings that nobody has made: of loads, of saves in the format of Hugging Face, and of NCCL."""
 
 
 def silence_library_warnings() -> None:

@@ -1,0 +1,108 @@
+"""The page: sections as one HTML file that needs no network, in light or dark by the reader's setting.
+
+In: runs. Out: HTML. Style sheet, script, charts and sound are inside; a content policy forbids everything else, and
+allows the one script by its hash. All texts are escaped by the template. `SECTIONS` is the order of the page; a new
+section is a function and a row there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import TypeAlias
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from titan_speech import __version__
+from titan_speech.report.blocks import Paragraph, Section
+from titan_speech.report.chart import as_json, value_text
+from titan_speech.report.run import Run
+from titan_speech.report.sections.checkpoints import checkpoints
+from titan_speech.report.sections.events import events
+from titan_speech.report.sections.generation import generation
+from titan_speech.report.sections.losses import losses
+from titan_speech.report.sections.mixture import mixture
+from titan_speech.report.sections.optimization import optimization
+from titan_speech.report.sections.overview import STATES, overview
+from titan_speech.report.sections.provenance import provenance
+from titan_speech.report.sections.throughput import throughput
+from titan_speech.report.sections.validation import validation
+from titan_speech.utils.printable import escape_controls
+
+SectionOf: TypeAlias = Callable[[Sequence[Run]], Section | None]
+
+SECTIONS: tuple[SectionOf, ...] = (
+    overview,
+    losses,
+    validation,
+    generation,
+    optimization,
+    throughput,
+    mixture,
+    checkpoints,
+    events,
+    provenance,
+)
+
+
+def page(runs: Sequence[Run], sections: Sequence[SectionOf] = SECTIONS, *, refresh_sec: float = 0.0) -> str:
+    """Render the page.
+
+    Args:
+        runs: at least one; several are drawn over each other.
+        sections: what it shows, in order.
+        refresh_sec: how often a served page asks for news; 0: a file, which never does.
+    """
+    shown = [section for make in sections if (section := make(runs)) is not None]
+    problems = [f"{run.name}: {problem}" for run in runs for problem in dict.fromkeys(run.problems)]
+    if problems:
+        text = "Left out of this page. "
+        shown.insert(1, Section("problems", "Problems", text, [Paragraph(problem, "warn") for problem in problems]))
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            runs=runs,
+            states=STATES,
+            title=", ".join(run.name for run in runs),
+            sections=shown,
+            style=Markup(_asset("page.css")),  # noqa: S704  (files of this package)
+            script=Markup(script),  # noqa: S704
+            script_hash=digest,
+            refresh_sec=refresh_sec,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            version=__version__,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("titan_speech.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_of"] = lambda drawing: Markup(as_json(drawing))  # noqa: S704  (escaped there)
+    environment.filters["value_of"] = lambda value, chart: value_text(value, is_share=chart.is_share)
+    return environment
+
+
+def _printable(value: object) -> object:
+    """Escape control characters, which browsers hide and terminals act on; what is HTML already stays."""
+    return escape_controls(value) if type(value) is str else value
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("titan_speech.report") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,17 @@
+"""The sections of the page, one file each, in the order of `SECTIONS` (report/page.py).
+
+overview.py      the state of each run in a few tiles or one line
+losses.py        training loss, by group
+validation.py    losses and perplexity on held-out sets
+generation.py    measures of generation checks, and their sound
+optimization.py  learning rate, gradient norm, skipped steps
+throughput.py    tokens per second, MFU, data wait, padding, memory
+mixture.py       planned and actual mixture, epochs
+checkpoints.py   complete checkpoints
+events.py        starts, rollbacks, skipped steps, warnings
+provenance.py    versions, revisions, data, configuration
+lines.py         lines of charts from metrics, which all of them share
+
+A section is a function from the runs to a `Section`, or None if it has nothing to show. It reads the runs alone, so
+sections can be added, left out and tested one by one.
+"""
