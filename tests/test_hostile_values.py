@@ -20,7 +20,7 @@ from titan_speech.cli.main import main
 from titan_speech.data.phase_files import phase_end
 from titan_speech.data.phases import Phase, StreamRecord
 from titan_speech.errors import CheckpointError, DataError, VocabularyError
-from titan_speech.importers.audio_listing import _audio_by_id
+from titan_speech.importers.audio_listing import _audio_by_id, _audio_by_path
 from titan_speech.importers.base import checked_samples
 from titan_speech.store.files import mapped_array
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
@@ -169,6 +169,8 @@ def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path: Path) -> None:
 
 
 def test_a_listing_with_a_name_that_no_file_can_have_says_which(tmp_path: Path) -> None:
-    (tmp_path / "metadata.csv").write_text(f"{'a' * 4000}|some text\n")
-    with pytest.raises(DataError, match=r"metadata\.csv"):
-        _audio_by_id(tmp_path / "metadata.csv", "metadata.csv, line 1", {"id": "a" * 4000})
+    listing, name = tmp_path / "metadata.csv", "a" * 4000
+    with pytest.raises(DataError, match=r"line 1: no audio of 'aaa"):
+        _audio_by_id(listing, "metadata.csv, line 1", {"id": name})
+    with pytest.raises(DataError, match=r"line 1: .*aaa\.\.\. does not exist"):
+        _audio_by_path(listing, "metadata.csv, line 1", {"path": name}, None)

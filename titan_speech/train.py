@@ -47,6 +47,7 @@ from titan_speech.health.signals import StopRun
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.bus_errors import name_cut_files
+from titan_speech.utils.files import use_umask
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable_stdout
@@ -153,8 +154,7 @@ def _load(argv: list[str]) -> _Job:
     ensure_open_files(OPEN_FILES)
     world_size = dist_env().world_size
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
-    if loaded.config.job.umask:
-        os.umask(int(loaded.config.job.umask, 8))  # before the run writes anything; its processes inherit it
+    use_umask(loaded.config.job.umask)  # before the run writes anything
     if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
         say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {world_size} ranks")
     silence_library_warnings()

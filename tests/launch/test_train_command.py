@@ -81,21 +81,36 @@ def interrupted(process: subprocess.Popen[str], folder: Path) -> str:
         kill(process)
 
 
-def test_ctrl_c_saves_and_the_last_line_is_a_command_that_resumes(tmp_path: Path) -> None:
-    process = start(tmp_path, "--nproc", "2", *MANY_STEPS)
-    errors = interrupted(process, tmp_path)
-    assert process.returncode == 75
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    """A run that only its user may read, stopped by Ctrl-C: its parent folder, exit code, and what it printed."""
+    folder = tmp_path_factory.mktemp("stopped")
+    process = start(folder, "--nproc", "2", "--job.umask", "077", *MANY_STEPS)
+    errors = interrupted(process, folder)
+    assert process.returncode is not None
+    return folder, process.returncode, errors
+
+
+def test_ctrl_c_saves_and_the_last_line_is_a_command_that_resumes(stopped: tuple[Path, int, str]) -> None:
+    folder, code, errors = stopped
+    assert code == 75
     assert "Traceback" not in errors
-    [step] = committed_steps(tmp_path / "run" / "checkpoint")
+    [step] = committed_steps(folder / "run" / "checkpoint")
     last = errors.splitlines()[-1]
-    assert f"stopped after step {step} of 1000 on request; {tmp_path}/run/checkpoint/step-{step} is complete" in last
+    assert f"stopped after step {step} of 1000 on request; {folder}/run/checkpoint/step-{step} is complete" in last
     program, *words = shlex.split(last.split("To resume: ")[1])
     assert program == "titan-speech"
     command, words = find_command(words)
     args = parse(command, words)
     config = load_config(args.config_words).config
-    assert (args.nproc, config.job.dump_folder) == (2, str(tmp_path / "run"))
+    assert (args.nproc, config.job.dump_folder) == (2, str(folder / "run"))
     assert config.training.target_tokens == 512_000
+
+
+def test_nothing_of_a_run_has_a_permission_that_its_umask_takes(stopped: tuple[Path, int, str]) -> None:
+    written = [stopped[0] / "run", *(stopped[0] / "run").rglob("*")]
+    assert {"logs", "checkpoint", "metrics.jsonl", "config.toml"} <= {path.name for path in written}
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
 @pytest.mark.slow

@@ -5,24 +5,31 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from torchtitan.tools.utils import Color
 
 from tests.checkpoint_folders import write_checkpoint
 from tests.runs import ROOT
 from tests.store_samples import CODEC, speech_codes, write_tokenizer
 from titan_speech.checkpoint.commit import MARKER
+from titan_speech.cli import store_audit
 from titan_speech.cli.main import main
+from titan_speech.hf.initial import _first_process_of_machine
 from titan_speech.importers.base import ImportOptions
 from titan_speech.importers.build import REPORT_NAME, BuildRequest, build_store
 from titan_speech.importers.text_documents import TextDocument
+from titan_speech.store import derived_cache
 from titan_speech.text_preparation.report import DocumentCounts, report_text
 from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.utils.files import write_atomically
 from titan_speech.utils.printable import (
     REMOVED,
     escape_controls,
@@ -113,6 +120,24 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     assert victim.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("name", [f"page.tmp-{os.getpid()}", "page.tmp", "initial.lock"])
+def test_files_with_names_that_can_be_guessed_are_not_written_through_a_link(tmp_path: Path, name: str) -> None:
+    victim, output = tmp_path / "victim", tmp_path / "run" / "page"
+    victim.write_bytes(b"mine")
+    output.parent.mkdir()
+    (output.parent / name).symlink_to(victim)
+    if name == "page.tmp":
+        store_audit._write(output, ["new"])
+    elif name == "initial.lock":
+        with pytest.raises(UnsafePathError, match="symbolic link"), _first_process_of_machine(output.parent):
+            pass
+    else:
+        write_atomically(output, "new")
+        derived_cache._write(output.with_name("array"), np.zeros(1))
+    assert victim.read_bytes() == b"mine"
+    assert not output.exists() or output.read_bytes() == b"new"
+
+
 HOSTILE = "x\x1b]0;owned\x07\x9b2J\u202e\nall sound"
 SHOWN = r"x\u001b]0;owned\u0007\u009b2J\u202e\u000aall sound"
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
@@ -123,6 +148,21 @@ def test_what_is_printed_to_stdout_is_escaped_and_keeps_colors(capsys: pytest.Ca
         print("\x1b[32mtrained\x1b[0m", "\x1b[8mhidden\x1b[2J")
         assert sys.stdout.isatty() is False
     assert capsys.readouterr().out == "\x1b[32mtrained\x1b[0m \\u001b[8mhidden\\u001b[2J\n"
+
+
+@pytest.mark.parametrize("code", ["8", "0;8", "08", ";7", "30", "40", "30;40", "38;5;0", "38;2;0;0;0", "5"])
+def test_what_is_printed_cannot_be_hidden_by_a_color(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with printable_stdout():
+        print(f"\x1b[{code}mhidden")
+    assert capsys.readouterr().out == f"\\u001b[{code}mhidden\n"
+
+
+def test_colors_of_torchtitan_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    colors = Color()
+    shown = "".join(f"{getattr(colors, name)}{name}" for name in ("red", "cyan", "orange", "turquoise", "reset"))
+    with printable_stdout():
+        print(shown)
+    assert capsys.readouterr().out == f"{shown}\n"
 
 
 def hostile_store(folder: Path) -> Path:

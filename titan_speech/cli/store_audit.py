@@ -17,6 +17,7 @@ from titan_speech.cli.command import Command, announce
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.progress import Progress
+from titan_speech.utils.safe_path import create_without_link
 
 if TYPE_CHECKING:
     from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport
@@ -126,7 +127,7 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
     """Write a file completely or not at all; the page is never in memory as a whole."""
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
-        with open(unfinished, "w", encoding="utf-8") as file:
+        with open(create_without_link(unfinished), "w", encoding="utf-8") as file:
             file.writelines(pieces)
         unfinished.replace(path)
     except OSError as error:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Command, announce
 from titan_speech.errors import ConfigError
+from titan_speech.utils.files import use_umask
 
 if TYPE_CHECKING:
     from titan_speech.config.schema import SpeechConfig
@@ -42,6 +43,7 @@ def train(args: argparse.Namespace) -> int:
     loaded = load_config(args.config_words, world_size=world_size, checks=(check_folders_exist,))
     config = loaded.config
     check_inputs(config)
+    use_umask(config.job.umask)  # before it makes the folder of the logs, and with it the run folder
     run_folder = Path(config.job.dump_folder)
     logs = _log_folder(Path(args.log_dir) if args.log_dir else run_folder / "logs", max_nodes)
     others = f"; all ranks but the first print into {logs}/" if num_processes > 1 else ""

@@ -32,6 +32,7 @@ from titan_speech.checkpoint.commit import Checkpoint, checkpoint_path, committe
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.hf.model_card import read_record
+from titan_speech.utils.safe_path import UnsafePathError, open_without_link
 
 EXPORT_DIR = "hf"
 LOWEST_PRIORITY = 19
@@ -104,7 +105,7 @@ class MilestoneExporter:
                 checkpoint = self._waiting[0]
             try:
                 self._export(checkpoint)
-            except OSError as error:
+            except (OSError, UnsafePathError) as error:
                 logger.error(f"The milestone of step {_step(checkpoint)} could not be exported: {error}")
             with self._changed:
                 self._waiting.pop(0)
@@ -128,7 +129,7 @@ class MilestoneExporter:
         """Start the export; None if a process of an earlier start of the run has written the folder meanwhile."""
         output = self.folder / checkpoint.name
         self.folder.mkdir(exist_ok=True)
-        with log.open("ab") as out:
+        with open(open_without_link(log, os.O_APPEND), "ab") as out:
             fcntl.flock(out, fcntl.LOCK_EX)  # the process inherits the lock with its output and holds it until it ends
             if _is_export_of(output, checkpoint):
                 return None

@@ -20,6 +20,7 @@ from titan_speech.hf.expand import Expansion, ExtendableBackbone, is_expanded, r
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.safe_path import open_without_link
 
 INITIAL_DIR = "initial"
 """In a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
@@ -77,7 +78,7 @@ def _first_process_of_machine(run_folder: Path) -> Iterator[None]:
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = run_folder / f"{INITIAL_DIR}.lock"
-        with open(lock, "w") as file:
+        with open(open_without_link(lock), "rb+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield

@@ -35,6 +35,9 @@ AUDIO_FOLDERS = ("", "wavs", "clips")
 _MAX_PROBED = 100
 """Files that are opened to see whether they are listings."""
 
+_MAX_SHOWN = 400
+"""Characters of a path that an error shows."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -223,9 +226,10 @@ def _audio_by_path(listing: Path, where: str, row: dict[str, object], audio_colu
         raise DataError(f"{where} {hint}. Name it with --columns audio=COLUMN")
     tried = [listing.parent / folder / str(row[column]) for folder in AUDIO_FOLDERS]
     for path in tried:
-        if path.is_file():
+        if _is_file(path):
             return path
+    shown = str(tried[0]) if len(str(tried[0])) <= _MAX_SHOWN else f"{str(tried[0])[:_MAX_SHOWN]}..."
     raise DataError(
-        f"{where}: {tried[0]} does not exist; paths are relative to {listing.parent}, or to "
+        f"{where}: {shown} does not exist; paths are relative to {listing.parent}, or to "
         f"{' or '.join(AUDIO_FOLDERS[1:])} in it"
     )

@@ -159,7 +159,7 @@ class ObjectCache:
         except (DamagedObjectError, CacheFullError):
             path.unlink()
             raise
-        os.fchmod(file_number, 0o444)
+        os.fchmod(file_number, os.fstat(file_number).st_mode & 0o444)  # less what the umask takes
         _mark_used(file_number)
         os.rename(path, self._files / file.sha256)
         sync_folder(self._files)

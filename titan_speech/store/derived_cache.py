@@ -26,6 +26,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.storage.cache_folder import cache_folder
+from titan_speech.utils.safe_path import create_without_link
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _write(file: Path, array: NDArray) -> None:
     digest = xxhash.xxh3_128(data.data if data.size else b"").digest()
     temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "wb") as opened:
+        with open(create_without_link(temporary), "wb") as opened:
             opened.write(HEADER.pack(MAGIC, data.dtype.str.encode(), rows, columns, digest))
             data.tofile(opened)
             opened.flush()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from titan_speech.utils.safe_path import create_without_link
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, a crash or a full disk never meets half of it.
@@ -24,7 +26,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
-        with open(temporary, "wb") as file:
+        with open(create_without_link(temporary), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -32,6 +34,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def use_umask(octal: str) -> None:
+    """From here on this process and those it starts make files with these permissions; "" changes nothing."""
+    if octal:
+        os.umask(int(octal, 8))
 
 
 def sync_folder(folder: Path) -> None:

@@ -129,7 +129,7 @@ def _read_record(descriptor: int) -> Holder | None:
     """The holder's record, or None if it is missing or truncated."""
     try:
         return Holder(**json.loads(os.pread(descriptor, RECORD_BYTES, 0)))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

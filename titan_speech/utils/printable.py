@@ -40,8 +40,8 @@ _SHAPES = (
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
 _MIN_SECRET_LENGTH = 12  # shorter values of such variables are switches and counts
-_COLOR = re.compile(r"\x1b\[(?![78]m)[0-9;]*m")
-"""Weights and colors of text, as the console and TorchTitan write them; not hidden or inverse text."""
+_COLOR = re.compile(r"\x1b\[(?:(?:[012];)?3[1-79]|[012]?|38;2;180;60;0|38;2;54;234;195)m")
+"""Weights and colors of text, as this package and TorchTitan write them: none that hides text, as black or inverse."""
 _JOINERS = "\u200c\u200d"
 """The zero-width joiners of Indic scripts."""
 _KEPT = f"\n\t{_JOINERS}"

@@ -131,10 +131,13 @@ def byte_count(number: object) -> int:
     return number
 
 
-def open_without_link(path: Path) -> int:
+def open_without_link(path: Path, flags: int = 0) -> int:
     """Open a file for reading and writing, created if it is not there; never through a symbolic link.
 
-    Locks and partial files have names that others can guess: a link planted there would be written through.
+    Locks, logs and partial files have names that others can guess: a link planted there would be written through.
+
+    Args:
+        flags: more of `os.open`, such as O_APPEND.
 
     Returns:
         The file descriptor.
@@ -144,8 +147,21 @@ def open_without_link(path: Path) -> int:
         OSError: the file cannot be opened.
     """
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         raise UnsafePathError(f"{path} is a symbolic link, which could lead anywhere; remove it") from error
+
+
+def create_without_link(path: Path) -> int:
+    """Create a temporary file for writing; what stands at its guessable name is removed, and never written through.
+
+    Returns:
+        The file descriptor.
+
+    Raises:
+        OSError: the file cannot be made, or another process makes it at the same moment.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)

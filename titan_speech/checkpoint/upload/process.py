@@ -34,6 +34,7 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.distributed.consensus import RanksSeeingRank0
 from titan_speech.utils.printable import redact
+from titan_speech.utils.safe_path import open_without_link
 
 COMMAND = (sys.executable, "-m", "titan_speech.checkpoint.upload.uploader")
 RESTART_SEC = 30.0
@@ -116,7 +117,8 @@ class Uploader:
     def _start(self) -> subprocess.Popen[str]:
         self._started_at = time.monotonic()
         (self.job.run / STATUS_DIR).mkdir(parents=True, exist_ok=True)
-        with (self.job.run / STATUS_DIR / f"node-{self.job.node}.log").open("a") as log:
+        log_file = self.job.run / STATUS_DIR / f"node-{self.job.node}.log"
+        with open(open_without_link(log_file, os.O_APPEND), "ab") as log:
             process = subprocess.Popen(  # noqa: S603  (this interpreter and a module of ours)
                 COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
             )
