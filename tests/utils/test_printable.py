@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,7 @@ def test_files_with_names_that_can_be_guessed_are_not_written_through_a_link(tmp
     assert not output.exists() or output.read_bytes() == b"new"
 
 
+OLD = ROOT / "tests" / "assets" / "revision_3905444.tar.xz"
 HOSTILE = "x\x1b]0;owned\x07\x9b2J\u202e\nall sound"
 SHOWN = r"x\u001b]0;owned\u0007\u009b2J\u202e\u000aall sound"
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
@@ -167,7 +170,10 @@ def test_colors_of_torchtitan_stay(capsys: pytest.CaptureFixture[str]) -> None:
 
 def hostile_store(folder: Path) -> Path:
     """A store whose name, licence, codec and ids speak to the terminal."""
-    lines = [{"sample_id": f"{HOSTILE}{i}", "codes": list(speech_codes(i).tolist())} for i in range(4)]
+    lines = [
+        {"sample_id": f"{HOSTILE}{i}", "codes": speech_codes(i).tolist(), "transcript_native": HOSTILE}
+        for i in range(4)
+    ]
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     options, tokenizer = ImportOptions((folder / "a.jsonl",), "tapes", "en"), write_tokenizer(folder / "tokenizer")
     codec = replace(CODEC, name=HOSTILE)
@@ -197,6 +203,86 @@ def test_results_of_commands_hold_no_control_characters(tmp_path: Path, capsys: 
     listed = capsys.readouterr().out
     assert SHOWN in listed
     assert not UNPRINTABLE.search(out + content + verified + listed)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hostile_store(tmp_path_factory.mktemp("hostile"))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a command prints about hostile names: shown, without characters that speak to the terminal, each in the
+    middle of a line."""
+    capsys.readouterr()
+    main([str(word) for word in words])
+    text = "".join(capsys.readouterr())
+    assert "owned" in text
+    assert not UNPRINTABLE.search(text)
+    assert not re.search("^all sound", text, re.MULTILINE)
+    return text
+
+
+def test_data_show_and_data_order_print_ids_and_texts_escaped(
+    hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text(
+        f'[tokenizer]\npath = "{hostile.parent / "tokenizer"}"\n'
+        "[training]\nseq_len = 256\nglobal_batch_tokens = 1024\ntarget_tokens = 4096\nlocal_batch_packs = 1\n"
+        "[optimizer]\nlr = 1e-3\n"
+        f'[[data.source]]\nname = "all"\nstore = "{hostile}"\ntask = "tts"\nshare = 1.0\n'
+    )
+    config = "--job.config_file", tmp_path / "run.toml", "--job.dump_folder", tmp_path / "run"
+    shown = printed(capsys, "data", "show", "--slots", "0", *config)
+    assert f"/{SHOWN}" in shown
+    assert r"<|text_start|> x\x1b]0;owned" in shown
+    ordered = printed(capsys, "data", "order", "--start", "0", "--count", "2", "--world-size", "1", *config)
+    assert ordered.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "command"),
+    [
+        ("provenance/step-2.json", ("git_revision",), "inspect"),
+        ("provenance/step-2.json", ("tokens", 0, "language"), "inspect"),
+        ("provenance/step-2.json", ("config",), "inspect"),
+        ("step-2/commit.json", ("files", 0, "name"), "verify"),
+        ("step-2/commit.json", ("kind",), "list"),
+        ("data_phases/33f0d9d852cf95fa.json", ("streams", 0, "reason"), "phases"),
+        ("data_phases/33f0d9d852cf95fa.json", ("fingerprint",), "phases"),
+    ],
+)
+def test_records_of_a_checkpoint_are_printed_escaped(
+    tmp_path: Path, file: str, keys: tuple[str | int, ...], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(OLD) as archive:
+        members = [one for one in archive.getmembers() if one.name.startswith("run") and ".distcp" not in one.name]
+        archive.extractall(tmp_path, members, filter="data")
+    record = tmp_path / "run" / "checkpoint" / file
+    content = json.loads(record.read_text())
+    reduce(lambda node, key: node[key], keys[:-1], content)[keys[-1]] = HOSTILE
+    record.write_text(json.dumps(content))
+    group = "data" if command == "phases" else "checkpoint"
+    folder = "run/checkpoint/step-2" if command == "inspect" else "run"
+    printed(capsys, group, command, tmp_path / folder)
+
+
+def test_folders_and_files_are_named_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / HOSTILE
+    folder.mkdir()
+    (folder / f"{HOSTILE}.jsonl").write_text("[]\n")
+    for words in (
+        ("store", "describe", folder),
+        ("store", "verify", folder),
+        ("checkpoint", "list", folder),
+        ("checkpoint", "inspect", folder),
+        ("data", "phases", folder),
+        ("model", "convert", "--from", folder, "--layout", "llasa", "--output", tmp_path / "out"),
+    ):
+        printed(capsys, *words)
+    job = "--input", folder, "--output", tmp_path / "out", "--tokenizer", write_tokenizer(tmp_path / "tokenizer")
+    printed(capsys, "text", "prepare", "--from", "text-jsonl", *job, "--licence", "x", "--source", "s")
+    build = *job, "--name", "x", "--licence", "x", "--codec-name", "x", "--codec-hash", "0" * 64
+    printed(capsys, "store", "build", "--from", "jsonl", *build)
 
 
 def test_a_bad_id_reaches_no_terminal_and_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from titan_speech.errors import DataError
-from titan_speech.utils.printable import printable
+from titan_speech.utils.printable import message
 
 
 class Argument:
@@ -60,7 +60,7 @@ class Command:
 
 def announce(text: str) -> None:
     """Say on stderr what takes long, before the imports that take the first seconds of it."""
-    print(printable(f"titan-speech {text}"), file=sys.stderr, flush=True)
+    print(message(f"titan-speech {text}"), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from titan_speech.cli.command import Command
 from titan_speech.config.load import CONFIG_FILE_FLAG
 from titan_speech.errors import TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
-from titan_speech.utils.printable import make_log_records_printable, printable, printable_stdout
+from titan_speech.utils.printable import make_log_records_printable, message, printable_stdout
 
 COMMANDS = (
     *train.COMMANDS,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return EXIT_DONE if code is None else code
     except TitanSpeechError as error:
-        print(printable(f"{command.prog}: {error}"), file=sys.stderr)
+        print(message(f"{command.prog}: {error}"), file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from titan_speech.config.overrides import parse_flags
 from titan_speech.distributed.environment import dist_env
-from titan_speech.utils.printable import printable
+from titan_speech.utils import printable
 
 LAUNCHER_VARIABLE = "TITAN_SPEECH_LAUNCHER"
 """Set for ranks that `titan-speech train` started; it has checked the configuration and said what begins."""
@@ -27,7 +27,7 @@ _CONFIG_FILE = ("job", "config_file")
 
 def say(text: str) -> None:
     """One message on stderr."""
-    print(printable(f"titan_speech: {text}"), file=sys.stderr, flush=True)
+    print(printable.message(f"titan_speech: {text}"), file=sys.stderr, flush=True)
 
 
 def say_on_rank_0(text: str) -> None:
@@ -50,9 +50,9 @@ def write_error_file(message: str, details: str) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
-    extra = {"py_callstack": printable(details), "timestamp": str(int(time.time()))}
+    extra = {"py_callstack": printable.printable(details), "timestamp": str(int(time.time()))}
     with suppress(OSError):  # the message was printed
-        Path(path).write_text(json.dumps({"message": {"message": printable(message), "extraInfo": extra}}))
+        Path(path).write_text(json.dumps({"message": {"message": printable.message(message), "extraInfo": extra}}))
 
 
 def resume_hint(words: Sequence[str], num_processes: int, num_nodes: int) -> str:

@@ -7,7 +7,8 @@ In: any text, also of names and ids that somebody else chose. Out: the same text
   hexadecimal string is kept, since fingerprints and git revisions look the same;
 - control characters are written as JSON's escapes (`\\u001b`, so JSON stays JSON): an id could otherwise clear the
   screen, rewrite lines that were printed before, or reorder text. Line ends and tabs stay, and so do the joiners that
-  Indic scripts need; in a name that is one cell or one line among others, line ends are escaped too (`one_line`).
+  Indic scripts need; in a name that is one cell or one line among others, line ends are escaped too (`one_line`), and
+  lines of a message after its first are indented (`message`).
 
 Everything the commands and a run print passes here: error messages, log records, results on stdout (`printable_stdout`)
 and messages of jobs on stderr. A file of 20 MB takes 0.1 s.
@@ -44,12 +45,19 @@ _COLOR = re.compile(r"\x1b\[(?:(?:[012];)?3[1-79]|[012]?|38;2;180;60;0|38;2;54;2
 """Weights and colors of text, as this package and TorchTitan write them: none that hides text, as black or inverse."""
 _JOINERS = "\u200c\u200d"
 """The zero-width joiners of Indic scripts."""
+_LINE_START = re.compile(r"\n(?=[^ \n])")
 _KEPT = f"\n\t{_JOINERS}"
 
 
 def printable(text: str) -> str:
     """`text` without credentials, with control characters escaped."""
     return escape_controls(redact(text))
+
+
+def message(text: str) -> str:
+    """As `printable`, for a message of any number of lines: those after the first are indented, so that a line end in
+    a name cannot begin what looks like another message."""
+    return _LINE_START.sub("\n  ", printable(text))
 
 
 def redact(text: str) -> str:
@@ -142,7 +150,8 @@ def make_log_records_printable() -> None:
     def factory(*args: object, **options: object) -> logging.LogRecord:
         record = make(*args, **options)
         with suppress(TypeError, ValueError):  # arguments that do not fit their message are reported by logging itself
-            record.msg = _escape_between_colors(redact(record.getMessage()))  # TorchTitan colors its lines
+            text = _escape_between_colors(redact(record.getMessage()))  # TorchTitan colors its lines
+            record.msg = _LINE_START.sub("\n  ", text)
             record.args = ()
         return record
 

@@ -16,7 +16,7 @@ import time
 from threading import Lock
 from typing import TextIO
 
-from titan_speech.utils.printable import one_line, printable
+from titan_speech.utils.printable import message, one_line
 from titan_speech.utils.text_table import amount
 
 FIRST_SEC = 2.0
@@ -164,4 +164,4 @@ def clock(seconds: float) -> str:
 
 def print_to_stderr(line: str) -> None:
     """Print one message of a job; names in it come from outside."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(message(line), file=sys.stderr, flush=True)
