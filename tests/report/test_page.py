@@ -137,3 +137,34 @@ def _get(port: int, path: str = "/", **headers: str) -> tuple[str, str]:
 def _toml(text: str) -> str:
     """A string of JSON, which TOML reads too."""
     return json.dumps(text)
+
+
+def test_the_ledger_of_time_is_shown_over_restarts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    lines = [
+        {"kind": "begin", "rank": 0, "start": 0, "world_size": 1, "node": HOSTILE, "from_step": 0, "at": 1000.0},
+        {
+            "kind": "span",
+            "start": 0,
+            "first_step": 1,
+            "last_step": 9,
+            "until": 1090.0,
+            "sec": {"start": 10, "step": 80},
+        },
+        {"kind": "begin", "rank": 0, "start": 1, "world_size": 1, "node": HOSTILE, "from_step": 0, "at": 1100.0},
+        {
+            "kind": "span",
+            "start": 1,
+            "first_step": 1,
+            "last_step": 9,
+            "until": 1200.0,
+            "sec": {"start": 20, "step": 80},
+        },
+        {"kind": "end", "start": 1, "until": 1200.0, "how": "complete"},
+    ]
+    (folder / "ledger").mkdir()
+    (folder / "ledger" / "rank-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = page(open_runs([folder]))
+    assert "40.0% goodput of 3:20" in text
+    assert "lost work 40.0 %" in text
+    assert HOSTILE not in text

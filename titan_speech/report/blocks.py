@@ -70,6 +70,26 @@ class Charts:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a whole."""
+
+    name: str
+    value: str
+    share: float
+    """0 to 1."""
+    color: str
+    """Class of page.css."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Parts of one whole as one bar."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
 class Facts:
     """Names and values."""
 
@@ -117,7 +137,7 @@ class Prompts:
     prompts: Sequence[Prompt]
 
 
-Block: TypeAlias = Tiles | Charts | Table | Facts | Paragraph | Details | Prompts
+Block: TypeAlias = Tiles | Charts | Table | Stack | Facts | Paragraph | Details | Prompts
 
 
 @dataclass(frozen=True)

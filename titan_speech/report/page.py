@@ -25,6 +25,7 @@ from titan_speech.report.run import Run
 from titan_speech.report.sections.checkpoints import checkpoints
 from titan_speech.report.sections.events import events
 from titan_speech.report.sections.generation import generation
+from titan_speech.report.sections.ledger import ledger
 from titan_speech.report.sections.losses import losses
 from titan_speech.report.sections.mixture import mixture
 from titan_speech.report.sections.optimization import optimization
@@ -43,6 +44,7 @@ SECTIONS: tuple[SectionOf, ...] = (
     generation,
     optimization,
     throughput,
+    ledger,
     mixture,
     checkpoints,
     events,

@@ -59,7 +59,7 @@ def _state_of(run: Run) -> Iterator[object]:
 
 
 def _watched(folder: Path) -> Iterator[Path]:
-    yield from (folder / name for name in ("checkpoint", "generation", "health", "config.toml"))
+    yield from (folder / name for name in ("checkpoint", "generation", "health", "config.toml", "ledger/rank-0.jsonl"))
     yield from sorted((folder / "logs").glob("rank-*.log"))[:64]
 
 

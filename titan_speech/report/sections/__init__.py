@@ -6,6 +6,7 @@ validation.py    losses and perplexity on held-out sets
 generation.py    measures of generation checks, and their sound
 optimization.py  learning rate, gradient norm, skipped steps
 throughput.py    tokens per second, MFU, data wait, padding, memory
+ledger.py        seconds by class, goodput, stragglers
 mixture.py       planned and actual mixture, epochs
 checkpoints.py   complete checkpoints
 events.py        starts, rollbacks, skipped steps, warnings

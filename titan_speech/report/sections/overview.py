@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from titan_speech.report.blocks import Block, Cell, Section, Table, Tile, Tiles, Tone
 from titan_speech.report.chart import value_text
 from titan_speech.report.run import Run
+from titan_speech.report.sections.ledger import account_of
 from titan_speech.utils.progress import clock
 from titan_speech.utils.text_table import amount
 
@@ -22,7 +23,7 @@ def overview(runs: Sequence[Run]) -> Section | None:
 def tiles(run: Run) -> list[Tile]:
     """The numbers of one run."""
     log = run.log
-    share = log.last_step / run.num_steps if run.num_steps else 0.0
+    share = min(1.0, log.last_step / run.num_steps) if run.num_steps else 0.0
     found = [
         Tile(
             "Progress",
@@ -50,6 +51,9 @@ def tiles(run: Run) -> list[Tile]:
     if rate.steps:
         note = "tokens per second and GPU" + (f"; MFU {mfu.last:.1%}" if mfu.steps else "")
         found.append(Tile("Throughput", f"{rate.last:,.0f}", note))
+    time = account_of(run)
+    if time is not None:
+        found.append(Tile("Goodput", f"{time.goodput:.1%}", f"of {clock(time.total_sec)} of all processes"))
     restarts = len(log.starts) - 1
     warnings = len(run.messages)
     found.append(
