@@ -44,6 +44,8 @@ from titan_speech.errors import ConfigError, RendezvousError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
 from titan_speech.health.orphan import stop_with_launcher
 from titan_speech.health.signals import StopRun
+from titan_speech.ledger.clock import watch_compilation
+from titan_speech.ledger.file import ledger, next_start
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.bus_errors import name_cut_files
@@ -238,6 +240,7 @@ def _plan_data(job: _Job, start: Start) -> DataPlan:
 
 def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTrainer:
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
+    import torch
     from torchtitan.observability import structured_logger
 
     from titan_speech.data.generation_prompts import generation_prompts
@@ -268,6 +271,16 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
     )
     structured_logger.init_structured_logger(source="training", output_dir=str(job.run_folder), enable=False)
     _open_run_folder(job, plan, log)
+    ledger.open(
+        job.run_folder,
+        rank=dist_env().rank,
+        start=job.consensus.decide_on_rank_0("ledger", lambda: next_start(job.run_folder)),
+        world_size=job.world_size,
+        from_step=max(start.step, 0) if start.is_resume else 0,
+    )
+    watch_compilation(ledger)
+    if job.world_size > 1 and not torch.cuda.is_available():
+        ledger.split_waits()
     if dist_env().is_first:
         _print_start(job, plan, validation_sets, start, initial)
     return config.build()

@@ -34,6 +34,10 @@ from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopRun, StopSignals, describe_kept
 from titan_speech.health.watchdog import HangReport
+from titan_speech.ledger.clock import UNCLASSIFIED
+from titan_speech.ledger.file import ledger
+from titan_speech.ledger.records import DATA_WAIT, IDLE, STEP
+from titan_speech.ledger.records import VALIDATION as VALIDATION_TIME
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.model.lora import num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
@@ -156,7 +160,7 @@ class SpeechTrainer(Trainer):
         vocabulary = self.config.plan.vocabulary
         batches = super().batch_generator(data_iterable)
         while True:
-            with record_function(DATA):
+            with record_function(DATA), ledger.part(DATA_WAIT):
                 inputs, labels_BL = next(batches)
             if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
@@ -179,7 +183,10 @@ class SpeechTrainer(Trainer):
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"All {self.step} steps are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
-            self._between_steps()
+            with ledger.part(VALIDATION_TIME):
+                self._between_steps()
+        if is_at_end:
+            ledger.settle_in(IDLE)  # waiting for other ranks, uploads and exports
         return super().should_continue_training()
 
     def _between_steps(self) -> None:
@@ -275,6 +282,16 @@ class SpeechTrainer(Trainer):
         if self.rollbacks.skips(self.step):
             self._skip_batches(data_iterator)
             return
+        if not self.has_trained:
+            ledger.settle_in(UNCLASSIFIED)  # which ends the start
+        with ledger.part(STEP):
+            self._train_step(data_iterator)
+        self.has_trained = True
+        ledger.step_ended(self.step)
+        self.hangs.step_ended(self.config.comm.train_timeout_seconds)
+        self.metrics_processor.step_done(self.step)
+
+    def _train_step(self, data_iterator: Iterator[Batch]) -> None:
         self._num_microbatches = 0
         self.hangs.heartbeat.mark(self.step, "reading the batches")
         self.optimizers.begin_step(self.step - 1)  # TorchTitan counts steps from 1
@@ -292,9 +309,6 @@ class SpeechTrainer(Trainer):
             if error is raised:
                 raise
             raise error from None
-        self.has_trained = True
-        self.hangs.step_ended(self.config.comm.train_timeout_seconds)
-        self.metrics_processor.step_done(self.step)
 
     def _skip_batches(self, data_iterator: Iterator[Batch]) -> None:
         """Read the step's batches without training on them; the learning-rate schedule advances as in any step."""
@@ -335,6 +349,7 @@ class SpeechTrainer(Trainer):
 
     def close(self) -> None:
         """Close the dataloader, and wait for the save that is being written."""
+        ledger.settle_in(IDLE)
         self.dataloader.close()
         super().close()
         self.hangs.heartbeat.end()
@@ -343,3 +358,4 @@ class SpeechTrainer(Trainer):
         """Finish the callbacks, after `close`, which may complete one more checkpoint."""
         for callback in self.callbacks:
             callback.finish(end)
+        ledger.close(end.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_the_straggler_is_the_rank_whose_own_steps_are_slow_not_those_that_wait(
 
 def test_unclassified_is_what_a_process_lived_longer_than_its_classes() -> None:
     whole = process(0, 0, 0, [(1, 10, {STEP: 10})], COMPLETE)
-    assert account([Process(*list(vars(whole).values())[:6], 10.5, COMPLETE, whole.spans)]).unclassified_sec == 0.5
+    assert account([replace(whole, ended_sec=10.5)]).unclassified_sec == 0.5
 
 
 def test_cut_and_foreign_lines_are_left_out(tmp_path: Path) -> None:

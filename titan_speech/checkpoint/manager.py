@@ -54,6 +54,8 @@ from titan_speech.distributed.consensus import (
 )
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.errors import CheckpointError, TitanSpeechError
+from titan_speech.ledger.file import ledger
+from titan_speech.ledger.records import COLLECTIVE_WAIT, SAVE_STALL
 from titan_speech.model.lora import is_of_base, is_trained
 from titan_speech.utils.text_table import size_text
 
@@ -187,7 +189,12 @@ class SpeechCheckpointManager(CheckpointManager):
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
         """TorchTitan calls this at every step boundary."""
         requested, self._request = self._request, ""
-        boundary = self._agreement.agree(self._mine(requested))
+        with ledger.part(COLLECTIVE_WAIT):
+            boundary = self._agreement.agree(self._mine(requested))
+        with ledger.part(SAVE_STALL):
+            return self._save_if_due(curr_step, last_step, boundary, requested)
+
+    def _save_if_due(self, curr_step: int, last_step: bool, boundary: Boundary, requested: str) -> bool:
         if self._saver.is_busy and not boundary.is_writing:
             self._settle()
         self.must_stop = boundary.must_stop
@@ -222,6 +229,7 @@ class SpeechCheckpointManager(CheckpointManager):
         return "wall time" if boundary.is_time else ""
 
     def _begin(self, step: int, reason: str, *, wait: bool) -> None:
+        ledger.end_span()
         began = self._saved_at_sec = time.monotonic()
         checkpoint = checkpoint_path(Path(self.folder), step)
         is_seed, since = self.last_save_model_only, self._last_saved_step
@@ -308,16 +316,18 @@ class SpeechCheckpointManager(CheckpointManager):
         return _last_good(Path(self.folder)) if self.enable else "Checkpoints are off: start again from the beginning."
 
     def _maybe_wait_for_staging(self) -> None:
-        self._saver.wait_for_staging()
+        with ledger.part(SAVE_STALL):
+            self._saver.wait_for_staging()
 
     def _close(self) -> None:
         """Wait for a save that is still being written; the run may be ending for another reason."""
         saver, keeper = getattr(self, "_saver", None), getattr(self, "_keeper", None)
         if saver is not None:
             self._is_closing = True  # other ranks may not come here, so there is no consensus any more
-            if saver.is_busy:
-                self._settle(is_last_chance=True)
-            saver.close()
+            with ledger.part(SAVE_STALL):
+                if saver.is_busy:
+                    self._settle(is_last_chance=True)
+                saver.close()
         if keeper is not None:
             keeper.close()
         super()._close()

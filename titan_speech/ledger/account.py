@@ -4,17 +4,17 @@ In: the records of all processes (records.py). Out: an `Account`. Rules for what
 
 - Work is lost when a later start resumes from an earlier step: the seconds of the steps after it (step, data_wait,
   collective_wait) become lost_work. A span that contains the step it resumed from is split by its number of steps.
-- The start-up of a process that is not the first of its rank is restart, and so is the time since the last sign of life
-  of the rank before it, or of the whole earlier start if the rank is new. The time between a start that was stopped
-  or completed in order and the next one belongs to nobody.
+- The start-up of a process is restart unless it belongs to the first start of the run. So is the time since the last
+  sign of life of its rank in the start before, or of that whole start if the rank is new. The time between a start that
+  was stopped or completed in order and the next one belongs to nobody.
 - What a process lived longer than its classes add up to is unclassified.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from titan_speech.ledger.records import (
@@ -104,54 +104,60 @@ def account(processes: Sequence[Process]) -> Account:
         processes: of `read_ledger`; of all nodes, where they do not share a file system.
     """
     numbers = sorted({process.start for process in processes})
-    kept_until = {number: _resumed_from(processes, numbers, number) for number in numbers}
-    by_rank: dict[int, Counter[str]] = {}
-    starts, total_sec = [], 0.0
+    kept_until = {number: _resumed_from(processes, number) for number in numbers}
+    of_ranks: dict[int, list[Mapping[str, float]]] = defaultdict(list)
+    starts = []
     for number in numbers:
         members = [process for process in processes if process.start == number]
         earlier = [process for process in processes if process.start < number]
-        own: dict[int, Counter[str]] = {}
-        start_sec = 0.0
-        for process in members:
-            own[process.rank] = _classes(process, earlier, kept_until[number])
-            start_sec += process.ended_sec - process.began_sec + own[process.rank]["gap"]
-            del own[process.rank]["gap"]
-            by_rank.setdefault(process.rank, Counter()).update(own[process.rank])
-        starts.append(_start(members, own, kept_until[number], start_sec))
-        total_sec += start_sec
-    seconds = sum(by_rank.values(), Counter())
+        gaps = {process.rank: _gap(process, earlier) for process in members}
+        own = {p.rank: _classes(p, gaps[p.rank], kept_until[number], is_first=not earlier) for p in members}
+        for rank, seconds in own.items():
+            of_ranks[rank].append(seconds)
+        total_sec = sum(process.ended_sec - process.began_sec + gaps[process.rank] for process in members)
+        starts.append(_start(members, _sums(own.values()), kept_until[number], total_sec))
     return Account(
-        {name: seconds[name] for name in CLASSES},
-        total_sec,
-        {rank: {name: found[name] for name in CLASSES} for rank, found in sorted(by_rank.items())},
+        _sums(start.seconds for start in starts),
+        sum(start.total_sec for start in starts),
+        {rank: _sums(found) for rank, found in sorted(of_ranks.items())},
         tuple(starts),
     )
 
 
-def _resumed_from(processes: Sequence[Process], numbers: Sequence[int], number: int) -> int | None:
+def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """All ten classes."""
+    listed = list(parts)
+    return {name: sum(part.get(name, 0.0) for part in listed) for name in CLASSES}
+
+
+def _resumed_from(processes: Sequence[Process], number: int) -> int | None:
     """The step up to which the work of a start was kept: the earliest that a later one began at; None: all of it."""
-    later = [process.from_step for process in processes if process.start > number]
-    return min(later) if later else None
+    return min((process.from_step for process in processes if process.start > number), default=None)
 
 
-def _classes(process: Process, earlier: Sequence[Process], kept_until: int | None) -> Counter[str]:
-    """Seconds of a process by class, and of the gap before it, which also stands alone under `gap`."""
-    found: Counter[str] = Counter()
+def _gap(process: Process, earlier: Sequence[Process]) -> float:
+    """Seconds from the last sign of life before a process to its creation, unless the run had been asked to stop."""
+    last_start = max((one.start for one in earlier), default=0)
+    before = [one for one in earlier if one.start == last_start]
+    before = [one for one in before if one.rank == process.rank] or before
+    if all(one.how in (STOPPED, COMPLETE) for one in before):
+        return 0.0
+    return max(0.0, process.began_sec - max(one.ended_sec for one in before))
+
+
+def _classes(process: Process, gap_sec: float, kept_until: int | None, *, is_first: bool) -> dict[str, float]:
+    """Seconds of a process, and of the gap before it, by class."""
+    found = dict.fromkeys(CLASSES, 0.0)
     for span in process.spans:
         lost = _lost_share(span, kept_until)
         for name, seconds in span.seconds.items():
             share = lost if name in OF_STEPS else 0.0
             found[name] += seconds * (1 - share)
             found[LOST_WORK] += seconds * share
-    if not earlier:
-        return found
-    found[RESTART] += found.pop(START, 0.0)
-    last_start = max(one.start for one in earlier)
-    before = [one for one in earlier if one.start == last_start]
-    before = [one for one in before if one.rank == process.rank] or before
-    if not all(one.how in (STOPPED, COMPLETE) for one in before):
-        found["gap"] = max(0.0, process.began_sec - max(one.ended_sec for one in before))
-        found[RESTART] += found["gap"]
+    if not is_first:
+        found[RESTART] += found[START]
+        found[START] = 0.0
+    found[RESTART] += gap_sec
     return found
 
 
@@ -165,10 +171,9 @@ def _lost_share(span: Span, kept_until: int | None) -> float:
 
 
 def _start(
-    members: Sequence[Process], own: Mapping[int, Counter[str]], kept_until: int | None, total_sec: float
+    members: Sequence[Process], seconds: dict[str, float], kept_until: int | None, total_sec: float
 ) -> StartAccount:
     last_step = max((s.last_step for one in members for s in one.spans if s.num_steps), default=members[0].from_step)
-    seconds = sum(own.values(), Counter())
     worst = min((one.how for one in members), key=(KILLED, FAILED, STOPPED, COMPLETE).index)
     return StartAccount(
         start=members[0].start,
@@ -179,7 +184,7 @@ def _start(
         ended_sec=max(one.ended_sec for one in members),
         how=worst,
         lost_steps=0 if kept_until is None else max(0, last_step - kept_until),
-        seconds={name: seconds[name] for name in CLASSES},
+        seconds=seconds,
         total_sec=total_sec,
         stragglers=_stragglers(members),
     )

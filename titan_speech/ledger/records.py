@@ -3,7 +3,7 @@
 In: a run folder. Out: one `Process` per process that worked on the run. Each rank appends to its own file; nodes
 without a shared file system have the files of their own ranks. Lines of a file, in order, for each process:
 
-    {"kind": "begin", "rank": 1, "start": 0, "world_size": 2, "node": "n17", "from_step": 0, "at": 1796010000.0}
+    {"kind": "begin", "rank": 1, "start": 0, "world_size": 2, "node": "n17", "pid": 4711, "from_step": 0, "at": 1796010.5}
     {"kind": "span", "start": 0, "first_step": 1, "last_step": 30, "until": 1796010031.5, "sec": {"start": 6.1, ...}}
     {"kind": "end", "start": 0, "until": 1796010300.2, "how": "complete"}
 
@@ -38,13 +38,13 @@ MEASURED = (START, COMPILE, STEP, DATA_WAIT, COLLECTIVE_WAIT, VALIDATION, SAVE_S
 
 CLASSES = {
     STEP: "forward, backward and update, with the log steps: the time that counts as goodput",
-    START: "from the creation of a rank's first process to its first step",
+    START: "from the creation of a process to its first step, in the first start of the run",
     COMPILE: "compiling, whenever it happens",
     DATA_WAIT: "waiting for a batch",
     COLLECTIVE_WAIT: "waiting for other ranks (on CUDA at step boundaries only: inside a step the device waits)",
     VALIDATION: "validation and generation checks",
     SAVE_STALL: "waiting for checkpoints",
-    RESTART: "from the last sign of life of a process that was not asked to stop to the first step of the next one",
+    RESTART: "the same in later starts, with the time since the last sign of life of a process not asked to stop",
     LOST_WORK: "steps after the checkpoint that the next start resumed from",
     IDLE: "suspended, or waiting after the last step for uploads, exports and other ranks",
 }
@@ -118,33 +118,34 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _processes(records: Iterator[dict[str, Any]]) -> Iterator[Process]:
     """The processes of one rank. Lines that are no records of this format are left out."""
-    current: Process | None = None
+    begun: Process | None = None
+    spans: list[Span] = []
     for record in records:
         try:
             if record["kind"] == "begin":
-                begun = _begun(record)
-                if current is not None:
-                    yield current
-                current = begun
-            elif current is not None and record["start"] == current.start:
-                current = _continued(current, record)
+                another = _begun(record)
+                if begun is not None:
+                    yield replace(begun, spans=tuple(spans))
+                begun, spans = another, []
+            elif begun is not None and record["start"] == begun.start:
+                until_sec = float(record["until"])
+                if record["kind"] == "end":
+                    begun = replace(begun, how=str(record["how"]))
+                else:
+                    spans.append(_span(record, begun.ended_sec, until_sec))
+                begun = replace(begun, ended_sec=until_sec)
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
-    if current is not None:
-        yield current
+    if begun is not None:
+        yield replace(begun, spans=tuple(spans))
 
 
 def _begun(record: dict[str, Any]) -> Process:
     at_sec = float(record["at"])
-    numbers = (int(record[name]) for name in ("rank", "start", "world_size"))
-    return Process(*numbers, str(record["node"]), int(record["from_step"]), at_sec, at_sec, how="")
+    rank, start, world_size, from_step = (int(record[name]) for name in ("rank", "start", "world_size", "from_step"))
+    return Process(rank, start, world_size, str(record["node"]), from_step, at_sec, at_sec, how=KILLED)
 
 
-def _continued(process: Process, record: dict[str, Any]) -> Process:
-    until_sec = float(record["until"])
-    if record["kind"] == "end":
-        return replace(process, ended_sec=until_sec, how=str(record["how"]))
+def _span(record: dict[str, Any], from_sec: float, until_sec: float) -> Span:
     seconds = {name: float(value) for name, value in record["sec"].items() if name in MEASURED}
-    steps = (int(record["first_step"]), int(record["last_step"]))
-    span = Span(process.ended_sec, until_sec, *steps, seconds)
-    return replace(process, ended_sec=until_sec, spans=(*process.spans, span))
+    return Span(from_sec, until_sec, int(record["first_step"]), int(record["last_step"]), seconds)
