@@ -68,11 +68,16 @@ def test_the_innermost_part_counts_and_no_second_counts_twice(fake: FakeTime) ->
     assert sum(found.values()) == 7 + 8.5
 
 
-def test_a_part_that_raises_has_ended(fake: FakeTime) -> None:
-    clock = Clock(process_age_sec=0)
-    with pytest.raises(KeyError), clock.part(SAVE_STALL):
+def fails_in(clock: Clock, fake: FakeTime) -> None:
+    with clock.part(SAVE_STALL):
         fake.now = 5
         raise KeyError
+
+
+def test_a_part_that_raises_has_ended(fake: FakeTime) -> None:
+    clock = Clock(process_age_sec=0)
+    with pytest.raises(KeyError):
+        fails_in(clock, fake)
     fake.now = 6
     assert positive(clock.seconds()) == {SAVE_STALL: 5, START: 1}
 

@@ -3,9 +3,9 @@
 In: a run folder. Out: one `Process` per process that worked on the run. Each rank appends to its own file; nodes
 without a shared file system have the files of their own ranks. Lines of a file, in order, for each process:
 
-    {"kind": "begin", "rank": 1, "start": 0, "world_size": 2, "node": "n17", "pid": 4711, "from_step": 0, "at": 1796010.5}
-    {"kind": "span", "start": 0, "first_step": 1, "last_step": 30, "until": 1796010031.5, "sec": {"start": 6.1, ...}}
-    {"kind": "end", "start": 0, "until": 1796010300.2, "how": "complete"}
+    {"kind": "begin", "rank": 1, "start": 0, "world_size": 2, "node": "n17", "pid": 47, "from_step": 0, "at": 179.25}
+    {"kind": "span", "start": 0, "first_step": 1, "last_step": 30, "until": 211.5, "sec": {"start": 6.1, ...}}
+    {"kind": "end", "start": 0, "until": 300.2, "how": "complete"}
 
 `start` numbers the starts of the run (0, 1, ...), the same on all ranks of one start. `at` is when the operating system
 created the process, `until` when the line was written; both are Unix times. A span covers the time since the line
