@@ -64,7 +64,7 @@ def test_a_delay_of_3_s_in_collate_is_data_wait_of_its_rank_and_collective_wait_
     other, delayed = (sum(in_spans(found[rank], DATA_WAIT)) for rank in (0, 1))
     assert delayed - other == pytest.approx(3, abs=tolerance(3))
     first, second = in_spans(found[0], COLLECTIVE_WAIT)[0], in_spans(found[1], COLLECTIVE_WAIT)[0]
-    assert first - second > 3 - 1, "which waits for it, and for nothing else so long"
+    assert first - second > 3 / 2, "ranks that share cores wait for each other anyway, about a second in six steps"
 
 
 def test_a_delay_of_5_s_in_a_save_is_save_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,7 @@ class LastLine:
         """Lines that have ended and could not be written yet."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
             self._line_at = os.lseek(self._descriptor, 0, os.SEEK_END)
             if self._line_at and os.pread(self._descriptor, 1, self._line_at - 1) != b"\n":
                 self._waiting = b"\n"  # ends a line that a kill cut off
