@@ -103,7 +103,8 @@ def _met() -> frozenset[frozenset[Feature]]:
 
 def _on(gap: Gap) -> list[Feature]:
     """Features of a measured layout; sharding over one rank is not counted."""
-    overrides = {"model.family": gap.family, "model.attention": "dense", **gap.overrides}
+    start = {"checkpoint.initial_load_path": "seed"}
+    overrides = {"model.family": gap.family, "model.attention": "dense", **start, **gap.overrides}
     config = load_config(["--job.config_file", str(SMALL), *words(overrides)]).config
     replicas = config.parallelism.data_parallel_replicate_degree
     shards = data_parallel_degree(config.parallelism, gap.world_size) // replicas

@@ -72,7 +72,8 @@ def head_lines(estimate: RunEstimate) -> str:
 
 def duration(hours: float) -> str:
     if hours < 2:
-        return f"{hours * 60:.0f} minutes"
+        minutes = f"{hours * 60:.0f}"
+        return "1 minute" if minutes == "1" else f"{minutes} minutes"
     return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.1f} days"
 
 

@@ -42,7 +42,7 @@ from titan_speech.estimate.step_trace import (
 )
 from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape, published_shape
-from titan_speech.model.flops import count_flops, count_parameters
+from titan_speech.model.flops import count_flops, count_parameters, traced_flops
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.vocabulary import Vocabulary
 
@@ -123,7 +123,7 @@ def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
 @pytest.fixture(scope="module")
 def together() -> tuple[list[StepTrace], list[RunEstimate]]:
     """All that is traced here, in one process: three, four and six layers at eight ranks; and the bundled
-    demonstration, whose stores are here, on eight GPUs, with its own packs a pass and with half."""
+    demonstration, whose stores are here, on eight GPUs, with its own packs a pass, with half, and as LoRA."""
     job = TraceJob(
         offline_config(SMALL)[0],
         published_shape("qwen3", "debug"),
@@ -131,16 +131,19 @@ def together() -> tuple[list[StepTrace], list[RunEstimate]]:
         WORLD_SIZE,
         accumulates=True,
     )
-    counted = [count_run(demonstration(*of)) for of in (("demo", "4"), ("halved", "2"))]
+    counted = [count_run(demonstration(*of)) for of in (("demo", "4"), ("halved", "2"), ("adapter", "4", *LORA))]
     jobs = [with_layers(job, layers) for layers in DEPTHS]
     traces = trace_jobs([*jobs, *(job for run in counted for jobs in run.jobs for job in jobs)])
     rest = iter(traces[len(DEPTHS) :])
     return traces[: len(DEPTHS)], [predict_run(run, rest) for run in counted]
 
 
-def demonstration(name: str, packs: str) -> EstimateRequest:
+LORA = ("--lora.rank", "8", "--stage.from", "outputs/base", "--activation_checkpoint.kind", "none")
+
+
+def demonstration(name: str, packs: str, *more: str) -> EstimateRequest:
     """With few chunks of the loss, whose number changes nothing that is looked at here."""
-    words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs]
+    words = ["--job.config_file", "train_configs/demo.toml", "--training.local_batch_packs", packs, *more]
     config = load_config([*words, "--loss.num_chunks", "2"], world_size=WORLD_SIZE).config
     return EstimateRequest(config, name, WORLD_SIZE, DEVICES["h100"], price_per_gpu_hour=2.0)
 
@@ -265,6 +268,7 @@ def estimate(estimates: list[RunEstimate]) -> RunEstimate:
 
 
 def test_two_estimates_side_by_side_mark_what_is_equal_and_divide_what_is_not(estimates: list[RunEstimate]) -> None:
+    estimates = estimates[:2]
     head, names, *rows = comparison(*estimates).splitlines()
     assert "nothing was measured on a GPU" in head
     assert names.split()[:2] == ["demo", "halved"]
@@ -278,6 +282,30 @@ def test_two_estimates_side_by_side_mark_what_is_equal_and_divide_what_is_not(es
     held = [estimate.memory.tensor_bytes for estimate in estimates]
     assert float(last["tensors per GPU"]) == pytest.approx(held[1] / held[0], rel=1e-2)
     assert held[1] < held[0]
+
+
+def test_only_adapters_have_gradients_and_moments_and_frozen_matrices_no_gradient_of_their_own(
+    estimates: list[RunEstimate],
+) -> None:
+    full, _, lora = estimates
+    sizes, resident = lora.parameters, lora.trace.resident
+    shape, rank = lora.shape, 8
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    ends = (shape.dim + queries + 2 * keys) + (queries + shape.dim) + 3 * (shape.dim + shape.hidden_dim)
+    assert sizes.trained == sizes.adapters == shape.num_layers * rank * ends
+    assert sizes.total == full.parameters.total
+    each = 4 / WORLD_SIZE
+    assert resident["parameters"] == pytest.approx(each * (sizes.total + sizes.adapters), rel=0.01)
+    assert resident["gradients"] == pytest.approx(each * sizes.adapters, rel=0.05)
+    assert resident["optimizer state"] == pytest.approx(2 * each * sizes.adapters, rel=0.05)
+    assert lora.storage.full_bytes == 12 * sizes.adapters
+    tokens = lora.steps.local_batch_packs * lora.request.config.training.seq_len
+    seq_len = lora.request.config.training.seq_len
+    closed = traced_flops(shape, sizes.num_rows, seq_len, lora.request.config.lora)
+    assert lora.trace.flops / tokens == pytest.approx(closed, rel=0.02)  # nothing is recomputed
+    text = report_page(lora)
+    assert "once for all adapters of it" in text
+    assert "4 per frozen one" in text
 
 
 def test_equal_shares_have_equal_tokens_and_padding_is_named(estimate: RunEstimate) -> None:

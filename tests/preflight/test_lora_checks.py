@@ -9,7 +9,7 @@ import pytest
 from titan_speech.errors import ConfigError
 from titan_speech.model.backbones import FLAVORS
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.preflight.lora_checks import TARGETS, layer_widths
+from titan_speech.preflight.lora_checks import TARGETS
 
 SMALL = Path(__file__).parents[1] / "assets" / "small.toml"
 LORA = ("--lora.rank", "8", "--stage.from", "outputs/base")
@@ -58,4 +58,4 @@ def test_the_widths_are_those_of_the_layers_that_are_built() -> None:
         shape = FLAVORS[family]["debug"]
         model = model_spec(shape, "dense", 128, None, LoRAConfig(rank=2, targets=TARGETS)).model.build()
         found = {name.rpartition(".")[2]: (a.shape[1], b.shape[0]) for name, _, a, b, _ in adapted_layers(model)}
-        assert found == layer_widths(shape)
+        assert found == shape.matrix_widths

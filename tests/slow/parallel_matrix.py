@@ -29,10 +29,10 @@ from tests.slow.parallel_rows import (
     Layout,
     families_of,
     flavor,
-    float8_overrides,
     keep,
     read_gaps,
     settings,
+    variant,
     words,
 )
 from tests.warm import start_warm
@@ -52,8 +52,8 @@ class Runs:
         self.family, self.folder = family, folder
 
     def losses(self, layout: Layout) -> Losses:
-        recipe = float8_overrides(layout.float8)
-        return self._train(self.folder / "run", flavor(layout), recipe | layout.overrides, layout.world_size)
+        overrides = variant(layout) | layout.overrides
+        return self._train(self.folder / "run", flavor(layout), overrides, layout.world_size)
 
     def seed(self, of_flavor: str) -> Path:
         folder = self.folder / f"seed-{of_flavor}"
@@ -63,11 +63,11 @@ class Runs:
         train_well(folder, *of_step_0, start=start_warm)
         return folder / "checkpoint" / "step-0"
 
-    def one_process(self, of_flavor: str, float8: str) -> Losses:
-        run = self.folder / f"one-{of_flavor}-{float8}"
+    def one_process(self, of_flavor: str, overrides: dict[str, str]) -> Losses:
+        run = self.folder / "-".join(("one", of_flavor, *overrides.values()))
         if NUM_STEPS in figures(run):
             return losses(figures(run))
-        return self._train(run, of_flavor, float8_overrides(float8), 1)
+        return self._train(run, of_flavor, overrides, 1)
 
     def _model(self, of_flavor: str) -> dict[str, str]:
         return {"model.family": self.family, "model.flavor": of_flavor}
@@ -85,8 +85,7 @@ def measure(runs: Runs, layout: Layout) -> Gap:
     Raises:
         AssertionError: the run failed, or has other steps or groups than one process.
     """
-    recipe = "none" if layout.against_fp32 else layout.float8
-    expected = runs.one_process(flavor(layout), recipe)
+    expected = runs.one_process(flavor(layout), {} if layout.against_fp32 else variant(layout))
     groups = tuple(name for step in expected.values() for name in step if name.startswith("loss/"))
     began = time.perf_counter()
     found = runs.losses(layout)
@@ -96,7 +95,7 @@ def measure(runs: Runs, layout: Layout) -> Gap:
         layout=layout.name,
         world_size=layout.world_size,
         overrides=settings(layout),
-        against="one process in fp32" if recipe == "none" else f"one process in float8 {recipe}",
+        against=f"one process in {_against(layout)}",
         num_steps=len(found),
         loss_gap=_gap(found, expected, ("loss",)),
         group_gap=_gap(found, expected, groups),
@@ -106,6 +105,12 @@ def measure(runs: Runs, layout: Layout) -> Gap:
         last_loss=found[NUM_STEPS]["loss"],
         sec=round(sec, 1),
     )
+
+
+def _against(layout: Layout) -> str:
+    if layout.lora_rank:
+        return f"fp32, LoRA of rank {layout.lora_rank}"
+    return "fp32" if layout.against_fp32 or layout.float8 == "none" else f"float8 {layout.float8}"
 
 
 def _gap(found: Losses, expected: Losses, names: tuple[str, ...]) -> float:

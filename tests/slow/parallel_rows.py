@@ -42,6 +42,9 @@ class Layout:
     float8: str = "none"
     """Recipe, emulated; the run of one process it is compared with has it too, unless `against_fp32`."""
 
+    lora_rank: int = 0
+    """Adapters of this rank on the seed checkpoint; the run of one process it is compared with has them too."""
+
     against_fp32: bool = False
     """Compared with fp32 whatever it does itself: how far a recipe is from fp32, which is no error."""
 
@@ -117,6 +120,13 @@ LAYOUTS = (
     Layout("PP 2, compiled", 2, _parallel(pp=2) | COMPILED, is_untied=True),
     Layout("PP 2, full logits", 2, _parallel(pp=2) | {"loss.num_chunks": "1"}, is_untied=True),
     Layout("PP 2, full activation checkpointing", 2, _parallel(pp=2) | FULL, is_untied=True),
+    Layout("LoRA, FSDP 2", 2, _parallel(shard=2), lora_rank=8, in_both=True),
+    Layout("LoRA, TP 2", 2, _parallel(tp=2), lora_rank=8, in_both=True),
+    Layout("LoRA, CP 2", 2, _parallel(cp=2), lora_rank=8),
+    Layout("LoRA, TP 2 + FSDP 2", 4, _parallel(tp=2, shard=2), lora_rank=8),
+    Layout("LoRA, FSDP 2, compiled", 2, _parallel(shard=2) | COMPILED, lora_rank=8),
+    Layout("LoRA, TP 2, compiled", 2, _parallel(tp=2) | COMPILED, lora_rank=8),
+    Layout("LoRA, selective activation checkpointing", 1, SELECTIVE, lora_rank=8),
     Layout("float8 rowwise, TP 2", 2, _parallel(tp=2), float8="rowwise", loss_tolerance=FLOAT8_TOLERANCE),
     Layout("float8 rowwise, CP 2", 2, _parallel(cp=2), float8="rowwise", loss_tolerance=FLOAT8_TOLERANCE),
     Layout("float8 rowwise, PP 2", 2, _parallel(pp=2), True, "rowwise", loss_tolerance=FLOAT8_TOLERANCE),
@@ -184,7 +194,12 @@ def flavor(layout: Layout) -> str:
 def settings(layout: Layout) -> dict[str, str]:
     """All that a layout sets: what was on in it can be read from its record."""
     untied = {"model.flavor": "debug_untied"} if layout.is_untied else {}
-    return layout.overrides | float8_overrides(layout.float8) | untied
+    return layout.overrides | variant(layout) | untied
+
+
+def variant(layout: Layout) -> dict[str, str]:
+    """What the run of one process that a layout is compared with sets too, unless it is compared with fp32."""
+    return float8_overrides(layout.float8) | ({"lora.rank": str(layout.lora_rank)} if layout.lora_rank else {})
 
 
 def words(overrides: dict[str, str]) -> list[str]:

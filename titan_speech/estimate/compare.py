@@ -45,6 +45,7 @@ def _figures(estimate: RunEstimate) -> Iterator[tuple[str, str, float | None]]:
     """What is compared: its name, its value as text, and as a number."""
     steps, memory, speed = estimate.steps, estimate.memory, estimate.speed
     yield "parameters", large(estimate.parameters.total), estimate.parameters.total
+    yield "trained parameters", large(estimate.parameters.trained), estimate.parameters.trained
     yield "FLOPs per token", large(estimate.flops_per_token), estimate.flops_per_token
     yield "recomputed", f"{estimate.recomputed:.1%}", estimate.recomputed
     yield "tokens per step", f"{steps.tokens_per_step:,}", steps.tokens_per_step

@@ -106,8 +106,8 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
     """The part of an estimate that follows from the traces of the run's jobs, taken in their order."""
     request, shape, found, budget = counted.request, counted.shape, counted.found, counted.budget
     config = request.config
-    data, parameters = data_usage(config), count_parameters(shape, found.vocabulary)
-    flops = count_flops(shape, found.vocabulary.num_rows)
+    data, parameters = data_usage(config), count_parameters(shape, found.vocabulary, config.lora)
+    flops = count_flops(shape, found.vocabulary.num_rows, config.lora)
     ranks = tuple(
         _estimate_rank(counted, rank, [next(traces) for _ in jobs], flops.at(config.training.seq_len))
         for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
@@ -121,7 +121,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         flops=flops,
         steps=_steps(budget, counted.dp_degree),
         data=data,
-        storage=count_storage(config, parameters.total, budget.num_steps),
+        storage=count_storage(config, parameters.trained, budget.num_steps),
         ranks=ranks,
         recomputed=sum(rank.recomputed_flops for rank in ranks)
         / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),
@@ -145,7 +145,7 @@ def _estimate_rank(
         stages=stages,
         trace=trace,
         pass_flops=pass_flops,
-        recomputed_flops=max(0.0, trace.flops - tokens * traced_flops(shape, rows, seq_len)),
+        recomputed_flops=max(0.0, trace.flops - tokens * traced_flops(shape, rows, seq_len, request.config.lora)),
         memory=_memory(trace, request.device),
         speed=predict(
             request.config,

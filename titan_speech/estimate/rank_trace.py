@@ -186,7 +186,8 @@ class RankTrace:
     def _first_optimizer_step(self, parts: Sequence[Decoder], optimizers: OptimizersContainer) -> None:
         """Creates the optimizer's state, and lets DTensor find once how each operator is sharded."""
         for parameter in _parameters(parts):
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         self._optimizer_step(parts, optimizers)
         if not self.job.accumulates:
             optimizers.zero_grad()

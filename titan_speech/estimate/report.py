@@ -11,7 +11,7 @@ from textwrap import wrap
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
-from titan_speech.estimate.result import RankEstimate, RunEstimate
+from titan_speech.estimate.result import DTYPE_BYTES, RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, excluded_features
 from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines
@@ -91,8 +91,13 @@ def _counts(estimate: RunEstimate) -> list[str]:
         ("head", large(sizes.head), tied),
         ("backbone", large(sizes.backbone), f"{estimate.shape.num_layers} layers"),
         ("all parameters", large(sizes.total), f"of them in {sizes.num_new_rows:,} new rows {large(sizes.new_rows)}"),
+        *_adapters(estimate),
         ("FLOPs per token", large(estimate.flops_per_token), "attention at full length: how MFU is counted"),
-        ("  matrices", large(estimate.flops.matrices), "6 per parameter"),
+        (
+            "  matrices",
+            large(estimate.flops.matrices),
+            f"6 per parameter{', 4 per frozen one' if sizes.adapters else ''}",
+        ),
         *(
             (f"  attention, {name}", "not known" if value is None else large(value), notes[name])
             for name, value in attention.items()
@@ -100,6 +105,18 @@ def _counts(estimate: RunEstimate) -> list[str]:
         ("recomputed", f"{estimate.recomputed:.1%}", "of these again, by activation checkpointing"),
     ]
     return table_lines(rows, "<><")
+
+
+def _adapters(estimate: RunEstimate) -> Rows:
+    """What of the model LoRA trains."""
+    sizes = estimate.parameters
+    if not sizes.adapters:
+        return []
+    share = f"{sizes.trained / (sizes.total + sizes.adapters):.2%} of all; the others are frozen"
+    return [
+        ("adapters", large(sizes.adapters), f"rank {estimate.request.config.lora.rank}"),
+        ("trained", large(sizes.trained), share),
+    ]
 
 
 def _data(estimate: RunEstimate) -> list[str]:
@@ -137,15 +154,17 @@ def _data(estimate: RunEstimate) -> list[str]:
 
 
 def _storage(estimate: RunEstimate) -> list[str]:
-    one = estimate.storage
-    return table_lines(
-        [
-            ("full", gigabytes(one.full_bytes), f"{one.num_kept_full:,} kept of {one.num_saved:,} saved"),
-            ("model only", gigabytes(one.model_only_bytes), f"{one.num_kept_model_only:,} kept"),
-            ("total", gigabytes(one.kept_bytes), f"at the end; {gigabytes(one.most_bytes)} while one more is written"),
-        ],
-        "<><",
-    )
+    one, sizes = estimate.storage, estimate.parameters
+    rows: Rows = [
+        ("full", gigabytes(one.full_bytes), f"{one.num_kept_full:,} kept of {one.num_saved:,} saved"),
+        ("model only", gigabytes(one.model_only_bytes), f"{one.num_kept_model_only:,} kept"),
+        ("total", gigabytes(one.kept_bytes), f"at the end; {gigabytes(one.most_bytes)} while one more is written"),
+    ]
+    if sizes.adapters:
+        base = DTYPE_BYTES[estimate.request.config.training.dtype] * sizes.total
+        more = f"once for all adapters of it; each further one adds {gigabytes(one.model_only_bytes)}, model only"
+        rows.append(("base", gigabytes(base), more))
+    return table_lines(rows, "<><")
 
 
 def _rank_name(rank: RankEstimate) -> str:

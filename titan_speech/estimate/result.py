@@ -3,8 +3,8 @@
 In: nothing but the values themselves. Out: `EstimateRequest`, and `RunEstimate` with its parts; their fields are the
 keys of the JSON (docs/formats.md).
 
-A full checkpoint holds the weights and two moments of AdamW of the same type; a few MB of metadata, loader state and
-provenance are not counted, nor are saves that only checkpoint.at_least_every_minutes causes.
+A full checkpoint holds the weights that are trained and two moments of AdamW of the same type; a few MB of metadata,
+loader state and provenance are not counted, nor are saves that only checkpoint.at_least_every_minutes causes.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ class Storage:
         return self.kept_bytes + (self.full_bytes if self.num_saved > self.num_kept_full else 0)
 
 
-def count_storage(config: SpeechConfig, num_parameters: int, num_steps: int) -> Storage:
+def count_storage(config: SpeechConfig, num_trained: int, num_steps: int) -> Storage:
     size, settings = DTYPE_BYTES[config.training.dtype], config.checkpoint
     saved = [step for step in range(1, num_steps + 1) if step == num_steps or is_due(settings.cadence, step)]
     saved = saved if settings.enable else []
     policy = RetentionPolicy.from_config(settings)
     removed = choose_removal([StoredCheckpoint(step) for step in saved], policy)
     return Storage(
-        full_bytes=3 * size * num_parameters,
-        model_only_bytes=size * num_parameters,
+        full_bytes=3 * size * num_trained,
+        model_only_bytes=size * num_trained,
         num_saved=len(saved),
         num_kept_full=len(saved) - len(removed.drop_optimizer) - len(removed.delete),
         num_kept_model_only=len(removed.drop_optimizer),

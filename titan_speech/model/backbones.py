@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.errors import ConfigError
 
 Family = Literal["llama3", "qwen3"]
@@ -61,6 +62,31 @@ class BackboneShape:
         norms = 2 * self.dim + (2 * self.head_dim if self.has_qk_norm else 0)
         layer = attention + 3 * self.dim * self.hidden_dim + norms
         return self.num_layers * layer + self.dim + num_rows * self.dim * (1 if self.is_tied else 2)
+
+    @property
+    def matrix_widths(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of each matrix of a layer that can have a LoRA adapter, by the last part of its name."""
+        queries, keys_values = self.num_heads * self.head_dim, 2 * self.num_kv_heads * self.head_dim
+        return {
+            "wqkv": (self.dim, queries + keys_values),
+            "wo": (queries, self.dim),
+            "w1": (self.dim, self.hidden_dim),
+            "w2": (self.hidden_dim, self.dim),
+            "w3": (self.dim, self.hidden_dim),
+        }
+
+    def num_adapter_parameters(self, lora: LoRAConfig) -> int:
+        """Number of parameters that LoRA adds to the backbone's own; 0 without LoRA."""
+        adapted = (sum(widths) for name, widths in self.matrix_widths.items() if name in lora.targets)
+        return self.num_layers * lora.rank * sum(adapted)
+
+    def num_trained_parameters(self, num_rows: int, lora: LoRAConfig) -> int:
+        """Number of parameters that have gradients and optimizer state: all, or adapters and, if rows of it are
+        trained, the vocabulary."""
+        if not lora.is_on:
+            return self.num_parameters(num_rows)
+        vocabulary = num_rows * self.dim * (1 if self.is_tied else 2)
+        return self.num_adapter_parameters(lora) + (vocabulary if lora.train_new_rows else 0)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> BackboneShape:

@@ -1,15 +1,16 @@
 """Parameters and training FLOPs in closed form.
 
-In: sizes of a backbone, vocabulary rows, how many tokens a token attends to. Out: parameters by part, and FLOPs per
-token. A matrix of P parameters costs 6 P per token (2 forward, 4 backward); attention scores and weighted values of a
-layer cost 12 * heads * head_dim * attended tokens. Norms, rotations, softmax and the embedding's lookup are not
-counted: below 0.1 %.
+In: sizes of a backbone, vocabulary rows, LoRA's settings, how many tokens a token attends to. Out: parameters by part,
+and FLOPs per token. A matrix of P parameters costs 6 P per token (2 forward, 4 backward), a frozen one 4 P, since it
+needs no gradient of its own; attention scores and weighted values of a layer cost 12 * heads * head_dim * attended
+tokens. Norms, rotations, softmax and the embedding's lookup are not counted: below 0.1 %.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.tokenization.vocabulary import Vocabulary
 
@@ -19,6 +20,7 @@ class Parameters:
     """Parameters by part; with tied weights the head has none of its own."""
 
     total: int
+    """Of the whole model, LoRA adapters left out."""
     embedding: int
     head: int
     backbone: int
@@ -27,6 +29,10 @@ class Parameters:
     num_rows: int
     num_new_rows: int
     is_tied: bool
+    adapters: int
+    """Parameters that LoRA adds; 0 without it."""
+    trained: int
+    """Parameters with gradients and optimizer state."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class FlopsPerToken:
         return self.matrices + self.attention(attended)
 
 
-def count_parameters(shape: BackboneShape, vocabulary: Vocabulary) -> Parameters:
+def count_parameters(shape: BackboneShape, vocabulary: Vocabulary, lora: LoRAConfig | None = None) -> Parameters:
     rows, new = vocabulary.num_rows, vocabulary.num_rows - vocabulary.num_base
     tables = 1 if shape.is_tied else 2
     total = shape.num_parameters(rows)
@@ -63,24 +69,29 @@ def count_parameters(shape: BackboneShape, vocabulary: Vocabulary) -> Parameters
         num_rows=rows,
         num_new_rows=new,
         is_tied=shape.is_tied,
+        adapters=shape.num_adapter_parameters(lora or LoRAConfig()),
+        trained=shape.num_trained_parameters(rows, lora or LoRAConfig()),
     )
 
 
-def count_flops(shape: BackboneShape, num_rows: int) -> FlopsPerToken:
+def count_flops(shape: BackboneShape, num_rows: int, lora: LoRAConfig | None = None) -> FlopsPerToken:
     """FLOPs of a backbone whose head has `num_rows` rows; 0 for a part of the model without the head."""
-    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    layer = shape.dim * (2 * queries + 2 * keys) + 3 * shape.dim * shape.hidden_dim
-    matrices = shape.num_layers * layer + num_rows * shape.dim
-    return FlopsPerToken(matrices=6.0 * matrices, per_attended_token=12.0 * shape.num_layers * queries)
+    lora = lora or LoRAConfig()
+    layers = shape.num_layers * sum(inputs * outputs for inputs, outputs in shape.matrix_widths.values())
+    head = num_rows * shape.dim
+    backbone_cost, head_cost = 4 if lora.is_on else 6, 4 if lora.is_on and not lora.train_new_rows else 6
+    matrices = backbone_cost * layers + head_cost * head + 6 * shape.num_adapter_parameters(lora)
+    queries = shape.num_heads * shape.head_dim
+    return FlopsPerToken(matrices=float(matrices), per_attended_token=12.0 * shape.num_layers * queries)
 
 
-def traced_flops(shape: BackboneShape, num_rows: int, seq_len: int) -> float:
+def traced_flops(shape: BackboneShape, num_rows: int, seq_len: int, lora: LoRAConfig | None = None) -> float:
     """What a trace counts per token without activation checkpointing.
 
     The backward pass of fused attention computes the scores again, five products instead of four, and all products are
     counted at full length.
     """
-    flops = count_flops(shape, num_rows)
+    flops = count_flops(shape, num_rows, lora)
     return flops.matrices + flops.attention(seq_len) * 14 / 12
 
 

@@ -125,6 +125,7 @@ MEMORY_BUDGET = _checkpointing("memory budget", "memory_budget")
 CUDA_GRAPHS = Feature("CUDA graphs", "training.cuda_graphs", lambda run: run.config.training.cuda_graphs)
 CHUNKED_LOSS = Feature("chunked loss", "loss.num_chunks", lambda run: run.config.loss.num_chunks > 1)
 TIED = Feature("tied embeddings", "model.flavor", lambda run: run.shape is not None and run.shape.is_tied)
+LORA = Feature("LoRA", "lora.rank", lambda run: run.config.lora.is_on)
 
 FEATURES = (
     FLEX,
@@ -148,6 +149,7 @@ FEATURES = (
     CUDA_GRAPHS,
     CHUNKED_LOSS,
     TIED,
+    LORA,
 )
 
 
@@ -344,6 +346,7 @@ def describe_composition(run: Composition) -> str:
         CP: degrees.context_parallel_degree,
         PP: degrees.pipeline_parallel_degree,
         CHUNKED_LOSS: config.loss.num_chunks,
+        LORA: config.lora.rank,
     }
     return ", ".join(
         f"{feature.name} {sizes[feature]}" if feature in sizes else feature.name for feature in enabled_features(run)

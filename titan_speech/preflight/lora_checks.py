@@ -12,19 +12,6 @@ from titan_speech.config.problem import Finding, nearest_name
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.model.backbones import BackboneShape
 
-
-def layer_widths(shape: BackboneShape) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of each matrix that can have an adapter, by the last part of its name."""
-    queries, keys_values = shape.num_heads * shape.head_dim, 2 * shape.num_kv_heads * shape.head_dim
-    return {
-        "wqkv": (shape.dim, queries + keys_values),
-        "wo": (queries, shape.dim),
-        "w1": (shape.dim, shape.hidden_dim),
-        "w2": (shape.hidden_dim, shape.dim),
-        "w3": (shape.dim, shape.hidden_dim),
-    }
-
-
 TARGETS = ("wqkv", "wo", "w1", "w2", "w3")
 _OF_OTHERS = {
     **dict.fromkeys(("wq", "wk", "wv", "q_proj", "k_proj", "v_proj"), "wqkv"),
@@ -81,7 +68,7 @@ def _check_targets(targets: tuple[str, ...]) -> Iterator[Finding]:
 def check_lora_widths(config: SpeechConfig, shape: BackboneShape) -> Iterator[Finding]:
     """A rank above a matrix's smaller side would be larger than the matrix, and no more general."""
     lora = config.lora
-    widths = {name: min(sides) for name, sides in layer_widths(shape).items() if name in lora.targets}
+    widths = {name: min(sides) for name, sides in shape.matrix_widths.items() if name in lora.targets}
     if lora.is_on and widths and lora.rank > min(widths.values()):
         name = min(widths, key=lambda one: widths[one])
         expected = f"at most {widths[name]}, the smaller side of {name} in this backbone"

@@ -28,8 +28,8 @@ from titan_speech.utils.progress import clock
 from titan_speech.utils.text_table import amount, gigabytes, large, table_lines
 
 MARGIN = 2
-STATES_PER_PARAMETER = 4
-"""Parameter, gradient, and two moments of AdamW."""
+STATES_PER_TRAINED = 3
+"""Gradient and two moments of AdamW, each as large as the parameter."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -60,7 +60,7 @@ def start_lines(config: SpeechConfig, plan: DataPlan, facts: StartFacts) -> list
         ("starts from", facts.start),
         ("features", describe_composition(Composition.of(config))),
         *budget_rows(config, facts.world_size),
-        ("memory", _memory(config, num_parameters, facts.world_size)),
+        ("memory", _memory(config, facts.shape, num_rows, facts.world_size)),
         ("time", _time(config, folder / "metrics.jsonl", facts.is_resume)),
         ("checkpoints", str(folder / saved.folder) if saved.enable else "off (checkpoint.enable)"),
         ("log", str(facts.log)),
@@ -78,10 +78,13 @@ def _wrapped(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
             yield f"{'':{MARGIN}}{'' if number else name:<{width}}{line}".rstrip()
 
 
-def _memory(config: SpeechConfig, num_parameters: int, world_size: int) -> str:
+def _memory(config: SpeechConfig, shape: BackboneShape, num_rows: int, world_size: int) -> str:
     num_shards = max(1, world_size // config.parallelism.data_parallel_replicate_degree)
-    per_rank = num_parameters * DTYPE_BYTES[config.training.dtype] * STATES_PER_PARAMETER / num_shards
-    return f"{gigabytes(per_rank)} per rank for parameters, gradients and AdamW; activations come on top"
+    num_all = shape.num_parameters(num_rows) + shape.num_adapter_parameters(config.lora)
+    num_trained = shape.num_trained_parameters(num_rows, config.lora)
+    per_rank = (num_all + STATES_PER_TRAINED * num_trained) * DTYPE_BYTES[config.training.dtype] / num_shards
+    of_lora = f", which {large(num_trained)} trained ones have" if config.lora.is_on else ""
+    return f"{gigabytes(per_rank)} per rank for parameters, gradients and AdamW{of_lora}; activations come on top"
 
 
 def _time(config: SpeechConfig, metrics: Path, is_resume: bool) -> str:
