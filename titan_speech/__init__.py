@@ -26,6 +26,7 @@ The package in the order of the flow; every import points down the list of floor
   launch        words of a configuration, number of ranks       ranks started and watched, their exit code
 
   hf            a checkpoint                                    a Hugging Face model folder
+  evaluate      a checkpoint and its export                     whether what is served is what was trained
   generate      a run or an exported model, text                speech
   report        run folders                                     one page of what happened in them
   cli           words                                           all of the above as `titan-speech <command>`

@@ -53,7 +53,17 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_export_with_publish_makes_a_private_repository_that_holds_the_folder_bit_for_bit(
     hub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["model", "export", "--checkpoint", str(run), "--output", str(tmp_path / "hf"), "--publish", NAME]
+    words = [
+        "model",
+        "export",
+        "--checkpoint",
+        str(run),
+        "--no-check",
+        "--output",
+        str(tmp_path / "hf"),
+        "--publish",
+        NAME,
+    ]
     assert main(words) == EXIT_DONE
     assert hub.repos[NAME].is_private
     assert hub.repos[NAME].files == content(tmp_path / "hf")
@@ -145,7 +155,7 @@ def test_refusals_are_said_with_what_to_do(
 def test_what_cannot_be_published_is_found_before_anything_is_exported(
     hub: Hub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["model", "export", "--checkpoint", str(run), "--output", str(tmp_path / "hf")]
+    words = ["model", "export", "--checkpoint", str(run), "--no-check", "--output", str(tmp_path / "hf")]
     assert main([*words, "--public"]) == EXIT_BAD_INPUT
     assert main([*words, "--publish", "no-owner"]) == EXIT_BAD_INPUT
     assert main([*words, "--publish", "two words/x"]) == EXIT_BAD_INPUT
@@ -167,7 +177,17 @@ def test_without_network_the_exported_folder_stays(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_endpoint(monkeypatch, "http://127.0.0.1:1")
-    words = ["model", "export", "--checkpoint", str(run), "--output", str(tmp_path / "hf"), "--publish", NAME]
+    words = [
+        "model",
+        "export",
+        "--checkpoint",
+        str(run),
+        "--no-check",
+        "--output",
+        str(tmp_path / "hf"),
+        "--publish",
+        NAME,
+    ]
     assert main(words) == EXIT_BAD_INPUT
     assert "http://127.0.0.1:1 cannot be reached" in capsys.readouterr().err
     assert (tmp_path / "hf" / "model.safetensors").is_file()

@@ -1,13 +1,23 @@
-"""Commands that import and export models: `model expand`, `export`, `merge`, `publish`, `convert`."""
+"""Commands that import and export models: `model expand`, `export`, `compare`, `merge`, `publish`, `convert`."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import natural, not_negative
 from titan_speech.cli.command import Argument, Command, announce
-from titan_speech.errors import PublishError
+from titan_speech.errors import ModelError, PublishError
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
+from titan_speech.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from titan_speech.hf.export import WeightsCheckpoint
 
 
 def model_expand(args: argparse.Namespace) -> None:
@@ -34,10 +44,80 @@ def model_export(args: argparse.Namespace) -> None:
     if args.adapter:
         export_adapter(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
     else:
-        export(checkpoint, args.output, EXPORT_DTYPES[args.dtype], args.base)
+        export(checkpoint, args.output, EXPORT_DTYPES[args.dtype], args.base, _export_check(args, checkpoint))
     print(f"{args.output}: step {checkpoint.step} in {args.dtype}", flush=True)
     if repository is not None:
         print(f"published as {publish(args.output, repository)}")
+
+
+def _export_check(args: argparse.Namespace, checkpoint: WeightsCheckpoint) -> Callable[[Path], str]:
+    """What an export ends with: its comparison with the checkpoint, or the reason why there is none, for the card."""
+    from titan_speech.evaluate.engines import ask_process
+    from titan_speech.evaluate.parity import available_bytes, compare, needed_bytes
+    from titan_speech.hf.export import EXPORT_DTYPES
+    from titan_speech.hf.model_card import UNPROVED
+
+    def check(folder: Path) -> str:
+        needed, available = needed_bytes(checkpoint), available_bytes()
+        if args.no_check:
+            why = "it was exported with --no-check"
+        elif find_spec("transformers") is None:
+            why = "transformers is not installed (pip install 'titan-speech[hf]')"
+        elif available is not None and needed > available:
+            why = f"a comparison needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB were free"
+        else:
+            print(
+                f"comparing it with the checkpoint, in transformers ({needed / 1e9:.1f} GB; --no-check: not)",
+                flush=True,
+            )
+            report = compare(
+                checkpoint,
+                folder,
+                lambda documents: ask_process("transformers", folder, documents, "float32"),
+                EXPORT_DTYPES[args.dtype],
+                base=args.base,
+            )
+            if report.problems:
+                raise ModelError(
+                    f"the export differs from the model that was trained: {'; '.join(report.problems)}. Nothing was "
+                    "written. --no-check writes the folder all the same; please report this as a defect"
+                )
+            print("\n".join(report.lines()), flush=True)
+            return "\n".join(f"- {line}" for line in report.lines())
+        print(f"the export is unproved: {why}", flush=True)
+        return f"{UNPROVED} ({why})"
+
+    return check
+
+
+def model_compare(args: argparse.Namespace) -> int:
+    announce(f"model compare: comparing {args.model} with {args.checkpoint}")
+    from titan_speech.evaluate.engines import ENGINES, ask_process, ask_server
+    from titan_speech.evaluate.parity import compare
+    from titan_speech.hf.export import WeightsCheckpoint
+    from titan_speech.hf.model_folder import HFFolder
+
+    engine: str = getattr(args, "with")
+    is_server = "://" in engine
+    if not is_server and engine not in ENGINES:
+        raise ModelError(f"--with {engine}: no such engine; expected {', '.join(ENGINES)} or the address of a server")
+    checkpoint = WeightsCheckpoint.open(args.checkpoint)
+    report = compare(
+        checkpoint,
+        args.model,
+        lambda documents: (
+            ask_server(engine, documents)
+            if is_server
+            else ask_process(engine, args.model, documents, args.dtype, args.python)
+        ),
+        HFFolder.open(args.model).dtype,
+        args.dtype,
+        args.base,
+    )
+    print("\n".join(report.lines()))
+    if args.output is not None:
+        write_atomically(args.output, json.dumps(asdict(report), indent=1) + "\n")
+    return EXIT_FOUND_WRONG if report.problems else EXIT_DONE
 
 
 def model_merge(args: argparse.Namespace) -> None:
@@ -74,6 +154,11 @@ _BASE = Argument(
     "--base",
     "what a LoRA checkpoint was trained on: checkpoint, run folder or Hugging Face folder (default: where it was)",
     type=Path,
+)
+_NO_CHECK = Argument(
+    "--no-check",
+    "do not compare the folder with the checkpoint in transformers; its card says so",
+    action="store_true",
 )
 _PUBLIC = Argument("--public", "make the repository public (default: private)", action="store_true")
 
@@ -120,6 +205,7 @@ COMMANDS = (
                 choices=("bfloat16", "float16", "float32"),
             ),
             _BASE,
+            _NO_CHECK,
             Argument("--adapter", "export the adapter alone, as a folder that peft loads", action="store_true"),
             Argument("--publish", "also push the folder to this repository on the Hugging Face Hub: ORG/NAME"),
             _PUBLIC,
@@ -140,6 +226,34 @@ COMMANDS = (
             ),
             Argument("--output", "run folder to write; must not exist", type=Path, required=True),
             _BASE,
+        ),
+    ),
+    Command(
+        "model",
+        "compare",
+        "Compare an exported folder, in another engine, with the checkpoint it was exported from.",
+        "titan-speech model compare --model outputs/demo-hf --checkpoint outputs/demo --with transformers",
+        model_compare,
+        (
+            Argument("--model", "folder written by `model export`", type=Path, required=True),
+            Argument(
+                "--checkpoint", "what it was exported from (.../step-N, or a run folder)", type=Path, required=True
+            ),
+            Argument(
+                "--with",
+                "transformers, ctranslate2, vllm, or the address of a server (http://127.0.0.1:8000/v1; default: "
+                "transformers)",
+                default="transformers",
+            ),
+            Argument("--python", "interpreter of the environment that has the engine (default: this one)", type=Path),
+            Argument(
+                "--dtype",
+                "that the engine computes in; the bounds are wider in bfloat16 (default: float32)",
+                default="float32",
+                choices=("float32", "bfloat16"),
+            ),
+            _BASE,
+            Argument("--output", "write the report as JSON", type=Path),
         ),
     ),
     Command(

@@ -110,9 +110,14 @@ def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
     model = spec.model.build()
     with torch.no_grad():
         model.init_weights()
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def load_weights(model: Decoder, checkpoint: Path) -> None:
+    """Read the weights of a checkpoint (.../step-N) that holds a whole model."""
     state = model.state_dict()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
         load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
-    return model.eval()

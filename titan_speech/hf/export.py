@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -181,8 +182,25 @@ def _check_complete(checkpoint: Path) -> None:
         raise CheckpointError(f"{checkpoint} is not a complete checkpoint: {'; '.join(found.problems)}")
 
 
+def exported_config(checkpoint: WeightsCheckpoint) -> dict[str, Any]:
+    """config.json of the export of a checkpoint, in float32."""
+    return config_from_shape(
+        checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, **_special_ids(checkpoint.grammar)
+    )
+
+
+def _special_ids(grammar: Grammar) -> dict[str, int]:
+    """Generation ends where speech ends."""
+    vocabulary = grammar.vocabulary
+    return {"bos_id": vocabulary.bos_id, "eos_id": grammar.stop_id(Task.TTS), "pad_id": vocabulary.pad_id}
+
+
 def export(
-    checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dtype = torch.bfloat16, base: Path | None = None
+    checkpoint: WeightsCheckpoint,
+    output: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    base: Path | None = None,
+    check: Callable[[Path], str] | None = None,
 ) -> None:
     """Write the folder `output`, which appears when it is complete.
 
@@ -191,16 +209,17 @@ def export(
         output: must not exist.
         dtype: of the exported weights.
         base: where the base of a LoRA checkpoint is; None: where it was when the adapter was trained.
+        check: compares the finished folder with the checkpoint before it appears (evaluate/parity.py); what it
+            returns goes into the card. None: the card says that nothing was compared.
 
     Raises:
-        ModelError: the output exists, or the disk is too small.
+        ModelError: the output exists, the disk is too small, or the check failed.
         CheckpointError: the checkpoint lacks a tensor of the model or is damaged.
     """
     vocabulary, shape = checkpoint.grammar.vocabulary, checkpoint.shape
     shapes = tensor_shapes(shape, vocabulary.num_rows)
-    stop_id = checkpoint.grammar.stop_id(Task.TTS)
-    ids = {"bos_id": vocabulary.bos_id, "eos_id": stop_id, "pad_id": vocabulary.pad_id}
-    config = config_from_shape(shape, vocabulary.num_rows, **ids)
+    ids = _special_ids(checkpoint.grammar)
+    config = exported_config(checkpoint)
     source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
     with checkpoint.kept(), new_folder(output, num_weight_bytes(shapes, dtype)) as partial:
         merged = checkpoint.merged_weights(base)
@@ -208,7 +227,8 @@ def export(
         write_json(partial / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(partial / GENERATION_NAME, _generation_config(ids))
         write_json(partial / JSON_NAME, extended_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
-        names = extended_tokenizer_config(checkpoint.tokenizer, vocabulary, stop_id, checkpoint.config.training.seq_len)
+        max_length = checkpoint.config.training.seq_len
+        names = extended_tokenizer_config(checkpoint.tokenizer, vocabulary, ids["eos_id"], max_length)
         template = chat_template(checkpoint.tokenizer.token(vocabulary.bos_id), checkpoint.tokenizer.special_tokens)
         write_json(partial / TOKENIZER_CONFIG_NAME, names | {"chat_template": template})
         write_text_tokenizer(checkpoint.tokenizer, source, partial / TEXT_TOKENIZER)
@@ -221,6 +241,7 @@ def export(
             weights=weights_fingerprint(checkpoint.path),
         ).write(partial)
         _expansion_record(checkpoint).write(partial)
+        parity = check(partial) if check is not None else ""
         card = model_card(
             checkpoint.config,
             checkpoint.step,
@@ -230,6 +251,7 @@ def export(
             checkpoint.tokenizer.token(vocabulary.bos_id),
             codecs,
             checkpoint.evaluation_notes(),
+            parity,
         )
         write_atomically(partial / CARD_NAME, card)
 

@@ -52,6 +52,9 @@ def read_record(folder: Path) -> ModelRecord:
         raise ModelError(f"{folder / MODEL_RECORD_NAME} is damaged ({error!r}); export the model again") from error
 
 
+UNPROVED = (
+    "Unproved: nobody has compared this folder with the model that was trained. `titan-speech model compare` does."
+)
 _EXAMPLE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -76,6 +79,7 @@ def model_card(
     bos_token: str,
     codecs: tuple[str, ...],
     notes: str = "",
+    parity: str = "",
 ) -> str:
     """The card as Markdown.
 
@@ -88,6 +92,7 @@ def model_card(
         bos_token: that a prompt begins with.
         codecs: hashes of the codecs whose codes it was trained on.
         notes: what was measured of this step, as Markdown.
+        parity: what a comparison of this folder with the checkpoint found, as Markdown; empty if none was made.
     """
     example = _EXAMPLE.format(bos=bos_token)
     sections = [
@@ -98,6 +103,7 @@ def model_card(
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
         "## Provenance\n" + "\n".join(map(_as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
+        "## Parity with training\n" + (parity or UNPROVED),
         "## Evaluation\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
     return "\n\n".join(sections) + "\n"

@@ -1,0 +1,157 @@
+"""What another engine answers to documents: log-probabilities of their tokens, and greedy continuations.
+
+In: the name of an engine, or the address of a server, an exported folder, and documents. Out: `EngineAnswers`. Engines
+run in a process (engine_process.py), by the interpreter of the environment that they are installed in; a server speaks
+the completions of OpenAI with prompts as ids, as vLLM's does. What comes back is checked: as many numbers as were asked
+for, all finite, ids of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from titan_speech.errors import ModelError
+from titan_speech.evaluate import engine_process
+from titan_speech.evaluate.parity_documents import NUM_GREEDY, ParityDocument
+from titan_speech.utils.json_text import parse_json, read_json_file
+from titan_speech.utils.printable import one_line, redact
+
+ENGINES = ("transformers", "ctranslate2", "vllm")
+TIMEOUT_SEC = 3600
+
+
+@dataclass(frozen=True)
+class EngineAnswers:
+    """The answers of one engine; entries are in the order of the documents."""
+
+    engine: str
+    """Name and version."""
+    logprobs: tuple[tuple[float, ...], ...]
+    """Of each token after the first, given those before it."""
+    greedy: tuple[tuple[int, ...], ...]
+    """Ids after each prefix."""
+
+
+def ask_process(
+    engine: str, folder: Path, documents: Sequence[ParityDocument], dtype: str, python: Path | None = None
+) -> EngineAnswers:
+    """The answers of an engine that runs in a process of its own.
+
+    Args:
+        engine: one of `ENGINES`.
+        folder: a model exported as a Hugging Face folder.
+        documents: what it is asked.
+        dtype: that it computes in: float32 or bfloat16.
+        python: interpreter of the environment that has the engine; None: this one.
+
+    Raises:
+        ModelError: the engine cannot be started, fails, takes over an hour or answers something else.
+    """
+    request = {
+        "engine": engine,
+        "model": str(folder.absolute()),
+        "dtype": dtype,
+        "num_greedy": NUM_GREEDY,
+        "documents": [{"ids": one.ids_T.tolist(), "num_prefix": one.num_prefix_tokens} for one in documents],
+    }
+    with tempfile.TemporaryDirectory(prefix="titan-speech-") as temporary:
+        asked, answered = Path(temporary, "request.json"), Path(temporary, "answer.json")
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        command = [str(python or sys.executable), engine_process.__file__, str(asked), str(answered)]
+        try:
+            done = subprocess.run(  # noqa: S603  (an interpreter that the user named, and a file of ours)
+                command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SEC, cwd=temporary
+            )
+        except OSError as error:
+            raise ModelError(f"{command[0]} cannot be started: {error}; --python names the interpreter") from error
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(f"{engine} did not answer within {TIMEOUT_SEC} s; was stopped") from error
+        if done.returncode != 0 or not answered.is_file():
+            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it printed nothing")
+            raise ModelError(
+                f"{engine} failed on {folder} (exit code {done.returncode}): {one_line(last)}. "
+                f"Is it installed for {command[0]}? --python names the interpreter of another environment"
+            )
+        try:
+            return _parsed(read_json_file(answered), documents)
+        except ValueError as error:
+            raise ModelError(f"{engine} answered something else than was asked: {error}") from error
+
+
+def ask_server(url: str, documents: Sequence[ParityDocument]) -> EngineAnswers:
+    """The answers of a server that serves the exported folder.
+
+    Args:
+        url: http://host:port/v1 of vLLM, or of another server with `prompt_logprobs` and `return_token_ids`.
+        documents: what it is asked.
+
+    Raises:
+        ModelError: the server cannot be reached, refuses, or answers something else.
+    """
+    base = url.rstrip("/")
+    try:
+        model = _request(f"{base}/models")["data"][0]["id"]
+        logprobs, greedy = [], []
+        for document in documents:
+            ids = document.ids_T.tolist()
+            ask = {"model": model, "temperature": 0, "return_token_ids": True}
+            scored = _request(f"{base}/completions", ask | {"prompt": ids, "max_tokens": 1, "prompt_logprobs": 0})
+            places = scored["choices"][0]["prompt_logprobs"][1:]
+            logprobs.append([place[str(id_)]["logprob"] for id_, place in zip(ids[1:], places, strict=True)])
+            decoded = _request(
+                f"{base}/completions",
+                ask | {"prompt": document.prefix, "max_tokens": NUM_GREEDY, "ignore_eos": True},
+            )
+            greedy.append(decoded["choices"][0]["token_ids"])
+        return _parsed({"name": f"{model} at {redact(base)}", "logprobs": logprobs, "greedy": greedy}, documents)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{redact(url)} answered something else than was asked: {type(error).__name__}: {one_line(str(error))}; "
+            "expected completions with prompt_logprobs and token_ids, as vLLM's server gives them"
+        ) from error
+
+
+def _request(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        raise ModelError(f"{redact(url)} is no address of a server; expected http:// or https://")
+    data = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  (checked above)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SEC) as reply:  # noqa: S310
+            return parse_json(reply.read(1 << 26))
+    except urllib.error.HTTPError as error:
+        detail = one_line(error.read(500).decode(errors="replace"))
+        raise ModelError(f"{redact(url)} refused with {error.code}: {detail}") from error
+    except OSError as error:
+        raise ModelError(f"{redact(url)} cannot be reached: {error}; is the server running?") from error
+
+
+def _parsed(content: Any, documents: Sequence[ParityDocument]) -> EngineAnswers:
+    """Raises ValueError where an answer is not what was asked for."""
+    try:
+        name, logprobs, greedy = content["name"], content["logprobs"], content["greedy"]
+        counts = [len(row) for row in logprobs], [len(row) for row in greedy]
+        if not isinstance(name, str) or counts[0] != [len(one.ids_T) - 1 for one in documents]:
+            raise ValueError(f"log-probabilities of {sum(counts[0])} tokens")
+        if any(count != NUM_GREEDY for count in counts[1]) or len(counts[1]) != len(documents):
+            raise ValueError(f"expected {NUM_GREEDY} ids after each of {len(documents)} prefixes")
+        answers = EngineAnswers(
+            one_line(name),
+            tuple(tuple(map(float, row)) for row in logprobs),
+            tuple(tuple(map(int, row)) for row in greedy),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(repr(error)) from error
+    if not all(math.isfinite(value) for row in answers.logprobs for value in row):
+        raise ValueError("log-probabilities that are not finite")
+    return answers
