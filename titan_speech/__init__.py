@@ -29,6 +29,7 @@ The package in the order of the flow; every import points down the list of floor
   evaluate      a checkpoint and its export                     whether what is served is what was trained
   generate      a run or an exported model, text                speech
   report        run folders                                     one page of what happened in them
+  doctor        a configuration                                 a table: what would fail, and what to do
   cli           words                                           all of the above as `titan-speech <command>`
   utils, errors, exit_codes                                     files, locks, checksums, tables; how things end
 

@@ -13,19 +13,16 @@ import re
 import subprocess
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Command, announce
 from titan_speech.errors import ConfigError
 from titan_speech.utils.files import use_umask
 
-if TYPE_CHECKING:
-    from titan_speech.config.schema import SpeechConfig
-
 
 def train(args: argparse.Namespace) -> int:
     """Check, then run; every line of progress goes to stderr."""
+    from titan_speech.doctor.inputs import check_inputs
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.preflight.machine_checks import check_folders_exist
 
@@ -83,26 +80,6 @@ def _log_folder(parent: Path, max_nodes: int) -> Path:
             "write to"
         ) from error
     return folder
-
-
-def check_inputs(config: SpeechConfig) -> None:
-    """Open the tokenizer, the stores and the held-out sets, and read the sizes of the backbone.
-
-    Raises:
-        DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others.
-    """
-    from titan_speech.data.held_out import HeldOut
-    from titan_speech.data.sources import open_sources
-    from titan_speech.hf.config_json import model_shape
-    from titan_speech.tokenization.prompt_template import Grammar
-    from titan_speech.tokenization.text_tokenizer import TextTokenizer
-    from titan_speech.train import model_of_stage
-
-    model_shape(model_of_stage(config))
-    tokenizer = TextTokenizer.load(config.tokenizer.path)
-    held_out = HeldOut.open(config.data.held_out, config.storage)
-    grammar = Grammar(tokenizer.vocabulary())
-    open_sources(config.data.source, tokenizer, grammar, held_out, config.training.seq_len, config.storage)
 
 
 def num_gpus() -> int:

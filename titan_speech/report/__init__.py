@@ -6,6 +6,7 @@
     chart.py         curves        -> a chart as inline SVG with what a pointer reads from it
     blocks.py        what a section is made of: tiles, charts, tables, facts, text, sound
     sections/        runs          -> `Section`s, one file each; a section that has nothing to show is left out
+    reference.py     runs of a recipe -> bands of its curves, and where another run leaves them
     page.py          sections      -> HTML: templates/, with a style sheet and a script of its own inside
     serve.py         the same page on loopback while the run trains
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from titan_speech import __version__
 from titan_speech.report.blocks import Paragraph, Section
-from titan_speech.report.chart import as_json, value_text
+from titan_speech.report.chart import Chart, as_json, value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.checkpoints import checkpoints
 from titan_speech.report.sections.events import events
@@ -83,6 +83,12 @@ def page(runs: Sequence[Run], sections: Sequence[SectionOf] = SECTIONS, *, refre
             version=__version__,
         )
     )
+
+
+def picture(chart: Chart) -> str:
+    """A chart as an SVG file of its own."""
+    template = _environment().get_template("picture.svg.j2")
+    return template.render(chart=chart, drawing=chart.drawing)
 
 
 @cache

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.report.page import page
+from titan_speech.report.page import SECTIONS, SectionOf, page
 from titan_speech.report.run import METRICS_NAME, Run
 
 REFRESH_SEC = 5.0
@@ -29,8 +29,8 @@ TIMEOUT_SEC = 10.0
 class LivePage:
     """The newest page, rendered when a file of a run has changed."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = list(runs)
+    def __init__(self, runs: Sequence[Run], sections: Sequence[SectionOf]) -> None:
+        self._runs, self._sections = list(runs), sections
         self._lock = threading.Lock()
         self._state: tuple[object, ...] = ()
         self._content = b""
@@ -42,7 +42,7 @@ class LivePage:
             state = tuple(one for run in self._runs for one in _state_of(run))
             if state != self._state or not self._content:
                 self._runs = [run.refreshed() for run in self._runs]
-                self._content = gzip.compress(page(self._runs, refresh_sec=REFRESH_SEC).encode(), 1)
+                self._content = gzip.compress(page(self._runs, self._sections, refresh_sec=REFRESH_SEC).encode(), 1)
                 self._state, self.tag = state, f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:32]}"'
             return self.tag, self._content
 
@@ -63,18 +63,19 @@ def _watched(folder: Path) -> Iterator[Path]:
     yield from sorted((folder / "logs").glob("rank-*.log"))[:64]
 
 
-def serve(runs: Sequence[Run], host: str, port: int) -> ThreadingHTTPServer:
+def serve(runs: Sequence[Run], host: str, port: int, sections: Sequence[SectionOf] = SECTIONS) -> ThreadingHTTPServer:
     """A server of the page; `serve_forever` runs it.
 
     Args:
         runs: opened runs.
         host: address to listen at.
         port: 0: any free one.
+        sections: of the page.
 
     Raises:
         DataError: the address or the port cannot be used.
     """
-    live = LivePage(runs)
+    live = LivePage(runs, sections)
     names = {host, "localhost"} if _is_loopback(host) else set()
 
     class Handler(BaseHTTPRequestHandler):

@@ -11,6 +11,7 @@ mixture.py       planned and actual mixture, epochs
 checkpoints.py   complete checkpoints
 events.py        starts, rollbacks, skipped steps, warnings
 provenance.py    versions, revisions, data, configuration
+comparison.py    a run against a reference
 lines.py         lines of charts from metrics, which all of them share
 
 A section is a function from the runs to a `Section`, or None if it has nothing to show. It reads the runs alone, so

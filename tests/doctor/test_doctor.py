@@ -1,0 +1,89 @@
+"""The doctor: every check has a row, what failed stops what needs it, the exit code says whether a run can start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT
+from titan_speech.cli.main import main
+from titan_speech.doctor import checks, small_run
+from titan_speech.doctor.examination import CHECKS, Request, examine
+from titan_speech.doctor.outcome import Outcome, Verdict, is_ready, table
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.store.reader import open_store
+
+DEMO = ["--job.config_file", str(ROOT / "train_configs" / "demo.toml")]
+
+
+def request(*words: str, within_sec: float = 30.0) -> Request:
+    return Request([*DEMO, *words], "demo.toml", None, 0, "h100", within_sec)
+
+
+def test_every_check_is_named_and_what_has_no_time_is_skipped() -> None:
+    outcomes = list(examine(request()))
+    assert tuple(one.check for one in outcomes) == CHECKS
+    assert outcomes[0].verdict is Verdict.PASS
+    assert {one.verdict for one in outcomes[1:]} == {Verdict.SKIPPED}, "30 s are less than any of these gets"
+    assert is_ready(outcomes)
+
+
+def test_a_configuration_with_mistakes_fails_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["doctor", DEMO[1], "--training.seq_len", "500", "--optimizer.lr", "-1", "--json"]
+    assert main(words) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["ready"]
+    assert [one["verdict"] for one in found["checks"]] == ["FAIL"] + ["skipped"] * 7
+    assert "optimizer.lr" in found["checks"][0]["advice"]
+    assert "global_batch_tokens" in found["checks"][0]["advice"]
+
+
+def test_a_store_with_a_cut_file_fails_and_a_run_without_held_out_samples_is_warned_of(tmp_path: Path) -> None:
+    config = load_config(DEMO).config
+    assert checks.stores(config).verdict is Verdict.WARN
+    shutil.copytree(ROOT / "demo_data", tmp_path / "demo_data")
+    cut = tmp_path / "demo_data" / "asterisk.en.speech" / "00000.tokens"
+    cut.write_bytes(cut.read_bytes()[:-2])
+    broken = request("--data.stores.demo_data", str(tmp_path / "demo_data"), within_sec=100.0)
+    outcomes = {one.check: one for one in examine(broken)}
+    assert outcomes["stores"].verdict is Verdict.FAIL
+    assert "00000.tokens" in outcomes["stores"].advice
+    assert outcomes["throughput"].verdict is Verdict.SKIPPED
+
+
+def test_an_audit_reads_samples_of_every_language() -> None:
+    outcome = checks.audit(load_config(DEMO).config)
+    assert outcome.verdict is Verdict.PASS
+    assert outcome.found == "400 samples of 16 languages"
+
+
+def test_the_small_run_is_made_of_the_runs_own_samples_and_is_sound(tmp_path: Path) -> None:
+    small = small_run.prepare(load_config(DEMO).config, tmp_path)
+    config = load_config(["--job.config_file", str(small.config)]).config
+    assert config.model.flavor == "debug"
+    store = open_store(tmp_path / "store")
+    assert store.manifest.num_samples == small_run.NUM_SAMPLES
+    parts = [part for part in open_store(ROOT / "demo_data").parts if part.kind == "speech"]
+    codes = {tuple(part.codes(i)) for part in parts for i in range(part.num_samples)}
+    assert {tuple(store.parts[0].codes(i)) for i in range(small_run.NUM_SAMPLES)} <= codes
+
+
+def test_the_table_ends_with_what_to_do() -> None:
+    outcomes = [
+        Outcome("configuration", Verdict.PASS, "30 steps", sec=0.1),
+        Outcome("stores", Verdict.FAIL, "a\nb", "first\nsecond", 1.0),
+    ]
+    assert table(outcomes) == [
+        "check          verdict   time  found",
+        "configuration  pass     0.1 s  30 steps",
+        "stores         FAIL     1.0 s  a\\u000ab",
+        "",
+        "what to do",
+        "  stores (FAIL): first",
+        "    second",
+        "",
+        "not ready: 1 pass, 1 fail",
+    ]

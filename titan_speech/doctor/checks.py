@@ -1,0 +1,100 @@
+"""The checks of the doctor that train nothing: stores, an audit of samples, the estimate.
+
+In: a checked configuration. Out: an `Outcome` each. Errors of this project become failures with their own advice.
+"""
+
+from __future__ import annotations
+
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.doctor.outcome import Outcome, Verdict
+from titan_speech.utils.text_table import amount, gigabytes, hours
+
+AUDITED_SAMPLES = 400
+"""Of each store; above its number of parts, of which each must be sampled."""
+LITTLE_MEMORY = 0.92
+"""Of the device; above it fragmentation may not fit."""
+MANY_EPOCHS = 4.0
+
+
+def stores(config: SpeechConfig) -> Outcome:
+    """Everything the run reads opens, fits together and has the sizes that the manifests say."""
+    from titan_speech.doctor.inputs import check_inputs
+    from titan_speech.store.verify import verify_store
+
+    check_inputs(config)
+    places = sorted({source.store for source in config.data.source})
+    found = [verify_store(place, quick=True, storage=config.storage) for place in places]
+    broken = [str(one) for one in found if not one.is_sound]
+    samples = sum(one.num_samples for one in found)
+    text = f"{len(places)} stores, {amount(samples, 'samples')}, {gigabytes(sum(one.num_bytes for one in found))}"
+    if broken:
+        return Outcome("stores", Verdict.FAIL, text, "\n".join([*broken, "titan-speech store verify names every file"]))
+    if not config.data.held_out:
+        advice = "no held-out set: titan-speech store held-out makes one for [data] held_out, and the run is validated"
+        return Outcome("stores", Verdict.WARN, text, advice)
+    return Outcome("stores", Verdict.PASS, f"{text}, {len(config.data.held_out)} held-out sets")
+
+
+def audit(config: SpeechConfig) -> Outcome:
+    """Samples of every language pass the checks of `store audit`."""
+    from titan_speech.audit.draw import choose
+    from titan_speech.audit.report import audit as audit_store
+    from titan_speech.audit.rules import Thresholds, read_thresholds
+    from titan_speech.store.reader import open_store
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    thresholds: Thresholds = read_thresholds(None, {})
+    above, num_samples, languages = [], 0, set[str]()
+    for place in sorted({source.store for source in config.data.source}):
+        store = open_store(place, config.storage)
+        parts = choose(store, max(AUDITED_SAMPLES, len(store.parts)), config.data.seed)
+        report = audit_store(store, parts, tokenizer, thresholds, seed=0, num_codes=65_536, num_random=0)
+        num_samples += report.num_samples
+        languages |= {language.language for language in report.languages}
+        above += [
+            f"{place}, {language.language}: {result.rule.title.lower()}, {result.num_found} of {result.num_checked}"
+            for language in report.languages
+            for result in language.above_threshold
+        ]
+    text = f"{num_samples:,} samples of {len(languages)} languages"
+    if above:
+        shown = above[:6] + ([f"and {len(above) - 6} more"] if len(above) > 6 else [])
+        advice = "\n".join(["above the thresholds; titan-speech store audit STORE shows the samples", *shown])
+        return Outcome("audit", Verdict.WARN, f"{text}, {len(above)} checks above their thresholds", advice)
+    return Outcome("audit", Verdict.PASS, text)
+
+
+def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tuple[Outcome, float | None]:
+    """Memory fits, no stream is read too often, checkpoints have their space.
+
+    Returns:
+        The outcome, and the predicted tokens per second and GPU, if any.
+    """
+    from titan_speech.estimate.devices import DEVICES
+    from titan_speech.estimate.estimate_run import estimate_runs
+    from titan_speech.estimate.result import EstimateRequest
+
+    found = estimate_runs([EstimateRequest(config, name, world_size, DEVICES[gpu])])[0]
+    memory, speed = found.memory, found.speed
+    device = f" of {gigabytes(memory.device_bytes)}" if memory.device_bytes else ""
+    text = f"{found.request.device.title} x {world_size:,}: {gigabytes(memory.needed_bytes)}{device}"
+    text += f", {hours(speed.run_hours)} predicted" if speed else ""
+    text += f", {gigabytes(found.storage.most_bytes)} of checkpoints"
+    rate = speed.tokens_per_sec_per_gpu if speed else None
+    if memory.fits is False:
+        advice = (
+            "lower training.local_batch_packs, raise activation_checkpoint.kind to full, or give more GPUs; "
+            "titan-speech estimate shows what the memory is used for"
+        )
+        return Outcome("estimate", Verdict.FAIL, text, advice), rate
+    remarks = []
+    if memory.device_bytes and memory.needed_bytes > LITTLE_MEMORY * memory.device_bytes:
+        remarks.append("little memory is left: lower training.local_batch_packs if the run ends out of memory")
+    remarks += [
+        f"{stream.source} {stream.language or ''}: {stream.epochs:.1f} epochs; cap its language or add data"
+        for stream in found.data.streams
+        if stream.epochs is not None and stream.epochs > MANY_EPOCHS
+    ]
+    verdict = Verdict.WARN if remarks else Verdict.PASS
+    return Outcome("estimate", verdict, text, "\n".join(remarks[:6])), rate

@@ -1,0 +1,270 @@
+"""A debug model on 32 samples of the run's own data: what overfits, resumes and stops works end to end.
+
+In: a checked configuration. Out: in a temporary folder a store of the 32 shortest paired samples of the run, a
+configuration of the debug model with the run's tokenizer, and a run of it in a process of its own. A loss that does not
+fall to nearly 0 means that data, labels or the loss are wrong, whatever the size of the real model. The run is stopped
+when its time is over; the same command then resumes it, and a sample is generated from its checkpoint.
+
+A vocabulary of 70,000 rows takes about a second per step on one free CPU core, one of 200,000 rows three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema_data import SourceConfig
+from titan_speech.doctor.outcome import Outcome, Verdict
+from titan_speech.errors import DataError
+from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
+from titan_speech.store.manifest import Kind
+from titan_speech.store.reader import open_store
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.training.run_report import read_steps
+
+NUM_SAMPLES = 32
+LOOKED_AT = 100_000
+"""Samples of a part, from its beginning."""
+MIN_CODES = 30
+"""0.6 s."""
+STEPS = 120
+MORE_STEPS = 2
+"""Of the resumed run."""
+GOOD_LOSS, FALLEN = 1.0, 0.6
+"""Nats per token; share of the first loss."""
+STOP_SEC = 90.0
+PAIRED_TASKS = ("tts", "clone")
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """The folder of a small run and what it was made of."""
+
+    folder: Path
+    config: Path
+    text: str
+    """Of the shortest sample."""
+    num_codes: int
+    """Of that sample."""
+    tokens_per_step: int
+
+
+def prepare(config: SpeechConfig, folder: Path) -> SmallRun:
+    """Write the store and the configuration.
+
+    Raises:
+        DataError: no store of the run has transcribed speech.
+    """
+    source = next((source for source in config.data.source if source.task in PAIRED_TASKS), None)
+    if source is None:
+        raise DataError("no source of this run has the task tts or clone: there is no prompt to overfit")
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    samples = _shortest(config, source)
+    longest = max(len(codes) + len(tokenizer.encode(text)) for codes, text, _ in samples) + 16
+    seq_len = max(128, 1 << (longest - 1).bit_length())
+    total = sum(len(codes) + len(tokenizer.encode(text)) + 8 for codes, text, _ in samples)
+    packs = max(1, min(8, round(total / 2 / seq_len)))
+    with StoreWriter(
+        folder / "store",
+        name="doctor",
+        codec=open_store(source.store, config.storage).manifest.codec,
+        tokenizer=tokenizer,
+        normalization_version="1",
+        licence="as in the stores of the run",
+    ) as writer:
+        for number, (codes, text, _) in enumerate(samples):
+            info = SampleInfo(sample_id=f"sample-{number}", dataset_source="doctor", language=samples[0][2])
+            writer.add_speech(info, codes, {"native": text})
+    path = folder / "doctor.toml"
+    path.write_text(_toml(config, folder, seq_len, packs), encoding="utf-8")
+    return SmallRun(folder / "run", path, samples[0][1], len(samples[0][0]), packs * seq_len)
+
+
+def _shortest(config: SpeechConfig, source: SourceConfig) -> list[tuple[np.ndarray, str, str]]:
+    """Codes, transcript and language of the shortest samples of a source whose transcripts differ; they are stored as
+    one language, which alone may not fill a pack."""
+    store = open_store(source.store, config.storage)
+    candidates = []
+    for part in store.parts:
+        is_read = not source.languages or part.language in source.languages
+        if part.kind is not Kind.SPEECH or "native" not in part.variants or not is_read:
+            continue
+        lengths_N = part.code_len_N[:LOOKED_AT]
+        order = np.argsort(lengths_N, kind="stable")
+        order = order[lengths_N[order] >= MIN_CODES][: 4 * NUM_SAMPLES]
+        candidates += [(int(lengths_N[i]), number, part, int(i)) for number, i in enumerate(order)]
+    found: dict[str, tuple[np.ndarray, str, str]] = {}
+    for _, _, part, i in sorted(candidates, key=lambda one: one[:2]):
+        text = part.row(i).transcript_native
+        if text and text not in found:
+            found[text] = (np.array(part.codes(i)), text, part.language)
+        if len(found) == NUM_SAMPLES:
+            break
+    if len(found) < 4:
+        raise DataError(f"{source.store} has fewer than 4 transcribed samples of {MIN_CODES} codes or more")
+    return list(found.values())
+
+
+def _toml(config: SpeechConfig, folder: Path, seq_len: int, packs: int) -> str:
+    from titan_speech.config.toml_text import toml_value
+
+    quoted = {name: toml_value(str(value)) for name, value in _places(config, folder).items()}
+    return f"""
+[job]
+description = "doctor: {NUM_SAMPLES} samples, debug model"
+dump_folder = {quoted["run"]}
+[model]
+family = {quoted["family"]}
+flavor = "debug"
+[tokenizer]
+path = {quoted["tokenizer"]}
+[training]
+seq_len = {seq_len}
+local_batch_packs = {packs}
+global_batch_tokens = {packs * seq_len}
+target_tokens = {STEPS * packs * seq_len}
+dtype = "float32"
+mixed_precision_param = "float32"
+[optimizer]
+lr = 4e-3
+weight_decay = 0.0
+[lr_scheduler]
+warmup_ratio = 0.05
+end_lr = 4e-4
+[loss]
+num_chunks = 4
+[activation_checkpoint]
+kind = "none"
+[checkpoint]
+cadence = [{{every = {STEPS}}}]
+[metrics]
+log_every_steps = 1
+group_table_every = 0
+[[data.source]]
+name = "tts"
+store = {quoted["store"]}
+task = "tts"
+share = 1.0
+"""
+
+
+def _places(config: SpeechConfig, folder: Path) -> dict[str, object]:
+    return {
+        "run": folder / "run",
+        "store": folder / "store",
+        "tokenizer": Path(config.tokenizer.path).absolute(),
+        "family": config.model.family,
+    }
+
+
+def overfit(small: SmallRun, within_sec: float) -> Outcome:
+    """Train until the loss is near 0 or the time is over; the run is then stopped and saved."""
+    code, output = train([*_words(small)], within_sec)
+    records = read_steps(small.folder / "metrics.jsonl")
+    if code not in (EXIT_DONE, EXIT_RESTART) or len(records) < 2:
+        advice = f"the run of the debug model ended with code {code}:\n{_tail(output)}"
+        return Outcome("overfit", Verdict.FAIL, f"{len(records)} steps", advice)
+    first, last = (records[step]["loss"] for step in (min(records), max(records)))
+    text = f"{NUM_SAMPLES} samples, debug model: loss {first:.2f} to {last:.3f} in {max(records)} steps"
+    if last < GOOD_LOSS:
+        return Outcome("overfit", Verdict.PASS, text)
+    if code == EXIT_RESTART and last < FALLEN * first:
+        return Outcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
+    advice = (
+        "the loss of 32 samples must fall to nearly 0: look at titan-speech data show for prompts and labels, and at "
+        "the transcripts of the store"
+    )
+    too_short = code == EXIT_RESTART and max(records) < STEPS // 4
+    if too_short:
+        return Outcome("overfit", Verdict.SKIPPED, text, "too few steps in the time there was; give more --minutes")
+    return Outcome("overfit", Verdict.FAIL, text, advice)
+
+
+def resume(small: SmallRun, within_sec: float) -> Outcome:
+    """The same command resumes from the checkpoint, and the loss goes on where it was."""
+    before = read_steps(small.folder / "metrics.jsonl")
+    step = max(before)
+    target = (step + MORE_STEPS) * small.tokens_per_step
+    code, output = train([*_words(small), "--training.target_tokens", str(target)], within_sec)
+    after = read_steps(small.folder / "metrics.jsonl")
+    if code != EXIT_DONE or max(after) != step + MORE_STEPS:
+        advice = f"the run did not resume from step {step} (code {code}):\n{_tail(output)}"
+        return Outcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
+    usual, found = before[step]["loss"], after[step + 1]["loss"]
+    text = f"saved at step {step}, resumed: loss {usual:.3f}, then {found:.3f}"
+    if found > 1.5 * usual + 0.5:
+        advice = "the loss jumped: titan-speech checkpoint verify, and enough space and memory on this machine?"
+        return Outcome("save and resume", Verdict.FAIL, text, advice)
+    return Outcome("save and resume", Verdict.PASS, text)
+
+
+def generate(small: SmallRun, overfitted: bool) -> Outcome:
+    """The text of a sample is continued with codes, and stops."""
+    from titan_speech.generate.load import load_run
+    from titan_speech.generate.sampling import Decoding, generate_codes, prompt_parts
+
+    trained = load_run(small.folder)
+    task, parts = prompt_parts(trained, small.text)
+    decoding = Decoding(temperature=0.0, max_codes=2 * small.num_codes + 20)
+    said = generate_codes(trained.model, trained.grammar, task, parts, decoding)
+    end = "stopped" if said.stopped else "not stopped"
+    text = f"{len(said.codes_F)} codes for a sample of {small.num_codes}, {end}"
+    if said.stopped or not overfitted:
+        return Outcome("generation", Verdict.PASS, text)
+    advice = "an overfitted model must stop: is the stop token trained? See titan-speech data show"
+    return Outcome("generation", Verdict.FAIL, text, advice)
+
+
+def _words(small: SmallRun) -> list[str]:
+    return ["-m", "titan_speech.train", "--job.config_file", str(small.config)]
+
+
+def train(words: Sequence[str], within_sec: float) -> tuple[int, str]:
+    """Run Python with these words; when its time is over it is asked to stop, as by a scheduler, and then killed.
+
+    Returns:
+        Its exit code and the end of its output.
+    """
+    process = subprocess.Popen(  # noqa: S603  (this Python, this package)
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+    )
+    try:
+        output, _ = process.communicate(timeout=max(1.0, within_sec))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        try:
+            output, _ = process.communicate(timeout=STOP_SEC)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            output, _ = process.communicate()
+    except BaseException:
+        _kill(process)
+        process.wait()
+        raise
+    return process.returncode, output
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _tail(output: str) -> str:
+    return "\n".join(output.strip().splitlines()[-8:])
