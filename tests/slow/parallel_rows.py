@@ -42,9 +42,6 @@ class Layout:
     float8: str = "none"
     """Recipe, emulated; the run of one process it is compared with has it too, unless `against_fp32`."""
 
-    lora_rank: int = 0
-    """Adapters of this rank on the seed checkpoint; the run of one process it is compared with has them too."""
-
     against_fp32: bool = False
     """Compared with fp32 whatever it does itself: how far a recipe is from fp32, which is no error."""
 
@@ -52,6 +49,9 @@ class Layout:
     note: str = ""
     in_both: bool = False
     """Also for qwen3; every layout is for llama3."""
+
+    lora_rank: int = 0
+    """Adapters of this rank on the seed checkpoint; the run of one process it is compared with has them too."""
 
     @property
     def norm_tolerance(self) -> float | None:
