@@ -56,6 +56,10 @@ def checkpoint(tmp_path: Path) -> Path:
         (lambda content: content["parts"][0].update(num_tokens="1"), r"parts\[0\].num_tokens: found '1', expected int"),
         (lambda content: content["parts"][0].update(duration_sec=None), r"duration_sec: found None, expected float"),
         (lambda content: content["parts"][0]["shards"][0].update(num_samples=[]), r"num_samples: found \[\]"),
+        (lambda content: content["parts"].append(content["parts"][0]), "two parts of one name"),
+        (lambda content: content["parts"][0]["shards"].append(content["parts"][0]["shards"][0]), "two shards of one"),
+        (lambda content: content["parts"][0].update(num_samples=3), "num_samples 3, its shards have"),
+        (lambda content: content["parts"][0].update(num_tokens=2**60), "its shards have"),
     ],
 )
 def test_a_manifest_with_a_value_of_another_type_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,6 +192,19 @@ def _misplaced(folder: Path) -> None:
     file.write_text(file.read_text().replace(first, "x").replace(last, first).replace('"x"', f'"{last}"'))
 
 
+def _header(content: str, num_bytes: int) -> Callable[[Path], None]:
+    """A file of safetensors with another header, which announces `num_bytes`."""
+
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(num_bytes.to_bytes(8, "little") + content.encode())
+
+    return write
+
+
+HUGE_TENSOR = '{"model.norm.weight":{"dtype":"F32","shape":[1500000000000],"data_offsets":[0,6000000000000]}}'
+MANY_DIMENSIONS = f'{{"a":{{"dtype":"F32","shape":[{",".join("1" * 9_000_000)}],"data_offsets":[0,4]}}}}'
+
+
 def _unigram(folder: Path) -> None:
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text())
@@ -204,6 +218,9 @@ BAD_FOLDERS = {
     "no-config": (_without("config.json"), "config.json is missing"),
     "no-weights": (_without("model.safetensors"), "has no weights"),
     "cut-short": (_cut, "damaged or cut short"),
+    "header-of-18-mb": (_header(MANY_DIMENSIONS, len(MANY_DIMENSIONS)), r"announces 18,000,0\d\d bytes, expected at m"),
+    "header-of-8-eb": (_header("{}", 2**63), "damaged or cut short"),
+    "tensor-of-6-tb": (_header(HUGE_TENSOR, len(HUGE_TENSOR)), "damaged or cut short"),
     "integers": (_type(torch.int8), r"model\.norm\.weight is of type I8, expected F32, BF16 or F16"),
     "float8": (_type(torch.float8_e4m3fn), r"model\.norm\.weight is of type F8_E4M3, expected F32, BF16 or F16"),
     "several-types": (_type(torch.bfloat16), "tensors are of several types: BF16, F32"),

@@ -21,7 +21,7 @@ import zstandard
 
 from tests.store_samples import CODEC, write_tokenizer
 from titan_speech.codec.wav import TooLongError, read_resampled, wav_bytes
-from titan_speech.errors import DataError
+from titan_speech.errors import CodecError, DataError
 from titan_speech.importers import limits as limits_module
 from titan_speech.importers.base import BadSample, ImportOptions, Sample, open_importer
 from titan_speech.importers.build import REPORT_NAME, BuildRequest, build_store
@@ -233,17 +233,47 @@ def wav_of(announced_frames: int, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("write", "num_hours"), [(flac_of, 1000), (wav_of, 30)])
+def ogg_of(announced_frames: int, path: Path) -> Path:
+    """An Ogg Vorbis file of two minutes whose last page announces another length, with a checksum that fits."""
+    import soundfile
+
+    soundfile.write(path, np.zeros(120 * 16_000), 16_000, format="OGG", subtype="VORBIS")
+    data = path.read_bytes()
+    page = bytearray(data[(start := data.rfind(b"OggS")) :])
+    page[6:14], page[22:26] = struct.pack("<q", announced_frames), bytes(4)
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = checksum << 1 ^ (0x1_04C1_1DB7 if checksum >> 31 else 0)
+    page[22:26] = struct.pack("<I", checksum)
+    path.write_bytes(data[:start] + page)
+    return path
+
+
+@pytest.mark.parametrize(("write", "num_hours"), [(flac_of, 1000), (wav_of, 30), (ogg_of, 1000)])
 @pytest.mark.parametrize("long_audio", ["error", "split"])
 def test_audio_whose_header_announces_hours_is_not_decoded(
     tmp_path: Path, write: Callable[[int, Path], Path], num_hours: int, long_audio: str
 ) -> None:
-    path = write(num_hours * 3600 * 16_000, tmp_path / f"a{'.flac' if write is flac_of else '.wav'}")
+    path = write(num_hours * 3600 * 16_000, tmp_path / f"a.{write.__name__.removesuffix('_of')}")
     wav_of(16_000, tmp_path / "b.wav")
     with at_most(4 * MB), pytest.raises(TooLongError, match=f"{num_hours * 3600}.0 s long"):
         read_resampled(path)
     found = samples("audio", tmp_path, codec="embedded", long_audio=long_audio)
     assert kinds(found) == ["long", ""]
+
+
+def test_an_ogg_that_announces_less_than_it_holds_is_read_that_far(tmp_path: Path) -> None:
+    assert len(read_resampled(ogg_of(8_000, tmp_path / "a.ogg"))[0]) == 8_000
+
+
+def test_an_hour_at_a_rate_of_500_khz_is_refused_as_too_much_memory(tmp_path: Path) -> None:
+    data = bytearray(wav_of(3600 * 500_000, tmp_path / "a.wav").read_bytes())
+    data[24:28] = struct.pack("<I", 500_000)
+    (tmp_path / "a.wav").write_bytes(data)
+    with at_most(4 * MB), pytest.raises(CodecError, match=r"1,800,000,000 samples, more than .*resample it"):
+        read_resampled(tmp_path / "a.wav")
 
 
 def test_a_wav_at_0_hz_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from titan_speech.errors import CodecError
 
 MAX_SEC = 3600.0
 MAX_RATE_HZ = 768_000
+MAX_FRAMES, ORDINARY_RATE_HZ = 3600 * 96_000, 48_000
+"""1.4 GB of samples; more only where so many seconds at an ordinary rate were allowed."""
 BLOCK_SAMPLES = 1 << 20
 
 
@@ -149,6 +151,11 @@ def _check_header(path: Path, num_frames: int, rate: int, max_sec: float) -> Non
         raise CodecError(f"{path} is at {rate} Hz, expected 1 to {MAX_RATE_HZ} Hz")
     if num_frames > max_sec * rate:
         raise TooLongError(f"{path} is {num_frames / rate:.1f} s long, more than {max_sec:g} s")
+    if num_frames > max(MAX_FRAMES, max_sec * ORDINARY_RATE_HZ):
+        raise CodecError(
+            f"{path} is {num_frames / rate:.1f} s long at {rate:,} Hz: {num_frames:,} samples, more than "
+            f"{MAX_FRAMES:,}; resample it: ffmpeg -i {path.name} -ar {ORDINARY_RATE_HZ} {path.stem}.flac"
+        )
 
 
 def _average_channels(read: Callable[[int], np.ndarray], num_frames: int, channels: int) -> np.ndarray:

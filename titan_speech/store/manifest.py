@@ -354,12 +354,21 @@ def _shard(content: dict[str, Any], xxh3_128s: dict[str, str]) -> ShardInfo:
 
 
 def _check_sizes(manifest: Manifest) -> None:
-    """Readers make tables of as many samples and tokens as a shard states."""
+    """Readers make tables of as many samples and tokens as a shard states, and find samples by sums over shards."""
     for shard in (shard for part in manifest.parts for shard in part.shards):
         most = max((file.num_bytes for file in shard.files), default=0)
         if not 0 <= shard.num_samples <= shard.num_tokens <= most:
             found = f"{shard.num_samples} samples of {shard.num_tokens} tokens"
             raise ValueError(f"shard {shard.name} has {found}, more than its files hold")
+    if len({part.folder for part in manifest.parts}) < len(manifest.parts):
+        raise ValueError("it has two parts of one name")
+    for part in manifest.parts:
+        if len({shard.name for shard in part.shards}) < len(part.shards):
+            raise ValueError(f"part {part.folder} has two shards of one name")
+        for name in ("num_samples", "num_tokens"):
+            found, expected = getattr(part, name), sum(getattr(shard, name) for shard in part.shards)
+            if found != expected:
+                raise ValueError(f"part {part.folder} has {name} {found}, its shards have {expected}")
 
 
 _AND, _CLEANING = " and ", "+"
