@@ -16,7 +16,7 @@ from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
 from titan_speech.hf.config_json import model_shape
 from titan_speech.hf.model_folder import HFFolder
-from titan_speech.model.spec import ADAPTERS, model_spec
+from titan_speech.model.spec import HFAdapter, model_spec
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -77,8 +77,13 @@ def _model(kind: Backbone, num_rows: int, tokenizer: TextTokenizer) -> PreTraine
     return LlamaForCausalLM(LlamaConfig(**shared))
 
 
+def in_pairs(rows_R: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of whole heads, from the order of halves to that of neighbours."""
+    return rows_R.reshape(-1, 2, head_dim // 2, *rows_R.shape[1:]).transpose(1, 2).reshape(rows_R.shape)
+
+
 def write_run(folder: Path, initial: Path, family: str) -> Path:
-    """A run folder whose step 5 holds the weights of the grown folder `initial`, as DCP writes them."""
+    """A run folder whose step 5 holds the weights of the grown folder `initial`, as TorchTitan writes them."""
     words = ["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(folder)]
     words += ["--model.initial", str(initial), "--model.flavor", "initial", "--model.family", family]
     words += ["--tokenizer.path", str(initial)]
@@ -90,8 +95,13 @@ def write_run(folder: Path, initial: Path, family: str) -> Path:
     model = spec.model.build()
     with torch.no_grad():
         model.init_weights()
-    adapter = ADAPTERS[grown.shape.family](spec.model, None)  # pyright: ignore[reportArgumentType]
+    adapter = HFAdapter(spec.model, None)  # pyright: ignore[reportArgumentType]
     model.load_state_dict(adapter.from_hf({name: grown.tensor(name) for name in grown.files}), strict=False)
-    dcp.save(model.state_dict(), checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
+    state = model.state_dict()
+    if family == "llama3":  # without a record it is a checkpoint of TorchTitan's, whose Llama rotates neighbours
+        head_dim = grown.shape.head_dim
+        queries_and_keys = [name for name in state if name.endswith((".wq.weight", ".wk.weight"))]
+        state |= {name: in_pairs(state[name], head_dim) for name in queries_and_keys}
+    dcp.save(state, checkpoint_id=str(folder / "checkpoint" / "step-5"), no_dist=True)
     write_marker(folder / "checkpoint" / "step-5")
     return folder

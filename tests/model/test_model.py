@@ -7,16 +7,13 @@ from typing import cast
 import pytest
 import torch
 from torchtitan.models.common.decoder import Decoder
-from torchtitan.models.llama3 import Llama3Model
-from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from torchtitan.models.qwen3 import Qwen3Model
-from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from titan_speech.errors import ConfigError
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import FLAVORS, published_shape
-from titan_speech.model.spec import decoder_config
+from titan_speech.model.spec import HFAdapter, decoder_config
 
 FAMILIES = ("llama3", "qwen3")
 NUM_ROWS = 1024
@@ -134,10 +131,9 @@ def transformers_twin(family: str, model: Decoder) -> PreTrainedModel:
     }
     if family == "qwen3":
         twin = Qwen3ForCausalLM(Qwen3Config(head_dim=attention.head_dim, **shared))
-        weights = Qwen3StateDictAdapter(cast(Qwen3Model.Config, config), None).to_hf(model.state_dict())
     else:
         twin = LlamaForCausalLM(LlamaConfig(**shared))
-        weights = Llama3StateDictAdapter(cast(Llama3Model.Config, config), None).to_hf(model.state_dict())
+    weights = HFAdapter(cast(Qwen3Model.Config, config), None).to_hf(model.state_dict())
     missing, unexpected = twin.load_state_dict(weights, strict=False)
     assert set(missing) <= {"lm_head.weight"}, missing
     assert not unexpected, unexpected

@@ -26,7 +26,7 @@ from titan_speech.preflight.compatibility import (
     excluded_features,
 )
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.preflight.machine_checks import missing_device_features, refuse_unsupported_run
+from titan_speech.preflight.machine_checks import is_installed, missing_device_features, refuse_unsupported_run
 from titan_speech.preflight.parallel_degrees import check_divisibility
 
 SMALL = Path(__file__).parents[1] / "assets" / "small.toml"
@@ -208,6 +208,35 @@ def test_missing_device_features_are_reported_at_once_and_only_those() -> None:
     assert [line.split()[0] for line in missing_device_features(config, (8, 0))] == ["float8.recipe"]
     assert missing_device_features(config, (9, 0)) == []
     assert missing_device_features(config_with(float8={"recipe": "tensorwise", "emulate": True}), None) == []
+
+
+NEEDED_PACKAGES = [
+    ("varlen", (9, 0), "flash_attn_interface"),
+    ("varlen", (10, 0), "flash_attn.cute"),
+    ("flex_flash", (9, 0), "flash_attn.cute"),
+    ("varlen", (8, 0), ""),
+    ("flex", (9, 0), ""),
+]
+
+
+@pytest.mark.parametrize(("attention", "capability", "package"), NEEDED_PACKAGES)
+def test_attention_that_needs_a_missing_package_is_refused_with_the_remedy(
+    attention: str, capability: tuple[int, int], package: str
+) -> None:
+    config = config_with(model={"attention": attention})
+    found = missing_device_features(config, capability, lambda name: False)
+    if not package:
+        assert found == []
+        return
+    [message] = found
+    assert f"`{package}`" in message
+    assert 'use "flex"' in message
+    assert missing_device_features(config, capability, lambda name: name == package) == []
+
+
+def test_a_package_is_looked_for_without_its_parent() -> None:
+    assert not is_installed("no_such_parent.child")
+    assert is_installed("torch.nn")
 
 
 def test_a_composition_is_described_in_one_line() -> None:

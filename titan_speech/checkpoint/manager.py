@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
-from torchtitan.components.checkpoint import MODEL, CheckpointManager, ModelWrapper
+from torchtitan.components.checkpoint import MODEL, OPTIMIZER, CheckpointManager, ModelWrapper
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
@@ -37,7 +37,7 @@ from titan_speech.checkpoint.commit import (
 )
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.keeper import RetentionKeeper
-from titan_speech.checkpoint.provenance import Provenance, write_companion_files
+from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs, write_companion_files
 from titan_speech.checkpoint.retention import Removal, is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult
 from titan_speech.checkpoint.suspect import WeightBand
@@ -57,6 +57,7 @@ from titan_speech.errors import CheckpointError, TitanSpeechError
 from titan_speech.ledger.file import ledger
 from titan_speech.ledger.records import COLLECTIVE_WAIT, SAVE_STALL
 from titan_speech.model.lora import is_of_base, is_trained
+from titan_speech.model.rotary import reorder_model
 from titan_speech.utils.text_table import size_text
 
 OnComplete = Callable[[Path, Commit], None]
@@ -163,8 +164,22 @@ class SpeechCheckpointManager(CheckpointManager):
         if from_hf:
             super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
             return
-        load_into(state_dict, SafeFileSystemReader(Path(checkpoint_id)))
+        checkpoint = Path(checkpoint_id)
+        load_into(state_dict, SafeFileSystemReader(checkpoint))
         self.states[MODEL].load_state_dict(state_dict)
+        self._reorder_rotary_pairs(checkpoint)
+
+    def _reorder_rotary_pairs(self, checkpoint: Path) -> None:
+        """Reorder the queries and keys that were just loaded, if they are in the order of the complex rotary form."""
+        backbone, wrapper = self.provenance.backbone, self.states[MODEL]
+        has_pairs = backbone is not None and has_rotary_pairs(checkpoint, backbone.family)
+        if not broadcast_from_rank_0(has_pairs):  # another node may lack the record
+            return
+        is_base = self.base is not None and wrapper is self._base_weights
+        optimizers = self.states[OPTIMIZER].optimizers
+        reorder_model(wrapper.model, optimizers, base=self.base is None or is_base, adapter=not is_base)
+        self.provenance = replace(self.provenance, reordered_from=str(checkpoint))
+        logger.info(f"{checkpoint} is of the complex rotary embedding: its rows were reordered, with AdamW's moments")
 
     def _find_load_step(self, folder: str = "") -> int:
         """Only the start that was chosen is loaded, never what the names of folders suggest."""

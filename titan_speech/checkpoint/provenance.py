@@ -23,7 +23,7 @@ from titan_speech.config.schema_parallelism import ParallelismConfig
 from titan_speech.data.phase_files import PHASES_DIR, phase_end, write_step
 from titan_speech.data.phases import Phase
 from titan_speech.errors import CheckpointError
-from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.backbones import HALVES, PAIRS, BackboneShape
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.record_types import check_types
@@ -107,6 +107,12 @@ class Provenance:
     stage_from: str = ""
     """Checkpoint of the previous stage that the run started from."""
 
+    rotary: str = HALVES
+    """Order of the rows of queries and keys within a head."""
+
+    reordered_from: str = ""
+    """Checkpoint in the other order that this run was loaded from: weights and moments were reordered."""
+
     budget: Budget | None = None
     """Steps and schedule: with it the learning rate of a checkpoint is known."""
 
@@ -118,7 +124,12 @@ class Provenance:
         """With what is recorded once per run, from the checkpoint it resumes from."""
         if found is None:
             return self
-        return replace(self, initial=self.initial or found.initial, stage_from=self.stage_from or found.stage_from)
+        return replace(
+            self,
+            initial=self.initial or found.initial,
+            stage_from=self.stage_from or found.stage_from,
+            reordered_from=self.reordered_from or found.reordered_from,
+        )
 
     def write(self, checkpoint: Path) -> None:
         """Write the record of a checkpoint (.../step-N)."""
@@ -193,7 +204,20 @@ def read_provenance(checkpoint: Path) -> Provenance | None:
         ) from error
 
 
+def has_rotary_pairs(checkpoint: Path, family: str) -> bool:
+    """Whether rows of queries and keys in a checkpoint (.../step-N) are in the order of the complex rotary embedding.
+
+    Llama only: of a run before the real form, whose record does not name an order, or of TorchTitan itself, without a
+    record.
+    """
+    if family != "llama3":
+        return False
+    found = read_provenance(checkpoint)
+    return found is None or found.rotary == PAIRS
+
+
 def _provenance(record: dict[str, Any]) -> Provenance:
+    record = {"rotary": PAIRS, **record}
     lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
     lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))
     if record.get("backbone") is not None:

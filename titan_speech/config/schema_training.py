@@ -39,9 +39,10 @@ class ModelConfig:
     new_rows_scale: Annotated[float, Bounds(at_least=0)] = 0.01
     """Factor of the covariance from which new embeddings are sampled."""
 
-    attention: Literal["auto", "flex", "varlen", "dense"] = "auto"
-    """Attention backend: flex or varlen (CUDA), dense (a full mask and SDPA; memory is quadratic in seq_len); auto is
-    flex on CUDA and dense on a CPU."""
+    attention: Literal["auto", "flex", "flex_flash", "varlen", "dense"] = "auto"
+    """Attention backend: flex (CUDA), flex_flash (the same with the kernel of FlashAttention, a package of its own),
+    varlen (CUDA; from Hopper on with that package), dense (a full mask and SDPA; memory is quadratic in seq_len); auto
+    is flex on CUDA and dense on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

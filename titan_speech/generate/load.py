@@ -8,7 +8,6 @@ group is created.
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import torch
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.checkpoint.commit import Checkpoint, committed_checkpoints, newest_unsuspected, suspicion
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted
+from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted, read_tensors
 from titan_speech.hf.config_json import trained_shape
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
@@ -117,7 +115,5 @@ def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
 def load_weights(model: Decoder, checkpoint: Path) -> None:
     """Read the weights of a checkpoint (.../step-N) that holds a whole model."""
     state = model.state_dict()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
-        load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
+    read_tensors(state, checkpoint, shape)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one

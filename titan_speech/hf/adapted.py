@@ -17,14 +17,15 @@ from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.checkpoint.base import Base, find_base
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
-from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
 from titan_speech.hf.initial import INITIAL_DIR
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.lora import is_of_base, is_trained, merge_adapters
-from titan_speech.model.spec import ADAPTERS, model_spec
+from titan_speech.model.rotary import reorder_saved
+from titan_speech.model.spec import HFAdapter, model_spec
 
 
 def holds_adapter(provenance: Provenance | None) -> bool:
@@ -65,7 +66,7 @@ def load_adapted(
     state = model.state_dict()
     _load(model, {name: value for name, value in state.items() if is_of_base(name)}, base, shape)
     trained = {name: value for name, value in state.items() if is_trained(name, config.lora)}
-    read_tensors(trained, checkpoint)
+    read_tensors(trained, checkpoint, shape)
     model.load_state_dict(trained, strict=False)
     if merge:
         merge_adapters(model)
@@ -80,15 +81,20 @@ def merged_state(model: Decoder) -> dict[str, torch.Tensor]:
 def _load(model: Decoder, state: dict[str, torch.Tensor], base: Base, shape: BackboneShape) -> None:
     if base.is_hf:
         folder = HFFolder.open(base.path)
-        adapter = ADAPTERS[shape.family](model.config, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        adapter = HFAdapter(model.config, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
         state = adapter.from_hf({name: folder.tensor(name).float() for name in folder.files})
     else:
-        read_tensors(state, base.path)
+        read_tensors(state, base.path, shape)
     model.load_state_dict(state, strict=False)
 
 
-def read_tensors(state: dict[str, torch.Tensor], checkpoint: Path) -> None:
-    """Fill tensors from a checkpoint (.../step-N), by their names in it.
+def read_tensors(state: dict[str, torch.Tensor], checkpoint: Path, shape: BackboneShape) -> None:
+    """Fill tensors from a checkpoint (.../step-N), by their names in it, and bring their rows in the model's order.
+
+    Args:
+        state: what is read, in place.
+        checkpoint: .../step-N.
+        shape: of its backbone.
 
     Raises:
         CheckpointError: it lacks one of them or is damaged.
@@ -97,6 +103,8 @@ def read_tensors(state: dict[str, torch.Tensor], checkpoint: Path) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
             load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
+            if has_rotary_pairs(checkpoint, shape.family):
+                reorder_saved(state, shape.head_dim, shape.num_kv_heads)
     except CheckpointError:
         raise
     except (Exception, CheckpointException) as error:  # damaged files raise many types

@@ -10,8 +10,8 @@ checkpoint of another program its marker.
 
 Tensors are read, converted and written one by one. In memory at most are the embedding in the type of the export and
 the piece of it that one rank saved, never the model: 2.33 GB for 0.6B (benchmarks/hf_memory.py). A LoRA checkpoint is
-added to its base first, which takes the whole model in memory (`adapted.py`). TorchTitan's adapters convert names and
-the order of rotary halves.
+added to its base first, which takes the whole model in memory (`adapted.py`). TorchTitan's adapters convert names; rows
+of queries and keys are in Hugging Face's order already, or are reordered when they are read (`model/rotary.py`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from titan_speech.checkpoint.commit import (
     suspicion,
 )
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
-from titan_speech.checkpoint.provenance import Provenance, read_provenance
+from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs, read_provenance
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
@@ -58,7 +58,8 @@ from titan_speech.hf.tokenizer import (
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, GENERATION_NAME
-from titan_speech.model.spec import ADAPTERS, decoder_config
+from titan_speech.model.rotary import reorder_saved
+from titan_speech.model.spec import HFAdapter, decoder_config
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.chat_template import chat_template
@@ -310,12 +311,13 @@ class _TensorReader:
         """
         self._merged = merged
         self._path, self._dtype = checkpoint.path, dtype
-        self._reader = SafeFileSystemReader(checkpoint.path)
+        self._reader, self._shape = SafeFileSystemReader(checkpoint.path), checkpoint.shape
+        self._has_pairs = has_rotary_pairs(checkpoint.path, checkpoint.shape.family)
         self._key, self._converted = "", dict[str, torch.Tensor]()
         config = decoder_config(checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, attention_config("dense"))
         with torch.device("meta"):
             model = config.build()
-        self._adapter = ADAPTERS[checkpoint.shape.family](config, None)  # pyright: ignore[reportArgumentType]
+        self._adapter = HFAdapter(config, None)  # pyright: ignore[reportArgumentType]
         self._native = {name: (key, value) for name, key, value in _native_tensors(self._adapter.to_hf, model)}
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
@@ -341,6 +343,8 @@ class _TensorReader:
                 f"{self._path} cannot be read at {key}, so it is damaged or was cut short: {type(error).__name__}: "
                 f"{str(error)[:300]}. Restore it or take another step."
             ) from error
+        if self._has_pairs:
+            reorder_saved({key: tensor}, self._shape.head_dim, self._shape.num_kv_heads)
         return tensor
 
 

@@ -24,6 +24,7 @@ from titan_speech.data.phase_files import phase_end, write_step
 from titan_speech.errors import CheckpointError
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.hf.safetensors_writer import new_folder
+from titan_speech.model.backbones import HALVES
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.utils.files import write_atomically
 
@@ -74,7 +75,9 @@ def _write_companions(checkpoint: WeightsCheckpoint, folder: Path, config: Loade
     assert found is not None, "a checkpoint with an adapter has a record"
     note = f"base {found.base_fingerprint} merged with a LoRA adapter ({found.lora})"
     initial = f"{note}; {found.initial}" if found.initial else note
-    replace(found, lora="", base="", base_fingerprint="", initial=initial, config=resolved_toml(config)).write(merged)
+    config_text = resolved_toml(config)
+    whole = replace(found, lora="", base="", base_fingerprint="", rotary=HALVES, initial=initial, config=config_text)
+    whole.write(merged)
     if end is not None:
         write_step(merged, checkpoint.step, end.phases)
     return companion_records(merged)

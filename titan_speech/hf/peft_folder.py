@@ -27,7 +27,7 @@ from titan_speech.hf.safetensors_writer import new_folder
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import CARD_NAME
 from titan_speech.model.lora import adapted_layers, is_of_base
-from titan_speech.model.spec import ADAPTERS, model_spec
+from titan_speech.model.spec import HFAdapter, model_spec
 from titan_speech.utils.files import write_atomically
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -69,7 +69,7 @@ def _peft_tensors(checkpoint: WeightsCheckpoint) -> dict[str, torch.Tensor]:
         model = spec.model.build()
     assert isinstance(model, Decoder)
     saved = {name: torch.empty(value.shape) for name, value in model.state_dict().items() if not is_of_base(name)}
-    read_tensors(saved, checkpoint.path)
+    read_tensors(saved, checkpoint.path, shape)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer, _, _, _ in list(adapted_layers(model)):
         a_RI, b_OR = saved[f"{name}.lora_a.weight"], saved[f"{name}.lora_b.weight"]
@@ -88,7 +88,7 @@ def _rows_by_module(
     layer.weight = nn.Parameter(padded_OD, requires_grad=False)
     state = {name: value for name, value in model.state_dict().items() if is_of_base(name) and not value.is_meta}
     layer.weight = meta
-    converted = ADAPTERS[shape.family](model.config, None).to_hf(state)  # pyright: ignore[reportArgumentType]
+    converted = HFAdapter(model.config, None).to_hf(state)  # pyright: ignore[reportArgumentType]
     return {name.removesuffix(".weight"): value[:, :rank].contiguous() for name, value in converted.items()}
 
 

@@ -69,6 +69,7 @@ def dense_mask(block_mask: BlockMask, num_packs: int, num_queries: int, num_keys
 
 _BACK_ENDS: dict[str, Callable[[], Module.Config]] = {
     "flex": FlexAttention.Config,
+    "flex_flash": lambda: FlexAttention.Config(kernel_options={"BACKEND": "FLASH"}),
     "varlen": VarlenAttention.Config,
     "dense": DenseDocumentAttention.Config,
 }
@@ -78,7 +79,7 @@ def attention_config(name: str) -> Module.Config:
     """Configuration of an attention back end.
 
     Args:
-        name: "flex", "varlen", "dense", or "auto" for flex on CUDA and dense elsewhere.
+        name: "flex", "flex_flash", "varlen", "dense", or "auto" for flex on CUDA and dense elsewhere.
 
     Raises:
         ConfigError: the back end needs CUDA, which is not available.

@@ -20,6 +20,10 @@ from titan_speech.errors import ConfigError
 
 Family = Literal["llama3", "qwen3"]
 
+PAIRS, HALVES = "pairs", "halves"
+"""Order of the rows of a head of queries or keys: neighbours are rotated together (TorchTitan's Llama, and ours before
+rotary.py), or the two halves of a head (Hugging Face, Qwen, and ours)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
-from torchtitan.models.common import ComplexRoPE, CosSinRoPE, Embedding, Linear
+from torchtitan.models.common import CosSinRoPE, Embedding, Linear
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.nn_modules import RMSNorm
@@ -28,7 +28,6 @@ from torchtitan.models.common.param_init import depth_scaled_std, skip_param_ini
 from torchtitan.models.common.rope import RoPE
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama
 from torchtitan.models.llama3.model import Llama3TransformerBlock
-from torchtitan.models.llama3.state_dict_adapter import Llama3StateDictAdapter
 from torchtitan.models.qwen3 import Qwen3Model, parallelize_qwen3
 from torchtitan.models.qwen3.model import Qwen3TransformerBlock
 from torchtitan.models.qwen3.state_dict_adapter import Qwen3StateDictAdapter
@@ -40,6 +39,7 @@ from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.lora import add_adapters
+from titan_speech.model.rotary import LlamaRoPE
 
 INIT_STD = 0.02
 
@@ -135,7 +135,7 @@ def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Mo
 
 
 def _rope(shape: BackboneShape) -> RoPE.Config:
-    kind = CosSinRoPE if shape.family == "qwen3" else ComplexRoPE
+    kind = CosSinRoPE if shape.family == "qwen3" else LlamaRoPE
     base = {"dim": shape.head_dim, "max_seq_len": shape.max_positions, "theta": shape.rope_theta}
     scaling = shape.rope_scaling
     if scaling is None:
@@ -155,7 +155,9 @@ def _norm(shape: BackboneShape, width: int) -> RMSNorm.Config:
 
 
 _PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
-ADAPTERS = {"llama3": Llama3StateDictAdapter, "qwen3": Qwen3StateDictAdapter}
+HFAdapter = Qwen3StateDictAdapter
+"""To and from Hugging Face's names, of both families: it leaves the order of rows as it is, which is Hugging Face's
+(rotary.py). TorchTitan's adapter for Llama would reorder them for the complex form."""
 
 
 def model_spec(
@@ -200,5 +202,5 @@ def model_spec(
         parallelize_fn=parallelize,
         pipelining_fn=pipeline_llm,
         post_optimizer_build_fn=None,
-        state_dict_adapter=ADAPTERS[shape.family],
+        state_dict_adapter=HFAdapter,
     )

@@ -75,7 +75,9 @@ def _float8(run: Composition) -> bool:
     return run.config.float8.recipe != "none"
 
 
-FLEX = _attention("flex attention", "flex")
+FLEX = Feature(
+    "flex attention", "model.attention", lambda run: run.config.model.attention in ("flex", "flex_flash"), "attention"
+)
 VARLEN = _attention("varlen attention", "varlen")
 DENSE = _attention("dense attention", "dense")
 FSDP = Feature(
@@ -172,7 +174,7 @@ UNTESTED = (
         "flex attention's kernel, alone and under CP, TP, compile",
         "needs CUDA; on a CPU it has no backward pass",
         "its unfused forward pass equals dense attention, a subclass of it with the same masks, split for CP by the "
-        "same code",
+        "same code; its Triton kernels are compiled for sm_90 (benchmarks/compile_for_gpu.py); FLASH is passed through",
     ),
     Untested(
         "varlen attention",

@@ -11,7 +11,8 @@ checked when it is opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from titan_speech.config.problem import Finding
@@ -20,6 +21,9 @@ from titan_speech.errors import ConfigError
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, broken_rules
 from titan_speech.preflight.parallel_degrees import check_backbone
+
+FLASH_ATTENTION_3, FLASH_ATTENTION_4 = "flash_attn_interface", "flash_attn.cute"
+"""What torch imports for attention of variable length on Hopper, and on Blackwell and in flex's FLASH kernel."""
 
 FLOAT8_CAPABILITY = (8, 9)
 """Lowest compute capability with float8 matrix products."""
@@ -40,19 +44,47 @@ def refuse_unsupported_run(config: SpeechConfig, shape: BackboneShape) -> None:
         raise ConfigError("\n  ".join(["this run cannot be done here:", *reasons]))
 
 
-def missing_device_features(config: SpeechConfig, capability: tuple[int, int] | None) -> list[str]:
+def flash_attention_package(attention: str, capability: tuple[int, int] | None) -> str:
+    """The package that torch loads for an attention back end on a device; empty if it needs none."""
+    if attention == "flex_flash":
+        return FLASH_ATTENTION_4
+    if attention != "varlen" or capability is None or capability < (9, 0):
+        return ""
+    return FLASH_ATTENTION_4 if capability >= (10, 0) else FLASH_ATTENTION_3
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be found, without importing it."""
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
+
+
+def missing_device_features(
+    config: SpeechConfig, capability: tuple[int, int] | None, is_installed: Callable[[str], bool] = is_installed
+) -> list[str]:
     """What the configuration needs and a device does not have.
 
     Args:
+        config: of the run.
         capability: compute capability of the device; None for a machine without CUDA.
+        is_installed: whether a package can be found.
 
     Returns:
         one message per missing feature, each with what to set instead.
     """
     missing = []
     attention = config.model.attention
-    if capability is None and attention in ("flex", "varlen"):
+    package = flash_attention_package(attention, capability)
+    if capability is None and attention in ("flex", "flex_flash", "varlen"):
         missing.append(f'model.attention = "{attention}" needs CUDA, and there is none here; use "auto" or "dense"')
+    elif package and not is_installed(package):
+        missing.append(
+            f'model.attention = "{attention}" needs the Python package `{package}` of FlashAttention on this device, '
+            'which is not installed: build it from github.com/Dao-AILab/flash-attention, or use "flex", which needs no '
+            "no other package"
+        )
     if capability is None and config.compile.enable_async_tensor_parallel:
         missing.append("compile.enable_async_tensor_parallel needs CUDA, and there is none here; set it to false")
     float8 = config.float8
