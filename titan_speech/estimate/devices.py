@@ -21,6 +21,8 @@ class Device:
     """FLOP/s; 0: no time is predicted."""
     fp8_flops: float | None
     """FLOP/s; None: no float8 matrix products."""
+    memory_bytes_per_sec: float
+    """Bandwidth of the device's memory."""
     local_bytes: float
     """Bytes per second to the other devices of a node, per device."""
     nic_bytes: float
@@ -38,11 +40,12 @@ DEVICES: dict[str, Device] = {
             memory_bytes=80e9,
             bf16_flops=312e12,
             fp8_flops=None,
+            memory_bytes_per_sec=2.039e12,
             local_bytes=300e9,
             nic_bytes=25e9,
             devices_per_node=8,
             source="NVIDIA A100 datasheet: 312 TFLOP/s bf16, NVLink 600 GB/s both ways; DGX A100: eight 200 Gb/s "
-            "ConnectX-6",
+            "ConnectX-6; 2,039 GB/s of memory",
         ),
         Device(
             name="h100",
@@ -50,11 +53,12 @@ DEVICES: dict[str, Device] = {
             memory_bytes=80e9,
             bf16_flops=989e12,
             fp8_flops=1979e12,
+            memory_bytes_per_sec=3.35e12,
             local_bytes=450e9,
             nic_bytes=50e9,
             devices_per_node=8,
             source="NVIDIA H100 datasheet: 1,979 TFLOP/s bf16 and 3,958 fp8 with sparsity, half of it dense, NVLink "
-            "900 GB/s both ways; DGX H100 user guide: eight 400 Gb/s ConnectX-7",
+            "900 GB/s both ways, 3.35 TB/s of memory; DGX H100 user guide: eight 400 Gb/s ConnectX-7",
         ),
         Device(
             name="h200",
@@ -62,11 +66,12 @@ DEVICES: dict[str, Device] = {
             memory_bytes=141e9,
             bf16_flops=989e12,
             fp8_flops=1979e12,
+            memory_bytes_per_sec=4.8e12,
             local_bytes=450e9,
             nic_bytes=50e9,
             devices_per_node=8,
-            source="NVIDIA H200 datasheet: peaks and NVLink of the H100; DGX H200 user guide: eight 400 Gb/s "
-            "ConnectX-7",
+            source="NVIDIA H200 datasheet: peaks and NVLink of the H100, 4.8 TB/s of memory; DGX H200 user guide: "
+            "eight 400 Gb/s ConnectX-7",
         ),
         Device(
             name="b200",
@@ -74,11 +79,12 @@ DEVICES: dict[str, Device] = {
             memory_bytes=180e9,
             bf16_flops=2250e12,
             fp8_flops=4500e12,
+            memory_bytes_per_sec=8e12,
             local_bytes=900e9,
             nic_bytes=50e9,
             devices_per_node=8,
             source="NVIDIA HGX B200: 4.5 PFLOP/s bf16 and 9 fp8 with sparsity, half of it dense, NVLink 1.8 TB/s both "
-            "ways; DGX B200 user guide: 1,440 GB on 8 GPUs, eight 400 Gb/s ConnectX-7",
+            "ways; DGX B200 user guide: 1,440 GB on 8 GPUs with 8 TB/s each, eight 400 Gb/s ConnectX-7",
         ),
         Device(
             name="l40s",
@@ -86,11 +92,12 @@ DEVICES: dict[str, Device] = {
             memory_bytes=48e9,
             bf16_flops=362e12,
             fp8_flops=733e12,
+            memory_bytes_per_sec=864e9,
             local_bytes=32e9,
             nic_bytes=12.5e9,
             devices_per_node=8,
             source="NVIDIA L40S datasheet: 733 TFLOP/s bf16 and 1,466 fp8 with sparsity, half of it dense, PCIe 4.0 "
-            "x16 64 GB/s both ways; machines differ: 8 GPUs with 100 Gb/s each are assumed",
+            "x16 64 GB/s both ways, 864 GB/s of memory; machines differ: 8 GPUs with 100 Gb/s each are assumed",
         ),
         Device(
             name="cpu",
@@ -98,6 +105,7 @@ DEVICES: dict[str, Device] = {
             memory_bytes=0.0,
             bf16_flops=0.0,
             fp8_flops=None,
+            memory_bytes_per_sec=0.0,
             local_bytes=0.0,
             nic_bytes=0.0,
             devices_per_node=1,
