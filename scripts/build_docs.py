@@ -2,7 +2,8 @@
 
 In: docs/*.md, mkdocs.yml, the commands (titan_speech/cli), the configuration schema, docstrings. Out: outputs/site, and
 docs/reference/*.md, which git ignores. A link to a page or heading that does not exist ends the build with exit code 1.
-It takes about 10 s; torch is not imported, since docstrings are read from the sources.
+It takes about 10 s; torch is not imported, since docstrings are read from the sources. The first build fetches mermaid,
+which draws the diagrams, with npm; without npm they are the only part of the site that needs a network.
 
     python scripts/build_docs.py            # then open outputs/site/index.html
     python scripts/build_docs.py --pages    # the generated pages alone; `zensical serve` then shows edits at once
@@ -13,11 +14,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import inspect
 import io
 import os
 import subprocess
 import sys
+import tarfile
+import tempfile
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +35,9 @@ from titan_speech.config.help import default_text, field_docstrings, type_text  
 from titan_speech.config.schema import SpeechConfig  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
+MERMAID = "mermaid@12.3.0"
+MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
+"""Of its dist/mermaid.min.js, 5.5 MB: too large to keep in the repository for three diagrams."""
 PYTHON_API = {
     "Configuration": {
         "titan_speech.preflight.config_checks": ("load_config",),
@@ -72,9 +79,30 @@ def main() -> int:
     write_reference()
     if only_pages:
         return 0
+    fetch_mermaid(ROOT / "docs" / "mermaid.min.js")
     zensical = Path(sys.executable).with_name("zensical")
     environment = {**os.environ, "NO_COLOR": "1"}
     return subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, env=environment).returncode
+
+
+def fetch_mermaid(target: Path) -> None:
+    """Put the pinned mermaid where docs/diagrams.js loads it from, once."""
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == MERMAID_SHA256:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            command = ["npm", "pack", "--silent", "--pack-destination", folder, MERMAID]
+            subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"build_docs: no {MERMAID} ({error}); diagrams will be drawn only with a network", file=sys.stderr)
+            return
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            file = archive.extractfile("package/dist/mermaid.min.js")
+            data = b"" if file is None else file.read()
+    found = hashlib.sha256(data).hexdigest()
+    if found != MERMAID_SHA256:
+        raise SystemExit(f"build_docs: {MERMAID} has sha256 {found}, expected {MERMAID_SHA256}")
+    target.write_bytes(data)
 
 
 def write_reference() -> None:

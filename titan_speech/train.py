@@ -53,6 +53,7 @@ from titan_speech.utils.files import use_umask
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
 from titan_speech.utils.open_files import ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable_stdout
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.checkpoint.base import Base
@@ -158,7 +159,7 @@ def _load(argv: list[str]) -> _Job:
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
     use_umask(loaded.config.job.umask)  # before the run writes anything
     if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
-        say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {world_size} ranks")
+        say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {counted(world_size, 'rank')}")
     silence_library_warnings()
 
     import torch

@@ -48,6 +48,7 @@ from titan_speech.training.profiler import DATA, PASS
 from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.validation import EVENT as VALIDATION
 from titan_speech.training.validation import Forward, Validation
+from titan_speech.utils.text_table import counted
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -181,7 +182,7 @@ class SpeechTrainer(Trainer):
             kept = describe_kept(Path(self.checkpointer.folder))
             raise StopRun(f"stopped after step {self.step} of {self.config.training.steps} on request; {kept}")
         if is_at_end and self.step == self.checkpointer.start.step:
-            logger.info(f"All {self.step} steps are done. Raise training.target_tokens to train further.")
+            logger.info(f"All {counted(self.step, 'step')} are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
             with ledger.part(VALIDATION_TIME):
                 self._between_steps()

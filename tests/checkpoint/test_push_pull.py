@@ -27,9 +27,9 @@ def test_a_run_is_pushed_and_pulled_by_hand(s3_server: S3Server, tmp_path: Path,
     for step in (10, 20):
         write_checkpoint(run / "checkpoint", step)
     assert checkpoints(s3_server, "push", str(run / "checkpoint"), TO, "--step", "10") == 0
-    assert f"{TO}: 1 checkpoints sent, 0 were there" in capsys.readouterr().out
+    assert f"{TO}: 1 checkpoint sent, 0 were there" in capsys.readouterr().out
     assert checkpoints(s3_server, "push", str(run / "checkpoint"), TO) == 0
-    assert f"{TO}: 1 checkpoints sent, 1 were there" in capsys.readouterr().out
+    assert f"{TO}: 1 checkpoint sent, 1 were there" in capsys.readouterr().out
     assert checkpoints(s3_server, "pull", TO, str(back)) == 0
     assert checkpoints(s3_server, "pull", TO, str(back), "--step", "10") == 0
     assert "0.1 MB, verified" in capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_a_run_is_pushed_and_pulled_by_hand(s3_server: S3Server, tmp_path: Path,
         assert content(pulled) == content(pushed)
     write_checkpoint(back / "checkpoint", 30)
     assert checkpoints(s3_server, "push", str(back / "checkpoint"), TO) == 0
-    assert f"{TO}: 1 checkpoints sent, 2 were there" in capsys.readouterr().out
+    assert f"{TO}: 1 checkpoint sent, 2 were there" in capsys.readouterr().out
     assert checkpoints(s3_server, "push", str(run / "checkpoint"), TO, "--step", "99") == 2
     assert "no complete checkpoint of step 99; there are the steps 10, 20" in capsys.readouterr().err
     assert checkpoints(s3_server, "pull", TO, str(back), "--step", "99") == 2

@@ -132,7 +132,7 @@ def test_the_description_says_steps_schedule_sources_and_what_padding_cost() -> 
     text = describe_budget(replace(PT_S1, data=data), world_size=24)
     assert "524,288 = 256 packs x 2,048" in text
     assert "381,470 for 200,000,000,000 tokens" in text
-    assert "0.00012 at step 38,146 (warmup 38,147 steps), cosine to 3e-05 at step 381,469" in text
+    assert "0.00012 at step 38,147 (warmup 38,147 steps), cosine to 3e-05 at step 381,470" in text
     assert "24, 24 of them data-parallel: 2 x 8 packs each per step, 128 padding packs" in text
     assert "speech" in text
     assert "ranks" not in describe_budget(replace(PT_S1, data=data))

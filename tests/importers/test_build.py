@@ -520,7 +520,7 @@ def test_the_advice_of_a_refusal_can_be_followed(
     assert main(words) == 2
     message = capsys.readouterr().err
     assert "--language" in message
-    assert "imported 0 of 1 units, refused 1" in message
+    assert "imported 0 of 1 unit, refused 1" in message
     assert not (tmp_path / "store.building").exists()
     assert main([*words, "--language", "en"]) == 0
 

@@ -155,6 +155,15 @@ def test_formats_of_codes_read_the_usual_columns_and_refuse_the_others(tmp_path:
     assert all(not sample.transcripts for sample in left_out.values())
 
 
+@pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset"])
+def test_formats_of_codes_refuse_transcripts_whatever_their_column_is_called(tmp_path: Path, name: str) -> None:
+    folder = write_codes(tmp_path / "data", name, "label")
+    with pytest.raises(DataError, match=r"label would not be read: .*transcript_native=label, or .*=@none"):
+        imported(name, folder)
+    left_out = imported(name, folder, columns={"transcript_native": "@none"})
+    assert all(not sample.transcripts for sample in left_out.values())
+
+
 def test_only_transcripts_can_be_left_out(folder: Path) -> None:
     with pytest.raises(DataError, match="--columns speaker_id=@none: only transcripts can be left out"):
         opened("audio", folder, codec="embedded", columns={"speaker_id": "@none"})

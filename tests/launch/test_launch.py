@@ -80,7 +80,7 @@ def test_a_killed_rank_restarts_all_of_them(tmp_path: Path, capfd: pytest.Captur
     assert run_code(tmp_path, die_once, 2, max_restarts=1) == 0
     shown = capfd.readouterr().err
     assert "rank 1 was killed by SIGKILL" in shown
-    assert "all ranks start again from the last checkpoint (0 restarts are left after this one)" in shown
+    assert "all ranks start again from the last checkpoint (0 restarts left after this one)" in shown
     assert (tmp_path / "logs" / "restart-1" / "rank-1-stdout.log").read_text() == "rank 1 is done\n"
 
 

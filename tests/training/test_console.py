@@ -16,7 +16,7 @@ from tests.runs import ROOT, SMALL, figures, start_run, train
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.training.console import WIDTH, RunConsole, group_lines, row_lines
 from titan_speech.training.loss import GroupLoss
-from titan_speech.training.run_report import summary_lines
+from titan_speech.training.run_report import command_lines, summary_lines
 from titan_speech.utils.logging import PRINTED, RunLog
 from titan_speech.utils.printable import printable_stdout
 from titan_speech.utils.progress import RateEstimate
@@ -201,6 +201,14 @@ def test_nothing_is_written_before_the_run_folder_is_opened(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_next_command_is_cut_before_an_option_where_it_is_too_wide() -> None:
+    command = f"titan-speech sample --run {'r' * 60} --output {'o' * 30}"
+    lines = list(command_lines("hear it", command))
+    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) == 2
+    assert re.sub(r" \\\n +", " ", "\n".join(lines)) == f"  hear it     {command}"
+
+
 def test_the_summary_is_what_metrics_jsonl_says(tmp_path: Path) -> None:
     config = load_config(["--job.config_file", str(ROOT / SMALL), "--job.dump_folder", str(tmp_path)]).config
     (tmp_path / "checkpoint" / "step-12").mkdir(parents=True)
@@ -219,7 +227,8 @@ def test_the_summary_is_what_metrics_jsonl_says(tmp_path: Path) -> None:
     assert "8.5000 at step 12, best 8.1250 at step 8" in text
     assert "12 of 12, 8 of them now, 12.3 k tokens" in text
     assert "3 steps without an update" in text
-    assert f"titan-speech model export --checkpoint {tmp_path}/checkpoint/step-12" in text
+    commands = re.sub(r" \\\n +", " ", text)
+    assert f"titan-speech model export --checkpoint {tmp_path}/checkpoint/step-12 --output {tmp_path}/hf" in commands
     assert "titan-speech sample" not in "\n".join(summary_lines(config, is_complete=False, **facts))
 
 

@@ -77,7 +77,7 @@ def test_durations_of_days_are_no_hours() -> None:
 
 
 def test_progress_inside_the_only_task_is_seen() -> None:
-    progress = TaskProgress("imported", "units", [1e9], [1000])
+    progress = TaskProgress("imported", "unit", [1e9], [1000])
     counts, is_done = np.zeros((1, 2), np.int64), np.zeros(1, bool)
     shares = []
     for num_samples in (0, 250, 500):
@@ -87,13 +87,13 @@ def test_progress_inside_the_only_task_is_seen() -> None:
 
 
 def test_a_task_of_unknown_size_is_estimated_by_those_that_are_finished() -> None:
-    progress = TaskProgress("imported", "units", [100.0, 100.0])
+    progress = TaskProgress("imported", "unit", [100.0, 100.0])
     assert progress._share(np.array([0, 40]), np.array([False, False])) == 0.0
     assert progress._share(np.array([80, 40]), np.array([True, False])) == pytest.approx(0.75)
 
 
 def test_before_the_first_sample_no_rate_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = TaskProgress("imported", "units", [1.0, 1.0])
+    progress = TaskProgress("imported", "unit", [1.0, 1.0])
     progress._line._start -= 91
     progress._line._next_show = 0.0
     progress.report(np.zeros((2, 2), np.int64), np.zeros(2, bool))
@@ -101,12 +101,12 @@ def test_before_the_first_sample_no_rate_is_claimed(capsys: pytest.CaptureFixtur
 
 
 def test_the_time_before_the_first_sample_lowers_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = TaskProgress("imported", "units", [1.0, 1.0])
+    progress = TaskProgress("imported", "unit", [1.0, 1.0])
     progress._line._start -= 100  # a codec was loaded
     counts, is_done = np.array([[1, 50], [0, 0]]), np.zeros(2, bool)
     progress._line._next_show = 0.0
     progress.report(counts, is_done)
-    assert capsys.readouterr().err == "imported 0 of 2 units: 1 samples, 50 tokens\n"
+    assert capsys.readouterr().err == "imported 0 of 2 units: 1 sample, 50 tokens\n"
     assert progress._first is not None
     progress._first = progress._first[0] - 10, progress._first[1]
     progress._line._next_show = 0.0
@@ -115,12 +115,12 @@ def test_the_time_before_the_first_sample_lowers_no_rate(capsys: pytest.CaptureF
 
 
 def test_tasks_that_are_all_refused_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = TaskProgress("imported", "units", [1.0])
+    progress = TaskProgress("imported", "unit", [1.0])
     progress._line._start -= 12
     progress._line._next_show = 0.0
     progress.report(np.zeros((1, 2), np.int64), np.ones(1, bool))
     progress.finish(num_refused=1)
-    assert capsys.readouterr().err == "imported 0 of 1 units, refused 1: no sample, 0:12 taken\n"
+    assert capsys.readouterr().err == "imported 0 of 1 unit, refused 1: no sample, 0:12 taken\n"
 
 
 def test_a_log_has_no_control_codes_and_a_terminal_no_remnants() -> None:

@@ -19,6 +19,7 @@ from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditReport, LanguageReport, NotRun, percent
 from titan_speech.audit.rules import RULES, Rule
 from titan_speech.audit.sound import Sound
+from titan_speech.utils.text_table import counted
 
 MAX_TEXT_CHARS = 400
 SECTIONS = {
@@ -96,8 +97,8 @@ def _facts(report: AuditReport, sound: Sound) -> dict[str, str]:
     codec = report.store.manifest.codec
     return {
         "Store": f"{report.store.path}, fingerprint {report.store.fingerprint}",
-        "Checked": f"{report.num_samples:,} of {report.num_stored:,} samples in {len(report.parts)} parts, "
-        f"seed {report.seed}",
+        "Checked": f"{report.num_samples:,} of {counted(report.num_stored, 'sample')} in "
+        f"{counted(len(report.parts), 'part')}, seed {report.seed}",
         "Codec": f"{codec.name}, hash {codec.hash[:16]}" if codec else "none",
         "Sound": sound.why_silent or "decoded by this codec; 8-bit mu-law, so a faint hiss is the page's",
         "Checks": f"{report.num_run} of {len(RULES)} ran"

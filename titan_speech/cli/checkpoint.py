@@ -16,6 +16,7 @@ from titan_speech.cli.arguments import (
 )
 from titan_speech.cli.command import Argument, Command
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
+from titan_speech.utils.text_table import counted
 
 _RUN = Argument("run", "run folder, or the folder of its checkpoints", type=local_path)
 _STEP = Argument("step", "step of the checkpoint", type=natural)
@@ -43,7 +44,7 @@ def checkpoint_verify(args: argparse.Namespace) -> int:
 
     found = [verify(checkpoint, checksums=not args.quick) for checkpoint in checkpoints_at(args.path, args.step)]
     for one in found:
-        size = f"{size_text(one.commit.num_bytes)} in {len(one.commit.files)} files" if one.commit else ""
+        size = f"{size_text(one.commit.num_bytes)} in {counted(len(one.commit.files), 'file')}" if one.commit else ""
         suspect = f"; SUSPECT: {one.commit.suspect}" if one.commit and one.commit.suspect else ""
         print(f"{one.checkpoint}: {f'sound, {size}' if one.is_sound else '; '.join(one.problems)}{suspect}")
     if not found:

@@ -18,7 +18,7 @@ from titan_speech.cli.arguments import local_folder
 from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
 from titan_speech.utils.bundled import EXAMPLES, RECIPES, bundled_folder
-from titan_speech.utils.text_table import table_lines
+from titan_speech.utils.text_table import counted, table_lines
 
 
 def recipes_list(args: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def recipes_copy(args: argparse.Namespace) -> None:
         (args.output / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / file, args.output / file)
     folders = ", ".join(sorted({f"{file.parts[0]}/" for file in files}))
-    print(f"copied {len(files)} files to {args.output}: {folders}")
+    print(f"copied {counted(len(files), 'file')} to {args.output}: {folders}")
     print("next, in that folder:")
     if args.name in example_names(root):
         print(f"  the steps of {EXAMPLES}/{args.name}/README.md")

@@ -26,6 +26,7 @@ from titan_speech.cli.arguments import (
 from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.store.held_out_set import HeldOutSet
@@ -64,12 +65,13 @@ def _held_out_lines(output: Path, made: HeldOutSet, num_samples: int) -> Iterato
     by_task = ", ".join(f"{count} {task}" for task, count in sorted(tasks.items()))
     held = made.held_out
     yield (
-        f"{output}: {len(made.ce):,} cross-entropy samples, {len(made.decode)} generation samples in {len(languages)} "
-        f"languages ({by_task})"
+        f"{output}: {counted(len(made.ce), 'cross-entropy sample')}, "
+        f"{counted(len(made.decode), 'generation sample')} in {counted(len(languages), 'language')} ({by_task})"
     )
     yield (
         f"held out: {len(held.all):,} of {num_samples:,} samples: {len(held.chosen):,} of the set, "
-        f"{len(held.recording):,} others by {made.by}, {len(held.duplicate):,} duplicates of their codes or transcripts"
+        f"{len(held.recording):,} more by {made.by}, {counted(len(held.duplicate), 'duplicate')} of their codes or "
+        "transcripts"
     )
     yield f'to exclude them from training: [data] held_out = ["{output}"]'
 
@@ -81,7 +83,8 @@ def store_merge(args: argparse.Namespace) -> None:
     merged = merge_stores(args.stores, args.output, options, storage_of(args, *args.stores))
     num_samples = sum(part.num_samples for part in merged.parts)
     print(
-        f"{args.output}: {num_samples:,} samples in {len(merged.parts)} parts from {len(args.stores)} stores, "
+        f"{args.output}: {counted(num_samples, 'sample')} in {counted(len(merged.parts), 'part')} from "
+        f"{counted(len(args.stores), 'store')}, "
         f"fingerprint {merged.fingerprint}"
     )
 

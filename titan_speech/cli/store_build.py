@@ -152,14 +152,14 @@ def store_build(args: argparse.Namespace) -> None:
     from titan_speech.importers.build import build_store
     from titan_speech.storage.s3_url import is_s3
     from titan_speech.store.manifest import Totals
-    from titan_speech.utils.text_table import hours
+    from titan_speech.utils.text_table import counted, hours
 
     manifest = _build_to_s3(args) if is_s3(args.output) else build_store(_request(args))
     totals = Totals.of(manifest.parts)
     print(
-        f"{args.output}: {totals.num_samples:,} samples, {totals.num_tokens:,} tokens and {totals.num_text_tokens:,} "
-        f"of transcripts in {len(manifest.parts)} parts, {hours(totals.duration_sec / 3600)}, "
-        f"fingerprint {manifest.fingerprint}"
+        f"{args.output}: {counted(totals.num_samples, 'sample')}, {totals.num_tokens:,} tokens and "
+        f"{totals.num_text_tokens:,} of transcripts in {counted(len(manifest.parts), 'part')}, "
+        f"{hours(totals.duration_sec / 3600)}, fingerprint {manifest.fingerprint}"
     )
 
 

@@ -18,6 +18,7 @@ from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Command, announce
 from titan_speech.errors import ConfigError
 from titan_speech.utils.files import use_umask
+from titan_speech.utils.text_table import counted
 
 
 def train(args: argparse.Namespace) -> int:
@@ -34,9 +35,7 @@ def train(args: argparse.Namespace) -> int:
         )
     world_size = num_processes * min_nodes if min_nodes == max_nodes else None
     nodes = "" if max_nodes == 1 else f" on each of {_nodes_text(args.nnodes)} nodes"
-    announce(
-        f"train: checking {args.config} for {num_processes} {'process' if num_processes == 1 else 'processes'}{nodes}"
-    )
+    announce(f"train: checking {args.config} for {counted(num_processes, 'process')}{nodes}")
     loaded = load_config(args.config_words, world_size=world_size, checks=(check_folders_exist,))
     config = loaded.config
     check_inputs(config)

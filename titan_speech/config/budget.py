@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_parallelism import ParallelismConfig
-from titan_speech.utils.text_table import table_lines
+from titan_speech.utils.text_table import counted, table_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +153,19 @@ def budget_rows(config: SpeechConfig, world_size: int | None = None) -> list[tup
     budget = Budget.from_config(config)
     steps = f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)"
     rows = [
-        ("tokens per step", f"{budget.tokens_per_step:,} = {budget.packs_per_step:,} packs x {budget.seq_len:,}"),
+        (
+            "tokens per step",
+            f"{budget.tokens_per_step:,} = {counted(budget.packs_per_step, 'pack')} x {budget.seq_len:,}",
+        ),
         ("steps", steps),
         ("learning rate", _describe_schedule(budget)),
     ]
     if config.optimizer.new_rows_lr_factor != 1:
         rows.append(("new rows", f"at {config.optimizer.new_rows_lr_factor:g} times the learning rate"))
     if budget.frozen_steps:
-        rows.append(("backbone", f"frozen for {budget.frozen_steps:,} steps, in which only new rows are trained"))
+        rows.append(
+            ("backbone", f"frozen for {counted(budget.frozen_steps, 'step')}, in which only new rows are trained")
+        )
     if world_size is not None:
         rows.append(
             ("ranks", _describe_ranks(budget, data_parallel_degree(config.parallelism, world_size), world_size))
@@ -169,14 +174,15 @@ def budget_rows(config: SpeechConfig, world_size: int | None = None) -> list[tup
 
 
 def _describe_schedule(budget: Budget) -> str:
-    decay = f"{budget.decay} to {budget.end_lr:g} at step {budget.num_steps - 1:,}"
+    decay = f"{budget.decay} to {budget.end_lr:g} at step {budget.num_steps:,}"
     if budget.decay == "constant":
         decay = "constant after it"
-    return f"{budget.lr:g} at step {budget.peak_step:,} (warmup {budget.warmup_steps:,} steps), {decay}"
+    peak = budget.peak_step + 1  # people and logs count steps from 1
+    return f"{budget.lr:g} at step {peak:,} (warmup {counted(budget.warmup_steps, 'step')}), {decay}"
 
 
 def _describe_ranks(budget: Budget, dp_degree: int, world_size: int) -> str:
     passes, padding = budget.accumulation(dp_degree), budget.padding_packs(dp_degree)
-    wasted = f", {padding:,} padding packs" if padding else ""
-    each = f"{passes:,} x {budget.local_batch_packs:,} packs"
+    wasted = f", {counted(padding, 'padding pack')}" if padding else ""
+    each = f"{passes:,} x {counted(budget.local_batch_packs, 'pack')}"
     return f"{world_size:,}, {dp_degree:,} of them data-parallel: {each} each per step{wasted}"

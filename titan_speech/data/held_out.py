@@ -26,6 +26,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
 from titan_speech.store.reader import Part, SampleReader, Store
+from titan_speech.utils.text_table import counted
 
 HIDDEN_COLUMNS = frozenset({"speaker_id", "source_video_id"})
 """Columns by which clone pairs and stitched documents are made."""
@@ -121,7 +122,8 @@ class HeldOut:
             if not sum(counts):
                 raise DataError(_not_found(path, held_out_set, stores))
             lines += [
-                f"held out by {path}: {count:,} of {len(held_out_set.held_out.all):,} samples in store {store.path}"
+                f"held out by {path}: {count:,} of {counted(len(held_out_set.held_out.all), 'sample')} in store "
+                f"{store.path}"
                 for store, count in zip(stores, counts, strict=True)
             ]
         for (index, number), found in found_of.items():

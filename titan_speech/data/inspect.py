@@ -42,6 +42,7 @@ from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.printable import one_line
 from titan_speech.utils.progress import print_to_stderr
+from titan_speech.utils.text_table import counted
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 BORDER_WIDTH = 72
@@ -107,7 +108,7 @@ class PackPrinter:
         yield (
             f"slot {pack.slot}  {stream.name} ({stream.task}), pack {self.plan.locate(pack.slot)[1]} of the "
             f"stream: {len(pack.ids_S):,} tokens, {pack.num_trained_tokens:,} trained, {pack.num_pad_tokens:,} "
-            f"padding, {pack.num_documents:,} documents"
+            f"padding, {counted(pack.num_documents, 'document')}"
         )
         begin = 0
         for number, ref in enumerate(self.plan.sample_refs(pack), start=1):
@@ -162,8 +163,8 @@ def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 
     budget = Budget.from_config(config)
     ranks = data_parallel_degree(config.parallelism, world_size)
     yield (
-        f"plan {plan.fingerprint}, {budget.packs_per_step:,} packs per step, {ranks:,} data-parallel ranks, "
-        f"{budget.padding_packs(ranks):,} padding packs per step"
+        f"plan {plan.fingerprint}, {counted(budget.packs_per_step, 'pack')} per step, "
+        f"{counted(ranks, 'data-parallel rank')}, {budget.padding_packs(ranks):,} padding packs per step"
     )
     for slot, digest in read_slots(config, plan, start, count, world_size):
         pack = plan.pack(slot)

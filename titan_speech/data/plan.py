@@ -39,7 +39,7 @@ from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import Vocabulary
-from titan_speech.utils.text_table import table_lines
+from titan_speech.utils.text_table import counted, table_lines
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class DataPlan:
 
         Epochs are what the whole run reads of each stream.
         """
-        lines = [f"data plan {self.fingerprint}: {self.total_slots:,} packs of {self.seq_len:,} tokens"]
+        lines = [f"data plan {self.fingerprint}: {counted(self.total_slots, 'pack')} of {self.seq_len:,} tokens"]
         lines += _phase_lines(self.phase)
         lines += table_lines([HEADER, *(_row(stream, self.total_slots) for stream in self.streams)], "<<<>")
         return "\n".join([*lines, *self.held_out, *self.left_out()])
@@ -225,7 +225,7 @@ def _phase_lines(phase: Phase) -> list[str]:
     for stream in phase.streams:
         num_packs = sum(segment.num_packs for segment in stream.segments)
         status = {
-            "carried": f"resumed, {num_packs:,} packs read before",
+            "carried": f"resumed, {counted(num_packs, 'pack')} read before",
             "new": "new",
             "restarted": f"restarted: {stream.reason}",
         }
@@ -255,7 +255,7 @@ def _left_out_lines(plan: DataPlan) -> list[str]:
         for done, number in (("dropped", counts.num_dropped), ("split", counts.num_split)):
             if number:
                 lines.append(
-                    f"{stream.name}: {done} {number:,} samples longer than {plan.seq_len:,} tokens "
+                    f"{stream.name}: {done} {counted(number, 'sample')} longer than {plan.seq_len:,} tokens "
                     f"(longest {counts.longest:,})"
                 )
         if counts.num_unusable and (unread := count_unread(stream.documents)):

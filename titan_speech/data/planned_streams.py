@@ -37,6 +37,7 @@ from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar, Task
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _problem(planned: PlannedStream, config: SpeechConfig) -> str:
                 "raise stitch_gap_sec, or leave it out to read segments one by one"
             )
         return (
-            f"{name}: {counts.num_documents:,} documents {few}; leave the language out (languages), add data or lower "
-            "seq_len"
+            f"{name}: {counted(counts.num_documents, 'document')} {few}; leave the language out (languages), add data "
+            "or lower seq_len"
         )
     if not all(sum(stream.block_counts[k].num_packs for k in partition) for partition in stream.partitions):
         return (

@@ -31,6 +31,7 @@ from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
 from titan_speech.store.reader import Store, check_same_codec, check_tokenizer, open_store, store_files
 from titan_speech.tokenization.prompt_template import Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class ValidationSet:
     """Documents above the sequence length that are not scored."""
 
     def describe(self) -> str:
-        line = f"validation {self.name}: {self.num_documents:,} documents in {len(self.pack_plans):,} packs"
+        packs = counted(len(self.pack_plans), "pack")
+        line = f"validation {self.name}: {counted(self.num_documents, 'document')} in {packs}"
         if self.num_cut:
             line += f"; {self.num_cut:,} longer ones scored up to seq_len"
         if self.num_left_out:

@@ -26,7 +26,7 @@ from titan_speech.codec.base import FRAME_SAMPLES, Codec, check_wav
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import TooLongError, read_resampled
 from titan_speech.errors import CodecError, DataError
-from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
+from titan_speech.importers.audio_listing import KEY, Clip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.columns import CODES, NO_COLUMN, TEXT_COLUMNS, Columns, required_fields, speech_columns
 from titan_speech.importers.listing_formats import ID_COLUMNS, PATH_COLUMNS
@@ -81,7 +81,7 @@ class AudioImporter:
             _report_untranscribed(root, clips)
             return
         where = str(clips[0].listing)
-        self._columns.check_transcripts(known, where, [name for name in known if holds_sentences(clips, name)])
+        self._columns.check_transcripts(known, where, lambda name: [clip.columns.get(name) for clip in clips])
         print_to_stderr(f"{where}: {_describe_listing(clips, known, self._columns, self._options.columns)}")
 
     def codec_info(self) -> CodecInfo:
@@ -165,14 +165,6 @@ def _report_untranscribed(root: str, clips: Sequence[Clip]) -> None:
             f"{root}: {num_without:,} of {len(clips):,} recordings have no .txt of the same name: speech without "
             "transcript"
         )
-
-
-def holds_sentences(clips: Sequence[Clip], column: str) -> bool:
-    """Whether most clips have words of their own in a column: a transcript, whatever its name, but not a speaker."""
-    values = [value for clip in clips if isinstance(value := clip.columns.get(column), str)]
-    several = (value for value in values if len(value.split()) > 1 or (len(value) > 8 and not value.isascii()))
-    sentences = {value for value in several if Path(value).suffix.lower() not in SUFFIXES}
-    return 2 * len(sentences) > len(clips) > 1
 
 
 def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Columns, asked: Mapping[str, str]) -> str:

@@ -287,7 +287,7 @@ class _Build:
         records = {unit.name: self._folder.record(unit) for unit in units}
         left = [unit for unit in units if (record := records[unit.name]) is None or not record.is_done(unit, skip_bad)]
         num_samples = [None if unit.stop is None else unit.stop - unit.start for unit in left]
-        progress = TaskProgress("imported", "units", [unit.num_bytes for unit in left], num_samples)
+        progress = TaskProgress("imported", "unit", [unit.num_bytes for unit in left], num_samples)
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
         limits, sample_filter = self._request.options.limits, self._request.filter
@@ -325,7 +325,7 @@ class _Build:
     def _write_shards(self, runs: Sequence[SortedRun]) -> Manifest:
         parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
         left = [job for jobs in parts.values() for job in jobs if self._folder.shard(job) is None]
-        progress = TaskProgress("cut", "shards", [self._request.shard_bytes] * len(left))
+        progress = TaskProgress("cut", "shard", [self._request.shard_bytes] * len(left))
         cut_shard = CutShard(self._folder.store, self._folder.shards)
         run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()

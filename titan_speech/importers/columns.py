@@ -8,14 +8,15 @@ of `@none` is read from nowhere.
 
 A column that the user named and that does not exist is an error, never an empty field. So is a column that looks like
 one of transcripts in an input of which no transcript is read: its samples would be speech without text, unnoticed.
-Names decide (`utterance_words`, `normalizedText`); where they mislead, `transcript_native=@none` is the way out.
+Names decide (`utterance_words`, `normalizedText`) and the first values, since a transcript may be called `label`; where
+they mislead, `transcript_native=@none` is the way out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
@@ -48,6 +49,9 @@ _NOT_TEXT = """
     tokens time start end duration
 """.split()  # noqa: SIM905
 """Last words of names such as text_len and sentence_id."""
+_FILE_NAME = re.compile(r".*\.\w{2,5}", re.S)
+PROBED = 16
+"""Records whose values are looked at, where an input does not have all of them at hand."""
 _MAX_LISTED = 20
 _MAX_LAYOUTS = 1000
 
@@ -98,22 +102,29 @@ class Columns:
             if not any(column in available or column == ROW for column in self.candidates[field]):
                 raise DataError(f"{where} {missing_field(field, self.candidates[field], available)}")
 
-    def check_transcripts(self, available: Collection[str], where: str, text_like: Collection[str] = ()) -> None:
+    def decides_transcripts(self, available: Collection[str]) -> bool:
+        """Whether a transcript is read from these columns, or the user has said that none is."""
+        spoken = (f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS)
+        return any(field in self.decided or self.of(field, available) for field in spoken)
+
+    def check_transcripts(
+        self, available: Collection[str], where: str, values_of: Callable[[str], Sequence[object]]
+    ) -> None:
         """Refuse columns that look like transcripts of which none is read.
 
         Args:
-            available: columns of an input, or of its first record.
+            available: columns of an input, or of its first records.
             where: the input, for the message.
-            text_like: columns that are known to hold sentences, whatever their names.
+            values_of: values of a column, of all records or of the first ones; asked only where its name says nothing.
 
         Raises:
             DataError: there are such columns, no transcript is read, and the user has not decided about any.
         """
-        spoken = (f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS)
-        if any(field in self.decided or self.of(field, available) for field in spoken):
+        if self.decides_transcripts(available):
             return
         used = self.used(available)
-        found = [name for name in available if name not in used and (name in text_like or is_text_like(name))]
+        unread = [name for name in available if name not in used]
+        found = [name for name in unread if is_text_like(name) or holds_sentences(values_of(name))]
         if found:
             flag = f"--columns transcript_native={found[0]}"
             raise DataError(
@@ -129,6 +140,14 @@ def is_text_like(column: str) -> bool:
     if not words or words[-1] in _NOT_TEXT:
         return False
     return any(word.startswith(_TEXT_WORDS) or word.endswith("text") for word in words if word != "context")
+
+
+def holds_sentences(values: Sequence[object]) -> bool:
+    """Whether most records have words of their own in a column: a transcript, whatever its name, but not a speaker."""
+    texts = [value for value in values if isinstance(value, str)]
+    several = (text for text in texts if len(text.split()) > 1 or (len(text) > 8 and not text.isascii()))
+    sentences = {text for text in several if not _FILE_NAME.fullmatch(text)}
+    return 2 * len(sentences) > len(values) > 1
 
 
 def speech_columns(options: ImportOptions, defaults: Mapping[str, str] | None = None) -> Columns:

@@ -231,7 +231,10 @@ class MDSImporter:
         return speech_samples(self._records(self._locations[unit.name]), self._columns, self._options, unit)
 
     def _records(self, location: _Location) -> Iterator[tuple[str, Record]]:
-        wanted = self._columns.used(location.shard.columns)
+        names = location.shard.columns
+        wanted = self._columns.used(names)
+        if not self._columns.decides_transcripts(names):
+            wanted.update(_texts(names))
         max_bytes = self._options.limits.max_member_bytes
         for number, record in enumerate(_read_samples(location.folder, location.shard, wanted, max_bytes)):
             yield f"{location.shard.raw.basename} sample {number}", record
@@ -241,12 +244,16 @@ class MDSImporter:
         names = shard.columns
         where = f"{location.folder / INDEX}: shard {shard.raw.basename}"
         self._columns.check_all(names, required_fields(self._options), where)
-        self._columns.check_transcripts([name for name, kind in names.items() if kind == "str"], where)
+        self._columns.check_transcripts(_texts(names), where, lambda _: ())  # values are looked at as they are read
         for name in sorted(self._columns.used(names)):
             if not _can_decode(names[name]):
                 raise DataError(f"{where}: column {name!r} is {names[name]!r}, which is not read: write it as ndarray")
         if shard.packed is not None and (shard.compression or "").split(":")[0] != "zstd":
             raise DataError(f"{where} is compressed with {shard.compression!r}: expected none or zstd")
+
+
+def _texts(columns: Mapping[str, str]) -> list[str]:
+    return [name for name, kind in columns.items() if kind == "str"]
 
 
 def _locations(options: ImportOptions) -> list[_Location]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, Sample, Unit
-from titan_speech.importers.columns import CODES, Columns, required_fields, speech_columns
+from titan_speech.importers.columns import CODES, PROBED, Columns, required_fields, speech_columns
 from titan_speech.importers.files import InputFile, find_files, format_hint, warn_absent_parts
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
@@ -58,7 +58,8 @@ class ParquetImporter:
         schema = file.schema_arrow
         _refuse_repeated_columns(schema.names, path)
         self._columns.check_all(schema.names, required_fields(self._options), str(path))
-        self._columns.check_transcripts([each.name for each in schema if _is_text(each.type)], str(path))
+        texts = [each.name for each in schema if _is_text(each.type)]
+        self._columns.check_transcripts(texts, str(path), lambda name: _first_values(path, file, name))
         column = self._columns.of(CODES, schema.names)
         assert column is not None, "codes are a required field"
         _check_codes(schema.field(column), path, self._options.codes_dtype)
@@ -188,6 +189,14 @@ def _check_codes(field: pa.Field, path: Path, codes_dtype: str | None) -> None:
         raise DataError(f"{path}: codes in {field.name!r} are {kind}: expected lists of integers, or bytes")
     if codes_dtype is not None:
         raise DataError(f"{path}: codes in {field.name!r} are {kind}: leave out --codes-dtype, it is for bytes")
+
+
+def _first_values(path: Path, file: pq.ParquetFile, column: str) -> list[object]:
+    try:
+        batch = next(file.iter_batches(PROBED, columns=[column]), None)
+        return [] if batch is None else batch.column(0).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged: {error}. Fetch or write it again") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -9,15 +9,25 @@ Shapes: T codes of a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
-from titan_speech.importers.columns import CODE_LEN, CODES, ROW, TRANSCRIPTS, Columns, missing_column, missing_field
+from titan_speech.importers.columns import (
+    CODE_LEN,
+    CODES,
+    PROBED,
+    ROW,
+    TRANSCRIPTS,
+    Columns,
+    missing_column,
+    missing_field,
+)
 from titan_speech.importers.limits import check_codes_length
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import SampleInfo
@@ -46,20 +56,18 @@ def speech_samples(
         records: name (for errors) and record, in the order of the unit.
 
     Raises:
-        DataError: at the first record, if its transcript would be passed over; at the end of the unit, if a column the
-            user named was in no record.
+        DataError: before the first sample, if transcripts would be passed over; at the end of the unit, if a column
+            the user named was in no record.
     """
+    records = iter(records)
+    first = list(islice(records, PROBED))
+    _check_transcripts([record for _, record in first if not isinstance(record, Problem)], columns, unit)
     seen: set[str] = set()
-    is_first = True
     named = {column for column in columns.named.values() if column != ROW}
-    for row, (name, record) in enumerate(records, unit.start):
+    for row, (name, record) in enumerate(chain(first, records), unit.start):
         if isinstance(record, Problem):
             yield BadSample(name, record, row)
             continue
-        if is_first:  # of the unit: before the rest is read in vain
-            is_first = False
-            texts = [name for name, value in record.items() if value is None or isinstance(value, str)]
-            columns.check_transcripts(texts, str(unit.path))
         if not named <= seen:
             seen.update(record)
         try:
@@ -71,6 +79,13 @@ def speech_samples(
     for field, column in columns.named.items():
         if column not in seen and column != ROW:
             raise DataError(f"{unit.path} {missing_column(field, column, seen)}")
+
+
+def _check_transcripts(first: Sequence[Record], columns: Columns, unit: Unit) -> None:
+    """Refuse transcripts that would be passed over, by the first records, before the rest is read in vain."""
+    values = {name: [record.get(name) for record in first] for record in first for name in record}
+    texts = [name for name, found in values.items() if all(one is None or isinstance(one, str) for one in found)]
+    columns.check_transcripts(texts, str(unit.path), values.__getitem__)
 
 
 def _speech_sample(record: Record, columns: Columns, options: ImportOptions, unit: Unit, row: int) -> SpeechSample:

@@ -33,6 +33,7 @@ from titan_speech.errors import RendezvousError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
 from titan_speech.health.signals import describe_kept, is_repeated, signal_text
 from titan_speech.launch.rank_logs import AGENT_LOG, RankLogs
+from titan_speech.utils.text_table import counted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 PASSED_AS_THEY_ARE = (signal.SIGINT, signal.SIGUSR1)
@@ -111,8 +112,15 @@ def run_ranks(launch: Launch, words: Sequence[str]) -> int:
             logs.remove()
     if code > 128:
         hint = resume_hint(words, launch.num_processes, launch.max_nodes)
-        say(f"stopped; {describe_kept(launch.checkpoints)}. {hint}")
+        _say(f"stopped; {describe_kept(launch.checkpoints)}. {hint}")
     return code
+
+
+def _say(text: str) -> None:
+    """One message on stderr, in place of the bar that a rank which was killed has left."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    say(text)
 
 
 def _rendezvous_error(launch: Launch, reason: str) -> RendezvousError:
@@ -219,17 +227,17 @@ class Agent(LocalElasticAgent):
             failed = [] if 0 in self.first_codes else failed[:1]
         for rank, one in failed:
             if one != EXIT_RESTART:
-                say(f"rank {rank} {_end_text(one)}{self.logs.last_words(rank)}")
+                _say(f"rank {rank} {_end_text(one)}{self.logs.last_words(rank)}")
         for line in self.logs.hang_report() if code == EXIT_HUNG else ():
             print(line, file=sys.stderr, flush=True)
         if self._remaining_restarts > 0:
-            left = self._remaining_restarts - 1
-            say(f"all ranks start again from the last checkpoint ({left} restarts are left after this one)")
+            left = counted(self._remaining_restarts - 1, "restart")
+            _say(f"all ranks start again from the last checkpoint ({left} left after this one)")
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         """Nodes have come or gone, or a rank has failed: the ranks save if they can."""
         if not self.first_codes:
-            say("nodes come or go: the ranks save and start again")
+            _say("nodes come or go: the ranks save and start again")
         self._shutdown(timeout=self._shutdown_timeout)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:

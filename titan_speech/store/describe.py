@@ -18,7 +18,7 @@ from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, To
 from titan_speech.store.reader import store_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.utils.printable import joined_lines
-from titan_speech.utils.text_table import hours
+from titan_speech.utils.text_table import counted, hours
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
@@ -105,11 +105,11 @@ def _task_table(manifest: Manifest, tasks: tuple[TaskTotals, ...]) -> list[str]:
 def _part_lines(part: PartInfo, branch: str, trunk: str) -> Iterator[str]:
     length = f", {hours(part.duration_sec / 3600)}" if part.kind is Kind.SPEECH else ""
     yield (
-        f"{branch} {part.folder}: {part.num_samples:,} samples, {part.num_tokens:,} tokens{length}, "
-        f"{len(part.shards)} shards, fingerprint {part.fingerprint}"
+        f"{branch} {part.folder}: {counted(part.num_samples, 'sample')}, {part.num_tokens:,} tokens{length}, "
+        f"{counted(len(part.shards), 'shard')}, fingerprint {part.fingerprint}"
     )
     for variant in part.variants:
-        yield f"{trunk}   {variant.name}: {variant.num_samples:,} samples, {variant.num_tokens:,} text tokens"
+        yield f"{trunk}   {variant.name}: {counted(variant.num_samples, 'sample')}, {variant.num_tokens:,} text tokens"
 
 
 def _num_bytes(part: PartInfo) -> int:

@@ -23,6 +23,7 @@ from titan_speech.store.manifest import MANIFEST_NAME, Manifest, read_manifest
 from titan_speech.store.remote_files import read_remote_manifest, remote_file
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import Progress
+from titan_speech.utils.text_table import counted
 
 UNLISTED_NAMES = (HELD_OUT_NAME, "build_report.json")
 
@@ -49,7 +50,7 @@ def push_store(folder: Path, url: S3Url, settings: StorageConfig | None = None) 
             client, folder, url, paths=paths, sha256s=sha256s, report=lambda file: progress.add(file.num_bytes)
         )
     num_sent = sum(not file.existed for file in done)
-    return f"{url}: {len(done)} files, {num_sent} sent, {len(done) - num_sent} were there"
+    return f"{url}: {counted(len(done), 'file')}, {num_sent} sent, {len(done) - num_sent} were there"
 
 
 def pull_store(url: S3Url, folder: Path, settings: StorageConfig | None = None) -> str:

@@ -108,7 +108,7 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, log: Callable[[str
     todo = [work for work in works if not work.is_done()]
     if len(todo) < len(works):
         log(f"resuming: {len(works) - len(todo)} of {len(works)} units are done")
-    progress = TaskProgress("cleaned", "units", [work.unit.num_bytes for work in todo])
+    progress = TaskProgress("cleaned", "unit", [work.unit.num_bytes for work in todo])
     errors = [error for error in run_tasks(CleanTask(job), todo, workers, progress.report) if error is not None]
     progress.finish()
     if errors:
@@ -127,7 +127,7 @@ def _write_all(
     pairs = enumerate(zip(works, decisions, strict=True))
     tasks = [UnitToWrite(work, one, documents / f"{number:05d}.parquet") for number, (work, one) in pairs]
     num_documents = [len(one.decision_N) for one in decisions]
-    progress = TaskProgress("written", "units", num_documents, num_documents)
+    progress = TaskProgress("written", "unit", num_documents, num_documents)
     total = DocumentCounts()
     for counts in run_tasks(WriteTask(), tasks, workers, progress.report):
         total.merge(counts)

@@ -25,7 +25,7 @@ from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, describe_composition
 from titan_speech.training.console import WIDTH
 from titan_speech.utils.progress import clock
-from titan_speech.utils.text_table import amount, gigabytes, large, table_lines
+from titan_speech.utils.text_table import amount, counted, gigabytes, large, table_lines
 
 MARGIN = 2
 STATES_PER_TRAINED = 3
@@ -95,7 +95,7 @@ def _time(config: SpeechConfig, metrics: Path, is_resume: bool) -> str:
     step, record = max(records.items())
     left = max(Budget.from_config(config).num_steps - step, 0)
     step_sec = record["step_time_sec"]
-    return f"about {clock(left * step_sec)} for {left:,} steps, at {step_sec:.3g} s per step as before"
+    return f"about {clock(left * step_sec)} for {counted(left, 'step')}, at {step_sec:.3g} s per step as before"
 
 
 def data_lines(plan: DataPlan) -> list[str]:
@@ -194,7 +194,7 @@ def _loss_rows(records: dict[int, dict[str, float]]) -> Iterator[tuple[str, str]
         yield "loss", f"{finite[last]:.4f} at step {last:,}, best {finite[best]:.4f} at step {best:,}"
     skipped = records[max(records)].get("skipped_steps", 0) if records else 0
     if skipped:
-        yield "skipped", f"{skipped:,.0f} steps without an update: see the log"
+        yield "skipped", f"{counted(int(skipped), 'step')} without an update: see the log"
 
 
 def _next_lines(folder: Path, checkpoint: Path) -> list[str]:
@@ -203,4 +203,20 @@ def _next_lines(folder: Path, checkpoint: Path) -> list[str]:
         ("export", f"titan-speech model export --checkpoint {checkpoint} --output {folder / 'hf' / checkpoint.name}"),
         ("next stage", f"titan-speech train NEXT.toml --stage.from {folder}"),
     ]
-    return ["next", *(f"{'':{MARGIN}}{line}" for line in table_lines(rows)), ""]
+    return ["next", *(line for name, command in rows for line in command_lines(name, command)), ""]
+
+
+def command_lines(name: str, command: str) -> Iterator[str]:
+    """A command that can be copied, in lines of at most 100 characters that end in a backslash where they are cut.
+
+    A cut is before an option, so that it keeps its value.
+    """
+    indent = " " * (MARGIN + 12)
+    line = f"{'':{MARGIN}}{name:<12}{command.split(' --')[0]}"
+    for option in command.split(" --")[1:]:
+        if len(line) + len(f" --{option} \\") > WIDTH:
+            yield f"{line} \\"
+            line = f"{indent}  --{option}"
+        else:
+            line += f" --{option}"
+    yield line

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.utils.progress import MIN_SEC, ProgressLine, RateEstimate, clock
-from titan_speech.utils.text_table import amount
+from titan_speech.utils.text_table import amount, counted
 
 
 class TaskProgress:
@@ -30,7 +30,7 @@ class TaskProgress:
         """
         Args:
             stage: what is done to a task, as `imported`.
-            what: name of the tasks, as `units`.
+            what: what a task is, as `unit`.
             sizes: of each task in any one unit, such as bytes.
             num_samples: of each task, where it is known before.
         """
@@ -74,7 +74,7 @@ class TaskProgress:
     def _head(self, is_done: NDArray[np.bool_], num_refused: int = 0) -> str:
         """Such as `imported 3 of 8 units`."""
         refused = f", refused {num_refused}" if num_refused else ""
-        return f"{self._stage} {is_done.sum() - num_refused} of {len(is_done)} {self._what}{refused}"
+        return f"{self._stage} {is_done.sum() - num_refused} of {counted(len(is_done), self._what)}{refused}"
 
     def _found(self, totals: NDArray[np.int64]) -> str:
         """Samples and tokens, and once some seconds have passed since the first ones, how many per second."""

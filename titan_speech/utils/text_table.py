@@ -51,7 +51,14 @@ def amount(value: float, unit: str = "") -> str:
     """Three significant digits with the unit, `B` for bytes: 110 samples, 12.3 k samples, 4.51 GB."""
     letters = ((1e12, "T"), (1e9, "G" if unit == "B" else "B"), (1e6, "M"), (1e3, "k"))
     size, letter = next((one for one in letters if value >= 0.9995 * one[0]), (1.0, ""))
+    unit = unit.removesuffix("s") if value == 1 else unit
     return f"{value / size:.3g} {letter}{unit if unit == 'B' else f' {unit}' if letter else unit}".rstrip()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless the number is 1: 1 step, 1,234 steps, 2 processes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def hours(value: float) -> str:

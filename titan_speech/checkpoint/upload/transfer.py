@@ -37,7 +37,7 @@ from titan_speech.utils.locks import wait_for_lock
 from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.safe_path import path_inside
-from titan_speech.utils.text_table import size_text, table_lines
+from titan_speech.utils.text_table import counted, size_text, table_lines
 
 FETCHING_DIR = "fetching"
 HEADER = ("name", "kind", "files", "size")
@@ -116,7 +116,7 @@ def push(run: Path, folder: Path, to: str, storage: StorageConfig, step: int | N
     prefix = job.prefix()
     claim(job, prefix)
     sent = _push_all(Sender(prefix, RateLimiter(0), int(job.upload.part_mb * 1e6)), chosen)
-    return f"{to}: {len(sent)} checkpoints sent, {len(chosen) - len(sent)} were there"
+    return f"{to}: {counted(len(sent), 'checkpoint')} sent, {len(chosen) - len(sent)} were there"
 
 
 def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentCheckpoint]:
