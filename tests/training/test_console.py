@@ -202,7 +202,7 @@ def test_nothing_is_written_before_the_run_folder_is_opened(
 
 
 def test_a_next_command_is_cut_before_an_option_where_it_is_too_wide() -> None:
-    command = f"titan-speech sample --run {'r' * 60} --output {'o' * 30}"
+    command = f"titan-speech sample --run {'r' * 50} --output {'o' * 30}"
     lines = list(command_lines("hear it", command))
     assert max(map(len, lines)) <= WIDTH
     assert len(lines) == 2
