@@ -222,7 +222,7 @@ def _trained_model(checkpoint: WeightsCheckpoint, dtype: torch.dtype, base: Path
     with checkpoint.kept():
         merged = checkpoint.merged_weights(base)
         if merged is None:
-            load_weights(model, checkpoint.path)
+            load_weights(model, checkpoint.path, checkpoint.shape)
         else:
             model.load_state_dict(merged, strict=False)
     with torch.no_grad():

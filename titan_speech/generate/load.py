@@ -108,11 +108,11 @@ def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
     model = spec.model.build()
     with torch.no_grad():
         model.init_weights()
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, shape)
     return model.eval()
 
 
-def load_weights(model: Decoder, checkpoint: Path) -> None:
+def load_weights(model: Decoder, checkpoint: Path, shape: BackboneShape) -> None:
     """Read the weights of a checkpoint (.../step-N) that holds a whole model."""
     state = model.state_dict()
     read_tensors(state, checkpoint, shape)
