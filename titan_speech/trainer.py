@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
@@ -24,6 +26,7 @@ from torchtitan.trainer import Trainer
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.batch_checks import check_labels, packs_by_stream
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.data.loader import SpeechDataLoader, worker_error
 from titan_speech.data.pack_layout import IGNORE_INDEX
@@ -135,7 +138,17 @@ class SpeechTrainer(Trainer):
             num_steps=config.budget.num_steps,
             global_batch_tokens=config.speech.training.global_batch_tokens,
             flops=self._flops_per_token(),
+            planned_packs=self._planned_packs,
         )
+
+    def _planned_packs(self, after: int, until: int) -> NDArray[np.int64]:
+        """Packs of each stream that the plan gives steps after + 1 to until, without those a rollback skips."""
+        plan = self.config.plan
+        planned_S = plan.packs_of_steps(after, until)
+        for step in range(after, until) if self.rollbacks.done else ():
+            if self.rollbacks.skips(step + 1):
+                planned_S = planned_S - plan.packs_of_steps(step, step + 1)
+        return planned_S
 
     def _flops_per_token(self) -> FlopsPerToken:
         """FLOPs per token of the whole model, built without memory since a pipeline rank has only a part of it.
@@ -160,11 +173,17 @@ class SpeechTrainer(Trainer):
         metrics.start_at(self.step - 1, str(self.checkpointer.start))
         vocabulary = self.config.plan.vocabulary
         batches = super().batch_generator(data_iterable)
+        closing_ids = self.config.plan.grammar.closing_ids
+        is_first = True
         while True:
             with record_function(DATA), ledger.part(DATA_WAIT):
                 inputs, labels_BL = next(batches)
+            if is_first:
+                check_labels(inputs["input"], labels_BL, inputs["positions"], closing_ids)
+                is_first = False
             if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
+                metrics.packs_S += packs_by_stream(labels_BL, len(metrics.packs_S))
             yield inputs, labels_BL
 
     def should_continue_training(self) -> bool:

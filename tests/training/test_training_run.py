@@ -36,6 +36,8 @@ def test_figures_are_complete_and_consistent(short_run: Path) -> None:
     tokens, trained = record["tokens_per_sec_per_gpu"], record["trained_tokens_per_sec_per_gpu"]
     assert 0 < trained < tokens
     assert record["audio_sec_per_sec"] < tokens / 50
+    read = [value for name, value in record.items() if name.startswith("read_tokens/source/")]
+    assert sum(read) == 1024, "all packs of one step"
 
 
 def test_tensorboard_and_wandb_have_the_figures_of_the_log(short_run: Path) -> None:

@@ -31,6 +31,7 @@
       |  slots.py               which rank computes which slot of a step, and when
       |  shard_prefetch.py      fetches shards from object storage before they are needed
       |  loader.py              batches of one rank; state = next slot
+      |  batch_checks.py        labels are the next token; packs by stream, counted from labels
       v
     batches                 validation_set.py      held-out samples as packs in a fixed order
                             generation_prompts.py  prompts of held-out sets

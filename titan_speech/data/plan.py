@@ -142,6 +142,12 @@ class DataPlan:
         assert slot >= first, f"slot {slot} belongs to an earlier phase, this one begins at {first}"
         return self.order.locate(slot - first)
 
+    def packs_of_steps(self, first: int, end: int) -> np.ndarray:
+        """How many packs of each stream the steps [first, end) read, counted from 0."""
+        ends = [self.phase.slots(step).start - self.phase.first_slot for step in (first, end)]
+        before_S, until_S = (np.array(self.order.num_packs(count), np.int64) for count in ends)
+        return until_S - before_S
+
     def pack_plan(self, slot: int) -> PackPlan:
         """The stream and the pieces of a slot's pack."""
         index, j = self.locate(slot)

@@ -280,6 +280,11 @@ class Grammar:
         return self._id(TEMPLATES[task].closing[0])
 
     @cached_property
+    def closing_ids(self) -> frozenset[int]:
+        """The last tokens of documents, of all tasks."""
+        return frozenset(self._id(template.closing[-1]) for template in TEMPLATES.values())
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with any template, the vocabulary or the tokenizer; 16 hex characters."""
         templates = {task.value: template.identity for task, template in TEMPLATES.items()}

@@ -5,6 +5,7 @@ step_guard.py   whether a step may change the weights: its loss and gradients ar
 optimizer.py    AdamW that skips a rejected step, with a rate of its own for new rows
 lr_schedule.py  the learning rate of each step
 metrics.py      losses per group, throughput, padding and memory, at log steps
+mixture_check.py  what was read of each source and language against the data plan
 validation.py   losses on held-out samples, before, between and after steps
 jsonl_log.py    metrics.jsonl
 console.py      what a person sees of it: rows, a bar, tables

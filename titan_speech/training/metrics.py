@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.components.metrics import BaseLogger, LoggerContainer, MetricsProcessor
 
@@ -25,6 +26,7 @@ from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupSums, StreamKey, group_losses
+from titan_speech.training.mixture_check import MixtureCheck, tokens_read
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class RunFacts:
     num_steps: int
     global_batch_tokens: int
     flops: FlopsPerToken
+    planned_packs: Callable[[int, int], NDArray[np.int64]]
+    """(after, until) -> packs of each stream that the data plan gives the steps after + 1 to until."""
 
 
 class SpeechMetricsProcessor(MetricsProcessor):
@@ -114,6 +118,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
             self.jsonl = JsonlLogger(Path(dump_folder) / "metrics.jsonl")
             self.logger = _with(self.logger, self.jsonl)
         self.counts = BatchCounts()
+        self.packs_S = np.zeros(0, np.int64)
+        """Packs of each stream in the batches since the last log step."""
         self.last_logged_step = 0
         self.sources: list[Callable[[], dict[str, float]]] = []
         """Functions that return more metrics; called at each log step on every rank."""
@@ -121,6 +127,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
     def attach(self, facts: RunFacts, groups: GroupSums, device: torch.device) -> None:
         """Set what exists only once the trainer is built."""
         self.facts, self.groups, self.device = facts, groups, device
+        self.packs_S = np.zeros(len(facts.streams), np.int64)
+        self.mixture = MixtureCheck(facts.streams)
 
     def start_at(self, step: int, announcement: str) -> None:
         """Log what the run starts from, and measure time from here on."""
@@ -149,12 +157,17 @@ class SpeechMetricsProcessor(MetricsProcessor):
         """Called on every rank at a log step; `loss` and the groups cover all steps since the last one."""
         window_sec = time.perf_counter() - self.time_last_log
         losses = group_losses(self._sum_over(("loss", "pp"), self.groups.take(self.device)), self.facts.streams)
-        counts = BatchCounts.from_tensor(self._sum_over(("batch",), self.counts.to_tensor(self.device)))
+        counted = torch.cat((self.counts.to_tensor(self.device), torch.from_numpy(self.packs_S).to(self.device)))
+        counted = self._sum_over(("batch",), counted)
+        counts = BatchCounts.from_tensor(counted[: -len(self.packs_S)])
+        packs_S = counted[-len(self.packs_S) :].long().numpy()
+        self.mixture.compare(self.facts.planned_packs(self.last_logged_step, step), packs_S)
         lr = max((v for k, v in (extra_metrics or {}).items() if k.startswith("lr/")), default=math.nan)
         metrics: dict[str, Any] = {
             "loss": math.nan,  # where every step since the last log was skipped
             **{name: group.mean for name, group in losses.items()},
             **{name.replace("loss", "trained_tokens", 1): group.num_tokens for name, group in losses.items()},
+            **tokens_read(packs_S, self.facts.streams, self.facts.seq_len),
             "grad_norm": grad_norm,
             "lr": lr,
             "tokens_seen": step * self.facts.global_batch_tokens,
@@ -238,6 +251,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
     def _start_window(self, step: int) -> None:
         self.last_logged_step = step
         self.counts = BatchCounts()
+        self.packs_S = np.zeros_like(self.packs_S)
         self.ntokens_since_last_log = 0
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()

@@ -44,7 +44,7 @@ def account_of(run: Run) -> Account | None:
     except (OSError, ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError) as error:
         run.problems.append(f"the ledger of time cannot be read: {error}")
         return None
-    return found if found is not None and found.total_sec > 0 else None
+    return found if found is not None and found.starts and found.total_sec > 0 else None
 
 
 def _stack(title: str, found: Account) -> Stack:
@@ -57,7 +57,7 @@ def _stack(title: str, found: Account) -> Stack:
 
 
 def _classes(found: Account) -> Table:
-    rows = [
+    rows: list[tuple[Cell | str, ...]] = [
         (
             Cell(name.replace("_", " "), color=f"k{number}"),
             f"{seconds:,.1f}",
