@@ -277,7 +277,7 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
         rank=dist_env().rank,
         start=job.consensus.decide_on_rank_0("ledger", lambda: next_start(job.run_folder)),
         world_size=job.world_size,
-        from_step=max(start.step, 0) if start.is_resume else 0,
+        from_step=max(start.step, 0),
     )
     watch_compilation(ledger)
     if job.world_size > 1 and not torch.cuda.is_available():
@@ -371,7 +371,7 @@ def _print_start(
     facts = StartFacts(
         files=job.loaded.files,
         start=f"the weights of {job.config.model.initial}: {initial}" if initial else str(start),
-        is_resume=start.is_resume,
+        is_resume=start.is_resume and not start.is_branch,
         shape=job.shape,
         world_size=job.world_size,
         log=rank_log(job.run_folder, 0),

@@ -254,7 +254,8 @@ def _checkpoint(
     base: Base | None,
 ) -> SpeechCheckpointManager.Config:
     settings = config.checkpoint
-    initial = None if start.is_resume else start.checkpoint
+    initial = None if start.is_resume and not start.is_branch else start.checkpoint
+    is_new_stage = start.with_optimizer and not start.is_branch
     return SpeechCheckpointManager.Config(
         enable=settings.enable or settings.create_seed_checkpoint,
         folder=settings.folder,
@@ -263,7 +264,7 @@ def _checkpoint(
         initial_load_path=str(initial.absolute()) if initial else None,
         initial_load_in_hf=hf_initial is not None,
         initial_load_model_only=not start.with_optimizer,
-        exclude_from_loading=[LR_SCHEDULER, DATALOADER, TRAIN_STATE] if start.with_optimizer else [],
+        exclude_from_loading=[LR_SCHEDULER, DATALOADER, TRAIN_STATE] if is_new_stage else [],
         start=start,
         lora=config.lora,
         base=base,

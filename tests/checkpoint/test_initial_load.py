@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,11 @@ from titan_speech.checkpoint.upload.uploader import UploadPass
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
+from titan_speech.data.phase_files import write_step
+from titan_speech.data.phases import Phase, first_phase
 from titan_speech.errors import CheckpointError
 
+PHASE = Phase(label="start", plan="p", seq_len=2, packs_per_step=2, settings={}, streams=())
 PROVENANCE = Provenance(vocabulary="v", grammar="g", model="llama3 debug", global_batch_tokens=4)
 S1 = budget(num_steps=10, warmup_ratio=0.1, lr=7e-3)  # ends at 1e-3
 S2 = budget(num_steps=20, warmup_ratio=0.1, lr=1e-3)
@@ -201,6 +204,64 @@ def test_a_longer_run_decays_over_its_new_total_and_says_so() -> None:
     assert "10 steps -> 20" in note
     assert "optimizer.lr = 0.001" in note
     assert schedule_change(S1, S1, 10) == schedule_change(S1, None, 10) == ""
+
+
+STABLE = budget(num_steps=100, warmup_ratio=0.02, lr=7e-3, decay="constant")
+
+
+def branch(path: Path) -> SpeechConfig:
+    return SpeechConfig(stage=StageConfig(from_=str(path), branch=True))
+
+
+def test_a_branch_begins_at_the_step_of_a_stable_run_with_all_that_a_resume_loads(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 40, plan=STABLE)
+    write_step(path, 40, (first_phase(PHASE, None),))
+    anneal = budget(num_steps=50, warmup_ratio=0.02, lr=7e-3, decay="linear", decay_ratio=0.2)
+    found = choose_initial_load(branch(path), PROVENANCE, anneal)
+    assert (found.start.step, found.start.is_resume, found.start.with_optimizer) == (40, True, True)
+    assert found.notes == ()
+    assert str(found.start) == f"step 40 of {path.parent}, as a branch"
+    assert with_continued_data(branch(path), found.start) == branch(path)
+    other = replace(PROVENANCE, global_batch_tokens=8)
+    with pytest.raises(CheckpointError, match="global_batch_tokens"):
+        choose_initial_load(branch(path), other, anneal)
+
+
+@pytest.mark.parametrize(
+    ("anneal", "message"),
+    [
+        (budget(50, 0.02, "linear", 7e-3, 0.5), "decay_ratio to at most 0.2"),
+        (budget(50, 0.02, "linear", 8e-3, 0.2), "set optimizer.lr to it"),
+        (budget(40, 0.02, "linear", 7e-3, 0.2), "40 steps, and training.target_tokens is that of 40"),
+    ],
+)
+def test_a_branch_whose_schedule_is_another_where_it_begins_is_refused(
+    tmp_path: Path, anneal: Budget, message: str
+) -> None:
+    path = checkpoint(tmp_path, 40, plan=STABLE)
+    write_step(path, 40, (first_phase(PHASE, None),))
+    with pytest.raises(CheckpointError, match=message):
+        choose_initial_load(branch(path), PROVENANCE, anneal)
+
+
+def test_a_branch_needs_the_optimizer_and_a_stable_rate(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 40, kind="model", plan=STABLE)
+    write_step(path, 40, (first_phase(PHASE, None),))
+    anneal = budget(num_steps=50, warmup_ratio=0.02, lr=7e-3, decay="linear", decay_ratio=0.2)
+    with pytest.raises(CheckpointError, match=r"weights only, stage\.branch asks for more"):
+        choose_initial_load(branch(path), PROVENANCE, anneal)
+    path = checkpoint(tmp_path / "cosine", 4)
+    write_step(path, 4, (first_phase(PHASE, None),))
+    with pytest.raises(CheckpointError, match="That run is stable at 0.007 from step 1 to 1"):
+        choose_initial_load(branch(path), PROVENANCE, replace(STABLE, decay="linear", decay_ratio=0.2))
+
+
+def test_a_stable_run_that_is_extended_while_it_is_stable_has_no_jump_to_tell_of() -> None:
+    wsd = replace(STABLE, decay="sqrt", end_lr=1e-3, decay_ratio=0.2)
+    assert schedule_change(replace(wsd, num_steps=200), wsd, 80) == ""
+    assert "100 steps -> 200" in schedule_change(replace(wsd, num_steps=200), wsd, 81)
+    old = {key: value for key, value in asdict(S1).items() if key != "decay_ratio"}
+    assert Budget.from_record(old) == S1
 
 
 def test_records_keep_the_schedule_and_what_a_run_came_from(tmp_path: Path) -> None:

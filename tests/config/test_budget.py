@@ -22,9 +22,12 @@ PT_S1 = SpeechConfig(
 )
 
 
-def budget(num_steps: int, warmup_ratio: float, decay: str = "cosine", lr: float = 1e-3) -> Budget:
+def budget(
+    num_steps: int, warmup_ratio: float, decay: str = "cosine", lr: float = 1e-3, decay_ratio: float = 1.0
+) -> Budget:
     training = TrainingConfig(seq_len=2, global_batch_tokens=4, target_tokens=4 * num_steps)
-    schedule = LRSchedulerConfig(warmup_ratio=warmup_ratio, end_lr=lr / 7, decay=decay)  # type: ignore[arg-type]
+    shape = {"decay": decay, "decay_ratio": decay_ratio}
+    schedule = LRSchedulerConfig(warmup_ratio=warmup_ratio, end_lr=lr / 7, **shape)  # type: ignore[arg-type]
     return Budget.from_config(SpeechConfig(training=training, optimizer=OptimizerConfig(lr=lr), lr_scheduler=schedule))
 
 
@@ -95,12 +98,38 @@ def test_linear_decay_falls_by_equal_amounts_and_constant_does_not_fall() -> Non
     assert constant.final_lr == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("decay", "remaining"),
+    [
+        ("cosine", lambda x: (1 + math.cos(math.pi * x)) / 2),
+        ("linear", lambda x: 1 - x),
+        ("sqrt", lambda x: 1 - x**0.5),
+    ],
+)
+def test_wsd_is_stable_between_warmup_and_the_last_steps_which_decay_in_closed_form(decay: str, remaining) -> None:
+    plan = budget(num_steps=100, warmup_ratio=0.1, decay=decay, lr=7e-3, decay_ratio=0.2)
+    assert {plan.learning_rate(step) for step in range(9, 80)} == {7e-3}
+    assert (plan.peak_step, plan.last_stable_step) == (9, 79)
+    for step in range(80, 100):
+        expected = 1e-3 + 6e-3 * remaining((step - 79) / 20)
+        assert plan.learning_rate(step) == pytest.approx(expected, rel=1e-12), step
+    assert plan.learning_rate(99) == plan.final_lr == plan.end_lr
+    assert plan.learning_rate(80) < 7e-3
+
+
+def test_the_decay_begins_after_warmup_at_the_earliest_and_takes_at_least_one_step() -> None:
+    assert budget(num_steps=100, warmup_ratio=0.5, decay_ratio=0.9).last_stable_step == 49
+    plan = budget(num_steps=100, warmup_ratio=0.1, decay_ratio=1e-6)
+    assert (plan.learning_rate(98), plan.learning_rate(99)) == (plan.lr, plan.end_lr)
+
+
 SCHEDULES = st.builds(
     budget,
     num_steps=st.integers(1, 3_000),
     warmup_ratio=st.floats(0, 1),
-    decay=st.sampled_from(["cosine", "linear", "constant"]),
+    decay=st.sampled_from(["cosine", "linear", "sqrt", "constant"]),
     lr=st.floats(1e-7, 1),
+    decay_ratio=st.floats(1e-3, 1),
 )
 
 

@@ -327,6 +327,19 @@ ONE_PROBLEM = {
         "lr_scheduler.end_lr",
         "at most optimizer.lr = 0.001",
     ),
+    "decay of a constant rate": (
+        "end_lr = 1e-4",
+        'decay = "constant"\ndecay_ratio = 0.1',
+        "lr_scheduler.decay_ratio",
+        "a constant rate has no decay",
+    ),
+    "a branch of nothing": ("[optimizer]", "[stage]\nbranch = true\n[optimizer]", "stage.branch", "of the stable run"),
+    "a branch with other data": (
+        "[optimizer]",
+        '[stage]\nfrom = "x"\nbranch = true\ncontinue_data = false\n[optimizer]',
+        "stage.continue_data",
+        "a branch continues the data order",
+    ),
     "ratio above 1": (
         "end_lr = 1e-4",
         "warmup_ratio = 10",

@@ -16,6 +16,7 @@ from tests.runs import ROOT, assert_close, losses
 from tests.slow.tour import STAGES, StageRun, cut_and_resumed, read_stages, table
 from tests.warm import start_warm
 from titan_speech.config.budget import Budget
+from titan_speech.data.phase_files import phase_end
 from titan_speech.preflight.config_checks import load_config
 
 NUM_ROWS = 69_760  # of tokenizer/tiny with codes and specials
@@ -90,6 +91,62 @@ def test_a_stage_with_the_optimizer_of_the_one_before_has_its_own_rate_and_is_ex
     finished = train(tmp_path / "s3", "--stage.from", str(tmp_path / "s2"), "--stage.strict", *FOUR_STEPS)
     assert finished.returncode != 0
     assert "optimizer.lr = 0.002 is above 5e-05" in finished.output
+
+
+STABLE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.end_lr", "1e-4", "--checkpoint.cadence.0.every", "2")
+LINEAR = (*STABLE, "--training.target_tokens", "4096", "--lr_scheduler.decay", "linear")
+LINEAR += ("--lr_scheduler.decay_ratio", "0.5")
+SQRT = (
+    *STABLE,
+    "--training.target_tokens",
+    "6144",
+    "--lr_scheduler.decay",
+    "sqrt",
+    "--lr_scheduler.decay_ratio",
+    "0.34",
+)
+OTHER_MIX = ("--data.phase", "anneal", "--data.source.0.share", "0.1", "--data.source.1.share", "0.7")
+
+
+@pytest.mark.slow
+def test_two_anneals_of_one_stable_run_end_with_the_bits_of_straight_runs_of_their_schedules(tmp_path: Path) -> None:
+    """One from step 2 on the same data, its straight run from the first step; one from step 4 on another mix, its
+    straight run the stable one, resumed in its own folder with that schedule and mix."""
+    stable = tmp_path / "stable"
+    train_well(stable, *STABLE, "--training.target_tokens", "8192", "--lr_scheduler.decay", "constant")
+    straight = train_well(tmp_path / "straight", *LINEAR)
+    assert_rates_follow(schedule("tests/assets/small.toml", *LINEAR), straight)
+    branch = ("--stage.branch", "--stage.from")
+    first = train_well(tmp_path / "first", *LINEAR, *branch, str(stable / "checkpoint" / "step-2"))
+    assert losses(first) == {step: values for step, values in losses(straight).items() if step > 2}
+    assert_same_bits(tmp_path / "first" / "checkpoint" / "step-4", tmp_path / "straight" / "checkpoint" / "step-4")
+
+    cut = shutil.copytree(stable, tmp_path / "cut")
+    for step in (6, 8):
+        shutil.rmtree(cut / "checkpoint" / f"step-{step}")
+    (cut / "metrics.jsonl").unlink()
+    resumed = train_well(cut, *SQRT, *OTHER_MIX)
+    second = train_well(tmp_path / "second", *SQRT, *OTHER_MIX, *branch, str(stable / "checkpoint" / "step-4"))
+    assert sorted(second) == [5, 6]
+    assert losses(second) == losses(resumed)
+    assert_same_bits(tmp_path / "second" / "checkpoint" / "step-6", cut / "checkpoint" / "step-6")
+    before, anneal = phase_end(tmp_path / "second" / "checkpoint" / "step-6").phases  # type: ignore[union-attr]
+    assert (before,) == phase_end(stable / "checkpoint" / "step-4").phases  # type: ignore[union-attr]
+    assert (anneal.label, anneal.first_slot) == ("anneal", 4 * anneal.packs_per_step)
+
+    (tmp_path / "second" / "metrics.jsonl").unlink()
+    shutil.rmtree(tmp_path / "second" / "checkpoint" / "step-6")
+    again = train_well(tmp_path / "second", *SQRT, *OTHER_MIX, *branch, str(stable / "checkpoint" / "step-4"))
+    assert losses(again) == losses(second), "a branch without a checkpoint of its own begins again where it branched"
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    """Weights and optimizer state of two checkpoints."""
+    names = dcp.FileSystemReader(one).read_metadata().state_dict_metadata
+    tensors = [name for name, saved in names.items() if hasattr(saved, "size")]
+    assert any(name.endswith("exp_avg") for name in tensors)
+    for name in tensors:
+        assert torch.equal(parameter(one, name), parameter(other, name)), name
 
 
 @pytest.mark.slow

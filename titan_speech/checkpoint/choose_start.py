@@ -36,7 +36,7 @@ class Start:
     """What a run starts from."""
 
     step: int = FRESH
-    """Step to resume from; -1 unless the run's own folder has the checkpoint."""
+    """Step to resume from; -1 unless the checkpoint is one of the run's own folder, or the run branches from it."""
     checkpoint: Path | None = None
     """Where the weights are loaded from; None: random initialization."""
     passed_over: tuple[str, ...] = ()
@@ -45,6 +45,8 @@ class Start:
     """The checkpoint is one of the previous stage ([stage] from)."""
     with_optimizer: bool = False
     """The optimizer state of the previous stage is loaded too."""
+    is_branch: bool = False
+    """The run continues that of the previous stage from its checkpoint, in a folder of its own."""
     suspect: str = ""
     """Why the checkpoint, which was named by the user, is suspect; empty if it is not."""
 
@@ -73,7 +75,7 @@ class Start:
         if self.checkpoint is None:
             return "random initialization"
         if self.is_resume:
-            return f"step {self.step} of {self.checkpoint.parent}"
+            return f"step {self.step} of {self.checkpoint.parent}{', as a branch' if self.is_branch else ''}"
         loaded = "the weights and the optimizer" if self.with_optimizer else "the weights"
         return f"{loaded} of {'the previous stage, ' if self.is_from_previous_stage else ''}{self.checkpoint}"
 

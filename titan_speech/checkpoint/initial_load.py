@@ -8,6 +8,11 @@ its own: a crash inside the stage resumes the stage.
 Loaded are weights, optimizer state and the read position of each data stream. Never loaded are step, schedule and
 learning rates: the schedule of a run is that of its file, and a rate that would rise is a warning, or with
 stage.strict an error.
+
+A branch (`stage.branch`) is no new stage: it is the run of the checkpoint, continued in another folder, and loads all
+that a resume loads. Any number of branches decay from one stable run, each on its own data. A branch and a run that was
+never branched but has the same schedule and the same data end with the same bits, so its rate must be the same where it
+branches: anything else is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titan_speech.checkpoint.base import Base, find_base
-from titan_speech.checkpoint.choose_start import Start, newest_complete
+from titan_speech.checkpoint.choose_start import FRESH, Start, newest_complete
 from titan_speech.checkpoint.commit import Checkpoint, committed_at, step_from_name
 from titan_speech.checkpoint.open_run import local_copy
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
@@ -53,13 +58,16 @@ def choose_initial_load(config: SpeechConfig, provenance: Provenance, budget: Bu
     assert start.checkpoint is not None, "an initial load has a checkpoint"
     found = read_provenance(start.checkpoint)
     if found is not None:
-        provenance.check_fits(found, start.checkpoint, weights_only=True)
+        provenance.check_fits(found, start.checkpoint, weights_only=not start.is_branch)
     if _continues_data(config) and phase_end(start.checkpoint) is None:
         raise CheckpointError(
             f"{_key(stage)}: {start.checkpoint} has no record next to it of how far each data stream was read; copy "
             "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
         )
     before, checkpoint = found.budget if found else None, Checkpoint.at(start.checkpoint)
+    if start.is_branch:
+        _check_rate_at_branch(budget, before, checkpoint)
+        return InitialLoad(start)
     # An adapter begins at zero: the rate that the base ended with says nothing about it.
     note = "" if config.lora.is_on else learning_rate_rise(budget, before, checkpoint)
     if note and stage.strict:
@@ -76,16 +84,19 @@ def _newest_sound(config: SpeechConfig) -> Start:
         found = verify(checkpoint.path, checksums=config.checkpoint.verify_checksums)
         if found.problems:
             passed_over.append(f"{checkpoint.path.name}: damaged: {', '.join(found.problems)}")
-        elif stage.optimizer and found.commit is not None and found.commit.kind != "full":
-            passed_over.append(f"{checkpoint.path.name}: has weights only, stage.optimizer asks for more")
+        elif (stage.optimizer or stage.branch) and found.commit is not None and found.commit.kind != "full":
+            key = "stage.branch" if stage.branch else "stage.optimizer"
+            passed_over.append(f"{checkpoint.path.name}: has weights only, {key} asks for more")
         elif found.commit is not None and found.commit.suspect and not is_one:
             passed_over.append(f"{checkpoint.path.name}: suspect: {found.commit.suspect}; name it to start from it")
         else:
             return Start(
+                step=checkpoint.step if stage.branch else FRESH,
                 checkpoint=checkpoint.path,
                 passed_over=tuple(passed_over),
                 is_from_previous_stage=True,
-                with_optimizer=stage.optimizer,
+                with_optimizer=stage.optimizer or stage.branch,
+                is_branch=stage.branch,
                 suspect=found.commit.suspect if found.commit is not None else "",
             )
     unusable = f"; unusable: {'; '.join(passed_over)}" if passed_over else ""
@@ -151,6 +162,9 @@ def preview_data(config: SpeechConfig) -> tuple[SpeechConfig, str]:
         CheckpointError: data.continue_from has no complete checkpoint.
     """
     start = Start()
+    if config.stage.branch:
+        remark = "stage.branch: slots are shown as if the run had read this data from its first step"
+        return config, f"{remark}; titan-speech data show has those of the branch"
     if config.stage.from_ and _continues_data(config):
         try:
             start = _newest_sound(replace(config, checkpoint=replace(config.checkpoint, verify_checksums=False)))
@@ -163,6 +177,9 @@ def later_phase(config: SpeechConfig) -> PhaseEnd | None:
     """Where the run of this configuration is, if it has left its first phase: slots count over all phases."""
     newest = committed_at(Path(config.job.dump_folder).absolute())
     end = phase_end(newest[0].path) if newest else None
+    if end is None and config.stage.branch and not is_s3(config.stage.from_):
+        start = _newest_sound(replace(config, checkpoint=replace(config.checkpoint, verify_checksums=False)))
+        return start.phase_end()
     return end if end is not None and end.last.first_slot and end.last.label == config.data.phase else None
 
 
@@ -192,6 +209,28 @@ def learning_rate_rise(budget: Budget, before: Budget | None, checkpoint: Checkp
     )
 
 
+def _check_rate_at_branch(budget: Budget, before: Budget | None, checkpoint: Checkpoint) -> None:
+    """Refuse a branch whose schedule is not the one that the checkpoint was trained with up to its step."""
+    step, num_steps = checkpoint.step, budget.num_steps
+    if before is None or step == 0:
+        raise CheckpointError(f"stage.branch: {checkpoint.path} does not record the learning rate it was trained with")
+    if step >= num_steps:
+        raise CheckpointError(
+            f"stage.branch: {checkpoint.path} has done {step:,} steps, and training.target_tokens is that of {num_steps:,}, "
+            f"counted from the first step of that run. Add the tokens of the branch to {step * budget.tokens_per_step:,}"
+        )
+    ours, theirs = budget.learning_rate(step - 1), before.learning_rate(step - 1)
+    if abs(ours - theirs) <= theirs * TOLERANCE and ours == budget.lr:
+        return
+    raise CheckpointError(
+        f"stage.branch: {checkpoint.path} was trained with the learning rate {theirs:g} in its last step, where this "
+        f"schedule has {ours:g}; a branch starts where both are stable. That run is stable at {before.lr:g} from step "
+        f"{before.peak_step + 1:,} to {before.last_stable_step + 1:,}; set optimizer.lr to it, and "
+        f"lr_scheduler.decay_ratio to at most {(num_steps - step) / num_steps:.4g}, so that the decay begins after step "
+        f"{step:,} of {num_steps:,}"
+    )
+
+
 def unfinished_stage(before: Budget | None, checkpoint: Checkpoint) -> str:
     """A warning if `checkpoint` is not the last of its stage, else empty."""
     step = checkpoint.step
@@ -206,7 +245,7 @@ def unfinished_stage(before: Budget | None, checkpoint: Checkpoint) -> str:
 
 def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
     """A warning if a run resumes after `step` steps with another schedule than it had, else empty."""
-    if before is None or _schedule(budget) == _schedule(before):
+    if before is None or _schedule(budget) == _schedule(before) or _both_stable(budget, before, step):
         return ""
     length = f"{before.num_steps:,} steps" + (
         f" -> {budget.num_steps:,}" if budget.num_steps != before.num_steps else ""
@@ -219,6 +258,12 @@ def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
     )
 
 
+def _both_stable(budget: Budget, before: Budget, step: int) -> bool:
+    """Whether a run that has done that many steps was stable, and is in both schedules: nothing jumps."""
+    is_stable = (one.peak_step < step <= one.last_stable_step + 1 for one in (budget, before))
+    return all(is_stable) and abs(budget.lr - before.lr) <= before.lr * TOLERANCE
+
+
 def _schedule(budget: Budget) -> tuple[float | str, ...]:
     """What decides the learning rate of a step."""
-    return budget.num_steps, budget.warmup_steps, budget.lr, budget.end_lr, budget.decay
+    return budget.num_steps, budget.warmup_steps, budget.lr, budget.end_lr, budget.decay, budget.decay_ratio

@@ -27,7 +27,7 @@ from torchtitan.components.checkpoint import MODEL, OPTIMIZER, CheckpointManager
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
-from titan_speech.checkpoint.choose_start import Start
+from titan_speech.checkpoint.choose_start import FRESH, Start
 from titan_speech.checkpoint.commit import (
     Commit,
     checkpoint_path,
@@ -134,7 +134,8 @@ class SpeechCheckpointManager(CheckpointManager):
         try:
             if self.base is not None:
                 self._load_base(self.base)
-            loaded = super()._load(self.start.step) if self.base is None or self.start.is_resume else True
+            own_step = FRESH if self.start.is_branch else self.start.step
+            loaded = super()._load(own_step) if self.base is None or self.start.is_resume else True
         except TitanSpeechError:
             raise
         except (Exception, CheckpointException) as error:  # a damaged file can raise anything

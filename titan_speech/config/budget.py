@@ -9,7 +9,8 @@ packs on 24 ranks at 8 packs each are 2 accumulation steps with 128 padding pack
 wasted; `describe_budget` shows it.
 
 Steps are counted from 0: step t trains slots [t * P, (t + 1) * P) with learning_rate(t). The last warmup step has
-exactly `lr`, the last step exactly `end_lr`; cosine in TorchTitan has a virtual extra step and only approaches it.
+exactly `lr`, the last step exactly `end_lr`; cosine in TorchTitan has a virtual extra step and only approaches it. With
+a `decay_ratio` below 1 the rate is stable at `lr` until the last steps (WSD).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Budget:
     local_batch_packs: int
     lr: float
     end_lr: float
-    decay: Literal["cosine", "linear", "constant"]
+    decay: Literal["cosine", "linear", "sqrt", "constant"]
+    decay_ratio: float = 1.0
+    """Decay steps as a fraction of all steps."""
 
     @classmethod
     def from_config(cls, config: SpeechConfig) -> Budget:
@@ -54,13 +57,14 @@ class Budget:
             lr=config.optimizer.lr,
             end_lr=config.optimizer.lr if schedule.decay == "constant" else schedule.end_lr,
             decay=schedule.decay,
+            decay_ratio=schedule.decay_ratio,
         )
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Budget | None:
         """The budget saved with a checkpoint; None if another version saved it."""
         known = {field.name for field in fields(cls)}
-        return cls(**record) if set(record) == known else None
+        return cls(**record) if known - {"decay_ratio"} <= set(record) <= known else None
 
     @property
     def tokens_per_step(self) -> int:
@@ -89,19 +93,29 @@ class Budget:
         """The last warmup step; without warmup the first step."""
         return max(self.warmup_steps, 1) - 1
 
+    @property
+    def last_stable_step(self) -> int:
+        """The last step with `lr`, from which the rate decays; the peak step unless `decay_ratio` leaves more."""
+        num_decay_steps = max(1, math.floor(self.decay_ratio * self.num_steps + 0.5))
+        return max(self.peak_step, self.num_steps - 1 - num_decay_steps)
+
     def learning_rate(self, step: int) -> float:
-        """Linear up to `lr` at the peak step, then decay to `end_lr` at the last step, where it stays."""
+        """Linear up to `lr` at the peak step, stable until the decay begins, `end_lr` at the last step and after it."""
         assert step >= 0, f"step {step} is below 0"
         if step <= self.peak_step:
             return self.lr * ((step + 1) / (self.peak_step + 1))
-        last = self.num_steps - 1
-        done = (step - self.peak_step) / (last - self.peak_step) if step < last else 1.0
+        first, last = self.last_stable_step, self.num_steps - 1
+        if step <= first:
+            return self.lr
+        done = (step - first) / (last - first) if step < last else 1.0
         return self.end_lr + (self.lr - self.end_lr) * self._remaining(done)
 
     def _remaining(self, done: float) -> float:
         """Remaining part of the decay from `lr` to `end_lr`: 1 at the peak, 0 at the end."""
         if self.decay == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
+        if self.decay == "sqrt":
+            return 1 - math.sqrt(done)
         return 1 - done  # for "constant" both ends are equal
 
     def lr_factor(self, step: int) -> float:
@@ -177,6 +191,8 @@ def _describe_schedule(budget: Budget) -> str:
     decay = f"{budget.decay} to {budget.end_lr:g} at step {budget.num_steps:,}"
     if budget.decay == "constant":
         decay = "constant after it"
+    elif budget.last_stable_step > budget.peak_step:
+        decay = f"stable until step {budget.last_stable_step + 1:,}, {decay}"
     peak = budget.peak_step + 1  # people and logs count steps from 1
     return f"{budget.lr:g} at step {peak:,} (warmup {counted(budget.warmup_steps, 'step')}), {decay}"
 

@@ -121,6 +121,10 @@ class StageConfig:
     """Continue each data stream at the read position where the previous stage ended (as data.continue_from does, which
     takes precedence)."""
 
+    branch: bool = False
+    """Continue the run at `from` in this run's folder, as if it had been resumed: weights, optimizer, step, schedule
+    and data. For decays of one stable run; target_tokens counts from the first step of that run."""
+
     strict: bool = False
     """Stop instead of warning if the peak learning rate is above the one the previous stage ended with."""
 

@@ -141,7 +141,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LRSchedulerConfig:
-    """Linear warmup, then decay from optimizer.lr to end_lr over the rest of the stage."""
+    """Linear warmup, then decay from optimizer.lr to end_lr over the rest of the stage, or over its end (WSD)."""
 
     warmup_ratio: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.1
     """Warmup steps as a fraction of all steps."""
@@ -149,8 +149,12 @@ class LRSchedulerConfig:
     end_lr: Annotated[float, Bounds(at_least=0)] = 3e-5
     """Learning rate of the last step."""
 
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay."""
+    decay: Literal["cosine", "linear", "sqrt", "constant"] = "cosine"
+    """Shape of the decay; sqrt: one minus the square root of the part of the decay that is done; constant: none."""
+
+    decay_ratio: Annotated[float, Bounds(above=0, at_most=1)] = 1.0
+    """Decay steps, the last ones, as a fraction of all steps; before them the rate is stable at optimizer.lr
+    (warmup-stable-decay, WSD). 1: decay begins after warmup."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,10 @@ def check_schedule(config: SpeechConfig) -> Iterator[Finding]:
     if schedule.decay != "constant" and schedule.end_lr > lr:
         keys = ("lr_scheduler.end_lr", "optimizer.lr")
         yield Finding(keys, f"{schedule.end_lr:g}", f"at most optimizer.lr = {lr:g}")
+    if schedule.decay == "constant" and schedule.decay_ratio != 1:
+        keys = ("lr_scheduler.decay_ratio", "lr_scheduler.decay")
+        found = f'{schedule.decay_ratio:g} with decay = "constant"'
+        yield Finding(keys, found, "cosine, linear or sqrt: a constant rate has no decay", 'decay = "linear"')
 
 
 def check_cadence(config: SpeechConfig) -> Iterator[Finding]:
@@ -120,6 +124,21 @@ def check_initial_weights(config: SpeechConfig) -> Iterator[Finding]:
     if stage.optimizer and not stage.from_:
         expected = "stage.from, the stage whose optimizer state is loaded"
         yield Finding(("stage.optimizer", "stage.from"), "true without stage.from", expected)
+    if stage.branch:
+        yield from _check_branch(config)
+
+
+def _check_branch(config: SpeechConfig) -> Iterator[Finding]:
+    """A branch takes everything from the run it continues."""
+    if not config.stage.from_:
+        expected = "stage.from, a checkpoint of the stable run (.../step-N)"
+        yield Finding(("stage.branch", "stage.from"), "true without stage.from", expected)
+    if not config.stage.continue_data:
+        expected = "true: a branch continues the data order; another mix is a data.phase of its own"
+        yield Finding(("stage.continue_data", "stage.branch"), "false with stage.branch", expected, "true")
+    if config.data.continue_from:
+        expected = "no data.continue_from: a branch continues the data of stage.from"
+        yield Finding(("data.continue_from", "stage.branch"), f'"{config.data.continue_from}"', expected)
 
 
 def check_health(config: SpeechConfig) -> Iterator[Finding]:
