@@ -252,7 +252,7 @@ def test_a_branch_needs_the_optimizer_and_a_stable_rate(tmp_path: Path) -> None:
         choose_initial_load(branch(path), PROVENANCE, anneal)
     path = checkpoint(tmp_path / "cosine", 4)
     write_step(path, 4, (first_phase(PHASE, None),))
-    with pytest.raises(CheckpointError, match="That run is stable at 0.007 from step 1 to 1"):
+    with pytest.raises(CheckpointError, match=r"That run is stable at 0\.007 from step 1 to 1"):
         choose_initial_load(branch(path), PROVENANCE, replace(STABLE, decay="linear", decay_ratio=0.2))
 
 

@@ -216,8 +216,9 @@ def _check_rate_at_branch(budget: Budget, before: Budget | None, checkpoint: Che
         raise CheckpointError(f"stage.branch: {checkpoint.path} does not record the learning rate it was trained with")
     if step >= num_steps:
         raise CheckpointError(
-            f"stage.branch: {checkpoint.path} has done {step:,} steps, and training.target_tokens is that of {num_steps:,}, "
-            f"counted from the first step of that run. Add the tokens of the branch to {step * budget.tokens_per_step:,}"
+            f"stage.branch: {checkpoint.path} has done {step:,} steps, and training.target_tokens is that of "
+            f"{num_steps:,}, counted from the first step of that run. Add the tokens of the branch to the "
+            f"{step * budget.tokens_per_step:,} that are trained"
         )
     ours, theirs = budget.learning_rate(step - 1), before.learning_rate(step - 1)
     if abs(ours - theirs) <= theirs * TOLERANCE and ours == budget.lr:
@@ -226,8 +227,8 @@ def _check_rate_at_branch(budget: Budget, before: Budget | None, checkpoint: Che
         f"stage.branch: {checkpoint.path} was trained with the learning rate {theirs:g} in its last step, where this "
         f"schedule has {ours:g}; a branch starts where both are stable. That run is stable at {before.lr:g} from step "
         f"{before.peak_step + 1:,} to {before.last_stable_step + 1:,}; set optimizer.lr to it, and "
-        f"lr_scheduler.decay_ratio to at most {(num_steps - step) / num_steps:.4g}, so that the decay begins after step "
-        f"{step:,} of {num_steps:,}"
+        f"lr_scheduler.decay_ratio to at most {(num_steps - step) / num_steps:.4g}, so that the decay begins after "
+        f"step {step:,} of {num_steps:,}"
     )
 
 
