@@ -15,13 +15,14 @@ once, by rank 0, without a traceback.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -411,6 +412,19 @@ def run(trainer: SpeechTrainer) -> None:
         raise stop
 
 
+def leave(code: int) -> NoReturn:
+    """End this process with what `atexit` knows of, but without taking the interpreter apart.
+
+    Nothing is left to be written. Freeing modules and tensors one by one takes longer than the save of a small model:
+    more than half of the time from the death of a launcher to the end of its ranks.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training listens there is nothing to save, nor to trace back
-    sys.exit(main())
+    leave(main())

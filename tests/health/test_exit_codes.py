@@ -59,3 +59,20 @@ def test_a_failed_save_says_whether_something_of_it_was_left(
         manager._count_failure(SaveResult(job, error="OSError on rank 0: no space"), is_last_chance=False)
     rest = f"is still in {tmp_path}/step-5.partial, and the next start removes it" if is_left else "was removed"
     assert f"What was written of it {rest}; there is no other" in caplog.text
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_rank_leaves_with_its_code_when_everything_is_written(code: int) -> None:
+    program = f"""
+import atexit, sys
+from titan_speech.train import leave
+class Kept:
+    def __del__(self):
+        print("taken apart")
+kept = Kept()
+atexit.register(print, "last words")
+print("not flushed yet", end=", ")
+leave({code})
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "not flushed yet, last words\n", "")

@@ -126,6 +126,6 @@ def test_workers_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
 def test_workers_save_and_leave_when_torchrun_is_killed(tmp_path: Path, world_size: int) -> None:
     kill_launcher(tmp_path, start_run(tmp_path, *SETTINGS, world_size=world_size), world_size)
