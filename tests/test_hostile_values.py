@@ -3,6 +3,7 @@ fail end in an error of this project, never in a traceback or an endless loop.""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.import_samples import opened
@@ -84,6 +86,27 @@ def test_a_store_whose_files_are_of_no_shard_is_not_sound(store: Path, tmp_path:
     content["fingerprint"] = content_fingerprint(content)
     manifest.write_text(json.dumps(content))
     assert main(["store", "verify", str(tmp_path / "store"), "--workers", "1"]) in (1, 2)
+
+
+def test_a_sidecar_that_fits_its_checksum_and_cannot_be_decoded_is_damage(store: Path, tmp_path: Path) -> None:
+    """Totals per task read a column that the comparison of shards does not."""
+    shutil.copytree(store, tmp_path / "store")
+    manifest = tmp_path / "store" / MANIFEST_NAME
+    content = json.loads(manifest.read_text())
+    part = next(part for part in content["parts"] if part["kind"] == "speech")
+    file = next(file for file in part["shards"][0]["files"] if file["path"].endswith(".parquet"))
+    path = tmp_path / "store" / file["path"]
+    speakers = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(one for i in range(speakers.num_columns) if (one := speakers.column(i)).path_in_schema == "speaker_id")
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    file["sha256"] = hashlib.sha256(data).hexdigest()
+    content["xxh3_128"].pop(file["path"])
+    content["fingerprint"] = content_fingerprint(content)
+    manifest.write_text(json.dumps(content))
+    assert main(["store", "verify", str(tmp_path / "store"), "--workers", "1"]) == 2
 
 
 def test_half_a_token_at_the_end_of_a_file_is_damage(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ A launcher is whatever sets TORCHELASTIC_RUN_ID: torchrun, and other users of to
 parent is a shell or a scheduler's step, which may end and leave the run alone (nohup). The parent is polled, four times
 a second: Linux could send the signal by itself (PR_SET_PDEATHSIG), but when the launcher's thread ends, not its
 process. On two cores that other work kept busy (load 10 to 15), a small run's ranks were gone 3.3, 3.4 and 4.8 s after
-the launcher at 1, 2 and 5 ranks: the poll 0.3 s, the step 2 s, the save 1 s. Where the launcher piped the output, the pipe has no reader any more, so what is printed from then on is lost;
-without a reader the next print would be an error in the middle of the save.
+the launcher at 1, 2 and 5 ranks: the poll 0.3 s, the step 2 s, the save 1 s. Where the launcher piped the output, the
+pipe has no reader any more, so what is printed from then on is lost; without a reader the next print would be an error
+in the middle of the save.
 """
 
 from __future__ import annotations

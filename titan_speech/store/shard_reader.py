@@ -108,9 +108,19 @@ def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, col
     """Columns of a sidecar; columns with one value for all rows take one value in memory.
 
     Raises:
-        KeyError: a column is missing or has another type.
+        DataError: the file cannot be read, or a column is missing or has another type.
+        FileNotFoundError: the file is missing.
     """
-    file = files_at(store).sidecar(shard.file("parquet"))
+    files, file = files_at(store), shard.file("parquet")
+    try:
+        return _read_columns(files.sidecar(file), part, columns)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
+        raise DataError(f"{files}/{file.path} cannot be read as a sidecar: {error}; {REPAIR}") from error
+
+
+def _read_columns(file: Path, part: PartInfo, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
         missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
         if missing & set(columns):
