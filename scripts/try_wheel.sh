@@ -22,6 +22,7 @@ titan_speech() { PYTHONPATH="$folder/installed" "$python" -P -m titan_speech "$@
 titan_speech recipes list
 titan_speech recipes copy demo
 titan_speech recipes copy own_voice
+test -f docs/tutorial_voice.md
 titan_speech config check --job.config_file train_configs/demo.toml
 titan_speech store describe demo_data >/dev/null
 found=$(PYTHONPATH="$folder/installed" "$python" -P -c 'import titan_speech; print(titan_speech.__file__)')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def test_a_copied_recipe_is_complete_in_another_folder(
     assert "tokenizer/tiny" not in said
     assert main(["config", "check", "--here", "--job.config_file", "train_configs/demo.toml"]) == 0
     assert main(["recipes", "copy", "tour/s2"]) == 0, "equal files are no reason to stop"
+
+
+@pytest.mark.parametrize("name", example_names(bundled_folder()))
+def test_an_example_comes_with_the_page_that_walks_through_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["recipes", "copy", name, "--output", str(tmp_path)]) == 0
+    page = re.findall(r"the steps of (docs/\w+\.md)", capsys.readouterr().out)
+    assert f"examples/{name}/" in (tmp_path / page[0]).read_text(encoding="utf-8")
 
 
 def test_a_changed_file_is_named_and_nothing_is_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

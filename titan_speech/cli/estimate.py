@@ -72,7 +72,7 @@ COMMANDS = (
                 "another configuration file, compared side by side with this one; flags change only this one",
                 type=local_file,
             ),
-            Argument("--json", "print JSON (docs/formats.md lists the keys)", action="store_true"),
+            Argument("--json", "print JSON (the page File formats lists the keys)", action="store_true"),
             Argument(
                 "--full-trace", "trace every layer instead of extrapolating from three and four", action="store_true"
             ),

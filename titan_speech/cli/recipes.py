@@ -1,8 +1,9 @@
 """`titan-speech recipes`: the recipes and examples that come with titan_speech, copied to where they can be edited.
 
 In: the name of a recipe (`demo`, `tour/s1`, `pt_s1`) or of an example (`own_voice`). Out: in the folder of --output the
-same paths as in the repository: the recipe, the files it extends, and the bundled stores and tokenizer it reads. The
-commands of the documents then work there as they are written. Existing files are never replaced.
+same paths as in the repository: the recipe, the files it extends, and the bundled stores and tokenizer it reads, or the
+example with the page that walks through it. The commands of the documents then work there as they are written. Existing
+files are never replaced.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import filecmp
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +51,7 @@ def recipes_copy(args: argparse.Namespace) -> None:
     print(f"copied {counted(len(files), 'file')} to {args.output}: {folders}")
     print("next, in that folder:")
     if args.name in example_names(root):
-        print(f"  the steps of {EXAMPLES}/{args.name}/README.md")
+        print(f"  the steps of {walk_of(root, args.name)}")
     else:
         print(f"  titan-speech train {RECIPES}/{args.name}.toml")
 
@@ -70,6 +72,13 @@ def example_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / EXAMPLES).glob("*/README.md"))
 
 
+def walk_of(root: Path, name: str) -> str:
+    """The page whose steps use an example, as its README names it."""
+    pages = re.findall(r"docs/\w+\.md", (root / EXAMPLES / name / "README.md").read_text(encoding="utf-8"))
+    assert pages, f"the README of {name} names no page of docs/"
+    return pages[0]
+
+
 def files_of(root: Path, name: str) -> Iterator[Path]:
     """Files that a recipe or an example needs, relative to the bundled folder.
 
@@ -78,6 +87,7 @@ def files_of(root: Path, name: str) -> Iterator[Path]:
     """
     if name in example_names(root):
         yield from _files_below(root, Path(EXAMPLES, name))
+        yield Path(walk_of(root, name))
         yield from _files_below(root, Path("demo_data"))  # its scripts make the data of the walk from these
         yield from _files_below(root, Path("tokenizer/tiny"))
         configurations = sorted((root / EXAMPLES / name).glob("*.toml"))

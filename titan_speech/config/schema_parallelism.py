@@ -16,8 +16,8 @@ ShardDegree = Annotated[int, Bounds(at_least=1, or_equal=-1, expected="-1 (all t
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelismConfig:
-    """Degrees of parallelism; the ranks that remain shard the data-parallel weights (FSDP). docs/parallelism.md has the
-    compatibility matrix."""
+    """Degrees of parallelism; the ranks that remain shard the data-parallel weights (FSDP). The page
+    Parallelism and performance has the compatibility matrix."""
 
     data_parallel_replicate_degree: Degree = 1
     """Replicas of the weights: HSDP, or DDP if the shard degree is 1."""

@@ -56,7 +56,7 @@ def _composition(estimate: RunEstimate) -> list[str]:
     """Whether the features of the run can be combined, and what could not be added to them."""
     run = Composition(estimate.request.config, estimate.shape)
     problems = [str(finding) for finding in broken_rules(run)]
-    verdict = ["NOT SUPPORTED:", *problems] if problems else ["supported: breaks no rule of docs/parallelism.md"]
+    verdict = ["NOT SUPPORTED:", *problems] if problems else ["supported: breaks no rule of what can be combined"]
     refused = [f"could not be added: {name} ({why})" for name, why in excluded_features(run).items()]
     return [line for text in (describe_composition(run), *verdict, *refused) for line in wrap(text, WIDTH)]
 

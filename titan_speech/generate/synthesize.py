@@ -56,6 +56,7 @@ class SpeechModel:
         """
         try:
             from transformers import AutoModelForCausalLM, GenerationConfig
+            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'") from error
 
@@ -68,6 +69,7 @@ class SpeechModel:
                 f"has {grammar.vocabulary.fingerprint} and {grammar.fingerprint}: use the version it was trained with"
             )
         HFFolder.open(folder)
+        disable_progress_bar()  # that is shown in logs too
         has_cuda = torch.cuda.is_available()
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
         model.generation_config = GenerationConfig()  # no other settings than those that are recorded

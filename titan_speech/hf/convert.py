@@ -118,7 +118,7 @@ def import_model(source: Path, output: Path, layout: VocabularyLayout, settings:
     if not (source / CONFIG_NAME).is_file() and any(source.glob("*.pt")):
         raise ModelError(
             f"{source} has .pt files and no {CONFIG_NAME}: a checkpoint in a trainer's own format. "
-            "docs/comparison.md has the lines that make a Hugging Face folder of it"
+            "The page Comparison and migration has the lines that make a Hugging Face folder of it"
         )
     folder = HFFolder.open(source)
     _check_rows(folder, layout.num_rows, f"layout {layout.name}")

@@ -113,7 +113,8 @@ def data_lines(plan: DataPlan) -> list[str]:
         num_dropped = sum(stream.counts.num_dropped for stream in streams)
         unread += Counter({f"longer than {plan.seq_len:,} tokens": num_dropped})
         if unread:
-            lines.append(f"{name}: samples not read as {streams[0].task}: {describe_counts(unread)}")
+            text = f"{name}: samples not read as {streams[0].task}: {describe_counts(unread)}"
+            lines += wrap(text, WIDTH - MARGIN, subsequent_indent="    ", break_long_words=False)
     return [*lines, *plan.held_out]
 
 

@@ -64,10 +64,12 @@ class ValidationResult:
         total = self.losses["loss"]
         kinds = {name.rpartition("/")[2]: group for name, group in self.losses.items() if name.startswith("loss/kind/")}
         return [
+            "",
             f"validation {self.name} at step {self.step:,}: loss {total.mean:.4f}, perplexity "
             f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({self.duration_sec:.1f} s)",
             f"    {total.num_tokens:,} tokens; "
             + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
+            "",
         ]
 
 

@@ -1,7 +1,7 @@
 """Where the recipes, the examples, the demo's data and its tokenizer are.
 
-In: nothing. Out: a folder with train_configs/, examples/, demo_data/ and tokenizer/: titan_speech/bundled of an
-installed wheel (setup.py puts it there), else the repository of an editable install.
+In: nothing. Out: a folder with train_configs/, examples/, demo_data/, tokenizer/ and the pages of docs/:
+titan_speech/bundled of an installed wheel (setup.py puts it there), else the repository of an editable install.
 """
 
 from __future__ import annotations
