@@ -45,6 +45,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed import pipeline
 from titan_speech.generate.check import GenerationCheck, Ranks
+from titan_speech.generate.check_sound import open_check_sound
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
@@ -355,6 +356,9 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
                 Path(trainer.config.dump_folder),
                 trainer.config.budget.num_steps,
+                open_check_sound(config, Path(trainer.config.dump_folder))
+                if torch.distributed.get_rank() == 0
+                else None,
             )
         )
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint

@@ -13,10 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from titan_speech.codec.load import load_codec
+from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.errors import HealthError
+from titan_speech.errors import ConfigError, HealthError
 from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
+from titan_speech.generate.check_sound import CheckSound
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.vocabulary import Vocabulary
 
@@ -109,3 +112,36 @@ def test_sampling_depends_on_prompt_and_step_alone(tmp_path: Path) -> None:
     assert ids(0) == first
     assert ids(5) != first
     assert len({tuple(some) for some in first}) == 3
+
+
+def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) -> None:
+    codec = load_codec("embedded")
+    config = GenerationCheckConfig(every_steps=4, max_codes=40, temperature=0.0, codec="embedded")
+    logged: list[Mapping[str, float]] = []
+    check = GenerationCheck(
+        config,
+        PROMPTS[:2],
+        GRAMMAR,
+        scripted({30: STOP}),
+        lambda event, step, metrics, lines, sec: logged.append(metrics),
+        Ranks(0, 1, torch.device("cpu")),
+        tmp_path,
+        num_steps=12,
+        sound=CheckSound(codec, tmp_path / "generation", max_sec=60.0),
+    )
+    check.step_boundary(4)
+    records = json.loads((tmp_path / "generation" / "step-4.json").read_text())
+    for number, record in enumerate(records):
+        num_codes = len(record["sampled_ids"]) - 1
+        wav_T = read_audio(tmp_path / "generation" / "step-4" / f"{number}.wav")
+        assert len(wav_T) == num_codes * codec.sample_rate // codec.frame_rate_hz
+        assert 0 <= record["silence"] <= 1
+    assert logged[0]["generation/silence"] == pytest.approx(np.mean([record["silence"] for record in records]))
+
+
+def test_a_bound_that_is_no_measure_is_refused(tmp_path: Path) -> None:
+    config = GenerationCheckConfig(every_steps=4, warn={"silence": 0.5})
+    with pytest.raises(
+        ConfigError, match=r"found 'silence', expected one of stop_failure.*with generation_check.codec"
+    ):
+        run(scripted(), tmp_path, config=config)

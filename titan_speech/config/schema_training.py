@@ -197,6 +197,13 @@ class GenerationCheckConfig:
     top_k: Annotated[int, Bounds(at_least=1)] = 50
     """Tokens to sample from. No token is masked, so that tokens that are no codes are seen."""
 
+    codec: str = ""
+    """Codec that decodes the samples to wav files and measures their sound: embedded, a .safetensors file, XCodec2 as a
+    folder or a name on the Hub; it must be that of the stores. Empty: ids only."""
+
+    max_sound_sec: Annotated[float, Bounds(above=0)] = 60.0
+    """Seconds of decoding per check on rank 0; samples that are left then stay without sound."""
+
     bounds_from_step: Annotated[int, Bounds(at_least=0)] = 0
     """The first step at which warn and stop apply: an untrained model keeps no bound."""
 

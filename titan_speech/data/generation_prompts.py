@@ -35,6 +35,8 @@ class GenerationPrompt:
     """The prefix."""
     num_target_codes: int
     """Codes of the recorded sample."""
+    text: str = ""
+    """Its transcript."""
 
 
 def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[GenerationPrompt, ...]:
@@ -68,12 +70,15 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
                 length_N = documents.lengths(0, documents.num_documents)
                 for i in np.flatnonzero((length_N > 0) & (length_N <= plan.seq_len)).tolist():
                     target = documents.samples(i)[-1]
-                    sample_id = documents.part.row(target).sample_id
+                    row = documents.part.row(target)
+                    sample_id = row.sample_id
                     if sample_id in ids:
                         document = documents.document(i)
                         prefix_T = document.ids_T[: document.num_prefix_tokens].astype(np.int64)
                         num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
-                        prompt = GenerationPrompt(sample_id, stream.task, stream.language, prefix_T, num_codes)
+                        prompt = GenerationPrompt(
+                            sample_id, stream.task, stream.language, prefix_T, num_codes, row.transcript_native or ""
+                        )
                         by_stream[stream.language, stream.task].append(prompt)
     prompts = _in_turn([by_stream[key] for key in sorted(by_stream)], wanted.num_prompts)
     if not prompts:

@@ -1,9 +1,9 @@
 """The generation check of a run: what the model being trained says to fixed prompts, measured every N steps.
 
 In: the prompts (data/generation_prompts.py) and the trainer's `last_logits`. Out: `generation/...` metrics per check,
-one `generation` event in metrics.jsonl, RUN/generation/step-N.json with the sampled ids, warnings, and a stop where a
-bound of the configuration is left. A validation loss cannot show a stop token that is never generated, a wrong prompt
-or a loop; this does.
+one `generation` event in metrics.jsonl, RUN/generation/step-N.json with the sampled ids, their sound where a codec is
+given, warnings, and a stop where a bound of the configuration is left. A validation loss cannot show a stop token that
+is never generated, a wrong prompt or a loop; this does.
 
 Prompts are dealt to the data-parallel ranks; all ranks take the same number of forward passes of one shape, so FSDP
 stays in step, and tensor-parallel ranks sample the same token from the same logits. There is no key-value cache: a
@@ -26,8 +26,11 @@ import torch
 
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.errors import HealthError
-from titan_speech.generate.measures import SampleMeasures, means, means_by_group, measure
+from titan_speech.errors import ConfigError, HealthError
+from titan_speech.generate.check_sound import CheckSound, as_record
+from titan_speech.generate.measures import NAMES, SampleMeasures, means, means_by_group, measure
+from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
+from titan_speech.generate.sound_measures import SoundMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.training.callback import RunCallback
 from titan_speech.utils.files import write_atomically
@@ -71,6 +74,7 @@ class GenerationCheck(RunCallback):
         ranks: Ranks,
         run_folder: Path,
         num_steps: int,
+        sound: CheckSound | None = None,
     ) -> None:
         """Args:
         config: of the check.
@@ -81,10 +85,13 @@ class GenerationCheck(RunCallback):
         ranks: this rank among the data-parallel ones.
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
+        sound: decodes the samples, on rank 0; None: ids only.
         """
+        _check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
-        self.log, self.ranks, self.num_steps = log, ranks, num_steps
+        self.log, self.ranks, self.num_steps, self.sound = log, ranks, num_steps, sound
         self.folder = run_folder / FOLDER
+        self.has_sound = bool(config.codec)
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
         self.num_rows = -(-len(prompts) // ranks.dp_degree)
         self.num_positions = -(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
@@ -103,9 +110,10 @@ class GenerationCheck(RunCallback):
         began = time.perf_counter()
         sampled = self._gathered(self._generate(step))
         samples = self._measures(sampled)
-        metrics = self._metrics(samples, time.perf_counter() - began)
+        sounds = self._sounds(step, sampled)
+        metrics = self._metrics(samples, sounds, time.perf_counter() - began)
         if torch.distributed.get_rank() == 0:
-            self._write(step, samples, sampled)
+            self._write(step, samples, sampled, sounds)
         self.log(EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
         if step < self.config.bounds_from_step:
             return
@@ -178,27 +186,58 @@ class GenerationCheck(RunCallback):
             for prompt, ids in zip(self.prompts, sampled, strict=True)
         ]
 
-    def _metrics(self, samples: Sequence[SampleMeasures], duration_sec: float) -> dict[str, float]:
+    def _sounds(self, step: int, sampled: Sequence[Sequence[int]]) -> list[SoundMeasures | None]:
+        """The measures of each sample's sound, the same on every rank; None where there is none."""
+        found = list[SoundMeasures | None]()
+        if self.sound is not None:
+            ids = (np.array(one, np.int64) for one in sampled)
+            is_code = self.grammar.vocabulary.is_code
+            found = self.sound.decode(
+                step, [self.grammar.vocabulary.ids_to_codes(ids_T[is_code(ids_T)]) for ids_T in ids]
+            )
+        if not self.has_sound:
+            return [None] * len(sampled)
+        table = torch.full((len(sampled), len(SOUND_NAMES)), -1.0, dtype=torch.float64)
+        for row, sound in enumerate(found):
+            if sound is not None:
+                table[row] = torch.tensor([getattr(sound, name) for name in SOUND_NAMES], dtype=torch.float64)
+        table = table.to(self.ranks.device)
+        torch.distributed.broadcast(table, 0)
+        return [None if row[0] < 0 else SoundMeasures(*row) for row in table.tolist()]
+
+    def _metrics(
+        self, samples: Sequence[SampleMeasures], sounds: Sequence[SoundMeasures | None], duration_sec: float
+    ) -> dict[str, float]:
         """`generation/MEASURE` over all prompts, `generation/language/L/MEASURE`, and the seconds it took."""
         found = {f"generation/{name}": value for name, value in means(samples).items()}
+        heard = [sound for sound in sounds if sound is not None]
+        found |= {f"generation/{name}": value for name, value in sound_means(heard).items()}
         languages = zip((prompt.language for prompt in self.prompts), samples, strict=True)
         for language, values in means_by_group(languages).items():
             found |= {f"generation/language/{language}/{name}": value for name, value in values.items()}
         return found | {"generation/sec": duration_sec}
 
-    def _write(self, step: int, samples: Sequence[SampleMeasures], sampled: Sequence[Sequence[int]]) -> None:
+    def _write(
+        self,
+        step: int,
+        samples: Sequence[SampleMeasures],
+        sampled: Sequence[Sequence[int]],
+        sounds: Sequence[SoundMeasures | None],
+    ) -> None:
         """Prompts, sampled ids and measures; a folder that cannot be written costs a warning."""
         records = [
             {
                 "sample_id": prompt.sample_id,
                 "task": prompt.task,
                 "language": prompt.language,
+                "text": prompt.text,
                 "num_target_codes": prompt.num_target_codes,
                 "prompt_ids": prompt.ids_T.tolist(),
                 "sampled_ids": list(ids),
                 **asdict(measures),
+                **as_record(sound),
             }
-            for prompt, measures, ids in zip(self.prompts, samples, sampled, strict=True)
+            for prompt, measures, ids, sound in zip(self.prompts, samples, sampled, sounds, strict=True)
         ]
         try:
             write_atomically(self.folder / f"step-{step}.json", json.dumps(records) + "\n")
@@ -206,9 +245,20 @@ class GenerationCheck(RunCallback):
             logger.warning(f"{self.folder} cannot be written: {error}. Training continues.")
 
 
+def _check_bounds(config: GenerationCheckConfig) -> None:
+    """Raise a ConfigError if a bound has the name of no measure."""
+    known = (*NAMES, *(SOUND_NAMES if config.codec else ()))
+    unknown = sorted({*config.warn, *config.stop} - {*known})
+    if unknown:
+        raise ConfigError(
+            f"generation_check.warn and stop: found {unknown[0]!r}, expected one of {', '.join(known)}"
+            + ("" if config.codec else f"; with generation_check.codec also {', '.join(SOUND_NAMES)}")
+        )
+
+
 def _broken(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
     """The bounds that a check left, as text."""
-    values = {name: metrics[f"generation/{name}"] for name in bounds}
+    values = {name: metrics[f"generation/{name}"] for name in bounds if f"generation/{name}" in metrics}
     return [f"{name} {value:.3g} is above {bounds[name]:g}" for name, value in values.items() if value > bounds[name]]
 
 
