@@ -26,7 +26,7 @@ def losses(runs: Sequence[Run]) -> Section | None:
         if len(runs) == 1 and 1 < len(names) <= MAX_TOGETHER:
             together.append(chart(runs, title, UNIT, {f"loss/{group}/{name}": name for name in names}))
         elif len(names) > 1:
-            blocks.append(Charts(small_charts(runs, f"loss/{group}/", UNIT), title))
+            blocks.append(Charts(small_charts(runs, f"loss/{group}/", UNIT), f"{title}, {UNIT}"))
     if together:
         blocks.insert(1, Charts(together))
     lead = (

@@ -40,7 +40,7 @@ def validation(runs: Sequence[Run]) -> Section | None:
                 )
                 for language in languages
             ]
-            blocks.append(Charts(small, f"Loss on {name} by language"))
+            blocks.append(Charts(small, f"Loss on {name} by language, {UNIT}"))
     lead = "Samples that training never reads, weighted by tokens over all ranks."
     return Section("validation", "Validation", lead, blocks)
 
