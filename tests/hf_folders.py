@@ -35,6 +35,8 @@ class Backbone:
     dtype: torch.dtype = torch.float32
     rope_factor: float | None = None
     max_shard_size: str = "5GB"
+    head_dim: int | None = None
+    """None: that of the hidden size (Llama), or wider (Qwen3)."""
 
     @property
     def name(self) -> str:
@@ -73,8 +75,8 @@ def _model(kind: Backbone, num_rows: int, tokenizer: TextTokenizer) -> PreTraine
         rope["original_max_position_embeddings"] = 64  # short, so that scaling shows in a short test
     shared = {**sizes, **heads, **frame, "rms_norm_eps": 1e-5, "rope_parameters": rope}
     if kind.family == "qwen3":
-        return Qwen3ForCausalLM(Qwen3Config(head_dim=24, **shared))
-    return LlamaForCausalLM(LlamaConfig(**shared))
+        return Qwen3ForCausalLM(Qwen3Config(head_dim=kind.head_dim or 24, **shared))
+    return LlamaForCausalLM(LlamaConfig(head_dim=kind.head_dim, **shared))
 
 
 def in_pairs(rows_R: torch.Tensor, head_dim: int) -> torch.Tensor:

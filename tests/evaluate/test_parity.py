@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -148,6 +149,21 @@ def test_ctranslate2_gives_what_was_trained(tmp_path: Path, kind: Backbone) -> N
     report = compare(checkpoint, tmp_path / "hf", ask, torch.float32)
     assert not report.problems
     assert report.engine.startswith("CTranslate2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Backbone("llama3", True, 2, head_dim=64), Backbone("qwen3", False, 1, head_dim=32)])
+def test_vllm_gives_what_was_trained(tmp_path: Path, kind: Backbone) -> None:
+    """vLLM needs another torch: TITAN_SPEECH_VLLM_PYTHON names the interpreter of an environment that has it."""
+    python = os.environ.get("TITAN_SPEECH_VLLM_PYTHON")
+    if python is None:
+        pytest.skip("TITAN_SPEECH_VLLM_PYTHON names no interpreter with vLLM")
+    checkpoint = WeightsCheckpoint.open(run_of(tmp_path, kind))
+    export(checkpoint, tmp_path / "hf", torch.float32)
+    ask = lambda documents: ask_process("vllm", tmp_path / "hf", documents, "float32", Path(python))  # noqa: E731
+    report = compare(checkpoint, tmp_path / "hf", ask, torch.float32)
+    assert not report.problems
+    assert report.engine.startswith("vLLM")
 
 
 def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
