@@ -93,6 +93,7 @@ class SpeechTrainer(Trainer):
             finder,
             warmup_steps=config.budget.warmup_steps,
             is_first_rank=torch.distributed.get_rank() == 0,
+            flag=self.metrics_processor.flag,
         )
         self.hangs = HangReport(run_folder, finder.slots)
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)

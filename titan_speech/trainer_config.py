@@ -58,6 +58,7 @@ from titan_speech.training.loss import GroupedCrossEntropy
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.training.optimizer import SpeechOptimizers
+from titan_speech.training.outcome import OutcomeCallback
 from titan_speech.training.profiler import SpeechProfiler
 from titan_speech.training.run_report import summary_lines
 from titan_speech.utils.logging import rank_log
@@ -218,9 +219,9 @@ def trainer_config(
         ),
         metrics=SpeechMetricsProcessor.Config(
             log_freq=config.metrics.log_every_steps,
-            enable_tensorboard=config.metrics.tensorboard,
-            enable_wandb=config.metrics.wandb,
             group_table_every=config.metrics.group_table_every,
+            table=config.metrics,
+            from_step=max(start.step, 0) if start.is_resume else 0,
         ),
         profiler=SpeechProfiler.Config(table=config.profiler),
         debug=DebugConfig(seed=config.job.seed, deterministic=config.debug.deterministic),
@@ -339,9 +340,14 @@ class SummaryCallback(RunCallback):
         console.print(lines)
 
 
+def _rollback_text(trainer: SpeechTrainer) -> str:
+    decided = trainer.rollbacks.decided
+    return f"A loss spike at step {decided.spike:,}: back to step {decided.back_to:,}." if decided else ""
+
+
 def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     """The callbacks of this rank: generation checks; exports (rank 0); uploads (one rank per node that has files to
-    send); the closing summary (rank 0)."""
+    send); the outcome, and the closing summary (rank 0)."""
     config, callbacks = trainer.config.speech, []
     checkpoint = config.checkpoint
     if trainer.config.generation_prompts:
@@ -353,6 +359,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 trainer.config.plan.grammar,
                 trainer.last_logits,
                 trainer.metrics_processor.log_between_steps,
+                trainer.metrics_processor.flag,
                 Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
                 Path(trainer.config.dump_folder),
                 trainer.config.budget.num_steps,
@@ -368,6 +375,15 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     uploads = start_uploads(config, manager.ranks_seeing_rank_0) if manager.enable else None
     if uploads is not None:
         callbacks.append(UploadCallback(uploads, config.upload))
+    callbacks.append(
+        OutcomeCallback(
+            trainer.metrics_processor.sinks,
+            Path(trainer.config.dump_folder) / "metrics.jsonl",
+            trainer.config.budget.num_steps,
+            lambda: trainer.step,
+            lambda: _rollback_text(trainer),
+        )
+    )
     if torch.distributed.get_rank() == 0 and not checkpoint.create_seed_checkpoint:
         callbacks.append(SummaryCallback(trainer))
     return callbacks

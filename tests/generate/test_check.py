@@ -63,7 +63,11 @@ def run(
 
     config = replace(config or GenerationCheckConfig(max_codes=64), every_steps=5)
     ranks = Ranks(0, 1, torch.device("cpu"))
-    GenerationCheck(config, PROMPTS, GRAMMAR, model, log, ranks, folder, num_steps=12).step_boundary(step)
+
+    def flag(what: str, step: int, text: str) -> None:
+        logging.getLogger("flagged").warning(f"{what} at {step}: {text}")
+
+    GenerationCheck(config, PROMPTS, GRAMMAR, model, log, flag, ranks, folder, num_steps=12).step_boundary(step)
     return dict(logged[0]) if logged else {}
 
 

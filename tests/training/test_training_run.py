@@ -43,13 +43,13 @@ def test_figures_are_complete_and_consistent(short_run: Path) -> None:
 def test_tensorboard_and_wandb_have_the_figures_of_the_log(short_run: Path) -> None:
     from tests.runs import figures
 
-    (events,) = (short_run / "tb").glob("*/events.out.*")
+    (events,) = (short_run / "tb").glob("events.out.*")
     accumulator = EventAccumulator(str(events.parent))
     accumulator.Reload()
     written = {event.step: event.value for event in accumulator.Scalars("loss")}
     expected = {step: record["loss"] for step, record in figures(short_run).items()}
     assert written == pytest.approx(expected, rel=1e-6)
-    assert list((short_run / "tb").rglob("run-*.wandb"))
+    assert list((short_run / "wandb").rglob("run-*.wandb"))
 
 
 def test_the_saved_configuration_is_the_one_that_ran(short_run: Path) -> None:

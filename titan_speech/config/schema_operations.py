@@ -165,10 +165,19 @@ class MetricsConfig:
     at the end. metrics.jsonl has them at every log step."""
 
     tensorboard: bool = False
-    """Write TensorBoard events."""
+    """Write TensorBoard events, to tb in the run folder."""
 
     wandb: bool = False
-    """Log to Weights & Biases (WANDB_MODE=offline is respected)."""
+    """Log to Weights & Biases: one run of theirs over all restarts. Its own variables say where (WANDB_API_KEY,
+    WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE=offline); without a network or a key it logs offline."""
+
+    wandb_tags: tuple[str, ...] = ()
+    """Tags of that run."""
+
+    prometheus: str = ""
+    """host:port at which the first rank of each node serves metrics for Prometheus, such as 127.0.0.1:9400, or
+    0.0.0.0:9400 for a Prometheus on another machine (there is no access control); empty: no endpoint. Dashboard, alert
+    rules and scrape configuration are in scripts/monitoring."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,7 @@ def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
             target_tokens=NUM_STEPS * packs * seq_len,
         ),
         loss=replace(config.loss, num_chunks=min(config.loss.num_chunks, MAX_CHUNKS)),
-        metrics=replace(config.metrics, tensorboard=False, wandb=False),
+        metrics=replace(config.metrics, tensorboard=False, wandb=False, prometheus=""),
     )
 
 

@@ -49,6 +49,9 @@ LastLogits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Log = Callable[[str, int, Mapping[str, float], Sequence[str], float], None]
 """(event, step, metrics, lines for the console, seconds)"""
 
+Flag = Callable[[str, int, str], None]
+"""(what, step, text); called on every rank"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,6 +74,7 @@ class GenerationCheck(RunCallback):
         grammar: Grammar,
         last_logits: LastLogits,
         log: Log,
+        flag: Flag,
         ranks: Ranks,
         run_folder: Path,
         num_steps: int,
@@ -82,6 +86,7 @@ class GenerationCheck(RunCallback):
         grammar: of the run.
         last_logits: the model.
         log: where metrics go.
+        flag: called where a bound of `warn` is left.
         ranks: this rank among the data-parallel ones.
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
@@ -89,7 +94,7 @@ class GenerationCheck(RunCallback):
         """
         _check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
-        self.log, self.ranks, self.num_steps, self.sound = log, ranks, num_steps, sound
+        self.log, self.flag, self.ranks, self.num_steps, self.sound = log, flag, ranks, num_steps, sound
         self.folder = run_folder / FOLDER
         self.has_sound = bool(config.codec)
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
@@ -118,8 +123,8 @@ class GenerationCheck(RunCallback):
         if step < self.config.bounds_from_step:
             return
         warnings, failures = (_broken(bounds, metrics) for bounds in (self.config.warn, self.config.stop))
-        if warnings and torch.distributed.get_rank() == 0:
-            logger.warning(f"The generation check at step {step} left its bounds: {'; '.join(warnings)}")
+        if warnings:
+            self.flag("the generation check", step, f"it left its bounds: {'; '.join(warnings)}")
         if failures:
             raise HealthError(
                 f"the generation check at step {step:,} left its bounds: {'; '.join(failures)}. Compare the prompt "

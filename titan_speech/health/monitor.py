@@ -151,9 +151,17 @@ class HealthMonitor:
     """One per rank; rank 0 writes and logs."""
 
     def __init__(
-        self, config: HealthConfig, run_folder: Path, finder: BatchFinder, warmup_steps: int, is_first_rank: bool
+        self,
+        config: HealthConfig,
+        run_folder: Path,
+        finder: BatchFinder,
+        warmup_steps: int,
+        is_first_rank: bool,
+        flag: Callable[[str, int, str], None],
     ) -> None:
+        """`flag` is called on every rank with what, step and text of a spike."""
         self.config, self.run_folder, self.finder, self.is_first_rank = config, run_folder, finder, is_first_rank
+        self.flag = flag
         self.spikes = SpikeDetector(config.spike_z, config.spike_window_steps, warmup_steps)
         self.last: StepReading | None = None
         self._state = HealthState()
@@ -243,9 +251,11 @@ class HealthMonitor:
     def _spiked(self, reading: StepReading) -> None:
         self._state = replace(self._state, loss_spikes=self._state.loss_spikes + 1)
         slots = _span(self.finder.slots(reading.step))
-        self._warn(
+        self.flag(
+            "the spike detector",
+            reading.step,
             f"The loss jumped to {reading.loss:.4f} in step {reading.step}, slots {slots}: more than "
-            f"{self.config.spike_z:g} robust deviations above the last {len(self.spikes.losses)} steps"
+            f"{self.config.spike_z:g} robust deviations above the last {len(self.spikes.losses)} steps",
         )
         if self.config.on_spike == "rollback" and self.spike_to_roll_back is None:
             self.spike_to_roll_back = reading.step

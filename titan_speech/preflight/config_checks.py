@@ -161,6 +161,13 @@ def check_profiler(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(keys, str(profiler.steady_from), expected)
 
 
+def check_metrics(config: SpeechConfig) -> Iterator[Finding]:
+    address = config.metrics.prometheus
+    host, _, port = address.rpartition(":")
+    if address and not (host and port.isascii() and port.isdecimal() and 0 < int(port) <= 65_535):
+        yield Finding(("metrics.prometheus",), f'"{address}"', "host:port, or empty", '"127.0.0.1:9400"')
+
+
 _CHECKS: tuple[Check, ...] = (
     check_bounds,
     check_batch,
@@ -169,6 +176,7 @@ _CHECKS: tuple[Check, ...] = (
     check_cadence,
     check_health,
     check_profiler,
+    check_metrics,
     check_flavor,
     check_initial_weights,
     check_compatibility,

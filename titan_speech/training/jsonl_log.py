@@ -16,7 +16,6 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from torchtitan.components.metrics import BaseLogger
 from torchtitan.tools.logging import logger
 
 from titan_speech.utils.printable import escape_controls
@@ -24,7 +23,7 @@ from titan_speech.utils.printable import escape_controls
 MAX_WAITING_LINES = 10_000
 
 
-class JsonlLogger(BaseLogger):
+class JsonlLogger:
     """Appends metrics to `path`. Values that are not finite are written as null, so that each line is valid JSON."""
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +39,13 @@ class JsonlLogger(BaseLogger):
     def event(self, name: str, **fields: Any) -> None:
         """Write a line that is not a log step, such as the start of the run."""
         self._write({"event": name, **fields})
+
+    def is_new(self, name: str, **fields: Any) -> bool:
+        """Whether no event of this name with these fields is in the file."""
+        start = f'{{"event": "{name}"'
+        with self._path.open(encoding="utf-8", errors="replace") as lines:
+            events = (json.loads(line) for line in lines if line.startswith(start) and line.endswith("}\n"))
+            return not any(fields.items() <= event.items() for event in events)
 
     def close(self) -> None:
         self._file.close()
@@ -78,3 +84,16 @@ def _ends_with_a_line(file_number: int) -> bool:
     """Whether the file is empty or its last byte ends a line."""
     end = os.lseek(file_number, 0, os.SEEK_END)
     return not end or os.pread(file_number, 1, end - 1) == b"\n"
+
+
+def read_steps(metrics: Path) -> dict[int, dict[str, float]]:
+    """The records of metrics.jsonl by step; of two with one step, as after a rollback, the later counts."""
+    if not metrics.is_file():
+        return {}
+    records: dict[int, dict[str, float]] = {}
+    with metrics.open(encoding="utf-8") as file:
+        for line in file:
+            record = json.loads(line) if line.endswith("}\n") else {}
+            if "step" in record and "event" not in record:
+                records[record["step"]] = record
+    return records

@@ -1,4 +1,4 @@
-"""Metrics of a log step: losses per group, throughput, padding and memory, to console, JSONL, TensorBoard and W&B.
+"""Metrics of a log step: losses per group, throughput, padding and memory, to console, metrics.jsonl and sinks.
 
 In: each batch on its way from the loader to the model, the trainer's loss and gradient norm, the sums per group of the
 loss, and what callbacks add. Out: one record in every logger, and a row on the console of rank 0 (console.py).
@@ -19,14 +19,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
-from torchtitan.components.metrics import BaseLogger, LoggerContainer, MetricsProcessor
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.tools.logging import logger
 
+from titan_speech.config.schema_operations import MetricsConfig
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
-from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.training.jsonl_log import JsonlLogger, read_steps
 from titan_speech.training.loss import GroupSums, StreamKey, group_losses
 from titan_speech.training.mixture_check import MixtureCheck, tokens_read
+from titan_speech.training.sinks.build import build_sinks
+from titan_speech.training.sinks.sink import Message, Sample
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,24 @@ class SpeechMetricsProcessor(MetricsProcessor):
     class Config(MetricsProcessor.Config):
         disable_color_printing: bool = True
         group_table_every: int = 10
+        table: MetricsConfig
+        from_step: int
+        """Steps that were done before this start."""
 
     def __init__(self, config: Config, *, dump_folder: str = "./outputs", **kwargs: Any) -> None:
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.jsonl: JsonlLogger | None = None
         self.console: RunConsole | None = None
         """Of rank 0; the others show nothing."""
-        self.trackers = self.logger
-        """The backends besides metrics.jsonl."""
+        path = Path(dump_folder) / "metrics.jsonl"
+        logged_step = max(read_steps(path), default=-1) if config.from_step and config.table.wandb else -1
+        self.sinks = build_sinks(
+            config.table, Path(dump_folder), kwargs.get("config_dict") or {}, config.from_step, logged_step
+        )
+        """Where metrics go besides the console and metrics.jsonl."""
         if torch.distributed.get_rank() == 0:
             self.console = RunConsole(config.group_table_every)
-            self.jsonl = JsonlLogger(Path(dump_folder) / "metrics.jsonl")
-            self.logger = _with(self.logger, self.jsonl)
+            self.jsonl = JsonlLogger(path)
         self.counts = BatchCounts()
         self.packs_S = np.zeros(0, np.int64)
         """Packs of each stream in the batches since the last log step."""
@@ -175,7 +185,9 @@ class SpeechMetricsProcessor(MetricsProcessor):
             **self._memory(),
             **{name: value for source in self.sources for name, value in source().items()},
         }
-        self.logger.log(metrics, step)
+        if self.jsonl is not None:
+            self.jsonl.log(metrics, step)
+            self.sinks.log(step, metrics)
         if self.console is not None:
             self.console.log_step(step, metrics, losses)
         self._start_window(step)
@@ -186,8 +198,9 @@ class SpeechMetricsProcessor(MetricsProcessor):
             self.console.step_done(step)
 
     def close(self) -> None:
-        """Close the loggers and remove the bar of the console."""
-        super().close()
+        """Close metrics.jsonl and remove the bar of the console; sinks stay open for the last message."""
+        if self.jsonl is not None:
+            self.jsonl.close()
         if self.console is not None:
             self.console.close()
 
@@ -208,7 +221,26 @@ class SpeechMetricsProcessor(MetricsProcessor):
             self.console.print(lines)
         if self.jsonl is not None:
             self.jsonl.event(event, step=step, **metrics)
-            self.trackers.log({name: value for name, value in metrics.items() if not isinstance(value, str)}, step)
+            self.sinks.log(step, {name: value for name, value in metrics.items() if not isinstance(value, str)})
+
+    def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Hand what the model generated after `step` steps to the sinks; those of rank 0 count."""
+        if self.jsonl is not None:
+            self.sinks.samples(step, samples)
+
+    def flag(self, what: str, step: int, text: str) -> None:
+        """Tell people that a check has left its bounds: a warning, a `flagged` event, a message.
+
+        Args:
+            what: which check.
+            step: steps done; a flag that an earlier start has raised at this step is not raised again.
+            text: what was found.
+        """
+        if self.jsonl is None or not self.jsonl.is_new("flagged", step=step, what=what):
+            return
+        logger.warning(f"Flagged at step {step} by {what}: {text}")
+        self.jsonl.event("flagged", step=step, what=what, message=text)
+        self.sinks.message(Message("flagged", step, text, {"what": what}))
 
     def _sum_over(self, mesh_names: tuple[str, ...], values: torch.Tensor) -> torch.Tensor:
         for name in mesh_names:
@@ -256,10 +288,3 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()
         self.device_memory_monitor.reset_peak_stats()
-
-
-def _with(existing: BaseLogger, extra: BaseLogger) -> LoggerContainer:
-    container = LoggerContainer()
-    container.add_logger(existing)
-    container.add_logger(extra)
-    return container

@@ -7,7 +7,6 @@ loss of all of it; a million steps logged every ten take two seconds.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, describe_composition
 from titan_speech.training.console import WIDTH
+from titan_speech.training.jsonl_log import read_steps
 from titan_speech.utils.progress import clock
 from titan_speech.utils.text_table import amount, counted, gigabytes, large, table_lines
 
@@ -134,19 +134,6 @@ def _source_row(streams: Sequence[PlannedStream], total_slots: int) -> tuple[str
         low if low == high else f"{low} to {high}",
         f"{1 - fill:.1%}",
     )
-
-
-def read_steps(metrics: Path) -> dict[int, dict[str, float]]:
-    """The records of metrics.jsonl by step; of two with one step, as after a rollback, the later counts."""
-    if not metrics.is_file():
-        return {}
-    records: dict[int, dict[str, float]] = {}
-    with metrics.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line) if line.endswith("}\n") else {}
-            if "step" in record and "event" not in record:
-                records[record["step"]] = record
-    return records
 
 
 def summary_lines(

@@ -1,0 +1,103 @@
+"""Every metric of a run: its name, unit and meaning, and what Prometheus calls it. These names are stable.
+
+A name that is removed or gets another meaning is announced in CHANGELOG one version before. `{by}` is kind, task,
+source or language. The list of metrics in the documents is made from this one, and a test holds a real run against it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+PREFIX = "titan_speech_"
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """One metric, or a family of them."""
+
+    pattern: str
+    """`loss`, or with placeholders `loss/{by}/{group}`; the last placeholder takes the rest of the name."""
+    unit: str
+    what: str
+    exported: str
+    """Name in Prometheus, after `titan_speech_`; placeholders become labels."""
+    is_counter: bool = False
+    """Prometheus is told that the value only rises over the whole run."""
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        parts = re.split(r"(\{\w+\})", self.pattern)
+        last = max((i for i, part in enumerate(parts) if part.startswith("{")), default=-1)
+        texts = [
+            f"(?P<{part[1:-1]}>{'.+' if i == last else '[^/]+'})" if part.startswith("{") else re.escape(part)
+            for i, part in enumerate(parts)
+        ]
+        return re.compile("".join(texts))
+
+    def labels(self, name: str) -> dict[str, str] | None:
+        """What the placeholders are in a name; None if it is of another family."""
+        match = self._regex.fullmatch(name)
+        return None if match is None else match.groupdict()
+
+
+METRICS = (
+    MetricName("loss", "nats per token", "mean over the trained tokens of all steps since the last line", "loss"),
+    MetricName("loss/{by}/{group}", "nats per token", "the same of a group; kinds: code, text, special", "group_loss"),
+    MetricName("trained_tokens", "tokens", "what `loss` is the mean of", "trained_tokens"),
+    MetricName("trained_tokens/{by}/{group}", "tokens", "the same of a group", "group_trained_tokens"),
+    MetricName("read_tokens/{by}/{group}", "tokens", "read since the last line, padding included", "read_tokens"),
+    MetricName("loss_of_step", "nats per token", "of the last step alone", "loss_of_step"),
+    MetricName("grad_norm", "", "norm of the gradients before clipping", "grad_norm"),
+    MetricName("lr", "", "learning rate of old vocabulary rows and the body", "lr"),
+    MetricName("tokens_seen", "tokens", "position in the data, skipped steps included", "tokens_seen", True),
+    MetricName("step_time_sec", "s", "mean since the last line", "step_time_seconds"),
+    MetricName("tokens_per_sec_per_gpu", "tokens/s", "without padding packs", "tokens_per_second_per_gpu"),
+    MetricName(
+        "trained_tokens_per_sec_per_gpu", "tokens/s", "tokens with a label", "trained_tokens_per_second_per_gpu"
+    ),
+    MetricName("audio_sec_per_sec", "s/s", "seconds of speech per second, all ranks", "audio_seconds_per_second"),
+    MetricName("mfu", "share", "model FLOP/s of the device's peak, attention over the whole pack", "mfu"),
+    MetricName("mfu_of_documents", "share", "the same, attention inside documents", "mfu_of_documents"),
+    MetricName("pad_fraction", "share", "padding in packs", "pad_fraction"),
+    MetricName("data_wait_fraction", "share", "time in which steps wait for batches", "data_wait_fraction"),
+    MetricName("memory_peak_gib", "GiB", "reserved by the allocator since the last line, rank 0", "memory_peak_gib"),
+    MetricName("num_alloc_retries", "count", "memory is nearly full if it rises", "num_alloc_retries", True),
+    MetricName("skipped_steps", "steps", "skipped for a loss or gradients that are not finite", "skipped_steps", True),
+    MetricName("loss_spikes", "count", "losses far above the median", "loss_spikes", True),
+    MetricName("validation/{set}/loss", "nats per token", "of a held-out set", "validation_loss"),
+    MetricName("validation/{set}/perplexity", "", "exp of it", "validation_perplexity"),
+    MetricName("validation/{set}/tokens", "tokens", "what it is the mean of", "validation_tokens"),
+    MetricName("validation/{set}/sec", "s", "time of the validation, no part of `step_time_sec`", "validation_seconds"),
+    MetricName("validation/{set}/loss/{by}/{group}", "nats per token", "of a group", "validation_group_loss"),
+    MetricName("validation/{set}/perplexity/{by}/{group}", "", "of a group", "validation_group_perplexity"),
+    MetricName("validation/{set}/tokens/{by}/{group}", "tokens", "of a group", "validation_group_tokens"),
+    MetricName("generation/sec", "s", "time of the generation check, no part of `step_time_sec`", "generation_seconds"),
+    MetricName("generation/language/{language}/{measure}", "", "a measure in a language", "generation_by_language"),
+    MetricName("generation/{measure}", "", "measures of the generation check", "generation"),
+    MetricName("upload/num_waiting", "files", "checkpoint files waiting for their upload", "upload_waiting_files"),
+    MetricName("upload/waiting_bytes", "bytes", "the same in bytes", "upload_waiting_bytes"),
+    MetricName("upload/oldest_age_sec", "s", "age of the oldest of them", "upload_oldest_age_seconds"),
+    MetricName("upload/num_failures", "count", "uploads that failed", "upload_failures", True),
+    MetricName("tensor/{what}/{part}", "", "root mean square of tensors, at the steps asked for", "tensor_rms"),
+)
+
+ENDPOINT_METRICS = {
+    "step": "steps done, by rank",
+    "seconds_total": "seconds of this process by rank and class (`class`) of the ledger of time",
+    "ledger_age_seconds": "since the last sign of life of a rank",
+    "world_size": "processes of the run",
+    "flagged": "checks that left their bounds in this start",
+}
+"""What the endpoint of a node has besides: of each rank of the node."""
+
+
+@cache
+def find(name: str) -> tuple[MetricName, tuple[tuple[str, str], ...]] | None:
+    """The family of a metric, and its labels; None for a name that is not in the list."""
+    for metric in METRICS:
+        labels = metric.labels(name)
+        if labels is not None:
+            return metric, tuple(labels.items())
+    return None

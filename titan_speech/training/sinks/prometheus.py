@@ -1,0 +1,118 @@
+"""The endpoint of a node for Prometheus: the last metrics of the run, and the ledger of the node's ranks.
+
+In: metrics at log steps (on the node of rank 0), the ledger files of this node's ranks, read at each scrape. Out:
+http://HOST:PORT/metrics in Prometheus' text format. It is served by a thread of the first rank of the node; training
+does nothing for it but keep the last metrics. The format is four lines of code, so no client library is needed. There
+is no access control: bind it to loopback, or to a network that only the monitoring reaches.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from titan_speech.ledger.follow import RankFollower
+from titan_speech.ledger.records import ledger_file
+from titan_speech.training.sinks.names import PREFIX, find
+from titan_speech.training.sinks.sink import Message, Sink
+from titan_speech.utils.printable import printable
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class PrometheusSink(Sink):
+    """Serves this node's metrics until the process ends."""
+
+    def __init__(self, address: str, run_folder: Path, ranks: range) -> None:
+        """
+        Args:
+            address: host:port to listen at, checked before the run; port 0 takes a free one.
+            run_folder: of the run.
+            ranks: of this node.
+        """
+        self._run = run_folder.name
+        self._metrics: Mapping[str, float] = {}
+        self._num_flagged = 0
+        self._followers = {rank: RankFollower(ledger_file(run_folder, rank)) for rank in ranks}
+        self._scraping = threading.Lock()
+        host, _, port = address.rpartition(":")
+        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), self._handler())
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True).start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._metrics = {**self._metrics, **metrics}
+
+    def message(self, message: Message) -> None:
+        self._num_flagged += message.event == "flagged"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def text(self) -> str:
+        """All metrics in the text format."""
+        families: dict[str, tuple[str, list[str]]] = {}
+        for name, kind, labels, value in (*self._of_run(), *self._of_ranks()):
+            _, lines = families.setdefault(name, (kind, []))
+            lines.append(f"{name}{_braces((('run', self._run), *labels))} {_number(value)}")
+        blocks = (f"# TYPE {name} {kind}\n" + "\n".join(lines) for name, (kind, lines) in families.items())
+        return "\n".join(blocks) + "\n"
+
+    def _of_run(self) -> Iterator[tuple[str, str, Labels, float]]:
+        for name, value in self._metrics.items():
+            found = find(name)
+            if found is not None:
+                metric, labels = found
+                yield PREFIX + metric.exported, "counter" if metric.is_counter else "gauge", labels, value
+        yield PREFIX + "flagged", "counter", (), self._num_flagged
+
+    def _of_ranks(self) -> Iterator[tuple[str, str, Labels, float]]:
+        with self._scraping:
+            for rank, follower in self._followers.items():
+                if not follower.update():
+                    continue
+                of_rank = (("rank", str(rank)),)
+                yield PREFIX + "step", "gauge", of_rank, follower.last_step
+                yield PREFIX + "world_size", "gauge", of_rank, follower.world_size
+                yield PREFIX + "ledger_age_seconds", "gauge", of_rank, time.time() - follower.until_sec
+                for name, seconds in follower.seconds.items():
+                    yield PREFIX + "seconds_total", "counter", (*of_rank, ("class", name)), seconds
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                if self.path.partition("?")[0] != "/metrics":
+                    self.send_error(404)
+                    return
+                body = sink.text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """A scrape is no news."""
+
+        return Handler
+
+
+def _braces(labels: Labels) -> str:
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return "{" + ",".join(f'{name}="{printable(value).translate(escapes)}"' for name, value in labels) + "}"
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(float(value))
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
