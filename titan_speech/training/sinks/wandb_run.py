@@ -22,6 +22,9 @@ from titan_speech.utils.files import write_atomically
 
 PROJECT = "titan_speech"
 INIT_SEC = 30.0
+FLUSH_SETTING, FLUSH_SEC = "x_transaction_log_flush_interval", 1.0
+"""A kill loses what was logged in the last second; by W&B's default it would be 15 s."""
+
 FINISH_SEC = 60.0
 """How long the end of a run waits for what is not sent; the rest stays in RUN/wandb for `wandb sync`."""
 
@@ -52,7 +55,8 @@ class WandbSink(Sink):
             "config": dict(config),
             "tags": list(tags),
         }
-        quiet = wandb.Settings(init_timeout=INIT_SEC, silent=True)
+        flush = {FLUSH_SETTING: FLUSH_SEC} if FLUSH_SETTING in wandb.Settings.model_fields else {}
+        quiet = wandb.Settings(init_timeout=INIT_SEC, silent=True, **flush)
         try:
             self._run = wandb.init(**settings, settings=quiet)
         except wandb.errors.Error as error:  # no network, no key
@@ -60,6 +64,7 @@ class WandbSink(Sink):
                 f"Weights & Biases does not answer ({str(error).strip().partition(chr(10))[0]}): this run is logged "
                 f"offline. Later: wandb sync {run_folder}/wandb/offline-run-*"
             )
+            wandb.teardown()  # of the attempt, which still holds the run's id
             self._run = wandb.init(**settings, mode="offline", settings=quiet)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
