@@ -360,6 +360,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 trainer.last_logits,
                 trainer.metrics_processor.log_between_steps,
                 trainer.metrics_processor.flag,
+                trainer.metrics_processor.log_samples,
                 Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
                 Path(trainer.config.dump_folder),
                 trainer.config.budget.num_steps,

@@ -22,6 +22,7 @@ from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
 from titan_speech.generate.check_sound import CheckSound
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.training.sinks.sink import Sample
 
 GRAMMAR = Grammar(Vocabulary(400, bos_id=0, eos_id=1))
 STOP = GRAMMAR.stop_id(Task.TTS)
@@ -64,10 +65,15 @@ def run(
     config = replace(config or GenerationCheckConfig(max_codes=64), every_steps=5)
     ranks = Ranks(0, 1, torch.device("cpu"))
 
+    def no_show(step: int, samples: Sequence[Sample]) -> None:
+        assert [sample.audio_T for sample in samples] == [None] * len(PROMPTS)
+
     def flag(what: str, step: int, text: str) -> None:
         logging.getLogger("flagged").warning(f"{what} at {step}: {text}")
 
-    GenerationCheck(config, PROMPTS, GRAMMAR, model, log, flag, ranks, folder, num_steps=12).step_boundary(step)
+    GenerationCheck(config, PROMPTS, GRAMMAR, model, log, flag, no_show, ranks, folder, num_steps=12).step_boundary(
+        step
+    )
     return dict(logged[0]) if logged else {}
 
 
@@ -122,18 +128,24 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
     codec = load_codec("embedded")
     config = GenerationCheckConfig(every_steps=4, max_codes=40, temperature=0.0, codec="embedded")
     logged: list[Mapping[str, float]] = []
+    shown: list[Sample] = []
     check = GenerationCheck(
         config,
         PROMPTS[:2],
         GRAMMAR,
         scripted({30: STOP}),
         lambda event, step, metrics, lines, sec: logged.append(metrics),
+        lambda what, step, text: None,
+        lambda step, samples: shown.extend(samples),
         Ranks(0, 1, torch.device("cpu")),
         tmp_path,
         num_steps=12,
         sound=CheckSound(codec, tmp_path / "generation", max_sec=60.0),
     )
     check.step_boundary(4)
+    assert [len(sample.audio_T) for sample in shown if sample.audio_T is not None] == [
+        len(read_audio(tmp_path / "generation" / "step-4" / f"{number}.wav")) for number in range(2)
+    ]
     records = json.loads((tmp_path / "generation" / "step-4.json").read_text())
     for number, record in enumerate(records):
         num_codes = len(record["sampled_ids"]) - 1

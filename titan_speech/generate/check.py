@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import ConfigError, HealthError
@@ -33,6 +34,7 @@ from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
 from titan_speech.generate.sound_measures import SoundMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.training.callback import RunCallback
+from titan_speech.training.sinks.sink import Sample
 from titan_speech.utils.files import write_atomically
 
 EVENT = "generation"
@@ -51,6 +53,9 @@ Log = Callable[[str, int, Mapping[str, float], Sequence[str], float], None]
 
 Flag = Callable[[str, int, str], None]
 """(what, step, text); called on every rank"""
+
+Show = Callable[[int, Sequence[Sample]], None]
+"""(step, samples)"""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +80,7 @@ class GenerationCheck(RunCallback):
         last_logits: LastLogits,
         log: Log,
         flag: Flag,
+        show: Show,
         ranks: Ranks,
         run_folder: Path,
         num_steps: int,
@@ -87,6 +93,7 @@ class GenerationCheck(RunCallback):
         last_logits: the model.
         log: where metrics go.
         flag: called where a bound of `warn` is left.
+        show: takes the samples, on rank 0.
         ranks: this rank among the data-parallel ones.
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
@@ -94,7 +101,8 @@ class GenerationCheck(RunCallback):
         """
         _check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
-        self.log, self.flag, self.ranks, self.num_steps, self.sound = log, flag, ranks, num_steps, sound
+        self.log, self.flag, self.show = log, flag, show
+        self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
         self.folder = run_folder / FOLDER
         self.has_sound = bool(config.codec)
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
@@ -119,6 +127,7 @@ class GenerationCheck(RunCallback):
         metrics = self._metrics(samples, sounds, time.perf_counter() - began)
         if torch.distributed.get_rank() == 0:
             self._write(step, samples, sampled, sounds)
+            self.show(step, self._shown(step, samples, sounds))
         self.log(EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
         if step < self.config.bounds_from_step:
             return
@@ -248,6 +257,20 @@ class GenerationCheck(RunCallback):
             write_atomically(self.folder / f"step-{step}.json", json.dumps(records) + "\n")
         except OSError as error:
             logger.warning(f"{self.folder} cannot be written: {error}. Training continues.")
+
+    def _shown(
+        self, step: int, samples: Sequence[SampleMeasures], sounds: Sequence[SoundMeasures | None]
+    ) -> list[Sample]:
+        """For people: the text and the measures of each prompt, and what was heard."""
+        shown = []
+        for number, (prompt, measures, sound) in enumerate(zip(self.prompts, samples, sounds, strict=True)):
+            columns = {"language": prompt.language, "task": prompt.task, "text": prompt.text, **asdict(measures)}
+            audio_T, sample_rate = (None, 0)
+            if sound is not None and self.sound is not None:
+                sample_rate = self.sound.codec.sample_rate
+                audio_T = read_audio(self.sound.path(step, number), sample_rate)
+            shown.append(Sample(f"{number}-{prompt.sample_id}", columns, audio_T, sample_rate))
+        return shown
 
 
 def _check_bounds(config: GenerationCheckConfig) -> None:

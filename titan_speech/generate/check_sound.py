@@ -39,6 +39,10 @@ class CheckSound:
         """
         self.codec, self.folder, self.max_sec = codec, folder, max_sec
 
+    def path(self, step: int, number: int) -> Path:
+        """The file of a sample's sound."""
+        return self.folder / f"step-{step}" / f"{number}.wav"
+
     def decode(self, step: int, codes: Sequence[NDArray[np.uint16]]) -> list[SoundMeasures | None]:
         """Write and measure the sound of each sample; None where there is none."""
         began, found = time.monotonic(), list[SoundMeasures | None]()
@@ -50,7 +54,7 @@ class CheckSound:
     def _decode(self, step: int, number: int, codes_F: NDArray[np.uint16]) -> SoundMeasures | None:
         try:
             wav_T = self.codec.decode(codes_F)
-            write_atomically(self.folder / f"step-{step}" / f"{number}.wav", wav_bytes(wav_T, self.codec.sample_rate))
+            write_atomically(self.path(step, number), wav_bytes(wav_T, self.codec.sample_rate))
             return measure_sound(wav_T, self.codec.sample_rate)
         except (OSError, CodecError) as error:
             logger.warning(f"The sound of sample {number} of the generation check at step {step} is missing: {error}")
