@@ -2,8 +2,8 @@
 
 In: docs/*.md, mkdocs.yml, the commands (titan_speech/cli), the configuration schema, docstrings. Out: outputs/site, and
 docs/reference/*.md, which git ignores. A link to a page or heading that does not exist ends the build with exit code 1.
-It takes about 10 s; torch is not imported, since docstrings are read from the sources. The first build fetches mermaid,
-which draws the diagrams, with npm; without npm they are the only part of the site that needs a network.
+It takes about 10 s; torch is not imported, since docstrings are read from the sources. The first build fetches two
+scripts with npm, so that the site needs no network, its search and diagrams included; without npm it lacks them.
 
     python scripts/build_docs.py            # then open outputs/site/index.html
     python scripts/build_docs.py --pages    # the generated pages alone; `zensical serve` then shows edits at once
@@ -35,9 +35,31 @@ from titan_speech.config.help import default_text, field_docstrings, type_text  
 from titan_speech.config.schema import SpeechConfig  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
-MERMAID = "mermaid@12.3.0"
-MERMAID_SHA256 = "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3"
-"""Of its dist/mermaid.min.js, 5.5 MB: too large to keep in the repository for three diagrams."""
+
+
+class Script(typing.NamedTuple):
+    """A script that the theme would fetch from the network when a page is opened."""
+
+    package: str
+    member: str
+    sha256: str
+
+
+SCRIPTS = {
+    # draws the diagrams; loaded by docs/diagrams.js
+    "mermaid.min.js": Script(
+        "mermaid@12.3.0",
+        "dist/mermaid.min.js",
+        "336df803d87a38b70a01e736e666c8f7601d2ce42f5e47c8fafe5d721074b9a3",
+    ),
+    # lets the search work on pages that are opened from a folder
+    "iframe-worker.js": Script(
+        "iframe-worker@1.0.4", "shim/index.js", "e8e412dbcfea9b7e31b5ffa288d7b6035915e714c542f4176a0cdbe262fc9609"
+    ),
+}
+"""Names in docs/, where git ignores them: mermaid, of 5.5 MB, is too large for the repository."""
+SHIM_URL = "https://unpkg.com/iframe-worker/shim"
+SITE = ROOT / "outputs" / "site"
 PYTHON_API = {
     "Configuration": {
         "titan_speech.preflight.config_checks": ("load_config",),
@@ -79,29 +101,36 @@ def main() -> int:
     write_reference()
     if only_pages:
         return 0
-    fetch_mermaid(ROOT / "docs" / "mermaid.min.js")
+    for name, script in SCRIPTS.items():
+        fetch_script(ROOT / "docs" / name, script)
     zensical = Path(sys.executable).with_name("zensical")
     environment = {**os.environ, "NO_COLOR": "1"}
-    return subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, env=environment).returncode
+    code = subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, env=environment).returncode
+    for page in SITE.rglob("*.html") if code == 0 else ():
+        shim = os.path.relpath(SITE / "iframe-worker.js", page.parent)
+        page.write_text(page.read_text(encoding="utf-8").replace(SHIM_URL, shim), encoding="utf-8")
+    return code
 
 
-def fetch_mermaid(target: Path) -> None:
-    """Put the pinned mermaid where docs/diagrams.js loads it from, once."""
-    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == MERMAID_SHA256:
+def fetch_script(target: Path, script: Script) -> None:
+    """Put a pinned script where the site loads it from, once."""
+    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == script.sha256:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            command = ["npm", "pack", "--silent", "--pack-destination", folder, MERMAID]
+            command = ["npm", "pack", "--silent", "--pack-destination", folder, script.package]
             subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"build_docs: no {MERMAID} ({error}); diagrams will be drawn only with a network", file=sys.stderr)
+            print(f"build_docs: no {script.package} ({error}); the site will not have {target.name}", file=sys.stderr)
             return
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
-            file = archive.extractfile("package/dist/mermaid.min.js")
+            file = archive.extractfile(f"package/{script.member}")
             data = b"" if file is None else file.read()
     found = hashlib.sha256(data).hexdigest()
-    if found != MERMAID_SHA256:
-        raise SystemExit(f"build_docs: {MERMAID} has sha256 {found}, expected {MERMAID_SHA256}")
+    if found != script.sha256:
+        raise SystemExit(
+            f"build_docs: {script.package} has {script.member} of sha256 {found}, expected {script.sha256}"
+        )
     target.write_bytes(data)
 
 
@@ -125,8 +154,8 @@ def command_line() -> Iterator[str]:
 
 
 def help_of(command: typing.Any) -> str:
-    """What `--help` prints, in 100 columns."""
-    os.environ["COLUMNS"] = "100"
+    """What `--help` prints, in as many columns as a page is wide."""
+    os.environ["COLUMNS"] = "90"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse(command, ["--help"])
