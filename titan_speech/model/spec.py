@@ -13,6 +13,7 @@ trainable, so that LoRA would train every weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +38,7 @@ from torchtitan.protocols.module import Module
 from titan_speech.config.schema_parallelism import Float8Config
 from titan_speech.config.schema_training import LoRAConfig
 from titan_speech.model.attention import attention_config
-from titan_speech.model.backbones import BackboneShape
+from titan_speech.model.backbones import BackboneShape, Family
 from titan_speech.model.lora import add_adapters
 from titan_speech.model.rotary import LlamaRoPE
 
@@ -72,6 +73,22 @@ class TiedQwen3(Qwen3Model):
         freeze(self, frozen)
 
 
+@dataclass(frozen=True)
+class _Family:
+    """What TorchTitan has for the backbones of one family."""
+
+    model: type[TiedLlama3 | TiedQwen3]
+    block: type[Llama3TransformerBlock | Qwen3TransformerBlock]
+    rope: type[LlamaRoPE | CosSinRoPE]
+    parallelize: Callable[..., nn.Module]
+
+
+_FAMILIES: dict[Family, _Family] = {
+    "llama3": _Family(TiedLlama3, Llama3TransformerBlock, LlamaRoPE, parallelize_llama),
+    "qwen3": _Family(TiedQwen3, Qwen3TransformerBlock, CosSinRoPE, parallelize_qwen3),
+}
+
+
 def tie(model: Decoder) -> None:
     """Make embedding and head one parameter again, if the configuration ties them."""
     if model.enable_weight_tying and model.tok_embeddings is not None and model.lm_head is not None:
@@ -93,11 +110,10 @@ def freeze(model: nn.Module, names: set[str]) -> None:
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:
     """Decoder configuration of a backbone with `num_rows` vocabulary rows."""
-    model = TiedQwen3 if shape.family == "qwen3" else TiedLlama3
     head = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
     embedding = {"weight": skip_param_init if shape.is_tied else partial(nn.init.normal_, std=INIT_STD)}
     rope = _rope(shape)
-    return model.Config(
+    return _FAMILIES[shape.family].model.Config(
         dim=shape.dim,
         vocab_size=num_rows,
         enable_weight_tying=shape.is_tied,
@@ -110,10 +126,9 @@ def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config
 
 def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Module.Config) -> Module.Config:
     """One layer; output projections are initialized smaller with depth, so that the residual stream keeps its scale."""
-    block = Qwen3TransformerBlock if shape.family == "qwen3" else Llama3TransformerBlock
     init = {"weight": partial(nn.init.trunc_normal_, std=INIT_STD)}
     output_init = {"weight": partial(nn.init.trunc_normal_, std=depth_scaled_std(INIT_STD, layer_id))}
-    return block.Config(
+    return _FAMILIES[shape.family].block.Config(
         attention_norm=_norm(shape, shape.dim),
         ffn_norm=_norm(shape, shape.dim),
         attention=make_gqa_config(
@@ -135,7 +150,7 @@ def _layer(shape: BackboneShape, layer_id: int, rope: RoPE.Config, attention: Mo
 
 
 def _rope(shape: BackboneShape) -> RoPE.Config:
-    kind = CosSinRoPE if shape.family == "qwen3" else LlamaRoPE
+    kind = _FAMILIES[shape.family].rope
     base = {"dim": shape.head_dim, "max_seq_len": shape.max_positions, "theta": shape.rope_theta}
     scaling = shape.rope_scaling
     if scaling is None:
@@ -154,7 +169,6 @@ def _norm(shape: BackboneShape, width: int) -> RMSNorm.Config:
     return RMSNorm.Config(normalized_shape=width, eps=shape.norm_eps, param_init={"weight": nn.init.ones_})
 
 
-_PARALLELIZE = {"llama3": parallelize_llama, "qwen3": parallelize_qwen3}
 HFAdapter = Qwen3StateDictAdapter
 """To and from Hugging Face's names, of both families: it leaves the order of rows as it is, which is Hugging Face's
 (rotary.py). TorchTitan's adapter for Llama would reorder them for the complex form."""
@@ -189,7 +203,7 @@ def model_spec(
         config = convert_to_float8(config, float8, compiles_layers=compiles_layers)
     if lora is not None and lora.is_on:
         config = add_adapters(config, lora)
-    parallelize = _PARALLELIZE[shape.family]
+    parallelize = _FAMILIES[shape.family].parallelize
     if not torch.cuda.is_available():
         from titan_speech.utils import cpu
 
