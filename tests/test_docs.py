@@ -43,6 +43,18 @@ def test_pages_link_inside_the_site_and_name_files_of_the_repository(path: Path)
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
+def test_tests_that_the_security_page_names_exist() -> None:
+    """A name without a file is in the file named before it in its row."""
+    named = 0
+    for row in (ROOT / "docs" / "security.md").read_text("utf-8").splitlines():
+        source = ""
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+)?`", row):
+            source = (ROOT / file).read_text("utf-8") if file else source
+            named += bool(name)
+            assert not name or f"def {name}(" in source, name
+    assert named > 30
+
+
 def test_code_names_pages_that_exist() -> None:
     sources = [*(ROOT / "titan_speech").rglob("*.py"), *(ROOT / "train_configs").rglob("*.toml")]
     named = {(source, page) for source in sources for page in re.findall(r"docs/(\w+\.md)", source.read_text("utf-8"))}
