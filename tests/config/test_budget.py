@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from titan_speech.config.budget import Budget, data_parallel_degree, describe_budget
-from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_parallelism import ParallelismConfig
 from titan_speech.config.schema_training import LRSchedulerConfig, OptimizerConfig, TrainingConfig
@@ -121,6 +121,12 @@ def test_the_decay_begins_after_warmup_at_the_earliest_and_takes_at_least_one_st
     assert budget(num_steps=100, warmup_ratio=0.5, decay_ratio=0.9).last_stable_step == 49
     plan = budget(num_steps=100, warmup_ratio=0.1, decay_ratio=1e-6)
     assert (plan.learning_rate(98), plan.learning_rate(99)) == (plan.lr, plan.end_lr)
+
+
+def test_a_branch_knows_the_steps_that_are_done_by_the_name_of_its_checkpoint() -> None:
+    place = "s3://runs/stable/checkpoint/step-300000"
+    branches = [StageConfig(from_=named, branch=True) for named in (place, f"{place}/", "outputs/stable")]
+    assert [one.num_done for one in (*branches, StageConfig(from_=place))] == [300_000, 300_000, 0, 0]
 
 
 SCHEDULES = st.builds(

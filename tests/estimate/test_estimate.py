@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 
 from benchmarks.machine import ROOT
 from benchmarks.plan_memory import RESULT, table
-from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.config.schema_data import SourceConfig
 from titan_speech.config.schema_operations import CadenceRule
 from titan_speech.config.schema_parallelism import ActivationCheckpointConfig, CompileConfig
@@ -245,6 +245,29 @@ def test_checkpoints_hold_weights_and_two_moments() -> None:
     storage = count_storage(replace(SMALL, checkpoint=rules), 1000, 2000)
     assert (storage.full_bytes, storage.model_only_bytes) == (12_000, 4_000)
     assert (storage.num_saved, storage.num_kept_full, storage.num_kept_model_only) == (20, 3, 3)
+
+
+def test_a_branch_is_estimated_from_where_it_begins() -> None:
+    """20 steps of which 12 are done: saved are steps 16 and 20, read is what 8 steps read."""
+    tokens = SMALL.training.global_batch_tokens
+    source = SourceConfig(name="speech", store="nowhere", task="speech", share=1.0)
+    config = replace(
+        SMALL,
+        stage=StageConfig(from_="runs/stable/checkpoint/step-12", branch=True),
+        training=replace(SMALL.training, target_tokens=20 * tokens),
+        checkpoint=replace(SMALL.checkpoint, cadence=(CadenceRule(every=4),)),
+        data=replace(SMALL.data, source=(source,)),
+    )
+    assert count_storage(config, 1000, 20).num_saved == 2
+    assert data_usage(config).streams[0].num_tokens == 8 * tokens
+    trace = StepTrace(4, (), {}, 0, ())
+    whole, rest = (
+        predict(one, 8, trace, 1.0, 1e12, DEVICES["h100"], DEFAULT_ASSUMPTIONS, None)
+        for one in (replace(config, stage=StageConfig()), config)
+    )
+    assert whole is not None
+    assert rest is not None
+    assert rest.run_hours == pytest.approx(whole.run_hours * 8 / 20)
 
 
 def test_without_stores_the_estimate_says_what_it_does_not_know() -> None:

@@ -128,6 +128,12 @@ class StageConfig:
     strict: bool = False
     """Stop instead of warning if the peak learning rate is above the one the previous stage ended with."""
 
+    @property
+    def num_done(self) -> int:
+        """Steps that are done where a branch starts, by the name of its checkpoint; 0 if that is not named."""
+        _, is_step, number = self.from_.rstrip("/").rpartition("/step-")
+        return int(number) if self.branch and is_step and number.isdecimal() else 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class DebugConfig:

@@ -63,15 +63,16 @@ def data_usage(config: SpeechConfig) -> DataUsage:
         plan = DataPlan.load(with_continued_data(config, Start()))
     except (TitanSpeechError, OSError) as error:
         return _without_stores(config, str(error))
-    streams = tuple(_stream_usage(stream, plan) for stream in plan.streams)
+    slots = plan.total_slots - config.stage.num_done * Budget.from_config(config).packs_per_step
+    streams = tuple(_stream_usage(stream, plan, slots) for stream in plan.streams)
     tokens = sum(stream.num_tokens for stream in streams)
     attended = sum(_attended_tokens(stream, plan.seq_len) * stream.num_tokens for stream in streams) / tokens
     return DataUsage(streams, True, "", attended)
 
 
-def _stream_usage(stream: PlannedStream, plan: DataPlan) -> StreamUsage:
+def _stream_usage(stream: PlannedStream, plan: DataPlan, slots: int) -> StreamUsage:
     counts = stream.stream.counts
-    epochs = plan.total_slots * stream.quota / CYCLE_SLOTS / counts.num_packs
+    epochs = slots * stream.quota / CYCLE_SLOTS / counts.num_packs
     parts = [documents.part.info for documents in stream.documents]
     seconds = 0.0 if stream.task in TEXT_ONLY else sum(part.num_tokens for part in parts) / CODES_PER_SEC
     kept = counts.num_tokens / max(counts.num_usable_tokens, 1)  # the part that is not dropped as too long
@@ -80,7 +81,7 @@ def _stream_usage(stream: PlannedStream, plan: DataPlan) -> StreamUsage:
         language=stream.language,
         task=stream.task,
         share=stream.share,
-        num_tokens=plan.total_slots * plan.seq_len * stream.quota / CYCLE_SLOTS,
+        num_tokens=slots * plan.seq_len * stream.quota / CYCLE_SLOTS,
         padding=1 - stream.mean_fill,
         epochs=epochs,
         audio_hours=epochs * kept * seconds / 3600,
@@ -94,7 +95,8 @@ def _attended_tokens(stream: StreamUsage, seq_len: int) -> float:
 
 
 def _without_stores(config: SpeechConfig, reason: str) -> DataUsage:
-    total = Budget.from_config(config).total_tokens
+    budget = Budget.from_config(config)
+    total = budget.total_tokens - config.stage.num_done * budget.tokens_per_step
     streams = tuple(
         StreamUsage(
             source=source.name,

@@ -119,7 +119,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         vocabulary=found,
         parameters=parameters,
         flops=flops,
-        steps=_steps(budget, counted.dp_degree),
+        steps=_steps(budget, counted.dp_degree, config.stage.num_done),
         data=data,
         storage=count_storage(config, parameters.trained, budget.num_steps),
         ranks=ranks,
@@ -160,11 +160,11 @@ def _estimate_rank(
     )
 
 
-def _steps(budget: Budget, dp_degree: int) -> Steps:
+def _steps(budget: Budget, dp_degree: int, num_done: int) -> Steps:
     return Steps(
         tokens_per_step=budget.tokens_per_step,
-        num_steps=budget.num_steps,
-        total_tokens=budget.total_tokens,
+        num_steps=budget.num_steps - num_done,
+        total_tokens=budget.total_tokens - num_done * budget.tokens_per_step,
         dp_degree=dp_degree,
         accumulation=budget.accumulation(dp_degree),
         filler_packs=budget.padding_packs(dp_degree),

@@ -63,11 +63,13 @@ def _composition(estimate: RunEstimate) -> list[str]:
 
 def _run(estimate: RunEstimate) -> list[str]:
     steps = estimate.steps
+    num_done = estimate.request.config.stage.num_done
+    branched = f", after the {num_done:,} that the branch continues" if num_done else ""
     filled = f", {steps.filler_packs:,} padding packs per step" if steps.filler_packs else ""
     return table_lines(
         [
             ("tokens per step", f"{steps.tokens_per_step:,}", f"{steps.packs_per_step:,} packs"),
-            ("steps", f"{steps.num_steps:,}", f"{large(steps.total_tokens)} tokens"),
+            ("steps", f"{steps.num_steps:,}", f"{large(steps.total_tokens)} tokens{branched}"),
             (
                 "accumulation steps",
                 f"{steps.accumulation:,}",

@@ -48,6 +48,7 @@ class Steps:
 
     tokens_per_step: int
     num_steps: int
+    """Of this run: a branch has done some in the run it continues."""
     total_tokens: int
     dp_degree: int
     accumulation: int
@@ -81,7 +82,11 @@ class Storage:
 
 def count_storage(config: SpeechConfig, num_trained: int, num_steps: int) -> Storage:
     size, settings = DTYPE_BYTES[config.training.dtype], config.checkpoint
-    saved = [step for step in range(1, num_steps + 1) if step == num_steps or is_due(settings.cadence, step)]
+    saved = [
+        step
+        for step in range(config.stage.num_done + 1, num_steps + 1)
+        if step == num_steps or is_due(settings.cadence, step)
+    ]
     saved = saved if settings.enable else []
     policy = RetentionPolicy.from_config(settings)
     removed = choose_removal([StoredCheckpoint(step) for step in saved], policy)

@@ -81,7 +81,7 @@ def predict(
     exposed = max(overlapping * (1 - assumed.overlap), overlapping - computing) + blocking
     optimizer = sum(_sending(config, trace, "optimizer", device, assumed))
     step_sec = passes * (computing + exposed) + optimizer
-    hours = budget.num_steps * step_sec / 3600
+    hours = (budget.num_steps - config.stage.num_done) * step_sec / 3600
     tokens_per_sec_per_gpu = budget.tokens_per_step / step_sec / world_size
     return Speed(
         computing_sec=passes * computing,
