@@ -50,7 +50,7 @@ from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.profiler import DATA, PASS
 from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.validation import EVENT as VALIDATION
-from titan_speech.training.validation import Forward, Validation
+from titan_speech.training.validation import Forward, Validation, worse_than_untrained
 from titan_speech.utils.text_table import counted
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -214,6 +214,10 @@ class SpeechTrainer(Trainer):
         """Validation and what callbacks do between steps; both leave the state of training as it is."""
         if self.validation.due_at(self.step, Path(self.config.dump_folder)):
             for result in self.validation.run(self.step):
+                is_first_rank = torch.distributed.get_rank() == 0
+                log = Path(self.config.dump_folder) / "metrics.jsonl"
+                if self.step and is_first_rank and (warning := worse_than_untrained(result, log)):
+                    logger.warning(warning)
                 self.metrics_processor.log_between_steps(
                     VALIDATION, self.step, result.metrics(), result.lines(), result.duration_sec
                 )

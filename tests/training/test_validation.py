@@ -12,7 +12,9 @@ from tests.runs import ROOT, SMALL, losses, metrics_lines, train, train_well
 from tests.warm import start_warm
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
-from titan_speech.training.validation import has_record
+from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.training.loss import GroupLoss
+from titan_speech.training.validation import ValidationResult, has_record, worse_than_untrained
 
 STEPS = ("--training.target_tokens", "3072", "--checkpoint.cadence", "[{every = 2}]")
 
@@ -106,3 +108,19 @@ def test_a_record_of_another_set_or_step_does_not_count(tmp_path: Path) -> None:
     assert has_record(log, 2, [gold])
     assert not has_record(log, 4, [gold])
     assert not has_record(log, 2, [gold, ValidationSet("other", "c" * 16, (), 0, 0, 0)])
+
+
+def test_a_loss_above_that_of_the_untrained_model_is_told(tmp_path: Path) -> None:
+    """What training on codes that mean something else does, whatever its own loss."""
+    log = JsonlLogger(tmp_path / "metrics.jsonl")
+
+    def result(step: int, code: float, text: float) -> ValidationResult:
+        losses = {"loss/kind/code": GroupLoss(code * 10, 10), "loss/kind/text": GroupLoss(text * 10, 10)}
+        return ValidationResult(step, "gold", "abc", losses, 1.0)
+
+    assert worse_than_untrained(result(5, 20.0, 20.0), log._path) == "", "nothing is known of step 0"
+    log.event("validation", step=0, **result(0, 11.1, 11.2).metrics())
+    log.close()
+    assert worse_than_untrained(result(5, 11.1, 3.0), log._path) == ""
+    warning = worse_than_untrained(result(5, 12.5, 3.0), log._path)
+    assert "validation gold at step 5 is above that of the untrained model: code 12.500 (before: 11.100)" in warning

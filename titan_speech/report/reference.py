@@ -30,7 +30,8 @@ TOLERANCE = 0.02
 """Of the mean, added to both sides of the band."""
 MAX_BYTES = 4 << 20
 MAX_POINTS = 10_000
-PREFIXES = ("loss", "validation/", "grad_norm", "lr")
+WHOLE, PREFIXES = ("loss", "lr"), ("loss/", "validation/")
+"""Metrics of a reference, by name and by the beginning of their names, without those by language."""
 IN_A_ROW = 2
 
 
@@ -77,7 +78,9 @@ def reference_of(runs: Sequence[Run], name: str, about: str) -> Reference:
     """
     names = set.intersection(*(set(run.log.columns) for run in runs))
     curves = {}
-    for metric in sorted(name for name in names if name.startswith(PREFIXES) and "/language/" not in name):
+    for metric in sorted(name for name in names if name in WHOLE or name.startswith(PREFIXES)):
+        if "/language/" in metric or metric.endswith("/sec"):
+            continue
         columns = [run.log.column(metric) for run in runs]
         steps = sorted(set.intersection(*(set(column.steps) for column in columns)))
         if steps:

@@ -37,6 +37,8 @@ from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_lo
 
 EVENT = "validation"
 MAX_EXPONENT = 700.0  # exp of more is not a float
+WORSE_NATS = 0.05
+"""Above the loss before the first step."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,45 @@ class Validation:
                 )
                 for numbers in microbatches[first : first + passes]
             ]
+
+
+def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
+    """A warning where the loss of a kind of token is above that before the first step: worse than knowing nothing.
+
+    Args:
+        result: of a step above 0.
+        metrics_file: metrics.jsonl of the run, with the validation at step 0.
+
+    Returns:
+        The warning; empty if there is none.
+    """
+    before = _untrained(metrics_file, result)
+    worse = [
+        f"{name.rpartition('/')[2]} {group.mean:.3f} (before: {before[key]:.3f})"
+        for name, group in result.losses.items()
+        if name.startswith("loss/kind/") and (key := f"validation/{result.name}/{name}") in before
+        if group.mean > before[key] + WORSE_NATS
+    ]
+    if not worse:
+        return ""
+    return (
+        f"validation {result.name} at step {result.step:,} is above that of the untrained model: {', '.join(worse)}. "
+        "The run learns something that its held-out set is not: do their codes mean the same? See titan-speech data "
+        "show, and listen to both with titan-speech store audit"
+    )
+
+
+def _untrained(metrics_file: Path, result: ValidationResult) -> dict[str, float]:
+    """The record of this set at step 0; empty if there is none."""
+    if not metrics_file.exists():
+        return {}
+    with metrics_file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if f'"event": "{EVENT}", "step": 0,' in line and line.endswith("}\n"):
+                record = json.loads(line)
+                if (record["set"], record["fingerprint"]) == (result.name, result.fingerprint):
+                    return {name: value for name, value in record.items() if isinstance(value, float)}
+    return {}
 
 
 def has_record(metrics_file: Path, step: int, sets: Sequence[ValidationSet]) -> bool:
