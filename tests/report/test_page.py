@@ -168,3 +168,15 @@ def test_the_ledger_of_time_is_shown_over_restarts(tmp_path: Path) -> None:
     assert "40.0% goodput of 3:20" in text
     assert "lost work 40.0 %" in text
     assert HOSTILE not in text
+
+
+def test_how_starts_ended_and_which_bounds_were_left_are_listed_over_restarts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    log = JsonlLogger(folder / "metrics.jsonl")
+    log.event("flagged", step=50, what="generation", message="loop 1 is above 0.9")
+    log.event("end", step=50, how="failed")
+    log.event("start", step=40, start_from="step-40", world_size=1)
+    log.close()
+    text = page(open_runs([folder]))
+    assert "failed at step 50" in text
+    assert "loop 1 is above 0.9" in text

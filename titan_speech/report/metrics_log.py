@@ -19,7 +19,7 @@ from typing import Any
 
 from titan_speech.utils.json_text import parse_json
 
-START = "start"
+START, END, FLAGGED = "start", "end", "flagged"
 MAX_LINE_BYTES = 1 << 20
 MAX_STEP = 1 << 48
 MAX_METRICS = 5_000
@@ -180,5 +180,5 @@ class MetricsLog:
         """Forget what a start at `step` will train again."""
         for column in self.columns.values():
             column.cut_after(step)
-        self.events = [event for event in self.events if event.step <= step or event.name == START]
+        self.events = [event for event in self.events if event.step <= step or event.name in (START, END, FLAGGED)]
         self.last_step = min(self.last_step, step)

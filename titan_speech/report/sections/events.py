@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from titan_speech.report.blocks import Block, Cell, Paragraph, Section, Table
+from titan_speech.report.metrics_log import END, FLAGGED, START
 from titan_speech.report.run import Run
 
 MAX_ROWS = 40
@@ -19,7 +20,8 @@ def events(runs: Sequence[Run]) -> Section | None:
         before = f"{run.name}: " if len(runs) > 1 else ""
         if run.log.starts:
             blocks.append(_starts(run, before))
-        blocks += [table for table in (_rollbacks(run, before), _skipped(run, before)) if table is not None]
+        tables = (_flagged(run, before), _rollbacks(run, before), _skipped(run, before))
+        blocks += [table for table in tables if table is not None]
         blocks.append(_messages(run, before))
         if run.log.num_damaged:
             text = f"{before}{run.log.num_damaged:,} lines of metrics.jsonl could not be read."
@@ -27,20 +29,43 @@ def events(runs: Sequence[Run]) -> Section | None:
     return Section("events", "Restarts and warnings", "", blocks)
 
 
+def _ends(run: Run) -> dict[int, str]:
+    """How each start ended, by its number; one that was killed did not say."""
+    found: dict[int, str] = {}
+    number = 0
+    for event in run.log.events:
+        number += event.name == START
+        if event.name == END:
+            found[number] = f"{event.texts.get('how', '?')} at step {event.step:,}"
+    return found
+
+
 def _starts(run: Run, before: str) -> Table:
+    ended = _ends(run)
     rows = [
         (
             f"{number}",
             f"{start.step:,}",
             Cell(f"{start.repeated_steps:,}", "warn" if start.repeated_steps else ""),
             "?" if start.world_size is None else f"{start.world_size:,}",
+            ended.get(number, "–"),
             start.start_from,
         )
         for number, start in reversed(list(enumerate(run.log.starts, 1)))
     ][:MAX_ROWS]
-    heads = ("Start", "At step", "Steps trained again", "Ranks", "From")
+    heads = ("Start", "At step", "Steps trained again", "Ranks", "Ended", "From")
     caption = f"{before}{len(run.log.starts):,} starts, {len(run.log.starts) - 1:,} of them restarts"
     return Table(heads, rows, caption, last_is_words=True)
+
+
+def _flagged(run: Run, before: str) -> Table | None:
+    """Bounds of checks that the run left."""
+    found = [event for event in run.log.events if event.name == FLAGGED][-MAX_ROWS:]
+    rows = [
+        (f"{event.step:,}", Cell(event.texts.get("what", "?"), "bad"), event.texts.get("message", "")[:500])
+        for event in reversed(found)
+    ]
+    return Table(("Step", "What", "Message"), rows, f"{before}bounds that were left", 2, True) if rows else None
 
 
 def _rollbacks(run: Run, before: str) -> Table | None:
