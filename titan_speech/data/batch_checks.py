@@ -32,10 +32,10 @@ def check_labels(
     Raises:
         DataError: a label is not the id that follows, or a document's end is not a target.
     """
-    ids_BL, labels_BL, positions_BL = ids_BL.numpy(), labels_BL.numpy(), positions_BL.numpy()
-    target_BL = np.where(labels_BL >= 0, labels_BL & ID_MASK, -1)[:, :-1]
-    follows_BL = positions_BL[:, 1:] == positions_BL[:, :-1] + 1
-    next_BL = ids_BL[:, 1:]
+    ids, labels, positions = ids_BL.numpy(), labels_BL.numpy(), positions_BL.numpy()
+    target_BL = np.where(labels >= 0, labels & ID_MASK, -1)[:, :-1]
+    follows_BL = positions[:, 1:] == positions[:, :-1] + 1
+    next_BL = ids[:, 1:]
     wrong = follows_BL & (target_BL >= 0) & (target_BL != next_BL)
     if wrong.any():
         shown = [
@@ -47,14 +47,15 @@ def check_labels(
             f"follows: {'; '.join(shown)}. Labels are off by one, or belong to other packs; titan-speech data show "
             "prints the packs"
         )
-    is_last_BL = np.append(positions_BL[:, 1:] != positions_BL[:, :-1] + 1, np.ones((len(ids_BL), 1), bool), axis=1)
-    closes_BL = np.isin(ids_BL, list(closing_ids)) & is_last_BL & (positions_BL > 0)
+    is_last_BL = np.ones(ids.shape, np.bool_)
+    is_last_BL[:, :-1] = positions[:, 1:] != positions[:, :-1] + 1
+    closes_BL = np.isin(ids, list(closing_ids)) & is_last_BL & (positions > 0)
     untrained = closes_BL[:, 1:] & (target_BL != next_BL)
     if untrained.any():
         row, at = np.argwhere(untrained)[0].tolist()
         raise DataError(
             f"{int(untrained.sum()):,} of {int(closes_BL[:, 1:].sum()):,} documents of the first batch end with a "
-            f"token that is no target (pack {row}, position {at + 1}: {ids_BL[row, at + 1]}): the model would never "
+            f"token that is no target (pack {row}, position {at + 1}: {ids[row, at + 1]}): the model would never "
             "stop. Compare the prompt templates with titan-speech data show"
         )
 

@@ -28,8 +28,7 @@ def ledger(runs: Sequence[Run]) -> Section | None:
         blocks.append(_classes(found))
         if len(found.starts) > 1:
             blocks.append(_starts(found))
-        if ranks := _ranks(found.starts[-1]):
-            blocks.append(ranks)
+        blocks += [ranks for start in found.starts[-1:] if (ranks := _ranks(start)) is not None]
     if not blocks:
         return None
     lead = "Seconds of all processes together, from their creation to their last sign of life."
