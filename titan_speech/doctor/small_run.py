@@ -5,7 +5,7 @@ configuration of the debug model with the run's tokenizer, and a run of it in a 
 fall to nearly 0 means that data, labels or the loss are wrong, whatever the size of the real model. The run is stopped
 when its time is over; the same command then resumes it, and a sample is generated from its checkpoint.
 
-A vocabulary of 70,000 rows takes about a second per step on one free CPU core, one of 200,000 rows three.
+A large vocabulary makes its steps longer, so the time decides how far it comes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sound of a generation check: decoded on rank 0, measured, and kept as wav files of the run.
 
 In: the codec of the run's stores and the codes that were sampled. Out: RUN/generation/step-N/K.wav and the measures of
-sound_measures.py. Decoding 16 samples of 256 codes with the embedded codec takes about 2 s of one core, in which the
+sound_measures.py. Decoding 16 samples of 256 codes with the embedded codec takes 5 s of one core, in which the
 other ranks wait; a sample that cannot be decoded or written costs a warning.
 """
 

@@ -2,7 +2,7 @@
 
 In: steps and values. Out: `Curve`: at most `MAX_POINTS` points over equal ranges of the horizontal axis, each with the
 mean of its range and, where a range has several values, their minimum and maximum, so that no spike is lost. A column
-with fewer values is kept as it is. 100,000 values take 3 ms.
+with fewer values is kept as it is. 100,000 values take 0.2 ms.
 """
 
 from __future__ import annotations
