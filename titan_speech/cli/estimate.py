@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import local_file, not_negative, positive
@@ -43,6 +44,7 @@ def estimate(args: argparse.Namespace) -> None:
 
 
 def _question(loaded: LoadedConfig, args: argparse.Namespace) -> EstimateRequest:
+    from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES, calibrated
     from titan_speech.estimate.result import EstimateRequest
 
     return EstimateRequest(
@@ -53,6 +55,7 @@ def _question(loaded: LoadedConfig, args: argparse.Namespace) -> EstimateRequest
         price_per_gpu_hour=args.price_per_gpu_hour,
         full_trace=args.full_trace,
         dry_run=args.dry_run,
+        efficiencies=calibrated(Path(args.calibrate), args.gpu) if args.calibrate else DEFAULT_EFFICIENCIES,
     )
 
 
@@ -70,6 +73,11 @@ COMMANDS = (
             Argument(
                 "--against",
                 "another configuration file, compared side by side with this one; flags change only this one",
+                type=local_file,
+            ),
+            Argument(
+                "--calibrate",
+                "report.json of `python -m benchmarks.first_gpu`: what it measured replaces what is assumed",
                 type=local_file,
             ),
             Argument("--json", "print JSON (the page File formats lists the keys)", action="store_true"),

@@ -13,7 +13,8 @@ trace on fake tensors, in a process of its own
   v
 step_trace.py           memory by component, FLOPs, bytes sent; extrapolated from three and four layers to all
   |  devices.py         devices, assumptions, published runs
-  |  speed.py           seconds per step
+  |  speed.py           seconds per step, with one efficiency fitted to published runs
+  |  parts.py           seconds of a pass by parts; efficiencies.py their data; speed_by_parts.py MFU and levers
   |  dry_run.py         on request: two layers that really take steps, on a fake process group
   v
 result.py               `RunEstimate`, which estimate_run.py fills

@@ -67,6 +67,12 @@ def _figures(estimate: RunEstimate) -> Iterator[tuple[str, str, float | None]]:
         "?" if speed is None else f"{speed.tokens_per_sec_per_gpu:,.0f}",
         speed and speed.tokens_per_sec_per_gpu,
     )
+    parts = estimate.by_parts
+    yield (
+        "tokens/s/GPU by parts",
+        "?" if parts is None else f"{parts.tokens_per_sec_per_gpu:,.0f}",
+        parts and parts.tokens_per_sec_per_gpu,
+    )
     yield "days", *_short(speed and speed.run_hours / 24)
     yield "GPU hours", *_short(speed and speed.gpu_hours)
     yield "price", *_short(speed and speed.price)

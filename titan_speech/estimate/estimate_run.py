@@ -18,6 +18,7 @@ from titan_speech.estimate.data_usage import data_usage
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.offline import RunVocabulary, offline_config, run_shape, run_vocabulary
+from titan_speech.estimate.parts import Pass
 from titan_speech.estimate.result import (
     EstimateRequest,
     Memory,
@@ -27,6 +28,7 @@ from titan_speech.estimate.result import (
     count_storage,
 )
 from titan_speech.estimate.speed import predict
+from titan_speech.estimate.speed_by_parts import SpeedByParts, speed_by_parts
 from titan_speech.estimate.step_trace import StepTrace, TraceJob, extrapolate_trace, with_layers, with_stages
 from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape
@@ -112,6 +114,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         _estimate_rank(counted, rank, [next(traces) for _ in jobs], flops.at(config.training.seq_len))
         for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
     )
+    steps = _steps(budget, counted.dp_degree, config.stage.num_done)
     return RunEstimate(
         request=request,
         shape=shape,
@@ -119,7 +122,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         vocabulary=found,
         parameters=parameters,
         flops=flops,
-        steps=_steps(budget, counted.dp_degree, config.stage.num_done),
+        steps=steps,
         data=data,
         storage=count_storage(config, parameters.trained, budget.num_steps),
         ranks=ranks,
@@ -127,6 +130,27 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),
         left_out=counted.left_out,
         dry_run=dry_run(config, request.world_size) if request.dry_run else None,
+        by_parts=_by_parts(counted, ranks[0], data.attended_tokens, steps.accumulation),
+    )
+
+
+def _by_parts(counted: CountedRun, rank: RankEstimate, attended: float | None, passes: int) -> SpeedByParts | None:
+    """The speed by parts, of a layout without a pipeline."""
+    request, config = counted.request, counted.request.config
+    if rank.stages is not None:
+        return None
+    rows, layout = counted.found.vocabulary.num_rows, config.parallelism
+    shards = request.world_size // layout.data_parallel_replicate_degree
+    waiting = rank.speed.exposed_sec / passes if rank.speed is not None else 0.0
+    one = Pass.of(config, attended, shards, passes, waiting)
+    return speed_by_parts(
+        counted.shape,
+        rows,
+        one,
+        config.training.seq_len,
+        count_flops(counted.shape, rows),
+        request.device,
+        request.efficiencies,
     )
 
 

@@ -130,9 +130,10 @@ def parts_of_pass(
         "gradients": 12 * parameters / bandwidth,
         "optimizer and clipping": 44 * parameters / bandwidth / one.passes_per_step,
         "launches": launches * known.launch_sec,
-        "waiting for links": one.sending_sec,
     }
-    return {name: seconds / known.sustained for name, seconds in parts.items() if seconds}
+    sustained = {name: seconds / known.sustained for name, seconds in parts.items()}
+    sustained["waiting for links"] = one.sending_sec
+    return {name: seconds for name, seconds in sustained.items() if seconds}
 
 
 def _product_sec(

@@ -13,6 +13,7 @@ from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
 from titan_speech.estimate.result import DTYPE_BYTES, RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
+from titan_speech.estimate.speed_by_parts import SpeedByParts
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, excluded_features
 from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines
 
@@ -31,6 +32,8 @@ def report_page(estimate: RunEstimate) -> str:
         (f"sent by one GPU{_rank_name(estimate.fullest)} per step", _traffic(estimate)),
         ("predicted speed", _speed(estimate)),
     ]
+    if estimate.by_parts is not None:
+        sections.append(("predicted speed by parts", _by_parts(estimate.by_parts, estimate.data.stores_opened)))
     if estimate.dry_run is not None:
         sections.append(("dry run", estimate.dry_run.lines()))
     lines = _head(estimate)
@@ -237,6 +240,28 @@ def _speed(estimate: RunEstimate) -> list[str]:
         ("run", f"{speed.run_hours / 24:,.2f} days", f"{speed.gpu_hours:,.0f} GPU hours{price}"),
     ]
     return [*table_lines(rows, "<><"), *_assumed(), *_references()]
+
+
+def _by_parts(speed: SpeedByParts, knows_documents: bool) -> list[str]:
+    """Parts of a pass, what it comes to, and what each change would gain."""
+    total = sum(speed.parts_sec.values())
+    rows: Rows = [
+        (name, f"{1e3 * seconds:,.1f} ms", f"{seconds / total:.0%}", bar(seconds / max(speed.parts_sec.values())))
+        for name, seconds in sorted(speed.parts_sec.items(), key=lambda item: -item[1])
+    ]
+    lengths = "documents' lengths" if knows_documents else "one document per pack"
+    gains = [f"{name} {gain - 1:+.0%}" for name, gain in speed.levers.items()]
+    return [
+        *table_lines([*rows, ("a pass", f"{1e3 * total:,.1f} ms", "", "")], "<>><"),
+        f"{speed.tokens_per_sec_per_gpu:,.0f} tokens/s/GPU, MFU {speed.mfu:.1%}; {speed.honest_mfu:.1%} of "
+        f"{speed.chip_bf16_flops / 1e12:,.0f} TFLOP/s with attention at {lengths}",
+        *wrap(f"a change alone would give: {', '.join(gains)}", WIDTH),
+        *wrap(
+            f"efficiencies {speed.efficiencies.origin} (titan_speech/estimate/efficiencies.py); memory is not looked "
+            "at here: `--against` compares it",
+            WIDTH,
+        ),
+    ]
 
 
 def _assumed() -> list[str]:

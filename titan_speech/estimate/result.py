@@ -17,8 +17,10 @@ from titan_speech.distributed.pipeline import StagesOfRank
 from titan_speech.estimate.data_usage import DataUsage
 from titan_speech.estimate.devices import Device
 from titan_speech.estimate.dry_run import DryRun
+from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES, Efficiencies
 from titan_speech.estimate.offline import RunVocabulary
 from titan_speech.estimate.speed import Speed
+from titan_speech.estimate.speed_by_parts import SpeedByParts
 from titan_speech.estimate.step_trace import StepTrace
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.flops import FlopsPerToken, Parameters
@@ -40,6 +42,8 @@ class EstimateRequest:
     """Trace every layer instead of extrapolating from three and four."""
     dry_run: bool = False
     """Also take real steps of two layers."""
+    efficiencies: Efficiencies = DEFAULT_EFFICIENCIES
+    """Assumed, or from the report of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class RunEstimate:
     """Features that the trace does not cover."""
     dry_run: DryRun | None
     """None: not asked for."""
+    by_parts: SpeedByParts | None
+    """None: a pipeline, or a device without a peak."""
 
     @property
     def flops_per_token(self) -> float:

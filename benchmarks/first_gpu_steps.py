@@ -1,0 +1,376 @@
+"""The steps of `benchmarks.first_gpu`, each a function that returns figures; one is run in a process of its own.
+
+In: the name of a step. Out: a JSON of its figures. Training steps start the run's own command in one process, on
+synthetic data with the lengths of real segments (fake_data.py), and read its metrics: the median rate of the steps
+after the first ones. With `--debug` every step does the same with the debug model on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.first_gpu import Step
+from benchmarks.machine import ROOT
+
+STEPS = (
+    Step("environment", "device, versions, driver", 30, 5),
+    Step("attention", "flex against dense on a real packed batch, forward and backward", 60, 20),
+    Step("peaks", "products, memory, attention: what the estimate assumes", 40, 15),
+    Step("pt_1b_8", "1B, bf16, 8 packs, selective recomputation; no compilation after the first steps", 90, 50),
+    Step("pt_1b_8_none", "the same without recomputation", 75, 45),
+    Step("pt_1b_8_float8", "the same, float8 rowwise", 90, 50),
+    Step("pt_1b_4", "1B, bf16, 4 packs, selective recomputation", 75, 45),
+    Step("pt_1b_8_graphs", "1B, bf16, 8 packs, CUDA graphs", 90, 50),
+    Step("sft_1b", "fine-tuning, 1B, bf16, 8 packs", 75, 45),
+    Step("loss_heads", "heads of the loss: rate, memory, gradients, loss after 20 steps", 60, 20),
+    Step("pt_8b_4_layers", "8B, bf16, 4 layers; with the next, scaled to 32", 90, 50),
+    Step("pt_8b_2_layers", "8B, bf16, 2 layers", 75, 45),
+    Step("pt_8b_4_layers_float8", "8B, float8, 4 layers", 90, 50),
+    Step("resume", "a background save, the step that waits for it, and a resume to the same bits", 150, 80),
+)
+DATA = ROOT / "outputs/benchmarks/llama3"
+DEBUG_WORDS = {"training.global_batch_tokens": "1024", "training.local_batch_packs": "2", "loss.num_chunks": "4"}
+NUM_STEPS, WARMUP_STEPS = 50, 10
+DEBUG_STEPS, DEBUG_WARMUP = 6, 2
+PUBLISHED = {"pt_1b": 46_000.0, "sft_1b": 18_000.0, "pt_8b": 8_000.0}
+"""TTS-1, of a whole model on 32 GPUs."""
+FLOAT8 = {"float8.recipe": "rowwise"}
+NO_RECOMPUTATION = {"activation_checkpoint.kind": "none"}
+
+
+def environment(debug: bool) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.machine import device_key, this_machine
+
+    machine = this_machine(0.0)
+    found: dict[str, Any] = {"device": device_key(machine), "name": machine.device, "versions": machine.versions}
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        found |= {"free_gib": free / 2**30, "memory_gib": total / 2**30, "cuda": torch.version.cuda}
+    elif not debug:
+        raise RuntimeError("there is no GPU here; --debug runs the logic on a CPU")
+    return found
+
+
+def attention(debug: bool) -> dict[str, Any]:
+    """The largest difference of outputs and gradients, over the largest entry; bf16 against dense fp32."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torchtitan.models.common.attention import FlexAttention, get_document_mask_mod
+
+    from titan_speech.model.attention import DenseDocumentAttention
+
+    device = _device()
+    positions_BL = _positions(2, 256 if debug else 2048).to(device)
+    num_packs, length = positions_BL.shape
+    mask = create_block_mask(get_document_mask_mod(positions_BL), num_packs, None, length, length, device=device)
+    torch.manual_seed(0)
+    shapes = ((num_packs, length, 32, 64), (num_packs, length, 8, 64), (num_packs, length, 8, 64))
+    exact = [torch.randn(shape, device=device, requires_grad=True) for shape in shapes]
+    rounded = [x.detach().bfloat16().requires_grad_() for x in exact]
+    flex: Any = (DenseDocumentAttention if debug else FlexAttention).Config().build()  # flex has no backward on a CPU
+    dense: Any = DenseDocumentAttention.Config().build()
+    found = flex(*rounded, attention_masks=mask, enable_gqa=True)
+    expected = dense(*exact, attention_masks=mask, enable_gqa=True)
+    for out in (found, expected):
+        out.float().square().mean().backward()
+    gaps = {"output": _gap(found, expected)}
+    for name, one, other in zip(("queries", "keys", "values"), rounded, exact, strict=True):
+        assert one.grad is not None
+        gaps[f"gradient of {name}"] = _gap(one.grad, other.grad)
+    if max(gaps.values()) > 0.05:
+        raise RuntimeError(f"flex and dense attention differ: {gaps}")
+    return gaps
+
+
+def _gap(found: Any, expected: Any) -> float:
+    return float((found.float() - expected).abs().max() / expected.abs().max())
+
+
+def _positions(num_packs: int, length: int) -> Any:
+    """Of packs with documents of speech segments' lengths."""
+    import torch
+
+    from benchmarks.large_store import speech_lengths
+
+    lengths, packs = iter(speech_lengths(400).tolist()), []
+    for _ in range(num_packs):
+        pieces: list[Any] = []
+        while sum(map(len, pieces)) < length:
+            pieces.append(torch.arange(next(lengths)))
+        packs.append(torch.cat(pieces)[:length])
+    return torch.stack(packs)
+
+
+def peaks(debug: bool) -> dict[str, Any]:
+    """What this device reaches, over its datasheet where it has one: the data of `estimate --calibrate`."""
+    import torch
+
+    from benchmarks.machine import device_key, this_machine
+    from titan_speech.estimate.devices import DEVICES
+
+    size, device = (256 if debug else 8192), _device()
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product_rate = 2 * size**3 / _median_sec(lambda: left @ right)
+    large = torch.empty((1 << 20) if debug else (1 << 30), device=device, dtype=torch.bfloat16)
+    copy_rate = 2 * large.nbytes / _median_sec(lambda: large.copy_(large.neg())) * 2  # two kernels read and write
+    found: dict[str, Any] = {"product_tflops": product_rate / 1e12, "memory_gb_per_sec": copy_rate / 1e9}
+    known = DEVICES.get(device_key(this_machine(0.0)))
+    if known is not None and known.bf16_flops:
+        found["efficiencies"] = {
+            "products": min(1.0, product_rate / known.bf16_flops * (size + 330) / size),
+            "memory": min(1.0, copy_rate / known.memory_bytes_per_sec),
+            "chip_bf16_flops": product_rate,
+            **_attention_efficiencies(known.bf16_flops),
+        }
+    return found
+
+
+def _attention_efficiencies(peak: float) -> dict[str, float]:
+    """Flex attention on packed documents: FLOPs as the estimate counts them, over the peak."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torchtitan.models.common.attention import FlexAttention, get_document_mask_mod
+
+    from titan_speech.estimate.parts import ATTENTION_BLOCK
+
+    positions_BL = _positions(8, 2048).cuda()
+    mask = create_block_mask(get_document_mask_mod(positions_BL), 8, None, 2048, 2048, device="cuda")
+    heads = [torch.randn(8, 2048, number, 64, device="cuda", dtype=torch.bfloat16) for number in (32, 8, 8)]
+    module: Any = FlexAttention.Config().build()
+    attended = float(positions_BL.float().mean()) + 1 + ATTENTION_BLOCK
+    flops = 4 * attended * 32 * 64 * 8 * 2048
+    forward = _median_sec(lambda: module(*heads, attention_masks=mask, enable_gqa=True))
+    inputs = [x.requires_grad_() for x in heads]
+    both = _median_sec(lambda: module(*inputs, attention_masks=mask, enable_gqa=True).sum().backward())
+    backward = max(both - forward, forward)
+    return {
+        "attention_forward": min(1.0, flops / forward / peak),
+        "attention_backward": min(1.0, 2.5 * flops / backward / peak),
+    }
+
+
+def _median_sec(call: Callable[[], Any], times: int = 10) -> float:
+    import time
+
+    import torch
+
+    found = []
+    for _ in range(times + 3):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found[3:])
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def training(config: str, overrides: Mapping[str, str], debug: bool, num_layers: int = 0) -> dict[str, Any]:
+    """Train for some steps in this folder's copy of the run's command; figures of its steady steps."""
+    name = Path(config).stem
+    digest = hashlib.sha256(repr(sorted(overrides.items())).encode()).hexdigest()[:8]
+    folder = ROOT / "outputs/benchmarks/first_gpu" / f"{name}-{num_layers}-{digest}"
+    shutil.rmtree(folder, ignore_errors=True)
+    records = _train(config, overrides, debug, folder, num_layers)
+    steady = [record for step, record in sorted(records.items()) if step > (DEBUG_WARMUP if debug else WARMUP_STEPS)]
+    step_sec = [one["step_time_sec"] for one in steady]
+    figures: dict[str, Any] = {
+        "tokens_per_sec_per_gpu": statistics.median(one["tokens_per_sec_per_gpu"] for one in steady),
+        "memory_gib": max(one["memory_peak_gib"] for one in steady),
+        "loss": records[max(records)]["loss"],
+        "steps": max(records),
+        "recompilations": _log(folder).read_text(errors="replace").count("Recompiling function"),
+        "slowest_over_median": max(step_sec) / statistics.median(step_sec),
+        "estimated": _estimated(config, overrides, num_layers),
+    }
+    if "mfu" in steady[-1]:
+        figures["mfu"] = statistics.median(one["mfu"] for one in steady)
+    published = next((rate for prefix, rate in PUBLISHED.items() if name.startswith(prefix)), None)
+    if published is not None and not num_layers and not debug:
+        figures["published"] = published
+    return figures
+
+
+def _estimated(config: str, overrides: Mapping[str, str], num_layers: int) -> float | None:
+    """Tokens per second by parts on this device, one GPU; None where it has no datasheet."""
+    from benchmarks.machine import device_key, this_machine
+    from titan_speech.estimate.devices import DEVICES
+    from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
+    from titan_speech.estimate.offline import run_shape, run_vocabulary
+    from titan_speech.estimate.parts import Pass, parts_of_pass
+    from titan_speech.preflight.config_checks import load_config
+
+    device = DEVICES.get(device_key(this_machine(0.0)))
+    if device is None or not device.bf16_flops:
+        return None
+    words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+    loaded = load_config(["--job.config_file", config, *words], world_size=1).config
+    shape = run_shape(loaded)[0]
+    shape = replace(shape, num_layers=num_layers or shape.num_layers)
+    attended = float(_positions(8, 2048).float().mean()) + 1
+    one = Pass.of(loaded, attended, num_shards=1, passes_per_step=1, sending_sec=0.0)
+    rows = run_vocabulary(loaded).vocabulary.num_rows
+    return one.num_tokens / sum(parts_of_pass(shape, rows, one, device, DEFAULT_EFFICIENCIES).values())
+
+
+def _log(folder: Path) -> Path:
+    """The output of a training."""
+    return folder.with_name(f"{folder.name}.log")
+
+
+def _train(
+    config: str, overrides: Mapping[str, str], debug: bool, folder: Path, num_layers: int = 0
+) -> dict[int, dict[str, Any]]:
+    from benchmarks.fake_data import write_stand_ins
+
+    if not debug:
+        write_stand_ins(DATA, "llama3")
+    steps = DEBUG_STEPS if debug else NUM_STEPS
+    packs = int(overrides.get("training.local_batch_packs", "8"))
+    words = {"training.global_batch_tokens": str(packs * 2048), "job.dump_folder": str(folder), **overrides}
+    if debug:
+        words |= DEBUG_WORDS
+        for key in ("float8.recipe", "training.cuda_graphs"):
+            words.pop(key, None)
+        words |= {"compile.enable": "false", "training.seq_len": "256"}
+    words["training.target_tokens"] = str(steps * int(words["training.global_batch_tokens"]))
+    words |= {"metrics.log_every_steps": "1"}
+    environment = {**os.environ, "BENCHMARK_LAYERS": str(num_layers), "TORCH_LOGS": "recompiles"}
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        environment.setdefault(name, value)
+    environment.setdefault("MASTER_PORT", str(_free_port()))
+    command = [sys.executable, "-m", "benchmarks.loops.fewer_layers", "--job.config_file", config]
+    command += [word for key, value in words.items() for word in (f"--{key}", value)]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _log(folder).open("a") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        signal.signal(signal.SIGTERM, lambda *_: (process.kill(), sys.exit(143)))
+        code = process.wait()
+    if code:
+        lines = [line for line in _log(folder).read_text(errors="replace").splitlines() if line.strip()]
+        raise RuntimeError(f"training ended with {code}: {' '.join(lines[-2:])[-400:]}")
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["step"]: record for line in lines if "event" not in (record := json.loads(line))}
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def loss_heads(debug: bool) -> dict[str, Any]:
+    from benchmarks.loss_heads import available_heads, measure
+
+    sizes, device = ((64, 32, 4096) if debug else (2048, 2048, 193_920)), _device()
+    found = [measure(name, head, sizes, 20, device) for name, head in available_heads().items()]
+    return {
+        one.name: f"{one.sec * 1e3:.1f} ms, {one.peak_bytes / 1e9:.2f} GB, loss {one.loss_after:.4f}" for one in found
+    }
+
+
+def resume(debug: bool) -> dict[str, Any]:
+    """Six steps at once, and six with a save and a new process in the middle: the same losses to the last bit."""
+    config = _config("debug" if debug else "pt_1b")
+    save = {
+        **({} if debug else {"training.local_batch_packs": "4"}),
+        "checkpoint.enable": "true",
+        "checkpoint.keep_last_full": "2",
+        "checkpoint.export_milestones": "false",
+    }
+    folder = ROOT / "outputs/benchmarks/first_gpu/resume"
+    shutil.rmtree(folder, ignore_errors=True)
+    whole = _train(config, {**save, "checkpoint.cadence": "[{every = 3}]", **_six(debug)}, debug, folder / "whole")
+    shutil.copytree(folder / "whole", folder / "again")
+    for newer in (folder / "again" / "checkpoint").glob("step-6*"):
+        shutil.rmtree(newer)
+    again = _train(config, {**save, "checkpoint.cadence": "[{every = 3}]", **_six(debug)}, debug, folder / "again")
+    steps = [4, 5, 6]
+    differing = [step for step in steps if again[step]["loss"] != whole[step]["loss"]]
+    times = {step: record["step_time_sec"] for step, record in whole.items()}
+    shutil.rmtree(folder)
+    if differing:
+        raise RuntimeError(f"the losses of steps {differing} differ after a resume")
+    return {
+        "resumed_steps_equal": len(steps),
+        "stall_sec": max(0.0, times[4] - statistics.median([times[2], times[5]])),
+    }
+
+
+def _six(debug: bool) -> dict[str, str]:
+    return {"debug.deterministic": "false" if debug else "true"}
+
+
+def _config(name: str) -> str:
+    return "benchmarks/settings/debug_cpu.toml" if name == "debug" else f"benchmarks/settings/{name}.toml"
+
+
+def run_step(name: str, debug: bool) -> dict[str, Any]:
+    """The figures of a step.
+
+    Raises:
+        RuntimeError: it found a defect.
+    """
+    plain: dict[str, Callable[[bool], dict[str, Any]]] = {
+        "environment": environment,
+        "attention": attention,
+        "peaks": peaks,
+        "loss_heads": loss_heads,
+        "resume": resume,
+    }
+    if name in plain:
+        return plain[name](debug)
+    case = next(case for case in ("pt_1b", "sft_1b", "pt_8b") if name.startswith(case))
+    overrides = {"training.local_batch_packs": "4" if "_4" in name and "layers" not in name else "8"}
+    if "float8" in name:
+        overrides |= FLOAT8
+    if name.endswith("_none"):
+        overrides |= NO_RECOMPUTATION
+    if name.endswith("_graphs"):
+        overrides["training.cuda_graphs"] = "true"
+    layers = int(name.split("_")[2]) if "layers" in name else 0
+    return training(_config("debug" if debug else case), overrides, debug, layers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=[step.name for step in STEPS])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--debug", action="store_true")
+    args = parser.parse_args()
+    try:
+        figures = run_step(args.step, args.debug)
+    except RuntimeError as error:
+        print(f"{args.step}: {error}", file=sys.stderr)
+        return 1
+    args.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

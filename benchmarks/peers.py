@@ -1,0 +1,94 @@
+"""Published rates beside the estimate by parts, with MFU counted the same way for all: `python -m benchmarks.peers`.
+
+In: peers.json. Out: a table with the MFU that each publication states, the one at documents' lengths, the rate that the
+parts give (titan_speech/estimate/parts.py, nothing fitted to these rows, communication left out), and the gap. A
+publication that counts attention over a whole window of short documents states more than twice what it computes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from titan_speech.estimate.devices import DEVICES
+from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
+from titan_speech.estimate.parts import Pass, parts_of_pass
+from titan_speech.model.backbones import published_shape
+from titan_speech.model.flops import count_flops
+from titan_speech.utils.text_table import table_lines
+
+FILE = Path(__file__).parent / "peers.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One published run."""
+
+    name: str
+    source: str
+    device: str
+    family: str
+    flavor: str
+    num_rows: int
+    num_tokens: int
+    """Of a pass of one GPU."""
+    attended: float
+    recomputation: str
+    is_compiled: bool
+    is_float8: bool
+    num_shards: int
+    tokens_per_sec_per_gpu: float
+    stated_mfu: float | None
+
+    @property
+    def honest_mfu(self) -> float:
+        """At documents' lengths, over the datasheet's bf16 peak."""
+        flops = count_flops(published_shape(self.family, self.flavor), self.num_rows).at(self.attended)
+        return self.tokens_per_sec_per_gpu * flops / DEVICES[self.device].bf16_flops
+
+    @property
+    def estimated(self) -> float:
+        """Tokens per second per GPU by parts, without communication."""
+        one = Pass(
+            num_tokens=self.num_tokens,
+            attended=self.attended,
+            recomputation=self.recomputation,
+            is_compiled=self.is_compiled,
+            is_float8=self.is_float8,
+            num_ranks_per_sequence=1,
+            num_shards=self.num_shards,
+            passes_per_step=1,
+        )
+        shape = published_shape(self.family, self.flavor)
+        parts = parts_of_pass(shape, self.num_rows, one, DEVICES[self.device], DEFAULT_EFFICIENCIES)
+        return self.num_tokens / sum(parts.values())
+
+    @property
+    def gap(self) -> float:
+        """Of the estimate, over the published rate."""
+        return self.estimated / self.tokens_per_sec_per_gpu - 1
+
+
+def peers() -> list[Peer]:
+    return [Peer(**run) for run in json.loads(FILE.read_text(encoding="utf-8"))["runs"]]
+
+
+def peer_table() -> list[str]:
+    head = ("published", "tokens/s/GPU", "stated MFU", "at documents' length", "by parts", "gap")
+    rows = [
+        (
+            one.name,
+            f"{one.tokens_per_sec_per_gpu:,.0f}",
+            "" if one.stated_mfu is None else f"{one.stated_mfu:.0%}",
+            f"{one.honest_mfu:.0%}",
+            f"{one.estimated:,.0f}",
+            f"{one.gap:+.0%}",
+        )
+        for one in peers()
+    ]
+    return table_lines([head, *rows], "<>>>>>")
+
+
+if __name__ == "__main__":
+    print("\n".join(peer_table()))
