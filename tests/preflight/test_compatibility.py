@@ -234,6 +234,13 @@ def test_attention_that_needs_a_missing_package_is_refused_with_the_remedy(
     assert missing_device_features(config, capability, lambda name: name == package) == []
 
 
+def test_moments_in_bf16_are_refused_on_a_cpu_alone() -> None:
+    config = config_with(optimizer={"implementation": "fused_opt_states_bf16"})
+    [message] = missing_device_features(config, None)
+    assert 'use "fused"' in message
+    assert missing_device_features(config, (9, 0)) == []
+
+
 def test_a_package_is_looked_for_without_its_parent() -> None:
     assert not is_installed("no_such_parent.child")
     assert is_installed("torch.nn")

@@ -135,8 +135,8 @@ class OptimizerConfig:
     """Fraction of the steps, at the start of training, during which the backbone is frozen and only the new vocabulary
     rows are trained."""
 
-    implementation: Literal["fused", "foreach", "for-loop"] = "fused"
-    """Optimizer kernel."""
+    implementation: Literal["fused", "fused_opt_states_bf16", "foreach", "for-loop"] = "fused"
+    """Optimizer kernel. fused_opt_states_bf16 (CUDA) keeps AdamW's moments in bf16: 4 bytes per parameter less."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,16 +25,19 @@ def offline_config(config: SpeechConfig) -> tuple[SpeechConfig, list[str]]:
     """The configuration without what needs CUDA or weights, and the names of the features that were left out."""
     checkpointing = config.activation_checkpoint
     needs_compiler = checkpointing.kind == "memory_budget"
+    has_bf16_moments = config.optimizer.implementation == "fused_opt_states_bf16"
     is_on = {
         "compilation": config.compile.enable,
         "CUDA graphs": config.training.cuda_graphs,
         "float8": config.float8.recipe != "none",
+        "moments in bf16 (fp32 instead)": has_bf16_moments,
         "the compiler's own recomputation (selective instead)": needs_compiler,
     }
     changed = replace(
         config,
         compile=replace(config.compile, enable=False, enable_async_tensor_parallel=False),
         float8=replace(config.float8, recipe="none", emulate=False),
+        optimizer=replace(config.optimizer, implementation="fused") if has_bf16_moments else config.optimizer,
         parallelism=replace(config.parallelism, context_parallel_load_balancer="headtail"),
         activation_checkpoint=replace(checkpointing, kind="selective" if needs_compiler else checkpointing.kind),
         training=replace(config.training, cuda_graphs=False),

@@ -92,10 +92,11 @@ def count_storage(config: SpeechConfig, num_trained: int, num_steps: int) -> Sto
         if step == num_steps or is_due(settings.cadence, step)
     ]
     saved = saved if settings.enable else []
+    moment = 2 if config.optimizer.implementation == "fused_opt_states_bf16" else size
     policy = RetentionPolicy.from_config(settings)
     removed = choose_removal([StoredCheckpoint(step) for step in saved], policy)
     return Storage(
-        full_bytes=3 * size * num_trained,
+        full_bytes=(size + 2 * moment) * num_trained,
         model_only_bytes=size * num_trained,
         num_saved=len(saved),
         num_kept_full=len(saved) - len(removed.drop_optimizer) - len(removed.delete),

@@ -177,6 +177,11 @@ UNTESTED = (
         "same code; its Triton kernels are compiled for sm_90 (benchmarks/compile_for_gpu.py); FLASH is passed through",
     ),
     Untested(
+        "AdamW's moments in bf16",
+        "need CUDA: a CPU's fused AdamW has one type for weights and moments",
+        "passed through to TorchTitan; the step compiles for sm_90",
+    ),
+    Untested(
         "varlen attention",
         "needs CUDA",
         "document boundaries come from the same positions; its inputs change length from pack to pack",

@@ -87,6 +87,11 @@ def missing_device_features(
         )
     if capability is None and config.compile.enable_async_tensor_parallel:
         missing.append("compile.enable_async_tensor_parallel needs CUDA, and there is none here; set it to false")
+    if capability is None and config.optimizer.implementation == "fused_opt_states_bf16":
+        missing.append(
+            'optimizer.implementation = "fused_opt_states_bf16" needs CUDA: a CPU\'s fused AdamW has one type for '
+            'weights and moments; use "fused"'
+        )
     float8 = config.float8
     if float8.recipe != "none" and not float8.emulate and (capability is None or capability < FLOAT8_CAPABILITY):
         here = f"this one has {capability[0]}.{capability[1]}" if capability else "there is no CUDA here"
