@@ -166,9 +166,9 @@ DEEP_LAYERS = 32
 def scaled(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Tokens per second of all layers of the 8B, from runs of 4 and of 2: each layer takes the same time."""
     rates = [figures.get(f"pt_8b_{layers}_layers", {}).get("tokens_per_sec_per_gpu") for layers in (4, 2)]
-    if None in rates:
+    if not all(rates):
         return {}
-    four, two = (1 / rate for rate in rates)  # seconds per token
+    four, two = (1 / float(rate or 0) for rate in rates)  # seconds per token
     return {"pt_8b": 1 / (four + (DEEP_LAYERS - 4) * (four - two) / 2)} if four > two else {}
 
 
