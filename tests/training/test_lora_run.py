@@ -16,7 +16,8 @@ from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.provenance import read_provenance
 
-FOUR_STEPS = ("--training.target_tokens", "4096", "--checkpoint.cadence", "[{every = 2}]", "--lora.rank", "4")
+STABLE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.decay", "constant")
+FOUR_STEPS = (*STABLE, "--training.target_tokens", "4096", "--checkpoint.cadence", "[{every = 2}]", "--lora.rank", "4")
 
 
 def on(base: Path, *more: str) -> tuple[str, ...]:
@@ -68,6 +69,20 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_a_straight_one(straight
     found, wanted = weights(run, 4), weights(straight, 4)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_an_adapter_branches_from_its_run_on_the_same_base(straight: Path, tmp_path: Path) -> None:
+    """The third step is that of the straight run, and the fourth that of another rate."""
+    branch = ("--stage.branch", "--stage.from", str(straight / "checkpoint" / "step-2"))
+    decay = ("--lr_scheduler.decay", "linear", "--lr_scheduler.decay_ratio", "0.5", "--lr_scheduler.end_lr", "1e-5")
+    words = (*FOUR_STEPS, *on(straight.parent / "base"), *branch, *decay)
+    found, expected = losses(train_well(tmp_path / "run", *words, start=start_warm)), losses(figures(straight))
+    assert sorted(found) == [3, 4]
+    assert {**found[3], "lr": 0} == {**expected[3], "lr": 0}  # the rate is logged as that of the next step
+    assert found[4] != expected[4]
+    record = read_provenance(tmp_path / "run" / "checkpoint" / "step-4")
+    assert record is not None
+    assert (record.base, record.stage_from) == (str(straight / "initial"), branch[2])
 
 
 def test_a_run_does_not_resume_on_another_base_or_with_another_rank(straight: Path, tmp_path: Path) -> None:

@@ -11,5 +11,6 @@ jsonl_log.py    metrics.jsonl
 console.py      what a person sees of it: rows, a bar, tables
 run_report.py   the start of a run as one block, and its closing summary
 profiler.py     traces of the first steps and of a steady state
+outcome.py      how a start of the run ended: an event, a message to people, sinks closed
 callback.py     what accompanies a run: exports, uploads
 """
