@@ -31,7 +31,8 @@ def batch(plan: DataPlan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_batches_of_all_tasks_pass(plan: DataPlan, batch: tuple[torch.Tensor, ...]) -> None:
     assert {stream.task for stream in plan.streams} == {"speech", "tts", "text"}
-    check_labels(*batch, plan.grammar.closing_ids)
+    ids_BL, labels_BL, positions_BL = batch
+    check_labels(ids_BL, labels_BL, positions_BL, plan.grammar.closing_ids)
 
 
 @pytest.mark.parametrize("shift", [-1, 1])

@@ -19,7 +19,7 @@ TIME_T = np.arange(4 * RATE) / RATE
 def voice(f0_hz: np.ndarray | float) -> np.ndarray:
     """A buzz with falling harmonics at a pitch that may glide."""
     phase_T = 2 * np.pi * np.cumsum(np.broadcast_to(f0_hz, TIME_T.shape)) / RATE
-    return sum(np.sin(k * phase_T) / k for k in range(1, 12)) * 0.1
+    return np.sum([np.sin(k * phase_T) / k for k in range(1, 12)], axis=0) * 0.1
 
 
 @pytest.mark.parametrize("f0_hz", [80.0, 120.0, 210.0, 350.0])

@@ -70,7 +70,7 @@ class Clock:
         self._lock = threading.RLock()
         self._stack = [START]
         self._since = time.monotonic() - process_age_sec
-        self._seconds = dict.fromkeys((*MEASURED, UNCLASSIFIED), 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys((*MEASURED, UNCLASSIFIED), 0.0)
         self._waits: Callable[[], float] | None = None
         self._waits_since = 0.0
         self._suspended_sec = 0.0

@@ -55,7 +55,7 @@ class WandbSink(Sink):
             "config": dict(config),
             "tags": list(tags),
         }
-        flush = {FLUSH_SETTING: FLUSH_SEC} if FLUSH_SETTING in wandb.Settings.model_fields else {}
+        flush: dict[str, Any] = {FLUSH_SETTING: FLUSH_SEC} if FLUSH_SETTING in wandb.Settings.model_fields else {}
         quiet = wandb.Settings(init_timeout=INIT_SEC, silent=True, **flush)
         try:
             self._run = wandb.init(**settings, settings=quiet)
