@@ -133,6 +133,7 @@ def start_training(checkpoint: Path, found: dict[str, Any]) -> None:
 
     manager: Any = SpeechCheckpointManager.__new__(SpeechCheckpointManager)
     manager.enable, manager.states = False, {MODEL: Weights()}
+    manager.provenance = Provenance("", "", "", 1024)
     manager.dcp_load(found, str(checkpoint), from_hf=False, from_quantized=False)
 
 
