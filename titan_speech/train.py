@@ -124,8 +124,10 @@ def prepare(argv: list[str], held: ExitStack, log: RunLog) -> SpeechTrainer:
         log: goes to a file once the run folder may be written to.
     """
     job = _load(argv)
+    say_on_rank_0("torch is loaded, opening checkpoints and stores")
     start = _choose_start(job, held)
     plan = _plan_data(job, start)
+    say_on_rank_0("the data is planned, loading TorchTitan")
     return _build(job, start, plan, log)
 
 

@@ -50,20 +50,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def export_words(run: Path, output: Path) -> list[str]:
+    words = ["model", "export", "--no-check", "--checkpoint", str(run), "--output", str(output)]
+    return [*words, "--publish", NAME]
+
+
 def test_export_with_publish_makes_a_private_repository_that_holds_the_folder_bit_for_bit(
     hub: Hub, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "model",
-        "export",
-        "--checkpoint",
-        str(run),
-        "--no-check",
-        "--output",
-        str(tmp_path / "hf"),
-        "--publish",
-        NAME,
-    ]
+    words = export_words(run, tmp_path / "hf")
     assert main(words) == EXIT_DONE
     assert hub.repos[NAME].is_private
     assert hub.repos[NAME].files == content(tmp_path / "hf")
@@ -177,17 +172,7 @@ def test_without_network_the_exported_folder_stays(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_endpoint(monkeypatch, "http://127.0.0.1:1")
-    words = [
-        "model",
-        "export",
-        "--checkpoint",
-        str(run),
-        "--no-check",
-        "--output",
-        str(tmp_path / "hf"),
-        "--publish",
-        NAME,
-    ]
+    words = export_words(run, tmp_path / "hf")
     assert main(words) == EXIT_BAD_INPUT
     assert "http://127.0.0.1:1 cannot be reached" in capsys.readouterr().err
     assert (tmp_path / "hf" / "model.safetensors").is_file()

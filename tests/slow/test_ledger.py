@@ -64,7 +64,7 @@ def test_a_delay_of_3_s_in_collate_is_data_wait_of_its_rank_and_collective_wait_
     other, delayed = (sum(in_spans(found[rank], DATA_WAIT)) for rank in (0, 1))
     assert delayed - other == pytest.approx(3, abs=tolerance(3))
     first, second = in_spans(found[0], COLLECTIVE_WAIT)[0], in_spans(found[1], COLLECTIVE_WAIT)[0]
-    assert first - second > 3 / 2, "ranks that share cores wait for each other anyway, about a second in six steps"
+    assert first - second > 2, "ranks that share cores wait for each other anyway, about a second in six steps"
 
 
 def test_a_delay_of_5_s_in_a_save_is_save_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_a_rank_stopped_for_10_s_was_idle_and_the_other_waited_for_it(tmp_path: 
     found = checked(tmp_path)
     assert found.by_rank[1][IDLE] == pytest.approx(10, abs=tolerance(10))
     excess = found.by_rank[0][COLLECTIVE_WAIT] - found.by_rank[1][COLLECTIVE_WAIT]
-    assert excess == pytest.approx(10, abs=10 * 0.2), "the others differ by what ranks wait for each other anyway"
+    assert excess == pytest.approx(10, abs=tolerance(10)), "the others differ by what ranks wait for each other anyway"
 
 
 def test_steps_between_a_save_and_a_kill_are_lost_work_over_three_changes_of_the_world_size(tmp_path: Path) -> None:

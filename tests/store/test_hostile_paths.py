@@ -38,6 +38,7 @@ DEMO_STORE = ROOT / "demo_data" / "heldout"
 EVIL = b"written by somebody else"
 SHA256 = hashlib.sha256(EVIL).hexdigest()
 BAD_PATHS = (
+    "a" * 256 + "/x",
     "",
     "/etc/passwd",
     "../x",

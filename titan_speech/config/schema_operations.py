@@ -176,8 +176,7 @@ class MetricsConfig:
 
     prometheus: str = ""
     """host:port at which the first rank of each node serves metrics for Prometheus, such as 127.0.0.1:9400, or
-    0.0.0.0:9400 for a Prometheus on another machine (there is no access control); empty: no endpoint. Dashboard, alert
-    rules and scrape configuration are in scripts/monitoring."""
+    0.0.0.0:9400 for a Prometheus on another machine (there is no access control); empty: no endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

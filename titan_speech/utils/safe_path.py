@@ -18,7 +18,7 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.utils.printable import has_controls
 
-MAX_PATH_BYTES = 1024
+MAX_PATH_BYTES, MAX_NAME_BYTES = 1024, 255
 _SHA256 = re.compile("[0-9a-f]{64}")
 _DRIVE = re.compile("[A-Za-z]:")
 
@@ -38,7 +38,7 @@ def relative_path(text: object) -> str:
 
     Raises:
         UnsafePathError: it is not text, empty, absolute, longer than 1,024 bytes, has a drive, a backslash, a control
-            character, or a part that is empty, `.` or `..`.
+            character, or a part that is empty, `.`, `..` or longer than 255 bytes.
     """
     if not isinstance(text, str):
         raise UnsafePathError(f"found {text!r} as a path, expected text")
@@ -54,7 +54,8 @@ def _fault(text: str) -> str:
     parts = text.split("/")
     faults = (
         (text == "", "which is empty"),
-        (len(text.encode(errors="surrogatepass")) > MAX_PATH_BYTES, f"which has more than {MAX_PATH_BYTES} bytes"),
+        (_num_bytes(text) > MAX_PATH_BYTES, f"which has more than {MAX_PATH_BYTES} bytes"),
+        (max(map(_num_bytes, parts)) > MAX_NAME_BYTES, f"which has a name of more than {MAX_NAME_BYTES} bytes"),
         (text.startswith("/"), "which is absolute"),
         (_DRIVE.match(text) is not None, "which names a drive"),
         ("\\" in text, "which has a backslash"),
@@ -62,6 +63,10 @@ def _fault(text: str) -> str:
         (bool({"..", ".", ""} & set(parts)), "which has an empty part, '.' or '..'"),
     )
     return next((reason for is_so, reason in faults if is_so), "")
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def path_inside(folder: Path, text: object) -> Path:

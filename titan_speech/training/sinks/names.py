@@ -1,7 +1,7 @@
 """Every metric of a run: its name, unit and meaning, and what Prometheus calls it. These names are stable.
 
 A name that is removed or gets another meaning is announced in CHANGELOG one version before. `{by}` is kind, task,
-source or language. The list of metrics in the documents is made from this one, and a test holds a real run against it.
+source or language.
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ METRICS = (
     MetricName("upload/waiting_bytes", "bytes", "the same in bytes", "upload_waiting_bytes"),
     MetricName("upload/oldest_age_sec", "s", "age of the oldest of them", "upload_oldest_age_seconds"),
     MetricName("upload/num_failures", "count", "uploads that failed", "upload_failures", True),
-    MetricName("tensor/{what}/{part}", "", "root mean square of tensors, at the steps asked for", "tensor_rms"),
 )
 
 ENDPOINT_METRICS = {

@@ -2,8 +2,7 @@
 
 In: messages; the URL is a secret, so it comes from the environment (TITAN_SPEECH_WEBHOOK) and is stored nowhere. Out:
 one POST per message, from a thread, tried once: a receiver that hangs holds nobody, and no message comes twice. The end
-of a run waits at most ten seconds for what is not sent. A process that is killed sends nothing: the alert `run stalled`
-of scripts/monitoring does.
+of a run waits at most ten seconds for what is not sent. A process that is killed sends nothing.
 """
 
 from __future__ import annotations
