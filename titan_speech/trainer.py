@@ -182,9 +182,9 @@ class SpeechTrainer(Trainer):
             if is_first:
                 check_labels(inputs["input"], labels_BL, inputs["positions"], closing_ids)
                 is_first = False
+            metrics.packs_S += packs_by_stream(labels_BL, len(metrics.packs_S))  # read, also where a step is skipped
             if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)
-                metrics.packs_S += packs_by_stream(labels_BL, len(metrics.packs_S))
             yield inputs, labels_BL
 
     def should_continue_training(self) -> bool:
