@@ -53,9 +53,8 @@ def test_a_spike_is_rolled_back_by_itself_and_its_data_is_passed_over(
         {"spike": 14, "back_to": 12, "first": 13, "last": 14}
     ]
     assert figures(tmp_path / "spiked")[20]["skipped_steps"] == 2
-    for step in (13, 14):  # skipped, and read as planned
-        read = [n for k, n in figures(tmp_path / "spiked")[step].items() if k.startswith("read_tokens/source/")]
-        assert sum(read) == 512
+    later = figures(tmp_path / "spiked")[15]  # the first line after the two skipped steps counts what all three read
+    assert sum(tokens for name, tokens in later.items() if name.startswith("read_tokens/source/")) == 3 * 512
     monkeypatch.delenv("POISON")
     straight = losses(train_well(tmp_path / "straight", *settings, world_size=2))
     spiked = losses(figures(tmp_path / "spiked"))
