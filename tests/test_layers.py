@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,12 @@ def test_the_drawing_of_a_package_names_each_of_its_files() -> None:
             if path != drawing and not re.search(rf"\b{path.stem}(\.py|\b)", text)
         ]
     assert not missing, "name these files in the docstring of their package's __init__.py"
+
+
+def test_the_documents_list_the_floors_of_the_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    listed = (ROOT / "CONTRIBUTING.md").read_text().split("```")[1].split("\n")
+    assert [set(line.split("  ")[0].split(", ")) for line in listed if line] == floors
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    assert [set(re.findall(r"\w+", row)) for row in rows[: len(floors)]] == floors

@@ -22,7 +22,8 @@ The package in the order of the flow; every import points down the list of floor
   ledger        the parts of training, as they begin and end  seconds by class, goodput, lost work, stragglers
   health        losses and gradients of each step, signals      skipped steps, rollbacks, a report of each hang
   checkpoint    weights, optimizer, read positions              complete checkpoints, and the one to resume from
-  trainer       all of these, built by trainer_config           a trained run; train.py is the entry of a rank
+  prepare_run   words of the command line                       a trainer, built by trainer_config
+  trainer       all of these                                    a trained run; train.py is the entry of a rank
   launch        words of a configuration, number of ranks       ranks started and watched, their exit code
 
   hf            a checkpoint                                    a Hugging Face model folder

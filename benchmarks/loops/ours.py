@@ -18,7 +18,8 @@ import torch
 from benchmarks.talker import Talker
 from titan_speech.data import loader
 from titan_speech.distributed.environment import dist_env
-from titan_speech.train import prepare, run
+from titan_speech.prepare_run import prepare
+from titan_speech.train import run
 from titan_speech.training.metrics import count_batch
 from titan_speech.utils.logging import RunLog
 

@@ -17,9 +17,9 @@ def check_inputs(config: SpeechConfig) -> None:
     from titan_speech.data.held_out import HeldOut
     from titan_speech.data.sources import open_sources
     from titan_speech.hf.config_json import model_shape
+    from titan_speech.prepare_run import model_of_stage
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
-    from titan_speech.train import model_of_stage
 
     model_shape(model_of_stage(config))
     tokenizer = TextTokenizer.load(config.tokenizer.path)
