@@ -6,4 +6,6 @@ checkpoint, exported folder
   |  engines.py            what other engines answer; engine_process.py is the process they run in
   v
 parity.py                  log-probabilities and greedy ids compared with the trainer's forward; a report
+
+claims.py                  which worker evaluates which checkpoint, and results that are written once
 """

@@ -11,4 +11,5 @@ cache.py               files of a node by sha256: fetched once for all processes
 cache_folder.py        where the cache is, its cap in bytes, eviction, temporary caches
 
 upload.py              a file or a folder to a prefix, in parts that a later process continues
+shared_files.py        small files that several machines write, by conditional requests: created once, replaced or not
 """

@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 FIRST_WAIT_SEC, LONGEST_WAIT_SEC = 0.5, 20.0
-_TRANSIENT_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "BadDigest"})
+_TRANSIENT_CODES = frozenset(
+    {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "BadDigest", "ConditionalRequestConflict"}
+)
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
 _REFUSED_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "Unauthorized"})
 _EXPIRED_CODES = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed"})
@@ -48,6 +50,10 @@ class TransferError(Exception):
 
 class MissingObjectError(DataError):
     """There is no such object."""
+
+
+class RefusedConditionError(DataError):
+    """A conditional write was refused: the object is not as the condition says."""
 
 
 class UnreachableError(DataError):
@@ -64,6 +70,7 @@ def retry_request(request_name: str, request: Callable[[], Result], num_attempts
 
     Raises:
         MissingObjectError: there is no such object.
+        RefusedConditionError: the condition of a write does not hold.
         UnreachableError: every attempt failed by an error that may pass.
         DataError: credentials, bucket or request are wrong; raised at the first attempt.
     """
@@ -115,6 +122,8 @@ def _permanent_error(request_name: str, error: Exception) -> DataError:
         return DataError(f"{request_name}: the bucket does not exist; check its name and storage.endpoint_url")
     if code in _MISSING_CODES:
         return MissingObjectError(f"{request_name}: there is no such object")
+    if _status(error) == 412:
+        return RefusedConditionError(f"{request_name}: the condition does not hold")
     if code in _EXPIRED_CODES:
         return DataError(f"{request_name}: credentials expired ({code}); renew them, and check this machine's clock")
     if code in _REFUSED_CODES or _status(error) in (401, 403):

@@ -125,18 +125,25 @@ class Client:
             DamagedObjectError: read twice, the content is not what was sent.
             TitanSpeechError: what `parse` raises for the content that was read the second time.
         """
-        content, sha256 = self._content(url)
+        return self._read(url, parse)[0]
+
+    def read_version(self, url: S3Url) -> tuple[bytes, str]:
+        """The whole of a small object, and its ETag, for a `put_if` that replaces just this version."""
+        return self._read(url, bytes)
+
+    def _read(self, url: S3Url, parse: Callable[[bytes], Result]) -> tuple[Result, str]:
+        content, sha256, etag = self._content(url)
         try:
-            return parse(_verified(url, content, sha256))
+            return parse(_verified(url, content, sha256)), etag
         except TitanSpeechError as error:
             logger.warning("%s; it is read again, since bytes may have changed on the way", error)
-        content, sha256 = self._content(url)
-        return parse(_verified(url, content, sha256))
+        content, sha256, etag = self._content(url)
+        return parse(_verified(url, content, sha256)), etag
 
-    def _content(self, url: S3Url) -> tuple[bytes, str]:
-        """Content, and the sha256 it was sent with; empty if it was sent without."""
+    def _content(self, url: S3Url) -> tuple[bytes, str, str]:
+        """Content, the sha256 it was sent with, empty if it was sent without, and the ETag."""
 
-        def request() -> tuple[bytes, str]:
+        def request() -> tuple[bytes, str, str]:
             answer = self._s3.get_object(Bucket=url.bucket, Key=url.key)
             content = bytearray()
             with closing(answer["Body"]) as body:
@@ -144,7 +151,7 @@ class Client:
                     content += chunk
                     if len(content) > MAX_JSON_BYTES:
                         raise DataError(f"{url} has more than {MAX_JSON_BYTES:,} bytes, expected a small file")
-            return bytes(content), answer["Metadata"].get(SHA256_KEY, "")
+            return bytes(content), answer["Metadata"].get(SHA256_KEY, ""), answer["ETag"]
 
         return self._retry(f"reading {url}", request)
 
@@ -201,6 +208,21 @@ class Client:
         """
         arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}}
         content_md5 = _content_md5(data, md5)
+        self._retry(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=content_md5, **arguments))
+
+    def put_if(self, url: S3Url, data: bytes, condition: Mapping[str, str]) -> None:
+        """Writes a small object if a condition holds, decided by the server.
+
+        Args:
+            condition: `IfNoneMatch` "*" (there is no such object) or `IfMatch` with an ETag (it is still this version).
+
+        Raises:
+            RefusedConditionError: it does not hold. It may be an earlier attempt of this very request that changed the
+                object, if its answer was lost.
+        """
+        metadata = {SHA256_KEY: hashlib.sha256(data).hexdigest()}
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": metadata, **condition}
+        content_md5 = _content_md5(data, "")
         self._retry(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=content_md5, **arguments))
 
     def create_multipart(self, url: S3Url, sha256: str, metadata: Mapping[str, str] = NO_METADATA) -> str:

@@ -1,0 +1,94 @@
+"""Of several writers one wins, on disk and in object storage, whatever the network does to the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.fault_proxy import FaultProxy, fault_proxy
+from tests.s3_server import BUCKET, S3Server
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import DataError
+from titan_speech.storage import retry
+from titan_speech.storage.shared_files import SharedFolder, shared_folder
+from titan_speech.utils.safe_path import UnsafePathError
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    monkeypatch.setattr(retry, "FIRST_WAIT_SEC", 0.02)
+    with fault_proxy(s3_server.port) as running:
+        yield running
+
+
+@pytest.fixture(params=["disk", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server, proxy: FaultProxy) -> SharedFolder:
+    if request.param == "disk":
+        return shared_folder(tmp_path / "shared", StorageConfig())
+    settings = s3_server.settings(tmp_path / "cache", proxy.port, num_connections=8)
+    return shared_folder(f"s3://{BUCKET}/shared/{tmp_path.name}", settings)
+
+
+def test_a_file_is_created_once_and_replaced_at_its_version_only(folder: SharedFolder) -> None:
+    assert folder.read("claims/a.json") is None
+    assert folder.names("claims") == []
+    assert folder.create("claims/a.json", b"first")
+    assert not folder.create("claims/a.json", b"second")
+    first = folder.read("claims/a.json")
+    assert first is not None
+    assert first.content == b"first"
+    assert folder.replace("claims/a.json", b"third", first.version)
+    assert not folder.replace("claims/a.json", b"fourth", first.version)
+    assert folder.names("claims") == ["a.json"]
+    folder.delete("claims/a.json")
+    folder.delete("claims/a.json")
+    assert not folder.replace("claims/a.json", b"fifth", first.version)
+    assert folder.read("claims/a.json") is None
+
+
+def test_one_of_many_writers_wins(folder: SharedFolder) -> None:
+    def create(number: int) -> bool:
+        return folder.create("claims/a.json", f"writer {number}".encode())
+
+    def replace(number: int) -> bool:
+        assert found is not None
+        return folder.replace("claims/a.json", f"successor {number}".encode(), found.version)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(create, range(8)))
+        found = folder.read("claims/a.json")
+        replaced = list(pool.map(replace, range(8)))
+    assert sum(won) == sum(replaced) == 1
+    assert found is not None
+    assert found.content == f"writer {won.index(True)}".encode()
+    last = folder.read("claims/a.json")
+    assert last is not None
+    assert last.content == f"successor {replaced.index(True)}".encode()
+
+
+@pytest.mark.parametrize("fault", ["num_reset", "num_busy", "num_dropped"])
+def test_a_write_whose_answer_is_lost_is_known_as_ones_own(
+    s3_server: S3Server, proxy: FaultProxy, tmp_path: Path, fault: str
+) -> None:
+    folder = shared_folder(f"s3://{BUCKET}/lost/{tmp_path.name}", s3_server.settings(tmp_path, proxy.port))
+    setattr(proxy, fault, 1)
+    assert folder.create("a.json", b"mine")
+    found = folder.read("a.json")
+    assert found is not None
+    setattr(proxy, fault, 1)
+    assert folder.replace("a.json", b"mine, again", found.version)
+    assert not folder.create("a.json", b"another's")
+
+
+def test_paths_and_sizes_are_checked(folder: SharedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("../a", "/a", "a/../../b"):
+        with pytest.raises(UnsafePathError):
+            folder.create(path, b"")
+    monkeypatch.setattr("titan_speech.storage.shared_files.MAX_JSON_BYTES", 3)
+    monkeypatch.setattr("titan_speech.storage.s3.MAX_JSON_BYTES", 3)
+    folder.create("large", b"four")
+    with pytest.raises(DataError, match="more than 3 bytes"):
+        folder.read("large")

@@ -1,0 +1,190 @@
+"""Which worker does which evaluation, and its result: each is done once, whoever is killed when.
+
+In: a shared folder (on disk or in object storage) and the key of a piece of work. Out: `results/KEY.json`, written
+once; `claims/KEY.json` while a worker is at it.
+
+A worker creates the claim, counts up a number in it every few seconds, and deletes it when the result is there. Whoever
+finds a claim of another watches it: one whose number has stood still for `LEASE_SEC` by the watcher's own clock belongs
+to a worker that is gone, and is taken over, by a conditional write that only one of several can win. No clock is
+compared with another. A worker that was only slow finds its claim taken and goes on; its result and the other's are of
+the same work, and the first one stays. Work that was begun `MAX_ATTEMPTS` times and never ended (a checkpoint that
+takes more memory than there is) is given up with a result that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from titan_speech.errors import DataError, TitanSpeechError
+from titan_speech.storage.shared_files import SharedFolder, VersionedFile
+from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.locks import Holder
+from titan_speech.utils.record_types import check_types
+
+logger = logging.getLogger(__name__)
+
+RESULTS, CLAIMS = "results", "claims"
+LEASE_SEC, BEAT_SEC = 60.0, 10.0
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The record of a claim."""
+
+    worker: str
+    token: str
+    """Of this claim alone: two claims never have the same content."""
+    attempt: int = 1
+    beats: int = 0
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def _claim_in(content: bytes) -> Claim | None:
+    """The record; None if it is damaged, which is watched and taken over like any other."""
+    try:
+        claim = Claim(**parse_json(content))
+        check_types(claim)
+        return claim
+    except (ValueError, TypeError, TitanSpeechError):
+        return None
+
+
+def _is_of(claim: Claim, found: VersionedFile) -> bool:
+    """Whether a file that was read is this claim, at whatever beat."""
+    record = _claim_in(found.content)
+    return record is not None and record.token == claim.token
+
+
+@dataclass
+class WorkQueue:
+    """Pieces of work that several workers share."""
+
+    folder: SharedFolder
+    worker: str = field(default_factory=lambda: str(Holder.this_process()))
+    lease_sec: float = LEASE_SEC
+    beat_sec: float = BEAT_SEC
+    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By key: the version of another's claim, and when it was first seen (monotonic seconds)."""
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """The result of a key; None if there is none yet.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        found = self.folder.read(f"{RESULTS}/{key}.json")
+        if found is None:
+            return None
+        try:
+            return parse_json(found.content)
+        except ValueError as error:
+            raise DataError(f"the result {key} is damaged ({error}); delete it, and it is made again") from error
+
+    def done(self) -> set[str]:
+        """Keys that have a result."""
+        return {name.removesuffix(".json") for name in self.folder.names(RESULTS)}
+
+    def publish(self, key: str, result: dict[str, Any]) -> bool:
+        """Write a result; False if there is one already, which stays."""
+        content = json.dumps(result, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n"
+        return self.folder.create(f"{RESULTS}/{key}.json", content)
+
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[Claim | None]:
+        """Claim a key for the block; None if it is done, or another worker is at it.
+
+        The claim stays if the process is killed, and if the block raises it is given back.
+        """
+        path = f"{CLAIMS}/{key}.json"
+        claim = self._take(key, path)
+        if claim is None:
+            yield None
+            return
+        if self.folder.read(f"{RESULTS}/{key}.json") is not None:  # done between the look and the claim
+            self.folder.delete(path)
+            yield None
+            return
+        ended = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(path, claim, ended), name="claim", daemon=True)
+        beat.start()
+        try:
+            yield claim
+        finally:
+            ended.set()
+            beat.join()
+            self._give_back(path, claim)
+
+    def _take(self, key: str, path: str) -> Claim | None:
+        found = self.folder.read(path)
+        if found is None:
+            self._seen.pop(key, None)
+            mine = Claim(self.worker, uuid.uuid4().hex)
+            return mine if self.folder.create(path, mine.to_json()) else None
+        now = time.monotonic()
+        version, since = self._seen.get(key, ("", now))
+        if version != found.version:
+            self._seen[key] = (found.version, now)
+            return None
+        if now - since < self.lease_sec:
+            return None
+        del self._seen[key]
+        before = _claim_in(found.content)
+        mine = Claim(self.worker, uuid.uuid4().hex, before.attempt + 1 if before else 1)
+        if not self.folder.replace(path, mine.to_json(), found.version):
+            return None
+        logger.warning(
+            "%s has not been heard of for %.0f s; its work %s is taken over", before and before.worker, now - since, key
+        )
+        return mine
+
+    def _beat(self, path: str, claim: Claim, ended: threading.Event) -> None:
+        """Count up until the block ends, or the claim is somebody else's."""
+        last_heard = time.monotonic()
+        while not ended.wait(self.beat_sec):
+            try:
+                found = self.folder.read(path)
+                if found is None or not _is_of(claim, found):
+                    logger.warning("the claim %s was taken over; the first result of it stays", path)
+                    return
+                claim = replace(claim, beats=claim.beats + 1)
+                self.folder.replace(path, claim.to_json(), found.version)
+                last_heard = time.monotonic()
+            except (OSError, TitanSpeechError) as error:  # the server may come back
+                logger.warning("%s was not renewed for %.0f s: %s", path, time.monotonic() - last_heard, error)
+
+    def _give_back(self, path: str, claim: Claim) -> None:
+        found = self.folder.read(path)
+        if found is not None and _is_of(claim, found):
+            self.folder.delete(path)
+
+
+def do_once(queue: WorkQueue, key: str, work: Callable[[], dict[str, Any]]) -> bool:
+    """Do a piece of work and publish its result, unless it is done or another worker is at it.
+
+    Args:
+        queue: shared by the workers.
+        key: of the work.
+        work: its result. What it raises is raised on, and the work is free for the next worker.
+
+    Returns:
+        Whether this worker published the result.
+    """
+    with queue.claimed(key) as claim:
+        if claim is None:
+            return False
+        if claim.attempt > MAX_ATTEMPTS:
+            result: dict[str, Any] = {"failed": f"begun {MAX_ATTEMPTS} times, and each worker was gone before its end"}
+        else:
+            result = work()
+        return queue.publish(key, result)

@@ -1,0 +1,147 @@
+"""Small files that several machines write: created once, or replaced only where nobody else was faster.
+
+In: a folder, or an address in object storage. Out: `SharedFolder`, with `create` and `replace` that say whether this
+writer won. On disk both hold a lock on the folder for a moment; in object storage they are conditional requests
+(If-None-Match, If-Match), which S3, R2 and compatible servers decide. A conditional request whose answer is lost is
+sent again and then refused by its own first attempt, so a refusal is followed by a look at who wrote: content must
+differ from writer to writer. Costs one request per call, two when refused; 300 conditional writes a minute are far
+below any limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import DataError
+from titan_speech.storage.retry import MissingObjectError, RefusedConditionError
+from titan_speech.storage.s3 import Client, client_of
+from titan_speech.storage.s3_url import S3Url, is_s3
+from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import MAX_JSON_BYTES
+from titan_speech.utils.locks import wait_for_lock
+from titan_speech.utils.safe_path import path_inside, relative_path
+
+_LOCK_NAME = ".lock"
+
+
+@dataclass(frozen=True)
+class VersionedFile:
+    """A file as it was read."""
+
+    content: bytes
+    version: str
+    """Changes whenever the file is written."""
+
+
+class SharedFolder(Protocol):
+    """Small files by their path from the folder."""
+
+    def names(self, under: str) -> list[str]:
+        """Names of the files directly in the folder `under`, sorted; none if there is no such folder."""
+        ...
+
+    def read(self, path: str) -> VersionedFile | None:
+        """The file; None if there is none."""
+        ...
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there yet; False if another writer's file is."""
+        ...
+
+    def replace(self, path: str, content: bytes, version: str) -> bool:
+        """Write a file over the one of this version; False if it was written or deleted since."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        ...
+
+
+def shared_folder(place: str | os.PathLike[str], storage: StorageConfig) -> SharedFolder:
+    """The folder at a path or an s3:// address.
+
+    Raises:
+        DataError: the address cannot be used.
+    """
+    if is_s3(place):
+        return _InObjectStorage(client_of(storage), S3Url.parse(place))
+    return _OnDisk(Path(place))
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    folder: Path
+
+    def names(self, under: str) -> list[str]:
+        folder = path_inside(self.folder, under)
+        if not folder.is_dir():
+            return []
+        names = (path.name for path in folder.iterdir() if path.is_file())
+        return sorted(name for name in names if ".tmp-" not in name and name != _LOCK_NAME)
+
+    def read(self, path: str) -> VersionedFile | None:
+        file = path_inside(self.folder, path)
+        try:
+            if file.stat().st_size > MAX_JSON_BYTES:
+                raise DataError(f"{file} has more than {MAX_JSON_BYTES:,} bytes, expected a small file")
+            content = file.read_bytes()
+        except FileNotFoundError:
+            return None
+        return VersionedFile(content, hashlib.sha256(content).hexdigest())
+
+    def create(self, path: str, content: bytes) -> bool:
+        return self._write_if(path, content, lambda found: found is None)
+
+    def replace(self, path: str, content: bytes, version: str) -> bool:
+        return self._write_if(path, content, lambda found: found is not None and found.version == version)
+
+    def delete(self, path: str) -> None:
+        with wait_for_lock(self.folder / _LOCK_NAME):
+            path_inside(self.folder, path).unlink(missing_ok=True)
+
+    def _write_if(self, path: str, content: bytes, condition: Callable[[VersionedFile | None], bool]) -> bool:
+        with wait_for_lock(self.folder / _LOCK_NAME):
+            if not condition(self.read(path)):
+                return False
+            write_atomically(path_inside(self.folder, path), content)
+            return True
+
+
+@dataclass(frozen=True)
+class _InObjectStorage:
+    client: Client
+    url: S3Url
+
+    def names(self, under: str) -> list[str]:
+        found = self.client.list_sizes(self.url.child(relative_path(under)))
+        return sorted(path for path in found if "/" not in path)
+
+    def read(self, path: str) -> VersionedFile | None:
+        try:
+            content, version = self.client.read_version(self.url.child(relative_path(path)))
+        except MissingObjectError:
+            return None
+        return VersionedFile(content, version)
+
+    def create(self, path: str, content: bytes) -> bool:
+        return self._put(path, content, {"IfNoneMatch": "*"})
+
+    def replace(self, path: str, content: bytes, version: str) -> bool:
+        return self._put(path, content, {"IfMatch": version})
+
+    def delete(self, path: str) -> None:
+        self.client.delete(self.url.child(relative_path(path)))
+
+    def _put(self, path: str, content: bytes, condition: dict[str, str]) -> bool:
+        try:
+            self.client.put_if(self.url.child(relative_path(path)), content, condition)
+        except (RefusedConditionError, MissingObjectError):
+            found = self.read(path)
+            return found is not None and found.content == content  # an earlier attempt of this very request
+        return True
