@@ -1,4 +1,14 @@
-"""What a trained model is worth: so far, whether what is served is what was trained.
+"""What a trained model is worth: what people would hear, and whether what is served is what was trained.
+
+checkpoint or folder of recordings
+  |  packs/           prompts: frozen, versioned by their hash, proved absent from the training data
+  v
+clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none
+  |  normalization/   texts as they are compared: script, numerals, nukta, joiners, dandas, case, punctuation
+  |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
+  v
+result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
+statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
 
 checkpoint, exported folder
   |  parity_documents.py   documents of all tasks with random content, the same on every machine

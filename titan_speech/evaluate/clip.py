@@ -1,0 +1,86 @@
+"""What is scored, and what a score is.
+
+In: audio or codes that were generated, recorded or resynthesized for a prompt. Out: `Clip`, which every scorer takes,
+and `Score`, which every scorer gives: a value, or the reason why there is none. A score that is missing is never a
+zero, and is left out of means with its reason counted.
+
+Shapes: T samples, F codes (frames).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+"""That scorers work at, in Hz; so does the codec."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A waveform, the codes it was decoded from, or both."""
+
+    wav_T: NDArray[np.float32] | None = None
+    """At `SAMPLE_RATE`, in [-1, 1]."""
+    codes_F: NDArray[np.uint16] | None = None
+
+    @property
+    def duration_sec(self) -> float | None:
+        """None without a waveform."""
+        return None if self.wav_T is None else len(self.wav_T) / SAMPLE_RATE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Clip:
+    """One utterance made for a prompt."""
+
+    prompt_id: str
+    language: str
+    """BCP 47 tag."""
+    text: str
+    """What ought to be heard; empty where nobody knows."""
+    sound: Sound
+    subset: str = ""
+    """Of the pack: long_form, numbers, code_mixed, ..."""
+    seed: int = 0
+    """Of decoding: clips of two models are paired by prompt and seed."""
+    voice: Sound | None = None
+    """Reference speech of the speaker who ought to be heard."""
+    recording: Sound | None = None
+    """The prompt's text as its speaker recorded it."""
+    stopped: bool | None = None
+    """Whether the model produced its stop token; None where no model made the clip."""
+    made_by: str = ""
+    """recording, codec, a checkpoint, ...: for people who read results."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one clip: a value with its weight, or a reason."""
+
+    value: float | None
+    weight: float = 1.0
+    """What a mean over clips weighs the value by: words for a word error rate, else 1."""
+    reason: str = ""
+    """Why there is no value."""
+    detail: str = ""
+    """What a person wants to see beside the value, such as the transcript."""
+
+    @classmethod
+    def missing(cls, reason: str) -> Score:
+        """No value, and why."""
+        return cls(None, 0.0, reason or "no reason was given")
+
+
+Scores = Mapping[str, Score]
+"""Scores of one clip, by metric."""
+
+
+def mean(scores: Sequence[Score]) -> float | None:
+    """The weighted mean of the scores that have a value; None if none has."""
+    measured = [(score.value, score.weight) for score in scores if score.value is not None]
+    weight = sum(weight for _, weight in measured)
+    return sum(value * weight for value, weight in measured) / weight if weight else None

@@ -1,0 +1,162 @@
+"""The result of one evaluation as JSON: what was scored with what, and every score of every clip.
+
+In: clips, their scores, and the key: what was scored (fingerprint of the checkpoint), with which prompts (hash of the
+pack), how it was decoded, by which scorers. Out: `Result`, one JSON file, read back checked. Results are compared only
+where everything but the model is equal (`series`): another temperature or another ASR starts a new series.
+
+Every score is kept, not means alone: comparisons are paired by prompt (statistics.py), and the worst clips are shown
+first. A result of 1,000 clips and 15 metrics has about 1 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from titan_speech.errors import DataError
+from titan_speech.evaluate.clip import Clip, Score, Scores
+from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file
+from titan_speech.utils.record_types import check_types
+
+RESULT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ResultKey:
+    """What a result depends on; two results of one key are the same result."""
+
+    model: str
+    """Fingerprint of the checkpoint's or export's weights; a name for clips that no model made."""
+    pack: str
+    """Hash of the prompt pack."""
+    decoding: dict[str, float]
+    """Sampling parameters by name."""
+    scorers: dict[str, str]
+    """Version of each scorer by name."""
+
+    @property
+    def series(self) -> str:
+        """16 hex digits of everything but the model: results of one series can be compared."""
+        return _digest([self.pack, self.decoding, self.scorers])
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the whole key: the name of the result's file."""
+        return _digest([self.model, self.series])
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """The scores of one clip, without its audio."""
+
+    prompt_id: str
+    language: str
+    subset: str
+    seed: int
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation."""
+
+    key: ResultKey
+    clips: tuple[ScoredClip, ...]
+    step: int | None = None
+    """Of the checkpoint."""
+    name: str = ""
+    """For people: the run, the export or the folder that was scored."""
+    trust: tuple[dict[str, Any], ...] = ()
+    """Rows of the ASR trust table (trust.py) that decided which error rates are measured."""
+    notes: dict[str, float] | None = None
+    """Of the generation: tokens per second, seconds."""
+    version: int = RESULT_VERSION
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, in the order of the scorers."""
+        return tuple(dict.fromkeys(name for clip in self.clips for name in clip.scores))
+
+    def missing(self) -> dict[str, dict[str, int]]:
+        """How many clips have no value of a metric, by metric and reason."""
+        found: dict[str, dict[str, int]] = {}
+        for clip in self.clips:
+            for name, score in clip.scores.items():
+                if score.value is None:
+                    reasons = found.setdefault(name, {})
+                    reasons[score.reason] = reasons.get(score.reason, 0) + 1
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file; an existing one is replaced.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        content = {"series": self.key.series, "id": self.key.id} | asdict(self)
+        try:
+            write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        except OSError as error:
+            raise DataError(f"the result cannot be written to {path}: {error}; give another path") from error
+
+
+def make_result(
+    key: ResultKey,
+    clips: Sequence[Clip],
+    scores: Sequence[Scores],
+    *,
+    step: int | None = None,
+    name: str = "",
+    trust: Sequence[Mapping[str, Any]] = (),
+    notes: dict[str, float] | None = None,
+) -> Result:
+    """The result of clips and their scores, both in one order."""
+    rows = (
+        ScoredClip(clip.prompt_id, clip.language, clip.subset, clip.seed, dict(found))
+        for clip, found in zip(clips, scores, strict=True)
+    )
+    return Result(key, tuple(rows), step, name, tuple(map(dict, trust)), notes)
+
+
+def read_result(path: Path) -> Result:
+    """Read a result.
+
+    Raises:
+        DataError: there is none, it is damaged, or it was written by a newer version.
+    """
+    try:
+        content = read_json_file(path)
+        if content["version"] != RESULT_VERSION:
+            found = f"has version {content['version']!r}, this titan_speech reads {RESULT_VERSION}"
+            raise DataError(f"{path} {found}; upgrade titan_speech, or evaluate again")
+        result = Result(
+            ResultKey(**content["key"]),
+            tuple(_clip(clip) for clip in content["clips"]),
+            trust=tuple(content["trust"]),
+            **{name: content[name] for name in ("step", "name", "notes", "version")},
+        )
+        check_types(result)
+        stated = content["id"]
+    except OSError as error:
+        raise DataError(f"no result can be read at {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is no result of an evaluation, or is damaged ({error!r}); evaluate again") from error
+    if stated != result.key.id:
+        raise DataError(f"{path} is damaged: its id is {stated!r}, its key gives {result.key.id}; evaluate again")
+    return result
+
+
+def _clip(content: dict[str, Any]) -> ScoredClip:
+    scores = {name: Score(**score) for name, score in content["scores"].items()}
+    return replace(ScoredClip(**content), scores=scores)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
