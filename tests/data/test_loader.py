@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import resource
 import signal
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +304,28 @@ def test_workers_without_shared_memory_end_the_run_with_one_error_that_names_it(
     assert message.startswith("a worker process of the dataloader found no room in shared memory (/dev/shm); give ")
     assert "data.num_workers = 0" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, r"no room in shared memory .*data\.num_workers = 0"),
+        (errno.EAGAIN, r"cannot be started .*ulimit -u"),
+    ],
+)
+def test_workers_that_cannot_be_started_are_one_error_that_says_why(
+    plan: DataPlan, monkeypatch: pytest.MonkeyPatch, number: int, expected: str
+) -> None:
+    """Of 64 kB of shared memory nothing is left for the queues when several ranks start their workers."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(SemLock, "__init__", refuse)
+    with loader_of(plan, num_workers=2) as loader, pytest.raises(DataError, match=expected):
+        next(iter(loader))
+    gc.collect()  # what is left of them must not print an error of its own
 
 
 def test_the_death_of_a_worker_is_one_error_that_says_so(plan: DataPlan, monkeypatch: pytest.MonkeyPatch) -> None:

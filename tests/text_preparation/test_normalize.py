@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titan_speech.importers.language_id import identify, language_fits, script_share
-from titan_speech.importers.markup import strip_markup
+from titan_speech.importers.markup import TangledMarkupError, strip_markup
 from titan_speech.tokenization.languages import tag_of_path, to_tag
-from titan_speech.tokenization.normalize import RULES, normalization_version, normalize
+from titan_speech.tokenization.normalize import MAX_MARKS, RULES, normalization_version, normalize
 
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parents[1] / "assets/documents.jsonl").open(encoding="utf-8")]
 TRICKY = "\u200c\u200d\u094d\u093c\u0905\u093e\u09a4\u09cd"
@@ -113,6 +113,52 @@ LONG = 200_000
 def test_no_text_makes_a_pattern_quadratic(text: str) -> None:
     """Each takes about a second; a search that starts anew at every character would take hours."""
     strip_markup(text)
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0323", "\u094d\u093c"])
+def test_a_letter_with_a_million_marks_is_normalized_and_keeps_thirty_two(marks: str) -> None:
+    """Unicode's canonical order of all of them would take an hour."""
+    found = normalize("x" + marks * (5 * LONG // 2), "hi")
+    assert found == normalize(found, "hi")
+    assert found[0] == "x"
+    assert len(found) == 1 + MAX_MARKS
+
+
+TANGLED = {
+    "elements": "<div>" * 20_000,
+    "lists": "<ul><li>x" * 20_000,
+    "closed elements that were never open": "<div></x>" * 20_000,
+    "formatting that each paragraph repeats": "".join(f"<b id={i}>" for i in range(900)) + "<p>x" * 20_000,
+    "formatting closed where it is not open": "".join(f"<b id={i}><object></b></object>" for i in range(5_000)),
+    "attributes": "<p " + " ".join(f"a{i}=1" for i in range(20_000)) + ">x",
+    "attributes without spaces": "<p>x<p/" + "/".join(f"a{i}" for i in range(20_000)) + ">x",
+    "quoted attributes": "<p " + " ".join(f'a{i}=">"' for i in range(20_000)) + ">x",
+    "quotes that are none": '<p ="/' + "/".join(f"a{i}" for i in range(20_000)) + '">x',
+}
+
+
+@pytest.mark.parametrize("text", TANGLED.values(), ids=TANGLED)
+def test_markup_that_takes_a_parser_out_of_proportion_is_refused_before_it(text: str) -> None:
+    with pytest.raises(TangledMarkupError, match="never closed"):
+        strip_markup(text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param("<p>two words</p>\n" * 20_000, id="paragraphs"),
+        pytest.param("<p>two words\n" * 20_000, id="paragraphs without ends"),
+        pytest.param("<ul>" + "<li><a href='http://x.org/y'>two words</a>\n" * 20_000, id="list of links"),
+        pytest.param("<p><font color=red>two words\n" * 20_000, id="formatting without ends"),
+        pytest.param("<div>" * 20 + "<b><i>two words</i></b><br>\n" * 20_000, id="formatting in nested elements"),
+        pytest.param("<div><span>two words</div>\n" * 20_000, id="an element closed by the one around it"),
+        pytest.param(f'<img alt="x" src="data:image/png;base64,{"A/b+" * 250_000}">two words', id="picture in a page"),
+    ],
+)
+def test_large_pages_as_people_write_them_are_parsed(page: str) -> None:
+    text, kinds = strip_markup(page)
+    assert kinds == {"html"}
+    assert text.count("two words") == page.count("two words")
 
 
 @pytest.mark.parametrize("local", ["a" * 64, "first.last+tag"])

@@ -53,6 +53,7 @@ SECRETS = {
     "glpat-abcdefghij0123456789": "abcdefghij0123456789",
     "AIzaSyA0123456789012345678901234567890": "SyA0123456789",
     "ya29.a0AfH6SMBx0123456789": "a0AfH6SMBx",
+    "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w": "eyJzdWIiOiIxMjM0NTY3ODkwIn0",
 }
 
 
@@ -60,6 +61,12 @@ SECRETS = {
 def test_known_shapes_of_secrets_are_removed(text: str) -> None:
     assert SECRETS[text] not in redact(text)
     assert REMOVED in redact(text)
+
+
+@pytest.mark.parametrize("name", ["-eyJaaaaaaaaaa" * 40_000, "?" + "token" * 100_000])
+def test_no_name_makes_the_search_for_secrets_quadratic(name: str) -> None:
+    """A second or two; with repetitions without a bound ten minutes and more."""
+    assert redact(name) == name
 
 
 @pytest.mark.parametrize(

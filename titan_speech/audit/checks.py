@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from titan_speech.audit.draw import AuditSample
 from titan_speech.audit.measures import RateDistribution, expected_scripts, script_counts, script_name
 from titan_speech.store.sample import describe_duration_mismatch, duration_mismatch
+from titan_speech.tokenization.normalize import composed
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 MAX_SEGMENT_SEC = 40.0
@@ -86,7 +87,7 @@ def check_unknown_tokens(sample: AuditSample, context: AuditContext) -> Outcome 
 
 def _normalized(text: str) -> str:
     """Tokenizers may compose characters and change spaces; neither loses a word."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(composed(text).split())
 
 
 def check_duration(sample: AuditSample, context: AuditContext) -> Outcome | None:

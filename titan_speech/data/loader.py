@@ -17,15 +17,18 @@ Shapes: B packs of a microbatch, L tokens of a pack.
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchtitan.components.dataloader import BaseDataLoader
 
@@ -171,6 +174,25 @@ def _begin_worker(_worker: int) -> None:
     name_cut_files(_EXIT_BUS_ERROR)  # torch's own handler calls every SIGBUS a lack of shared memory
 
 
+def _started(batches: StatefulDataLoader[Any]) -> Iterator[Batch]:
+    """An iterator over batches, with its worker processes, whose queues are files in shared memory.
+
+    Raises:
+        DataError: there is no room for a queue, or for another process.
+    """
+    try:
+        return iter(batches)
+    except OSError as error:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            unfinished = frame.f_locals.get("self")
+            if isinstance(unfinished, _BaseDataLoaderIter):
+                vars(unfinished)["_shutdown"] = True  # its `__del__`, which misses it, would print an error of its own
+        if error.errno == errno.ENOSPC:
+            raise DataError(f"{_NO_SHARED_MEMORY} ({error})") from error
+        advice = "set data.num_workers = 0, which reads in a thread, or raise the limit on processes (ulimit -u)"
+        raise DataError(f"worker processes of the dataloader cannot be started ({error}); {advice}") from error
+
+
 def worker_error(error: Exception) -> DataError | None:
     """What ended a worker process of the dataloader, or None for an error of something else.
 
@@ -272,7 +294,7 @@ class SpeechDataLoader(BaseDataLoader):
             collate_fn=as_batch,  # pyright: ignore[reportArgumentType]  (it takes what `__getitems__` returns)
             snapshot_every_n_steps=SNAPSHOT_NEVER,
         )
-        read = iter(batches)  # starts the workers, before this process starts threads
+        read = _started(batches)  # starts the workers, before this process starts threads
         ahead = look_ahead_of(self.plan)
         if ahead is not None:
             self._shard_prefetcher = ShardPrefetcher(self.plan, slots, ahead)

@@ -17,6 +17,8 @@ from collections.abc import Callable
 import regex
 from selectolax.lexbor import LexborHTMLParser
 
+from titan_speech.importers.markup_work import is_tangled
+
 TAGS = (
     "a|abbr|article|aside|b|blockquote|body|br|button|center|cite|code|div|dd|dl|dt|em|figcaption|figure|font|footer|"
     "form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|noscript|ol|option|p|pre|q|s|"
@@ -50,11 +52,18 @@ URL_MARKS = ("://", "www.", "@", ".com", ".org", ".net", ".edu", ".gov")
 MIN_CODE_LINES, MIN_TABLE_LINES = 3, 2
 
 
+class TangledMarkupError(ValueError):
+    """Parsing the tags of a text would take time or memory out of all proportion to it."""
+
+
 def strip_markup(text: str) -> tuple[str, set[str]]:
     """Remove markup.
 
     Returns:
         The text without it, and the kinds that were removed: `html`, `code`, `table`, `url`.
+
+    Raises:
+        TangledMarkupError: the text has tags, and `is_tangled`.
     """
     found: set[str] = set()
     if "```" in text or "~~~" in text:
@@ -81,6 +90,8 @@ def _substitute(pattern: regex.Pattern[str], replacement: str, text: str, kind: 
 
 
 def _remove_html(text: str, found: set[str]) -> str:
+    if is_tangled(text):
+        raise TangledMarkupError("tags that are never closed, or a tag with thousands of attributes")
     found.add("html")
     tree = LexborHTMLParser(text.replace("\n", _NEWLINE))
     for kind, tags in (("code", CODE_TAGS), ("table", TABLE_TAGS)):

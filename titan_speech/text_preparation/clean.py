@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from titan_speech.importers.markup import strip_markup
+from titan_speech.importers.markup import TangledMarkupError, strip_markup
 from titan_speech.importers.text_documents import TextDocument
 from titan_speech.text_preparation.rules import DocumentRules, cut_points, find_broken_rule
 from titan_speech.tokenization.normalize import normalize
@@ -43,7 +43,10 @@ class DocumentCleaner:
         self.rules, self.tokenizer = rules, tokenizer
 
     def clean(self, original: TextDocument) -> CleanedDocument | RejectedDocument:
-        document, changes = normalize_document(original)
+        try:
+            document, changes = normalize_document(original)
+        except TangledMarkupError as error:
+            return RejectedDocument(original, "tangled_markup", str(error), frozenset())
         broken = find_broken_rule(document, self.rules)
         if broken is not None:
             return RejectedDocument(original, broken.rule, broken.found, changes)
@@ -74,7 +77,11 @@ class DocumentCleaner:
 
 
 def normalize_document(document: TextDocument) -> tuple[TextDocument, frozenset[str]]:
-    """Remove markup and normalize; also returns what was changed."""
+    """Remove markup and normalize; also returns what was changed.
+
+    Raises:
+        TangledMarkupError: the tags are not worth parsing.
+    """
     changes: set[str] = set()
     texts = []
     for text in (document.text, document.user):

@@ -3,7 +3,7 @@
 In: text in any script, and its language tag. Out: the same words in one spelling; nothing that is read aloud is
 dropped. In order:
 
-1. mojibake repaired (ftfy, only where its heuristic finds some), then NFC
+1. mojibake repaired (ftfy, only where its heuristic finds some), marks after the 32nd on one letter removed, then NFC
 2. look-alikes of Latin, Arabic and digits folded: full width, ligatures, presentation forms, mathematical letters
 3. Indic: two-character vowels, joiner chillus and khanda ta, dandas at unassigned code points (the tables below)
 4. joiners kept where they shape a conjunct (next to a virama) or a word of Arabic script, removed elsewhere
@@ -87,6 +87,9 @@ RULES = 1
 
 MAX_ROUNDS = 16
 
+MAX_MARKS = 32
+"""On one letter; Unicode's own limit for streams is 30. Text that is read has at most 4."""
+
 _FOLDED_RANGES = ((0xFB00, 0xFB06), (0xFF01, 0xFF5E), (0x1D400, 0x1D7FF), (0xFB50, 0xFDFB), (0xFE70, 0xFEFC))
 _PUNCTUATION = {
     "‘": "'", "’": "'", "‚": "'", "‛": "'", "ʼ": "'", "`": "'", "´": "'", "“": '"', "”": '"', "„": '"', "‟": '"',
@@ -128,6 +131,11 @@ def normalize(text: str, language: str) -> str:
     return _fixed_point(text.encode("utf-8", "ignore").decode(), indic=is_indic(language))
 
 
+def composed(text: str) -> str:
+    """Unicode's NFC, without marks after the 32nd on one letter."""
+    return unicodedata.normalize("NFC", _stacked_marks().sub(r"\1", text))
+
+
 def _fixed_point(text: str, indic: bool) -> str:
     for _ in range(MAX_ROUNDS):
         before, text = text, _one_round(text, indic)
@@ -155,7 +163,7 @@ def _one_spelling(text: str) -> str:
     """Rules for text with characters beyond ASCII."""
     if _MAY_BE_MOJIBAKE.search(text) and ftfy.badness.is_bad(text):
         text = ftfy.fix_encoding(text)
-    text = unicodedata.normalize("NFC", text)
+    text = composed(text)
     text = _PAIRS.sub(lambda match: JOINED.get(match[0]) or VOWELS[match[0]], text)
     if ZWJ in text or ZWNJ in text:
         text = _REPEATED_JOINERS.sub(r"\1", text)
@@ -177,6 +185,13 @@ def _invisible() -> re.Pattern[str]:
     """Characters that are invisible and do not shape others; Hangul fillers are letters only by category."""
     hidden = {*_of_category("Cc", "Cf", "Co", "Cs"), *"\u115f\u1160\u3164"} - {"\n", ZWJ, ZWNJ}
     return re.compile(f"[{_ranges(sorted(map(ord, hidden)))}]")
+
+
+@lru_cache(1)
+def _stacked_marks() -> re.Pattern[str]:
+    """More marks on one letter than any script has: Unicode's canonical order takes time by their number squared."""
+    marks = _ranges([c for c in range(0x110000) if unicodedata.combining(chr(c))])
+    return re.compile(f"([{marks}]{{{MAX_MARKS}}})[{marks}]+")
 
 
 def _of_category(*categories: str) -> list[str]:

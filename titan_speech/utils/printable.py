@@ -26,6 +26,7 @@ from typing import Any, TextIO, cast
 
 REMOVED = "<secret removed>"
 
+# Repetitions that something must follow are bounded: a name of others must not make a search quadratic.
 _SHAPES = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
@@ -34,9 +35,11 @@ _SHAPES = (
     re.compile(r"\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}"),
     re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
-    re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}"),
+    re.compile(r"\beyJ[\w-]{10,1000}\.[\w-]{10,10000}+\.[\w-]{5,}"),
     re.compile(r"(?<=://)[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=[?&])(?:sig|[\w-]*(?:signature|credential|token|password|secret|api_?key)[\w-]*)=[^&\s\"']+"),
+    re.compile(
+        r"(?i)(?<=[?&])(?:sig|[\w-]{0,64}(?:signature|credential|token|password|secret|api_?key)[\w-]{0,64})=[^&\s\"']+"
+    ),
     re.compile(r"(?i)(?<=\bpassword=)[^&\s\"']+"),
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
