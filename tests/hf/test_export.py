@@ -6,6 +6,8 @@ import json
 import re
 import resource
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.load import load_run
 from titan_speech.generate.sampling import Decoding
-from titan_speech.generate.synthesize import Reference, SpeechModel
+from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance, _Sample
 from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import ModelRecord
@@ -197,18 +199,34 @@ def exported(tiny_run: Path) -> Path:
     return tiny_run.parent / "hf"
 
 
-def test_texts_synthesized_in_a_batch_have_the_codes_they_have_alone(exported: Path, tmp_path: Path) -> None:
-    model, greedy = SpeechModel.load(exported), Decoding(temperature=0, max_codes=12, min_codes=12)
-    texts = ["Please hold the line.", "Goodbye."]
-    together = model.synthesize(texts, greedy)
-    edited = shutil.copytree(exported, tmp_path / "edited")
-    (edited / "generation_config.json").write_text('{"repetition_penalty": 50.0, "max_length": 5}')
-    again = SpeechModel.load(edited).synthesize(texts, greedy)
-    assert [s.codes_F.tolist() for s in again] == [s.codes_F.tolist() for s in together], "decoding is what is recorded"
-    for text, speech in zip(texts, together, strict=True):
-        assert speech.codes_F.tolist() == model.synthesize([text], greedy)[0].codes_F.tolist()
+def codes_of(model: SpeechModel, utterances: Sequence[Utterance], decoding: Decoding) -> list[list[int]]:
+    return [speech.codes_F.tolist() for speech in model.synthesize(utterances, decoding)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_utterances_synthesized_in_a_batch_have_the_codes_they_have_alone(
+    exported: Path, tmp_path: Path, temperature: float
+) -> None:
+    model, decoding = SpeechModel.load(exported), Decoding(temperature, max_codes=12, min_codes=12)
     voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
-    assert model.synthesize(texts[:1], greedy, voice)[0].codes_F.tolist() != together[0].codes_F.tolist()
+    utterances = [Utterance("Please hold the line."), Utterance("Goodbye.", voice, seed=7), Utterance("Goodbye.")]
+    together = codes_of(model, utterances, decoding)
+    edited = shutil.copytree(exported, tmp_path / "edited")
+    (edited / "generation_config.json").write_text('{"repetition_penalty": 50.0, "max_length": 5, "top_p": 0.1}')
+    assert codes_of(SpeechModel.load(edited), utterances, decoding) == together, "decoding is what is recorded"
+    assert [codes_of(model, [one], decoding)[0] for one in utterances] == together
+    assert together[1] != together[2], "the voice matters"
+    other_seed = codes_of(model, [replace(utterances[0], seed=1)], decoding)[0]
+    assert (other_seed == together[0]) == (temperature == 0)
+
+
+def test_noise_on_logits_samples_their_softmax() -> None:
+    decoding, seeds = Decoding(temperature=0.7, top_k=3), range(20_000)
+    logits_V = torch.tensor([1.0, -torch.inf, 0.5, 0.0, -0.5, -torch.inf])
+    chosen_B = _Sample(decoding, list(seeds))(torch.empty(0), logits_V.expand(len(seeds), -1)).argmax(-1)
+    shares_V = torch.bincount(chosen_B, minlength=6) / len(seeds)
+    expected_V = torch.softmax(torch.tensor([1.0, -torch.inf, 0.5, 0.0, -torch.inf, -torch.inf]) / 0.7, -1)
+    assert (shares_V - expected_V).abs().max() < 0.012  # 3.4 standard errors of a share of one half
 
 
 def test_generate_records_how_each_file_was_made_and_replaces_none_unasked(
@@ -226,7 +244,7 @@ def test_generate_records_how_each_file_was_made_and_replaces_none_unasked(
     assert (record["text"], record["step"], record["num_codes"]) == ("Goodbye.", 5, 20)
     assert record["reference"] == {"wav": str(voice), "text": "One, two."}
     assert record["codec"] == {"name": "embedded", "hash": codec.codec_hash}
-    assert record["batch"] == {"index": 1, "size": 2}
+    assert record["index"] == 1
     before = (tmp_path / "said-0.wav").read_bytes()
     assert main([*cloned, "--seed", "7"]) == EXIT_BAD_INPUT
     assert "said-0.wav exists already; choose another --output, or give --overwrite" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def generate(args: argparse.Namespace) -> None:
 
     silence_library_warnings()
     from titan_speech.codec.load import load_codec
-    from titan_speech.generate.synthesize import SpeechModel
+    from titan_speech.generate.synthesize import SpeechModel, Utterance
     from titan_speech.generate.write_speech import check_outputs, wav_names, write_record, write_speech
     from titan_speech.hf.model_card import read_record
 
@@ -55,13 +55,14 @@ def generate(args: argparse.Namespace) -> None:
         "reference": None if voice is None else {"wav": str(args.reference), "text": voice.transcript},
         "decoding": asdict(decoding),
     }
-    generated = SpeechModel.load(args.model).synthesize(texts, decoding, voice)
+    utterances = [Utterance(text, voice, seed) for seed, text in enumerate(texts)]
+    generated = SpeechModel.load(args.model).synthesize(utterances, decoding)
     for i, (path, text, speech) in enumerate(zip(outputs, texts, generated, strict=True)):
         write_speech(path, codec, speech.codes_F)
         result = {
             "num_codes": len(speech.codes_F),
             "stopped": speech.stopped,
-            "batch": {"index": i, "size": len(texts)},
+            "index": i,
         }
         write_record(_record_path(path), {"text": text, **how, **result})
         print(f"{path}: {_duration(len(speech.codes_F), codec)}, {_ending(speech.stopped)}")

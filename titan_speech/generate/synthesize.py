@@ -1,14 +1,19 @@
 """Speech from an exported model folder, decoded by transformers' `generate`.
 
-In: texts and a folder written by `titan-speech model export`; to clone a voice, a reference recording with its
-transcript. Out: codes of each text, decoded in one batch with a key-value cache. Prompts are those of training; only
-codes and the stop token can be sampled, so every result decodes to audio.
+In: utterances and a folder written by `titan-speech model export`; to clone a voice, a reference recording with its
+transcript. Out: codes of each utterance, decoded in one batch with a key-value cache. Prompts are those of training;
+only codes and the stop token can be sampled, so every result decodes to audio.
 
-Shapes: B texts, T tokens of a prompt, F codes (frames), V vocabulary rows.
+Each utterance has random numbers of its own, so what it sounds like does not depend on the others of its batch. They
+are drawn as Gumbel noise on the logits of the `top_k` likeliest tokens, whose maximum is a sample of their softmax.
+
+Shapes: B utterances, T tokens of a prompt, F codes (frames), V vocabulary rows, K likeliest tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,17 @@ class Reference:
 
     codes_F: NDArray[np.uint16]
     transcript: str
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One text that is synthesized."""
+
+    text: str
+    reference: Reference | None = None
+    """The voice to clone; None: a voice of the model's own."""
+    seed: int = 0
+    """Of its random numbers."""
 
 
 @dataclass(frozen=True)
@@ -88,33 +104,39 @@ class SpeechModel:
             raise ModelError("there is no text to synthesize: give characters in --text and --reference-text")
         return np.array(self.tokenizer.encode(text), np.uint32)
 
+    def prefix(self, utterance: Utterance) -> NDArray[np.int64]:
+        """Token ids of an utterance's prompt.
+
+        Raises:
+            ModelError: its text is empty.
+        """
+        return self.grammar.prefix(*self.parts(utterance.text, utterance.reference)).astype(np.int64)
+
     @torch.inference_mode()
-    def synthesize(self, texts: list[str], decoding: Decoding, reference: Reference | None = None) -> list[Generated]:
-        """Decode the codes of each text, all in one batch.
+    def synthesize(self, utterances: Sequence[Utterance], decoding: Decoding) -> list[Generated]:
+        """Decode the codes of each utterance, all in one batch.
 
         Args:
-            texts: what is synthesized, one utterance each.
-            decoding: sampling parameters, the same for all texts.
-            reference: the voice to clone.
+            utterances: what is synthesized.
+            decoding: sampling parameters; its seed is added to that of each utterance.
 
         Raises:
             ModelError: a text is empty.
         """
-        prompts = [self.parts(text, reference) for text in texts]
-        prefixes = [self.grammar.prefix(task, parts).astype(np.int64) for task, parts in prompts]
+        prefixes = [self.prefix(utterance) for utterance in utterances]
         ids_BT, mask_BT = _left_padded(prefixes, self.grammar.vocabulary.pad_id)
-        stop_id = self.grammar.stop_id(prompts[0][0])
-        torch.manual_seed(decoding.seed)
-        sampling = {"temperature": decoding.temperature, "top_k": decoding.top_k} if decoding.temperature else {}
+        stop_id = self.grammar.stop_id(Task.TTS)
+        processors: list[Any] = [_OnlyCodes(self.grammar, stop_id, ids_BT.shape[1], decoding.min_codes)]
+        if decoding.temperature:
+            processors.append(_Sample(decoding, [utterance.seed for utterance in utterances]))
         generated = self.model.generate(
             ids_BT.to(self.model.device),
             attention_mask=mask_BT.to(self.model.device),
-            do_sample=bool(sampling),
+            do_sample=False,
             max_new_tokens=decoding.max_codes,
             eos_token_id=stop_id,
             pad_token_id=self.grammar.vocabulary.pad_id,
-            logits_processor=[_OnlyCodes(self.grammar, stop_id, ids_BT.shape[1], decoding.min_codes)],
-            **sampling,
+            logits_processor=processors,
         )
         return [self._codes(row[ids_BT.shape[1] :].cpu().numpy(), stop_id) for row in generated]
 
@@ -136,6 +158,28 @@ class _OnlyCodes:
         self.refused_V = self.refused_V.to(logits_BV.device)
         self.refused_V[self.stop_id] = ids_BT.shape[1] < self.first_stop
         return logits_BV.masked_fill(self.refused_V, -torch.inf)
+
+
+class _Sample:
+    """Logits processor after which the greatest logit of a row is a sample."""
+
+    def __init__(self, decoding: Decoding, seeds: Sequence[int]) -> None:
+        self.temperature, self.top_k = decoding.temperature, decoding.top_k
+        self.generators = [torch.Generator().manual_seed(_mixed(decoding.seed, seed)) for seed in seeds]
+
+    def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        top_BK, places_BK = logits_BV.float().topk(min(self.top_k, logits_BV.shape[-1]))
+        uniform_BK = torch.stack([torch.rand(top_BK.shape[1], generator=one) for one in self.generators])
+        gumbel_BK = -torch.log(-torch.log(uniform_BK.clamp(1e-20, 1 - 1e-7))).to(top_BK.device)
+        return torch.full_like(logits_BV, -torch.inf, dtype=torch.float32).scatter(
+            1, places_BK, top_BK / self.temperature + gumbel_BK
+        )
+
+
+def _mixed(seed: int, other: int) -> int:
+    """One seed of two, so that (0, 1) and (1, 0) are different streams."""
+    digest = hashlib.blake2b(f"{seed} {other}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def _left_padded(prefixes: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
