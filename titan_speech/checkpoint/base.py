@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import committed_at, file_record, read_commit, step_from_name
+from titan_speech.checkpoint.commit import Commit, committed_at, file_record, read_commit, step_from_name
 from titan_speech.errors import CheckpointError
+
+_NO_WEIGHTS = hashlib.sha256(b"[]").hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,17 @@ class Base:
         return step_from_name(self.path.name) is None
 
 
+def fingerprint_of_weights(commit: Commit) -> str:
+    """Fingerprint of the weights that a marker names, from their checksums."""
+    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in commit.files if file.role == "model")
+    return hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
+
+
 def weights_fingerprint(checkpoint: Path) -> str:
     """Fingerprint of a complete checkpoint's weights, from the checksums in its marker; removing the optimizer state
     does not change it."""
     commit = read_commit(checkpoint)
-    files = commit.files if commit is not None else ()
-    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in files if file.role == "model")
-    return hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
+    return fingerprint_of_weights(commit) if commit is not None else _NO_WEIGHTS
 
 
 def open_base(path: Path) -> Base:

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import not_negative, number, positive
 from titan_speech.cli.command import Argument, Command, announce
-from titan_speech.errors import CodecError, ModelError
+from titan_speech.errors import ModelError
 
 if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
     from titan_speech.generate.sampling import Decoding
     from titan_speech.generate.synthesize import Reference
-    from titan_speech.hf.model_card import ModelRecord
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -45,7 +44,7 @@ def generate(args: argparse.Namespace) -> None:
     check_outputs([file for path in outputs for file in (path, _record_path(path))], overwrite=args.overwrite)
     record = read_record(args.model)
     codec = load_codec(args.codec)
-    _check_codec(codec, record)
+    record.check_codec(codec)
     voice = _reference(args, codec)
     decoding = _decoding(args, codec)
     how = {
@@ -130,14 +129,6 @@ def _reference(args: argparse.Namespace, codec: Codec) -> Reference | None:
     if args.reference is None:
         return None
     return Reference(codec.encode(read_audio(args.reference, codec.sample_rate)), args.reference_text)
-
-
-def _check_codec(codec: Codec, record: ModelRecord) -> None:
-    if record.codecs and codec.codec_hash not in record.codecs:
-        raise CodecError(
-            f"the model was trained on codes of codec {', '.join(record.codecs)}, but {codec.name} has hash "
-            f"{codec.codec_hash}; its decoder would make noise of them. Give the model's codec with --codec."
-        )
 
 
 def _record_path(path: Path) -> Path:

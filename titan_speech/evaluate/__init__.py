@@ -17,5 +17,8 @@ checkpoint, exported folder
   v
 parity.py                  log-probabilities and greedy ids compared with the trainer's forward; a report
 
-claims.py                  which worker evaluates which checkpoint, and results that are written once
+a run: its folder, or an s3:// address
+  |  watch/            checkpoints as they appear: spoken and scored once each, by any number of workers
+  v
+result_folder.py       where results, claims and clips are
 """

@@ -92,15 +92,18 @@ class Result:
                     reasons[score.reason] = reasons.get(score.reason, 0) + 1
         return found
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        return {"series": self.key.series, "id": self.key.id} | asdict(self)
+
     def write(self, path: Path) -> None:
         """Write the JSON file; an existing one is replaced.
 
         Raises:
             DataError: it cannot be written.
         """
-        content = {"series": self.key.series, "id": self.key.id} | asdict(self)
         try:
-            write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            write_atomically(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as error:
             raise DataError(f"the result cannot be written to {path}: {error}; give another path") from error
 

@@ -57,7 +57,7 @@ from titan_speech.hf.tokenizer import (
 )
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
-from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, GENERATION_NAME
+from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, EVALUATION_FOLDER, GENERATION_NAME
 from titan_speech.model.rotary import reorder_saved
 from titan_speech.model.spec import HFAdapter, decoder_config
 from titan_speech.preflight.config_checks import load_config
@@ -76,8 +76,6 @@ from titan_speech.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_FOLDER = "evaluation"
-"""In a run folder: step-N.md has what was measured of a step, for the card of its export."""
 EXPORT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 

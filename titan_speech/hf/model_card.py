@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.codec.base import Codec
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.errors import ModelError
+from titan_speech.errors import CodecError, ModelError
 from titan_speech.hf.config_json import read_json, write_json
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
@@ -36,6 +37,18 @@ class ModelRecord:
 
     def write(self, folder: Path) -> None:
         write_json(folder / MODEL_RECORD_NAME, asdict(self))
+
+    def check_codec(self, codec: Codec) -> None:
+        """Check that a codec is the one whose codes the model was trained on.
+
+        Raises:
+            CodecError: it is another one; the message names both.
+        """
+        if self.codecs and codec.codec_hash not in self.codecs:
+            raise CodecError(
+                f"the model was trained on codes of codec {', '.join(self.codecs)}, but {codec.name} has hash "
+                f"{codec.codec_hash}; its decoder would make noise of them. Give the model's codec with --codec."
+            )
 
 
 def read_record(folder: Path) -> ModelRecord:

@@ -85,3 +85,7 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield from path.iterdir()
         else:
             yield path
+
+
+EVALUATION_FOLDER = "evaluation"
+"""In a run folder: step-N.md has what was measured of a step, for the card of its export."""

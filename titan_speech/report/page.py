@@ -23,6 +23,7 @@ from titan_speech.report.blocks import Paragraph, Section
 from titan_speech.report.chart import Chart, as_json, value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.checkpoints import checkpoints
+from titan_speech.report.sections.evaluation import evaluation
 from titan_speech.report.sections.events import events
 from titan_speech.report.sections.generation import generation
 from titan_speech.report.sections.ledger import ledger
@@ -42,6 +43,7 @@ SECTIONS: tuple[SectionOf, ...] = (
     losses,
     validation,
     generation,
+    evaluation,
     optimization,
     throughput,
     ledger,

@@ -4,6 +4,7 @@ overview.py      the state of each run in a few tiles or one line
 losses.py        training loss, by group
 validation.py    losses and perplexity on held-out sets
 generation.py    measures of generation checks, and their sound
+evaluation.py    scores of checkpoints, the worst clips, prompts to listen to
 optimization.py  learning rate, gradient norm, skipped steps
 throughput.py    tokens per second, MFU, data wait, padding, memory
 ledger.py        seconds by class, goodput, stragglers

@@ -68,7 +68,7 @@ def generation(runs: Sequence[Run]) -> Section | None:
 def _prompts(run: Run, max_bytes: int) -> list[Prompt]:
     folder = run.folder / "generation"
     steps = {int(match[1]) for path in folder.glob("step-*.json") if (match := _STEP_FILE.fullmatch(path.name))}
-    chosen = _spread(sorted(step for step in steps if step <= run.log.last_step or not run.log.last_step), MAX_CLIPS)
+    chosen = spread(sorted(step for step in steps if step <= run.log.last_step or not run.log.last_step), MAX_CLIPS)
     clips: dict[tuple[str, str], list[Clip]] = {}
     texts: dict[tuple[str, str], tuple[str, str]] = {}
     used = 0
@@ -79,7 +79,7 @@ def _prompts(run: Run, max_bytes: int) -> list[Prompt]:
                 continue
             key = str(record.get("sample_id")), str(record.get("task"))
             texts.setdefault(key, (str(record.get("text") or ""), str(record.get("language") or "")))
-            sound = _sound(folder / f"step-{step}" / f"{number}.wav", max_bytes - used)
+            sound = sound_of(folder / f"step-{step}" / f"{number}.wav", max_bytes - used)
             used += len(sound)
             note, tone = _note(record)
             clips.setdefault(key, []).append(Clip(f"step {step:,}", sound, note, tone))
@@ -89,13 +89,14 @@ def _prompts(run: Run, max_bytes: int) -> list[Prompt]:
     ]
 
 
-def _spread(steps: list[int], count: int) -> list[int]:
+def spread(steps: list[int], count: int) -> list[int]:
+    """At most `count` of them: the first, the last, and some between."""
     if len(steps) <= count:
         return steps
     return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]
 
 
-def _sound(path: Path, max_bytes: int) -> str:
+def sound_of(path: Path, max_bytes: int) -> str:
     """A wav file as a data URI; empty if there is none, or no place for it."""
     try:
         size = path.stat().st_size

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from titan_speech.errors import DataError, TitanSpeechError
+from titan_speech.evaluate.result_folder import RESULTS, claim_path, result_path
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.locks import Holder
@@ -31,7 +32,6 @@ from titan_speech.utils.record_types import check_types
 
 logger = logging.getLogger(__name__)
 
-RESULTS, CLAIMS = "results", "claims"
 LEASE_SEC, BEAT_SEC = 60.0, 10.0
 MAX_ATTEMPTS = 3
 
@@ -83,7 +83,7 @@ class WorkQueue:
         Raises:
             DataError: it is damaged.
         """
-        found = self.folder.read(f"{RESULTS}/{key}.json")
+        found = self.folder.read(result_path(key))
         if found is None:
             return None
         try:
@@ -98,7 +98,7 @@ class WorkQueue:
     def publish(self, key: str, result: dict[str, Any]) -> bool:
         """Write a result; False if there is one already, which stays."""
         content = json.dumps(result, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n"
-        return self.folder.create(f"{RESULTS}/{key}.json", content)
+        return self.folder.create(result_path(key), content)
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[Claim | None]:
@@ -106,12 +106,12 @@ class WorkQueue:
 
         The claim stays if the process is killed, and if the block raises it is given back.
         """
-        path = f"{CLAIMS}/{key}.json"
+        path = claim_path(key)
         claim = self._take(key, path)
         if claim is None:
             yield None
             return
-        if self.folder.read(f"{RESULTS}/{key}.json") is not None:  # done between the look and the claim
+        if self.folder.read(result_path(key)) is not None:  # done between the look and the claim
             self.folder.delete(path)
             yield None
             return

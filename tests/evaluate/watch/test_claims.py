@@ -15,8 +15,9 @@ import pytest
 
 from tests.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.evaluate import claims
-from titan_speech.evaluate.claims import CLAIMS, MAX_ATTEMPTS, RESULTS, Claim, WorkQueue, do_once
+from titan_speech.evaluate.result_folder import CLAIMS, RESULTS
+from titan_speech.evaluate.watch import claims
+from titan_speech.evaluate.watch.claims import MAX_ATTEMPTS, Claim, WorkQueue, do_once
 from titan_speech.storage.shared_files import SharedFolder, shared_folder
 
 LEASE_SEC, BEAT_SEC = 0.6, 0.1
@@ -95,7 +96,7 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.evaluate.claims import WorkQueue, do_once
+from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.storage.shared_files import shared_folder
 folder, done = Path(sys.argv[1]), Path(sys.argv[2])
 queue = WorkQueue(shared_folder(folder, StorageConfig()), f"worker {os.getpid()}", 0.6, 0.1)

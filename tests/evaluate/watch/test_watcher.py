@@ -1,0 +1,187 @@
+"""Checkpoints of a run are evaluated as they appear, once each, whatever happens to them and to the worker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.hf_folders import Backbone, write_backbone, write_run
+from titan_speech.codec.load import load_codec
+from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import CodecError
+from titan_speech.evaluate.clip import Clip, Score, Sound
+from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
+from titan_speech.evaluate.result_folder import AUDIO, RESULTS
+from titan_speech.evaluate.scorers.base import Metric
+from titan_speech.evaluate.watch import watcher
+from titan_speech.evaluate.watch.checkpoint_result import Evaluation
+from titan_speech.evaluate.watch.claims import WorkQueue
+from titan_speech.evaluate.watch.generate_clips import generate_clips
+from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
+from titan_speech.evaluate.watch.watcher import Due, Watcher
+from titan_speech.generate.sampling import Decoding
+from titan_speech.generate.synthesize import SpeechModel
+from titan_speech.hf.expand import expand
+from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.row_initialization import NewRows
+from titan_speech.storage.shared_files import shared_folder
+
+DECODING = Decoding(temperature=1.0, max_codes=10, min_codes=4)
+
+
+@dataclass
+class Lengths:
+    """A scorer that needs no model."""
+
+    name: str = "length"
+    metrics: tuple[Metric, ...] = (Metric("num_codes", "", "codes of the clip"),)
+    version: str = "1"
+
+    def score(self, clips: Sequence[Clip]) -> list[dict[str, Score]]:
+        return [
+            {"num_codes": Score(float(len(clip.sound.codes_F)))} for clip in clips if clip.sound.codes_F is not None
+        ]
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watched")
+    write_backbone(folder / "base", Backbone())
+    expand(folder / "base", folder / "extended", NewRows("mean"))
+    return write_run(folder / "run", folder / "extended", "llama3")
+
+
+@pytest.fixture(scope="module")
+def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pack")
+    voice = write_sound(folder, "voices/one", Sound(codes_F=np.arange(40, dtype=np.uint16)))
+    prompts = (
+        Prompt("one", "en", "Please hold the line.", sets=("canary", "full")),
+        Prompt("two", "hi", "नमस्ते", subset="short"),
+        Prompt("three", "en", "Goodbye.", voice=voice, voice_text="One, two."),
+    )
+    write_pack(folder, Pack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
+    return folder
+
+
+def evaluation(pack_folder: Path, set_name: str = "full") -> Evaluation:
+    from titan_speech.evaluate.packs.pack import read_pack
+
+    return Evaluation(read_pack(pack_folder), pack_folder, set_name, DECODING, load_codec("embedded"), [Lengths()])
+
+
+def watcher_of(run: Path, pack_folder: Path, tmp_path: Path, *due: Due, worker: str = "a") -> Watcher:
+    queue = WorkQueue(shared_folder(tmp_path / "evaluation", StorageConfig()), worker, 0.6, 0.1)
+    checkpoints = run_checkpoints(str(run), StorageConfig())
+    return Watcher(checkpoints, due or (Due(evaluation(pack_folder)),), queue, tmp_path / "work")
+
+
+def test_each_checkpoint_is_evaluated_once_and_again_under_other_settings(
+    run: Path, pack_folder: Path, tmp_path: Path
+) -> None:
+    canary = Due(evaluation(pack_folder, "canary"), keeps_audio=True)
+    full = Due(evaluation(pack_folder), every_steps=4)
+    one = watcher_of(run, pack_folder, tmp_path, canary, full)
+    assert one.evaluate_due() == 2
+    assert one.evaluate_due() == 0
+    assert watcher_of(run, pack_folder, tmp_path, canary, full, worker="b").evaluate_due() == 0
+    (fingerprint,) = (checkpoint.fingerprint for checkpoint in one.checkpoints.complete())
+    found = one.queue.result(full.evaluation.key(fingerprint).id)
+    assert found is not None
+    assert found["step"] == 5
+    assert [clip["prompt_id"] for clip in found["clips"]] == ["one", "two", "three"]
+    assert all(4 <= clip["scores"]["num_codes"]["value"] <= 10 for clip in found["clips"])
+    assert found["notes"]["codes_per_sec"] > 0
+    assert len(list((tmp_path / "evaluation" / AUDIO).rglob("*.wav"))) == 1
+    assert not list((tmp_path / "work").glob("*")), "codes are kept until the result is there, no longer"
+    hotter = replace(full, evaluation=replace(full.evaluation, decoding=replace(DECODING, temperature=0.5)))
+    assert watcher_of(run, pack_folder, tmp_path, hotter).evaluate_due() == 1
+    assert len(list((tmp_path / "evaluation" / RESULTS).iterdir())) == 3
+
+
+def test_a_worker_goes_on_where_the_one_before_was_killed(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
+    model, codec = SpeechModel.load(tmp_path / "hf"), load_codec("embedded")
+    monkeypatch.setattr("titan_speech.evaluate.watch.generate_clips.MAX_BATCH_TOKENS", 40)
+    prompts = [(prompt, None, None) for prompt in evaluation(pack_folder).pack.prompts[:2]]
+    whole = generate_clips(model, prompts, codec, DECODING, tmp_path / "whole", "step 5")
+    assert len(list((tmp_path / "whole").iterdir())) == 2
+    first, second = sorted((tmp_path / "whole").iterdir())
+    second.write_bytes(first.read_bytes()[:100])  # cut: its prompt is spoken again
+    again = generate_clips(model, prompts, codec, DECODING, tmp_path / "whole", "step 5")
+    assert 0 < again.num_timed_codes < whole.num_timed_codes
+    assert again.num_codes == whole.num_codes == whole.num_timed_codes
+    for one, other in zip(whole.clips, again.clips, strict=True):
+        np.testing.assert_array_equal(one.sound.codes_F, other.sound.codes_F)  # pyright: ignore[reportArgumentType]
+        assert one.stopped == other.stopped
+
+
+def checkpoints(*steps: int) -> list[RunCheckpoint]:
+    return [RunCheckpoint(step, str(step)) for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("complete", "evaluated", "due"),
+    [
+        ((300, 600, 900, 1200, 1500, 2100), (), (2100, 1200)),
+        ((1500, 2100), (1200,), (2100,)),  # 1200 is gone, and was evaluated
+        ((1000, 2000), (1000,), (2000, 1000)),  # the queue knows that 1000 is done
+        ((900,), (), ()),
+    ],
+)
+def test_the_full_set_is_due_at_the_first_checkpoint_of_each_multiple(
+    pack_folder: Path, complete: tuple[int, ...], evaluated: tuple[int, ...], due: tuple[int, ...]
+) -> None:
+    full = Due(evaluation(pack_folder), every_steps=1000)
+    assert [one.step for one in full.of(checkpoints(*complete), evaluated)] == list(due)
+    every = Due(evaluation(pack_folder))
+    assert [one.step for one in every.of(checkpoints(*complete), evaluated)] == sorted(complete, reverse=True)
+
+
+def in_the_middle(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    real = watcher.evaluate_checkpoint
+
+    def evaluate(*arguments):
+        act()
+        return real(*arguments)
+
+    monkeypatch.setattr(watcher, "evaluate_checkpoint", evaluate)
+
+
+def test_a_checkpoint_that_vanishes_is_a_result_that_says_so(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    one = watcher_of(copy, pack_folder, tmp_path)
+    with monkeypatch.context() as patch:
+        in_the_middle(patch, lambda: shutil.rmtree(copy / "checkpoint" / "step-5"))
+        assert one.evaluate_due() == 1
+    (path,) = (tmp_path / "evaluation" / RESULTS).iterdir()
+    found = one.queue.result(path.stem)
+    assert found is not None
+    assert "step-5" in found["failed"]
+    assert one.evaluate_due() == 0
+    assert list((tmp_path / "evaluation" / "claims").iterdir()) == []
+
+
+def test_what_every_checkpoint_would_meet_ends_the_worker_and_frees_the_work(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise CodecError("another codec")
+
+    one = watcher_of(run, pack_folder, tmp_path)
+    with monkeypatch.context() as patch:
+        in_the_middle(patch, refuse)
+        with pytest.raises(CodecError):
+            one.evaluate_due()
+    assert one.evaluate_due() == 1

@@ -1,0 +1,60 @@
+"""Evaluations of checkpoints on the page: scores with intervals, series apart, what failed, what was kept to hear."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.report.run_folders import write_run
+from titan_speech.codec.wav import wav_bytes
+from titan_speech.evaluate.clip import Score
+from titan_speech.evaluate.result import Result, ResultKey, ScoredClip
+from titan_speech.evaluate.result_folder import audio_path, result_path
+from titan_speech.model.exported_files import EVALUATION_FOLDER
+from titan_speech.report.page import page
+from titan_speech.report.run import open_runs
+from titan_speech.report.sections.evaluation import evaluation
+
+
+def write(run: Path, step: int, scorers: dict[str, str], rates: list[float | None]) -> Result:
+    clips = []
+    for number, rate in enumerate(rates):
+        score = Score.missing("ASR not trusted for hi") if rate is None else Score(rate, 5.0, detail=f"heard <{rate}>")
+        language = "hi" if rate is None else "en"
+        clips.append(ScoredClip(f"p{number}", language, "", 0, {"cer": score, "seconds": Score(1.5)}))
+    result = Result(ResultKey(f"weights of {step}", "pack", {"seed": 0.0}, scorers), tuple(clips), step, f"step {step}")
+    result.write(run / EVALUATION_FOLDER / result_path(result.key.id))
+    return result
+
+
+def test_series_are_drawn_apart_and_what_was_not_measured_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rates = [0.1, 0.5, 0.2, 0.3, 0.9, 0.25, None]
+    write(run, 10, {"asr": "1"}, rates)
+    newest = write(run, 20, {"asr": "1"}, [rate and rate / 2 for rate in rates])
+    write(run, 20, {"asr": "2"}, rates)
+    failed = {"failed": "step-30 was removed", "step": 30, "series": "x", "id": "y"}
+    (run / EVALUATION_FOLDER / result_path("y")).write_text(json.dumps(failed))
+    (run / EVALUATION_FOLDER / result_path("z")).write_text("{")
+    wav = run / EVALUATION_FOLDER / audio_path(newest.key.id, "p4")
+    wav.parent.mkdir(parents=True)
+    wav.write_bytes(wav_bytes(np.zeros(800, np.float32), 16_000))
+    (one,) = open_runs([run])
+    section = evaluation([one])
+    assert section is not None
+    text = page([one])
+    assert text.count("another series") == 1
+    assert "not measured" in text
+    assert "7: ASR not trusted" not in text
+    assert "1: ASR not trusted for hi" in text
+    assert "heard &lt;0.45&gt;" in text
+    assert text.index("heard &lt;0.45&gt;") < text.index("heard &lt;0.25&gt;"), "the worst first"
+    assert "data:audio/wav;base64" in text
+    assert "step 30 was not evaluated: step-30 was removed" in text
+    assert "z.json" in text
+
+
+def test_a_run_without_evaluations_has_no_section(tmp_path: Path) -> None:
+    assert evaluation(open_runs([write_run(tmp_path / "run")])) is None

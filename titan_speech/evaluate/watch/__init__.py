@@ -1,0 +1,11 @@
+"""Evaluating the checkpoints of a run as they appear, in processes of their own: training never waits.
+
+run_checkpoints.py    complete checkpoints of a run folder or an s3:// address, each with its fingerprint
+  |  claims.py            which worker evaluates which, and results that are written once
+  v
+generate_clips.py     the prompts of a pack, spoken by an exported model, in batches that a later start continues
+  v
+checkpoint_result.py  export, clips, scores: the result of one checkpoint
+  v
+watcher.py            the loop: what is due, in which order, until it is stopped
+"""

@@ -1,0 +1,199 @@
+"""The prompts of a pack, spoken by an exported model.
+
+In: an exported model, prompts with their sounds, the codec, decoding parameters, a work folder. Out: a `Clip` for each
+prompt, and how fast it went. Prompts of similar length are decoded together, as many as fit into `MAX_BATCH_TOKENS`;
+what a prompt sounds like does not depend on the batch it is in. The codes of each batch are written when it is done, so
+a process that was killed goes on with the batch it was at. The work folder belongs to one key (checkpoint, pack,
+decoding) and is removed by whoever made it.
+
+Shapes: F codes (frames).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from titan_speech.codec.base import Codec
+from titan_speech.errors import DataError, ModelError
+from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.packs.pack import Prompt
+from titan_speech.generate.sampling import Decoding, Generated
+from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
+from titan_speech.utils.files import write_atomically
+from titan_speech.utils.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_TOKENS = 16_384
+"""Prompt and codes of all utterances of a batch, at the most codes."""
+
+
+@dataclass(frozen=True)
+class SpokenPack:
+    """The clips of a pack, in its order."""
+
+    clips: list[Clip]
+    num_codes: int
+    duration_sec: float
+    """Of decoding, without loading the model and without what an earlier start had decoded."""
+    num_timed_codes: int
+
+    @property
+    def codes_per_sec(self) -> float:
+        """0 if an earlier start had decoded all."""
+        return self.num_timed_codes / self.duration_sec if self.duration_sec else 0.0
+
+
+PromptSounds = tuple[Prompt, Sound | None, Sound | None]
+"""A prompt, its voice and its recording (packs/pack.py)."""
+
+
+def generate_clips(
+    model: SpeechModel,
+    prompts: Sequence[PromptSounds],
+    codec: Codec,
+    decoding: Decoding,
+    work: Path,
+    made_by: str,
+) -> SpokenPack:
+    """Speak all prompts.
+
+    Args:
+        model: the export.
+        prompts: with their sounds.
+        codec: that of the model; voices without codes are encoded by it.
+        decoding: sampling parameters.
+        work: folder in which codes are kept until the end.
+        made_by: who speaks, for people.
+
+    Raises:
+        DataError: a prompt for cloning has no transcript of its voice, or the work folder cannot be written.
+    """
+    utterances = [_utterance(*sounds[:2], codec) for sounds in prompts]
+    found: dict[int, Generated] = {}
+    began, num_timed_codes, spent_sec = time.monotonic(), 0, 0.0
+    with Progress(f"speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
+        for batch in _batches(model, utterances, decoding):
+            path = work / f"{_batch_name(prompts, batch, decoding)}.npz"
+            spoken = _read(path, len(batch))
+            if spoken is None:
+                began = time.monotonic()
+                spoken = _decode(model, [utterances[number] for number in batch], decoding)
+                spent_sec += time.monotonic() - began
+                num_timed_codes += sum(len(one.codes_F) for one in spoken)
+                _write(path, spoken)
+            found.update(zip(batch, spoken, strict=True))
+            progress.add(len(batch))
+    clips = [
+        _clip(prompt, voice, recording, found[number], codec, decoding, made_by)
+        for number, (prompt, voice, recording) in enumerate(prompts)
+    ]
+    return SpokenPack(clips, sum(len(one.codes_F) for one in found.values()), spent_sec, num_timed_codes)
+
+
+def _utterance(prompt: Prompt, voice: Sound | None, codec: Codec) -> Utterance:
+    seed = int.from_bytes(hashlib.blake2b(prompt.prompt_id.encode(), digest_size=6).digest(), "big")
+    if voice is None:
+        return Utterance(prompt.text, None, seed)
+    if not prompt.voice_text.strip():
+        raise DataError(f"prompt {prompt.prompt_id!r} has a voice without a transcript; cloning needs voice_text")
+    codes_F = voice.codes_F if voice.codes_F is not None else codec.encode(_required(voice.wav_T, prompt))
+    return Utterance(prompt.text, Reference(codes_F, prompt.voice_text), seed)
+
+
+def _required(wav_T: np.ndarray | None, prompt: Prompt) -> np.ndarray:
+    if wav_T is None:
+        raise DataError(f"prompt {prompt.prompt_id!r} has a voice without a sound; make the pack again")
+    return wav_T
+
+
+def _batches(model: SpeechModel, utterances: Sequence[Utterance], decoding: Decoding) -> Iterator[list[int]]:
+    """Numbers of utterances, the longest prompts first: what does not fit into memory shows at once."""
+    lengths = [len(model.prefix(utterance)) + decoding.max_codes for utterance in utterances]
+    batch: list[int] = []
+    for number in sorted(range(len(utterances)), key=lambda number: -lengths[number]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > MAX_BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _decode(model: SpeechModel, utterances: list[Utterance], decoding: Decoding) -> list[Generated]:
+    """Decode a batch; one that does not fit into the memory of the device is halved."""
+    try:
+        return model.synthesize(utterances, decoding)
+    except MemoryError as error:
+        cause: Exception = error
+    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's own message
+        if "memory" not in str(error).lower():
+            raise
+        cause = error
+    if len(utterances) == 1:
+        raise ModelError(f"one utterance of {decoding.max_codes} codes does not fit into memory: {cause}") from cause
+    half = len(utterances) // 2
+    logger.warning("%d utterances do not fit into memory; they are decoded in two parts", len(utterances))
+    return _decode(model, utterances[:half], decoding) + _decode(model, utterances[half:], decoding)
+
+
+def _batch_name(prompts: Sequence[PromptSounds], batch: Sequence[int], decoding: Decoding) -> str:
+    ids = [prompts[number][0].prompt_id for number in batch]
+    return hashlib.sha256(json.dumps([ids, repr(decoding)]).encode()).hexdigest()[:16]
+
+
+def _read(path: Path, count: int) -> list[Generated] | None:
+    """A batch that an earlier start decoded; None if there is none that is whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [Generated(file[f"codes_{i}"], bool(file["stopped"][i])) for i in range(count)]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, IndexError, BadZipFile) as error:
+        logger.warning("%s cannot be read (%s); its prompts are spoken again", path, error)
+        return None
+
+
+def _write(path: Path, spoken: Sequence[Generated]) -> None:
+    buffer = BytesIO()
+    arrays: dict[str, Any] = {f"codes_{number}": one.codes_F for number, one in enumerate(spoken)}
+    np.savez(buffer, stopped=np.array([one.stopped for one in spoken]), **arrays)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}; give another --work") from error
+
+
+def _clip(
+    prompt: Prompt,
+    voice: Sound | None,
+    recording: Sound | None,
+    spoken: Generated,
+    codec: Codec,
+    decoding: Decoding,
+    made_by: str,
+) -> Clip:
+    wav_T = codec.decode(spoken.codes_F) if len(spoken.codes_F) else np.zeros(0, np.float32)
+    return Clip(
+        prompt_id=prompt.prompt_id,
+        language=prompt.language,
+        text=prompt.text,
+        sound=Sound(wav_T, spoken.codes_F),
+        subset=prompt.subset,
+        seed=decoding.seed,
+        voice=voice,
+        recording=recording,
+        stopped=spoken.stopped,
+        made_by=made_by,
+    )

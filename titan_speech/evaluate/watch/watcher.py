@@ -1,0 +1,149 @@
+"""The loop that evaluates the checkpoints of a run: what is due, in which order, once each.
+
+In: the checkpoints of a run, the evaluations that each is due for, a queue that workers share. Out: results in the
+queue's folder, and their clips as wav files where they are kept. The canary set is due at every checkpoint, the full
+set at the first checkpoint at or after each multiple of its cadence. The newest checkpoint is first: what happens now
+matters more than what happened while nobody watched.
+
+Nothing is written into the run's checkpoints, and the trainer knows nothing of it: it opens no file and no socket for
+it, and waits for no lock. Retention removes a checkpoint that nobody reads at that moment; one that was removed while
+it was read has a result that says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from titan_speech.codec.wav import wav_bytes
+from titan_speech.errors import CheckpointError
+from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
+from titan_speech.evaluate.result import Result
+from titan_speech.evaluate.result_folder import audio_path
+from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
+from titan_speech.evaluate.watch.claims import WorkQueue, do_once
+from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, RunCheckpoints
+
+logger = logging.getLogger(__name__)
+
+POLL_SEC = 30.0
+
+
+@dataclass(frozen=True)
+class Due:
+    """An evaluation and the checkpoints that it is made of."""
+
+    evaluation: Evaluation
+    every_steps: int = 0
+    """0: each checkpoint; else the first at or after each multiple of this many steps."""
+    keeps_audio: bool = False
+
+    def of(self, complete: Sequence[RunCheckpoint], evaluated_steps: Iterable[int]) -> list[RunCheckpoint]:
+        """Which checkpoints are due, the newest first.
+
+        Args:
+            complete: checkpoints that are there, by rising step.
+            evaluated_steps: of checkpoints that have a result of this evaluation; they may be gone by now.
+        """
+        if not self.every_steps:
+            return list(complete[::-1])
+        known = sorted({*evaluated_steps, *(one.step for one in complete)})
+        first_of_multiple = {step // self.every_steps: step for step in reversed(known) if step >= self.every_steps}
+        return [one for one in reversed(complete) if first_of_multiple.get(one.step // self.every_steps) == one.step]
+
+
+@dataclass
+class Watcher:
+    """One worker on a run."""
+
+    checkpoints: RunCheckpoints
+    due: Sequence[Due]
+    queue: WorkQueue
+    work: Path
+    """Folder of this machine for codes of evaluations that were cut."""
+    on_result: Callable[[Result], None] = lambda result: None
+    """Called with each result that this worker made."""
+    _steps: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Series and step of each result, by its id: each is read once."""
+
+    def evaluate_due(self, only_step: int | None = None) -> int:
+        """Evaluate everything that is due now and that no other worker is at.
+
+        Args:
+            only_step: of one checkpoint; None: all.
+
+        Returns:
+            How many results this worker published.
+
+        Raises:
+            TitanSpeechError: something that every checkpoint would meet: another codec, a full disk.
+        """
+        count = 0
+        while True:
+            work = self._next(only_step)
+            if work is None:
+                return count
+            count += work
+
+    def _next(self, only_step: int | None) -> int | None:
+        """Do the first piece of work that is free; None if there is none.
+
+        New checkpoints are looked for each time, so that the newest is always the next.
+        """
+        complete, done = self.checkpoints.complete(), self.queue.done()
+        for due in self.due:
+            for checkpoint in due.of(complete, self._evaluated_steps(due.evaluation, done)):
+                key = due.evaluation.key(checkpoint.fingerprint)
+                if key.id in done or only_step not in (None, checkpoint.step):
+                    continue
+                if do_once(self.queue, key.id, partial(self._work, due, checkpoint)):
+                    return 1
+                if self.queue.result(key.id) is not None:  # another worker was faster
+                    return 0
+        return None
+
+    def _evaluated_steps(self, evaluation: Evaluation, done: Iterable[str]) -> list[int]:
+        for id_ in done:
+            if id_ not in self._steps:
+                content = self.queue.result(id_) or {}
+                self._steps[id_] = str(content.get("series")), int(content.get("step") or 0)
+        series = evaluation.key("").series
+        return [step for found, step in self._steps.values() if found == series]
+
+    def _work(self, due: Due, checkpoint: RunCheckpoint) -> dict[str, Any]:
+        evaluation = due.evaluation
+        key = evaluation.key(checkpoint.fingerprint)
+        folder = self.work / key.id
+        logger.info("step %d: %s set of %s", checkpoint.step, evaluation.set_name, evaluation.pack.name)
+        try:
+            with self.checkpoints.opened(checkpoint) as opened:
+                result, clips = evaluate_checkpoint(opened, evaluation, key, folder)
+        except CheckpointError as error:
+            logger.warning("step %d is not evaluated: %s", checkpoint.step, error)
+            return {"failed": str(error), "step": checkpoint.step, "series": key.series, "id": key.id}
+        if due.keeps_audio:
+            self._keep_audio(key.id, clips)
+        shutil.rmtree(folder, ignore_errors=True)
+        self.on_result(result)
+        return result.to_json()
+
+    def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:
+        for clip in clips:
+            if clip.sound.wav_T is not None and len(clip.sound.wav_T):
+                self.queue.folder.create(audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE))
+
+    def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC) -> None:
+        """Evaluate what becomes due until `stop` is set.
+
+        Raises:
+            TitanSpeechError: as `evaluate_due`.
+        """
+        while not stop.is_set():
+            self.evaluate_due()
+            stop.wait(poll_sec)
