@@ -8,6 +8,7 @@ clip.py               `Clip`: one utterance made for a prompt; `Score`: a value,
   |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
   v
 result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
+summary.py            a result as Markdown, for the card of an export
 statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
 
 checkpoint, exported folder

@@ -134,9 +134,25 @@ def read_result(path: Path) -> Result:
     """
     try:
         content = read_json_file(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"no result can be read at {path}: {error}; evaluate again") from error
+    return result_from_json(content, str(path))
+
+
+def result_from_json(content: Any, where: str) -> Result:
+    """The inverse of `Result.to_json`.
+
+    Args:
+        content: parsed JSON.
+        where: it comes from, for messages.
+
+    Raises:
+        DataError: it is damaged, or was written by a newer version.
+    """
+    try:
         if content["version"] != RESULT_VERSION:
             found = f"has version {content['version']!r}, this titan_speech reads {RESULT_VERSION}"
-            raise DataError(f"{path} {found}; upgrade titan_speech, or evaluate again")
+            raise DataError(f"{where} {found}; upgrade titan_speech, or evaluate again")
         result = Result(
             ResultKey(**content["key"]),
             tuple(_clip(clip) for clip in content["clips"]),
@@ -145,14 +161,12 @@ def read_result(path: Path) -> Result:
         )
         check_types(result)
         stated = content["id"]
-    except OSError as error:
-        raise DataError(f"no result can be read at {path}: {error}") from error
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is no result of an evaluation, or is damaged ({error!r}); evaluate again") from error
+        raise DataError(f"{where} is no result of an evaluation, or is damaged ({error!r}); evaluate again") from error
     if stated != result.key.id:
-        raise DataError(f"{path} is damaged: its id is {stated!r}, its key gives {result.key.id}; evaluate again")
+        raise DataError(f"{where} is damaged: its id is {stated!r}, its key gives {result.key.id}; evaluate again")
     return result
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.codec.load import load_codec
@@ -22,6 +23,7 @@ from titan_speech.evaluate.watch import watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation
 from titan_speech.evaluate.watch.claims import WorkQueue
 from titan_speech.evaluate.watch.generate_clips import generate_clips
+from titan_speech.evaluate.watch.publish import Publisher, open_sinks
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
 from titan_speech.evaluate.watch.watcher import Due, Watcher
 from titan_speech.generate.sampling import Decoding
@@ -185,3 +187,22 @@ def test_what_every_checkpoint_would_meet_ends_the_worker_and_frees_the_work(
         with pytest.raises(CodecError):
             one.evaluate_due()
     assert one.evaluate_due() == 1
+
+
+def test_results_go_to_the_note_for_the_card_and_to_tensorboard(run: Path, pack_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    sinks = open_sinks(["tensorboard"], folder, "run")
+    one = watcher_of(run, pack_folder, tmp_path, Due(evaluation(pack_folder, "canary")), Due(evaluation(pack_folder)))
+    one.on_result = Publisher(folder, sinks)
+    assert one.evaluate_due() == 2
+    sinks.close()
+    note = (folder / "step-5.md").read_text()
+    assert note.count("| language | num_codes |") == 2
+    assert "| hi |" in note
+    events = EventAccumulator(str(folder / "tb"))
+    events.Reload()
+    assert {"evaluation/canary/num_codes", "evaluation/full/num_codes/language/hi"} <= set(events.Tags()["scalars"])
+    assert [scalar.step for scalar in events.Scalars("evaluation/full/num_codes")] == [5]
+    again = watcher_of(run, pack_folder, tmp_path, Due(evaluation(pack_folder)))
+    again.on_result = lambda result: pytest.fail("was there before")
+    assert again.evaluate_due() == 0

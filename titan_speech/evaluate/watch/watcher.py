@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech.codec.wav import wav_bytes
-from titan_speech.errors import CheckpointError
+from titan_speech.errors import CheckpointError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
-from titan_speech.evaluate.result import Result
+from titan_speech.evaluate.result import Result, result_from_json
 from titan_speech.evaluate.result_folder import audio_path
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
@@ -68,9 +68,12 @@ class Watcher:
     work: Path
     """Folder of this machine for codes of evaluations that were cut."""
     on_result: Callable[[Result], None] = lambda result: None
-    """Called with each result that this worker made."""
+    """Called once with each result that appears while this worker is there, whoever made it."""
     _steps: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Series and step of each result, by its id: each is read once."""
+
+    def __post_init__(self) -> None:
+        self._read_results(self.queue.done(), is_new=False)
 
     def evaluate_due(self, only_step: int | None = None) -> int:
         """Evaluate everything that is due now and that no other worker is at.
@@ -97,8 +100,9 @@ class Watcher:
         New checkpoints are looked for each time, so that the newest is always the next.
         """
         complete, done = self.checkpoints.complete(), self.queue.done()
+        self._read_results(done)
         for due in self.due:
-            for checkpoint in due.of(complete, self._evaluated_steps(due.evaluation, done)):
+            for checkpoint in due.of(complete, self._evaluated_steps(due.evaluation)):
                 key = due.evaluation.key(checkpoint.fingerprint)
                 if key.id in done or only_step not in (None, checkpoint.step):
                     continue
@@ -108,11 +112,25 @@ class Watcher:
                     return 0
         return None
 
-    def _evaluated_steps(self, evaluation: Evaluation, done: Iterable[str]) -> list[int]:
+    def _read_results(self, done: Iterable[str], *, is_new: bool = True) -> None:
+        """Read results that were not there before."""
         for id_ in done:
-            if id_ not in self._steps:
+            if id_ in self._steps:
+                continue
+            self._steps[id_] = "", 0
+            try:
                 content = self.queue.result(id_) or {}
-                self._steps[id_] = str(content.get("series")), int(content.get("step") or 0)
+                if "failed" in content:
+                    continue
+                result = result_from_json(content, f"result {id_}")
+            except DataError as error:
+                logger.warning("%s", error)
+                continue
+            self._steps[id_] = result.key.series, result.step or 0
+            if is_new:
+                self.on_result(result)
+
+    def _evaluated_steps(self, evaluation: Evaluation) -> list[int]:
         series = evaluation.key("").series
         return [step for found, step in self._steps.values() if found == series]
 
@@ -130,7 +148,6 @@ class Watcher:
         if due.keeps_audio:
             self._keep_audio(key.id, clips)
         shutil.rmtree(folder, ignore_errors=True)
-        self.on_result(result)
         return result.to_json()
 
     def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:

@@ -34,13 +34,16 @@ logger = logging.getLogger(__name__)
 class WandbSink(Sink):
     """Logs to one run of Weights & Biases."""
 
-    def __init__(self, run_folder: Path, config: Mapping[str, Any], tags: Sequence[str], logged_step: int) -> None:
+    def __init__(
+        self, run_folder: Path, config: Mapping[str, Any], tags: Sequence[str], logged_step: int, name: str = ""
+    ) -> None:
         """
         Args:
-            run_folder: of the run; its name is the run's.
+            run_folder: of the run.
             config: what the user configured.
             tags: of the run.
             logged_step: the last step that an earlier start has logged; -1: none.
+            name: of the run; empty: that of its folder.
         """
         import wandb
 
@@ -48,7 +51,7 @@ class WandbSink(Sink):
         (run_folder / "wandb").mkdir(parents=True, exist_ok=True)
         settings = {
             "project": os.environ.get("WANDB_PROJECT", PROJECT),
-            "name": os.environ.get("WANDB_NAME", run_folder.name),
+            "name": name or os.environ.get("WANDB_NAME", run_folder.name),
             "id": _run_id(run_folder / "wandb" / "run_id"),
             "resume": "allow",
             "dir": str(run_folder),
