@@ -63,7 +63,7 @@ def test_equal_models_are_told_apart_no_more_often_than_the_level() -> None:
         words = random.integers(3, 20, 40)
         difficulty = random.gamma(1.0, 0.1, 40).clip(0, 1)
         sides = [result({"wer": (random.binomial(words, difficulty) / words).tolist()}, words.tolist()) for _ in "ab"]
-        alarms += compare(*sides, seed=trial)[0].is_significant
+        alarms += compare(sides[0], sides[1], seed=trial)[0].is_significant
     assert alarms / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 
@@ -96,7 +96,7 @@ def test_many_metrics_of_equal_models_raise_hardly_any_alarm() -> None:
         random = np.random.default_rng(trial)
         metrics = [f"m{i}" for i in range(8)]
         sides = [result({name: random.normal(size=30).tolist() for name in metrics}) for _ in "ab"]
-        alarms += any(one.is_significant for one in compare(*sides, seed=trial))
+        alarms += any(one.is_significant for one in compare(sides[0], sides[1], seed=trial))
     assert alarms / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 

@@ -4,11 +4,15 @@ checkpoint or folder of recordings
   |  packs/           prompts: frozen, versioned by their hash, proved absent from the training data
   v
 clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none
+  |  models/          recognizers, speaker encoders, opinion scores; each in a process of its own
   |  normalization/   texts as they are compared: script, numerals, nukta, joiners, dandas, case, punctuation
   |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
   v
+choice.py             the scorers that a user asks for, each model in a process of its own
 result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
 summary.py            a result as Markdown, for the card of an export
+ceiling.py            the same clips through the codec: the best that a model of its codes can sound
+trust.py              which ASR may judge which language, measured on recordings
 statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
 
 checkpoint, exported folder

@@ -8,7 +8,7 @@ checks while training, evaluation and rewards. Plain numpy: 0.35 ms for 256 toke
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,32 @@ LOOP_PERIODS = 3
 
 MIN_LOOP_CODES = 50
 """A loop lasts at least a second."""
+
+
+@dataclass(frozen=True)
+class CodeMeasures:
+    """What shows in the codes alone; shares are of 1."""
+
+    repeats: float
+    """Share of codes that equal the code before."""
+    ngram_repeats: float
+    """Share of 4-grams of codes that came before in the sample."""
+    loop: float
+    """1 if the sample ends in a cycle, at least three times and a second long."""
+    code_entropy_bits: float
+    """Entropy of the codes used; log2 of their number if each is used once."""
+
+
+def measure_codes(codes_F: NDArray[np.integer]) -> CodeMeasures:
+    """Measures of one stream of codes."""
+    num_codes = max(len(codes_F), 1)
+    counts = np.unique(codes_F, return_counts=True)[1] / num_codes
+    return CodeMeasures(
+        repeats=float((codes_F[1:] == codes_F[:-1]).sum()) / num_codes,
+        ngram_repeats=_ngram_repeats(codes_F),
+        loop=float(ends_in_a_loop(codes_F)),
+        code_entropy_bits=float(-(counts * np.log2(counts)).sum()) + 0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -65,21 +91,17 @@ def measure(
     said_T = np.asarray(ids_T[:-1] if has_stopped else ids_T, np.int64)
     is_code_T = vocabulary.is_code(said_T)
     codes_F = said_T[is_code_T]
-    num_tokens, num_codes = max(len(said_T), 1), max(len(codes_F), 1)
-    counts = np.unique(codes_F, return_counts=True)[1] / num_codes
+    num_tokens = max(len(said_T), 1)
     return SampleMeasures(
         stop_failure=float(not has_stopped),
         length_ratio=len(codes_F) / max(num_target_codes, 1),
         invalid_tokens=float((~is_code_T).sum()) / num_tokens,
         special_tokens=float((said_T >= vocabulary.kind_boundaries[1]).sum()) / num_tokens,
-        repeats=float((codes_F[1:] == codes_F[:-1]).sum()) / num_codes,
-        ngram_repeats=_ngram_repeats(codes_F),
-        loop=float(ends_in_a_loop(codes_F)),
-        code_entropy_bits=float(-(counts * np.log2(counts)).sum()) + 0.0,
+        **asdict(measure_codes(codes_F)),
     )
 
 
-def _ngram_repeats(codes_F: NDArray[np.int64]) -> float:
+def _ngram_repeats(codes_F: NDArray[np.integer]) -> float:
     if len(codes_F) < NGRAM:
         return 0.0
     grams = np.lib.stride_tricks.sliding_window_view(codes_F, NGRAM)

@@ -29,6 +29,7 @@ SILENT_RMS, SILENT_SHARE = 1e-3, 10 ** (-40 / 20)
 MIN_VOICED = 5
 """Frames for a range of pitch."""
 DIP_DB = 2.0
+MIN_PAUSE_SEC = 0.25
 SMOOTHED_FRAMES = 5
 
 
@@ -55,12 +56,8 @@ def measure_sound(wav_T: NDArray[np.floating], sample_rate: int) -> SoundMeasure
         wav_T: samples in [-1, 1].
         sample_rate: in Hz.
     """
-    size, hop = round(FRAME_SEC * sample_rate), round(HOP_SEC * sample_rate)
-    if len(wav_T) < size:
-        wav_T = np.pad(wav_T, (0, size - len(wav_T)))
-    frame_FW = np.lib.stride_tricks.sliding_window_view(np.asarray(wav_T, np.float64), size)[::hop]
-    rms_F = np.sqrt(np.mean(frame_FW**2, axis=1))
-    sounds_F = rms_F > max(SILENT_RMS, SILENT_SHARE * float(rms_F.max()))
+    frame_FW = _frames(wav_T, sample_rate)
+    rms_F, sounds_F = _loudness(frame_FW)
     f0_F = _pitch(frame_FW, sample_rate)
     f0_F[~sounds_F] = 0.0
     voiced = f0_F[f0_F > 0]
@@ -73,6 +70,32 @@ def measure_sound(wav_T: NDArray[np.floating], sample_rate: int) -> SoundMeasure
         f0_range_semitones=float(12 * np.log2(high / low)) if is_enough else math.nan,
         syllables_per_sec=_num_syllables(rms_F, f0_F > 0) / sounding_sec if is_enough else math.nan,
     )
+
+
+def pauses_sec(wav_T: NDArray[np.floating], sample_rate: int) -> list[float]:
+    """How long each pause is: silence of `MIN_PAUSE_SEC` or more between sounds, not before or after all of them.
+
+    Args:
+        wav_T: samples in [-1, 1].
+        sample_rate: in Hz.
+    """
+    _, sounds_F = _loudness(_frames(wav_T, sample_rate))
+    at = np.flatnonzero(sounds_F)
+    gaps = (np.diff(at) - 1) * HOP_SEC
+    return [float(gap) for gap in gaps[gaps >= MIN_PAUSE_SEC]]
+
+
+def _frames(wav_T: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
+    size, hop = round(FRAME_SEC * sample_rate), round(HOP_SEC * sample_rate)
+    if len(wav_T) < size:
+        wav_T = np.pad(wav_T, (0, size - len(wav_T)))
+    return np.lib.stride_tricks.sliding_window_view(np.asarray(wav_T, np.float64), size)[::hop]
+
+
+def _loudness(frame_FW: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The rms of each frame, and whether it is more than silence."""
+    rms_F = np.sqrt(np.mean(frame_FW**2, axis=1))
+    return rms_F, rms_F > max(SILENT_RMS, SILENT_SHARE * float(rms_F.max()))
 
 
 def _pitch(frame_FW: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:

@@ -205,8 +205,8 @@ def read_pack(folder: Path) -> Pack:
 
 
 def _prompt(content: dict[str, Any]) -> Prompt:
-    files = {name: content[name] and _files(content[name]) for name in ("voice", "recording")}
-    return Prompt(**content | files | {"sets": tuple(content["sets"])})
+    voice, recording = (content[name] and _files(content[name]) for name in ("voice", "recording"))
+    return replace(Prompt(**content), voice=voice, recording=recording, sets=tuple(content["sets"]))
 
 
 def _files(content: dict[str, Any]) -> SoundFiles:

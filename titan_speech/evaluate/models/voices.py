@@ -1,0 +1,88 @@
+"""Speaker encoders: how alike two voices are.
+
+In: a waveform. Out: a unit vector; the cosine of two is the similarity. Resemblyzer has its weights in its package (256
+numbers; fine for tests); published results use WavLM-large fine-tuned for speaker verification, an x-vector model of
+transformers when converted. Cosines of two encoders cannot be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.evaluate.clip import SAMPLE_RATE
+from titan_speech.evaluate.models.base import AudioModel, Listen, model_folder, weights_digest
+
+RESEMBLYZER = "resemblyzer"
+
+
+@dataclass(frozen=True)
+class Resemblyzer:
+    """The encoder of the package of that name."""
+
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return RESEMBLYZER
+
+    @property
+    def version(self) -> str:
+        return f"{RESEMBLYZER} {version('Resemblyzer')}"
+
+    def load(self) -> Listen:
+        from resemblyzer import VoiceEncoder, preprocess_wav  # pyright: ignore[reportMissingImports]
+
+        encoder = VoiceEncoder(self.device, verbose=False)
+
+        def listen(wav_T: NDArray[np.float32], _: str) -> NDArray[np.float32]:
+            return np.asarray(encoder.embed_utterance(preprocess_wav(wav_T, SAMPLE_RATE)), np.float32)
+
+        return listen
+
+
+@dataclass(frozen=True)
+class XVector:
+    """A transformers model with an x-vector head, such as WavLM for speaker verification."""
+
+    folder: Path
+    label: str
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    @property
+    def version(self) -> str:
+        return f"transformers {version('transformers')}, {weights_digest(*self.folder.glob('*.safetensors'))}"
+
+    def load(self) -> Listen:
+        import torch
+        from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+        extract = AutoFeatureExtractor.from_pretrained(self.folder)
+        model = AutoModelForAudioXVector.from_pretrained(self.folder, use_safetensors=True).to(self.device).eval()
+
+        @torch.inference_mode()
+        def listen(wav_T: NDArray[np.float32], _: str) -> NDArray[np.float32]:
+            inputs = extract(wav_T, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self.device)
+            return torch.nn.functional.normalize(model(**inputs).embeddings, dim=-1)[0].float().cpu().numpy()
+
+        return listen
+
+
+def open_voice_encoder(name: str = RESEMBLYZER, device: str = "cpu") -> AudioModel:
+    """A speaker encoder: `resemblyzer`, or the folder or hub id of an x-vector model.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
+    if name == RESEMBLYZER:
+        return Resemblyzer(device)
+    folder = model_folder(name)
+    return XVector(folder, folder.name if Path(name).is_dir() else name, device)
