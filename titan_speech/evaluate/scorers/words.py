@@ -1,6 +1,6 @@
 """Whether the words are right: WER, CER, and words that nobody asked for, by the ASR that is trusted for a language.
 
-In: clips with texts, recognizers, and the trust table (evaluate/trust.py) that says which of them may judge which language.
+In: clips with texts, recognizers, and the trust table (evaluate/trust.py), which says who may judge which language.
 Out: error rates with the transcript; "not measured" where no recognizer is trusted, never zero.
 
 Rates are errors over units of the reference, weighted by these units, so that the mean over clips is the rate over all
