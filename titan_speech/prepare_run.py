@@ -33,7 +33,7 @@ from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.files import use_umask
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
-from titan_speech.utils.open_files import ensure_open_files
+from titan_speech.utils.open_files import FILES_OF_A_RUN, ensure_open_files
 from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
@@ -49,10 +49,6 @@ if TYPE_CHECKING:
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
     from titan_speech.trainer import SpeechTrainer
-
-
-OPEN_FILES = 256
-"""A run of one process has some 30 open; connections to other ranks and to object storage, and workers, come on top."""
 
 
 def prepare(argv: list[str], held: ExitStack, log: RunLog) -> SpeechTrainer:
@@ -97,7 +93,7 @@ class _Job:
 
 def _load(argv: list[str]) -> _Job:
     """Load and check the configuration, then the tokenizer and the shape of the backbone."""
-    ensure_open_files(OPEN_FILES)
+    ensure_open_files(FILES_OF_A_RUN)
     world_size = dist_env().world_size
     loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
     use_umask(loaded.config.job.umask)  # before the run writes anything

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.runs import ROOT
 from tests.s3_server import credentials
 from titan_speech.cli.main import main
 
 BUILD = ["build", "--from", "jsonl", "--input", "a.jsonl", "--tokenizer", "t", "--name", "n", "--licence", "CC0-1.0"]
+
+
+COPY = ["recipes", "copy", "from_inworld", "--output"]
+HOLD_OUT = ["store", "held-out", "demo_data", "--num-ce", "60", "--num-decode", "8", "--by", "sample", "--output"]
+
+
+@pytest.mark.parametrize("words", [COPY, HOLD_OUT], ids=["recipes copy", "store held-out"])
+def test_a_file_that_the_system_does_not_let_grow_is_one_message_and_the_command_can_be_repeated(
+    tmp_path: Path, words: list[str]
+) -> None:
+    """As on a full or read-only disk; this limit needs no disk of its own."""
+    command = [sys.executable, "-m", "titan_speech", *words, str(tmp_path / "out")]
+    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command]
+    failed = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "File too large" in failed.stderr
+    assert "ulimit -f" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ are imported by `run` alone: every `--help` takes 0.1 s.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -62,6 +63,18 @@ GROUPS = {
     "model": "Import and export Hugging Face models.",
 }
 
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for a larger quota,",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "give access, or name another path,",
+    errno.EPERM: "give access, or name another path,",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit on open files (fs.file-max)",
+}
+"""What to do about failures of the system that can hit any command at any file."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -82,6 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            raise
+        print(message(f"{command.prog}: {error}; {remedy} and run the same command again"), file=sys.stderr)
+        return EXIT_BAD_INPUT
     except _Terminated:
         return EXIT_TERMINATED
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ import argparse
 import difflib
 import filecmp
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from titan_speech.cli.arguments import local_folder
 from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
 from titan_speech.utils.bundled import EXAMPLES, RECIPES, bundled_folder
+from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted, table_lines
 
 
@@ -45,8 +45,7 @@ def recipes_copy(args: argparse.Namespace) -> None:
             + "; nothing was copied, since your changes would be lost: choose another folder with --output"
         )
     for file in files:
-        (args.output / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / file, args.output / file)
+        write_atomically(args.output / file, (root / file).read_bytes())
     folders = ", ".join(sorted({f"{file.parts[0]}/" for file in files}))
     print(f"copied {counted(len(files), 'file')} to {args.output}: {folders}")
     print("next, in that folder:")

@@ -18,6 +18,7 @@ from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Command, announce
 from titan_speech.errors import ConfigError
 from titan_speech.utils.files import use_umask
+from titan_speech.utils.open_files import FILES_OF_A_RUN, ensure_open_files
 from titan_speech.utils.text_table import counted
 
 
@@ -27,6 +28,7 @@ def train(args: argparse.Namespace) -> int:
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.preflight.machine_checks import check_folders_exist
 
+    ensure_open_files(FILES_OF_A_RUN)
     num_processes = args.nproc or num_gpus() or 1
     min_nodes, max_nodes = args.nnodes
     if max_nodes > 1 and not args.rdzv_endpoint:

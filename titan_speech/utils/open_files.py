@@ -11,6 +11,8 @@ import resource
 from titan_speech.errors import ConfigError
 
 MOST = 65_536
+FILES_OF_A_RUN = 256
+"""A run of one process has some 30 open; connections to other ranks and to object storage, and workers, come on top."""
 
 
 def ensure_open_files(needed: int) -> None:
