@@ -6,6 +6,7 @@ DIR/report.txt after each, with tokens/s, MFU and memory beside estimate and pub
 with what is not done, and does again what failed. It needs no network, and runs on one GPU, the first it sees.
 
     python -m benchmarks.first_gpu --list                      the steps and their limits
+    python -m benchmarks.check --reports DIR/suite.json --write       the regression baseline of this device
     python -m benchmarks.first_gpu --debug --output DIR        the same logic with the debug model on a CPU
     titan-speech estimate ... --calibrate DIR/report.json      what was measured replaces what is assumed
 """
@@ -19,18 +20,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
+from benchmarks.record import Case, Figure, Machine, Report
 from benchmarks.run import alone
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.text_table import table_lines
 
 MODULE = "benchmarks.first_gpu_steps"
-REPORT, TABLE = "report.json", "report.txt"
+REPORT, TABLE, SUITE = "report.json", "report.txt", "suite.json"
 RESERVE_SEC = 5.0
 """Of the budget, for the last report."""
 
@@ -153,11 +156,38 @@ def _report(steps: Sequence[Step], outcomes: dict[str, Outcome], output: Path) -
         "device": figures.get("environment", {}).get("device", "unknown"),
         "efficiencies": efficiencies,
         "scaled": scaled(figures),
+        "float8_minus_bf16": float8_minus_bf16(figures),
         "steps": [one.__dict__ for one in known],
     }
     write_atomically(output / REPORT, json.dumps(report, indent=1) + "\n")
     write_atomically(output / TABLE, "\n".join(table(steps, outcomes)) + "\n")
+    if "machine" in figures.get("environment", {}):
+        suite_report(steps, outcomes).write(output / SUITE)
     return report
+
+
+def suite_report(steps: Sequence[Step], outcomes: dict[str, Outcome]) -> Report:
+    """What was measured in the form of the other suites, so that `benchmarks.check` can hold it."""
+    cases = []
+    for step in steps:
+        one = outcomes.get(step.name)
+        if one is not None and one.status == "done" and one.figures.get("rates"):
+            rate = Figure.of("tokens_per_sec_per_gpu", "tokens/s", one.figures["rates"])
+            memory = Figure.of("peak_memory_gb", "GB", [one.figures["memory_gib"] * 1.073741824])
+            cases.append(Case(step.name, step.what, {}, (rate, memory)))
+    environment = outcomes["environment"].figures
+    seconds = sum(one.sec for one in outcomes.values())
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    note = "repeats are the steady steps of one run"
+    machine = Machine(**environment["machine"])
+    return Report("first_gpu", date, seconds, False, False, note, machine, tuple(cases), ())
+
+
+def float8_minus_bf16(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Difference of the mean losses of the last steps by seed, in nats: what float8 costs, and how far it varies."""
+    pairs = {"seed 0": ("pt_1b_8_float8", "pt_1b_8_none"), "seed 1": ("pt_1b_8_float8_seed1", "pt_1b_8_none_seed1")}
+    losses = {seed: [figures.get(name, {}).get("loss") for name in names] for seed, names in pairs.items()}
+    return {seed: float8 - bf16 for seed, (float8, bf16) in losses.items() if float8 is not None and bf16 is not None}
 
 
 DEEP_LAYERS = 32
@@ -180,7 +210,8 @@ def table(steps: Sequence[Step], outcomes: dict[str, Outcome]) -> list[str]:
     for step in steps:
         one = outcomes.get(step.name, Outcome(step.name, "not begun", 0.0, {}))
         rate, mfu, memory, estimated, published = (one.figures.get(name) for name in COLUMNS)
-        rest = {name: value for name, value in one.figures.items() if name not in (*COLUMNS, "efficiencies")}
+        hidden = (*COLUMNS, "efficiencies", "machine", "rates")
+        rest = {name: value for name, value in one.figures.items() if name not in hidden}
         rows.append(
             (
                 step.name,

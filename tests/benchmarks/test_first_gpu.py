@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import first_gpu
+from benchmarks.check import judged, read_baseline, write_baseline
 from benchmarks.first_gpu import Outcome, Step, run_in_process, run_steps, scaled
 from benchmarks.first_gpu_steps import STEPS
+from benchmarks.record import Machine as RecordedMachine
+from benchmarks.record import read_report
 from titan_speech.estimate.efficiencies import calibrated
 
 THREE = (Step("first", "", 100, 20), Step("second", "", 100, 50), Step("third", "", 30, 10))
@@ -101,6 +105,31 @@ def test_eight_billion_are_scaled_from_four_and_two_layers() -> None:
     rates = {f"pt_8b_{n}_layers": {"tokens_per_sec_per_gpu": 1 / (head + n * layer)} for n in (2, 4)}
     assert scaled(rates)["pt_8b"] == pytest.approx(1 / (head + 32 * layer))
     assert scaled({}) == {}
+
+
+def test_what_was_measured_is_held_by_the_regression_check(tmp_path: Path) -> None:
+    machine = RecordedMachine("NVIDIA H100 80GB HBM3", True, 1, 16, 16, 0.0, 0.0, {"torch": "2.14.1"}, "abc")
+    measured: dict[str, dict[str, Any]] = {
+        "environment": {"device": "h100", "machine": asdict(machine)},
+        "pt_1b_8": {"rates": [60_000.0, 61_000.0, 60_500.0], "memory_gib": 70.0, "loss": 3.0},
+        "pt_1b_8_none": {"rates": [64_000.0], "memory_gib": 75.0, "loss": 3.1},
+        "pt_1b_8_float8": {"rates": [70_000.0], "memory_gib": 70.0, "loss": 3.14},
+    }
+    steps = tuple(Step(name, "", 10, 1) for name in (*measured, "pt_1b_8_float8_seed1"))
+
+    def run(step: Step, sec: float) -> Outcome:
+        return Outcome(step.name, "done" if step.name in measured else "cut", 1.0, measured.get(step.name, {}))
+
+    report = run_steps(steps, 100, tmp_path, run, tell=lambda _: None)
+    assert report["float8_minus_bf16"] == {"seed 0": pytest.approx(0.04)}
+    sound = read_report(tmp_path / "suite.json")
+    write_baseline(tmp_path / "h100.json", [sound])
+    held = read_baseline(tmp_path / "h100.json", sound.machine)
+    assert not any(one.is_lost for one in judged(held, [sound]))
+    measured["pt_1b_8"]["rates"] = [55_000.0] * 3
+    run_steps(steps, 100, tmp_path / "slower", run, tell=lambda _: None)
+    lost = [one.entry.name for one in judged(held, [read_report(tmp_path / "slower" / "suite.json")]) if one.is_lost]
+    assert lost == ["pt_1b_8.tokens_per_sec_per_gpu"]
 
 
 SLOW_STEP = """
