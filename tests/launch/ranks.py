@@ -1,6 +1,6 @@
 """Launches ranks that only run a line of Python, as `titan-speech train` launches those of a run.
 
-`python -m tests.launch.ranks FOLDER NUM_RANKS STOP_WITHIN_SEC CODE` ends with the launcher's code.
+`python -m tests.launch.ranks FOLDER NUM_RANKS STOP_WITHIN_SEC CODE MAX_RESTARTS` ends with the launcher's code.
 """
 
 from __future__ import annotations
@@ -41,5 +41,10 @@ def run_code(
 
 
 if __name__ == "__main__":
-    agent.IMPORTS_SEC = 0  # these ranks import nothing that takes long
-    sys.exit(run_code(Path(sys.argv[1]), sys.argv[4], int(sys.argv[2]), stop_within_sec=float(sys.argv[3])))
+    agent.IMPORTS_SEC = agent.OTHERS_SEC = 0  # these ranks import nothing that takes long, and fail on purpose
+    folder, num_ranks, stop_within_sec, code, max_restarts = sys.argv[1:]
+    sys.exit(
+        run_code(
+            Path(folder), code, int(num_ranks), stop_within_sec=float(stop_within_sec), max_restarts=int(max_restarts)
+        )
+    )

@@ -118,10 +118,18 @@ sys.exit(75)
 """
 
 
-def start_launch(folder: Path, num_ranks: int, num_signals: int, stop_within_sec: float = 20) -> subprocess.Popen[str]:
+def start_launch(
+    folder: Path,
+    num_ranks: int,
+    num_signals: int,
+    stop_within_sec: float = 20,
+    code: str = RECORD_SIGNALS,
+    max_restarts: int = 0,
+) -> subprocess.Popen[str]:
     """A launch whose ranks are ready for signals."""
+    words = (folder, num_ranks, stop_within_sec, code, max_restarts)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.launch.ranks", str(folder), str(num_ranks), str(stop_within_sec), RECORD_SIGNALS],
+        [sys.executable, "-m", "tests.launch.ranks", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "READY": f"{folder}/ready-", "SIGNALS": str(num_signals)},
         stdout=subprocess.PIPE,
@@ -172,3 +180,58 @@ def test_a_rank_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1].startswith("titan_speech: stopped; no checkpoint was saved yet.")
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
+CANNOT_SAVE = """
+import os, threading
+from titan_speech.health.signals import StopSignals
+StopSignals(2, lambda _: None, lambda: "step-1 is complete").listen()
+open(os.environ["READY"] + os.environ["RANK"], "w").close()
+threading.Event().wait()
+"""
+
+
+def test_one_ctrl_c_stays_one_where_a_rank_cannot_save_in_time(tmp_path: Path) -> None:
+    process = start_launch(tmp_path, 1, 1, stop_within_sec=2, code=CANNOT_SAVE)
+    try:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        kill(process)
+    assert "could not save within 2 s of Ctrl-C (health.stop_within_sec); step-1 is complete" in errors
+    assert "again" not in errors
+    assert process.returncode == 75
+
+
+SAVE_AS_THE_OTHER_RANK_FAILS = """
+import os, signal, sys, time
+got = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: got.append(signal.Signals(number).name))
+open(os.environ["READY"] + os.environ["RANK"], "w").close()
+if os.environ["RANK"] == "1":
+    while not os.path.exists(os.environ["READY"] + "0"):
+        time.sleep(0.02)
+    sys.exit(1)
+while not got:
+    time.sleep(0.02)
+open(os.environ["READY"] + "saving", "w").close()
+for _ in range(75):  # a signal cuts one sleep short
+    time.sleep(0.02)
+print(*got, os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
+sys.exit(75)
+"""
+
+
+def test_ctrl_c_while_ranks_save_for_a_restart_ends_the_launch_and_lets_them_save(tmp_path: Path) -> None:
+    process = start_launch(tmp_path, 2, 1, code=SAVE_AS_THE_OTHER_RANK_FAILS, max_restarts=1)
+    try:
+        while not (tmp_path / "ready-saving").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(0.7)  # longer than two signals count as one
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=30)
+    finally:
+        kill(process)
+    assert (process.returncode, shown) == (1, "SIGTERM 0\n")

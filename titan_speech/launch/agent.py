@@ -42,8 +42,14 @@ PASSED_AS_THEY_ARE = (signal.SIGINT, signal.SIGUSR1)
 OTHERS_SEC = 10.0
 """After the failure of one rank the others have so long to notice it, report it and end by themselves."""
 
-AT_ONCE_SEC = 5
+ASKED_SEC = 30.0
+"""Then they are asked to; so much later they are killed: without the one that failed they can hardly save."""
+
+AT_ONCE_SEC = 5.0
 """After a second signal the ranks have so long before they are killed."""
+
+LAST_WORDS_SEC = 5.0
+"""A rank that cannot save within `stop_within_sec` says so and ends by itself; so much later it is killed."""
 
 IMPORTS_SEC = 4.0
 """No rank trains so early; until it listens for signals Python would answer SIGINT with a traceback."""
@@ -184,6 +190,8 @@ class Agent(LocalElasticAgent):
         self.first_codes: dict[int, int] = {}
         """Of the ranks that had failed when the first failure of this start was seen."""
         self._failed_at_sec = self._started_at_sec = self._signaled_at_sec = 0.0
+        self._are_stopping = False
+        """Whether this launcher has asked the ranks to save, since nodes come or go or a rank has failed."""
 
     def codes(self) -> dict[int, int]:
         """Exit codes of the ranks of this machine that have ended."""
@@ -196,7 +204,7 @@ class Agent(LocalElasticAgent):
         return {workers[local].global_rank: handler.proc for local, handler in handlers.items()}
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self.first_codes, self._started_at_sec = {}, time.monotonic()
+        self.first_codes, self._started_at_sec, self._are_stopping = {}, time.monotonic(), False
         return super()._start_workers(worker_group)  # pyright: ignore[reportCallIssue]  (of a decorator without types)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -210,6 +218,9 @@ class Agent(LocalElasticAgent):
         are_alive = len(codes) < len(self._processes())
         if failed and are_alive and time.monotonic() - self._failed_at_sec < grace_sec:
             return RunResult(state=WorkerState.HEALTHY)
+        if failed and are_alive:  # torch would ask them too, and lose a signal to the launcher in the meantime
+            self._are_stopping = True
+            self._end(self._alive(), signal.SIGTERM, ASKED_SEC)
         result: RunResult = super()._monitor_workers(worker_group)  # pyright: ignore[reportCallIssue]
         if result.is_failed():
             code = exit_code(self.first_codes.values() or self.codes().values())
@@ -238,24 +249,34 @@ class Agent(LocalElasticAgent):
         """Nodes have come or gone, or a rank has failed: the ranks save if they can."""
         if not self.first_codes:
             _say("nodes come or go: the ranks save and start again")
-        self._shutdown(timeout=self._shutdown_timeout)
+        self._are_stopping = True
+        self._end(self._alive(), signal.SIGTERM, self._shutdown_timeout + LAST_WORDS_SEC)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        """Signal the ranks, not the processes they started, and kill after `timeout` what has not ended.
+        """Signal the ranks, not the processes they started, and kill what has not ended in time.
 
-        A second signal is passed on at once; ranks that do not follow it are killed.
+        A second signal is passed on at once; ranks that do not follow it are killed. The first one is not passed on to
+        ranks that save already: to them it would be the second.
         """
-        alive = [process for process in self._processes().values() if process.poll() is None]
-        if not self._signaled_at_sec:
-            self._signaled_at_sec = time.monotonic()
-        try:
-            _pass_on(death_sig, alive, is_importing=time.monotonic() - self._started_at_sec < IMPORTS_SEC)
-            _wait(alive, timeout)
-        except SignalException as again:
-            if not is_repeated(again.sigval, time.monotonic() - self._signaled_at_sec):
-                timeout = min(timeout, AT_ONCE_SEC)
-            return self._shutdown(again.sigval, timeout)
-        super()._shutdown(death_sig, 1)
+        self._signaled_at_sec = time.monotonic()
+        passed, within_sec = (None if self._are_stopping else death_sig), timeout + LAST_WORDS_SEC
+        while True:
+            try:
+                return self._end(self._alive(), passed, within_sec)
+            except SignalException as again:
+                passed = None
+                if not is_repeated(again.sigval, time.monotonic() - self._signaled_at_sec):
+                    passed, within_sec = again.sigval, AT_ONCE_SEC
+
+    def _alive(self) -> list[Popen[bytes]]:
+        return [process for process in self._processes().values() if process.poll() is None]
+
+    def _end(self, alive: Sequence[Popen[bytes]], passed: signal.Signals | None, within_sec: float) -> None:
+        """Wait for the end of ranks, then kill them: a signal once more would be a person's second one to them."""
+        if passed is not None:
+            _pass_on(passed, alive, is_importing=time.monotonic() - self._started_at_sec < IMPORTS_SEC)
+        _wait(alive, within_sec)
+        super()._shutdown(signal.SIGKILL, 1)
 
 
 def _pass_on(received: signal.Signals, processes: Iterable[Popen[bytes]], *, is_importing: bool) -> None:
