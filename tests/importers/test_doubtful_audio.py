@@ -43,7 +43,7 @@ def test_silence_is_warned_of_and_counted_and_left_out_on_request(
 ) -> None:
     assert build(folder, tmp_path / "kept") == 0
     said = capsys.readouterr().err
-    assert "warning: 1 doubtful samples are in the store; --skip-bad leaves them out" in said
+    assert "warning: 1 doubtful sample in the store; --skip-bad leaves out what is doubtful" in said
     assert "sample 'silence' of " in said
     assert "silent: its loudest 20 ms are at -8" in said
     assert json.loads((tmp_path / "kept/build_report.json").read_text())["doubted"]["silent"]["count"] == 1

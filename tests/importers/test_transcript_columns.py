@@ -121,6 +121,27 @@ def test_a_listing_without_any_transcripts_is_read(folder: Path) -> None:
     assert natives(folder) == [None] * 3
 
 
+def write_mds(folder: Path, rows: Sequence[tuple[bytes, ...]], column: str) -> None:
+    """One raw shard of ids, 60 codes each, and texts in `column`."""
+    samples = [np.uint32([len(value) for value in row]).tobytes() + b"".join(row) for row in rows]
+    header = 4 * (len(rows) + 2)
+    offsets = header + np.cumsum([0, *map(len, samples)])
+    data = np.uint32([len(rows), *offsets]).tobytes() + b"".join(samples)
+    (folder / "shard.00000.mds").write_bytes(data)
+    shard = {
+        "format": "mds",
+        "version": 2,
+        "column_names": ["sample_id", "codes", column],
+        "column_encodings": ["str", "ndarray:uint16:60", "str"],
+        "column_sizes": [None, None, None],
+        "samples": len(rows),
+        "raw_data": {"basename": "shard.00000.mds", "bytes": len(data), "hashes": {}},
+        "zip_data": None,
+        "compression": None,
+    }
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
+
+
 def write_codes(folder: Path, name: str, column: str) -> Path:
     """Three samples of codes in the format `name`, with their text in `column`."""
     folder.mkdir()
@@ -130,6 +151,9 @@ def write_codes(folder: Path, name: str, column: str) -> Path:
         (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif name == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    elif name == "mds":
+        texts = zip(IDS, codes, TEXTS, strict=True)
+        write_mds(folder, [(id_.encode(), codes_T.tobytes(), text.encode()) for id_, codes_T, text in texts], column)
     else:
         with tarfile.open(folder / "a.tar", "w") as tar:
             for row, codes_T in zip(rows, codes, strict=True):
@@ -142,7 +166,7 @@ def write_codes(folder: Path, name: str, column: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset"])
+@pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset", "mds"])
 def test_formats_of_codes_read_the_usual_columns_and_refuse_the_others(tmp_path: Path, name: str) -> None:
     folder = write_codes(tmp_path / "usual", name, "sentence")
     assert [sample.transcripts for sample in imported(name, folder).values()] == [{"native": text} for text in TEXTS]
@@ -155,13 +179,20 @@ def test_formats_of_codes_read_the_usual_columns_and_refuse_the_others(tmp_path:
     assert all(not sample.transcripts for sample in left_out.values())
 
 
-@pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset"])
+@pytest.mark.parametrize("name", ["jsonl", "parquet", "webdataset", "mds"])
 def test_formats_of_codes_refuse_transcripts_whatever_their_column_is_called(tmp_path: Path, name: str) -> None:
     folder = write_codes(tmp_path / "data", name, "label")
     with pytest.raises(DataError, match=r"label would not be read: .*transcript_native=label, or .*=@none"):
         imported(name, folder)
     left_out = imported(name, folder, columns={"transcript_native": "@none"})
     assert all(not sample.transcripts for sample in left_out.values())
+
+
+def test_the_columns_of_mds_are_refused_by_their_names_before_a_shard_is_read(tmp_path: Path) -> None:
+    folder = write_codes(tmp_path / "data", "mds", "spokenText")
+    (folder / "shard.00000.mds").unlink()
+    with pytest.raises(DataError, match=r"spokenText would not be read: .*transcript_native=spokenText, or .*=@none"):
+        opened("mds", folder)
 
 
 def test_only_transcripts_can_be_left_out(folder: Path) -> None:

@@ -21,6 +21,7 @@ from titan_speech.audit.measures import RateDistribution, expected_scripts, scri
 from titan_speech.store.sample import describe_duration_mismatch, duration_mismatch
 from titan_speech.tokenization.normalize import composed
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.text_table import counted
 
 MAX_SEGMENT_SEC = 40.0
 MAX_ROBUST_Z = 5.0
@@ -61,7 +62,9 @@ def check_code_range(sample: AuditSample, context: AuditContext) -> Outcome | No
     if not wrong_T.size:
         return PASSED
     first = f"code {sample.tokens_T[wrong_T[0]]} at frame {wrong_T[0]}"
-    return Outcome(float(wrong_T.size), f"{wrong_T.size} codes beyond 0..{context.num_codes - 1}, first {first}")
+    return Outcome(
+        float(wrong_T.size), f"{counted(wrong_T.size, 'code')} beyond 0..{context.num_codes - 1}, first {first}"
+    )
 
 
 def check_unknown_tokens(sample: AuditSample, context: AuditContext) -> Outcome | None:
@@ -74,7 +77,7 @@ def check_unknown_tokens(sample: AuditSample, context: AuditContext) -> Outcome 
     decoded = context.tokenizer.decode(sample.text_ids_T.tolist())
     if not sample.is_speech:
         broken = decoded.count("\N{REPLACEMENT CHARACTER}")
-        return Outcome(float(broken), f"{broken} characters cannot be decoded") if broken else PASSED
+        return Outcome(float(broken), f"{counted(broken, 'character')} cannot be decoded") if broken else PASSED
     expected, found = _normalized(sample.text or ""), _normalized(decoded)
     if expected == found:
         return PASSED
@@ -102,7 +105,7 @@ def check_length(sample: AuditSample, context: AuditContext) -> Outcome | None:
     if not sample.is_speech:
         return None
     seconds = len(sample.tokens_T) / context.codes_per_sec
-    found = f"{len(sample.tokens_T):,} codes, {seconds:.2f} s"
+    found = f"{counted(len(sample.tokens_T), 'code')}, {seconds:.2f} s"
     return Outcome(seconds, found) if seconds > MAX_SEGMENT_SEC else PASSED
 
 
@@ -160,7 +163,7 @@ def _rate_outcome(num_chars: int, length: float, usual: RateDistribution, unit: 
     robust_z = usual.robust_z(rate)
     if robust_z <= MAX_ROBUST_Z or abs(length - num_chars / usual.median) <= slack:
         return PASSED
-    found = f"{num_chars} characters, {rate:.3g} per {unit}"
+    found = f"{counted(num_chars, 'character')}, {rate:.3g} per {unit}"
     return Outcome(robust_z, f"{found}; its language's median is {usual.median:.3g}: robust z-score {robust_z:.1f}")
 
 

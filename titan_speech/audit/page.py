@@ -52,7 +52,7 @@ def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> It
 
     def length_of(sample: AuditSample) -> str:
         num_tokens = len(sample.tokens_T)
-        return f"{num_tokens / report.codes_per_sec:.1f} s" if sample.is_speech else f"{num_tokens:,} ids"
+        return f"{num_tokens / report.codes_per_sec:.1f} s" if sample.is_speech else counted(num_tokens, "id")
 
     environment = Environment(
         loader=PackageLoader("titan_speech.audit", ""),
@@ -186,7 +186,7 @@ def _chart(title: str, unit: str, histogram: Histogram, *, with_median: bool = T
     tallest = max(histogram.counts)
     peak = start + step * histogram.counts.index(tallest)
     median = f"median {_number(histogram.median)} {unit}" if with_median else ""
-    caption = ", ".join(part for part in (f"{histogram.num_values:,} values", median, note) if part)
+    caption = ", ".join(part for part in (f"{counted(histogram.num_values, 'value')}", median, note) if part)
     overflow = f", the last bar holds all from {_number(stop - step)} on" if with_median else ""
     width = CHART_WIDTH / len(histogram.counts)
     bars = []

@@ -33,6 +33,7 @@ from titan_speech.data.phase_files import phase_end
 from titan_speech.data.phases import PhaseEnd
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.s3_url import is_s3
+from titan_speech.utils.text_table import counted
 
 TOLERANCE = 1e-6
 """Relative: learning rates are written by people."""
@@ -216,7 +217,7 @@ def _check_rate_at_branch(budget: Budget, before: Budget | None, checkpoint: Che
         raise CheckpointError(f"stage.branch: {checkpoint.path} does not record the learning rate it was trained with")
     if step >= num_steps:
         raise CheckpointError(
-            f"stage.branch: {checkpoint.path} has done {step:,} steps, and training.target_tokens is that of "
+            f"stage.branch: {checkpoint.path} has done {counted(step, 'step')}, and training.target_tokens is that of "
             f"{num_steps:,}, counted from the first step of that run. Add the tokens of the branch to the "
             f"{step * budget.tokens_per_step:,} that are trained"
         )
@@ -248,7 +249,7 @@ def schedule_change(budget: Budget, before: Budget | None, step: int) -> str:
     """A warning if a run resumes after `step` steps with another schedule than it had, else empty."""
     if before is None or _schedule(budget) == _schedule(before) or _both_stable(budget, before, step):
         return ""
-    length = f"{before.num_steps:,} steps" + (
+    length = f"{counted(before.num_steps, 'step')}" + (
         f" -> {budget.num_steps:,}" if budget.num_steps != before.num_steps else ""
     )
     return (

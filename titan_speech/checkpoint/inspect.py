@@ -37,7 +37,7 @@ from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.printable import joined_lines
-from titan_speech.utils.text_table import size_text, table_lines
+from titan_speech.utils.text_table import counted, size_text, table_lines
 
 HEADER = ("step", "kind", "size", "age", "saved for", "kept as", "loss", "upload", "state")
 MULTILINE = ("config", "tokens")
@@ -221,7 +221,9 @@ def inspect_text(checkpoint: Path) -> str:
         raise CheckpointError(f"the index of {checkpoint} cannot be read: {type(error).__name__}: {error}") from error
     tensors = {name: entry for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
     weights = [entry.size.numel() for name, entry in tensors.items() if role_of_name(name) == "model"]
-    lines.append(f"tensors: {len(tensors):,}, of them {len(weights):,} weights with {sum(weights):,} numbers")
+    lines.append(
+        f"tensors: {len(tensors):,}, of them {counted(len(weights), 'weight')} with {counted(sum(weights), 'number')}"
+    )
     lines += [f"  {name}  {list(entry.size)}  {_dtype(entry)}" for name, entry in sorted(tensors.items())]
     return joined_lines(lines)
 

@@ -35,6 +35,7 @@ def estimate(args: argparse.Namespace) -> None:
     from titan_speech.estimate.record import estimate_record
     from titan_speech.estimate.report import report_page
 
+    announce("estimate: torch is loaded, tracing in a process of its own")
     estimates = estimate_runs([_question(one, args) for one in loaded])
     if args.json:
         records = [estimate_record(one) for one in estimates]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import not_negative, number, positive
 from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.errors import ModelError
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
@@ -55,7 +56,10 @@ def generate(args: argparse.Namespace) -> None:
         "decoding": asdict(decoding),
     }
     utterances = [Utterance(text, voice, seed) for seed, text in enumerate(texts)]
-    generated = SpeechModel.load(args.model).synthesize(utterances, decoding)
+    announce("generate: torch is loaded, reading the weights")
+    model = SpeechModel.load(args.model)
+    announce(f"generate: synthesizing {counted(len(texts), 'text')}, at most {args.max_sec:g} s each")
+    generated = model.synthesize(utterances, decoding)
     for i, (path, text, speech) in enumerate(zip(outputs, texts, generated, strict=True)):
         write_speech(path, codec, speech.codes_F)
         result = {
@@ -77,9 +81,11 @@ def sample(args: argparse.Namespace) -> None:
     from titan_speech.generate.write_speech import check_outputs, wav_names, write_speech
 
     check_outputs(wav_names(args.output), overwrite=args.overwrite)
+    announce("sample: torch is loaded, reading the weights")
     codec = load_codec(args.codec)
     trained = load_run(args.run, args.step)
     check_codec(codec, trained)
+    announce(f"sample: generating with the weights of step {trained.step:,}, at most {args.max_sec:g} s of audio")
     task, parts = prompt_parts(trained, args.text)
     generated = generate_codes(trained.model, trained.grammar, task, parts, _decoding(args, codec))
     write_speech(args.output, codec, generated.codes_F)

@@ -41,6 +41,7 @@ def model_export(args: argparse.Namespace) -> None:
         raise PublishError("--adapter goes with neither --publish nor --base: only merged models are published")
     repository = Repository.named(args.publish, is_public=args.public) if args.publish else None
     checkpoint = WeightsCheckpoint.open(args.checkpoint)
+    announce(f"model export: torch is loaded, converting the weights of step {checkpoint.step:,}")
     if args.adapter:
         export_adapter(checkpoint, args.output, EXPORT_DTYPES[args.dtype])
     else:
@@ -66,9 +67,9 @@ def _export_check(args: argparse.Namespace, checkpoint: WeightsCheckpoint) -> Ca
         elif available is not None and needed > available:
             why = f"a comparison needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB were free"
         else:
-            print(
-                f"comparing it with the checkpoint, in transformers ({needed / 1e9:.1f} GB; --no-check: not)",
-                flush=True,
+            announce(
+                f"model export: comparing the folder with the checkpoint, in transformers ({needed / 1e9:.1f} GB of "
+                "memory; --no-check leaves it out)"
             )
             report = compare(
                 checkpoint,

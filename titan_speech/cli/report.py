@@ -14,6 +14,7 @@ from titan_speech.cli.arguments import local_path, natural
 from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.report.reference import Reference
@@ -54,7 +55,7 @@ def _save_reference(args: argparse.Namespace, runs: list[Run]) -> None:
     from titan_speech.report.reference import reference_of, to_json
 
     path = Path(args.save_reference)
-    about = args.about or f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
+    about = args.about or f"{counted(len(runs), 'run')}: {', '.join(run.name for run in runs)}"
     _write(path, to_json(reference_of(runs, path.stem, about)))
     print(f"reference: {path}")
 

@@ -16,6 +16,7 @@ from titan_speech.cli.store_build import columns_of
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import LAYOUTS, PRESETS
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.text_preparation.job import Source
@@ -101,8 +102,8 @@ def _summary(counts: DocumentCounts, output: Path) -> str:
     met, kept = counts.total("met"), counts.total("kept")
     rejected = ", ".join(f"{rule} {count:,}" for rule, count in counts.by_name("dropped").items()) or "none"
     return (
-        f"{output}: {kept:,} of {met:,} documents kept, {counts.total('tokens'):,} tokens in "
-        f"{len(counts.groups('kept'))} languages\nrejected: {rejected}\ndetails: {output / 'report.md'}"
+        f"{output}: {kept:,} of {met:,} documents kept, {counted(counts.total('tokens'), 'token')} in "
+        f"{counted(len(counts.groups('kept')), 'language')}\nrejected: {rejected}\ndetails: {output / 'report.md'}"
     )
 
 

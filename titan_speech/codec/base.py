@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from titan_speech.errors import CodecError
+from titan_speech.utils.text_table import counted
 
 
 @runtime_checkable
@@ -84,7 +85,7 @@ def check_wav(wav_T: np.ndarray) -> None:
         raise CodecError(f"audio has shape {wav_T.shape}, expected one channel of shape (T,): average or pick one")
     if len(wav_T) < FRAME_SAMPLES:
         raise CodecError(
-            f"audio has {len(wav_T)} samples, expected at least {FRAME_SAMPLES} (one frame, 20 ms at 16 kHz)"
+            f"audio has {counted(len(wav_T), 'sample')}, expected at least {FRAME_SAMPLES} (one frame, 20 ms at 16 kHz)"
         )
     if not np.isfinite(wav_T).all():
         first = int(np.flatnonzero(~np.isfinite(wav_T))[0])

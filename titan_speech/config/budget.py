@@ -156,7 +156,10 @@ def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
     """What follows from the token budget, as a table with the tokens of each source."""
     total_tokens = Budget.from_config(config).total_tokens
     sources = [
-        (f"  {source.name}", f"{round(source.share * total_tokens):,} tokens ({source.share:.4g}), {source.task}")
+        (
+            f"  {source.name}",
+            f"{counted(round(source.share * total_tokens), 'token')} ({source.share:.4g}), {source.task}",
+        )
         for source in config.data.source
     ]
     return "\n".join(table_lines([*budget_rows(config, world_size), *sources]))
@@ -165,7 +168,7 @@ def describe_budget(config: SpeechConfig, world_size: int | None = None) -> str:
 def budget_rows(config: SpeechConfig, world_size: int | None = None) -> list[tuple[str, str]]:
     """What follows from the token budget: name and value."""
     budget = Budget.from_config(config)
-    steps = f"{budget.num_steps:,} for {budget.target_tokens:,} tokens ({budget.total_tokens:,} trained)"
+    steps = f"{budget.num_steps:,} for {counted(budget.target_tokens, 'token')} ({budget.total_tokens:,} trained)"
     rows = [
         (
             "tokens per step",

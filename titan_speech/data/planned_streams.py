@@ -106,7 +106,7 @@ def _problem(planned: PlannedStream, config: SpeechConfig) -> str:
     if config.data.too_long == "error" and counts.num_too_long:
         return (
             f"{name}: {counts.num_too_long:,} samples are longer than seq_len {seq_len:,}, the longest has "
-            f"{counts.longest:,} tokens; set data.too_long to drop or split, or raise training.seq_len"
+            f"{counted(counts.longest, 'token')}; set data.too_long to drop or split, or raise training.seq_len"
         )
     if counts.num_tokens < seq_len:
         left_out = count_unread(planned.documents) + Counter({f"longer than {seq_len:,} tokens": counts.num_too_long})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.doctor.outcome import Outcome, Verdict
-from titan_speech.utils.text_table import amount, gigabytes, hours
+from titan_speech.utils.text_table import amount, counted, gigabytes, hours
 
 AUDITED_SAMPLES = 400
 """Of each store; above its number of parts, of which each must be sampled."""
@@ -26,7 +26,8 @@ def stores(config: SpeechConfig) -> Outcome:
     found = [verify_store(place, quick=True, storage=config.storage) for place in places]
     broken = [str(one) for one in found if not one.is_sound]
     samples = sum(one.num_samples for one in found)
-    text = f"{len(places)} stores, {amount(samples, 'samples')}, {gigabytes(sum(one.num_bytes for one in found))}"
+    size = gigabytes(sum(one.num_bytes for one in found))
+    text = f"{counted(len(places), 'store')}, {amount(samples, 'samples')}, {size}"
     if broken:
         return Outcome("stores", Verdict.FAIL, text, "\n".join([*broken, "titan-speech store verify names every file"]))
     if not config.data.held_out:
@@ -57,7 +58,7 @@ def audit(config: SpeechConfig) -> Outcome:
             for language in report.languages
             for result in language.above_threshold
         ]
-    text = f"{num_samples:,} samples of {len(languages)} languages"
+    text = f"{counted(num_samples, 'sample')} of {len(languages)} languages"
     if above:
         shown = above[:6] + ([f"and {len(above) - 6} more"] if len(above) > 6 else [])
         advice = "\n".join(["above the thresholds; titan-speech store audit STORE shows the samples", *shown])

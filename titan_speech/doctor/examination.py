@@ -16,6 +16,7 @@ from titan_speech.config.budget import Budget, smallest_world_size
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.doctor.outcome import Outcome, Verdict
 from titan_speech.errors import TitanSpeechError
+from titan_speech.utils.text_table import counted
 
 OVERFIT_SHARE, RESUME_SHARE = 0.55, 0.45
 """Of the time that is left when they begin."""
@@ -88,7 +89,7 @@ def _configuration(request: Request, loaded: list[SpeechConfig]) -> Outcome:
     loaded.append(config)
     budget = Budget.from_config(config)
     model = f"{config.model.family} {config.model.flavor}"
-    text = f"{budget.num_steps:,} steps of {budget.tokens_per_step:,} tokens, {model}"
+    text = f"{counted(budget.num_steps, 'step')} of {budget.tokens_per_step:,} tokens, {model}"
     return Outcome("configuration", Verdict.PASS, text)
 
 

@@ -32,6 +32,7 @@ from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.training.run_report import read_steps
+from titan_speech.utils.text_table import counted
 
 NUM_SAMPLES = 32
 LOOKED_AT = 100_000
@@ -175,9 +176,9 @@ def overfit(small: SmallRun, within_sec: float) -> Outcome:
     records = read_steps(small.folder / "metrics.jsonl")
     if code not in (EXIT_DONE, EXIT_RESTART) or len(records) < 2:
         advice = f"the run of the debug model ended with code {code}:\n{_tail(output)}"
-        return Outcome("overfit", Verdict.FAIL, f"{len(records)} steps", advice)
+        return Outcome("overfit", Verdict.FAIL, counted(len(records), "step"), advice)
     first, last = (records[step]["loss"] for step in (min(records), max(records)))
-    text = f"{NUM_SAMPLES} samples, debug model: loss {first:.2f} to {last:.3f} in {max(records)} steps"
+    text = f"{NUM_SAMPLES:,} samples, debug model: loss {first:.2f} to {last:.3f} in {max(records):,} steps"
     if last < GOOD_LOSS:
         return Outcome("overfit", Verdict.PASS, text)
     if code == EXIT_RESTART and last < FALLEN * first:
@@ -220,7 +221,7 @@ def generate(small: SmallRun, overfitted: bool) -> Outcome:
     decoding = Decoding(temperature=0.0, max_codes=2 * small.num_codes + 20)
     said = generate_codes(trained.model, trained.grammar, task, parts, decoding)
     end = "stopped" if said.stopped else "not stopped"
-    text = f"{len(said.codes_F)} codes for a sample of {small.num_codes}, {end}"
+    text = f"{counted(len(said.codes_F), 'code')} for a sample of {small.num_codes}, {end}"
     if said.stopped or not overfitted:
         return Outcome("generation", Verdict.PASS, text)
     advice = "an overfitted model must stop: is the stop token trained? See titan-speech data show"

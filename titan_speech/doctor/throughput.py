@@ -17,6 +17,7 @@ from titan_speech.doctor.outcome import Outcome, Verdict
 from titan_speech.doctor.small_run import train
 from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
 from titan_speech.training.run_report import read_steps
+from titan_speech.utils.text_table import counted
 
 STEPS = 10
 SLOW = 0.5
@@ -86,7 +87,7 @@ def throughput(
     rate = statistics.median(record["tokens_per_sec_per_gpu"] for record in steady)
     wait = statistics.median(record["data_wait_fraction"] for record in steady)
     mfu = [record["mfu"] for record in steady if "mfu" in record]
-    text = f"{len(records)} steps on {num_processes} ranks: {rate:,.0f} tokens/s per rank"
+    text = f"{counted(len(records), 'step')} on {counted(num_processes, 'rank')}: {rate:,.0f} tokens/s per rank"
     text += f", MFU {statistics.median(mfu):.1%}" if mfu else ""
     text += f", {wait:.1%} waiting for data, {max(r['memory_peak_gib'] for r in records.values()):.1f} GiB"
     remarks = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from titan_speech.estimate.result import RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition
-from titan_speech.utils.text_table import gigabytes, large, table_lines
+from titan_speech.utils.text_table import counted, gigabytes, large, table_lines
 
 COMPONENTS = (
     "parameters",
@@ -77,7 +77,11 @@ def _figures(estimate: RunEstimate) -> Iterator[tuple[str, str, float | None]]:
     yield "GPU hours", *_short(speed and speed.gpu_hours)
     yield "price", *_short(speed and speed.price)
     if estimate.request.dry_run:
-        yield "dry run", "no" if estimate.dry_run is None else f"{estimate.dry_run.num_steps} steps taken", None
+        yield (
+            "dry run",
+            "no" if estimate.dry_run is None else f"{counted(estimate.dry_run.num_steps, 'step')} taken",
+            None,
+        )
 
 
 def _short(value: float | None) -> tuple[str, float | None]:

@@ -28,6 +28,7 @@ from titan_speech.estimate.offline import offline_config, run_shape, run_vocabul
 from titan_speech.estimate.step_trace import TraceJob, global_rank, with_layers, with_stages
 from titan_speech.estimate.trace_process import last_lines
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +61,7 @@ class DryRun:
     def lines(self) -> list[str]:
         rows = f"{self.num_rows:,} of {self.num_rows_of_run:,} rows (codes, special tokens, and the first base rows)"
         return [
-            f"took {self.num_steps} steps of {self.num_layers} layers {self.dim:,} wide with {rows},",
+            f"took {counted(self.num_steps, 'step')} of {self.num_layers} layers {self.dim:,} wide with {rows},",
             f"as rank {' and rank '.join(map(str, self.ranks))} of {self.world_size:,} on a fake process group, "
             f"packs of {self.seq_len} tokens of random codes",
         ]

@@ -15,7 +15,7 @@ from titan_speech.estimate.result import DTYPE_BYTES, RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.estimate.speed_by_parts import SpeedByParts
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition, excluded_features
-from titan_speech.utils.text_table import bar, gigabytes, hours, large, table_lines
+from titan_speech.utils.text_table import bar, counted, gigabytes, hours, large, table_lines
 
 Rows = list[Sequence[str]]
 WIDTH = 118
@@ -68,15 +68,16 @@ def _run(estimate: RunEstimate) -> list[str]:
     steps = estimate.steps
     num_done = estimate.request.config.stage.num_done
     branched = f", after the {num_done:,} that the branch continues" if num_done else ""
-    filled = f", {steps.filler_packs:,} padding packs per step" if steps.filler_packs else ""
+    filled = f", {counted(steps.filler_packs, 'padding pack')} per step" if steps.filler_packs else ""
     return table_lines(
         [
-            ("tokens per step", f"{steps.tokens_per_step:,}", f"{steps.packs_per_step:,} packs"),
+            ("tokens per step", f"{steps.tokens_per_step:,}", counted(steps.packs_per_step, "pack")),
             ("steps", f"{steps.num_steps:,}", f"{large(steps.total_tokens)} tokens{branched}"),
             (
                 "accumulation steps",
                 f"{steps.accumulation:,}",
-                f"{steps.local_batch_packs:,} packs on each of {steps.dp_degree:,} data-parallel ranks{filled}",
+                f"{counted(steps.local_batch_packs, 'pack')} on each of "
+                f"{counted(steps.dp_degree, 'data-parallel rank')}{filled}",
             ),
         ],
         "<><",
@@ -94,7 +95,7 @@ def _counts(estimate: RunEstimate) -> list[str]:
     rows: Rows = [
         ("embedding", large(sizes.embedding), f"{sizes.num_rows:,} rows"),
         ("head", large(sizes.head), tied),
-        ("backbone", large(sizes.backbone), f"{estimate.shape.num_layers} layers"),
+        ("backbone", large(sizes.backbone), counted(estimate.shape.num_layers, "layer")),
         ("all parameters", large(sizes.total), f"of them in {sizes.num_new_rows:,} new rows {large(sizes.new_rows)}"),
         *_adapters(estimate),
         ("FLOPs per token", large(estimate.flops_per_token), "attention at full length: how MFU is counted"),

@@ -33,6 +33,7 @@ from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.spec import model_spec
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary, token_kinds
 from titan_speech.utils import cpu
+from titan_speech.utils.text_table import counted
 
 Ask = Callable[[Sequence[ParityDocument]], EngineAnswers]
 QUANTILES = (0.5, 0.99, 1.0)
@@ -81,7 +82,7 @@ class ParityReport:
         ]
         ties = f", {self.num_ties} of them as likely as the trainer's first choice" if self.num_ties else ""
         greedy = f"greedy ids: {self.num_greedy:,} compared{ties}"
-        head = f"{self.engine} against the trainer: {self.num_documents} documents, {self.num_tokens:,} tokens"
+        head = f"{self.engine} against the trainer: {self.num_documents:,} documents, {self.num_tokens:,} tokens"
         if self.problems:
             return [head, *rows, *(f"differs: {problem}" for problem in self.problems)]
         return [head, *rows, greedy, "equal within the bounds"]
@@ -115,7 +116,7 @@ def compare(
         return ParityReport("the folder", 0, 0, {}, 0, 0, tuple(problems))
     answers = ask(documents)
     if wrong := [id_ for row in answers.greedy for id_ in row if not 0 <= id_ < vocabulary.num_rows]:
-        problem = f"id {wrong[0]} was generated, the vocabulary has {vocabulary.num_rows:,} rows"
+        problem = f"id {wrong[0]} was generated, the vocabulary has {counted(vocabulary.num_rows, 'row')}"
         return ParityReport(answers.engine, len(documents), 0, {}, 0, 0, (problem,))
     model = _trained_model(checkpoint, weights_dtype, base)
     matrices = trained_matrices(model.state_dict(), checkpoint, weights_dtype)

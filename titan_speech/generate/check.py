@@ -36,6 +36,7 @@ from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.training.callback import RunCallback
 from titan_speech.training.sinks.sink import Sample
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.text_table import counted
 
 EVENT = "generation"
 FOLDER = "generation"
@@ -293,7 +294,8 @@ def _broken(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> list[s
 def summary(step: int, metrics: Mapping[str, float], num_prompts: int) -> list[str]:
     """Two lines for the console."""
     return [
-        f"generation at step {step:,}: {num_prompts} prompts, {metrics['generation/stop_failure']:.0%} without a stop, "
+        f"generation at step {step:,}: {counted(num_prompts, 'prompt')}, "
+        f"{metrics['generation/stop_failure']:.0%} without a stop, "
         f"length ratio {metrics['generation/length_ratio']:.2f} ({metrics['generation/sec']:.1f} s)",
         f"    loops {metrics['generation/loop']:.0%}, repeats {metrics['generation/repeats']:.1%}, invalid tokens "
         f"{metrics['generation/invalid_tokens']:.1%}, entropy {metrics['generation/code_entropy_bits']:.1f} bits",

@@ -40,6 +40,7 @@ from titan_speech.tokenization.text_tokenizer import (
     tokenizer_json,
 )
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.text_table import counted
 
 TRAINED = "trained"
 """Method of an exported folder: its rows of speech tokens come from a run."""
@@ -68,7 +69,7 @@ class Expansion:
         if self.method == TRAINED:
             return self.source
         return (
-            f"{Path(self.source).name} (sha256 {self.source_sha256[:16]}), {self.num_base:,} rows extended to "
+            f"{Path(self.source).name} (sha256 {self.source_sha256[:16]}), {counted(self.num_base, 'row')} extended to "
             f"{self.num_rows:,}, new rows {self.method}, scale {self.scale:g}, seed {self.seed}"
         )
 

@@ -19,6 +19,7 @@ from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import MODEL_RECORD_NAME
 from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
 from titan_speech.utils.printable import one_line
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _as_text(line: str) -> str:
 
 def _training_lines(config: SpeechConfig, step: int) -> list[str]:
     num_tokens = step * config.training.global_batch_tokens
-    lines = [f"- step {step:,}: {num_tokens:,} tokens, {config.training.seq_len:,} per sequence"]
+    lines = [f"- step {step:,}: {counted(num_tokens, 'token')}, {config.training.seq_len:,} per sequence"]
     lines += [
         f"- source `{source.name}`: task {source.task}, {source.share:.1%} of the tokens"
         for source in config.data.source

@@ -35,6 +35,7 @@ from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import TRANSCRIPT_VARIANTS, SampleInfo
 from titan_speech.utils.progress import print_to_stderr
+from titan_speech.utils.text_table import counted
 
 MAX_SEC = 40
 UNIT_BYTES = 128 << 20
@@ -173,7 +174,7 @@ def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Colu
     spoken = [f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS]
     num_with = sum(any(columns.of(field, clip.columns) for field in spoken) for clip in clips)
     chosen = f" (column {', '.join(sorted(native))})" if native else ""
-    text = f"{len(clips):,} recordings, {num_with:,} with a transcript{chosen}"
+    text = f"{counted(len(clips), 'recording')}, {num_with:,} with a transcript{chosen}"
     other = [name for name in known if name in TEXT_COLUMNS and name not in columns.used(known)]
     if other and "transcript_native" not in asked:
         text += f"; also found: {', '.join(other)}, which --columns transcript_native={other[0]} would read instead"

@@ -67,6 +67,7 @@ from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.process_pool import run_tasks
 from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.task_progress import TaskProgress
+from titan_speech.utils.text_table import counted
 
 REPORT_NAME = "build_report.json"
 
@@ -218,8 +219,8 @@ def _report_untranscribed(manifest: Manifest) -> None:
     num_samples = sum(part.num_samples for part in speech)
     if num_samples and not any(variant.num_samples for part in speech for variant in part.variants):
         print_to_stderr(
-            f"note: none of the {num_samples:,} samples of speech has a transcript, so tasks tts and clone cannot "
-            "read them; --columns transcript_native=COLUMN names the column of transcripts"
+            f"note: none of the {counted(num_samples, 'sample')} of speech has a transcript, so tasks tts and clone "
+            "cannot read them; --columns transcript_native=COLUMN names the column of transcripts"
         )
 
 
@@ -254,7 +255,7 @@ class _Build:
         others = {kind: found for kind, found in doubts.found.items() if kind != DURATION}
         if others:
             some = combine_problems([others])
-            kept = f"{some.count:,} doubtful samples are in the store; --skip-bad leaves them out"
+            kept = f"{counted(some.count, 'doubtful sample')} in the store; --skip-bad leaves out what is doubtful"
             print_to_stderr(f"warning: {kept}:\n{some.lines()}")
         if DURATION in doubts.found:
             durations = combine_problems([{DURATION: doubts.found[DURATION]}])
@@ -318,8 +319,8 @@ class _Build:
             self._folder.remove()
             return ""
         return (
-            f"\n{self._folder.path} keeps {num_usable} imported units without a problem, which the same command does "
-            "not import again; delete it if you change the settings"
+            f"\n{self._folder.path} keeps {counted(num_usable, 'imported unit')} without a problem, which the same "
+            "command does not import again; delete it if you change the settings"
         )
 
     def _write_shards(self, runs: Sequence[SortedRun]) -> Manifest:

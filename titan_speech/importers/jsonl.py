@@ -36,6 +36,7 @@ from titan_speech.importers.npy import mapped_npy
 from titan_speech.importers.records import Record, speech_samples
 from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import referenced_file
+from titan_speech.utils.text_table import counted
 
 ROW, START = "codes_row", "codes_start"
 LINES_PER_UNIT = 65_536
@@ -187,7 +188,7 @@ def _codes(path: Path, record: Mapping[str, object], code_len: str) -> NDArray:
     if length is None or (row is None and start is None):
         return array
     if length > len(array):
-        raise DataError(f"{code_len} is {length}, but {_described(path)} has only {len(array)} codes there")
+        raise DataError(f"{code_len} is {length}, but {_described(path)} has only {counted(len(array), 'code')} there")
     return array[:length]
 
 

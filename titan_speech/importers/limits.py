@@ -14,6 +14,7 @@ from functools import partial
 from typing import BinaryIO
 
 from titan_speech.store.problems import Problem
+from titan_speech.utils.text_table import counted
 
 CODES_PER_SEC = 50
 MAX_DOCUMENT_CHARS = 64 << 20
@@ -40,7 +41,7 @@ def check_codes_length(num_codes: int, limits: ImportLimits) -> Problem | None:
     """The problem of a sample with more codes than the limit."""
     if num_codes <= limits.max_codes:
         return None
-    found = f"{num_codes:,} codes, {num_codes / CODES_PER_SEC:,.0f} s"
+    found = f"{counted(num_codes, 'code')}, {num_codes / CODES_PER_SEC:,.0f} s"
     detail = f"{found} of speech, more than {limits.max_sample_sec:g} s: cut it, or allow it with --max-sample-sec"
     return Problem("too long", detail)
 

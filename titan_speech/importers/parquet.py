@@ -26,6 +26,7 @@ from titan_speech.importers.files import InputFile, find_files, format_hint, war
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.records import CODE_DTYPES, Record, check_codes_dtype, speech_samples
 from titan_speech.store.problems import Problem
+from titan_speech.utils.text_table import counted
 
 UNIT_BYTES = 256 << 20
 MAX_GROUP_CODES = 1 << 30
@@ -77,7 +78,7 @@ def choose_split(files: list[InputFile], split: str | None) -> list[InputFile]:
             raise DataError(f"no parquet file of split {split!r}; found {known or 'no splits: leave out --split'}")
         return by_split[split]
     if len(by_split) > 1:
-        rest = f" and {len(by_split[None])} files of no split" if None in by_split else ""
+        rest = f" and {counted(len(by_split[None]), 'file')} of no split" if None in by_split else ""
         raise DataError(f"the input has several splits ({known}{rest}): choose one with --split")
     return files
 

@@ -32,6 +32,7 @@ from titan_speech.importers.limits import check_codes_length
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import SampleInfo
 from titan_speech.tokenization.vocabulary import NUM_CODES
+from titan_speech.utils.text_table import counted
 
 Record = Mapping[str, object]
 
@@ -100,7 +101,7 @@ def _speech_sample(record: Record, columns: Columns, options: ImportOptions, uni
     column = located.get(CODE_LEN)
     stated = None if column is None else _value(CODE_LEN, column, record)
     if stated is not None and codes_T.ndim == 1 and _number(CODE_LEN, stated) != len(codes_T):
-        found = f"{column} is {_number(CODE_LEN, stated)}, but there are {len(codes_T)} codes"
+        found = f"{column} is {_number(CODE_LEN, stated)}, but there are {counted(len(codes_T), 'code')}"
         raise BadRecordError(CODE_LEN, f"{found}: cut the codes to it, or correct it")
     return SpeechSample(info, codes_T, transcripts, row)
 

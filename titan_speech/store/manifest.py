@@ -26,6 +26,7 @@ from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.json_text import parse_json, read_small_file
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
+from titan_speech.utils.text_table import counted
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -358,7 +359,7 @@ def _check_sizes(manifest: Manifest) -> None:
     for shard in (shard for part in manifest.parts for shard in part.shards):
         most = max((file.num_bytes for file in shard.files), default=0)
         if not 0 <= shard.num_samples <= shard.num_tokens <= most:
-            found = f"{shard.num_samples} samples of {shard.num_tokens} tokens"
+            found = f"{counted(shard.num_samples, 'sample')} of {shard.num_tokens} tokens"
             raise ValueError(f"shard {shard.name} has {found}, more than its files hold")
     if len({part.folder for part in manifest.parts}) < len(manifest.parts):
         raise ValueError("it has two parts of one name")

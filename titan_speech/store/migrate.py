@@ -39,7 +39,7 @@ from titan_speech.store.sample import SPEECH_VARIANTS
 from titan_speech.store.writer import check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.printable import joined_lines
-from titan_speech.utils.text_table import hours
+from titan_speech.utils.text_table import counted, hours
 
 Texts = list[str | None]
 
@@ -89,14 +89,14 @@ class MigrationPlan:
         for part, step in self.steps:
             length = f", {hours(part.duration_sec / 3600)}" if part.kind is Kind.SPEECH else ""
             texts = f", {part.num_text_tokens:,} transcript tokens" if step is MigrationStep.TOKENIZE else ""
-            size = f"{part.num_samples:,} samples, {part.num_tokens:,} tokens{texts}{length}"
+            size = f"{counted(part.num_samples, 'sample')}, {counted(part.num_tokens, 'token')}{texts}{length}"
             lines.append(f"  {part.folder} ({size}): {step}")
         if encode := self._parts(MigrationStep.ENCODE):
             samples, duration_sec = sum(part.num_samples for part in encode), sum(part.duration_sec for part in encode)
-            lines.append(f"  to encode again: {samples:,} samples, {hours(duration_sec / 3600)} of audio")
+            lines.append(f"  to encode again: {counted(samples, 'sample')}, {hours(duration_sec / 3600)} of audio")
         if rebuild := self._parts(MigrationStep.REBUILD):
             samples, tokens = sum(part.num_samples for part in rebuild), sum(part.num_tokens for part in rebuild)
-            lines.append(f"  to rebuild: {samples:,} samples, {tokens:,} text tokens")
+            lines.append(f"  to rebuild: {counted(samples, 'sample')}, {tokens:,} text tokens")
         return joined_lines(lines)
 
     def _parts(self, wanted: MigrationStep) -> list[PartInfo]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from titan_speech.store.manifest import Kind
 from titan_speech.store.problems import Problem
 from titan_speech.tokenization.vocabulary import NUM_CODES
+from titan_speech.utils.text_table import counted
 
 TRANSCRIPT_VARIANTS = ("native", "romanized", "code_mixed", "audio_tagged")
 SPEECH_VARIANTS = (*TRANSCRIPT_VARIANTS, "description")
@@ -236,7 +237,7 @@ def duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float)
 
 def describe_duration_mismatch(num_codes: int, duration_sec: float, codes_per_sec: float) -> str:
     """What was found, for messages."""
-    return f"{num_codes} codes; its times ({duration_sec:.2f} s) make {duration_sec * codes_per_sec:.0f}"
+    return f"{counted(num_codes, 'code')}; its times ({duration_sec:.2f} s) make {duration_sec * codes_per_sec:.0f}"
 
 
 def duration_of(info: SampleInfo) -> float | None:

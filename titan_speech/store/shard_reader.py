@@ -20,6 +20,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.files import REPAIR, TOKENS, StoreFiles, dtype_of, files_at, length_column, suffix_of
 from titan_speech.store.manifest import Kind, PartInfo, ShardInfo
 from titan_speech.store.sample import ROW_SCHEMA, SampleRow, stored_columns
+from titan_speech.utils.text_table import counted
 
 CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
 """Columns with one value, or a few, for all rows of a shard."""
@@ -63,7 +64,9 @@ class ShardReader:
         np.cumsum(lengths_N, out=offsets[1:])
         data, path = self._files.array(file, dtype), f"{self._files}/{file.path}"
         if int(offsets[-1]) != len(data):
-            raise DataError(f"{path} has {len(data)} tokens, its sidecar says {offsets[-1]}; rebuild the store")
+            raise DataError(
+                f"{path} has {counted(len(data), 'token')}, its sidecar says {offsets[-1]}; rebuild the store"
+            )
         is_text = name != TOKENS or self._part.kind is Kind.TEXT
         if is_text and len(data) and int(data.max()) >= self._num_base:
             raise DataError(
@@ -81,14 +84,14 @@ class ShardReader:
         try:
             with pq.ParquetFile(self._files.sidecar(file), page_checksum_verification=True) as sidecar:
                 if sidecar.metadata.num_rows != self._info.num_samples:
-                    found = f"{sidecar.metadata.num_rows} rows, expected {self._info.num_samples}"
+                    found = f"{counted(sidecar.metadata.num_rows, 'row')}, expected {self._info.num_samples}"
                     raise DataError(f"{path} is damaged: {found}; {REPAIR}")
                 column = sidecar.read(columns=[name], use_threads=False)[name]
         except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is damaged ({error}); {REPAIR}") from error
         expected = ROW_SCHEMA.field(name).type
         if len(column) != self._info.num_samples or column.type != expected:
-            found = f"{len(column)} rows of {name} as {column.type}"
+            found = f"{counted(len(column), 'row')} of {name} as {column.type}"
             raise DataError(f"{path} is damaged: {found}, expected {self._info.num_samples} as {expected}; {REPAIR}")
         return column
 

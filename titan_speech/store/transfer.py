@@ -79,7 +79,7 @@ def pull_store(url: S3Url, folder: Path, settings: StorageConfig | None = None) 
     if read_manifest(unfinished).fingerprint != manifest.fingerprint:
         raise DataError(f"{url} was replaced while it was pulled; pull it again")
     os.rename(unfinished, folder)
-    return f"{folder}: {len(files) + len(unlisted) + 1} files, fingerprint {manifest.fingerprint}"
+    return f"{folder}: {counted(len(files) + len(unlisted) + 1, 'file')}, fingerprint {manifest.fingerprint}"
 
 
 def _unlisted(client: Client, url: S3Url) -> bytes:

@@ -20,6 +20,7 @@ from titan_speech.store.external_sort import checksums, order_keys
 from titan_speech.store.files import TOKENS, StoreFiles, dtype_of, length_column, suffix_of
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo, split_versions
 from titan_speech.store.shard_reader import CONSTANT_COLUMNS, read_sidecar
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ShardCheck:
                 problems.append(str(error))
             return CheckedShard(part, shard, tuple(problems), np.empty(0, np.uint64), {})
         if table.num_rows != shard.num_samples:
-            found = f"{shard.file('parquet').path} has {table.num_rows} rows"
+            found = f"{shard.file('parquet').path} has {counted(table.num_rows, 'row')}"
             problems.append(f"{found}, the manifest says {shard.num_samples}")
         problems += self._constant_problems(part, shard, table)
         for name in (TOKENS, *(variant.name for variant in part.variants)):
@@ -110,7 +111,7 @@ class ShardCheck:
             return []  # reported already
         offset_N1 = np.concatenate([[0], np.cumsum(table[length_column(name)].to_numpy(), dtype=np.int64)])
         if offset_N1[-1] != len(data):
-            return [f"{file.path} has {len(data)} tokens, its sidecar says {offset_N1[-1]}"]
+            return [f"{file.path} has {counted(len(data), 'token')}, its sidecar says {offset_N1[-1]}"]
         if name == TOKENS:
             wrong = np.flatnonzero(checksums(data, offset_N1) != table["checksum"].to_numpy())
             if len(wrong):

@@ -15,6 +15,7 @@ from titan_speech.importers.text_documents import TextDocument
 from titan_speech.text_preparation.rules import DocumentRules, cut_points, find_broken_rule
 from titan_speech.tokenization.normalize import normalize
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DocumentCleaner:
             return CleanedDocument(document, num_tokens, changes)
         cut = self._cut(document) if self.rules.too_long == "cut" else None
         if cut is None:
-            return RejectedDocument(original, "too_long", f"{num_tokens} tokens", changes)
+            return RejectedDocument(original, "too_long", counted(num_tokens, "token"), changes)
         return CleanedDocument(cut, self._num_tokens(cut), changes | {"cut"})
 
     def _num_tokens(self, document: TextDocument) -> int:

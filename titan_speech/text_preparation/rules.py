@@ -22,6 +22,7 @@ from itertools import pairwise
 from titan_speech.errors import DataError
 from titan_speech.importers.language_id import language_fits, letter_share, script_share
 from titan_speech.importers.text_documents import TextDocument
+from titan_speech.utils.text_table import counted
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def find_broken_rule(document: TextDocument, rules: DocumentRules) -> BrokenRule
     if not document.text.strip():
         return BrokenRule("empty", "no text")
     if len(text) < min_chars:
-        return BrokenRule("too_short", f"{len(text)} characters")
+        return BrokenRule("too_short", counted(len(text), "character"))
     if (damaged := text.count("\ufffd") / len(text)) > rules.max_damaged:
         return BrokenRule("damaged", f"{damaged:.1%} replacement characters")
     if document.signals is not None and (broken := _find_broken_signal(document, rules)):

@@ -34,6 +34,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses
+from titan_speech.utils.text_table import counted
 
 EVENT = "validation"
 MAX_EXPONENT = 700.0  # exp of more is not a float
@@ -69,7 +70,7 @@ class ValidationResult:
             "",
             f"validation {self.name} at step {self.step:,}: loss {total.mean:.4f}, perplexity "
             f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({self.duration_sec:.1f} s)",
-            f"    {total.num_tokens:,} tokens; "
+            f"    {counted(total.num_tokens, 'token')}; "
             + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
             "",
         ]

@@ -18,6 +18,8 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from titan_speech.utils.text_table import counted
+
 
 def check_types(record: object, where: str = "") -> None:
     """Compare every value with its declared type.
@@ -70,7 +72,7 @@ def _check(value: object, hint: Any, where: str) -> None:
     elif isinstance(value, tuple):
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
         if len(kinds) != len(value):
-            raise TypeError(f"{where}: found {len(value)} values, expected {len(kinds)}")
+            raise TypeError(f"{where}: found {counted(len(value), 'value')}, expected {len(kinds)}")
         for number, (item, kind) in enumerate(zip(value, kinds, strict=True)):
             _check(item, kind, f"{where}[{number}]")
 

@@ -34,6 +34,7 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path, sha256_text
+from titan_speech.utils.text_table import counted
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +269,7 @@ class StaleObjects:
 
     def __str__(self) -> str:
         unfinished = f", {len(self.unfinished)} unfinished uploads" if self.unfinished else ""
-        return f"{self.name} ({len(self.paths)} objects, {self.num_bytes / 1e6:,.1f} MB{unfinished})"
+        return f"{self.name} ({counted(len(self.paths), 'object')}, {self.num_bytes / 1e6:,.1f} MB{unfinished})"
 
 
 def stale_objects(prefix: Prefix) -> list[StaleObjects]:

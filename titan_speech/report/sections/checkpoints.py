@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from titan_speech.report.blocks import Block, Cell, Paragraph, Section, Table
 from titan_speech.report.run import Run, SavedCheckpoint
-from titan_speech.utils.text_table import size_text
+from titan_speech.utils.text_table import counted, size_text
 
 MAX_ROWS = 50
 HEADS = ("Step", "Kind", "Size", "Saved, UTC", "Saved for", "Ranks", "Loss", "State")
@@ -22,7 +22,7 @@ def checkpoints(runs: Sequence[Run]) -> Section | None:
         rows = [_row(run, one) for one in reversed(run.checkpoints[-MAX_ROWS:])]
         left_out = len(run.checkpoints) - len(rows)
         caption = f"{run.name}: " if len(runs) > 1 else ""
-        caption += f"{len(run.checkpoints):,} complete checkpoints"
+        caption += counted(len(run.checkpoints), "complete checkpoint")
         caption += f", the newest {len(rows):,} of them" if left_out else ""
         blocks.append(Table(HEADS, rows, caption))
     missing = [run.name for run in runs if not run.checkpoints]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from titan_speech.report.blocks import Block, Cell, Paragraph, Section, Table
 from titan_speech.report.metrics_log import END, FLAGGED, START
 from titan_speech.report.run import Run
+from titan_speech.utils.text_table import counted
 
 MAX_ROWS = 40
 _SKIPPED = re.compile(r"skipped-step-(\d{1,15})\.json")
@@ -24,7 +25,7 @@ def events(runs: Sequence[Run]) -> Section | None:
         blocks += [table for table in tables if table is not None]
         blocks.append(_messages(run, before))
         if run.log.num_damaged:
-            text = f"{before}{run.log.num_damaged:,} lines of metrics.jsonl could not be read."
+            text = f"{before}{counted(run.log.num_damaged, 'line')} of metrics.jsonl could not be read."
             blocks.append(Paragraph(text, "warn"))
     return Section("events", "Restarts and warnings", "", blocks)
 
@@ -87,7 +88,7 @@ def _skipped(run: Run, before: str) -> Table | None:
         record = run.json(run.folder / "health" / f"skipped-step-{step}.json")
         if isinstance(record, dict):
             rows.append((f"{step:,}", *(str(record.get(key))[:200] for key in ("loss", "gradient", "suspect_slots"))))
-    caption = f"{before}{len(steps):,} steps without an update, since loss or gradient was not finite"
+    caption = f"{before}{counted(len(steps), 'step')} without an update, since loss or gradient was not finite"
     return Table(("Step", "Loss", "Gradient", "Suspect slots"), rows, caption, last_is_words=True) if rows else None
 
 

@@ -9,7 +9,7 @@ from titan_speech.report.chart import value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.ledger import account_of
 from titan_speech.utils.progress import clock
-from titan_speech.utils.text_table import amount
+from titan_speech.utils.text_table import amount, counted
 
 STATES: dict[str, Tone] = {"complete": "good", "running": "good", "stopped": "warn"}
 
@@ -67,7 +67,7 @@ def tiles(run: Run) -> list[Tile]:
         Tile(
             "Warnings",
             f"{warnings:,}",
-            f"{max(restarts, 0):,} restarts; see the list below",
+            f"{counted(max(restarts, 0), 'restart')}; see the list below",
             "warn" if warnings or restarts > 0 else "good",
         )
     )
