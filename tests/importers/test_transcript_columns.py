@@ -123,10 +123,10 @@ def test_a_listing_without_any_transcripts_is_read(folder: Path) -> None:
 
 def write_mds(folder: Path, rows: Sequence[tuple[bytes, ...]], column: str) -> None:
     """One raw shard of ids, 60 codes each, and texts in `column`."""
-    samples = [np.uint32([len(value) for value in row]).tobytes() + b"".join(row) for row in rows]
+    samples = [np.array([len(value) for value in row], np.uint32).tobytes() + b"".join(row) for row in rows]
     header = 4 * (len(rows) + 2)
     offsets = header + np.cumsum([0, *map(len, samples)])
-    data = np.uint32([len(rows), *offsets]).tobytes() + b"".join(samples)
+    data = np.array([len(rows), *offsets.tolist()], np.uint32).tobytes() + b"".join(samples)
     (folder / "shard.00000.mds").write_bytes(data)
     shard = {
         "format": "mds",
