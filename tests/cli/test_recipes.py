@@ -27,7 +27,9 @@ def test_a_copied_recipe_is_complete_in_another_folder(
     assert "demo_data" not in said
     assert "tokenizer/tiny" not in said
     assert main(["config", "check", "--here", "--job.config_file", "train_configs/demo.toml"]) == 0
+    capsys.readouterr()
     assert main(["recipes", "copy", "tour/s2"]) == 0, "equal files are no reason to stop"
+    assert re.match(r"copied 0 files to \. \(\d+ more were there already\): ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", example_names(bundled_folder()))

@@ -44,10 +44,13 @@ def recipes_copy(args: argparse.Namespace) -> None:
             + (f", and {len(differing) - 1} more" if differing[1:] else "")
             + "; nothing was copied, since your changes would be lost: choose another folder with --output"
         )
-    for file in files:
+    missing = [file for file in files if not (args.output / file).exists()]
+    for file in missing:
         write_atomically(args.output / file, (root / file).read_bytes())
     folders = ", ".join(sorted({f"{file.parts[0]}/" for file in files}))
-    print(f"copied {counted(len(files), 'file')} to {args.output}: {folders}")
+    there = len(files) - len(missing)
+    rest = f" ({there:,} more {'was' if there == 1 else 'were'} there already)" if there else ""
+    print(f"copied {counted(len(missing), 'file')} to {args.output}{rest}: {folders}")
     print("next, in that folder:")
     if args.name in example_names(root):
         print(f"  the steps of {walk_of(root, args.name)}")
