@@ -25,6 +25,7 @@ from titan_speech.cli import (
     data,
     doctor,
     estimate,
+    evaluate_run,
     generate,
     model,
     recipes,
@@ -51,6 +52,7 @@ COMMANDS = (
     *text.COMMANDS,
     *checkpoint.COMMANDS,
     *model.COMMANDS,
+    *evaluate_run.COMMANDS,
     *generate.COMMANDS,
 )
 GROUPS = {
@@ -60,6 +62,7 @@ GROUPS = {
     "store": "Build, check, merge and move token stores.",
     "text": "Clean and deduplicate documents before they become a token store.",
     "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
+    "evaluate": "Score what models say: prompt packs, recognizers that may judge, checkpoints of a run.",
     "model": "Import and export Hugging Face models.",
 }
 

@@ -19,6 +19,7 @@ from titan_speech.evaluate.clip import Clip
 from titan_speech.evaluate.packs.pack import Pack, with_sounds
 from titan_speech.evaluate.result import Result, ResultKey, make_result
 from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
+from titan_speech.evaluate.trust import TrustTable
 from titan_speech.evaluate.watch.generate_clips import generate_clips
 from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import SpeechModel
@@ -36,6 +37,8 @@ class Evaluation:
     decoding: Decoding
     codec: Codec
     scorers: Sequence[Scorer]
+    trust: TrustTable | None = None
+    """Which decided over error rates."""
 
     def key(self, fingerprint: str) -> ResultKey:
         """The key of a checkpoint's result.
@@ -85,5 +88,6 @@ def evaluate_export(
     spoken = generate_clips(model, prompts, evaluation.codec, evaluation.decoding, work, name)
     scores = score_clips(spoken.clips, evaluation.scorers)
     notes = {"num_codes": float(spoken.num_codes), "codes_per_sec": round(spoken.codes_per_sec, 1)}
-    result = make_result(key, spoken.clips, scores, step=model.record.step, name=name, notes=notes)
+    trust = evaluation.trust.as_rows() if evaluation.trust is not None else ()
+    result = make_result(key, spoken.clips, scores, step=model.record.step, name=name, trust=trust, notes=notes)
     return result, spoken.clips

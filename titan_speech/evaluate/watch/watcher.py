@@ -72,6 +72,8 @@ class Watcher:
     _steps: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Series and step of each result, by its id: each is read once."""
 
+    _failures: dict[str, str] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self._read_results(self.queue.done(), is_new=False)
 
@@ -121,6 +123,7 @@ class Watcher:
             try:
                 content = self.queue.result(id_) or {}
                 if "failed" in content:
+                    self._failures[id_] = f"step {content.get('step')}: {content['failed']}"
                     continue
                 result = result_from_json(content, f"result {id_}")
             except DataError as error:
@@ -129,6 +132,10 @@ class Watcher:
             self._steps[id_] = result.key.series, result.step or 0
             if is_new:
                 self.on_result(result)
+
+    def failures(self) -> list[str]:
+        """Why checkpoints have no result, of all workers."""
+        return [text for text in self._failures.values() if text]
 
     def _evaluated_steps(self, evaluation: Evaluation) -> list[int]:
         series = evaluation.key("").series

@@ -1,0 +1,209 @@
+"""`titan-speech evaluate run`: speak and score the checkpoints of a run as they appear, or an exported model."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titan_speech.cli.arguments import (
+    ENDPOINT_URL,
+    local_folder_or_s3,
+    natural,
+    not_negative,
+    number,
+    positive,
+    storage_of,
+)
+from titan_speech.cli.command import Argument, Command, announce
+from titan_speech.cli.scorer_arguments import SCORERS, choice_of
+from titan_speech.errors import DataError
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
+from titan_speech.utils.text_table import counted
+
+if TYPE_CHECKING:
+    from titan_speech.evaluate.watch.checkpoint_result import Evaluation
+    from titan_speech.evaluate.watch.watcher import Due, Watcher
+
+SETS = ("canary", "full")
+
+
+def evaluate_run(args: argparse.Namespace) -> int:
+    announce(f"evaluate run: {args.model or args.run}")
+    from titan_speech.utils.logging import silence_library_warnings
+
+    silence_library_warnings()
+    if bool(args.run) == bool(args.model):
+        raise DataError("give a run folder or its s3:// address, or --model FOLDER of an export; one of the two")
+    if args.model and (args.watch or args.step is not None):
+        raise DataError("--model is one exported folder: --watch and --step go with a run")
+    if args.watch and args.step is not None:
+        raise DataError("--step evaluates one checkpoint and ends; leave --watch out")
+    with _evaluations(args) as evaluations:
+        if args.model:
+            return _export(args, evaluations)
+        return _run(args, evaluations)
+
+
+@contextmanager
+def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
+    """What is asked of each checkpoint, by the name of the set."""
+    from titan_speech.codec.load import load_codec
+    from titan_speech.evaluate.choice import open_scorers
+    from titan_speech.evaluate.packs.pack import read_pack
+    from titan_speech.evaluate.watch.checkpoint_result import Evaluation
+    from titan_speech.generate.sampling import Decoding
+
+    codec, pack = load_codec(args.codec), read_pack(args.pack)
+    decoding = Decoding(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        max_codes=max(1, round(args.max_sec * codec.frame_rate_hz)),
+        seed=args.seed,
+    )
+    names = [name for name in args.set or SETS if pack.of_set(name)]
+    if not names:
+        raise DataError(f"the pack {args.pack} has no prompt of {', '.join(args.set or SETS)}")
+    with open_scorers(choice_of(args)) as (scorers, table):
+        yield {name: Evaluation(pack, args.pack, name, decoding, codec, scorers, table) for name in names}
+
+
+def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
+    from titan_speech.evaluate.watch.claims import WorkQueue
+    from titan_speech.evaluate.watch.publish import Publisher, open_sinks
+    from titan_speech.evaluate.watch.run_checkpoints import run_checkpoints
+    from titan_speech.evaluate.watch.watcher import Due, Watcher
+    from titan_speech.model.exported_files import EVALUATION_FOLDER
+    from titan_speech.storage.s3_url import is_s3
+    from titan_speech.storage.shared_files import shared_folder
+
+    storage = storage_of(args, args.run, args.output)
+    place = args.output or f"{str(args.run).rstrip('/')}/{EVALUATION_FOLDER}"
+    notes = None if is_s3(place) else Path(place)
+    kept = args.keep_audio or ["canary"]
+    due = [Due(one, args.full_every if name == "full" else 0, name in kept) for name, one in evaluations.items()]
+    with tempfile.TemporaryDirectory(prefix="titan-speech-") as temporary:
+        work = args.work or (notes / "work" if notes else Path(temporary))
+        sinks = open_sinks(args.log, notes or Path(work), Path(str(args.run)).name)
+        watcher = Watcher(
+            run_checkpoints(str(args.run), storage),
+            due,
+            WorkQueue(shared_folder(place, storage), lease_sec=args.lease_sec, beat_sec=args.lease_sec / 6),
+            work,
+            Publisher(notes, sinks),
+        )
+        try:
+            return _watch(args, watcher, due) if args.watch else _once(args, watcher, place)
+        finally:
+            sinks.close()
+
+
+def _watch(args: argparse.Namespace, watcher: Watcher, due: list[Due]) -> int:
+    sets = " and ".join(one.evaluation.set_name for one in due)
+    print(f"watching {args.run} for checkpoints ({sets} set); Ctrl-C ends it, and what is done stays", flush=True)
+    watcher.watch(threading.Event(), args.poll_sec)
+    return EXIT_DONE
+
+
+def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
+    steps = [one.step for one in watcher.checkpoints.complete()]
+    if not steps or (args.step is not None and args.step not in steps):
+        known = f"there are {', '.join(map(str, steps[-8:]))}" if steps else "there is none yet; --watch waits for it"
+        wanted = "complete checkpoint" if args.step is None else f"complete checkpoint of step {args.step}"
+        raise DataError(f"{args.run} has no {wanted}: {known}")
+    count = watcher.evaluate_due(args.step)
+    print(f"{counted(count, 'new result')} in {place}")
+    for failure in watcher.failures():
+        print(f"not evaluated: {failure}")
+    return EXIT_FOUND_WRONG if watcher.failures() else EXIT_DONE
+
+
+def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
+    from titan_speech.evaluate.result_folder import result_path
+    from titan_speech.evaluate.summary import summary
+    from titan_speech.evaluate.watch.checkpoint_result import evaluate_export
+    from titan_speech.hf.model_card import read_record
+    from titan_speech.model.exported_files import EVALUATION_FOLDER
+
+    record = read_record(args.model)
+    output = Path(args.output or args.model.with_name(f"{args.model.name}-{EVALUATION_FOLDER}"))
+    for evaluation in evaluations.values():
+        key = evaluation.key(record.weights or str(args.model))
+        path = output / result_path(key.id)
+        if path.exists():
+            print(f"{path}: this model was scored under these settings before")
+            continue
+        result, _ = evaluate_export(args.model, evaluation, key, output / "work" / key.id, args.model.name)
+        result.write(path)
+        print(summary([result]))
+        print(path)
+    return EXIT_DONE
+
+
+COMMANDS = (
+    Command(
+        "evaluate",
+        "run",
+        "Speak and score the prompts of a pack at the checkpoints of a run, once each, beside the training.",
+        "titan-speech evaluate run outputs/demo --pack packs/lines --watch",
+        evaluate_run,
+        (
+            Argument("run", "run folder, or the s3:// address it uploads to", nargs="?", type=local_folder_or_s3),
+            Argument("--model", "an exported folder in place of a run", type=Path),
+            Argument("--pack", "prompt pack (titan-speech evaluate pack)", type=Path, required=True),
+            Argument(
+                "--set",
+                "canary or full; may be given twice (default: both, as far as the pack has prompts of them)",
+                action="append",
+                choices=SETS,
+            ),
+            Argument(
+                "--full-every",
+                "steps between checkpoints that speak the full set; the canary set is spoken at each (default: 5000)",
+                type=natural,
+                default=5000,
+                metavar="STEPS",
+            ),
+            Argument("--watch", "wait for new checkpoints until it is stopped", action="store_true"),
+            Argument("--step", "one checkpoint", type=natural),
+            Argument(
+                "--lease-sec",
+                "a worker that gave no sign for this long is gone, and its work is taken over (default: 60)",
+                type=number(1.0),
+                default=60.0,
+            ),
+            Argument("--poll-sec", "how often --watch looks (default: 30)", type=number(0.1), default=30.0),
+            Argument(
+                "--output",
+                "folder or s3:// address of results, shared by all workers (default: evaluation in the run)",
+                type=local_folder_or_s3,
+                default="",
+            ),
+            Argument("--work", "folder of this machine for what is not finished", type=Path),
+            Argument(
+                "--keep-audio",
+                "sets whose clips are kept for the run page; may be given twice (default: canary)",
+                action="append",
+                choices=SETS,
+            ),
+            Argument(
+                "--log",
+                "tensorboard or wandb; may be given twice. Give it to one of several workers",
+                action="append",
+                default=[],
+                choices=("tensorboard", "wandb"),
+            ),
+            Argument("--codec", "codec name or path (default: embedded)", default="embedded"),
+            Argument("--temperature", "0 = greedy decoding (default: 0.8)", type=not_negative, default=0.8),
+            Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50),
+            Argument("--max-sec", "longest speech of a prompt (default: 40)", type=number(0.02), default=40.0),
+            Argument("--seed", "random seed of the sampling (default: 0)", type=natural, default=0),
+            *SCORERS,
+            ENDPOINT_URL,
+        ),
+    ),
+)
