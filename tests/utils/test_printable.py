@@ -51,6 +51,12 @@ SECRETS = {
     "dsn password=hunter22 host=x": "hunter22",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----": "MIIabc",
     "glpat-abcdefghij0123456789": "abcdefghij0123456789",
+    "Invalid endpoint: user:hunter22@host": "hunter22",
+    "glrt-abcdefghij0123456789": "abcdefghij0123456789",
+    "https://user:hunt@er22@host/x": "er22",
+    "Authorization: Bearer abcdefghij0123456789": "abcdefghij0123456789",
+    "GOCSPX-abcdefghij0123456789abcd": "abcdefghij0123456789abcd",
+    "ghr_abcdefghij0123456789abcd": "abcdefghij0123456789abcd",
     "AIzaSyA0123456789012345678901234567890": "SyA0123456789",
     "ya29.a0AfH6SMBx0123456789": "a0AfH6SMBx",
     "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w": "eyJzdWIiOiIxMjM0NTY3ODkwIn0",
@@ -290,6 +296,24 @@ def test_folders_and_files_are_named_escaped(tmp_path: Path, capsys: pytest.Capt
     printed(capsys, "text", "prepare", "--from", "text-jsonl", *job, "--licence", "x", "--source", "s")
     build = *job, "--name", "x", "--licence", "x", "--codec-name", "x", "--codec-hash", "0" * 64
     printed(capsys, "store", "build", "--from", "jsonl", *build)
+
+
+def test_no_name_of_a_file_or_key_begins_a_line_of_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of a message after its first are indented, which a name could imitate."""
+    name = "a\n  sample z: all sound"
+    (tmp_path / f"{name}.jsonl").write_text("damaged\n")
+    tokenizer = str(write_tokenizer(tmp_path / "tokenizer"))
+    job = "--input", str(tmp_path), "--output", str(tmp_path / "out"), "--tokenizer", tokenizer
+    build = *job, "--name", "x", "--licence", "x", "--codec-name", "x", "--codec-hash", "0" * 64
+    assert main(["store", "build", "--from", "jsonl", *build]) == 2
+    config = tmp_path / "run.toml"
+    config.write_text(f"[job]\n{json.dumps(name)} = 1\n")
+    assert main(["config", "check", "--job.config_file", str(config)]) == 2
+    printed = "".join(capsys.readouterr())
+    assert printed.count(r"a\u000a  sample z: all sound") == 2
+    assert "\n  sample z" not in printed
 
 
 def test_a_bad_id_reaches_no_terminal_and_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

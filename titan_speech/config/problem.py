@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from titan_speech.errors import ConfigError
-from titan_speech.utils.printable import redact
+from titan_speech.utils.printable import one_line, redact
 
 KeyPath = tuple[str | int, ...]
 
@@ -57,7 +57,7 @@ class Problem:
 
     def __str__(self) -> str:
         key = f"{self.key}: " if self.key else ""
-        return redact(f"{self.origin}: {key}{_found_and_expected(self)}")
+        return one_line(redact(f"{self.origin}: {key}{_found_and_expected(self)}"))
 
     @property
     def sort_key(self) -> tuple[bool, str, int]:

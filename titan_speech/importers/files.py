@@ -12,6 +12,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.utils.json_text import read_json_file
+from titan_speech.utils.printable import has_controls, one_line
 from titan_speech.utils.progress import print_to_stderr
 
 _MAGIC = (
@@ -56,13 +57,18 @@ def find_files(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: s
         inputs: files and folders; a file given by itself need not have one of the suffixes.
 
     Raises:
-        DataError: there is no such file, or two files have the same name.
+        DataError: there is no such file, two files have the same name, or a name has line ends or other characters
+            that do not print.
     """
     found: dict[str, InputFile] = {}
     for root in inputs:
         for path in _files_under(root, suffixes):
             inside = path.relative_to(root) if root.is_dir() else Path(path.name)
             name = inside.as_posix() if len(inputs) == 1 else f"{root.name}/{inside.as_posix()}".removesuffix("/.")
+            if has_controls(name):
+                raise DataError(
+                    f"the name of {one_line(str(path))} has characters that do not print: rename it, or leave it out"
+                )
             if name in found:
                 raise DataError(f"{found[name].path} and {path} have the same name {name}: import them one by one")
             found[name] = InputFile(name, path, path.stat().st_size)

@@ -31,12 +31,14 @@ _SHAPES = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"),
-    re.compile(r"\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}"),
+    re.compile(r"\b(?:ghp|gho|ghs|ghu|ghr)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bgl[a-z]{2,6}-[\w-]{20,}"),
+    re.compile(r"\bAIza[\w-]{30,}|\bya29\.[\w-]{16,}|\bGOCSPX-[\w-]{20,}"),
     re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     re.compile(r"\beyJ[\w-]{10,1000}\.[\w-]{10,10000}+\.[\w-]{5,}"),
-    re.compile(r"(?<=://)[^/\s@]+(?=@)"),
+    re.compile(r"(?<=://)[^/\s]+(?=@)"),  # up to the last @: a password may hold one
+    re.compile(r"(?<![\w.+-])[\w.+-]{1,64}:[^\s/@:]{1,256}(?=@[\w.-])"),  # an address without its https://
+    re.compile(r"(?<=\bBearer )[\w.~+/=-]{16,}"),
     re.compile(
         r"(?i)(?<=[?&])(?:sig|[\w-]{0,64}(?:signature|credential|token|password|secret|api_?key)[\w-]{0,64})=[^&\s\"']+"
     ),
