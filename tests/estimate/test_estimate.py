@@ -245,6 +245,8 @@ def test_checkpoints_hold_weights_and_two_moments() -> None:
     storage = count_storage(replace(SMALL, checkpoint=rules), 1000, 2000)
     assert (storage.full_bytes, storage.model_only_bytes) == (12_000, 4_000)
     assert (storage.num_saved, storage.num_kept_full, storage.num_kept_model_only) == (20, 3, 3)
+    tied = count_storage(replace(SMALL, checkpoint=rules), 1000, 2000, num_tied=100)
+    assert (tied.full_bytes, tied.model_only_bytes) == (12_400, 4_400)
 
 
 def test_a_branch_is_estimated_from_where_it_begins() -> None:
@@ -321,6 +323,8 @@ def test_only_adapters_have_gradients_and_moments_and_frozen_matrices_no_gradien
     assert resident["parameters"] == pytest.approx(each * (sizes.total + sizes.adapters), rel=0.01)
     assert resident["gradients"] == pytest.approx(each * sizes.adapters, rel=0.05)
     assert resident["optimizer state"] == pytest.approx(2 * each * sizes.adapters, rel=0.05)
+    assert full.parameters.is_tied
+    assert full.storage.full_bytes == 12 * full.parameters.trained + 4 * full.parameters.embedding
     assert lora.storage.full_bytes == 12 * sizes.adapters
     tokens = lora.steps.local_batch_packs * lora.request.config.training.seq_len
     seq_len = lora.request.config.training.seq_len

@@ -115,6 +115,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
     )
     steps = _steps(budget, counted.dp_degree, config.stage.num_done)
+    num_tied = parameters.embedding if parameters.is_tied and not parameters.adapters else 0  # adapters have none
     return RunEstimate(
         request=request,
         shape=shape,
@@ -124,7 +125,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         flops=flops,
         steps=steps,
         data=data,
-        storage=count_storage(config, parameters.trained, budget.num_steps),
+        storage=count_storage(config, parameters.trained, budget.num_steps, num_tied),
         ranks=ranks,
         recomputed=sum(rank.recomputed_flops for rank in ranks)
         / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),

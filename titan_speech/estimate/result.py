@@ -3,8 +3,9 @@
 In: nothing but the values themselves. Out: `EstimateRequest`, and `RunEstimate` with its parts; their fields are the
 keys of the JSON (docs/formats.md).
 
-A full checkpoint holds the weights that are trained and two moments of AdamW of the same type; a few MB of metadata,
-loader state and provenance are not counted, nor are saves that only checkpoint.at_least_every_minutes causes.
+A full checkpoint holds the weights that are trained and two moments of AdamW of the same type; a head tied with the
+embedding is stored once more, under its own name. A few MB of metadata, loader state and provenance are not counted,
+nor are saves that only checkpoint.at_least_every_minutes causes.
 """
 
 from __future__ import annotations
@@ -84,7 +85,13 @@ class Storage:
         return self.kept_bytes + (self.full_bytes if self.num_saved > self.num_kept_full else 0)
 
 
-def count_storage(config: SpeechConfig, num_trained: int, num_steps: int) -> Storage:
+def count_storage(config: SpeechConfig, num_trained: int, num_steps: int, num_tied: int = 0) -> Storage:
+    """Args:
+    num_trained: parameters that are trained.
+    num_tied: parameters of the head among the stored weights, if it is tied with the embedding; they have no moments of
+        their own.
+    num_steps: of the whole run.
+    """
     size, settings = DTYPE_BYTES[config.training.dtype], config.checkpoint
     saved = [
         step
@@ -96,8 +103,8 @@ def count_storage(config: SpeechConfig, num_trained: int, num_steps: int) -> Sto
     policy = RetentionPolicy.from_config(settings)
     removed = choose_removal([StoredCheckpoint(step) for step in saved], policy)
     return Storage(
-        full_bytes=(size + 2 * moment) * num_trained,
-        model_only_bytes=size * num_trained,
+        full_bytes=(size + 2 * moment) * num_trained + size * num_tied,
+        model_only_bytes=size * (num_trained + num_tied),
         num_saved=len(saved),
         num_kept_full=len(saved) - len(removed.drop_optimizer) - len(removed.delete),
         num_kept_model_only=len(removed.drop_optimizer),
