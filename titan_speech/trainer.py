@@ -28,7 +28,7 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.batch_checks import check_labels, packs_by_stream
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.data.loader import SpeechDataLoader, worker_error
+from titan_speech.data.loader import ANSWERS, SpeechDataLoader, worker_error
 from titan_speech.data.pack_layout import IGNORE_INDEX
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
@@ -42,15 +42,17 @@ from titan_speech.ledger.file import ledger
 from titan_speech.ledger.records import DATA_WAIT, IDLE, STEP
 from titan_speech.ledger.records import VALIDATION as VALIDATION_TIME
 from titan_speech.model.flops import FlopsPerToken
-from titan_speech.model.lora import num_frozen_in_matrices
+from titan_speech.model.lora import adapters_off, num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers
+from titan_speech.training.preference import TRAINING, Preference, ReferencePass
+from titan_speech.training.preference_loss import PreferenceLoss
 from titan_speech.training.profiler import DATA, PASS
 from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.validation import EVENT as VALIDATION
-from titan_speech.training.validation import Forward, Validation, worse_than_untrained
+from titan_speech.training.validation import Forward, Validation, deal, worse_than_untrained
 from titan_speech.utils.text_table import counted
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -97,6 +99,7 @@ class SpeechTrainer(Trainer):
         )
         self.hangs = HangReport(run_folder, finder.slots)
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
+        self.preference = self._preference() if config.speech.preference.is_on else None
         self.validation = Validation(
             config.validation_sets,
             config.plan,
@@ -107,6 +110,7 @@ class SpeechTrainer(Trainer):
                 self.device,
                 self.dataloader.shape,
                 self.dataloader.dp_rank,
+                self.preference.step_metrics if self.preference else dict,
             ),
             every_steps=config.speech.validation.every_steps,
             num_steps=config.budget.num_steps,
@@ -119,7 +123,24 @@ class SpeechTrainer(Trainer):
         self.checkpointer.only_skipped_since = self._only_skipped_since
         self.checkpointer.on_complete += [callback.checkpoint_complete for callback in self.callbacks]
         self.metrics_processor.sources += [*(callback.metrics for callback in self.callbacks), self._health_metrics]
+        if self.preference is not None:
+            self.metrics_processor.sources.append(self.preference.metrics)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
+
+    def _preference(self) -> Preference:
+        config, dataloader = self.config, self.dataloader
+        return Preference(
+            config.speech.preference,
+            cast(PreferenceLoss, self.loss_fn),
+            config.plan,
+            config.validation_sets,
+            self.parallel_dims,
+            self.device,
+            ReferencePass(
+                self._reference_log_probabilities,
+                lambda packs: deal(packs, config.plan, dataloader.shape, dataloader.dp_rank),
+            ),
+        )
 
     def _health_metrics(self) -> dict[str, float]:
         """Metrics of skipped steps; at a log step, which waits for the device anyway."""
@@ -205,10 +226,21 @@ class SpeechTrainer(Trainer):
             logger.info(f"All {counted(self.step, 'step')} are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
             with ledger.part(VALIDATION_TIME):
+                self._begin_preference()
                 self._between_steps()
         if is_at_end:
             ledger.settle_in(IDLE)  # waiting for other ranks, uploads and exports
         return super().should_continue_training()
+
+    def _begin_preference(self) -> None:
+        """The reference's log-probabilities, before the first step of this process; a branch finds them in the folder
+        of its run."""
+        if self.preference is None:
+            return
+        folders, start = [Path(self.config.dump_folder)], self.checkpointer.start
+        if start.checkpoint is not None:
+            folders.append(start.checkpoint.parents[1])
+        self.preference.begin(self.step, folders, str(start))
 
     def _between_steps(self) -> None:
         """Validation and what callbacks do between steps; both leave the state of training as it is."""
@@ -216,7 +248,8 @@ class SpeechTrainer(Trainer):
             for result in self.validation.run(self.step):
                 is_first_rank = torch.distributed.get_rank() == 0
                 log = Path(self.config.dump_folder) / "metrics.jsonl"
-                if self.step and is_first_rank and (warning := worse_than_untrained(result, log)):
+                is_judged = self.step and is_first_rank and self.preference is None  # which makes answers less likely
+                if is_judged and (warning := worse_than_untrained(result, log)):
                     logger.warning(warning)
                 self.metrics_processor.log_between_steps(
                     VALIDATION, self.step, result.metrics(), result.lines(), result.duration_sec
@@ -232,14 +265,26 @@ class SpeechTrainer(Trainer):
         """A batch for a forward pass that is not counted as training."""
         inputs, labels_BL = batch
         num_tokens_seen = self.ntokens_seen  # the next call counts
-        on_device = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        on_device = {name: tensor.to(self.device) for name, tensor in inputs.items() if name != ANSWERS}
         prepared = self.post_dataloading_process(on_device, labels_BL.to(self.device))
         self.ntokens_seen = num_tokens_seen
         return prepared
 
     @torch.no_grad()
-    def _forward_without_gradients(self, batches: Sequence[Batch]) -> None:
-        """A forward pass that leaves its losses in the group sums; several batches are microbatches of a pipeline."""
+    def _reference_log_probabilities(self, batch: Batch) -> torch.Tensor:
+        """Of the answers in a batch, by the weights as they are without adapters."""
+        self.hangs.heartbeat.mark(self.step, "reference")
+        ids_BL, labels_BL, kwargs = self._prepared(batch)
+        with self.train_context(), adapters_off(self.model_parts[0]):
+            hidden_BLD = self.model_parts[0](ids_BL, **kwargs)
+            return cast(PreferenceLoss, self.loss_fn).log_probabilities(hidden_BLD, labels_BL)
+
+    @torch.no_grad()
+    def _forward_without_gradients(self, batches: Sequence[Batch], pairs: str) -> None:
+        """A forward pass over batches of the validation set named `pairs`, which leaves its losses in the group sums;
+        several batches are microbatches of a pipeline."""
+        if self.preference is not None:
+            self.preference.set_reference(batches[0], pairs)
         self.hangs.heartbeat.mark(self.step, "validation")
         prepared = [self._prepared(batch) for batch in batches]
         with self.train_context():
@@ -291,6 +336,10 @@ class SpeechTrainer(Trainer):
         """
         self._num_microbatches += 1
         number, total = self._num_microbatches, self.gradient_accumulation_steps
+        if self.preference is not None:
+            inputs, labels_BL = batch["input_dict"], batch["labels"]
+            self.preference.set_reference((inputs, labels_BL), TRAINING)
+            batch["input_dict"] = {name: tensor for name, tensor in inputs.items() if name != ANSWERS}
         self.hangs.heartbeat.mark(self.step, f"forward and backward of microbatch {number} of {total}")
         with record_function(PASS):
             loss = super().forward_backward_step(**batch).detach()
@@ -321,6 +370,8 @@ class SpeechTrainer(Trainer):
         self.hangs.heartbeat.mark(self.step, "reading the batches")
         self.optimizers.begin_step(self.step - 1)  # TorchTitan counts steps from 1
         try:
+            if self.preference is not None:
+                data_iterator = self.preference.read_step(data_iterator, self.dataloader.shape.num_microbatches)
             super().train_step(data_iterator)
             self.health.observe(self.guard.readings())
         except Exception as raised:

@@ -59,6 +59,7 @@ from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.outcome import OutcomeCallback
+from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
 from titan_speech.training.profiler import SpeechProfiler
 from titan_speech.training.run_report import summary_lines
 from titan_speech.utils.logging import rank_log
@@ -190,14 +191,7 @@ def trainer_config(
         ),
         optimizer=_optimizer(config, budget, vocabulary.num_base),
         lr_scheduler=TokenBudgetSchedule.Config(budget=budget),
-        loss=ChunkedLossWrapper.Config(
-            num_chunks=config.loss.num_chunks,
-            loss_fn=GroupedCrossEntropy.Config(
-                num_rows=vocabulary.num_rows,
-                num_streams=len(plan.streams),
-                kind_boundaries=vocabulary.kind_boundaries,
-            ),
-        ),
+        loss=_loss(config, plan),
         training=TrainingConfig(
             local_batch_size=config.training.local_batch_packs,
             global_batch_size=config.training.local_batch_packs * dp_degree * accumulation,
@@ -226,6 +220,19 @@ def trainer_config(
         profiler=SpeechProfiler.Config(table=config.profiler),
         debug=DebugConfig(seed=config.job.seed, deterministic=config.debug.deterministic),
     )
+
+
+def _loss(config: SpeechConfig, plan: DataPlan) -> ChunkedLossWrapper.Config:
+    vocabulary, chunks = plan.vocabulary, config.loss.num_chunks
+    shared: dict[str, Any] = {
+        "num_rows": vocabulary.num_rows,
+        "num_streams": len(plan.streams),
+        "kind_boundaries": vocabulary.kind_boundaries,
+    }
+    if not config.preference.is_on:
+        return ChunkedLossWrapper.Config(num_chunks=chunks, loss_fn=GroupedCrossEntropy.Config(**shared))
+    answers = AnswerCrossEntropy.Config(**shared, seq_len=plan.seq_len)
+    return PreferenceLoss.Config(num_chunks=chunks, loss_fn=answers, settings=config.preference)
 
 
 def _optimizer(config: SpeechConfig, budget: Budget, num_old_rows: int) -> SpeechOptimizers.Config:

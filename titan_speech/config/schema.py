@@ -47,6 +47,7 @@ from titan_speech.config.schema_training import (
     LRSchedulerConfig,
     ModelConfig,
     OptimizerConfig,
+    PreferenceConfig,
     TokenizerConfig,
     TrainingConfig,
     ValidationConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ParallelismConfig",
+    "PreferenceConfig",
     "ProfilerConfig",
     "SourceConfig",
     "SpeechConfig",
@@ -158,6 +160,7 @@ class SpeechConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr_scheduler: LRSchedulerConfig = field(default_factory=LRSchedulerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     generation_check: GenerationCheckConfig = field(default_factory=GenerationCheckConfig)
     parallelism: ParallelismConfig = field(default_factory=ParallelismConfig)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from titan_speech.config.fields import Bounds
 
-TaskName = Literal["speech", "continuation", "tts", "clone", "text", "instruction"]
+TaskName = Literal["speech", "continuation", "tts", "clone", "text", "instruction", "preference"]
 TranscriptVariant = Literal["native", "romanized", "code_mixed", "audio_tagged"]
 
 OTHER_LANGUAGES = "*"
@@ -30,7 +30,8 @@ class SourceConfig:
     """Folder of the token store, s3://bucket/prefix (see [storage]), or a name of [data.stores]."""
 
     task: TaskName
-    """How samples become training documents: speech, continuation, tts, clone, text or instruction."""
+    """How samples become training documents: speech, continuation, tts, clone, text, instruction, or preference (the
+    samples X/chosen and X/rejected, two answers to one prompt; needs [preference])."""
 
     share: Annotated[float, Bounds(above=0, at_most=1, expected="a share above 0 and at most 1")]
     """Share of the run's tokens (not of its samples); the shares of all sources add up to 1."""

@@ -166,6 +166,45 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PreferenceConfig:
+    """Preference training: of two answers to one prompt, the chosen one is made likelier than the rejected one. All
+    sources are of task preference."""
+
+    loss: Literal["none", "dpo", "dpo_norm", "ipo", "simpo"] = "none"
+    """none: cross-entropy. dpo: Rafailov et al. 2023; dpo_norm: DPO of log-probabilities per token (Lambert et al.
+    2024); ipo: Azar et al. 2023, per token; simpo: Meng et al. 2024, per token and without a reference."""
+
+    beta: Annotated[float, Bounds(above=0)] = 0.1
+    """Scale of the rewards, which are log-probabilities relative to the reference; for ipo the regularization. dpo: 0.1
+    (0.05 to 0.5); dpo_norm: 5; ipo: 0.1; simpo: 2."""
+
+    target_margin: Annotated[float, Bounds(at_least=0)] = 0.0
+    """simpo only: the margin of rewards that is aimed at (gamma); 0.3 to 0.8 of beta."""
+
+    sft_weight: Annotated[float, Bounds(at_least=0)] = 0.0
+    """Weight of an added loss, the mean cross-entropy of the chosen answer per token (Pang et al. 2024); keeps its
+    probability from falling together with that of the rejected one."""
+
+    reference: Literal["precomputed", "adapters_off"] = "precomputed"
+    """Where the reference's log-probabilities come from (not for simpo). precomputed: from the weights that the run
+    starts from, once before its first step, kept in reference.parquet of the run folder; adapters_off: from the same
+    model without its LoRA adapters, in every step."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.loss != "none"
+
+    @property
+    def has_reference(self) -> bool:
+        return self.is_on and self.loss != "simpo"
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether log-probabilities are divided by the number of tokens of their answer."""
+        return self.loss != "dpo"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
     """Losses on the scored samples of each set of data.held_out, by token kind, task, language and source."""
 

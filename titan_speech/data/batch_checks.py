@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from titan_speech.data.pack_layout import ID_MASK, STREAM_SHIFT
+from titan_speech.data.pack_layout import ID_MASK, STREAM_MASK, STREAM_SHIFT
 from titan_speech.errors import DataError
 
 MAX_SHOWN = 3
@@ -62,5 +62,5 @@ def check_labels(
 
 def packs_by_stream(labels_BL: torch.Tensor, num_streams: int) -> NDArray[np.int64]:
     """How many packs of a batch belong to each stream; padding packs, which train nothing, to none."""
-    stream_B = labels_BL.amax(dim=1).numpy() >> STREAM_SHIFT  # all labels of a pack have one stream
-    return np.bincount(stream_B[stream_B >= 0], minlength=num_streams).astype(np.int64)
+    label_B = labels_BL.amax(dim=1).numpy()  # all labels of a pack have one stream
+    return np.bincount(label_B[label_B >= 0] >> STREAM_SHIFT & STREAM_MASK, minlength=num_streams).astype(np.int64)

@@ -20,11 +20,20 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.data.pairing import Chains, OrderContradictionError, Spans, encode_names, references, stitch
+from titan_speech.data.pairing import (
+    Chains,
+    OrderContradictionError,
+    Spans,
+    encode_names,
+    references,
+    rejected_answers,
+    stitch,
+)
 from titan_speech.errors import DataError
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.manifest import Kind
@@ -258,6 +267,58 @@ class CloneDocuments(SampleDocuments):
         return self.text(references), self.tokens(references), self.text(numbers), self.tokens(numbers)
 
 
+class PreferenceDocuments(TTSDocuments):
+    """Two answers to one prompt, each a tts document, which stay in one pack: a chosen sample with the rejected one of
+    its prompt. Its length is that of both; `answers` has the two."""
+
+    @cached_property
+    def rejected_N(self) -> NDArray[np.int32]:  # noqa: N802
+        """The rejected answer of each chosen sample; -1 if it has none, or one of the two cannot be read."""
+        return self.cached(self._pairs)
+
+    @cached_property
+    def answer_len_N(self) -> NDArray[np.int32]:  # noqa: N802
+        """Tokens of each answer with its prompt."""
+        return super().lengths(0, self.part.num_samples)
+
+    def _pairs(self) -> NDArray[np.int32]:
+        rejected_N = rejected_answers(self.part.column("sample_id"))
+        is_read_N = (rejected_N >= 0) & (self.answer_len_N > 0) & (self.answer_len_N[rejected_N] > 0)
+        chosen = np.flatnonzero(is_read_N)
+        self._refuse_unfit(chosen, rejected_N[chosen])
+        return np.where(is_read_N, rejected_N, np.int32(-1))
+
+    def _refuse_unfit(self, chosen: NDArray, rejected: NDArray) -> None:
+        """Equal answers have no preference, and answers to two prompts cannot be compared."""
+        column = self.part.column(f"transcript_{self.transcript}")
+        other = pc.not_equal(column.take(pa.array(chosen)), column.take(pa.array(rejected)))
+        checksum_N = self.part.column("checksum").to_numpy()
+        unfit = {
+            "have equal answers": chosen[checksum_N[chosen] == checksum_N[rejected]],
+            "answer different prompts": chosen[pc.fill_null(other, False).to_numpy()],
+        }
+        lines = [
+            f"{len(pairs):,} pairs {what}, such as {self.part.row(int(pairs[0])).sample_id}"
+            for what, pairs in unfit.items()
+            if len(pairs)
+        ]
+        if lines:
+            raise DataError(
+                f"part {self.part.name}: {'; '.join(lines)}; a pair is two different answers X/chosen and X/rejected to "
+                "one prompt: leave such pairs out and build the store again"
+            )
+
+    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        rejected_N = self.rejected_N[start:stop]
+        lengths_N = self.answer_len_N[start:stop] + self.answer_len_N[rejected_N]
+        return np.where(rejected_N >= 0, lengths_N, np.int32(0))
+
+    def answers(self, i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Number and tokens of the chosen and of the rejected answer of document i."""
+        rejected = int(self.rejected_N[i])
+        return (i, int(self.answer_len_N[i])), (rejected, int(self.answer_len_N[rejected]))
+
+
 @dataclass(frozen=True)
 class StitchedDocuments(SampleDocuments):
     """Neighbouring segments of one recording and speaker as one document of speech."""
@@ -340,13 +401,15 @@ DOCUMENTS_OF_TASK = {
     Task.CLONE: CloneDocuments,
     Task.TEXT: TextDocuments,
     Task.INSTRUCTION: InstructionDocuments,
+    Task.PREFERENCE: PreferenceDocuments,
 }
 KIND_OF_TASK = {task: Kind.TEXT if task in (Task.TEXT, Task.INSTRUCTION) else Kind.SPEECH for task in Task}
 
 
 def required_variant(source: SourceConfig) -> str | None:
     """The text variant without which a sample cannot be read as the source's task."""
-    needed = {Task.TTS: source.transcript, Task.CLONE: source.transcript, Task.INSTRUCTION: USER}
+    paired = dict.fromkeys((Task.TTS, Task.CLONE, Task.PREFERENCE), source.transcript)
+    needed = {**paired, Task.INSTRUCTION: USER}
     return needed.get(Task(source.task))
 
 
@@ -358,7 +421,8 @@ def is_splittable(source: SourceConfig) -> bool:
 def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: int) -> Documents:
     """The part read as the source's task; clone pairs and stitched documents fit the sequence length."""
     task = Task(source.task)
-    settings = (part, grammar, task, source.train_on, source.transcript, seq_len)
+    template = Task.TTS if task is Task.PREFERENCE else task
+    settings = (part, grammar, template, source.train_on, source.transcript, seq_len)
     if source.stitch_gap_sec is not None:
         return StitchedDocuments(*settings, max_gap_sec=source.stitch_gap_sec)
     return DOCUMENTS_OF_TASK[task](*settings)

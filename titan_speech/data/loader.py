@@ -1,7 +1,7 @@
 """The dataloader: batches of packs for one data-parallel rank, and one integer of state.
 
 In: a `DataPlan`, the shape of a step, this rank. Out: ({"input": ids_BL, "positions": positions_BL}, labels_BL), all
-int64, without end.
+int64, without end; of preference pairs also which samples they are.
 
 The state is the next slot and its phase, under keys that name neither rank nor world size, so a run resumes on any
 number of ranks and workers. Only steps whose batches were all handed out count, never what was prefetched. torchdata's
@@ -108,6 +108,8 @@ class Prefetcher(Generic[Item]):
 
 
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+ANSWERS = "answers"
+"""Of a batch of preference pairs: which sample each answer is (`PackedBatch.answers_BA3`). No input of a model."""
 SNAPSHOT_NEVER = 1 << 62  # otherwise torchdata asks its workers for their state at every batch
 
 
@@ -148,14 +150,17 @@ def as_batch(packed: PackedBatch) -> Batch:
     Raises:
         DataError: shared memory is full.
     """
-    tensors = [torch.from_numpy(array) for array in (packed.ids_BS, packed.positions_BS, packed.labels_BS)]
+    arrays = {"input": packed.ids_BS, "positions": packed.positions_BS, "labels": packed.labels_BS}
+    if packed.answers_BA3 is not None:
+        arrays[ANSWERS] = packed.answers_BA3
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if get_worker_info() is not None:
         try:
-            tensors = [tensor.share_memory_() for tensor in tensors]
+            tensors = {name: tensor.share_memory_() for name, tensor in tensors.items()}
         except RuntimeError as error:
             raise DataError(f"{_NO_SHARED_MEMORY} ({error})") from error
-    ids_BL, positions_BL, labels_BL = tensors
-    return {"input": ids_BL, "positions": positions_BL}, labels_BL
+    labels_BL = tensors.pop("labels")
+    return tensors, labels_BL
 
 
 _NO_SHARED_MEMORY = (

@@ -15,23 +15,26 @@ A label is `id | stream << 32`, int64; -100 where nothing is trained. The stream
 else passes chunked losses, context parallelism, pipelines and CUDA graphs unchanged. It costs no bytes: TorchTitan's
 labels are int64, and ids need 18 of the 64 bits.
 
-Shapes: B packs, S tokens of a pack, P = B * S positions of the batch.
+Packs of preference pairs have `number << 48` in it as well, the number of the answer in its pack from 1 on: 1 and 2 are
+the chosen and the rejected answer of the first pair. Their batch also says which sample each number is.
+
+Shapes: B packs, S tokens of a pack, P = B * S positions of the batch, A numbers of answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.documents import Documents
+from titan_speech.data.documents import Documents, PreferenceDocuments
 from titan_speech.data.packing import Piece
 from titan_speech.tokenization.token_runs import TokenRuns, merge_runs
 
@@ -42,6 +45,10 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 STREAM_SHIFT = 32
 ID_MASK = (1 << STREAM_SHIFT) - 1
+ANSWER_SHIFT = 48
+STREAM_MASK = (1 << ANSWER_SHIFT - STREAM_SHIFT) - 1
+MIN_PAIR_TOKENS = 14
+"""Twice bos, text_start, one token of text, text_end, speech_start, a code and speech_end."""
 PADDING_SLOT = -1
 
 Array = TypeVar("Array", NDArray[np.int64], "torch.Tensor")
@@ -59,7 +66,17 @@ def split_labels(labels: Array) -> tuple[Array, Array]:
     """Ids (-100 where not trained) and streams (0 where not trained) of encoded labels, of any shape."""
     trained = labels >= 0
     ids = (labels & ID_MASK) * trained + IGNORE_INDEX * ~trained
-    return ids, (labels >> STREAM_SHIFT) * trained
+    return ids, (labels >> STREAM_SHIFT & STREAM_MASK) * trained
+
+
+def answer_numbers(labels: Array) -> Array:
+    """The number of each trained token's answer in its pack; 0 where not trained, and in packs without answers."""
+    return (labels >> ANSWER_SHIFT) * (labels >= 0)
+
+
+def max_answers(seq_len: int) -> int:
+    """As many answers as a pack can hold at most; an even number."""
+    return 2 * (seq_len // MIN_PAIR_TOKENS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +115,18 @@ class PackPlan(NamedTuple):
 PADDING_PACK_PLAN = PackPlan(PADDING_SLOT, (), ())
 
 
+def views(documents: Sequence[Documents], pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """What a pack is built from: of a preference pair its two answers, one after the other, else the pieces."""
+    if not (documents and isinstance(documents[0], PreferenceDocuments)):
+        return pieces
+    pairs = cast(Sequence[PreferenceDocuments], documents)
+    return [
+        Piece(part, number, 0, num_tokens)
+        for part, document, _, _ in pieces
+        for number, num_tokens in pairs[part].answers(document)
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
     """Several packs, as rows of a batch."""
@@ -105,6 +134,8 @@ class PackedBatch:
     ids_BS: NDArray[np.int64]
     labels_BS: NDArray[np.int64]
     positions_BS: NDArray[np.int64]
+    answers_BA3: NDArray[np.int64] | None = None
+    """Stream, part and sample of each answer, at its number; -1 where there is none. Only with preference pairs."""
 
 
 def build_pack(
@@ -139,7 +170,21 @@ def build_batch(pack_plans: Sequence[PackPlan], seq_len: int, pad_id: int) -> Pa
         if read.windows:
             read.token_runs = read.token_runs.cut(read.windows)
     first_code_id = reads[0].documents.first_code_id if reads else 0  # a plan has one vocabulary
-    return layout.join(takes_by_pack, [stream for stream, _, _ in pack_plans], first_code_id)
+    batch = layout.join(takes_by_pack, [stream for stream, _, _ in pack_plans], first_code_id)
+    if not any(isinstance(read.documents, PreferenceDocuments) for read in reads):
+        return batch
+    return _with_answers(batch, pack_plans)
+
+
+def _with_answers(batch: PackedBatch, pack_plans: Sequence[PackPlan]) -> PackedBatch:
+    """The batch with the number of its answer in each label, and what has that number."""
+    number_BS = np.cumsum(batch.positions_BS == 0, axis=1)
+    batch.labels_BS[...] += (number_BS << ANSWER_SHIFT) * (batch.labels_BS >= 0)
+    answers_BA3 = np.full((len(pack_plans), max_answers(batch.labels_BS.shape[1]) + 1, 3), -1, np.int64)
+    for answers_A3, (stream, _, pieces) in zip(answers_BA3, pack_plans, strict=True):
+        for number, (part, sample, _, _) in enumerate(pieces, 1):
+            answers_A3[number] = stream, part, sample
+    return replace(batch, answers_BA3=answers_BA3)
 
 
 @dataclass(slots=True)

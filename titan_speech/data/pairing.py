@@ -1,4 +1,4 @@
-"""Clone pairs and stitched documents, computed from sidecar columns alone.
+"""Clone pairs, preference pairs and stitched documents, computed from sidecar columns alone.
 
 **Clone pairs** (`references`). In: length, speaker and recording span of each sample of a part. Out: for each sample
 its reference, another sample of its speaker, such that both fit a sequence; -1 if it has none.
@@ -9,6 +9,9 @@ from all segments of the speaker that are short enough, by the sample's number. 
 any other segment of its speaker fits with it. Of segments of 2 to 40 s (uniform), 20 per speaker, 88 % are targets at
 2,048 tokens, where the next segment alone would make 43 %; of lognormal ones (9.5 s on average) 99.3 %, not 96.3 %. A
 million segments take 1.1 s on a busy core.
+
+**Preference pairs** (`rejected_answers`). In: the sample ids of a part. Out: for each sample X/chosen the number of the
+sample X/rejected; -1 for others, and where it is missing.
 
 **Stitched documents** (`stitch`): neighbouring segments of one recording and speaker as one long document. In: the
 recording, speaker, number, times and length of each sample, the widest gap and the greatest length. Out: for each
@@ -127,6 +130,29 @@ def _draw(
         reference_N[unfit[fits]] = chosen[fits]
         unfit = unfit[~fits]
 
+
+CHOSEN, REJECTED = "/chosen", "/rejected"
+"""How the ids of the two answers to a prompt end; what comes before is the prompt's name."""
+
+
+def rejected_answers(sample_id_N: pa.ChunkedArray) -> NDArray[np.int32]:
+    """The rejected answer to the prompt of each chosen one; -1 if it has none, and for other samples."""
+    rejected_N = np.full(len(sample_id_N), -1, np.int32)
+    if not len(sample_id_N):
+        return rejected_N
+    ids_N = sample_id_N.combine_chunks()
+    chosen, rejected = (np.flatnonzero(pc.ends_with(ids_N, end).to_numpy(zero_copy_only=False)) for end in _ENDS)
+    prompts = [
+        pc.utf8_slice_codeunits(ids_N.take(pa.array(numbers)), 0, -len(end))
+        for numbers, end in zip((chosen, rejected), _ENDS, strict=True)
+    ]
+    found = pc.fill_null(pc.index_in(prompts[0], value_set=prompts[1]), -1).to_numpy(zero_copy_only=False)
+    is_paired = found >= 0
+    rejected_N[chosen[is_paired]] = rejected[found[is_paired]]
+    return rejected_N
+
+
+_ENDS = (CHOSEN, REJECTED)
 
 OVERLAP_SEC = 0.02
 """One code: rounding of times may make a gap of 0 this much smaller."""

@@ -28,7 +28,7 @@ from titan_speech.data.held_out import HeldOut
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import SlotOrder, slot_order
 from titan_speech.data.pack_counts import count_packs
-from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, padding_pack
+from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, padding_pack, views
 from titan_speech.data.phase_changes import run_phases, wanted_phase
 from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.planned_streams import PlannedStream, plan_fingerprint, plan_stream, refuse_unfit, table_cells
@@ -152,7 +152,7 @@ class DataPlan:
         """The stream and the pieces of a slot's pack."""
         index, j = self.locate(slot)
         planned = self.streams[index]
-        return PackPlan(index, planned.documents, planned.stream.pieces(j))
+        return PackPlan(index, planned.documents, views(planned.documents, planned.stream.pieces(j)))
 
     def pack(self, slot: int) -> Pack:
         """The pack that is trained on at a global slot.

@@ -20,6 +20,7 @@ from titan_speech.data.documents import (
     ContinuationDocuments,
     Documents,
     InstructionDocuments,
+    PreferenceDocuments,
     StitchedDocuments,
     TextDocuments,
     TTSDocuments,
@@ -66,6 +67,8 @@ def _count(documents: Documents, reasons: list[Reason]) -> NDArray[np.int64]:
     if isinstance(documents, StitchedDocuments):
         following = documents.chains.next_N
         left_N[following[following >= 0]] = False  # read, in the document of an earlier segment
+    if isinstance(documents, PreferenceDocuments):
+        left_N[documents.rejected_N[documents.rejected_N >= 0]] = False  # read, with the chosen answer
     counts = []
     for _, mask in reasons:
         holds_N = left_N & mask()
@@ -83,6 +86,11 @@ def _reasons(documents: Documents) -> list[Reason]:
             reasons += [
                 ("without source_video_id, speaker_id, segment_order or times", lambda: ~_has_place(documents)),
                 (f"without a neighbour in their recording within {gap:g} s", lambda: _all(documents)),
+            ]
+        case PreferenceDocuments(transcript=variant):
+            reasons += [
+                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
+                ("without the other answer to their prompt (X/chosen and X/rejected)", lambda: _all(documents)),
             ]
         case TTSDocuments(transcript=variant):
             reasons += [(f"without {variant} transcript", lambda: part.text_len_N(variant) == 0)]

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, is_splittable, required_variant
-from titan_speech.data.pack_layout import PackPlan
+from titan_speech.data.pack_layout import PackPlan, views
 from titan_speech.data.packing import Piece, best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.planned_streams import PlannedStream
@@ -125,7 +125,7 @@ def _validation_set(name: str, store: Store, held_out: HeldOutSet, plan: DataPla
             kept = [piece for piece in pieces if not _is_cut(documents, piece)]
             num_left_out += len(pieces) - len(kept)
             pieces = kept
-        packs += [PackPlan(index, documents, some) for some in _packed(pieces, documents, plan.seq_len)]
+        packs += [PackPlan(index, documents, views(documents, some)) for some in packed(pieces, plan.seq_len)]
         num_documents += len(pieces)
     if not packs:
         raise DataError(
@@ -162,7 +162,7 @@ def _is_cut(documents: Sequence[Documents], piece: Piece) -> bool:
     return int(documents[piece.part].lengths(piece.document, piece.document + 1)[0]) > piece.stop
 
 
-def _packed(pieces: list[Piece], documents: Sequence[Documents], seq_len: int) -> list[list[Piece]]:
+def packed(pieces: Sequence[Piece], seq_len: int) -> list[list[Piece]]:
     """Pieces by pack, best fit. A document that is cut fills its pack, so it ends where the pack ends."""
     by_length = sorted(pieces, key=lambda piece: (-piece.stop, piece.part, piece.document))
     pack_of, num_packs = best_fit([piece.stop for piece in by_length], seq_len)

@@ -14,6 +14,7 @@ Shapes: O outputs, I inputs of a matrix, R the rank.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -59,6 +60,20 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, torch.Ten
         if isinstance(module, nn.Linear) and hasattr(module, "lora_a"):
             lora_a, lora_b = cast(nn.Linear, module.lora_a), cast(nn.Linear, module.lora_b)
             yield name, module, lora_a.weight, lora_b.weight, cast(float, module._lora_scaling)
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model computes what its base does, inside the block."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and hasattr(module, "lora_a")]
+    scales = [cast(float, layer._lora_scaling) for layer in layers]
+    for layer in layers:
+        layer._lora_scaling = 0.0  # pyright: ignore[reportArgumentType]  (a plain attribute of TorchTitan's layer)
+    try:
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer._lora_scaling = scale  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()

@@ -128,6 +128,7 @@ CUDA_GRAPHS = Feature("CUDA graphs", "training.cuda_graphs", lambda run: run.con
 CHUNKED_LOSS = Feature("chunked loss", "loss.num_chunks", lambda run: run.config.loss.num_chunks > 1)
 TIED = Feature("tied embeddings", "model.flavor", lambda run: run.shape is not None and run.shape.is_tied)
 LORA = Feature("LoRA", "lora.rank", lambda run: run.config.lora.is_on)
+PREFERENCE = Feature("preference loss", "preference.loss", lambda run: run.config.preference.is_on)
 
 FEATURES = (
     FLEX,
@@ -152,6 +153,7 @@ FEATURES = (
     CHUNKED_LOSS,
     TIED,
     LORA,
+    PREFERENCE,
 )
 
 
@@ -293,6 +295,19 @@ RULES: tuple[Rule, ...] = (
         PP,
         CUDA_GRAPHS,
         "TorchTitan captures a whole step, and a pipeline communicates with other ranks within a step",
+        "training.cuda_graphs = false",
+    ),
+    Conflict(
+        PREFERENCE,
+        PP,
+        "a pipeline calls the loss for several micro-batches within one step of its schedule, and the reference's "
+        "log-probabilities belong to one each",
+        "parallelism.pipeline_parallel_degree = 1 (FSDP and tensor parallel instead)",
+    ),
+    Conflict(
+        PREFERENCE,
+        CUDA_GRAPHS,
+        "the reference's log-probabilities come as a new tensor with each micro-batch, and a graph replays addresses",
         "training.cuda_graphs = false",
     ),
     Conflict(

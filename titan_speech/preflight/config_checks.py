@@ -22,6 +22,7 @@ from titan_speech.preflight.compatibility import check_compatibility
 from titan_speech.preflight.data_checks import check_data, check_storage
 from titan_speech.preflight.lora_checks import check_lora
 from titan_speech.preflight.parallel_degrees import check_divisibility, check_world_size
+from titan_speech.preflight.preference_checks import check_preference
 
 Check: TypeAlias = Callable[[SpeechConfig], Iterable[Finding]]
 
@@ -181,6 +182,7 @@ _CHECKS: tuple[Check, ...] = (
     check_initial_weights,
     check_compatibility,
     check_lora,
+    check_preference,
     check_data,
     check_storage,
     check_store_names,

@@ -44,6 +44,8 @@ class Task(StrEnum):
     CLONE = "clone"
     TEXT = "text"
     INSTRUCTION = "instruction"
+    PREFERENCE = "preference"
+    """Two answers to one prompt, each of them a tts document: it has no template of its own."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.distributed import ParallelDims
 
 from titan_speech.data.loader import Batch, as_batch
-from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, build_batch
+from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackPlan, build_batch
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.data.validation_set import ValidationSet
@@ -51,6 +51,8 @@ class ValidationResult:
     fingerprint: str
     losses: dict[str, GroupLoss]
     duration_sec: float
+    preference: dict[str, float] = field(default_factory=dict)
+    """Of a set of preference pairs: loss, accuracy and rewards."""
 
     def metrics(self) -> dict[str, Any]:
         """By name: losses, perplexities and numbers of tokens of all groups."""
@@ -60,33 +62,45 @@ class ValidationResult:
             found[prefix + name] = group.mean
             found[prefix + name.replace("loss", "perplexity", 1)] = math.exp(min(group.mean, MAX_EXPONENT))
             found[prefix + name.replace("loss", "tokens", 1)] = group.num_tokens
-        return found
+        return found | {prefix + name: value for name, value in self.preference.items()}
 
     def lines(self) -> list[str]:
         """One line for the console, and the losses by kind of token."""
         total = self.losses["loss"]
         kinds = {name.rpartition("/")[2]: group for name, group in self.losses.items() if name.startswith("loss/kind/")}
+        pairs = [f"    {describe_preference(self.preference)}"] if self.preference else []
         return [
             "",
             f"validation {self.name} at step {self.step:,}: loss {total.mean:.4f}, perplexity "
             f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({self.duration_sec:.1f} s)",
             f"    {counted(total.num_tokens, 'token')}; "
             + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
+            *pairs,
             "",
         ]
+
+
+def describe_preference(found: Mapping[str, float]) -> str:
+    """Loss, accuracy and margin of preference pairs in one line."""
+    loss, accuracy, margin = (found[f"preference/{name}"] for name in ("loss", "accuracy", "margin"))
+    pairs = counted(round(found["preference/pairs"]), "pair")
+    return f"{pairs}: preference loss {loss:.4f}, accuracy {accuracy:.1%}, margin {margin:+.3g}"
 
 
 @dataclass(frozen=True)
 class Forward:
     """What validation needs of the trainer."""
 
-    run: Callable[[Sequence[Batch]], None]
-    """A forward pass without gradients; the loss adds to `groups`. A pipeline takes its microbatches at once."""
+    run: Callable[[Sequence[Batch], str], None]
+    """A forward pass without gradients over batches of the set of this name; the loss adds to `groups`. A pipeline
+    takes its microbatches at once."""
     groups: GroupSums
     parallel_dims: ParallelDims
     device: torch.device
     shape: StepShape
     dp_rank: int
+    preference: Callable[[], dict[str, float]] = dict
+    """Metrics of the preference pairs since the last call."""
 
 
 class Validation:
@@ -122,13 +136,18 @@ class Validation:
             began = time.perf_counter()
             losses = group_losses(self._sums(validation_set), self.streams)
             yield ValidationResult(
-                step, validation_set.name, validation_set.fingerprint, losses, time.perf_counter() - began
+                step,
+                validation_set.name,
+                validation_set.fingerprint,
+                losses,
+                time.perf_counter() - began,
+                self.forward.preference(),
             )
 
     def _sums(self, validation_set: ValidationSet) -> torch.Tensor:
         forward = self.forward
         for batches in self._passes(validation_set):
-            forward.run(batches)
+            forward.run(batches, validation_set.name)
         sums_2SK = forward.groups.take_step(forward.device)
         for name in ("loss", "pp"):
             mesh: DeviceMesh | None = forward.parallel_dims.get_optional_mesh(name)
@@ -138,19 +157,25 @@ class Validation:
 
     def _passes(self, validation_set: ValidationSet) -> Iterator[list[Batch]]:
         """This rank's batches, those of one forward pass together."""
-        packs, passes = validation_set.pack_plans, self.forward.shape.passes
-        shape = replace(self.forward.shape, packs_per_step=len(packs))
-        microbatches = shape.microbatches(0, np.arange(len(packs)), self.forward.dp_rank)
-        seq_len, pad_id = self.plan.seq_len, self.plan.vocabulary.pad_id
+        microbatches = list(deal(validation_set.pack_plans, self.plan, self.forward.shape, self.forward.dp_rank))
+        passes = self.forward.shape.passes
         for first in range(0, len(microbatches), passes):
-            yield [
-                as_batch(
-                    build_batch(
-                        [PADDING_PACK_PLAN if i == PADDING_SLOT else packs[i] for i in numbers], seq_len, pad_id
-                    )
-                )
-                for numbers in microbatches[first : first + passes]
-            ]
+            yield microbatches[first : first + passes]
+
+
+def deal(packs: Sequence[PackPlan], plan: DataPlan, shape: StepShape, dp_rank: int) -> Iterator[Batch]:
+    """This data-parallel rank's batches of some packs; every rank gets as many, filled with padding.
+
+    Args:
+        packs: what all ranks read together.
+        plan: of the run.
+        shape: of a training step.
+        dp_rank: of this process.
+    """
+    shape = replace(shape, packs_per_step=len(packs))
+    for numbers in shape.microbatches(0, np.arange(len(packs)), dp_rank):
+        chosen = [PADDING_PACK_PLAN if i == PADDING_SLOT else packs[i] for i in numbers]
+        yield as_batch(build_batch(chosen, plan.seq_len, plan.vocabulary.pad_id))
 
 
 def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
