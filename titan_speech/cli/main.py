@@ -19,6 +19,7 @@ from typing import Any
 
 from titan_speech import __version__
 from titan_speech.cli import (
+    align,
     checkpoint,
     completion,
     config,
@@ -54,6 +55,7 @@ COMMANDS = (
     *model.COMMANDS,
     *evaluate_run.COMMANDS,
     *generate.COMMANDS,
+    *align.COMMANDS,
 )
 GROUPS = {
     "recipes": "List and copy the recipes and examples that come with titan_speech.",
@@ -64,6 +66,7 @@ GROUPS = {
     "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
     "evaluate": "Score what models say: prompt packs, recognizers that may judge, checkpoints of a run.",
     "model": "Import and export Hugging Face models.",
+    "align": "Make preference pairs of what a model answers.",
 }
 
 _REMEDIES = {

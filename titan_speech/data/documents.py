@@ -304,8 +304,8 @@ class PreferenceDocuments(TTSDocuments):
         ]
         if lines:
             raise DataError(
-                f"part {self.part.name}: {'; '.join(lines)}; a pair is two different answers X/chosen and X/rejected to "
-                "one prompt: leave such pairs out and build the store again"
+                f"part {self.part.name}: {'; '.join(lines)}; a pair is two different answers X/chosen and X/rejected "
+                "to one prompt: leave such pairs out and build the store again"
             )
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:

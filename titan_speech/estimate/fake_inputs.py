@@ -18,7 +18,7 @@ from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
-from titan_speech.config.schema_training import TokenizerConfig
+from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.store.manifest import CodecInfo
@@ -51,6 +51,7 @@ def fake_inputs(
         config,
         job=replace(config.job, dump_folder=str(folder / "run")),
         tokenizer=TokenizerConfig(path=str(folder)),
+        preference=PreferenceConfig(),  # pairs have a cross-entropy's memory; it computes the head once more
         data=DataConfig(
             source=(SourceConfig(name="fake", store=str(folder / "store"), task="speech", share=1.0),),
             seed=config.data.seed,

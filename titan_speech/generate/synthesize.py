@@ -112,7 +112,6 @@ class SpeechModel:
         """
         return self.grammar.prefix(*self.parts(utterance.text, utterance.reference)).astype(np.int64)
 
-    @torch.inference_mode()
     def synthesize(self, utterances: Sequence[Utterance], decoding: Decoding) -> list[Generated]:
         """Decode the codes of each utterance, all in one batch.
 
@@ -124,11 +123,24 @@ class SpeechModel:
             ModelError: a text is empty.
         """
         prefixes = [self.prefix(utterance) for utterance in utterances]
+        return self.complete(prefixes, [utterance.seed for utterance in utterances], decoding)
+
+    @torch.inference_mode()
+    def complete(
+        self, prefixes: Sequence[NDArray[np.int64]], seeds: Sequence[int], decoding: Decoding
+    ) -> list[Generated]:
+        """Decode the codes that follow each prompt, all in one batch.
+
+        Args:
+            prefixes: token ids of each prompt.
+            seeds: of the random numbers of each.
+            decoding: sampling parameters; its seed is added to these.
+        """
         ids_BT, mask_BT = _left_padded(prefixes, self.grammar.vocabulary.pad_id)
         stop_id = self.grammar.stop_id(Task.TTS)
         processors: list[Any] = [_OnlyCodes(self.grammar, stop_id, ids_BT.shape[1], decoding.min_codes)]
         if decoding.temperature:
-            processors.append(_Sample(decoding, [utterance.seed for utterance in utterances]))
+            processors.append(_Sample(decoding, seeds))
         generated = self.model.generate(
             ids_BT.to(self.model.device),
             attention_mask=mask_BT.to(self.model.device),

@@ -39,7 +39,9 @@ def _check_sources(config: SpeechConfig) -> Iterator[Finding]:
                 expected = "preference: a preference loss compares answers. preference.sft_weight adds cross-entropy"
                 yield Finding(keys, f"task {source.task} with a preference loss", expected, '"preference"')
             else:
-                yield Finding(keys, "task preference with cross-entropy", "a loss for its pairs", '[preference] loss = "dpo"')
+                yield Finding(
+                    keys, "task preference with cross-entropy", "a loss for its pairs", '[preference] loss = "dpo"'
+                )
         elif source.task == TASK and source.train_on != "target":
             expected = "target: what is compared are the answers, not their prompt"
             yield Finding((f"{key}.train_on", f"{key}.task"), f'"{source.train_on}" with pairs', expected, '"target"')
@@ -49,8 +51,15 @@ def _check_adapters(config: SpeechConfig) -> Iterator[Finding]:
     keys = ("preference.reference", "lora.rank")
     if not config.lora.is_on:
         found = "adapters_off without LoRA"
-        yield Finding(keys, found, "precomputed, or lora.rank above 0: without adapters there are none to turn off", '"precomputed"')
+        yield Finding(
+            keys,
+            found,
+            "precomputed, or lora.rank above 0: without adapters there are none to turn off",
+            '"precomputed"',
+        )
     elif config.lora.train_new_rows:
         keys = ("preference.reference", "lora.train_new_rows")
         found = "adapters_off with lora.train_new_rows"
-        yield Finding(keys, found, "precomputed: rows of the vocabulary are trained without an adapter", '"precomputed"')
+        yield Finding(
+            keys, found, "precomputed: rows of the vocabulary are trained without an adapter", '"precomputed"'
+        )

@@ -2,8 +2,8 @@
 
 In: a folder and an address, or the other way round. Out: the same store at the other end, whole, or not openable.
 Every file is compared with the manifest's sha256 on the way, in both directions. A push or pull that was killed is
-continued by the next one. Two files that the manifest does not list are transferred too: gold.json, which makes a store
-a held-out set, and build_report.json; their sha256 is the one their object was sent with.
+continued by the next one. Files that the manifest does not list are transferred too: gold.json, which makes a store a
+held-out set, and the records build_report.json and pairs.json; their sha256 is the one their object was sent with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.text_table import counted
 
-UNLISTED_NAMES = (HELD_OUT_NAME, "build_report.json")
+UNLISTED_NAMES = (HELD_OUT_NAME, "build_report.json", "pairs.json")
 
 
 def push_store(folder: Path, url: S3Url, settings: StorageConfig | None = None) -> str:

@@ -100,6 +100,10 @@ class StoreWriter:
         """
         self._sorter.add_text(info, text, user)
 
+    def add_file(self, name: str, content: str) -> None:
+        """Adds a file next to the manifest, which does not list it: a record of how the store was made."""
+        write_atomically(self._folder / name, content)
+
     def close(self) -> Manifest:
         """Writes shards and manifest and moves the store into place; `with` does this at the end.
 

@@ -280,4 +280,3 @@ class Preference:
         torch.distributed.broadcast(failed, 0)
         if failed.item():
             raise error[0] or CheckpointError(f"{REFERENCE_FILE} could not be read or written; rank 0 says why")
-

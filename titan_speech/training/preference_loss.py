@@ -15,8 +15,8 @@ gradient is that of a cross-entropy in which each token has the weight of its an
 Neither the logits nor anything of the layout exists at once, and nothing of the decoder, FSDP or tensor parallelism is
 changed. The price is the head's forward pass a second time, once per micro-batch.
 
-Shapes: B packs, L tokens of a pack, N = B * L, A numbers of answers in a pack (0: none; odd: chosen), P pairs of a pack,
-S streams.
+Shapes: B packs, L tokens of a pack, N = B * L, A numbers of answers in a pack (0: none; odd: chosen), P pairs, S
+streams, K sums.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class PairLosses(NamedTuple):
     rejected_reward: torch.Tensor
 
 
-def pair_losses(policy: Answers, reference_chosen: Any, reference_rejected: Any, settings: PreferenceConfig) -> PairLosses:
+def pair_losses(
+    policy: Answers, reference_chosen: Any, reference_rejected: Any, settings: PreferenceConfig
+) -> PairLosses:
     """The loss of each pair by the papers named in `[preference] loss`.
 
     Args:
@@ -251,9 +253,7 @@ class PreferenceLoss(ChunkedLossWrapper):
         return value.detach(), -grad_BA
 
     @torch.no_grad()
-    def _count(
-        self, policy: Answers, found: PairLosses, is_pair_BP: torch.Tensor, stream_BP: torch.Tensor
-    ) -> None:
+    def _count(self, policy: Answers, found: PairLosses, is_pair_BP: torch.Tensor, stream_BP: torch.Tensor) -> None:
         margin = found.chosen_reward - found.rejected_reward
         columns = (
             torch.ones_like(margin),

@@ -1,0 +1,286 @@
+"""Preference training as a whole: TRL's loss and gradients, resume, layouts, references, and a planted preference."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from tests.hf_folders import write_backbone
+from tests.model.test_model import debug_model, transformers_twin
+from tests.preference_samples import write_pairs
+from tests.runs import figures, train, train_and_kill_after, train_well
+from titan_speech.checkpoint.dcp_index import read_index
+from titan_speech.config.schema_training import PreferenceConfig
+from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
+from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
+
+pytestmark = pytest.mark.slow
+
+CONFIG = "tests/assets/preference.toml"
+NUM_ROWS, NUM_PAIRS, PROMPT_TOKENS = 1024, 3, 6
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Ids of the chosen and of the rejected answer, each after the same prompt."""
+
+
+def random_pairs() -> list[Pair]:
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for lengths in [(9, 20), (30, 12), (17, 17)][:NUM_PAIRS]:
+        prompt = torch.randint(0, NUM_ROWS, (PROMPT_TOKENS,), generator=generator)
+        answers = [torch.randint(0, NUM_ROWS, (length,), generator=generator) for length in lengths]
+        pairs.append((torch.cat([prompt, answers[0]]), torch.cat([prompt, answers[1]])))
+    return pairs
+
+
+SETTINGS = {
+    "sigmoid": PreferenceConfig(loss="dpo", beta=0.1),
+    "sigmoid_norm": PreferenceConfig(loss="dpo_norm", beta=2.0),
+    "ipo": PreferenceConfig(loss="ipo", beta=0.1),
+    "simpo": PreferenceConfig(loss="simpo", beta=2.0, target_margin=1.0),
+}
+"""By TRL's name of the loss."""
+needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
+
+
+def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference: torch.nn.Module, folder: Path):
+    """The loss of TRL's trainer on padded pairs; its gradients are in `policy`."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    longest = max(len(answer) for pair in pairs for answer in pair)
+    rows = [answer for which in (0, 1) for answer in (pair[which] for pair in pairs)]
+    ids_BL = torch.stack([torch.nn.functional.pad(row, (0, longest - len(row))) for row in rows])
+    mask_BL = torch.stack([(torch.arange(longest) < len(row)).long() for row in rows])
+    completion_BL = mask_BL * (torch.arange(longest) >= PROMPT_TOKENS)
+    dataset = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = SETTINGS[name]
+    shared = {"output_dir": str(folder / "out"), "use_cpu": True, "report_to": "none", "bf16": False}
+    policy.zero_grad()
+    if name == "simpo":
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        args = CPOConfig(
+            **shared, loss_type="simpo", cpo_alpha=0.0, beta=settings.beta, simpo_gamma=settings.target_margin
+        )
+        trainer = CPOTrainer(model=policy, args=args, train_dataset=dataset, processing_class=tokenizer)
+        logits_BLV = policy(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
+        labels_BL = torch.where(completion_BL.bool(), ids_BL, -100)
+        logp_B = trainer.get_batch_logps(logits_BLV, labels_BL, average_log_prob=True)
+        losses, _, _ = trainer.cpo_loss(logp_B[:NUM_PAIRS], logp_B[NUM_PAIRS:])
+        loss = losses.mean()
+    else:
+        from trl import DPOConfig, DPOTrainer
+
+        args = DPOConfig(
+            **shared, loss_type=[name], beta=settings.beta, gradient_checkpointing=False, disable_dropout=False
+        )
+        trainer = DPOTrainer(
+            model=policy, ref_model=reference, args=args, train_dataset=dataset, processing_class=tokenizer
+        )
+        batch = {"input_ids": ids_BL, "attention_mask": mask_BL, "completion_mask": completion_BL}
+        loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.detach()
+
+
+def packed_loss(settings: PreferenceConfig, pairs: list[Pair], model, reference, packs: list[list[int]]):
+    """Our loss of the pairs in these packs; its gradients are in `model`. Reference: another model, or None."""
+    seq_len = 128
+    answers = AnswerCrossEntropy.Config(num_rows=NUM_ROWS, num_streams=1, kind_boundaries=(8, 9), seq_len=seq_len)
+    loss = PreferenceLoss.Config(num_chunks=4, loss_fn=answers, settings=settings).build()
+    loss.num_pairs = torch.tensor(float(len(pairs)))
+    ids_BL = torch.zeros(len(packs), seq_len, dtype=torch.int64)
+    labels_BL = torch.full_like(ids_BL, -100)
+    positions_BL = torch.zeros_like(ids_BL)
+    for pack, numbers in enumerate(packs):
+        end = 0
+        for number, row in enumerate((answer for pair in numbers for answer in pairs[pair]), 1):
+            span = slice(end, end + len(row))
+            ids_BL[pack, span], positions_BL[pack, span] = row, torch.arange(len(row))
+            trained = slice(end + PROMPT_TOKENS - 1, end + len(row) - 1)
+            labels = torch.from_numpy(encode_labels(row[PROMPT_TOKENS:].numpy(), 0))
+            labels_BL[pack, trained] = labels + (number << ANSWER_SHIFT)
+            end += len(row)
+        positions_BL[pack, end:] = torch.arange(seq_len - end)
+
+    def hidden(some) -> torch.Tensor:
+        loss.set_lm_head(some.lm_head)
+        some._skip_lm_head = True
+        return some(ids_BL, positions_BL, some.get_attention_masks(positions_BL))
+
+    if reference is not None:
+        with torch.no_grad():
+            loss.reference_BA = loss.log_probabilities(hidden(reference), labels_BL)
+    model.zero_grad()
+    value, _ = loss(hidden(model), labels_BL)
+    value.backward()
+    return value.detach()
+
+
+def moved(family: str):
+    """A model some steps away from the debug model."""
+    model = debug_model(family, NUM_ROWS)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator) * parameter.std())
+    return model
+
+
+@needs_trl
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_and_gradients_are_those_of_trl(name: str, tmp_path: Path) -> None:
+    pairs, model, reference = random_pairs(), moved("llama3"), debug_model("llama3", NUM_ROWS)
+    shutil.copytree(Path("tokenizer/tiny"), tmp_path, dirs_exist_ok=True)
+    with_tokenizer(tmp_path)
+    twin = transformers_twin("llama3", model)
+    expected = loss_of_trl(name, pairs, twin, transformers_twin("llama3", reference), tmp_path)
+    settings = SETTINGS[name]
+    value = packed_loss(settings, pairs, model, reference if settings.has_reference else None, [[0, 1], [2]])
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    ours, theirs = model.layers["0"].feed_forward.w2.weight.grad, twin.model.layers[0].mlp.down_proj.weight.grad
+    assert theirs.abs().max() > 1e-6
+    print(
+        f"{name}: loss {float(value):.7f} and {float(expected):.7f}; "
+        f"gradient apart by {float((ours - theirs).norm() / theirs.norm()):.2e}"
+    )
+    torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
+    ours, theirs = model.tok_embeddings.weight.grad, twin.model.embed_tokens.weight.grad
+    torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-5 * float(theirs.abs().max()))
+
+
+def with_tokenizer(folder: Path) -> None:
+    """What transformers wants next to tokenizer.json."""
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<|end_of_text|>", '
+        '"eos_token": "<|end_of_text|>", "bos_token": "<|begin_of_text|>"}'
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_packed_pairs_have_the_gradient_of_pairs_alone(name: str) -> None:
+    pairs, model, reference = random_pairs(), moved("qwen3"), debug_model("qwen3", NUM_ROWS)
+    found = {}
+    for packs in ([[0, 1], [2]], [[0], [1], [2]], [[2, 0, 1]]):
+        settings = replace(SETTINGS[name], sft_weight=0.2)
+        value = packed_loss(settings, pairs, model, reference if settings.has_reference else None, packs)
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found[str(packs)] = value, gradient
+    (value, gradient), *others = found.values()
+    for other_value, other_gradient in others:
+        torch.testing.assert_close(other_value, value)
+        assert float((other_gradient - gradient).norm() / gradient.norm()) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def pairs_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs") / "store", num_pairs=48, max_codes=60)
+
+
+def preference_of(run: dict[int, dict]) -> dict[int, dict[str, float]]:
+    kept = ("loss", "preference/", "grad_norm")
+    return {step: {k: v for k, v in record.items() if k.startswith(kept)} for step, record in run.items()}
+
+
+def assert_near(found: dict[int, dict[str, float]], expected: dict[int, dict[str, float]], tolerance: float) -> None:
+    assert sorted(found) == sorted(expected)
+    for step, wanted in expected.items():
+        assert found[step].keys() == wanted.keys()
+        for name, value in wanted.items():
+            gap = abs(found[step][name] - value) / max(abs(value), 1e-2)
+            assert gap < tolerance, f"step {step}, {name}: {found[step][name]} instead of {value}"
+
+
+@pytest.fixture(scope="module")
+def straight(pairs_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """From a seed checkpoint, so that every layout starts from the same weights."""
+    folder = tmp_path_factory.mktemp("straight")
+    finished = train(folder / "seed", *on(pairs_store), "--checkpoint.create_seed_checkpoint", config=CONFIG)
+    assert finished.returncode == 0, finished.output[-4000:]
+    train_well(folder / "run", *on(pairs_store), *seeded(folder), config=CONFIG)
+    return folder / "run"
+
+
+def on(store: Path) -> tuple[str, ...]:
+    return ("--data.source.0.store", str(store))
+
+
+def seeded(folder: Path) -> tuple[str, ...]:
+    return ("--checkpoint.initial_load_path", str(folder / "seed" / "checkpoint" / "step-0"))
+
+
+def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
+    checkpoint = run / "checkpoint" / f"step-{step}"
+    names = read_index(checkpoint / ".metadata").state_dict_metadata
+    state = {name: torch.empty(entry.size) for name, entry in names.items() if hasattr(entry, "size")}
+    dcp.load(state, checkpoint_id=str(checkpoint), no_dist=True)
+    return state
+
+
+def test_a_killed_run_ends_with_the_weights_of_a_straight_one(
+    straight: Path, pairs_store: Path, tmp_path: Path
+) -> None:
+    words = (*on(pairs_store), *seeded(straight.parent))
+    train_and_kill_after(tmp_path / "run", 3, *words, config=CONFIG)
+    resumed = train_well(tmp_path / "run", *words, config=CONFIG)
+    expected = preference_of(figures(straight))
+    assert preference_of(resumed) == expected
+    found, wanted = weights(tmp_path / "run", 4), weights(straight, 4)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    (tmp_path / "run" / "reference.parquet").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-4")
+    without = train(tmp_path / "run", *words, config=CONFIG)
+    assert without.returncode == 2
+    assert "the log-probabilities of the reference, is missing" in without.output
+    assert "Traceback" not in without.output
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (2, ()),
+        (2, ("--parallelism.tensor_parallel_degree", "2")),
+        (2, ("--parallelism.context_parallel_degree", "2")),
+        (2, ("--parallelism.data_parallel_shard_degree", "1", "--parallelism.data_parallel_replicate_degree", "2")),
+        (1, ("--loss.num_chunks", "1")),
+        (1, ("--training.local_batch_packs", "1")),
+    ],
+    ids=["fsdp", "tp", "cp", "ddp", "full-logits", "accumulation"],
+)
+def test_layouts_agree(layout: tuple[int, tuple[str, ...]], straight: Path, pairs_store: Path, tmp_path: Path) -> None:
+    world_size, words = layout
+    words = (*words, *on(pairs_store), *seeded(straight.parent))
+    found = train_well(tmp_path / "run", *words, world_size=world_size, config=CONFIG)
+    assert_near(preference_of(found), preference_of(figures(straight)), 3e-3)
+
+
+def test_a_precomputed_reference_equals_a_live_one(pairs_store: Path, tmp_path: Path) -> None:
+    """Of a LoRA run, whose model without its adapters is the reference."""
+    write_backbone(tmp_path / "base")
+    base = ("--model.initial", str(tmp_path / "base"), "--model.flavor", "initial", "--lora.rank", "4")
+    words = (*on(pairs_store), *base, "--optimizer.lr", "2e-2")
+    once = preference_of(train_well(tmp_path / "once", *words, config=CONFIG))
+    live = preference_of(train_well(tmp_path / "live", *words, "--preference.reference", "adapters_off", config=CONFIG))
+    assert_near(live, once, 1e-4)
+    assert once[4]["preference/margin"] > once[1]["preference/margin"] + 0.01
+    assert not (tmp_path / "live" / "reference.parquet").exists()
+
+
+@pytest.mark.parametrize("loss", ["dpo", "dpo_norm", "ipo", "simpo"])
+def test_a_planted_preference_is_learned(loss: str, tmp_path: Path) -> None:
+    """Chosen answers have codes of one set, rejected ones of another; pairs that were held out show it too."""
+    store = write_pairs(tmp_path / "store", num_pairs=32, max_codes=60)
+    beta = {"dpo": "0.1", "dpo_norm": "5", "ipo": "0.1", "simpo": "2"}[loss]
+    words = ("--preference.loss", loss, "--preference.beta", beta, "--training.target_tokens", "16384")
+    run = train_well(tmp_path / "run", *on(store), *words, config=CONFIG)
+    print(loss, {k: round(v, 3) for k, v in run[16].items() if k.startswith("preference/") and k.count("/") == 1})
+    assert run[16]["preference/accuracy"] > 0.95
+    assert run[16]["preference/loss"] < run[1]["preference/loss"]
+    assert run[16]["preference/chosen_logp"] > run[1]["preference/chosen_logp"]

@@ -1,0 +1,11 @@
+"""Alignment: what a trained model says is scored, and becomes the data it is trained on next.
+
+store of prompts, model
+  |  prompts.py    transcripts of a store that are answered, each once
+  |  answers.py    N answers to each prompt with their seeds, kept in a journal that a killed job continues
+  |  scorers.py    `Scorer`: named scores of each answer; measures of its codes, or a program of your own
+  v
+rewards.py         a reward from scores; which answer is chosen and which rejected, and why a prompt gives no pair
+  v
+pairs.py           `align pairs`: the preference store, with the record of how it was made
+"""

@@ -1,0 +1,239 @@
+"""Answers of a model to prompts, and the journal that keeps them with their scores.
+
+In: a model (an exported folder, or a run's checkpoint), prompts, decoding settings and a seed. Out: N answers per
+prompt, one line of JOURNAL/answers.jsonl each time a prompt is done. A job that was killed continues after the last
+whole line; a journal of other settings is refused. The answers to a prompt depend on its id and the seed alone, so they
+are the same in whatever order, and wherever the job was cut.
+
+Shapes: F codes (frames) of an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.align.prompts import Prompt
+from titan_speech.errors import DataError
+from titan_speech.generate.load import TrainedRun
+from titan_speech.generate.sampling import Decoding, Generated, generate_codes
+from titan_speech.generate.synthesize import SpeechModel
+from titan_speech.tokenization.prompt_template import Grammar, Task
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import parse_json
+
+ANSWERS_NAME, SETTINGS_NAME = "answers.jsonl", "settings.json"
+
+
+class Policy(Protocol):
+    """A model that answers prompts."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer: ...
+
+    @property
+    def grammar(self) -> Grammar: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What tells this model from another."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of prompt and answer together at most."""
+        ...
+
+    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+        """Sample `count` answers; the same for the same `decoding.seed`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExportedPolicy:
+    """A folder of `titan-speech model export`, decoded by transformers with a key-value cache."""
+
+    model: SpeechModel
+    folder: Path
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.model.tokenizer
+
+    @property
+    def grammar(self) -> Grammar:
+        return self.model.grammar
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        record = self.model.record
+        return {"model": str(self.folder), "step": record.step, "weights": record.weights}
+
+    @property
+    def max_positions(self) -> int:
+        return int(self.model.model.config.max_position_embeddings)
+
+    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+        prefix_T = self.grammar.prefix(Task.TTS, prompt.parts).astype(np.int64)
+        return self.model.complete([prefix_T] * count, range(count), decoding)
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """A run's checkpoint, decoded without a cache: for small models."""
+
+    trained: TrainedRun
+    folder: Path
+    weights: str
+    """Fingerprint of the checkpoint."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.trained.tokenizer
+
+    @property
+    def grammar(self) -> Grammar:
+        return self.trained.grammar
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"run": str(self.folder), "step": self.trained.step, "weights": self.weights}
+
+    @property
+    def max_positions(self) -> int:
+        return self.trained.config.training.seq_len
+
+    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+        seeds = (seed_of(str(number), decoding.seed) for number in range(count))
+        decodings = (replace(decoding, seed=seed) for seed in seeds)
+        return [generate_codes(self.trained.model, self.grammar, Task.TTS, prompt.parts, one) for one in decodings]
+
+
+def seed_of(name: str, seed: int) -> int:
+    """A seed that depends on a name and a seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answer with its scores."""
+
+    codes_F: NDArray[np.uint16]
+    stopped: bool
+    """Whether the model ended it; otherwise it was cut at the limit."""
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt's answers; none where it was left out."""
+
+    sample_id: str
+    answers: tuple[Answer, ...]
+    left_out: str = ""
+    """Why the prompt was not answered."""
+
+
+Score = Callable[[Prompt, Sequence[Generated]], list[dict[str, float]]]
+
+
+class Journal:
+    """The folder in which a job keeps the prompts it has done."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open or begin a journal; the caller holds the folder's lock.
+
+        Raises:
+            DataError: it was begun with other settings.
+        """
+        self.path = folder / ANSWERS_NAME
+        text = json.dumps(settings, sort_keys=True, indent=1)
+        place = folder / SETTINGS_NAME
+        if place.exists():
+            found = parse_json(place.read_bytes())
+            now = json.loads(text)
+            changed = [name for name in sorted({*found, *now}) if found.get(name) != now.get(name)]
+            if changed:
+                differ = "; ".join(f"{name} was {found.get(name)!r} and is {now.get(name)!r}" for name in changed)
+                raise DataError(
+                    f"{folder} holds answers of another job: {differ}. Give the same settings to continue it, another "
+                    "--output, or delete the folder"
+                )
+        else:
+            write_atomically(place, text)
+
+    def read(self) -> Iterator[Answered]:
+        """What is done; a last line that was not finished is removed from the file.
+
+        Raises:
+            DataError: a line is no record of a prompt.
+        """
+        if not self.path.exists():
+            return
+        whole = 0
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                try:
+                    yield _answered(parse_json(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(
+                        f"{self.path}, line {number} is damaged ({error}); delete the line to answer its prompt again"
+                    ) from None
+        if whole < self.path.stat().st_size:
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
+
+    def append(self) -> IO[str]:
+        """The file, to `write_line` to."""
+        return self.path.open("a", encoding="utf-8")
+
+
+def write_line(file: IO[str], answered: Answered) -> None:
+    """Write a prompt that is done, at once."""
+    answers = [
+        {"codes": answer.codes_F.tolist(), "stopped": answer.stopped, "scores": dict(answer.scores)}
+        for answer in answered.answers
+    ]
+    record = {"prompt": answered.sample_id, "answers": answers, "left_out": answered.left_out}
+    file.write(json.dumps(record, separators=(",", ":")) + "\n")
+    file.flush()
+
+
+def _answered(record: Mapping[str, Any]) -> Answered:
+    answers = tuple(
+        Answer(
+            np.array(one["codes"], np.uint16),
+            bool(one["stopped"]),
+            {str(name): float(value) for name, value in one["scores"].items()},
+        )
+        for one in record["answers"]
+    )
+    return Answered(str(record["prompt"]), answers, str(record["left_out"]))
+
+
+def answer_prompt(policy: Policy, prompt: Prompt, count: int, decoding: Decoding, score: Score) -> Answered:
+    """Answers to one prompt with their scores; a prompt that leaves no room for the shortest answer is left out."""
+    room = policy.max_positions - prompt.num_prefix_tokens(policy.grammar) - 1  # the stop token
+    if room < decoding.min_codes:
+        return Answered(prompt.sample_id, (), f"its prompt leaves {max(room, 0)} of {policy.max_positions} positions")
+    own = replace(decoding, seed=seed_of(prompt.sample_id, decoding.seed), max_codes=min(decoding.max_codes, room))
+    generated = policy.answer(prompt, count, own)
+    scores = score(prompt, generated)
+    answers = (Answer(one.codes_F, one.stopped, some) for one, some in zip(generated, scores, strict=True))
+    return Answered(prompt.sample_id, tuple(answers))
+
+
+def settings_of(policy: Policy, decoding: Decoding, count: int, **more: Any) -> dict[str, Any]:
+    """What the answers of a journal depend on."""
+    return {**policy.identity, "decoding": asdict(decoding), "num_answers": count, **more}

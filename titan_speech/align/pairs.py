@@ -1,0 +1,205 @@
+"""`align pairs`: a model's answers to the prompts of a store become a store of preference pairs.
+
+In: a policy, prompts, a scorer and a reward. Out: a token store of task preference, with pairs.json next to its
+manifest: the model, decoding, seeds, scorer, reward and rules it was made by, what gave no pair and why, and the scores
+of every pair. Answers and scores stay in OUTPUT.answers, so another reward or margin picks again without sampling.
+
+Training on the store and answering again with the new model is iterative DPO.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titan_speech import __version__
+from titan_speech.align.answers import Answered, Journal, Policy, answer_prompt, settings_of, write_line
+from titan_speech.align.prompts import DESCRIPTION, Prompt, Prompts
+from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, Pair, Term, pick, reward
+from titan_speech.align.scorers import Scorer
+from titan_speech.errors import DataError
+from titan_speech.generate.sampling import Decoding
+from titan_speech.store.manifest import Manifest
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.locks import RunLock
+from titan_speech.utils.progress import Progress
+from titan_speech.utils.text_table import counted
+
+RECORD_NAME = "pairs.json"
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are made."""
+
+    output: Path
+    num_answers: int
+    decoding: Decoding
+    terms: tuple[Term, ...]
+    margin: float
+    transcript: str
+
+    @property
+    def journal(self) -> Path:
+        """Where answers are kept."""
+        return self.output.with_name(f"{self.output.name}.answers")
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What a job made."""
+
+    pairs: tuple[Pair, ...]
+    without: Counter[str]
+    """Prompts without a pair, by reason."""
+
+    def lines(self) -> list[str]:
+        """For the console; a bias of the pairs, as towards short answers, shows in the means."""
+        total = len(self.pairs) + sum(self.without.values())
+        lines = [f"{counted(len(self.pairs), 'pair')} from {counted(total, 'prompt')}"]
+        lines += [f"  no pair: {number:,} with {reason}" for reason, number in self.without.items()]
+        lines.append(f"  {'mean of':24}{'chosen':>12}{'rejected':>12}")
+        rewards = [(pair.chosen_reward, pair.rejected_reward) for pair in self.pairs]
+        for name, values in {"reward": rewards, **self._scores()}.items():
+            chosen, rejected = np.mean(values, axis=0)
+            lines.append(f"  {name:24}{chosen:>12.4g}{rejected:>12.4g}")
+        return lines
+
+    def _scores(self) -> dict[str, list[tuple[float, float]]]:
+        names = sorted({*self.pairs[0].chosen.scores} if self.pairs else ())
+        return {
+            name: [(pair.chosen.scores[name], pair.rejected.scores.get(name, np.nan)) for pair in self.pairs]
+            for name in names
+        }
+
+
+def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSettings) -> PairResult:
+    """Answer, score, pick and write; a job that was cut continues.
+
+    Args:
+        policy: the model.
+        found: the prompts, and the manifest of their store.
+        scorer: of answers.
+        settings: how, and where to.
+
+    Raises:
+        DataError: the output exists, the scorer fails, a reward is not a number, or no prompt gives a pair.
+        CheckpointError: another process is at it.
+    """
+    if settings.output.exists():
+        raise DataError(f"{settings.output} exists already and a store is never changed: choose another path")
+    settings.journal.mkdir(parents=True, exist_ok=True)
+    sampling = settings_of(
+        policy,
+        settings.decoding,
+        settings.num_answers,
+        prompts=found.manifest.fingerprint,
+        transcript=settings.transcript,
+        scorer=f"{scorer.name} {scorer.version}",
+    )
+    with RunLock.take(settings.journal):
+        answered = _answer(policy, found.prompts, scorer, settings, Journal(settings.journal, sampling))
+        result = _pick(answered, settings)
+        record = _record(result, settings, sampling)
+        prompts = {prompt.sample_id: prompt for prompt in found.prompts}
+        _write(result, prompts, found.manifest, policy.tokenizer, settings, record)
+    return result
+
+
+def _answer(
+    policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, settings: PairSettings, journal: Journal
+) -> list[Answered]:
+    """All prompts with their answers, in the order of the prompts."""
+    done = {one.sample_id: one for one in journal.read()}
+    missing = [prompt for prompt in prompts if prompt.sample_id not in done]
+    with Progress("answers", len(missing), "prompts") as progress, journal.append() as file:
+        for prompt in missing:
+            one = answer_prompt(policy, prompt, settings.num_answers, settings.decoding, scorer.score)
+            for answer in one.answers:
+                reward(answer.scores, settings.terms, prompt.sample_id)  # before hours of more answers
+            write_line(file, one)
+            done[prompt.sample_id] = one
+            progress.add(1)
+    return [done[prompt.sample_id] for prompt in prompts]
+
+
+def _pick(answered: Sequence[Answered], settings: PairSettings) -> PairResult:
+    pairs, without = list[Pair](), Counter[str]()
+    for one in answered:
+        found = pick(one, settings.terms, settings.margin)
+        if isinstance(found, Pair):
+            pairs.append(found)
+        else:
+            without[found] += 1
+    if not pairs:
+        reasons = "; ".join(f"{number:,} with {reason}" for reason, number in without.items())
+        raise DataError(f"no prompt of {len(answered):,} gives a pair: {reasons}. {_advice(without)}")
+    return PairResult(tuple(pairs), without)
+
+
+def _advice(without: Counter[str]) -> str:
+    most, _ = without.most_common(1)[0]
+    if most == EQUAL_REWARDS:
+        return "The reward is constant: it tells no answer from another. Give another --reward"
+    if most == LEFT_OUT:
+        return "Give shorter prompts, or a model with more positions"
+    return "Sample more or longer answers at a higher temperature, or lower --margin"
+
+
+def _record(result: PairResult, settings: PairSettings, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        **sampling,
+        "reward": [str(term) for term in settings.terms],
+        "margin": settings.margin,
+        "without_pair": dict(result.without),
+        "pairs": [
+            {
+                "prompt": pair.sample_id,
+                "chosen": {"reward": pair.chosen_reward, **pair.chosen.scores},
+                "rejected": {"reward": pair.rejected_reward, **pair.rejected.scores},
+            }
+            for pair in result.pairs
+        ],
+    }
+
+
+def _write(
+    result: PairResult,
+    prompts: Mapping[str, Prompt],
+    source: Manifest,
+    tokenizer: TextTokenizer,
+    settings: PairSettings,
+    record: Mapping[str, Any],
+) -> None:
+    writer = StoreWriter(
+        settings.output,
+        name=f"pairs of {source.name}",
+        codec=source.codec,
+        tokenizer=tokenizer,
+        normalization_version=source.normalization_version,
+        licence=source.licence,
+    )
+    with writer:
+        for pair in result.pairs:
+            prompt = prompts[pair.sample_id]
+            texts = {settings.transcript: prompt.text}
+            if prompt.description:
+                texts[DESCRIPTION] = prompt.description
+            for which, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+                info = SampleInfo(
+                    sample_id=f"{prompt.sample_id}/{which}",
+                    dataset_source=prompt.dataset_source,
+                    language=prompt.language,
+                    source_video_id=prompt.sample_id,
+                )
+                writer.add_speech(info, answer.codes_F, texts)
+        writer.add_file(RECORD_NAME, json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,197 @@
+"""Scores of answers: measures of their codes, or what a program of your own finds.
+
+In: a prompt and its answers. Out: for each answer named scores, which rewards.py makes a reward of. A scorer has a
+version, which is recorded with the pairs.
+
+A program (`CommandScorer`) is started once and speaks lines of JSON: first it writes {"name": ..., "version": ...},
+then it answers each line {"prompt": {"id", "language", "text"}, "answers": [[code, ...], ...]} with {"scores": [{name:
+number, ...}, ...]}. It may have packages, GPUs and a codec of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+
+from titan_speech.align.prompts import Prompt
+from titan_speech.errors import DataError
+from titan_speech.generate.measures import NAMES, measure
+from titan_speech.generate.sampling import Generated
+from titan_speech.tokenization.prompt_template import Grammar, Task
+from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.printable import one_line
+
+MAX_LINE_BYTES = 64 << 20
+LAST_WORDS_BYTES = 500
+
+
+class Scorer(Protocol):
+    """Gives named scores to answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str:
+        """Changes with whatever changes scores."""
+        ...
+
+    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+        """The scores of each answer."""
+        ...
+
+    def close(self) -> None:
+        """End processes; a closed scorer is not used again."""
+        ...
+
+
+MEASURES = (*NAMES, "num_codes", "codes_per_character")
+
+
+class MeasuresScorer:
+    """Measures of the codes alone (generate/measures.py), the answer's length, and its codes per character."""
+
+    name, version = "measures", "1"
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar = grammar
+
+    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+        """The measures of each answer; length_ratio compares with the recording.
+
+        Args:
+            prompt: what was answered.
+            answers: of the model.
+        """
+        vocabulary, stop_id = self.grammar.vocabulary, self.grammar.stop_id(Task.TTS)
+        found = []
+        for answer in answers:
+            ids_T = vocabulary.codes_to_ids(answer.codes_F).astype(np.int64)
+            ids_T = np.append(ids_T, stop_id) if answer.stopped else ids_T
+            measures = measure(
+                ids_T, stop_id=stop_id, vocabulary=vocabulary, num_target_codes=prompt.num_recorded_codes
+            )
+            num_codes = float(len(answer.codes_F))
+            rate = num_codes / max(len(prompt.text.strip()), 1)
+            found.append({**asdict(measures), "num_codes": num_codes, "codes_per_character": rate})
+        return found
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class CommandScorer:
+    """A program that scores; see the module."""
+
+    def __init__(self, command: str, timeout_sec: float = 600.0) -> None:
+        """Start the program and read its name and version.
+
+        Args:
+            command: words as in a shell.
+            timeout_sec: how long it may take for its first line, and for the answers to one prompt.
+
+        Raises:
+            DataError: it cannot be started, ends, does not answer in time or says something else.
+        """
+        self.command, self.timeout_sec = command, timeout_sec
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the program)
+        self._rest = b""
+        try:
+            words = shlex.split(command)
+            self._process = subprocess.Popen(  # noqa: S603  (the user's own program, without a shell)
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0
+            )
+        except (OSError, ValueError, IndexError) as error:
+            self._errors.close()
+            raise DataError(f"the scorer {command!r} cannot be started: {error}") from None
+        try:
+            head = self._read()
+            if not (isinstance(head, dict) and isinstance(head.get("name"), str) and "version" in head):
+                raise self._failure('did not begin with {"name": ..., "version": ...}')
+        except BaseException:
+            self.close()
+            raise
+        self.name, self.version = one_line(head["name"]), one_line(str(head["version"]))
+
+    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+        """What the program says of each answer.
+
+        Args:
+            prompt: what was answered.
+            answers: of the model.
+
+        Raises:
+            DataError: the program ended, was too slow, or did not give numbers for every answer.
+        """
+        asked = {
+            "prompt": {"id": prompt.sample_id, "language": prompt.language, "text": prompt.text},
+            "answers": [answer.codes_F.tolist() for answer in answers],
+        }
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        except OSError:
+            raise self._failure("ended") from None
+        found = self._read()
+        scores = found.get("scores") if isinstance(found, dict) else None
+        if not isinstance(scores, list) or len(scores) != len(answers):
+            raise self._failure(f"was asked for the scores of {len(answers)} answers and gave {str(found)[:200]!r}")
+        for one in scores:
+            if not isinstance(one, dict) or not all(type(value) in (int, float) for value in one.values()):
+                raise self._failure(f"gave scores that are not names with numbers: {str(one)[:200]!r}")
+        return [{str(name): float(value) for name, value in one.items()} for one in scores]
+
+    def close(self) -> None:
+        """End the program."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
+            if pipe is not None:
+                pipe.close()
+
+    def _read(self) -> Any:
+        """The next line as JSON."""
+        assert self._process.stdout is not None
+        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + self.timeout_sec
+        while b"\n" not in self._rest:
+            left_sec = deadline - time.monotonic()
+            if left_sec <= 0 or not select.select([descriptor], [], [], left_sec)[0]:
+                raise self._failure(f"gave no answer in {self.timeout_sec:g} s")
+            data = os.read(descriptor, 1 << 20)
+            if not data:
+                raise self._failure("ended")
+            self._rest += data
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise self._failure(f"wrote a line of more than {MAX_LINE_BYTES >> 20} MB")
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            return parse_json(line)
+        except ValueError:
+            raise self._failure(f"wrote {line[:200].decode(errors='replace')!r}, which is not JSON") from None
+
+    def _failure(self, what: str) -> DataError:
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - LAST_WORDS_BYTES))
+        words = one_line(self._errors.read().decode(errors="replace").strip())
+        ending = f" with code {code}" if code is not None and what == "ended" else ""
+        said = f"; its last words: {words}" if words else ""
+        return DataError(f"the scorer {self.command!r} {what}{ending}{said}. Prompts that are done are kept")
