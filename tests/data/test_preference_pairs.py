@@ -17,7 +17,10 @@ from titan_speech.data.batch_checks import check_labels, packs_by_stream
 from titan_speech.data.loader import ANSWERS, SpeechDataLoader
 from titan_speech.data.pack_layout import IGNORE_INDEX, answer_numbers, split_labels
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.validation_set import open_validation_sets
 from titan_speech.errors import DataError
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 SEQ_LEN = 256
 
@@ -131,3 +134,18 @@ def test_the_same_store_is_read_as_tts_with_unchanged_labels(store: Path) -> Non
     config = config_of(store, task="tts")
     pack = DataPlan.load(replace(config, preference=PreferenceConfig())).pack(0)
     assert pack.labels_S.max() < 1 << 48
+
+
+def test_a_held_out_set_of_pairs_has_both_answers_and_training_has_neither(store: Path, tmp_path: Path) -> None:
+    gold = tmp_path / "gold"
+    held_out = make_held_out_set([store], gold, HeldOutOptions(num_ce=4, num_decode=0))
+    prompts = {sample_id.rpartition("/")[0] for sample_id in held_out.ce}
+    assert len(held_out.ce) == 2 * len(prompts) == 8 - 2 * ("alone" in prompts)
+    config = config_of(store, held_out=(str(gold),))
+    plan = DataPlan.load(config)
+    assert sum(stream.counts.num_documents for stream in plan.streams) == 24 - len(prompts - {"alone"})
+    [found] = open_validation_sets(config, plan, TextTokenizer.load(config.tokenizer.path))
+    assert found.num_documents == len(prompts - {"alone"})
+    batch = plan.build_batch(found.pack_plans)
+    assert batch.answers_BA3 is not None
+    assert int((batch.answers_BA3[:, :, 0] >= 0).sum()) == 2 * found.num_documents

@@ -92,7 +92,7 @@ def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference
 
 def packed_loss(settings: PreferenceConfig, pairs: list[Pair], model, reference, packs: list[list[int]]):
     """Our loss of the pairs in these packs; its gradients are in `model`. Reference: another model, or None."""
-    seq_len = 128
+    seq_len = 192
     answers = AnswerCrossEntropy.Config(num_rows=NUM_ROWS, num_streams=1, kind_boundaries=(8, 9), seq_len=seq_len)
     loss = PreferenceLoss.Config(num_chunks=4, loss_fn=answers, settings=settings).build()
     loss.num_pairs = torch.tensor(float(len(pairs)))

@@ -21,7 +21,13 @@ from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.prompt_template import Task
 
-PROMPTED = (Task.TTS, Task.CLONE, Task.CONTINUATION)
+PROMPTED = {
+    Task.TTS: Task.TTS,
+    Task.CLONE: Task.CLONE,
+    Task.CONTINUATION: Task.CONTINUATION,
+    Task.PREFERENCE: Task.TTS,
+}
+"""Tasks of a run with prompts, and the task whose template these have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +70,7 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
         store, chosen = open_store(path, config.storage), read_held_out_set(path, config.storage)
         ids = {prompt.sample_id for prompt in chosen.decode}
         for stream in plan.streams:
-            if Task(stream.task) not in PROMPTED:
+            if (task := PROMPTED.get(Task(stream.task))) is None:
                 continue
             for documents in documents_of_stream(stream, store, plan):
                 length_N = documents.lengths(0, documents.num_documents)
@@ -77,7 +83,7 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
                         prefix_T = document.ids_T[: document.num_prefix_tokens].astype(np.int64)
                         num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
                         prompt = GenerationPrompt(
-                            sample_id, stream.task, stream.language, prefix_T, num_codes, row.transcript_native or ""
+                            sample_id, task, stream.language, prefix_T, num_codes, row.transcript_native or ""
                         )
                         by_stream[stream.language, stream.task].append(prompt)
     prompts = _in_turn([by_stream[key] for key in sorted(by_stream)], wanted.num_prompts)

@@ -38,6 +38,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from titan_speech.store.sample import CHOSEN, REJECTED
+
 
 def encode_names(name_N: pa.ChunkedArray) -> NDArray[np.int32]:
     """A number for each name of the column; -1 if it is null."""
@@ -129,10 +131,6 @@ def _draw(
         fits = _fits(unfit, chosen, length_N, spans, max_length)
         reference_N[unfit[fits]] = chosen[fits]
         unfit = unfit[~fits]
-
-
-CHOSEN, REJECTED = "/chosen", "/rejected"
-"""How the ids of the two answers to a prompt end; what comes before is the prompt's name."""
 
 
 def rejected_answers(sample_id_N: pa.ChunkedArray) -> NDArray[np.int32]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from titan_speech.store.files import PartKey
 from titan_speech.store.manifest import Kind, PartInfo
 from titan_speech.store.reader import Store
-from titan_speech.store.sample import TRANSCRIPT_VARIANTS
+from titan_speech.store.sample import CHOSEN, REJECTED, TRANSCRIPT_VARIANTS
 from titan_speech.store.shard_reader import read_sidecar
 
 FRAMING_TOKENS = 16
@@ -149,6 +149,24 @@ def _is_reference(candidate: Candidate, prompt: Candidate, max_tokens: int) -> b
         and candidate.has_transcript
         and candidate.num_tokens + prompt.num_tokens + 2 * FRAMING_TOKENS <= max_tokens
     )
+
+
+def find_other_answers(stores: Sequence[Store], chosen: Sequence[Candidate], max_tokens: int) -> list[Candidate]:
+    """The other answers of the preference pairs among chosen samples: a pair is read as a whole or not at all."""
+    wanted: dict[tuple[int, str], set[str]] = {}
+    parts: dict[tuple[int, str], PartInfo] = {}
+    for candidate in chosen:
+        for end, other in ((CHOSEN, REJECTED), (REJECTED, CHOSEN)):
+            if candidate.sample_id.endswith(end):
+                place = candidate.store, candidate.part.folder
+                wanted.setdefault(place, set()).add(candidate.sample_id.removesuffix(end) + other)
+                parts[place] = candidate.part
+    return [
+        candidate
+        for (number, folder), ids in sorted(wanted.items())
+        for candidate in _candidates_of_part(stores[number], number, parts[number, folder], 0, max_tokens)
+        if candidate.sample_id in ids
+    ]
 
 
 NUM_THREADS = 4

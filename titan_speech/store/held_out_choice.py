@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from titan_speech.store.held_out_candidates import (
     SharedValues,
     candidates_of,
     count_copies,
+    find_other_answers,
     find_references,
     find_related,
 )
@@ -92,6 +93,7 @@ def make_held_out_set(
     stores = [open_store(path, storage) for path in paths]
     refuse_different(stores, "one held-out set cannot be chosen from these stores")
     choice = _choose(stores, options)
+    choice = replace(choice, ce=[*choice.ce, *find_other_answers(stores, choice.all, options.max_tokens)])
     by = None if options.by == "sample" else options.by
     related = find_related(stores, SharedValues.of(choice.all, by))
     _refuse_emptied(related, options)

@@ -76,7 +76,7 @@ def pair_losses(
     return PairLosses(loss, settings.beta * chosen.detach(), settings.beta * rejected.detach())
 
 
-PAIR_SUMS = (
+PAIR_SUMS: tuple[str, ...] = (
     "pairs",
     "loss",
     "accuracy",
@@ -194,7 +194,7 @@ class PreferenceLoss(ChunkedLossWrapper):
         """Pairs of the step over all ranks; set before its first micro-batch."""
         self.reference_BA: torch.Tensor | None = None
         """The reference's log-probability of each answer of the next micro-batch; None: there is none."""
-        self.add_over_context: Callable[[torch.Tensor], None] = lambda _: None
+        self.add_over_context: Callable[[torch.Tensor], object] = lambda _: None
         """Adds sums of the ranks that share a sequence, in place; set where context parallelism divides it."""
         self.num_context = 1
         """How many ranks those are."""
@@ -282,7 +282,7 @@ def describe_pairs(sums_SK: torch.Tensor, names: list[tuple[str, ...]]) -> dict[
     groups = dict.fromkeys(name for some in names for name in ("", *some))
     for group in groups:
         members = [index for index, some in enumerate(names) if not group or group in some]
-        total = dict(zip(PAIR_SUMS, sums_SK[members].sum(dim=0).tolist(), strict=True))
+        total: dict[str, float] = dict(zip(PAIR_SUMS, sums_SK[members].sum(dim=0).tolist(), strict=True))
         if not total["pairs"]:
             continue
         ending = f"/{group}" if group else ""
