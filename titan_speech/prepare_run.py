@@ -127,6 +127,7 @@ def _load(argv: list[str]) -> _Job:
         shape=model_shape(model_of_stage(config)),
         identity=Provenance(
             vocabulary=grammar.vocabulary.fingerprint,
+            older_vocabularies=grammar.vocabulary.older_fingerprints,
             grammar=grammar.fingerprint,
             model=f"{config.model.family} {config.model.flavor}",
             global_batch_tokens=config.training.global_batch_tokens,

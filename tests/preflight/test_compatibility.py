@@ -51,6 +51,12 @@ BREAKING = {
         "parallelism": {"pipeline_parallel_degree": 2},
         "training": {"cuda_graphs": True},
     },
+    "preference loss with pipeline parallel": {
+        "model": {"flavor": "debug_untied"},
+        "parallelism": {"pipeline_parallel_degree": 2},
+        "preference": {"loss": "dpo"},
+    },
+    "preference loss with CUDA graphs": {"preference": {"loss": "dpo"}, "training": {"cuda_graphs": True}},
     "emulated float8 with compiled layers": {
         "float8": {"recipe": "rowwise", "emulate": True},
         "compile": {"enable": True},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch.distributed.checkpoint as dcp
 from tests.hf_folders import write_backbone
 from tests.model.test_model import debug_model, transformers_twin
 from tests.preference_samples import write_pairs
-from tests.runs import figures, train, train_and_kill_after, train_well
+from tests.runs import figures, metrics_lines, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
 
 pytestmark = pytest.mark.slow
@@ -237,7 +239,7 @@ def test_a_killed_run_ends_with_the_weights_of_a_straight_one(
     (tmp_path / "run" / "reference.parquet").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-4")
     without = train(tmp_path / "run", *words, config=CONFIG)
-    assert without.returncode == 2
+    assert without.returncode != 0
     assert "the log-probabilities of the reference, is missing" in without.output
     assert "Traceback" not in without.output
 
@@ -265,6 +267,7 @@ def test_a_precomputed_reference_equals_a_live_one(pairs_store: Path, tmp_path: 
     """Of a LoRA run, whose model without its adapters is the reference."""
     write_backbone(tmp_path / "base")
     base = ("--model.initial", str(tmp_path / "base"), "--model.flavor", "initial", "--lora.rank", "4")
+    base += ("--tokenizer.path", str(tmp_path / "base"))
     words = (*on(pairs_store), *base, "--optimizer.lr", "2e-2")
     once = preference_of(train_well(tmp_path / "once", *words, config=CONFIG))
     live = preference_of(train_well(tmp_path / "live", *words, "--preference.reference", "adapters_off", config=CONFIG))
@@ -277,10 +280,19 @@ def test_a_precomputed_reference_equals_a_live_one(pairs_store: Path, tmp_path: 
 def test_a_planted_preference_is_learned(loss: str, tmp_path: Path) -> None:
     """Chosen answers have codes of one set, rejected ones of another; pairs that were held out show it too."""
     store = write_pairs(tmp_path / "store", num_pairs=32, max_codes=60)
+    make_held_out_set([store], tmp_path / "gold", HeldOutOptions(num_ce=4, num_decode=0))
     beta = {"dpo": "0.1", "dpo_norm": "5", "ipo": "0.1", "simpo": "2"}[loss]
     words = ("--preference.loss", loss, "--preference.beta", beta, "--training.target_tokens", "16384")
+    words += ("--data.held_out", json.dumps([str(tmp_path / "gold")]), "--validation.every_steps", "16")
     run = train_well(tmp_path / "run", *on(store), *words, config=CONFIG)
     print(loss, {k: round(v, 3) for k, v in run[16].items() if k.startswith("preference/") and k.count("/") == 1})
     assert run[16]["preference/accuracy"] > 0.95
     assert run[16]["preference/loss"] < run[1]["preference/loss"]
     assert run[16]["preference/chosen_logp"] > run[1]["preference/chosen_logp"]
+    before, after = (one for one in metrics_lines(tmp_path / "run") if one.get("event") == "validation")
+    shown = {name: after[f"validation/gold/preference/{name}"] for name in ("pairs", "accuracy", "margin", "loss")}
+    print("held out", {name: round(value, 3) for name, value in shown.items()})
+    assert shown["accuracy"] == 1
+    assert shown["loss"] < before["validation/gold/preference/loss"]
+    if loss != "simpo":  # the reference is the model itself before the first step
+        assert before["validation/gold/preference/margin"] == pytest.approx(0, abs=1e-6)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from titan_speech.config.schema_data import TaskName
 from titan_speech.errors import DataError, VocabularyError
 from titan_speech.tokenization import prompt_template
-from titan_speech.tokenization.prompt_template import TEMPLATES, Grammar, Parts, Task, required_parts
+from titan_speech.tokenization.prompt_template import (
+    PREFERENCE,
+    TEMPLATES,
+    Grammar,
+    Parts,
+    Task,
+    required_parts,
+    template_task,
+)
 from titan_speech.tokenization.vocabulary import NUM_CODES, SPECIALS, Vocabulary
 
 VOCABULARY = Vocabulary(1000, 0, 1, "tiny")
@@ -61,7 +69,9 @@ def split(spelled: str) -> tuple[list[str], list[str]]:
 
 
 def test_there_is_one_template_for_every_task_of_the_configuration() -> None:
-    assert set(TEMPLATES) == set(Task) == set(get_args(TaskName))
+    assert set(TEMPLATES) == set(Task)
+    assert {template_task(name) for name in get_args(TaskName)} == set(Task)
+    assert set(get_args(TaskName)) - {*Task} == {PREFERENCE}
 
 
 @pytest.mark.parametrize("task", Task)

@@ -12,6 +12,7 @@ from torch import nn
 
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, answer_numbers, encode_labels, split_labels
+from titan_speech.training.preference import answers_of
 from titan_speech.training.preference_loss import (
     PAIR_SUMS,
     AnswerCrossEntropy,
@@ -226,3 +227,11 @@ def test_a_hopeless_pair_has_a_finite_gradient() -> None:
     assert hidden_BLD.grad is not None
     assert torch.isfinite(hidden_BLD.grad).all()
     assert F.relu(value) > 1e3
+
+
+def test_a_batch_of_padding_has_no_answers() -> None:
+    """Where the packs of a step do not fill all ranks, some of them compute padding alone."""
+    ids_BL = torch.zeros(2, SEQ_LEN, dtype=torch.int64)
+    answers_BA3 = answers_of(({"input": ids_BL}, torch.full_like(ids_BL, -100)))
+    assert answers_BA3.shape == (2, max_number(), 3)
+    assert (answers_BA3 == -1).all()

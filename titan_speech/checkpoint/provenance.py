@@ -113,6 +113,9 @@ class Provenance:
     reordered_from: str = ""
     """Checkpoint in the other order that this run was loaded from: weights and moments were reordered."""
 
+    older_vocabularies: tuple[str, ...] = ()
+    """Fingerprints of the same vocabulary with fewer markup names: a stage may start from weights of these."""
+
     budget: Budget | None = None
     """Steps and schedule: with it the learning rate of a checkpoint is known."""
 
@@ -151,6 +154,7 @@ class Provenance:
             f"{name}: the checkpoint has {theirs}, this run has {ours}"
             for name in must_agree
             if (ours := getattr(self, name)) != (theirs := getattr(found, name))
+            and not (weights_only and name == "vocabulary" and theirs in self.older_vocabularies)
         ]
         if differing:
             advice = _ADVICE_FOR_WEIGHTS if weights_only else _ADVICE_FOR_RESUME
@@ -218,7 +222,9 @@ def has_rotary_pairs(checkpoint: Path, family: str) -> bool:
 
 def _provenance(record: dict[str, Any]) -> Provenance:
     record = {"rotary": PAIRS, **record}
-    lists: dict[str, Any] = {key: tuple(record[key]) for key in ("stores", "versions") if key in record}
+    lists: dict[str, Any] = {
+        key: tuple(record[key]) for key in ("stores", "versions", "older_vocabularies") if key in record
+    }
     lists["tokens"] = tuple(TokensRead(**tokens) for tokens in record.get("tokens", ()))
     if record.get("backbone") is not None:
         lists["backbone"] = BackboneShape.from_record(record["backbone"])

@@ -39,7 +39,15 @@ from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_f
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, SampleReader
 from titan_speech.store.sample import SampleRow
-from titan_speech.tokenization.prompt_template import CompiledTemplate, Document, Grammar, Parts, Task
+from titan_speech.tokenization.prompt_template import (
+    PREFERENCE,
+    CompiledTemplate,
+    Document,
+    Grammar,
+    Parts,
+    Task,
+    template_task,
+)
 from titan_speech.tokenization.token_runs import TokenRuns
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
@@ -401,28 +409,27 @@ DOCUMENTS_OF_TASK = {
     Task.CLONE: CloneDocuments,
     Task.TEXT: TextDocuments,
     Task.INSTRUCTION: InstructionDocuments,
-    Task.PREFERENCE: PreferenceDocuments,
 }
 KIND_OF_TASK = {task: Kind.TEXT if task in (Task.TEXT, Task.INSTRUCTION) else Kind.SPEECH for task in Task}
 
 
 def required_variant(source: SourceConfig) -> str | None:
     """The text variant without which a sample cannot be read as the source's task."""
-    paired = dict.fromkeys((Task.TTS, Task.CLONE, Task.PREFERENCE), source.transcript)
-    needed = {**paired, Task.INSTRUCTION: USER}
-    return needed.get(Task(source.task))
+    needed = {Task.TTS: source.transcript, Task.CLONE: source.transcript, Task.INSTRUCTION: USER}
+    return needed.get(template_task(source.task))
 
 
 def is_splittable(source: SourceConfig) -> bool:
     """Whether the source's documents may be cut where a pack ends."""
-    return Task(source.task) in SPLITTABLE_TASKS and source.stitch_gap_sec is None
+    return template_task(source.task) in SPLITTABLE_TASKS and source.stitch_gap_sec is None
 
 
 def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: int) -> Documents:
     """The part read as the source's task; clone pairs and stitched documents fit the sequence length."""
-    task = Task(source.task)
-    template = Task.TTS if task is Task.PREFERENCE else task
-    settings = (part, grammar, template, source.train_on, source.transcript, seq_len)
+    task = template_task(source.task)
+    settings = (part, grammar, task, source.train_on, source.transcript, seq_len)
+    if source.task == PREFERENCE:
+        return PreferenceDocuments(*settings)
     if source.stitch_gap_sec is not None:
         return StitchedDocuments(*settings, max_gap_sec=source.stitch_gap_sec)
     return DOCUMENTS_OF_TASK[task](*settings)

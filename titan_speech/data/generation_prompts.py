@@ -19,15 +19,9 @@ from titan_speech.data.validation_set import documents_of_stream
 from titan_speech.errors import ConfigError
 from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
-from titan_speech.tokenization.prompt_template import Task
+from titan_speech.tokenization.prompt_template import Task, template_task
 
-PROMPTED = {
-    Task.TTS: Task.TTS,
-    Task.CLONE: Task.CLONE,
-    Task.CONTINUATION: Task.CONTINUATION,
-    Task.PREFERENCE: Task.TTS,
-}
-"""Tasks of a run with prompts, and the task whose template these have."""
+PROMPTED = (Task.TTS, Task.CLONE, Task.CONTINUATION)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +64,7 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
         store, chosen = open_store(path, config.storage), read_held_out_set(path, config.storage)
         ids = {prompt.sample_id for prompt in chosen.decode}
         for stream in plan.streams:
-            if (task := PROMPTED.get(Task(stream.task))) is None:
+            if (task := template_task(stream.task)) not in PROMPTED:
                 continue
             for documents in documents_of_stream(stream, store, plan):
                 length_N = documents.lengths(0, documents.num_documents)

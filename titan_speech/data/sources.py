@@ -14,7 +14,7 @@ from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, r
 from titan_speech.data.held_out import HeldOut
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Part, Store, check_same_codec, check_tokenizer, open_store
-from titan_speech.tokenization.prompt_template import Grammar, Task
+from titan_speech.tokenization.prompt_template import Grammar, template_task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
@@ -73,7 +73,7 @@ def open_sources(
 
 def _select_parts(source: SourceConfig, store: Store) -> list[Part]:
     """Parts of the task's kind that the source's filters keep, in the store's order."""
-    kind = KIND_OF_TASK[Task(source.task)]
+    kind = KIND_OF_TASK[template_task(source.task)]
     parts = [part for part in store.parts if part.kind is kind and part.num_samples]
     _refuse_missing("datasets", source.datasets, {part.dataset_source for part in parts}, store)
     parts = [part for part in parts if not source.datasets or part.dataset_source in source.datasets]

@@ -29,7 +29,7 @@ from titan_speech.data.planned_streams import PlannedStream
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
 from titan_speech.store.reader import Store, check_same_codec, check_tokenizer, open_store, store_files
-from titan_speech.tokenization.prompt_template import Task
+from titan_speech.tokenization.prompt_template import template_task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.text_table import counted
 
@@ -138,7 +138,7 @@ def _validation_set(name: str, store: Store, held_out: HeldOutSet, plan: DataPla
 
 def documents_of_stream(stream: PlannedStream, store: Store, plan: DataPlan) -> tuple[Documents, ...]:
     """The parts of the held-out store that were chosen from what the stream reads, read as the stream's task."""
-    kind, variant = KIND_OF_TASK[Task(stream.task)], required_variant(stream.config)
+    kind, variant = KIND_OF_TASK[template_task(stream.task)], required_variant(stream.config)
     datasets = {documents.part.dataset_source for documents in stream.documents}
     return tuple(
         documents_of(part, stream.config, plan.grammar, plan.seq_len)

@@ -121,7 +121,8 @@ def write_text_tokenizer(tokenizer: TextTokenizer, source: Path, folder: Path) -
     folder.mkdir(parents=True)
     write_atomically(folder / JSON_NAME, tokenizer_json(source))
     recipe = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "num_base": tokenizer.num_base}
-    write_json(folder / RECIPE_NAME, recipe)
+    markup = {"markup": list(tokenizer.markup)} if tokenizer.markup else {}
+    write_json(folder / RECIPE_NAME, recipe | markup)
 
 
 def extended_tokenizer(base: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:

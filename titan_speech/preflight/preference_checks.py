@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from titan_speech.config.problem import Finding
 from titan_speech.config.schema import SpeechConfig
 
-TASK = "preference"
-
 
 def check_preference(config: SpeechConfig) -> Iterator[Finding]:
     """Sources, masks, the reference, and constants of another loss."""
@@ -33,7 +31,7 @@ def check_preference(config: SpeechConfig) -> Iterator[Finding]:
 def _check_sources(config: SpeechConfig) -> Iterator[Finding]:
     for index, source in enumerate(config.data.source):
         key = f"data.source.{index}"
-        if (source.task == TASK) != config.preference.is_on:
+        if (source.task == "preference") != config.preference.is_on:
             keys = (f"{key}.task", "preference.loss")
             if config.preference.is_on:
                 expected = "preference: a preference loss compares answers. preference.sft_weight adds cross-entropy"
@@ -42,7 +40,7 @@ def _check_sources(config: SpeechConfig) -> Iterator[Finding]:
                 yield Finding(
                     keys, "task preference with cross-entropy", "a loss for its pairs", '[preference] loss = "dpo"'
                 )
-        elif source.task == TASK and source.train_on != "target":
+        elif source.task == "preference" and source.train_on != "target":
             expected = "target: what is compared are the answers, not their prompt"
             yield Finding((f"{key}.train_on", f"{key}.task"), f'"{source.train_on}" with pairs', expected, '"target"')
 

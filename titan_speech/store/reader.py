@@ -361,9 +361,9 @@ def check_same_codec(stores: Sequence[Store]) -> None:
 
 
 def check_tokenizer(store: Store, tokenizer: TextTokenizer) -> None:
-    """Refuses a tokenizer other than the one that made the store's text ids."""
+    """Refuses a tokenizer other than the one that made the store's text ids, or that one with further markup."""
     expected = store.manifest.tokenizer.fingerprint
-    if tokenizer.fingerprint != expected:
+    if expected not in (tokenizer.fingerprint, *tokenizer.older_fingerprints):
         raise DataError(
             f"store {store.path} was built with tokenizer {expected}, the run has {tokenizer.fingerprint}; "
             "point [tokenizer] path at the tokenizer the store was built with, or rebuild the store"

@@ -20,6 +20,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.files import REPAIR, TOKENS, StoreFiles, dtype_of, files_at, length_column, suffix_of
 from titan_speech.store.manifest import Kind, PartInfo, ShardInfo
 from titan_speech.store.sample import ROW_SCHEMA, SampleRow, stored_columns
+from titan_speech.tokenization.vocabulary import bad_text_id
 from titan_speech.utils.text_table import counted
 
 CONSTANT_COLUMNS = ("dataset_source", "language", "codec_ckpt_hash", "tokenizer_version", "normalization_version")
@@ -68,10 +69,9 @@ class ShardReader:
                 f"{path} has {counted(len(data), 'token')}, its sidecar says {offsets[-1]}; rebuild the store"
             )
         is_text = name != TOKENS or self._part.kind is Kind.TEXT
-        if is_text and len(data) and int(data.max()) >= self._num_base:
+        if is_text and (bad := bad_text_id(data, self._num_base)) is not None:
             raise DataError(
-                f"{path} holds text id {data.max()}, expected less than {self._num_base}; "
-                "rebuild the store with its tokenizer"
+                f"{path} holds text id {bad}, expected less than {self._num_base}; rebuild the store with its tokenizer"
             )
         opened = self.opened[name] = Samples(data.data.toreadonly(), offsets.data)
         self._files.track_open_array(opened.data.nbytes, partial(self.opened.pop, name, None))

@@ -20,6 +20,7 @@ from titan_speech.store.external_sort import checksums, order_keys
 from titan_speech.store.files import TOKENS, StoreFiles, dtype_of, length_column, suffix_of
 from titan_speech.store.manifest import FileInfo, Kind, Manifest, PartInfo, ShardInfo, split_versions
 from titan_speech.store.shard_reader import CONSTANT_COLUMNS, read_sidecar
+from titan_speech.tokenization.vocabulary import bad_text_id
 from titan_speech.utils.text_table import counted
 
 
@@ -120,8 +121,8 @@ class ShardCheck:
                 return [f"{file.path}: checksum of sample {sample_id} is wrong{rest}"]
         num_base = self.manifest.tokenizer.num_base
         is_text = name != TOKENS or part.kind is Kind.TEXT
-        if is_text and len(data) and int(data.max()) >= num_base:
-            return [f"{file.path} holds text id {data.max()}, expected less than {num_base}"]
+        if is_text and (bad := bad_text_id(data, num_base)) is not None:
+            return [f"{file.path} holds text id {bad}, expected less than {num_base}"]
         return []
 
 

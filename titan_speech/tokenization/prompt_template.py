@@ -36,7 +36,7 @@ from titan_speech.tokenization.vocabulary import Vocabulary
 
 
 class Task(StrEnum):
-    """What a sample is trained as; the values are those of `task` in the configuration."""
+    """What a sample is trained as; `task` in the configuration has these values, and `PREFERENCE`."""
 
     SPEECH = "speech"
     CONTINUATION = "continuation"
@@ -44,8 +44,15 @@ class Task(StrEnum):
     CLONE = "clone"
     TEXT = "text"
     INSTRUCTION = "instruction"
-    PREFERENCE = "preference"
-    """Two answers to one prompt, each of them a tts document: it has no template of its own."""
+
+
+PREFERENCE = "preference"
+"""A task of the configuration without a template of its own: two answers to one prompt, each a tts document."""
+
+
+def template_task(name: str) -> Task:
+    """The task whose template the documents of a task of the configuration have."""
+    return Task.TTS if name == PREFERENCE else Task(name)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ and the `Vocabulary` that extends them by speech tokens.
 Sources, in falling order of precedence: recipe.json (`bos_token`, `eos_token`, `num_base`), config.json (`vocab_size`:
 Qwen3 has 151,936 rows for 151,669 entries), tokenizer_config.json, special_tokens_map.json, well-known names.
 
+Markup: `"markup": ["<laugh>", ...]` in recipe.json names reserved rows of the vocabulary. Such a name in a text becomes
+one id, that of its row; it must not be an entry of the tokenizer. Names may be added at the end, never moved.
+
 Text that spells a special ("<|end_of_text|>" on a web page) is encoded as ordinary characters, never as that special.
 The fingerprint covers what can change an id, so a file that was only re-indented keeps it; for that the file is parsed
 a second time (1.2 s for the 8 MB of Llama 3.1, of 2.8 s to load it).
@@ -22,11 +25,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from titan_speech.errors import VocabularyError
 from titan_speech.tokenization.known_tokenizers import tiktoken_as_json
-from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.tokenization.vocabulary import Vocabulary, check_markup
 from titan_speech.tokenization.word_ids import WordIds, word_ids_of
 from titan_speech.utils.json_text import parse_json, read_json_file, read_small_file
 
@@ -65,13 +68,28 @@ class DocumentTokens:
 class TextTokenizer:
     """Text to ids of the base rows and back; can be pickled."""
 
-    def __init__(self, tokenizer: Tokenizer, *, bos_id: int, eos_id: int, num_base: int, identity: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        bos_id: int,
+        eos_id: int,
+        num_base: int,
+        identity: str,
+        markup: tuple[str, ...] = (),
+    ) -> None:
+        self.markup = markup
+        tokenizer.add_tokens([AddedToken(name, normalized=False) for name in markup])
         tokenizer.encode_special_tokens = True  # text that spells a special stays text
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._identity = identity
         self.bos_id, self.eos_id, self.num_base = bos_id, eos_id, num_base
+        rows = self.vocabulary().markup_ids
+        self._row_of = {tokenizer.token_to_id(name): rows[name] for name in markup}
+        """The library numbers added tokens on from its own; the row of each of these numbers."""
+        self._number_of = {row: number for number, row in self._row_of.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> TextTokenizer:
@@ -92,26 +110,35 @@ class TextTokenizer:
         found = _document_tokens(file.parent, tokenizer)
         num_entries = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         bos_id, eos_id, num_base = _checked(found, num_entries, file)
-        return cls(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=_identity(text))
+        markup = _markup(file.parent / RECIPE_NAME, tokenizer)
+        return cls(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=_identity(text), markup=markup)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without any special token.
+        """Ids of a text, without any special token but markup.
 
         Args:
             text: any text; it is not normalized.
 
         Returns:
-            One id below `num_base` per token.
+            One id per token, below `num_base` but for markup.
         """
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._rows(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._rows(encoding.ids) for encoding in found]
+
+    def _rows(self, ids: list[int]) -> list[int]:
+        return [self._row_of.get(id_, id_) for id_ in ids] if self._row_of else ids
 
     def encode_bytes(self, texts: Sequence[str]) -> list[bytes]:
         """uint32 ids of each text as bytes, for building stores: known words are looked up (word_ids.py)."""
         if self._words is not None:
-            return self._words.encode(texts)
+            plain = [text for text in texts if not any(name in text for name in self.markup)]
+            if len(plain) == len(texts):
+                return self._words.encode(texts)
+            known = dict(zip(plain, self._words.encode(plain), strict=True))
+            return [known[text] if text in known else array("I", self.encode(text)).tobytes() for text in texts]
         return [array("I", ids).tobytes() for ids in self.encode_batch(list(texts))]
 
     @cached_property
@@ -122,12 +149,13 @@ class TextTokenizer:
         """The text of ids, special tokens included.
 
         Args:
-            ids: ids below `num_base`.
+            ids: ids as `encode` returns them.
 
         Returns:
             The text; bytes that are no UTF-8 become replacement characters.
         """
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        numbers = [self._number_of.get(id_, id_) for id_ in ids] if self._number_of else ids
+        return self._tokenizer.decode(numbers, skip_special_tokens=False)
 
     def token(self, id_: int) -> str:
         """Name of an entry.
@@ -155,20 +183,54 @@ class TextTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that change if any text could get other ids or a document other first and last tokens."""
+        return self._fingerprint(self.markup)
+
+    @cached_property
+    def older_fingerprints(self) -> tuple[str, ...]:
+        """Of the tokenizer with none, one, two, ... of its markup names: it reads what was made with these, where no
+        text spells a name that came later."""
+        return tuple(self._fingerprint(self.markup[:count]) for count in range(len(self.markup)))
+
+    def _fingerprint(self, markup: tuple[str, ...]) -> str:
         frame = f"{self._identity}:{self.bos_id}:{self.eos_id}:{self.num_base}"
+        frame += f":{json.dumps(markup)}" if markup else ""
         return hashlib.sha256(frame.encode()).hexdigest()[:16]
 
     def vocabulary(self) -> Vocabulary:
         """The vocabulary that extends the backbone's rows by speech tokens."""
-        return Vocabulary(self.num_base, self.bos_id, self.eos_id, self.fingerprint)
+        return Vocabulary(
+            self.num_base, self.bos_id, self.eos_id, self.fingerprint, self.markup, self.older_fingerprints
+        )
 
     def __reduce__(self) -> tuple[Callable[..., TextTokenizer], tuple[object, ...]]:
-        return _from_text, (self._tokenizer.to_str(), self.bos_id, self.eos_id, self.num_base, self._identity)
+        text = self._tokenizer.to_str()
+        return _from_text, (text, self.bos_id, self.eos_id, self.num_base, self._identity, self.markup)
 
 
-def _from_text(text: str, bos_id: int, eos_id: int, num_base: int, identity: str) -> TextTokenizer:
-    tokenizer = Tokenizer.from_str(text)
-    return TextTokenizer(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=identity)
+def _from_text(
+    text: str, bos_id: int, eos_id: int, num_base: int, identity: str, markup: tuple[str, ...]
+) -> TextTokenizer:
+    return TextTokenizer(
+        Tokenizer.from_str(text), bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=identity, markup=markup
+    )
+
+
+def _markup(file: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The names under `markup` in recipe.json.
+
+    Raises:
+        VocabularyError: they are no names, or entries of the tokenizer.
+    """
+    names = read_json_file(file).get("markup", []) if file.is_file() else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise VocabularyError(f'{file}: markup is {names!r}; expected a list of names such as ["<laugh>"]')
+    if taken := [name for name in names if tokenizer.token_to_id(name) is not None]:
+        raise VocabularyError(
+            f"{file}: markup {taken[0]} is an entry of the tokenizer already, with an id and a meaning of its own; "
+            "choose another name"
+        )
+    check_markup(tuple(names))
+    return tuple(names)
 
 
 def tokenizer_file(path: Path) -> Path:

@@ -6,6 +6,10 @@ by name (foreign_layouts.py, importers/llasa.py).
 
     base rows | 65,536 codes in numeric order | 128 specials: 20 named, the rest reserved | padding to 128
 
+Markup (`<laugh>`) names reserved rows, from the last one down. It is part of text: a transcript has its ids among those
+of the tokenizer. A name keeps its row for ever: further names may follow, and whatever was made with fewer names stays
+valid.
+
 Stores keep plain codes, so a store outlives any change of backbone. The price is one addition per code when a document
 is assembled: 1.4 us for 500 codes, where the cast to int32 alone takes 0.4 us.
 
@@ -17,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -57,6 +61,8 @@ NAMED_SPECIALS = (
 SPECIALS = NAMED_SPECIALS + tuple(f"<|reserved_speech_{i}|>" for i in range(NUM_SPECIAL_ROWS - len(NAMED_SPECIALS)))
 _SPECIAL_INDEX = {name: index for index, name in enumerate(SPECIALS)}
 CODE_NAMES = tuple(f"<|s_{code}|>" for code in range(NUM_CODES))
+MAX_MARKUP = len(SPECIALS) - len(NAMED_SPECIALS)
+_MARKUP_NAME = re.compile(r"<[^<>|\s]{1,48}>")
 _NUMBERED_NAME = re.compile(r"(?:<\|s_(?P<code>\d+)\|>|base:(?P<base>\d+)|padding:(?P<padding>\d+))", re.ASCII)
 
 
@@ -96,6 +102,10 @@ class Vocabulary:
     eos_id: int
     tokenizer_fingerprint: str = ""
     """Identifies the meaning of the base rows: two tokenizers of the same size give two vocabularies."""
+    markup: tuple[str, ...] = ()
+    """Names of the last reserved rows, the very last one first."""
+    older_tokenizers: tuple[str, ...] = ()
+    """Fingerprints of the tokenizer with none, the first, the first two, ... of these names, and not all."""
 
     def __post_init__(self) -> None:
         if self.num_base <= 0:
@@ -103,6 +113,17 @@ class Vocabulary:
         for name, id_ in (("bos_id", self.bos_id), ("eos_id", self.eos_id)):
             if not 0 <= id_ < self.num_base:
                 raise VocabularyError(f"{name} is {id_}; expected a base row, 0..{self.num_base - 1}")
+        check_markup(self.markup)
+
+    @cached_property
+    def specials(self) -> tuple[str, ...]:
+        """Names of the special rows."""
+        return (*SPECIALS[: len(SPECIALS) - len(self.markup)], *reversed(self.markup))
+
+    @cached_property
+    def markup_ids(self) -> dict[str, int]:
+        """Id of each markup name."""
+        return {name: self.num_used_rows - 1 - number for number, name in enumerate(self.markup)}
 
     @property
     def first_code_id(self) -> int:
@@ -177,8 +198,11 @@ class Vocabulary:
         return self.is_code(np.arange(self.num_rows))
 
     def check_text_ids(self, ids_N: ArrayLike) -> None:
-        """Raise a VocabularyError if an id is not that of a base row."""
-        _check_range(np.asarray(ids_N), 0, self.num_base, "text id", "an id of the text tokenizer")
+        """Raise a VocabularyError if an id is neither that of a base row nor markup."""
+        ids = np.asarray(ids_N)
+        if self.markup and np.issubdtype(ids.dtype, np.integer):
+            ids = np.where(np.isin(ids, list(self.markup_ids.values())), 0, ids)
+        _check_range(ids, 0, self.num_base, "text id", "an id of the text tokenizer")
 
     def special(self, name: str) -> int:
         """Id of a named or reserved special token.
@@ -190,12 +214,16 @@ class Vocabulary:
             VocabularyError: there is no special token of this name.
         """
         try:
-            return self.first_special_id + _SPECIAL_INDEX[name]
+            return self.first_special_id + self._special_index[name]
         except KeyError:
-            known = ", ".join(NAMED_SPECIALS)
+            known = ", ".join((*NAMED_SPECIALS, *self.markup))
             raise VocabularyError(
                 f"no special is called {name!r}; expected one of {known} or <|reserved_speech_N|>"
             ) from None
+
+    @cached_property
+    def _special_index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.specials)} if self.markup else _SPECIAL_INDEX
 
     def token_name(self, id_: int) -> str:
         """Unique name of an id: base:123, <|s_17|>, <|speech_start|>, padding:0."""
@@ -206,7 +234,7 @@ class Vocabulary:
         if id_ < self.first_special_id:
             return CODE_NAMES[id_ - self.first_code_id]
         if id_ < self.num_used_rows:
-            return SPECIALS[id_ - self.first_special_id]
+            return self.specials[id_ - self.first_special_id]
         return f"padding:{id_ - self.num_used_rows}"
 
     def id_of(self, name: str) -> int:
@@ -232,8 +260,41 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """16 hex digits that change with the row numbers, the order of the specials and the tokenizer."""
         layout = [self.num_base, self.bos_id, self.eos_id, self.tokenizer_fingerprint]
-        text = json.dumps([layout, NUM_CODES, self.num_rows, SPECIALS])
+        text = json.dumps([layout, NUM_CODES, self.num_rows, self.specials])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def older_fingerprints(self) -> tuple[str, ...]:
+        """Of the same vocabulary with fewer markup names: weights made with it fit this one."""
+        return tuple(
+            replace(self, markup=self.markup[:count], tokenizer_fingerprint=tokenizer, older_tokenizers=()).fingerprint
+            for count, tokenizer in enumerate(self.older_tokenizers)
+        )
+
+
+def check_markup(names: tuple[str, ...]) -> None:
+    """Raise a VocabularyError if names are no markup, come twice or are too many."""
+    for number, name in enumerate(names):
+        if not _MARKUP_NAME.fullmatch(name):
+            raise VocabularyError(f"markup {name!r}: expected a name in <>, without space and |, such as <laugh>")
+        if name in names[:number]:
+            raise VocabularyError(f"markup {name} comes twice; each name has one row")
+    if len(names) > MAX_MARKUP:
+        raise VocabularyError(f"markup has {len(names)} names; there are {MAX_MARKUP} reserved rows")
+
+
+def bad_text_id(ids_T: NDArray[np.uint32], num_base: int) -> int | None:
+    """An id that no text has: neither a base row nor, as markup, a special one; None if there is none.
+
+    Args:
+        ids_T: ids of stored text.
+        num_base: base rows of the tokenizer that made them.
+    """
+    if not len(ids_T) or int(ids_T.max()) < num_base:
+        return None
+    first = num_base + NUM_CODES + len(NAMED_SPECIALS)
+    is_bad_T = (ids_T >= num_base) & ((ids_T < first) | (ids_T >= num_base + NUM_CODES + NUM_SPECIAL_ROWS))
+    return int(ids_T[is_bad_T][0]) if is_bad_T.any() else None
 
 
 def _check_range(values_N: NDArray, first: int, stop: int, what: str, expected: str) -> None:

@@ -1,6 +1,8 @@
 """What happens in a training step, in its order, and what is logged of it.
 
 loss.py         cross-entropy with sums per group; groups are language, task, source and kind of token
+preference_loss.py  DPO and its kin over packed pairs: the same cross-entropy, weighted by answer
+preference.py       the pairs of a step, and the log-probabilities of the frozen reference
 step_guard.py   whether a step may change the weights: its loss and gradients are finite
 optimizer.py    AdamW that skips a rejected step, with a rate of its own for new rows
 lr_schedule.py  the learning rate of each step

@@ -29,7 +29,7 @@ from torchtitan.tools.logging import logger
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.documents import PreferenceDocuments
 from titan_speech.data.loader import ANSWERS, Batch
-from titan_speech.data.pack_layout import PackPlan, views
+from titan_speech.data.pack_layout import PackPlan, max_answers, views
 from titan_speech.data.packing import Piece
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet, packed
@@ -41,6 +41,14 @@ from titan_speech.utils.text_table import counted
 REFERENCE_FILE = "reference.parquet"
 TRAINING = ""
 """The pairs that are trained on; those of a validation set have its name."""
+
+
+def answers_of(batch: Batch) -> torch.Tensor:
+    """Stream, part and sample of each answer, shape [B, A, 3]; -1 where there is none. A batch of padding has none."""
+    inputs, labels_BL = batch
+    if ANSWERS in inputs:
+        return inputs[ANSWERS]
+    return torch.full((len(labels_BL), max_answers(inputs["input"].shape[1]) + 1, 3), -1)
 
 
 class ReferenceTable:
@@ -162,7 +170,7 @@ class Preference:
     def read_step(self, batches: Iterator[Batch], num_microbatches: int) -> Iterator[Batch]:
         """The batches of a step, read at once, since the loss divides by the number of all their pairs."""
         taken = [next(batches) for _ in range(num_microbatches)]
-        num_pairs = sum(((inputs[ANSWERS][:, 2::2, 0] >= 0).sum() for inputs, _ in taken), torch.zeros(()))
+        num_pairs = sum(((answers_of(batch)[:, 2::2, 0] >= 0).sum() for batch in taken), torch.zeros(()))
         num_pairs = num_pairs.double().to(self.device)
         if (mesh := self.parallel_dims.get_optional_mesh("batch")) is not None:
             torch.distributed.all_reduce(num_pairs, group=mesh.get_group())
@@ -179,7 +187,7 @@ class Preference:
         if not self.settings.has_reference:
             return
         if self.is_precomputed:
-            self.loss.reference_BA = self.tables[pairs].look_up(batch[0][ANSWERS])
+            self.loss.reference_BA = self.tables[pairs].look_up(answers_of(batch))
         else:
             self.loss.reference_BA = self.reference.log_probabilities(batch)
 
@@ -202,7 +210,7 @@ class Preference:
             what = f"of {name}" if name else "that are trained on"
             logger.info(f"Reference: log-probabilities of the pairs {what}, {counted(len(plans), 'pack')}")
             for batch in self.reference.deal(plans):
-                table.put(batch[0][ANSWERS], self.reference.log_probabilities(batch))
+                table.put(answers_of(batch), self.reference.log_probabilities(batch))
             if (mesh := self.parallel_dims.get_optional_mesh("batch")) is not None:
                 torch.distributed.all_reduce(table.logp, group=mesh.get_group())
             for documents, logp_N in table.columns():
