@@ -194,7 +194,7 @@ def _mixed(seed: int, other: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _left_padded(prefixes: list[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prefixes: Sequence[NDArray[np.int64]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts padded on the left to one length, and the mask of their tokens; both [B, T]."""
     longest = max(map(len, prefixes))
     ids_BT = torch.full((len(prefixes), longest), pad_id)

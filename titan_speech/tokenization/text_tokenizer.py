@@ -87,7 +87,7 @@ class TextTokenizer:
         self._identity = identity
         self.bos_id, self.eos_id, self.num_base = bos_id, eos_id, num_base
         rows = self.vocabulary().markup_ids
-        self._row_of = {tokenizer.token_to_id(name): rows[name] for name in markup}
+        self._row_of = {id_: rows[name] for name in markup if (id_ := tokenizer.token_to_id(name)) is not None}
         """The library numbers added tokens on from its own; the row of each of these numbers."""
         self._number_of = {row: number for number, row in self._row_of.items()}
 
