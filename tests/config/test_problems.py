@@ -237,7 +237,7 @@ ONE_PROBLEM = {
         "[optimizer]",
         '[model]\nflavor = "1.7B"\n[optimizer]',
         "model.flavor",
-        "debug, debug_untied, 1B, 8B, initial for llama3; did",
+        "debug, debug_untied, debug_head32, 1B, 8B, initial for llama3; did",
     ),
     "varlen": (
         "[optimizer]",

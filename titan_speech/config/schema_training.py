@@ -24,8 +24,8 @@ class ModelConfig:
     """Backbone family."""
 
     flavor: str = "debug"
-    """Size within the family: debug, debug_untied, 0.6B, 1B, 1.7B, 8B (those the family has), or initial: the sizes of
-    model.initial."""
+    """Size within the family: debug, debug_untied, debug_head32 (Llama), 0.6B, 1B, 1.7B, 8B (those the family has), or
+    initial: the sizes of model.initial."""
 
     initial: str = ""
     """Hugging Face model folder whose weights a run without checkpoints starts from: a published backbone, whose

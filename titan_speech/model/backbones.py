@@ -5,7 +5,8 @@ and TorchTitan configurations are made. It leaves out the vocabulary, which is e
 
 Sizes of 0.6B to 8B are the published ones (config.json of each model). `debug` is ours: under 10 M parameters at a
 vocabulary of 69,760 rows (6.7 M of them the tied embedding), so that a CPU can train it. `debug_untied` has a head of
-its own and 14 M parameters, as pipelines need. Nothing here imports torch: a configuration is checked against these
+its own and 14 M parameters, as pipelines need; `debug_head32` has heads of 32, the least that vLLM runs on a CPU, and
+10 M. Nothing here imports torch: a configuration is checked against these
 sizes before anything is loaded.
 """
 
@@ -144,6 +145,7 @@ FLAVORS: dict[str, dict[str, BackboneShape]] = {
     "llama3": {
         "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
         "debug_untied": _llama3(**_DEBUG, head_dim=24, is_tied=False),
+        "debug_head32": _llama3(**(_DEBUG | {"dim": 128}), head_dim=32, is_tied=True),
         "1B": _llama3(  # Llama-3.2-1B
             num_layers=16,
             dim=2048,
