@@ -33,6 +33,7 @@ from titan_speech.cli.main import COMMANDS, GROUPS, parse  # noqa: E402
 from titan_speech.config.fields import config_fields, without_none  # noqa: E402
 from titan_speech.config.help import default_text, field_docstrings, type_text  # noqa: E402
 from titan_speech.config.schema import SpeechConfig  # noqa: E402
+from titan_speech.training.sinks.names import ENDPOINT_METRICS, PREFIX, SECTIONS  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -136,7 +137,12 @@ def fetch_script(target: Path, script: Script) -> None:
 
 def write_reference() -> None:
     REFERENCE.mkdir(exist_ok=True)
-    pages = {"command_line": command_line, "configuration_keys": configuration_keys, "python_api": python_api}
+    pages = {
+        "command_line": command_line,
+        "configuration_keys": configuration_keys,
+        "metrics": metrics,
+        "python_api": python_api,
+    }
     for name, page in pages.items():
         (REFERENCE / f"{name}.md").write_text("\n".join(page()) + "\n", encoding="utf-8")
 
@@ -185,6 +191,25 @@ def table_of_keys(cls: type, name: str, title: str) -> Iterator[str]:
         yield f":   {field_docstrings(cls).get(entry.name, '')}\n"
     for element, path in inner:
         yield from table_of_keys(element, path, f"[[{path}]]")
+
+
+def metrics() -> Iterator[str]:
+    """Every metric of a run with its unit, meaning and name in Prometheus."""
+    yield "# Metrics\n"
+    yield "Names are the same in metrics.jsonl, TensorBoard and W&B. A name is removed, or means something else, only after"
+    yield "one version in which the changelog says so. `{by}` is kind, task, source or language; in Prometheus what stands"
+    yield "in braces is a label, besides `run`.\n"
+    for section in SECTIONS:
+        yield f"## {section.title}\n\n{section.when}\n"
+        yield "| name | unit | what | in Prometheus |\n|---|---|---|---|"
+        for one in section.metrics:
+            name = f"`{PREFIX}{one.exported}`" + (", a counter" if one.is_counter else "")
+            yield f"| `{one.pattern}` | {one.unit} | {one.what} | {name} |"
+        yield ""
+    yield "## The endpoint of a node\n\nIn Prometheus alone, with `metrics.prometheus`.\n"
+    yield "| name | labels besides `run` | what |\n|---|---|---|"
+    for one in ENDPOINT_METRICS:
+        yield f"| `{PREFIX}{one.exported}` | {', '.join(one.labels)} | {one.what} |"
 
 
 def python_api() -> Iterator[str]:

@@ -175,8 +175,8 @@ class MetricsConfig:
     """Tags of that run."""
 
     prometheus: str = ""
-    """host:port at which the first rank of each node serves metrics for Prometheus, such as 127.0.0.1:9400, or
-    0.0.0.0:9400 for a Prometheus on another machine (there is no access control); empty: no endpoint."""
+    """host:port at which the first rank of each node serves metrics for Prometheus, such as 127.0.0.1:9464, or
+    0.0.0.0:9464 for a Prometheus on another machine (there is no access control); empty: no endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,7 +166,7 @@ def check_metrics(config: SpeechConfig) -> Iterator[Finding]:
     address = config.metrics.prometheus
     host, _, port = address.rpartition(":")
     if address and not (host and port.isascii() and port.isdecimal() and 0 < int(port) <= 65_535):
-        yield Finding(("metrics.prometheus",), f'"{address}"', "host:port, or empty", '"127.0.0.1:9400"')
+        yield Finding(("metrics.prometheus",), f'"{address}"', "host:port, or empty", '"127.0.0.1:9464"')
 
 
 _CHECKS: tuple[Check, ...] = (

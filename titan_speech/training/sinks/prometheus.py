@@ -2,7 +2,7 @@
 
 In: metrics at log steps (on the node of rank 0), the ledger files of this node's ranks, read at each scrape. Out:
 http://HOST:PORT/metrics in Prometheus' text format. It is served by a thread of the first rank of the node; training
-does nothing for it but keep the last metrics. The format is four lines of code, so no client library is needed. There
+does nothing for it but keep the last metrics. The format is a few lines of code, so no client library is needed. There
 is no access control: bind it to loopback, or to a network that only the monitoring reaches.
 """
 
@@ -17,11 +17,13 @@ from pathlib import Path
 
 from titan_speech.ledger.follow import RankFollower
 from titan_speech.ledger.records import ledger_file
-from titan_speech.training.sinks.names import PREFIX, find
+from titan_speech.training.sinks.names import ENDPOINT_METRICS, PREFIX, EndpointMetric, MetricName, find
 from titan_speech.training.sinks.sink import Message, Sink
 from titan_speech.utils.printable import printable
 
 Labels = tuple[tuple[str, str], ...]
+
+_OF_ENDPOINT = {metric.exported: metric for metric in ENDPOINT_METRICS}
 
 
 class PrometheusSink(Sink):
@@ -57,32 +59,30 @@ class PrometheusSink(Sink):
 
     def text(self) -> str:
         """All metrics in the text format."""
-        families: dict[str, tuple[str, list[str]]] = {}
-        for name, kind, labels, value in (*self._of_run(), *self._of_ranks()):
-            _, lines = families.setdefault(name, (kind, []))
-            lines.append(f"{name}{_braces((('run', self._run), *labels))} {_number(value)}")
-        blocks = (f"# TYPE {name} {kind}\n" + "\n".join(lines) for name, (kind, lines) in families.items())
-        return "\n".join(blocks) + "\n"
+        families: dict[MetricName | EndpointMetric, list[str]] = {}
+        for metric, labels, value in (*self._of_run(), *self._of_ranks()):
+            name = PREFIX + metric.exported
+            families.setdefault(metric, []).append(f"{name}{_braces((('run', self._run), *labels))} {_number(value)}")
+        return "".join(_head(metric) + "\n".join(lines) + "\n" for metric, lines in families.items())
 
-    def _of_run(self) -> Iterator[tuple[str, str, Labels, float]]:
+    def _of_run(self) -> Iterator[tuple[MetricName | EndpointMetric, Labels, float]]:
         for name, value in self._metrics.items():
             found = find(name)
             if found is not None:
-                metric, labels = found
-                yield PREFIX + metric.exported, "counter" if metric.is_counter else "gauge", labels, value
-        yield PREFIX + "flagged", "counter", (), self._num_flagged
+                yield *found, value
+        yield _OF_ENDPOINT["flagged"], (), self._num_flagged
 
-    def _of_ranks(self) -> Iterator[tuple[str, str, Labels, float]]:
+    def _of_ranks(self) -> Iterator[tuple[EndpointMetric, Labels, float]]:
         with self._scraping:
             for rank, follower in self._followers.items():
                 if not follower.update():
                     continue
                 of_rank = (("rank", str(rank)),)
-                yield PREFIX + "step", "gauge", of_rank, follower.last_step
-                yield PREFIX + "world_size", "gauge", of_rank, follower.world_size
-                yield PREFIX + "ledger_age_seconds", "gauge", of_rank, time.time() - follower.until_sec
+                yield _OF_ENDPOINT["step"], of_rank, follower.last_step
+                yield _OF_ENDPOINT["world_size"], of_rank, follower.world_size
+                yield _OF_ENDPOINT["ledger_age_seconds"], of_rank, time.time() - follower.until_sec
                 for name, seconds in follower.seconds.items():
-                    yield PREFIX + "seconds_total", "counter", (*of_rank, ("class", name)), seconds
+                    yield _OF_ENDPOINT["seconds_total"], (*of_rank, ("class", name)), seconds
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         sink = self
@@ -105,6 +105,11 @@ class PrometheusSink(Sink):
                 """A scrape is no news."""
 
         return Handler
+
+
+def _head(metric: MetricName | EndpointMetric) -> str:
+    name, kind = PREFIX + metric.exported, "counter" if metric.is_counter else "gauge"
+    return f"# HELP {name} {metric.what}\n# TYPE {name} {kind}\n"
 
 
 def _braces(labels: Labels) -> str:
