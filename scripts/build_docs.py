@@ -196,9 +196,9 @@ def table_of_keys(cls: type, name: str, title: str) -> Iterator[str]:
 def metrics() -> Iterator[str]:
     """Every metric of a run with its unit, meaning and name in Prometheus."""
     yield "# Metrics\n"
-    yield "Names are the same in metrics.jsonl, TensorBoard and W&B. A name is removed, or means something else, only after"
-    yield "one version in which the changelog says so. `{by}` is kind, task, source or language; in Prometheus what stands"
-    yield "in braces is a label, besides `run`.\n"
+    yield "Names are the same in metrics.jsonl, TensorBoard and W&B. They are stable: one that is removed or means"
+    yield "something else is announced in the changelog one version before. `{by}` is kind, task, source or language;"
+    yield "in Prometheus what stands in braces is a label, besides `run`.\n"
     for section in SECTIONS:
         yield f"## {section.title}\n\n{section.when}\n"
         yield "| name | unit | what | in Prometheus |\n|---|---|---|---|"

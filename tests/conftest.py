@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.runs import ROOT
 from tests.s3_server import S3Server, credentials, running_server
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.mapped_files import mapped_files
 
 if not torch.cuda.is_available():
@@ -34,3 +37,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         for name, value in credentials().items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def gold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A held-out set of the bundled data: 51 samples to score, 8 to generate from."""
+    folder = tmp_path_factory.mktemp("held_out") / "gold"
+    make_held_out_set([ROOT / "demo_data"], folder, HeldOutOptions(num_ce=51, num_decode=8, by="sample"))
+    return folder

@@ -182,12 +182,12 @@ def _plan_data(job: _Job, start: Start) -> DataPlan:
 def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTrainer:
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
     import torch
-    from torchtitan.observability import structured_logger
 
     from titan_speech.data.generation_prompts import generation_prompts
     from titan_speech.data.validation_set import open_validation_sets
     from titan_speech.hf.initial import extended_initial
     from titan_speech.trainer_config import trainer_config
+    from titan_speech.training.spans import begin_spans
 
     validation_sets = open_validation_sets(job.config, plan, job.tokenizer)
     hf_initial, initial = None, ""
@@ -210,8 +210,8 @@ def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTraine
         hf_initial=hf_initial,
         base=base,
     )
-    structured_logger.init_structured_logger(source="training", output_dir=str(job.run_folder), enable=False)
     _open_run_folder(job, plan, log)
+    begin_spans(job.run_folder, enable=job.config.profiler.spans)
     ledger.open(
         job.run_folder,
         rank=dist_env().rank,

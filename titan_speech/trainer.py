@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +52,7 @@ from titan_speech.training.preference import TRAINING, Preference, ReferencePass
 from titan_speech.training.preference_loss import PreferenceLoss
 from titan_speech.training.profiler import DATA, PASS
 from titan_speech.training.step_guard import StepGuard
+from titan_speech.training.tensor_norms import TensorNorms, is_due
 from titan_speech.training.validation import EVENT as VALIDATION
 from titan_speech.training.validation import Forward, Validation, deal, worse_than_untrained
 from titan_speech.utils.text_table import counted
@@ -114,6 +116,19 @@ class SpeechTrainer(Trainer):
             ),
             every_steps=config.speech.validation.every_steps,
             num_steps=config.budget.num_steps,
+        )
+        self.tensor_norms = TensorNorms(
+            self.model_parts,
+            num_old_rows=config.plan.vocabulary.num_base,
+            num_layers=len(self.model_config.layers),
+            pipeline_degree=self.parallel_dims.pp,
+            due_at=partial(
+                is_due,
+                every_steps=config.speech.metrics.tensor_norms_every_steps,
+                at_steps=config.speech.metrics.tensor_norms_at_steps,
+            ),
+            device=self.device,
+            log=self.metrics_processor.log_between_steps,
         )
         self._num_microbatches = 0
         """Microbatches of the current step that have begun."""
@@ -250,7 +265,7 @@ class SpeechTrainer(Trainer):
                 log = Path(self.config.dump_folder) / "metrics.jsonl"
                 is_judged = self.step and is_first_rank and self.preference is None  # which makes answers less likely
                 if is_judged and (warning := worse_than_untrained(result, log)):
-                    logger.warning(warning)
+                    self.metrics_processor.flag(f"validation {result.name}", self.step, warning)
                 self.metrics_processor.log_between_steps(
                     VALIDATION, self.step, result.metrics(), result.lines(), result.duration_sec
                 )
@@ -349,6 +364,7 @@ class SpeechTrainer(Trainer):
         if number == total:
             self.hangs.heartbeat.mark(self.step, "gradient norm and update")
             self.guard.judge(self.step, (p for part in self.model_parts for p in part.parameters()))
+            self.tensor_norms.gradients_complete(self.step)
         return torch.nan_to_num(loss, nan=0.0, posinf=0.0, neginf=0.0)
 
     def train_step(self, data_iterator: Iterator[Batch]) -> None:
@@ -372,7 +388,8 @@ class SpeechTrainer(Trainer):
         try:
             if self.preference is not None:
                 data_iterator = self.preference.read_step(data_iterator, self.dataloader.shape.num_microbatches)
-            super().train_step(data_iterator)
+            with self.tensor_norms.step(self.step):
+                super().train_step(data_iterator)
             self.health.observe(self.guard.readings())
         except Exception as raised:
             if is_of_a_collective(raised):

@@ -108,6 +108,19 @@ def test_a_bound_warns_or_stops_from_its_step_on(tmp_path: Path, caplog: pytest.
     run(scripted(), tmp_path, 5, GenerationCheckConfig(max_codes=64, stop={"stop_failure": 0.3}, bounds_from_step=6))
 
 
+def test_a_lower_bound_sees_what_has_become_too_small(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One code over and over, and no sound at all: nothing is above a bound."""
+    few = GenerationCheckConfig(max_codes=64, warn_below={"code_entropy_bits": 4.0, "length_ratio": 0.3})
+    with caplog.at_level(logging.WARNING):
+        run(scripted(), tmp_path, 5, few)
+    assert "code_entropy_bits 0 is below 4" in caplog.text
+    assert "length_ratio" not in caplog.text
+    with pytest.raises(HealthError, match=r"length_ratio 0 is below 0\.3"):
+        run(scripted(otherwise=STOP), tmp_path, 5, replace(few, warn_below={}, stop_below={"length_ratio": 0.3}))
+    with pytest.raises(ConfigError, match="warn_below"):
+        run(scripted(), tmp_path, config=GenerationCheckConfig(every_steps=4, warn_below={"silence": 0.5}))
+
+
 def test_sampling_depends_on_prompt_and_step_alone(tmp_path: Path) -> None:
     def flat(ids_BL: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(ids_BL), GRAMMAR.vocabulary.num_rows)

@@ -44,6 +44,20 @@ def test_the_page_shows_what_happened(tmp_path: Path) -> None:
     assert "Step 7 is skipped" not in text
 
 
+def test_norms_of_tensors_are_a_table_of_layers_in_their_order_with_the_relative_update(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", steps=20)
+    log = JsonlLogger(folder / "metrics.jsonl")
+    for step in (19, 20):
+        norms = {f"weight/layers/{layer}": 10.0 + layer for layer in range(12)} | {"update/layers/11": 0.021}
+        log.event("tensor_norms", step=step, **{f"tensors/{name}": norm for name, norm in norms.items()})
+    log.close()
+    text = page(open_runs([folder]))
+    assert "Norms at step 20" in text
+    assert text.index(">layers/2<") < text.index(">layers/10<")
+    assert "1.00e-03" in text
+    assert "layers/6" in text, "the middle layer has a line"
+
+
 def test_several_runs_are_drawn_together_and_their_differing_settings_are_listed(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / name / "run", description=name) for name in ("one", "other")]
     text = page(open_runs(folders))

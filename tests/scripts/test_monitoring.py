@@ -86,7 +86,9 @@ def test_every_legend_and_annotation_names_a_label_of_its_metrics() -> None:
 
 def test_every_configuration_key_that_an_alert_names_exists() -> None:
     tables = config_fields(SpeechConfig)
-    named = [key for one in alerts() for key in re.findall(r"(?<![/\w])([a-z]+)\.(\w+)\b", one["annotations"]["action"])]
+    named = [
+        key for one in alerts() for key in re.findall(r"(?<![/\w])([a-z]+)\.(\w+)\b", one["annotations"]["action"])
+    ]
     keys = [(table, key) for table, key in named if table in tables]
     assert keys
     for table, key in keys:

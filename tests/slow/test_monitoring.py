@@ -19,10 +19,9 @@ import pytest
 import yaml
 
 from tests.alert_faults import ASKED_AT, FAULTS, SOUND
-from tests.runs import ROOT, figures, free_port, kill, start_run
+from tests.runs import figures, free_port, kill, start_run
 from tests.scripts.test_monitoring import FOLDER, dashboard_queries
 from titan_speech.ledger.records import ledger_file
-from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 
 pytestmark = pytest.mark.slow
 TIMEOUT_SEC = 300
@@ -111,11 +110,9 @@ def firing(port: int) -> set[str]:
 
 
 def test_a_real_prometheus_scrapes_a_real_run_and_alerts_fire_on_injected_faults(
-    programs: Path, tmp_path: Path
+    programs: Path, gold: Path, tmp_path: Path
 ) -> None:
     """A generation check out of its bounds, and a rank that is stopped."""
-    gold = tmp_path / "gold"
-    make_held_out_set([ROOT / "demo_data"], gold, HeldOutOptions(num_ce=51, num_decode=8, by="sample"))
     run, endpoint = tmp_path / "run", f"127.0.0.1:{free_port()}"
     words = ("--metrics.prometheus", endpoint, "--data.held_out", json.dumps([str(gold)]))
     check = ("--generation_check.every_steps", "1000", "--generation_check.max_codes", "8")

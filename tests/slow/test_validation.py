@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import ROOT, train_well
+from tests.runs import train_well
 from tests.training.test_validation import validations
 from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import open_validation_sets
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.training.loss import GroupLoss
 
@@ -30,13 +29,6 @@ LAYOUTS = {
     "CP 2": (2, {"parallelism.context_parallel_degree": "2"}),
     "PP 2": (2, {"parallelism.pipeline_parallel_degree": "2"}),
 }
-
-
-@pytest.fixture(scope="module")
-def gold(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("held_out") / "gold"
-    make_held_out_set([ROOT / "demo_data"], folder, HeldOutOptions(num_ce=51, num_decode=8, by="sample"))
-    return folder
 
 
 @pytest.fixture(scope="module")

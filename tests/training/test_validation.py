@@ -8,22 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, losses, metrics_lines, train, train_well
+from tests.runs import NORM_TOLERANCE, ROOT, SMALL, figures, losses, metrics_lines, train, train_well
 from tests.warm import start_warm
 from titan_speech.data.validation_set import ValidationSet
-from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupLoss
+from titan_speech.training.sinks.names import METRICS, find
 from titan_speech.training.validation import ValidationResult, has_record, worse_than_untrained
 
 STEPS = ("--training.target_tokens", "3072", "--checkpoint.cadence", "[{every = 2}]")
-
-
-@pytest.fixture(scope="module")
-def gold(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("held_out") / "gold"
-    make_held_out_set([ROOT / "demo_data"], folder, HeldOutOptions(num_ce=51, num_decode=8, by="sample"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +35,33 @@ def validations(folder: Path) -> dict[int, dict]:
     return {record["step"]: record for record in metrics_lines(folder) if record.get("event") == "validation"}
 
 
-def test_validation_before_the_first_step_at_the_interval_and_at_the_end_changes_no_bit_of_training(
-    paired_only: str, tmp_path: Path
-) -> None:
-    def run(name: str, every_steps: str) -> dict[int, dict]:
-        words = (*STEPS, "--validation.every_steps", every_steps, "--generation_check.every_steps", every_steps)
-        small = ("--generation_check.num_prompts", "3", "--generation_check.max_codes", "10")
-        return train_well(tmp_path / name, *words, *small, config=paired_only, start=start_warm)
+@pytest.fixture(scope="module")
+def both(paired_only: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run without anything that measures, and with all of it."""
+    folder = tmp_path_factory.mktemp("both")
+    small = ("--generation_check.num_prompts", "3", "--generation_check.max_codes", "10")
+    for name, every_steps in (("plain", "0"), ("measured", "2")):
+        every = ("validation.every_steps", "generation_check.every_steps", "metrics.tensor_norms_every_steps")
+        words = [word for key in every for word in (f"--{key}", every_steps)]
+        train_well(folder / name, *STEPS, *words, *small, config=paired_only, start=start_warm)
+    return folder / "plain", folder / "measured"
 
-    plain, validated = run("plain", "0"), run("validated", "2")
-    generated = {r["step"]: r for r in metrics_lines(tmp_path / "validated") if r.get("event") == "generation"}
+
+def test_validation_before_the_first_step_at_the_interval_and_at_the_end_changes_no_bit_of_training(
+    both: tuple[Path, Path],
+) -> None:
+    plain, measured = both
+    assert losses(figures(measured)) == losses(figures(plain))
+    generated = {r["step"]: r for r in metrics_lines(measured) if r.get("event") == "generation"}
     assert list(generated) == [0, 2, 3]
     for step, record in generated.items():
-        samples = json.loads((tmp_path / "validated" / "generation" / f"step-{step}.json").read_text())
+        samples = json.loads((measured / "generation" / f"step-{step}.json").read_text())
         assert len({sample["sample_id"] for sample in samples}) == 3
         assert all(1 <= len(sample["sampled_ids"]) <= 11 for sample in samples)
         failures = [sample["stop_failure"] for sample in samples]
         assert record["generation/stop_failure"] == pytest.approx(sum(failures) / 3)
-    assert losses(validated) == losses(plain)
-    assert validations(tmp_path / "plain") == {}
-    found = validations(tmp_path / "validated")
+    assert validations(plain) == {}
+    found = validations(measured)
     assert list(found) == [0, 2, 3]
     for record in found.values():
         total = record["validation/gold/loss"]
@@ -72,6 +72,38 @@ def test_validation_before_the_first_step_at_the_interval_and_at_the_end_changes
             assert sum(parts.values()) == record["validation/gold/tokens"]
             mean = sum(n * record[name.replace("tokens", "loss", 1)] for name, n in parts.items()) / sum(parts.values())
             assert mean == pytest.approx(total, rel=1e-9)
+
+
+def test_gradients_by_group_add_up_to_the_gradient_norm_and_old_and_new_rows_are_apart(both: tuple[Path, Path]) -> None:
+    (norms,) = (record for record in metrics_lines(both[1]) if record.get("event") == "tensor_norms")
+    assert norms["step"] == 2
+    gradients = [value for name, value in norms.items() if name.startswith("tensors/gradient/")]
+    assert math.hypot(*gradients) == pytest.approx(figures(both[1])[2]["grad_norm"], rel=NORM_TOLERANCE)
+    for quantity in ("weight", "gradient", "update"):
+        groups = {name.partition(f"tensors/{quantity}/")[2] for name in norms if f"/{quantity}/" in name}
+        layers = {f"layers/{layer}" for layer in range(4)}
+        assert groups == {"embedding/old_rows", "embedding/new_rows", "norm", *layers}, "the head is tied"
+    assert {name for name in norms if "activation" in name} == {f"tensors/activation_rms/{layer}" for layer in layers}
+    rate = figures(both[1])[2]["lr"]
+    for layer in layers:
+        assert 0 < norms[f"tensors/update/{layer}"] < 2 * rate * math.sqrt(1e7), (
+            "AdamW moves a weight by about the rate"
+        )
+
+
+OF_EVENTS = {"set", "fingerprint", "start_from", "world_size", "how", "what", "message"}
+"""Fields of events that are no metrics."""
+NOT_HERE = {"mfu", "mfu_of_documents", "num_alloc_retries"}
+"""No GPU; with [upload], tests/checkpoint/test_uploader_process.py looks at what is emitted."""
+
+
+def test_every_name_that_a_run_emits_is_documented_and_every_documented_one_is_emitted(both: tuple[Path, Path]) -> None:
+    emitted = {name for record in metrics_lines(both[1]) for name in record} - {"event", "step"} - OF_EVENTS
+    families = {name: find(name) for name in emitted}
+    assert [name for name, family in families.items() if family is None] == []
+    seen = {family[0].pattern for family in families.values() if family is not None}
+    missing = {metric.pattern for metric in METRICS} - seen
+    assert missing == NOT_HERE | {pattern for pattern in missing if pattern.startswith("upload/")}
 
 
 def test_a_resumed_run_repeats_a_validation_that_was_cut_off_and_only_that(paired_only: str, tmp_path: Path) -> None:
@@ -123,4 +155,4 @@ def test_a_loss_above_that_of_the_untrained_model_is_told(tmp_path: Path) -> Non
     log.close()
     assert worse_than_untrained(result(5, 11.1, 3.0), log._path) == ""
     warning = worse_than_untrained(result(5, 12.5, 3.0), log._path)
-    assert "validation gold at step 5 is above that of the untrained model: code 12.500 (before: 11.100)" in warning
+    assert "losses are above those of the untrained model: code 12.500 (before: 11.100)" in warning

@@ -24,6 +24,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, OPTIMIZER, CheckpointManager, ModelWrapper
+from torchtitan.observability import structured_logger
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
@@ -220,7 +221,8 @@ class SpeechCheckpointManager(CheckpointManager):
         self._refuse_weights_that_are_not_finite(curr_step)
         if self._saver.is_busy:
             self._wait_for_previous_save(curr_step)
-        self._begin(curr_step, reason, wait=last_step or boundary.must_stop)
+        with structured_logger.log_trace_span("checkpoint_stall"):
+            self._begin(curr_step, reason, wait=last_step or boundary.must_stop)
         return True
 
     def _mine(self, requested: str) -> Boundary:

@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from torch.futures import Future as TorchFuture
+from torchtitan.observability import structured_logger
 
 from titan_speech.checkpoint.commit import (
     INDEX,
@@ -141,6 +142,7 @@ class CommittingWriter(FileSystemWriter):
         self.job = job
         self.fs = self.hashing = HashingFileSystem()
 
+    @structured_logger.log_trace_span("checkpoint_write")
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> TorchFuture[list[WriteResult]]:
         written: list[WriteResult] = []
         for role in ("model", "state"):

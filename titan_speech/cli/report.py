@@ -1,7 +1,8 @@
 """`titan-speech report`: the page of one run or several, alone or against a reference.
 
 In: run folders. Out: one HTML file that needs no network; with --serve the same page on this machine, live; with
---save-reference the curves of these runs as a reference. Exit code 1 if a run leaves the band of a reference.
+--save-reference the curves of these runs as a reference; with --trace the spans of one run for Perfetto. Exit code 1
+if a run leaves the band of a reference.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def report(args: argparse.Namespace) -> int:
     from titan_speech.report.run import open_runs
     from titan_speech.report.sections.comparison import comparison
 
+    if args.trace:
+        return _write_trace(args)
     output = Path(args.output) if args.output else args.runs[0] / DEFAULT_OUTPUT
     if not args.serve and output.is_dir():
         raise DataError(f"--output {output} is a folder; give the name of a file in it")
@@ -49,6 +52,17 @@ def report(args: argparse.Namespace) -> int:
     _write(output, page(runs, sections))
     print(f"page: {output}")
     return EXIT_DONE if reference is None or _is_within(runs, reference) else EXIT_FOUND_WRONG
+
+
+def _write_trace(args: argparse.Namespace) -> int:
+    from titan_speech.report.trace import trace
+
+    if len(args.runs) > 1:
+        raise DataError(f"--trace is of one run, found {len(args.runs)}; give one run folder")
+    path = Path(args.trace)
+    _write(path, "".join(trace(args.runs[0])))
+    print(f"trace: {path} (open it at https://ui.perfetto.dev, which reads it in the browser, or in chrome://tracing)")
+    return EXIT_DONE
 
 
 def _save_reference(args: argparse.Namespace, runs: list[Run]) -> None:
@@ -106,6 +120,11 @@ COMMANDS = (
                 "reference to compare with: a name of docs/evaluation.md (demo, overfit, tour-s1, ...) or a file; exit "
                 "code 1 if a run leaves its band",
                 metavar="REFERENCE",
+            ),
+            Argument(
+                "--trace",
+                "write a trace of one run instead: what every rank did from when to when, for Perfetto",
+                metavar="FILE",
             ),
             Argument("--save-reference", "also write the curves of these runs as a reference", metavar="FILE"),
             Argument("--about", "with --save-reference: what was run, on what"),

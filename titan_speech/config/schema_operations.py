@@ -178,10 +178,21 @@ class MetricsConfig:
     """host:port at which the first rank of each node serves metrics for Prometheus, such as 127.0.0.1:9464, or
     0.0.0.0:9464 for a Prometheus on another machine (there is no access control); empty: no endpoint."""
 
+    tensor_norms_every_steps: Annotated[int, Bounds(at_least=0)] = 0
+    """Interval in steps of norms of weights, gradients, updates and activations by layer and by old and new vocabulary
+    rows. Such a step holds a copy of this rank's weights and waits for the device; 0: none."""
+
+    tensor_norms_at_steps: tuple[int, ...] = ()
+    """Steps, counted from 1, at which these norms are measured besides."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilerConfig:
-    """Profiler traces of rank 0, in profiling/traces of the run folder: a step-time breakdown."""
+    """Spans of every step on every rank, and profiler traces of rank 0 in profiling/traces of the run folder."""
+
+    spans: bool = True
+    """Record when each rank fetched batches, computed, validated, generated, saved and uploaded, in spans of the run
+    folder: some 500 bytes per step, at most 64 MiB per rank. `titan-speech report RUN --trace FILE` draws them."""
 
     enable: bool = False
     """Write traces."""

@@ -247,7 +247,13 @@ class GenerationCheckConfig:
     """The first step at which warn and stop apply: an untrained model keeps no bound."""
 
     warn: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
-    """Upper bound by measure, above which a warning is logged, as in { stop_failure = 0.5, invalid_tokens = 0.02 }."""
+    """Upper bound by measure, above which the run is flagged, as in { stop_failure = 0.5, invalid_tokens = 0.02 }."""
+
+    warn_below: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
+    """Lower bound by measure, below which the run is flagged, as in { code_entropy_bits = 4.0, length_ratio = 0.3 }."""
 
     stop: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
     """Upper bound by measure, above which the run stops (code 3)."""
+
+    stop_below: dict[str, Annotated[float, Bounds(at_least=0)]] = field(default_factory=dict)
+    """Lower bound by measure, below which the run stops (code 3)."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torchtitan.observability import structured_logger
 
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
@@ -93,7 +94,7 @@ class GenerationCheck(RunCallback):
         grammar: of the run.
         last_logits: the model.
         log: where metrics go.
-        flag: called where a bound of `warn` is left.
+        flag: called where a bound of `warn` or `warn_below` is left.
         show: takes the samples, on rank 0.
         ranks: this rank among the data-parallel ones.
         run_folder: where sampled ids are written.
@@ -117,14 +118,15 @@ class GenerationCheck(RunCallback):
             step: steps done.
 
         Raises:
-            HealthError: a bound of `generation_check.stop` is left; raised on all ranks.
+            HealthError: a bound of `stop` or `stop_below` is left; raised on all ranks.
         """
         if step % self.config.every_steps and step != self.num_steps:
             return
         began = time.perf_counter()
-        sampled = self._gathered(self._generate(step))
-        samples = self._measures(sampled)
-        sounds = self._sounds(step, sampled)
+        with structured_logger.log_trace_span("generation_check"):
+            sampled = self._gathered(self._generate(step))
+            samples = self._measures(sampled)
+            sounds = self._sounds(step, sampled)
         metrics = self._metrics(samples, sounds, time.perf_counter() - began)
         if torch.distributed.get_rank() == 0:
             self._write(step, samples, sampled, sounds)
@@ -132,7 +134,9 @@ class GenerationCheck(RunCallback):
         self.log(EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
         if step < self.config.bounds_from_step:
             return
-        warnings, failures = (_broken(bounds, metrics) for bounds in (self.config.warn, self.config.stop))
+        config = self.config
+        warnings = _broken(config.warn, config.warn_below, metrics)
+        failures = _broken(config.stop, config.stop_below, metrics)
         if warnings:
             self.flag("the generation check", step, f"it left its bounds: {'; '.join(warnings)}")
         if failures:
@@ -140,7 +144,7 @@ class GenerationCheck(RunCallback):
                 f"the generation check at step {step:,} left its bounds: {'; '.join(failures)}. Compare the prompt "
                 f"template and the labels (titan-speech data show), see what it generated in "
                 f"{self.folder}/step-{step}.json, and lower optimizer.lr or resume from an earlier checkpoint; "
-                "generation_check.stop has the bounds"
+                "generation_check.stop and stop_below have the bounds"
             )
 
     def _generate(self, step: int) -> dict[int, list[int]]:
@@ -277,18 +281,21 @@ class GenerationCheck(RunCallback):
 def _check_bounds(config: GenerationCheckConfig) -> None:
     """Raise a ConfigError if a bound has the name of no measure."""
     known = (*NAMES, *(SOUND_NAMES if config.codec else ()))
-    unknown = sorted({*config.warn, *config.stop} - {*known})
+    unknown = sorted({*config.warn, *config.warn_below, *config.stop, *config.stop_below} - {*known})
     if unknown:
         raise ConfigError(
-            f"generation_check.warn and stop: found {unknown[0]!r}, expected one of {', '.join(known)}"
+            f"bounds of generation_check (warn, warn_below, stop, stop_below): found {unknown[0]!r}, expected one of "
+            f"{', '.join(known)}"
             + ("" if config.codec else f"; with generation_check.codec also {', '.join(SOUND_NAMES)}")
         )
 
 
-def _broken(bounds: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
-    """The bounds that a check left, as text."""
-    values = {name: metrics[f"generation/{name}"] for name in bounds if f"generation/{name}" in metrics}
-    return [f"{name} {value:.3g} is above {bounds[name]:g}" for name, value in values.items() if value > bounds[name]]
+def _broken(upper: Mapping[str, float], lower: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
+    """The bounds that a check left, as text; a measure that no sample has is in its bounds."""
+    values = {name.removeprefix("generation/"): value for name, value in metrics.items()}
+    above = [(name, "above", bound) for name, bound in upper.items() if values.get(name, bound) > bound]
+    below = [(name, "below", bound) for name, bound in lower.items() if values.get(name, bound) < bound]
+    return [f"{name} {values[name]:.3g} is {side} {bound:g}" for name, side, bound in (*above, *below)]
 
 
 def summary(step: int, metrics: Mapping[str, float], num_prompts: int) -> list[str]:

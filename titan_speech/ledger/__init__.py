@@ -4,6 +4,7 @@ clock.py    this process: one class at every moment, nested parts, suspension, w
 file.py     RUN/ledger/rank-N.jsonl, whose last line is rewritten in place, so that a kill loses a fifth of a second
 records.py  the format of these files, and reading them
 follow.py   the ledger of running ranks, followed from outside
+spans.py    RUN/spans/*.jsonl: what each process did from when to when
 account.py  seconds by class, goodput, lost work and stragglers, from the records of all processes
 
 This floor imports no torch, so a page or a monitor can read a ledger in milliseconds.

@@ -27,6 +27,11 @@ class VocabularyMatrix:
     parameter: nn.Parameter
     num_old: int
 
+    @classmethod
+    def of(cls, parameter: nn.Parameter, num_old_rows: int) -> VocabularyMatrix:
+        """A matrix of which the first `num_old_rows`, over all ranks, are the backbone's."""
+        return cls(parameter, _num_local_old_rows(parameter, num_old_rows))
+
     def old(self, tensor: torch.Tensor) -> torch.Tensor:
         """The backbone's rows of the parameter or its gradient on this rank, as a view."""
         return local_part(tensor)[: self.num_old]
@@ -40,7 +45,7 @@ def vocabulary_matrices(model_parts: Iterable[nn.Module], num_old_rows: int) -> 
     """Embedding and head of the model parts, if they are trained; a tied matrix appears once."""
     named = [pair for part in model_parts for pair in part.named_parameters()]
     return [
-        VocabularyMatrix(parameter, _num_local_old_rows(parameter, num_old_rows))
+        VocabularyMatrix.of(parameter, num_old_rows)
         for name, parameter in named
         if name.endswith(MATRICES) and parameter.requires_grad
     ]

@@ -8,6 +8,7 @@
     sections/        runs          -> `Section`s, one file each; a section that has nothing to show is left out
     reference.py     runs of a recipe -> bands of its curves, and where another run leaves them
     page.py          sections      -> HTML: templates/, with a style sheet and a script of its own inside
+    trace.py         spans, ledger -> a trace of the run for Perfetto
     serve.py         the same page on loopback while the run trains
 
 Everything in a run folder may have been written by somebody else: it is parsed with limits, and escaped on the page.

@@ -32,6 +32,7 @@ from titan_speech.report.sections.mixture import mixture
 from titan_speech.report.sections.optimization import optimization
 from titan_speech.report.sections.overview import STATES, overview
 from titan_speech.report.sections.provenance import provenance
+from titan_speech.report.sections.tensors import tensors
 from titan_speech.report.sections.throughput import throughput
 from titan_speech.report.sections.validation import validation
 from titan_speech.utils.printable import escape_controls
@@ -45,6 +46,7 @@ SECTIONS: tuple[SectionOf, ...] = (
     generation,
     evaluation,
     optimization,
+    tensors,
     throughput,
     ledger,
     mixture,

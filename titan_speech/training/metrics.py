@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.observability import structured_logger
 from torchtitan.tools.logging import logger
 
 from titan_speech.config.schema_operations import MetricsConfig
@@ -171,7 +172,8 @@ class SpeechMetricsProcessor(MetricsProcessor):
         counted = self._sum_over(("batch",), counted)
         counts = BatchCounts.from_tensor(counted[: -len(self.packs_S)])
         packs_S = counted[-len(self.packs_S) :].long().numpy()
-        self.mixture.compare(self.facts.planned_packs(self.last_logged_step, step), packs_S)
+        if differs := self.mixture.compare(self.facts.planned_packs(self.last_logged_step, step), packs_S):
+            self.flag("the mixture", step, "; ".join(differs))
         lr = max((v for k, v in (extra_metrics or {}).items() if k.startswith("lr/")), default=math.nan)
         metrics: dict[str, Any] = {
             "loss": math.nan,  # where every step since the last log was skipped
@@ -239,6 +241,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
         if self.jsonl is None or not self.jsonl.is_new("flagged", step=step, what=what):
             return
         logger.warning(f"Flagged at step {step} by {what}: {text}")
+        structured_logger.log_trace_instant("flagged")
         self.jsonl.event("flagged", step=step, what=what, message=text)
         self.sinks.message(Message("flagged", step, text, {"what": what}))
 

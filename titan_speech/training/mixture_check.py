@@ -1,9 +1,10 @@
 """The mixture that a run reads against the one that was planned.
 
 In: at each log step the packs of each stream that the data plan gives the steps since the last one, and those counted
-in the batches of all ranks. Out: `read_tokens/source/...` and `read_tokens/language/...` for the log, and one warning
-for each source or language that was read less or more than planned. The plan is exact, so a difference means that
-slots were lost or read twice, whatever the loss says. The cost is that of adding two small arrays.
+in the batches of all ranks. Out: `read_tokens/source/...` and `read_tokens/language/...` for the log, and one sentence
+for each source or language that was read less or more than planned, which flags the run. The plan is exact, so a
+difference means that slots were lost or read twice, whatever the loss says. The cost is that of adding two small
+arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torchtitan.tools.logging import logger
 
 from titan_speech.training.loss import StreamKey
 
@@ -48,21 +48,19 @@ class MixtureCheck:
         self._told: set[str] = set()
 
     def compare(self, planned_S: NDArray[np.int64], counted_S: NDArray[np.int64]) -> list[str]:
-        """Add the packs of some steps, and warn of what differs.
+        """Add the packs of some steps, and compare all so far.
 
         Returns:
-            The warnings, each given once.
+            What differs, each source and language once.
         """
         self._planned_S, self._counted_S = self._planned_S + planned_S, self._counted_S + counted_S
-        counted, warnings = _by_group(self._counted_S, self._streams), []
+        counted, differing = _by_group(self._counted_S, self._streams), []
         for name, planned in _by_group(self._planned_S, self._streams).items():
             is_off = planned >= MIN_PACKS and abs(counted[name] - planned) > TOLERANCE * planned
             if is_off and name not in self._told:
                 self._told.add(name)
-                warnings.append(
+                differing.append(
                     f"{name.replace('/', ' ')}: {counted[name]:,} packs were read, the data plan has {planned:,}; the "
                     "run does not train on the mixture it was given (titan-speech data order shows the plan)"
                 )
-        for warning in warnings:
-            logger.warning(warning)
-        return warnings
+        return differing

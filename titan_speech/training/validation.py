@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.distributed import ParallelDims
+from torchtitan.observability import structured_logger
 
 from titan_speech.data.loader import Batch, as_batch
 from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackPlan, build_batch
@@ -134,7 +135,8 @@ class Validation:
         """The losses of each set, on every rank."""
         for validation_set in self.sets:
             began = time.perf_counter()
-            losses = group_losses(self._sums(validation_set), self.streams)
+            with structured_logger.log_trace_span("validation"):
+                losses = group_losses(self._sums(validation_set), self.streams)
             yield ValidationResult(
                 step,
                 validation_set.name,
@@ -179,14 +181,14 @@ def deal(packs: Sequence[PackPlan], plan: DataPlan, shape: StepShape, dp_rank: i
 
 
 def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
-    """A warning where the loss of a kind of token is above that before the first step: worse than knowing nothing.
+    """What to flag where the loss of a kind of token is above that before the first step: worse than knowing nothing.
 
     Args:
         result: of a step above 0.
         metrics_file: metrics.jsonl of the run, with the validation at step 0.
 
     Returns:
-        The warning; empty if there is none.
+        A sentence; empty if there is nothing to flag.
     """
     before = _untrained(metrics_file, result)
     worse = [
@@ -198,7 +200,7 @@ def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
     if not worse:
         return ""
     return (
-        f"validation {result.name} at step {result.step:,} is above that of the untrained model: {', '.join(worse)}. "
+        f"losses are above those of the untrained model: {', '.join(worse)}. "
         "The run learns something that its held-out set is not: do their codes mean the same? See titan-speech data "
         "show, and listen to both with titan-speech store audit"
     )

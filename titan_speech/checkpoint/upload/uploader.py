@@ -45,6 +45,7 @@ from titan_speech.checkpoint.upload.send import (
     next_to_send,
 )
 from titan_speech.errors import CheckpointError
+from titan_speech.ledger.spans import Span, SpanFile, spans_file
 from titan_speech.storage.retry import RateLimiter
 from titan_speech.utils.logging import silence_library_warnings
 from titan_speech.utils.printable import make_log_records_printable
@@ -79,6 +80,7 @@ class UploadPass:
 
     def __init__(self, job: UploadJob) -> None:
         self.job, self.status = job, StatusWriter(status_path(job.run, job.node), job.upload.to)
+        self._spans = SpanFile(spans_file(job.run, f"uploads-{job.node}"))
         self.sent: dict[str, SentCheckpoint] = {}
         """What is complete at the address."""
         self._pace = RateLimiter(job.upload.bandwidth_mb_per_sec * 1e6)
@@ -166,12 +168,15 @@ class UploadPass:
             return False
         self.status.begin(one.name)
         self._show()
+        began_sec = time.time()
         try:
             for file in sender.send_files(one, self.job.num_nodes == 1, self.status.add_sent):
                 begun.there[file.path] = file
         except (DamagedCheckpointError, FileNotFoundError) as error:
             self._leave_out(one, error)
         begun.is_mine_sent = True
+        self._spans.add(Span(f"upload {one.name}", began_sec, time.time() - began_sec, "uploads", one.step))
+        self._spans.flush()
         self.status.end()
         return True
 

@@ -117,6 +117,17 @@ SECTIONS = (
         ),
     ),
     MetricSection(
+        "Norms of tensors",
+        "At the steps of `metrics.tensor_norms_every_steps` and `tensor_norms_at_steps`. Groups are `layers/0` and so "
+        "on, `norm`, `embedding/old_rows`, `embedding/new_rows`, `head/old_rows` and `head/new_rows`.",
+        (
+            MetricName("tensors/weight/{group}", "", "norm of the weights after the update", "weight_norm"),
+            MetricName("tensors/gradient/{group}", "", "norm of the gradients before clipping", "gradient_norm"),
+            MetricName("tensors/update/{group}", "", "norm of what the step changed", "update_norm"),
+            MetricName("tensors/activation_rms/{group}", "", "root mean square of a layer's output", "activation_rms"),
+        ),
+    ),
+    MetricSection(
         "Uploads of checkpoints",
         "At log steps, with `[upload]`.",
         (
