@@ -127,6 +127,7 @@ class SpeechTrainer(Trainer):
                 every_steps=config.speech.metrics.tensor_norms_every_steps,
                 at_steps=config.speech.metrics.tensor_norms_at_steps,
             ),
+            records_layers=config.training.disable_cuda_graphs,
             device=self.device,
             log=self.metrics_processor.log_between_steps,
         )

@@ -41,5 +41,7 @@ def test_a_file_that_is_full_or_cannot_be_written_costs_one_warning(
 
 def test_lines_of_another_form_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "rank-0.jsonl"
-    path.write_text('{"name": 1}\n[]\n{"name": "a", "at": "x"}\n' + "[" * 9_000 + '\n{"name": "b", "at": 1}\n{"name": "c')
+    path.write_text(
+        '{"name": 1}\n[]\n{"name": "a", "at": "x"}\n' + "[" * 9_000 + '\n{"name": "b", "at": 1}\n{"name": "c'
+    )
     assert [span.name for span in read_spans(path)] == ["b"]

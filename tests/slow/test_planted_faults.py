@@ -6,6 +6,8 @@ check on a model speaks, S, and what its measures are from there on; a fault is 
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,19 +16,40 @@ from tests.runs import ROOT, Finished, metrics_lines, train
 from tests.slow.test_overfit import english_samples, write_config
 
 ENTRY = str(ROOT / "tests" / "slow" / "planted_faults.py")
-STEPS, EVERY = 120, 20
 MEASURES = ("stop_failure", "invalid_tokens", "special_tokens", "loop", "length_ratio")
 MARGIN = 0.02
-CHECK = (
-    *("--generation_check.every_steps", str(EVERY), "--generation_check.max_codes", "60"),
-    *("--generation_check.temperature", "0", "--data.num_workers", "0"),
-)
 
 
-def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str) -> Finished:
+@dataclass(frozen=True)
+class Scale:
+    """How many samples are learned by heart, and in how many steps."""
+
+    num_samples: int
+    codes: tuple[int, int]
+    """Of a sample, from and to."""
+    steps: int
+    every: int
+    """Steps between generation checks."""
+    packs: int
+    seq_len: int
+
+
+FOUR = Scale(num_samples=4, codes=(30, 45), steps=120, every=20, packs=2, seq_len=128)
+EVERY = FOUR.every
+
+
+def trained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str, scale: Scale = FOUR
+) -> Finished:
     monkeypatch.setenv("FAULT", fault)
-    config = write_config(folder, english_samples(4, 30, 45), steps=STEPS, packs=2, seq_len=128, lr=4e-3)
-    return train(folder / "run", *CHECK, *overrides, config=str(config), entry=ENTRY)
+    samples = english_samples(scale.num_samples, *scale.codes)
+    config = write_config(folder, samples, steps=scale.steps, packs=scale.packs, seq_len=scale.seq_len, lr=4e-3)
+    check = (
+        *("--generation_check.every_steps", str(scale.every)),
+        *("--generation_check.max_codes", str(scale.codes[1] + 15)),
+        *("--generation_check.temperature", "0", "--data.num_workers", "0"),
+    )
+    return train(folder / "run", *check, *overrides, config=str(config), entry=ENTRY)
 
 
 def checks(folder: Path) -> dict[int, dict[str, float]]:
@@ -115,5 +138,25 @@ def test_a_language_that_is_not_read_is_named_by_the_mixture(tmp_path: Path, mon
     words = ("--training.target_tokens", "40960", "--metrics.log_every_steps", "10", "--data.num_workers", "0")
     finished = train(tmp_path / "run", *words, config="tests/assets/small.toml", entry=ENTRY)
     assert finished.returncode == 0, finished.output[-4000:]
-    assert "the data plan has" in finished.output
+    (flagged_by,) = (record for record in metrics_lines(tmp_path / "run") if record.get("event") == "flagged")
+    assert flagged_by["what"] == "the mixture"
+    assert "the data plan has" in flagged_by["message"]
     assert "does not train on the mixture it was given" in finished.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["shift", ""])
+def test_codes_shifted_by_one_are_flagged_by_the_validation_and_a_sound_run_is_not(
+    tmp_path: Path, gold: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The training loss falls the same: only data that is not shifted can tell."""
+    monkeypatch.setenv("FAULT", fault)
+    words = ("--training.target_tokens", str(1024 * 60), "--data.num_workers", "0", "--checkpoint.enable", "false")
+    held_out = ("--data.held_out", json.dumps([str(gold)]), "--validation.every_steps", "30")
+    finished = train(tmp_path / "run", *words, *held_out, config="tests/assets/small.toml", entry=ENTRY)
+    assert finished.returncode == 0, finished.output[-4000:]
+    lines = metrics_lines(tmp_path / "run")
+    trained = [line["loss/kind/code"] for line in lines if "event" not in line and "loss/kind/code" in line]
+    assert trained[-1] < trained[0] - 0.3, "it learns"
+    flags = [(line["what"], line["step"]) for line in lines if line.get("event") == "flagged"]
+    assert flags == ([("validation gold", 30), ("validation gold", 60)] if fault else [])

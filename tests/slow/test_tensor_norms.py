@@ -14,8 +14,9 @@ from titan_speech.hf.export import WeightsCheckpoint, export
 
 pytestmark = pytest.mark.slow
 
-TOLERANCES = {"weight": 1e-6, "gradient": 1e-3, "update": 1e-3, "activation_rms": 1e-4}
-"""Relative. AdamW's first updates are signs of gradients, so the rounding of the smallest ones shows."""
+TOLERANCES = {"weight": 1e-6, "gradient": 1e-4, "update": 1e-4, "activation_rms": 1e-5}
+"""Relative; the largest gap measured is 4e-6. AdamW's first updates are signs of gradients, so the rounding of the
+smallest ones shows."""
 
 LAYOUTS = {
     "FSDP 2": (2, {}),
@@ -29,27 +30,39 @@ LAYOUTS = {
 }
 
 
-def norms(folder: Path, *words: str, world_size: int = 1) -> dict[str, float]:
-    """Of the second step of two, from the same weights."""
-    every = ("--metrics.tensor_norms_at_steps", "[2]", "--training.target_tokens", "2048")
-    train_well(folder, *every, "--model.flavor", "debug_untied", *words, world_size=world_size)
+SHORT = ("--training.target_tokens", "2048", "--model.flavor", "debug_untied")
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights to start from: a pipeline initializes others."""
+    folder = tmp_path_factory.mktemp("seed")
+    train_well(folder, *SHORT)
+    return folder / "checkpoint" / "step-2"
+
+
+def norms(folder: Path, seed: Path, *words: str, world_size: int = 1) -> dict[str, float]:
+    """Of the second step of two."""
+    start = ("--checkpoint.initial_load_path", str(seed), "--metrics.tensor_norms_at_steps", "[2]")
+    train_well(folder, *SHORT, *start, *words, world_size=world_size)
     (found,) = (record for record in metrics_lines(folder) if record.get("event") == "tensor_norms")
     assert found["step"] == 2
     return {name: value for name, value in found.items() if name.startswith("tensors/")}
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+def one(seed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("one")
-    return folder, norms(folder)
+    return folder, norms(folder, seed)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_norms_are_those_of_one_process(one: tuple[Path, dict[str, float]], tmp_path: Path, name: str) -> None:
+def test_norms_are_those_of_one_process(
+    seed: Path, one: tuple[Path, dict[str, float]], tmp_path: Path, name: str
+) -> None:
     world_size, overrides = LAYOUTS[name]
-    found = norms(
-        tmp_path, *(word for key, value in overrides.items() for word in (f"--{key}", value)), world_size=world_size
-    )
+    words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
+    found = norms(tmp_path, seed, *words, world_size=world_size)
     assert found.keys() == one[1].keys()
     for key, value in one[1].items():
         assert found[key] == pytest.approx(value, rel=TOLERANCES[key.split("/")[1]]), key

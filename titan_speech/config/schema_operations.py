@@ -192,7 +192,7 @@ class ProfilerConfig:
 
     spans: bool = True
     """Record when each rank fetched batches, computed, validated, generated, saved and uploaded, in spans of the run
-    folder: some 500 bytes per step, at most 64 MiB per rank. `titan-speech report RUN --trace FILE` draws them."""
+    folder: about 1 kB per step, at most 64 MiB per rank. `titan-speech report RUN --trace FILE` draws them."""
 
     enable: bool = False
     """Write traces."""

@@ -4,7 +4,8 @@ In: the model's parts during one step. Out: one `tensor_norms` event per chosen 
 `tensors/QUANTITY/GROUP` in the other backends. Groups are `embedding/old_rows`, `embedding/new_rows`, `layers/0` and so
 on, `norm`, `head/old_rows`, `head/new_rows` (a tied head is the embedding). Gradients are those before clipping, so
 their squares add up to that of `grad_norm`; an update is what the step changed; an activation is the root mean square
-of a layer's output over all positions of the step, padding included.
+of a layer's output over all positions of the step, padding included (in the first step of a process, a pipeline's
+rehearsal too).
 
 Norms are over whole tensors, however they are sharded: each rank adds the squares of its shards, divided by the number
 of ranks that hold the same ones, and one all-reduce adds the ranks up. Nothing of it exists in other steps: no hook, no
@@ -51,6 +52,7 @@ class TensorNorms:
         num_layers: int,
         pipeline_degree: int,
         due_at: Callable[[int], bool],
+        records_layers: bool,
         device: torch.device,
         log: Log,
     ) -> None:
@@ -61,12 +63,14 @@ class TensorNorms:
             num_layers: of the whole model.
             pipeline_degree: ranks among which layers are split.
             due_at: whether a step is chosen.
+            records_layers: false where CUDA graphs are: what is added while a graph is captured, each replay repeats.
             device: of the model.
             log: where the norms go.
         """
         self._parts, self._num_old_rows, self._num_layers = model_parts, num_old_rows, num_layers
         self._ranks_of_stage = torch.distributed.get_world_size() // pipeline_degree
         self._due_at, self._device, self._log = due_at, device, log
+        self._records_layers = records_layers
         layers = [f"layers/{number}" for number in range(num_layers)]
         rows = [f"{matrix}/{part}" for matrix in ("embedding", "head") for part in (OLD, NEW)]
         self._groups = {name: index for index, name in enumerate((*rows[:2], *layers, "norm", *rows[2:]))}
@@ -145,7 +149,7 @@ class TensorNorms:
 
         The container is replaced, not the layers: a hook on a compiled layer would not run, or compile it again.
         """
-        models = [cast(Decoder, part) for part in self._parts]
+        models = [cast(Decoder, part) for part in self._parts] if self._records_layers else []
         plain = [model.layers for model in models]
         for model in models:
             model.layers = _RecordedLayers(model.layers, self._add_activation)
