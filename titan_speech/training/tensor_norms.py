@@ -67,13 +67,15 @@ class TensorNorms:
             device: of the model.
             log: where the norms go.
         """
-        self._parts, self._num_old_rows, self._num_layers = model_parts, num_old_rows, num_layers
+        self._parts, self._num_layers = model_parts, num_layers
         self._ranks_of_stage = torch.distributed.get_world_size() // pipeline_degree
         self._due_at, self._device, self._log = due_at, device, log
         self._records_layers = records_layers
         layers = [f"layers/{number}" for number in range(num_layers)]
         rows = [f"{matrix}/{part}" for matrix in ("embedding", "head") for part in (OLD, NEW)]
         self._groups = {name: index for index, name in enumerate((*rows[:2], *layers, "norm", *rows[2:]))}
+        named = [pair for part in model_parts for pair in part.named_parameters()]
+        self._matrices = {name: VocabularyMatrix.of(p, num_old_rows) for name, p in named if name.endswith(MATRICES)}
         self._before: list[torch.Tensor] = []
         """Copies of this rank's weights before the update."""
 
@@ -99,33 +101,30 @@ class TensorNorms:
         with torch.no_grad():
             for name, parameter in self._parameters():
                 if parameter.grad is not None:
-                    self._add(GRADIENT, name, parameter, parameter.grad)
+                    self._add(GRADIENT, name, parameter.grad)
             self._before = [local_part(parameter).clone() for _, parameter in self._parameters()]
 
     @torch.no_grad()
     def _take_update(self) -> None:
         for (name, parameter), before in zip(self._parameters(), self._before, strict=True):
-            self._add(WEIGHT, name, parameter, parameter)
+            self._add(WEIGHT, name, parameter)
             if parameter.requires_grad:
-                self._add(UPDATE, name, parameter, parameter, before)
+                self._add(UPDATE, name, parameter, before)
         self._before = []
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for part in self._parts:
             yield from part.named_parameters()
 
-    def _add(
-        self, quantity: str, name: str, parameter: nn.Parameter, tensor: torch.Tensor, minus: torch.Tensor | None = None
-    ) -> None:
-        """Add the squares of this rank's part of a tensor that is distributed as its parameter."""
+    def _add(self, quantity: str, name: str, tensor: torch.Tensor, minus: torch.Tensor | None = None) -> None:
+        """Add the squares of this rank's part of a tensor that is distributed as the parameter of this name."""
         if isinstance(tensor, DTensor) and any(isinstance(one, Partial) for one in tensor.placements):
             whole = [Replicate() if isinstance(one, Partial) else one for one in tensor.placements]
             tensor = tensor.redistribute(placements=whole)
         local, copies = local_part(tensor), self._copies(tensor)
         if minus is not None:
             local = local - minus
-        if name.endswith(MATRICES):
-            matrix = VocabularyMatrix.of(parameter, self._num_old_rows)
+        if matrix := self._matrices.get(name):
             at = "head" if "lm_head" in name else "embedding"
             parts = {f"{at}/{OLD}": matrix.old(local), f"{at}/{NEW}": matrix.new(local)}
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
@@ -71,6 +72,22 @@ def test_a_file_where_a_folder_should_be_costs_one_warning(tmp_path: Path, caplo
     (tmp_path / "tb").write_text("")
     Sinks(("TensorBoard", lambda: TensorBoardSink(tmp_path / "tb", 0))).log(1, {"loss": 1.0})
     assert len(caplog.records) == 1
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_event_files_that_cannot_be_written_cost_one_warning_and_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder is gone, so the thread that writes fails."""
+    sinks = Sinks(("TensorBoard", lambda: TensorBoardSink(tmp_path / "tb", 0)))
+    shutil.rmtree(tmp_path / "tb")
+    for step in range(3):
+        sinks.log(step, {"loss": 1.0})
+        sinks.samples(step, [])
+        time.sleep(0.2)
+    sinks.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "TensorBoard is off for the rest of this run" in caplog.text
 
 
 def test_tensorboard_shows_each_step_once_after_a_restart_and_plays_audio(tmp_path: Path) -> None:

@@ -6,10 +6,22 @@ Audio and texts of generated samples are under the name of their prompt.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from titan_speech.training.sinks.sink import Sample, Sink
+
+
+def _hide_errors_of_the_writer() -> None:
+    """TensorBoard's thread keeps its error, which the next call raises: what Python prints is one report too many."""
+    plain = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        if not type(raised.thread).__module__.startswith("tensorboard."):
+            plain(raised)
+
+    threading.excepthook = hook
 
 
 class TensorBoardSink(Sink):
@@ -23,6 +35,7 @@ class TensorBoardSink(Sink):
         """
         from torch.utils.tensorboard import SummaryWriter
 
+        _hide_errors_of_the_writer()
         self._writer = SummaryWriter(str(folder), max_queue=1000, purge_step=from_step + 1 if from_step else None)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
