@@ -181,6 +181,10 @@ def test_every_metric_has_one_family_and_one_exported_name() -> None:
     for name, exported, labels in (
         ("loss", "loss", {}),
         ("loss/source/a/b", "group_loss", {"by": "source", "group": "a/b"}),
+        ("preference/loss/source/a/b", "group_preference", {"measure": "loss", "by": "source", "group": "a/b"}),
+        ("preference/chosen_logp", "preference", {"measure": "chosen_logp"}),
+        ("validation/gold/preference/pairs", "validation_preference", {"set": "gold", "measure": "pairs"}),
+        ("tensors/update/layers/3", "update_norm", {"group": "layers/3"}),
         ("generation/loop", "generation", {"measure": "loop"}),
         ("generation/language/hi/loop", "generation_by_language", {"language": "hi", "measure": "loop"}),
         ("generation/sec", "generation_seconds", {}),

@@ -108,6 +108,24 @@ SECTIONS = (
         ),
     ),
     MetricSection(
+        "Preference training",
+        "At log steps and validations of preference runs. Measures are `loss`, `accuracy`, `margin`, `chosen_reward`, "
+        "`rejected_reward` and `pairs`, and in nats per token `chosen_logp` and `rejected_logp`.",
+        (
+            MetricName("preference/{measure}/{by}/{group}", "per pair", "of a group", "group_preference"),
+            MetricName("preference/{measure}", "per pair", "mean since the last line", "preference"),
+            MetricName(
+                "validation/{set}/preference/{measure}/{by}/{group}",
+                "per pair",
+                "of both",
+                "validation_group_preference",
+            ),
+            MetricName(
+                "validation/{set}/preference/{measure}", "per pair", "of a held-out set", "validation_preference"
+            ),
+        ),
+    ),
+    MetricSection(
         "Generation checks",
         "Every `generation_check.every_steps`; the measures are listed under generation checks of the evaluation page.",
         (
