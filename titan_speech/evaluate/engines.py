@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,9 @@ def ask_process(
     with tempfile.TemporaryDirectory(prefix="titan-speech-") as temporary:
         asked, answered = Path(temporary, "request.json"), Path(temporary, "answer.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [str(python or sys.executable), engine_process.__file__, str(asked), str(answered)]
+        # A copy: Python puts the folder of a script first, and the names of this package hide those of its library.
+        script = shutil.copy(engine_process.__file__, temporary)
+        command = [str(python or sys.executable), script, str(asked), str(answered)]
         try:
             done = subprocess.run(  # noqa: S603  (an interpreter that the user named, and a file of ours)
                 command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SEC, cwd=temporary
