@@ -532,7 +532,7 @@ def test_a_refusal_names_the_folder_it_keeps_and_so_do_other_settings(
     words = jsonl_words(tmp_path, tokenizer_path, write_jsonl(tmp_path / "a.jsonl"), fine)
     assert main(words) == 2
     kept = tmp_path / "store.building"
-    assert f"{kept} keeps 1 imported units without a problem" in capsys.readouterr().err
+    assert f"{kept} keeps 1 imported unit without a problem" in capsys.readouterr().err
     assert main([*words, "--language", "en"]) == 2
     assert f"{kept} holds an unfinished build with other settings" in capsys.readouterr().err
     shutil.rmtree(kept)
