@@ -57,3 +57,33 @@ def write_pairs(
             add("two", "chosen", np.arange(9), "one prompt", "en")
             add("two", "rejected", np.arange(8), "another prompt", "en")
     return path
+
+
+def write_mixed(path: Path, tokenizer: str = "tokenizer/tiny", *, num_samples: int = 64) -> Path:
+    """Utterances of 6 to 10 codes, of those that are liked and others alike: what a model learns before it aligns."""
+    writer = StoreWriter(
+        path,
+        name="mixed",
+        codec=CODEC,
+        tokenizer=TextTokenizer.load(tokenizer),
+        normalization_version="nfc-1",
+        licence="CC0-1.0",
+    )
+    rng = np.random.default_rng(1)
+    with writer:
+        for i in range(num_samples):
+            info = SampleInfo(sample_id=f"mixed-{i}", dataset_source="mixed", language="en")
+            codes = rng.integers(LIKED[0], OTHER[1], rng.integers(6, 11))
+            writer.add_speech(info, codes.astype(np.uint16), {"native": f"press {i % 16} now"})
+    return path
+
+
+SCORER = f"""
+import json, sys
+print(json.dumps({{"name": "liked", "version": "1"}}), flush=True)
+for line in sys.stdin:
+    answers = json.loads(line)["answers"]
+    scores = [{{"liked": sum({LIKED[0]} <= code < {LIKED[1]} for code in codes) / len(codes)}} for codes in answers]
+    print(json.dumps({{"scores": scores}}), flush=True)
+"""
+"""A program that scores by the share of codes that are liked."""

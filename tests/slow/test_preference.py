@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import torch.distributed.checkpoint as dcp
 
 from tests.hf_folders import write_backbone
 from tests.model.test_model import debug_model, transformers_twin
-from tests.preference_samples import write_pairs
-from tests.runs import figures, metrics_lines, train, train_and_kill_after, train_well
+from tests.preference_samples import SCORER, write_mixed, write_pairs
+from tests.runs import ROOT, figures, metrics_lines, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
@@ -296,3 +298,38 @@ def test_a_planted_preference_is_learned(loss: str, tmp_path: Path) -> None:
     assert shown["loss"] < before["validation/gold/preference/loss"]
     if loss != "simpo":  # the reference is the model itself before the first step
         assert before["validation/gold/preference/margin"] == pytest.approx(0, abs=1e-6)
+
+
+SHORT = ("--training.seq_len", "128", "--training.global_batch_tokens", "512", "--training.local_batch_packs", "4")
+
+
+def test_a_round_of_answers_pairs_and_training_moves_a_model_to_what_is_liked(tmp_path: Path) -> None:
+    """By the commands alone: a model learns codes of two sets, its own answers are scored by a program, and after DPO on
+    the pairs it says more of what the program likes and still ends its answers."""
+    mixed = write_mixed(tmp_path / "mixed")
+    (tmp_path / "scorer.py").write_text(SCORER)
+    learned = ("--preference.loss", "none", "--data.source.0.task", "tts", "--optimizer.lr", "3e-3")
+    train_well(tmp_path / "sft", *on(mixed), *SHORT, *learned, "--training.target_tokens", "61440", config=CONFIG)
+    before = answers_of(tmp_path, "sft", "first")
+    start = ("--stage.from", str(tmp_path / "sft"), "--stage.continue_data", "false", "--optimizer.lr", "3e-4")
+    steps = ("--training.target_tokens", "10240", "--data.phase", "dpo")
+    train_well(tmp_path / "dpo", *on(tmp_path / "first"), *SHORT, *start, *steps, config=CONFIG)
+    after = answers_of(tmp_path, "dpo", "second")
+    print("liked before and after", before, after)
+    assert 0.3 < before < 0.7
+    assert after > before + 0.1
+
+
+def answers_of(folder: Path, run: str, output: str) -> float:
+    """Make pairs of a run's answers; the mean share of codes that are liked, over all answers that were ended."""
+    command = [sys.executable, "-m", "titan_speech", "align", "pairs", "--run", str(folder / run)]
+    command += ["--prompts", str(folder / "mixed"), "--output", str(folder / output), "--answers", "4", "--limit", "32"]
+    command += ["--scorer", f"{sys.executable} {folder / 'scorer.py'}", "--reward", "liked=1", "--max-sec", "0.4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    lines = (folder / f"{output}.answers" / "answers.jsonl").read_text().splitlines()
+    answers = [answer for line in lines for answer in json.loads(line)["answers"]]
+    ended = [answer["scores"]["liked"] for answer in answers if answer["stopped"]]
+    assert len(ended) > len(answers) / 2
+    return sum(ended) / len(ended)
