@@ -304,7 +304,7 @@ SHORT = ("--training.seq_len", "128", "--training.global_batch_tokens", "512", "
 
 
 def test_a_round_of_answers_pairs_and_training_moves_a_model_to_what_is_liked(tmp_path: Path) -> None:
-    """By the commands alone: a model learns codes of two sets, its own answers are scored by a program, and after DPO on
+    """By the commands alone: a model learns codes of two sets, a program scores its own answers, and after DPO on
     the pairs it says more of what the program likes and still ends its answers."""
     mixed = write_mixed(tmp_path / "mixed")
     (tmp_path / "scorer.py").write_text(SCORER)
