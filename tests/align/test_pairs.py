@@ -17,12 +17,13 @@ from titan_speech.align.answers import seed_of
 from titan_speech.align.pairs import RECORD_NAME, PairSettings, make_pairs
 from titan_speech.align.prompts import Prompt, PromptFilter, Prompts, read_prompts
 from titan_speech.align.rewards import Term
-from titan_speech.align.scorers import CommandScorer, MeasuresScorer
+from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresScorer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfig, TrainingConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
+from titan_speech.evaluate.choice import ScorerChoice, open_scorers
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
@@ -165,6 +166,40 @@ def test_a_constant_reward_is_named_and_leaves_no_store(setting: Setting) -> Non
     with pytest.raises(DataError, match=r"9 with equal rewards\. The reward is constant"):
         replace(setting, settings=constant).run()
     assert not setting.settings.output.exists()
+
+
+def test_a_reward_of_no_score_is_named_before_anything_is_sampled(setting: Setting) -> None:
+    unknown = replace(setting.settings, terms=(Term("wer", -1.0),))
+    with pytest.raises(DataError, match="no score is called wer; there are code_entropy_bits"):
+        replace(setting, settings=unknown).run()
+    assert setting.policy.asked == []
+
+
+class DemoCodec:
+    """Sound of 320 samples per code; how often it is asked is counted."""
+
+    name, codec_hash, sample_rate, frame_rate_hz = "demo", "0" * 16, 16_000, 50.0
+
+    def __init__(self) -> None:
+        self.num_decoded = 0
+
+    def decode(self, codes_F: np.ndarray) -> np.ndarray:
+        self.num_decoded += 1
+        return np.repeat((codes_F / 65_536 - 0.5).astype(np.float32), 320)
+
+
+def test_the_scorers_of_evaluations_hear_each_answer_decoded_once(setting: Setting) -> None:
+    codec: Any = DemoCodec()
+    with open_scorers(ScorerChoice()) as (scorers, _):
+        scorer = EvaluatorScorer(scorers, codec, MeasuresScorer(setting.policy.grammar))
+        by_duration = replace(setting.settings, terms=(Term("duration_ratio", 1.0, 1.0),))
+        result = replace(setting, settings=by_duration).run(scorer)
+    assert codec.num_decoded == 9 * (4 + 1)  # answers and recordings
+    for pair in result.pairs:
+        assert pair.chosen_reward == abs(pair.chosen.scores["duration_ratio"] - 1)
+    record = json.loads((setting.settings.output / RECORD_NAME).read_text())
+    assert record["scorer"].startswith("evaluator {")
+    assert codec.codec_hash in record["scorer"]
 
 
 def test_prompts_too_long_for_an_answer_are_counted(setting: Setting) -> None:

@@ -11,6 +11,7 @@ from titan_speech.align.rewards import (
     EQUAL_REWARDS,
     LEFT_OUT,
     NOT_ENDED,
+    NOT_SCORED,
     SMALL_MARGIN,
     Pair,
     Term,
@@ -55,6 +56,7 @@ def test_an_answer_that_was_cut_is_in_no_pair() -> None:
     [
         (Answered("p", (), "too long"), LEFT_OUT),
         (Answered("p", (answer(0.9), answer(0.5, stopped=False))), NOT_ENDED),
+        (Answered("p", (answer(0.9), Answer(np.array([1], np.uint16), True, {"mos": 3.0}))), NOT_SCORED),
         (Answered("p", (answer(0.9, 1, 2), answer(0.5, 1, 2))), EQUAL_ANSWERS),
         (Answered("p", (answer(0.5, 1), answer(0.5, 2))), EQUAL_REWARDS),
         (Answered("p", (answer(0.5, 1), answer(0.55, 2))), SMALL_MARGIN),

@@ -21,7 +21,7 @@ import numpy as np
 from titan_speech import __version__
 from titan_speech.align.answers import Answered, Journal, Policy, answer_prompt, settings_of, write_line
 from titan_speech.align.prompts import DESCRIPTION, Prompt, Prompts
-from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, Pair, Term, pick, reward
+from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, NOT_SCORED, Pair, Term, has_scores, pick, reward
 from titan_speech.align.scorers import Scorer
 from titan_speech.errors import DataError
 from titan_speech.generate.sampling import Decoding
@@ -74,11 +74,10 @@ class PairResult:
         return lines
 
     def _scores(self) -> dict[str, list[tuple[float, float]]]:
-        names = sorted({*self.pairs[0].chosen.scores} if self.pairs else ())
-        return {
-            name: [(pair.chosen.scores[name], pair.rejected.scores.get(name, np.nan)) for pair in self.pairs]
-            for name in names
-        }
+        """Of the scores that every answer has."""
+        answers = [answer for pair in self.pairs for answer in (pair.chosen, pair.rejected)]
+        names = sorted(set.intersection(*({*answer.scores} for answer in answers)) if answers else ())
+        return {name: [(pair.chosen.scores[name], pair.rejected.scores[name]) for pair in self.pairs] for name in names}
 
 
 def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSettings) -> PairResult:
@@ -96,6 +95,9 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
     """
     if settings.output.exists():
         raise DataError(f"{settings.output} exists already and a store is never changed: choose another path")
+    unknown = [term.name for term in settings.terms if scorer.names is not None and term.name not in scorer.names]
+    if unknown and scorer.names is not None:
+        raise DataError(f"no score is called {unknown[0]}; there are {', '.join(sorted(scorer.names))}")
     settings.journal.mkdir(parents=True, exist_ok=True)
     sampling = settings_of(
         policy,
@@ -124,7 +126,8 @@ def _answer(
         for prompt in missing:
             one = answer_prompt(policy, prompt, settings.num_answers, settings.decoding, scorer.score)
             for answer in one.answers:
-                reward(answer.scores, settings.terms, prompt.sample_id)  # before hours of more answers
+                if has_scores(answer, settings.terms):
+                    reward(answer.scores, settings.terms, prompt.sample_id)  # refused before hours of more answers
             write_line(file, one)
             done[prompt.sample_id] = one
             progress.add(1)
@@ -149,6 +152,8 @@ def _advice(without: Counter[str]) -> str:
     most, _ = without.most_common(1)[0]
     if most == EQUAL_REWARDS:
         return "The reward is constant: it tells no answer from another. Give another --reward"
+    if most == NOT_SCORED:
+        return "The scorer gives no such score: see the names it gives in the answers, or why it gives none"
     if most == LEFT_OUT:
         return "Give shorter prompts, or a model with more positions"
     return "Sample more or longer answers at a higher temperature, or lower --margin"

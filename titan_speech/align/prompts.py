@@ -2,6 +2,8 @@
 
 In: a token store of paired speech, filters and held-out sets. Out: `Prompt`s in a fixed order, languages in turn, so
 that the first N of them are of all languages.
+
+Shapes: F codes (frames) of a recording.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Prompt:
     """The voice description, empty if there is none."""
     text_ids: NDArray[np.uint32]
     description_ids: NDArray[np.uint32]
-    num_recorded_codes: int
+    recorded_codes_F: NDArray[np.uint16]
     """Codes of the recording."""
 
     @property
@@ -126,7 +128,7 @@ def _prompt(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Pr
         description=(row.transcript_description or "") if has_description else "",
         text_ids=part.text(i, transcript),
         description_ids=part.text(i, DESCRIPTION) if has_description else np.empty(0, np.uint32),
-        num_recorded_codes=row.code_len,
+        recorded_codes_F=part.codes(i).copy(),
     )
     _check_ids(prompt.text, prompt.text_ids, row.sample_id, tokenizer)
     _check_ids(prompt.description, prompt.description_ids, row.sample_id, tokenizer)

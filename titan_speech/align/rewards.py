@@ -3,7 +3,8 @@
 In: the answers to a prompt with their scores. Out: the chosen and the rejected answer, or the reason why there is no
 pair. The rules, in this order:
 
-    1. answers that the model did not end are left out: a pair says that both end where they end
+    1. answers that the model did not end are left out: a pair says that both end where they end; so are answers that
+       lack a score of the reward
     2. of equal answers one is kept
     3. chosen is the greatest reward, rejected the smallest; of equal rewards the earlier answer
     4. a prompt whose rewards are all equal, or whose two rewards are less than the margin apart, gives no pair
@@ -81,6 +82,11 @@ def reward(scores: Mapping[str, float], terms: Sequence[Term], whose: str) -> fl
     return total
 
 
+def has_scores(answer: Answer, terms: Sequence[Term]) -> bool:
+    """Whether an answer has every score of the reward."""
+    return all(term.name in answer.scores for term in terms)
+
+
 @dataclass(frozen=True)
 class Pair:
     """The chosen and the rejected answer to a prompt, with their rewards."""
@@ -92,9 +98,10 @@ class Pair:
     rejected_reward: float
 
 
-LEFT_OUT, NOT_ENDED, EQUAL_ANSWERS, EQUAL_REWARDS, SMALL_MARGIN = (
+LEFT_OUT, NOT_ENDED, NOT_SCORED, EQUAL_ANSWERS, EQUAL_REWARDS, SMALL_MARGIN = (
     "prompts too long for an answer",
     "fewer than two answers that the model ended",
+    "fewer than two answers with every score of the reward",
     "equal answers",
     "equal rewards",
     "rewards closer than the margin",
@@ -118,6 +125,9 @@ def pick(answered: Answered, terms: Sequence[Term], margin: float) -> Pair | str
     ended = [answer for answer in answered.answers if answer.stopped]
     if len(ended) < 2:
         return NOT_ENDED
+    ended = [answer for answer in ended if has_scores(answer, terms)]
+    if len(ended) < 2:
+        return NOT_SCORED
     different = list({answer.codes_F.tobytes(): answer for answer in reversed(ended)}.values())[::-1]
     if len(different) < 2:
         return EQUAL_ANSWERS

@@ -1,7 +1,8 @@
-"""Scores of answers: measures of their codes, or what a program of your own finds.
+"""Scores of answers: measures of their codes, those of the evaluator, or what a program of your own finds.
 
-In: a prompt and its answers. Out: for each answer named scores, which rewards.py makes a reward of. A scorer has a
-version, which is recorded with the pairs.
+In: a prompt and its answers. Out: for each answer named scores, which rewards.py makes a reward of; a score that cannot
+be given is left out. A scorer has a version, which is recorded with the pairs. The evaluator's scorers hear each answer
+decoded once, however many they are.
 
 A program (`CommandScorer`) is started once and speaks lines of JSON: first it writes {"name": ..., "version": ...},
 then it answers each line {"prompt": {"id", "language", "text"}, "answers": [[code, ...], ...]} with {"scores": [{name:
@@ -22,9 +23,14 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from titan_speech.align.prompts import Prompt
+from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError
+from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.scorers.base import Scorer as ClipScorer
+from titan_speech.evaluate.scorers.base import score_clips, versions_of
 from titan_speech.generate.measures import NAMES, measure
 from titan_speech.generate.sampling import Generated
 from titan_speech.tokenization.prompt_template import Grammar, Task
@@ -46,6 +52,11 @@ class Scorer(Protocol):
         """Changes with whatever changes scores."""
         ...
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """Names of all scores; None if they are not known before."""
+        ...
+
     def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """The scores of each answer."""
         ...
@@ -62,6 +73,7 @@ class MeasuresScorer:
     """Measures of the codes alone (generate/measures.py), the answer's length, and its codes per character."""
 
     name, version = "measures", "1"
+    names = frozenset(MEASURES)
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
@@ -79,7 +91,7 @@ class MeasuresScorer:
             ids_T = vocabulary.codes_to_ids(answer.codes_F).astype(np.int64)
             ids_T = np.append(ids_T, stop_id) if answer.stopped else ids_T
             measures = measure(
-                ids_T, stop_id=stop_id, vocabulary=vocabulary, num_target_codes=prompt.num_recorded_codes
+                ids_T, stop_id=stop_id, vocabulary=vocabulary, num_target_codes=len(prompt.recorded_codes_F)
             )
             num_codes = float(len(answer.codes_F))
             rate = num_codes / max(len(prompt.text.strip()), 1)
@@ -90,8 +102,58 @@ class MeasuresScorer:
         """There is nothing to end."""
 
 
+class EvaluatorScorer:
+    """The scorers of evaluations (evaluate/scorers/), and the measures of the codes."""
+
+    name = "evaluator"
+
+    def __init__(self, scorers: Sequence[ClipScorer], codec: Codec, measures: MeasuresScorer) -> None:
+        """`codec` is that of the codes; whoever opened the scorers closes them."""
+        self.scorers, self.codec, self.measures = scorers, codec, measures
+        self.names = measures.names | {metric.name for scorer in scorers for metric in scorer.metrics}
+
+    @property
+    def version(self) -> str:
+        versions = {**versions_of(self.scorers), "measures": self.measures.version, "codec": self.codec.codec_hash}
+        return json.dumps(versions, sort_keys=True)
+
+    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+        """What the scorers give, without the scores that they have a reason not to give.
+
+        Args:
+            prompt: what was answered; its recording is the voice that an answer ought to have.
+            answers: of the model.
+        """
+        recording = self._sound(prompt.recorded_codes_F)
+        clips = [
+            Clip(
+                prompt_id=prompt.sample_id,
+                language=prompt.language,
+                text=prompt.text,
+                sound=self._sound(answer.codes_F),
+                seed=number,
+                voice=recording,
+                recording=recording,
+                stopped=answer.stopped,
+            )
+            for number, answer in enumerate(answers)
+        ]
+        found = self.measures.score(prompt, answers)
+        for scores, of_clip in zip(found, score_clips(clips, self.scorers), strict=True):
+            scores |= {name: score.value for name, score in of_clip.items() if score.value is not None}
+        return found
+
+    def _sound(self, codes_F: NDArray[np.uint16]) -> Sound:
+        return Sound(self.codec.decode(codes_F) if len(codes_F) else np.zeros(0, np.float32), codes_F)
+
+    def close(self) -> None:
+        """There is nothing of its own to end."""
+
+
 class CommandScorer:
     """A program that scores; see the module."""
+
+    names = None
 
     def __init__(self, command: str, timeout_sec: float = 600.0) -> None:
         """Start the program and read its name and version.

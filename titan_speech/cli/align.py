@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +19,15 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command, announce
-from titan_speech.errors import ModelError
+from titan_speech.cli.scorer_arguments import SCORERS, choice_of
+from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
     from titan_speech.align.answers import Policy
     from titan_speech.align.rewards import Term
+    from titan_speech.align.scorers import Scorer
     from titan_speech.generate.sampling import Decoding
+    from titan_speech.store.manifest import Manifest
 
 DEFAULT_REWARD = ("loop=-1", "length_ratio@1=-1", "ngram_repeats=-1")
 
@@ -39,22 +44,47 @@ def pairs(args: argparse.Namespace) -> None:
     silence_library_warnings()
     from titan_speech.align.pairs import PairSettings, make_pairs
     from titan_speech.align.prompts import PromptFilter, read_prompts
-    from titan_speech.align.scorers import CommandScorer, MeasuresScorer
 
     storage = storage_of(args, args.prompts)
     terms = tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD))
     policy = _policy(args)
     wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit)
     prompts = read_prompts(args.prompts, wanted, policy.tokenizer, storage)
-    scorer = CommandScorer(args.scorer, args.scorer_timeout) if args.scorer else MeasuresScorer(policy.grammar)
-    try:
+    with _scorer(args, policy, prompts.manifest) as scorer:
         rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
         settings = PairSettings(args.output, args.answers, _decoding(args, rate), terms, args.margin, args.transcript)
         result = make_pairs(policy, prompts, scorer, settings)
-    finally:
-        scorer.close()
     print("\n".join([f"{args.output}: {result.lines()[0]}", *result.lines()[1:]]))
     print(f"answers and scores stay in {settings.journal}: another --reward or --margin picks again from them")
+
+
+@contextmanager
+def _scorer(args: argparse.Namespace, policy: Policy, manifest: Manifest) -> Iterator[Scorer]:
+    """A program, the evaluator where there is a codec, or the measures of codes."""
+    from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresScorer
+
+    if args.scorer:
+        program = CommandScorer(args.scorer, args.scorer_timeout)
+        try:
+            yield program
+        finally:
+            program.close()
+        return
+    measures = MeasuresScorer(policy.grammar)
+    if not args.codec:
+        yield measures
+        return
+    from titan_speech.codec.load import load_codec
+    from titan_speech.evaluate.choice import open_scorers
+
+    codec = load_codec(args.codec)
+    if manifest.codec is not None and manifest.codec.hash != codec.codec_hash:
+        raise CodecError(
+            f"the prompts' store has codes of codec {manifest.codec.name} ({manifest.codec.hash}), but {codec.name} "
+            f"has hash {codec.codec_hash}; its decoder would make noise of them. Give the store's codec with --codec"
+        )
+    with open_scorers(choice_of(args)) as (scorers, _):
+        yield EvaluatorScorer(scorers, codec, measures)
 
 
 def _policy(args: argparse.Namespace) -> Policy:
@@ -134,6 +164,13 @@ COMMANDS = (
                 "stdout, see Alignment in the documentation",
                 default="",
             ),
+            Argument(
+                "--codec",
+                "score the sound too, decoded once per answer: embedded, a .safetensors file, XCodec2 as a folder or a "
+                "name on the Hub; with the models below (default: only the codes are scored)",
+                default="",
+            ),
+            *SCORERS,
             Argument(
                 "--scorer-timeout",
                 "seconds it may take for the answers to one prompt (default: 600)",
