@@ -54,14 +54,14 @@ SCORERS = (
 
 
 def choice_of(args: argparse.Namespace) -> ScorerChoice:
-    """The choice that the arguments of `SCORERS` make."""
+    """The choice that the arguments of `SCORERS`, or of `RECOGNIZERS` alone, make."""
     from titan_speech.evaluate.choice import ScorerChoice
 
     return ScorerChoice(
         asr=tuple(args.asr),
-        trust=args.trust,
-        voice=args.voice,
-        opinion=tuple(args.opinion),
+        trust=getattr(args, "trust", None),
+        voice=getattr(args, "voice", ""),
+        opinion=tuple(getattr(args, "opinion", ())),
         spellings=args.spellings,
         numerals=args.numerals,
         device=args.device,

@@ -8,11 +8,13 @@ clip.py               `Clip`: one utterance made for a prompt; `Score`: a value,
   |  normalization/   texts as they are compared: script, numerals, nukta, joiners, dandas, case, punctuation
   |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
   v
+recorded_clips.py     clips from a listing of wavs, or from a pack and what was spoken for it
 choice.py             the scorers that a user asks for, each model in a process of its own
 result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
 summary.py            a result as Markdown, for the card of an export
 ceiling.py            the same clips through the codec: the best that a model of its codes can sound
 trust.py              which ASR may judge which language, measured on recordings
+reward.py             the reward of a completion, for alignment; reward_server.py over HTTP on loopback
 statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
 
 checkpoint, exported folder

@@ -68,11 +68,18 @@ class Score:
     """Why there is no value."""
     detail: str = ""
     """What a person wants to see beside the value, such as the transcript."""
+    failed: bool = False
+    """Something went wrong with this clip; without it the metric does not apply, or is not measured in its language."""
 
     @classmethod
     def missing(cls, reason: str) -> Score:
-        """No value, and why."""
+        """No value because the metric does not apply, and why."""
         return cls(None, 0.0, reason or "no reason was given")
+
+    @classmethod
+    def failure(cls, reason: str) -> Score:
+        """No value because something went wrong, and what."""
+        return cls(None, 0.0, reason or "no reason was given", failed=True)
 
 
 Scores = Mapping[str, Score]

@@ -82,6 +82,15 @@ class Result:
         """Names of all metrics, in the order of the scorers."""
         return tuple(dict.fromkeys(name for clip in self.clips for name in clip.scores))
 
+    def failures(self) -> dict[str, set[str]]:
+        """What went wrong, by prompt; metrics that do not apply are none."""
+        found: dict[str, set[str]] = {}
+        for clip in self.clips:
+            for score in clip.scores.values():
+                if score.failed:
+                    found.setdefault(clip.prompt_id, set()).add(score.reason)
+        return found
+
     def missing(self) -> dict[str, dict[str, int]]:
         """How many clips have no value of a metric, by metric and reason."""
         found: dict[str, dict[str, int]] = {}

@@ -78,7 +78,7 @@ def _of_one(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:
     except Exception as error:  # a scorer is third-party code at heart; the other scorers go on
         reason = f"{scorer.name} failed: {type(error).__name__}: {one_line(str(error))[:200]}"
         logger.warning(reason)
-        return [{metric.name: Score.missing(reason) for metric in scorer.metrics} for _ in clips]
+        return [{metric.name: Score.failure(reason) for metric in scorer.metrics} for _ in clips]
 
 
 def versions_of(scorers: Sequence[Scorer]) -> Mapping[str, str]:

@@ -40,9 +40,9 @@ class OpinionScorer:
 
     def _score(self, answer: Answer | Failure, metric: str) -> Score:
         if isinstance(answer, Failure):
-            return Score.missing(answer.reason)
+            return Score.failure(answer.reason)
         value = answer.get(metric.removeprefix(self.name), math.nan)
-        return Score(value) if math.isfinite(value) else Score.missing("the predictor gave no number")
+        return Score(value) if math.isfinite(value) else Score.failure("the predictor gave no number")
 
     def close(self) -> None:
         """End the predictor's process."""

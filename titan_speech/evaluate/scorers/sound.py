@@ -49,7 +49,7 @@ class SoundScorer:
 def _scores(clip: Clip) -> dict[str, Score]:
     reason = unusable(clip.sound)
     if reason and reason != "silent":
-        return {metric.name: Score.missing(reason) for metric in METRICS}
+        return {metric.name: Score.failure(reason) for metric in METRICS}
     wav_T = clip.sound.wav_T
     assert wav_T is not None
     found, pauses, duration_sec = (

@@ -19,6 +19,7 @@ from titan_speech.evaluate.scorers.audio import ask, unusable
 from titan_speech.evaluate.scorers.base import Metric
 
 MIN_SEC = 0.5
+NO_VOICE = "no reference voice"
 METRICS = (Metric("similarity", "higher", "cosine of speaker embeddings to the reference voice"),)
 
 
@@ -49,7 +50,7 @@ class VoiceScorer:
         answers = ask(self.encoder, list(new.values()), [""] * len(new))
         self._known.update(zip(new, answers, strict=True))
         return [
-            Failure("no reference voice") if sound is None else _of_reference(self._known[key], sound)
+            Failure(NO_VOICE) if sound is None else _of_reference(self._known[key], sound)
             for key, sound in zip(keys, sounds, strict=True)
         ]
 
@@ -71,9 +72,9 @@ def _key(sound: Sound | None) -> bytes:
 
 def _cosine(said: Answer | Failure, voice: Answer | Failure) -> Score:
     if isinstance(said, Failure):
-        return Score.missing(said.reason)
+        return Score.failure(said.reason)
     if isinstance(voice, Failure):
-        return Score.missing(voice.reason)
+        return Score.missing(NO_VOICE) if voice.reason == NO_VOICE else Score.failure(voice.reason)
     product = float(np.linalg.norm(said) * np.linalg.norm(voice))
     value = float(np.dot(said, voice)) / product if product else float("nan")
-    return Score(value) if np.isfinite(value) else Score.missing("an embedding without length or with NaN")
+    return Score(value) if np.isfinite(value) else Score.failure("an embedding without length or with NaN")

@@ -87,7 +87,7 @@ class WordScorer:
             chosen = [clips[number] for number in numbers]
             for number, clip, heard in zip(numbers, chosen, transcribe(self.recognizers[name], chosen), strict=True):
                 found[number] = (
-                    _missing(f"{name}: {heard.reason}")
+                    {metric.name: Score.failure(f"{name}: {heard.reason}") for metric in METRICS}
                     if isinstance(heard, Failure)
                     else word_scores(clip.text, heard, clip.language, self.rules, self.spellings)
                 )

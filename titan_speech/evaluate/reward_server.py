@@ -1,0 +1,117 @@
+"""The reward function over HTTP, for an alignment that runs in another process; on loopback only.
+
+    POST /score
+    {"prompts": [{"text": "...", "language": "hi", "voice_codes": [..]}], "completions": [[..]], "stopped": [true]}
+    -> {"rewards": [{"reward": 0.71, "cer": 0.02, "similarity": 0.8, "mos": 3.1, "stop": true, ...}]}
+
+In: JSON of at most 64 MB, codes as integers. Out: one reward per completion, in order; 400 with the reason for what is
+no such request. Requests are answered one after the other, since the models are shared. There is no password: whoever
+can open a port of this machine can use it, so it binds to no other address than loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.evaluate.ceiling import resynthesized
+from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.reward import Reward, RewardFunction
+from titan_speech.tokenization.vocabulary import NUM_CODES
+from titan_speech.utils.json_text import parse_json
+
+HOST = "127.0.0.1"
+MAX_BODY_BYTES, MAX_COMPLETIONS, MAX_CODES = 64 << 20, 4096, 16_384
+READ_TIMEOUT_SEC = 60
+
+
+class RewardServer(ThreadingHTTPServer):
+    """Answers until `shutdown`."""
+
+    daemon_threads = True
+
+    def __init__(self, rewards: RewardFunction, port: int = 0) -> None:
+        """Args:
+        rewards: what scores.
+        port: 0: any free one.
+        """
+        self.rewards, self.lock = rewards, threading.Lock()
+        super().__init__((HOST, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.server_address[1]}"
+
+    def answer(self, content: Any) -> list[Reward]:
+        """The rewards of a request.
+
+        Raises:
+            DataError: it is no such request.
+        """
+        prompts, completions, stopped = self._parsed(content)
+        with self.lock:
+            return self.rewards.score_batch(prompts, completions, stopped)
+
+    def _parsed(self, content: Any) -> tuple[list[Clip], list[NDArray[np.uint16]], list[bool]]:
+        try:
+            prompts, completions = content["prompts"], content["completions"]
+            stopped = content.get("stopped", [True] * len(completions))
+            if not len(prompts) == len(completions) == len(stopped) <= MAX_COMPLETIONS:
+                found = f"{len(prompts)} prompts, {len(completions)} completions, {len(stopped)} of stopped"
+                raise DataError(f"found {found}; expected as many of each, at most {MAX_COMPLETIONS:,}")
+            clips = [self._prompt(number, prompt) for number, prompt in enumerate(prompts)]
+            return clips, [_codes(one) for one in completions], [one is True for one in stopped]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{error!r}; expected prompts (text, language, voice_codes) and completions") from error
+
+    def _prompt(self, number: int, prompt: Any) -> Clip:
+        text, language = prompt["text"], prompt["language"]
+        if not isinstance(text, str) or not isinstance(language, str):
+            raise DataError(f"prompt {number}: text and language are texts")
+        codes = prompt.get("voice_codes")
+        voice = None if not codes else resynthesized(Sound(codes_F=_codes(codes)), self.rewards.codec)
+        return Clip(prompt_id=str(number), language=language, text=text, sound=Sound(), voice=voice)
+
+
+def _codes(values: Any) -> NDArray[np.uint16]:
+    if not isinstance(values, list) or len(values) > MAX_CODES:
+        raise DataError(f"codes are a list of at most {MAX_CODES:,} integers")
+    if not all(type(value) is int and 0 <= value < NUM_CODES for value in values):
+        raise DataError(f"a code is an integer from 0 to {NUM_CODES - 1}")
+    return np.array(values, np.uint16)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = READ_TIMEOUT_SEC
+    server: RewardServer
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        try:
+            if self.path != "/score":
+                raise DataError(f"found {self.path[:80]}, expected /score")
+            if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+                raise DataError(f"expected a Content-Length of at most {MAX_BODY_BYTES:,} bytes")
+            rewards = self.server.answer(parse_json(self.rfile.read(int(length))))
+        except ValueError as error:  # DataError is one
+            self._reply(400, {"error": str(error)})
+        else:
+            self._reply(200, {"rewards": [asdict(one) for one in rewards]})
+
+    def _reply(self, status: int, content: dict[str, Any]) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not logged: texts of prompts are no concern of a terminal."""
