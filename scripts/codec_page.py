@@ -70,7 +70,7 @@ run of the current `fit_codec.py` has not been measured. Results:
 The rows differ in training as well as in loss. There was no gap between fitted and held-out clips of the training voices (L1 of
 normalised log-mel .205 and .208 after the first row), so longer fits should help; there is one to unseen voices. Raising the contrast
 of the decoded mel by a fifth changed 38 wrong words of 313 to 36 on fitted prompts, not enough to keep."""
-COMMANDS = """pip install 'titan-speech[codec,eval]'
+COMMANDS = """pip install 'titan-speech[eval-tests]'
 python scripts/build_corpus.py --output corpus
 python scripts/report_codec.py --corpus corpus --output benchmarks/reports/embedded_codec/README.md \\
     --json benchmarks/reports/embedded_codec/figures.json"""

