@@ -381,6 +381,10 @@ class SpeechTrainer(Trainer):
         ledger.step_ended(self.step)
         self.hangs.step_ended(self.config.comm.train_timeout_seconds)
         self.metrics_processor.step_done(self.step)
+        if self.preference is not None:
+            self.preference.end_if_adrift(
+                self.step, self.checkpointer.last_good_until, self.config.speech.metrics.log_every_steps
+            )
 
     def _train_step(self, data_iterator: Iterator[Batch]) -> None:
         self._num_microbatches = 0

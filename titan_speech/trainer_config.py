@@ -374,6 +374,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 open_check_sound(config, Path(trainer.config.dump_folder))
                 if torch.distributed.get_rank() == 0
                 else None,
+                trainer.checkpointer.last_good_until,
             )
         )
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint

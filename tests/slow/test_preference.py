@@ -300,6 +300,22 @@ def test_a_planted_preference_is_learned(loss: str, tmp_path: Path) -> None:
         assert before["validation/gold/preference/margin"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_run_that_drifts_from_its_reference_stops_before_it_is_saved(pairs_store: Path, tmp_path: Path) -> None:
+    words = (*on(pairs_store), "--optimizer.lr", "3e-3", "--preference.max_drift", "0.3", "--checkpoint.cadence")
+    finished = train(tmp_path / "run", *words, "[{every = 1}]", "--training.target_tokens", "16384", config=CONFIG)
+    assert finished.returncode != 0
+    assert "nats per token from the reference, beyond preference.max_drift 0.3" in finished.output
+    assert "Traceback" not in finished.output
+    [step] = (step for step in figures(tmp_path / "run") if abs(drift_at(tmp_path / "run", step)) > 0.3)
+    assert step == max(figures(tmp_path / "run")) > 1
+    assert f"The last good checkpoint is step {step - 1}" in finished.output
+    assert not (tmp_path / "run" / "checkpoint" / f"step-{step}").exists()
+
+
+def drift_at(run: Path, step: int) -> float:
+    return figures(run)[step]["preference/chosen_drift"]
+
+
 SHORT = ("--training.seq_len", "128", "--training.global_batch_tokens", "512", "--training.local_batch_packs", "4")
 
 

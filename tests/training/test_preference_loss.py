@@ -192,6 +192,8 @@ def test_metrics_are_means_over_the_pairs_of_sound_steps() -> None:
     assert found["preference/chosen_reward"] == pytest.approx(float(rewards[0::2].mean()), rel=1e-5)
     per_token = float(logp[0::2].sum() / num_tokens[0::2].sum())
     assert found["preference/chosen_logp"] == pytest.approx(per_token, rel=1e-5)
+    drift = float((logp - reference)[0::2].sum() / num_tokens[0::2].sum())
+    assert found["preference/chosen_drift"] == pytest.approx(drift, rel=1e-4)
     assert not loss.answers.groups.take_pairs(torch.device("cpu")).any()
     assert loss.answers.groups.take(torch.device("cpu"))[1].sum() == num_tokens.sum()
 

@@ -333,6 +333,20 @@ class SpeechCheckpointManager(CheckpointManager):
             self._settle()
         return _last_good(Path(self.folder)) if self.enable else "Checkpoints are off: start again from the beginning."
 
+    def last_good_until(self, step: int) -> str:
+        """The last checkpoint up to a step that is not suspect, and how to go on from it; on all ranks at once."""
+        if not self.enable:
+            return "Checkpoints are off: start again from the beginning."
+        if self._saver.is_busy:
+            self._settle()
+        good = [one for one in unsuspected_steps(Path(self.folder)) if one <= step]
+        if not good:
+            return "There is no checkpoint of a step before that: start again, with other settings."
+        place = f"{self.folder}/step-{good[-1]}"
+        return (
+            f"The last good checkpoint is step {good[-1]}: to go on from it, start a stage with stage.from = {place}."
+        )
+
     def _maybe_wait_for_staging(self) -> None:
         with ledger.part(SAVE_STALL):
             self._saver.wait_for_staging()

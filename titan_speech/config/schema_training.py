@@ -185,6 +185,11 @@ class PreferenceConfig:
     """Weight of an added loss, the mean cross-entropy of the chosen answer per token (Pang et al. 2024); keeps its
     probability from falling together with that of the rejected one."""
 
+    max_drift: Annotated[float, Bounds(at_least=0)] = 0.0
+    """Nats per token by which the log-probability of the chosen answers may differ from the reference's, as a mean over
+    the pairs since the last log line; beyond it the run stops (code 3) and names the last good checkpoint. 0: no
+    limit."""
+
     reference: Literal["precomputed", "adapters_off"] = "precomputed"
     """Where the reference's log-probabilities come from (not for simpo). precomputed: from the weights that the run
     starts from, once before its first step, kept in reference.parquet of the run folder; adapters_off: from the same

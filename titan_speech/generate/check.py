@@ -87,6 +87,7 @@ class GenerationCheck(RunCallback):
         run_folder: Path,
         num_steps: int,
         sound: CheckSound | None = None,
+        last_good: Callable[[int], str] = lambda _: "",
     ) -> None:
         """Args:
         config: of the check.
@@ -100,6 +101,7 @@ class GenerationCheck(RunCallback):
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
         sound: decodes the samples, on rank 0; None: ids only.
+        last_good: the last good checkpoint up to a step, in words; called on every rank.
         """
         _check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
@@ -107,6 +109,9 @@ class GenerationCheck(RunCallback):
         self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
         self.folder = run_folder / FOLDER
         self.has_sound = bool(config.codec)
+        self.last_good = last_good
+        self.within_step = 0
+        """The last step of this start whose check kept the bounds of `stop` and `stop_below`."""
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
         self.num_rows = -(-len(prompts) // ranks.dp_degree)
         self.num_positions = -(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
@@ -143,9 +148,10 @@ class GenerationCheck(RunCallback):
             raise HealthError(
                 f"the generation check at step {step:,} left its bounds: {'; '.join(failures)}. Compare the prompt "
                 f"template and the labels (titan-speech data show), see what it generated in "
-                f"{self.folder}/step-{step}.json, and lower optimizer.lr or resume from an earlier checkpoint; "
-                "generation_check.stop and stop_below have the bounds"
+                f"{self.folder}/step-{step}.json, and lower optimizer.lr; generation_check.stop and stop_below have "
+                f"the bounds. {self.last_good(self.within_step)}"
             )
+        self.within_step = step
 
     def _generate(self, step: int) -> dict[int, list[int]]:
         """The ids sampled after each of this rank's prompts, by the prompt's number."""

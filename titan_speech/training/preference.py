@@ -33,7 +33,7 @@ from titan_speech.data.pack_layout import PackPlan, max_answers, views
 from titan_speech.data.packing import Piece
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet, packed
-from titan_speech.errors import CheckpointError, DataError
+from titan_speech.errors import CheckpointError, DataError, HealthError
 from titan_speech.training.preference_loss import PreferenceLoss, describe_pairs
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
@@ -123,6 +123,8 @@ class Preference:
     parallel_dims: ParallelDims
     device: torch.device
     reference: ReferencePass
+    _adrift: str = field(init=False, default="")
+    """What the last log step found beyond its limit; empty while all is within."""
     tables: dict[str, ReferenceTable] = field(init=False, default_factory=dict)
     """For each set of pairs the precomputed log-probabilities; empty if there are none."""
 
@@ -193,7 +195,28 @@ class Preference:
 
     def metrics(self) -> dict[str, float]:
         """Means over the pairs of the steps since the last call; at a log step, on every rank."""
-        return self._described(self.loss.answers.groups.take_pairs(self.device))
+        found = self._described(self.loss.answers.groups.take_pairs(self.device))
+        drift, limit = found.get("preference/chosen_drift", 0.0), self.settings.max_drift
+        if limit and self.settings.has_reference and abs(drift) > limit:
+            self._adrift = f"{drift:+.3g} nats per token from the reference, beyond preference.max_drift {limit:g}"
+        return found
+
+    def end_if_adrift(self, step: int, last_good: Callable[[int], str], log_every: int) -> None:
+        """After a step, on all ranks alike, before it is saved.
+
+        Args:
+            step: steps done.
+            last_good: the last good checkpoint up to a step, in words.
+            log_every: steps between log lines.
+
+        Raises:
+            HealthError: the chosen answers have drifted from the reference.
+        """
+        if self._adrift:
+            raise HealthError(
+                f"after step {step:,} the log-probability of the chosen answers is {self._adrift}. Lower optimizer.lr, "
+                f"raise preference.beta or set preference.sft_weight. {last_good(max(step - log_every, 0))}"
+            )
 
     def step_metrics(self) -> dict[str, float]:
         """Means over the pairs of a validation."""

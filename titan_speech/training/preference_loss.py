@@ -47,9 +47,11 @@ class Answers(NamedTuple):
 
 
 class PairLosses(NamedTuple):
-    """Of each pair the loss and the rewards of its answers."""
+    """Of each pair the loss and the rewards of its answers, and how much likelier the chosen one is than by the
+    reference, as a log-probability."""
 
     loss: torch.Tensor
+    chosen_ratio: torch.Tensor
     chosen_reward: torch.Tensor
     rejected_reward: torch.Tensor
 
@@ -65,6 +67,7 @@ def pair_losses(
         settings: which loss, and its constants.
     """
     chosen, rejected = policy.chosen - reference_chosen, policy.rejected - reference_rejected
+    chosen_ratio = chosen.detach()
     if settings.is_per_token:
         chosen, rejected = chosen / policy.num_chosen, rejected / policy.num_rejected
     if settings.loss == "ipo":
@@ -73,7 +76,7 @@ def pair_losses(
         loss = -F.logsigmoid(settings.beta * (chosen - rejected) - settings.target_margin)
     if settings.sft_weight:
         loss = loss - settings.sft_weight * policy.chosen / policy.num_chosen
-    return PairLosses(loss, settings.beta * chosen.detach(), settings.beta * rejected.detach())
+    return PairLosses(loss, chosen_ratio, settings.beta * chosen.detach(), settings.beta * rejected.detach())
 
 
 PAIR_SUMS: tuple[str, ...] = (
@@ -85,6 +88,7 @@ PAIR_SUMS: tuple[str, ...] = (
     "rejected_reward",
     "chosen_logp",
     "rejected_logp",
+    "chosen_ratio",
     "chosen_tokens",
     "rejected_tokens",
 )
@@ -264,6 +268,7 @@ class PreferenceLoss(ChunkedLossWrapper):
             found.rejected_reward,
             policy.chosen,
             policy.rejected,
+            found.chosen_ratio,
             policy.num_chosen,
             policy.num_rejected,
         )
@@ -290,5 +295,6 @@ def describe_pairs(sums_SK: torch.Tensor, names: list[tuple[str, ...]]) -> dict[
         found |= {f"preference/{name}{ending}": total[name] / total["pairs"] for name in shown}
         for which in ("chosen", "rejected"):
             found[f"preference/{which}_logp{ending}"] = total[f"{which}_logp"] / total[f"{which}_tokens"]
+        found[f"preference/chosen_drift{ending}"] = total["chosen_ratio"] / total["chosen_tokens"]
         found[f"preference/pairs{ending}"] = total["pairs"]
     return found

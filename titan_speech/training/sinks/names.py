@@ -110,7 +110,8 @@ SECTIONS = (
     MetricSection(
         "Preference training",
         "At log steps and validations of preference runs. Measures are `loss`, `accuracy`, `margin`, `chosen_reward`, "
-        "`rejected_reward` and `pairs`, and in nats per token `chosen_logp` and `rejected_logp`.",
+        "`rejected_reward` and `pairs`, and in nats per token `chosen_logp`, `rejected_logp` and `chosen_drift` "
+        "(above the reference's).",
         (
             MetricName("preference/{measure}/{by}/{group}", "per pair", "of a group", "group_preference"),
             MetricName("preference/{measure}", "per pair", "mean since the last line", "preference"),
