@@ -170,12 +170,12 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
 
 def test_a_stop_names_the_last_checkpoint_whose_check_kept_the_bounds(tmp_path: Path) -> None:
     config = GenerationCheckConfig(every_steps=4, max_codes=16, temperature=0.0, stop={"stop_failure": 0.5})
-    script = {0: STOP}
+    said = [STOP]
     check = GenerationCheck(
         config,
         PROMPTS[:2],
         GRAMMAR,
-        lambda ids_BL, last_B: scripted(script)(ids_BL, last_B),
+        lambda ids_BL, last_B: scripted(otherwise=said[0])(ids_BL, last_B),
         lambda event, step, metrics, lines, sec: None,
         lambda what, step, text: None,
         lambda step, samples: None,
@@ -185,7 +185,7 @@ def test_a_stop_names_the_last_checkpoint_whose_check_kept_the_bounds(tmp_path: 
         last_good=lambda step: f"The last good checkpoint is that of step {step}.",
     )
     check.step_boundary(4)
-    script.clear()
+    said[0] = FIRST_CODE
     with pytest.raises(HealthError, match=r"stop_failure 1 is above 0\.5.*The last good checkpoint is that of step 4"):
         check.step_boundary(8)
 
