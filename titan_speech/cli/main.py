@@ -27,6 +27,7 @@ from titan_speech.cli import (
     doctor,
     estimate,
     evaluate,
+    evaluate_listen,
     evaluate_run,
     generate,
     model,
@@ -56,6 +57,7 @@ COMMANDS = (
     *model.COMMANDS,
     *evaluate.COMMANDS,
     *evaluate_run.COMMANDS,
+    *evaluate_listen.COMMANDS,
     *generate.COMMANDS,
     *align.COMMANDS,
 )

@@ -11,6 +11,7 @@ clip.py               `Clip`: one utterance made for a prompt; `Score`: a value,
 recorded_clips.py     clips from a listing of wavs, or from a pack and what was spoken for it
 choice.py             the scorers that a user asks for, each model in a process of its own
 result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
+votes.py              what listeners preferred: Bradley-Terry strengths
 summary.py            a result as Markdown, for the card of an export
 ceiling.py            the same clips through the codec: the best that a model of its codes can sound
 trust.py              which ASR may judge which language, measured on recordings

@@ -25,4 +25,9 @@ def claim_path(key_id: str) -> str:
 
 def audio_path(key_id: str, prompt_id: str) -> str:
     """The clip of a prompt; any text may be the id of a prompt, so its hash is the name."""
-    return f"{AUDIO}/{key_id}/{hashlib.sha256(prompt_id.encode()).hexdigest()[:16]}.wav"
+    return f"{AUDIO}/{key_id}/{clip_name(prompt_id)}.wav"
+
+
+def clip_name(prompt_id: str) -> str:
+    """The name of a prompt's clip, without .wav."""
+    return hashlib.sha256(prompt_id.encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@
     reference.py     runs of a recipe -> bands of its curves, and where another run leaves them
     page.py          sections      -> HTML: templates/, with a style sheet and a script of its own inside
     trace.py         spans, ledger -> a trace of the run for Perfetto
+    listening.py     clips of several systems -> a blind listening page, and its key
     serve.py         the same page on loopback while the run trains
 
 Everything in a run folder may have been written by somebody else: it is parsed with limits, and escaped on the page.

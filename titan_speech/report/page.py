@@ -69,17 +69,17 @@ def page(runs: Sequence[Run], sections: Sequence[SectionOf] = SECTIONS, *, refre
     if problems:
         text = "Left out of this page. "
         shown.insert(1, Section("problems", "Problems", text, [Paragraph(problem, "warn") for problem in problems]))
-    script = _asset("page.js")
+    script = asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             runs=runs,
             states=STATES,
             title=", ".join(run.name for run in runs),
             sections=shown,
-            style=Markup(_asset("page.css")),  # noqa: S704  (files of this package)
+            style=Markup(asset("page.css")),  # noqa: S704  (files of this package)
             script=Markup(script),  # noqa: S704
             script_hash=digest,
             refresh_sec=refresh_sec,
@@ -91,13 +91,14 @@ def page(runs: Sequence[Run], sections: Sequence[SectionOf] = SECTIONS, *, refre
 
 def picture(chart: Chart) -> str:
     """A chart as an SVG file of its own."""
-    template = _environment().get_template("picture.svg.j2")
+    template = environment().get_template("picture.svg.j2")
     return template.render(chart=chart, drawing=chart.drawing)
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Of the templates: everything is escaped."""
+    made = Environment(
         loader=PackageLoader("titan_speech.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -105,9 +106,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_of"] = lambda drawing: Markup(as_json(drawing))  # noqa: S704  (escaped there)
-    environment.filters["value_of"] = lambda value, chart: value_text(value, is_share=chart.is_share)
-    return environment
+    made.filters["data_of"] = lambda drawing: Markup(as_json(drawing))  # noqa: S704  (escaped there)
+    made.filters["value_of"] = lambda value, chart: value_text(value, is_share=chart.is_share)
+    return made
 
 
 def _printable(value: object) -> object:
@@ -116,5 +117,6 @@ def _printable(value: object) -> object:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A style sheet or script of this package."""
     return (files("titan_speech.report") / "templates" / name).read_text(encoding="utf-8")

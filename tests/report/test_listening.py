@@ -1,0 +1,135 @@
+"""A blind listening page, used in a real browser, and votes that are read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.browser import browser
+from titan_speech.cli.main import main
+from titan_speech.codec.wav import wav_bytes
+from titan_speech.evaluate.votes import Study, Trial, Vote, fit, preference, read_study, read_votes, strengths
+from titan_speech.exit_codes import EXIT_BAD_INPUT
+
+
+def clips(folder: Path, hz: float, names: str = "abc") -> Path:
+    folder.mkdir(parents=True)
+    wav_T = 0.1 * np.sin(2 * np.pi * hz * np.arange(3200) / 16_000).astype(np.float32)
+    for name in names:
+        (folder / f"{name}.wav").write_bytes(wav_bytes(wav_T, 16_000))
+    return folder
+
+
+def listen(tmp_path: Path, *more: str) -> int:
+    words = [f"old={clips(tmp_path / 'old', 220)}", f"<new>={clips(tmp_path / 'new', 440, 'bcd')}"]
+    return main(["evaluate", "listen", *words, "--output", str(tmp_path / "page"), *more])
+
+
+def test_the_page_hides_which_system_is_which(tmp_path: Path) -> None:
+    assert listen(tmp_path) == 0
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "old" not in text.replace("bold", "").replace("fold", "").replace("threshold", "")
+    assert "&lt;new&gt;" not in text
+    study = read_study(tmp_path / "page.KEY.json")
+    assert {trial.prompt for trial in study.trials.values()} == {"b", "c"}
+    assert len(list((tmp_path / "page" / "clips").iterdir())) == 4
+    assert listen_again(tmp_path) == EXIT_BAD_INPUT
+
+
+def listen_again(tmp_path: Path) -> int:
+    words = [f"old={tmp_path / 'old'}", f"new={tmp_path / 'new'}", "--output", str(tmp_path / "page")]
+    return main(["evaluate", "listen", *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["one=old"], "at least two systems"),
+        (["old", "new"], "expected NAME=FOLDER"),
+        (["one=old", "two=empty"], "has no .wav file"),
+        (["one=old", "two=other"], "no file of one name"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clips(Path("old"), 220)
+    clips(Path("other"), 220, "xyz")
+    Path("empty").mkdir()
+    assert main(["evaluate", "listen", *words, "--output", "page"]) == EXIT_BAD_INPUT
+    assert message in capsys.readouterr().err
+    assert not Path("page").exists()
+    assert not Path("page.partial").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
+def test_votes_of_a_browser_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listen(tmp_path) == 0
+    study = read_study(tmp_path / "page.KEY.json")
+    with browser(tmp_path / "profile", tmp_path / "downloads") as page:
+        page.open((tmp_path / "page" / "index.html").as_uri())
+        assert page.run("document.getElementById('prefer-left').disabled") is True
+        page.run("document.getElementById('prefer-left').click()")  # not before both were heard
+        for trial in study.trials.values():
+            for side in ("left", "right"):
+                page.run(
+                    f"new Promise((heard, fail) => {{ const a = document.getElementById('{side}');"
+                    " a.addEventListener('ended', () => heard(true), { once: true }); a.muted = true;"
+                    " a.onerror = fail; a.play().catch(fail); })"
+                )
+            choice = "left" if trial.left == "<new>" else "right"
+            page.run(f"document.getElementById('prefer-{choice}').click()")
+        assert "All 2 pairs are done" in page.run("document.getElementById('progress').textContent")
+        page.run("document.getElementById('save').click()")
+        saved = page.download()
+    votes = read_votes(saved, study)
+    assert [(vote.trial.left == "<new>") == (vote.choice == "left") for vote in votes] == [True, True]
+    assert main(["evaluate", "votes", str(tmp_path / "page.KEY.json"), str(saved), str(saved)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith("<new>")
+    assert "2 votes of 1 listener" in lines[-1]
+    content = json.loads(saved.read_text())
+    (tmp_path / "other.json").write_text(json.dumps(content | {"study": "another"}))
+    assert main(["evaluate", "votes", str(tmp_path / "page.KEY.json"), str(tmp_path / "other.json")]) == EXIT_BAD_INPUT
+
+
+def test_strengths_of_simulated_listeners_are_found_within_their_intervals() -> None:
+    true_S, systems = np.array([0.8, 0.1, -0.9]), ("a", "b", "c")
+    random, covered = np.random.default_rng(0), []
+    for repeat in range(12):
+        votes, trials = [], {}
+        for listener in range(10):
+            for number in range(12):
+                left, right = random.choice(3, 2, replace=False)
+                trial = trials.setdefault(f"{listener}-{number}", Trial(str(number), systems[left], systems[right]))
+                is_left = random.random() < 1 / (1 + np.exp(true_S[right] - true_S[left]))
+                votes.append(Vote(str(listener), trial, "left" if is_left else "right"))
+        found = {one.system: one for one in strengths(Study("s", systems, trials), votes, seed=repeat)}
+        covered += [found[name].low <= true <= found[name].high for name, true in zip(systems, true_S, strict=True)]
+    assert np.mean(covered) >= 0.85, "of 36 intervals at 95 %"
+
+
+def test_two_systems_have_the_odds_of_their_votes() -> None:
+    fitted_S = fit(np.array([[0.0, 29.5], [9.5, 0.0]]))
+    assert fitted_S[0] - fitted_S[1] == pytest.approx(np.log(30 / 10), abs=1e-6)
+    assert np.isfinite(fit(np.array([[0.0, 5.0], [0.0, 0.0]]))).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "no votes"), ('{"study": "s", "listener": 1, "votes": {"9": "left"}}', "no such trial"), ("[]", "no votes")],
+)
+def test_damaged_votes_are_named(tmp_path: Path, content: str, message: str) -> None:
+    study = Study("s", ("a", "b"), {"1": Trial("p", "a", "b")})
+    (tmp_path / "votes.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_votes(tmp_path / "votes.json", study)
+    with pytest.raises(ValueError, match="no vote compares c with a"):
+        strengths(Study("s", ("a", "b", "c"), study.trials), [Vote("x", study.trials["1"], "tie")])
+    (one, other) = strengths(study, [Vote("x", study.trials["1"], "tie")] * 4)
+    assert preference(one, other) == pytest.approx(0.5)
