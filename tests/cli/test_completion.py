@@ -35,6 +35,7 @@ def words_after(line: str, tmp_path: Path) -> set[str]:
         ("titan-speech che", {"checkpoint"}),
         ("titan-speech store ", {"build", "verify", "audit", "held-out", "merge"}),
         ("titan-speech store build --fro", {"--from"}),
+        ("titan-speech recipes copy to", {"tour/s1", "tour/sft"}),
         ("titan-speech config check --training.seq", {"--training.seq_len"}),
     ],
 )

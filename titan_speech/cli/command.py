@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,13 @@ from titan_speech.utils.printable import message
 
 
 class Argument:
-    """One argument, as `argparse.ArgumentParser.add_argument` takes it."""
+    """One argument, as `argparse.ArgumentParser.add_argument` takes it; `words` are what a shell completes it to."""
 
-    def __init__(self, name: str, help: str, **options: Any) -> None:
-        self.name, self.options = name, {"help": help, **options}
+    def __init__(self, name: str, help: str, words: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
+        self.name, self.options, self.words = name, {"help": help, **options}, words
 
-    def add_to(self, parser: argparse._ActionsContainer) -> None:
-        parser.add_argument(self.name, **self.options)
+    def add_to(self, parser: argparse._ActionsContainer) -> argparse.Action:
+        return parser.add_argument(self.name, **self.options)
 
 
 @dataclass(frozen=True)

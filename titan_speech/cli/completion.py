@@ -25,6 +25,8 @@ def complete(commands: Iterable[Command], groups: Mapping[str, str]) -> None:
 
 def parser_of_all(commands: Iterable[Command], groups: Mapping[str, str]) -> argparse.ArgumentParser:
     """One parser with every command, its arguments and, where it takes a configuration, every key."""
+    from argcomplete.completers import ChoicesCompleter
+
     parser = argparse.ArgumentParser(prog="titan-speech", allow_abbrev=False)
     choices = parser.add_subparsers()
     inner = {group: choices.add_parser(group).add_subparsers() for group in groups}
@@ -32,7 +34,9 @@ def parser_of_all(commands: Iterable[Command], groups: Mapping[str, str]) -> arg
         place = choices if command.group is None else inner[command.group]
         own = place.add_parser(command.name, allow_abbrev=False)
         for argument in command.arguments:
-            argument.add_to(own)
+            action = argument.add_to(own)
+            if argument.words is not None:
+                action.completer = ChoicesCompleter(argument.words())  # type: ignore[attr-defined]
         if command.add_arguments is not None:
             command.add_arguments(own)
         if command.takes_config:

@@ -74,6 +74,12 @@ def example_names(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / EXAMPLES).glob("*/README.md"))
 
 
+def bundled_names() -> list[str]:
+    """Names of all recipes and examples."""
+    root = bundled_folder()
+    return [*recipe_names(root), *example_names(root)]
+
+
 def walk_of(root: Path, name: str) -> str:
     """The page whose steps use an example, as its README names it."""
     pages = re.findall(r"docs/\w+\.md", (root / EXAMPLES / name / "README.md").read_text(encoding="utf-8"))
@@ -96,7 +102,7 @@ def files_of(root: Path, name: str) -> Iterator[Path]:
     elif name in recipe_names(root):
         configurations = [root / RECIPES / f"{name}.toml"]
     else:
-        near = difflib.get_close_matches(name, [*recipe_names(root), *example_names(root)], n=1)
+        near = difflib.get_close_matches(name, bundled_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise DataError(f"found no recipe or example {name!r}; {hint}titan-speech recipes list prints their names")
     for path in configurations:
@@ -136,7 +142,7 @@ COMMANDS = (
         "titan-speech recipes copy demo",
         recipes_copy,
         (
-            Argument("name", "a name of titan-speech recipes list"),
+            Argument("name", "a name of titan-speech recipes list", words=bundled_names),
             Argument("--output", "folder to copy to (default: the current one)", type=local_folder, default=Path()),
         ),
     ),
