@@ -46,7 +46,7 @@ class Evaluation:
         Args:
             fingerprint: of its weights.
         """
-        versions = dict(versions_of(self.scorers)) | {"codec": self.codec.codec_hash}
+        versions = dict(versions_of(self.scorers)) | {"codec": self.codec.codec_hash[:16]}
         return ResultKey(fingerprint, f"{self.pack.hash}-{self.set_name}", asdict(self.decoding), versions)
 
 

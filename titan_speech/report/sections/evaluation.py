@@ -63,7 +63,7 @@ def evaluation(runs: Sequence[Run]) -> Section | None:
             scorers = ", ".join(f"{name} {version}" for name, version in sorted(key.scorers.items()))
             name = f"{run.name}: " if len(runs) > 1 else ""
             different = "another series, not to be compared with the one above; " if number else ""
-            blocks.append(Paragraph(f"{name}{different}pack {key.pack}; {scorers}"))
+            blocks.append(Paragraph(f"{name}{different}pack {key.pack}; scored by {scorers}"))
             blocks.append(Charts(_charts(one, runs)))
             blocks.append(_table(one))
             blocks += _worst(one)
