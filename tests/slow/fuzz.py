@@ -36,10 +36,10 @@ MAX_NUM_KEPT = 40
 
 def all_targets() -> dict[str, Any]:
     """By name; targets of one format are numbered."""
-    from tests.slow import fuzz_artifacts, fuzz_inputs
+    from tests.slow import fuzz_artifacts, fuzz_inputs, fuzz_runs
 
     found: dict[str, Any] = {}
-    for target in (*fuzz_artifacts.TARGETS, *fuzz_inputs.TARGETS):
+    for target in (*fuzz_artifacts.TARGETS, *fuzz_inputs.TARGETS, *fuzz_runs.TARGETS):
         name = target.name if target.name not in found else f"{target.name}-2"
         found[name] = target
     return found
