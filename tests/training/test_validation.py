@@ -11,6 +11,7 @@ import pytest
 from tests.runs import NORM_TOLERANCE, ROOT, SMALL, figures, losses, metrics_lines, train, train_well
 from tests.warm import start_warm
 from titan_speech.data.validation_set import ValidationSet
+from titan_speech.ledger.spans import read_spans, spans_file
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupLoss
 from titan_speech.training.sinks.names import METRICS, find
@@ -106,6 +107,27 @@ def test_every_name_that_a_run_emits_is_documented_and_every_documented_one_is_e
     assert missing == NOT_HERE | {
         pattern for pattern in missing if pattern.startswith("upload/") or "preference/" in pattern
     }
+
+
+def test_the_spans_of_a_run_have_its_steps_and_what_it_did_in_and_between_them(both: tuple[Path, Path]) -> None:
+    spans = list(read_spans(spans_file(both[1], "rank-0")))
+    steps = {span.step: span for span in spans if span.name == "step"}
+    assert list(steps) == [1, 2, 3]
+    in_steps = [span for span in spans if span.name in ("fetching_batch", "fwd_bwd", "optim")]
+    assert {span.name for span in in_steps} == {"fetching_batch", "fwd_bwd", "optim"}
+    for span in in_steps:
+        step = steps[span.step]
+        assert span.duration_sec is not None
+        assert step.duration_sec is not None
+        assert (
+            step.at_sec - 0.01
+            <= span.at_sec
+            <= span.at_sec + span.duration_sec
+            <= step.at_sec + step.duration_sec + 0.01
+        )
+    between = [span.name for span in spans if span.name in ("validation", "generation_check")]
+    assert between == ["validation", "generation_check"] * 3
+    assert {"checkpoint_stall", "checkpoint_write"} <= {span.name for span in spans}
 
 
 def test_a_resumed_run_repeats_a_validation_that_was_cut_off_and_only_that(paired_only: str, tmp_path: Path) -> None:
