@@ -184,6 +184,15 @@ def test_the_page_names_every_recipe_and_its_own_example_loads(tmp_path: Path, m
     assert config.data.language_rule[0].pin == {"hi": 0.5, "en": 0.2}
 
 
+def test_the_annotated_recipe_of_the_documents_loads(tmp_path: Path) -> None:
+    page = (ROOT / "docs/configuration.md").read_text("utf-8")
+    mine = tmp_path / "hindi.toml"
+    mine.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0], encoding="utf-8")
+    (tmp_path / "train_configs").symlink_to(FOLDER)
+    config = load_config(["--job.config_file", str(mine)], world_size=32).config
+    assert [source.name for source in config.data.source] == ["raw", "tts"]
+
+
 def test_all_missing_folders_are_reported_at_once_with_the_lines_to_fill_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
