@@ -8,4 +8,5 @@ store of prompts, model
 rewards.py         a reward from scores; which answer is chosen and which rejected, and why a prompt gives no pair
   v
 pairs.py           `align pairs`: the preference store, with the record of how it was made
+grpo.py            `align grpo`: reward training by TRL, on the same prompts and rewards; an exported model again
 """

@@ -145,6 +145,26 @@ class Answered:
 Score = Callable[[Prompt, Sequence[Generated]], list[dict[str, float]]]
 
 
+def check_settings(place: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a job that begins, or compare them with those of the job that is continued.
+
+    Raises:
+        DataError: it was begun with others.
+    """
+    text = json.dumps(settings, sort_keys=True, indent=1)
+    if not place.exists():
+        write_atomically(place, text)
+        return
+    found, now = parse_json(place.read_bytes()), json.loads(text)
+    changed = [name for name in sorted({*found, *now}) if found.get(name) != now.get(name)]
+    if changed:
+        differ = "; ".join(f"{name} was {found.get(name)!r} and is {now.get(name)!r}" for name in changed)
+        raise DataError(
+            f"{place.parent} holds answers of another job: {differ}. Give the same settings to continue it, another "
+            "--output, or delete the folder"
+        )
+
+
 class Journal:
     """The folder in which a job keeps the prompts it has done."""
 
@@ -155,20 +175,7 @@ class Journal:
             DataError: it was begun with other settings.
         """
         self.path = folder / ANSWERS_NAME
-        text = json.dumps(settings, sort_keys=True, indent=1)
-        place = folder / SETTINGS_NAME
-        if place.exists():
-            found = parse_json(place.read_bytes())
-            now = json.loads(text)
-            changed = [name for name in sorted({*found, *now}) if found.get(name) != now.get(name)]
-            if changed:
-                differ = "; ".join(f"{name} was {found.get(name)!r} and is {now.get(name)!r}" for name in changed)
-                raise DataError(
-                    f"{folder} holds answers of another job: {differ}. Give the same settings to continue it, another "
-                    "--output, or delete the folder"
-                )
-        else:
-            write_atomically(place, text)
+        check_settings(folder / SETTINGS_NAME, settings)
 
     def read(self) -> Iterator[Answered]:
         """What is done; a last line that was not finished is removed from the file.

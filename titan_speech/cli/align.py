@@ -1,4 +1,4 @@
-"""`titan-speech align pairs`: preference pairs from what a model answers."""
+"""`titan-speech align pairs` and `align grpo`: pairs of what a model answers, and training on rewards of it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from titan_speech.align.scorers import Scorer
     from titan_speech.generate.sampling import Decoding
     from titan_speech.store.manifest import Manifest
+    from titan_speech.tokenization.prompt_template import Grammar
 
 DEFAULT_REWARD = ("loop=-1", "length_ratio@1=-1", "ngram_repeats=-1")
 
@@ -50,7 +51,7 @@ def pairs(args: argparse.Namespace) -> None:
     policy = _policy(args)
     wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit)
     prompts = read_prompts(args.prompts, wanted, policy.tokenizer, storage)
-    with _scorer(args, policy, prompts.manifest) as scorer:
+    with _scorer(args, policy.grammar, prompts.manifest) as scorer:
         rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
         settings = PairSettings(args.output, args.answers, _decoding(args, rate), terms, args.margin, args.transcript)
         result = make_pairs(policy, prompts, scorer, settings)
@@ -59,7 +60,7 @@ def pairs(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _scorer(args: argparse.Namespace, policy: Policy, manifest: Manifest) -> Iterator[Scorer]:
+def _scorer(args: argparse.Namespace, grammar: Grammar, manifest: Manifest) -> Iterator[Scorer]:
     """A program, the evaluator where there is a codec, or the measures of codes."""
     from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresScorer
 
@@ -70,7 +71,7 @@ def _scorer(args: argparse.Namespace, policy: Policy, manifest: Manifest) -> Ite
         finally:
             program.close()
         return
-    measures = MeasuresScorer(policy.grammar)
+    measures = MeasuresScorer(grammar)
     if not args.codec:
         yield measures
         return
@@ -115,6 +116,63 @@ def _decoding(args: argparse.Namespace, codes_per_sec: float) -> Decoding:
     )
 
 
+def grpo(args: argparse.Namespace) -> None:
+    """Train an exported model on the rewards of its own answers."""
+    from titan_speech.align.grpo import GRPOSettings, require_trl, train_grpo
+
+    require_trl()
+    announce(f"align grpo: loading TRL and the model of {args.model}")
+    from titan_speech.utils.logging import silence_library_warnings
+
+    silence_library_warnings()
+    from titan_speech.align.prompts import PromptFilter, read_prompts
+    from titan_speech.hf.model_card import read_record
+    from titan_speech.tokenization.prompt_template import Grammar
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
+
+    storage = storage_of(args, args.prompts)
+    record, tokenizer = read_record(args.model), TextTokenizer.load(args.model)
+    grammar = Grammar(tokenizer.vocabulary())
+    if (grammar.vocabulary.fingerprint, grammar.fingerprint) != (record.vocabulary, record.grammar):
+        raise ModelError(f"{args.model} was exported with another vocabulary or grammar; export it again")
+    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit)
+    prompts = read_prompts(args.prompts, wanted, tokenizer, storage)
+    rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
+    settings = GRPOSettings(
+        model=args.model,
+        output=args.output,
+        num_steps=args.steps,
+        num_answers=args.answers,
+        prompts_per_step=args.prompts_per_step,
+        lr=args.lr,
+        beta=args.beta,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        max_codes=max(1, round(args.max_sec * rate)),
+        save_every=args.save_every,
+        seed=args.seed,
+        terms=tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD)),
+        stop=dict(args.stop),
+        stop_below=dict(args.stop_below),
+        transcript=args.transcript,
+    )
+    with _scorer(args, grammar, prompts.manifest) as scorer:
+        steps = train_grpo(prompts, tokenizer, scorer, settings)["steps"]
+    first, last = (steps[i]["reward"] for i in (0, -1))
+    print(f"{args.output}: reward {first:.4g} at step 1, {last:.4g} at step {settings.num_steps}")
+    print(f'a stage goes on from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
+
+
+def _bound(text: str) -> tuple[str, float]:
+    name, is_bound, value = text.partition("=")
+    try:
+        if not (is_bound and name):
+            raise ValueError
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'found "{text}", expected NAME=NUMBER, such as repeats=0.5') from None
+
+
 def _term(text: str) -> Term:
     from titan_speech.align.rewards import Term
 
@@ -122,6 +180,62 @@ def _term(text: str) -> Term:
         return Term.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+_PROMPTS = (
+    Argument(
+        "--prompts",
+        "token store whose transcripts are answered: a folder, or s3://bucket/prefix",
+        type=local_folder_or_s3,
+        required=True,
+    ),
+    Argument("--transcript", "transcript variant that is the prompt (default: native)", default="native"),
+    Argument("--language", "only this language; may be given several times", action="append", default=[]),
+    Argument(
+        "--held-out",
+        "held-out set whose samples are no prompts; may be given several times",
+        action="append",
+        default=[],
+    ),
+    Argument("--limit", "at most this many prompts, languages in turn (default: all)", type=positive),
+)
+_REWARD = (
+    Argument(
+        "--reward",
+        "a term of the reward, NAME=WEIGHT or NAME@TARGET=WEIGHT (weight times the distance from a target: "
+        "length_ratio@1=-1); may be given several times (default: " + " ".join(DEFAULT_REWARD) + ")",
+        action="append",
+        type=_term,
+        default=[],
+    ),
+    Argument(
+        "--scorer",
+        "program that scores answers, in place of the measures of their codes: lines of JSON on stdin and stdout, see "
+        "Pairs from a model in the documentation",
+        default="",
+    ),
+    Argument(
+        "--scorer-timeout",
+        "seconds it may take for the answers to one prompt (default: 600)",
+        type=number(0.1),
+        default=600.0,
+    ),
+    Argument(
+        "--codec",
+        "score the sound too, decoded once per answer: embedded, a .safetensors file, XCodec2 as a folder or a name on "
+        "the Hub; with the models below (default: only the codes are scored)",
+        default="",
+    ),
+    *SCORERS,
+)
+_TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
+_TEMPERATURE = Argument("--temperature", "sampling temperature (default: 1)", type=number(0.01), default=1.0)
+_MAX_SEC = Argument("--max-sec", "maximum duration in seconds (default: 20)", type=number(0.02), default=20.0)
+
+
+def _bounds(flag: str, what: str) -> Argument:
+    text = f"{what} bound of the mean of a score over a step, NAME=NUMBER; may be given several times"
+    return Argument(flag, text, action="append", type=_bound, default=[])
 
 
 COMMANDS = (
@@ -136,60 +250,54 @@ COMMANDS = (
             Argument("--model", "folder written by titan-speech model export", type=Path),
             Argument("--run", "in place of --model: run folder of a small model, decoded without a cache", type=Path),
             Argument("--step", "of --run: step of the checkpoint (default: the newest)", type=int),
-            Argument(
-                "--prompts",
-                "token store whose transcripts are answered: a folder, or s3://bucket/prefix",
-                type=local_folder_or_s3,
-                required=True,
-            ),
+            *_PROMPTS,
             Argument("--output", "token store to write", type=local_folder, required=True),
             Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=positive, default=8),
-            Argument(
-                "--reward",
-                "a term of the reward, NAME=WEIGHT or NAME@TARGET=WEIGHT (minus the distance from a target: "
-                "length_ratio@1=-1); may be given several times (default: " + " ".join(DEFAULT_REWARD) + ")",
-                action="append",
-                type=_term,
-                default=[],
-            ),
+            *_REWARD,
             Argument(
                 "--margin",
                 "rewards of a pair are at least so far apart (default: 0.05)",
                 type=not_negative,
                 default=0.05,
             ),
-            Argument(
-                "--scorer",
-                "program that scores answers, in place of the measures of their codes: lines of JSON on stdin and "
-                "stdout, see Alignment in the documentation",
-                default="",
-            ),
-            Argument(
-                "--codec",
-                "score the sound too, decoded once per answer: embedded, a .safetensors file, XCodec2 as a folder or a "
-                "name on the Hub; with the models below (default: only the codes are scored)",
-                default="",
-            ),
-            *SCORERS,
-            Argument(
-                "--scorer-timeout",
-                "seconds it may take for the answers to one prompt (default: 600)",
-                type=number(0.1),
-                default=600.0,
-            ),
-            Argument("--transcript", "transcript variant that is the prompt (default: native)", default="native"),
-            Argument("--language", "only this language; may be given several times", action="append", default=[]),
-            Argument(
-                "--held-out",
-                "held-out set whose samples are no prompts; may be given several times",
-                action="append",
-                default=[],
-            ),
-            Argument("--limit", "at most this many prompts, languages in turn (default: all)", type=positive),
-            Argument("--temperature", "sampling temperature (default: 1)", type=number(0.01), default=1.0),
-            Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50),
+            _TEMPERATURE,
+            _TOP_K,
             Argument("--min-sec", "minimum duration in seconds (default: 0)", type=not_negative, default=0.0),
-            Argument("--max-sec", "maximum duration in seconds (default: 20)", type=number(0.02), default=20.0),
+            _MAX_SEC,
+            SEED,
+            ENDPOINT_URL,
+        ),
+    ),
+    Command(
+        "align",
+        "grpo",
+        "Train an exported model on the rewards of its own answers (GRPO), by TRL 1.16, and write an exported model; "
+        "a job that was killed continues.",
+        "titan-speech align grpo --model models/sft --prompts stores/prompts --output models/grpo --steps 200 "
+        "--stop repeats=0.5",
+        grpo,
+        (
+            Argument("--model", "folder written by titan-speech model export", type=Path, required=True),
+            *_PROMPTS,
+            Argument("--output", "exported folder to write", type=local_folder, required=True),
+            Argument("--steps", "optimizer steps (default: 200)", type=positive, default=200),
+            Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=positive, default=8),
+            Argument("--prompts-per-step", "prompts per step (default: 4)", type=positive, default=4),
+            Argument("--lr", "learning rate (default: 1e-6)", type=number(0), default=1e-6),
+            Argument(
+                "--beta",
+                "weight of the divergence from the model as it was; 0: none, and no second model in memory (default: "
+                "0.04)",
+                type=not_negative,
+                default=0.04,
+            ),
+            *_REWARD,
+            _bounds("--stop", "upper"),
+            _bounds("--stop-below", "lower"),
+            Argument("--save-every", "steps between checkpoints (default: 20)", type=positive, default=20),
+            _TEMPERATURE,
+            _TOP_K,
+            _MAX_SEC,
             SEED,
             ENDPOINT_URL,
         ),

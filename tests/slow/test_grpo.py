@@ -1,0 +1,112 @@
+"""Reward training on a CPU by TRL: a reward rises, a hacked one is stopped, a kill resumes, a stage goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.preference_samples import write_mixed
+from tests.runs import ROOT, train_well
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed"),
+]
+CONFIG = "tests/assets/preference.toml"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that ends its answers after 6 to 10 codes, exported; next to it the store it learned from."""
+    folder = tmp_path_factory.mktemp("base")
+    write_mixed(folder / "mixed")
+    short = ("--training.seq_len", "128", "--training.global_batch_tokens", "512", "--training.local_batch_packs", "4")
+    learned = ("--preference.loss", "none", "--data.source.0.task", "tts", "--optimizer.lr", "3e-3")
+    words = (*short, *learned, "--data.source.0.store", str(folder / "mixed"), "--training.target_tokens", "46080")
+    train_well(folder / "sft", *words, config=CONFIG)
+    run("model", "export", "--checkpoint", str(folder / "sft"), "--output", str(folder / "model"), "--no-check")
+    return folder / "model"
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "titan_speech", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def grpo_words(base: Path, output: Path, *more: str) -> list[str]:
+    words = ["align", "grpo", "--model", str(base), "--prompts", str(base.parent / "mixed"), "--output", str(output)]
+    return [*words, "--prompts-per-step", "2", "--max-sec", "0.3", *more]
+
+
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    path = folder / "steps.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_verifiable_reward_rises_and_a_stage_goes_on_from_the_model(base: Path, tmp_path: Path) -> None:
+    """Stop after four codes: the base ends after eight on average."""
+    more = ("--steps", "50", "--reward", "num_codes@4=-1", "--lr", "3e-4", "--beta", "0.01")
+    print(run(*grpo_words(base, tmp_path / "grpo", *more)))
+    record = json.loads((tmp_path / "grpo" / "grpo.json").read_text())
+    rewards = [step["reward"] for step in record["steps"]]
+    first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
+    print(f"reward {first:.2f} in the first five steps, {last:.2f} in the last five")
+    assert len(rewards) == 50
+    assert last > first + 1
+    assert record["weights"] == json.loads((base / "titan_speech.json").read_text())["weights"]
+    on = ("--model.initial", str(tmp_path / "grpo"), "--model.flavor", "initial")
+    on += ("--tokenizer.path", str(tmp_path / "grpo"), "--preference.loss", "none", "--data.source.0.task", "tts")
+    train_well(
+        tmp_path / "next",
+        *on,
+        *("--data.source.0.store", str(base.parent / "mixed"), "--training.target_tokens", "2048"),
+        config=CONFIG,
+    )
+    provenance = next((tmp_path / "next" / "checkpoint" / "provenance").glob("step-2*")).read_text()
+    assert "50 steps of GRPO on step" in provenance
+
+
+def test_a_hacked_reward_is_stopped_within_ten_steps(base: Path, tmp_path: Path) -> None:
+    """The reward likes a code that repeats itself, as silence does; the bound on repeats sees it."""
+    more = ("--steps", "30", "--reward", "repeats=1", "--lr", "1e-3", "--beta", "0", "--save-every", "1")
+    words = grpo_words(base, tmp_path / "grpo", *more, "--stop", "repeats=0.1")
+    done = subprocess.run(
+        [sys.executable, "-m", "titan_speech", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    found = steps_of(tmp_path / "grpo.work")
+    print(f"stopped at step {len(found)}: repeats {found[-1]['repeats']:.2f}")
+    assert len(found) <= 10
+    assert "left its bounds: repeats" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "grpo").exists()
+    assert not (tmp_path / "grpo.work" / f"checkpoint-{len(found)}").exists()
+
+
+def test_a_killed_job_continues(base: Path, tmp_path: Path) -> None:
+    words = grpo_words(base, tmp_path / "grpo", "--steps", "6", "--reward", "num_codes@4=-1", "--save-every", "2")
+    process = subprocess.Popen([sys.executable, "-m", "titan_speech", *words], cwd=ROOT, start_new_session=True)
+    try:
+        while (
+            not (tmp_path / "grpo.work" / "checkpoint-2" / "trainer_state.json").exists()
+            or len(steps_of(tmp_path / "grpo.work")) < 3
+        ):
+            assert process.poll() is None
+            time.sleep(0.1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    run(*words)
+    record = json.loads((tmp_path / "grpo" / "grpo.json").read_text())
+    assert [step["step"] for step in record["steps"]] == [1, 2, 3, 4, 5, 6]
