@@ -1,4 +1,4 @@
-"""Commands on token stores. `build` and `audit` are in store_build.py and store_audit.py."""
+"""Commands on token stores. `build`, `audit` and `score` are in store_build.py, store_audit.py and store_score.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.cli import store_audit, store_build
+from titan_speech.cli import store_audit, store_build, store_score
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
     SEED,
@@ -161,6 +161,7 @@ COMMANDS = (
         ),
     ),
     *store_audit.COMMANDS,
+    *store_score.COMMANDS,
     Command(
         "store",
         "held-out",

@@ -42,6 +42,10 @@ class SourceConfig:
     languages: tuple[str, ...] = ()
     """Read only these languages; empty reads all."""
 
+    where: str = ""
+    """Read only samples of speech for which this holds, such as "dnsmos >= 3.2 and cps < 25": scores of titan-speech
+    store score, duration_sec, cps (characters per second); < <= > >= == != and or not ( ). A missing score excludes."""
+
     transcript: TranscriptVariant = "native"
     """Transcript variant that a paired task reads."""
 

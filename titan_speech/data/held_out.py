@@ -32,6 +32,9 @@ HIDDEN_COLUMNS = frozenset({"speaker_id", "source_video_id"})
 """Columns by which clone pairs and stitched documents are made."""
 
 
+NO_SAMPLES = np.zeros(0, np.int64)
+
+
 class _MaskedReader(SampleReader):
     """Refuses to read held-out samples."""
 
@@ -42,29 +45,33 @@ class _MaskedReader(SampleReader):
     def __call__(self, numbers: Sequence[int]) -> list[memoryview]:
         if not self._held_out.isdisjoint(numbers):
             i = next(i for i in numbers if i in self._held_out)
-            raise DataError(f"sample {i} of part {self._part.name} is held out from training, yet was asked for")
+            raise DataError(
+                f"sample {i} of part {self._part.name} is held out from training, or excluded by where, yet was asked "
+                "for"
+            )
         return super().__call__(numbers)
 
 
 class MaskedPart(Part):
-    """A part with samples that cannot be read."""
+    """A part with samples that cannot be read: held out from training, or excluded by a source's `where`."""
 
-    def __init__(self, part: Part, held_out: NDArray[np.int64]) -> None:
-        """`held_out` has the numbers of the samples, in rising order."""
+    def __init__(self, part: Part, held_out: NDArray[np.int64], excluded: NDArray[np.int64] = NO_SAMPLES) -> None:
+        """`held_out` and `excluded` have the numbers of the samples, in rising order."""
         super().__init__(part.files, part.info, part._num_base)
-        self._part, self.held_out = part, held_out
-        numbers = frozenset(held_out.tolist())
+        self._part, self.held_out, self.excluded = part, held_out, excluded
+        self.hidden = np.union1d(held_out, excluded) if len(excluded) else held_out
+        numbers = frozenset(self.hidden.tolist())
         self._sample_readers = {name: _MaskedReader(self, name, numbers) for name in self._sample_readers}
 
     @cached_property
     def key(self) -> str:
-        return hashlib.sha256(self._part.key.encode() + self.held_out.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self._part.key.encode() + self.hidden.tobytes()).hexdigest()[:16]
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         """No task can read a sample without tokens."""
         if column not in self._lengths:
             lengths_N = super()._length_N(column, expected_total).copy()  # the original may be a mapped file
-            lengths_N[self.held_out] = 0
+            lengths_N[self.hidden] = 0
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
         return self._lengths[column]
@@ -74,7 +81,7 @@ class MaskedPart(Part):
         if name not in HIDDEN_COLUMNS or not len(column):
             return column
         is_kept_N = np.ones(len(column), np.bool_)
-        is_kept_N[self.held_out] = False
+        is_kept_N[self.hidden] = False
         return pa.chunked_array([pc.if_else(pa.array(is_kept_N), column.combine_chunks(), None)])
 
     def shard_column(self, shard: int, name: str) -> pa.ChunkedArray:
@@ -84,7 +91,11 @@ class MaskedPart(Part):
         return self.column(name).slice(first, self.info.shards[shard].num_samples)
 
     def __reduce__(self) -> tuple[type[Part], tuple]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return MaskedPart, (self._part, self.held_out)
+        return MaskedPart, (self._part, self.held_out, self.excluded)
+
+    def without(self, excluded: NDArray[np.int64]) -> MaskedPart:
+        """The part with further samples hidden."""
+        return MaskedPart(self._part, self.held_out, excluded)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def _stream_record(config: SpeechConfig, grammar: Grammar, planned: PlannedStrea
 
 def _part_record(documents: Documents) -> PartRecord:
     part = documents.part
-    held_out = part.held_out if isinstance(part, MaskedPart) else None
+    held_out = part.hidden if isinstance(part, MaskedPart) else None
     digest = "" if held_out is None else hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest()[:16]
     return PartRecord(part.name, part.info.fingerprint, digest)
 

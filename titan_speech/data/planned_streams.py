@@ -25,7 +25,7 @@ import numpy as np
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
 from titan_speech.data.documents import VIEWS_VERSION, Documents, is_splittable
-from titan_speech.data.held_out import HeldOut
+from titan_speech.data.held_out import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.pack_counts import count_packs
@@ -35,6 +35,7 @@ from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource
 from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.data.unread_samples import count_unread, describe_counts
+from titan_speech.data.where import parse_where
 from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.utils.text_table import counted
@@ -145,6 +146,8 @@ def document_settings(source: SourceConfig, seq_len: int) -> dict[str, str]:
     Clone pairs and stitched documents are chosen to fit the sequence length: another one makes other documents.
     """
     settings = {"task": source.task, "transcript": source.transcript}
+    if source.where:
+        settings["where"] = parse_where(source.where).text
     if source.stitch_gap_sec is not None:
         settings["stitch_gap_sec"] = str(source.stitch_gap_sec)
     if source.stitch_gap_sec is not None or source.task == Task.CLONE:
@@ -179,5 +182,13 @@ def plan_fingerprint(
     }
     if held_out.fingerprint is not None:
         content["held_out"] = held_out.fingerprint
+    excluded = {
+        f"{stream.source}/{documents.part.name}": documents.part.key
+        for stream in streams
+        for documents in stream.documents
+        if isinstance(documents.part, MaskedPart) and len(documents.part.excluded)
+    }
+    if excluded:  # which samples `where` excludes depends on their scores too
+        content["excluded"] = excluded
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

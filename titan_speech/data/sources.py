@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from titan_speech.config.schema_data import SourceConfig, StorageConfig
 from titan_speech.data.documents import KIND_OF_TASK, Documents, documents_of, required_variant
-from titan_speech.data.held_out import HeldOut
-from titan_speech.errors import DataError
+from titan_speech.data.held_out import NO_SAMPLES, HeldOut, MaskedPart
+from titan_speech.data.where import parse_where
+from titan_speech.errors import ConfigError, DataError
+from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, Store, check_same_codec, check_tokenizer, open_store
+from titan_speech.store.score_columns import sample_columns
 from titan_speech.tokenization.prompt_template import Grammar, template_task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -59,8 +64,9 @@ def open_sources(
     opened: list[OpenedSource] = []
     for source in sources:
         try:
-            parts = _select_parts(source, stores[source.store])
-        except DataError as error:
+            selected = _select_parts(source, stores[source.store])
+            parts = [_satisfying(part, source.where) for part in selected] if source.where else selected
+        except (DataError, ConfigError) as error:
             problems.append(f"  source {source.name}: {error}")
             continue
         for language in sorted({part.language for part in parts}):
@@ -83,6 +89,18 @@ def _select_parts(source: SourceConfig, store: Store) -> list[Part]:
         raise DataError(f"store {store.path} has no {kind} samples, which task {source.task} reads")
     variant = required_variant(source)
     return parts if variant is None else _parts_with_variant(parts, source, variant)
+
+
+def _satisfying(part: Part, where: str) -> Part:
+    """The part without the samples that a condition excludes."""
+    if part.kind is not Kind.SPEECH:
+        raise DataError(f"where is of speech, but part {part.name} of {part.place} holds text; leave it out")
+    condition = parse_where(where)
+    columns = sample_columns(part, condition.columns)
+    excluded = np.flatnonzero(~condition.holds(columns))
+    if not len(excluded):
+        return part
+    return part.without(excluded) if isinstance(part, MaskedPart) else MaskedPart(part, NO_SAMPLES, excluded)
 
 
 def _parts_with_variant(parts: list[Part], source: SourceConfig, variant: str) -> list[Part]:

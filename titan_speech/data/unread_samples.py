@@ -26,7 +26,7 @@ from titan_speech.data.documents import (
     TTSDocuments,
     spans_of,
 )
-from titan_speech.data.held_out import MaskedPart
+from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
 from titan_speech.data.pairing import encode_names
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.reader import Part
@@ -81,6 +81,8 @@ def _reasons(documents: Documents) -> list[Reason]:
     """In the order in which they are tried."""
     part = documents.part
     reasons: list[Reason] = [("held out", lambda: _held_out(part))]
+    if isinstance(part, MaskedPart) and len(part.excluded):
+        reasons.append(("excluded by where", lambda: _mask_of(part, part.excluded)))
     match documents:
         case StitchedDocuments(max_gap_sec=gap):
             reasons += [
@@ -118,10 +120,13 @@ def _all(documents: Documents) -> Mask:
 
 
 def _held_out(part: Part) -> Mask:
-    held_out_N = np.zeros(part.num_samples, np.bool_)
-    if isinstance(part, MaskedPart):
-        held_out_N[part.held_out] = True
-    return held_out_N
+    return _mask_of(part, part.held_out if isinstance(part, MaskedPart) else NO_SAMPLES)
+
+
+def _mask_of(part: Part, numbers: NDArray[np.int64]) -> Mask:
+    mask_N = np.zeros(part.num_samples, np.bool_)
+    mask_N[numbers] = True
+    return mask_N
 
 
 def _has_place(documents: StitchedDocuments) -> Mask:

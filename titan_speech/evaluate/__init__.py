@@ -16,6 +16,7 @@ summary.py            a result as Markdown, for the card of an export
 ceiling.py            the same clips through the codec: the best that a model of its codes can sound
 trust.py              which ASR may judge which language, measured on recordings
 reward.py             the reward of a completion, for alignment; reward_server.py over HTTP on loopback
+store_scores.py       scores of the samples of a token store, for the conditions of its sources
 statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
 
 checkpoint, exported folder

@@ -17,5 +17,6 @@ samples --> sample_sorter.py     checked and tokenized, written as sorted runs  
             verify.py            every byte read, all problems named               (verify_shard)
             transfer.py          push to object storage, pull from it
             assemble.py          a new store out of existing shards: merge.py, migrate.py, held_out_choice.py
+            score_columns.py     scores of samples, beside the shards
             held_out_set.py      the held-out validation set, which training never reads (held_out_candidates)
 """

@@ -1,0 +1,101 @@
+"""Scores of the samples of a token store, for `[[data.source]] where`.
+
+In: a local store, the codec of its codes, and scorers. Out: `scores/PART.parquet` in the store
+(store/score_columns.py), one column per metric. Parts that have these columns already are left alone, so that an
+interrupted run resumes with the part it was at; other columns of a part are kept. Every sample is decoded once: with the embedded
+codec and DNSMOS that is slower than the audio on one busy core, so large stores are scored in part (`--datasets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from titan_speech.codec.base import Codec
+from titan_speech.errors import DataError
+from titan_speech.evaluate.ceiling import resynthesized
+from titan_speech.evaluate.clip import Clip, Scores, Sound
+from titan_speech.evaluate.scorers.base import Scorer, score_clips
+from titan_speech.store.manifest import Kind
+from titan_speech.store.reader import Part, open_store
+from titan_speech.store.score_columns import read_scores, write_scores
+
+BATCH_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """What was done with a part."""
+
+    name: str
+    language: str
+    num_samples: int
+    num_values: dict[str, int]
+    """Samples that have a value, by metric; empty where nothing was left to do."""
+
+
+def score_store(
+    place: Path,
+    codec: Codec,
+    scorers: Sequence[Scorer],
+    datasets: Sequence[str] = (),
+    report: Callable[[ScoredPart], None] = lambda _: None,
+) -> list[ScoredPart]:
+    """Score the speech of a store.
+
+    Args:
+        place: folder of the store.
+        codec: that made its codes.
+        scorers: whose metrics become columns.
+        datasets: only these dataset sources; empty: all.
+        report: called with each part when it is done.
+
+    Raises:
+        DataError: the codec is another one, the store has no such speech, or scores cannot be written.
+    """
+    store = open_store(place)
+    made_by = store.manifest.codec
+    if made_by is None or made_by.hash != codec.codec_hash:
+        found = "no codec" if made_by is None else f"{made_by.name} ({made_by.hash})"
+        raise DataError(f"{place} is of {found}, not of {codec.name} ({codec.codec_hash}); give its codec")
+    parts = [one for one in store.parts if one.kind is Kind.SPEECH and (not datasets or one.dataset_source in datasets)]
+    if not parts:
+        raise DataError(f"{place} has no speech of {', '.join(datasets) or 'any source'}")
+    done = []
+    for part in parts:
+        done.append(_score_part(place, part, codec, scorers))
+        report(done[-1])
+    return done
+
+
+def _score_part(place: Path, part: Part, codec: Codec, scorers: Sequence[Scorer]) -> ScoredPart:
+    columns = read_scores(part)
+    names = [metric.name for scorer in scorers for metric in scorer.metrics]
+    if set(names) <= columns.keys():
+        return ScoredPart(part.name, part.language, part.num_samples, {})
+    new = {name: np.full(part.num_samples, np.nan, np.float32) for name in names}
+    for first in range(0, part.num_samples, BATCH_SAMPLES):
+        numbers = range(first, min(first + BATCH_SAMPLES, part.num_samples))
+        for number, scores in zip(numbers, _scored(part, numbers, codec, scorers), strict=True):
+            for name, score in scores.items():
+                new[name][number] = np.nan if score.value is None else score.value
+    try:
+        write_scores(place, part, columns | new)
+    except OSError as error:
+        raise DataError(f"scores cannot be written into {place}: {error}; make room, or copy the store") from error
+    counts = {name: int(np.isfinite(values_N).sum()) for name, values_N in new.items()}
+    return ScoredPart(part.name, part.language, part.num_samples, counts)
+
+
+def _scored(part: Part, numbers: Sequence[int], codec: Codec, scorers: Sequence[Scorer]) -> list[Scores]:
+    clips = []
+    for number in numbers:
+        row = part.row(number)
+        sound = resynthesized(Sound(codes_F=np.array(part.codes(number))), codec)
+        clips.append(
+            Clip(prompt_id=row.sample_id, language=row.language, text=row.transcript_native or "", sound=sound)
+        )
+    return score_clips(clips, scorers)

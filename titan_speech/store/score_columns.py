@@ -1,0 +1,102 @@
+"""Scores of a store's samples, beside its shards: `scores/PART.parquet`, one row per sample in the part's order.
+
+In: columns of numbers by name, as `store score` computes them. Out: the same columns where a source's `where` asks for
+them; `duration_sec` and `cps` (characters of the native transcript per second) are computed from the sidecar and need
+no file. A file names the fingerprint of the part that it was computed from, so scores of other samples are refused.
+Scores are no part of the store: its manifest and fingerprint stay, and merging or rebuilding leaves them behind.
+
+Shapes: N samples of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from titan_speech.errors import DataError
+from titan_speech.store.reader import Part
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
+from titan_speech.utils.files import write_atomically
+
+FOLDER = "scores"
+COMPUTED = frozenset(("duration_sec", "cps"))
+_PART = b"titan_speech.part"
+
+
+def score_file(part_name: str) -> str:
+    """The file of a part's scores, relative to the store."""
+    return f"{FOLDER}/{part_name}.parquet"
+
+
+def write_scores(store: Path, part: Part, columns: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write the scores of a part; NaN is a score that is missing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    assert all(len(values_N) == part.num_samples for values_N in columns.values())
+    table = pa.table({name: pa.array(values_N, pa.float32()) for name, values_N in columns.items()})
+    table = table.replace_schema_metadata({_PART: part.info.fingerprint.encode()})
+    buffer = BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomically(store / score_file(part.name), buffer.getvalue())
+
+
+def read_scores(part: Part) -> dict[str, NDArray[np.float32]]:
+    """The scores of a part by name; none without a file.
+
+    Raises:
+        DataError: the file is damaged, or is of other samples.
+    """
+    name = score_file(part.name)
+    content = part.files.read(name)
+    if content is None:
+        return {}
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        columns = {one: table.column(one).to_numpy().astype(np.float32) for one in table.column_names}
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise DataError(f"{part.place}/{name} is damaged ({error}); score the store again") from error
+    found = (table.schema.metadata or {}).get(_PART, b"").decode(errors="replace")
+    if found != part.info.fingerprint or table.num_rows != part.num_samples:
+        raise DataError(
+            f"{part.place}/{name} has {table.num_rows:,} scores of a part {found!r}, the part here is "
+            f"{part.info.fingerprint} with {part.num_samples:,} samples; score the store again"
+        )
+    return columns
+
+
+def sample_columns(part: Part, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Columns of a part by name.
+
+    Args:
+        part: of speech.
+        names: of `COMPUTED`, or of the part's scores.
+
+    Raises:
+        DataError: a column is not there; the message names those that are.
+    """
+    wanted = set(names)
+    scores = read_scores(part) if wanted - COMPUTED else {}
+    if missing := wanted - COMPUTED - scores.keys():
+        known = ", ".join(sorted(COMPUTED | scores.keys()))
+        raise DataError(
+            f"part {part.name} of {part.place} has no score {', '.join(sorted(missing))}; it has {known}. "
+            "titan-speech store score computes dnsmos, cer and others"
+        )
+    found = {name: scores[name] for name in wanted if name in scores}
+    if wanted & COMPUTED:
+        code_len_N = part.column("code_len").to_numpy()
+        seconds_N = (code_len_N / CODES_PER_SEC).astype(np.float32)
+        found["duration_sec"] = seconds_N
+        text = part.column("transcript_native").cast(pa.string())
+        letters_N = pc.utf8_length(text).to_numpy(zero_copy_only=False).astype(np.float32)  # NaN without a transcript
+        found["cps"] = letters_N / np.maximum(seconds_N, 1e-6)
+    return found
