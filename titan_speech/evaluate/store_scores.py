@@ -2,8 +2,9 @@
 
 In: a local store, the codec of its codes, and scorers. Out: `scores/PART.parquet` in the store
 (store/score_columns.py), one column per metric. Parts that have these columns already are left alone, so that an
-interrupted run resumes with the part it was at; other columns of a part are kept. Every sample is decoded once: with the embedded
-codec and DNSMOS that is slower than the audio on one busy core, so large stores are scored in part (`--datasets`).
+interrupted run resumes with the part it was at; other columns of a part are kept. Every sample is decoded once: with
+the embedded codec and DNSMOS that is slower than the audio on one busy core, so large stores are scored in part
+(`--datasets`).
 """
 
 from __future__ import annotations
