@@ -41,6 +41,8 @@ def evaluate_run(args: argparse.Namespace) -> int:
         raise DataError("give a run folder or its s3:// address, or --model FOLDER of an export; one of the two")
     if args.model and (args.watch or args.step is not None):
         raise DataError("--model is one exported folder: --watch and --step go with a run")
+    if args.check_exports and (args.model or args.run.startswith("s3:")):
+        raise DataError("--check-exports looks into the run folder: give it, not --model or an address")
     if args.watch and args.step is not None:
         raise DataError("--step evaluates one checkpoint and ends; leave --watch out")
     with _evaluations(args) as evaluations:
@@ -74,6 +76,7 @@ def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
 
 def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
     from titan_speech.evaluate.watch.claims import WorkQueue
+    from titan_speech.evaluate.watch.milestones import MilestoneCheck
     from titan_speech.evaluate.watch.publish import Publisher, open_sinks
     from titan_speech.evaluate.watch.run_checkpoints import run_checkpoints
     from titan_speech.evaluate.watch.watcher import Due, Watcher
@@ -89,13 +92,10 @@ def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
     with tempfile.TemporaryDirectory(prefix="titan-speech-") as temporary:
         work = args.work or (notes / "work" if notes else Path(temporary))
         sinks = open_sinks(args.log, notes or Path(work), Path(str(args.run)).name)
-        watcher = Watcher(
-            run_checkpoints(str(args.run), storage),
-            due,
-            WorkQueue(shared_folder(place, storage), lease_sec=args.lease_sec, beat_sec=args.lease_sec / 6),
-            work,
-            Publisher(notes, sinks),
-        )
+        checkpoints = run_checkpoints(str(args.run), storage)
+        queue = WorkQueue(shared_folder(place, storage), lease_sec=args.lease_sec, beat_sec=args.lease_sec / 6)
+        milestones = MilestoneCheck(Path(args.run), checkpoints, queue) if args.check_exports else None
+        watcher = Watcher(checkpoints, due, queue, work, milestones, Publisher(notes, sinks))
         try:
             return _watch(args, watcher, due) if args.watch else _once(args, watcher, place)
         finally:
@@ -167,6 +167,11 @@ COMMANDS = (
                 type=natural,
                 default=5000,
                 metavar="STEPS",
+            ),
+            Argument(
+                "--check-exports",
+                "compare milestone exports of the run with their checkpoints, too",
+                action="store_true",
             ),
             Argument("--watch", "wait for new checkpoints until it is stopped", action="store_true"),
             Argument("--step", "one checkpoint", type=natural),

@@ -1,6 +1,6 @@
 """Names in the folder in which evaluations of a run are kept.
 
-RUN/evaluation/results/KEY.json      one result (result.py), or why there is none
+RUN/evaluation/results/KEY.json      one result (result.py), or why there is none; parity-...json: of an export
 RUN/evaluation/claims/KEY.json       a worker is at it (watch/claims.py)
 RUN/evaluation/audio/KEY/HASH.wav    clips that were kept, by a hash of the prompt's id
 RUN/evaluation/step-N.md             a summary, for the card of the export of a step (hf/export.py)
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 
 RESULTS, CLAIMS, AUDIO = "results", "claims", "audio"
+PARITY_PREFIX = "parity-"
+"""Of keys whose result is the comparison of a milestone export with its checkpoint."""
 
 
 def result_path(key_id: str) -> str:

@@ -7,6 +7,7 @@ is claimed that was not recorded: a model without evaluation notes says that it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def read_record(folder: Path) -> ModelRecord:
 UNPROVED = (
     "Unproved: nobody has compared this folder with the model that was trained. `titan-speech model compare` does."
 )
+_PARITY, _EVALUATION = "## Parity with training", "## Evaluation"
 _EXAMPLE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -117,10 +119,24 @@ def model_card(
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
         "## Provenance\n" + "\n".join(map(_as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
-        "## Parity with training\n" + (parity or UNPROVED),
-        "## Evaluation\n" + (notes or "No evaluation is recorded for this checkpoint."),
+        f"{_PARITY}\n" + (parity or UNPROVED),
+        f"{_EVALUATION}\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def card_with_parity(card: str, lines: Sequence[str]) -> str:
+    """The card of an export that was compared later; what it said of parity before is replaced.
+
+    Args:
+        card: as `model_card` wrote it; one without the section is left as it is.
+        lines: of the comparison.
+    """
+    before, head, rest = card.partition(f"{_PARITY}\n")
+    _, next_head, after = rest.partition(f"\n{_EVALUATION}\n")
+    if not (head and next_head):
+        return card
+    return before + head + "\n".join(f"- {_as_text(line)}" for line in lines) + "\n" + next_head + after
 
 
 def _as_text(line: str) -> str:

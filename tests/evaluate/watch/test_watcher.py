@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.hf_folders import Backbone, write_backbone, write_run
@@ -23,6 +25,7 @@ from titan_speech.evaluate.watch import watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation
 from titan_speech.evaluate.watch.claims import WorkQueue
 from titan_speech.evaluate.watch.generate_clips import generate_clips
+from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.publish import Publisher, open_sinks
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
 from titan_speech.evaluate.watch.watcher import Due, Watcher
@@ -30,6 +33,7 @@ from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import SpeechModel
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.model_card import UNPROVED
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.storage.shared_files import shared_folder
 
@@ -206,3 +210,30 @@ def test_results_go_to_the_note_for_the_card_and_to_tensorboard(run: Path, pack_
     again = watcher_of(run, pack_folder, tmp_path, Due(evaluation(pack_folder)))
     again.on_result = lambda result: pytest.fail("was there before")
     assert again.evaluate_due() == 0
+
+
+def test_a_milestone_is_compared_with_its_checkpoint_and_its_card_says_so(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    export(WeightsCheckpoint.open(copy), copy / "hf" / "step-5", torch.float32)
+    card = copy / "hf" / "step-5" / "README.md"
+    assert UNPROVED in card.read_text()
+    one = watcher_of(copy, pack_folder, tmp_path)
+    one.due = ()
+    one.milestones = MilestoneCheck(copy, one.checkpoints, one.queue)
+    assert one.evaluate_due() == 1
+    assert one.evaluate_due() == 0
+    text = card.read_text()
+    assert UNPROVED not in text
+    assert "- equal within the bounds" in text
+    assert text.index("## Parity with training") < text.index("- equal") < text.index("## Evaluation")
+    (folder,) = (copy / "hf").glob("step-5/")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] *= 2
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(tmp_path / "evaluation")
+    again = watcher_of(copy, pack_folder, tmp_path)
+    again.due, again.milestones = (), MilestoneCheck(copy, again.checkpoints, again.queue)
+    assert again.evaluate_due() == 1
+    assert "- differs: " in card.read_text()

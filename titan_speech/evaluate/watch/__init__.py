@@ -7,6 +7,7 @@ generate_clips.py     the prompts of a pack, spoken by an exported model, in bat
   v
 checkpoint_result.py  export, clips, scores: the result of one checkpoint
   v
+milestones.py         exports of a live run, compared with their checkpoints
 publish.py            results as they appear: notes for cards, TensorBoard, W&B
 watcher.py            the loop: what is due, in which order, until it is stopped
 """

@@ -28,6 +28,7 @@ from titan_speech.evaluate.result import Result, result_from_json
 from titan_speech.evaluate.result_folder import audio_path
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
+from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, RunCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Watcher:
     queue: WorkQueue
     work: Path
     """Folder of this machine for codes of evaluations that were cut."""
+    milestones: MilestoneCheck | None = None
+    """None: exports of the run are not compared."""
     on_result: Callable[[Result], None] = lambda result: None
     """Called once with each result that appears while this worker is there, whoever made it."""
     _steps: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -93,8 +96,11 @@ class Watcher:
         while True:
             work = self._next(only_step)
             if work is None:
-                return count
+                break
             count += work
+        while self.milestones is not None and self.milestones.check_next():
+            count += 1
+        return count
 
     def _next(self, only_step: int | None) -> int | None:
         """Do the first piece of work that is free; None if there is none.
@@ -122,6 +128,8 @@ class Watcher:
             self._steps[id_] = "", 0
             try:
                 content = self.queue.result(id_) or {}
+                if "parity" in content:
+                    continue
                 if "failed" in content:
                     self._failures[id_] = f"step {content.get('step')}: {content['failed']}"
                     continue

@@ -14,7 +14,7 @@ import numpy as np
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.result import Result, ScoredClip, read_result
-from titan_speech.evaluate.result_folder import RESULTS, audio_path
+from titan_speech.evaluate.result_folder import PARITY_PREFIX, RESULTS, audio_path
 from titan_speech.evaluate.statistics import Interval, intervals
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
@@ -67,6 +67,7 @@ def evaluation(runs: Sequence[Run]) -> Section | None:
             blocks.append(Charts(_charts(one, runs)))
             blocks.append(_table(one))
             blocks += _worst(one)
+        blocks += _exports(run)
         prompts = _prompts(run, series, MAX_SOUND_BYTES // len(runs))
         if prompts:
             blocks.append(Prompts(prompts))
@@ -80,6 +81,8 @@ def _series(run: Run) -> list[_Series]:
     found: dict[str, _Series] = {}
     for path in sorted((run.folder / EVALUATION_FOLDER / RESULTS).glob("*.json"))[:MAX_RESULTS]:
         content = run.json(path)
+        if isinstance(content, dict) and "parity" in content:
+            continue
         if isinstance(content, dict) and "failed" in content:
             run.problems.append(f"step {content.get('step')} was not evaluated: {content['failed']}")
             continue
@@ -94,6 +97,21 @@ def _series(run: Run) -> list[_Series]:
         one.results.sort(key=lambda result: result.step or 0)
         one.found = {result.step or 0: intervals(result) for result in one.results}
     return sorted(found.values(), key=lambda one: (-len(one.results), one.results[-1].key.series))
+
+
+def _exports(run: Run) -> list[Block]:
+    """Milestone exports that were compared with their checkpoints."""
+    rows = []
+    for path in sorted((run.folder / EVALUATION_FOLDER / RESULTS).glob(f"{PARITY_PREFIX}*.json"))[:MAX_RESULTS]:
+        content = run.json(path)
+        lines = content.get("parity") if isinstance(content, dict) else None
+        if isinstance(lines, list) and lines:
+            differs = bool(content.get("differs"))
+            rows.append(
+                (f"step {content.get('step')}", Cell(str(lines[-1]), "bad" if differs else "good"), str(lines[0]))
+            )
+    heads = ("Export", "Result", "Compared")
+    return [Table(heads, rows, "Milestone exports against their checkpoints.", 3, last_is_words=True)] if rows else []
 
 
 def _charts(series: _Series, runs: Sequence[Run]) -> list[Chart]:
