@@ -180,7 +180,9 @@ def test_metrics_are_means_over_the_pairs_of_sound_steps() -> None:
     loss = sample.loss(DPO)
     loss(sample.hidden_BLD, sample.labels_BL)
     loss.answers.groups.commit(torch.tensor(False))
-    loss(sample.hidden_BLD, sample.labels_BL)
+    with torch.no_grad():  # as validation does
+        value, _ = loss(sample.hidden_BLD, sample.labels_BL)
+    assert float(value) == pytest.approx(float(by_hand(DPO, sample, sample.hidden_BLD).detach()), rel=1e-5)
     loss.answers.groups.commit(torch.tensor(True))
     taken_SK = loss.answers.groups.take_pairs(torch.device("cpu"))
     assert taken_SK[:, PAIR_SUMS.index("pairs")].tolist() == [0, 1, 2]

@@ -246,10 +246,11 @@ class PreferenceLoss(ChunkedLossWrapper):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss of the pairs, and for each answer how the loss falls with its cross-entropy."""
         is_pair_BP = num_BA[:, 2::2] > 0
-        logp_BA, num_BA = logp_BA.clone().requires_grad_(), num_BA.clamp(min=1)
-        policy = Answers(logp_BA[:, 1::2], logp_BA[:, 2::2], num_BA[:, 1::2], num_BA[:, 2::2])
+        num_BA = num_BA.clamp(min=1)
         reference_BA = torch.zeros_like(num_BA) if self.reference_BA is None else self.reference_BA
-        with torch.enable_grad():
+        with torch.enable_grad():  # validation runs without gradients
+            logp_BA = logp_BA.clone().requires_grad_()
+            policy = Answers(logp_BA[:, 1::2], logp_BA[:, 2::2], num_BA[:, 1::2], num_BA[:, 2::2])
             found = pair_losses(policy, reference_BA[:, 1::2], reference_BA[:, 2::2], self.settings)
             value = torch.where(is_pair_BP, found.loss, 0.0).sum()
             (grad_BA,) = torch.autograd.grad(value, logp_BA)
