@@ -401,8 +401,9 @@ def test_skip_bad_reports_lines_that_cannot_be_read_and_why_no_sample_is_left(
     words = jsonl_words(tmp_path, tokenizer_path, path)
     assert main(words) == 2
     message = capsys.readouterr().err
+    assert "correct these or leave them out with --skip-bad:" in message
     assert f"sample 'a.jsonl:3' of {path}, row 3: not JSON" in message
-    assert "(and 1 more samples)" in message
+    assert "(and 1 more sample)" in message
     assert f"sample 'x' of {path}, row 4: code_len is 3, but there are 2 codes" in message
     assert main([*words, "--skip-bad"]) == 0
     printed = capsys.readouterr()
@@ -433,7 +434,7 @@ def test_times_that_are_not_the_length_of_the_codes_are_warned_of_and_counted(
     assert main(jsonl_words(tmp_path, tokenizer_path, path)) == 0
     message = capsys.readouterr().err
     assert "warning: samples whose times do not match the length of their codes: 2; they are in the store" in message
-    assert f"sample 'long' of {path}, row 2: 500 codes; its times (10.40 s) make 520 (and 1 more samples)" in message
+    assert f"sample 'long' of {path}, row 2: 500 codes; its times (10.40 s) make 520 (and 1 more sample)" in message
     report = json.loads((tmp_path / "store/build_report.json").read_text())
     assert report["doubted"]["duration"]["count"] == 2
 

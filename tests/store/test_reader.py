@@ -441,7 +441,7 @@ def test_problems_of_all_samples_are_told_together_first_named_rest_counted(
     assert "sample 'bad-0': code 70000" in message
     assert "(and 6 more samples)" in message
     assert "'xx'" in message
-    assert "sample 'twice': duplicate sample_id (and 1 more samples)" in message
+    assert "sample 'twice': duplicate sample_id (and 1 more sample)" in message
     assert "bad-1" not in message
 
 

@@ -264,7 +264,7 @@ def test_every_unit_that_cannot_be_read_is_counted_and_the_others_are_kept(tmp_p
     for part in (1, 2):
         with open(tmp_path / f"in/{part}.jsonl", "a", encoding="utf-8") as file:
             file.write("{broken\n")
-    with pytest.raises(DataError, match=r"1\.jsonl, line \d+: not JSON.*\n\(and 1 more units"):
+    with pytest.raises(DataError, match=r"1\.jsonl, line \d+: not JSON.*\n\(and 1 more unit that"):
         prepare(job, tmp_path / "out", log=quiet)
     (tmp_path / "in/1.jsonl").write_text(good, encoding="utf-8")
     (tmp_path / "in/2.jsonl").unlink()

@@ -305,8 +305,9 @@ class _Build:
             if not self._request.skip_bad or UNIT_PROBLEM in record.problems:
                 problems.merge(record.problems)
         runs = [run for record in records for run in record.runs]
-        find_conflicts(runs, problems)
-        problems.raise_if_any()
+        can_skip = bool(problems.found) and not any(UNIT_PROBLEM in record.problems for record in records)
+        find_conflicts(runs, problems)  # which of two samples with one name is the bad one, nobody knows
+        problems.raise_if_any(f"correct these or leave them out{' with --skip-bad' if can_skip else ''}")
         if not runs:
             dropped = (found for record in records for found in (record.problems, record.filtered))
             combine_problems(dropped, f"{what_failed}: no sample is left").raise_if_any()

@@ -31,6 +31,12 @@ class ProblemGroup:
     count: int
     noun: str = "samples"
 
+    def others(self) -> str:
+        """Such as ` (and 2 more samples)`; nothing where there is only the first."""
+        if self.count == 1:
+            return ""
+        return f" (and {self.count - 1} more {self.noun.removesuffix('s') if self.count == 2 else self.noun})"
+
 
 class Problems:
     """The first sample and the number of samples per kind of problem."""
@@ -63,14 +69,13 @@ class Problems:
         known = self.found.get(kind)
         self.found[kind] = more if known is None else replace(known, count=known.count + more.count)
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, remedy: str = "correct these or leave them out") -> None:
         if self.found:
-            raise DataError(f"{self._what_failed}; correct these or leave them out:\n{self.lines()}")
+            raise DataError(f"{self._what_failed}; {remedy}:\n{self.lines()}")
 
     def lines(self) -> str:
         """One line per kind of problem."""
-        counts = {kind: f" (and {one.count - 1} more {one.noun})" for kind, one in self.found.items() if one.count > 1}
-        return "\n".join(f"  {one.first}{counts.get(kind, '')}" for kind, one in self.found.items())
+        return "\n".join(f"  {one.first}{one.others()}" for one in self.found.values())
 
 
 def combine_problems(all_found: Iterable[Mapping[str, ProblemGroup]], what_failed: str = "") -> Problems:

@@ -30,6 +30,7 @@ from titan_speech.utils.files import write_atomically
 from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.task_progress import TaskProgress
+from titan_speech.utils.text_table import counted
 
 PREPARED_VERSION = 1
 PREPARED_NAME = "prepared.json"
@@ -112,7 +113,7 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, log: Callable[[str
     errors = [error for error in run_tasks(CleanTask(job), todo, workers, progress.report) if error is not None]
     progress.finish()
     if errors:
-        rest = f"\n(and {len(errors) - 1} more units that cannot be read)" if len(errors) > 1 else ""
+        rest = f"\n(and {counted(len(errors) - 1, 'more unit')} that cannot be read)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{rest}")
 
 
