@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def measure(config: str, folder: Path, steps: int) -> dict[str, Any]:
         setattr(trainer_module, name, timer.call(name, getattr(trainer_module, name)))
     SpeechTrainer.train_step = timer.step(SpeechTrainer.train_step)  # type: ignore[method-assign]
     tokens = json.dumps(steps * _tokens_per_step(config))
-    words = ("--metrics.tensorboard", "true", "--metrics.prometheus", "127.0.0.1:0")
+    words = ("--metrics.tensorboard", "true", "--metrics.prometheus", f"127.0.0.1:{_free_port()}")
     every = ("--metrics.log_every_steps", str(LOG_EVERY), "--checkpoint.enable", "false")
     run = ("--job.config_file", config, "--job.dump_folder", str(folder), "--training.target_tokens", tokens)
     code = train([*run, *words, *every])
@@ -131,6 +132,12 @@ def measure(config: str, folder: Path, steps: int) -> dict[str, Any]:
             name: round(1000 * seconds / len(timer.step_sec), 4) for name, seconds in sorted(timer.by_call.items())
         },
     }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _tokens_per_step(config: str) -> int:

@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from titan_speech.data.pack_layout import IGNORE_INDEX, encode_labels
@@ -68,7 +69,9 @@ def test_metrics_lines_are_valid_json_even_for_figures_that_are_not_finite(tmp_p
     logger.close()
 
 
-def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st')  # a crash cut the last line
     logger = JsonlLogger(path)
@@ -78,12 +81,30 @@ def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
         logger.log({"loss": 2.0}, 3)
         logger.log({"loss": 3.0}, 4)
+        logger.log({"loss": 3.5}, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caplog.text.count("wait in memory") == 1
     assert path.read_text().endswith('{"step": 2, "loss": 1.0}\n'), "a part of a line was left"
     logger.log({"loss": 4.0}, 5)
     whole = [json.loads(line)["step"] for line in path.read_text().splitlines() if line.endswith("}")]
-    assert whole == [1, 2, 3, 4, 5]
+    assert whole == [1, 2, 3, 4, 4, 5]
+
+
+def test_what_a_full_disk_has_cost_is_said_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    logger = JsonlLogger(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+        logger.log({"loss": 2.0}, 1)
+        logger.log({"loss": 3.0}, 2)
+        logger.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.endswith("Its lines wait in memory, training continues.")
+    assert last.endswith("could not be written to the end; lost: 2 lines")
 
 
 def test_flops_are_linear_in_the_attended_length() -> None:

@@ -3,7 +3,8 @@
 In: metrics of a log step. Out: a line in the run folder that survives a crash at any later instant. A resumed run
 appends, beginning with an `event` line that says what it starts from; of two lines with the same step, the later one
 is valid. A line is written completely or not at all. A full disk, as it may be while a checkpoint is written, loses no
-line and does not end the run: lines that could not be written wait in memory for the next one.
+line and does not end the run: lines that could not be written wait in memory for the next one. That costs one warning,
+and one more if the disk is still full at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from torchtitan.tools.logging import logger
 
 from titan_speech.utils.printable import escape_controls
+from titan_speech.utils.text_table import counted
 
 MAX_WAITING_LINES = 10_000
 
@@ -26,10 +28,16 @@ MAX_WAITING_LINES = 10_000
 class JsonlLogger:
     """Appends metrics to `path`. Values that are not finite are written as null, so that each line is valid JSON."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, warns: bool = True) -> None:
+        """
+        Args:
+            path: of the file.
+            warns: false for a second logger of one run, where the first has said what is wrong.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._file = path, path.open("a+b", buffering=0)
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
+        self._warns, self._has_warned = warns, False
         if not _ends_with_a_line(self._file.fileno()):
             self._waiting.append(b"\n")  # ends a line that a crash cut off
 
@@ -48,6 +56,10 @@ class JsonlLogger:
             return not any(fields.items() <= event.items() for event in events)
 
     def close(self) -> None:
+        """Try once more to write what waits; what is lost is said."""
+        if self._has_warned and not self._flush() and self._warns:
+            logger.warning(f"{self._path} could not be written to the end; lost: {counted(len(self._waiting), 'line')}")
+        self._has_warned = False  # closing again says nothing
         self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -55,16 +67,22 @@ class JsonlLogger:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in record.items()
         }
-        was_waiting = len(self._waiting) > 1
         self._waiting.append((escape_controls(json.dumps(finite, ensure_ascii=False)) + "\n").encode())
+        self._flush()
+
+    def _flush(self) -> bool:
         try:
             _append(self._file.fileno(), b"".join(self._waiting))
-            self._waiting.clear()
         except OSError as error:
-            if not was_waiting:
+            is_new, self._has_warned = not self._has_warned, True
+            if is_new and self._warns:
                 logger.warning(
                     f"{self._path} cannot be written: {error}. Its lines wait in memory, training continues."
                 )
+            return False
+        self._waiting.clear()
+        self._has_warned = False
+        return True
 
 
 def _append(file_number: int, data: bytes) -> None:

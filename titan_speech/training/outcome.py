@@ -38,7 +38,7 @@ class OutcomeCallback(RunCallback):
     def finish(self, end: RunEnd) -> None:
         if self._is_first:
             message = self._message(end)
-            log = JsonlLogger(self._metrics_file)
+            log = JsonlLogger(self._metrics_file, warns=False)
             log.event("end", step=message.step, how=end.value, what=message.event, message=message.text)
             log.close()
             self._sinks.message(message)
