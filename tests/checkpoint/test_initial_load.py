@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.config.config_text import BASE, load, problems
+from tests.config.conftest import folder  # noqa: F401  (a fixture)
 from tests.config.test_budget import budget
-from tests.config.test_config import BASE, folder, load, problems  # noqa: F401  (folder is a fixture)
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record, partial_path, publish
