@@ -319,3 +319,21 @@ def test_sigterm_ends_a_command_and_leaves_nothing_half_written(tmp_path: Path) 
     assert b"Traceback" not in process.communicate(timeout=60)[1]
     assert process.returncode == 143
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian", "train_configs/demo.toml"], "train"),
+        (["store", "bulid", "--from", "audio"], "store build"),
+        (["checkpoints"], "checkpoint"),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert f"did you mean titan-speech {meant}?" in capsys.readouterr().err

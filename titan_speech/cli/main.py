@@ -8,6 +8,7 @@ are imported by `run` alone: every `--help` takes 0.1 s.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
 import signal
@@ -151,8 +152,22 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
                 print(f"titan-speech: {note}", file=sys.stderr)
                 return command, rest
     parser = _overview()
+    if meant := _meant_command(words):
+        typed = " ".join(words[: 2 if words[0] in GROUPS else 1])
+        parser.error(f"found no command {typed!r}; did you mean titan-speech {meant}? titan-speech --help lists all")
     parser.parse_args(words)
     parser.error("expected the name of a command first")
+
+
+def _meant_command(words: Sequence[str]) -> str | None:
+    """The command or group that a mistyped name is nearest to, if any."""
+    in_group = bool(words) and words[0] in GROUPS
+    [typed] = words[in_group : in_group + 1] or [""]
+    names = {command.name: command.full_name() for command in COMMANDS if not in_group or command.group == words[0]}
+    if not in_group:
+        names |= {group: group for group in GROUPS}
+    near = difflib.get_close_matches(typed, names, n=1)
+    return names[near[0]] if near else None
 
 
 def _overview() -> argparse.ArgumentParser:
