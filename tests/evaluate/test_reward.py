@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from titan_speech.codec.demo.embedded import EmbeddedCodec
+from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.reward import RewardFunction, RewardWeights
-from titan_speech.evaluate.reward_server import RewardServer
+from titan_speech.evaluate.reward_server import MAX_CODES, RewardServer
 from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.evaluate.scorers.sound import SoundScorer
 
@@ -148,3 +151,27 @@ def test_what_is_no_request_is_answered_with_the_reason(url: str, content: Any) 
 def test_the_server_is_on_loopback_and_knows_one_address(url: str) -> None:
     assert url.startswith("http://127.0.0.1:")
     assert post(url, {}, "/other")[0] == 400
+
+
+@pytest.mark.parametrize("header", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+def test_a_web_page_has_no_use_of_the_server(url: str, header: dict[str, str]) -> None:
+    request = urllib.request.Request(f"{url}/score", b"{}", header)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 400
+    assert "not for web pages" in json.load(refused.value)["error"]
+
+
+def test_codes_of_a_request_are_bounded_together(rewards: RewardFunction) -> None:
+    prompts = [{"text": "1", "language": "en", "voice_codes": [1] * MAX_CODES}] * 70
+    with RewardServer(rewards) as server, pytest.raises(DataError, match="expected at most 2,000,000 in a request"):
+        server.answer({"prompts": prompts, "completions": [[1] * MAX_CODES] * 70})
+
+
+def test_a_client_that_goes_away_is_no_traceback(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    port = int(url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+        client.sendall(b"POST /score HTTP/1.0\r\nContent-Length: 50\r\n\r\n{")
+    assert post(url, {}, "/other")[0] == 400, "it goes on"
+    assert "Traceback" not in capfd.readouterr().err

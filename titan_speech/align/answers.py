@@ -28,7 +28,7 @@ from titan_speech.generate.synthesize import SpeechModel
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
-from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.json_text import parse_json, read_json_file
 
 ANSWERS_NAME, SETTINGS_NAME = "answers.jsonl", "settings.json"
 
@@ -149,13 +149,13 @@ def check_settings(place: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a job that begins, or compare them with those of the job that is continued.
 
     Raises:
-        DataError: it was begun with others.
+        DataError: it was begun with others, or the file is damaged.
     """
     text = json.dumps(settings, sort_keys=True, indent=1)
     if not place.exists():
         write_atomically(place, text)
         return
-    found, now = parse_json(place.read_bytes()), json.loads(text)
+    found, now = _settings(place), json.loads(text)
     changed = [name for name in sorted({*found, *now}) if found.get(name) != now.get(name)]
     if changed:
         differ = "; ".join(f"{name} was {found.get(name)!r} and is {now.get(name)!r}" for name in changed)
@@ -193,7 +193,7 @@ class Journal:
                 whole += len(line)
                 try:
                     yield _answered(parse_json(line))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                     raise DataError(
                         f"{self.path}, line {number} is damaged ({error}); delete the line to answer its prompt again"
                     ) from None
@@ -204,6 +204,16 @@ class Journal:
     def append(self) -> IO[str]:
         """The file, to `write_line` to."""
         return self.path.open("a", encoding="utf-8")
+
+
+def _settings(place: Path) -> dict[str, Any]:
+    try:
+        found = read_json_file(place)
+        if not isinstance(found, dict):
+            raise ValueError(f"found {type(found).__name__}, expected an object")
+    except ValueError as error:
+        raise DataError(f"{place} is damaged ({error}); give another --output, or delete the folder") from error
+    return found
 
 
 def write_line(file: IO[str], answered: Answered) -> None:
@@ -220,7 +230,7 @@ def write_line(file: IO[str], answered: Answered) -> None:
 def _answered(record: Mapping[str, Any]) -> Answered:
     answers = tuple(
         Answer(
-            np.array(one["codes"], np.uint16),
+            np.array(one["codes"], np.uint16).reshape(len(one["codes"])),
             bool(one["stopped"]),
             {str(name): float(value) for name, value in one["scores"].items()},
         )

@@ -46,7 +46,9 @@ def _transformers(request: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     dtype = getattr(torch, request["dtype"])
-    model: Any = AutoModelForCausalLM.from_pretrained(request["model"], dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        request["model"], dtype=dtype, use_safetensors=True, trust_remote_code=False
+    ).eval()
     model.generation_config = GenerationConfig(pad_token_id=0)
     documents = request["documents"]
     logprobs: list[Any] = [None] * len(documents)

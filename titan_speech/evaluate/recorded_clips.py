@@ -48,6 +48,9 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
             raise DataError(f"{where}: {error}; expected one JSON object per line") from error
         if not isinstance(row, dict) or not isinstance(row.get("wav"), str) or row.keys() - _KEYS:
             raise DataError(f"{where}: expected an object with wav, text and language; optional are {sorted(_KEYS)}")
+        seed = row.get("seed", 0)
+        if type(seed) is not int or not 0 <= seed < 1 << 63:
+            raise DataError(f"{where}: found the seed {str(seed)[:80]!r}, expected a whole number from 0 below 2**63")
         draft = Draft(
             str(row.get("prompt_id", row["wav"])),
             language_of(str(row.get("language", ""))),
@@ -69,7 +72,7 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
                 sound=sounds["wav"],
                 voice=sounds.get("voice"),
                 recording=sounds.get("recording"),
-                seed=int(row.get("seed", 0)),
+                seed=seed,
                 made_by=made_by,
             )
         )

@@ -6,12 +6,15 @@
 
 In: JSON of at most 64 MB, codes as integers. Out: one reward per completion, in order; 400 with the reason for what is
 no such request. Requests are answered one after the other, since the models are shared. There is no password: whoever
-can open a port of this machine can use it, so it binds to no other address than loopback.
+can open a port of this machine can use it, so it binds to no other address than loopback, and a request that a web page
+sends (an Origin, or a Host that is not this machine) is refused. A client that goes away is no error.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import threading
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,9 +29,14 @@ from titan_speech.evaluate.clip import Clip, Sound
 from titan_speech.evaluate.reward import Reward, RewardFunction
 from titan_speech.tokenization.vocabulary import NUM_CODES
 from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.printable import one_line
+
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES, MAX_COMPLETIONS, MAX_CODES = 64 << 20, 4096, 16_384
+MAX_REQUEST_CODES = 2_000_000
+"""Of all completions and voices of a request: 11 hours, 2.6 GB of samples."""
 READ_TIMEOUT_SEC = 60
 
 
@@ -66,17 +74,27 @@ class RewardServer(ThreadingHTTPServer):
             if not len(prompts) == len(completions) == len(stopped) <= MAX_COMPLETIONS:
                 found = f"{len(prompts)} prompts, {len(completions)} completions, {len(stopped)} of stopped"
                 raise DataError(f"found {found}; expected as many of each, at most {MAX_COMPLETIONS:,}")
-            clips = [self._prompt(number, prompt) for number, prompt in enumerate(prompts)]
-            return clips, [_codes(one) for one in completions], [one is True for one in stopped]
+            codes = [_codes(one) for one in completions]
+            voices = [_codes(prompt.get("voice_codes") or []) for prompt in prompts]
+            total = sum(map(len, (*codes, *voices)))
+            if total > MAX_REQUEST_CODES:
+                raise DataError(f"found {total:,} codes, expected at most {MAX_REQUEST_CODES:,} in a request")
+            clips = [self._prompt(number, prompts[number], voice) for number, voice in enumerate(voices)]
+            return clips, codes, [one is True for one in stopped]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{error!r}; expected prompts (text, language, voice_codes) and completions") from error
 
-    def _prompt(self, number: int, prompt: Any) -> Clip:
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is none; anything else is one line of the log, and the server goes on."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            logger.warning("a request was not answered: %s", one_line(repr(error)))
+
+    def _prompt(self, number: int, prompt: Any, voice_F: NDArray[np.uint16]) -> Clip:
         text, language = prompt["text"], prompt["language"]
         if not isinstance(text, str) or not isinstance(language, str):
             raise DataError(f"prompt {number}: text and language are texts")
-        codes = prompt.get("voice_codes")
-        voice = None if not codes else resynthesized(Sound(codes_F=_codes(codes)), self.rewards.codec)
+        voice = resynthesized(Sound(codes_F=voice_F), self.rewards.codec) if len(voice_F) else None
         return Clip(prompt_id=str(number), language=language, text=text, sound=Sound(), voice=voice)
 
 
@@ -95,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         try:
+            host = self.headers.get("Host", HOST).rsplit(":", 1)[0]
+            if host not in (HOST, "localhost") or "Origin" in self.headers:
+                raise DataError("this server is for programs of its own machine, not for web pages")
             if self.path != "/score":
                 raise DataError(f"found {self.path[:80]}, expected /score")
             if not length.isdecimal() or int(length) > MAX_BODY_BYTES:

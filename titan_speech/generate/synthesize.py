@@ -87,7 +87,10 @@ class SpeechModel:
         HFFolder.open(folder)
         disable_progress_bar()  # that is shown in logs too
         has_cuda = torch.cuda.is_available()
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto" if has_cuda else torch.float32)
+        dtype = "auto" if has_cuda else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
         model.generation_config = GenerationConfig()  # no other settings than those that are recorded
         return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
 

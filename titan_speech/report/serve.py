@@ -13,14 +13,20 @@ from __future__ import annotations
 import gzip
 import hashlib
 import ipaddress
+import logging
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from titan_speech.errors import DataError
 from titan_speech.report.page import SECTIONS, SectionOf, page
 from titan_speech.report.run import METRICS_NAME, Run
+from titan_speech.utils.printable import one_line
+
+logger = logging.getLogger(__name__)
 
 REFRESH_SEC = 5.0
 TIMEOUT_SEC = 10.0
@@ -110,6 +116,12 @@ def serve(runs: Sequence[Run], host: str, port: int, sections: Sequence[SectionO
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A browser that went away is none; anything else is one line of the log, and the server goes on."""
+            error = sys.exc_info()[1]
+            if not isinstance(error, OSError):
+                logger.warning("a request was not answered: %s", one_line(repr(error)))
 
     try:
         return Server((host, port), Handler)

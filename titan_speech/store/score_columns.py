@@ -62,7 +62,7 @@ def read_scores(part: Part) -> dict[str, NDArray[np.float32]]:
     try:
         table = pq.read_table(pa.BufferReader(content))
         columns = {one: table.column(one).to_numpy().astype(np.float32) for one in table.column_names}
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OSError) as error:  # TypeError: columns that hold no numbers
         raise DataError(f"{part.place}/{name} is damaged ({error}); score the store again") from error
     found = (table.schema.metadata or {}).get(_PART, b"").decode(errors="replace")
     if found != part.info.fingerprint or table.num_rows != part.num_samples:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,13 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.hf_folders import Backbone, write_backbone, write_run
+from tests.s3_server import S3Server
+from titan_speech.checkpoint.commit import MARKER
+from titan_speech.checkpoint.provenance import Provenance
+from titan_speech.checkpoint.upload.transfer import push
+from titan_speech.checkpoint.verify import write_marker
 from titan_speech.codec.load import load_codec
+from titan_speech.config.resolved import RESOLVED_NAME, resolved_toml
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
@@ -35,6 +43,8 @@ from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import UNPROVED
 from titan_speech.hf.row_initialization import NewRows
+from titan_speech.model.backbones import PAIRS
+from titan_speech.preflight.config_checks import load_config
 from titan_speech.storage.shared_files import shared_folder
 
 DECODING = Decoding(temperature=1.0, max_codes=10, min_codes=4)
@@ -237,3 +247,27 @@ def test_a_milestone_is_compared_with_its_checkpoint_and_its_card_says_so(
     again.due, again.milestones = (), MilestoneCheck(copy, again.checkpoints, again.queue)
     assert again.evaluate_due() == 1
     assert "- differs: " in card.read_text()
+
+
+def test_a_fetched_checkpoint_chooses_no_server_and_no_cache(run: Path, tmp_path: Path, s3_server: S3Server) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(run, theirs)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        words = ["--job.config_file", str(run / RESOLVED_NAME), "--storage.cache_dir", str(tmp_path / "planted")]
+        words += ["--storage.endpoint_url", f"http://127.0.0.1:{listening.getsockname()[1]}"]
+        words += ["--storage.num_attempts", "1", "--storage.timeout_sec", "2"]
+        text = re.sub('(?m)^store = "[^"]*"', 'store = "s3://stores/nothing"', resolved_toml(load_config(words)))
+        vocabulary = WeightsCheckpoint.open(run).grammar.vocabulary.fingerprint
+        Provenance(vocabulary, "", "", 1, config=text, rotary=PAIRS).write(theirs / "checkpoint" / "step-5")
+        (theirs / "checkpoint" / "step-5" / MARKER).unlink()
+        write_marker(theirs / "checkpoint" / "step-5")
+        mine = s3_server.settings(tmp_path / "cache")
+        push(theirs, theirs / "checkpoint", "s3://stores/theirs", mine)
+        checkpoints = run_checkpoints("s3://stores/theirs", mine)
+        (found,) = checkpoints.complete()
+        with checkpoints.opened(found) as opened:
+            export(opened, tmp_path / "export")
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert not (tmp_path / "planted").exists()

@@ -7,7 +7,6 @@ On one busy core Whisper base (int8) takes about as long as the audio.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from titan_speech.errors import ModelError
 from titan_speech.evaluate.clip import SAMPLE_RATE
 from titan_speech.evaluate.models.base import AudioModel, Listen, model_folder, weights_digest
+from titan_speech.utils.json_text import read_json_file
 
 CTRANSLATE2_WEIGHTS = "model.bin"
 
@@ -88,7 +88,13 @@ class TransformersRecognizer:
     def load(self) -> Listen:
         from transformers import pipeline
 
-        recognize: Any = pipeline("automatic-speech-recognition", str(self.folder), device=self.device)
+        recognize: Any = pipeline(
+            "automatic-speech-recognition",
+            str(self.folder),
+            device=self.device,
+            trust_remote_code=False,  # unless it is said, transformers asks at the terminal
+            model_kwargs={"use_safetensors": True},
+        )
         is_whisper = recognize.model.config.model_type == "whisper"
 
         def listen(wav_T: NDArray[np.float32], language: str) -> str:
@@ -115,7 +121,7 @@ def open_recognizer(name: str, device: str = "cpu") -> AudioModel:
     if (folder / CTRANSLATE2_WEIGHTS).is_file():
         return FasterWhisper(folder, label, device, "int8" if device == "cpu" else "float16")
     try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        kind = read_json_file(folder / "config.json")["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder} holds no recognizer: expected Whisper in CTranslate2's format ({CTRANSLATE2_WEIGHTS}), or a "

@@ -65,8 +65,10 @@ class XVector:
         import torch
         from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-        extract = AutoFeatureExtractor.from_pretrained(self.folder)
-        model = AutoModelForAudioXVector.from_pretrained(self.folder, use_safetensors=True).to(self.device).eval()
+        # unless trust_remote_code is said, transformers asks at the terminal whether to run the folder's code
+        extract = AutoFeatureExtractor.from_pretrained(self.folder, trust_remote_code=False)
+        model = AutoModelForAudioXVector.from_pretrained(self.folder, use_safetensors=True, trust_remote_code=False)
+        model = model.to(self.device).eval()
 
         @torch.inference_mode()
         def listen(wav_T: NDArray[np.float32], _: str) -> NDArray[np.float32]:

@@ -21,6 +21,8 @@ from titan_speech.utils.safe_path import referenced_file
 
 MAX_LIST_BYTES = 256 << 20
 SUBSET = re.compile(r"[a-z0-9_]*")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""JSON can spell one; no file takes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,9 @@ def checked(draft: Draft, where: str) -> Draft:
         raise DataError(f"{where}: found the subset {draft.subset!r}, expected small letters, digits and _")
     if not draft.text.strip():
         raise DataError(f"{where}: there is no text")
+    for text in (draft.prompt_id, draft.text, draft.voice_text, draft.voice_language):
+        if SURROGATE.search(text):
+            raise DataError(f"{where}: found {text[:80]!r}, which is no text: it has half of a surrogate pair")
     return draft
 
 

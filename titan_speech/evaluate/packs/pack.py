@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from titan_speech.codec.wav import read_audio, wav_bytes
 from titan_speech.errors import DataError
@@ -28,6 +29,8 @@ from titan_speech.utils.safe_path import UnsafePathError, path_inside, relative_
 
 PACK_NAME, PACK_VERSION = "pack.json", 1
 MAX_SOUND_SEC = 60.0
+MAX_SOUND_CODES = int(MAX_SOUND_SEC * 50)
+"""At 50 codes per second."""
 SETS = ("canary", "full")
 
 
@@ -129,17 +132,33 @@ def read_sound(folder: Path, files: SoundFiles) -> Sound:
             wav_T = read_audio(path, SAMPLE_RATE, MAX_SOUND_SEC)
         if files.codes is not None:
             path = path_inside(folder, files.codes)
-            content = _check(path, sums.pop(0))
-            codes_F = np.load(BytesIO(content), allow_pickle=False)
-            if codes_F.dtype != np.uint16 or codes_F.ndim != 1:
-                raise DataError(f"{path} holds {codes_F.dtype} of shape {codes_F.shape}, expected one row of uint16")
+            codes_F = _codes(path, _check(path, sums.pop(0)))
     except (OSError, IndexError) as error:
         raise DataError(f"a sound of the pack {folder} cannot be read: {error}; copy the pack again") from error
     return Sound(wav_T, codes_F)
 
 
+def _codes(path: Path, content: bytes) -> NDArray[np.uint16]:
+    """Codes in a .npy file, whose header is compared with what follows it before anything of its size is made."""
+    file = BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header[version](file)
+    except (ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
+        raise DataError(f"{path} is no array of codes ({error}); make the pack again") from error
+    if dtype != np.uint16 or len(shape) != 1 or not 0 <= shape[0] <= MAX_SOUND_CODES:
+        raise DataError(f"{path} holds {dtype} of shape {shape}, expected a row of at most {MAX_SOUND_CODES:,} uint16")
+    if len(content) - file.tell() != 2 * shape[0]:
+        raise DataError(f"{path} announces {shape[0]:,} codes and has {len(content) - file.tell():,} bytes of them")
+    return np.frombuffer(content, dtype, offset=file.tell()).astype(np.uint16)
+
+
 def _check(path: Path, expected: str) -> bytes:
-    content = read_small_file(path)
+    try:
+        content = read_small_file(path)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     if hashlib.sha256(content).hexdigest() != expected:
         raise DataError(f"{path} is not the file that the pack was made with; a pack is frozen: copy it again")
     return content

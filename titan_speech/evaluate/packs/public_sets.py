@@ -52,15 +52,21 @@ def seed_tts(path: Path, language: str) -> Iterator[Draft]:
         if len(fields) not in (4, 5):
             raise DataError(f"{where}: found {len(fields)} fields, expected utt|prompt text|prompt wav|text")
         utterance, prompt_text, wav, text = (field.strip() for field in fields[:4])
-        recorded = path.parent / fields[4].strip() if len(fields) == 5 else None
         recording = None
-        if recorded is not None and recorded.is_file():
+        if len(fields) == 5 and _is_there(path.parent / fields[4].strip()):
             recording = read_reference(path.parent, fields[4].strip(), where)
         draft = Draft(
             utterance, language, text, voice=read_reference(path.parent, wav, where), voice_text=prompt_text,
             recording=recording,
         )  # fmt: skip
         yield checked(draft, where)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def minimax(folder: Path, language: str = "") -> Iterator[Draft]:

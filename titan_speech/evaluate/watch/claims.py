@@ -87,7 +87,10 @@ class WorkQueue:
         if found is None:
             return None
         try:
-            return parse_json(found.content)
+            content = parse_json(found.content)
+            if not isinstance(content, dict):
+                raise ValueError(f"found {type(content).__name__}, expected an object")
+            return content
         except ValueError as error:
             raise DataError(f"the result {key} is damaged ({error}); delete it, and it is made again") from error
 

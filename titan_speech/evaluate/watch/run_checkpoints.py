@@ -3,7 +3,8 @@
 In: a run folder, or the s3:// address of its checkpoints. Out: step and fingerprint of each complete checkpoint, from
 its marker alone, and one of them opened for export. Only the marker says what is complete, as everywhere. While a
 checkpoint of a folder is read it is locked for reading, so retention removes another one instead; nobody waits. A
-checkpoint at an address is fetched into a temporary folder, whose config.toml is the one its provenance recorded.
+checkpoint at an address is fetched into a temporary folder, whose config.toml is the one its provenance recorded, but
+for the settings of object storage: which server gets the credentials, and where caches are, the user says.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,7 +81,7 @@ def run_checkpoints(place: str, storage: StorageConfig) -> RunCheckpoints:
         prefix = Prefix(client_of(storage), S3Url.parse(place))
         if prefix.run_id() is None and not prefix.names():
             raise CheckpointError(f"{place}: no checkpoints there; expected the upload.to of a run")
-        return _AtAddress(prefix)
+        return _AtAddress(prefix, storage)
     if not (Path(place) / RESOLVED_NAME).is_file():
         raise CheckpointError(f"{place} is not a run folder: it has no {RESOLVED_NAME}; give the run's job.dump_folder")
     return _InFolder(Path(place))
@@ -116,6 +117,8 @@ class _InFolder:
 @dataclass
 class _AtAddress:
     prefix: Prefix
+    storage: StorageConfig
+    """Of this machine's user, which an export uses: a checkpoint of somebody else chooses no server and no cache."""
     _fingerprints: dict[str, str] = field(default_factory=dict)
     """By the sha256 of the marker."""
 
@@ -148,7 +151,8 @@ class _AtAddress:
                     "it beside the config.toml of its run, and evaluate that folder"
                 )
             write_atomically(run / RESOLVED_NAME, provenance.config)
-            yield WeightsCheckpoint.open(path)
+            opened = WeightsCheckpoint.open(path)
+            yield replace(opened, config=replace(opened.config, storage=self.storage))
 
 
 def _commit(content: bytes) -> Commit:
