@@ -150,7 +150,8 @@ def write_reference() -> None:
 def command_line() -> Iterator[str]:
     """Every command with its help, by group."""
     yield "# Command line\n"
-    yield "`titan-speech <command>`; exit codes are 0 done, 1 a check found something wrong, 2 bad input.\n"
+    codes = "0 done, 1 a check found something wrong, 2 bad input"
+    yield f"`titan-speech <command>`; exit codes are {codes}; `train` has [more](../checkpoints.md#exit-codes).\n"
     groups = {None: "Run, estimate and generate.", **GROUPS}
     for group, summary in groups.items():
         yield f"## {group or 'Top level'}\n\n{summary}\n"
