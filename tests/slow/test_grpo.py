@@ -79,17 +79,17 @@ def test_a_verifiable_reward_rises_and_a_stage_goes_on_from_the_model(base: Path
 
 
 def test_a_hacked_reward_is_stopped_within_ten_steps(base: Path, tmp_path: Path) -> None:
-    """The reward likes a code that repeats itself, as silence does; the bound on repeats sees it."""
-    more = ("--steps", "30", "--reward", "repeats=1", "--lr", "1e-3", "--beta", "0", "--save-every", "1")
-    words = grpo_words(base, tmp_path / "grpo", *more, "--stop", "repeats=0.1")
+    """The reward likes whatever is short, as an error rate likes fast speech; the bound on the length sees it."""
+    more = ("--steps", "30", "--reward", "num_codes=-1", "--lr", "3e-4", "--beta", "0.01", "--save-every", "1")
+    words = grpo_words(base, tmp_path / "grpo", *more, "--stop-below", "num_codes=7.2")
     done = subprocess.run(
         [sys.executable, "-m", "titan_speech", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
     found = steps_of(tmp_path / "grpo.work")
-    print(f"stopped at step {len(found)}: repeats {found[-1]['repeats']:.2f}")
+    print(f"stopped at step {len(found)}: {found[-1]['num_codes']:.2f} codes")
     assert len(found) <= 10
-    assert "left its bounds: repeats" in done.stderr
+    assert "left its bounds: num_codes" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "grpo").exists()
     assert not (tmp_path / "grpo.work" / f"checkpoint-{len(found)}").exists()
