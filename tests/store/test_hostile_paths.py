@@ -32,7 +32,14 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
 from titan_speech.store.remote_files import read_remote_manifest
 from titan_speech.store.transfer import pull_store, push_store
-from titan_speech.utils.safe_path import UnsafePathError, byte_count, path_inside, relative_path, sha256_text
+from titan_speech.utils.safe_path import (
+    UnsafePathError,
+    byte_count,
+    path_inside,
+    referenced_file,
+    relative_path,
+    sha256_text,
+)
 
 DEMO_STORE = ROOT / "demo_data" / "heldout"
 EVIL = b"written by somebody else"
@@ -82,6 +89,13 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder" / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnsafePathError, match="symbolic link"):
         path_inside(tmp_path / "folder", "link/file")
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    for judge in (path_inside, referenced_file):
+        with pytest.raises(UnsafePathError, match="leads nowhere"):
+            judge(tmp_path, "link/file")
     assert path_inside(tmp_path / "folder", "a/b") == tmp_path / "folder/a/b"
 
 

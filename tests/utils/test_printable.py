@@ -51,6 +51,10 @@ SECRETS = {
     "dsn password=hunter22 host=x": "hunter22",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----": "MIIabc",
     "glpat-abcdefghij0123456789": "abcdefghij0123456789",
+    "https://AKIAABCDEFGHIJKLMNOP:hunter22@minio.local:9000": "hunter22",
+    "https://key:hun/ter22/x@minio.local:9000": "ter22",
+    "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG": "wJalrXUtnFEMI",
+    "https://hooks.slack.com/services/T000/B000/XXXXabcd": "XXXXabcd",
     "Invalid endpoint: user:hunter22@host": "hunter22",
     "glrt-abcdefghij0123456789": "abcdefghij0123456789",
     "https://user:hunt@er22@host/x": "er22",
@@ -69,14 +73,22 @@ def test_known_shapes_of_secrets_are_removed(text: str) -> None:
     assert REMOVED in redact(text)
 
 
-@pytest.mark.parametrize("name", ["-eyJaaaaaaaaaa" * 40_000, "?" + "token" * 100_000])
+@pytest.mark.parametrize("name", ["-eyJaaaaaaaaaa" * 40_000, "?" + "token" * 100_000, "://a:" * 100_000])
 def test_no_name_makes_the_search_for_secrets_quadratic(name: str) -> None:
     """A second or two; with repetitions without a bound ten minutes and more."""
     assert redact(name) == name
 
 
 @pytest.mark.parametrize(
-    "text", ["s3://bucket/prefix", "0" * 64, "https://host:9000/path?versionId=3", "mail a@b.org", "x_token_count=3"]
+    "text",
+    [
+        "s3://bucket/prefix",
+        "0" * 64,
+        "https://host:9000/path?versionId=3",
+        "mail a@b.org",
+        "x_token_count=3",
+        "http://host:9000/a@b",
+    ],
 )
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert printable(text) == text

@@ -27,6 +27,11 @@ from typing import Any, TextIO, cast
 REMOVED = "<secret removed>"
 
 # Repetitions that something must follow are bounded: a name of others must not make a search quadratic.
+_IN_ADDRESSES = (  # before all others, which would remove half of `key:secret@` and hide the rest from these
+    re.compile(r"(?<=://)[^/\s]+(?=@)"),  # up to the last @: a password may hold one
+    re.compile(r"(?<=://)[^/\s:@]{1,256}:(?!\d{1,5}/)[^\s@]{1,256}(?=@)"),  # keys of AWS hold slashes
+    re.compile(r"(?<![\w.+-])[\w.+-]{1,64}:[^\s/@:]{1,256}(?=@[\w.-])"),  # an address without its https://
+)
 _SHAPES = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
@@ -36,13 +41,13 @@ _SHAPES = (
     re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     re.compile(r"\beyJ[\w-]{10,1000}\.[\w-]{10,10000}+\.[\w-]{5,}"),
-    re.compile(r"(?<=://)[^/\s]+(?=@)"),  # up to the last @: a password may hold one
-    re.compile(r"(?<![\w.+-])[\w.+-]{1,64}:[^\s/@:]{1,256}(?=@[\w.-])"),  # an address without its https://
     re.compile(r"(?<=\bBearer )[\w.~+/=-]{16,}"),
     re.compile(
         r"(?i)(?<=[?&])(?:sig|[\w-]{0,64}(?:signature|credential|token|password|secret|api_?key)[\w-]{0,64})=[^&\s\"']+"
     ),
     re.compile(r"(?i)(?<=\bpassword=)[^&\s\"']+"),
+    re.compile(r"(?i)\b(?:aws_)?(?:secret_access_key|secret_key|session_token)[\"']?\s{0,3}[=:]\s{0,3}[^\s&]{8,}"),
+    re.compile(r"(?<=//hooks\.slack\.com/)services/[\w/-]+"),
 )
 _SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
 _MIN_SECRET_LENGTH = 12  # shorter values of such variables are switches and counts
@@ -67,6 +72,8 @@ def message(text: str) -> str:
 
 def redact(text: str) -> str:
     """`text` without anything that looks like a credential."""
+    for shape in _IN_ADDRESSES:
+        text = shape.sub(REMOVED, text)
     secrets = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
     for value in sorted(secrets, key=len, reverse=True):
         if len(value) >= _MIN_SECRET_LENGTH:

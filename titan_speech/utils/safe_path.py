@@ -83,7 +83,7 @@ def path_inside(folder: Path, text: object) -> Path:
         UnsafePathError: `relative_path` refuses it, or a symbolic link on the way leads out of the folder.
     """
     path = folder / relative_path(text)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if not _resolved(path).is_relative_to(folder.resolve()):
         raise UnsafePathError(f"{path} is reached through a symbolic link that leads out of {folder}; remove the link")
     return path
 
@@ -105,13 +105,22 @@ def referenced_file(folder: Path, text: str, allowed: Iterable[Path] = ()) -> Pa
     if has_controls(text):
         raise UnsafePathError(f"found the path {text!r}, which has control characters")
     path = folder / text
-    resolved = path.resolve()
+    resolved = _resolved(path)
     if any(resolved.is_relative_to(root.resolve()) for root in (folder, *allowed)):
         return path
     raise UnsafePathError(
         f"{path} is outside {folder}, the folder of the listing that names it; if the listing may read it, say so with "
         f"--files-from {resolved.parent}"
     )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for links in a circle
+        raise UnsafePathError(
+            f"{path} leads nowhere: {error}; remove the symbolic links that point at each other"
+        ) from error
 
 
 def sha256_text(text: object) -> str:
