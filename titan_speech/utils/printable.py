@@ -49,7 +49,7 @@ _SHAPES = (
     re.compile(r"(?i)\b(?:aws_)?(?:secret_access_key|secret_key|session_token)[\"']?\s{0,3}[=:]\s{0,3}[^\s&]{8,}"),
     re.compile(r"(?<=//hooks\.slack\.com/)services/[\w/-]+"),
 )
-_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential)")
+_SECRET_VARIABLE = re.compile(r"(?i)(?:key|token|secret|password|credential|webhook)")
 _MIN_SECRET_LENGTH = 12  # shorter values of such variables are switches and counts
 _COLOR = re.compile(r"\x1b\[(?:(?:[012];)?3[1-79]|[012]?|38;2;180;60;0|38;2;54;234;195)m")
 """Weights and colors of text, as this package and TorchTitan write them: none that hides text, as black or inverse."""

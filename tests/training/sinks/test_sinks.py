@@ -116,10 +116,12 @@ def test_each_message_is_posted_once_as_slack_takes_it() -> None:
         sink = WebhookSink(received.url, "my_run")
         sink.message(Message("flagged", 500, "stop_failure 0.8 is above 0.5"))
         sink.message(Message("rolled_back", 900, "A loss spike."))
+        sink.message(Message("ended", 900, "https://key:hunter22@minio.local cannot be reached.\x1b[2J"))
         sink.close()
     assert received.texts == [
         "my_run: flagged at step 500. stop_failure 0.8 is above 0.5",
         "my_run: rolled back at step 900. A loss spike.",
+        "my_run: ended at step 900. https://<secret removed>@minio.local cannot be reached.\\u001b[2J",
     ]
 
 

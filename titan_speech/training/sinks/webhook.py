@@ -2,7 +2,8 @@
 
 In: messages; the URL is a secret, so it comes from the environment (TITAN_SPEECH_WEBHOOK) and is stored nowhere. Out:
 one POST per message, from a thread, tried once: a receiver that hangs holds nobody, and no message comes twice. The end
-of a run waits at most ten seconds for what is not sent. A process that is killed sends nothing.
+of a run waits at most ten seconds for what is not sent. A process that is killed sends nothing. What is sent leaves the
+machine, so credentials are removed from it as from a log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.request import Request, urlopen
 
 from titan_speech.errors import ConfigError
 from titan_speech.training.sinks.sink import Message, Sink
+from titan_speech.utils.printable import printable
 
 VARIABLE = "TITAN_SPEECH_WEBHOOK"
 POST_SEC = 5.0
@@ -49,7 +51,7 @@ class WebhookSink(Sink):
         while (message := self._waiting.get()) is not None:
             text = f"{self._run_name}: {message.event.replace('_', ' ')} at step {message.step:,}. {message.text}"
             try:
-                self._post(json.dumps({"text": text[:MAX_TEXT]}).encode())
+                self._post(json.dumps({"text": printable(text)[:MAX_TEXT]}).encode())
             except Exception as error:
                 if not self._has_warned:
                     self._has_warned = True
