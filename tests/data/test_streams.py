@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.listed_documents import blocks_of, one_partition, partitioned
-from titan_speech.data.pack_layout import IGNORE_INDEX, build_pack, encode_labels, split_labels
+from titan_speech.data.pack_layout import IGNORE_INDEX, MAX_STREAMS, build_pack, encode_labels, split_labels
 from titan_speech.data.packing import PackingRules, Piece
 from titan_speech.data.streams import PartitionStream, SplitStream, WholeStream
 
@@ -202,7 +202,7 @@ def test_a_continuation_piece_has_no_bos() -> None:
         assert pack.positions_S[0] == 0
 
 
-@given(st.integers(0, 2**31 - 1), st.integers(0, 2**20), st.booleans())
+@given(st.integers(0, 2**31 - 1), st.integers(0, MAX_STREAMS), st.booleans())
 def test_labels_give_back_id_and_stream(id_: int, stream: int, trained: bool) -> None:
     labels = np.where(trained, encode_labels(np.array([id_]), stream), IGNORE_INDEX)
     ids, streams = split_labels(labels)

@@ -47,6 +47,7 @@ STREAM_SHIFT = 32
 ID_MASK = (1 << STREAM_SHIFT) - 1
 ANSWER_SHIFT = 48
 STREAM_MASK = (1 << ANSWER_SHIFT - STREAM_SHIFT) - 1
+MAX_STREAMS = STREAM_MASK
 MIN_PAIR_TOKENS = 14
 """Twice bos, text_start, one token of text, text_end, speech_start, a code and speech_end."""
 PADDING_SLOT = -1

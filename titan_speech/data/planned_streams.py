@@ -29,6 +29,7 @@ from titan_speech.data.held_out import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.pack_counts import count_packs
+from titan_speech.data.pack_layout import MAX_STREAMS
 from titan_speech.data.packing import BLOCK_DOCUMENTS, Blocks, PackCounts, PackingRules
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
@@ -95,6 +96,11 @@ def plan_stream(opened: OpenedSource, config: SpeechConfig) -> PlannedStream:
 
 def refuse_unfit(streams: Sequence[PlannedStream], config: SpeechConfig) -> None:
     """Raise one DataError that names every stream that cannot be read as configured."""
+    if len(streams) > MAX_STREAMS:
+        raise DataError(
+            f"the data have {len(streams):,} pairs of source and language, expected at most {MAX_STREAMS:,}; join "
+            "sources, or name fewer languages"
+        )
     problems = [problem for stream in streams if (problem := _problem(stream, config))]
     if problems:
         raise DataError("data that does not fit the run:\n" + "\n".join(f"  {problem}" for problem in problems))

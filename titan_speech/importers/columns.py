@@ -205,7 +205,7 @@ def missing_field(field: str, candidates: Collection[str], available: Collection
     looked = " or ".join(repr(column) for column in candidates)
     ways = [f"name its column with --columns {field}={near[0] if near else 'COLUMN'}"]
     if field in ("language", "dataset_source"):
-        ways.append(f"give it to all samples with --{'source' if field == 'dataset_source' else 'language'}")
+        ways.append(f"give it to all samples with --{field.replace('_', '-')}")
     if field == "sample_id":
         ways.append("number the samples by file and row with --columns sample_id=@row")
     return f"has no {looked} for {field}; found {_listed(available)}. {ways[0][0].upper()}{' or '.join(ways)[1:]}"

@@ -39,6 +39,14 @@ from titan_speech.utils.text_table import counted
 
 EVENT = "validation"
 MAX_EXPONENT = 700.0  # exp of more is not a float
+
+
+def perplexity_text(loss: float) -> str:
+    """The perplexity of a loss in nats: 35,550 or 12.4; only what no one reads as a number has an exponent."""
+    value = math.exp(min(loss, MAX_EXPONENT))
+    return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
+
+
 WORSE_NATS = 0.05
 """Above the loss before the first step."""
 
@@ -73,7 +81,7 @@ class ValidationResult:
         return [
             "",
             f"validation {self.name} at step {self.step:,}: loss {total.mean:.4f}, perplexity "
-            f"{math.exp(min(total.mean, MAX_EXPONENT)):.4g} ({self.duration_sec:.1f} s)",
+            f"{perplexity_text(total.mean)} ({self.duration_sec:.1f} s)",
             f"    {counted(total.num_tokens, 'token')}; "
             + ", ".join(f"{kind} {group.mean:.3f}" for kind, group in kinds.items()),
             *pairs,
