@@ -40,15 +40,14 @@ from titan_speech.utils.text_table import counted
 EVENT = "validation"
 MAX_EXPONENT = 700.0  # exp of more is not a float
 
+WORSE_NATS = 0.05
+"""Above the loss before the first step."""
+
 
 def perplexity_text(loss: float) -> str:
     """The perplexity of a loss in nats: 35,550 or 12.4; only what no one reads as a number has an exponent."""
     value = math.exp(min(loss, MAX_EXPONENT))
     return f"{value:,.0f}" if 1000 <= value < 1e9 else f"{value:.4g}"
-
-
-WORSE_NATS = 0.05
-"""Above the loss before the first step."""
 
 
 @dataclass(frozen=True)
