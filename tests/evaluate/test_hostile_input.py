@@ -91,6 +91,16 @@ def test_numbers_that_no_sum_takes_are_refused(tmp_path: Path, number: float) ->
         read_trust_table(tmp_path / "trust.json")
 
 
+@pytest.mark.parametrize("score", [{"value": 1e308}, {"weight": 1e308}, {"weight": -1.0}])
+def test_scores_whose_sums_no_float_holds_are_refused(tmp_path: Path, score: dict[str, float]) -> None:
+    clip = Clip(prompt_id="a", language="hi", text="a", sound=Sound())
+    content = make_result(ResultKey("m", "p", {}, {}), [clip], [{"cer": Score(0.5)}]).to_json()
+    content["clips"][0]["scores"]["cer"] |= score
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="expected at most 1e"):
+        read_result(tmp_path / "result.json")
+
+
 @pytest.mark.parametrize("content", ['["failed"]', "5", '"failed"', "[" * 100_000])
 def test_a_shared_result_that_is_no_object_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "results").mkdir()

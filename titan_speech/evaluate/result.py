@@ -24,6 +24,7 @@ from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.record_types import check_types
 
 RESULT_VERSION = 1
+MAX_SCORE = 1e12
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def result_from_json(content: Any, where: str) -> Result:
             **{name: content[name] for name in ("step", "name", "notes", "version")},
         )
         check_types(result)
+        _check_scores(result)
         stated = content["id"]
     except DataError:
         raise
@@ -177,6 +179,15 @@ def result_from_json(content: Any, where: str) -> Result:
     if stated != result.key.id:
         raise DataError(f"{where} is damaged: its id is {stated!r}, its key gives {result.key.id}; evaluate again")
     return result
+
+
+def _check_scores(result: Result) -> None:
+    """Raises ValueError where products and sums of scores would leave the range of floats, or a weight is negative."""
+    for clip in result.clips:
+        for name, score in clip.scores.items():
+            if not (abs(score.value or 0.0) <= MAX_SCORE and 0 <= score.weight <= MAX_SCORE):
+                found = f"{score.value:g} with weight {score.weight:g}" if score.value is not None else score.weight
+                raise ValueError(f"{name} of {clip.prompt_id!r:.80} is {found}, expected at most {MAX_SCORE:g}")
 
 
 def _clip(content: dict[str, Any]) -> ScoredClip:
