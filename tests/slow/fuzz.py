@@ -36,10 +36,11 @@ MAX_NUM_KEPT = 40
 
 def all_targets() -> dict[str, Any]:
     """By name; targets of one format are numbered."""
-    from tests.slow import fuzz_artifacts, fuzz_inputs, fuzz_runs
+    from tests.slow import fuzz_artifacts, fuzz_evaluation, fuzz_inputs, fuzz_runs
 
     found: dict[str, Any] = {}
-    for target in (*fuzz_artifacts.TARGETS, *fuzz_inputs.TARGETS, *fuzz_runs.TARGETS):
+    targets = (fuzz_artifacts.TARGETS, fuzz_inputs.TARGETS, fuzz_runs.TARGETS, fuzz_evaluation.TARGETS)
+    for target in itertools.chain(*targets):
         name = target.name if target.name not in found else f"{target.name}-2"
         found[name] = target
     return found

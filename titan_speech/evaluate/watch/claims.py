@@ -28,6 +28,7 @@ from titan_speech.evaluate.result_folder import RESULTS, claim_path, result_path
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.locks import Holder
+from titan_speech.utils.printable import one_line
 from titan_speech.utils.record_types import check_types
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,10 @@ class WorkQueue:
         if not self.folder.replace(path, mine.to_json(), found.version):
             return None
         logger.warning(
-            "%s has not been heard of for %.0f s; its work %s is taken over", before and before.worker, now - since, key
+            "%s has not been heard of for %.0f s; its work %s is taken over",
+            one_line(before.worker) if before else "a worker",
+            now - since,
+            key,
         )
         return mine
 
