@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -79,7 +78,7 @@ def test_a_training_beside_watchers_that_are_killed(pack: Path, tmp_path: Path) 
                 workers[place] = watcher(str(run), pack, log, "--watch")
     finally:
         for worker in workers:
-            worker.send_signal(signal.SIGINT)
+            worker.terminate()
             worker.wait()
         kill(training)
     assert training.returncode == 0, (run / "log.txt").read_text()[-4000:]

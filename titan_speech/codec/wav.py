@@ -95,6 +95,8 @@ def read_resampled(path: Path | str, sample_rate: int = 16_000, max_sec: float =
 
 
 def _read(path: Path, max_sec: float) -> tuple[np.ndarray, int]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CodecError(f"{path} is not a regular file; expected a recording")
     return _read_wav(path, max_sec) if path.suffix == ".wav" else _read_soundfile(path, max_sec)
 
 

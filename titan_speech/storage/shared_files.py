@@ -23,7 +23,7 @@ from titan_speech.storage.retry import MissingObjectError, RefusedConditionError
 from titan_speech.storage.s3 import Client, client_of
 from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.utils.files import write_atomically
-from titan_speech.utils.json_text import MAX_JSON_BYTES
+from titan_speech.utils.json_text import MAX_JSON_BYTES, read_small_file
 from titan_speech.utils.locks import wait_for_lock
 from titan_speech.utils.safe_path import path_inside, relative_path
 
@@ -88,11 +88,11 @@ class _OnDisk:
     def read(self, path: str) -> VersionedFile | None:
         file = path_inside(self.folder, path)
         try:
-            if file.stat().st_size > MAX_JSON_BYTES:
-                raise DataError(f"{file} has more than {MAX_JSON_BYTES:,} bytes, expected a small file")
-            content = file.read_bytes()
+            content = read_small_file(file, MAX_JSON_BYTES)
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
         return VersionedFile(content, hashlib.sha256(content).hexdigest())
 
     def create(self, path: str, content: bytes) -> bool:

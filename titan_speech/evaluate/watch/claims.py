@@ -147,12 +147,8 @@ class WorkQueue:
         mine = Claim(self.worker, uuid.uuid4().hex, before.attempt + 1 if before else 1)
         if not self.folder.replace(path, mine.to_json(), found.version):
             return None
-        logger.warning(
-            "%s has not been heard of for %.0f s; its work %s is taken over",
-            one_line(before.worker) if before else "a worker",
-            now - since,
-            key,
-        )
+        who = one_line(before.worker) if before else "a worker"
+        logger.warning("%s has not been heard of for %.0f s; its work %s is taken over", who, now - since, key)
         return mine
 
     def _beat(self, path: str, claim: Claim, ended: threading.Event) -> None:
