@@ -41,7 +41,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def watcher(run: str, pack: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "titan_speech", "evaluate", "run", run, "--pack", str(pack), *more]
-    command += ["--max-sec", "0.3", "--set", "canary", "--poll-sec", "0.3", "--lease-sec", "3"]
+    command += ["--max-sec", "0.3", "--set", "canary", "--poll-sec", "0.3", "--lease-sec", "3", "--max-attempts", "99"]
     with log.open("ab") as file:
         return subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -93,7 +93,12 @@ def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
         work = args.work or (notes / "work" if notes else Path(temporary))
         sinks = open_sinks(args.log, notes or Path(work), Path(str(args.run)).name)
         checkpoints = run_checkpoints(str(args.run), storage)
-        queue = WorkQueue(shared_folder(place, storage), lease_sec=args.lease_sec, beat_sec=args.lease_sec / 6)
+        queue = WorkQueue(
+            shared_folder(place, storage),
+            lease_sec=args.lease_sec,
+            beat_sec=args.lease_sec / 6,
+            max_attempts=args.max_attempts,
+        )
         milestones = MilestoneCheck(Path(args.run), checkpoints, queue) if args.check_exports else None
         watcher = Watcher(checkpoints, due, queue, work, milestones, Publisher(notes, sinks))
         try:
@@ -180,6 +185,12 @@ COMMANDS = (
                 "a worker that gave no sign for this long is gone, and its work is taken over (default: 60)",
                 type=number(1.0),
                 default=60.0,
+            ),
+            Argument(
+                "--max-attempts",
+                "work that so many workers have begun and none has ended is given up (default: 5)",
+                type=positive,
+                default=5,
             ),
             Argument("--poll-sec", "how often --watch looks (default: 30)", type=number(0.1), default=30.0),
             Argument(

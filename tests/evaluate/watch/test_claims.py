@@ -82,8 +82,10 @@ def test_work_that_ends_every_worker_is_given_up(folder: SharedFolder) -> None:
     mine = queue(folder, "a")
     assert not do_once(mine, "k", dict)
     time.sleep(1.1 * LEASE_SEC)
-    assert do_once(mine, "k", lambda: pytest.fail("begun a fourth time"))
-    assert "begun 3 times" in (mine.result("k") or {})["failed"]
+    assert do_once(mine, "k", lambda: pytest.fail("begun once more"), {"step": 7})
+    found = mine.result("k") or {}
+    assert found["step"] == 7
+    assert f"begun {MAX_ATTEMPTS} times" in found["failed"]
 
 
 def test_a_damaged_result_is_named(folder: SharedFolder) -> None:

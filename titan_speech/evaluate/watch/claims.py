@@ -18,9 +18,10 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from titan_speech.errors import DataError, TitanSpeechError
@@ -34,7 +35,7 @@ from titan_speech.utils.record_types import check_types
 logger = logging.getLogger(__name__)
 
 LEASE_SEC, BEAT_SEC = 60.0, 10.0
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class WorkQueue:
     worker: str = field(default_factory=lambda: str(Holder.this_process()))
     lease_sec: float = LEASE_SEC
     beat_sec: float = BEAT_SEC
+    max_attempts: int = MAX_ATTEMPTS
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By key: the version of another's claim, and when it was first seen (monotonic seconds)."""
 
@@ -172,13 +174,16 @@ class WorkQueue:
             self.folder.delete(path)
 
 
-def do_once(queue: WorkQueue, key: str, work: Callable[[], dict[str, Any]]) -> bool:
+def do_once(
+    queue: WorkQueue, key: str, work: Callable[[], dict[str, Any]], about: Mapping[str, Any] = MappingProxyType({})
+) -> bool:
     """Do a piece of work and publish its result, unless it is done or another worker is at it.
 
     Args:
         queue: shared by the workers.
         key: of the work.
         work: its result. What it raises is raised on, and the work is free for the next worker.
+        about: what the result of work that is given up says besides the reason.
 
     Returns:
         Whether this worker published the result.
@@ -186,8 +191,9 @@ def do_once(queue: WorkQueue, key: str, work: Callable[[], dict[str, Any]]) -> b
     with queue.claimed(key) as claim:
         if claim is None:
             return False
-        if claim.attempt > MAX_ATTEMPTS:
-            result: dict[str, Any] = {"failed": f"begun {MAX_ATTEMPTS} times, and each worker was gone before its end"}
+        if claim.attempt > queue.max_attempts:
+            reason = f"begun {queue.max_attempts} times, and each worker was gone before its end"
+            result: dict[str, Any] = {"failed": reason, **about}
         else:
             result = work()
         return queue.publish(key, result)

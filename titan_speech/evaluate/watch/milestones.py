@@ -42,7 +42,9 @@ class MilestoneCheck:
         done = self.queue.done()
         for folder, checkpoint in self._milestones():
             key = f"{PARITY_PREFIX}{checkpoint.fingerprint}"
-            if key not in done and do_once(self.queue, key, partial(self._compare, folder, checkpoint)):
+            if key not in done and do_once(
+                self.queue, key, partial(self._compare, folder, checkpoint), {"step": checkpoint.step}
+            ):
                 return True
         return False
 

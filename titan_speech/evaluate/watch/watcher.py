@@ -114,7 +114,8 @@ class Watcher:
                 key = due.evaluation.key(checkpoint.fingerprint)
                 if key.id in done or only_step not in (None, checkpoint.step):
                     continue
-                if do_once(self.queue, key.id, partial(self._work, due, checkpoint)):
+                about = {"step": checkpoint.step, "series": key.series, "id": key.id}
+                if do_once(self.queue, key.id, partial(self._work, due, checkpoint), about):
                     return 1
                 if self.queue.result(key.id) is not None:  # another worker was faster
                     return 0
