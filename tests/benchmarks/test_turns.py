@@ -23,6 +23,9 @@ take_turns(pair, Rounds(1, 1, 10**9), lambda text: print(text, flush=True))
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 def variant(name: str, *words: str) -> Variant:
     return Variant(name, name, "tests.bench_variant", words)
 

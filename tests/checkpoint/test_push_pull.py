@@ -59,7 +59,7 @@ def test_an_address_is_listed_and_keeps_in_full_what_was_thinned_here(
     assert checkpoints(s3_server, "list", to) == 0
     header, ten, left = capsys.readouterr().out.splitlines()
     assert (header.split()[:2], ten.split()[:2]) == (["name", "kind"], ["step-10", "full"])
-    assert left.startswith("not complete: step-20 (1 objects, 0.0 MB): being sent now, or left")
+    assert left.startswith("not complete: step-20 (1 object, 0.0 MB): being sent now, or left")
     assert checkpoints(s3_server, "pull", to, str(run), "--step", "10") == 0
     assert (checkpoint_path(run / "checkpoint", 10) / "__0_state_0.distcp").exists()
     assert checkpoints(s3_server, "list", f"s3://{BUCKET}/nothing_here") == 2

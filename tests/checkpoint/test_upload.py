@@ -247,7 +247,7 @@ def test_what_a_stopped_upload_left_is_removed_when_its_checkpoint_is_gone_and_i
     prefix.client.upload_part(shard, prefix.client.create_multipart(shard, "0" * 64), 1, b"a part")
     assert [str(one) for one in stale_objects(prefix)] == [
         "step-30 (2 objects, 0.0 MB, 1 unfinished uploads)",
-        "step-40 (1 objects, 0.0 MB)",
+        "step-40 (1 object, 0.0 MB)",
     ]
     before = prefix.client.list_sizes(prefix.url)
     UploadPass(job).run()

@@ -98,7 +98,8 @@ def test_votes_of_a_browser_are_read_back(tmp_path: Path, capsys: pytest.Capture
     assert main(["evaluate", "votes", str(tmp_path / "page.KEY.json"), str(tmp_path / "other.json")]) == EXIT_BAD_INPUT
 
 
-def test_strengths_of_simulated_listeners_are_found_within_their_intervals() -> None:
+def test_strengths_of_simulated_listeners_are_found_within_their_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("titan_speech.evaluate.votes.NUM_BOOTSTRAPS", 200)
     true_S, systems = np.array([0.8, 0.1, -0.9]), ("a", "b", "c")
     random, covered = np.random.default_rng(0), []
     for repeat in range(12):

@@ -107,6 +107,7 @@ def decoded(run_folder: Path, samples: list[Sample]) -> list[np.ndarray]:
     return codes
 
 
+@pytest.mark.slow
 def test_four_overfitted_samples_are_decoded_code_for_code(tmp_path: Path) -> None:
     samples = english_samples(4, min_codes=30, max_codes=45)
     config = write_config(tmp_path, samples, steps=120, packs=2, seq_len=128, lr=4e-3)

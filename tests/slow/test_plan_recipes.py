@@ -141,6 +141,7 @@ def step_of(recipe: str) -> tuple[Hashable, ...]:
 
 DRY_RUN = ("demo", "overfit32", "pt_s1", "pt_s1_qwen3_0.6b", "pt_s1_llama3_1b", "pt_s1_llama3_1b_ddp")
 DRY_RUN += ("pt_s1_llama3_1b_hsdp", "pt_s1_llama3_8b", "pt_s1_llama3_8b_tp", "lora_voice", "lora_language")
+DRY_RUN += ("control", "dpo")
 DRY_RUN += ("pt_s3_llama3_1b",)  # with recomputation, as sft_llama3_1b
 
 

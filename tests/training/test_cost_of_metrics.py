@@ -22,6 +22,7 @@ def counts(folder: Path, *words: str) -> dict[int, dict[str, int]]:
     return {int(step): found for step, found in json.loads((folder / "counts.json").read_text()).items()}
 
 
+@pytest.mark.slow
 def test_no_scalar_is_read_and_no_collective_is_added_in_steps_that_do_not_log(
     gold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

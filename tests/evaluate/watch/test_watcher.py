@@ -222,6 +222,7 @@ def test_results_go_to_the_note_for_the_card_and_to_tensorboard(run: Path, pack_
     assert again.evaluate_due() == 0
 
 
+@pytest.mark.slow
 def test_a_milestone_is_compared_with_its_checkpoint_and_its_card_says_so(
     run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
