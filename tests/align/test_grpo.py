@@ -126,7 +126,7 @@ def test_another_trl_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyP
 
 @needs_trl
 def test_trl_takes_prompts_where_this_version_overrides_it() -> None:
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     assert list(inspect.signature(GRPOTrainer._tokenize_prompts).parameters) == ["self", "prompts"]
     assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in inspect.getsource(GRPOTrainer)

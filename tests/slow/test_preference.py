@@ -68,7 +68,7 @@ def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference
     shared = {"output_dir": str(folder / "out"), "use_cpu": True, "report_to": "none", "bf16": False}
     policy.zero_grad()
     if name == "simpo":
-        from trl.experimental.cpo import CPOConfig, CPOTrainer
+        from trl.experimental.cpo import CPOConfig, CPOTrainer  # pyright: ignore[reportMissingImports]
 
         args = CPOConfig(
             **shared, loss_type="simpo", cpo_alpha=0.0, beta=settings.beta, simpo_gamma=settings.target_margin
@@ -80,7 +80,7 @@ def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference
         losses, _, _ = trainer.cpo_loss(logp_B[:NUM_PAIRS], logp_B[NUM_PAIRS:])
         loss = losses.mean()
     else:
-        from trl import DPOConfig, DPOTrainer
+        from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportMissingImports]
 
         args = DPOConfig(
             **shared, loss_type=[name], beta=settings.beta, gradient_checkpointing=False, disable_dropout=False

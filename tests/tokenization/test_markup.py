@@ -17,7 +17,7 @@ from titan_speech.config.schema_data import SourceConfig
 from titan_speech.data.documents import documents_of
 from titan_speech.errors import CheckpointError, DataError, VocabularyError
 from titan_speech.hf.tokenizer import extended_tokenizer
-from titan_speech.store.reader import check_tokenizer, open_store
+from titan_speech.store.reader import Store, check_tokenizer, open_store
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.verify import verify_store
 from titan_speech.store.writer import StoreWriter
@@ -135,7 +135,7 @@ def test_without_markup_nothing_changes(plain: TextTokenizer) -> None:
     assert (vocabulary.older_fingerprints, plain.older_fingerprints) == ((), ())
 
 
-def write_store(path: Path, tokenizer: TextTokenizer) -> object:
+def write_store(path: Path, tokenizer: TextTokenizer) -> Store:
     writer = StoreWriter(
         path, name="tagged", codec=CODEC, tokenizer=tokenizer, normalization_version="nfc-1", licence="CC0-1.0"
     )
