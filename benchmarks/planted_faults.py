@@ -2,7 +2,7 @@
 
     python -m benchmarks.planted_faults --json benchmarks/results/planted_faults_32.json
 
-The slow tests do the same with four samples in minutes; 32 samples take some 20 minutes per run on a free core, so this
+The slow tests do the same with four samples in minutes; 32 samples take far longer (not measured), so this
 is a record and no test. Six runs: sound with three seeds, a wrong prompt template, a stop token that is never trained,
 a learning rate ten times too high. Each is written when it has ended, and one that is in the file is not run again.
 """

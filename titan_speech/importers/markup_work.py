@@ -3,8 +3,8 @@
 In: text with tags. Out: whether parsing it would take far more than reading it. The rules of browsers make parsers slow
 for tags that nobody writes: every tag looks through the elements that are open (100 kB of `<div>` took 5 s, and four
 times as much for twice the text), every attribute through the others of its tag (170 kB: 5 s), and every paragraph
-repeats formatting that was never closed, so 200 kB can become gigabytes. The sum of these is counted, from above, in
-one pass of about 1 us per tag; it depends on the text alone, so what is kept is the same on every machine.
+repeats formatting that was never closed, so the tree can be many times the text. The sum of these is counted, from
+above, in one pass of about 1 us per tag; it depends on the text alone, so what is kept is the same on every machine.
 """
 
 from __future__ import annotations

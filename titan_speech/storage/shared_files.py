@@ -4,8 +4,7 @@ In: a folder, or an address in object storage. Out: `SharedFolder`, with `create
 writer won. On disk both hold a lock on the folder for a moment; in object storage they are conditional requests
 (If-None-Match, If-Match), which S3, R2 and compatible servers decide. A conditional request whose answer is lost is
 sent again and then refused by its own first attempt, so a refusal is followed by a look at who wrote: content must
-differ from writer to writer. Costs one request per call, two when refused; 300 conditional writes a minute are far
-below any limit.
+differ from writer to writer. Costs one request per call, two when refused.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 In: a checkpoint or an exported folder, and an `Evaluation`: pack, decoding, codec, scorers. Out: a `Result`, and the
 clips. The export is written into a temporary folder in the weights' own precision for evaluation, float32 on a CPU, and
-removed afterwards; 0.6B takes 2.4 GB of disk for that long.
+removed afterwards; it takes two or four bytes of disk per parameter for that long.
 """
 
 from __future__ import annotations
