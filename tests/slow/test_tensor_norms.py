@@ -15,8 +15,8 @@ from titan_speech.hf.export import WeightsCheckpoint, export
 pytestmark = pytest.mark.slow
 
 TOLERANCES = {"weight": 1e-6, "gradient": 1e-4, "update": 1e-4, "activation_rms": 1e-5}
-"""Relative; the largest gap of TP 2 + FSDP 2, the one layout compared value by value, is 4e-6. AdamW's first updates are
-signs of gradients, so the rounding of the smallest ones shows."""
+"""Relative; the largest gap of TP 2 + FSDP 2, the one layout compared value by value, is 4e-6. The first updates of
+AdamW are signs of gradients, so the rounding of the smallest ones shows."""
 
 LAYOUTS = {
     "FSDP 2": (2, {}),
