@@ -29,8 +29,7 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.batch_checks import check_labels, packs_by_stream
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.data.loader import ANSWERS, SpeechDataLoader, worker_error
-from titan_speech.data.pack_layout import IGNORE_INDEX
+from titan_speech.data.loader import ANSWERS, Batch, SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed.lost_rank import is_of_a_collective
@@ -43,8 +42,9 @@ from titan_speech.ledger.file import ledger
 from titan_speech.ledger.records import DATA_WAIT, IDLE, STEP
 from titan_speech.ledger.records import VALIDATION as VALIDATION_TIME
 from titan_speech.model.flops import FlopsPerToken
-from titan_speech.model.lora import adapters_off, num_frozen_in_matrices
+from titan_speech.model.lora import num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
+from titan_speech.training.forward_pass import ForwardPasses
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers
@@ -56,8 +56,6 @@ from titan_speech.training.tensor_norms import TensorNorms, is_due
 from titan_speech.training.validation import EVENT as VALIDATION
 from titan_speech.training.validation import Forward, Validation, deal, worse_than_untrained
 from titan_speech.utils.text_table import counted
-
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
 class SpeechTrainer(Trainer):
@@ -100,13 +98,14 @@ class SpeechTrainer(Trainer):
             flag=self.metrics_processor.flag,
         )
         self.hangs = HangReport(run_folder, finder.slots)
+        self.forward_passes = ForwardPasses(self, lambda where: self.hangs.heartbeat.mark(self.step, where))
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
         self.preference = self._preference() if config.speech.preference.is_on else None
         self.validation = Validation(
             config.validation_sets,
             config.plan,
             Forward(
-                self._forward_without_gradients,
+                self._validation_losses,
                 loss.groups,
                 self.parallel_dims,
                 self.device,
@@ -153,7 +152,7 @@ class SpeechTrainer(Trainer):
             self.parallel_dims,
             self.device,
             ReferencePass(
-                self._reference_log_probabilities,
+                self.forward_passes.reference_log_probabilities,
                 lambda packs: deal(packs, config.plan, dataloader.shape, dataloader.dp_rank),
             ),
         )
@@ -277,73 +276,11 @@ class SpeechTrainer(Trainer):
                 part.reshard()
         self.hangs.heartbeat.mark(self.step)
 
-    def _prepared(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """A batch for a forward pass that is not counted as training."""
-        inputs, labels_BL = batch
-        num_tokens_seen = self.ntokens_seen  # the next call counts
-        on_device = {name: tensor.to(self.device) for name, tensor in inputs.items() if name != ANSWERS}
-        prepared = self.post_dataloading_process(on_device, labels_BL.to(self.device))
-        self.ntokens_seen = num_tokens_seen
-        return prepared
-
-    @torch.no_grad()
-    def _reference_log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """Of the answers in a batch, by the weights as they are without adapters."""
-        self.hangs.heartbeat.mark(self.step, "reference")
-        ids_BL, labels_BL, kwargs = self._prepared(batch)
-        with self.train_context(), adapters_off(self.model_parts[0]):
-            hidden_BLD = self.model_parts[0](ids_BL, **kwargs)
-            return cast(PreferenceLoss, self.loss_fn).log_probabilities(hidden_BLD, labels_BL)
-
-    @torch.no_grad()
-    def _forward_without_gradients(self, batches: Sequence[Batch], pairs: str) -> None:
-        """A forward pass over batches of the validation set named `pairs`, which leaves its losses in the group sums;
-        several batches are microbatches of a pipeline."""
+    def _validation_losses(self, batches: Sequence[Batch], pairs: str) -> None:
+        """Losses over batches of the validation set named `pairs`, left in the group sums."""
         if self.preference is not None:
             self.preference.set_reference(batches[0], pairs)
-        self.hangs.heartbeat.mark(self.step, "validation")
-        prepared = [self._prepared(batch) for batch in batches]
-        with self.train_context():
-            if not self.parallel_dims.pp_enabled:
-                for ids_BL, labels_BL, kwargs in prepared:
-                    self.loss_fn(self.model_parts[0](ids_BL, **kwargs), labels_BL)
-                return
-            self.pp_schedule.eval(
-                arg_mbs=[(ids_BL,) for ids_BL, _, _ in prepared] if self.pp_has_first_stage else None,
-                kwarg_mbs=[kwargs for _, _, kwargs in prepared],
-                target_mbs=[labels_BL for _, labels_BL, _ in prepared] if self.pp_has_last_stage else None,
-                losses=[] if self.pp_has_last_stage else None,
-            )
-
-    @torch.no_grad()
-    def last_logits(self, ids_BL: torch.Tensor, last_B: torch.Tensor) -> torch.Tensor:
-        """Logits of the token after position `last` of each row, the same on all tensor-parallel ranks.
-
-        Every rank calls it at the same time. Not with pipeline or context parallelism.
-
-        Args:
-            ids_BL: token ids, one document per row; what follows `last` is not seen.
-            last_B: positions.
-
-        Returns:
-            logits_BV in fp32.
-        """
-        self.hangs.heartbeat.mark(self.step, "generation check")
-        positions_BL = torch.arange(ids_BL.shape[1]).expand(ids_BL.shape).contiguous()
-        ids_BL, _, kwargs = self._prepared(
-            ({"input": ids_BL, "positions": positions_BL}, torch.full_like(ids_BL, IGNORE_INDEX))
-        )
-        lm_head = cast(ChunkedLossWrapper, self.loss_fn).lm_head
-        assert lm_head is not None
-        with self.train_context():
-            hidden_BLD = self.model_parts[0](ids_BL, **kwargs)
-            rows_B = torch.arange(len(last_B), device=self.device)
-            logits_BV = lm_head(hidden_BLD[rows_B, last_B.to(self.device)].unsqueeze(1))[:, 0].float()
-        if self.parallel_dims.tp == 1:
-            return logits_BV
-        parts = [torch.empty_like(logits_BV) for _ in range(self.parallel_dims.tp)]
-        torch.distributed.all_gather(parts, logits_BV.contiguous(), group=self.parallel_dims.get_mesh("tp").get_group())
-        return torch.cat(parts, dim=1)
+        self.forward_passes.losses(batches)
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
         """One microbatch: gradients of frozen parameters are dropped; after the last one the guard judges the step.

@@ -364,7 +364,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 config.generation_check,
                 trainer.config.generation_prompts,
                 trainer.config.plan.grammar,
-                trainer.last_logits,
+                trainer.forward_passes.last_logits,
                 trainer.metrics_processor.log_between_steps,
                 trainer.metrics_processor.flag,
                 trainer.metrics_processor.log_samples,

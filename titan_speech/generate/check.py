@@ -1,15 +1,14 @@
 """The generation check of a run: what the model being trained says to fixed prompts, measured every N steps.
 
-In: the prompts (data/generation_prompts.py) and the trainer's `last_logits`. Out: `generation/...` metrics per check,
-one `generation` event in metrics.jsonl, RUN/generation/step-N.json with the sampled ids, their sound where a codec is
-given, warnings, and a stop where a bound of the configuration is left. A validation loss cannot show a stop token that
-is never generated, a wrong prompt or a loop; this does.
-
-Prompts are dealt to the data-parallel ranks; all ranks take the same number of forward passes of one shape, so FSDP
-stays in step, and tensor-parallel ranks sample the same token from the same logits. There is no key-value cache: a
-token costs a forward pass over prompt and limit. Four prompts of 24 tokens take 4.5 s with the debug model on one CPU
-core. A check ends early when every prompt has stopped. Random numbers are those of the check alone, by prompt and
-step: training is bit for bit what it is without.
+In: the prompts (data/generation_prompts.py) and the logits of the model in training (training/forward_pass.py). Out:
+`generation/...` metrics per check, one `generation` event in metrics.jsonl, RUN/generation/step-N.json with the sampled
+ids, their sound where a codec is given, warnings, and a stop where a bound of the configuration is left. A validation
+loss cannot show a stop token that is never generated, a wrong prompt or a loop; this does. Prompts are dealt to the
+data-parallel ranks; all ranks take the same number of forward passes of one shape, so FSDP stays in step, and
+tensor-parallel ranks sample the same token from the same logits. There is no key-value cache: a token costs a forward
+pass over prompt and limit. Four prompts of 24 tokens take 4.5 s with the debug model on one CPU core. A check ends
+early when every prompt has stopped. Random numbers are those of the check alone, by prompt and step: training is bit
+for bit what it is without.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ optimizer.py    AdamW that skips a rejected step, with a rate of its own for new
 lr_schedule.py  the learning rate of each step
 metrics.py      losses per group, throughput, padding and memory, at log steps
 mixture_check.py  what was read of each source and language against the data plan
+forward_pass.py  passes without gradients, for what only looks at the model
 validation.py   losses on held-out samples, before, between and after steps
 jsonl_log.py    metrics.jsonl
 console.py      what a person sees of it: rows, a bar, tables
