@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.plan_samples import World, make_world, with_training
-from titan_speech.data import documents, pack_counts
+from titan_speech.data import documents, pack_counts, paired_documents
 from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.packing import Blocks, PackingRules
 from titan_speech.data.plan import DataPlan
@@ -112,7 +112,7 @@ def test_plans_are_the_same_with_and_without_what_is_kept(world: World, keeps_al
     kept = list(world.store.with_name("store.derived").glob("*.array"))
     assert len(kept) > 12
     monkeypatch.setattr(pack_counts, "_count_all", never)
-    monkeypatch.setattr(documents.CloneDocuments, "_references", never)
+    monkeypatch.setattr(paired_documents.CloneDocuments, "_references", never)
     found = all_tasks(world)
     monkeypatch.undo()
     plain = all_tasks(world)
@@ -127,7 +127,7 @@ def test_plans_are_the_same_with_and_without_what_is_kept(world: World, keeps_al
 def test_counts_of_other_rules_or_tasks_are_others(world: World, keeps_all) -> None:
     stream = next(stream for stream in all_tasks(world).streams if stream.task == "tts")
     docs = stream.documents[0]
-    assert isinstance(docs, documents.TTSDocuments)
+    assert isinstance(docs, paired_documents.TTSDocuments)
     keys = {docs.key, replace(docs, transcript="romanized").key, replace(docs, seq_len=64).key}
     assert len(keys) == 3
     blocks = Blocks(stream.documents)

@@ -4,9 +4,10 @@
       |  sources.py             [[data.source]] -> parts by language; codec and tokenizer must agree
       |  held_out.py            samples of held-out sets cannot be read from here on
       |  where.py               conditions of sources on samples: dnsmos >= 3.2 and cps < 25
-      |  documents.py           a part read as a task: the length of every document, the tokens of any
+      |  task_documents.py      a part read as a task: the length of every document, the tokens of any
+      |      documents.py, paired_documents.py, preference_documents.py
       |  unread_samples.py      samples that a task cannot read, counted by reason
-      |  pairing.py             clone pairs and stitched documents, computed from sidecar columns
+      |  pairing.py             clone and preference pairs, stitched documents, computed from sidecar columns
       v
     documents               one per sample, in the prompt template of its task
       |  packing.py             fixed blocks of documents; windows and best fit; what a block holds

@@ -34,8 +34,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.data.documents import Documents, PreferenceDocuments
+from titan_speech.data.documents import Documents
 from titan_speech.data.packing import Piece
+from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.tokenization.token_runs import TokenRuns, merge_runs
 
 if TYPE_CHECKING:

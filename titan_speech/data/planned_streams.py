@@ -24,7 +24,7 @@ import numpy as np
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.data.documents import VIEWS_VERSION, Documents, is_splittable
+from titan_speech.data.documents import VIEWS_VERSION, Documents
 from titan_speech.data.held_out import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
 from titan_speech.data.order import ORDER_VERSION
@@ -35,6 +35,7 @@ from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource
 from titan_speech.data.streams import SplitStream, WholeStream
+from titan_speech.data.task_documents import is_splittable
 from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.data.where import parse_where
 from titan_speech.errors import DataError

@@ -14,20 +14,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.data.documents import (
-    USER,
-    CloneDocuments,
-    ContinuationDocuments,
-    Documents,
-    InstructionDocuments,
-    PreferenceDocuments,
-    StitchedDocuments,
-    TextDocuments,
-    TTSDocuments,
-    spans_of,
-)
+from titan_speech.data.documents import USER, ContinuationDocuments, Documents, InstructionDocuments, TextDocuments
 from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
+from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments, spans_of
 from titan_speech.data.pairing import encode_names
+from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.reader import Part
 

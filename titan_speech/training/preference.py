@@ -27,11 +27,11 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.tools.logging import logger
 
 from titan_speech.config.schema_training import PreferenceConfig
-from titan_speech.data.documents import PreferenceDocuments
 from titan_speech.data.loader import ANSWERS, Batch
 from titan_speech.data.pack_layout import PackPlan, max_answers, views
 from titan_speech.data.packing import Piece
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.data.validation_set import ValidationSet, packed
 from titan_speech.errors import CheckpointError, DataError, HealthError
 from titan_speech.training.preference_loss import PreferenceLoss, describe_pairs
