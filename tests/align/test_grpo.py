@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from tests.plan_samples import make_world
-from titan_speech.align import grpo
-from titan_speech.align.grpo import MAX_CONSTANT_STEPS, GRPOSettings, Rollouts
+from titan_speech.align import trl_training
 from titan_speech.align.prompts import PromptFilter, Prompts, read_prompts
 from titan_speech.align.rewards import Term
+from titan_speech.align.rollouts import MAX_CONSTANT_STEPS, Limits, Rollouts
 from titan_speech.align.scorers import MeasuresScorer
+from titan_speech.align.trl_training import GRPOSettings
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig
 from titan_speech.data.plan import DataPlan
-from titan_speech.errors import DataError, ModelError
+from titan_speech.errors import DataError, HealthError, ModelError
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -39,25 +40,8 @@ def found(world: Any) -> Prompts:
 
 def rollouts(world: Any, found: Prompts, *terms: Term, **bounds: Any) -> Rollouts:
     grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
-    settings = GRPOSettings(
-        model=Path("model"),
-        output=Path("output"),
-        num_steps=1,
-        num_answers=2,
-        prompts_per_step=1,
-        lr=1e-6,
-        beta=0.0,
-        temperature=1.0,
-        top_k=50,
-        max_codes=8,
-        save_every=1,
-        seed=0,
-        terms=terms,
-        stop=bounds.get("stop", {}),
-        stop_below=bounds.get("stop_below", {}),
-        transcript="native",
-    )
-    return Rollouts(found.prompts, grammar, MeasuresScorer(grammar), settings)
+    limits = Limits(bounds.get("stop", {}), bounds.get("stop_below", {}))
+    return Rollouts(found.prompts, grammar, bounds.get("scorer") or MeasuresScorer(grammar), terms, limits)
 
 
 def test_prompts_have_the_ids_that_the_packer_gives_them(world: Any, found: Prompts) -> None:
@@ -85,8 +69,8 @@ def test_completions_are_scored_as_ids(world: Any, found: Prompts) -> None:
     codes = vocabulary.codes_to_ids(np.array([5, 6, 7], np.uint16)).tolist()
     ids = [found.prompts[0].sample_id] * 3
     assert some.rewards(ids, [[*codes, stop_id], [codes[0], 3, stop_id], codes]) == pytest.approx([3, 1 - 5, 3 - 100])
-    assert some.steps[0]["num_codes"] == pytest.approx(7 / 3)
-    assert some.steps[0]["stop_failure"] == pytest.approx(1 / 3)
+    assert some.means["num_codes"] == pytest.approx(7 / 3)
+    assert some.means["stop_failure"] == pytest.approx(1 / 3)
 
 
 def test_a_mean_beyond_its_bound_is_a_breach_until_it_is_within(world: Any, found: Prompts) -> None:
@@ -96,17 +80,51 @@ def test_a_mean_beyond_its_bound_is_a_breach_until_it_is_within(world: Any, foun
     speech = vocabulary.codes_to_ids(np.arange(8, dtype=np.uint16)).tolist()
     name = found.prompts[0].sample_id
     some.rewards([name] * 2, [[*silence, stop_id], [*silence[:4], stop_id]])
-    assert some.breach == "repeats 0.812 is above 0.5"
+    assert some.breach({}) == "repeats 0.812 is above 0.5"
     some.rewards([name] * 2, [[*speech, stop_id], [*speech[:4], stop_id]])
-    assert some.breach == ""
+    assert some.breach({}) == ""
     some.rewards([name] * 2, [[*speech[:1], stop_id], [*speech[:2], stop_id]])
-    assert some.breach == "num_codes 1.5 is below 2"
+    assert some.breach({}) == "num_codes 1.5 is below 2"
 
 
 def test_a_bound_of_no_score_is_named(world: Any, found: Prompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), stop={"wer": 0.5})
+    some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
     with pytest.raises(DataError, match="no score is called wer, which has a bound"):
-        some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
+        some.breach({})
+
+
+class VoiceOfSome(MeasuresScorer):
+    """A similarity for answers that say something, as a speaker encoder gives."""
+
+    names = MeasuresScorer.names | {"similarity"}
+
+    def score(self, prompt: Any, answers: Any) -> list[dict[str, float]]:
+        scores = super().score(prompt, answers)
+        return [
+            {**one, "similarity": 0.8} if len(answer.codes_F) else one
+            for one, answer in zip(scores, answers, strict=True)
+        ]
+
+
+def test_a_bounded_score_counts_where_it_is_and_is_a_breach_where_no_answer_has_it(world: Any, found: Prompts) -> None:
+    grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
+    bounds = {"stop_below": {"similarity": 0.7}, "scorer": VoiceOfSome(grammar)}
+    some = rollouts(world, found, Term("num_codes", 1.0), **bounds)
+    code, stop_id = int(grammar.vocabulary.first_code_id), grammar.stop_id(Task.TTS)
+    ids = [found.prompts[0].sample_id] * 2
+    some.rewards(ids, [[code, stop_id], [stop_id]])
+    assert some.breach({}) == ""
+    assert some.means["similarity"] == 0.8
+    some.rewards(ids, [[stop_id], [stop_id]])
+    assert some.breach({}) == "no answer has a score similarity"
+
+
+def test_the_divergence_has_a_bound_too(world: Any, found: Prompts) -> None:
+    some = rollouts(world, found, Term("num_codes", 1.0), stop={"kl": 0.5})
+    some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
+    assert some.breach({"kl": 0.4}) == ""
+    assert some.breach({"kl": 0.6}) == "kl 0.6 is above 0.5"
 
 
 def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -> None:
@@ -119,9 +137,9 @@ def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -
 
 
 def test_another_trl_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo, "version", lambda name: "1.17.0")
+    monkeypatch.setattr(trl_training, "version", lambda name: "1.17.0")
     with pytest.raises(ModelError, match=r"needs trl 1\.16, found 1\.17\.0: pip install"):
-        grpo.require_trl()
+        trl_training.require_trl()
 
 
 @needs_trl
@@ -130,3 +148,58 @@ def test_trl_takes_prompts_where_this_version_overrides_it() -> None:
 
     assert list(inspect.signature(GRPOTrainer._tokenize_prompts).parameters) == ["self", "prompts"]
     assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in inspect.getsource(GRPOTrainer)
+
+
+def job(tmp_path: Path, **changes: Any) -> GRPOSettings:
+    values: dict[str, Any] = {
+        "model": tmp_path / "model",
+        "output": tmp_path / "grpo",
+        "num_steps": 9,
+        "num_answers": 2,
+        "prompts_per_step": 1,
+        "lr": 8e-6,
+        "beta": 0.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "max_codes": 8,
+        "save_every": 1,
+        "seed": 0,
+        "terms": (),
+        "stop": {},
+        "stop_below": {},
+        "transcript": "native",
+    }
+    settings = GRPOSettings(**values | changes)
+    for step in (2, 3, 4):
+        (settings.work / f"checkpoint-{step}").mkdir(parents=True)
+    return settings
+
+
+def left(settings: GRPOSettings) -> list[str]:
+    return sorted(path.name for path in settings.work.glob("checkpoint-*"))
+
+
+def test_a_breach_goes_back_before_the_weights_that_gave_it_and_halves_the_rate(tmp_path: Path) -> None:
+    settings = job(tmp_path, max_breaches=2)
+    trl_training.go_back(settings, 5, "kl 2 is above 1", [])
+    assert left(settings) == ["checkpoint-2", "checkpoint-3"]
+    trl_training.go_back(settings, 4, "kl 3 is above 1", trl_training.read_breaches(settings.work))
+    assert left(settings) == ["checkpoint-2"]
+    found = trl_training.read_breaches(settings.work)
+    assert [(one["step"], one["back_to"], one["lr"]) for one in found] == [(5, 3, 4e-6), (4, 2, 2e-6)]
+    with pytest.raises(HealthError, match=r"left its bounds after the rate was lowered 2 times: kl 4 .*is above 1"):
+        trl_training.go_back(settings, 4, "kl 4 is above 1", found)
+    assert left(settings) == ["checkpoint-2"]
+
+
+def test_without_breaches_to_spare_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:
+    settings = job(tmp_path)
+    with pytest.raises(HealthError, match=r"step 5 left its bounds: kl 2 is above 1\. The last .*checkpoint-3\."):
+        trl_training.go_back(settings, 5, "kl 2 is above 1", [])
+    assert left(settings) == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert trl_training.read_breaches(settings.work) == []
+
+
+def test_a_model_that_is_beyond_its_bounds_before_training_is_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(HealthError, match="is beyond its bounds before it is trained: kl 2 is above 1"):
+        trl_training.go_back(job(tmp_path, max_breaches=3), 1, "kl 2 is above 1", [])

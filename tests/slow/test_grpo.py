@@ -15,6 +15,7 @@ import pytest
 
 from tests.preference_samples import write_mixed
 from tests.runs import ROOT, train_well
+from titan_speech.align.rollouts import read_steps
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,11 +50,6 @@ def grpo_words(base: Path, output: Path, *more: str) -> list[str]:
     return [*words, "--prompts-per-step", "2", "--max-sec", "0.3", *more]
 
 
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    path = folder / "steps.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def test_a_verifiable_reward_rises_and_a_stage_goes_on_from_the_model(base: Path, tmp_path: Path) -> None:
     """Stop after four codes: the base ends after eight on average. At this rate it is enough for few steps; left alone
     for twice as many the policy collapses, which is what bounds are for."""
@@ -86,13 +82,36 @@ def test_a_hacked_reward_is_stopped_within_ten_steps(base: Path, tmp_path: Path)
         [sys.executable, "-m", "titan_speech", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    found = steps_of(tmp_path / "grpo.work")
+    found = read_steps(tmp_path / "grpo.work")
     print(f"stopped at step {len(found)}: {found[-1]['num_codes']:.2f} codes")
     assert len(found) <= 10
     assert "left its bounds: num_codes" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "grpo").exists()
     assert not (tmp_path / "grpo.work" / f"checkpoint-{len(found)}").exists()
+    assert (
+        f"The last checkpoint within them is {tmp_path / 'grpo.work' / f'checkpoint-{len(found) - 2}'}" in done.stderr
+    )
+
+
+def test_a_breach_lowers_the_rate_and_training_goes_on_from_within_the_bounds(base: Path, tmp_path: Path) -> None:
+    """The same hack; each breach halves the rate, and what is finished in the end kept its bounds to the last step."""
+    more = ("--steps", "8", "--reward", "num_codes=-1", "--lr", "3e-4", "--beta", "0.01", "--save-every", "1")
+    bounds = ("--stop-below", "num_codes=7", "--max-breaches", "8")
+    run(*grpo_words(base, tmp_path / "grpo", *more, *bounds))
+    record = json.loads((tmp_path / "grpo" / "grpo.json").read_text())
+    print([(one["step"], one["back_to"], one["lr"], one["breach"]) for one in record["breaches"]])
+    assert len(record["breaches"]) >= 1
+    assert record["breaches"][0]["lr"] == pytest.approx(1.5e-4)
+    assert record["breaches"][0]["back_to"] <= record["breaches"][0]["step"] - 2
+    assert [step["step"] for step in record["steps"]] == list(range(1, 9))
+    assert all(step["num_codes"] >= 7 for step in record["steps"])
+    assert record["steps"][-1]["lr"] == pytest.approx(record["breaches"][-1]["lr"])
+    assert record["parity"]["apart"]["generator"]["greatest"] < 1e-4
+    run("report", str(tmp_path / "grpo.work"))
+    html = (tmp_path / "grpo.work" / "report.html").read_text()
+    assert "where a bound was left" in html
+    assert "Answers of grpo.work while it trained" in html
 
 
 def test_a_killed_job_continues(base: Path, tmp_path: Path) -> None:
@@ -101,7 +120,7 @@ def test_a_killed_job_continues(base: Path, tmp_path: Path) -> None:
     try:
         while (
             not (tmp_path / "grpo.work" / "checkpoint-2" / "trainer_state.json").exists()
-            or len(steps_of(tmp_path / "grpo.work")) < 3
+            or len(read_steps(tmp_path / "grpo.work")) < 3
         ):
             assert process.poll() is None
             time.sleep(0.1)

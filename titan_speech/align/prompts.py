@@ -44,6 +44,11 @@ class Prompt:
     """Codes of the recording."""
 
     @property
+    def task(self) -> Task:
+        """Whose prompt template it has."""
+        return Task.TTS
+
+    @property
     def parts(self) -> Parts:
         """What its prefix is made of."""
         return Parts(
@@ -52,7 +57,7 @@ class Prompt:
 
     def num_prefix_tokens(self, grammar: Grammar) -> int:
         """Tokens before the first code."""
-        return len(grammar.prefix(Task.TTS, self.parts))
+        return len(grammar.prefix(self.task, self.parts))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class Scorer(Protocol):
         """Names of all scores; None if they are not known before."""
         ...
 
+    @property
+    def heard(self) -> Sequence[NDArray[np.float32]]:
+        """The sound of the answers that were scored last; empty where the scorer decodes none."""
+        ...
+
     def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """The scores of each answer."""
         ...
@@ -74,6 +79,7 @@ class MeasuresScorer:
 
     name, version = "measures", "1"
     names = frozenset(MEASURES)
+    heard = ()
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
@@ -111,6 +117,7 @@ class EvaluatorScorer:
         """`codec` is that of the codes; whoever opened the scorers closes them."""
         self.scorers, self.codec, self.measures = scorers, codec, measures
         self.names = measures.names | {metric.name for scorer in scorers for metric in scorer.metrics}
+        self.heard: list[NDArray[np.float32]] = []
 
     @property
     def version(self) -> str:
@@ -138,6 +145,7 @@ class EvaluatorScorer:
             )
             for number, answer in enumerate(answers)
         ]
+        self.heard = [np.zeros(0, np.float32) if clip.sound.wav_T is None else clip.sound.wav_T for clip in clips]
         found = self.measures.score(prompt, answers)
         for scores, of_clip in zip(found, score_clips(clips, self.scorers), strict=True):
             scores |= {name: score.value for name, score in of_clip.items() if score.value is not None}
@@ -154,6 +162,7 @@ class CommandScorer:
     """A program that scores; see the module."""
 
     names = None
+    heard = ()
 
     def __init__(self, command: str, timeout_sec: float = 600.0) -> None:
         """Start the program and read its name and version.

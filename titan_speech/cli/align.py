@@ -13,6 +13,7 @@ from titan_speech.cli.arguments import (
     SEED,
     local_folder,
     local_folder_or_s3,
+    natural,
     not_negative,
     number,
     positive,
@@ -118,7 +119,8 @@ def _decoding(args: argparse.Namespace, codes_per_sec: float) -> Decoding:
 
 def grpo(args: argparse.Namespace) -> None:
     """Train an exported model on the rewards of its own answers."""
-    from titan_speech.align.grpo import GRPOSettings, require_trl, train_grpo
+    from titan_speech.align.grpo import train_grpo
+    from titan_speech.align.trl_training import GRPOSettings, require_trl
 
     require_trl()
     announce(f"align grpo: loading TRL and the model of {args.model}")
@@ -155,6 +157,8 @@ def grpo(args: argparse.Namespace) -> None:
         stop=dict(args.stop),
         stop_below=dict(args.stop_below),
         transcript=args.transcript,
+        max_breaches=args.max_breaches,
+        ratio=args.ratio,
     )
     with _scorer(args, grammar, prompts.manifest) as scorer:
         steps = train_grpo(prompts, tokenizer, scorer, settings)["steps"]
@@ -294,6 +298,19 @@ COMMANDS = (
             *_REWARD,
             _bounds("--stop", "upper"),
             _bounds("--stop-below", "lower"),
+            Argument(
+                "--max-breaches",
+                "breaches of a bound after which training goes back to the last checkpoint within the bounds and goes "
+                "on with half the rate; the next one ends the job (default: 0)",
+                type=natural,
+                default=0,
+            ),
+            Argument(
+                "--ratio",
+                "importance ratio per token (GRPO) or per sequence (GSPO) (default: token)",
+                choices=("token", "sequence"),
+                default="token",
+            ),
             Argument("--save-every", "steps between checkpoints (default: 20)", type=positive, default=20),
             _TEMPERATURE,
             _TOP_K,

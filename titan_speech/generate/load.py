@@ -1,4 +1,4 @@
-"""A run's checkpoint, loaded in one process to decode from.
+"""A run's checkpoint, or a Hugging Face folder, loaded in one process as the trainer's model.
 
 In: a run folder (its config.toml and checkpoints). Out: model, grammar and tokenizer, with the weights of one step read
 directly from the DCP checkpoint, whatever number of ranks wrote it; an adapter's with those of its base. No process
@@ -21,8 +21,9 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
 from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted, read_tensors
 from titan_speech.hf.config_json import trained_shape
+from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.backbones import BackboneShape
-from titan_speech.model.spec import model_spec
+from titan_speech.model.spec import HFAdapter, model_spec
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -117,3 +118,19 @@ def load_weights(model: Decoder, checkpoint: Path, shape: BackboneShape) -> None
     state = model.state_dict()
     read_tensors(state, checkpoint, shape)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
+
+
+def load_folder(path: Path) -> Decoder:
+    """The trainer's model of a Hugging Face folder, in fp32 on the CPU, with dense attention.
+
+    Raises:
+        ModelError: the folder is incomplete or of another architecture.
+    """
+    cpu.prepare()
+    folder = HFFolder.open(path)
+    model = model_spec(folder.shape, "dense", folder.num_rows).model.build()
+    with torch.no_grad():
+        model.init_weights()
+    adapter = HFAdapter(model.config, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    model.load_state_dict(adapter.from_hf({name: folder.tensor(name).float() for name in folder.files}), strict=False)
+    return model.eval()

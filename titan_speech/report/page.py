@@ -22,6 +22,7 @@ from titan_speech import __version__
 from titan_speech.report.blocks import Paragraph, Section
 from titan_speech.report.chart import Chart, as_json, value_text
 from titan_speech.report.run import Run
+from titan_speech.report.sections.alignment import alignment
 from titan_speech.report.sections.checkpoints import checkpoints
 from titan_speech.report.sections.evaluation import evaluation
 from titan_speech.report.sections.events import events
@@ -42,6 +43,7 @@ SectionOf: TypeAlias = Callable[[Sequence[Run]], Section | None]
 SECTIONS: tuple[SectionOf, ...] = (
     overview,
     losses,
+    alignment,
     validation,
     generation,
     evaluation,

@@ -18,6 +18,7 @@ from typing import Any
 
 import tomli
 
+from titan_speech.align.job_files import PARITY_NAME, SETTINGS_NAME
 from titan_speech.checkpoint.commit import Commit, committed_checkpoints, read_commit
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema_operations import CheckpointConfig
@@ -70,6 +71,8 @@ class Run:
 
     @cached_property
     def config_text(self) -> str:
+        if self.is_reward_training:
+            return ""  # it has no configuration file
         try:
             return read_small_file(self.folder / RESOLVED_NAME, MAX_TEXT_BYTES).decode("utf-8", "replace")
         except (OSError, ValueError) as error:
@@ -95,12 +98,21 @@ class Run:
         return value if type(value) is int else 0
 
     @property
+    def is_reward_training(self) -> bool:
+        """Whether the folder is that of `titan-speech align grpo`."""
+        return (self.folder / PARITY_NAME).is_file()
+
+    @property
     def tokens_per_step(self) -> int:
         return self.number("training", "global_batch_tokens")
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole run; 0 if they are not known."""
+        if self.is_reward_training:
+            found = self.json(self.folder / SETTINGS_NAME)
+            steps = found.get("num_steps") if isinstance(found, dict) else None
+            return steps if type(steps) is int else 0
         per_step = self.tokens_per_step
         return -(-self.number("training", "target_tokens") // per_step) if per_step > 0 else 0
 
