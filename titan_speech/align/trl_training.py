@@ -29,6 +29,8 @@ from titan_speech.align.rollouts import KL, LR, REWARD, Rollouts, append_step, c
 from titan_speech.errors import HealthError, ModelError
 from titan_speech.tokenization.prompt_template import Task
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.progress import Progress
+from titan_speech.utils.text_table import counted
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,7 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
     good = [one for one in steps if one <= step - 2]
     where = f"The last checkpoint within them is {settings.work / f'{CHECKPOINTS}{good[-1]}'}" if good else ""
     if len(breaches) >= settings.max_breaches:
-        times = f" after the rate was lowered {len(breaches)} times" if breaches else ""
+        times = f" after the rate was lowered {counted(len(breaches), 'time')}" if breaches else ""
         raise HealthError(
             f"step {step:,} left its bounds{times}: {breach}. {where or 'There is no checkpoint within them'}. The "
             "reward is met in a way that was not meant: give it another term, lower --lr or raise --beta, and another "
@@ -173,14 +175,14 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
                 rollouts.write_kept(settings.work, step)
             if breach:  # before the step is saved
                 control.should_save, control.should_training_stop = False, True
-            told = "".join(f", {name} {value:.3g}" for name, value in measured.items())
-            logger.info("step %d of %d: reward %.4g%s", step, settings.num_steps, means[REWARD], told)
+            progress.add(1)
 
     def rewards(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         return rollouts.rewards(prompts, completion_ids)
 
     resumed = get_last_checkpoint(str(settings.work))
-    cut_steps(settings.work, int(resumed.rpartition("-")[2]) if resumed else 0)
+    done = int(resumed.rpartition("-")[2]) if resumed else 0
+    cut_steps(settings.work, done)
     model = AutoModelForCausalLM.from_pretrained(settings.model, dtype="float32")
     if not (settings.work / PARITY_NAME).exists():
         _check_parity(rollouts, settings, model)
@@ -193,7 +195,8 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
         callbacks=[Steps()],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resumed)
+    with Progress("reward training", settings.num_steps - done, "steps") as progress:
+        trainer.train(resume_from_checkpoint=resumed)
     return trainer.accelerator.unwrap_model(trainer.model), int(trainer.state.global_step), breach
 
 
@@ -235,5 +238,3 @@ def _check_parity(rollouts: Rollouts, settings: GRPOSettings, model: Any) -> Non
     event = {"event": "parity", "step": 0, **{f"parity/{name}": one.greatest for name, one in parity.apart.items()}}
     with (settings.work / METRICS_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")
-    for name, one in parity.apart.items():
-        logger.info("%s is at most %.2g nats from the trainer, on %d tokens", name, one.greatest, parity.num_tokens)

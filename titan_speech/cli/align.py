@@ -161,8 +161,10 @@ def grpo(args: argparse.Namespace) -> None:
         ratio=args.ratio,
     )
     with _scorer(args, grammar, prompts.manifest) as scorer:
-        steps = train_grpo(prompts, tokenizer, scorer, settings)["steps"]
-    first, last = (steps[i]["reward"] for i in (0, -1))
+        done = train_grpo(prompts, tokenizer, scorer, settings)
+    apart = ", ".join(f"{way} {one['greatest']:.1e}" for way, one in done["parity"]["apart"].items())
+    print(f"log-probabilities before step 1, at most from the trainer's in nats: {apart}")
+    first, last = (done["steps"][i]["reward"] for i in (0, -1))
     print(f"{args.output}: reward {first:.4g} at step 1, {last:.4g} at step {settings.num_steps}")
     print(f'a stage goes on from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
 
