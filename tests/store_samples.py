@@ -21,6 +21,8 @@ SENTENCES = [
     "press one to hear this message again",
 ]
 CODEC = CodecInfo("embedded", "c0dec0000000000a")
+NUM_SAMPLES = 40
+"""Of the small store that most tests read."""
 
 
 def write_tokenizer(folder: Path, sentences: list[str] = SENTENCES, vocab_size: int = 400) -> Path:
@@ -104,3 +106,19 @@ def add_all_kinds(writer: StoreWriter, i: int) -> None:
 
 def manifest_content(store: Path) -> dict:
     return json.loads((store / "manifest.json").read_text())
+
+
+def store_writer(path: Path, tokenizer: TextTokenizer, codec: CodecInfo | None = CODEC, seed: int = 0) -> StoreWriter:
+    return StoreWriter(
+        path,
+        name="small",
+        codec=codec,
+        tokenizer=tokenizer,
+        normalization_version="nfc-1",
+        licence="CC0-1.0",
+        seed=seed,
+    )
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,62 +14,15 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from tests.import_samples import imported, opened
-from tests.store_samples import SENTENCES, write_tokenizer
+from tests.store_samples import write_tokenizer
+from tests.vectorizer_output import Spoken, spoken, write_inworld
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, SpeechSample, open_importer
 from titan_speech.importers.jsonl import index_lines, parse_lines
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 
-
-@dataclass(frozen=True)
-class Spoken:
-    """One sample of a vectorizer."""
-
-    sample_id: str
-    codes: np.ndarray
-    transcript: str
-    language: str = "en"
-
-
-def spoken(count: int, seed: int = 0) -> list[Spoken]:
-    rng = np.random.default_rng(seed)
-    return [
-        Spoken(f"s{i}", rng.integers(0, 65_536, rng.integers(1, 40)), SENTENCES[i % 5], "hi" if i % 3 else "en")
-        for i in range(count)
-    ]
-
-
 # Inworld
-
-
-def write_inworld(folder: Path, samples: list[Spoken], split: str = "train", rank: str = "") -> Path:
-    """As tools/data/data_vectorizer.py writes one rank, or data_merger.py all: empty values are left out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lengths = np.array([len(sample.codes) for sample in samples])
-    np.save(folder / f"{split}_codes_index{rank}.npy", np.cumsum(lengths) - lengths)
-    codes = np.concatenate([sample.codes for sample in samples]).astype(np.int32)
-    array = np.memmap(folder / f"{split}_codes{rank}.npy", dtype=np.int32, mode="w+", shape=codes.shape)
-    array[:] = codes
-    array.flush()
-    lines = [
-        {
-            "id": sample.sample_id,
-            "wav_path": f"/wavs/{sample.sample_id}.wav",
-            "speaker_id": "ann",
-            "language": sample.language,
-            "transcript": sample.transcript,
-            "voice_description": "a calm voice",
-            "duration": len(sample.codes) / 50,
-            "sample_rate": 24_000,
-            "dataset_name": "libri",
-            "original_data": {"video": "v1", "begin": 1.5},
-        }
-        for sample in samples
-    ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (folder / f"{split}_samples{rank}.jsonl").write_text(text, encoding="utf-8")
-    return folder
 
 
 def test_inworld_samples_come_back_in_any_number_of_units(tmp_path: Path) -> None:

@@ -23,11 +23,6 @@ SMALL = MergeOptions(name="small", shard_bytes=1500)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    return TextTokenizer.load(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
-
-
-@pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Path:
     return write_store(tmp_path_factory.mktemp("together") / "small", tokenizer, num_samples=40, shard_bytes=1500)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from tests.store_samples import CODEC, info, manifest_content, write_store, write_tokenizer
+from tests.store_samples import CODEC, NUM_SAMPLES, info, manifest_content
 from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
 from titan_speech.store.external_sort import checksums, order_keys
@@ -25,24 +25,7 @@ from titan_speech.store.verify import verify_store
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
-NUM_SAMPLES = 40
 DEMO = Path(__file__).parents[2] / "demo_data"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    return TextTokenizer.load(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory, tokenizer: TextTokenizer) -> Path:
-    return write_store(tmp_path_factory.mktemp("stores") / "small", tokenizer, num_samples=NUM_SAMPLES)
-
-
-@pytest.fixture
-def store_path(pristine: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(pristine, tmp_path / "small"))
 
 
 def problems(path: Path, quick: bool = False) -> str:
