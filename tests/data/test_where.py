@@ -16,8 +16,8 @@ from tests.store_samples import write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.config.where import parse_where
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.where import parse_where
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.evaluate.scorers.codes import CodeScorer
 from titan_speech.evaluate.store_scores import score_store

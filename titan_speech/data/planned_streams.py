@@ -24,6 +24,7 @@ import numpy as np
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
+from titan_speech.config.where import parse_where
 from titan_speech.data.documents import VIEWS_VERSION, Documents
 from titan_speech.data.held_out import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
@@ -37,7 +38,6 @@ from titan_speech.data.sources import OpenedSource
 from titan_speech.data.streams import SplitStream, WholeStream
 from titan_speech.data.task_documents import is_splittable
 from titan_speech.data.unread_samples import count_unread, describe_counts
-from titan_speech.data.where import parse_where
 from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.utils.text_table import counted

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from titan_speech.config.schema_data import SourceConfig, StorageConfig
+from titan_speech.config.where import parse_where
 from titan_speech.data.documents import Documents
 from titan_speech.data.held_out import NO_SAMPLES, HeldOut, MaskedPart
 from titan_speech.data.task_documents import KIND_OF_TASK, documents_of, required_variant
-from titan_speech.data.where import parse_where
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, Store, check_same_codec, check_tokenizer, open_store

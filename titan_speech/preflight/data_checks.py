@@ -22,11 +22,13 @@ from titan_speech.config.schema_data import (
     LanguageRuleConfig,
     SourceConfig,
 )
+from titan_speech.config.where import WhereError, parse_where
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
 
 _NAME = re.compile(r"(?=.*[A-Za-z_])[\w-]+", re.ASCII)
 _LABEL = re.compile(r"[\w.-]+", re.ASCII)
+_TEXT_TASKS = ("text", "instruction")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
@@ -76,6 +78,19 @@ def _check_source(source: SourceConfig, key: str) -> Iterator[Finding]:
         yield Finding((f"{key}.store",), "an empty path", "the folder of a token store")
     for index, language in enumerate(source.languages):
         yield from _check_language(language, f"{key}.languages.{index}")
+    if source.where:
+        yield from _check_where(source, key)
+
+
+def _check_where(source: SourceConfig, key: str) -> Iterator[Finding]:
+    """Its form; whether a store has the columns shows when it is opened."""
+    if source.task in _TEXT_TASKS:
+        keys = (f"{key}.where", f"{key}.task")
+        yield Finding(keys, f"where of task {source.task}", "no where: it is about samples of speech")
+    try:
+        parse_where(source.where)
+    except WhereError as error:
+        yield Finding((f"{key}.where",), error.found, error.expected)
 
 
 def _check_language(language: str, key: str) -> Iterator[Finding]:

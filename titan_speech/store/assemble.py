@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.store.external_sort import Ragged, SortedRun, order_keys, write_run
-from titan_speech.store.files import TOKENS, PartKey, StoreFiles, dtype_of, suffix_of
+from titan_speech.store.files import TOKENS, LocalFiles, PartKey, StoreFiles, dtype_of, suffix_of
 from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
 from titan_speech.store.problems import Problems
-from titan_speech.store.reader import Store
+from titan_speech.store.reader import Part, Store
 from titan_speech.store.sample import ROW_SCHEMA
 from titan_speech.store.sample_conflicts import find_conflicts
+from titan_speech.store.score_columns import carry_scores
 from titan_speech.store.shard_writer import ShardJob, by_part, part_info, shard_jobs, write_shard
 from titan_speech.store.writer import codes_per_sec, complete_manifest, fresh_folder, write_manifest
 from titan_speech.utils.process_pool import Advance, run_tasks
@@ -139,6 +140,7 @@ def assemble_store(
     num_workers: int | None,
     verb: str,
     check: bool = True,
+    keep_scores: bool = True,
     finish: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
 ) -> Manifest:
     """Write a new store.
@@ -149,6 +151,7 @@ def assemble_store(
         num_workers: processes; None is one per core, or one for a small store.
         verb: of the progress line, before the path.
         check: look for repeated sample ids and contradicting segments, which one sound store does not have.
+        keep_scores: samples keep the scores that they have (score_columns.py).
         finish: may add files to the folder before it is moved into place.
 
     Returns:
@@ -189,6 +192,8 @@ def assemble_store(
             shards[job.key].append(shard)
         parts = tuple(part_info(some, shards[key], rate) for key, some in grouped.items())
         sealed = complete_manifest(manifest, parts, folder)
+        if keep_scores:
+            _keep_scores(folder, sealed, rewrites)
         finish(folder, sealed)
         write_manifest(sealed, folder)
         try:
@@ -198,3 +203,12 @@ def assemble_store(
         return sealed
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_scores(folder: Path, manifest: Manifest, rewrites: Sequence[ShardRewrite]) -> None:
+    origins: dict[str, dict[tuple[str, str], Part]] = {}
+    for one in rewrites:
+        place = str(one.files), one.part.folder
+        origins.setdefault(one.part.folder, {})[place] = Part(one.files, one.part, manifest.tokenizer.num_base)
+    for part in Store(LocalFiles(folder), manifest).parts:
+        carry_scores(folder, part, list(origins[part.name].values()))

@@ -185,6 +185,7 @@ def migrate_store(
         num_workers=options.num_workers,
         verb="migrate to",
         check=False,
+        keep_scores=not options.normalize,  # error rates are of the texts
     )
 
 

@@ -3,14 +3,15 @@
 In: columns of numbers by name, as `store score` computes them. Out: the same columns where a source's `where` asks for
 them; `duration_sec` and `cps` (characters of the native transcript per second) are computed from the sidecar and need
 no file. A file names the fingerprint of the part that it was computed from, so scores of other samples are refused.
-Scores are no part of the store: its manifest and fingerprint stay, and merging or rebuilding leaves them behind.
+Scores are no part of the store: its manifest and fingerprint stay. They are pushed and pulled with it, and stores that
+are made of others (merge, migrate, held-out) have the scores of their samples; a build from the source has none.
 
-Shapes: N samples of a part.
+Shapes: N samples of a part, M of a part that they come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -57,20 +58,62 @@ def read_scores(part: Part) -> dict[str, NDArray[np.float32]]:
     """
     name = score_file(part.name)
     content = part.files.read(name)
-    if content is None:
-        return {}
+    return {} if content is None else scores_in(content, part, f"{part.place}/{name}")
+
+
+def scores_in(content: bytes, part: Part, place: str) -> dict[str, NDArray[np.float32]]:
+    """The scores that a file has.
+
+    Args:
+        content: of the file.
+        part: that it must be of.
+        place: of the file, for messages.
+
+    Raises:
+        DataError: the file is damaged, or is of other samples.
+    """
     try:
         table = pq.read_table(pa.BufferReader(content))
         columns = {one: table.column(one).to_numpy().astype(np.float32) for one in table.column_names}
     except (pa.ArrowException, ValueError, TypeError, OSError) as error:  # TypeError: columns that hold no numbers
-        raise DataError(f"{part.place}/{name} is damaged ({error}); score the store again") from error
+        raise DataError(f"{place} is damaged ({error}); score the store again") from error
     found = (table.schema.metadata or {}).get(_PART, b"").decode(errors="replace")
     if found != part.info.fingerprint or table.num_rows != part.num_samples:
         raise DataError(
-            f"{part.place}/{name} has {table.num_rows:,} scores of a part {found!r}, the part here is "
+            f"{place} has {table.num_rows:,} scores of a part {found!r}, the part here is "
             f"{part.info.fingerprint} with {part.num_samples:,} samples; score the store again"
         )
     return columns
+
+
+def carry_scores(store: Path, part: Part, origins: Sequence[Part]) -> None:
+    """Write the scores of a new part's samples, as the parts that the samples come from have them.
+
+    A sample keeps its scores by its id; columns that only some of the origins have are missing for the others. Nothing
+    is written where no origin has scores.
+
+    Args:
+        store: folder of the new part.
+        part: the new part.
+        origins: parts of the same source, language and kind.
+
+    Raises:
+        DataError: scores of an origin are damaged or of other samples.
+        OSError: the file cannot be written.
+    """
+    scored = [(one, columns) for one in origins if (columns := read_scores(one))]
+    if not scored:
+        return
+    ids_N = part.column("sample_id").combine_chunks()
+    names = dict.fromkeys(name for _, columns in scored for name in columns)
+    carried = {name: np.full(part.num_samples, np.nan, np.float32) for name in names}
+    for origin, columns in scored:
+        places_N = pc.index_in(ids_N, value_set=origin.column("sample_id").combine_chunks())
+        found_N = pc.is_valid(places_N).to_numpy(zero_copy_only=False)
+        places_M = pc.drop_null(places_N).to_numpy()
+        for name, values_M in columns.items():
+            carried[name][found_N] = values_M[places_M]
+    write_scores(store, part, carried)
 
 
 def sample_columns(part: Part, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:

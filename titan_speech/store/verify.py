@@ -24,9 +24,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
+from titan_speech.errors import DataError
 from titan_speech.store.files import StoreFiles, size_problems
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
-from titan_speech.store.reader import stored_files
+from titan_speech.store.reader import Store, stored_files
+from titan_speech.store.score_columns import read_scores, score_file
 from titan_speech.store.shard_reader import read_sidecar
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify_shard import CheckedShard, ShardCheck
@@ -84,6 +86,7 @@ def verify_store(
         problems += unexpected_files(store.list_paths(), manifest)
         if not quick:
             problems += _content_problems(store, manifest, num_workers or os.cpu_count() or 1)
+            problems += _score_problems(store, manifest)
     return Verification(
         path=str(path),
         problems=tuple(problems),
@@ -97,9 +100,10 @@ def verify_store(
 def unexpected_files(paths: Collection[str], manifest: Manifest) -> list[str]:
     """Files in a part's folder that the manifest does not list, and shards anywhere else.
 
-    Other files next to the manifest (README.md, gold.json) and whole stores inside the folder are ignored.
+    Scores of its parts (score_columns.py), other files next to the manifest (README.md, gold.json) and whole stores
+    inside the folder are ignored.
     """
-    listed = {file.path for file in manifest.files}
+    listed = {file.path for file in manifest.files} | {score_file(part.folder) for part in manifest.parts}
     folders = {part.folder for part in manifest.parts}
     found: list[str] = []
     for path in sorted(set(paths) - listed):
@@ -112,6 +116,17 @@ def unexpected_files(paths: Collection[str], manifest: Manifest) -> list[str]:
 def _is_shard_file(path: str) -> bool:
     name = path.rpartition("/")[2]
     return name.endswith((".tokens", ".parquet")) or ".text." in name
+
+
+def _score_problems(store: StoreFiles, manifest: Manifest) -> list[str]:
+    """Scores that are damaged or of other samples."""
+    problems = []
+    for part in Store(store, manifest).parts:
+        try:
+            read_scores(part)
+        except DataError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _sum_problems(store: StoreFiles, manifest: Manifest) -> list[str]:

@@ -14,14 +14,16 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from titan_speech.errors import ConfigError
 
-Columns = Mapping[str, NDArray[np.floating]]
-Mask = NDArray[np.bool_]
+if TYPE_CHECKING:  # a configuration is checked without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Columns: TypeAlias = "Mapping[str, NDArray[np.floating]]"
+Mask: TypeAlias = "NDArray[np.bool_]"
 MAX_CHARS, MAX_DEPTH = 1000, 20
 
 _TOKEN = re.compile(
@@ -31,6 +33,14 @@ _OPERATORS: dict[str, Callable[[NDArray, float], Mask]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+
+
+class WhereError(ConfigError):
+    """A text that is no condition: what was found where, and what was expected."""
+
+    def __init__(self, text: str, found: str, expected: str) -> None:
+        super().__init__(f'where = "{text}": found {found}, expected {expected}')
+        self.found, self.expected = found, expected
 
 
 @dataclass(frozen=True)
@@ -49,27 +59,28 @@ def parse_where(text: str) -> Condition:
     """Parse a condition.
 
     Raises:
-        ConfigError: it is no condition; the message shows where.
+        WhereError: it is no condition; the message shows where.
     """
     if len(text) > MAX_CHARS:
-        raise ConfigError(f"where has {len(text):,} characters, expected at most {MAX_CHARS:,}")
+        raise WhereError(f"{text[:20]} ...", f"{len(text):,} characters", f"at most {MAX_CHARS:,}")
     tokens, at = [], 0
     while text[at:].strip():
         match = _TOKEN.match(text, at)
         if match is None:
-            raise _error(text, at, "expected a name, a number, a comparison, and, or, not or a parenthesis")
+            raise _error(text, at, "a name, a number, a comparison, and, or, not or a parenthesis")
         tokens.append((str(match.lastgroup), match[match.lastgroup or 0], match.start(match.lastgroup or 0)))
         at = match.end()
     parser = _Parser(text, tokens)
     condition = parser.any_of(0)
     if parser.at < len(tokens):
-        raise _error(text, tokens[parser.at][2], "expected and, or, or the end")
+        raise _error(text, tokens[parser.at][2], "and, or, or the end")
     return condition
 
 
-def _error(text: str, at: int, expected: str) -> ConfigError:
-    found = text[at : at + 20].strip() or "the end"
-    return ConfigError(f'where = "{text}": found {found!r} at character {at + 1}, {expected}')
+def _error(text: str, at: int, expected: str) -> WhereError:
+    at += len(text[at:]) - len(text[at:].lstrip())
+    found = text[at : at + 20].rstrip() or "the end"
+    return WhereError(text, f"{found!r} at character {at + 1}", expected)
 
 
 class _Parser:
@@ -79,10 +90,10 @@ class _Parser:
         self.text, self.tokens, self.at = text, tokens, 0
 
     def any_of(self, depth: int) -> Condition:
-        return self._joined("or", depth, self._all_of, np.logical_or)
+        return self._joined("or", depth, self._all_of, operator.or_)
 
     def _all_of(self, depth: int) -> Condition:
-        return self._joined("and", depth, self._one, np.logical_and)
+        return self._joined("and", depth, self._one, operator.and_)
 
     def _joined(
         self, word: str, depth: int, read: Callable[[int], Condition], join: Callable[[Mask, Mask], Mask]
@@ -95,7 +106,7 @@ class _Parser:
 
     def _one(self, depth: int) -> Condition:
         if depth > MAX_DEPTH:
-            raise self._wrong(f"expected at most {MAX_DEPTH} levels of parentheses and not")
+            raise self._wrong(f"at most {MAX_DEPTH} levels of parentheses and not")
         token = self._next()
         if token == ("name", "not"):
             self.at += 1
@@ -104,27 +115,27 @@ class _Parser:
         if token == ("mark", "("):
             self.at += 1
             inner = self.any_of(depth + 1)
-            self._take("mark", ")", "expected )")
+            self._take("mark", ")", ")")
             return inner
         return self._comparison()
 
     def _comparison(self) -> Condition:
         kind, first = self._next()
         if kind not in ("name", "number") or first in ("and", "or", "not"):
-            raise self._wrong("expected a comparison such as dnsmos >= 3.2")
+            raise self._wrong("a comparison such as dnsmos >= 3.2")
         self.at += 1
         _, mark = self._next()
         if mark not in _OPERATORS:
-            raise self._wrong("expected < <= > >= == or !=")
+            raise self._wrong("< <= > >= == or !=")
         self.at += 1
         wanted = "number" if kind == "name" else "name"
-        second = self._take(wanted, None, f"expected a {wanted}: a column is compared with a number")
+        second = self._take(wanted, None, f"a {wanted}: a column is compared with a number")
         name, number, mark = (first, second, mark) if kind == "name" else (second, first, _MIRRORED[mark])
         compare, value = _OPERATORS[mark], float(number)
 
         def holds(columns: Columns) -> Mask:
             found = columns[name]
-            return compare(found, value) & ~np.isnan(found)
+            return compare(found, value) & (found == found)  # NaN equals nothing
 
         return Condition(f"{name} {mark} {value:g}", frozenset((name,)), holds)
 
@@ -138,7 +149,7 @@ class _Parser:
     def _next(self) -> tuple[str, str]:
         return self.tokens[self.at][:2] if self.at < len(self.tokens) else ("end", "")
 
-    def _wrong(self, expected: str) -> ConfigError:
+    def _wrong(self, expected: str) -> WhereError:
         position = self.tokens[self.at][2] if self.at < len(self.tokens) else len(self.text)
         return _error(self.text, position, expected)
 
