@@ -1,7 +1,8 @@
 """The training entry with a rank that dies or stops at one place: FAULT="place:rank:signal", as "load:1:KILL".
 
-Places: groups (the others wait for this rank to make a process group), init (the trainer is half built), load (a
-checkpoint is read), step-N (in the middle of step N), boundary-N (before the agreement after step N).
+Places: groups (the others wait for this rank to make a process group), init (the trainer is half built), load (before a
+checkpoint is read), read (one of its tensors has been read, and others have not), step-N (in the middle of step N),
+boundary-N (before the agreement after step N).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if not torch.cuda.is_available():
 
 from titan_speech import trainer
 from titan_speech.checkpoint import manager
+from titan_speech.checkpoint.dcp_index import PlainLoadPlanner
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.train import main
 from titan_speech.trainer import SpeechTrainer
@@ -36,6 +38,7 @@ def struck(function: Callable[..., Any], place_of: Callable[[Any], str]) -> Call
         if isinstance(args[0] if args else None, SpeechTrainer):
             now["step"] = args[0].step
         if place_of(args[0] if args else None) == PLACE and os.environ["RANK"] == RANK:
+            print(f"rank {RANK} gets SIG{SIGNAL} at {PLACE}", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.Signals[f"SIG{SIGNAL}"])
         return function(*args, **kwargs)
 
@@ -45,6 +48,7 @@ def struck(function: Callable[..., Any], place_of: Callable[[Any], str]) -> Call
 manager.Agreement = struck(manager.Agreement, lambda _: "groups")
 trainer.Rollbacks = struck(trainer.Rollbacks, lambda _: "init")
 manager.load_into = struck(manager.load_into, lambda _: "load")
+PlainLoadPlanner.commit_tensor = struck(PlainLoadPlanner.commit_tensor, lambda _: "read")  # type: ignore[method-assign]
 SpeechTrainer.forward_backward_step = struck(  # type: ignore[method-assign]
     SpeechTrainer.forward_backward_step, lambda trainer: f"step-{trainer.step}"
 )

@@ -21,9 +21,12 @@ from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.cli.main import main
 from titan_speech.data.phase_files import phase_end
 from titan_speech.data.phases import Phase, StreamRecord
-from titan_speech.errors import CheckpointError, DataError, VocabularyError
+from titan_speech.errors import CheckpointError, DataError, ModelError, VocabularyError
+from titan_speech.hf.expand import Expansion, read_expansion
+from titan_speech.hf.model_card import MAX_CARD_BYTES, ModelRecord, read_card, read_record
 from titan_speech.importers.audio_listing import _audio_by_id, _audio_by_path
 from titan_speech.importers.base import checked_samples
+from titan_speech.model.exported_files import CARD_NAME, EXPANSION_NAME, MODEL_RECORD_NAME
 from titan_speech.store.files import mapped_array
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -201,3 +204,28 @@ def test_a_listing_with_a_name_that_no_file_can_have_says_which(tmp_path: Path) 
         _audio_by_id(listing, "metadata.csv, line 1", {"id": name})
     with pytest.raises(DataError, match=r"line 1: .*aaa\.\.\. does not exist"):
         _audio_by_path(listing, "metadata.csv, line 1", {"path": name}, None)
+
+
+@pytest.mark.parametrize("change", [{"step": "1"}, {"step": 10**30}, {"weights": 5}, {"codecs": [5]}, {"codecs": None}])
+def test_a_record_of_an_export_with_a_value_of_another_type_is_refused(tmp_path: Path, change: dict) -> None:
+    ModelRecord(1, "v", "g", ("c",), "w").write(tmp_path)
+    path = tmp_path / MODEL_RECORD_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match="is damaged"):
+        read_record(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"num_base": "1"}, {"scale": float("nan")}, {"source": "\ud800"}, {"more": 1}])
+def test_a_record_of_an_expansion_with_a_value_of_another_type_is_refused(tmp_path: Path, change: dict) -> None:
+    Expansion("base", "0" * 64, 400, 66_000, "mean", 1.0, 0, "v").write(tmp_path)
+    path = tmp_path / EXPANSION_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match="is not the record of an expansion"):
+        read_expansion(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"x" * (MAX_CARD_BYTES + 1)])
+def test_a_card_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CARD_NAME).write_bytes(content)
+    with pytest.raises(ModelError, match=r"README\.md cannot be read"):
+        read_card(tmp_path)

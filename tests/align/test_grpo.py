@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.plan_samples import make_world
 from titan_speech.align import trl_training
+from titan_speech.align.grpo import prepare
 from titan_speech.align.prompts import PromptFilter, Prompts, read_prompts
 from titan_speech.align.rewards import Term
 from titan_speech.align.rollouts import MAX_CONSTANT_STEPS, Limits, Rollouts
@@ -22,6 +24,8 @@ from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError, HealthError, ModelError
+from titan_speech.hf.expand import Expansion
+from titan_speech.hf.model_card import ModelRecord
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -134,6 +138,41 @@ def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -
         some.rewards(ids, completions)
     with pytest.raises(DataError, match="10 steps in a row are all 0: nothing can be learned"):
         some.rewards(ids, completions)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{}", "found None as max_position_embeddings"),
+        ("config.json", '{"max_position_embeddings": "x"}', "found 'x' as max_position_embeddings"),
+        ("config.json", '{"max_position_embeddings": 4}', "all 4 prompts are longer"),
+        ("README.md", "\udcff", "README.md cannot be read"),
+        ("titan_speech.json", '{"step": []}', "titan_speech.json is damaged"),
+    ],
+)
+def test_what_the_export_needs_is_read_before_hours_of_training(
+    world: Any, found: Prompts, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"max_position_embeddings": 512}')
+    (model / "README.md").write_text("# A model")
+    ModelRecord(1, "v", "g", (), "w").write(model)
+    Expansion("base", "0" * 64, 400, 66_000, "mean", 1.0, 0, "v").write(model)
+    settings = job(tmp_path, model=model)
+    tokenizer = TextTokenizer.load(world.tokenizer)
+    scorer = MeasuresScorer(Grammar(tokenizer.vocabulary()))
+    assert prepare(found, tokenizer, scorer, settings)[0]["weights"] == "w"
+    (model / name).write_text(content, errors="surrogateescape")
+    with pytest.raises((DataError, ModelError), match=message):
+        prepare(found, tokenizer, scorer, settings)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "[" * 100_000, "\udcff", json.dumps([{}] * 2000)])
+def test_breaches_that_are_no_list_are_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / "breaches.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(DataError, match=r"breaches\.json is damaged"):
+        trl_training.read_breaches(tmp_path)
 
 
 def test_another_trl_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.align.random_policy import RandomPolicy
 from tests.plan_samples import make_world
 from titan_speech.align.answers import seed_of
 from titan_speech.align.pairs import RECORD_NAME, PairSettings, make_pairs
@@ -27,36 +28,9 @@ from titan_speech.evaluate.choice import ScorerChoice, open_scorers
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
-from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 DECODING = Decoding(temperature=1.0, max_codes=30)
-
-
-@dataclass
-class RandomPolicy:
-    """Answers with random codes by the seed, as a model would; the process may be cut after some prompts."""
-
-    tokenizer: TextTokenizer
-    cut_after: int | None = None
-    max_positions: int = 128
-    asked: list[str] = field(default_factory=list)
-
-    @property
-    def grammar(self) -> Grammar:
-        return Grammar(self.tokenizer.vocabulary())
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return {"model": "random", "step": 1, "weights": "0"}
-
-    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
-        if self.cut_after is not None and len(self.asked) == self.cut_after:
-            raise KeyboardInterrupt
-        self.asked.append(prompt.sample_id)
-        rng = np.random.default_rng(decoding.seed)
-        lengths = rng.integers(1, decoding.max_codes, count)
-        return [Generated(rng.integers(0, 65_536, n, dtype=np.uint16), stopped=True) for n in lengths]
 
 
 @dataclass

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from titan_speech.align.answers import Journal
+from titan_speech.align.trl_training import load_policy
 from titan_speech.codec.wav import write_wav
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError, ModelError
+from titan_speech.evaluate import engine_process
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.models.recognizers import open_recognizer
 from titan_speech.evaluate.models.voices import open_voice_encoder
@@ -145,9 +147,23 @@ def test_the_settings_of_a_recognizer_are_nested_too_deeply(tmp_path: Path) -> N
         open_recognizer(str(tmp_path))
 
 
-@pytest.mark.parametrize("open_model", [open_recognizer, open_voice_encoder])
+def ask_engine(folder: str) -> None:
+    request = Path(folder) / "request.json"
+    request.write_text(json.dumps({"engine": "transformers", "model": folder, "dtype": "float32", "documents": []}))
+    engine_process.main(str(request), str(request))
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda folder: open_recognizer(folder).load(),
+        lambda folder: open_voice_encoder(folder).load(),
+        load_policy,
+        ask_engine,
+    ],
+)
 def test_code_in_the_folder_of_a_model_is_neither_run_nor_asked_for(
-    tmp_path: Path, open_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, load: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"model_type": "new", "auto_map": {"AutoConfig": "theirs.C", "AutoFeatureExtractor": "theirs.F"}}
     for name in ("config.json", "preprocessor_config.json"):
@@ -157,7 +173,7 @@ def test_code_in_the_folder_of_a_model_is_neither_run_nor_asked_for(
     asked: list[object] = []
     monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
     with pytest.raises(ValueError, match="custom code"):
-        open_model(str(tmp_path)).load()
+        load(str(tmp_path))
     assert not asked
     assert not (tmp_path / "ran").exists()
 
@@ -173,6 +189,11 @@ def test_settings_of_a_journal_that_are_no_object_are_damaged(tmp_path: Path, se
     "answer",
     [
         {"codes": [70_000], "stopped": True, "scores": {}},
+        {"codes": [-1], "stopped": True, "scores": {}},
+        {"codes": ["7"], "stopped": True, "scores": {}},
+        {"codes": [7.5], "stopped": True, "scores": {}},
+        {"codes": [7], "stopped": "no", "scores": {}},
+        {"codes": [7], "stopped": True, "scores": {"a": float("nan")}},
         {"codes": [[7, 8]], "stopped": True, "scores": {}},
         {"codes": [7], "stopped": True, "scores": {"a": DIGITS_400}},
         {"codes": [7], "stopped": True, "scores": [1]},

@@ -91,11 +91,13 @@ def test_a_rank_that_dies_in_start_up_gives_the_others_one_message(
     assert "Exception ignored" not in output
 
 
+@pytest.mark.parametrize("place", [pytest.param("load", marks=pytest.mark.slow), "read"])
 def test_a_rank_that_dies_while_others_load_makes_no_checkpoint_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_well(tmp_path, *SETTINGS, "--training.target_tokens", "512", world_size=2, start=start_warm)
-    output = output_of(tmp_path, "load:1:KILL", monkeypatch)
+    output = output_of(tmp_path, f"{place}:1:KILL", monkeypatch)
+    assert f"rank 1 gets SIGKILL at {place}" in output
     assert f"before the first step, loading step 1 of {tmp_path}/checkpoint; " in output
     assert "rank 1: " in output
 

@@ -36,11 +36,11 @@ MAX_NUM_KEPT = 40
 
 def all_targets() -> dict[str, Any]:
     """By name; targets of one format are numbered."""
-    from tests.slow import fuzz_artifacts, fuzz_evaluation, fuzz_inputs, fuzz_runs
+    from tests.slow import fuzz_align, fuzz_artifacts, fuzz_evaluation, fuzz_inputs, fuzz_runs
 
     found: dict[str, Any] = {}
-    targets = (fuzz_artifacts.TARGETS, fuzz_inputs.TARGETS, fuzz_runs.TARGETS, fuzz_evaluation.TARGETS)
-    for target in itertools.chain(*targets):
+    modules = (fuzz_artifacts, fuzz_inputs, fuzz_runs, fuzz_evaluation, fuzz_align)
+    for target in itertools.chain(*(module.TARGETS for module in modules)):
         name = target.name if target.name not in found else f"{target.name}-2"
         found[name] = target
     return found
@@ -55,7 +55,8 @@ def run_slice(name: str, seed: int, first: int, budget_sec: float, keep: Path, o
         place = Path(base)
         os.environ["TMPDIR"] = tempfile.tempdir = str(place / "case" / "tmp")
         (place / "seed").mkdir()
-        target.prepare(place / "seed")
+        with contextlib.redirect_stdout(io.StringIO()):
+            target.prepare(place / "seed")
         _import_everything()
         for number in range(6):  # what is imported now counts neither as memory nor as a program that was started
             _make_case(place, target, random.Random(number), is_damaged=False)

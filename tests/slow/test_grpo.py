@@ -15,7 +15,7 @@ import pytest
 
 from tests.preference_samples import write_mixed
 from tests.runs import ROOT, train_well
-from titan_speech.align.rollouts import read_steps
+from titan_speech.align.steps import read_steps
 
 pytestmark = [
     pytest.mark.slow,

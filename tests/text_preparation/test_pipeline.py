@@ -51,12 +51,14 @@ def with_faults(rows: list[dict]) -> list[dict]:
         {"id": "digits", "language": "en", "text": "12.5 7/8 99 - " * 20},
         {"id": "lines", "language": "en", "text": "The same line again and again.\n" * 9},
         {"id": "damaged", "language": "en", "text": english["text"] + "\ufffd" * 9},
+        {"id": "tangled", "language": "en", "text": "<div>" * 5_000 + english["text"]},
     ]
 
 
 EXPECTED_REJECTIONS = {
     "exact_duplicate": 1, "near_duplicate": 1, "empty": 1, "too_short": 1, "wrong_language": 1, "wrong_script": 1,
     "few_letters": 1, "repeated_lines": 1, "damaged": 1,
+    "tangled_markup": 1,
 }  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def test_each_rule_rejects_its_document_and_counts_add_up(tmp_path: Path) -> Non
     prepare(job_of(tmp_path / "in"), tmp_path / "out", log=quiet)
     report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
     assert report["dropped"] == EXPECTED_REJECTIONS
-    assert report["met"] == len(DOCUMENTS) + 10
+    assert report["met"] == len(DOCUMENTS) + len(EXPECTED_REJECTIONS) + 1
     assert report["kept"] + sum(report["dropped"].values()) == report["met"]
     for counts in report["languages"].values():
         assert counts["kept"] + sum(counts["dropped"].values()) == counts["met"]

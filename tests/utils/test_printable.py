@@ -49,6 +49,10 @@ SECRETS = {
     "https://b.blob.example/x?sv=1&sig=abcDEF%2Bxyz&se=2": "abcDEF%2Bxyz",
     "GET /x?token=abcdef123456": "abcdef123456",
     "dsn password=hunter22 host=x": "hunter22",
+    "login failed, password: hunter22": "hunter22",
+    '{"user": "me", "password": "correct horse"}': "correct horse",
+    "{'passwd': 'hunter'}": "hunter",
+    "passphrase = hunter-22": "hunter-22",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----": "MIIabc",
     "glpat-abcdefghij0123456789": "abcdefghij0123456789",
     "https://AKIAABCDEFGHIJKLMNOP:hunter22@minio.local:9000": "hunter22",
@@ -73,7 +77,9 @@ def test_known_shapes_of_secrets_are_removed(text: str) -> None:
     assert REMOVED in redact(text)
 
 
-@pytest.mark.parametrize("name", ["-eyJaaaaaaaaaa" * 40_000, "?" + "token" * 100_000, "://a:" * 100_000])
+@pytest.mark.parametrize(
+    "name", ["-eyJaaaaaaaaaa" * 40_000, "?" + "token" * 100_000, "://a:" * 100_000, "password: aaaa" * 40_000]
+)
 def test_no_name_makes_the_search_for_secrets_quadratic(name: str) -> None:
     """A second or two; with repetitions without a bound ten minutes and more."""
     assert redact(name) == name
@@ -87,6 +93,8 @@ def test_no_name_makes_the_search_for_secrets_quadratic(name: str) -> None:
         "https://host:9000/path?versionId=3",
         "mail a@b.org",
         "x_token_count=3",
+        "password: found 'x', expected text",
+        "the password = that of the store",
         "http://host:9000/a@b",
     ],
 )

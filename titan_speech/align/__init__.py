@@ -9,4 +9,9 @@ rewards.py         a reward from scores; which answer is chosen and which reject
   v
 pairs.py           `align pairs`: the preference store, with the record of how it was made
 grpo.py            `align grpo`: reward training by TRL, on the same prompts and rewards; an exported model again
+  |  trl_training.py  TRL's trainer, with bounds that lower the rate or end the job
+  |  rollouts.py    scores, rewards and bounds of each step, and answers that are kept to be heard
+  |  parity.py      log-probabilities of trainer, transformers and generator before the first step
+  v
+journal.py, steps.py, job_files.py   what a job that is continued reads: lines, steps, names of its files
 """

@@ -20,15 +20,15 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.align.journal import DAMAGED, check_settings, damaged, open_lines, read_lines
 from titan_speech.align.prompts import Prompt
-from titan_speech.errors import DataError
+from titan_speech.evaluate.result import MAX_SCORE
 from titan_speech.generate.load import TrainedRun
 from titan_speech.generate.sampling import Decoding, Generated, generate_codes
 from titan_speech.generate.synthesize import SpeechModel
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.utils.files import write_atomically
-from titan_speech.utils.json_text import parse_json, read_json_file
+from titan_speech.tokenization.vocabulary import NUM_CODES
 
 ANSWERS_NAME, SETTINGS_NAME = "answers.jsonl", "settings.json"
 
@@ -145,26 +145,6 @@ class Answered:
 Score = Callable[[Prompt, Sequence[Generated]], list[dict[str, float]]]
 
 
-def check_settings(place: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a job that begins, or compare them with those of the job that is continued.
-
-    Raises:
-        DataError: it was begun with others, or the file is damaged.
-    """
-    text = json.dumps(settings, sort_keys=True, indent=1)
-    if not place.exists():
-        write_atomically(place, text)
-        return
-    found, now = _settings(place), json.loads(text)
-    changed = [name for name in sorted({*found, *now}) if found.get(name) != now.get(name)]
-    if changed:
-        differ = "; ".join(f"{name} was {found.get(name)!r} and is {now.get(name)!r}" for name in changed)
-        raise DataError(
-            f"{place.parent} holds answers of another job: {differ}. Give the same settings to continue it, another "
-            "--output, or delete the folder"
-        )
-
-
 class Journal:
     """The folder in which a job keeps the prompts it has done."""
 
@@ -183,60 +163,59 @@ class Journal:
         Raises:
             DataError: a line is no record of a prompt.
         """
-        if not self.path.exists():
-            return
-        whole = 0
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                try:
-                    yield _answered(parse_json(line))
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-                    raise DataError(
-                        f"{self.path}, line {number} is damaged ({error}); delete the line to answer its prompt again"
-                    ) from None
-        if whole < self.path.stat().st_size:
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+        for number, record in read_lines(self.path):
+            try:
+                answered = _answered(record)
+            except DAMAGED as error:
+                raise damaged(self.path, number, error) from None
+            yield answered
 
-    def append(self) -> IO[str]:
+    def append(self) -> IO[bytes]:
         """The file, to `write_line` to."""
-        return self.path.open("a", encoding="utf-8")
+        return open_lines(self.path)
 
 
-def _settings(place: Path) -> dict[str, Any]:
-    try:
-        found = read_json_file(place)
-        if not isinstance(found, dict):
-            raise ValueError(f"found {type(found).__name__}, expected an object")
-    except ValueError as error:
-        raise DataError(f"{place} is damaged ({error}); give another --output, or delete the folder") from error
-    return found
-
-
-def write_line(file: IO[str], answered: Answered) -> None:
+def write_line(file: IO[bytes], answered: Answered) -> None:
     """Write a prompt that is done, at once."""
     answers = [
         {"codes": answer.codes_F.tolist(), "stopped": answer.stopped, "scores": dict(answer.scores)}
         for answer in answered.answers
     ]
     record = {"prompt": answered.sample_id, "answers": answers, "left_out": answered.left_out}
-    file.write(json.dumps(record, separators=(",", ":")) + "\n")
+    file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
     file.flush()
 
 
-def _answered(record: Mapping[str, Any]) -> Answered:
-    answers = tuple(
-        Answer(
-            np.array(one["codes"], np.uint16).reshape(len(one["codes"])),
-            bool(one["stopped"]),
-            {str(name): float(value) for name, value in one["scores"].items()},
-        )
-        for one in record["answers"]
-    )
-    return Answered(str(record["prompt"]), answers, str(record["left_out"]))
+def _answered(record: Any) -> Answered:
+    """Raises one of `DAMAGED`: it is no record of a prompt."""
+    sample_id, left_out, answers = record["prompt"], record["left_out"], record["answers"]
+    if not (isinstance(sample_id, str) and isinstance(left_out, str) and isinstance(answers, list)):
+        raise TypeError("expected texts as prompt and left_out, and a list of answers")
+    return Answered(sample_id, tuple(map(_answer, answers)), left_out)
+
+
+def _answer(record: Any) -> Answer:
+    codes, stopped = record["codes"], record["stopped"]
+    if not (isinstance(codes, list) and all(type(code) is int and 0 <= code < NUM_CODES for code in codes)):
+        raise TypeError(f"codes are integers from 0 to {NUM_CODES - 1}")
+    if not isinstance(stopped, bool):
+        raise TypeError(f"found {stopped!r:.80}, expected true or false as stopped")
+    return Answer(np.array(codes, np.uint16), stopped, checked_scores(record["scores"]))
+
+
+def checked_scores(found: Any) -> dict[str, float]:
+    """Scores of one answer as others wrote them; none is left out, so that a sum of them is a number.
+
+    Raises:
+        TypeError: they are not names with numbers.
+        ValueError: a number is not finite, or is over `MAX_SCORE`.
+    """
+    if not isinstance(found, dict) or not all(type(value) in (int, float) for value in found.values()):
+        raise TypeError(f"found {found!r:.200}, expected names with numbers")
+    for name, value in found.items():
+        if not abs(value) <= MAX_SCORE:
+            raise ValueError(f"the score {name!r:.80} is {value!r:.80}, expected a number up to {MAX_SCORE:g}")
+    return {name: float(value) for name, value in found.items()}
 
 
 def answer_prompt(policy: Policy, prompt: Prompt, count: int, decoding: Decoding, score: Score) -> Answered:

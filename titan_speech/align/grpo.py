@@ -28,16 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech import __version__
-from titan_speech.align.answers import check_settings
 from titan_speech.align.job_files import PARITY_NAME, SETTINGS_NAME
+from titan_speech.align.journal import check_settings
 from titan_speech.align.prompts import Prompt, Prompts
-from titan_speech.align.rollouts import Limits, Rollouts, read_steps
+from titan_speech.align.rollouts import Limits, Rollouts
 from titan_speech.align.scorers import Scorer
+from titan_speech.align.steps import read_steps
 from titan_speech.align.trl_training import GRPOSettings, read_breaches, require_trl, train_by_trl
-from titan_speech.errors import DataError
+from titan_speech.errors import DataError, ModelError
 from titan_speech.hf.config_json import read_json
 from titan_speech.hf.expand import read_expansion
-from titan_speech.hf.model_card import read_record
+from titan_speech.hf.model_card import as_text, read_card, read_record
 from titan_speech.model.exported_files import (
     CARD_NAME,
     CONFIG_NAME,
@@ -80,11 +81,7 @@ def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, setting
         raise DataError(f"{settings.output} exists already; choose another folder or delete it")
     settings.work.mkdir(parents=True, exist_ok=True)
     with RunLock.take(settings.work):
-        sampling = _sampling(found, scorer, settings)
-        check_settings(settings.work / SETTINGS_NAME, sampling)
-        grammar = Grammar(tokenizer.vocabulary())
-        limits = Limits(settings.stop, settings.stop_below)
-        rollouts = Rollouts(_that_fit(found.prompts, grammar, settings), grammar, scorer, settings.terms, limits)
+        sampling, rollouts = prepare(found, tokenizer, scorer, settings)
         model = train_by_trl(rollouts, settings)
         record = {
             "version": __version__,
@@ -98,9 +95,31 @@ def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, setting
     return record
 
 
+def prepare(
+    found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, settings: GRPOSettings
+) -> tuple[dict[str, Any], Rollouts]:
+    """What the job is recorded by, held against the job that is continued; and its prompts.
+
+    Raises:
+        DataError: it was begun with other settings, or prompts leave no room.
+        ModelError: a file of the model's folder is missing or damaged.
+    """
+    sampling = _sampling(found, scorer, settings)
+    check_settings(settings.work / SETTINGS_NAME, sampling)
+    read_card(settings.model), read_expansion(settings.model)  # the export needs them, hours later
+    grammar = Grammar(tokenizer.vocabulary())
+    limits = Limits(settings.stop, settings.stop_below)
+    return sampling, Rollouts(_that_fit(found.prompts, grammar, settings), grammar, scorer, settings.terms, limits)
+
+
 def _that_fit(prompts: Sequence[Prompt], grammar: Grammar, settings: GRPOSettings) -> list[Prompt]:
     """Prompts that leave room for the longest answer."""
-    positions = int(read_json(settings.model / CONFIG_NAME, "an exported model")["max_position_embeddings"])
+    positions = read_json(settings.model / CONFIG_NAME, "an exported model").get("max_position_embeddings")
+    if type(positions) is not int or not 0 < positions < 1 << 31:
+        raise ModelError(
+            f"{settings.model / CONFIG_NAME}: found {positions!r:.80} as max_position_embeddings, expected a number of "
+            "tokens; export the model again"
+        )
     most = positions - settings.max_codes - 1  # the stop token
     fitting = [prompt for prompt in prompts if prompt.num_prefix_tokens(grammar) <= most]
     if not fitting:
@@ -152,9 +171,8 @@ def _export(model: Any, settings: GRPOSettings, record: Mapping[str, Any]) -> No
     expansion = read_expansion(settings.model)
     told = f"{settings.num_steps} steps of GRPO on {expansion.source} (weights {base.weights})"
     replace(expansion, source=told).write(partial)
-    card = (settings.model / CARD_NAME).read_text(encoding="utf-8")
-    note = f"\n## Reward training\n{told}; {RECORD_NAME} has reward, scorer, prompts and every step.\n"
-    write_atomically(partial / CARD_NAME, card + note)
+    note = f"\n## Reward training\n{as_text(told)}; {RECORD_NAME} has reward, scorer, prompts and every step.\n"
+    write_atomically(partial / CARD_NAME, read_card(settings.model) + note)
     write_atomically(partial / RECORD_NAME, json.dumps(record, indent=1) + "\n")
     assert {MODEL_RECORD_NAME, EXPANSION_NAME} <= {path.name for path in partial.iterdir()}
     partial.rename(settings.output)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.align.job_files import METRICS_NAME, PREFIX, ROLLOUTS_NAME
+from titan_speech.align.job_files import ROLLOUTS_NAME
 from titan_speech.align.prompts import Prompt
 from titan_speech.align.rewards import Term, reward
 from titan_speech.align.scorers import Scorer
@@ -166,33 +166,3 @@ class Rollouts:
             num_target_codes=len(prompt.recorded_codes_F),
         )
         return asdict(found)
-
-
-def append_step(folder: Path, step: int, means: Mapping[str, float]) -> None:
-    """Add a step's line to metrics.jsonl."""
-    record = {"step": step, **{f"{PREFIX}{name}": value for name, value in means.items()}}
-    with (folder / METRICS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_steps(folder: Path) -> list[dict[str, float]]:
-    """The steps of metrics.jsonl, with the names of their means; a line that was not finished is left out."""
-    path = folder / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [
-        {name.removeprefix(PREFIX): value for name, value in record.items()}
-        for record in records
-        if "event" not in record
-    ]
-
-
-def cut_steps(folder: Path, done: int) -> None:
-    """Steps after the checkpoint that is resumed are made again."""
-    path = folder / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
-    write_atomically(path, "".join(f"{line}\n" for line in kept))
-    for record in (folder / ROLLOUTS_NAME).glob("step-*.json"):
-        if int(record.stem.removeprefix("step-")) > done:
-            record.unlink()

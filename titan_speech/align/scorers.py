@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.align.answers import checked_scores
 from titan_speech.align.prompts import Prompt
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError
@@ -217,10 +218,10 @@ class CommandScorer:
         scores = found.get("scores") if isinstance(found, dict) else None
         if not isinstance(scores, list) or len(scores) != len(answers):
             raise self._failure(f"was asked for the scores of {len(answers)} answers and gave {str(found)[:200]!r}")
-        for one in scores:
-            if not isinstance(one, dict) or not all(type(value) in (int, float) for value in one.values()):
-                raise self._failure(f"gave scores that are not names with numbers: {str(one)[:200]!r}")
-        return [{str(name): float(value) for name, value in one.items()} for one in scores]
+        try:
+            return [checked_scores(one) for one in scores]
+        except (TypeError, ValueError) as error:
+            raise self._failure(f"gave scores that are not names with numbers: {error}") from None
 
     def close(self) -> None:
         """End the program."""

@@ -22,13 +22,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from titan_speech.align.job_files import BREACHES_NAME, METRICS_NAME, PARITY_NAME
+from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME
 from titan_speech.align.parity import NUM_PROMPTS, measure_parity
 from titan_speech.align.rewards import Term
-from titan_speech.align.rollouts import KL, LR, REWARD, Rollouts, append_step, cut_steps
-from titan_speech.errors import HealthError, ModelError
+from titan_speech.align.rollouts import KL, LR, REWARD, Rollouts
+from titan_speech.align.steps import append_record, append_step, cut_steps
+from titan_speech.errors import DataError, HealthError, ModelError
 from titan_speech.tokenization.prompt_template import Task
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.text_table import counted
 
@@ -38,6 +40,8 @@ TRL_VERSION = "1.16"
 LOWER_BY = 0.5
 """The rate after a breach, of the rate before it."""
 CHECKPOINTS = "checkpoint-"
+MAX_BREACHES = 1000
+"""Rates below 1e-300 are 0."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,21 @@ def require_trl() -> None:
 
 
 def read_breaches(work: Path) -> list[dict[str, Any]]:
-    """The breaches after which the rate was lowered."""
+    """The breaches after which the rate was lowered.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = work / BREACHES_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        found = read_json_file(path)
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or len(found) > MAX_BREACHES:
+            raise ValueError(f"expected a list of at most {MAX_BREACHES} breaches")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete the folder to train again") from error
+    return found
 
 
 def train_by_trl(rollouts: Rollouts, settings: GRPOSettings) -> Any:
@@ -119,7 +135,8 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
         raise HealthError(
             f"{settings.model} is beyond its bounds before it is trained: {breach}. Give bounds that it keeps"
         )
-    steps = sorted(int(path.name.removeprefix(CHECKPOINTS)) for path in settings.work.glob(f"{CHECKPOINTS}*"))
+    names = (path.name.removeprefix(CHECKPOINTS) for path in settings.work.glob(f"{CHECKPOINTS}*"))
+    steps = sorted(int(name) for name in names if name.isdecimal())
     good = [one for one in steps if one <= step - 2]
     where = f"The last checkpoint within them is {settings.work / f'{CHECKPOINTS}{good[-1]}'}" if good else ""
     if len(breaches) >= settings.max_breaches:
@@ -137,10 +154,17 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
     logger.warning("step %d left its bounds: %s; back to step %d, with rate %.3g", step, breach, back_to, lr)
 
 
+def load_policy(folder: Path) -> Any:
+    """The model that is trained, in float32; weights are safetensors, and no code of its folder is run."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, trust_remote_code=False)
+
+
 def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any, int, str]:
     """TRL's trainer from the last checkpoint to the last step, or to a breach: the model, its step, and the breach."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
     from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
@@ -183,7 +207,7 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
     resumed = get_last_checkpoint(str(settings.work))
     done = int(resumed.rpartition("-")[2]) if resumed else 0
     cut_steps(settings.work, done)
-    model = AutoModelForCausalLM.from_pretrained(settings.model, dtype="float32")
+    model = load_policy(settings.model)
     if not (settings.work / PARITY_NAME).exists():
         _check_parity(rollouts, settings, model)
     trainer = Trainer(
@@ -191,7 +215,7 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
         reward_funcs=rewards,
         args=_arguments(settings, lr),
         train_dataset=Dataset.from_list([{"prompt": sample_id} for sample_id in rollouts.prompts]),
-        processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left", trust_remote_code=False),
         callbacks=[Steps()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -236,5 +260,4 @@ def _check_parity(rollouts: Rollouts, settings: GRPOSettings, model: Any) -> Non
     parity.check()
     write_atomically(settings.work / PARITY_NAME, json.dumps(parity.record(), indent=1) + "\n")
     event = {"event": "parity", "step": 0, **{f"parity/{name}": one.greatest for name, one in parity.apart.items()}}
-    with (settings.work / METRICS_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    append_record(settings.work, event)

@@ -40,6 +40,7 @@ from titan_speech.tokenization.text_tokenizer import (
     tokenizer_json,
 )
 from titan_speech.tokenization.vocabulary import Vocabulary
+from titan_speech.utils.record_types import check_types
 from titan_speech.utils.text_table import counted
 
 TRAINED = "trained"
@@ -167,9 +168,11 @@ def read_expansion(folder: Path) -> Expansion:
     """
     content = read_json(folder / EXPANSION_NAME, "a folder written by `titan-speech model expand`")
     try:
-        return Expansion(**content)
-    except TypeError as error:
+        expansion = Expansion(**content)
+        check_types(expansion)
+    except (TypeError, ValueError) as error:
         raise ModelError(f"{folder / EXPANSION_NAME} is not the record of an expansion: {error}") from error
+    return expansion
 
 
 def is_expanded(folder: Path) -> bool:

@@ -17,10 +17,14 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CodecError, ModelError
 from titan_speech.hf.config_json import read_json, write_json
 from titan_speech.model.backbones import BackboneShape
-from titan_speech.model.exported_files import MODEL_RECORD_NAME
+from titan_speech.model.exported_files import CARD_NAME, MODEL_RECORD_NAME
 from titan_speech.tokenization.vocabulary import NUM_CODES, Vocabulary
+from titan_speech.utils.json_text import read_small_file
 from titan_speech.utils.printable import one_line
+from titan_speech.utils.record_types import check_types
 from titan_speech.utils.text_table import counted
+
+MAX_CARD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,23 @@ def read_record(folder: Path) -> ModelRecord:
     content = read_json(folder / MODEL_RECORD_NAME, "a folder written by `titan-speech model export`")
     try:
         codecs, weights = tuple(content["codecs"]), content.get("weights", "")
-        return ModelRecord(content["step"], content["vocabulary"], content["grammar"], codecs, weights)
-    except (KeyError, TypeError) as error:
+        record = ModelRecord(content["step"], content["vocabulary"], content["grammar"], codecs, weights)
+        check_types(record)
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / MODEL_RECORD_NAME} is damaged ({error!r}); export the model again") from error
+    return record
+
+
+def read_card(folder: Path) -> str:
+    """The model card of an exported folder.
+
+    Raises:
+        ModelError: there is none, or it is no text.
+    """
+    try:
+        return read_small_file(folder / CARD_NAME, MAX_CARD_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / CARD_NAME} cannot be read ({error}); export the model again") from error
 
 
 UNPROVED = (
@@ -118,7 +136,7 @@ def model_card(
         f"{NUM_CODES:,} speech codes (50 per second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
-        "## Provenance\n" + "\n".join(map(_as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
+        "## Provenance\n" + "\n".join(map(as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
         f"{_PARITY}\n" + (parity or UNPROVED),
         f"{_EVALUATION}\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
@@ -136,10 +154,10 @@ def card_with_parity(card: str, lines: Sequence[str]) -> str:
     _, next_head, after = rest.partition(f"\n{_EVALUATION}\n")
     if not (head and next_head):
         return card
-    return before + head + "\n".join(f"- {_as_text(line)}" for line in lines) + "\n" + next_head + after
+    return before + head + "\n".join(f"- {as_text(line)}" for line in lines) + "\n" + next_head + after
 
 
-def _as_text(line: str) -> str:
+def as_text(line: str) -> str:
     """Records of a checkpoint may be somebody else's: they stay one line of text, without tags and links."""
     return one_line(line).replace("<", "&lt;").replace("[", "\\[")
 

@@ -7,7 +7,7 @@ Compatibility promise: a reader of format version N reads every version up to N.
 no key changes its meaning; a newer version is refused.
 
 The normalization version names the rules that every text goes through, and after a plus the cleaning that chose the
-texts (`text-1...+clean-1...`, from `text prepare`); a merged store names several. The rules must be the same in a whole
+texts (`text-2...+clean-1...`, from `text prepare`); a merged store names several. The rules must be the same in a whole
 store, or one word has two spellings; which texts were chosen may differ by part.
 """
 

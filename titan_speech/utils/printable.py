@@ -46,6 +46,10 @@ _SHAPES = (
         r"(?i)(?<=[?&])(?:sig|[\w-]{0,64}(?:signature|credential|token|password|secret|api_?key)[\w-]{0,64})=[^&\s\"']+"
     ),
     re.compile(r"(?i)(?<=\bpassword=)[^&\s\"']+"),
+    re.compile(  # in prose where a value has a digit; "password: expected text" speaks of none
+        r"(?i)\bpass(?:word|wd|phrase)[\"']?\s{0,3}[:=]\s{0,3}"
+        r"(?:[\"'][^\"'\n]{1,256}[\"']|(?=[^\s\"',;]{0,63}\d)[^\s\"',;]{6,256})"
+    ),
     re.compile(r"(?i)\b(?:aws_)?(?:secret_access_key|secret_key|session_token)[\"']?\s{0,3}[=:]\s{0,3}[^\s&]{8,}"),
     re.compile(r"(?<=//hooks\.slack\.com/)services/[\w/-]+"),
 )

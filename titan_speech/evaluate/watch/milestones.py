@@ -21,7 +21,7 @@ from titan_speech.evaluate.result_folder import PARITY_PREFIX
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, RunCheckpoints
 from titan_speech.hf.export_on_save import EXPORT_DIR
-from titan_speech.hf.model_card import card_with_parity, read_record
+from titan_speech.hf.model_card import card_with_parity, read_card, read_record
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.exported_files import CARD_NAME
 from titan_speech.utils.files import write_atomically
@@ -62,7 +62,7 @@ class MilestoneCheck:
     def _compare(self, folder: Path, checkpoint: RunCheckpoint) -> dict[str, Any]:
         try:
             with self.checkpoints.opened(checkpoint) as opened:
-                dtype = HFFolder.open(folder).dtype
+                dtype, card = HFFolder.open(folder).dtype, read_card(folder)
                 report = compare(
                     opened, folder, lambda documents: ask_process("transformers", folder, documents, "float32"), dtype
                 )
@@ -72,6 +72,5 @@ class MilestoneCheck:
         lines = report.lines()
         level = logging.ERROR if report.problems else logging.INFO
         logger.log(level, "%s: %s", folder, lines[-1])
-        card = folder / CARD_NAME
-        write_atomically(card, card_with_parity(card.read_text(encoding="utf-8"), lines))
+        write_atomically(folder / CARD_NAME, card_with_parity(card, lines))
         return {"parity": lines, "step": checkpoint.step, "differs": bool(report.problems)}

@@ -5,6 +5,7 @@ losses.py        training loss, by group
 validation.py    losses and perplexity on held-out sets
 generation.py    measures of generation checks, and their sound
 evaluation.py    scores of checkpoints, the worst clips, prompts to listen to
+alignment.py     a reward training: parity, breaches, answers to listen to
 optimization.py  learning rate, gradient norm, skipped steps
 tensors.py       norms of weights, gradients, updates and activations
 throughput.py    tokens per second, MFU, data wait, padding, memory
