@@ -49,6 +49,10 @@ class SourceConfig:
     transcript: TranscriptVariant = "native"
     """Transcript variant that a paired task reads."""
 
+    augment: dict[str, PoolShare] = field(default_factory=dict)
+    """Tasks tts and clone: share of the samples that are read with another transcript variant where they have it, such
+    as {romanized = 0.2, code_mixed = 0.1}. A sample has the same variant in every epoch."""
+
     stitch_gap_sec: Annotated[float | None, Bounds(at_least=0, expected="seconds, 0 or above")] = None
     """Task speech only: join consecutive segments of one recording and speaker, at most this many seconds apart, into
     documents of up to seq_len tokens, which are never split. Segments without a neighbor are left out."""

@@ -14,7 +14,7 @@ Shapes: N documents of a slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Protocol
@@ -36,6 +36,8 @@ from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
 VIEWS_VERSION = 1  # raised when the same samples would make other clone pairs or stitched documents
 DESCRIPTION, USER = "description", "user"
+SPREAD = 0.7548776662466927
+"""Multiples of it, modulo 1, are evenly spread, and unlike those of the golden ratio by which prompts are cut."""
 _NOT_IN_KEY = frozenset({"part", "grammar", "train_on"})  # the first two have keys of their own; masks have no length
 
 
@@ -88,6 +90,8 @@ class SampleDocuments:
     train_on: str
     transcript: str
     seq_len: int
+    augment: tuple[tuple[str, float], ...] = ()
+    """Other variants of the transcript, and the share of samples that are read with each."""
 
     def __reduce__(self) -> tuple[type[SampleDocuments], tuple[object, ...]]:
         """Cached columns of the part are not sent to worker processes."""
@@ -99,7 +103,8 @@ class SampleDocuments:
 
     @property
     def key(self) -> str:
-        settings = [str(getattr(self, field.name)) for field in fields(self) if field.name not in _NOT_IN_KEY]
+        names = [field.name for field in fields(self) if field.name not in _NOT_IN_KEY]
+        settings = [str(getattr(self, name)) for name in names if name != "augment" or self.augment]
         framing = [template.num_fixed_tokens for template in self.grammar.templates(self.task)]
         return key_of(VIEWS_VERSION, type(self).__name__, self.part.key, settings, framing)
 
@@ -111,7 +116,8 @@ class SampleDocuments:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        paired = (self.transcript, DESCRIPTION) if self.task is Task.TTS else (self.transcript,)
+        spoken = (self.transcript, *(variant for variant, _ in self.augment))
+        paired = (*spoken, DESCRIPTION) if self.task is Task.TTS else spoken
         wanted = {Task.TTS: paired, Task.CLONE: paired, Task.INSTRUCTION: (USER,)}.get(self.task, ())
         return tuple(variant for variant in wanted if variant in self.part.variants)
 
@@ -120,10 +126,35 @@ class SampleDocuments:
         """Codes of samples, or the ids of text samples."""
         return self.part.reader()
 
+    def text_len_N(self, start: int, stop: int) -> NDArray[np.int32]:  # noqa: N802
+        """Tokens of the transcripts that samples [start, stop) are read with; 0 where one has none."""
+        length_N = self.part.text_len_N(self.transcript)[start:stop]
+        for variant, chosen_N in self._augmented(np.arange(start, stop)):
+            other_N = self.part.text_len_N(variant)[start:stop]
+            length_N = np.where(chosen_N & (other_N > 0), other_N, length_N)
+        return length_N
+
+    def text(self, numbers: Sequence[int]) -> list[memoryview]:
+        """Ids of the transcripts that samples are read with."""
+        found = self._readers[self.transcript](numbers)
+        for variant, chosen_N in self._augmented(np.asarray(numbers)):
+            for row in np.flatnonzero(chosen_N).tolist():
+                if len(other := self._readers[variant]([numbers[row]])[0]):
+                    found[row] = other
+        return found
+
     @cached_property
-    def text(self) -> SampleReader:
-        """Ids of samples' transcripts."""
-        return self.part.reader(self.transcript)
+    def _readers(self) -> dict[str, SampleReader]:
+        return {variant: self.part.reader(variant) for variant in self.variants if variant != DESCRIPTION}
+
+    def _augmented(self, number_N: NDArray) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Each other variant, and which samples are read with it; evenly spread over any run of samples."""
+        place_N = number_N * SPREAD % 1.0
+        start = 0.0
+        for variant, share in self.augment:
+            if variant in self.part.variants:
+                yield variant, (place_N >= start) & (place_N < start + share)
+            start += share
 
     @cached_property
     def description(self) -> SampleReader:

@@ -35,7 +35,7 @@ class TTSDocuments(SampleDocuments):
     """A voice description if the sample has one, its transcript, and its codes."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        text_len_N = self.part.text_len_N(self.transcript)[start:stop]
+        text_len_N = self.text_len_N(start, stop)
         lengths_N = self.part.code_len_N[start:stop] + text_len_N + np.int32(self.grammar.num_fixed_tokens(self.task))
         if DESCRIPTION in self.part.variants:
             extra = self.grammar.num_fixed_tokens(self.task, has_description=True) - self.grammar.num_fixed_tokens(
@@ -68,7 +68,7 @@ class CloneDocuments(SampleDocuments):
         return self.cached(self._references)
 
     def _references(self) -> NDArray[np.int32]:
-        text_len_N = self.part.text_len_N(self.transcript)
+        text_len_N = self.text_len_N(0, self.part.num_samples)
         length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
         speaker_N = encode_names(self.part.column("speaker_id"))
         max_length = self.seq_len - self.grammar.num_fixed_tokens(self.task)
@@ -76,7 +76,7 @@ class CloneDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         reference_N = self.reference_N[start:stop]
-        code_len_N, text_len_N = self.part.code_len_N, self.part.text_len_N(self.transcript)
+        code_len_N, text_len_N = self.part.code_len_N, self.text_len_N(0, self.part.num_samples)
         lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + np.int32(self.grammar.num_fixed_tokens(self.task))
         lengths_N += code_len_N[reference_N] + text_len_N[reference_N]
         return np.where(reference_N >= 0, lengths_N, np.int32(0))

@@ -153,6 +153,8 @@ def document_settings(source: SourceConfig, seq_len: int) -> dict[str, str]:
     Clone pairs and stitched documents are chosen to fit the sequence length: another one makes other documents.
     """
     settings = {"task": source.task, "transcript": source.transcript}
+    if source.augment:
+        settings["augment"] = json.dumps(sorted(source.augment.items()))
     if source.where:
         settings["where"] = parse_where(source.where).text
     if source.stitch_gap_sec is not None:

@@ -89,7 +89,11 @@ def _select_parts(source: SourceConfig, store: Store) -> list[Part]:
     if not parts:
         raise DataError(f"store {store.path} has no {kind} samples, which task {source.task} reads")
     variant = required_variant(source)
-    return parts if variant is None else _parts_with_variant(parts, source, variant)
+    if variant is None:
+        return parts
+    parts = _parts_with_variant(parts, source, variant)
+    _refuse_missing("augment", list(source.augment), {name for part in parts for name in part.variants}, store)
+    return parts
 
 
 def _satisfying(part: Part, where: str) -> Part:

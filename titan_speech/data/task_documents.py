@@ -53,4 +53,4 @@ def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: in
         return PreferenceDocuments(*settings)
     if source.stitch_gap_sec is not None:
         return StitchedDocuments(*settings, max_gap_sec=source.stitch_gap_sec)
-    return DOCUMENTS_OF_TASK[task](*settings)
+    return DOCUMENTS_OF_TASK[task](*settings, augment=tuple(sorted(source.augment.items())))

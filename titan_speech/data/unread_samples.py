@@ -130,6 +130,6 @@ def _has_place(documents: StitchedDocuments) -> Mask:
 def _alone(documents: CloneDocuments) -> Mask:
     """Samples whose speaker has no other transcribed one."""
     speaker_N = encode_names(documents.part.column("speaker_id"))
-    usable_N = (speaker_N >= 0) & (documents.part.text_len_N(documents.transcript) > 0)
+    usable_N = (speaker_N >= 0) & (documents.text_len_N(0, documents.part.num_samples) > 0)
     counts = np.bincount(speaker_N[usable_N], minlength=int(speaker_N.max(initial=0)) + 1)
     return counts[np.maximum(speaker_N, 0)] < 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import get_args
 from urllib.parse import urlsplit
 
 from titan_speech.config.problem import Finding, nearest_name
@@ -21,6 +22,7 @@ from titan_speech.config.schema_data import (
     DataConfig,
     LanguageRuleConfig,
     SourceConfig,
+    TranscriptVariant,
 )
 from titan_speech.config.where import WhereError, parse_where
 from titan_speech.errors import DataError
@@ -70,10 +72,34 @@ def _check_names(data: DataConfig) -> Iterator[Finding]:
         seen.setdefault(source.name, index)
 
 
+def _check_augment(source: SourceConfig, key: str) -> Iterator[Finding]:
+    if not source.augment:
+        return
+    variants = get_args(TranscriptVariant)
+    if source.task not in ("tts", "clone"):
+        keys = (f"{key}.augment", f"{key}.task")
+        yield Finding(
+            keys, f"other transcripts of task {source.task}", "task tts or clone; the answers of a pair have one"
+        )
+    for variant in source.augment:
+        if variant not in variants:
+            yield Finding(
+                (f"{key}.augment",), f'"{variant}"', f"one of {', '.join(variants)}", nearest_name(variant, variants)
+            )
+        elif variant == source.transcript:
+            keys = (f"{key}.augment", f"{key}.transcript")
+            yield Finding(
+                keys, f'"{variant}" twice', "another variant than the transcript, which all other samples have"
+            )
+    if (total := sum(source.augment.values())) > 1:
+        yield Finding((f"{key}.augment",), f"shares that add up to {total:g}", "at most 1")
+
+
 def _check_source(source: SourceConfig, key: str) -> Iterator[Finding]:
     if source.stitch_gap_sec is not None and source.task != "speech":
         keys = (f"{key}.stitch_gap_sec", f"{key}.task")
         yield Finding(keys, f"stitching of task {source.task}", "task speech; other tasks read segments one by one")
+    yield from _check_augment(source, key)
     if not source.store:
         yield Finding((f"{key}.store",), "an empty path", "the folder of a token store")
     for index, language in enumerate(source.languages):
