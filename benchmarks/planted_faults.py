@@ -2,25 +2,29 @@
 
     python -m benchmarks.planted_faults --json benchmarks/results/planted_faults_32.json
 
-The slow tests do the same with four samples in minutes; 32 samples take far longer (not measured), so this
-is a record and no test. Six runs: sound with three seeds, a wrong prompt template, a stop token that is never trained,
-a learning rate ten times too high. Each is written when it has ended, and one that is in the file is not run again.
+The slow tests do the same with four samples in minutes. Six runs: sound with three seeds, a wrong prompt template, a
+stop token that is never trained, a learning rate ten times too high. Each is written when it has ended, and one that is
+in the file is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.machine import load, this_machine
-from tests.slow.test_planted_faults import Scale, checks, flagged, speaks, trained
+from tests.runs import figures
+from tests.slow.test_planted_faults import Scale, checks, flags, speaks_from, trained
 
+SCALE = Scale(num_samples=32, codes=(30, 60), steps=200, every=20, packs=4, seq_len=256, num_prompts=8)
 RATE = ("--optimizer.lr", "4e-2", "--lr_scheduler.end_lr", "2e-3")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sound": ("", ()),
@@ -32,42 +36,49 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def run(name: str, scale: Scale) -> dict[str, Any]:
-    """Train once; the measures of each check, and the first check from which on the model speaks."""
+def run(name: str, scale: Scale, folder: Path) -> dict[str, Any]:
+    """Train once; the measures of each check, what was flagged, and the first check from which on the model speaks."""
     fault, overrides = RUNS[name]
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
-        finished = trained(Path(folder), monkeypatch, fault, *overrides, scale=scale)
-        if finished.returncode:
-            raise SystemExit(finished.output[-4000:])
-        found = checks(Path(folder))
-    spoken = [step for step in found if all(speaks(later) for at, later in found.items() if at >= step)]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        finished = trained(folder, monkeypatch, fault, *overrides, scale=scale)
+    if finished.returncode:
+        raise SystemExit(finished.output[-4000:])
+    found, losses = checks(folder), figures(folder / "run")
     return {
+        "loss": round(losses[max(losses)]["loss"], 4),
         "checks": {step: {measure: round(value, 4) for measure, value in one.items()} for step, one in found.items()},
-        "outside_of_the_band": {step: flagged(one) for step, one in found.items()},
-        "speaks_from_step": min(spoken, default=None),
+        "flagged": flags(folder),
+        "speaks_from_step": speaks_from(flags(folder)),
+        "duration_sec": round(time.monotonic() - began),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, help="file to write, and to continue")
-    parser.add_argument("--samples", type=int, default=32, help="samples to learn by heart (default: 32)")
-    parser.add_argument("--steps", type=int, default=500, help="steps (default: 500)")
+    parser.add_argument("--folder", type=Path, help="where the runs are kept (default: they are removed)")
+    parser.add_argument("--steps", type=int, default=SCALE.steps, help=f"steps (default: {SCALE.steps})")
+    parser.add_argument("--every", type=int, default=SCALE.every, help=f"between checks (default: {SCALE.every})")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="runs to do (default: all)")
     args = parser.parse_args()
-    scale = Scale(args.samples, (75, 170), args.steps, every=max(args.steps // 10, 1), packs=4, seq_len=256)
+    scale = replace(SCALE, steps=args.steps, every=args.every)
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
     before = load()
-    for name in args.only:
-        if name not in found.get("runs", {}):
-            one = run(name, scale)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in args.only:
+            if name in found.get("runs", {}):
+                continue
+            one = run(name, scale, (args.folder or Path(temporary)) / name.replace(", ", "-").replace(" ", "-"))
             found = {
                 "machine": asdict(this_machine(before)),
                 "scale": asdict(scale),
                 "runs": {**found.get("runs", {}), name: one},
             }
             args.json.write_text(json.dumps(found, indent=1) + "\n")
-            print(name, "speaks from step", one["speaks_from_step"], one["outside_of_the_band"])
+            print(f"{name}: speaks from step {one['speaks_from_step']}; flagged: {one['flagged']}", flush=True)
     return 0
 
 

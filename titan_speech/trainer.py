@@ -28,6 +28,7 @@ from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.batch_checks import check_labels, packs_by_stream
+from titan_speech.data.code_shift import open_code_shift_check
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.data.loader import ANSWERS, Batch, SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
@@ -84,6 +85,7 @@ class SpeechTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         health, run_folder = config.speech.health, Path(config.dump_folder)
+        is_first_rank = torch.distributed.get_rank() == 0
         loss = cast(GroupedCrossEntropy, cast(ChunkedLossWrapper, self.loss_fn).loss_fn)
         loss.groups.keep_in(self.model_parts[-1], self.device)
         self.guard = StepGuard(self.device, self.parallel_dims.tp, loss.groups)
@@ -94,7 +96,7 @@ class SpeechTrainer(Trainer):
             run_folder,
             finder,
             warmup_steps=config.budget.warmup_steps,
-            is_first_rank=torch.distributed.get_rank() == 0,
+            is_first_rank=is_first_rank,
             flag=self.metrics_processor.flag,
         )
         self.hangs = HangReport(run_folder, finder.slots)
@@ -116,6 +118,8 @@ class SpeechTrainer(Trainer):
             every_steps=config.speech.validation.every_steps,
             num_steps=config.budget.num_steps,
         )
+        self.code_shift = open_code_shift_check(config.speech, config.plan) if is_first_rank else None
+        """Of rank 0, whose batches are a sample of those of all ranks; None without held-out sets."""
         self.tensor_norms = TensorNorms(
             self.model_parts,
             num_old_rows=config.plan.vocabulary.num_base,
@@ -218,6 +222,8 @@ class SpeechTrainer(Trainer):
             if is_first:
                 check_labels(inputs["input"], labels_BL, inputs["positions"], closing_ids)
                 is_first = False
+            for found in self.code_shift.findings(inputs["input"], labels_BL) if self.code_shift else ():
+                metrics.flag("the codes", self.step, found)
             metrics.packs_S += packs_by_stream(labels_BL, len(metrics.packs_S))  # read, also where a step is skipped
             if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.runs import ROOT
+from tests.slow.test_overfit import english_samples, write_config
 from titan_speech.cli.main import main
 from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
@@ -52,6 +55,18 @@ def test_a_store_with_a_cut_file_fails_and_a_run_without_held_out_samples_is_war
     assert outcomes["stores"].verdict is Verdict.FAIL
     assert "00000.tokens" in outcomes["stores"].advice
     assert outcomes["throughput"].verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_store_whose_codes_are_shifted_against_the_held_out_set_fails(tmp_path: Path, gold: Path, shift: int) -> None:
+    samples = [
+        replace(sample, codes_F=np.minimum(sample.codes_F, 65_535 - shift) + shift)
+        for sample in english_samples(250, 10, 2_000)
+    ]
+    config = write_config(tmp_path, samples, steps=1, packs=1, seq_len=256, lr=1e-3)
+    found = checks.stores(load_config(["--job.config_file", str(config), "--data.held_out", str(gold)]).config)
+    assert found.verdict is (Verdict.FAIL if shift else Verdict.PASS), found
+    assert ("are shifted by +1 against held-out ones" in found.advice) == bool(shift)
 
 
 def test_an_audit_reads_samples_of_every_language() -> None:

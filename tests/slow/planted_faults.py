@@ -34,7 +34,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.train import main
 
 FAULT = os.environ.get("FAULT", "")
-NUM_PROMPTS = 4
+NUM_PROMPTS = int(os.environ.get("NUM_PROMPTS", "4"))
 
 
 def own_prompts(config: Any, plan: DataPlan) -> tuple[GenerationPrompt, ...]:

@@ -1,7 +1,8 @@
 """Faults whose loss falls as any other's: each is flagged by the check that can see it, and a sound run never is.
 
-Four samples that a small model overfits, as the model must speak before it can be judged. The sound run says from which
-check on a model speaks, S, and what its measures are from there on; a fault is flagged if a measure is outside of that.
+Four samples that a small model overfits, as the model must speak before it can be judged. The bounds are those of
+`generation_check.warn`, and what counts is the `flagged` events of the run itself. A sound run says from which check on
+none is raised, S: it speaks. benchmarks/planted_faults.py does the same with 32 samples.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from tests.slow.test_overfit import english_samples, write_config
 
 ENTRY = str(ROOT / "tests" / "slow" / "planted_faults.py")
 MEASURES = ("stop_failure", "invalid_tokens", "special_tokens", "loop", "length_ratio")
-MARGIN = 0.02
+BOUNDS = (
+    "--generation_check.warn",
+    "{stop_failure = 0.02, invalid_tokens = 0.01, special_tokens = 0.01, loop = 0.02, length_ratio = 1.12}",
+    *("--generation_check.warn_below", "{length_ratio = 0.88}"),
+)
+"""What a model that has learned its samples by heart keeps: its measures are 0, and its length ratio is 1."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,11 @@ class Scale:
     """Steps between generation checks."""
     packs: int
     seq_len: int
+    num_prompts: int
+    """Of the samples, which each check continues."""
 
 
-FOUR = Scale(num_samples=4, codes=(30, 45), steps=120, every=20, packs=2, seq_len=128)
+FOUR = Scale(num_samples=4, codes=(30, 45), steps=120, every=20, packs=2, seq_len=128, num_prompts=4)
 EVERY = FOUR.every
 
 
@@ -42,6 +50,7 @@ def trained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str, scale: Scale = FOUR
 ) -> Finished:
     monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("NUM_PROMPTS", str(scale.num_prompts))
     samples = english_samples(scale.num_samples, *scale.codes)
     config = write_config(folder, samples, steps=scale.steps, packs=scale.packs, seq_len=scale.seq_len, lr=4e-3)
     check = (
@@ -49,7 +58,7 @@ def trained(
         *("--generation_check.max_codes", str(scale.codes[1] + 15)),
         *("--generation_check.temperature", "0", "--data.num_workers", "0"),
     )
-    return train(folder / "run", *check, *overrides, config=str(config), entry=ENTRY)
+    return train(folder / "run", *check, *BOUNDS, *overrides, config=str(config), entry=ENTRY)
 
 
 def checks(folder: Path) -> dict[int, dict[str, float]]:
@@ -58,30 +67,30 @@ def checks(folder: Path) -> dict[int, dict[str, float]]:
     return {event["step"]: {name: event[f"generation/{name}"] for name in MEASURES} for event in events}
 
 
-def speaks(measures: dict[str, float]) -> bool:
-    """Whether a check is that of a model that has learned its samples."""
-    is_clean = not any(measures[name] for name in MEASURES[:-1])
-    return is_clean and abs(measures["length_ratio"] - 1) < 0.1
+def flags(folder: Path) -> dict[int, str]:
+    """What the run itself said of its generation checks, by step; empty where it raised no flag."""
+    events = [record for record in metrics_lines(folder / "run") if record.get("event") == "flagged"]
+    raised = {event["step"]: event["message"] for event in events if event["what"] == "the generation check"}
+    return {step: raised.get(step, "") for step in checks(folder)}
 
 
-def flagged(measures: dict[str, float]) -> list[str]:
-    """The measures that are outside of what a speaking model has."""
-    limits = {name: MARGIN for name in MEASURES[:-1]}
-    found = [name for name, limit in limits.items() if measures[name] > limit]
-    return found + (["length_ratio"] if abs(measures["length_ratio"] - 1) > 0.1 + MARGIN else [])
+def speaks_from(found: dict[int, str]) -> int | None:
+    """S: the check from which on none is flagged; None if the last one is."""
+    steps = sorted(found)
+    silent = [step for step in steps if not any(found[later] for later in steps if later >= step)]
+    return min(silent, default=None)
 
 
 @pytest.fixture(scope="module")
 def first_speaking_step(tmp_path_factory: pytest.TempPathFactory) -> int:
-    """S: the check of the sound run from which on it speaks."""
+    """S of the sound run."""
     folder = tmp_path_factory.mktemp("sound")
     with pytest.MonkeyPatch.context() as monkeypatch:
         finished = trained(folder, monkeypatch, "")
     assert finished.returncode == 0, finished.output[-4000:]
-    found = checks(folder)
-    spoken = [step for step in found if all(speaks(later) for at, later in found.items() if at >= step)]
-    assert spoken, f"the sound run never speaks: {found}"
-    return spoken[0]
+    step = speaks_from(flags(folder))
+    assert step is not None, f"the sound run never speaks: {checks(folder)}"
+    return step
 
 
 @pytest.mark.slow
@@ -91,9 +100,7 @@ def test_a_sound_run_is_never_flagged(
 ) -> None:
     finished = trained(tmp_path, monkeypatch, "", "--job.seed", seed)
     assert finished.returncode == 0, finished.output[-4000:]
-    late = {
-        step: flagged(measures) for step, measures in checks(tmp_path).items() if step > first_speaking_step + EVERY
-    }
+    late = {step: text for step, text in flags(tmp_path).items() if step > first_speaking_step + EVERY}
     assert not any(late.values()), late
 
 
@@ -103,7 +110,7 @@ def test_a_sound_run_is_never_flagged(
     [
         ("template", (), "special_tokens"),
         ("stop", (), "stop_failure"),
-        ("", ("--optimizer.lr", "4e-2", "--lr_scheduler.end_lr", "2e-3"), None),
+        ("", ("--optimizer.lr", "4e-2", "--lr_scheduler.end_lr", "2e-3"), ""),
     ],
     ids=["template", "stop", "rate"],
 )
@@ -113,15 +120,14 @@ def test_a_fault_is_flagged_at_the_latest_two_checks_after_a_sound_run_speaks(
     first_speaking_step: int,
     fault: str,
     overrides: tuple[str, ...],
-    by: str | None,
+    by: str,
 ) -> None:
     finished = trained(tmp_path, monkeypatch, fault, *overrides)
     assert finished.returncode == 0, finished.output[-4000:]
-    found = checks(tmp_path)
-    late = {step: flagged(found[step]) for step in found if step >= first_speaking_step}
-    within = [names for step, names in late.items() if step <= first_speaking_step + 2 * EVERY]
-    assert any(within), f"{late}, {found}"
-    assert by is None or all(by in names for names in within), late
+    late = {step: text for step, text in flags(tmp_path).items() if step >= first_speaking_step}
+    within = [text for step, text in late.items() if step <= first_speaking_step + 2 * EVERY]
+    assert any(within), f"{late}, {checks(tmp_path)}"
+    assert all(by in text for text in within), late
 
 
 @pytest.mark.slow
@@ -145,22 +151,25 @@ def test_a_language_that_is_not_read_is_named_by_the_mixture(tmp_path: Path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", ["0", "1"])
 @pytest.mark.parametrize("fault", ["shift", ""])
-def test_codes_shifted_by_one_are_flagged_by_the_validation_and_a_sound_run_is_not(
-    tmp_path: Path, gold: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+def test_codes_shifted_by_one_are_flagged_in_the_first_steps_and_a_sound_run_is_not(
+    tmp_path: Path, gold: Path, monkeypatch: pytest.MonkeyPatch, fault: str, seed: str
 ) -> None:
-    """The training loss falls the same: only data that is not shifted can tell.
-
-    Measured: before the first step the loss of held-out codes is 11.073, after 30 steps 11.144, after 60 11.049: the
-    flag must be seen when it is raised.
-    """
+    """The training loss falls the same: only data that is not shifted can tell."""
     monkeypatch.setenv("FAULT", fault)
-    words = ("--training.target_tokens", str(1024 * 60), "--data.num_workers", "0", "--checkpoint.enable", "false")
-    held_out = ("--data.held_out", json.dumps([str(gold)]), "--validation.every_steps", "30")
+    words = ("--training.target_tokens", str(1024 * 24), "--data.num_workers", "0", "--checkpoint.enable", "false")
+    held_out = ("--data.held_out", json.dumps([str(gold)]), "--validation.every_steps", "24", "--data.seed", seed)
     finished = train(tmp_path / "run", *words, *held_out, config="tests/assets/small.toml", entry=ENTRY)
     assert finished.returncode == 0, finished.output[-4000:]
     lines = metrics_lines(tmp_path / "run")
     trained = [line["loss/kind/code"] for line in lines if "event" not in line and "loss/kind/code" in line]
-    assert trained[-1] < trained[0] - 0.3, "it learns"
-    flags = [(line["what"], line["step"]) for line in lines if line.get("event") == "flagged"]
-    assert flags[:1] == ([("validation gold", 30)] if fault else [])
+    assert trained[-1] < trained[0] - 0.1, "it learns"
+    flags = [line for line in lines if line.get("event") == "flagged"]
+    if not fault:
+        assert not flags
+        return
+    assert {flag["what"] for flag in flags} >= {"the codes"}
+    first = flags[0]
+    assert first["step"] <= 20, first
+    assert "are shifted by +1 against held-out ones" in first["message"]

@@ -5,6 +5,8 @@ In: a checked configuration. Out: an `Outcome` each. Errors of this project beco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.doctor.outcome import Outcome, Verdict
 from titan_speech.utils.text_table import amount, counted, gigabytes, hours
@@ -30,10 +32,31 @@ def stores(config: SpeechConfig) -> Outcome:
     text = f"{counted(len(places), 'store')}, {amount(samples, 'samples')}, {size}"
     if broken:
         return Outcome("stores", Verdict.FAIL, text, "\n".join([*broken, "titan-speech store verify names every file"]))
+    if shifted := _shifted_codes(config, places):
+        return Outcome("stores", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
     if not config.data.held_out:
         advice = "no held-out set: titan-speech store held-out makes one for [data] held_out, and the run is validated"
         return Outcome("stores", Verdict.WARN, text, advice)
     return Outcome("stores", Verdict.PASS, f"{text}, {len(config.data.held_out)} held-out sets")
+
+
+def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
+    """Datasets whose codes are shifted against those of the held-out sets."""
+    from titan_speech.data.code_shift import HeldOutCodes, count_stored_codes
+    from titan_speech.store.reader import open_store
+
+    if not config.data.held_out:
+        return []
+    held_out, found = HeldOutCodes.read(config.data.held_out, config.storage), list[str]()
+    for place in places:
+        parts = open_store(place, config.storage).parts
+        samples_per_part = -(-AUDITED_SAMPLES // max(len(parts), 1))
+        for dataset in sorted({part.dataset_source for part in parts}):
+            of_dataset = [part for part in parts if part.dataset_source == dataset]
+            counts_K = count_stored_codes(of_dataset, samples_per_part)
+            if shifted := held_out.compare(counts_K, frozenset([dataset])):
+                found.append(f"{place}: {shifted}")
+    return found
 
 
 def audit(config: SpeechConfig) -> Outcome:
