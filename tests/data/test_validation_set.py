@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
+from titan_speech.store.sample import SampleInfo
+from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
@@ -99,23 +102,45 @@ def test_none_without_an_interval_or_a_held_out_set(world: World) -> None:
     assert opened(replace(all_tasks(world), validation=ValidationConfig(every_steps=0)))[1] == ()
 
 
-def test_a_language_of_the_run_without_scored_samples_is_refused_unless_languages_are_named(
-    world: World, tmp_path: Path
-) -> None:
-    from titan_speech.store.sample import SampleInfo
-    from titan_speech.store.writer import StoreWriter
-
+def write_english(world: World, folder: Path, ids: str, seeds: Iterable[int], num_codes: int) -> Path:
     with StoreWriter(
-        tmp_path / "only-en",
-        name="only-en",
+        folder,
+        name=folder.name,
         codec=CODEC,
         tokenizer=TextTokenizer.load(world.tokenizer),
         normalization_version="nfc-1",
         licence="CC0-1.0",
     ) as writer:
-        for i in range(40):
-            info = SampleInfo(sample_id=f"wild-en-{i}", dataset_source="wild", language="en")
-            writer.add_speech(info, np.random.default_rng([i, 0]).integers(0, 65_536, 20, dtype=np.uint16))
+        for number, seed in enumerate(seeds):
+            info = SampleInfo(sample_id=f"{ids}-{number}", dataset_source="wild", language="en")
+            codes_F = np.random.default_rng([seed, 0]).integers(0, 65_536, num_codes, dtype=np.uint16)
+            writer.add_speech(info, codes_F)
+    return folder
+
+
+@pytest.mark.parametrize(("first_seed", "num_codes"), [(0, 60), (1_000, 60), (0, 40)])
+def test_a_set_whose_samples_are_in_another_store_under_other_ids_is_refused(
+    world: World, tmp_path: Path, first_seed: int, num_codes: int
+) -> None:
+    """Other codes, and copies of less than a second, pass."""
+    first = write_english(world, tmp_path / "first", "first", range(400), num_codes)
+    again = write_english(world, tmp_path / "again", "again", range(first_seed, first_seed + 400), num_codes)
+    make_held_out_set([str(first)], tmp_path / "english", HeldOutOptions(num_ce=4, num_decode=1), None)
+    sources = [world.source("speech", 0.5, name=store.name, store=str(store)) for store in (first, again)]
+    config = world.config(*sources, held_out=(str(tmp_path / "english"),))
+    if (first_seed, num_codes) != (0, 60):
+        opened(config)
+        return
+    with pytest.raises(DataError, match=r"overlaps the training data: sample again-\d+ of .* is a copy of its sample"):
+        opened(config)
+    make_held_out_set([str(first), str(again)], tmp_path / "of-both", HeldOutOptions(num_ce=4, num_decode=1), None)
+    opened(world.config(*sources, held_out=(str(tmp_path / "of-both"),)))
+
+
+def test_a_language_of_the_run_without_scored_samples_is_refused_unless_languages_are_named(
+    world: World, tmp_path: Path
+) -> None:
+    write_english(world, tmp_path / "only-en", ids="wild-en", seeds=range(40), num_codes=20)
     make_held_out_set([str(tmp_path / "only-en")], tmp_path / "english", HeldOutOptions(num_ce=4, num_decode=1), None)
     config = world.config(world.source("speech", 1.0, datasets=("wild",)), held_out=(str(tmp_path / "english"),))
     with pytest.raises(ConfigError, match=r"no scored sample of hi, ta .*validation\.languages"):

@@ -16,6 +16,7 @@ from titan_speech.cli.main import main
 from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
 from titan_speech.doctor.outcome import Outcome, Verdict, is_ready, table
+from titan_speech.errors import ConfigError
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
 
@@ -64,9 +65,16 @@ def test_a_store_whose_codes_are_shifted_against_the_held_out_set_fails(tmp_path
         for sample in english_samples(250, 10, 2_000)
     ]
     config = write_config(tmp_path, samples, steps=1, packs=1, seq_len=256, lr=1e-3)
-    found = checks.stores(load_config(["--job.config_file", str(config), "--data.held_out", str(gold)]).config)
+    words = ["--job.config_file", str(config), "--data.held_out", str(gold), "--validation.every_steps", "0"]
+    found = checks.stores(load_config(words).config)
     assert found.verdict is (Verdict.FAIL if shift else Verdict.PASS), found
     assert ("are shifted by +1 against held-out ones" in found.advice) == bool(shift)
+
+
+def test_a_held_out_set_that_the_run_would_refuse_is_refused(gold: Path) -> None:
+    words = ["--data.held_out", str(gold), "--validation.languages", "xx"]
+    with pytest.raises(ConfigError, match="has no scored sample of xx"):
+        checks.stores(load_config([*DEMO, *words]).config)
 
 
 def test_an_audit_reads_samples_of_every_language() -> None:

@@ -65,7 +65,7 @@ COMMANDS = (
                 choices=tuple(DEVICES),
             ),
             Argument("--minutes", "time for all checks (default: 10)", type=number(0.1, 600), default=10.0),
-            Argument("--skip", "a check to leave out", action="append", default=[], choices=CHECKS),
+            Argument("--skip", "a check to leave out; may be repeated", action="append", default=[], choices=CHECKS),
             Argument("--json", "print JSON", action="store_true"),
         ),
         takes_config=True,

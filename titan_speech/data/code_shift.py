@@ -9,8 +9,8 @@ A held-out set that was chosen from a shifted store has the same shift, so a dat
 samples and with those of the other datasets. Where all data is shifted alike, no count can tell: listen to it with
 `titan-speech store audit --codec`.
 
-Measured on the bundled data with three seeds, 2,000 codes per dataset, in nats per code that the best shift gains over
-none: sound codes -0.21 or less against all held-out ones and -0.06 against those of other datasets; codes shifted by one
+Measured on the bundled data (three seeds, 2,000 codes per dataset), in nats per code that the best shift gains over
+none: sound codes -0.21 or less against all held-out ones, -0.06 against those of other datasets; codes shifted by one
 0.44 and 0.20 or more. Real XCodec2 codes were not at hand.
 """
 

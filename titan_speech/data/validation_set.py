@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.documents import Documents
+from titan_speech.data.held_out_copies import refuse_copies
 from titan_speech.data.pack_layout import PackPlan, views
 from titan_speech.data.packing import Piece, best_fit
 from titan_speech.data.plan import DataPlan
@@ -70,7 +71,8 @@ def open_validation_sets(config: SpeechConfig, plan: DataPlan, tokenizer: TextTo
 
     Raises:
         ConfigError: two sets have one name, or a language of the run has no scored sample in any set.
-        DataError: a set was made with another tokenizer or codec, or none of its samples suits a stream.
+        DataError: a set was made with another tokenizer or codec, overlaps the training data, or none of its samples
+            suits a stream.
     """
     if not config.validation.every_steps or not config.data.held_out:
         return ()
@@ -83,10 +85,13 @@ def open_validation_sets(config: SpeechConfig, plan: DataPlan, tokenizer: TextTo
     stores = [open_store(path, config.storage) for path in config.data.held_out]
     for store in stores:
         check_tokenizer(store, tokenizer)
-    check_same_codec([*_training_stores(config), *stores])
+    training = _training_stores(config)
+    check_same_codec([*training, *stores])
+    held_out = [read_held_out_set(path, config.storage) for path in config.data.held_out]
+    for path, one, store in zip(config.data.held_out, held_out, stores, strict=True):
+        refuse_copies(path, one, store, training)
     sets = tuple(
-        _validation_set(name, store, read_held_out_set(path, config.storage), plan)
-        for name, store, path in zip(names, stores, config.data.held_out, strict=True)
+        _validation_set(name, store, one, plan) for name, store, one in zip(names, stores, held_out, strict=True)
     )
     _refuse_missing_languages(config, plan, sets)
     return sets

@@ -37,7 +37,7 @@ def stores(config: SpeechConfig) -> Outcome:
     if not config.data.held_out:
         advice = "no held-out set: titan-speech store held-out makes one for [data] held_out, and the run is validated"
         return Outcome("stores", Verdict.WARN, text, advice)
-    return Outcome("stores", Verdict.PASS, f"{text}, {len(config.data.held_out)} held-out sets")
+    return Outcome("stores", Verdict.PASS, f"{text}, {counted(len(config.data.held_out), 'held-out set')}")
 
 
 def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
