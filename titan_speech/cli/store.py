@@ -24,6 +24,7 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command
+from titan_speech.config.toml_text import toml_string
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted
@@ -73,7 +74,7 @@ def _held_out_lines(output: Path, made: HeldOutSet, num_samples: int) -> Iterato
         f"{len(held.recording):,} more by {made.by}, {counted(len(held.duplicate), 'duplicate')} of their codes or "
         "transcripts"
     )
-    yield f'to exclude them from training: [data] held_out = ["{output}"]'
+    yield f"to exclude them from training: [data] held_out = [{toml_string(str(output))}]"
 
 
 def store_merge(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from titan_speech.config.overrides import parse_flags
 from titan_speech.distributed.environment import dist_env
 from titan_speech.utils import printable
+from titan_speech.utils.files import write_atomically
 
 LAUNCHER_VARIABLE = "TITAN_SPEECH_LAUNCHER"
 """Set for ranks that `titan-speech train` started; it has checked the configuration and said what begins."""
@@ -51,8 +52,9 @@ def write_error_file(message: str, details: str) -> None:
     if not path:
         return
     extra = {"py_callstack": printable.printable(details), "timestamp": str(int(time.time()))}
-    with suppress(OSError):  # the message was printed
-        Path(path).write_text(json.dumps({"message": {"message": printable.message(message), "extraInfo": extra}}))
+    record = {"message": {"message": printable.message(message), "extraInfo": extra}}
+    with suppress(OSError):  # the message was printed; half of a file would end the launcher
+        write_atomically(Path(path), json.dumps(record))
 
 
 def resume_hint(words: Sequence[str], num_processes: int, num_nodes: int) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
+from titan_speech.utils.logging import LogFile
+
 AGENT_LOG, ERROR_ENDING = "agent.log", "-error.json"
 
 
@@ -33,7 +35,7 @@ class RankLogs(LogsSpecs):
         self._error_files: dict[int, Path] = {}
 
     def __enter__(self) -> RankLogs:
-        self._handler = logging.FileHandler(self.folder / AGENT_LOG, encoding="utf-8")
+        self._handler = LogFile(self.folder / AGENT_LOG, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("torch.distributed.elastic")
         logger.addHandler(self._handler)

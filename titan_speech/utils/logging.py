@@ -74,7 +74,7 @@ class RunLog:
             OSError: the file cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _FileHandler(path, encoding="utf-8")
+        file = LogFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._waiting.setTarget(file)
         self._waiting.close()  # flushes it
@@ -82,9 +82,15 @@ class RunLog:
         self._root.addHandler(file)
 
 
-class _FileHandler(logging.FileHandler):
+class LogFile(logging.FileHandler):
+    """Appends records to a file, as well as it can."""
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A full disk loses lines of the log; it neither stops training nor fills the terminal."""
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk did not take
+            super().close()
 
 
 class _TerminalHandler(logging.Handler):
