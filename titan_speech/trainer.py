@@ -222,8 +222,8 @@ class SpeechTrainer(Trainer):
             if is_first:
                 check_labels(inputs["input"], labels_BL, inputs["positions"], closing_ids)
                 is_first = False
-            for found in self.code_shift.findings(inputs["input"], labels_BL) if self.code_shift else ():
-                metrics.flag("the codes", self.step, found)
+            for names, found in self.code_shift.findings(inputs["input"], labels_BL) if self.code_shift else ():
+                metrics.flag(f"the codes of {names}", self.step, found)
             metrics.packs_S += packs_by_stream(labels_BL, len(metrics.packs_S))  # read, also where a step is skipped
             if not self.rollbacks.skips(self.step):
                 metrics.counts += count_batch(inputs["input"], inputs["positions"], labels_BL, vocabulary)

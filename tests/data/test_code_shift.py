@@ -45,14 +45,14 @@ def test_sound_codes_pass_and_shifted_ones_are_named_with_their_shift(held_out_K
     counts_K = count_stored_codes(open_store(ROOT / "demo_data").parts, samples_per_part=20)
     assert shift_found(counts_K, held_out_K) == ""
     for shift in (-8, -1, 1, 3):
-        assert shift_found(np.roll(counts_K, shift), held_out_K).startswith(f"are shifted by {shift:+} against")
+        assert shift_found(np.roll(counts_K, shift), held_out_K).startswith(f"they are shifted by {shift:+} against")
 
 
 @pytest.mark.parametrize("language", ["hi", "ta", "fr"])
 def test_another_language_is_no_shift_and_does_not_hide_one(language: str) -> None:
     counts_K, english_K = codes_of(language), codes_of("en")
     assert shift_found(counts_K, english_K) == ""
-    assert shift_found(np.roll(counts_K, 1), english_K).startswith("are shifted by +1")
+    assert shift_found(np.roll(counts_K, 1), english_K).startswith("they are shifted by +1")
 
 
 def test_too_few_codes_say_nothing(held_out_K: Counts) -> None:
@@ -77,11 +77,9 @@ def test_each_dataset_of_a_run_is_judged_once_by_what_its_batches_have(gold: Pat
     is_code_BL = torch.from_numpy(plan.vocabulary.is_code(ids_BL.numpy()))
     shifted = open_code_shift_check(config, plan)
     assert shifted is not None
-    found = [text for _ in range(2) for text in shifted.findings(ids_BL + is_code_BL, labels_BL)]
-    assert sorted(text.partition(" against")[0] for text in found) == [
-        f"codes of {names} are shifted by +1"
-        for names in ("asterisk", "asterisk, asterisk-speech", "espeak", "espeak, espeak-speech")
-    ]
+    found = dict(one for _ in range(2) for one in shifted.findings(ids_BL + is_code_BL, labels_BL))
+    assert sorted(found) == ["asterisk", "asterisk, asterisk-speech", "espeak", "espeak, espeak-speech"]
+    assert {text.partition(" against")[0] for text in found.values()} == {"they are shifted by +1"}
     assert open_code_shift_check(load_config(SMALL).config, plan) is None, "nothing to compare with"
 
 
@@ -92,4 +90,4 @@ def test_a_shifted_dataset_is_named_though_its_held_out_samples_have_the_same_sh
     assert held_out.compare(counts_K, asterisk) == ""
     moved = {name: np.roll(one_K, name in asterisk) for name, one_K in held_out.by_dataset.items()}
     found = HeldOutCodes(moved).compare(np.roll(counts_K, 1), asterisk)
-    assert found.startswith("codes of asterisk, asterisk-speech are shifted by +1 against held-out ones")
+    assert found.startswith("they are shifted by +1 against held-out ones")

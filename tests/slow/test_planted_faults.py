@@ -169,7 +169,7 @@ def test_codes_shifted_by_one_are_flagged_in_the_first_steps_and_a_sound_run_is_
     if not fault:
         assert not flags
         return
-    assert {flag["what"] for flag in flags} >= {"the codes"}
     first = flags[0]
-    assert first["step"] <= 20, first
+    assert first["what"].startswith("the codes of ")
+    assert first["step"] <= 12, first
     assert "are shifted by +1 against held-out ones" in first["message"]

@@ -14,7 +14,7 @@ from titan_speech.data.pack_layout import IGNORE_INDEX, encode_labels
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
 from titan_speech.training.console import group_lines
-from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.training.jsonl_log import JsonlLogger, read_flags
 from titan_speech.training.loss import GroupLoss, StreamKey, group_losses
 from titan_speech.training.metrics import BatchCounts, count_batch
 
@@ -67,6 +67,18 @@ def test_metrics_lines_are_valid_json_even_for_figures_that_are_not_finite(tmp_p
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"event": "start", "step": 0}, {"step": 1, "loss": None, "lr": 0.1}]
     logger.close()
+
+
+def test_flags_are_read_back_without_a_line_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_flags(path) == []
+    logger = JsonlLogger(path)
+    logger.log({"loss": 2.0}, 3)
+    logger.event("flagged", step=1_200, what="the mixture", message="language hi: 8 packs were read")
+    logger.close()
+    with path.open("a") as file:
+        file.write('{"event": "flagged", "step": 1300')
+    assert read_flags(path) == ["step 1,200, the mixture: language hi: 8 packs were read"]
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(

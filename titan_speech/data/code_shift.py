@@ -88,8 +88,7 @@ class HeldOutCodes:
             What is shifted by how much; empty where nothing is, or where there are too few codes to say.
         """
         others_K = self._sum(name for name in self.by_dataset if name not in datasets)
-        found = shift_found(counts_K, self._sum(self.by_dataset)) or shift_found(counts_K, others_K)
-        return f"codes of {', '.join(sorted(datasets))} {found}" if found else ""
+        return shift_found(counts_K, self._sum(self.by_dataset)) or shift_found(counts_K, others_K)
 
     def _sum(self, datasets: Iterable[str]) -> Counts:
         return sum((self.by_dataset[name] for name in datasets), count_codes([]))
@@ -114,9 +113,9 @@ def shift_found(counts_K: Counts, held_out_K: Counts) -> str:
     if gains[shift] < MIN_GAIN_NATS:
         return ""
     return (
-        f"are shifted by {shift:+} against held-out ones: {int(counts_K.sum()):,} codes fit {gains[shift]:.2f} nats "
-        f"per code better with {-shift:+}. One of the two was imported wrongly, as codes that count from 1 are; listen "
-        "to both with titan-speech store audit, and build the wrong one again"
+        f"they are shifted by {shift:+} against held-out ones: {int(counts_K.sum()):,} codes fit {gains[shift]:.2f} "
+        f"nats per code better with {-shift:+}. One of the two was imported wrongly, as codes that count from 1 are: "
+        "listen to both (titan-speech store audit), and build the wrong one again"
     )
 
 
@@ -140,8 +139,8 @@ class CodeShiftCheck:
         self._counts = {datasets: count_codes([]) for datasets in datasets_S if datasets}
         """Of what is not judged yet."""
 
-    def findings(self, ids_BL: torch.Tensor, labels_BL: torch.Tensor) -> Iterator[str]:
-        """Add a batch as the loader yields it; what is found in datasets that have enough codes by now."""
+    def findings(self, ids_BL: torch.Tensor, labels_BL: torch.Tensor) -> Iterator[tuple[str, str]]:
+        """Add a batch as the loader yields it; datasets that have enough codes by now, and what is found in them."""
         if not self._counts:
             return
         for ids_L, label in zip(ids_BL.numpy(), labels_BL.amax(dim=1).tolist(), strict=True):
@@ -151,7 +150,7 @@ class CodeShiftCheck:
                 self._counts[datasets] += count_codes(codes_C)
         for datasets in [datasets for datasets, counts_K in self._counts.items() if counts_K.sum() >= MIN_CODES]:
             if found := self._held_out.compare(self._counts.pop(datasets), datasets):
-                yield found
+                yield ", ".join(sorted(datasets)), found
 
 
 def open_code_shift_check(config: SpeechConfig, plan: DataPlan) -> CodeShiftCheck | None:

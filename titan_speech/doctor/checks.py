@@ -55,7 +55,7 @@ def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
             of_dataset = [part for part in parts if part.dataset_source == dataset]
             counts_K = count_stored_codes(of_dataset, samples_per_part)
             if shifted := held_out.compare(counts_K, frozenset([dataset])):
-                found.append(f"{place}: {shifted}")
+                found.append(f"the codes of {dataset} in {place}: {shifted}")
     return found
 
 

@@ -114,8 +114,7 @@ def _small_run(request: Request, config: SpeechConfig, folder: Path, left: Calla
         yield from (Outcome(name, Verdict.SKIPPED, "", "the overfit has no checkpoint") for name in names)
         return
     yield _ask(request, names[0], left, lambda: small_run.resume(prepared[0], RESUME_SHARE * left()))
-    is_overfitted = first.verdict is Verdict.PASS
-    yield _ask(request, names[1], left, lambda: small_run.generate(prepared[0], is_overfitted))
+    yield _ask(request, names[1], left, lambda: small_run.generate(prepared[0]))
 
 
 def _throughput(

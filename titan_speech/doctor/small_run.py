@@ -31,7 +31,7 @@ from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.training.run_report import read_steps
+from titan_speech.training.jsonl_log import read_flags, read_steps
 from titan_speech.utils.text_table import counted
 
 NUM_SAMPLES = 32
@@ -180,7 +180,8 @@ def overfit(small: SmallRun, within_sec: float) -> Outcome:
     first, last = (records[step]["loss"] for step in (min(records), max(records)))
     text = f"{NUM_SAMPLES:,} samples, debug model: loss {first:.2f} to {last:.3f} in {max(records):,} steps"
     if last < GOOD_LOSS:
-        return Outcome("overfit", Verdict.PASS, text)
+        flags = [f"flagged at {flag}" for flag in read_flags(small.folder / "metrics.jsonl")]
+        return Outcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
     if code == EXIT_RESTART and last < FALLEN * first:
         return Outcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
     advice = (
@@ -211,7 +212,7 @@ def resume(small: SmallRun, within_sec: float) -> Outcome:
     return Outcome("save and resume", Verdict.PASS, text)
 
 
-def generate(small: SmallRun, overfitted: bool) -> Outcome:
+def generate(small: SmallRun) -> Outcome:
     """The text of a sample is continued with codes, and stops."""
     from titan_speech.generate.load import load_run
     from titan_speech.generate.sampling import Decoding, generate_codes, prompt_parts
@@ -222,7 +223,8 @@ def generate(small: SmallRun, overfitted: bool) -> Outcome:
     said = generate_codes(trained.model, trained.grammar, task, parts, decoding)
     end = "stopped" if said.stopped else "not stopped"
     text = f"{counted(len(said.codes_F), 'code')} for a sample of {small.num_codes}, {end}"
-    if said.stopped or not overfitted:
+    records = read_steps(small.folder / "metrics.jsonl")
+    if said.stopped or records[max(records)]["loss"] >= GOOD_LOSS:
         return Outcome("generation", Verdict.PASS, text)
     advice = "an overfitted model must stop: is the stop token trained? See titan-speech data show"
     return Outcome("generation", Verdict.FAIL, text, advice)

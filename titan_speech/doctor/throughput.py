@@ -16,7 +16,7 @@ from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.doctor.outcome import Outcome, Verdict
 from titan_speech.doctor.small_run import train
 from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
-from titan_speech.training.run_report import read_steps
+from titan_speech.training.jsonl_log import read_flags, read_steps
 from titan_speech.utils.text_table import counted
 
 STEPS = 10
@@ -95,6 +95,7 @@ def throughput(
         remarks.append("raise data.num_workers or data.num_prefetch_batches: the device waits for batches")
     if predicted and rate < SLOW * predicted:
         remarks.append(f"{predicted:,.0f} were predicted; see docs/troubleshooting.md on slow runs")
+    remarks += [f"flagged at {flag}" for flag in read_flags(folder / "metrics.jsonl")]
     if len(records) < STEPS:
         remarks.append(f"{STEPS} steps did not fit into the time")
     return Outcome("throughput", Verdict.WARN if remarks else Verdict.PASS, text, "\n".join(remarks))

@@ -168,9 +168,10 @@ def draw(chart: Chart) -> Drawing:
         (band.label, _area(to_x(np.clip(band.x_P, low_x, high_x)), to_y(band.low_P), to_y(band.high_P)))
         for band in chart.bands
     )
-    x_ticks = [(float(to_x(np.array([x]))[0]), _tick_text(x)) for x in _nice_ticks(low_x, high_x, max(3, width // 110))]
-    ticks = _log_ticks(low_y, high_y) if chart.is_log else _nice_ticks(low_y, high_y, max(2, height // 40))
-    y_ticks = [(float(to_y(np.array([value]))[0]), _tick_text(value, chart.is_share)) for value in ticks]
+    steps = _nice_ticks(low_x, high_x, max(3, width // 110))
+    x_ticks = zip(to_x(np.array(steps)).tolist(), _tick_texts(steps), strict=True)
+    values = _log_ticks(low_y, high_y) if chart.is_log else _nice_ticks(low_y, high_y, max(2, height // 40))
+    y_ticks = zip(to_y(np.array(values)).tolist(), _tick_texts(values, chart.is_share), strict=True)
     marks = tuple((float(to_x(np.array([mark.x]))[0]), mark.label) for mark in chart.marks if low_x < mark.x <= high_x)
     data = {
         "x": chart.x_name,
@@ -241,25 +242,38 @@ def _nice_ticks(low: float, high: float, count: int) -> list[float]:
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if last - first < 1 and count < 16:  # one tick is no scale
+        return _nice_ticks(low, high, 2 * count)
+    return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten in the range; with fewer than two, also their multiples by 2 and 5."""
+    """Powers of ten in the range; within two decades also their multiples by 2 and 5, or those of a linear scale."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     factors = (1, 2, 5) if high - low < 2 else (1,)
-    return [f * 10.0**p for p in powers for f in factors if low <= math.log10(f * 10.0**p) <= high]
+    ticks = [f * 10.0**p for p in powers for f in factors if low <= math.log10(f * 10.0**p) <= high]
+    return ticks if len(ticks) > 1 else _nice_ticks(10.0**low, 10.0**high, 3)
 
 
-def _tick_text(value: float, is_share: bool = False) -> str:
+def _tick_texts(ticks: Sequence[float], is_share: bool = False) -> list[str]:
+    """In four digits, or as many as tell the ticks apart."""
+    texts = list[str]()
+    for digits in (4, 5, 6):
+        texts = [_tick_text(value, is_share, digits) for value in ticks]
+        if len({*texts}) == len(texts):
+            break
+    return texts
+
+
+def _tick_text(value: float, is_share: bool, digits: int) -> str:
     if is_share:
-        return f"{100 * value:.3g} %"
+        return f"{100 * value:.{digits - 1}g} %"
     if value == 0:
         return "0"
     if abs(value) >= 10_000:
         return ("-" if value < 0 else "") + amount(abs(value))
-    return f"{value:.0e}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:.4g}"
+    return f"{value:.0e}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:.{digits}g}"
 
 
 def _short(value: float) -> float:

@@ -115,3 +115,12 @@ def read_steps(metrics: Path) -> dict[int, dict[str, float]]:
             if "step" in record and "event" not in record:
                 records[record["step"]] = record
     return records
+
+
+def read_flags(metrics: Path) -> list[str]:
+    """What a run has flagged, a sentence each."""
+    if not metrics.is_file():
+        return []
+    with metrics.open(encoding="utf-8") as file:
+        events = [json.loads(line) for line in file if '"event": "flagged"' in line and line.endswith("}\n")]
+    return [f"step {event['step']:,}, {event['what']}: {event['message']}" for event in events]
