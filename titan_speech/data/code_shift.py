@@ -143,7 +143,7 @@ class CodeShiftCheck:
         """Add a batch as the loader yields it; datasets that have enough codes by now, and what is found in them."""
         if not self._counts:
             return
-        for ids_L, label in zip(ids_BL.numpy(), labels_BL.amax(dim=1).tolist(), strict=True):
+        for ids_L, label in zip(ids_BL.numpy(), labels_BL.amax(dim=1).numpy().tolist(), strict=True):
             datasets = self._datasets_S[label >> STREAM_SHIFT & STREAM_MASK] if label >= 0 else frozenset()
             if datasets in self._counts:
                 codes_C = self._vocabulary.ids_to_codes(ids_L[self._vocabulary.is_code(ids_L)])
