@@ -34,8 +34,10 @@
       |  shard_prefetch.py      fetches shards from object storage before they are needed
       |  loader.py              batches of one rank; state = next slot
       |  batch_checks.py        labels are the next token; packs by stream, counted from labels
+      |  code_shift.py          codes are not shifted against those of the held-out sets
       v
     batches                 validation_set.py      held-out samples as packs in a fixed order
+                            held_out_copies.py     none of them is trained on under another id
                             generation_prompts.py  prompts of held-out sets
                             inspect.py and phase_report.py print what they contain
 
