@@ -6,6 +6,7 @@
       |  overrides.py    applies `--table.key value`
       |  convert.py      checks names, types and choices       -> schema.py and schema_*.py, by fields.py
       |  preflight/      checks bounds and contradictions, as a function that load.py is given
+      |  where.py        reads conditions of sources on samples: dnsmos >= 3.2 and cps < 25
       |  store_names.py  replaces names of [data.stores] by paths
     SpeechConfig
       |  budget.py       derives steps, accumulation and learning rates from the token budget

@@ -3,7 +3,6 @@
     token store             titan_speech.store
       |  sources.py             [[data.source]] -> parts by language; codec and tokenizer must agree
       |  held_out.py            samples of held-out sets cannot be read from here on
-      |  where.py               conditions of sources on samples: dnsmos >= 3.2 and cps < 25
       |  task_documents.py      a part read as a task: the length of every document, the tokens of any
       |      documents.py, paired_documents.py, preference_documents.py
       |  unread_samples.py      samples that a task cannot read, counted by reason
