@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise DataError("this server is for programs of its own machine, not for web pages")
             if self.path != "/score":
                 raise DataError(f"found {self.path[:80]}, expected /score")
-            if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            if not length.isdecimal() or len(length) > 20 or int(length) > MAX_BODY_BYTES:
                 raise DataError(f"expected a Content-Length of at most {MAX_BODY_BYTES:,} bytes")
             rewards = self.server.answer(parse_json(self.rfile.read(int(length))))
         except ValueError as error:  # DataError is one
