@@ -11,7 +11,7 @@ from titan_speech.cli.main import main
 from titan_speech.errors import DataError
 from titan_speech.ledger.file import Ledger
 from titan_speech.ledger.records import STEP
-from titan_speech.ledger.spans import Span, SpanFile, spans_file
+from titan_speech.ledger.span_file import Span, SpanFile, spans_file
 from titan_speech.report.trace import trace
 
 

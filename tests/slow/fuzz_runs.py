@@ -14,7 +14,7 @@ from tests.slow.fuzz_mutate import mutated_bytes, mutated_lines
 from titan_speech.cli.main import main
 from titan_speech.ledger.file import Ledger
 from titan_speech.ledger.records import STEP
-from titan_speech.ledger.spans import Span, SpanFile, spans_file
+from titan_speech.ledger.span_file import Span, SpanFile, spans_file
 
 
 class RunTarget:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import figures, kill, start_run, train_and_kill_after, train_well
-from titan_speech.ledger.account import OF_STEPS, Account, account
+from titan_speech.ledger.goodput import OF_STEPS, Account, account
 from titan_speech.ledger.records import (
     COLLECTIVE_WAIT,
     COMPLETE,

@@ -15,7 +15,7 @@ between a save and a kill are spans of their own. The last line may be cut or ha
 process without an `end` was killed, or failed at its last `until`.
 
 Classes in `sec`: start, compile, step, data_wait, collective_wait, validation, save_stall, idle. `restart` and
-`lost_work` follow from several processes (account.py).
+`lost_work` follow from several processes (goodput.py).
 """
 
 from __future__ import annotations
@@ -98,11 +98,10 @@ def ledger_file(run_folder: Path, rank: int) -> Path:
 
 
 def read_ledger(run_folder: Path) -> list[Process]:
-    """All processes of a run whose files are in this folder, by rank and time; lines that are cut are left out."""
+    """All processes of a run whose files are in this folder, by rank and start; lines that are cut are left out."""
     files = sorted((run_folder / FOLDER).glob("rank-*.jsonl"))
-    return sorted(
-        (process for file in files for process in _processes(_lines(file))), key=lambda one: (one.rank, one.began_sec)
-    )
+    processes = (process for file in files for process in _processes(_lines(file)))
+    return sorted(processes, key=lambda one: (one.rank, one.start, one.began_sec))  # a clock may go back
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

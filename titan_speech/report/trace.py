@@ -17,7 +17,7 @@ from typing import Any
 
 from titan_speech.errors import DataError
 from titan_speech.ledger.records import Process, read_ledger
-from titan_speech.ledger.spans import FOLDER, Span, read_spans
+from titan_speech.ledger.span_file import FOLDER, Span, read_spans
 from titan_speech.utils.printable import printable
 
 STARTS_TRACK = 0

@@ -2,7 +2,7 @@
 
 In: records of TorchTitan's structured logger: its own (fetching a batch, forward and backward, the optimizer, the step)
 and ours through the same calls (validation, generation_check, checkpoint_stall, checkpoint_write, flagged). Out: one
-line per span (ledger/spans.py). The handler is registered as TorchTitan documents it, by the variable
+line per span (ledger/span_file.py). The handler is registered as TorchTitan documents it, by the variable
 TITAN_STRUCT_LOGGER_HANDLERS; its own handler writes two lines of 600 bytes per span and the name of the host, this one
 100 bytes.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 from torchtitan.observability import structured_logger
 
-from titan_speech.ledger.spans import Span, SpanFile, spans_file
+from titan_speech.ledger.span_file import Span, SpanFile, spans_file
 
 VARIABLE = "TITAN_STRUCT_LOGGER_HANDLERS"
 HANDLER = f"{__name__}.register_span_handler"

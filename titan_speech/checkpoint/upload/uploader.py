@@ -45,7 +45,7 @@ from titan_speech.checkpoint.upload.send import (
     next_to_send,
 )
 from titan_speech.errors import CheckpointError
-from titan_speech.ledger.spans import Span, SpanFile, spans_file
+from titan_speech.ledger.span_file import Span, SpanFile, spans_file
 from titan_speech.storage.retry import RateLimiter
 from titan_speech.utils.logging import silence_library_warnings
 from titan_speech.utils.printable import make_log_records_printable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from titan_speech.ledger.account import Account, StartAccount, account
+from titan_speech.ledger.goodput import Account, StartAccount, account
 from titan_speech.ledger.records import CLASSES, read_ledger
 from titan_speech.report.blocks import Block, Cell, Part, Section, Stack, Table
 from titan_speech.report.run import Run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.ledger import spans
-from titan_speech.ledger.spans import Span, SpanFile, read_spans, spans_file
+from titan_speech.ledger import span_file
+from titan_speech.ledger.span_file import Span, SpanFile, read_spans, spans_file
 
 STEP = Span("step", 1767225600.25, 0.5, "MainThread", 7)
 FLAGGED = Span("flagged", 1767225601.0, None, "MainThread", None)
@@ -26,7 +26,7 @@ def test_spans_are_read_as_they_were_written_over_two_starts(tmp_path: Path) -> 
 def test_a_file_that_is_full_or_cannot_be_written_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spans, "MAX_BYTES", 150)
+    monkeypatch.setattr(span_file, "MAX_BYTES", 150)
     full = SpanFile(spans_file(tmp_path, "rank-0"))
     (tmp_path / "a_file").write_text("")
     unwritable = SpanFile(tmp_path / "a_file" / "rank-1.jsonl")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.ledger.account import account
+from titan_speech.ledger.goodput import account
 from titan_speech.ledger.records import (
     COLLECTIVE_WAIT,
     COMPLETE,
