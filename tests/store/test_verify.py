@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
+from tests.preference_samples import write_pairs
 from tests.store_samples import CODEC, NUM_SAMPLES, info, manifest_content
 from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
@@ -118,6 +119,19 @@ def test_a_manifest_written_before_totals_per_task_reads_the_same_and_is_counted
             if variant.name == "native":
                 assert counts[part.name, "tts"] == variant.num_samples
     assert "samples by task" in describe_store(DEMO)
+
+
+def test_pairs_are_counted_and_a_store_of_before_that_does_not_count_them_is_sound(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs", num_pairs=6, single=True)
+    counts = {(totals.part, totals.task): totals.num_samples for totals in read_manifest(path).tasks or ()}
+    assert counts["pairs.en.speech", "preference"] == 2 * 4  # the answer that is alone is not one of them
+    assert counts["pairs.hi.speech", "preference"] == 2 * 2
+    assert verify_store(path).is_sound
+    assert "preference" in describe_store(path)
+    reseal(path, lambda content: content["totals"]["task"].pop("preference"))
+    assert verify_store(path).is_sound
+    reseal(path, lambda content: content["totals"]["task"].pop("clone", content["totals"]["task"].pop("tts")))
+    assert "totals per task" in problems(path)
 
 
 # Verify

@@ -231,7 +231,8 @@ def _arguments(settings: GRPOSettings, lr: float) -> Any:
         output_dir=str(settings.work),
         max_steps=settings.num_steps,
         num_generations=settings.num_answers,
-        per_device_train_batch_size=settings.num_answers * settings.prompts_per_step,
+        per_device_train_batch_size=settings.num_answers,  # whole logits: of one prompt's answers at a time
+        gradient_accumulation_steps=settings.prompts_per_step,
         max_completion_length=settings.max_codes + 1,
         learning_rate=lr,
         lr_scheduler_type="constant",

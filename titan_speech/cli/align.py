@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,10 @@ from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
     from titan_speech.align.answers import Policy
+    from titan_speech.align.prompts import Prompt
     from titan_speech.align.rewards import Term
     from titan_speech.align.scorers import Scorer
+    from titan_speech.align.trl_training import GRPOSettings
     from titan_speech.generate.sampling import Decoding
     from titan_speech.store.manifest import Manifest
     from titan_speech.tokenization.prompt_template import Grammar
@@ -160,6 +162,9 @@ def grpo(args: argparse.Namespace) -> None:
         max_breaches=args.max_breaches,
         ratio=args.ratio,
     )
+    if args.estimate:
+        _estimate(args.estimate, settings, grammar, prompts.prompts)
+        return
     with _scorer(args, grammar, prompts.manifest) as scorer:
         done = train_grpo(prompts, tokenizer, scorer, settings)
     apart = ", ".join(f"{way} {one['greatest']:.1e}" for way, one in done["parity"]["apart"].items())
@@ -167,6 +172,22 @@ def grpo(args: argparse.Namespace) -> None:
     first, last = (done["steps"][i]["reward"] for i in (0, -1))
     print(f"{args.output}: reward {first:.4g} at step 1, {last:.4g} at step {settings.num_steps}")
     print(f'a stage goes on from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
+
+
+def _estimate(device: str, settings: GRPOSettings, grammar: Grammar, prompts: Sequence[Prompt]) -> None:
+    from titan_speech.estimate.devices import DEVICES
+    from titan_speech.estimate.rollout_cost import RolloutSizes, rollout_cost
+    from titan_speech.hf.model_folder import HFFolder
+
+    sizes = RolloutSizes(
+        num_answers=settings.num_answers * settings.prompts_per_step,
+        answers_per_pass=settings.num_answers,
+        prompt_tokens=max(prompt.num_prefix_tokens(grammar) for prompt in prompts),
+        answer_tokens=settings.max_codes + 1,
+        has_reference=settings.beta > 0,
+    )
+    folder = HFFolder.open(settings.model)
+    print("\n".join(rollout_cost(folder.shape, folder.num_rows, sizes, DEVICES[device]).lines()))
 
 
 def _bound(text: str) -> tuple[str, float]:
@@ -312,6 +333,12 @@ COMMANDS = (
                 "importance ratio per token (GRPO) or per sequence (GSPO) (default: token)",
                 choices=("token", "sequence"),
                 default="token",
+            ),
+            Argument(
+                "--estimate",
+                "print memory and time of a step on this GPU, and end",
+                default="",
+                choices=("a100", "h100", "h200", "b200", "l40s"),
             ),
             Argument("--save-every", "steps between checkpoints (default: 20)", type=positive, default=20),
             _TEMPERATURE,

@@ -19,6 +19,7 @@ from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.offline import RunVocabulary, offline_config, run_shape, run_vocabulary
 from titan_speech.estimate.parts import Pass
+from titan_speech.estimate.preference_cost import extra_flops, reference_pass
 from titan_speech.estimate.result import (
     EstimateRequest,
     Memory,
@@ -115,6 +116,7 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         for rank, jobs in zip(counted.ranks, counted.jobs, strict=True)
     )
     steps = _steps(budget, counted.dp_degree, config.stage.num_done)
+    speed = ranks[0].speed
     num_tied = parameters.embedding if parameters.is_tied and not parameters.adapters else 0  # adapters have none
     return RunEstimate(
         request=request,
@@ -131,6 +133,14 @@ def predict_run(counted: CountedRun, traces: Iterator[StepTrace]) -> RunEstimate
         / sum(rank.pass_flops - rank.recomputed_flops for rank in ranks),
         left_out=counted.left_out,
         dry_run=dry_run(config, request.world_size) if request.dry_run else None,
+        reference=reference_pass(
+            config,
+            shape,
+            found.vocabulary.num_rows,
+            data,
+            None if speed is None else speed.tokens_per_sec_per_gpu * request.world_size,
+            ranks[0].pass_flops / (config.training.local_batch_packs * config.training.seq_len),
+        ),
         by_parts=_by_parts(counted, ranks[0], data.attended_tokens, steps.accumulation),
     )
 
@@ -165,7 +175,8 @@ def _estimate_rank(
     layout, seq_len = request.config.parallelism, request.config.training.seq_len
     tokens = request.config.training.local_batch_packs * seq_len
     tokens /= layout.tensor_parallel_degree * layout.context_parallel_degree
-    pass_flops = trace.flops - tokens * counted_twice(shape, seq_len)
+    again = tokens * counted_twice(shape, seq_len)
+    pass_flops = trace.flops - again + tokens * extra_flops(request.config, shape, rows)
     return RankEstimate(
         stages=stages,
         trace=trace,

@@ -48,6 +48,10 @@ class Pass:
     passes_per_step: int
     sending_sec: float = 0.0
     """Communication that a pass waits for."""
+    head_again: int = 0
+    """Forward products of the head beside those of a cross-entropy: a preference loss has one."""
+    forward_again: int = 0
+    """Forward passes of the layers beside that of the pass: a live reference has one."""
 
     @classmethod
     def of(
@@ -55,6 +59,7 @@ class Pass:
     ) -> Pass:
         """The pass of a configuration; without known documents a pack is one document."""
         layout, training = config.parallelism, config.training
+        is_live = config.preference.has_reference and config.preference.reference == "adapters_off"
         return cls(
             num_tokens=training.local_batch_packs * training.seq_len,
             attended=attended or (training.seq_len + 1) / 2,
@@ -65,6 +70,8 @@ class Pass:
             num_shards=num_shards,
             passes_per_step=passes_per_step,
             sending_sec=sending_sec,
+            head_again=config.preference.is_on + is_live,
+            forward_again=int(is_live),
         )
 
 
@@ -104,14 +111,15 @@ def parts_of_pass(
         known: parts of the peaks that are reached.
     """
     tokens, ranks, layers = one.num_tokens, one.num_ranks_per_sequence, shape.num_layers
-    again, bytes_again = RECOMPUTED[one.recomputation]
+    again, bytes_again = (part + one.forward_again for part in RECOMPUTED[one.recomputation])
     bandwidth = device.memory_bytes_per_sec * known.memory
     layer_sec = 0.0
     for inputs, outputs in layer_matrices(shape).values():
         layer_sec += (3 + again) * _product_sec(inputs, outputs, tokens, device, known, is_float8=one.is_float8)
-    head_sec = 3 * _product_sec(shape.dim, num_rows, tokens, device, known, is_float8=False)
+    head_sec = (3 + one.head_again) * _product_sec(shape.dim, num_rows, tokens, device, known, is_float8=False)
     touched = one.attended + ATTENTION_BLOCK
     scores = 4 * touched * shape.num_heads * shape.head_dim * tokens * layers
+    num_forward = (2 if one.recomputation == "full" else 1) + one.forward_again
     forward_sec = scores / (device.bf16_flops * known.attention_forward)
     backward_sec = 2.5 * scores / (device.bf16_flops * known.attention_backward)
     forward_bytes, backward_bytes = elementwise_bytes(shape, tokens)
@@ -123,8 +131,13 @@ def parts_of_pass(
     parts = {
         "products of the layers": layers * layer_sec / ranks,
         "products of the head": head_sec / ranks,
-        "attention": (forward_sec * (2 if again == 1 else 1) + backward_sec) / ranks,
-        "logits and loss": 8 * tokens * num_rows / bandwidth / ranks * (1.0 if one.is_compiled else known.eager_logits),
+        "attention": (forward_sec * num_forward + backward_sec) / ranks,
+        "logits and loss": (8 + 2 * one.head_again)
+        * tokens
+        * num_rows
+        / bandwidth
+        / ranks
+        * (1.0 if one.is_compiled else known.eager_logits),
         "norms, rotation, SwiGLU": elementwise * unfused / bandwidth / ranks,
         "rounding to float8": quantized / bandwidth / ranks,
         "gradients": 12 * parameters / bandwidth,

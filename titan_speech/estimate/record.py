@@ -86,6 +86,7 @@ def estimate_record(estimate: RunEstimate) -> dict[str, Any]:
             "memory_needed_bytes": memory.needed_bytes,
             "fits": memory.fits,
             "speed": None if estimate.speed is None else asdict(estimate.speed),
+            "reference_pass": None if estimate.reference is None else asdict(estimate.reference),
             "speed_by_parts": None if estimate.by_parts is None else asdict(estimate.by_parts),
         },
         "dry_run": None if estimate.dry_run is None else asdict(estimate.dry_run),

@@ -240,7 +240,17 @@ def _speed(estimate: RunEstimate) -> list[str]:
         ("tokens/s/GPU", f"{speed.tokens_per_sec_per_gpu:,.0f}", f"MFU {speed.mfu:.1%}"),
         ("run", f"{speed.run_hours / 24:,.2f} days", f"{speed.gpu_hours:,.0f} GPU hours{price}"),
     ]
-    return [*table_lines(rows, "<><"), *_assumed(), *_references()]
+    return [*table_lines([*rows, *_reference_pass(estimate)], "<><"), *_assumed(), *_references()]
+
+
+def _reference_pass(estimate: RunEstimate) -> Rows:
+    """Of preference training; it is not part of the run's time."""
+    preference, found = estimate.request.config.preference, estimate.reference
+    if found is None:
+        return [("reference", "none", "preference.loss = simpo")] if preference.loss == "simpo" else []
+    tokens = "" if found.num_tokens is None else f", {large(found.num_tokens)} tokens,"
+    note = f"a forward pass over every pair{tokens} before step 1; no second model in memory"
+    return [("reference", "?" if found.hours is None else f"{60 * found.hours:,.1f} minutes", note)]
 
 
 def _by_parts(speed: SpeedByParts, knows_documents: bool) -> list[str]:

@@ -2,10 +2,11 @@
 
 In: the sidecars of a store's parts. Out: `TaskTotals` for every part and task with samples, which a manifest keeps
 under `totals.task`. A sample counts for tts when it has a transcript in some variant, for clone when another
-transcribed sample of its part has the same speaker, for continuation from two codes on; a text sample counts for
-instruction when it has a user's words, else for text. The data plan decides which of them fit into a sequence.
+transcribed sample of its part has the same speaker, for continuation from two codes on, for preference when it is one
+of the two answers to a prompt; a text sample counts for instruction when it has a user's words, else for text. The data
+plan decides which of them fit into a sequence.
 
-Reads four columns; speakers are counted by hash, 12 bytes per speaker of a shard.
+Reads five columns; speakers are counted by hash, 12 bytes per speaker of a shard, prompts of answers by 8 bytes each.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.store.external_sort import order_keys
 from titan_speech.store.files import StoreFiles
 from titan_speech.store.manifest import Kind, PartInfo, TaskTotals
-from titan_speech.store.sample import TRANSCRIPT_VARIANTS
+from titan_speech.store.sample import CHOSEN, REJECTED, TRANSCRIPT_VARIANTS
 from titan_speech.store.shard_reader import read_sidecar
-from titan_speech.tokenization.prompt_template import Task
+from titan_speech.tokenization.prompt_template import PREFERENCE, Task
 
 NUM_THREADS = 4
 
@@ -39,15 +41,17 @@ def _part_totals(store: Path | StoreFiles, part: PartInfo) -> Iterator[TaskTotal
     count = _speech_counts if part.kind is Kind.SPEECH else _text_counts
     for task, num_samples in count(store, part).items():
         if num_samples:
-            yield TaskTotals(part.folder, task.value, num_samples)
+            yield TaskTotals(part.folder, task, num_samples)
 
 
-def _speech_counts(store: Path | StoreFiles, part: PartInfo) -> dict[Task, int]:
+def _speech_counts(store: Path | StoreFiles, part: PartInfo) -> dict[str, int]:
     variants = [variant.name for variant in part.variants if variant.name in TRANSCRIPT_VARIANTS]
-    counts: dict[Task, int] = dict.fromkeys((Task.SPEECH, Task.CONTINUATION, Task.TTS, Task.CLONE), 0)
+    counts: dict[str, int] = dict.fromkeys((Task.SPEECH.value, Task.CONTINUATION, Task.TTS, Task.CLONE), 0)
+    prompts: dict[str, list[NDArray[np.uint64]]] = {CHOSEN: [], REJECTED: []}
     speakers: list[tuple[NDArray, NDArray]] = []
     for shard in part.shards:
-        table = read_sidecar(store, part, shard, ["code_len", "speaker_id", *(f"text_len_{name}" for name in variants)])
+        columns = ["sample_id", "code_len", "speaker_id", *(f"text_len_{name}" for name in variants)]
+        table = read_sidecar(store, part, shard, columns)
         has_text_N = np.zeros(table.num_rows, np.bool_)
         for name in variants:
             has_text_N |= table[f"text_len_{name}"].to_numpy() > 0
@@ -55,8 +59,18 @@ def _speech_counts(store: Path | StoreFiles, part: PartInfo) -> dict[Task, int]:
         counts[Task.CONTINUATION] += int((table["code_len"].to_numpy() >= 2).sum())
         counts[Task.TTS] += int(has_text_N.sum())
         speakers.append(_speakers(table["speaker_id"].filter(pa.array(has_text_N))))
+        for which, found in prompts.items():
+            found.append(_prompts(table["sample_id"].filter(pa.array(has_text_N)), which))
     counts[Task.CLONE] = _num_paired(speakers)
+    chosen, rejected = (np.concatenate(found) for found in prompts.values())
+    counts[PREFERENCE] = 2 * len(np.intersect1d(chosen, rejected))
     return counts
+
+
+def _prompts(sample_id_N: pa.ChunkedArray, which: str) -> NDArray[np.uint64]:
+    """Hashes of the prompts that have such an answer, `CHOSEN` or `REJECTED`."""
+    ids_N = sample_id_N.filter(pc.ends_with(sample_id_N, which))
+    return order_keys(pc.utf8_slice_codeunits(ids_N, 0, -len(which)), seed=0) if len(ids_N) else np.empty(0, np.uint64)
 
 
 def _speakers(names: pa.ChunkedArray) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
@@ -77,6 +91,6 @@ def _num_paired(speakers: list[tuple[NDArray, NDArray]]) -> int:
     return int(total[total >= 2].sum())
 
 
-def _text_counts(store: Path | StoreFiles, part: PartInfo) -> dict[Task, int]:
+def _text_counts(store: Path | StoreFiles, part: PartInfo) -> dict[str, int]:
     num_instructions = sum(variant.num_samples for variant in part.variants)
     return {Task.TEXT: part.num_samples - num_instructions, Task.INSTRUCTION: num_instructions}
