@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def test_cut_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     file.parent.mkdir()
     begin = {"kind": "begin", "rank": 0, "start": 0, "world_size": 1, "node": "n", "from_step": 0, "at": 100.0}
     span = {"kind": "span", "start": 0, "first_step": 1, "last_step": 2, "until": 103.0, "sec": {STEP: 2.5, "x": 1}}
-    lines = [json.dumps(one) for one in (begin, {"kind": "begin"}, [], span, {**span, "start": 7})]
+    huge = 10**400
+    others = ({**span, "until": huge}, {**span, "sec": {STEP: math.inf}}, {**span, "start": 7})
+    lines = [json.dumps(one) for one in (begin, {"kind": "begin"}, [], span, {**begin, "rank": huge}, *others)]
     file.write_text("\n".join([*lines[:3], "{" * 100_000, *lines[3:], lines[3][:40]]))
     (found,) = read_ledger(tmp_path)
     assert found.spans == (Span(100.0, 103.0, 1, 2, {STEP: 2.5}),)

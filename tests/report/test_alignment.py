@@ -52,6 +52,9 @@ def test_what_a_job_wrote_is_escaped_and_damage_leaves_a_page(tmp_path: Path) ->
     (folder / "rollouts" / "step-2.json").write_text('[{"answers": [3, {"number": "x", "scores": 1}]}, 4]')
     (folder / PARITY_NAME).write_text('{"apart": {"a": {"counts": 5}}, "edges": 3}')
     html = page(open_runs([folder]))
+    huge = "1" + "0" * 400
+    (folder / PARITY_NAME).write_text(f'{{"apart": {{"a": {{"greatest": {huge}}}}}, "edges": [1, {huge}]}}')
+    page(open_runs([folder]))
     assert "<script>alert(1)" not in html
     assert "&lt;script&gt;alert(1)" in html
 

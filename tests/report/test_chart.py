@@ -25,3 +25,9 @@ def test_every_axis_has_two_ticks_within_the_range(low: float, high: float, is_l
         assert len(ticks) >= 2, ticks
         assert all(first <= at <= last for at, _ in ticks), ticks
         assert len({text for _, text in ticks}) == len(ticks), ticks
+
+
+def test_a_range_below_the_smallest_power_of_ten_has_an_axis() -> None:
+    values_P = np.array([0.0, 5e-324])
+    curve = Curve(np.array([1.0, 2.0]), values_P, values_P, values_P)
+    assert draw(Chart("loss", "nats", (Line("loss", curve),))).y_ticks

@@ -69,6 +69,16 @@ def test_lines_that_are_no_records_are_counted_and_left_out(tmp_path: Path) -> N
     assert list(log.column("loss").values) == [1.0]
 
 
+def test_events_keep_the_numbers_that_can_be_calculated_with(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sizes = ("NaN", "1e999", "1" + "0" * 400, "2")
+    lines = [f'{{"event": "start", "step": 0, "world_size": {size}}}' for size in sizes]
+    path.write_text("\n".join([*lines, f'{{"event": "other", "step": 1, "a": {sizes[2]}, "b": 3}}']) + "\n")
+    log = read(path)
+    assert [start.world_size for start in log.starts] == [None, None, None, 2]
+    assert log.events[-1].numbers == {"b": 3.0}
+
+
 def test_a_curve_keeps_every_spike_of_a_long_column() -> None:
     column = Column()
     for step in range(100_000):

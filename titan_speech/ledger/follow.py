@@ -37,7 +37,7 @@ class RankFollower:
             try:
                 record = json.loads(line)
                 self._take(record, is_last=is_last)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 pass  # half rewritten: the next call sees it whole
             if not is_last:
                 self._at += len(line)

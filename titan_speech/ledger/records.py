@@ -25,9 +25,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.json_text import is_number, parse_json
 
 FOLDER = "ledger"
+MAX_NUMBER = 1e15
+"""Of a time and of a step; what is greater is none."""
 
 START, COMPILE, STEP, DATA_WAIT, COLLECTIVE_WAIT = "start", "compile", "step", "data_wait", "collective_wait"
 VALIDATION, SAVE_STALL, IDLE = "validation", "save_stall", "idle"
@@ -127,7 +129,7 @@ def _processes(records: Iterator[dict[str, Any]]) -> Iterator[Process]:
                     yield replace(begun, spans=tuple(spans))
                 begun, spans = another, []
             elif begun is not None and record["start"] == begun.start:
-                until_sec = float(record["until"])
+                until_sec = _number(record["until"])
                 if record["kind"] == "end":
                     begun = replace(begun, how=str(record["how"]))
                 else:
@@ -140,11 +142,20 @@ def _processes(records: Iterator[dict[str, Any]]) -> Iterator[Process]:
 
 
 def _begun(record: dict[str, Any]) -> Process:
-    at_sec = float(record["at"])
-    rank, start, world_size, from_step = (int(record[name]) for name in ("rank", "start", "world_size", "from_step"))
+    at_sec = _number(record["at"])
+    names = ("rank", "start", "world_size", "from_step")
+    rank, start, world_size, from_step = (int(_number(record[name])) for name in names)
     return Process(rank, start, world_size, str(record["node"]), from_step, at_sec, at_sec, how=KILLED)
 
 
 def _span(record: dict[str, Any], from_sec: float, until_sec: float) -> Span:
-    seconds = {name: float(value) for name, value in record["sec"].items() if name in MEASURED}
-    return Span(from_sec, until_sec, int(record["first_step"]), int(record["last_step"]), seconds)
+    seconds = {name: _number(value) for name, value in record["sec"].items() if name in MEASURED}
+    first_step, last_step = (int(_number(record[name])) for name in ("first_step", "last_step"))
+    return Span(from_sec, until_sec, first_step, last_step, seconds)
+
+
+def _number(value: Any) -> float:
+    """A time, a number of seconds or of steps, as others may have written it."""
+    if not (is_number(value) and abs(value) < MAX_NUMBER):
+        raise ValueError(f"found {value!r:.80}, expected a number up to {MAX_NUMBER:g}")
+    return float(value)

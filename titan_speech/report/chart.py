@@ -237,9 +237,9 @@ def _value_range(chart: Chart) -> tuple[float, float]:
 
 def _nice_ticks(low: float, high: float, count: int) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten within the range."""
-    if not high > low:
-        return [low]
     rough = (high - low) / max(count, 1)
+    if not rough > 1e-300:  # the power of ten below it is 0
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -10,14 +10,13 @@ finite number are left out and counted. 100,000 records of 62 numbers (223 MB) t
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.json_text import is_number, parse_json
 
 START, END, FLAGGED = "start", "end", "flagged"
 MAX_LINE_BYTES = 1 << 20
@@ -158,11 +157,11 @@ class MetricsLog:
                 if len(self.columns) >= MAX_METRICS or len(name) > MAX_NAME_CHARS:
                     continue
                 column = self.columns[name] = Column()
-            if abs(value) < math.inf and abs(value) < 1e300:
+            if is_number(value):
                 column.add(step, value)
 
     def _add_event(self, name: str, step: int, record: dict[str, Any]) -> None:
-        numbers = {key: value for key, value in record.items() if type(value) in (int, float)}
+        numbers = {key: float(value) for key, value in record.items() if is_number(value)}
         texts = {key: value for key, value in record.items() if isinstance(value, str)}
         if name == START:
             world_size = numbers.get("world_size")
@@ -174,7 +173,7 @@ class MetricsLog:
         else:
             self._add_values(step, numbers)
         if len(self.events) < MAX_EVENTS:
-            self.events.append(Event(name, step, texts, {key: float(value) for key, value in numbers.items()}))
+            self.events.append(Event(name, step, texts, numbers))
 
     def _cut_after(self, step: int) -> None:
         """Forget what a start at `step` will train again."""

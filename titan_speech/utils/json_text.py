@@ -12,11 +12,12 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 BLOCK_BYTES = 1 << 20
 MAX_JSON_BYTES = 256 << 20
 """A manifest of 10,000 shards has 8 MB."""
+MAX_NUMBER = 1e300
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -31,6 +32,11 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("JSON that is nested too deeply") from error
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number that others can calculate with: JSON has integers of 400 digits, NaN and 1e999."""
+    return type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER  # pyright: ignore[reportOperatorIssue]
 
 
 def read_json_file(path: Path) -> Any:

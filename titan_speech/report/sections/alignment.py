@@ -6,7 +6,6 @@ log-probabilities of the same tokens: sampler and trainer ought to be one model.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,6 +17,7 @@ from titan_speech.report.chart import value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.generation import MAX_CLIPS, MAX_PROMPTS, MAX_SOUND_BYTES, sound_of, spread
 from titan_speech.report.sections.lines import chart, names_of
+from titan_speech.utils.json_text import is_number
 
 MAX_BINS = 64
 LEADING = ("reward", "kl", "lr")
@@ -43,7 +43,7 @@ def alignment(runs: Sequence[Run]) -> Section | None:
 
 
 def _number(value: Any) -> float:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else 0.0
+    return float(value) if is_number(value) else 0.0
 
 
 def _parity(run: Run) -> list[Block]:

@@ -16,6 +16,7 @@ from titan_speech.report.blocks import Block, Charts, Clip, Paragraph, Prompt, P
 from titan_speech.report.chart import Chart
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import chart, names_of
+from titan_speech.utils.json_text import is_number
 
 MAX_PROMPTS = 16
 MAX_CLIPS = 8
@@ -113,7 +114,7 @@ def _note(record: dict[str, Any]) -> tuple[str, Tone]:
 
     def value(name: str) -> float:
         found = record.get(name)
-        return float(found) if isinstance(found, int | float) else 0.0
+        return float(found) if isinstance(found, bool) or is_number(found) else 0.0
 
     wrong = [
         text
