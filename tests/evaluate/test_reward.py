@@ -195,7 +195,7 @@ def test_codes_of_a_request_are_bounded_together(rewards: RewardFunction) -> Non
 def test_a_client_that_goes_away_is_no_traceback(rewards: RewardFunction, capfd: pytest.CaptureFixture[str]) -> None:
     with RewardServer(rewards) as server:
         others = set(all_threads())
-        with socket.create_connection(server.server_address) as client:
+        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
             client.sendall(b"POST /score HTTP/1.0\r\nContent-Length: 50\r\n\r\n{")
         server.handle_request()

@@ -106,7 +106,8 @@ def prepare(
     """
     sampling = _sampling(found, scorer, settings)
     check_settings(settings.work / SETTINGS_NAME, sampling)
-    read_card(settings.model), read_expansion(settings.model)  # the export needs them, hours later
+    read_card(settings.model)  # the export needs it, hours later
+    read_expansion(settings.model)
     grammar = Grammar(tokenizer.vocabulary())
     limits = Limits(settings.stop, settings.stop_below)
     return sampling, Rollouts(_that_fit(found.prompts, grammar, settings), grammar, scorer, settings.terms, limits)
