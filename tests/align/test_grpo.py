@@ -211,6 +211,7 @@ def job(tmp_path: Path, **changes: Any) -> GRPOSettings:
     settings = GRPOSettings(**values | changes)
     for step in (2, 3, 4):
         (settings.work / f"checkpoint-{step}").mkdir(parents=True)
+        (settings.work / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     return settings
 
 
@@ -229,6 +230,18 @@ def test_a_breach_goes_back_before_the_weights_that_gave_it_and_halves_the_rate(
     with pytest.raises(HealthError, match=r"left its bounds after the rate was lowered 2 times: kl 4 .*is above 1"):
         trl_training.go_back(settings, 4, "kl 4 is above 1", found)
     assert left(settings) == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("state", [None, '{"global_step": 1'])
+def test_a_checkpoint_that_a_kill_cut_off_is_not_resumed_from(tmp_path: Path, state: str | None) -> None:
+    settings = job(tmp_path)
+    cut = settings.work / "checkpoint-6"
+    cut.mkdir()
+    (cut / "model.safetensors").write_bytes(b"half")
+    if state is not None:
+        (cut / "trainer_state.json").write_text(state)
+    assert trl_training.saved_steps(settings.work) == [2, 3, 4]
+    assert left(settings) == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
 
 
 def test_without_breaches_to_spare_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:

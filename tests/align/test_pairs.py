@@ -238,6 +238,19 @@ def test_a_program_that_fails_is_named(act: str, message: str, setting: Setting,
         scorer.close()
 
 
+def test_a_program_that_reads_nothing_is_too_slow(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "deaf.py").write_text(
+        'import time\nprint(\'{"name": "deaf", "version": 1}\', flush=True)\ntime.sleep(60)'
+    )
+    scorer = CommandScorer(f"{sys.executable} {tmp_path / 'deaf.py'}", 20)
+    scorer.timeout_sec = 1
+    try:
+        with pytest.raises(DataError, match="did not read what it was asked in 1 s"):
+            scorer.score(setting.prompts.prompts[0], [Generated(np.zeros(100_000, np.uint16), True)])
+    finally:
+        scorer.close()
+
+
 def test_a_program_that_dies_leaves_what_is_done(setting: Setting, tmp_path: Path) -> None:
     dies = CommandScorer(program(tmp_path, "number == 3 and sys.exit('broken')"), 20)
     by_sum = replace(setting, settings=replace(setting.settings, terms=(Term("sum", 1.0),)))

@@ -127,6 +127,8 @@ def test_a_killed_job_continues(base: Path, tmp_path: Path) -> None:
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    (tmp_path / "grpo.work" / "checkpoint-4").mkdir(exist_ok=True)  # as a kill in the middle of a save leaves it
+    (tmp_path / "grpo.work" / "checkpoint-4" / "trainer_state.json").unlink(missing_ok=True)
     run(*words)
     record = json.loads((tmp_path / "grpo" / "grpo.json").read_text())
     assert [step["step"] for step in record["steps"]] == [1, 2, 3, 4, 5, 6]

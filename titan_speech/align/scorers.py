@@ -187,7 +187,8 @@ class CommandScorer:
             self._errors.close()
             raise DataError(f"the scorer {command!r} cannot be started: {error}") from None
         try:
-            head = self._read()
+            os.set_blocking(self._input, False)
+            head = self._read(time.monotonic() + timeout_sec)
             if not (isinstance(head, dict) and isinstance(head.get("name"), str) and "version" in head):
                 raise self._failure('did not begin with {"name": ..., "version": ...}')
         except BaseException:
@@ -209,12 +210,9 @@ class CommandScorer:
             "prompt": {"id": prompt.sample_id, "language": prompt.language, "text": prompt.text},
             "answers": [answer.codes_F.tolist() for answer in answers],
         }
-        try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-        except OSError:
-            raise self._failure("ended") from None
-        found = self._read()
+        deadline = time.monotonic() + self.timeout_sec
+        self._write(json.dumps(asked).encode() + b"\n", deadline)
+        found = self._read(deadline)
         scores = found.get("scores") if isinstance(found, dict) else None
         if not isinstance(scores, list) or len(scores) != len(answers):
             raise self._failure(f"was asked for the scores of {len(answers)} answers and gave {str(found)[:200]!r}")
@@ -236,10 +234,26 @@ class CommandScorer:
             if pipe is not None:
                 pipe.close()
 
-    def _read(self) -> Any:
+    @property
+    def _input(self) -> int:
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    def _write(self, line: bytes, deadline: float) -> None:
+        """Hand a line over; a program that does not read it is too slow, however long its pipe is."""
+        while line:
+            left_sec = deadline - time.monotonic()
+            if left_sec <= 0 or not select.select([], [self._input], [], left_sec)[1]:
+                raise self._failure(f"did not read what it was asked in {self.timeout_sec:g} s")
+            try:
+                line = line[os.write(self._input, line) :]
+            except OSError:
+                raise self._failure("ended") from None
+
+    def _read(self, deadline: float) -> Any:
         """The next line as JSON."""
         assert self._process.stdout is not None
-        descriptor, deadline = self._process.stdout.fileno(), time.monotonic() + self.timeout_sec
+        descriptor = self._process.stdout.fileno()
         while b"\n" not in self._rest:
             left_sec = deadline - time.monotonic()
             if left_sec <= 0 or not select.select([descriptor], [], [], left_sec)[0]:

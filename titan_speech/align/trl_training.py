@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 TRL_VERSION = "1.16"
 LOWER_BY = 0.5
 """The rate after a breach, of the rate before it."""
-CHECKPOINTS = "checkpoint-"
+CHECKPOINTS, CHECKPOINT_END = "checkpoint-", "trainer_state.json"
 MAX_BREACHES = 1000
 """Rates below 1e-300 are 0."""
 
@@ -135,8 +135,7 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
         raise HealthError(
             f"{settings.model} is beyond its bounds before it is trained: {breach}. Give bounds that it keeps"
         )
-    names = (path.name.removeprefix(CHECKPOINTS) for path in settings.work.glob(f"{CHECKPOINTS}*"))
-    steps = sorted(int(name) for name in names if name.isdecimal())
+    steps = saved_steps(settings.work)
     good = [one for one in steps if one <= step - 2]
     where = f"The last checkpoint within them is {settings.work / f'{CHECKPOINTS}{good[-1]}'}" if good else ""
     if len(breaches) >= settings.max_breaches:
@@ -147,11 +146,36 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
             "--output"
         )
     for one in steps[len(good) :]:
-        shutil.rmtree(settings.work / f"{CHECKPOINTS}{one}")
+        _remove(settings.work / f"{CHECKPOINTS}{one}")
     back_to, lr = good[-1] if good else 0, settings.lr * LOWER_BY ** (len(breaches) + 1)
     breaches = [*breaches, {"step": step, "breach": breach, "back_to": back_to, "lr": lr}]
     write_atomically(settings.work / BREACHES_NAME, json.dumps(breaches, indent=1) + "\n")
     logger.warning("step %d left its bounds: %s; back to step %d, with rate %.3g", step, breach, back_to, lr)
+
+
+def saved_steps(work: Path) -> list[int]:
+    """The steps of the whole checkpoints. One that was being written or removed when the job was killed is removed.
+
+    transformers writes its `CHECKPOINT_END` last; it would resume from a folder without it, and end with a traceback.
+    """
+    whole = []
+    for path in work.glob(f"{CHECKPOINTS}*"):
+        number = path.name.removeprefix(CHECKPOINTS)
+        if not number.isdecimal() or not path.is_dir() or path.is_symlink():
+            continue
+        try:
+            read_json_file(path / CHECKPOINT_END)
+        except (OSError, ValueError):
+            logger.warning("%s is not whole, and is removed", path)
+            _remove(path)
+        else:
+            whole.append(int(number))
+    return sorted(whole)
+
+
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / CHECKPOINT_END).unlink(missing_ok=True)  # half of it is no checkpoint
+    shutil.rmtree(checkpoint)
 
 
 def load_policy(folder: Path) -> Any:
@@ -165,7 +189,6 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
     """TRL's trainer from the last checkpoint to the last step, or to a breach: the model, its step, and the breach."""
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     breach = ""
@@ -204,8 +227,8 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
     def rewards(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         return rollouts.rewards(prompts, completion_ids)
 
-    resumed = get_last_checkpoint(str(settings.work))
-    done = int(resumed.rpartition("-")[2]) if resumed else 0
+    done = max(saved_steps(settings.work), default=0)
+    resumed = str(settings.work / f"{CHECKPOINTS}{done}") if done else None
     cut_steps(settings.work, done)
     model = load_policy(settings.model)
     if not (settings.work / PARITY_NAME).exists():
