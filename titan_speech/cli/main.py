@@ -39,7 +39,6 @@ from titan_speech.cli import (
     train,
 )
 from titan_speech.cli.command import Command
-from titan_speech.config.load import CONFIG_FILE_FLAG
 from titan_speech.errors import TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
 from titan_speech.utils.printable import make_log_records_printable, message, printable_stdout
@@ -120,11 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of one command; exits as argparse does after --help and after a mistake."""
-    file = "CONFIG" if command.config_is_argument else f"{CONFIG_FILE_FLAG} FILE"
-    config = f"\nA configuration is {file} and any --table.key value; see --config-help."
-    parser = _new_parser(
-        command.prog, command.summary + (config if command.takes_config else ""), f"example:\n  {command.example}"
-    )
+    config = ""
+    if command.takes_config:
+        from titan_speech.config.load import CONFIG_FILE_FLAG  # with the schema, which costs 20 ms
+
+        file = "CONFIG" if command.config_is_argument else f"{CONFIG_FILE_FLAG} FILE"
+        config = f"\nA configuration is {file} and any --table.key value; see --config-help."
+    parser = _new_parser(command.prog, command.summary + config, f"example:\n  {command.example}")
     if command.config_is_argument:
         parser.add_argument("config", metavar="CONFIG", help="TOML file, such as train_configs/demo.toml")
     for argument in command.arguments:

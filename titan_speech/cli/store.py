@@ -24,7 +24,6 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command
-from titan_speech.config.toml_text import toml_string
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted
@@ -61,6 +60,8 @@ def store_held_out(args: argparse.Namespace) -> None:
 
 
 def _held_out_lines(output: Path, made: HeldOutSet, num_samples: int) -> Iterator[str]:
+    from titan_speech.config.toml_text import toml_string
+
     tasks = Counter(prompt.task for prompt in made.decode)
     languages = {prompt.language for prompt in made.decode}
     by_task = ", ".join(f"{count} {task}" for task, count in sorted(tasks.items()))
