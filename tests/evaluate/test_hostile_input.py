@@ -103,6 +103,17 @@ def test_scores_whose_sums_no_float_holds_are_refused(tmp_path: Path, score: dic
         read_result(tmp_path / "result.json")
 
 
+def test_one_clip_is_not_there_twice(tmp_path: Path) -> None:
+    clip = Clip(prompt_id="a", language="hi", text="a", sound=Sound())
+    make_result(ResultKey("m", "p", {}, {}), [clip] * 2, [{"cer": Score(0.5)}] * 2).write(tmp_path / "result.json")
+    with pytest.raises(DataError, match="two clips have one prompt and seed"):
+        read_result(tmp_path / "result.json")
+    row = json.dumps({"wav": "no.wav", "text": "a", "language": "en", "prompt_id": "a", "seed": 3})
+    (tmp_path / "list.jsonl").write_text(f"{row}\n{row}\n")
+    with pytest.raises(DataError, match="line 2: prompt 'a' with seed 3 is that of line 1"):
+        listed_clips(tmp_path / "list.jsonl")
+
+
 @pytest.mark.parametrize("content", ['["failed"]', "5", '"failed"', "[" * 100_000])
 def test_a_shared_result_that_is_no_object_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "results").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,21 @@ def test_the_best_checkpoint_is_the_more_similar_one_of_those_that_are_equally_i
     assert "2 of 3 not told apart" in why
     with pytest.raises(DataError, match="mos"):
         best(steps, BestRule(metric="mos"))
+
+
+def test_a_model_that_was_not_measured_where_it_is_bad_is_not_the_best() -> None:
+    random = np.random.default_rng(0)
+    easy, hard = random.gamma(1.0, 0.05, 30), 0.5 + random.gamma(1.0, 0.1, 30)
+    lost = result({"cer": (easy + 0.05).tolist() + hard.tolist()})
+    lost = Result(KEY, tuple(replace(clip, scores={"cer": Score.failure("hangs")}) if i >= 30 else clip
+                             for i, clip in enumerate(lost.clips)))  # fmt: skip
+    whole = result({"cer": easy.tolist() + hard.tolist()})
+    chosen, why = best([lost, whole])
+    assert chosen is whole
+    assert "on 30 clips of 60" in why
+    none = Result(KEY, tuple(clip for clip in whole.clips[30:]))
+    with pytest.raises(DataError, match="no clip has a value of cer in each of 2 results"):
+        best([lost, none])
 
 
 def test_a_result_is_read_back_as_written_and_damage_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
     Raises:
         DataError: a line is not as expected, or there is none.
     """
-    clips = []
+    clips: list[Clip] = []
+    lines_of: dict[tuple[str, int], int] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -58,6 +59,11 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
             str(row.get("subset", "")),
         )
         checked(draft, where)
+        if (before := lines_of.setdefault((draft.prompt_id, seed), number)) != number:
+            raise DataError(
+                f"{where}: prompt {draft.prompt_id!r:.80} with seed {seed} is that of line {before}, too; give each of "
+                "its clips another seed"
+            )
         sounds = {
             name: _sound(referenced_file(path.parent, str(row[name])))
             for name in ("wav", "voice", "recording")

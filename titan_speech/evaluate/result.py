@@ -182,7 +182,10 @@ def result_from_json(content: Any, where: str) -> Result:
 
 
 def _check_scores(result: Result) -> None:
-    """Raises ValueError where products and sums of scores would leave the range of floats, or a weight is negative."""
+    """Raises ValueError where products and sums of scores would leave the range of floats, a weight is negative, or
+    one clip is there twice."""
+    if len({(clip.prompt_id, clip.seed) for clip in result.clips}) < len(result.clips):
+        raise ValueError("two clips have one prompt and seed")
     for clip in result.clips:
         for name, score in clip.scores.items():
             if not (abs(score.value or 0.0) <= MAX_SCORE and 0 <= score.weight <= MAX_SCORE):

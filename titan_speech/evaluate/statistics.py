@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.result import Result, ScoredClip
+from titan_speech.utils.text_table import counted
 
 LEVEL, POWER = 0.05, 0.8
 NUM_RESAMPLINGS, NUM_PERMUTATIONS = 2000, 9999
@@ -90,7 +91,8 @@ class BestRule:
     """How the best of several checkpoints is chosen.
 
     The one with the best mean of `metric`, unless others cannot be told from it (corrected p-value not below
-    `LEVEL`): then the one of these with the best mean of `then`; of equal ones the first.
+    `LEVEL`): then the one of these with the best mean of `then`; of equal ones the first. Means are of the clips that
+    all of them have a value of: a model that was not measured where it is bad is not the best for it.
     """
 
     metric: str = "cer"
@@ -152,26 +154,49 @@ def best(results: Sequence[Result], rule: BestRule = BestRule(), seed: int = 0) 
     """The best of several results of one series, and why it was chosen.
 
     Raises:
-        DataError: the results are of different series, or none has the metric.
+        DataError: the results are of different series, none has the metric, or those that have it share no clip.
     """
     check_series(results)
-    means = [_mean(result.clips, rule.metric) for result in results]
-    measured = [(mean, i) for i, mean in enumerate(means) if mean is not None]
-    if not measured:
+    clips = _clips_of_all(results, range(len(results)), rule.metric)
+    means = {i: _mean(some, rule.metric) for i, some in clips.items()}
+    if not means:
         raise DataError(f"none of {len(results)} results has a value of {rule.metric}; choose another metric")
-    top = min(measured, key=lambda one: (one[0] if rule.lower_is_better else -one[0], one[1]))[1]
-    others = [i for _, i in measured if i != top]
-    pairs = [_comparison(rule.metric, "", "*", list(results[top].clips), list(results[i].clips), seed) for i in others]
+    if None in means.values():
+        raise DataError(
+            f"no clip has a value of {rule.metric} in each of {len(means)} results; leave out those with many failures"
+        )
+    sign = 1 if rule.lower_is_better else -1
+    top = min(means, key=lambda i: (sign * (means[i] or 0.0), i))
+    others = [i for i in means if i != top]
+    pairs = [_comparison(rule.metric, "", "*", clips[top], clips[i], seed) for i in others]
     corrected = holm([pair.p for pair in pairs])
     tied = sorted([top, *(i for i, p in zip(others, corrected, strict=True) if p is None or p >= LEVEL)])
-    second = {i: _mean(results[i].clips, rule.then) for i in tied}
-    known = [i for i in tied if second[i] is not None]
+    second = {i: _mean(some, rule.then) for i, some in _clips_of_all(results, tied, rule.then).items()}
+    known = [i for i in second if second[i] is not None]
     sign = 1 if rule.then_lower_is_better else -1
     chosen = min(known, key=lambda i: (sign * (second[i] or 0.0), i)) if known else top
-    why = f"{rule}: {len(tied)} of {len(results)} not told apart from {rule.metric} = {means[top]:.4g}"
-    if second[chosen] is not None:
+    why = (
+        f"{rule}: {len(tied)} of {len(results)} not told apart from {rule.metric} = {means[top]:.4g} on "
+        f"{counted(len(clips[top]), 'clip')} of {len(results[top].clips):,}"
+    )
+    if known:
         why += f", of these {rule.then} = {second[chosen]:.4g}"
     return results[chosen], why
+
+
+def _clips_of_all(results: Sequence[Result], numbers: Iterable[int], metric: str) -> dict[int, list[ScoredClip]]:
+    """By the number of each result that has the metric, its clips that all of these have a value of."""
+    measured = {i: keys for i in numbers if (keys := {_place(clip) for clip in results[i].clips if _has(clip, metric)})}
+    shared = set.intersection(*measured.values()) if measured else set()
+    return {i: [clip for clip in results[i].clips if _place(clip) in shared] for i in measured}
+
+
+def _place(clip: ScoredClip) -> tuple[str, int]:
+    return clip.prompt_id, clip.seed
+
+
+def _has(clip: ScoredClip, metric: str) -> bool:
+    return metric in clip.scores and clip.scores[metric].value is not None
 
 
 def check_series(results: Sequence[Result]) -> None:
