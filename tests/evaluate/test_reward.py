@@ -95,6 +95,19 @@ def test_no_codes_are_worth_nothing_and_a_failed_scorer_gives_no_reward(rewards:
     assert failed.reasons == ("hangs",)
 
 
+def test_silence_is_punished_though_no_model_takes_it() -> None:
+    class Silent(CountingCodec):
+        def decode(self, codes_F: NDArray[Any]) -> NDArray[np.float32]:
+            return 0 * super().decode(codes_F)
+
+    class Deaf(Scripted):
+        def score(self, clips: Sequence[Clip]) -> list[dict[str, Score]]:
+            return [{"cer": Score(1.0)} | dict.fromkeys(("similarity", "dnsmos"), Score.failure("silent"))]
+
+    assert RewardFunction(Silent(), [Deaf()]).score(prompt("0"), CODES_F).reward == 0.0
+    assert RewardFunction(CountingCodec(), [Deaf()]).score(prompt("0"), CODES_F).reward is None
+
+
 def test_each_completion_is_decoded_once(rewards: RewardFunction) -> None:
     before = CountingCodec.num_decoded
     rewards.score_batch([prompt("0")] * 3, [CODES_F] * 3, [True] * 3)

@@ -181,8 +181,10 @@ def test_a_silent_clip_has_every_word_wrong_and_one_without_sound_is_not_measure
     table = measure_trust(recordings("hi", HINDI), [asr], rules=RULES)
     silent = replace(recordings("hi", HINDI, 1)[0], sound=Sound(np.zeros(SAMPLE_RATE, np.float32)))
     lost = replace(silent, sound=Sound())
-    found = word_scores_of([asr], table, [silent, lost])
-    assert found[0]["wer"].value == 1.0
+    stopped = replace(silent, sound=Sound(np.zeros(0, np.float32), np.zeros(0, np.uint16)))
+    short = replace(silent, sound=Sound(tone(0, 0.08)))
+    found = word_scores_of([asr], table, [silent, lost, stopped, short])
+    assert [scores["wer"].value for scores in found] == [1.0, None, 1.0, 1.0]
     assert found[1]["wer"].reason == "scripted: no audio"
 
 
@@ -195,6 +197,20 @@ def test_similarity_is_of_the_reference_which_is_embedded_once() -> None:
     assert found[2]["similarity"].reason == "no reference voice"
     assert "at least 0.5 s" in found[3]["similarity"].reason
     assert voices.asked.count(2 * SAMPLE_RATE) == 1
+
+
+def test_a_reference_that_could_not_be_embedded_is_tried_again() -> None:
+    encoder = LoadedModel(ScriptedVoices())
+    scorer = VoiceScorer(encoder)
+    clip = replace(recordings("en", "text", 1)[0], voice=Sound(tone(0, 2.0)))
+    works, encoder._listen = encoder._listen, fail
+    assert scorer.score([clip])[0]["similarity"].failed
+    encoder._listen = works
+    assert scorer.score([clip])[0]["similarity"].value == pytest.approx(1.0)
+
+
+def fail(*_: object) -> NDArray[np.float32]:
+    raise RuntimeError("out of order")
 
 
 def test_rate_duration_and_pauses_of_a_known_sound() -> None:

@@ -6,8 +6,8 @@ alignment, and what it is made of. Each completion is decoded once; a batch goes
     reward = 0.4 (1 - CER) + 0.3 similarity + 0.3 (MOS - 1) / 4        each part within 0 and 1
 
 In a language without a trusted ASR the content weight is 0 and the others stay as they are: rewards are compared among
-completions of one prompt. A completion without codes has reward 0. Where a scorer failed there is no reward: the
-completion should be left out, not punished.
+completions of one prompt. A completion that says nothing (no codes, silence, less than 0.1 s) has reward 0. Where a
+scorer failed there is no reward: the completion should be left out, not punished.
 
 In process: `RewardFunction`. Over HTTP: reward_server.py.
 """
@@ -24,6 +24,7 @@ from titan_speech.codec.base import Codec
 from titan_speech.evaluate.ceiling import resynthesized
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.models.opinions import DNSMOS
+from titan_speech.evaluate.scorers.audio import says_nothing
 from titan_speech.evaluate.scorers.base import Scorer, score_clips
 
 
@@ -92,7 +93,8 @@ class RewardFunction:
         return [self._reward(clip, found) for clip, found in zip(clips, scores, strict=True)]
 
     def _spoken(self, codes_F: NDArray[np.integer]) -> Sound:
-        return Sound() if not len(codes_F) else resynthesized(Sound(codes_F=np.asarray(codes_F, np.uint16)), self.codec)
+        codes_F = np.asarray(codes_F, np.uint16)
+        return resynthesized(Sound(codes_F=codes_F), self.codec) if len(codes_F) else Sound(np.zeros(0, np.float32))
 
     def _reward(self, clip: Clip, scores: Mapping[str, Score]) -> Reward:
         none = Score.missing("no scorer")
@@ -104,10 +106,9 @@ class RewardFunction:
         )
         weights = tuple(0.0 if score.value is None else weight for weight, score, _ in parts)
         total = sum(weight * part(score.value) for weight, score, part in parts if score.value is not None)
-        is_empty = clip.sound.wav_T is None
         has_failed = any(score.failed and weight for weight, score, _ in parts)
         return Reward(
-            reward=0.0 if is_empty else None if has_failed else total,
+            reward=0.0 if says_nothing(clip.sound) else None if has_failed else total,
             cer=cer.value,
             similarity=similarity.value,
             mos=mos.value,

@@ -32,6 +32,13 @@ def unusable(sound: Sound | None, max_sec: float = MAX_SEC) -> str:
     return "silent" if float(np.abs(wav_T).max()) < SILENT_PEAK else ""
 
 
+def says_nothing(sound: Sound) -> bool:
+    """Whether a sound that is there has no word in it: it is silent, or shorter than any model takes."""
+    if sound.wav_T is None or not np.isfinite(sound.wav_T).all():
+        return False
+    return len(sound.wav_T) < MIN_SEC * SAMPLE_RATE or float(np.abs(sound.wav_T).max()) < SILENT_PEAK
+
+
 def ask(model: RunningModel, sounds: Sequence[Sound | None], languages: Sequence[str]) -> list[Answer | Failure]:
     """The answer of a model to each sound, or why there is none."""
     reasons = [unusable(sound) for sound in sounds]

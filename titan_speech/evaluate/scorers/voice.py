@@ -31,7 +31,7 @@ class VoiceScorer:
 
     def __init__(self, encoder: RunningModel) -> None:
         self.encoder = encoder
-        self._known: dict[bytes, Answer | Failure] = {}
+        self._known: dict[bytes, Answer] = {}
 
     @property
     def version(self) -> str:
@@ -48,9 +48,10 @@ class VoiceScorer:
         keys = [_key(sound) for sound in sounds]
         new = {key: sound for key, sound in zip(keys, sounds, strict=True) if key not in self._known}
         answers = ask(self.encoder, list(new.values()), [""] * len(new))
-        self._known.update(zip(new, answers, strict=True))
+        found = self._known | dict(zip(new, answers, strict=True))
+        self._known |= {key: found[key] for key in new if not isinstance(found[key], Failure)}  # that is tried again
         return [
-            Failure(NO_VOICE) if sound is None else _of_reference(self._known[key], sound)
+            Failure(NO_VOICE) if sound is None else _of_reference(found[key], sound)
             for key, sound in zip(keys, sounds, strict=True)
         ]
 

@@ -4,7 +4,8 @@ In: clips with texts, recognizers, and the trust table (evaluate/trust.py), whic
 Out: error rates with the transcript; "not measured" where no recognizer is trusted, never zero.
 
 Rates are errors over units of the reference, weighted by these units, so that the mean over clips is the rate over all
-their words. A clip without sound is not measured; a silent clip says no word, so every word of its text is an error.
+their words. A clip without sound is not measured; one that is silent or shorter than 0.1 s, as of a model that stops
+at once, says no word, so every word of its text is an error.
 CER counts letters, marks and digits without spaces, since Indic compounds are written with and without them.
 """
 
@@ -19,11 +20,13 @@ from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel
 from titan_speech.evaluate.normalization.lattice import NO_SPELLINGS, Spellings
 from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES, ScoringRules, share_in_script
-from titan_speech.evaluate.scorers.audio import ask, unusable
+from titan_speech.evaluate.scorers.audio import ask, says_nothing
 from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.evaluate.scorers.edit_distance import Errors, count_errors
 
 NOT_MEASURED = "not measured"
+RULES = 2
+"""Increased whenever the same transcript, or the same sound, gives other rates."""
 METRICS = (
     Metric("wer", "lower", "word error rate"),
     Metric("cer", "lower", "character error rate, without spaces"),
@@ -65,7 +68,8 @@ class WordScorer:
     @property
     def version(self) -> str:
         versions = "; ".join(f"{name}: {version}" for name, version in sorted(self._versions().items()))
-        return f"{self.rules.version}; spellings {self.spellings.version or 'none'}; trust {self.trust}; {versions}"
+        texts = f"rules {RULES}; {self.rules.version}; spellings {self.spellings.version or 'none'}"
+        return f"{texts}; trust {self.trust}; {versions}"
 
     def _versions(self) -> dict[str, str]:
         return {name: one.model.version for name, one in self.recognizers.items()}
@@ -102,9 +106,7 @@ class WordScorer:
 def transcribe(recognizer: RunningModel, clips: Sequence[Clip]) -> list[str | Failure]:
     """What a recognizer hears in each clip; nothing in silence, which it is not asked about."""
     answers = ask(recognizer, [clip.sound for clip in clips], [clip.language for clip in clips])
-    return [
-        "" if unusable(clip.sound) == "silent" else _text(answer) for clip, answer in zip(clips, answers, strict=True)
-    ]
+    return ["" if says_nothing(clip.sound) else _text(answer) for clip, answer in zip(clips, answers, strict=True)]
 
 
 def _text(answer: Answer | Failure) -> str | Failure:
