@@ -116,9 +116,19 @@ def test_strengths_of_simulated_listeners_are_found_within_their_intervals(monke
 
 
 def test_two_systems_have_the_odds_of_their_votes() -> None:
-    fitted_S = fit(np.array([[0.0, 29.5], [9.5, 0.0]]))
+    both_SS = ~np.eye(2, dtype=bool)
+    fitted_S = fit(np.array([[0.0, 29.5], [9.5, 0.0]]), both_SS)
     assert fitted_S[0] - fitted_S[1] == pytest.approx(np.log(30 / 10), abs=1e-6)
-    assert np.isfinite(fit(np.array([[0.0, 5.0], [0.0, 0.0]]))).all()
+    assert np.isfinite(fit(np.array([[0.0, 5.0], [0.0, 0.0]]), both_SS)).all()
+
+
+def test_a_system_that_a_resampling_leaves_out_stays_on_the_scale_of_the_others() -> None:
+    wins_SS = np.zeros((3, 3))
+    wins_SS[0, 1] = 20.0
+    heard_SS = np.array([[False, True, False], [True, False, True], [False, True, False]])
+    fitted_S = fit(wins_SS, heard_SS)
+    assert fitted_S[2] - fitted_S[1] == pytest.approx(0.0, abs=1e-3), "compared with the second alone, by no vote"
+    assert fitted_S[0] - fitted_S[1] == pytest.approx(np.log(20.5 / 0.5), abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -123,12 +123,13 @@ def strengths(study: Study, votes: Sequence[Vote], seed: int = 0) -> list[Streng
         raise DataError("there are no votes; listeners save them at the end of the page")
     wins_SS = _wins(study, votes)
     _check_connected(study, wins_SS)
-    fitted_S = fit(wins_SS)
+    heard_SS = (wins_SS + wins_SS.T) > 0
+    fitted_S = fit(wins_SS, heard_SS)
     by_listener: dict[str, list[Vote]] = {}
     for vote in votes:
         by_listener.setdefault(vote.listener, []).append(vote)
     groups, random = list(by_listener.values()), np.random.default_rng(seed)
-    drawn_RS = np.array([fit(_wins(study, _resampled(groups, random))) for _ in range(NUM_BOOTSTRAPS)])
+    drawn_RS = np.array([fit(_wins(study, _resampled(groups, random)), heard_SS) for _ in range(NUM_BOOTSTRAPS)])
     low_S, high_S = np.quantile(drawn_RS, (0.025, 0.975), axis=0)
     found = [
         Strength(
@@ -149,13 +150,14 @@ def preference(one: Strength, other: Strength) -> float:
     return 1 / (1 + math.exp(other.logits - one.logits))
 
 
-def fit(wins_SS: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit(wins_SS: NDArray[np.float64], heard_SS: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Strengths in logits of the greatest likelihood, by Hunter's (2004) minorization; they sum to 0.
 
     Args:
         wins_SS: votes for the row's system against the column's.
+        heard_SS: pairs of the study that were heard, which connect all systems. In a resampling of the votes some may
+            have none; half a vote each way keeps their systems on one scale.
     """
-    heard_SS = (wins_SS + wins_SS.T) > 0
     wins_SS = wins_SS + PRIOR_VOTES * heard_SS
     games_SS = wins_SS + wins_SS.T
     won_S, power_S = wins_SS.sum(1), np.ones(len(wins_SS))
