@@ -135,6 +135,15 @@ def test_a_text_that_differs_in_spelling_alone_is_found(tmp_path: Path) -> None:
     assert "overlap" in contamination(found, tmp_path / "p", [store]).lines()[-1]
 
 
+def test_each_prompt_of_a_text_is_found_however_it_is_written(tmp_path: Path) -> None:
+    store = open_store(ROOT / "demo_data")
+    part = next(p for p in store.parts if p.language == "hi" and "native" in p.variants)
+    text = part.row(0).transcript_native or ""
+    found = build_pack([Draft("a", "hi", text), Draft("b", "hi", f"{text} !!")], tmp_path / "p")
+    overlap = contamination(found, tmp_path / "p", [store]).overlaps
+    assert {(one.prompt_id, one.kind) for one in overlap} == {("a", "exact text"), ("b", "normalized text")}
+
+
 def test_sounds_of_another_codec_are_not_said_to_be_absent(tmp_path: Path) -> None:
     voiced = [Draft("a", "en", "unheard of", "", Sound(codes_F=np.arange(50, dtype=np.uint16)))]
     pack = build_pack(voiced, tmp_path / "p", codec_hash="other")
@@ -150,8 +159,10 @@ def test_prompts_from_text_have_language_and_subset_from_the_line_or_the_name(tm
     ]
     write_wav(tmp_path / "v.wav", WAV_T)
     rows = [{"text": "hello", "language": "eng", "voice": "v.wav", "voice_text": "hi", "subset": "short"}]
-    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    draft = text_drafts(tmp_path / "p.jsonl")[0]
+    rows.append({"text": "one\u2028line", "language": "en"})
+    (tmp_path / "p.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    draft, other = text_drafts(tmp_path / "p.jsonl")
+    assert other.text == "one\u2028line"
     assert (draft.language, draft.subset, draft.voice_text) == ("en", "short", "hi")
     assert draft.voice is not None
     for line in (
@@ -195,7 +206,11 @@ def test_the_layout_of_minimax(tmp_path: Path) -> None:
     (tmp_path / "text" / "hindi.txt").write_text("hindi_female|एक\ncommon_voice_hi_1.wav|दो\n")
     found = list(minimax(tmp_path))
     assert [(d.language, d.text, d.voice_text) for d in found] == [("hi", "एक", "यह आवाज़"), ("hi", "दो", "यह आवाज़")]
-    (tmp_path / "text" / "hindi.txt").write_text("nobody|एक\n")
+    assert [d.language for d in minimax(tmp_path, "hi")] == ["hi", "hi"]
+    (tmp_path / "speaker" / "hindi").rename(tmp_path / "speaker" / "chinese")
+    (tmp_path / "text" / "hindi.txt").rename(tmp_path / "text" / "chinese.txt")
+    assert [d.language for d in minimax(tmp_path, "zh")] == ["zh", "zh"]
+    (tmp_path / "text" / "chinese.txt").write_text("nobody|एक\n")
     with pytest.raises(DataError, match="no audio of 'nobody'"):
         list(minimax(tmp_path))
 

@@ -139,10 +139,12 @@ def _matches(
         for number, text in enumerate(part.column(f"transcript_{variant}").to_pylist()):
             if not text:
                 continue
-            if text.strip() in exact:
-                yield number, "exact text", exact[text.strip()]
-            elif has_language and (ids := normalized.get((primary, RULES(text, part.language)))):
-                yield number, "normalized text", ids
+            same = exact.get(text.strip(), [])
+            alike = normalized.get((primary, RULES(text, part.language)), []) if has_language else []
+            if same:
+                yield number, "exact text", same
+            if others := [one for one in alike if one not in same]:
+                yield number, "normalized text", others
     lengths = {len(codes) // 2 for codes in sounds}
     for number in np.flatnonzero(np.isin(part.code_len_N, list(lengths))).tolist() if lengths else ():
         for prompt_id, kind in sounds.get(part.codes(number).tobytes(), ()):

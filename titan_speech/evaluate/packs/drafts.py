@@ -40,15 +40,16 @@ class Draft:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a listing.
+    """The lines of a listing; only line ends end one, since JSON may hold other separators (U+2028) as they are.
 
     Raises:
         DataError: it cannot be read as UTF-8, or is too large.
     """
     try:
-        return read_small_file(path, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
+        text = read_small_file(path, MAX_LIST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"no prompts can be read from {path}: {error}; expected UTF-8 text") from error
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def read_reference(folder: Path, name: str, where: str) -> Sound:

@@ -85,10 +85,10 @@ def minimax(folder: Path, language: str = "") -> Iterator[Draft]:
     transcripts = _minimax_transcripts(folder / "speaker")
     for file in files:
         tag = language_of(file.stem.title())
-        if language and tag != language:
-            continue
         if len(tag) > 3:  # a language that the table of languages does not know by name
             tag = _OTHER_NAMES.get(file.stem.lower(), tag)
+        if language and tag != language:
+            continue
         voices: dict[str, tuple[Sound, str]] = {}
         for number, line in enumerate(read_lines(file), 1):
             where = f"{file}, line {number}"
