@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -325,7 +326,23 @@ def test_a_server_is_asked_by_ids_and_its_answers_are_checked(
     server.spoil = lambda choice: choice.update(token_ids=[1]) if "token_ids" in choice else None
     with pytest.raises(ModelError, match="expected 16 ids after each of 64 prefixes"):
         ask_server(url, documents)
+    server.spoil = no_float_holds
+    with pytest.raises(ModelError, match=r"answered something else than was asked: .*OverflowError"):
+        ask_server(url, documents)
     server.shutdown()
+
+
+def no_float_holds(choice: dict[str, Any]) -> None:
+    for place in choice.get("prompt_logprobs", [])[1:]:
+        for one in place.values():
+            one["logprob"] = 10**400
+
+
+def test_what_speaks_no_http_is_one_message(documents: list[ParityDocument]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=lambda: listener.accept()[0].sendall(b"220 mail\r\n"), daemon=True).start()
+        with pytest.raises(ModelError, match="cannot be reached: BadStatusLine"):
+            ask_server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", documents)
 
 
 def test_numbers_that_are_none_are_refused(documents: list[ParityDocument], answers: EngineAnswers) -> None:

@@ -8,6 +8,7 @@ for, all finite, ids of the vocabulary.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import shutil
@@ -135,8 +136,8 @@ def _request(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         detail = one_line(error.read(500).decode(errors="replace"))
         raise ModelError(f"{redact(url)} refused with {error.code}: {detail}") from error
-    except OSError as error:
-        raise ModelError(f"{redact(url)} cannot be reached: {error}; is the server running?") from error
+    except (OSError, http.client.HTTPException) as error:  # urllib passes the second on as it is
+        raise ModelError(f"{redact(url)} cannot be reached: {error!r}; is the server running?") from error
 
 
 def _parsed(content: Any, documents: Sequence[ParityDocument]) -> EngineAnswers:
@@ -153,7 +154,7 @@ def _parsed(content: Any, documents: Sequence[ParityDocument]) -> EngineAnswers:
             tuple(tuple(map(float, row)) for row in logprobs),
             tuple(tuple(map(int, row)) for row in greedy),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:  # the last for a whole number that no float holds
         raise ValueError(repr(error)) from error
     if not all(math.isfinite(value) for row in answers.logprobs for value in row):
         raise ValueError("log-probabilities that are not finite")
