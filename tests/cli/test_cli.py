@@ -41,6 +41,22 @@ def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--answers", "1", "a whole number of at least 2"),
+        ("--stop", "kl=nan", "expected NAME=NUMBER"),
+        ("--stop-below", "num_codes=inf", "expected NAME=NUMBER"),
+    ],
+)
+def test_reward_training_refuses_what_it_cannot_compare_before_it_loads_a_model(
+    flag: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["align", "grpo", "--model", "m", "--prompts", "p", "--output", "o", flag, value])
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.prog)
 def test_each_command_has_help_with_an_example_that_parses(
     command: Command, capsys: pytest.CaptureFixture[str]

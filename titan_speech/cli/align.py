@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from titan_speech.cli.arguments import (
     not_negative,
     number,
     positive,
+    several,
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command, announce
@@ -40,8 +42,6 @@ def pairs(args: argparse.Namespace) -> None:
     """Answer the prompts of a store, score the answers and write a preference store."""
     if (args.model is None) == (args.run is None):
         raise ModelError("give one of --model (an exported folder) and --run (a run folder)")
-    if args.answers < 2:
-        raise ModelError(f"--answers {args.answers}: a pair needs at least 2")
     announce(f"align pairs: loading the model of {args.model or args.run}")
     from titan_speech.utils.logging import silence_library_warnings
 
@@ -193,9 +193,9 @@ def _estimate(device: str, settings: GRPOSettings, grammar: Grammar, prompts: Se
 def _bound(text: str) -> tuple[str, float]:
     name, is_bound, value = text.partition("=")
     try:
-        if not (is_bound and name):
+        if not (is_bound and name and math.isfinite(bound := float(value))):
             raise ValueError
-        return name, float(value)
+        return name, bound
     except ValueError:
         raise argparse.ArgumentTypeError(f'found "{text}", expected NAME=NUMBER, such as repeats=0.5') from None
 
@@ -255,6 +255,7 @@ _REWARD = (
     ),
     *SCORERS,
 )
+_ANSWERS = Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=several, default=8)
 _TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
 _TEMPERATURE = Argument("--temperature", "sampling temperature (default: 1)", type=number(0.01), default=1.0)
 _MAX_SEC = Argument("--max-sec", "maximum duration in seconds (default: 20)", type=number(0.02), default=20.0)
@@ -279,7 +280,7 @@ COMMANDS = (
             Argument("--step", "of --run: step of the checkpoint (default: the newest)", type=int),
             *_PROMPTS,
             Argument("--output", "token store to write", type=local_folder, required=True),
-            Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=positive, default=8),
+            _ANSWERS,
             *_REWARD,
             Argument(
                 "--margin",
@@ -308,7 +309,7 @@ COMMANDS = (
             *_PROMPTS,
             Argument("--output", "exported folder to write", type=local_folder, required=True),
             Argument("--steps", "optimizer steps (default: 200)", type=positive, default=200),
-            Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=positive, default=8),
+            _ANSWERS,
             Argument("--prompts-per-step", "prompts per step (default: 4)", type=positive, default=4),
             Argument("--lr", "learning rate (default: 1e-6)", type=number(0), default=1e-6),
             Argument(

@@ -33,6 +33,11 @@ def positive(text: str) -> int:
     return _whole_number(text, 1)
 
 
+def several(text: str) -> int:
+    """A whole number from 2."""
+    return _whole_number(text, 2)
+
+
 def _whole_number(text: str, least: int) -> int:
     try:
         value = int(text) if "e" not in text.lower() else float(text)
