@@ -69,6 +69,10 @@ def test_a_store_whose_codes_are_shifted_against_the_held_out_set_fails(tmp_path
     found = checks.stores(load_config(words).config)
     assert found.verdict is (Verdict.FAIL if shift else Verdict.PASS), found
     assert ("are shifted by +1 against held-out ones" in found.advice) == bool(shift)
+    if shift:
+        audited = checks.audit(load_config(words).config)
+        assert audited.verdict is Verdict.FAIL
+        assert "they are shifted by +1, import them again" in audited.advice
 
 
 def test_a_held_out_set_that_the_run_would_refuse_is_refused(gold: Path) -> None:

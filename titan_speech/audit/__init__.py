@@ -9,5 +9,8 @@ store --> draw.py      N samples, the same for the same seed, from every part
           report.py      counts and shares per language, the worst samples, JSON; the exit code of `store audit`
              |
              v
+          reencode.py    codes that come back from their own sound: are they shifted?
+             |
+             v
           page.py        one HTML file by page.html.j2: tables, charts, players      sound.py  codes to wav
 """

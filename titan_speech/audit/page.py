@@ -101,6 +101,7 @@ def _facts(report: AuditReport, sound: Sound) -> dict[str, str]:
         f"{counted(len(report.parts), 'part')}, seed {report.seed}",
         "Codec": f"{codec.name}, hash {codec.hash[:16]}" if codec else "none",
         "Sound": sound.why_silent or "decoded by this codec; 8-bit mu-law, so a faint hiss is the page's",
+        "Re-encoded": str(report.reencoded) if report.reencoded else "not compared: the codec is not at hand",
         "Checks": f"{report.num_run} of {len(RULES)} ran"
         + (f"; not run: {'; '.join(map(str, report.not_run))}" if report.not_run else ""),
     }

@@ -27,6 +27,7 @@ from titan_speech.audit.measures import (
     histogram,
     rate_distribution,
 )
+from titan_speech.audit.reencode import Reencoded
 from titan_speech.audit.rules import RULES, Rule, Thresholds
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Store
@@ -123,6 +124,8 @@ class AuditReport:
     languages: tuple[LanguageReport, ...]
     worst: dict[str, tuple[AuditFinding, ...]]
     not_run: tuple[NotRun, ...]
+    reencoded: Reencoded | None = None
+    """None without the codec."""
 
     @property
     def num_run(self) -> int:
@@ -145,13 +148,19 @@ class AuditReport:
 
     @property
     def is_good(self) -> bool:
-        return not any(language.above_threshold for language in self.languages)
+        return not any(language.above_threshold for language in self.languages) and not self.is_shifted
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether codes are shifted, by what the codec gives back."""
+        return self.reencoded is not None and self.reencoded.shift != 0
 
     @property
     def summary(self) -> str:
         """The verdict over all languages."""
         above = [language.language for language in self.languages if language.above_threshold]
-        return f"above thresholds in {', '.join(above)}" if above else "within thresholds"
+        text = f"above thresholds in {', '.join(above)}" if above else "within thresholds"
+        return f"{text}, but codes are shifted" if self.is_shifted else text
 
 
 def audit(
@@ -343,6 +352,7 @@ def to_json(report: AuditReport) -> str:
         "num_stored": report.num_stored,
         "num_samples": report.num_samples,
         "is_good": report.is_good,
+        "reencoded": str(report.reencoded) if report.reencoded else None,
         "not_checked": [str(each) for each in report.not_run],
         "rules": [
             {"name": r.name, "title": r.title, "finds": r.finds, "default_max_share": r.max_share, "reason": r.reason}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def store_audit(args: argparse.Namespace) -> int:
 
     from titan_speech.audit.draw import choose
     from titan_speech.audit.page import page
+    from titan_speech.audit.reencode import chosen_codes, reencode
     from titan_speech.audit.report import audit, to_json
     from titan_speech.audit.sound import open_sound
     from titan_speech.store.reader import check_tokenizer, open_store
@@ -93,6 +95,9 @@ def store_audit(args: argparse.Namespace) -> int:
             num_random=args.listen,
             on_read=lambda: read.add(1),
         )
+    if sound.codec is not None and args.listen and (codes := chosen_codes(parts)):
+        announce(f"store audit: decoding and encoding codes of {args.store}")
+        report = replace(report, reencoded=reencode(sound.codec, codes))
     with Progress(f"audit page {args.output}", report.num_shown, "samples") as shown:
         _write(args.output, page(report, sound, lambda: shown.add(1)))
     if args.json is not None:
@@ -141,6 +146,8 @@ def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
     yield f"  {report.num_run} of {len(RULES)} checks ran"
     for each in report.not_run:
         yield f"  not checked: {each}"
+    if report.reencoded is not None:
+        yield f"  codec: {report.reencoded}"
     for language in report.languages:
         yield _language_line(language)
     yield report.summary

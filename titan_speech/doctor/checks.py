@@ -62,18 +62,24 @@ def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
 def audit(config: SpeechConfig) -> Outcome:
     """Samples of every language pass the checks of `store audit`."""
     from titan_speech.audit.draw import choose
+    from titan_speech.audit.reencode import chosen_codes, reencode
     from titan_speech.audit.report import audit as audit_store
     from titan_speech.audit.rules import Thresholds, read_thresholds
+    from titan_speech.audit.sound import AUTO, open_sound
     from titan_speech.store.reader import open_store
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     thresholds: Thresholds = read_thresholds(None, {})
-    above, num_samples, languages = [], 0, set[str]()
+    above, shifted, num_samples, languages = [], list[str](), 0, set[str]()
     for place in sorted({source.store for source in config.data.source}):
         store = open_store(place, config.storage)
         parts = choose(store, max(AUDITED_SAMPLES, len(store.parts)), config.data.seed)
         report = audit_store(store, parts, tokenizer, thresholds, seed=0, num_codes=65_536, num_random=0)
+        codec = open_sound(config.generation_check.codec or AUTO, store).codec
+        codes = chosen_codes(parts) if codec is not None else []
+        if codec is not None and codes and (reencoded := reencode(codec, codes)).shift:
+            shifted.append(f"{place}: {reencoded}")
         num_samples += report.num_samples
         languages |= {language.language for language in report.languages}
         above += [
@@ -82,6 +88,8 @@ def audit(config: SpeechConfig) -> Outcome:
             for result in language.above_threshold
         ]
     text = f"{counted(num_samples, 'sample')} of {len(languages)} languages"
+    if shifted:
+        return Outcome("audit", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
     if above:
         shown = above[:6] + ([f"and {len(above) - 6} more"] if len(above) > 6 else [])
         advice = "\n".join(["above the thresholds; titan-speech store audit STORE shows the samples", *shown])
