@@ -151,6 +151,20 @@ def test_a_store_is_scored_once_and_other_columns_stay(tmp_path: Path) -> None:
     assert (found["mine"] == 1).all()
 
 
+def test_a_scorer_that_fails_on_all_of_a_part_leaves_it_to_be_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, scorers = load_codec("embedded"), [CodeScorer()]
+    tokenizer = TextTokenizer.load(write_tokenizer(tmp_path / "tokenizer"))
+    folder = write_store(tmp_path / "store", tokenizer, num_samples=6, codec=CodecInfo(codec.name, codec.codec_hash))
+    with monkeypatch.context() as broken:
+        broken.setattr("titan_speech.evaluate.scorers.codes.measure_codes", lambda _: 1 / 0)
+        with pytest.raises(DataError, match=r"of no sample of .* could be computed: codes failed: ZeroDivisionError"):
+            score_store(folder, codec, scorers)
+    assert not (folder / "scores").exists()
+    assert all(one.num_values["repeats"] == one.num_samples for one in score_store(folder, codec, scorers))
+
+
 def test_scores_are_of_the_codec_of_the_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "score", str(store), "--datasets", "nothing"]) == EXIT_BAD_INPUT
     assert "has no speech of nothing" in capsys.readouterr().err

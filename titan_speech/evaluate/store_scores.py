@@ -9,6 +9,7 @@ the embedded codec and DNSMOS that is slower than the audio on one busy core, so
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError
 from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import Clip, Scores, Sound
+from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.scorers.audio import unusable
 from titan_speech.evaluate.scorers.base import Scorer, score_clips
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, open_store
@@ -55,7 +57,8 @@ def score_store(
         report: called with each part when it is done.
 
     Raises:
-        DataError: the codec is another one, the store has no such speech, or scores cannot be written.
+        DataError: the codec is another one, the store has no such speech, a scorer fails on all of a part, or scores
+            cannot be written.
     """
     store = open_store(place)
     made_by = store.manifest.codec
@@ -77,12 +80,24 @@ def _score_part(place: Path, part: Part, codec: Codec, scorers: Sequence[Scorer]
     names = [metric.name for scorer in scorers for metric in scorer.metrics]
     if set(names) <= columns.keys():
         return ScoredPart(part.name, part.language, part.num_samples, {})
+    outcomes: dict[str, Counter[str]] = {name: Counter() for name in names}
+    """Of samples that a model can take: how many failed by which reason, and "" of the others."""
     new = {name: np.full(part.num_samples, np.nan, np.float32) for name in names}
     for first in range(0, part.num_samples, BATCH_SAMPLES):
         numbers = range(first, min(first + BATCH_SAMPLES, part.num_samples))
-        for number, scores in zip(numbers, _scored(part, numbers, codec, scorers), strict=True):
+        clips = _clips(part, numbers, codec)
+        for number, clip, scores in zip(numbers, clips, score_clips(clips, scorers), strict=True):
             for name, score in scores.items():
                 new[name][number] = np.nan if score.value is None else score.value
+                if not unusable(clip.sound):
+                    outcomes[name][score.reason if score.failed else ""] += 1
+    for name, reasons in outcomes.items():
+        if reasons and "" not in reasons:  # NaN would count as scored, and never be tried again
+            ((reason, _),) = reasons.most_common(1)
+            raise DataError(
+                f"{name} of no sample of {part.name} could be computed: {reason}. Parts before it are scored; run the "
+                "command again when that is mended"
+            )
     try:
         write_scores(place, part, columns | new)
     except OSError as error:
@@ -91,7 +106,7 @@ def _score_part(place: Path, part: Part, codec: Codec, scorers: Sequence[Scorer]
     return ScoredPart(part.name, part.language, part.num_samples, counts)
 
 
-def _scored(part: Part, numbers: Sequence[int], codec: Codec, scorers: Sequence[Scorer]) -> list[Scores]:
+def _clips(part: Part, numbers: Sequence[int], codec: Codec) -> list[Clip]:
     clips = []
     for number in numbers:
         row = part.row(number)
@@ -99,4 +114,4 @@ def _scored(part: Part, numbers: Sequence[int], codec: Codec, scorers: Sequence[
         clips.append(
             Clip(prompt_id=row.sample_id, language=row.language, text=row.transcript_native or "", sound=sound)
         )
-    return score_clips(clips, scorers)
+    return clips
