@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.report.run_folders import write_run
 from titan_speech.codec.wav import wav_bytes
@@ -13,9 +15,11 @@ from titan_speech.evaluate.clip import Score
 from titan_speech.evaluate.result import Result, ResultKey, ScoredClip
 from titan_speech.evaluate.result_folder import audio_path, result_path
 from titan_speech.model.exported_files import EVALUATION_FOLDER
+from titan_speech.report.blocks import Prompts
 from titan_speech.report.page import page
 from titan_speech.report.run import open_runs
 from titan_speech.report.sections.evaluation import evaluation
+from titan_speech.report.sections.generation import MAX_PROMPTS
 
 
 def write(run: Path, step: int, scorers: dict[str, str], rates: list[float | None]) -> Result:
@@ -54,6 +58,37 @@ def test_series_are_drawn_apart_and_what_was_not_measured_says_why(tmp_path: Pat
     assert "data:audio/wav;base64" in text
     assert "step 30 was not evaluated: step-30 was removed" in text
     assert "z.json" in text
+
+
+def test_the_worst_prompts_of_the_newest_result_are_heard_at_every_step(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rates = [number / 100 for number in range(MAX_PROMPTS + 4)]
+    for step, some in ((10, rates[::-1]), (20, rates)):
+        result = write(run, step, {"asr": "1"}, list(some))
+        for clip in result.clips:
+            wav = run / EVALUATION_FOLDER / audio_path(result.key.id, clip.prompt_id)
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            wav.write_bytes(wav_bytes(np.zeros(80, np.float32), 16_000))
+    (one,) = open_runs([run])
+    section = evaluation([one])
+    assert section is not None
+    (shown,) = (block.prompts for block in section.blocks if isinstance(block, Prompts))
+    assert [prompt.title for prompt in shown] == [f"en · p{number}" for number in range(MAX_PROMPTS + 3, 3, -1)]
+    assert all([clip.label for clip in prompt.clips] == ["step 10", "step 20"] for prompt in shown)
+
+
+def test_of_many_evaluations_the_newest_are_shown_and_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("titan_speech.report.sections.evaluation.MAX_RESULTS", 2)
+    run = write_run(tmp_path / "run")
+    for order, step in enumerate((30, 10, 20, 40)):
+        key = write(run, step, {"asr": "1"}, [0.5] * 6).key
+        os.utime(run / EVALUATION_FOLDER / result_path(key.id), (order, order))
+    (one,) = open_runs([run])
+    text = str(evaluation([one]))
+    assert "Step 40: 6 clips" in text
+    assert one.problems == ["4 evaluations are there; the page has the 2 that are newest"]
 
 
 def test_a_run_without_evaluations_has_no_section(tmp_path: Path) -> None:

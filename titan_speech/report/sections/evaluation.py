@@ -79,10 +79,16 @@ def evaluation(runs: Sequence[Run]) -> Section | None:
 
 def _series(run: Run) -> list[_Series]:
     found: dict[str, _Series] = {}
-    for path in sorted((run.folder / EVALUATION_FOLDER / RESULTS).glob("*.json"))[:MAX_RESULTS]:
+    paths = [
+        path
+        for path in (run.folder / EVALUATION_FOLDER / RESULTS).glob("*.json")
+        if not path.name.startswith(PARITY_PREFIX)
+    ]
+    paths.sort(key=lambda path: (path.lstat().st_mtime_ns, path.name))  # of a step that was reached twice, the last
+    if len(paths) > MAX_RESULTS:
+        run.problems.append(f"{len(paths):,} evaluations are there; the page has the {MAX_RESULTS:,} that are newest")
+    for path in paths[-MAX_RESULTS:]:
         content = run.json(path)
-        if isinstance(content, dict) and "parity" in content:
-            continue
         if isinstance(content, dict) and "failed" in content:
             run.problems.append(f"step {content.get('step')} was not evaluated: {content['failed']}")
             continue
@@ -179,7 +185,7 @@ def _worst(series: _Series) -> list[Block]:
 
 
 def _prompts(run: Run, series: Sequence[_Series], max_bytes: int) -> list[Prompt]:
-    """Prompts whose audio was kept, each at several steps; the worst of the newest result first."""
+    """The prompts that are the worst in the newest result whose audio was kept, the worst first, at several steps."""
     kept = [
         result
         for one in series
@@ -190,18 +196,21 @@ def _prompts(run: Run, series: Sequence[_Series], max_bytes: int) -> list[Prompt
         return []
     kept.sort(key=lambda result: result.step or 0)
     chosen = [kept[place] for place in spread(list(range(len(kept))), MAX_CLIPS)]
-    clips: dict[str, list[Clip]] = {}
-    languages: dict[str, str] = {}
+    worst = {clip.prompt_id: clip.language for clip in sorted(kept[-1].clips, key=_badness)}
+    prompts: list[Prompt] = []
     used = 0
     folder = run.folder / EVALUATION_FOLDER
-    for result in chosen:
-        for clip in sorted(result.clips, key=_badness)[:MAX_PROMPTS]:
-            sound = sound_of(folder / audio_path(result.key.id, clip.prompt_id), max_bytes - used)
-            if sound:
+    for prompt_id, language in list(worst.items())[:MAX_PROMPTS]:
+        found: list[Clip] = []
+        for result in chosen:
+            clip = next((one for one in result.clips if one.prompt_id == prompt_id), None)
+            sound = clip and sound_of(folder / audio_path(result.key.id, prompt_id), max_bytes - used)
+            if clip and sound:
                 used += len(sound)
-                languages[clip.prompt_id] = clip.language
-                clips.setdefault(clip.prompt_id, []).append(Clip(f"step {result.step:,}", sound, _note(clip), "soft"))
-    return [Prompt(f"{languages[id_]} · {id_}", "", languages[id_], found) for id_, found in clips.items()]
+                found.append(Clip(f"step {result.step:,}", sound, _note(clip), "soft"))
+        if found:
+            prompts.append(Prompt(f"{language} · {prompt_id}", "", language, found))
+    return prompts
 
 
 def _badness(clip: ScoredClip) -> float:
