@@ -67,6 +67,18 @@ def test_what_cannot_be_compared_is_refused(
     assert not Path("page.partial").exists()
 
 
+def test_a_full_disk_leaves_neither_page_nor_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    assert listen(tmp_path) == EXIT_BAD_INPUT
+    assert "No space left" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium")
 def test_votes_of_a_browser_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert listen(tmp_path) == 0

@@ -85,8 +85,8 @@ def write_listening_page(
         }
         for id_, trial in records.items()
     ]
+    partial = output.with_name(f"{output.name}.partial")
     try:
-        partial = output.with_name(f"{output.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "clips").mkdir(parents=True)
         for (system, prompt), name in names.items():
@@ -96,6 +96,8 @@ def write_listening_page(
         write_atomically(key, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         partial.rename(output)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        key.unlink(missing_ok=True)  # a page without its key, or a key without its page, is worth nothing
         raise DataError(f"the page cannot be written to {output}: {error}; give another --output") from error
     return ListeningPage(output, key, len(trials))
 
