@@ -12,6 +12,7 @@ from tests.runs import ROOT
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
+from titan_speech.evaluate.packs.pack import read_pack
 from titan_speech.evaluate.result import read_result
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.store.reader import open_store
@@ -71,7 +72,9 @@ def test_a_pack_is_made_scored_and_found_in_its_own_store(tmp_path: Path, capsys
     assert "numbers" in capsys.readouterr().out
     assert main(command) == EXIT_BAD_INPUT
     assert main(["evaluate", "clips", "--pack", pack, "--output", str(tmp_path / "r.json")]) == EXIT_DONE
-    assert all(clip.scores["repeats"].value is not None for clip in read_result(tmp_path / "r.json").clips)
+    scored = read_result(tmp_path / "r.json")
+    assert all(clip.scores["repeats"].value is not None for clip in scored.clips)
+    assert scored.key.pack == f"{read_pack(Path(pack)).hash}-full"
     against = ["evaluate", "contamination", str(ROOT / "demo_data"), "--pack", pack]
     assert main(against) == EXIT_FOUND_WRONG
     assert "overlap: scores of these prompts" in capsys.readouterr().out

@@ -219,7 +219,7 @@ def test_rate_duration_and_pauses_of_a_known_sound() -> None:
     clip = Clip(
         prompt_id="p",
         language="en",
-        text="twenty letters abcdefg",
+        text="“twenty letters…” — abcdefg।",
         sound=Sound(np.concatenate((pause, speech, pause, speech, pause))),
         recording=Sound(codes_F=np.zeros(175, np.uint16)),
     )
@@ -278,10 +278,17 @@ def test_a_scorer_that_raises_leaves_the_others_their_scores() -> None:
     assert found[1]["repeats"].reason == "no codes"
 
 
-def test_a_recognizer_without_a_trust_table_is_refused(tmp_path: Path) -> None:
+def test_a_recognizer_without_a_trust_table_and_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(DataError, match="trust table"), open_scorers(ScorerChoice(asr=(str(tmp_path),))):
         pass
+    for name in ("a/x.pt", "b/x.pt", "silence.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for names, message in ((("a/x.pt", "b/x.pt"), "two scorers give x"), (("silence.pt",), "two scorers give silence")):
+        files = tuple(str(tmp_path / name) for name in names)
+        with pytest.raises(DataError, match=message), open_scorers(ScorerChoice(opinion=files)):
+            pass
     with open_scorers(ScorerChoice()) as (scorers, table):
         assert [one.name for one in scorers] == ["codes", "sound"]
         assert table is None

@@ -186,7 +186,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[Clip], str, str]:
         pack = read_pack(args.pack)
         codec = load_codec(args.codec) if args.codec else None
         name = args.pack.name if args.wavs is None else args.wavs.name
-        return pack_clips(args.pack, pack, args.set, args.wavs, codec), pack.hash, name
+        return pack_clips(args.pack, pack, args.set, args.wavs, codec), f"{pack.hash}-{args.set}", name
     clips = listed_clips(Path(args.listing))
     asked = "\n".join(f"{one.prompt_id}\t{one.language}\t{one.text}" for one in clips)
     return clips, hashlib.sha256(asked.encode()).hexdigest()[:16], Path(args.listing).stem

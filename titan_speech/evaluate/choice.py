@@ -6,6 +6,7 @@ which starts when its first clip comes. What needs no model is always scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ def open_scorers(choice: ScorerChoice) -> Iterator[tuple[list[Scorer], TrustTabl
     if choice.voice:
         scorers.append(VoiceScorer(choice.isolated(open_voice_encoder(choice.voice, choice.device))))
     scorers += [OpinionScorer(choice.isolated(open_opinion_model(name, choice.device))) for name in choice.opinion]
+    names = Counter(name for one in scorers for name in (one.name, *(metric.name for metric in one.metrics)))
+    names.subtract({one.name for one in scorers if one.name in {metric.name for metric in one.metrics}})
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise DataError(f"two scorers give {', '.join(twice)}; rename the file of one predictor")
     try:
         yield scorers, table
     finally:

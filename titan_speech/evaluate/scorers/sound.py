@@ -8,6 +8,7 @@ which are scored once as any other clips.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.generate.sound_measures import measure_sound, pauses_sec
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
-RULES = 1
+RULES = 2
 """Increased whenever a definition changes."""
 METRICS = (
     Metric("duration_ratio", "", "seconds per second of the recording of the same text"),
@@ -59,7 +60,7 @@ def _scores(clip: Clip) -> dict[str, Score]:
     )
     assert duration_sec is not None
     sounding_sec = duration_sec * (1 - found.silence)
-    num_letters = sum(letter.isalnum() or not letter.isascii() for letter in clip.text if not letter.isspace())
+    num_letters = sum(unicodedata.category(letter)[0] in "LMN" for letter in clip.text)
     recorded_sec = _seconds(clip.recording)
     return {
         "duration_ratio": Score(duration_sec / recorded_sec) if recorded_sec else Score.missing("no recording"),
