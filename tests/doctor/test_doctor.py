@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
 from titan_speech.doctor.outcome import Outcome, Verdict, is_ready, table
 from titan_speech.errors import ConfigError
+from titan_speech.exit_codes import EXIT_DONE
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
+from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.training.sinks.webhook import VARIABLE
 
 DEMO = ["--job.config_file", str(ROOT / "train_configs" / "demo.toml")]
 
@@ -96,6 +100,39 @@ def test_the_small_run_is_made_of_the_runs_own_samples_and_is_sound(tmp_path: Pa
     parts = [part for part in open_store(ROOT / "demo_data").parts if part.kind == "speech"]
     codes = {tuple(part.codes(i)) for part in parts for i in range(part.num_samples)}
     assert {tuple(store.parts[0].codes(i)) for i in range(small_run.NUM_SAMPLES)} <= codes
+
+
+def test_a_run_whose_time_is_over_while_it_starts_is_skipped_and_not_failed(tmp_path: Path) -> None:
+    small = small_run.prepare(load_config(DEMO).config, tmp_path)
+    assert small_run.overfit(small, 1.0).verdict is Verdict.SKIPPED
+    assert not small_run.has_checkpoint(small)
+    log = JsonlLogger(small.folder / "metrics.jsonl")
+    log.log({"loss": 3.0}, 1)
+    log.close()
+    assert small_run.resume(small, 1.0).verdict is Verdict.SKIPPED
+
+
+def test_a_loss_that_is_not_finite_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small_run.SmallRun(tmp_path, tmp_path / "doctor.toml", "a text", 30, 128)
+    log = JsonlLogger(tmp_path / "metrics.jsonl")
+    for step in range(1, 5):
+        log.log({"loss": math.nan if step > 1 else 12.0}, step)
+    monkeypatch.setattr(small_run, "train", lambda words, within_sec: small_run.Trained(EXIT_DONE, "", False))
+    assert small_run.overfit(small, 60).verdict is Verdict.FAIL
+    monkeypatch.setattr(small_run, "train", lambda *_: _two_more(log))
+    assert small_run.resume(small, 60).verdict is Verdict.FAIL
+
+
+def _two_more(log: JsonlLogger) -> small_run.Trained:
+    for step in (5, 6):
+        log.log({"loss": math.nan}, step)
+    return small_run.Trained(EXIT_DONE, "", False)
+
+
+def test_what_the_doctor_trains_sends_nobody_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "https://example.invalid/a-secret")
+    shown = small_run.train(["-c", f"import os; print(os.environ.get({VARIABLE!r}))"], 60)
+    assert shown.output.strip() == "None"
 
 
 def test_the_table_ends_with_what_to_do() -> None:

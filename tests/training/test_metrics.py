@@ -14,7 +14,7 @@ from titan_speech.data.pack_layout import IGNORE_INDEX, encode_labels
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
 from titan_speech.training.console import group_lines
-from titan_speech.training.jsonl_log import JsonlLogger, read_flags
+from titan_speech.training.jsonl_log import JsonlLogger, read_flags, read_steps
 from titan_speech.training.loss import GroupLoss, StreamKey, group_losses
 from titan_speech.training.metrics import BatchCounts, count_batch
 
@@ -79,6 +79,17 @@ def test_flags_are_read_back_without_a_line_that_is_being_written(tmp_path: Path
     with path.open("a") as file:
         file.write('{"event": "flagged", "step": 1300')
     assert read_flags(path) == ["step 1,200, the mixture: language hi: 8 packs were read"]
+
+
+def test_a_line_that_a_crash_damaged_does_not_keep_a_run_from_being_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    cut = b'{"event": "flagged", "step": 1, "what": "x", "message": "an id {1}\n'
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + cut + b'\0\xff\0{"step": 2}\n{"step": 3, "loss": 1.0}\n')
+    assert list(read_steps(path)) == [1, 3]
+    assert read_flags(path) == []
+    logger = JsonlLogger(path)
+    assert logger.is_new("flagged", step=1)
+    logger.close()
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_line_and_cuts_none(

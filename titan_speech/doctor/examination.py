@@ -110,7 +110,7 @@ def _small_run(request: Request, config: SpeechConfig, folder: Path, left: Calla
     first = _ask(request, "overfit", left, overfit)
     yield first
     names = ("save and resume", "generation")
-    if first.verdict in (Verdict.FAIL, Verdict.SKIPPED) and not (prepared and (folder / "run" / "checkpoint").is_dir()):
+    if not (prepared and small_run.has_checkpoint(prepared[0])):
         yield from (Outcome(name, Verdict.SKIPPED, "", "the overfit has no checkpoint") for name in names)
         return
     yield _ask(request, names[0], left, lambda: small_run.resume(prepared[0], RESUME_SHARE * left()))

@@ -14,8 +14,7 @@ from pathlib import Path
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.doctor.outcome import Outcome, Verdict
-from titan_speech.doctor.small_run import train
-from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
+from titan_speech.doctor.small_run import TOO_LATE, train
 from titan_speech.training.jsonl_log import read_flags, read_steps
 from titan_speech.utils.text_table import counted
 
@@ -76,14 +75,14 @@ def throughput(
     }
     flags = [word for key, value in settings.items() for word in (f"--{key}", value.strip('"'))]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
-    code, output = train([*launch, "-m", "titan_speech.train", *words, *flags], within_sec)
+    trained = train([*launch, "-m", "titan_speech.train", *words, *flags], within_sec)
     records = read_steps(folder / "metrics.jsonl")
     steady = [records[step] for step in sorted(records)[2:]] or list(records.values())
     if not steady:
-        is_late = code not in (EXIT_DONE, EXIT_RESTART) and "Error" not in output
-        tail = "\n".join(output.strip().splitlines()[-8:])
-        verdict = Verdict.SKIPPED if is_late else Verdict.FAIL
-        return Outcome("throughput", verdict, f"no step (code {code})", tail or "no step in the time there was")
+        if trained.is_late:
+            return Outcome("throughput", Verdict.SKIPPED, "no step", TOO_LATE)
+        tail = "\n".join(trained.output.strip().splitlines()[-8:])
+        return Outcome("throughput", Verdict.FAIL, f"no step (code {trained.code})", tail)
     rate = statistics.median(record["tokens_per_sec_per_gpu"] for record in steady)
     wait = statistics.median(record["data_wait_fraction"] for record in steady)
     mfu = [record["mfu"] for record in steady if "mfu" in record]

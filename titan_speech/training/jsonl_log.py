@@ -14,6 +14,7 @@ import json
 import math
 import os
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ class JsonlLogger:
 
     def is_new(self, name: str, **fields: Any) -> bool:
         """Whether no event of this name with these fields is in the file."""
-        start = f'{{"event": "{name}"'
-        with self._path.open(encoding="utf-8", errors="replace") as lines:
-            events = (json.loads(line) for line in lines if line.startswith(start) and line.endswith("}\n"))
-            return not any(fields.items() <= event.items() for event in events)
+        wanted = {"event": name, **fields}.items()
+        return not any(wanted <= event.items() for event in read_records(self._path, f'"event": "{name}"'))
 
     def close(self) -> None:
         """Try once more to write what waits; what is lost is said."""
@@ -104,23 +103,29 @@ def _ends_with_a_line(file_number: int) -> bool:
     return not end or os.pread(file_number, 1, end - 1) == b"\n"
 
 
+def read_records(metrics: Path, containing: str = "") -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl, none if there is no file. A line that a crash cut off or damaged is left out, so that
+    it does not keep a run from being resumed.
+
+    Args:
+        metrics: the file.
+        containing: only lines with this text are parsed.
+    """
+    if not metrics.is_file():
+        return
+    with metrics.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if containing in line and line.endswith("}\n"):
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)
+
+
 def read_steps(metrics: Path) -> dict[int, dict[str, float]]:
     """The records of metrics.jsonl by step; of two with one step, as after a rollback, the later counts."""
-    if not metrics.is_file():
-        return {}
-    records: dict[int, dict[str, float]] = {}
-    with metrics.open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line) if line.endswith("}\n") else {}
-            if "step" in record and "event" not in record:
-                records[record["step"]] = record
-    return records
+    return {one["step"]: one for one in read_records(metrics) if "step" in one and "event" not in one}
 
 
 def read_flags(metrics: Path) -> list[str]:
     """What a run has flagged, a sentence each."""
-    if not metrics.is_file():
-        return []
-    with metrics.open(encoding="utf-8") as file:
-        events = [json.loads(line) for line in file if '"event": "flagged"' in line and line.endswith("}\n")]
+    events = read_records(metrics, '"event": "flagged"')
     return [f"step {event['step']:,}, {event['what']}: {event['message']}" for event in events]

@@ -15,7 +15,6 @@ where layers are compiled.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackP
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.data.validation_set import ValidationSet
+from titan_speech.training.jsonl_log import read_records
 from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses
 from titan_speech.utils.text_table import counted
 
@@ -215,27 +215,16 @@ def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
 
 def _untrained(metrics_file: Path, result: ValidationResult) -> dict[str, float]:
     """The record of this set at step 0; empty if there is none."""
-    if not metrics_file.exists():
-        return {}
-    with metrics_file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if f'"event": "{EVENT}", "step": 0,' in line and line.endswith("}\n"):
-                record = json.loads(line)
-                if (record["set"], record["fingerprint"]) == (result.name, result.fingerprint):
-                    return {name: value for name, value in record.items() if isinstance(value, float)}
+    for record in read_records(metrics_file, f'"event": "{EVENT}", "step": 0,'):
+        if (record["set"], record["fingerprint"]) == (result.name, result.fingerprint):
+            return {name: value for name, value in record.items() if isinstance(value, float)}
     return {}
 
 
 def has_record(metrics_file: Path, step: int, sets: Sequence[ValidationSet]) -> bool:
     """Whether metrics.jsonl has a result of every set at this step."""
     wanted = {(some.name, some.fingerprint) for some in sets}
-    if not metrics_file.exists():
-        return False
-    with metrics_file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if f'"event": "{EVENT}"' not in line or not line.endswith("}\n"):
-                continue
-            record = json.loads(line)
-            if record["step"] == step:
-                wanted.discard((record["set"], record["fingerprint"]))
+    for record in read_records(metrics_file, f'"event": "{EVENT}"'):
+        if record["step"] == step:
+            wanted.discard((record["set"], record["fingerprint"]))
     return not wanted
