@@ -89,6 +89,7 @@ def test_a_pack_is_made_scored_and_found_in_its_own_store(tmp_path: Path, capsys
         (["evaluate", "clips", "LIST", "--asr", "openai/not-here"], "hf download openai/not-here"),
         (["evaluate", "compare", "/nowhere.json", "/nowhere.json"], "no result can be read"),
         (["evaluate", "pack", "--output", "new"], "no source of prompts"),
+        (["evaluate", "run", "--model", "m", "--pack", "p", "--output", "s3://b/c"], "not an address"),
     ],
 )
 def test_bad_input_is_one_message(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,8 @@ def evaluate_run(args: argparse.Namespace) -> int:
         raise DataError("give a run folder or its s3:// address, or --model FOLDER of an export; one of the two")
     if args.model and (args.watch or args.step is not None):
         raise DataError("--model is one exported folder: --watch and --step go with a run")
+    if args.model and str(args.output).startswith("s3:"):
+        raise DataError("results of --model are written to a folder: give one with --output, not an address")
     if args.check_exports and (args.model or args.run.startswith("s3:")):
         raise DataError("--check-exports looks into the run folder: give it, not --model or an address")
     if args.watch and args.step is not None:
@@ -88,7 +92,8 @@ def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
     place = args.output or f"{str(args.run).rstrip('/')}/{EVALUATION_FOLDER}"
     notes = None if is_s3(place) else Path(place)
     kept = args.keep_audio or ["canary"]
-    due = [Due(one, args.full_every if name == "full" else 0, name in kept) for name, one in evaluations.items()]
+    every_steps = {"full": 0 if args.set and args.step is not None else args.full_every}  # asked for by name: any step
+    due = [Due(one, every_steps.get(name, 0), name in kept) for name, one in evaluations.items()]
     with tempfile.TemporaryDirectory(prefix="titan-speech-") as temporary:
         work = args.work or (notes / "work" if notes else Path(temporary))
         sinks = open_sinks(args.log, notes or Path(work), Path(str(args.run)).name)
@@ -121,6 +126,12 @@ def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
         wanted = "complete checkpoint" if args.step is None else f"complete checkpoint of step {args.step}"
         raise DataError(f"{args.run} has no {wanted}: {known}")
     count = watcher.evaluate_due(args.step)
+    if num_open := watcher.num_open(args.step):
+        waits = f"{counted(num_open, 'evaluation')} of other workers, whose results are waited for"
+        print(f"{waits}; work of one that is gone is taken over after {args.lease_sec:g} s", flush=True)
+    while watcher.num_open(args.step):
+        time.sleep(min(args.poll_sec, args.lease_sec))
+        count += watcher.evaluate_due(args.step)
     print(f"{counted(count, 'new result')} in {place}")
     for failure in watcher.failures():
         print(f"not evaluated: {failure}")
@@ -142,8 +153,10 @@ def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int
         if path.exists():
             print(f"{path}: this model was scored under these settings before")
             continue
-        result, _ = evaluate_export(args.model, evaluation, key, output / "work" / key.id, args.model.name)
+        work = output / "work" / key.id
+        result, _ = evaluate_export(args.model, evaluation, key, work, args.model.name)
         result.write(path)
+        shutil.rmtree(work, ignore_errors=True)
         print(summary([result]))
         print(path)
     return EXIT_DONE
@@ -162,7 +175,7 @@ COMMANDS = (
             Argument("--pack", "prompt pack (titan-speech evaluate pack)", type=Path, required=True),
             Argument(
                 "--set",
-                "canary or full; may be given twice (default: both, as far as the pack has prompts of them)",
+                "canary or full (with --step, full at any step); may be given twice (default: both that the pack has)",
                 action="append",
                 choices=SETS,
             ),
@@ -192,7 +205,12 @@ COMMANDS = (
                 type=positive,
                 default=5,
             ),
-            Argument("--poll-sec", "how often --watch looks (default: 30)", type=number(0.1), default=30.0),
+            Argument(
+                "--poll-sec",
+                "how often --watch looks, and results of others are waited for (default: 30)",
+                type=number(0.1),
+                default=30.0,
+            ),
             Argument(
                 "--output",
                 "folder or s3:// address of results, shared by all workers (default: evaluation in the run)",

@@ -21,22 +21,24 @@ from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.upload.transfer import push
 from titan_speech.checkpoint.verify import write_marker
+from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.config.resolved import RESOLVED_NAME, resolved_toml
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result_folder import AUDIO, RESULTS
+from titan_speech.evaluate.result_folder import AUDIO, RESULTS, claim_path
 from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.evaluate.watch import watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation
-from titan_speech.evaluate.watch.claims import WorkQueue
+from titan_speech.evaluate.watch.claims import Claim, WorkQueue
 from titan_speech.evaluate.watch.generate_clips import generate_clips
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.publish import Publisher, open_sinks
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
 from titan_speech.evaluate.watch.watcher import Due, Watcher
+from titan_speech.exit_codes import EXIT_DONE
 from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import SpeechModel
 from titan_speech.hf.expand import expand
@@ -139,6 +141,34 @@ def test_a_worker_goes_on_where_the_one_before_was_killed(
     for one, other in zip(whole.clips, again.clips, strict=True):
         np.testing.assert_array_equal(one.sound.codes_F, other.sound.codes_F)  # pyright: ignore[reportArgumentType]
         assert one.stopped == other.stopped
+
+
+def test_one_step_is_evaluated_when_asked_for_and_after_a_worker_that_is_gone(
+    run: Path, pack_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(run), "--pack", str(pack_folder), "--set", "full", "--step", "5", "--output", str(tmp_path / "out")]
+    command = ["evaluate", "run", *words, "--max-sec", "0.2", "--lease-sec", "1", "--poll-sec", "0.2"]
+    assert main(command) == EXIT_DONE
+    assert "1 new result" in capsys.readouterr().out, "though 5 is far from --full-every"
+    (result,) = (tmp_path / "out" / RESULTS).iterdir()
+    result.unlink()
+    claim = tmp_path / "out" / claim_path(result.stem)
+    claim.write_bytes(Claim("process 1 on another machine", "token").to_json())
+    assert main(command) == EXIT_DONE
+    out = capsys.readouterr().out
+    assert "1 evaluation of other workers" in out
+    assert "1 new result" in out
+    assert result.is_file()
+
+
+def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(
+    run: Path, pack_folder: Path, tmp_path: Path
+) -> None:
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
+    command = ["evaluate", "run", "--model", str(tmp_path / "hf"), "--pack", str(pack_folder), "--max-sec", "0.2"]
+    assert main([*command, "--set", "canary"]) == EXIT_DONE
+    files = [path for path in (tmp_path / "hf-evaluation").rglob("*") if path.is_file()]
+    assert [path.parent.name for path in files] == [RESULTS]
 
 
 def checkpoints(*steps: int) -> list[RunCheckpoint]:

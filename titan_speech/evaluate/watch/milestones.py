@@ -39,25 +39,22 @@ class MilestoneCheck:
 
     def check_next(self) -> bool:
         """Compare one milestone that was not compared yet; False if there is none."""
-        done = self.queue.done()
-        for folder, checkpoint in self._milestones():
-            key = f"{PARITY_PREFIX}{checkpoint.fingerprint}"
-            if key not in done and do_once(
-                self.queue, key, partial(self._compare, folder, checkpoint), {"step": checkpoint.step}
-            ):
+        for folder, checkpoint, key in self.unproved():
+            if do_once(self.queue, key, partial(self._compare, folder, checkpoint), {"step": checkpoint.step}):
                 return True
         return False
 
-    def _milestones(self) -> Iterator[tuple[Path, RunCheckpoint]]:
-        """Exported folders whose checkpoint is there."""
+    def unproved(self) -> Iterator[tuple[Path, RunCheckpoint, str]]:
+        """Exported folders whose checkpoint is there, without a result yet, with the key of it."""
+        done = self.queue.done()
         complete = {(one.step, one.fingerprint): one for one in self.checkpoints.complete()}
         for folder in sorted((self.run_folder / EXPORT_DIR).glob("step-*/")):
             try:
                 found = complete.get((step_from_name(folder.name) or 0, read_record(folder).weights))
             except ModelError:  # being written, or not an export
                 continue
-            if found is not None:
-                yield folder, found
+            if found is not None and (key := f"{PARITY_PREFIX}{found.fingerprint}") not in done:
+                yield folder, found, key
 
     def _compare(self, folder: Path, checkpoint: RunCheckpoint) -> dict[str, Any]:
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.errors import CheckpointError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
-from titan_speech.evaluate.result import Result, result_from_json
+from titan_speech.evaluate.result import Result, ResultKey, result_from_json
 from titan_speech.evaluate.result_folder import audio_path
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
@@ -107,19 +107,28 @@ class Watcher:
 
         New checkpoints are looked for each time, so that the newest is always the next.
         """
+        for due, checkpoint, key in self._open(only_step):
+            about = {"step": checkpoint.step, "series": key.series, "id": key.id}
+            if do_once(self.queue, key.id, partial(self._work, due, checkpoint), about):
+                return 1
+            if self.queue.result(key.id) is not None:  # another worker was faster
+                return 0
+        return None
+
+    def _open(self, only_step: int | None) -> Iterator[tuple[Due, RunCheckpoint, ResultKey]]:
+        """What is due and has no result, in the order in which it is done."""
         complete, done = self.checkpoints.complete(), self.queue.done()
         self._read_results(done)
         for due in self.due:
             for checkpoint in due.of(complete, self._evaluated_steps(due.evaluation)):
                 key = due.evaluation.key(checkpoint.fingerprint)
-                if key.id in done or only_step not in (None, checkpoint.step):
-                    continue
-                about = {"step": checkpoint.step, "series": key.series, "id": key.id}
-                if do_once(self.queue, key.id, partial(self._work, due, checkpoint), about):
-                    return 1
-                if self.queue.result(key.id) is not None:  # another worker was faster
-                    return 0
-        return None
+                if key.id not in done and only_step in (None, checkpoint.step):
+                    yield due, checkpoint, key
+
+    def num_open(self, only_step: int | None = None) -> int:
+        """How much is due and has no result: what other workers are at, and what a worker that is gone had claimed."""
+        milestones = 0 if self.milestones is None else len(list(self.milestones.unproved()))
+        return len(list(self._open(only_step))) + milestones
 
     def _read_results(self, done: Iterable[str], *, is_new: bool = True) -> None:
         """Read results that were not there before."""
