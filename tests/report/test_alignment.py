@@ -70,3 +70,4 @@ def test_steps_after_a_checkpoint_are_made_again(tmp_path: Path) -> None:
     cut_steps(folder, 0)
     assert read_steps(folder) == []
     assert not (folder / "rollouts" / "step-1.json").exists()
+    assert not (folder / "rollouts" / "step-1").exists(), "the sound of answers that are made again"

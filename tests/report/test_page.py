@@ -133,6 +133,10 @@ def test_a_served_page_follows_the_run_and_answers_its_own_machine_only(tmp_path
             news, second = _get(port, **{"If-None-Match": tag})
             assert news != tag
             assert "step 21 of 50" in second
+            for place in ("evaluation/results", "rollouts", "parity.json"):
+                (folder / place).mkdir(parents=True)
+                before, (news, _) = news, _get(port)
+                assert news != before, f"{place} is shown on the page"
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 _get(port, Host="attacker.example")
             with pytest.raises(urllib.error.HTTPError, match="404"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def cut_steps(folder: Path, done: int) -> None:
     for answers in (folder / ROLLOUTS_NAME).glob("step-*.json"):
         number = answers.stem.removeprefix("step-")
         if number.isdecimal() and int(number) > done:
+            shutil.rmtree(answers.with_suffix(""), ignore_errors=True)  # its sound
             answers.unlink()
 
 

@@ -21,7 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, ROLLOUTS_NAME
 from titan_speech.errors import DataError
+from titan_speech.evaluate.result_folder import RESULTS
+from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.page import SECTIONS, SectionOf, page
 from titan_speech.report.run import METRICS_NAME, Run
 from titan_speech.utils.printable import one_line
@@ -66,6 +69,8 @@ def _state_of(run: Run) -> Iterator[object]:
 
 def _watched(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in ("checkpoint", "generation", "health", "config.toml", "ledger/rank-0.jsonl"))
+    yield from (folder / EVALUATION_FOLDER / RESULTS, folder / PARITY_NAME, folder / BREACHES_NAME)
+    yield folder / ROLLOUTS_NAME
     yield from sorted((folder / "logs").glob("rank-*.log"))[:64]
 
 

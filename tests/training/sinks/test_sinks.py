@@ -196,3 +196,19 @@ def test_every_metric_has_one_family_and_one_exported_name() -> None:
         assert found is not None
         assert (found[0].exported, dict(found[1])) == (exported, labels)
     assert find("no_such_metric") is None
+
+
+def test_a_scraper_that_went_away_leaves_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = PrometheusSink("127.0.0.1:0", tmp_path, range(1))
+    try:
+        for error in (ConnectionResetError(), ValueError("a\nb")):
+            try:
+                raise error
+            except (OSError, ValueError):
+                sink._server.handle_error(None, ("127.0.0.1", 1))
+    finally:
+        sink.close()
+    assert "Traceback" not in capsys.readouterr().err
+    assert [record.message for record in caplog.records] == ["a scrape was not answered: ValueError('a\\nb')"]

@@ -8,18 +8,23 @@ is no access control: bind it to loopback, or to a network that only the monitor
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from titan_speech.ledger.follow import RankFollower
 from titan_speech.ledger.records import ledger_file
 from titan_speech.training.sinks.names import ENDPOINT_METRICS, PREFIX, EndpointMetric, MetricName, find
 from titan_speech.training.sinks.sink import Message, Sink
-from titan_speech.utils.printable import printable
+from titan_speech.utils.printable import one_line, printable
+
+logger = logging.getLogger(__name__)
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -42,8 +47,7 @@ class PrometheusSink(Sink):
         self._followers = {rank: RankFollower(ledger_file(run_folder, rank)) for rank in ranks}
         self._scraping = threading.Lock()
         host, _, port = address.rpartition(":")
-        self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server((host.strip("[]"), int(port)), self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True).start()
 
@@ -105,6 +109,16 @@ class PrometheusSink(Sink):
                 """A scrape is no news."""
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that went away is no news; anything else is one line of the log, without a traceback."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            logger.warning("a scrape was not answered: %s", one_line(repr(error)))
 
 
 def _head(metric: MetricName | EndpointMetric) -> str:
