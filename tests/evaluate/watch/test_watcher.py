@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
+from titan_speech.evaluate.result import Result
 from titan_speech.evaluate.result_folder import AUDIO, RESULTS, claim_path
 from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.evaluate.watch import watcher
@@ -47,6 +49,7 @@ from titan_speech.hf.model_card import UNPROVED
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.backbones import PAIRS
 from titan_speech.preflight.config_checks import load_config
+from titan_speech.storage.retry import UnreachableError
 from titan_speech.storage.shared_files import shared_folder
 
 DECODING = Decoding(temperature=1.0, max_codes=10, min_codes=4)
@@ -141,6 +144,35 @@ def test_a_worker_goes_on_where_the_one_before_was_killed(
     for one, other in zip(whole.clips, again.clips, strict=True):
         np.testing.assert_array_equal(one.sound.codes_F, other.sound.codes_F)  # pyright: ignore[reportArgumentType]
         assert one.stopped == other.stopped
+
+
+def test_a_server_that_goes_away_costs_no_codes_and_does_not_end_the_watch(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, stop, asked = watcher_of(run, pack_folder, tmp_path), Event(), []
+
+    def unreachable(queue: WorkQueue, key: str, *_: object) -> None:
+        monkeypatch.setattr(WorkQueue, name, real)
+        asked.append(name)
+        raise UnreachableError("the server does not answer")
+
+    def read(result: Result) -> None:
+        assert result.notes is not None
+        assert result.notes["codes_per_sec"] == 0, "all had been decoded before the server went away"
+        stop.set()
+
+    one.on_result = read
+    name, real = "publish", WorkQueue.publish
+    monkeypatch.setattr(WorkQueue, name, unreachable)
+    with pytest.raises(UnreachableError):
+        one.evaluate_due()
+    assert one.evaluate_due() == 1
+    name, real, stop = "result", WorkQueue.result, Event()
+    one._steps.clear()
+    monkeypatch.setattr(WorkQueue, name, unreachable)
+    one.watch(stop, 0.01)
+    assert asked == ["publish", "result"]
+    assert not list((tmp_path / "work").glob("*"))
 
 
 def test_one_step_is_evaluated_when_asked_for_and_after_a_worker_that_is_gone(

@@ -30,6 +30,7 @@ from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_c
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, RunCheckpoints
+from titan_speech.storage.retry import UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +110,10 @@ class Watcher:
         """
         for due, checkpoint, key in self._open(only_step):
             about = {"step": checkpoint.step, "series": key.series, "id": key.id}
-            if do_once(self.queue, key.id, partial(self._work, due, checkpoint), about):
-                return 1
-            if self.queue.result(key.id) is not None:  # another worker was faster
-                return 0
+            is_ours = do_once(self.queue, key.id, partial(self._work, due, checkpoint), about)
+            if is_ours or self.queue.result(key.id) is not None:  # or another worker was faster
+                shutil.rmtree(self.work / key.id, ignore_errors=True)
+                return int(is_ours)
         return None
 
     def _open(self, only_step: int | None) -> Iterator[tuple[Due, RunCheckpoint, ResultKey]]:
@@ -144,6 +145,9 @@ class Watcher:
                     self._failures[id_] = f"step {content.get('step')}: {content['failed']}"
                     continue
                 result = result_from_json(content, f"result {id_}")
+            except UnreachableError:  # says nothing of the result
+                del self._steps[id_]
+                raise
             except DataError as error:
                 logger.warning("%s", error)
                 continue
@@ -172,7 +176,6 @@ class Watcher:
             return {"failed": str(error), "step": checkpoint.step, "series": key.series, "id": key.id}
         if due.keeps_audio:
             self._keep_audio(key.id, clips)
-        shutil.rmtree(folder, ignore_errors=True)
         return result.to_json()
 
     def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:
@@ -181,11 +184,14 @@ class Watcher:
                 self.queue.folder.create(audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE))
 
     def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC) -> None:
-        """Evaluate what becomes due until `stop` is set.
+        """Evaluate what becomes due until `stop` is set; a server that cannot be reached is waited for.
 
         Raises:
             TitanSpeechError: as `evaluate_due`.
         """
         while not stop.is_set():
-            self.evaluate_due()
+            try:
+                self.evaluate_due()
+            except UnreachableError as error:
+                logger.warning("%s; looking again in %g s", error, poll_sec)
             stop.wait(poll_sec)
