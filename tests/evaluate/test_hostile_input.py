@@ -26,6 +26,7 @@ from titan_speech.evaluate.packs.public_sets import emergent, seed_tts
 from titan_speech.evaluate.packs.text_files import text_drafts
 from titan_speech.evaluate.recorded_clips import listed_clips
 from titan_speech.evaluate.result import ResultKey, make_result, read_result
+from titan_speech.evaluate.summary import summary
 from titan_speech.evaluate.trust import TrustBounds, TrustRow, TrustTable, read_trust_table
 from titan_speech.evaluate.watch.claims import WorkQueue
 from titan_speech.storage.shared_files import shared_folder
@@ -101,6 +102,16 @@ def test_scores_whose_sums_no_float_holds_are_refused(tmp_path: Path, score: dic
     (tmp_path / "result.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="expected at most 1e"):
         read_result(tmp_path / "result.json")
+
+
+def test_names_of_a_result_stay_in_their_line_of_a_card() -> None:
+    clip = Clip(prompt_id="a", language="hi|x", text="a", sound=Sound())
+    scores = {"cer\n# Proved": Score(0.5), "b": Score.missing("no\nreason")}
+    lines = summary([make_result(ResultKey("m", "p\n# Proved", {}, {"a": "1\n# Proved"}), [clip], [scores])]).split(
+        "\n"
+    )
+    assert not [line for line in lines if line.startswith("#")]
+    assert any(line.startswith("| hi\\|x |") for line in lines)
 
 
 def test_one_clip_is_not_there_twice(tmp_path: Path) -> None:

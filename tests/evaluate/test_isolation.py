@@ -76,13 +76,17 @@ def test_a_model_that_does_not_load_says_so_for_every_clip() -> None:
     assert [one.reason for one in found] == ["scripted cannot be loaded: RuntimeError: no weights here"] * 3
 
 
-def test_a_model_that_always_dies_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_always_dies_is_given_up_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("titan_speech.evaluate.models.isolation.MAX_FAILURES", 2)
     with IsolatedModel(Scripted()) as model:
         found = model([(WAV_T, "crash")] * 4 + [(WAV_T, "ok")])
     assert MAX_FAILURES > 2
     assert all(isinstance(one, Failure) for one in found)
     assert "given up after 2 failures" in found[-1].reason
+    with IsolatedModel(Scripted()) as model:
+        assert all(isinstance(one, Failure) for one in model([(WAV_T, "crash")] * 2 + [(WAV_T, "ok")]))
+        monkeypatch.setattr("titan_speech.evaluate.models.isolation.RETRY_SEC", 0.0)
+        assert model([(WAV_T, "ok")]) == [{"": 0.25}]
 
 
 def test_silent_missing_and_long_sounds_never_reach_a_model() -> None:

@@ -24,24 +24,30 @@ def summary(results: Sequence[Result]) -> str:
 def _section(result: Result) -> Iterable[str]:
     decoding = ", ".join(f"{name} {value:g}" for name, value in sorted(result.key.decoding.items()))
     scorers = ", ".join(f"{name} {version}" for name, version in sorted(result.key.scorers.items()))
-    yield f"Prompt pack {result.key.pack}, {len(result.clips):,} clips. Decoding: {decoding}. Scorers: {scorers}."
+    pack = f"Prompt pack {result.key.pack}, {len(result.clips):,} clips."
+    yield one_line(f"{pack} Decoding: {decoding}. Scorers: {scorers}.")
     yield "Means with 95 % intervals over the prompts."
     yield ""
     metrics = result.metrics
-    yield "| language | " + " | ".join(metrics) + " |"
+    yield "| language | " + " | ".join(map(_cell, metrics)) + " |"
     yield "| --- |" + " --- |" * len(metrics)
     found = {(one.metric, one.language): one for one in intervals(result) if one.subset == "*"}
     for language in dict.fromkeys(language for _, language in found):
         cells = [value_with_interval(found.get((metric, language))) for metric in metrics]
-        yield f"| {one_line(language) or 'all'} | " + " | ".join(cells) + " |"
+        yield f"| {_cell(language) or 'all'} | " + " | ".join(cells) + " |"
     yield ""
     reasons = Counter(
         (metric, score.reason) for clip in result.clips for metric, score in clip.scores.items() if score.value is None
     )
     for (metric, reason), count in reasons.most_common(20):
-        yield f"- {metric}: {count:,} clips have no value: {one_line(reason)}"
+        yield f"- {one_line(metric)}: {count:,} clips have no value: {one_line(reason)}"
     if reasons:
         yield ""
+
+
+def _cell(name: str) -> str:
+    """A name of others in a table of Markdown."""
+    return one_line(name).replace("|", "\\|")
 
 
 def value_with_interval(one: Interval | None) -> str:

@@ -2,7 +2,8 @@
 
 In: an `AudioModel` and waveforms. Out: an answer or a `Failure` for each, in order. The process is started with the
 first waveform and started again after it died or was stopped; what fails to load, and what fails several times in a
-row, is not tried again. Sending a waveform of 10 s costs 0.2 ms; loading is what a restart costs.
+row, is tried again after ten minutes: a watcher lives for days, and a device that was full may be free by then. Sending
+a waveform of 10 s costs 0.2 ms; loading is what a restart costs.
 
 The process ends with its pipe, and its parent is watched as well, so that a model that hangs does not outlive it.
 """
@@ -27,6 +28,8 @@ from titan_speech.utils.printable import one_line
 LIMIT_SEC, LOAD_LIMIT_SEC = 120.0, 600.0
 MAX_FAILURES = 5
 """Processes lost in a row before the model is given up."""
+RETRY_SEC = 600.0
+"""After which a model that was given up is tried again."""
 WATCH_SEC = 1.0
 Waveform = tuple[NDArray[np.float32], str]
 """Samples at 16 kHz, and their language."""
@@ -44,7 +47,7 @@ class IsolatedModel:
         self.model, self.limit_sec, self.load_limit_sec = model, limit_sec, load_limit_sec
         self._process: Any = None
         self._pipe: Connection | None = None
-        self._given_up = ""
+        self._given_up, self._given_up_at = "", 0.0
         self._num_failures = 0
 
     def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
@@ -67,8 +70,10 @@ class IsolatedModel:
         self._process = self._pipe = None
 
     def _answer(self, waveform: Waveform) -> Answer | Failure:
+        if self._given_up and time.monotonic() - self._given_up_at >= RETRY_SEC:
+            self._given_up, self._num_failures = "", 0
         if self._pipe is None and not self._given_up:
-            self._given_up = self._start()
+            self._give_up(self._start())
         if self._given_up or self._pipe is None:
             return Failure(self._given_up)
         reason, may_go_on = self._ask(waveform)
@@ -79,8 +84,11 @@ class IsolatedModel:
             self.close()
             self._num_failures += 1
             if self._num_failures >= MAX_FAILURES:
-                self._given_up = f"{self.model.name} was given up after {MAX_FAILURES} failures: {reason.reason}"
+                self._give_up(f"{self.model.name} was given up after {MAX_FAILURES} failures: {reason.reason}")
         return reason
+
+    def _give_up(self, reason: str) -> None:
+        self._given_up, self._given_up_at = reason, time.monotonic()
 
     def _start(self) -> str:
         """Start the process and wait until the model is loaded; the reason if it is not."""
