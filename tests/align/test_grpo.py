@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,39 @@ def test_a_bounded_score_counts_where_it_is_and_is_a_breach_where_no_answer_has_
     assert some.breach({}) == "no answer has a score similarity"
 
 
+def test_an_answer_without_a_score_of_the_reward_has_the_smallest_of_the_step(world: Any, found: Prompts) -> None:
+    grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
+    terms = (Term("similarity", 1.0), Term("num_codes", -1.0))
+    some = rollouts(world, found, *terms, scorer=VoiceOfSome(grammar))
+    code, stop_id = int(grammar.vocabulary.first_code_id), grammar.stop_id(Task.TTS)
+    ids = [found.prompts[0].sample_id] * 3
+    rewards = some.rewards(ids, [[stop_id], [code, stop_id], [code, code, stop_id]])
+    assert rewards == pytest.approx([0.8 - 2, 0.8 - 1, 0.8 - 2])
+    assert [one["reward"] for one in some.kept[0]["answers"]] == rewards
+    with pytest.raises(DataError, match=r"no answer of a step has every score of the reward \(similarity=1, num_codes"):
+        some.rewards(ids, [[stop_id]] * 3)
+
+
+class OfAProgram(VoiceOfSome):
+    """Its names are not known before."""
+
+    names = None  # pyright: ignore[reportAssignmentType]
+
+
+def test_a_bounded_score_that_a_program_has_given_is_a_breach_where_it_is_missing(world: Any, found: Prompts) -> None:
+    grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
+    bounds = {"stop_below": {"similarity": 0.7}, "scorer": OfAProgram(grammar)}
+    some = rollouts(world, found, Term("num_codes", 1.0), **bounds)
+    ids, stop_id = [found.prompts[0].sample_id], grammar.stop_id(Task.TTS)
+    some.rewards(ids, [[stop_id]])
+    with pytest.raises(DataError, match="no score is called similarity"):
+        some.breach({})
+    some.rewards(ids, [[int(grammar.vocabulary.first_code_id), stop_id]])
+    assert some.breach({}) == ""
+    some.rewards(ids, [[stop_id]])
+    assert some.breach({}) == "no answer has a score similarity"
+
+
 def test_the_divergence_has_a_bound_too(world: Any, found: Prompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), stop={"kl": 0.5})
     some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
@@ -163,6 +197,13 @@ def test_what_the_export_needs_is_read_before_hours_of_training(
     tokenizer = TextTokenizer.load(world.tokenizer)
     scorer = MeasuresScorer(Grammar(tokenizer.vocabulary()))
     assert prepare(found, tokenizer, scorer, settings)[0]["weights"] == "w"
+    for wrong in (
+        replace(settings, terms=(Term("wer", 1.0),)),
+        replace(settings, stop={"wer": 1.0}),
+        replace(settings, stop={"kl": 1.0}, beta=0.0),
+    ):
+        with pytest.raises(DataError, match=r"no score is called (wer|kl); there are code_entropy_bits"):
+            prepare(found, tokenizer, scorer, wrong)
     (model / name).write_text(content, errors="surrogateescape")
     with pytest.raises((DataError, ModelError), match=message):
         prepare(found, tokenizer, scorer, settings)

@@ -31,8 +31,8 @@ from titan_speech import __version__
 from titan_speech.align.job_files import PARITY_NAME, SETTINGS_NAME
 from titan_speech.align.journal import check_settings
 from titan_speech.align.prompts import Prompt, Prompts
-from titan_speech.align.rollouts import Limits, Rollouts
-from titan_speech.align.scorers import Scorer
+from titan_speech.align.rollouts import KL, REWARD, REWARD_STD, Limits, Rollouts
+from titan_speech.align.scorers import Scorer, check_names
 from titan_speech.align.steps import read_steps
 from titan_speech.align.trl_training import GRPOSettings, read_breaches, require_trl, train_by_trl
 from titan_speech.errors import DataError, ModelError
@@ -101,9 +101,12 @@ def prepare(
     """What the job is recorded by, held against the job that is continued; and its prompts.
 
     Raises:
-        DataError: it was begun with other settings, or prompts leave no room.
+        DataError: it was begun with other settings, prompts leave no room, or a reward or bound is of no score.
         ModelError: a file of the model's folder is missing or damaged.
     """
+    check_names(scorer, (term.name for term in settings.terms))
+    measured = {REWARD, REWARD_STD, *((KL,) if settings.beta else ())}
+    check_names(scorer, sorted({*settings.stop, *settings.stop_below} - measured))
     sampling = _sampling(found, scorer, settings)
     check_settings(settings.work / SETTINGS_NAME, sampling)
     read_card(settings.model)  # the export needs it, hours later

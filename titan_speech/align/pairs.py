@@ -22,7 +22,7 @@ from titan_speech import __version__
 from titan_speech.align.answers import Answered, Journal, Policy, answer_prompt, settings_of, write_line
 from titan_speech.align.prompts import DESCRIPTION, Prompt, Prompts
 from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, NOT_SCORED, Pair, Term, has_scores, pick, reward
-from titan_speech.align.scorers import Scorer
+from titan_speech.align.scorers import Scorer, check_names
 from titan_speech.errors import DataError
 from titan_speech.generate.sampling import Decoding
 from titan_speech.store.manifest import Manifest
@@ -95,9 +95,7 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
     """
     if settings.output.exists():
         raise DataError(f"{settings.output} exists already and a store is never changed: choose another path")
-    unknown = [term.name for term in settings.terms if scorer.names is not None and term.name not in scorer.names]
-    if unknown and scorer.names is not None:
-        raise DataError(f"no score is called {unknown[0]}; there are {', '.join(sorted(scorer.names))}")
+    check_names(scorer, (term.name for term in settings.terms))
     settings.journal.mkdir(parents=True, exist_ok=True)
     sampling = settings_of(
         policy,
@@ -126,7 +124,7 @@ def _answer(
         for prompt in missing:
             one = answer_prompt(policy, prompt, settings.num_answers, settings.decoding, scorer.score)
             for answer in one.answers:
-                if has_scores(answer, settings.terms):
+                if has_scores(answer.scores, settings.terms):
                     reward(answer.scores, settings.terms, prompt.sample_id)  # refused before hours of more answers
             write_line(file, one)
             done[prompt.sample_id] = one

@@ -82,9 +82,9 @@ def reward(scores: Mapping[str, float], terms: Sequence[Term], whose: str) -> fl
     return total
 
 
-def has_scores(answer: Answer, terms: Sequence[Term]) -> bool:
-    """Whether an answer has every score of the reward."""
-    return all(term.name in answer.scores for term in terms)
+def has_scores(scores: Mapping[str, float], terms: Sequence[Term]) -> bool:
+    """Whether an answer with these scores has every score of the reward."""
+    return all(term.name in scores for term in terms)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def pick(answered: Answered, terms: Sequence[Term], margin: float) -> Pair | str
     ended = [answer for answer in answered.answers if answer.stopped]
     if len(ended) < 2:
         return NOT_ENDED
-    ended = [answer for answer in ended if has_scores(answer, terms)]
+    ended = [answer for answer in ended if has_scores(answer.scores, terms)]
     if len(ended) < 2:
         return NOT_SCORED
     different = list({answer.codes_F.tobytes(): answer for answer in reversed(ended)}.values())[::-1]

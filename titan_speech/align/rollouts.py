@@ -5,7 +5,8 @@ bound. `metrics.jsonl` in the job's folder has a line per step, so `titan-speech
 `rollouts/step-N.json` and, where answers are decoded, `rollouts/step-N/K.wav` have the answers to some prompts.
 
 A reward that is met in a way that was not meant shows in another score first, which is what bounds are for. An answer
-that lacks a score (a voice in silence) is left out of its mean; a bounded score that no answer has is a breach.
+that lacks a score (a voice in silence) is left out of its mean; where the reward needs the score, its reward is the
+smallest of the step. A bounded score that no answer has is a breach.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from titan_speech.align.job_files import ROLLOUTS_NAME
 from titan_speech.align.prompts import Prompt
-from titan_speech.align.rewards import Term, reward
+from titan_speech.align.rewards import Term, has_scores, reward
 from titan_speech.align.scorers import Scorer
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.errors import DataError
@@ -29,7 +30,7 @@ from titan_speech.generate.sampling import Generated
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.utils.files import write_atomically
 
-KL, LR, REWARD = "kl", "lr", "reward"
+KL, LR, REWARD, REWARD_STD = "kl", "lr", "reward", "reward_std"
 MAX_CONSTANT_STEPS = 10
 """Steps in a row whose rewards are all equal: nothing is learned, and the job ends."""
 MAX_KEPT_PROMPTS, MAX_KEPT_ANSWERS = 4, 4
@@ -80,6 +81,8 @@ class Rollouts:
         self.kept: list[dict[str, Any]] = []
         """Answers of that step to a few prompts; with `wav`, the sound of an answer that was decoded."""
         self._num_constant = 0
+        self._scores_seen = {*(scorer.names or ())}
+        """Those that an answer may have; of a program, those that one had."""
 
     def prompt_ids(self, sample_id: str) -> list[int]:
         """Token ids of a prompt, by the project's grammar."""
@@ -90,27 +93,43 @@ class Rollouts:
         """The reward of each completion of a step.
 
         Raises:
-            DataError: a score of the reward is missing or no number, or the rewards have been constant for too long.
+            DataError: no answer has every score of the reward, one is no number, or the rewards have been constant for
+                too long.
         """
         scores: list[dict[str, float]] = [{} for _ in sample_ids]
-        self.kept = []
+        heard: list[tuple[Prompt, list[int], list[Any]]] = []
         for sample_id in dict.fromkeys(sample_ids):
             rows = [row for row, one in enumerate(sample_ids) if one == sample_id]
             prompt, ids = self.prompts[sample_id], [np.array(completion_ids[row], np.int64) for row in rows]
             found = self.scorer.score(prompt, [self._generated(ids_T) for ids_T in ids])
             for row, of_answer, ids_T in zip(rows, found, ids, strict=True):
                 scores[row] = {**of_answer, **self._measures(prompt, ids_T)}
-            if len(self.kept) < MAX_KEPT_PROMPTS:
-                self._keep(prompt, [scores[row] for row in rows])
-        found_rewards = [reward(one, self.terms, id_) for one, id_ in zip(scores, sample_ids, strict=True)]
+            if len(heard) < MAX_KEPT_PROMPTS:
+                heard.append((prompt, rows, list(self.scorer.heard)))
+        found_rewards = self._rewards(sample_ids, scores)
+        self.kept = [_kept(prompt, rows, sounds, scores, found_rewards) for prompt, rows, sounds in heard]
         values: dict[str, list[float]] = {}
         for one in scores:
             for name, value in one.items():
                 values.setdefault(name, []).append(value)
         means = {name: float(np.mean(some)) for name, some in sorted(values.items())}
-        self.means = {REWARD: float(np.mean(found_rewards)), "reward_std": float(np.std(found_rewards)), **means}
+        self.means = {REWARD: float(np.mean(found_rewards)), REWARD_STD: float(np.std(found_rewards)), **means}
+        self._scores_seen.update(means)
         self._check_constant(found_rewards)
         return found_rewards
+
+    def _rewards(self, sample_ids: Sequence[str], scores: Sequence[Mapping[str, float]]) -> list[float]:
+        found = [
+            reward(one, self.terms, id_) if has_scores(one, self.terms) else None
+            for one, id_ in zip(scores, sample_ids, strict=True)
+        ]
+        given = [one for one in found if one is not None]
+        if not given:
+            raise DataError(
+                f"no answer of a step has every score of the reward ({', '.join(map(str, self.terms))}); the first has "
+                f"{', '.join(sorted(scores[0]))}"
+            )
+        return [min(given) if one is None else one for one in found]
 
     def breach(self, more: Mapping[str, float]) -> str:
         """Which bounds the last step left, in words; empty while all hold.
@@ -118,7 +137,7 @@ class Rollouts:
         Args:
             more: what the trainer measured, such as `KL`.
         """
-        return self.limits.breach({**self.means, **more}, sorted(self.scorer.names or ()))
+        return self.limits.breach({**self.means, **more}, sorted(self._scores_seen))
 
     def write_kept(self, folder: Path, step: int) -> None:
         """Keep answers of the last step for the run page."""
@@ -133,16 +152,6 @@ class Rollouts:
                 answer["number"] = number
                 number += 1
         write_atomically(place / f"step-{step}.json", json.dumps(self.kept, ensure_ascii=False) + "\n")
-
-    def _keep(self, prompt: Prompt, scores: Sequence[Mapping[str, float]]) -> None:
-        heard = [*self.scorer.heard, *([None] * len(scores))]
-        answers = [
-            {"reward": reward(one, self.terms, prompt.sample_id), "scores": dict(one), "wav": sound}
-            for one, sound in zip(scores[:MAX_KEPT_ANSWERS], heard, strict=False)
-        ]
-        self.kept.append(
-            {"sample_id": prompt.sample_id, "language": prompt.language, "text": prompt.text, "answers": answers}
-        )
 
     def _check_constant(self, found_rewards: Sequence[float]) -> None:
         self._num_constant = self._num_constant + 1 if max(found_rewards) == min(found_rewards) else 0
@@ -166,3 +175,14 @@ class Rollouts:
             num_target_codes=len(prompt.recorded_codes_F),
         )
         return asdict(found)
+
+
+def _kept(
+    prompt: Prompt, rows: Sequence[int], sounds: Sequence[Any], scores: Sequence[Any], rewards: Sequence[float]
+) -> dict[str, Any]:
+    """The first answers to a prompt, with their sound where it was decoded."""
+    answers = [
+        {"reward": rewards[row], "scores": dict(scores[row]), "wav": sound}
+        for row, sound in zip(rows[:MAX_KEPT_ANSWERS], [*sounds, *([None] * len(rows))], strict=False)
+    ]
+    return {"sample_id": prompt.sample_id, "language": prompt.language, "text": prompt.text, "answers": answers}

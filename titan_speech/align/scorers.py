@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -70,6 +70,17 @@ class Scorer(Protocol):
     def close(self) -> None:
         """End processes; a closed scorer is not used again."""
         ...
+
+
+def check_names(scorer: Scorer, names: Iterable[str]) -> None:
+    """Refuse names that no score has, before anything is answered; a program's are not known before.
+
+    Raises:
+        DataError: there is no such score.
+    """
+    unknown = [name for name in names if scorer.names is not None and name not in scorer.names]
+    if unknown and scorer.names is not None:
+        raise DataError(f"no score is called {unknown[0]}; there are {', '.join(sorted(scorer.names))}")
 
 
 MEASURES = (*NAMES, "num_codes", "codes_per_character")
