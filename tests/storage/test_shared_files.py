@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_a_write_whose_answer_is_lost_is_known_as_ones_own(
     setattr(proxy, fault, 1)
     assert folder.replace("a.json", b"mine, again", found.version)
     assert not folder.create("a.json", b"another's")
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("titan_speech.utils.locks.fcntl.flock", flock)
+    folder = shared_folder(tmp_path, StorageConfig())
+    with pytest.raises(DataError, match=r"has no locks \(flock: Function not implemented\)"):
+        folder.create("a.json", b"")
+    assert folder.read("a.json") is None
 
 
 def test_paths_and_sizes_are_checked(folder: SharedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Small files that several machines write: created once, or replaced only where nobody else was faster.
 
 In: a folder, or an address in object storage. Out: `SharedFolder`, with `create` and `replace` that say whether this
-writer won. On disk both hold a lock on the folder for a moment; in object storage they are conditional requests
+writer won. On disk both hold a lock (`flock`) on the folder for a moment, so machines share a folder only on a file
+system where they see each other's; one without locks is refused. In object storage they are conditional requests
 (If-None-Match, If-Match), which S3, R2 and compatible servers decide. A conditional request whose answer is lost is
 sent again and then refused by its own first attempt, so a refusal is followed by a look at who wrote: content must
 differ from writer to writer. Costs one request per call, two when refused.
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +25,7 @@ from titan_speech.storage.s3 import Client, client_of
 from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import MAX_JSON_BYTES, read_small_file
-from titan_speech.utils.locks import wait_for_lock
+from titan_speech.utils.locks import UNSUPPORTED, wait_for_lock
 from titan_speech.utils.safe_path import path_inside, relative_path
 
 _LOCK_NAME = ".lock"
@@ -101,15 +103,29 @@ class _OnDisk:
         return self._write_if(path, content, lambda found: found is not None and found.version == version)
 
     def delete(self, path: str) -> None:
-        with wait_for_lock(self.folder / _LOCK_NAME):
+        with self._locked():
             path_inside(self.folder, path).unlink(missing_ok=True)
 
     def _write_if(self, path: str, content: bytes, condition: Callable[[VersionedFile | None], bool]) -> bool:
-        with wait_for_lock(self.folder / _LOCK_NAME):
+        with self._locked():
             if not condition(self.read(path)):
                 return False
             write_atomically(path_inside(self.folder, path), content)
             return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(wait_for_lock(self.folder / _LOCK_NAME))
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                raise DataError(
+                    f"the file system of {self.folder} has no locks (flock: {error.strerror}), by which one of several "
+                    "writers is chosen; give a folder on another one, or an s3:// address"
+                ) from error
+            yield
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ BEAT_SEC = 5.0
 WATCH_SEC = 20.0
 RECORD_BYTES = 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+"""Of `flock` on a file system that has no locks."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _flock(descriptor: int, mode: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in UNSUPPORTED:
             raise
     return True
 
