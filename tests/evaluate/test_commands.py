@@ -51,6 +51,24 @@ def test_clips_are_scored_and_a_result_compared_with_itself_is_equal(
     assert "best: " in capsys.readouterr().out
 
 
+def test_clips_that_are_compared_with_other_recordings_are_another_series(listing: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in listing.read_text().splitlines()[:2]]
+    for number, row in enumerate(rows):
+        row["recording"] = rows[1 - number]["wav"]
+    (listing.parent / "two.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for row in rows:
+        row["recording"] = rows[0]["wav"]
+    (listing.parent / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    series = []
+    for name in ("two", "two", "other"):
+        assert (
+            main(["evaluate", "clips", str(listing.parent / f"{name}.jsonl"), "--output", str(tmp_path / "r.json")])
+            == 0
+        )
+        series.append(read_result(tmp_path / "r.json").key.series)
+    assert series[0] == series[1] != series[2]
+
+
 def test_a_file_that_cannot_be_read_is_marked_and_the_exit_code_says_so(
     listing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

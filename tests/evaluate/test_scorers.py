@@ -278,7 +278,9 @@ def test_a_scorer_that_raises_leaves_the_others_their_scores() -> None:
     assert found[1]["repeats"].reason == "no codes"
 
 
-def test_a_recognizer_without_a_trust_table_and_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_a_recognizer_without_a_trust_table_and_metrics_of_one_name_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(DataError, match="trust table"), open_scorers(ScorerChoice(asr=(str(tmp_path),))):
         pass
@@ -289,6 +291,9 @@ def test_a_recognizer_without_a_trust_table_and_metrics_of_one_name_are_refused(
         files = tuple(str(tmp_path / name) for name in names)
         with pytest.raises(DataError, match=message), open_scorers(ScorerChoice(opinion=files)):
             pass
+    (tmp_path / "trust.json").write_text('{"version": 1, "rows": [], "bounds": {}, "rules": "older", "about": ""}')
+    with open_scorers(ScorerChoice(asr=(str(tmp_path),), trust=tmp_path / "trust.json", numerals="digits")):
+        assert "measured by other rules of text (older)" in caplog.text
     with open_scorers(ScorerChoice()) as (scorers, table):
         assert [one.name for one in scorers] == ["codes", "sound"]
         assert table is None

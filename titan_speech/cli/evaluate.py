@@ -188,8 +188,12 @@ def _clips(args: argparse.Namespace) -> tuple[list[Clip], str, str]:
         name = args.pack.name if args.wavs is None else args.wavs.name
         return pack_clips(args.pack, pack, args.set, args.wavs, codec), f"{pack.hash}-{args.set}", name
     clips = listed_clips(Path(args.listing))
-    asked = "\n".join(f"{one.prompt_id}\t{one.language}\t{one.text}" for one in clips)
-    return clips, hashlib.sha256(asked.encode()).hexdigest()[:16], Path(args.listing).stem
+    digest = hashlib.sha256()
+    for one in clips:
+        digest.update(f"{one.prompt_id}\t{one.language}\t{one.text}\n".encode())
+        for sound in (one.voice, one.recording):  # what similarity and the ratio of durations compare with
+            digest.update(b"" if sound is None or sound.wav_T is None else sound.wav_T.tobytes())
+    return clips, digest.hexdigest()[:16], Path(args.listing).stem
 
 
 def _print_result(result: Result) -> None:

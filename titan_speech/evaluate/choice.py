@@ -6,6 +6,7 @@ which starts when its first clip comes. What needs no model is always scored.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from titan_speech.evaluate.scorers.sound import SoundScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.trust import TrustTable, read_trust_table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ def open_scorers(choice: ScorerChoice) -> Iterator[tuple[list[Scorer], TrustTabl
                 "recordings which languages it may judge; give its output with --trust"
             )
         scorers.append(WordScorer(choice.recognizers(), table, choice.rules, choice.read_spellings()))
+        if table.rules != choice.rules.version:
+            logger.warning(
+                "the trust table %s was measured by other rules of text (%s) than are used (%s); measure it again",
+                choice.trust,
+                table.rules,
+                choice.rules.version,
+            )
     if choice.voice:
         scorers.append(VoiceScorer(choice.isolated(open_voice_encoder(choice.voice, choice.device))))
     scorers += [OpinionScorer(choice.isolated(open_opinion_model(name, choice.device))) for name in choice.opinion]
