@@ -10,7 +10,7 @@ New rows and freezing.
 - New rows move by `new_rows_lr_factor` times what AdamW would move them, weight decay included, which equals AdamW with
   that rate. They are part of one matrix, so the step is scaled and not the gradient, which AdamW divides by its size.
 - While the backbone is frozen only new rows learn: gradients of the backbone are zeroed before clipping, its weights
-  stay the same bits, and its AdamW state is created when it is unfrozen.
+  stay the same bits, and its AdamW state, zeros until then, begins when it is unfrozen.
 - Loading an optimizer loads its moments only. Rates, betas and decay are those of this run's file, so a stage that
   loads the optimizer state of the previous stage does not take its first step at that stage's rate.
 

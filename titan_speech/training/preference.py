@@ -43,6 +43,32 @@ TRAINING = ""
 """The pairs that are trained on; those of a validation set have its name."""
 
 
+ADVICE = (
+    "copy it from where the run began; it cannot be computed again, since the weights have moved. Or start a new run "
+    "from the same weights"
+)
+_COLUMNS = pa.schema(
+    [("pairs", pa.string()), ("documents", pa.string()), ("sample", pa.int64()), ("logp", pa.float64())]
+)
+
+
+def read_reference(path: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
+    """The file of a reference: of each answer its set and documents, its sample, its log-probability.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        found = pq.read_table(path, columns=_COLUMNS.names).cast(_COLUMNS)
+        keys = list(zip(found["pairs"].to_pylist(), found["documents"].to_pylist(), strict=True))
+        sample_N, logp_N = found["sample"].to_numpy(), found["logp"].to_numpy()
+        if found["sample"].null_count or (sample_N < 0).any():
+            raise ValueError("a sample has a number below 0, or none")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): {ADVICE}") from None
+    return keys, sample_N, logp_N
+
+
 def answers_of(batch: Batch) -> torch.Tensor:
     """Stream, part and sample of each answer, shape [B, A, 3]; -1 where there is none. A batch of padding has none."""
     inputs, labels_BL = batch
@@ -265,18 +291,9 @@ class Preference:
 
     def _read(self, paths: Sequence[Path]) -> None:
         path = next((path for path in paths if path.exists()), None)
-        advice = (
-            "copy it from where the run began; it cannot be computed again, since the weights have moved. Or start a "
-            "new run from the same weights"
-        )
         if path is None:
-            raise CheckpointError(f"{paths[0]}, the log-probabilities of the reference, is missing: {advice}")
-        try:
-            found = pq.read_table(path)
-            keys = list(zip(found["pairs"].to_pylist(), found["documents"].to_pylist(), strict=True))
-            sample_N, logp_N = found["sample"].to_numpy(), found["logp"].to_numpy()
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): {advice}") from None
+            raise CheckpointError(f"{paths[0]}, the log-probabilities of the reference, is missing: {ADVICE}")
+        keys, sample_N, logp_N = read_reference(path)
         rows: dict[tuple[str, str], list[int]] = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, []).append(row)
@@ -291,7 +308,7 @@ class Preference:
                     values_N[sample_N[mine]] = logp_N[mine]
                 except IndexError:
                     what = f"{path} names samples that {documents.part.name} does not have"
-                    raise CheckpointError(f"{what}: {advice}") from None
+                    raise CheckpointError(f"{what}: {ADVICE}") from None
                 if not (np.isfinite(values_N).all() and values_N[wanted].all()):
                     raise CheckpointError(
                         f"{path} does not have the pairs of {documents.part.name}: a run keeps the pairs and the "
