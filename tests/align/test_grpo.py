@@ -68,6 +68,32 @@ def test_prompts_have_the_ids_that_the_packer_gives_them(world: Any, found: Prom
         assert some.prompt_ids(prompt.sample_id) == packed[prompt.sample_id]
 
 
+def test_prompts_to_clone_have_the_ids_and_the_reference_that_training_gives_them(world: Any) -> None:
+    tokenizer = TextTokenizer.load(world.tokenizer)
+    cloned = read_prompts(str(world.store), PromptFilter(limit=4, max_clone_tokens=128), tokenizer)
+    source = SourceConfig(name="clone", store=str(world.store), task="clone", share=1.0, datasets=("prompts",))
+    config = SpeechConfig(
+        tokenizer=TokenizerConfig(path=str(world.tokenizer)),
+        data=DataConfig(source=(source,)),
+        training=TrainingConfig(seq_len=128, global_batch_tokens=512, target_tokens=4096),
+    )
+    packed, references = {}, {}
+    for stream in DataPlan.load(config).streams:
+        for documents in stream.documents:
+            for i in range(documents.num_documents):
+                if not documents.lengths(i, i + 1)[0]:
+                    continue
+                reference, target = documents.samples(i)
+                name, document = documents.part.row(target).sample_id, documents.document(i)
+                packed[name] = document.ids_T[: document.num_prefix_tokens].tolist()
+                references[name] = documents.part.row(reference).sample_id
+    some = rollouts(world, cloned, Term("num_codes", 1.0))
+    for prompt in cloned.prompts:
+        assert prompt.voice is not None
+        assert prompt.voice.sample_id == references[prompt.sample_id] != prompt.sample_id
+        assert some.prompt_ids(prompt.sample_id) == packed[prompt.sample_id]
+
+
 def test_completions_are_scored_as_ids(world: Any, found: Prompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), Term("invalid_tokens", -10.0), Term("stop_failure", -100.0))
     vocabulary, stop_id = some.grammar.vocabulary, some.grammar.stop_id(Task.TTS)

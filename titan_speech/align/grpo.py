@@ -116,14 +116,24 @@ def prepare(
     return sampling, Rollouts(_that_fit(found.prompts, grammar, settings), grammar, scorer, settings.terms, limits)
 
 
-def _that_fit(prompts: Sequence[Prompt], grammar: Grammar, settings: GRPOSettings) -> list[Prompt]:
-    """Prompts that leave room for the longest answer."""
-    positions = read_json(settings.model / CONFIG_NAME, "an exported model").get("max_position_embeddings")
+def max_positions(model: Path) -> int:
+    """Tokens of prompt and answer together at most, of an exported folder.
+
+    Raises:
+        ModelError: the folder does not say.
+    """
+    positions = read_json(model / CONFIG_NAME, "an exported model").get("max_position_embeddings")
     if type(positions) is not int or not 0 < positions < 1 << 31:
         raise ModelError(
-            f"{settings.model / CONFIG_NAME}: found {positions!r:.80} as max_position_embeddings, expected a number of "
-            "tokens; export the model again"
+            f"{model / CONFIG_NAME}: found {positions!r:.80} as max_position_embeddings, expected a number of tokens; "
+            "export the model again"
         )
+    return positions
+
+
+def _that_fit(prompts: Sequence[Prompt], grammar: Grammar, settings: GRPOSettings) -> list[Prompt]:
+    """Prompts that leave room for the longest answer."""
+    positions = max_positions(settings.model)
     most = positions - settings.max_codes - 1  # the stop token
     fitting = [prompt for prompt in prompts if prompt.num_prefix_tokens(grammar) <= most]
     if not fitting:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.held_out import HeldOut
+from titan_speech.data.paired_documents import CloneDocuments
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import Kind, Manifest
 from titan_speech.store.reader import Part, check_tokenizer, open_store
@@ -25,6 +26,15 @@ from titan_speech.tokenization.prompt_template import Grammar, Parts, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 DESCRIPTION = "description"
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """Another recording of the prompt's speaker, as a task clone has it."""
+
+    sample_id: str
+    text_ids: NDArray[np.uint32]
+    codes_F: NDArray[np.uint16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +52,19 @@ class Prompt:
     description_ids: NDArray[np.uint32]
     recorded_codes_F: NDArray[np.uint16]
     """Codes of the recording."""
+    voice: Voice | None = None
+    """The voice to answer in; None: any."""
 
     @property
     def task(self) -> Task:
         """Whose prompt template it has."""
-        return Task.TTS
+        return Task.TTS if self.voice is None else Task.CLONE
 
     @property
     def parts(self) -> Parts:
         """What its prefix is made of."""
+        if self.voice is not None:
+            return Parts(ref_text_ids=self.voice.text_ids, ref_codes=self.voice.codes_F, text_ids=self.text_ids)
         return Parts(
             text_ids=self.text_ids, description_ids=self.description_ids if len(self.description_ids) else None
         )
@@ -71,6 +85,8 @@ class PromptFilter:
     """Held-out sets, whose samples are no prompts."""
     limit: int | None = None
     """At most so many prompts."""
+    max_clone_tokens: int | None = None
+    """Prompts are to be cloned, with recordings that leave a document of so many tokens; None: transcripts alone."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +120,44 @@ def read_prompts(
         raise DataError(
             f"store {store_path} has no speech of {', '.join(missing)}; it has {', '.join(sorted(languages)) or 'none'}"
         )
+    voices: dict[str, NDArray[np.int32]] = {}
     by_language: dict[str, list[tuple[Part, int]]] = {}
     for part in store.parts:
         if part.kind is not Kind.SPEECH or wanted.transcript not in part.variants:
             continue
         if wanted.languages and part.language not in wanted.languages:
             continue
-        numbers = np.flatnonzero(part.text_len_N(wanted.transcript) > 0).tolist()
+        usable_N = part.text_len_N(wanted.transcript) > 0
+        if wanted.max_clone_tokens is not None:
+            voices[part.name] = _voices(part, wanted, tokenizer)
+            usable_N &= voices[part.name] >= 0
+        numbers = np.flatnonzero(usable_N).tolist()
         by_language.setdefault(part.language, []).extend((part, i) for i in numbers)
     in_turn = zip_longest(*(by_language[language] for language in sorted(by_language)))
     chosen = [one for row in in_turn for one in row if one is not None][: wanted.limit]
     if not chosen:
+        other = " and another one of its speaker" if wanted.max_clone_tokens is not None else ""
         raise DataError(
-            f"store {store_path} has no sample with a {wanted.transcript} transcript that could be a prompt; choose "
-            "another store, transcript or language"
+            f"store {store_path} has no sample with a {wanted.transcript} transcript{other} that could be a prompt; "
+            "choose another store, transcript or language"
         )
-    return Prompts([_prompt(part, i, wanted.transcript, tokenizer) for part, i in chosen], store.manifest)
+    prompts = [_prompt(part, i, wanted.transcript, tokenizer) for part, i in chosen]
+    if voices:
+        spoken = [_voice(part, int(voices[part.name][i]), wanted.transcript) for part, i in chosen]
+        prompts = [replace(prompt, voice=voice) for prompt, voice in zip(prompts, spoken, strict=True)]
+    return Prompts(prompts, store.manifest)
+
+
+def _voice(part: Part, i: int, transcript: str) -> Voice:
+    return Voice(part.row(i).sample_id, part.text(i, transcript), part.codes(i).copy())
+
+
+def _voices(part: Part, wanted: PromptFilter, tokenizer: TextTokenizer) -> NDArray[np.int32]:
+    """The recording before each sample in the clone pair that training would make; -1 where there is none."""
+    assert wanted.max_clone_tokens is not None
+    grammar = Grammar(tokenizer.vocabulary())
+    documents = CloneDocuments(part, grammar, Task.CLONE, "target", wanted.transcript, wanted.max_clone_tokens)
+    return documents.reference_N
 
 
 def _prompt(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Prompt:

@@ -144,6 +144,7 @@ class EvaluatorScorer:
             answers: of the model.
         """
         recording = self._sound(prompt.recorded_codes_F)
+        voice = recording if prompt.voice is None else self._sound(prompt.voice.codes_F)
         clips = [
             Clip(
                 prompt_id=prompt.sample_id,
@@ -151,7 +152,7 @@ class EvaluatorScorer:
                 text=prompt.text,
                 sound=self._sound(answer.codes_F),
                 seed=number,
-                voice=recording,
+                voice=voice,
                 recording=recording,
                 stopped=answer.stopped,
             )

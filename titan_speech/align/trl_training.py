@@ -69,6 +69,8 @@ class GRPOSettings:
     transcript: str
     max_breaches: int = 0
     """Breaches after which training goes on with a lower rate."""
+    task: Literal["tts", "clone"] = "tts"
+    """Whose prompts are answered."""
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio per token (GRPO) or per sequence (GSPO)."""
 

@@ -121,7 +121,7 @@ def _decoding(args: argparse.Namespace, codes_per_sec: float) -> Decoding:
 
 def grpo(args: argparse.Namespace) -> None:
     """Train an exported model on the rewards of its own answers."""
-    from titan_speech.align.grpo import train_grpo
+    from titan_speech.align.grpo import max_positions, train_grpo
     from titan_speech.align.trl_training import GRPOSettings, require_trl
 
     require_trl()
@@ -139,7 +139,8 @@ def grpo(args: argparse.Namespace) -> None:
     grammar = Grammar(tokenizer.vocabulary())
     if (grammar.vocabulary.fingerprint, grammar.fingerprint) != (record.vocabulary, record.grammar):
         raise ModelError(f"{args.model} was exported with another vocabulary or grammar; export it again")
-    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit)
+    positions = max_positions(args.model) if args.task == "clone" else None
+    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, positions)
     prompts = read_prompts(args.prompts, wanted, tokenizer, storage)
     rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
     settings = GRPOSettings(
@@ -160,6 +161,7 @@ def grpo(args: argparse.Namespace) -> None:
         stop_below=dict(args.stop_below),
         transcript=args.transcript,
         max_breaches=args.max_breaches,
+        task=args.task,
         ratio=args.ratio,
     )
     if args.estimate:
@@ -308,6 +310,13 @@ COMMANDS = (
             Argument("--model", "folder written by titan-speech model export", type=Path, required=True),
             *_PROMPTS,
             Argument("--output", "exported folder to write", type=local_folder, required=True),
+            Argument(
+                "--task",
+                "tts: transcripts; clone: each after another recording of its speaker, in whose voice it is to be "
+                "answered (default: tts)",
+                choices=("tts", "clone"),
+                default="tts",
+            ),
             Argument("--steps", "optimizer steps (default: 200)", type=positive, default=200),
             _ANSWERS,
             Argument("--prompts-per-step", "prompts per step (default: 4)", type=positive, default=4),
