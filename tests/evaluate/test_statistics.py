@@ -57,6 +57,14 @@ def test_the_interval_covers_the_true_value_as_often_as_it_says(count: int) -> N
     assert 0.85 <= covered / trials < 1
 
 
+def test_the_interval_of_a_rate_does_not_go_below_zero_and_that_of_others_does() -> None:
+    rare = [0.0] * 18 + [0.1, 0.3]
+    low, centred = (intervals(result({"x": values}))[0].low for values in (rare, [value - 0.02 for value in rare]))
+    assert low == 0
+    assert centred is not None
+    assert centred < -0.02
+
+
 def test_equal_models_are_told_apart_no_more_often_than_the_level() -> None:
     alarms, trials = 0, 60
     for trial in range(trials):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation_models import package, whisper_base, whisper_tiny_en
+from tests.evaluation_models import package, random_whisper, whisper_base, whisper_tiny_en
 from tests.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Clip, Sound, mean
@@ -96,3 +96,14 @@ def test_a_recognizer_that_writes_hindi_in_latin_letters_is_refused(tmp_path: Pa
     assert not row.is_trusted
     assert row.cer is not None
     assert row.cer > 0.15
+
+
+def test_a_recognizer_in_a_transformers_folder_answers_and_a_random_one_is_refused(
+    tmp_path: Path, english: list[Clip]
+) -> None:
+    with IsolatedModel(open_recognizer(str(random_whisper(tmp_path / "whisper")))) as recognizer:
+        row = measure_trust(english[:5], [recognizer], bounds=TrustBounds(min_prompts=5)).rows[0]
+        answers = recognizer([(np.zeros(16_000, np.float32), language) for language in ("hi", "en")])
+    assert (row.asr, row.num_prompts, row.coverage) == ("whisper", 5, 1.0)
+    assert not row.is_trusted
+    assert all(isinstance(answer, str) and answer.strip() for answer in answers), answers

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.s3_server import BUCKET, S3Server
 from tests.store_samples import CODEC, SENTENCES, info, speech_codes, write_tokenizer
@@ -18,7 +19,7 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.merge import merge_stores
 from titan_speech.store.migrate import MigrateOptions, migrate_store
-from titan_speech.store.reader import open_store
+from titan_speech.store.reader import Part, open_store
 from titan_speech.store.score_columns import read_scores, sample_columns, write_scores
 from titan_speech.store.transfer import pull_store, push_store
 from titan_speech.store.verify import verify_store
@@ -41,11 +42,11 @@ def scored(path: Path, tokenizer: Path, samples: range, **columns: float) -> Pat
             writer.add_speech(info(f"sample {n}"), speech_codes(n), {"native": f"{SENTENCES[0]} {n}"})
     if columns:
         part = open_store(path).parts[0]
-        write_scores(path, part, {name: (numbers(part) * factor) for name, factor in columns.items()})
+        write_scores(path, part, {name: numbers(part) * np.float32(factor) for name, factor in columns.items()})
     return path
 
 
-def numbers(part) -> np.ndarray:
+def numbers(part: Part) -> NDArray[np.float32]:
     return np.array([int(name.split()[1]) for name in part.column("sample_id").to_pylist()], np.float32)
 
 

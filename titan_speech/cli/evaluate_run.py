@@ -63,7 +63,10 @@ def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
     from titan_speech.evaluate.packs.pack import read_pack
     from titan_speech.evaluate.watch.checkpoint_result import Evaluation
     from titan_speech.generate.sampling import Decoding
+    from titan_speech.generate.vllm_speech import require_vllm
 
+    if args.engine == "vllm":
+        require_vllm(args.python)
     codec, pack = load_codec(args.codec), read_pack(args.pack)
     decoding = Decoding(
         temperature=args.temperature,
@@ -75,7 +78,22 @@ def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
     if not names:
         raise DataError(f"the pack {args.pack} has no prompt of {', '.join(args.set or SETS)}")
     with open_scorers(choice_of(args)) as (scorers, table):
-        yield {name: Evaluation(pack, args.pack, name, decoding, codec, scorers, table) for name in names}
+        yield {
+            name: Evaluation(
+                pack,
+                args.pack,
+                name,
+                decoding,
+                codec,
+                scorers,
+                table,
+                clones=not args.without_cloning,
+                num_seeds=args.num_seeds,
+                engine=args.engine,
+                python=args.python,
+            )
+            for name in names
+        }
 
 
 def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
@@ -231,11 +249,29 @@ COMMANDS = (
                 default=[],
                 choices=("tensorboard", "wandb"),
             ),
+            Argument(
+                "--engine",
+                "what generates: transformers, or vllm, which makes its own batches (default: transformers)",
+                default="transformers",
+                choices=("transformers", "vllm"),
+            ),
+            Argument("--python", "interpreter of the environment that has vLLM (default: this one)", type=Path),
+            Argument(
+                "--without-cloning",
+                "speak prompts without their voices, for models that do not clone; similarity is measured all the same",
+                action="store_true",
+            ),
             Argument("--codec", "codec name or path (default: embedded)", default="embedded"),
             Argument("--temperature", "0 = greedy decoding (default: 0.8)", type=not_negative, default=0.8),
             Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50),
             Argument("--max-sec", "longest speech of a prompt (default: 40)", type=number(0.02), default=40.0),
             Argument("--seed", "random seed of the sampling (default: 0)", type=natural, default=0),
+            Argument(
+                "--num-seeds",
+                "clips of each prompt, with seeds from --seed on; more tell smaller differences apart (default: 1)",
+                type=positive,
+                default=1,
+            ),
             *SCORERS,
             ENDPOINT_URL,
         ),

@@ -54,9 +54,10 @@ def model_export(args: argparse.Namespace) -> None:
 def _export_check(args: argparse.Namespace, checkpoint: WeightsCheckpoint) -> Callable[[Path], str]:
     """What an export ends with: its comparison with the checkpoint, or the reason why there is none, for the card."""
     from titan_speech.evaluate.engines import ask_process
-    from titan_speech.evaluate.parity import available_bytes, compare, needed_bytes
+    from titan_speech.evaluate.parity import compare, needed_bytes
     from titan_speech.hf.export import EXPORT_DTYPES
     from titan_speech.hf.model_card import UNPROVED
+    from titan_speech.utils.memory import available_bytes
 
     def check(folder: Path) -> str:
         needed, available = needed_bytes(checkpoint), available_bytes()

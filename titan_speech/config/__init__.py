@@ -8,6 +8,7 @@
       |  preflight/      checks bounds and contradictions, as a function that load.py is given
       |  where.py        reads conditions of sources on samples: dnsmos >= 3.2 and cps < 25
       |  store_names.py  replaces names of [data.stores] by paths
+      |  where.py        conditions of sources on samples: dnsmos >= 3.2 and cps < 25
     SpeechConfig
       |  budget.py       derives steps, accumulation and learning rates from the token budget
       |  resolved.py     writes the resolved configuration as TOML, which is saved with the run

@@ -246,13 +246,3 @@ def _trainer_logits(model: Decoder) -> Callable[[torch.Tensor], torch.Tensor]:
 def needed_bytes(checkpoint: WeightsCheckpoint) -> int:
     """Memory of a comparison: one model in fp32, and the logits of a batch three times."""
     return 4 * checkpoint.shape.num_parameters(checkpoint.grammar.vocabulary.num_rows) + 3 * 4 * MAX_LOGITS
-
-
-def available_bytes() -> int | None:
-    """Memory that this machine can give; None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None

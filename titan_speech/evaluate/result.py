@@ -35,8 +35,8 @@ class ResultKey:
     """Fingerprint of the checkpoint's or export's weights; a name for clips that no model made."""
     pack: str
     """Hash of the prompt pack."""
-    decoding: dict[str, float]
-    """Sampling parameters by name."""
+    decoding: dict[str, float | str]
+    """Sampling parameters by name; engine and task where they are not the usual ones."""
     scorers: dict[str, str]
     """Version of each scorer by name."""
 

@@ -283,6 +283,8 @@ def _interval(metric: str, language: str, subset: str, clips: list[ScoredClip], 
         mean = float(sums_N2[:, 0].sum() / sums_N2[:, 1].sum())
     if mean is not None and len(sums_N2) >= MIN_PROMPTS:
         low, high = _bootstrap_t(sums_N2, seed)
+        if (sums_N2[:, 0] >= 0).all():
+            low = max(low, 0.0)  # rates and shares; the method knows no bounds
         deviation = math.sqrt(2) * float(np.std(_influence(sums_N2), ddof=1))
         detectable = detectable_difference(deviation, len(sums_N2))
     return Interval(

@@ -22,10 +22,15 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def _section(result: Result) -> Iterable[str]:
-    decoding = ", ".join(f"{name} {value:g}" for name, value in sorted(result.key.decoding.items()))
+    decoding = ", ".join(
+        f"{name} {one_line(value) if isinstance(value, str) else format(value, 'g')}"
+        for name, value in sorted(result.key.decoding.items())
+    )
     scorers = ", ".join(f"{name} {version}" for name, version in sorted(result.key.scorers.items()))
     pack = f"Prompt pack {result.key.pack}, {len(result.clips):,} clips."
     yield one_line(f"{pack} Decoding: {decoding}. Scorers: {scorers}.")
+    if speed := (result.notes or {}).get("codes_per_sec"):
+        yield f"Generated at {speed:,.0f} codes per second."
     yield "Means with 95 % intervals over the prompts."
     yield ""
     metrics = result.metrics

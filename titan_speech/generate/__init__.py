@@ -7,5 +7,6 @@ check.py          fixed prompts, generated from and measured while a model train
 check_sound.py    their sound, decoded and kept in the run
 sampling.py       speech codes sampled from it, one prompt at a time
 synthesize.py     speech codes from an exported model folder, in batches, also in a cloned voice
+vllm_speech.py    the same, decoded by vLLM; vllm_process.py is the process it runs in
 write_speech.py   codes to wav files by the codec, and records of how they were made; paths are checked before sampling
 """

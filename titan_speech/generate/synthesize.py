@@ -50,18 +50,16 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class SpeechModel:
-    """A loaded model folder."""
+class SpeechPrompts:
+    """What a model folder says about its prompts, without its weights."""
 
-    model: Any
-    """transformers' causal language model."""
     tokenizer: TextTokenizer
     grammar: Grammar
     record: ModelRecord
 
     @classmethod
-    def load(cls, folder: Path) -> SpeechModel:
-        """Load a model folder with transformers, in fp32 on a CPU and in the folder's own dtype on CUDA.
+    def read(cls, folder: Path) -> SpeechPrompts:
+        """Read tokenizer, grammar and record of a model folder.
 
         Args:
             folder: what `titan-speech model export` wrote.
@@ -70,12 +68,6 @@ class SpeechModel:
             ModelError: the folder is damaged, was not written by `titan-speech model export`, or has another
                 vocabulary or prompt grammar than this version.
         """
-        try:
-            from transformers import AutoModelForCausalLM, GenerationConfig
-            from transformers.utils.logging import disable_progress_bar
-        except ImportError as error:
-            raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'") from error
-
         record = read_record(folder)
         tokenizer = TextTokenizer.load(folder)
         grammar = Grammar(tokenizer.vocabulary())
@@ -85,14 +77,7 @@ class SpeechModel:
                 f"has {grammar.vocabulary.fingerprint} and {grammar.fingerprint}: use the version it was trained with"
             )
         HFFolder.open(folder)
-        disable_progress_bar()  # that is shown in logs too
-        has_cuda = torch.cuda.is_available()
-        dtype = "auto" if has_cuda else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-        model.generation_config = GenerationConfig()  # no other settings than those that are recorded
-        return cls(model.to("cuda" if has_cuda else "cpu").eval(), tokenizer, grammar, record)
+        return SpeechPrompts(tokenizer, grammar, record)
 
     def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:
         """Task and parts of a prompt: TTS of a text, or cloning if there is a reference."""
@@ -114,6 +99,52 @@ class SpeechModel:
             ModelError: its text is empty.
         """
         return self.grammar.prefix(*self.parts(utterance.text, utterance.reference)).astype(np.int64)
+
+    @property
+    def stop_id(self) -> int:
+        """The token that ends speech."""
+        return self.grammar.stop_id(Task.TTS)
+
+    def generated(self, ids: NDArray[np.int64]) -> Generated:
+        """What ids after a prompt say: the codes before the stop token, or all of them."""
+        ends = np.flatnonzero(ids == self.stop_id)
+        kept = ids[: ends[0]] if len(ends) else ids
+        return Generated(self.grammar.vocabulary.ids_to_codes(kept), stopped=len(ends) > 0)
+
+
+@dataclass(frozen=True)
+class SpeechModel(SpeechPrompts):
+    """A loaded model folder."""
+
+    model: Any
+    """transformers' causal language model."""
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeechModel:
+        """Load a model folder with transformers, in fp32 on a CPU and in the folder's own dtype on CUDA.
+
+        Args:
+            folder: what `titan-speech model export` wrote.
+
+        Raises:
+            ModelError: as `SpeechPrompts.read`, or transformers is not installed.
+        """
+        try:
+            from transformers import AutoModelForCausalLM, GenerationConfig
+            from transformers.utils.logging import disable_progress_bar
+        except ImportError as error:
+            raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'") from error
+
+        prompts = SpeechPrompts.read(folder)
+        disable_progress_bar()  # that is shown in logs too
+        has_cuda = torch.cuda.is_available()
+        dtype = "auto" if has_cuda else torch.float32
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        model.generation_config = GenerationConfig()  # no other settings than those that are recorded
+        model = model.to("cuda" if has_cuda else "cpu").eval()
+        return cls(prompts.tokenizer, prompts.grammar, prompts.record, model)
 
     def synthesize(self, utterances: Sequence[Utterance], decoding: Decoding) -> list[Generated]:
         """Decode the codes of each utterance, all in one batch.
@@ -140,7 +171,7 @@ class SpeechModel:
             decoding: sampling parameters; its seed is added to these.
         """
         ids_BT, mask_BT = _left_padded(prefixes, self.grammar.vocabulary.pad_id)
-        stop_id = self.grammar.stop_id(Task.TTS)
+        stop_id = self.stop_id
         processors: list[Any] = [_OnlyCodes(self.grammar, stop_id, ids_BT.shape[1], decoding.min_codes)]
         if decoding.temperature:
             processors.append(_Sample(decoding, seeds))
@@ -153,12 +184,7 @@ class SpeechModel:
             pad_token_id=self.grammar.vocabulary.pad_id,
             logits_processor=processors,
         )
-        return [self._codes(row[ids_BT.shape[1] :].cpu().numpy(), stop_id) for row in generated]
-
-    def _codes(self, ids: NDArray[np.int64], stop_id: int) -> Generated:
-        ends = np.flatnonzero(ids == stop_id)
-        kept = ids[: ends[0]] if len(ends) else ids
-        return Generated(self.grammar.vocabulary.ids_to_codes(kept), stopped=len(ends) > 0)
+        return [self.generated(row[ids_BT.shape[1] :].cpu().numpy()) for row in generated]
 
 
 class _OnlyCodes:
@@ -180,7 +206,7 @@ class _Sample:
 
     def __init__(self, decoding: Decoding, seeds: Sequence[int]) -> None:
         self.temperature, self.top_k = decoding.temperature, decoding.top_k
-        self.generators = [torch.Generator().manual_seed(_mixed(decoding.seed, seed)) for seed in seeds]
+        self.generators = [torch.Generator().manual_seed(mixed_seed(decoding.seed, seed)) for seed in seeds]
 
     def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         top_BK, places_BK = logits_BV.float().topk(min(self.top_k, logits_BV.shape[-1]))
@@ -191,7 +217,7 @@ class _Sample:
         )
 
 
-def _mixed(seed: int, other: int) -> int:
+def mixed_seed(seed: int, other: int) -> int:
     """One seed of two, so that (0, 1) and (1, 0) are different streams."""
     digest = hashlib.blake2b(f"{seed} {other}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -6,6 +6,7 @@ json_text.py     JSON of others, bounded and never a traceback; record_types.py 
 printable.py     text without credentials and control characters
 locks.py         one job per folder
 open_files.py    the limit of open files
+memory.py        memory that may still be taken, by the machine and the container
 checksum.py      whether a file still holds what was written
 bus_errors.py    a file that is cut while it is mapped, named before the process ends
 process_pool.py  one function over many tasks, in this process or in several

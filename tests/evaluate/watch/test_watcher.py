@@ -33,7 +33,7 @@ from titan_speech.evaluate.result import Result
 from titan_speech.evaluate.result_folder import AUDIO, RESULTS, claim_path
 from titan_speech.evaluate.scorers.base import Metric
 from titan_speech.evaluate.watch import watcher
-from titan_speech.evaluate.watch.checkpoint_result import Evaluation
+from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
 from titan_speech.evaluate.watch.claims import Claim, WorkQueue
 from titan_speech.evaluate.watch.generate_clips import generate_clips
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
@@ -75,7 +75,7 @@ class Lengths:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched")
     write_backbone(folder / "base", Backbone())
-    expand(folder / "base", folder / "extended", NewRows("mean"))
+    expand(folder / "base", folder / "extended", NewRows("mean_cov", 1.0))
     return write_run(folder / "run", folder / "extended", "llama3")
 
 
@@ -201,6 +201,33 @@ def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(
     assert main([*command, "--set", "canary"]) == EXIT_DONE
     files = [path for path in (tmp_path / "hf-evaluation").rglob("*") if path.is_file()]
     assert [path.parent.name for path in files] == [RESULTS]
+
+
+def test_voices_that_a_pack_has_as_codes_are_heard_by_scorers_and_cloned_or_not(
+    run: Path, pack_folder: Path, tmp_path: Path
+) -> None:
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
+    one = evaluation(pack_folder)
+    plain = replace(one, clones=False, num_seeds=2)
+    assert (
+        len({each.key("x").series for each in (one, plain, replace(one, num_seeds=2), replace(one, engine="vllm"))})
+        == 4
+    )
+    result, clips = evaluate_export(tmp_path / "hf", one, one.key("x"), tmp_path / "work", "cloned")
+    twice, plain_clips = evaluate_export(tmp_path / "hf", plain, plain.key("x"), tmp_path / "plain", "not cloned")
+    voice = clips[2].voice
+    assert voice is not None
+    assert voice.wav_T is not None
+    assert len(voice.wav_T) == 40 * 320
+    assert [(clip.prompt_id, clip.seed) for clip in twice.clips] == [
+        (name, seed) for seed in (0, 1) for name in ("one", "two", "three")
+    ]
+    codes = [clip.sound.codes_F.tolist() for clip in (*clips, *plain_clips) if clip.sound.codes_F is not None]
+    assert codes[0:2] == codes[3:5], "texts without a voice are the same"
+    assert codes[2] != codes[5], "the prompt with a voice is another one"
+    assert codes[3:6] != codes[6:9], "each seed has samples of its own"
+    assert result.notes is not None
+    assert result.notes["codes_per_sec"] > 0
 
 
 def checkpoints(*steps: int) -> list[RunCheckpoint]:

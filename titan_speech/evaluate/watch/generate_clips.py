@@ -1,9 +1,10 @@
 """The prompts of a pack, spoken by an exported model.
 
 In: an exported model, prompts with their sounds, the codec, decoding parameters, a work folder. Out: a `Clip` for each
-prompt, and how fast it went. Prompts of similar length are decoded together, as many as fit into `MAX_BATCH_TOKENS`;
-what a prompt sounds like does not depend on the batch it is in. The codes of each batch are written when it is done, so
-a process that was killed goes on with the batch it was at. The work folder belongs to one key (checkpoint, pack,
+prompt, and how fast it went. In transformers, prompts of similar length are decoded together, as many as fit into
+`MAX_BATCH_TOKENS`; vLLM makes its own batches (generate/vllm_speech.py). What a prompt sounds like does not depend on
+the batch it is in. The codes of each batch are written when it is done, so a process that was killed goes on with the
+batch it was at. The work folder belongs to one key (checkpoint, pack,
 decoding) and is removed by whoever made it.
 
 Shapes: F codes (frames).
@@ -30,6 +31,7 @@ from titan_speech.evaluate.clip import Clip, Sound
 from titan_speech.evaluate.packs.pack import Prompt
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
+from titan_speech.generate.vllm_speech import VLLMSpeech
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import Progress
 
@@ -49,23 +51,20 @@ class SpokenPack:
     """Of decoding, without loading the model and without what an earlier start had decoded."""
     num_timed_codes: int
 
-    @property
-    def codes_per_sec(self) -> float:
-        """0 if an earlier start had decoded all."""
-        return self.num_timed_codes / self.duration_sec if self.duration_sec else 0.0
-
 
 PromptSounds = tuple[Prompt, Sound | None, Sound | None]
 """A prompt, its voice and its recording (packs/pack.py)."""
 
 
 def generate_clips(
-    model: SpeechModel,
+    model: SpeechModel | VLLMSpeech,
     prompts: Sequence[PromptSounds],
     codec: Codec,
     decoding: Decoding,
     work: Path,
     made_by: str,
+    *,
+    clones: bool = True,
 ) -> SpokenPack:
     """Speak all prompts.
 
@@ -76,30 +75,48 @@ def generate_clips(
         decoding: sampling parameters.
         work: folder in which codes are kept until the end.
         made_by: who speaks, for people.
+        clones: prompts with a voice clone it; else they are spoken as plain texts, and the voice only judges.
 
     Raises:
         DataError: a prompt for cloning has no transcript of its voice, or the work folder cannot be written.
     """
-    utterances = [_utterance(*sounds[:2], codec) for sounds in prompts]
-    found: dict[int, Generated] = {}
-    began, num_timed_codes, spent_sec = time.monotonic(), 0, 0.0
+    utterances = [_utterance(prompt, voice if clones else None, codec) for prompt, voice, _ in prompts]
     with Progress(f"speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
-        for batch in _batches(model, utterances, decoding):
-            path = work / f"{_batch_name(prompts, batch, decoding)}.npz"
-            spoken = _read(path, len(batch))
-            if spoken is None:
-                began = time.monotonic()
-                spoken = _decode(model, [utterances[number] for number in batch], decoding)
-                spent_sec += time.monotonic() - began
-                num_timed_codes += sum(len(one.codes_F) for one in spoken)
-                _write(path, spoken)
-            found.update(zip(batch, spoken, strict=True))
-            progress.add(len(batch))
+        if isinstance(model, VLLMSpeech):
+            journal = work / f"{_batch_name(prompts, range(len(prompts)), decoding)}.jsonl"
+            found, num_timed_codes, spent_sec = model.synthesize(utterances, decoding, journal, progress.add)
+        else:
+            found, num_timed_codes, spent_sec = _in_batches(model, prompts, utterances, decoding, work, progress)
     clips = [
         _clip(prompt, voice, recording, found[number], codec, decoding, made_by)
         for number, (prompt, voice, recording) in enumerate(prompts)
     ]
-    return SpokenPack(clips, sum(len(one.codes_F) for one in found.values()), spent_sec, num_timed_codes)
+    return SpokenPack(clips, sum(len(one.codes_F) for one in found), spent_sec, num_timed_codes)
+
+
+def _in_batches(
+    model: SpeechModel,
+    prompts: Sequence[PromptSounds],
+    utterances: Sequence[Utterance],
+    decoding: Decoding,
+    work: Path,
+    progress: Progress,
+) -> tuple[list[Generated], int, float]:
+    """What was generated, how many codes this start decoded, and in how many seconds."""
+    found: dict[int, Generated] = {}
+    num_timed_codes, spent_sec = 0, 0.0
+    for batch in _batches(model, utterances, decoding):
+        path = work / f"{_batch_name(prompts, batch, decoding)}.npz"
+        spoken = _read(path, len(batch))
+        if spoken is None:
+            began = time.monotonic()
+            spoken = _decode(model, [utterances[number] for number in batch], decoding)
+            spent_sec += time.monotonic() - began
+            num_timed_codes += sum(len(one.codes_F) for one in spoken)
+            _write(path, spoken)
+        found.update(zip(batch, spoken, strict=True))
+        progress.add(len(batch))
+    return [found[number] for number in range(len(utterances))], num_timed_codes, spent_sec
 
 
 def _utterance(prompt: Prompt, voice: Sound | None, codec: Codec) -> Utterance:

@@ -180,7 +180,8 @@ class Watcher:
 
     def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:
         for clip in clips:
-            if clip.sound.wav_T is not None and len(clip.sound.wav_T):
+            is_first = clip.seed == clips[0].seed
+            if is_first and clip.sound.wav_T is not None and len(clip.sound.wav_T):
                 self.queue.folder.create(audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE))
 
     def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC) -> None:

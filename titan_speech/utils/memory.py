@@ -1,0 +1,59 @@
+"""Memory that this process may still take: of the machine, and of the container it is in.
+
+In: what Linux says of both. Out: bytes. A container's limit (cgroup v2) does not show in /proc/meminfo, and a process
+that exceeds it is killed without a message. Cached files count as free in both, since the kernel drops them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take; None where the system does not say."""
+    found = [*_of_machine(MEMINFO), *_of_containers(CGROUPS, MEMBERSHIP)]
+    return min(found, default=None)
+
+
+def _of_machine(meminfo: Path) -> list[int]:
+    values = _numbers(meminfo, ":")
+    return [values["MemAvailable"] * 1024] if "MemAvailable" in values else []
+
+
+def _of_containers(cgroups: Path, membership: Path) -> list[int]:
+    """What is left of the limit of the process's group and of each group above it."""
+    try:
+        line = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    group = cgroups / line.removeprefix("0::").lstrip("/")
+    left = []
+    for folder in (group, *group.parents):
+        if cgroups not in (folder, *folder.parents):
+            break
+        limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
+        if limit is not None and used is not None:
+            cached = _numbers(folder / "memory.stat", " ")
+            left.append(max(limit - used + cached.get("inactive_file", 0) + cached.get("active_file", 0), 0))
+    return left
+
+
+def _number(file: Path) -> int | None:
+    """None where there is no file, or no limit (`max`)."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _numbers(file: Path, separator: str) -> dict[str, int]:
+    """The first number after each name."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(separator)[::2] for line in lines)
+    return {name: int(words[0]) for name, rest in pairs if (words := rest.split()) and words[0].isdecimal()}
