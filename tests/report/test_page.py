@@ -20,6 +20,7 @@ from titan_speech.report.page import page
 from titan_speech.report.run import open_runs
 from titan_speech.report.serve import serve
 from titan_speech.training.jsonl_log import JsonlLogger
+from titan_speech.utils.locks import LOCK_NAME
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\x1b[2J\u202e\"'&"
 
@@ -114,6 +115,26 @@ def test_report_writes_one_file_and_names_a_folder_that_is_no_run(
     assert output.read_text().startswith("<!DOCTYPE html>")
     assert main(["report", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "config"),
+    [
+        ('{"event": "validation", "step": 1, "validation/x/loss": 1}', ""),
+        ("", "[training]\nglobal_batch_tokens = 1HUGE\ntarget_tokens = 1HUGE\n"),
+        (
+            '{"step": 1, "step_time_sec": 9e299}',
+            "[training]\nglobal_batch_tokens = 1\ntarget_tokens = 9000000000000000000\n",
+        ),
+    ],
+)
+def test_a_run_folder_of_others_has_a_page(tmp_path: Path, line: str, config: str) -> None:
+    folder = write_run(tmp_path / "run", steps=3)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    (folder / "config.toml").write_text(config.replace("HUGE", "0" * 400))
+    (folder / LOCK_NAME).write_text("held")
+    assert "Overview" in page(open_runs([folder]))
 
 
 def test_a_served_page_follows_the_run_and_answers_its_own_machine_only(tmp_path: Path) -> None:

@@ -93,9 +93,8 @@ class Run:
         return found.get(key) if isinstance(found, dict) else None
 
     def number(self, table: str, key: str) -> int:
-        """A whole number of the configuration; 0 if it is not there."""
-        value = self.setting(table, key)
-        return value if type(value) is int else 0
+        """A whole number of the configuration; 0 if it is not there, or is none of 64 bits."""
+        return _whole(self.setting(table, key))
 
     @property
     def is_reward_training(self) -> bool:
@@ -111,8 +110,7 @@ class Run:
         """Steps of the whole run; 0 if they are not known."""
         if self.is_reward_training:
             found = self.json(self.folder / SETTINGS_NAME)
-            steps = found.get("num_steps") if isinstance(found, dict) else None
-            return steps if type(steps) is int else 0
+            return _whole(found.get("num_steps")) if isinstance(found, dict) else 0
         per_step = self.tokens_per_step
         return -(-self.number("training", "target_tokens") // per_step) if per_step > 0 else 0
 
@@ -175,6 +173,10 @@ class Run:
         """The run as it is now; the metrics that were read stay."""
         self.log.update()
         return Run(self.folder, self.name, self.color, self.log)
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int and abs(value) < 1 << 63 else 0
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:

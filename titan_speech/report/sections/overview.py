@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from titan_speech.report.blocks import Block, Cell, Section, Table, Tile, Tiles, Tone
@@ -40,8 +41,9 @@ def tiles(run: Run) -> list[Tile]:
     for name in sorted({one.split("/")[0] for one in log.names("validation/")}):
         column = log.column(f"validation/{name}/loss")
         if column.steps:
-            perplexity = value_text(log.column(f"validation/{name}/perplexity").last)
-            note = f"perplexity {perplexity} at step {column.steps[-1]:,}"
+            perplexity = log.column(f"validation/{name}/perplexity").at(column.steps[-1])
+            note = "" if perplexity is None else f"perplexity {value_text(perplexity)} "
+            note += f"at step {column.steps[-1]:,}"
             found.append(Tile(f"Loss on {name}", f"{column.last:.4f}", note))
     stop = log.column("generation/stop_failure")
     if stop.steps:
@@ -76,9 +78,10 @@ def tiles(run: Run) -> list[Tile]:
 
 def _time_left(run: Run) -> str:
     step_sec = run.log.column("step_time_sec")
-    if run.state != "running" or not step_sec.steps or not run.num_steps:
+    left_sec = (run.num_steps - run.log.last_step) * step_sec.last if step_sec.steps else math.inf
+    if run.state != "running" or not run.num_steps or not left_sec < math.inf:
         return f"{run.tokens_per_step:,} per step"
-    return f"{clock((run.num_steps - run.log.last_step) * step_sec.last)} left at this rate"
+    return f"{clock(left_sec)} left at this rate"
 
 
 def _table(runs: Sequence[Run]) -> Table:
