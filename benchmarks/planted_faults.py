@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -21,10 +22,12 @@ from typing import Any
 import pytest
 
 from benchmarks.machine import load, this_machine
-from tests.runs import figures
+from tests.runs import RunProcess, figures, kill, start_run
 from tests.slow.test_planted_faults import Scale, checks, flags, speaks_from, trained
 
 SCALE = Scale(num_samples=32, codes=(30, 60), steps=200, every=20, packs=4, seq_len=256, num_prompts=8)
+AFTER_CHECK_SEC = 3.0
+"""In which a check that was logged raises its flag."""
 RATE = ("--optimizer.lr", "4e-2", "--lr_scheduler.end_lr", "2e-3")
 RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sound": ("", ()),
@@ -36,14 +39,49 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def run(name: str, scale: Scale, folder: Path) -> dict[str, Any]:
+class Cut:
+    """A run that ends after a check: what a fault does later is not asked."""
+
+    def __init__(self, process: RunProcess, folder: Path, last_check: int) -> None:
+        self._process, self._folder, self._last_check = process, folder, last_check
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (timeout or float("inf"))
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("the run", timeout or 0)
+            is_over = self._last_check in checks(self._folder)
+            time.sleep(AFTER_CHECK_SEC)
+            if is_over:
+                kill(self._process)
+                return 0
+        return self._process.wait()
+
+
+def run(name: str, scale: Scale, folder: Path, last_check: int | None) -> dict[str, Any]:
     """Train once; the measures of each check, what was flagged, and the first check from which on the model speaks."""
     fault, overrides = RUNS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as monkeypatch:
-        finished = trained(folder, monkeypatch, fault, *overrides, scale=scale)
+
+        def start(*args: Any, **kwargs: Any) -> RunProcess:
+            process = start_run(*args, **kwargs)
+            return process if last_check is None else Cut(process, folder, last_check)
+
+        finished = trained(folder, monkeypatch, fault, *overrides, scale=scale, start=start)
     if finished.returncode:
         raise SystemExit(finished.output[-4000:])
     found, losses = checks(folder), figures(folder / "run")
@@ -51,6 +89,7 @@ def run(name: str, scale: Scale, folder: Path) -> dict[str, Any]:
         "loss": round(losses[max(losses)]["loss"], 4),
         "checks": {step: {measure: round(value, 4) for measure, value in one.items()} for step, one in found.items()},
         "flagged": flags(folder),
+        "ended_after_check": last_check,
         "speaks_from_step": speaks_from(flags(folder)),
         "duration_sec": round(time.monotonic() - began),
     }
@@ -63,6 +102,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=SCALE.steps, help=f"steps (default: {SCALE.steps})")
     parser.add_argument("--every", type=int, default=SCALE.every, help=f"between checks (default: {SCALE.every})")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="runs to do (default: all)")
+    parser.add_argument("--last-check", type=int, help="step after whose check a run ends (default: the last one)")
     args = parser.parse_args()
     scale = replace(SCALE, steps=args.steps, every=args.every)
     found = json.loads(args.json.read_text()) if args.json.exists() else {}
@@ -71,7 +111,12 @@ def main() -> int:
         for name in args.only:
             if name in found.get("runs", {}):
                 continue
-            one = run(name, scale, (args.folder or Path(temporary)) / name.replace(", ", "-").replace(" ", "-"))
+            one = run(
+                name,
+                scale,
+                (args.folder or Path(temporary)) / name.replace(", ", "-").replace(" ", "-"),
+                args.last_check,
+            )
             found = {
                 "machine": asdict(this_machine(before)),
                 "scale": asdict(scale),

@@ -8,12 +8,13 @@ none is raised, S: it speaks. benchmarks/planted_faults.py does the same with 32
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, Finished, metrics_lines, train
+from tests.runs import ROOT, Finished, RunProcess, metrics_lines, start_run, train
 from tests.slow.test_overfit import english_samples, write_config
 
 ENTRY = str(ROOT / "tests" / "slow" / "planted_faults.py")
@@ -47,7 +48,12 @@ EVERY = FOUR.every
 
 
 def trained(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str, *overrides: str, scale: Scale = FOUR
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    *overrides: str,
+    scale: Scale = FOUR,
+    start: Callable[..., RunProcess] = start_run,
 ) -> Finished:
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("NUM_PROMPTS", str(scale.num_prompts))
@@ -58,7 +64,7 @@ def trained(
         *("--generation_check.max_codes", str(scale.codes[1] + 15)),
         *("--generation_check.temperature", "0", "--data.num_workers", "0"),
     )
-    return train(folder / "run", *check, *BOUNDS, *overrides, config=str(config), entry=ENTRY)
+    return train(folder / "run", *check, *BOUNDS, *overrides, config=str(config), entry=ENTRY, start=start)
 
 
 def checks(folder: Path) -> dict[int, dict[str, float]]:
