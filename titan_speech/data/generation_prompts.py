@@ -2,7 +2,8 @@
 
 In: the sets of `[data] held_out` and the streams of the data plan. Out: `GenerationPrompt`s, the same at every start:
 the prefix in the prompt template of a task that the run trains, and the number of codes of the recording. A clone
-prompt has its reference in it; speech without text has no prefix to tell samples apart and is left out.
+prompt has its reference in it; speech without text has no prefix to tell samples apart and is left out. Of each
+language and task, prompts whose recording is shorter than `max_codes` come first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.prompt_template import Task, template_task
 
+MAX_PART = 0.8
+"""Of `max_codes`, that a recording takes: another reading of the text may be longer."""
 PROMPTED = (Task.TTS, Task.CLONE, Task.CONTINUATION)
 
 
@@ -80,7 +83,12 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
                             sample_id, task, stream.language, prefix_T, num_codes, row.transcript_native or ""
                         )
                         by_stream[stream.language, stream.task].append(prompt)
-    prompts = _in_turn([by_stream[key] for key in sorted(by_stream)], wanted.num_prompts)
+    # A recording that is longer than what is generated cannot end in a stop, however sound the model is.
+    groups = [
+        sorted(by_stream[key], key=lambda prompt: prompt.num_target_codes > MAX_PART * wanted.max_codes)
+        for key in sorted(by_stream)
+    ]
+    prompts = _in_turn(groups, wanted.num_prompts)
     if not prompts:
         raise ConfigError(
             f"generation_check.every_steps = {wanted.every_steps}: data.held_out = {list(config.data.held_out)!r} has "
