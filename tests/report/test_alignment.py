@@ -71,3 +71,22 @@ def test_steps_after_a_checkpoint_are_made_again(tmp_path: Path) -> None:
     assert read_steps(folder) == []
     assert not (folder / "rollouts" / "step-1.json").exists()
     assert not (folder / "rollouts" / "step-1").exists(), "the sound of answers that are made again"
+
+
+def test_a_preference_run_shows_its_pairs_and_those_that_were_held_out(tmp_path: Path) -> None:
+    folder = tmp_path / "dpo"
+    folder.mkdir()
+    (folder / "config.toml").write_text("[job]\n")
+    names = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_logp", "rejected_logp")
+    values = {f"preference/{name}": 0.5 for name in names}
+    held_out = {f"validation/gold/{name}": value for name, value in values.items()}
+    lines = [{"step": 1, **values, "preference/loss/source/pairs": 0.5}]
+    lines += [{"step": 1, "event": "validation", "set": "gold", **held_out}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html = page(open_runs([folder]))
+    assert "Preference training" in html
+    assert "Held-out pairs of gold" in html
+    assert "Loss of pairs" in html
+    assert "Drift of chosen answers" not in html  # it was not logged
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert "Preference training" not in page(open_runs([folder]))

@@ -228,6 +228,9 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return state
 
 
+SHARDED = ("--parallelism.data_parallel_shard_degree", "2")
+
+
 def test_a_killed_run_ends_with_the_weights_of_a_straight_one(
     straight: Path, pairs_store: Path, tmp_path: Path
 ) -> None:
@@ -253,10 +256,13 @@ def test_a_killed_run_ends_with_the_weights_of_a_straight_one(
         (2, ("--parallelism.tensor_parallel_degree", "2")),
         (2, ("--parallelism.context_parallel_degree", "2")),
         (2, ("--parallelism.data_parallel_shard_degree", "1", "--parallelism.data_parallel_replicate_degree", "2")),
+        (4, (*SHARDED, "--parallelism.data_parallel_replicate_degree", "2", "--training.local_batch_packs", "1")),
+        (2, (*SHARDED, "--parallelism.fsdp_reshard_after_forward", "never")),
+        (1, ("--compile.enable", "true")),
         (1, ("--loss.num_chunks", "1")),
         (1, ("--training.local_batch_packs", "1")),
     ],
-    ids=["fsdp", "tp", "cp", "ddp", "full-logits", "accumulation"],
+    ids=["fsdp", "tp", "cp", "ddp", "hsdp", "zero-2", "compiled", "full-logits", "accumulation"],
 )
 def test_layouts_agree(layout: tuple[int, tuple[str, ...]], straight: Path, pairs_store: Path, tmp_path: Path) -> None:
     world_size, words = layout

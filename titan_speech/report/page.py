@@ -32,6 +32,7 @@ from titan_speech.report.sections.losses import losses
 from titan_speech.report.sections.mixture import mixture
 from titan_speech.report.sections.optimization import optimization
 from titan_speech.report.sections.overview import STATES, overview
+from titan_speech.report.sections.preference import preference
 from titan_speech.report.sections.provenance import provenance
 from titan_speech.report.sections.tensors import tensors
 from titan_speech.report.sections.throughput import throughput
@@ -43,6 +44,7 @@ SectionOf: TypeAlias = Callable[[Sequence[Run]], Section | None]
 SECTIONS: tuple[SectionOf, ...] = (
     overview,
     losses,
+    preference,
     alignment,
     validation,
     generation,

@@ -5,6 +5,7 @@ losses.py        training loss, by group
 validation.py    losses and perplexity on held-out sets
 generation.py    measures of generation checks, and their sound
 evaluation.py    scores of checkpoints, the worst clips, prompts to listen to
+preference.py    loss, accuracy and margin of preference pairs, drift from the reference
 alignment.py     a reward training: parity, breaches, answers to listen to
 optimization.py  learning rate, gradient norm, skipped steps
 tensors.py       norms of weights, gradients, updates and activations
