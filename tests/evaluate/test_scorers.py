@@ -160,6 +160,12 @@ def test_trust_is_refused_for_few_clips_no_answers_many_errors_and_other_version
     assert good.chosen("hi", {"scripted": "1"}) == ("scripted", "")
     assert good.chosen("hi", {"scripted": "2"})[0] is None
     assert "other recognizers" in good.chosen("hi", {"scripted": "2"})[1]
+    greek = measure_trust(recordings("el", "ένα"), [LoadedModel(ScriptedAsr(lambda i, _: "ένα"))], rules=RULES)
+    assert greek.rows[0].reasons == ("the script of el is not known, so its transcripts cannot be checked",)
+    latin = ScriptedAsr(lambda i, _: "a" if i % 5 == 0 else HINDI)
+    share = measure_trust(recordings("hi", HINDI), [LoadedModel(latin)], rules=RULES).rows[0].script
+    num_letters = 20 * sum(map(str.isalpha, HINDI))
+    assert share == pytest.approx(num_letters / (num_letters + 5), abs=1e-6), "of letters, not of clips"
 
 
 def test_a_trust_table_is_read_back_and_changes_the_series_of_a_result(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from titan_speech.evaluate.result import ResultKey, make_result
 from titan_speech.evaluate.scorers.edit_distance import count_errors
 from titan_speech.evaluate.scorers.words import NOT_MEASURED, transcribe, word_scores
 from titan_speech.evaluate.statistics import intervals
+from titan_speech.tokenization.languages import script_of
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.record_types import check_types
@@ -244,7 +245,9 @@ def _reasons(row: TrustRow, bounds: TrustBounds) -> list[str]:
         reasons.append(f"{row.num_prompts} recordings, expected at least {bounds.min_prompts}")
     if row.coverage < bounds.min_coverage:
         reasons.append(f"answered {row.coverage:.0%} of them, expected {bounds.min_coverage:.0%}")
-    if row.script is None or row.script < bounds.min_script:
+    if script_of(row.language) is None:
+        reasons.append(f"the script of {row.language} is not known, so its transcripts cannot be checked")
+    elif row.script is None or row.script < bounds.min_script:
         share = "no letters" if row.script is None else f"{row.script:.0%}"
         reasons.append(f"{share} in the right script, expected {bounds.min_script:.0%}")
     if row.cer_high is None or row.cer_high > bounds.max_cer:

@@ -128,12 +128,12 @@ def word_scores(
     words, letters = text_errors(text, heard, language, rules, spellings)
     if not words.num_reference:
         return _missing("the text has no letter or digit")
-    share = share_in_script(heard, language)
+    share, num_letters = share_in_script(heard, language), sum(map(str.isalpha, heard))
     return {
         "wer": Score(words.rate, words.num_reference, detail=heard),
         "cer": Score(letters.rate, letters.num_reference, detail=heard),
         "insertions": Score(words.insertions / words.num_reference, words.num_reference),
-        "asr_script": Score.missing("no letters of a known script") if share is None else Score(share),
+        "asr_script": Score.missing("no letters of a known script") if share is None else Score(share, num_letters),
     }
 
 
