@@ -12,7 +12,8 @@ EXIT_BAD_INPUT = 2
 """Configuration, stores or checkpoints are not as they should be, found before the first step."""
 
 EXIT_UNHEALTHY = 3
-"""The run stopped itself after its first step, over health, data or checkpoints: it would do the same again."""
+"""A run or a reward training stopped itself over its health, or after its first step over data or checkpoints: it would
+do the same again."""
 
 EXIT_HUNG = 4
 """Another rank is lost or did not answer: a restart resumes from the last checkpoint."""

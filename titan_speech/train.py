@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
 from titan_speech.distributed.last_words import end, resume_hint, say, write_error_file
 from titan_speech.distributed.lost_rank import first_line, is_of_a_collective
-from titan_speech.errors import RendezvousError, TitanSpeechError
+from titan_speech.errors import HealthError, RendezvousError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
 from titan_speech.health.orphan import stop_with_launcher
 from titan_speech.health.signals import StopRun
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_HUNG
     except TitanSpeechError as error:
         end(str(error))
-        return EXIT_UNHEALTHY if trainer is not None and trainer.has_trained else EXIT_BAD_INPUT
+        has_trained = trainer is not None and trainer.has_trained
+        # a check that the last step of an earlier start failed fails before the first step of this one
+        return EXIT_UNHEALTHY if has_trained or isinstance(error, HealthError) else EXIT_BAD_INPUT
     except BaseException as error:  # torch's error of a checkpoint is no Exception
         if not is_of_a_collective(error):
             logging.getLogger(__name__).error("The run failed", exc_info=True, extra=PRINTED)  # Python prints it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,26 +15,48 @@ from tests.runs import ROOT, SMALL
 from titan_speech import train
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.saver import SaveJob, SaveResult
+from titan_speech.cli import main
 from titan_speech.config.schema_operations import CheckpointConfig
-from titan_speech.errors import DataError
+from titan_speech.errors import DataError, HealthError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_UNHEALTHY
 
 
-@pytest.mark.parametrize(("has_trained", "code"), [(False, EXIT_BAD_INPUT), (True, EXIT_UNHEALTHY)])
+@pytest.mark.parametrize(
+    ("error", "has_trained", "code"),
+    [
+        (DataError, False, EXIT_BAD_INPUT),
+        (DataError, True, EXIT_UNHEALTHY),
+        (HealthError, False, EXIT_UNHEALTHY),  # a generation check that a resumed run repeats
+    ],
+)
 def test_bad_input_found_after_the_first_step_has_another_code_than_before_it(
-    has_trained: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[Exception],
+    has_trained: bool,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def prepare(*arguments: object) -> SimpleNamespace:
         return SimpleNamespace(has_trained=has_trained)
 
     def run(trainer: SimpleNamespace) -> None:
-        raise DataError("shard 3 is damaged")
+        raise error("shard 3 is damaged")
 
     monkeypatch.setattr(train, "set_single_process_defaults", lambda: None)
     monkeypatch.setattr(train, "prepare", prepare)
     monkeypatch.setattr(train, "run", run)
     assert train.main([]) == code
     assert capsys.readouterr().err == "titan_speech: shard 3 is damaged\n"
+
+
+def test_a_command_that_stops_itself_has_the_code_of_a_run_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_its_bounds(args: object) -> int:
+        raise HealthError("step 5 left its bounds")
+
+    words = ["align", "grpo", "--model", "m", "--prompts", "p", "--output", "o"]
+    command, _ = main.find_command(words)
+    monkeypatch.setattr(main, "find_command", lambda _: (replace(command, run=left_its_bounds), words[2:]))
+    assert main.main(words) == EXIT_UNHEALTHY
 
 
 @pytest.mark.parametrize("words", [("titan_speech.train", "--job.config_file"), ("titan_speech", "train")], ids=str)

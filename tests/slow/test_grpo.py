@@ -16,6 +16,7 @@ import pytest
 from tests.preference_samples import write_mixed
 from tests.runs import ROOT, train_well
 from titan_speech.align.steps import read_steps
+from titan_speech.exit_codes import EXIT_UNHEALTHY
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,7 +82,7 @@ def test_a_hacked_reward_is_stopped_within_ten_steps(base: Path, tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-m", "titan_speech", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode != 0
+    assert done.returncode == EXIT_UNHEALTHY
     found = read_steps(tmp_path / "grpo.work")
     print(f"stopped at step {len(found)}: {found[-1]['num_codes']:.2f} codes")
     assert len(found) <= 10

@@ -39,8 +39,8 @@ from titan_speech.cli import (
     train,
 )
 from titan_speech.cli.command import Command
-from titan_speech.errors import TitanSpeechError
-from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED
+from titan_speech.errors import HealthError, TitanSpeechError
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNHEALTHY
 from titan_speech.utils.printable import make_log_records_printable, message, printable_stdout
 
 COMMANDS = (
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_DONE if code is None else code
     except TitanSpeechError as error:
         print(message(f"{command.prog}: {error}"), file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_UNHEALTHY if isinstance(error, HealthError) else EXIT_BAD_INPUT
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
