@@ -27,7 +27,11 @@ def test_every_axis_has_two_ticks_within_the_range(low: float, high: float, is_l
         assert len({text for _, text in ticks}) == len(ticks), ticks
 
 
-def test_a_range_below_the_smallest_power_of_ten_has_an_axis() -> None:
-    values_P = np.array([0.0, 5e-324])
+@pytest.mark.parametrize("is_log", [False, True])
+@pytest.mark.parametrize("values", [[0.0, 5e-324], [5e-324, 1e-310], [0.0, 1e-290], [1e-20, 2e-20], [-9e299, 9e299]])
+def test_values_at_the_ends_of_a_float_have_an_axis(values: list[float], is_log: bool) -> None:
+    values_P = np.array(values)
     curve = Curve(np.array([1.0, 2.0]), values_P, values_P, values_P)
-    assert draw(Chart("loss", "nats", (Line("loss", curve),))).y_ticks
+    ticks = draw(Chart("loss", "nats", (Line("loss", curve),), is_log=is_log)).y_ticks
+    assert ticks
+    assert len({at for at, _ in ticks}) == len(ticks) or is_log

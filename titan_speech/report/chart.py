@@ -25,6 +25,8 @@ NUM_COLORS = 8
 """Colors of lines in page.css; the ninth line begins again, dashed."""
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 20
+LEAST_OF_LOG = 1e-30
+"""On an axis of logarithms; what is below it is drawn there."""
 PADDING = 0.06
 """Of the range of values, above and below."""
 
@@ -160,7 +162,7 @@ def draw(chart: Chart) -> Drawing:
         return left + (x_P - low_x) / ((high_x - low_x) or 1.0) * (right - left)
 
     def to_y(value_P: NDArray[np.float64]) -> NDArray[np.float64]:
-        scaled_P = np.log10(np.maximum(value_P, 1e-30)) if chart.is_log else value_P
+        scaled_P = np.log10(np.maximum(value_P, LEAST_OF_LOG)) if chart.is_log else value_P
         return np.clip(bottom - (scaled_P - low_y) / ((high_y - low_y) or 1.0) * (bottom - top), -9999, 9999)
 
     paths = tuple(_path(line, to_x, to_y) for line in chart.lines if len(line.curve.x_P))
@@ -221,7 +223,7 @@ def _value_range(chart: Chart) -> tuple[float, float]:
     """Lowest and highest value of the axis; their logarithms if the axis is one."""
     arrays = [array for line in chart.lines for array in (line.curve.low_P, line.curve.high_P)]
     if chart.is_log:
-        positive = [array_P[array_P > 0] for array_P in arrays]
+        positive = [array_P[array_P > LEAST_OF_LOG] for array_P in arrays]
         low, high = _extent([np.log10(array_P) for array_P in positive])
         return low - PADDING * (high - low), high + PADDING * (high - low)
     filled = [array_P for array_P in arrays if len(array_P)]
@@ -245,7 +247,7 @@ def _nice_ticks(low: float, high: float, count: int) -> list[float]:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     if last - first < 1 and count < 16:  # one tick is no scale
         return _nice_ticks(low, high, 2 * count)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
