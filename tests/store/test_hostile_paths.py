@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +35,7 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
 from titan_speech.store.remote_files import read_remote_manifest
 from titan_speech.store.transfer import pull_store, push_store
+from titan_speech.store.verify import verify_store
 from titan_speech.utils.safe_path import (
     UnsafePathError,
     byte_count,
@@ -168,6 +172,44 @@ def test_a_checksum_is_never_a_file_name_of_its_writers_choice(
         with pytest.raises(DataError, match="64 digits"):
             read_manifest(folder)
     assert victim.read_bytes() == EVIL
+
+
+def test_a_claimed_size_takes_no_memory(
+    s3_server: S3Server, storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = {"num_bytes": 1 << 60}
+    url = hostile_store(s3_server, storage, f"size-{claimed['num_bytes']}", lambda file: file.update(claimed))
+    with pytest.raises(DataError, match=r"claims 1,152,921,504,606,846,976 bytes, expected at most"):
+        pull_store(url, tmp_path / "pulled", storage)
+    assert everything_below(tmp_path) == []
+
+    claimed["num_bytes"] = 1 << 40  # one object may have that: 131,072 ranges
+    url = hostile_store(s3_server, storage, f"size-{claimed['num_bytes']}", lambda file: file.update(claimed))
+    client, num_submitted = client_of(storage), 0
+    submit = client.pool.submit
+
+    def counted_submit(*arguments: Any) -> Any:
+        nonlocal num_submitted
+        num_submitted += 1
+        return submit(*arguments)
+
+    monkeypatch.setattr(client.pool, "submit", counted_submit)
+    with pytest.raises(DataError, match=r"00000\.tokens"):
+        pull_store(url, tmp_path / "pulled", storage)
+    assert num_submitted < 1000
+
+
+@pytest.mark.parametrize("suffix", ["tokens", "parquet"])
+def test_a_pipe_in_the_place_of_a_file_is_a_problem_and_not_opened(tmp_path: Path, suffix: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(DEMO_STORE, store)
+    file = store / f"asterisk.en.speech/00000.{suffix}"
+    file.unlink()
+    os.mkfifo(file)
+    writer = os.open(file, os.O_RDWR)  # a reader that opens it finds an end, and the test an error, sooner or later
+    threading.Timer(2, os.close, (writer,)).start()
+    found = verify_store(store, num_workers=1)
+    assert any("is no regular file" in problem for problem in found.problems), found
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 In: a `RemoteFile` and a `PartialFile`, new or left by a killed process. Out: the complete file with the expected
 content, or a `DataError`; nothing else is ever taken for the file. Ranges of all files of a process share its
-connections, so memory is one chunk of 1 MB per connection, whatever the size of the object.
+connections, so memory is one chunk of 1 MB per connection and a byte per range, whatever size a manifest claims.
 
 A file whose checksum is wrong is fetched once more, as bytes may have changed on the way; the second failure means that
 the object itself is damaged. s3transfer is not used: it keeps no record of finished ranges that outlives its process,
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from titan_speech.errors import DataError
@@ -26,6 +28,10 @@ from titan_speech.utils.safe_path import byte_count, open_without_link, path_ins
 
 RANGE_BYTES = 8 << 20
 FILES_AT_ONCE = 8
+MAX_OBJECT_BYTES = 64 << 40
+"""Amazon's objects have at most 50 TB; what a manifest claims above it is no size of an object."""
+_RANGES_AHEAD = 256
+"""Submitted and not yet hashed: 2 GB, more than any sensible number of connections has on the way."""
 _HASH_BYTES = 1 << 20
 _DONE = b"\1"
 
@@ -42,7 +48,11 @@ class RemoteFile:
 
     def __post_init__(self) -> None:
         """The cache names files by their sha256, so nothing else may be in that field."""
-        byte_count(self.num_bytes)
+        if byte_count(self.num_bytes) > MAX_OBJECT_BYTES:
+            raise DataError(
+                f"{self.url}: the manifest claims {self.num_bytes:,} bytes, expected at most {MAX_OBJECT_BYTES:,}; "
+                "find out who made it before you use it"
+            )
         sha256_text(self.sha256)
 
 
@@ -132,16 +142,23 @@ def _fetch_missing_ranges(client: Client, file: RemoteFile, partial: PartialFile
         client.read_range_into(file.url, *partial.span(i), partial.file_number)
         partial.record_range(i)
 
-    futures: dict[int, Future[None]] = {i: client.pool.submit(fetch_range, i) for i in partial.missing_ranges()}
+    waiting: deque[tuple[int, Future[None]]] = deque()
+    missing = partial.missing_ranges()
+
+    def submit(num_ranges: int) -> None:
+        waiting.extend((i, client.pool.submit(fetch_range, i)) for i in islice(missing, num_ranges))
+
     try:
+        submit(_RANGES_AHEAD)
         for i in range(partial.num_ranges):
-            if i in futures:
-                futures.pop(i).result()
+            if waiting and waiting[0][0] == i:
+                waiting.popleft()[1].result()
+                submit(1)
             partial.hash_range(i)
     finally:
-        for future in futures.values():
+        for _, future in waiting:
             future.cancel()
-        wait(futures.values())  # none may write once the file is closed
+        wait(future for _, future in waiting)  # none may write once the file is closed
 
 
 def download_files(

@@ -207,10 +207,10 @@ class LocalFiles:
         return mapped_array(path, dtype) if has_size else None
 
     def sidecar(self, file: FileInfo, verify: bool = False) -> Path:
-        return self._verified_path(file) if verify else self.folder / file.path
+        return self._verified_path(file) if verify else self._path_of(file)
 
     def sha256(self, file: FileInfo) -> str:
-        with open(self.folder / file.path, "rb") as opened:
+        with open(self._path_of(file), "rb") as opened:
             return sha256_of(opened)
 
     def has(self, file: FileInfo) -> bool:
@@ -222,8 +222,15 @@ class LocalFiles:
     def track_open_array(self, num_bytes: int, close: Callable[[], object]) -> None:
         """Nothing to do: mappings of a folder cost nothing to keep."""
 
-    def _verified_path(self, file: FileInfo) -> Path:
+    def _path_of(self, file: FileInfo) -> Path:
+        """Of a file that is missing, too; opening a named pipe would wait for ever."""
         path = self.folder / file.path
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no regular file; {REPAIR}")
+        return path
+
+    def _verified_path(self, file: FileInfo) -> Path:
+        path = self._path_of(file)
         try:
             with open(path, "rb") as opened:
                 found = file.sha256 if is_intact(opened, file) else sha256_of(opened)
