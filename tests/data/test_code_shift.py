@@ -12,6 +12,8 @@ from tests.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.code_shift import (
     MIN_CODES,
+    SHIFTS,
+    SMOOTHING,
     Counts,
     HeldOutCodes,
     count_codes,
@@ -53,6 +55,19 @@ def test_another_language_is_no_shift_and_does_not_hide_one(language: str) -> No
     counts_K, english_K = codes_of(language), codes_of("en")
     assert shift_found(counts_K, english_K) == ""
     assert shift_found(np.roll(counts_K, 1), english_K).startswith("they are shifted by +1")
+
+
+def test_a_hum_that_held_out_samples_lack_is_no_shift(held_out_K: Counts) -> None:
+    counts_K = count_stored_codes(open_store(ROOT / "demo_data").parts, samples_per_part=20)
+    is_free_K = held_out_K == 0
+    hum, shift = max(
+        ((int(code), shift) for shift in SHIFTS for code in np.flatnonzero(is_free_K[8:-8]) + 8),
+        key=lambda one: held_out_K[one[0] - one[1]],
+    )
+    counts_K[hum] += 2 * counts_K.sum()
+    log_p_K = np.log(held_out_K + SMOOTHING)
+    assert log_p_K[hum - shift] > log_p_K[hum] + 3, "two thirds of all codes fit far better when they are shifted"
+    assert shift_found(counts_K, held_out_K) == ""
 
 
 def test_too_few_codes_say_nothing(held_out_K: Counts) -> None:

@@ -107,16 +107,21 @@ def shift_found(counts_K: Counts, held_out_K: Counts) -> str:
     if min(counts_K.sum(), held_out_K.sum()) < MIN_CODES:
         return ""
     log_p_K = np.log(held_out_K + SMOOTHING)
-    usual = _mean_log_p(counts_K, log_p_K, 0)
-    gains = {shift: _mean_log_p(counts_K, log_p_K, -shift) - usual for shift in SHIFTS}
+    gains = {shift: _gain(counts_K, log_p_K, -shift) for shift in SHIFTS}
     shift = max(gains, key=gains.__getitem__)
-    if gains[shift] < MIN_GAIN_NATS:
+    once_K = np.minimum(counts_K, 1)  # a hum that the held-out samples lack is one code of many, however long
+    if gains[shift] < MIN_GAIN_NATS or _gain(once_K, log_p_K, -shift) <= 0:
         return ""
     return (
         f"they are shifted by {shift:+} against held-out ones: {int(counts_K.sum()):,} codes fit {gains[shift]:.2f} "
         f"nats per code better with {-shift:+}. One of the two was imported wrongly, as codes that count from 1 are: "
         "listen to both (titan-speech store audit), and build the wrong one again"
     )
+
+
+def _gain(counts_K: Counts, log_p_K: NDArray[np.float64], added: int) -> float:
+    """Nats per code by which codes plus a constant fit better than codes as they are."""
+    return _mean_log_p(counts_K, log_p_K, added) - _mean_log_p(counts_K, log_p_K, 0)
 
 
 def _mean_log_p(counts_K: Counts, log_p_K: NDArray[np.float64], added: int) -> float:
