@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ class RandomPolicy:
     @property
     def identity(self) -> Mapping[str, Any]:
         return {"model": "random", "step": 1, "weights": "0"}
+
+    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+        """It is no model."""
 
     def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
         if self.cut_after is not None and len(self.asked) == self.cut_after:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.align.journal import DAMAGED, check_settings, damaged, open_lines, read_lines
+from titan_speech.align.parity import PolicyParity, measure_parity
 from titan_speech.align.prompts import Prompt
 from titan_speech.evaluate.result import MAX_SCORE
 from titan_speech.generate.load import TrainedRun
@@ -56,6 +57,10 @@ class Policy(Protocol):
         """Sample `count` answers; the same for the same `decoding.seed`."""
         ...
 
+    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+        """How far what answers is from the trainer; None where the trainer's own forward pass answers."""
+        ...
+
 
 @dataclass(frozen=True)
 class ExportedPolicy:
@@ -84,6 +89,12 @@ class ExportedPolicy:
     def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
         prefix_T = self.grammar.prefix(Task.TTS, prompt.parts).astype(np.int64)
         return self.model.complete([prefix_T] * count, range(count), decoding)
+
+    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+        prefixes = [self.grammar.prefix(prompt.task, prompt.parts).astype(np.int64) for prompt in prompts]
+        sampling = {"temperature": decoding.temperature or 1.0, "top_k": decoding.top_k}
+        sampling["max_new_tokens"] = min(decoding.max_codes, self.max_positions - max(map(len, prefixes)))
+        return measure_parity(self.folder, self.model.model, prefixes, self.grammar.stop_id(Task.TTS), sampling)
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,9 @@ class RunPolicy:
         seeds = (seed_of(str(number), decoding.seed) for number in range(count))
         decodings = (replace(decoding, seed=seed) for seed in seeds)
         return [generate_codes(self.trained.model, self.grammar, Task.TTS, prompt.parts, one) for one in decodings]
+
+    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+        return None
 
 
 def seed_of(name: str, seed: int) -> int:

@@ -20,6 +20,8 @@ import numpy as np
 
 from titan_speech import __version__
 from titan_speech.align.answers import Answered, Journal, Policy, answer_prompt, settings_of, write_line
+from titan_speech.align.job_files import PARITY_NAME
+from titan_speech.align.parity import NUM_PROMPTS
 from titan_speech.align.prompts import DESCRIPTION, Prompt, Prompts
 from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, NOT_SCORED, Pair, Term, has_scores, pick, reward
 from titan_speech.align.scorers import Scorer, check_names
@@ -29,6 +31,8 @@ from titan_speech.store.manifest import Manifest
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils.files import write_atomically
+from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.locks import RunLock
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.text_table import counted
@@ -92,6 +96,7 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
     Raises:
         DataError: the output exists, the scorer fails, a reward is not a number, or no prompt gives a pair.
         CheckpointError: another process is at it.
+        ModelError: what answers is not the trainer's model.
     """
     if settings.output.exists():
         raise DataError(f"{settings.output} exists already and a store is never changed: choose another path")
@@ -106,12 +111,26 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
         scorer=f"{scorer.name} {scorer.version}",
     )
     with RunLock.take(settings.journal):
+        parity = _checked_parity(policy, found.prompts, settings)
         answered = _answer(policy, found.prompts, scorer, settings, Journal(settings.journal, sampling))
         result = _pick(answered, settings)
-        record = _record(result, settings, sampling)
+        record = {**_record(result, settings, sampling), "parity": parity}
         prompts = {prompt.sample_id: prompt for prompt in found.prompts}
         _write(result, prompts, found.manifest, policy.tokenizer, settings, record)
     return result
+
+
+def _checked_parity(policy: Policy, prompts: Sequence[Prompt], settings: PairSettings) -> object:
+    """Measured once, before the first answer; answers of another model than the trainer's would be off-policy."""
+    path = settings.journal / PARITY_NAME
+    if not path.exists():
+        room = policy.max_positions - settings.decoding.min_codes - 1
+        few = [prompt for prompt in prompts if prompt.num_prefix_tokens(policy.grammar) <= room][:NUM_PROMPTS]
+        parity = policy.parity(few, settings.decoding) if few else None
+        if parity is not None:
+            parity.check()
+        write_atomically(path, json.dumps(None if parity is None else parity.record()))
+    return read_json_file(path)
 
 
 def _answer(

@@ -9,7 +9,7 @@ by three ways:
     generator     the logits that each token was sampled from, step by step with the cache
 
 Sampling from one model and training another shows only as noise in the reward; here it is refused before it costs
-anything. The bounds are those of an export in fp32 (evaluate/parity.py). Eight answers of a 1.7B in fp32 need 7 GB for
+anything. The bounds are those of an export (evaluate/parity.py). Eight answers of a 1.7B in fp32 need 7 GB for
 the trainer's copy, which is freed before training begins.
 
 Shapes: B answers, T tokens of prompt and answer, A of them of the longest answer, V rows of the vocabulary.
@@ -99,7 +99,7 @@ def measure_parity(
 
     Args:
         folder: the exported folder that `model` was loaded from.
-        model: transformers' causal language model in fp32.
+        model: transformers' causal language model, in a type that has bounds (evaluate/parity.py).
         prefixes: token ids of prompts.
         stop_id: ends an answer.
         sampling: how it is sampled: temperature, top_k, max_new_tokens.
@@ -135,7 +135,7 @@ def measure_parity(
     apart = {
         name: Apart.of(np.abs(way_BA.cpu()[kept_BA].double().numpy() - expected_N)) for name, way_BA in ways.items()
     }
-    return PolicyParity(len(prefixes), len(expected_N), apart, BOUNDS["float32"])
+    return PolicyParity(len(prefixes), len(expected_N), apart, BOUNDS[str(model.dtype).removeprefix("torch.")])
 
 
 def _padded(prefixes: Sequence[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, int]:
