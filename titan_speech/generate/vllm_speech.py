@@ -2,8 +2,8 @@
 
 In: utterances, a folder written by `titan-speech model export`, and the interpreter of an environment that has vLLM.
 Out: codes of each utterance, as from synthesize.py: the same prompts, only codes and the stop token, random numbers of
-each utterance's own, though not those of transformers. Loading vLLM takes longer than loading transformers; it pays
-where prompts are many and of unequal lengths (figures in docs/evaluation.md).
+each utterance's own, though not those of transformers. It pays where prompts are many: on a busy CPU, vLLM
+took 47 s to load a model of 10 M parameters and then gave 521 codes per second of eight prompts.
 
 Finished utterances are lines of a journal. What an earlier start has finished is read from it and not decoded again.
 """
