@@ -4,7 +4,8 @@ In: recipes (all of train_configs/ that differ, if none is named), an architectu
 benchmarks/results/compile_for_gpu.json or --json: of one layer, the head's loss and the optimizer of each recipe, in
 bf16 and in float8, all kernels, registers, shared memory and calls that leave the compiler. The exit code is 1 if a
 step breaks a rule of deviceless/findings.py. Nothing is executed, so nothing here is a time. A recipe takes half a
-minute of one core. It needs gcc and a torch built with CUDA.
+minute of one core. It needs gcc and a torch built with CUDA. `--levers` compiles one recipe with each change of
+deviceless/levers.py; `--missing` keeps what the file already has.
 
     python -m benchmarks.compile_for_gpu train_configs/pt_s1_llama3_1b.toml --precision bf16
 """
@@ -12,29 +13,23 @@ minute of one core. It needs gcc and a torch built with CUDA.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.deviceless.child import StepRequest
+from benchmarks.deviceless.child_process import run_child
 from benchmarks.deviceless.findings import judge, summarize
-from benchmarks.deviceless.stubs import build_stubs
-from benchmarks.machine import ROOT, git_revision, versions
+from benchmarks.deviceless.levers import LEVERS, RECIPE, Lever
+from benchmarks.deviceless.results import LEVER_RESULTS, RESULTS, read_steps, terminal_table, write_steps
+from benchmarks.machine import ROOT
 from benchmarks.suite import tell
 from titan_speech.estimate.offline import run_shape, run_vocabulary
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.utils.files import write_atomically
-from titan_speech.utils.text_table import table_lines
 
 PRECISIONS = {"bf16": (), "float8": ("--float8.recipe", "rowwise")}
-RESULTS = ROOT / "benchmarks/results/compile_for_gpu.json"
-STUBS = ROOT / "outputs/benchmarks/stubs"
 GPUS = 32
 """Of the layouts: a recipe of whole replicas names so many."""
 CHILD = "benchmarks.deviceless.child"
@@ -42,15 +37,22 @@ CHILD = "benchmarks.deviceless.child"
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe in a precision; `like` are recipes whose step is the same."""
+    """A recipe in a precision, perhaps changed; `like` are recipes whose step is the same."""
 
     recipe: str
     precision: str
     like: tuple[str, ...] = ()
+    lever: Lever | None = None
 
     @property
     def name(self) -> str:
-        return f"{Path(self.recipe).stem} {self.precision}"
+        return f"{Path(self.recipe).stem} {self.precision}" + (f": {self.lever.name}" if self.lever else "")
+
+    def request(self, architecture: str, world_size: int, num_layers: int = 1, max_base_rows: int = 0) -> StepRequest:
+        """What its process compiles."""
+        lever = self.lever or Lever("")
+        words = ("--job.config_file", self.recipe, *PRECISIONS[self.precision], *lever.words)
+        return StepRequest(words, architecture, world_size, num_layers, max_base_rows, lever.overrides)
 
 
 def compile_case(request: StepRequest, entry: str = CHILD) -> dict[str, Any]:
@@ -66,21 +68,7 @@ def compile_case(request: StepRequest, entry: str = CHILD) -> dict[str, Any]:
     Raises:
         RuntimeError: the process ended without a record.
     """
-    with tempfile.TemporaryDirectory(prefix="titan-speech-compile-") as folder:
-        asked, out = Path(folder) / "request.json", Path(folder) / "record.json"
-        asked.write_text(json.dumps(asdict(request)), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", entry, str(asked), str(out)],
-            env={**os.environ, **build_stubs(STUBS), "TORCHINDUCTOR_AUTOGRAD_CACHE": "0"},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if not out.exists():
-            raise RuntimeError(f"{entry} ended with {done.returncode}: {done.stderr.strip()[-1500:]}")
-        return json.loads(out.read_text(encoding="utf-8"))
+    return run_child(entry, asdict(request))
 
 
 def cases_of(recipes: Sequence[str], precisions: Sequence[str], world_size: int) -> list[Case]:
@@ -116,45 +104,32 @@ def _step_of(recipe: str, world_size: int) -> str:
 
 
 def all_recipes() -> list[str]:
-    """The recipes that are compiled, but those of the debug model, whose widths are of no GPU, and of tensor parallel
-    layouts, whose collectives inside a compiled layer do not run on fake tensors."""
+    """The recipes that are compiled: all of train_configs/ but those of `left_out`."""
+    return [path for path, reason in _recipes().items() if not reason]
+
+
+def left_out() -> dict[str, str]:
+    """Recipes that are not compiled, and why."""
+    return {path: reason for path, reason in _recipes().items() if reason}
+
+
+def _recipes() -> dict[str, str]:
+    """All recipes, each with the reason to leave it out, empty if there is none."""
     found = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "train_configs").glob("*.toml"))
     configs = {path: load_config(["--job.config_file", path], world_size=GPUS).config for path in found}
-    return [
-        path
+    return {
+        path: "it is for a CPU: a debug model in fp32, not compiled"
+        if one.model.flavor.startswith("debug") and not one.compile.enable
+        else ""
         for path, one in configs.items()
-        if one.compile.enable
-        and not one.model.flavor.startswith("debug")
-        and one.parallelism.tensor_parallel_degree == 1
-    ]
-
-
-def table(results: Sequence[dict[str, Any]]) -> list[str]:
-    head = ("step", "graphs", "kernels", "registers", "shared", "spilled", "layer", "loss", "calls outside", "verdict")
-    rows = []
-    for result in results:
-        one = result["summary"]
-        outside = ", ".join(f"{times} {name}" for name, times in sorted(one["extern"].items()))
-        verdict = "sound" if not result["findings"] else f"{len(result['findings'])} findings"
-        rows.append(
-            (
-                result["name"],
-                *(f"{one[key]:,}" for key in ("num_graphs", "num_kernels", "max_registers", "max_shared_bytes")),
-                f"{one['max_spilled_bytes']:,}",
-                *(f"{one[key] / 1e9:.2f} GB" for key in ("layer_bytes", "loss_bytes")),
-                outside,
-                verdict,
-            )
-        )
-    return table_lines([head, *rows], "<>>>>>>><<")
+    }
 
 
 def run(cases: Sequence[Case], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for case in cases:
         tell(f"compiling {case.name} for {args.arch}")
-        words = ("--job.config_file", case.recipe, *PRECISIONS[case.precision], *args.set)
-        request = StepRequest(words, args.arch, args.gpus, args.layers, args.rows)
-        record = compile_case(request)
+        request = case.request(args.arch, args.gpus, args.layers, args.rows)
+        record = compile_case(replace(request, words=(*request.words, *args.set)))
         findings = [str(finding) for finding in judge(record)]
         for finding in findings:
             tell(f"  {finding}")
@@ -165,13 +140,6 @@ def run(cases: Sequence[Case], args: argparse.Namespace) -> Iterator[dict[str, A
             "summary": asdict(summarize(record)),
             **{name: record[name] for name in ("request", "sizes", "counters", "graphs", "kernels", "error")},
         }
-
-
-def _write(out: Path, architecture: str, results: Sequence[dict[str, Any]]) -> None:
-    """All results so far."""
-    about = {"architecture": architecture, "git_revision": git_revision(), "versions": versions()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, json.dumps({**about, "steps": results}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -188,20 +156,34 @@ def main() -> int:
     parser.add_argument(
         "--json", type=Path, help=f"file to write (default: {RESULTS.relative_to(ROOT)} for all recipes)"
     )
+    parser.add_argument("--levers", action="store_true", help=f"{RECIPE} with each change, in place of recipes")
+    parser.add_argument("--missing", action="store_true", help="keep the steps of the JSON and compile the others")
     args = parser.parse_args()
-    cases = cases_of(args.recipe or all_recipes(), args.precision, args.gpus)
-    out = args.json or (None if args.recipe else RESULTS)
-    results: list[dict[str, Any]] = []
+    if args.levers:
+        cases = [Case(RECIPE, "bf16", lever=lever) for lever in LEVERS]
+    else:
+        cases = cases_of(args.recipe or all_recipes(), args.precision, args.gpus)
+    out = args.json or (LEVER_RESULTS if args.levers else None if args.recipe else RESULTS)
+    results = _results(cases, args, out)
+    if results is None:
+        return 2
+    print("\n".join(terminal_table(results)))
+    return 1 if any(result["findings"] for result in results) else 0
+
+
+def _results(cases: Sequence[Case], args: argparse.Namespace, out: Path | None) -> list[dict[str, Any]] | None:
+    """Steps of all cases, in their order, written after each; None if a process ended without a record."""
+    order = [case.name for case in cases]
+    known = {step["name"]: step for step in (read_steps(out) if args.missing and out else [])}
     try:
-        for result in run(cases, args):
-            results.append(result)
+        for result in run([case for case in cases if case.name not in known], args):
+            known[result["name"]] = result
             if out is not None:
-                _write(out, args.arch, results)
+                write_steps(out, args.arch, [known[name] for name in order if name in known])
     except RuntimeError as error:
         print(f"benchmarks.compile_for_gpu: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(table(results)))
-    return 1 if any(result["findings"] for result in results) else 0
+        return None
+    return [known[name] for name in order]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """Heads of the loss at a large vocabulary, side by side: `python -m benchmarks.loss_heads [--rows N] [--json OUT]`.
 
-In: vocabulary rows, tokens, width, steps. Out: for each head the peak of what it allocates, the error of its gradients
-against fp64, and the loss after the same steps from the same start, because a faster head that loses precision shows
-there and nowhere else. On a GPU also the time of a forward and backward pass. Every head must give the loss of each
-token (`reduction="none"`), since losses are reported by group from the same pass; one that cannot is measured and
-marked.
-
-    chunked   TorchTitan's chunked loss over ours: logits of one chunk at a time, backward within the forward pass
-    full      all logits at once
-    torch     torch.nn.functional.linear_cross_entropy with its options, for each token and summed
-    liger     liger-kernel's fused head, where it is installed and there is a GPU
+In: vocabulary rows, tokens, width, steps. Out: for each head the error of its gradients against fp64 and the loss after
+the same steps from the same start, because a faster head that loses precision shows there and nowhere else; on a GPU
+also the time of a forward and backward pass. `--arch sm_90` adds, without a GPU, what a pass at a run's full size takes
+there: launches, bytes, peak memory (deviceless/heads.py). Every head must give the loss of each token
+(`reduction="none"`), since losses are reported by group from the same pass; one that cannot is measured and marked.
+The rule that follows is `titan_speech/estimate/loss_head.py`.
+Liger's head is measured where liger-kernel is installed, on a CPU with TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -18,71 +15,23 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchtitan.components.loss import ChunkedLossWrapper
-from torchtitan.config import CompileConfig
 
-from titan_speech.estimate.tracker import OperatorTracker
-from titan_speech.training.loss import GroupedCrossEntropy
+from benchmarks.deviceless.child_process import run_child
+from benchmarks.deviceless.head_counter import HeadCounter
+from benchmarks.deviceless.heads import HeadCount, HeadsRequest
+from benchmarks.loss_head_kinds import PER_TOKEN, Head, available_heads
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import table_lines
 
 # Shapes: N tokens, D width, V vocabulary rows.
-
-Head = Callable[[torch.Tensor, nn.Linear, torch.Tensor], torch.Tensor]
-"""Hidden states [1, N, D], the head's matrix and ids [1, N] to the mean loss; gradients follow by backward()."""
-NUM_CHUNKS = 8
-
-
-def chunked(hidden_1ND: torch.Tensor, head: nn.Linear, ids_1N: torch.Tensor) -> torch.Tensor:
-    loss_fn = GroupedCrossEntropy.Config(num_rows=head.out_features, num_streams=1, kind_boundaries=(1, 2))
-    wrapper = ChunkedLossWrapper.Config(num_chunks=NUM_CHUNKS, loss_fn=loss_fn).build(compile_config=CompileConfig())
-    wrapper.set_lm_head(head)
-    loss, _ = wrapper(hidden_1ND, ids_1N, torch.tensor(float(ids_1N.numel()), device=ids_1N.device))
-    return loss
-
-
-def full(hidden_1ND: torch.Tensor, head: nn.Linear, ids_1N: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden_1ND)[0].float(), ids_1N[0], reduction="none").mean()
-
-
-def of_torch(hidden_1ND: torch.Tensor, head: nn.Linear, ids_1N: torch.Tensor) -> torch.Tensor:
-    options = nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(hidden_1ND[0], head.weight, ids_1N[0], reduction="none", options=options).mean()
-
-
-def of_torch_summed(hidden_1ND: torch.Tensor, head: nn.Linear, ids_1N: torch.Tensor) -> torch.Tensor:
-    options = nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(hidden_1ND[0], head.weight, ids_1N[0], reduction="mean", options=options)
-
-
-def of_liger(hidden_1ND: torch.Tensor, head: nn.Linear, ids_1N: torch.Tensor) -> torch.Tensor:
-    from liger_kernel.transformers.functional import (  # pyright: ignore[reportMissingImports]
-        liger_fused_linear_cross_entropy,
-    )
-
-    return liger_fused_linear_cross_entropy(hidden_1ND[0], head.weight, ids_1N[0], reduction="mean")
-
-
-def available_heads() -> dict[str, Head]:
-    heads: dict[str, Head] = {"chunked": chunked, "full": full}
-    if hasattr(F, "linear_cross_entropy"):
-        heads["torch"], heads["torch, summed"] = of_torch, of_torch_summed
-    if torch.cuda.is_available() and find_spec("liger_kernel") is not None:
-        heads["liger"] = of_liger
-    return heads
-
-
-PER_TOKEN = {"chunked": True, "full": True, "torch": True, "torch, summed": False, "liger": False}
-"""Whether a head, as it is called here, gives the loss of each token."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +64,8 @@ def problem(num_tokens: int, dim: int, num_rows: int, device: str) -> tuple[torc
 
 def measure(name: str, head_of: Head, sizes: tuple[int, int, int], num_steps: int, device: str) -> HeadResult:
     hidden, head, ids = problem(*sizes, device)
-    tracker = OperatorTracker()
-    with tracker:
+    counter = HeadCounter(sizes[0])
+    with counter:
         head_of(hidden, head, ids).backward()
     began = time.perf_counter()
     again, head_again, ids = problem(*sizes, device)
@@ -127,7 +76,7 @@ def measure(name: str, head_of: Head, sizes: tuple[int, int, int], num_steps: in
     exact_hidden, exact_weight = exact_gradients(sizes, device)
     return HeadResult(
         name=name,
-        peak_bytes=_peak(tracker),
+        peak_bytes=counter.peak_bytes,
         hidden_error=_error(hidden.grad, exact_hidden),
         weight_error=_error(head.weight.grad, exact_weight),
         loss_after=loss_after(head_of, sizes, num_steps, device),
@@ -164,14 +113,6 @@ def loss_after(head_of: Head, sizes: tuple[int, int, int], num_steps: int, devic
         return float(F.cross_entropy(masters[0][0].double() @ masters[1].double().T, ids[0]))
 
 
-def _peak(tracker: OperatorTracker) -> int:
-    held = peak = 0
-    for event in tracker.events:
-        held += event.change
-        peak = max(peak, held)
-    return peak
-
-
 def _error(found: torch.Tensor | None, exact: torch.Tensor) -> float:
     assert found is not None
     return float((found.double() - exact).abs().max() / exact.abs().max())
@@ -194,24 +135,64 @@ def table(results: Sequence[HeadResult], num_steps: int) -> list[str]:
     return table_lines([head, *rows], "<>>>>><")
 
 
+def counted(request: HeadsRequest) -> list[HeadCount]:
+    """What a pass of each head takes on a GPU that is not here."""
+    record = run_child("benchmarks.deviceless.heads", asdict(request))
+    return [HeadCount(**count) for count in record]
+
+
+def table_of_counts(counts: Sequence[HeadCount]) -> list[str]:
+    head = ("head", "launches", "products", "moved", "peak", "host syncs", "registers", "spilled", "")
+    rows = [
+        (
+            one.name,
+            f"{one.num_launches:,}",
+            f"{one.num_products:,}",
+            f"{one.moved_bytes / 1e9:.1f} GB",
+            f"{one.peak_bytes / 1e9:.2f} GB",
+            f"{one.num_host_syncs}",
+            f"{one.max_registers}",
+            f"{one.max_spilled_bytes:,}",
+            one.error.partition("\n")[0][:80],
+        )
+        for one in counts
+    ]
+    return table_lines([head, *rows], "<>>>>>>><")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=193_920, help="of the vocabulary (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=256, help="default: %(default)s")
-    parser.add_argument("--dim", type=int, default=64, help="width (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=256, help="measured here (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=64, help="width of what is measured here (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--only", nargs="+", default=(), help="heads to measure")
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--arch", choices=("sm_90", "sm_100"), help="also count a pass there at full size")
+    parser.add_argument("--full-tokens", type=int, default=8192, help="of that pass (default: 4 packs of 2,048)")
+    parser.add_argument("--full-dim", type=int, default=2048, help="width of that pass (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="file to write; what it has of other heads is kept")
     args = parser.parse_args()
     device, sizes = "cuda" if torch.cuda.is_available() else "cpu", (args.tokens, args.dim, args.rows)
+    record: dict[str, Any] = {"device": device, "num_tokens": args.tokens, "dim": args.dim, "num_rows": args.rows}
+    record |= {"num_steps": args.steps}
+    known = json.loads(args.json.read_text("utf-8")) if args.json is not None and args.json.exists() else {}
+    kept = known if {name: known.get(name) for name in record} == record else {}
+    if args.arch is not None:
+        request = HeadsRequest(args.arch, args.rows, args.full_tokens, args.full_dim, tuple(args.only))
+        record["counted"] = {**asdict(request), "heads": [asdict(one) for one in counted(request)]}
+    elif "counted" in kept:
+        record["counted"] = kept["counted"]
     heads = {name: head for name, head in available_heads().items() if not args.only or name in args.only}
-    results = [measure(name, head, sizes, args.steps, device) for name, head in heads.items()]
-    if args.json is not None:
-        record: dict[str, Any] = {"device": device, "num_tokens": args.tokens, "dim": args.dim, "num_rows": args.rows}
-        record |= {"num_steps": args.steps, "heads": [asdict(one) for one in results]}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.json, json.dumps(record, indent=1) + "\n")
-    print("\n".join(table(results, args.steps)))
+    results = {one["name"]: one for one in kept.get("heads", ())}
+    for name, head in heads.items():
+        results[name] = asdict(measure(name, head, sizes, args.steps, device))
+        record["heads"] = [results[name] for name in PER_TOKEN if name in results]
+        if args.json is not None:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(args.json, json.dumps(record, indent=1) + "\n")
+    print("\n".join(table([HeadResult(**one) for one in record["heads"]], args.steps)))
+    if "counted" in record:
+        print("\n".join(("", *table_of_counts([HeadCount(**one) for one in record["counted"]["heads"]]))))
     return 0
 
 

@@ -74,7 +74,8 @@ def peers() -> list[Peer]:
     return [Peer(**run) for run in json.loads(FILE.read_text(encoding="utf-8"))["runs"]]
 
 
-def peer_table() -> list[str]:
+def peer_rows() -> list[tuple[str, ...]]:
+    """A head and a row for each published run."""
     head = ("published", "tokens/s/GPU", "stated MFU", "at documents' length", "by parts", "gap")
     rows = [
         (
@@ -87,8 +88,8 @@ def peer_table() -> list[str]:
         )
         for one in peers()
     ]
-    return table_lines([head, *rows], "<>>>>>")
+    return [head, *rows]
 
 
 if __name__ == "__main__":
-    print("\n".join(peer_table()))
+    print("\n".join(table_lines(peer_rows(), "<>>>>>")))

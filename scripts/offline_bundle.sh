@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # Everything that a machine without a network needs to run this project, as files of limited size.
 #
-#     bash scripts/offline_bundle.sh OUTPUT [--part-mb 48] [--arch 90] [--wheels FOLDER] [--without-torch]
+#     bash scripts/offline_bundle.sh OUTPUT [--part-mb 48] [--arch 90] [--wheels FOLDER]
+#                                           [--cuda-of-machine | --without-torch]
 #
-# In: this repository; wheels by pip, or of FOLDER. Out: OUTPUT/bundle.NN, parts of at most that size, SHA256SUMS, and
-# unpack.sh, which checks the sums, joins the parts and installs into a virtual environment (`bash unpack.sh VENV`).
-# The libraries of torch's wheel keep code of one GPU architecture only (scripts/slim_fatbin.py): 53 of 316 MiB of the
-# largest one. --without-torch leaves torch and the CUDA libraries to the machine, which must have torch 2.14.
+# In: this repository; wheels by pip for the Python that is called `python` here (the machine must have the same
+# version), or of FOLDER. Out: OUTPUT/bundle.NN, parts of at most that size, SHA256SUMS, and unpack.sh, which checks the
+# sums, joins the parts and installs into a virtual environment (`bash unpack.sh FOLDER VENV`). Libraries of torch and
+# NCCL keep code of one GPU architecture only (scripts/slim_fatbin.py).
+#   --cuda-of-machine  carry torch, Triton and NCCL; the other CUDA libraries are those of the machine's own torch, of
+#                      any version that was built for CUDA 13
+#   --without-torch    carry none of them: the machine has torch 2.14
 set -euo pipefail
 
-output=""; part_mb=48; arch=90; wheels=""; torch=yes
+output=""; part_mb=48; arch=90; wheels=""; carried=all
 while [ $# -gt 0 ]; do
   case "$1" in
     --part-mb) part_mb="$2"; shift 2 ;;
     --arch) arch="$2"; shift 2 ;;
     --wheels) wheels="$2"; shift 2 ;;
-    --without-torch) torch=no; shift ;;
-    -h|--help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --cuda-of-machine) carried=torch; shift ;;
+    --without-torch) carried=none; shift ;;
+    -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "offline_bundle.sh: found $1, expected an option of --help" >&2; exit 2 ;;
     *) output="$1"; shift ;;
   esac
@@ -40,16 +45,20 @@ git -C "$root" archive --prefix=titan_speech/ HEAD | tar xf - -C "$work/bundle"
 if [ -n "$wheels" ]; then
   cp "$wheels"/*.whl "$work/bundle/wheels/"
 else
-  python -m pip download --quiet --dest "$work/bundle/wheels" "$root"
+  python -m pip install --quiet --dry-run --ignore-installed --report "$work/resolved.json" "$root"
+  python - "$work/resolved.json" "$carried" > "$work/pins" <<'PINS'
+import json, re, sys
+LEFT_OUT = {"all": "titan", "torch": "titan|nvidia-(?!nccl)|cuda-", "none": "titan|nvidia-|cuda-|torch$|triton$"}
+for one in json.load(open(sys.argv[1]))["install"]:
+    name, version = one["metadata"]["name"], one["metadata"]["version"]
+    if not re.match(LEFT_OUT[sys.argv[2]].replace("titan", "titan[-_]speech$"), name):
+        print(f"{name}=={version}")
+PINS
+  python -m pip download --quiet --no-deps --dest "$work/bundle/wheels" --requirement "$work/pins"
 fi
-if [ "$torch" = no ]; then
-  rm -f "$work"/bundle/wheels/{torch-,nvidia_,triton-,cuda_}*
-else
-  for wheel in "$work"/bundle/wheels/torch-*.whl; do
-    [ -e "$wheel" ] || continue
-    python "$root/scripts/slim_fatbin.py" "$wheel" "$arch"
-  done
-fi
+for wheel in "$work"/bundle/wheels/{torch-,nvidia_nccl_}*.whl; do
+  if [ -e "$wheel" ]; then python "$root/scripts/slim_fatbin.py" "$wheel" "$arch"; fi
+done
 
 # One archive, cut into parts, with their sums and a script that checks them.
 mkdir -p "$output.partial"
@@ -72,8 +81,10 @@ else
 fi
 [ $# -lt 2 ] && exit 0
 python3 -m venv --system-site-packages "$2"
+packages="$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$packages/machine.pth"  # if it is in a venv itself
 "$2/bin/python" -m pip install --quiet --no-index --no-deps --find-links "$folder/wheels" "$folder"/wheels/*.whl
-echo "$folder/titan_speech" > "$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/titan_speech.pth"
+echo "$folder/titan_speech" > "$packages/titan_speech.pth"
 "$2/bin/python" -c 'import titan_speech; print("titan_speech", titan_speech.__version__)'
 UNPACK
 (cd "$output.partial" && sha256sum bundle.* unpack.sh > SHA256SUMS)

@@ -3,7 +3,8 @@
     python scripts/parallelism_page.py
 
 In: the rules and the list of untested features (titan_speech/preflight/compatibility.py), the measured parity of
-layouts (benchmarks/results/parallel_matrix.json). Out: both pages, each table between `<!-- table: NAME -->` and
+layouts (benchmarks/results/parallel_matrix.json), steps compiled without a GPU, heads of the loss and published rates
+(benchmarks/). Out: both pages, each table between `<!-- table: NAME -->` and
 `<!-- end -->`. A test compares the pages with what this prints.
 """
 
@@ -18,6 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.deviceless.results import (  # noqa: E402
+    LEVER_HEAD,
+    LEVER_RESULTS,
+    RECIPE_HEAD,
+    RESULTS,
+    lever_rows,
+    read_steps,
+    recipe_rows,
+)
+from benchmarks.loss_head_results import VOCABULARIES, head_rows  # noqa: E402
+from benchmarks.peers import peer_rows  # noqa: E402
 from tests.slow.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
 from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
@@ -37,7 +49,7 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 PAGES = {
-    ROOT / "docs" / "parallelism.md": ("rules", "pairs", "parity"),
+    ROOT / "docs" / "parallelism.md": ("rules", "pairs", "parity", "peers", "compiled", "levers", "heads"),
     ROOT / "docs" / "status.md": ("untested",),
 }
 """Each page with the names of its tables."""
@@ -46,7 +58,16 @@ SMALL = ROOT / "tests" / "assets" / "small.toml"
 
 def page(path: Path) -> str:
     """The text of a page with its tables written again."""
-    tables = {"rules": rules, "pairs": pairs, "parity": parity, "untested": untested}
+    tables = {
+        "rules": rules,
+        "pairs": pairs,
+        "parity": parity,
+        "untested": untested,
+        "peers": published_rates,
+        "compiled": compiled,
+        "levers": levers,
+        "heads": heads,
+    }
     text = path.read_text("utf-8")
     for name in PAGES[path]:
         table = tables[name]
@@ -157,6 +178,26 @@ def _figures(layout: Layout, family: str, gap: Gap | None) -> list[str]:
 
 def untested() -> str:
     return markdown(("", "why it was not run", "what was checked"), ((n.what, n.why, n.instead) for n in UNTESTED))
+
+
+def published_rates() -> str:
+    head, *rows = peer_rows()
+    return markdown(head, rows)
+
+
+def compiled() -> str:
+    return markdown(RECIPE_HEAD, recipe_rows(read_steps(RESULTS)))
+
+
+def levers() -> str:
+    return markdown(LEVER_HEAD, lever_rows(read_steps(LEVER_RESULTS)))
+
+
+def heads() -> str:
+    """Heads of the loss at both vocabularies: counted at full size, measured at a small one."""
+    header = ("head", "rows", "launches", "products", "GB moved", "peak GB", "host syncs")
+    header += ("error of weight gradients", "loss after the steps")
+    return markdown(header, (row for num_rows in VOCABULARIES for row in head_rows(num_rows)))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def parallelism(config: schema.ParallelismConfig) -> ParallelismConfig:
         data_parallel_replicate_degree=config.data_parallel_replicate_degree,
         data_parallel_shard_degree=config.data_parallel_shard_degree,
         fsdp_reshard_after_forward=config.fsdp_reshard_after_forward,
+        enable_fsdp_symm_mem=config.enable_fsdp_symm_mem,
         tensor_parallel_degree=config.tensor_parallel_degree,
         pipeline_parallel_degree=config.pipeline_parallel_degree,
         pipeline_parallel_schedule=config.pipeline_parallel_schedule,

@@ -32,6 +32,8 @@ class StepRequest:
     num_layers: int
     max_base_rows: int
     """Text rows of the vocabulary at most; 0: all that the recipe has."""
+    overrides: tuple[str, ...] = ()
+    """Factories of TorchTitan that replace parts of the model."""
 
 
 def main(request_file: Path, out: Path) -> None:
@@ -72,6 +74,7 @@ def compile_step(request: StepRequest) -> dict[str, Any]:
 
 def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
     import torchtitan.models.common.attention as attention
+    from torchtitan.config.override import OverrideConfig, apply_overrides
     from torchtitan.distributed import utils as dist_utils
 
     from benchmarks.deviceless.cuda_step import CudaStep
@@ -99,6 +102,8 @@ def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
         tree = fake_inputs(config, vocabulary, shape, request.world_size, Path(folder)).trainer
         job = TraceJob(config, shape, vocabulary, request.world_size, accumulates=False, fused_kernels=False)
         step = CudaStep(tree, job, _build_meshes(tree, request.world_size), recorder)
+        if request.overrides:  # now that each part knows how it is sharded
+            apply_overrides(OverrideConfig(imports=list(request.overrides)), step.model_config)
         sizes |= {
             "num_rows": vocabulary.num_rows,
             "packs": config.training.local_batch_packs,
@@ -110,7 +115,17 @@ def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
             "is_compiled": config.compile.enable,
         }
         step.run(NUM_STEPS)
-        sizes["num_converted"] = step.num_converted
+        head = step.head
+        sizes |= {
+            "num_converted": step.num_converted,
+            "head": {
+                "num_chunks": config.loss.num_chunks,
+                "num_launches": head.num_launches,
+                "num_products": head.num_products,
+                "moved_bytes": head.moved_bytes,
+                "peak_bytes": head.peak_bytes,
+            },
+        }
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from torchao.float8.float8_linear import Float8Linear
 from torchtitan.distributed import ParallelDims
 from torchtitan.models.common.decoder import Decoder
 
-from benchmarks.deviceless.kernels import Recorder
+from benchmarks.deviceless.head_counter import HeadCounter
+from benchmarks.deviceless.kernels import Recorder, no_tracking
 from titan_speech.estimate.rank_trace import RankTrace
 from titan_speech.estimate.step_trace import TraceJob
 from titan_speech.trainer import SpeechTrainer
@@ -36,6 +37,8 @@ class CudaStep(RankTrace):
         self.recorder = recorder
         self.num_converted = 0
         """Linear layers in float8."""
+        self.head = HeadCounter(0)
+        """Head and loss of the last step: products, logits, sums of the head's gradient over chunks."""
 
     def run(self, num_steps: int) -> None:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -82,7 +85,11 @@ class CudaStep(RankTrace):
         self.recorder.region = "loss"
         with self.context():
             count = torch.tensor(1.0, device=DEVICE)
-            loss, _ = self.loss(hidden_BLD, labels_BL, count, positions=positions_BL)
+            self.head = HeadCounter(labels_BL.numel())
+            self.recorder.running = self.head.graph
+            with self.head:
+                loss, _ = self.loss(hidden_BLD, labels_BL, count, positions=positions_BL)
+            self.recorder.running = no_tracking
         self.recorder.region = "layer"
         with self.context():
             loss.backward()

@@ -38,6 +38,9 @@ class Summary:
 
     num_graphs: int
     num_kernels: int
+    """Configurations that were compiled."""
+    num_launches: int
+    """Kernels and library calls of one layer and one chunk of the loss, forward and backward."""
     max_registers: int
     max_shared_bytes: int
     max_spilled_bytes: int
@@ -62,6 +65,7 @@ def summarize(record: Mapping[str, Any]) -> Summary:
     return Summary(
         num_graphs=len(graphs),
         num_kernels=len(kernels),
+        num_launches=sum(graph["num_launches"] for graph in graphs),
         max_registers=max((kernel["registers"] for kernel in kernels), default=0),
         max_shared_bytes=max((kernel["shared_bytes"] for kernel in kernels), default=0),
         max_spilled_bytes=max((kernel["spilled_bytes"] for kernel in kernels), default=0),

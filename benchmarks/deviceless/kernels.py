@@ -14,6 +14,8 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,9 @@ class Graph:
     direction: str
     num_operators: int
     num_kernels: int = 0
+    """Configurations of kernels that were compiled: autotuning chooses among several of each."""
+    num_launches: int = 0
+    """Kernels that are started when the graph runs, matrix products of a library among them."""
     extern: dict[str, int] = field(default_factory=dict)
     """Calls that are not kernels of this compiler: matrix products of a library, and operators that it left alone."""
     moved_bytes: int = 0
@@ -65,6 +70,8 @@ class Recorder:
         self.step, self.region = 1, "other"
         self.elementwise_bytes = 0
         """Of the graph that is being lowered."""
+        self.running: Callable[[Graph, list[Any]], AbstractContextManager[Any]] = no_tracking
+        """Entered around each run of a graph with a list that gets its results."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,7 +80,13 @@ class Recorder:
         }
 
 
+def no_tracking(graph: Graph, results: list[Any]) -> AbstractContextManager[Any]:
+    """What is entered around a graph that nobody counts."""
+    return nullcontext()
+
+
 _EXTERN = re.compile(r"extern_kernels\.(\w+)\(|(torch\.ops\.[\w.]+)\(|(aten\.[\w.]+)\(")
+_LAUNCH = re.compile(r"^ *triton_\w+\.run\(", re.MULTILINE)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -111,7 +124,7 @@ def record_compilations(shared_limit: int) -> Recorder:
             made.clear()
             try:
                 self._precompile_config(configuration)
-                _describe(kernel, made[0], shared_limit)
+                describe(kernel, made[0], shared_limit)
             except Exception as error:  # whatever a compiler raises is the finding
                 kernel.error = f"{type(error).__name__}: {str(error)[:300]}"
 
@@ -136,7 +149,7 @@ def _lowered(recorder: Recorder, module: Any, inputs: Any, config: dict[str, Any
     from torch._inductor import compile_fx, metrics
 
     def inner(graph_module: Any, example_inputs: Any, **kwargs: Any) -> Any:
-        kept = copy.deepcopy(graph_module)
+        kept = torch.fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph))  # its attributes may be fake
         calls = [node for node in graph_module.graph.nodes if node.op == "call_function"]
         graph = Graph(
             step=recorder.step,
@@ -154,14 +167,20 @@ def _lowered(recorder: Recorder, module: Any, inputs: Any, config: dict[str, Any
         source = getattr(compiled, "source_code", "") or ""
         found = ("".join(match).rpartition("torch.ops.")[2] for match in _EXTERN.findall(source))
         graph.extern = dict(Counter(found))
+        graph.num_launches = len(_LAUNCH.findall(source)) + sum(
+            times for name, times in graph.extern.items() if "wait_tensor" not in name
+        )
         graph.moved_bytes = metrics.num_bytes_accessed - bytes_before
         graph.elementwise_bytes = recorder.elementwise_bytes
 
         def run(arguments: list[Any]) -> Any:
             taken = list(arguments)
             arguments.clear()
-            result = kept(*taken)
-            return result if isinstance(result, (list, tuple)) else (result,)
+            results: list[Any] = []
+            with recorder.running(graph, results):
+                result = kept(*taken)
+                results.extend(result if isinstance(result, (list, tuple)) else (result,))
+            return results
 
         run._boxed_call = True  # type: ignore[attr-defined]
         return run
@@ -174,7 +193,7 @@ def _is_complex(node: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype.is_complex
 
 
-def _describe(kernel: Kernel, binary: Any, shared_limit: int) -> None:
+def describe(kernel: Kernel, binary: Any, shared_limit: int) -> None:
     metadata, assembly = binary.metadata, binary.asm["ptx"]
     kernel.shared_bytes, kernel.num_warps, kernel.num_stages = metadata.shared, metadata.num_warps, metadata.num_stages
     kernel.tensor_core_instructions = sum(

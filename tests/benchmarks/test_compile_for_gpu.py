@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compile_for_gpu import GPUS, all_recipes, cases_of, compile_case
+from benchmarks.compile_for_gpu import GPUS, PRECISIONS, all_recipes, cases_of, compile_case, left_out
 from benchmarks.deviceless.child import StepRequest
 from benchmarks.deviceless.findings import judge, summarize
+from benchmarks.deviceless.results import RESULTS, read_steps
+from benchmarks.machine import ROOT
 
 FORWARD = {"step": 1, "region": "layer", "direction": "forward", "extern": {"mm": 5}, "moved_bytes": 10}
-LAYER = {**FORWARD, "num_operators": 9, "num_kernels": 1, "complex_operators": 0, "host_syncs": 0}
+LAYER = {**FORWARD, "num_operators": 9, "num_kernels": 1, "num_launches": 6, "complex_operators": 0, "host_syncs": 0}
 KERNEL = {"name": "triton_0", "shared_bytes": 8, "registers": 32, "spilled_bytes": 0, "error": ""}
 SOUND: dict[str, Any] = {
     "request": {"num_layers": 1},
@@ -66,12 +68,23 @@ def test_a_float8_step_needs_every_product_in_float8() -> None:
     assert [finding.rule for finding in judge(record)] == ["float8"]
 
 
-def test_recipes_of_one_step_are_compiled_once_and_none_is_left_out() -> None:
+def test_recipes_of_one_step_are_compiled_once_and_none_is_left_out_without_a_reason() -> None:
     recipes = all_recipes()
+    found = {str(path.relative_to(ROOT)) for path in (ROOT / "train_configs").glob("*.toml")}
+    assert found == {*recipes, *left_out()}
+    assert list(left_out()) == ["train_configs/demo.toml"]
     cases = cases_of(recipes, ["bf16"], world_size=GPUS)
     assert len(recipes) == len(cases) + sum(len(case.like) for case in cases)
     assert 5 < len(cases) < len(recipes)
-    assert not any("demo" in recipe for recipe in recipes)
+
+
+def test_every_recipe_was_compiled_in_bf16_and_all_that_was_is_sound() -> None:
+    """The record beside the benchmarks; the slow tests compile again, in both precisions."""
+    steps = read_steps(RESULTS)
+    recorded = {(step["name"], tuple(step["like"])) for step in steps}
+    cases = {one: {(case.name, case.like) for case in cases_of(all_recipes(), [one], GPUS)} for one in PRECISIONS}
+    assert cases["bf16"] <= recorded <= cases["bf16"] | cases["float8"]
+    assert not [step["name"] for step in steps if step["findings"] or step["error"]]
 
 
 def test_a_layer_of_the_1b_recipe_compiles_for_hopper() -> None:

@@ -61,6 +61,13 @@ BREAKING = {
         "float8": {"recipe": "rowwise", "emulate": True},
         "compile": {"enable": True},
     },
+    "FSDP in symmetric memory with DDP": {
+        "parallelism": {
+            "data_parallel_replicate_degree": 4,
+            "data_parallel_shard_degree": 1,
+            "enable_fsdp_symm_mem": True,
+        },
+    },
     "memory budget without compiled layers": {
         "activation_checkpoint": {"kind": "memory_budget"},
         "compile": {"enable": True, "components": ("loss",)},
@@ -244,6 +251,15 @@ def test_moments_in_bf16_are_refused_on_a_cpu_alone() -> None:
     config = config_with(optimizer={"implementation": "fused_opt_states_bf16"})
     [message] = missing_device_features(config, None)
     assert 'use "fused"' in message
+    assert missing_device_features(config, (9, 0)) == []
+
+
+def test_symmetric_memory_is_refused_below_hopper() -> None:
+    config = config_with(parallelism={"enable_fsdp_symm_mem": True})
+    for capability, here in ((None, "there is no CUDA here"), ((8, 9), "this one has 8.9")):
+        [message] = missing_device_features(config, capability)
+        assert message.startswith("parallelism.enable_fsdp_symm_mem needs")
+        assert here in message
     assert missing_device_features(config, (9, 0)) == []
 
 

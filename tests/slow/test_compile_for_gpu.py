@@ -15,8 +15,7 @@ CASES = cases_of(all_recipes(), list(PRECISIONS), world_size=GPUS)
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_recipe_compiles(case: Case) -> None:
-    words = ("--job.config_file", case.recipe, *PRECISIONS[case.precision])
-    assert judge(compile_case(StepRequest(words, "sm_90", world_size=GPUS, num_layers=1, max_base_rows=0))) == []
+    assert judge(compile_case(case.request("sm_90", world_size=GPUS))) == []
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ class ParallelismConfig:
     backward pass (ZeRO-2: only gradients and optimizer state are sharded); default: always, but never with pipeline
     parallel."""
 
+    enable_fsdp_symm_mem: bool = False
+    """FSDP's collectives in symmetric memory, which needs fewer copies and fewer processors of the GPU (CUDA, compute
+    capability 9.0)."""
+
     tensor_parallel_degree: Degree = 1
     """Ranks that share each matrix, the attention heads, the vocabulary, and the sequence between layers."""
 

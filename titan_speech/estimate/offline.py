@@ -30,6 +30,7 @@ def offline_config(config: SpeechConfig) -> tuple[SpeechConfig, list[str]]:
         "compilation": config.compile.enable,
         "CUDA graphs": config.training.cuda_graphs,
         "float8": config.float8.recipe != "none",
+        "FSDP in symmetric memory": config.parallelism.enable_fsdp_symm_mem,
         "moments in bf16 (fp32 instead)": has_bf16_moments,
         "the compiler's own recomputation (selective instead)": needs_compiler,
     }
@@ -38,7 +39,7 @@ def offline_config(config: SpeechConfig) -> tuple[SpeechConfig, list[str]]:
         compile=replace(config.compile, enable=False, enable_async_tensor_parallel=False),
         float8=replace(config.float8, recipe="none", emulate=False),
         optimizer=replace(config.optimizer, implementation="fused") if has_bf16_moments else config.optimizer,
-        parallelism=replace(config.parallelism, context_parallel_load_balancer="headtail"),
+        parallelism=replace(config.parallelism, context_parallel_load_balancer="headtail", enable_fsdp_symm_mem=False),
         activation_checkpoint=replace(checkpointing, kind="selective" if needs_compiler else checkpointing.kind),
         training=replace(config.training, cuda_graphs=False),
         model=replace(config.model, attention="dense", initial=""),

@@ -7,7 +7,8 @@ published runs, but cannot show what a change is worth.
     products    for each matrix K x N and T tokens: 6 K N T FLOPs, at the part of the peak that such a size reaches
     attention   4 and 10 FLOPs per attended position, head and width, forward and backward; a kernel computes whole
                 blocks of 128 positions, so documents count with one block more than they hold
-    bytes       read and written by the compiled kernels of a layer, the logits and the optimizer, over the bandwidth
+    bytes       read and written by the compiled kernels of a layer, the logits, the sums of the head's gradient over
+                chunks of the loss, and the optimizer, over the bandwidth
 
 Efficiencies are named data (`efficiencies.py`), assumed until a report of a GPU replaces them (`--calibrate`).
 Elementwise bytes are within 15 % of those that Inductor counts for the 1B layer (a test against the recorded proof).
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.estimate.devices import Device
 from titan_speech.estimate.efficiencies import Efficiencies
+from titan_speech.estimate.loss_head import loss_head
 from titan_speech.model.backbones import BackboneShape
 
 ATTENTION_BLOCK = 128
@@ -46,6 +48,10 @@ class Pass:
     num_shards: int
     """Of weights, gradients and optimizer state."""
     passes_per_step: int
+    seq_len: int = 2048
+    """Positions of a pack on one rank, which the loss splits."""
+    num_chunks: int = 1
+    """Of the loss."""
     sending_sec: float = 0.0
     """Communication that a pass waits for."""
     head_again: int = 0
@@ -69,6 +75,8 @@ class Pass:
             num_ranks_per_sequence=layout.tensor_parallel_degree * layout.context_parallel_degree,
             num_shards=num_shards,
             passes_per_step=passes_per_step,
+            seq_len=training.seq_len // layout.context_parallel_degree,
+            num_chunks=config.loss.num_chunks,
             sending_sec=sending_sec,
             head_again=config.preference.is_on + is_live,
             forward_again=int(is_live),
@@ -128,6 +136,7 @@ def parts_of_pass(
     quantized = 6 * tokens * sum(sum(pair) for pair in layer_matrices(shape).values()) * layers if one.is_float8 else 0
     parameters = shape.num_parameters(num_rows) / one.num_shards
     launches = (COMPILED_LAUNCHES if one.is_compiled else EAGER_LAUNCHES) * layers * (1 + again / 3)
+    head = loss_head(one.num_chunks, tokens, num_rows // ranks, shape.dim)
     parts = {
         "products of the layers": layers * layer_sec / ranks,
         "products of the head": head_sec / ranks,
@@ -138,6 +147,7 @@ def parts_of_pass(
         / bandwidth
         / ranks
         * (1.0 if one.is_compiled else known.eager_logits),
+        "sums of the head's gradient": head.sum_bytes / bandwidth,
         "norms, rotation, SwiGLU": elementwise * unfused / bandwidth / ranks,
         "rounding to float8": quantized / bandwidth / ranks,
         "gradients": 12 * parameters / bandwidth,
@@ -161,8 +171,14 @@ def _product_sec(
     return flops / (device.bf16_flops * known.products * reached)
 
 
-def levers(one: Pass, device: Device) -> Mapping[str, Pass]:
-    """Changes of a pass that a configuration can make, by the key that makes them; only those that change it."""
+def levers(one: Pass, device: Device, num_chunks: int) -> Mapping[str, Pass]:
+    """Changes of a pass that a configuration can make, by the key that makes them; only those that change it.
+
+    Args:
+        one: the pass.
+        device: that it runs on.
+        num_chunks: of the loss, by the rule.
+    """
     changed = {
         'activation_checkpoint.kind = "none"': replace(one, recomputation="none"),
         "twice the packs per GPU": replace(
@@ -170,6 +186,7 @@ def levers(one: Pass, device: Device) -> Mapping[str, Pass]:
         ),
         "compile.enable = true": replace(one, is_compiled=True),
         'float8.recipe = "rowwise"': replace(one, is_float8=device.fp8_flops is not None),
+        f"loss.num_chunks = {num_chunks}": replace(one, num_chunks=num_chunks),
         "no waiting for links": replace(one, sending_sec=0.0),
     }
     return {name: other for name, other in changed.items() if other != one}

@@ -11,6 +11,7 @@ from textwrap import wrap
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
 from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
+from titan_speech.estimate.loss_head import LossHead
 from titan_speech.estimate.result import DTYPE_BYTES, RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.estimate.speed_by_parts import SpeedByParts
@@ -266,6 +267,8 @@ def _by_parts(speed: SpeedByParts, knows_documents: bool) -> list[str]:
         *table_lines([*rows, ("a pass", f"{1e3 * total:,.1f} ms", "", "")], "<>><"),
         f"{speed.tokens_per_sec_per_gpu:,.0f} tokens/s/GPU, MFU {speed.mfu:.1%}; {speed.honest_mfu:.1%} of "
         f"{speed.chip_bf16_flops / 1e12:,.0f} TFLOP/s with attention at {lengths}",
+        f"loss in {_head_of(speed.loss_head)}; by the rule (titan_speech/estimate/loss_head.py) "
+        f"{_head_of(speed.chosen_loss_head)}",
         *wrap(f"a change alone would give: {', '.join(gains)}", WIDTH),
         *wrap(
             f"efficiencies {speed.efficiencies.origin} (titan_speech/estimate/efficiencies.py); memory is not looked "
@@ -273,6 +276,10 @@ def _by_parts(speed: SpeedByParts, knows_documents: bool) -> list[str]:
             WIDTH,
         ),
     ]
+
+
+def _head_of(head: LossHead) -> str:
+    return f"{head.name}, {gigabytes(head.logits_bytes)} of logits and gradients"
 
 
 def _assumed() -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from titan_speech.estimate.devices import Device
 from titan_speech.estimate.efficiencies import MEASURED_CHIPS, Efficiencies
+from titan_speech.estimate.loss_head import LossHead, choose_loss_head, loss_head
 from titan_speech.estimate.parts import Pass, levers, parts_of_pass
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.flops import FlopsPerToken
@@ -30,6 +31,10 @@ class SpeedByParts:
     lengths."""
     chip_bf16_flops: float
     """The rate `honest_mfu` is over, FLOP/s."""
+    loss_head: LossHead
+    """As the run has it."""
+    chosen_loss_head: LossHead
+    """By the rule."""
     levers: dict[str, float]
     """Tokens per second with a change over those without it, by its name, largest first."""
     efficiencies: Efficiencies
@@ -63,9 +68,11 @@ def speed_by_parts(
     parts = parts_of_pass(shape, num_rows, one, device, known)
     rate = _rate(one, parts)
     chip = known.chip_bf16_flops or MEASURED_CHIPS.get(device.name, device.bf16_flops)
+    local_rows = num_rows // one.num_ranks_per_sequence
+    chosen = choose_loss_head(one.num_tokens, one.seq_len, local_rows, shape.dim)
     gains = {
         name: _rate(other, parts_of_pass(shape, num_rows, other, device, known)) / rate
-        for name, other in levers(one, device).items()
+        for name, other in levers(one, device, chosen.num_chunks).items()
     }
     return SpeedByParts(
         parts_sec=parts,
@@ -73,6 +80,8 @@ def speed_by_parts(
         mfu=rate * flops.at(seq_len) / device.bf16_flops,
         honest_mfu=rate * flops.at(one.attended) / chip,
         chip_bf16_flops=chip,
+        loss_head=loss_head(one.num_chunks, one.num_tokens, local_rows, shape.dim),
+        chosen_loss_head=chosen,
         levers=dict(sorted(gains.items(), key=lambda item: -item[1])),
         efficiencies=known,
     )

@@ -103,6 +103,11 @@ ZERO_2 = Feature(
     "parallelism.fsdp_reshard_after_forward",
     lambda run: run.config.parallelism.fsdp_reshard_after_forward == "never",
 )
+SYMMETRIC_MEMORY = Feature(
+    "FSDP in symmetric memory",
+    "parallelism.enable_fsdp_symm_mem",
+    lambda run: run.config.parallelism.enable_fsdp_symm_mem,
+)
 TP = _parallel("tensor parallel", "tensor_parallel_degree")
 ASYNC_TP = Feature(
     "async tensor parallel",
@@ -138,6 +143,7 @@ FEATURES = (
     HSDP,
     DDP,
     ZERO_2,
+    SYMMETRIC_MEMORY,
     TP,
     ASYNC_TP,
     CP,
@@ -198,6 +204,11 @@ UNTESTED = (
         "async tensor parallel",
         "needs CUDA: its collectives go through symmetric memory",
         "tensor parallel with compiled layers, which it speeds up",
+    ),
+    Untested(
+        "FSDP in symmetric memory",
+        "needs CUDA and NCCL",
+        "passed through to TorchTitan; refused without compute capability 9.0",
     ),
     Untested(
         "float8 matrix products",
@@ -315,6 +326,12 @@ RULES: tuple[Rule, ...] = (
         COMPILED_LAYERS,
         "TorchTitan refuses to compile emulated float8, which is for checking numbers",
         "compile.enable = false, or float8.emulate = false on a device with float8",
+    ),
+    Conflict(
+        SYMMETRIC_MEMORY,
+        DDP,
+        "whole replicas gather no weights",
+        "parallelism.enable_fsdp_symm_mem = false, or parallelism.data_parallel_shard_degree = -1",
     ),
     Requirement(
         MEMORY_BUDGET,

@@ -28,6 +28,9 @@ FLASH_ATTENTION_3, FLASH_ATTENTION_4 = "flash_attn_interface", "flash_attn.cute"
 FLOAT8_CAPABILITY = (8, 9)
 """Lowest compute capability with float8 matrix products."""
 
+SYMMETRIC_MEMORY_CAPABILITY = (9, 0)
+"""Lowest compute capability on which TorchTitan puts FSDP's collectives into symmetric memory."""
+
 
 def refuse_unsupported_run(config: SpeechConfig, shape: BackboneShape) -> None:
     """Refuse a run that this backbone or this device does not support.
@@ -87,6 +90,11 @@ def missing_device_features(
         )
     if capability is None and config.compile.enable_async_tensor_parallel:
         missing.append("compile.enable_async_tensor_parallel needs CUDA, and there is none here; set it to false")
+    if config.parallelism.enable_fsdp_symm_mem and (capability is None or capability < SYMMETRIC_MEMORY_CAPABILITY):
+        missing.append(
+            f"parallelism.enable_fsdp_symm_mem needs a device of compute capability 9.0 (H100), {_this(capability)}; "
+            "set it to false"
+        )
     if capability is None and config.optimizer.implementation == "fused_opt_states_bf16":
         missing.append(
             'optimizer.implementation = "fused_opt_states_bf16" needs CUDA: a CPU\'s fused AdamW has one type for '
@@ -94,12 +102,16 @@ def missing_device_features(
         )
     float8 = config.float8
     if float8.recipe != "none" and not float8.emulate and (capability is None or capability < FLOAT8_CAPABILITY):
-        here = f"this one has {capability[0]}.{capability[1]}" if capability else "there is no CUDA here"
         missing.append(
-            f'float8.recipe = "{float8.recipe}" needs a device of compute capability 8.9 (H100, L40S), {here}; use '
+            f'float8.recipe = "{float8.recipe}" needs a device of compute capability 8.9 (H100, L40S), '
+            f"{_this(capability)}; use "
             '"none", or float8.emulate = true without compile to look at its numbers'
         )
     return missing
+
+
+def _this(capability: tuple[int, int] | None) -> str:
+    return f"this one has {capability[0]}.{capability[1]}" if capability else "there is no CUDA here"
 
 
 STORE_EXPECTED = (
