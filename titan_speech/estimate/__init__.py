@@ -16,6 +16,7 @@ step_trace.py           memory by component, FLOPs, bytes sent; extrapolated fro
   |  speed.py           seconds per step, with one efficiency fitted to published runs
   |  parts.py           seconds of a pass by parts; efficiencies.py their data; speed_by_parts.py MFU and levers
   |  loss_head.py       the rule for the head of the loss and the number of its chunks
+  |  preference_cost.py, rollout_cost.py   what preference and reward training compute beside a cross-entropy
   |  dry_run.py         on request: two layers that really take steps, on a fake process group
   v
 result.py               `RunEstimate`, which estimate_run.py fills
