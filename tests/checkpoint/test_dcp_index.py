@@ -229,7 +229,9 @@ def test_an_index_of_a_rank_is_no_way_round(folder: Path, mark: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["posix.system", "builtins.eval"])
-def test_decoding_and_export_refuse_it(trained: Path, name: str, tmp_path: Path, mark: Path) -> None:
+def test_decoding_and_export_refuse_it(
+    trained: Path, name: str, tmp_path: Path, mark: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     poison(run / "checkpoint" / "step-5", name, mark)
     with pytest.raises(CheckpointError, match=f"was refused: it names {name}"):
@@ -237,6 +239,7 @@ def test_decoding_and_export_refuse_it(trained: Path, name: str, tmp_path: Path,
     with pytest.raises(CheckpointError, match=f"was refused: it names {name}"):
         export(WeightsCheckpoint.open(run), tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize("where", ["dataloader", "norm.weight"])

@@ -11,6 +11,7 @@ A reader reads its index once, however often it loads.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ def load_into(state: dict[str, Any], reader: SafeFileSystemReader, *, no_dist: b
         CheckpointError: the checkpoint holds what is not loaded.
         CheckpointException: as `dcp.load`.
     """
+    if no_dist:
+        with suppress(OSError):
+            reader.read_metadata()  # one that is refused here is not logged by torch with its stack first
     try:
         dcp.load(state, storage_reader=reader, planner=PlainLoadPlanner(), no_dist=no_dist)
     except CheckpointException as error:
