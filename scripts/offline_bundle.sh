@@ -70,6 +70,7 @@ cat > "$output.partial/unpack.sh" <<'UNPACK'
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 folder="${1:?expected a folder to unpack into}"
+folder="$(realpath -m "$folder")"  # a .pth file names it
 [ -e "$folder" ] && { echo "unpack.sh: $folder exists; name another folder" >&2; exit 2; }
 (cd "$here" && sha256sum --quiet -c SHA256SUMS) || { echo "unpack.sh: a part is damaged or missing; copy it again" >&2; exit 1; }
 mkdir -p "$folder"
