@@ -119,11 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of one command; exits as argparse does after --help and after a mistake."""
-    config = ""
+    config = file_flag = ""
     if command.takes_config:
         from titan_speech.config.load import CONFIG_FILE_FLAG  # with the schema, which costs 20 ms
 
-        file = "CONFIG" if command.config_is_argument else f"{CONFIG_FILE_FLAG} FILE"
+        file_flag = CONFIG_FILE_FLAG
+        file = "CONFIG" if command.config_is_argument else f"{file_flag} FILE"
         config = f"\nA configuration is {file} and any --table.key value; see --config-help."
     parser = _new_parser(command.prog, command.summary + config, f"example:\n  {command.example}")
     if command.config_is_argument:
@@ -137,7 +138,7 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config-help", action=_ConfigHelp, help="print every table and key, and exit")
     args, args.config_words = parser.parse_known_args(words)
     if command.config_is_argument:
-        args.config_words = [CONFIG_FILE_FLAG, args.config, *args.config_words]
+        args.config_words = [file_flag, args.config, *args.config_words]
     return args
 
 
