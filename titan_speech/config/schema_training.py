@@ -227,7 +227,8 @@ class GenerationCheckConfig:
     that is never generated, loops, tokens that are no codes."""
 
     every_steps: Annotated[int, Bounds(at_least=0)] = 0
-    """Interval in steps; also before the first step, as the baseline, and after the last one. 0: no check."""
+    """Interval in steps; also before the first step, as the baseline, and after the last one. 0: no check. Without
+    effect where data.held_out is empty."""
 
     num_prompts: Annotated[int, Bounds(at_least=1)] = 16
     """Prompts, spread over languages and tasks."""

@@ -43,7 +43,7 @@ class GenerationPrompt:
 
 
 def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[GenerationPrompt, ...]:
-    """The prompts of a run, spread over languages and tasks; none without an interval.
+    """The prompts of a run, spread over languages and tasks; none without an interval or a set.
 
     Args:
         config: of the run.
@@ -53,7 +53,7 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
         ConfigError: no held-out set has a prompt of a task that the run trains, or the layout cannot generate.
     """
     wanted = config.generation_check
-    if not wanted.every_steps:
+    if not wanted.every_steps or not config.data.held_out:
         return ()
     parallelism = config.parallelism
     if parallelism.context_parallel_degree > 1 or parallelism.pipeline_parallel_degree > 1:
