@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tests.runs import ROOT
 from tests.s3_server import S3Server, credentials, running_server
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.mapped_files import mapped_files
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: as many tests run as there are cores
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 if not torch.cuda.is_available():
     from titan_speech.utils import cpu

@@ -22,6 +22,17 @@ def test_an_example_is_a_configuration_without_problems(number: int, tmp_path: P
 
 
 def test_the_page_shows_every_view_and_key_of_the_data_table() -> None:
-    assert len(EXAMPLES) == 5
-    for key in ("phase", "from", "held_out", "too_long", "stitch_gap_sec", "where", "max_epochs", "pin", "floor"):
+    assert len(EXAMPLES) == 6
+    for key in (
+        "phase",
+        "from",
+        "held_out",
+        "too_long",
+        "stitch_gap_sec",
+        "where",
+        "max_epochs",
+        "pin",
+        "floor",
+        "augment",
+    ):
         assert any(re.search(rf"^{key} = ", example, re.MULTILINE) for example in EXAMPLES), key
