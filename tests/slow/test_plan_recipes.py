@@ -124,6 +124,7 @@ def test_json_tells_of_the_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert content["computed"]["composition"]["problems"] == []
 
 
+@pytest.mark.slow
 def test_two_layers_of_the_demonstration_take_steps_on_eight_ranks() -> None:
     done = dry_run(config_of("train_configs/demo.toml"), 8)
     assert (done.world_size, done.num_rows) == (8, MAX_BASE_ROWS + NUM_CODES + NUM_SPECIAL_ROWS)

@@ -64,6 +64,7 @@ def test_every_command_of_a_tutorial_is_named_and_run(page: str) -> None:
     assert tuple(commands(page)) == STEPS[page]
 
 
+@pytest.mark.slow
 def test_the_voice_tutorial_runs_as_written_up_to_the_held_out_set(folder: Path) -> None:
     """With 20 recordings in place of 60, and the demo's tokenizer, which the pretrained model would have."""
     page = commands("tutorial_voice.md")

@@ -71,6 +71,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_a_straight_one(straight
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 def test_an_adapter_branches_from_its_run_on_the_same_base(straight: Path, tmp_path: Path) -> None:
     """The third step is that of the straight run, and the fourth that of another rate."""
     branch = ("--stage.branch", "--stage.from", str(straight / "checkpoint" / "step-2"))
@@ -85,6 +86,7 @@ def test_an_adapter_branches_from_its_run_on_the_same_base(straight: Path, tmp_p
     assert (record.base, record.stage_from) == (str(straight / "initial"), branch[2])
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_on_another_base_or_with_another_rank(straight: Path, tmp_path: Path) -> None:
     run = shutil.copytree(straight, tmp_path / "run")
     rank = train(run, *FOUR_STEPS[:-1], "8", *on(straight.parent / "base"), start=start_warm)
