@@ -65,7 +65,7 @@ def run(
     config = replace(config or GenerationCheckConfig(max_codes=64), every_steps=5)
     ranks = Ranks(0, 1, torch.device("cpu"))
 
-    def no_show(step: int, samples: Sequence[Sample]) -> None:
+    def no_show(event: str, step: int, samples: Sequence[Sample]) -> None:
         assert [sample.audio_T for sample in samples] == [None] * len(PROMPTS)
 
     def flag(what: str, step: int, text: str) -> None:
@@ -149,7 +149,7 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
         scripted({30: STOP}),
         lambda event, step, metrics, lines, sec: logged.append(metrics),
         lambda what, step, text: None,
-        lambda step, samples: shown.extend(samples),
+        lambda event, step, samples: shown.extend(samples),
         Ranks(0, 1, torch.device("cpu")),
         tmp_path,
         num_steps=12,
@@ -178,7 +178,7 @@ def test_a_stop_names_the_last_checkpoint_whose_check_kept_the_bounds(tmp_path: 
         lambda ids_BL, last_B: scripted(otherwise=said[0])(ids_BL, last_B),
         lambda event, step, metrics, lines, sec: None,
         lambda what, step, text: None,
-        lambda step, samples: None,
+        lambda event, step, samples: None,
         Ranks(0, 1, torch.device("cpu")),
         tmp_path,
         num_steps=12,

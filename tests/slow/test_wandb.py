@@ -22,11 +22,12 @@ import numpy as np
 from pathlib import Path
 from titan_speech.training.sinks.sink import Sample
 from titan_speech.training.sinks.wandb_run import WandbSink
-folder, first, last, logged, how = Path(sys.argv[1]), *map(int, sys.argv[2:5]), sys.argv[5]
-sink = WandbSink(folder, {"optimizer": {"lr": 2e-3}}, ["s1", "trial"], logged)
+folder, first, last, logged, validated, how = Path(sys.argv[1]), *map(int, sys.argv[2:6]), sys.argv[6]
+sink = WandbSink(folder, {"optimizer": {"lr": 2e-3}}, ["s1", "trial"])
 for step in range(first, last + 1):
-    sink.log(step, {"loss": 10.0 - step / 100, "loss/language/hi": 9.0})
-    sink.log(step, {"validation/gold/loss": 8.0})
+    sink.log(step, {"loss": 10.0 - step / 100, "loss/language/hi": 9.0}, is_repeat=step <= logged)
+    if step != 7 or how == "close":  # the kill falls into this validation
+        sink.log(step, {"validation/gold/loss": 8.0}, is_repeat=step <= validated)
 audio_T = np.sin(np.arange(1600, dtype=np.float32) / 5)
 heard = Sample("p0", {"language": "hi", "loop": 0.0}, audio_T, 16000)
 sink.samples(last, [heard, Sample("p1", {"language": "en", "loop": 1.0})])
@@ -38,9 +39,9 @@ sink.close()
 
 
 def start(
-    folder: Path, first: int, last: int, logged: int, how: str, **environment: str
+    folder: Path, first: int, last: int, logged: int, validated: int, how: str, **environment: str
 ) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", START, str(folder), str(first), str(last), str(logged), how]
+    command = [sys.executable, "-c", START, str(folder), *map(str, (first, last, logged, validated)), how]
     variables = {**os.environ, "WANDB_MODE": "offline", "WANDB_CONSOLE": "off", **environment}
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
 
@@ -75,8 +76,8 @@ def items(update: Any) -> dict[str, Any]:
 
 
 def test_a_killed_and_resumed_run_is_one_run_with_rising_steps_audio_and_a_table(tmp_path: Path) -> None:
-    assert start(tmp_path, 1, 7, -1, "kill").returncode == -9
-    finished = start(tmp_path, 6, 9, 7, "close")
+    assert start(tmp_path, 1, 7, -1, -1, "kill").returncode == -9
+    finished = start(tmp_path, 6, 9, 7, 6, "close")
     assert finished.returncode == 0, finished.stderr
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
     assert len(files) == 2
@@ -89,6 +90,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_rising_steps_audio_and_a_table
     history = [items(record.history.item) for record in found if record.WhichOneof("record_type") == "history"]
     steps = [row["step"] for row in history if "loss" in row]
     assert steps == list(range(1, 10))
+    assert [row["step"] for row in history if "validation/gold/loss" in row] == list(range(1, 10))
     everything = [row["step"] for row in history if "step" in row]
     assert everything == sorted(everything)
     tables = [row for row in history if "samples._type" in row]
@@ -98,7 +100,7 @@ def test_a_killed_and_resumed_run_is_one_run_with_rising_steps_audio_and_a_table
 
 def test_without_a_network_the_run_is_logged_offline_after_one_warning(tmp_path: Path) -> None:
     no_network = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    finished = start(tmp_path, 1, 2, -1, "close", **no_network)
+    finished = start(tmp_path, 1, 2, -1, -1, "close", **no_network)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr.count("this run is logged offline") == 1, finished.stderr
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))

@@ -55,7 +55,7 @@ Log = Callable[[str, int, Mapping[str, float], Sequence[str], float], None]
 Flag = Callable[[str, int, str], None]
 """(what, step, text); called on every rank"""
 
-Show = Callable[[int, Sequence[Sample]], None]
+Show = Callable[[str, int, Sequence[Sample]], None]
 """(step, samples)"""
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class GenerationCheck(RunCallback):
         last_logits: the model.
         log: where metrics go.
         flag: called where a bound of `warn` or `warn_below` is left.
-        show: takes the samples, on rank 0.
+        show: takes the event, the step and the samples, on rank 0, before the event is logged.
         ranks: this rank among the data-parallel ones.
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
@@ -134,7 +134,7 @@ class GenerationCheck(RunCallback):
         metrics = self._metrics(samples, sounds, time.perf_counter() - began)
         if torch.distributed.get_rank() == 0:
             self._write(step, samples, sampled, sounds)
-            self.show(step, self._shown(step, samples, sounds))
+            self.show(EVENT, step, self._shown(step, samples, sounds))
         self.log(EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
         if step < self.config.bounds_from_step:
             return

@@ -27,7 +27,7 @@ from titan_speech.config.schema_operations import MetricsConfig
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
-from titan_speech.training.jsonl_log import JsonlLogger, read_steps
+from titan_speech.training.jsonl_log import JsonlLogger, read_records
 from titan_speech.training.loss import GroupSums, StreamKey, group_losses
 from titan_speech.training.mixture_check import MixtureCheck, tokens_read
 from titan_speech.training.sinks.build import build_sinks
@@ -120,10 +120,11 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self.console: RunConsole | None = None
         """Of rank 0; the others show nothing."""
         path = Path(dump_folder) / "metrics.jsonl"
-        logged_step = max(read_steps(path), default=-1) if config.from_step and config.table.wandb else -1
-        self.sinks = build_sinks(
-            config.table, Path(dump_folder), kwargs.get("config_dict") or {}, config.from_step, logged_step
-        )
+        earlier = [one for one in read_records(path) if "step" in one] if config.from_step else []
+        self.logged_step = max((one["step"] for one in earlier if "event" not in one), default=-1)
+        self.last_event_step = max((one["step"] for one in earlier), default=-1)
+        """Of earlier starts, whose steps this one may repeat."""
+        self.sinks = build_sinks(config.table, Path(dump_folder), kwargs.get("config_dict") or {}, config.from_step)
         """Where metrics go besides the console and metrics.jsonl."""
         if torch.distributed.get_rank() == 0:
             self.console = RunConsole(config.group_table_every)
@@ -189,7 +190,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
         }
         if self.jsonl is not None:
             self.jsonl.log(metrics, step)
-            self.sinks.log(step, metrics)
+            self.sinks.log(step, metrics, is_repeat=step <= self.logged_step)
         if self.console is not None:
             self.console.log_step(step, metrics, losses)
         self._start_window(step)
@@ -214,7 +215,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
         Args:
             event: its name in metrics.jsonl.
             step: steps done.
-            metrics: numbers by name; text goes to metrics.jsonl alone.
+            metrics: numbers by name; text, which goes to metrics.jsonl alone, says what they are of.
             lines: for the console.
             duration_sec: the time it took.
         """
@@ -222,13 +223,30 @@ class SpeechMetricsProcessor(MetricsProcessor):
         if self.console is not None:
             self.console.print(lines)
         if self.jsonl is not None:
+            identity = {name: value for name, value in metrics.items() if isinstance(value, str)}
+            is_repeat = self._is_repeat(event, step=step, **identity)
             self.jsonl.event(event, step=step, **metrics)
-            self.sinks.log(step, {name: value for name, value in metrics.items() if not isinstance(value, str)})
+            numbers = {name: value for name, value in metrics.items() if name not in identity}
+            self.sinks.log(step, numbers, is_repeat=is_repeat)
 
-    def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Hand what the model generated after `step` steps to the sinks; those of rank 0 count."""
+    def log_samples(self, event: str, step: int, samples: Sequence[Sample]) -> None:
+        """Hand what the model generated after `step` steps to the sinks; those of rank 0 count.
+
+        Args:
+            event: the name in metrics.jsonl of what is logged of them afterwards.
+            step: steps done.
+            samples: to read and hear.
+        """
         if self.jsonl is not None:
-            self.sinks.samples(step, samples)
+            self.sinks.samples(step, samples, is_repeat=self._is_repeat(event, step=step))
+
+    def _is_repeat(self, event: str, *, step: int, **identity: str) -> bool:
+        """Whether an earlier start has logged this event after this step; later steps need no look at the file."""
+        return (
+            self.jsonl is not None
+            and step <= self.last_event_step
+            and not self.jsonl.is_new(event, step=step, **identity)
+        )
 
     def flag(self, what: str, step: int, text: str) -> None:
         """Tell people that a check has left its bounds: a warning, a `flagged` event, a message.

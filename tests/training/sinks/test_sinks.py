@@ -30,12 +30,12 @@ class Kept(Sink):
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
         self.steps.append(step)
 
 
 class FullDisk(Sink):
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
         raise OSError(28, "No space left on device")
 
 

@@ -35,7 +35,7 @@ def open_sinks(names: Sequence[str], folder: Path, run_name: str) -> Sinks:
     """
     makers = {
         "tensorboard": lambda: TensorBoardSink(folder / "tb", 0),
-        "wandb": lambda: WandbSink(folder, {"evaluates": run_name}, ("evaluation",), -1, f"{run_name}-evaluation"),
+        "wandb": lambda: WandbSink(folder, {"evaluates": run_name}, ("evaluation",), f"{run_name}-evaluation"),
     }
     return Sinks(*((name, makers[name]) for name in names))
 

@@ -16,9 +16,7 @@ from titan_speech.training.sinks.wandb_run import WandbSink
 from titan_speech.training.sinks.webhook import VARIABLE, WebhookSink
 
 
-def build_sinks(
-    config: MetricsConfig, run_folder: Path, all_config: Mapping[str, Any], from_step: int, logged_step: int
-) -> Sinks:
+def build_sinks(config: MetricsConfig, run_folder: Path, all_config: Mapping[str, Any], from_step: int) -> Sinks:
     """The sinks of this rank.
 
     Args:
@@ -26,7 +24,6 @@ def build_sinks(
         run_folder: of the run.
         all_config: what the user configured, for W&B.
         from_step: steps that were done before this start.
-        logged_step: the last step that an earlier start has logged; -1: none.
     """
     env = dist_env()
     makers: list[tuple[str, Callable[[], Sink]]] = []
@@ -39,7 +36,7 @@ def build_sinks(
         makers.append(("TensorBoard", lambda: TensorBoardSink(run_folder / "tb", from_step)))
     if env.is_first and config.wandb:
         tags = config.wandb_tags
-        makers.append(("Weights & Biases", lambda: WandbSink(run_folder, all_config, tags, logged_step)))
+        makers.append(("Weights & Biases", lambda: WandbSink(run_folder, all_config, tags)))
     url = os.environ.get(VARIABLE, "")
     if env.is_first and url:
         makers.append(("the webhook", lambda: WebhookSink(url, run_folder.name)))

@@ -51,7 +51,7 @@ class PrometheusSink(Sink):
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True).start()
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
         self._metrics = {**self._metrics, **metrics}
 
     def message(self, message: Message) -> None:

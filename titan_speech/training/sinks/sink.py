@@ -44,11 +44,17 @@ class Message:
 class Sink:
     """Base of sinks; each method may be left as it is. All are called on one rank, in the main thread."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of a log step, or of a check after `step` steps."""
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
+        """Metrics of a log step, or of a check after `step` steps.
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """What the model generated after `step` steps."""
+        Args:
+            step: steps done.
+            metrics: by name.
+            is_repeat: an earlier start has logged them after this step, and a restart does its steps again.
+        """
+
+    def samples(self, step: int, samples: Sequence[Sample], *, is_repeat: bool = False) -> None:
+        """What the model generated after `step` steps; arguments as of `log`."""
 
     def message(self, message: Message) -> None:
         """For people."""
@@ -69,11 +75,11 @@ class Sinks(Sink):
             except Exception as error:
                 _warn(name, error)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._each(lambda sink: sink.log(step, metrics))
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
+        self._each(lambda sink: sink.log(step, metrics, is_repeat=is_repeat))
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        self._each(lambda sink: sink.samples(step, samples))
+    def samples(self, step: int, samples: Sequence[Sample], *, is_repeat: bool = False) -> None:
+        self._each(lambda sink: sink.samples(step, samples, is_repeat=is_repeat))
 
     def message(self, message: Message) -> None:
         self._each(lambda sink: sink.message(message))

@@ -38,11 +38,11 @@ class TensorBoardSink(Sink):
         _hide_errors_of_the_writer()
         self._writer = SummaryWriter(str(folder), max_queue=1000, purge_step=from_step + 1 if from_step else None)
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def samples(self, step: int, samples: Sequence[Sample], *, is_repeat: bool = False) -> None:
         for sample in samples:
             text = "\n".join(f"{name}: {value}  " for name, value in sample.columns.items())
             self._writer.add_text(f"samples/{sample.name}", text, step)

@@ -1,10 +1,10 @@
 """Weights & Biases: one run of theirs per run folder, over all restarts, online or offline.
 
 In: metrics with their steps. Out: a run whose id is in RUN/wandb/run_id, so that a restart continues it. Steps only
-rise: a restart repeats steps after its checkpoint, and those that an earlier start has logged are not logged again
-(after a rollback the values of the first attempt stay there; metrics.jsonl has both). The step is a metric, `step`, and
-the x axis of all others. What decides where it goes is W&B's own: WANDB_API_KEY, WANDB_PROJECT, WANDB_ENTITY,
-WANDB_MODE; without a network or a key the run is kept offline, and `wandb sync` sends it later.
+rise: a restart repeats steps after its checkpoint, and what an earlier start has logged is not logged again (after a
+rollback the values of the first attempt stay there; metrics.jsonl has both). The step is a metric, `step`, and the x
+axis of all others. What decides where it goes is W&B's own: WANDB_API_KEY, WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE;
+without a network or a key the run is kept offline, and `wandb sync` sends it later.
 """
 
 from __future__ import annotations
@@ -34,20 +34,17 @@ logger = logging.getLogger(__name__)
 class WandbSink(Sink):
     """Logs to one run of Weights & Biases."""
 
-    def __init__(
-        self, run_folder: Path, config: Mapping[str, Any], tags: Sequence[str], logged_step: int, name: str = ""
-    ) -> None:
+    def __init__(self, run_folder: Path, config: Mapping[str, Any], tags: Sequence[str], name: str = "") -> None:
         """
         Args:
             run_folder: of the run.
             config: what the user configured.
             tags: of the run.
-            logged_step: the last step that an earlier start has logged; -1: none.
             name: of the run; empty: that of its folder.
         """
         import wandb
 
-        self._wandb, self._logged_step = wandb, logged_step
+        self._wandb = wandb
         (run_folder / "wandb").mkdir(parents=True, exist_ok=True)
         settings = {
             "project": os.environ.get("WANDB_PROJECT", PROJECT),
@@ -72,12 +69,12 @@ class WandbSink(Sink):
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step > self._logged_step:
+    def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
+        if not is_repeat:
             self._run.log({"step": step, **metrics})
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        if step <= self._logged_step or not samples:
+    def samples(self, step: int, samples: Sequence[Sample], *, is_repeat: bool = False) -> None:
+        if is_repeat or not samples:
             return
         table = self._wandb.Table(columns=["prompt", *samples[0].columns])
         for sample in samples:
