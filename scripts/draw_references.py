@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from titan_speech.report.chart import Chart, Line
-from titan_speech.report.downsample import Curve
+from titan_speech.report.metrics_log import Curve
 from titan_speech.report.page import picture
 from titan_speech.report.reference import Reference, names, open_reference
 from titan_speech.report.sections.comparison import band

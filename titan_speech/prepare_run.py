@@ -33,7 +33,7 @@ from titan_speech.preflight.config_checks import load_config
 from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.files import use_umask
 from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
-from titan_speech.utils.open_files import FILES_OF_A_RUN, ensure_open_files
+from titan_speech.utils.machine_limits import FILES_OF_A_RUN, ensure_open_files
 from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:

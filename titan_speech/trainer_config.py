@@ -53,12 +53,11 @@ from titan_speech.preflight.compatibility import Composition
 from titan_speech.preflight.machine_checks import refuse_unsupported_run
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
-from titan_speech.training.callback import RunCallback, RunEnd
+from titan_speech.training.callback import OutcomeCallback, RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.training.optimizer import SpeechOptimizers
-from titan_speech.training.outcome import OutcomeCallback
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
 from titan_speech.training.profiler import SpeechProfiler
 from titan_speech.training.run_report import summary_lines

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from titan_speech.report.chart import Chart, Line, draw
-from titan_speech.report.downsample import Curve
+from titan_speech.report.metrics_log import Curve
 
 
 @pytest.mark.parametrize("size", ["wide", "normal", "small"])

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.report.run_folders import log_step, write_run
-from titan_speech.report.downsample import curve_of
-from titan_speech.report.metrics_log import Column, MetricsLog
+from titan_speech.report.metrics_log import Column, MetricsLog, curve_of
 from titan_speech.training.jsonl_log import JsonlLogger
 
 

@@ -57,7 +57,7 @@ def _export_check(args: argparse.Namespace, checkpoint: WeightsCheckpoint) -> Ca
     from titan_speech.evaluate.parity import compare, needed_bytes
     from titan_speech.hf.export import EXPORT_DTYPES
     from titan_speech.hf.model_card import UNPROVED
-    from titan_speech.utils.memory import available_bytes
+    from titan_speech.utils.machine_limits import available_bytes
 
     def check(folder: Path) -> str:
         needed, available = needed_bytes(checkpoint), available_bytes()

@@ -18,13 +18,13 @@ from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Command, announce
 from titan_speech.errors import ConfigError
 from titan_speech.utils.files import use_umask
-from titan_speech.utils.open_files import FILES_OF_A_RUN, ensure_open_files
+from titan_speech.utils.machine_limits import FILES_OF_A_RUN, ensure_open_files
 from titan_speech.utils.text_table import counted
 
 
 def train(args: argparse.Namespace) -> int:
     """Check, then run; every line of progress goes to stderr."""
-    from titan_speech.doctor.inputs import check_inputs
+    from titan_speech.doctor.checks import check_inputs
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.preflight.machine_checks import check_folders_exist
 

@@ -1,8 +1,7 @@
 """The pre-flight of a run as one command: `titan-speech doctor CONFIG`.
 
     outcome.py      what a check found: pass, warn, fail or skipped, and what to do
-    inputs.py       tokenizer, stores, held-out sets and backbone open and fit together
-    checks.py       the checks that train nothing: configuration, stores, audit, estimate
+    checks.py       the checks that train nothing: all that a run reads opens and fits together, audit, estimate
     small_run.py    a debug model on 32 samples of the run's own data: overfit, save and resume, one generation
     throughput.py   ten steps of the run itself
     examination.py  all of them in order, within the time there is

@@ -20,7 +20,6 @@ MANY_EPOCHS = 4.0
 
 def stores(config: SpeechConfig) -> Outcome:
     """Everything the run reads opens, fits together and has the sizes that the manifests say."""
-    from titan_speech.doctor.inputs import check_inputs
     from titan_speech.store.verify import verify_store
 
     check_inputs(config)
@@ -130,3 +129,22 @@ def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tupl
     ]
     verdict = Verdict.WARN if remarks else Verdict.PASS
     return Outcome("estimate", verdict, text, "\n".join(remarks[:6])), rate
+
+
+def check_inputs(config: SpeechConfig) -> None:
+    """Open the tokenizer, the stores and the held-out sets, plan the data, and read the sizes of the backbone.
+
+    Raises:
+        DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others.
+    """
+    from titan_speech.data.plan import DataPlan
+    from titan_speech.data.validation_set import open_validation_sets
+    from titan_speech.hf.config_json import model_shape
+    from titan_speech.prepare_run import model_of_stage
+    from titan_speech.tokenization.prompt_template import Grammar
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
+
+    model_shape(model_of_stage(config))
+    tokenizer = TextTokenizer.load(config.tokenizer.path)
+    plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)
+    open_validation_sets(config, plan, tokenizer)

@@ -1,8 +1,7 @@
 """One self-contained page of what happened in a run, or in several: `titan-speech report RUN [RUN ...]`.
 
-    metrics_log.py   metrics.jsonl -> a column of numbers per metric, and the events between steps
+    metrics_log.py   metrics.jsonl -> a column and a curve per metric, and the events between steps
     run.py           a run folder  -> `Run`: its metrics, configuration, checkpoints, logs, as a page needs them
-    downsample.py    a column      -> a curve of at most some hundred points with its minima and maxima
     chart.py         curves        -> a chart as inline SVG with what a pointer reads from it
     blocks.py        what a section is made of: tiles, charts, tables, facts, text, sound
     sections/        runs          -> `Section`s, one file each; a section that has nothing to show is left out

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.report.downsample import Curve
+from titan_speech.report.metrics_log import Curve
 from titan_speech.utils.text_table import amount
 
 Scale: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]

@@ -5,7 +5,9 @@ the last call, so a page that is served while a run trains parses each line once
 replaced are dropped: a `start` at step N invalidates what was logged after N.
 
 The file is not trusted: a line that is too long or no JSON, a step that is no whole number and a value that is no
-finite number are left out and counted. 100,000 records of 62 numbers (223 MB) take 4.8 s of one core and 98 MB.
+finite number are left out and counted. `curve_of` makes a column what a screen can show: 400 points over equal ranges
+of the horizontal axis, each with mean, minimum and maximum, so that no spike is lost. 100,000 records of 62 numbers
+(223 MB) take 4.8 s of one core and 98 MB.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from titan_speech.utils.json_text import is_number, parse_json
 
@@ -181,3 +186,45 @@ class MetricsLog:
             column.cut_after(step)
         self.events = [event for event in self.events if event.step <= step or event.name in (START, END, FLAGGED)]
         self.last_step = min(self.last_step, step)
+
+
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points of a metric, P of them."""
+
+    x_P: NDArray[np.float64]
+    mean_P: NDArray[np.float64]
+    low_P: NDArray[np.float64]
+    high_P: NDArray[np.float64]
+
+    @property
+    def has_band(self) -> bool:
+        """Whether some point stands for different values."""
+        return bool((self.high_P > self.low_P).any())
+
+
+def curve_of(column: Column, x_per_step: float = 1.0, max_points: int = MAX_POINTS) -> Curve:
+    """The curve of a column.
+
+    Args:
+        column: of a metric.
+        x_per_step: what a step is on the horizontal axis, such as its tokens.
+        max_points: of the curve.
+    """
+    x_N = np.frombuffer(column.steps, np.int64).astype(np.float64) * x_per_step if column.steps else np.empty(0)
+    value_N = np.frombuffer(column.values, np.float64).copy() if column.values else np.empty(0)
+    if len(x_N) <= max_points:
+        return Curve(x_N, value_N, value_N, value_N)
+    edges = np.linspace(x_N[0], x_N[-1], max_points + 1)[1:-1]
+    starts_P = np.unique(np.concatenate(([0], np.searchsorted(x_N, edges, side="right"))))
+    starts_P = starts_P[starts_P < len(x_N)]
+    size_P = np.diff(np.append(starts_P, len(x_N)))
+    return Curve(
+        np.add.reduceat(x_N, starts_P) / size_P,
+        np.add.reduceat(value_N, starts_P) / size_P,
+        np.minimum.reduceat(value_N, starts_P),
+        np.maximum.reduceat(value_N, starts_P),
+    )

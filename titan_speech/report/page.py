@@ -28,14 +28,11 @@ from titan_speech.report.sections.evaluation import evaluation
 from titan_speech.report.sections.events import events
 from titan_speech.report.sections.generation import generation
 from titan_speech.report.sections.ledger import ledger
-from titan_speech.report.sections.losses import losses
 from titan_speech.report.sections.mixture import mixture
-from titan_speech.report.sections.optimization import optimization
 from titan_speech.report.sections.overview import STATES, overview
-from titan_speech.report.sections.preference import preference
 from titan_speech.report.sections.provenance import provenance
 from titan_speech.report.sections.tensors import tensors
-from titan_speech.report.sections.throughput import throughput
+from titan_speech.report.sections.training_curves import losses, optimization, preference, throughput
 from titan_speech.report.sections.validation import validation
 from titan_speech.utils.printable import escape_controls
 

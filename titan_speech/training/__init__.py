@@ -16,6 +16,5 @@ run_report.py   the start of a run as one block, and its closing summary
 tensor_norms.py norms of weights, gradients, updates and activations by layer, at chosen steps
 spans.py        TorchTitan's structured spans and ours, for a trace of the run
 profiler.py     traces of the first steps and of a steady state
-outcome.py      how a start of the run ended: an event, a message to people, sinks closed
-callback.py     what accompanies a run: exports, uploads
+callback.py     what accompanies a run: exports, uploads; how it ended: an event, a message to people
 """

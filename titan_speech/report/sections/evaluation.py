@@ -19,7 +19,7 @@ from titan_speech.evaluate.statistics import Interval, intervals
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
 from titan_speech.report.chart import Band, Chart, Line, value_text
-from titan_speech.report.downsample import Curve
+from titan_speech.report.metrics_log import Curve
 from titan_speech.report.run import Run
 from titan_speech.report.sections.generation import MAX_CLIPS, MAX_PROMPTS, MAX_SOUND_BYTES, sound_of, spread
 from titan_speech.report.sections.lines import x_name, x_per_step

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from titan_speech.report.chart import NUM_COLORS, Chart, Line, Mark
-from titan_speech.report.downsample import MAX_POINTS, curve_of
+from titan_speech.report.metrics_log import MAX_POINTS, curve_of
 from titan_speech.report.run import Run
 
 SMALL_POINTS = 120

@@ -9,7 +9,7 @@ from titan_speech.report.blocks import Block, Cell, Charts, Section, Table
 from titan_speech.report.chart import Chart, value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import SMALL_POINTS, chart, lines_of, names_of, restarts, x_name
-from titan_speech.report.sections.losses import GROUPS, UNIT
+from titan_speech.report.sections.training_curves import GROUPS, UNIT
 
 
 def validation(runs: Sequence[Run]) -> Section | None:

@@ -79,11 +79,12 @@ class WandbSink(Sink):
         table = self._wandb.Table(columns=["prompt", *samples[0].columns])
         for sample in samples:
             table.add_data(sample.name, *sample.columns.values())
-        heard = {f"samples/{one.name}": self._audio(one) for one in samples if one.audio_T is not None}
+        heard = {
+            f"samples/{one.name}": self._wandb.Audio(one.audio_T, sample_rate=one.sample_rate, caption=one.name)
+            for one in samples
+            if one.audio_T is not None
+        }
         self._run.log({"step": step, "samples": table, **heard})
-
-    def _audio(self, sample: Sample) -> Any:
-        return self._wandb.Audio(sample.audio_T, sample_rate=sample.sample_rate, caption=sample.name)
 
     def close(self) -> None:
         finishing = threading.Thread(target=self._run.finish, name="wandb-finish", daemon=True)

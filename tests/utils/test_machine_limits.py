@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from titan_speech.utils import memory
-from titan_speech.utils.memory import available_bytes
+from titan_speech.utils import machine_limits
+from titan_speech.utils.machine_limits import available_bytes
 
 GB = 1 << 30
 
@@ -18,9 +18,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable:   {8 * GB // 1024} kB\nHugePages_Total: 0\n")
     (tmp_path / "membership").write_text("1:name=systemd:/old\n0::/a/b\n")
     (tmp_path / "cgroup" / "a" / "b").mkdir(parents=True)
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(machine_limits, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine_limits, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(machine_limits, "CGROUPS", tmp_path / "cgroup")
     return tmp_path
 
 

@@ -1,12 +1,17 @@
-"""Memory that this process may still take: of the machine, and of the container it is in.
+"""What this process may still take: memory of the machine and of its container, and open files.
 
-In: what Linux says of both. Out: bytes. A container's limit (cgroup v2) does not show in /proc/meminfo, and a process
-that exceeds it is killed without a message. Cached files count as free in both, since the kernel drops them.
+In: what Linux says of both. Out: bytes; the limit of open files, raised as far as this user may, or an error before
+anything is opened. A container's limit (cgroup v2) does not show in /proc/meminfo, and a process that exceeds it is
+killed without a message; cached files count as free, since the kernel drops them. Many systems start processes with a
+soft limit of 1,024 open files and a hard one of 524,288 or more.
 """
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+
+from titan_speech.errors import ConfigError
 
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -57,3 +62,28 @@ def _numbers(file: Path, separator: str) -> dict[str, int]:
         return {}
     pairs = (line.partition(separator)[::2] for line in lines)
     return {name: int(words[0]) for name, rest in pairs if (words := rest.split()) and words[0].isdecimal()}
+
+
+MOST = 65_536
+FILES_OF_A_RUN = 256
+"""A run of one process has some 30 open; connections to other ranks and to object storage, and workers, come on top."""
+
+
+def ensure_open_files(needed: int) -> None:
+    """Raise the soft limit.
+
+    Args:
+        needed: files, sockets and pipes that this process has open at once.
+
+    Raises:
+        ConfigError: the hard limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reachable = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+    if reachable < needed:
+        raise ConfigError(
+            f"this process may open {hard} files at once (ulimit -Hn), expected at least {needed}; raise the limit "
+            "(ulimit -n, LimitNOFILE of systemd, docker run --ulimit nofile=65536) and start again"
+        )
