@@ -3,7 +3,7 @@
 In: the name of an engine, or the address of a server, an exported folder, and documents. Out: `EngineAnswers`. Engines
 run in a process (engine_process.py), by the interpreter of the environment that they are installed in; a server speaks
 the completions of OpenAI with prompts as ids, as vLLM's does. What comes back is checked: as many numbers as were asked
-for, all finite, ids of the vocabulary.
+for, all finite.
 """
 
 from __future__ import annotations
