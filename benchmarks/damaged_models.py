@@ -1,15 +1,17 @@
 """How much damage to a model its evaluation sees, and how near the model is to the ceiling of its codec.
 
     MODELS="--asr whisper-tiny.en --trust trust.json --voice resemblyzer --opinion dnsmos"
-    titan-speech evaluate clips --pack packs/overfit $MODELS --output ceiling.json
-    titan-speech evaluate run --model outputs/overfit-hf --pack packs/overfit --set full $MODELS --output scored
-    python -m benchmarks.damaged_models --model outputs/overfit-hf --pack packs/overfit $MODELS \\
+    titan-speech evaluate clips --pack heart/pack $MODELS --output ceiling.json
+    titan-speech evaluate run --model heart/model --pack heart/pack --set full --without-cloning --num-seeds 3 \\
+        $MODELS --output scored
+    python -m benchmarks.damaged_models --model heart/model --pack heart/pack $MODELS \\
         --result scored/results/KEY.json --ceiling ceiling.json --work damaged --json damaged_models.json
 
-In: an exported model, its result and that of its pack's recordings, all by the same scorers. Out: a JSON file: the
-model against the recordings (the ceiling of the codec), how alike other speakers are; and copies of the model with
-normal noise on each tensor, of a share of its root mean square, each compared with the model, paired by prompt. What
-was spoken is kept in the work folder.
+In: an exported model (benchmarks/learned_by_heart.py), its result and that of its pack's recordings, all by the same
+scorers. Out: a JSON file: the model against the recordings (the ceiling of the codec), how alike other speakers are;
+and copies of the model with normal noise on each tensor, of a share of its root mean square, each compared with the
+model, paired by prompt: which metrics tell them apart, and the least noise that each metric sees. What was spoken is
+kept in the work folder.
 """
 
 from __future__ import annotations
@@ -149,8 +151,10 @@ def main() -> int:
             told = [metric for metric, one in paired.items() if (one["p_corrected"] or 0) < LEVEL]
             found["noise"][f"{level:g}"] = {"means": means(worse), "against_the_model": paired, "told_apart_by": told}
             print(f"noise of {level:.0%}: told apart by {', '.join(told) or 'nothing'}", flush=True)
-            seen = [float(level) for level, one in found["noise"].items() if one["told_apart_by"]]
-            found["smallest_told_apart"] = min(seen, default=None)
+            by_metric: dict[str, float] = {}
+            for other, one in sorted(found["noise"].items(), key=lambda item: -float(item[0])):
+                by_metric |= dict.fromkeys(one["told_apart_by"], float(other))
+            found["smallest_told_apart"] = by_metric
             args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
     return 0
 

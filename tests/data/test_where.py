@@ -25,7 +25,7 @@ from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.reader import open_store
-from titan_speech.store.score_columns import read_scores, sample_columns, write_scores
+from titan_speech.store.score_columns import read_scores, sample_columns, scorers_of, write_scores
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 COLUMNS = {
@@ -110,7 +110,7 @@ def test_scores_of_a_store_are_columns_and_their_values_are_in_the_fingerprint(s
     for seed in range(2):
         random = np.random.default_rng(seed)
         for part in open_store(store).parts:
-            write_scores(store, part, {"quality": random.random(part.num_samples).astype(np.float32)})
+            write_scores(store, part, {"quality": random.random(part.num_samples).astype(np.float32)}, {})
         fingerprints.add(DataPlan.load(first).fingerprint)
     assert len(fingerprints) == 2
     assert len(open_store(store).manifest.fingerprint) == 16, "scores are no part of the store"
@@ -118,7 +118,7 @@ def test_scores_of_a_store_are_columns_and_their_values_are_in_the_fingerprint(s
 
 def test_scores_of_other_samples_and_damaged_ones_are_refused(store: Path) -> None:
     one, other = [part for part in open_store(store).parts if part.kind == "speech"][:2]
-    write_scores(store, one, {"q": np.zeros(one.num_samples, np.float32)})
+    write_scores(store, one, {"q": np.zeros(one.num_samples, np.float32)}, {})
     file = store / "scores" / f"{one.name}.parquet"
     shutil.copy(file, store / "scores" / f"{other.name}.parquet")
     with pytest.raises(DataError, match="score the store again"):
@@ -142,10 +142,14 @@ def test_a_store_is_scored_once_and_other_columns_stay(tmp_path: Path) -> None:
     made_by = CodecInfo(codec.name, codec.codec_hash)
     folder = write_store(tmp_path / "store", tokenizer, num_samples=6, codec=made_by)
     part = next(part for part in open_store(folder).parts if part.kind == "speech")
-    write_scores(folder, part, {"mine": np.ones(part.num_samples, np.float32)})
+    write_scores(folder, part, {"mine": np.ones(part.num_samples, np.float32)}, {})
     scored = {one.name: one for one in score_store(folder, codec, scorers)}
     assert scored[part.name].num_values["repeats"] == part.num_samples
     assert all(not one.num_values for one in score_store(folder, codec, scorers)), "nothing is scored twice"
+    assert scorers_of(part) == {metric.name: "codes rules 1" for metric in CodeScorer.metrics}
+    scorers[0].version = "rules 2"
+    again = {one.name: one for one in score_store(folder, codec, scorers)}
+    assert again[part.name].other_scorers["repeats"] == "codes rules 1", "which is said, and nothing is overwritten"
     found = sample_columns(part, ["mine", "repeats"])
     assert np.isfinite(found["repeats"]).all()
     assert (found["mine"] == 1).all()

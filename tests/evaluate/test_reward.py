@@ -205,6 +205,20 @@ def test_codes_of_a_request_are_bounded_together(rewards: RewardFunction) -> Non
         server.answer({"prompts": prompts, "completions": [[1] * MAX_CODES] * 70})
 
 
+def test_voices_of_one_request_are_decoded_at_a_time(rewards: RewardFunction, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RewardServer(rewards) as server:
+        is_locked, real = [], CountingCodec.decode
+
+        def decode(codec: CountingCodec, codes_F: NDArray[Any]) -> NDArray[np.float32]:
+            is_locked.append(server.lock.locked())
+            return real(codec, codes_F)
+
+        monkeypatch.setattr(CountingCodec, "decode", decode)
+        asked = {"text": "0", "language": "en", "voice_codes": CODES_F.tolist()}
+        server.answer({"prompts": [asked] * 2, "completions": [CODES_F.tolist()] * 2})
+        assert is_locked == [True] * 4
+
+
 def test_a_client_that_goes_away_is_no_traceback(rewards: RewardFunction, capfd: pytest.CaptureFixture[str]) -> None:
     with RewardServer(rewards) as server:
         others = set(all_threads())

@@ -99,14 +99,22 @@ def test_pairing_finds_what_unpaired_means_would_not() -> None:
     assert pair.is_significant
 
 
-def test_many_metrics_of_equal_models_raise_hardly_any_alarm() -> None:
-    alarms, trials = 0, 12
+def test_many_metrics_of_equal_models_raise_hardly_any_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "NUM_PERMUTATIONS", 1999)
+    monkeypatch.setattr(statistics, "NUM_RESAMPLINGS", 50)
+    alarms, trials = 0, 200
     for trial in range(trials):
         random = np.random.default_rng(trial)
         metrics = [f"m{i}" for i in range(8)]
         sides = [result({name: random.normal(size=30).tolist() for name in metrics}) for _ in "ab"]
         alarms += any(one.is_significant for one in compare(sides[0], sides[1], seed=trial))
     assert alarms / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_a_pack_of_one_language_compares_each_metric_once() -> None:
+    sides = [result({"m": [float(i + shift) for i in range(8)]}) for shift in (0, 1)]
+    (only,) = compare(sides[0], sides[1])
+    assert (only.language, only.subset, only.p_corrected) == ("", "*", only.p)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -15,6 +17,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage import retry
 from titan_speech.storage.shared_files import SharedFolder, shared_folder
+from titan_speech.utils import files
 from titan_speech.utils.safe_path import UnsafePathError
 
 
@@ -48,6 +51,39 @@ def test_a_file_is_created_once_and_replaced_at_its_version_only(folder: SharedF
     folder.delete("claims/a.json")
     assert not folder.replace("claims/a.json", b"fifth", first.version)
     assert folder.read("claims/a.json") is None
+
+
+def test_one_creates_where_nobody_sees_the_locks_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a shared file system whose locks are local to a machine: all look before any writes."""
+    monkeypatch.setattr("titan_speech.storage.shared_files.wait_for_lock", lambda path: nullcontext())
+    both = Barrier(8)
+    real = files.create_without_link
+
+    def after_all_have_looked(path: Path) -> int:
+        both.wait(60)
+        return real(path)
+
+    monkeypatch.setattr(files, "create_without_link", after_all_have_looked)
+    folder = shared_folder(tmp_path, StorageConfig())
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: folder.create("a.json", f"writer {number}".encode()), range(8)))
+    assert sum(won) == 1
+    found = folder.read("a.json")
+    assert found is not None
+    assert found.content == f"writer {won.index(True)}".encode()
+    assert len(list(tmp_path.iterdir())) == 1, "nothing is left of the others"
+
+
+def test_a_file_system_without_hard_links_creates_under_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    folder = shared_folder(tmp_path, StorageConfig())
+    assert folder.create("a.json", b"one")
+    assert not folder.create("a.json", b"two")
 
 
 def test_one_of_many_writers_wins(folder: SharedFolder) -> None:

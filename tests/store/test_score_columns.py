@@ -20,7 +20,7 @@ from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.merge import merge_stores
 from titan_speech.store.migrate import MigrateOptions, migrate_store
 from titan_speech.store.reader import Part, open_store
-from titan_speech.store.score_columns import read_scores, sample_columns, write_scores
+from titan_speech.store.score_columns import read_scores, sample_columns, scorers_of, write_scores
 from titan_speech.store.transfer import pull_store, push_store
 from titan_speech.store.verify import verify_store
 from titan_speech.store.writer import StoreWriter
@@ -42,7 +42,8 @@ def scored(path: Path, tokenizer: Path, samples: range, **columns: float) -> Pat
             writer.add_speech(info(f"sample {n}"), speech_codes(n), {"native": f"{SENTENCES[0]} {n}"})
     if columns:
         part = open_store(path).parts[0]
-        write_scores(path, part, {name: numbers(part) * np.float32(factor) for name, factor in columns.items()})
+        values = {name: numbers(part) * np.float32(factor) for name, factor in columns.items()}
+        write_scores(path, part, values, {name: f"scorer of {path.name}" for name in columns})
     return path
 
 
@@ -64,6 +65,7 @@ def test_a_merged_store_has_the_scores_of_its_samples(tokenizer: Path, tmp_path:
     found, n_N = read_scores(part), numbers(part)
     np.testing.assert_array_equal(found["dnsmos"], np.where(n_N < 13, n_N, np.nan))
     np.testing.assert_array_equal(found["cer"], np.where(n_N < 8, n_N / 2, np.nan))
+    assert scorers_of(part) == {"dnsmos": "scorer of other or scorer of one", "cer": "scorer of one"}
     assert not verify_store(tmp_path / "merged").problems
     assert parse_where("dnsmos >= 9").holds(sample_columns(part, ["dnsmos"])).sum() == 4, "a missing one excludes"
 
@@ -102,10 +104,10 @@ def test_a_pushed_store_is_read_by_its_scores_and_pulled_with_them(
     pull_store(url, tmp_path / "back", settings)
     np.testing.assert_array_equal(read_scores(open_store(tmp_path / "back").parts[0])["dnsmos"], numbers(part))
 
-    write_scores(store, part, {"dnsmos": numbers(part), "cer": numbers(part)})
+    write_scores(store, part, {"dnsmos": numbers(part), "cer": numbers(part)}, {})
     assert "1 sent" in push_store(store, url, settings)
     assert read_scores(remote).keys() == {"dnsmos", "cer"}, "columns may be added"
-    write_scores(store, part, {"dnsmos": numbers(part) + 1, "cer": numbers(part)})
+    write_scores(store, part, {"dnsmos": numbers(part) + 1, "cer": numbers(part)}, {})
     with pytest.raises(DataError, match=r"has other scores already \(dnsmos\)"):
         push_store(store, url, settings)
 

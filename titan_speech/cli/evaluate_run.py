@@ -68,6 +68,7 @@ def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
     if args.engine == "vllm":
         require_vllm(args.python)
     codec, pack = load_codec(args.codec), read_pack(args.pack)
+    pack.check_codec(codec.codec_hash, args.pack)
     decoding = Decoding(
         temperature=args.temperature,
         top_k=args.top_k,
@@ -123,7 +124,9 @@ def _run(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
             max_attempts=args.max_attempts,
         )
         milestones = MilestoneCheck(Path(args.run), checkpoints, queue) if args.check_exports else None
-        watcher = Watcher(checkpoints, due, queue, work, milestones, Publisher(notes, sinks))
+        publisher = Publisher(notes, sinks)
+        publisher.restore_notes()
+        watcher = Watcher(checkpoints, due, queue, work, milestones, publisher)
         try:
             return _watch(args, watcher, due) if args.watch else _once(args, watcher, place)
         finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import local_store
 from titan_speech.cli.command import Argument, Command, announce, requires_extra
 from titan_speech.cli.scorer_arguments import SCORERS, choice_of
+from titan_speech.utils.printable import one_line
 from titan_speech.utils.text_table import counted, table_lines
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def store_score(args: argparse.Namespace) -> None:
     def report(part: ScoredPart) -> None:
         state = "scored" if part.num_values else "has these scores"
         print(f"{part.name}: {state}, {counted(part.num_samples, 'sample')}", flush=True)
+        for name, scorer in part.other_scorers.items():
+            print(f"  {name} is by {one_line(scorer)}; to compute it again, delete scores/{part.name}.parquet")
 
     codec = load_codec(args.codec)
     with requires_extra("eval"), open_scorers(choice_of(args)) as (scorers, _):

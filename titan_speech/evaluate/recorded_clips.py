@@ -100,11 +100,7 @@ def pack_clips(folder: Path, pack: Pack, set_name: str, wavs: Path | None, codec
     Raises:
         DataError: sounds are codes and no codec, or another one, is given.
     """
-    if pack.codec_hash and (codec is None or codec.codec_hash != pack.codec_hash):
-        found = "none" if codec is None else f"{codec.name} ({codec.codec_hash})"
-        raise DataError(
-            f"the sounds of {folder} are codes of codec {pack.codec_hash}, found {found}: give it by --codec"
-        )
+    pack.check_codec(None if codec is None else codec.codec_hash, folder)
     clips = []
     for prompt, voice, recording in with_sounds(folder, pack.of_set(set_name)):
         voice, recording = (_decoded(sound, codec) for sound in (voice, recording))

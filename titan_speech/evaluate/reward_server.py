@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -63,11 +63,15 @@ class RewardServer(ThreadingHTTPServer):
         Raises:
             DataError: it is no such request.
         """
-        prompts, completions, stopped = self._parsed(content)
-        with self.lock:
-            return self.rewards.score_batch(prompts, completions, stopped)
+        prompts, voices, completions, stopped = self._parsed(content)
+        with self.lock:  # decoded voices are the greatest part of a request's memory: those of one request at a time
+            clips = [self._with_voice(*pair) for pair in zip(prompts, voices, strict=True)]
+            return self.rewards.score_batch(clips, completions, stopped)
 
-    def _parsed(self, content: Any) -> tuple[list[Clip], list[NDArray[np.uint16]], list[bool]]:
+    def _parsed(
+        self, content: Any
+    ) -> tuple[list[Clip], list[NDArray[np.uint16]], list[NDArray[np.uint16]], list[bool]]:
+        """Prompts, the codes of their voices, completions, and whether each stopped."""
         try:
             prompts, completions = content["prompts"], content["completions"]
             stopped = content.get("stopped", [True] * len(completions))
@@ -79,8 +83,8 @@ class RewardServer(ThreadingHTTPServer):
             total = sum(map(len, (*codes, *voices)))
             if total > MAX_REQUEST_CODES:
                 raise DataError(f"found {total:,} codes, expected at most {MAX_REQUEST_CODES:,} in a request")
-            clips = [self._prompt(number, prompts[number], voice) for number, voice in enumerate(voices)]
-            return clips, codes, [one is True for one in stopped]
+            clips = [_prompt(number, prompt) for number, prompt in enumerate(prompts)]
+            return clips, voices, codes, [one is True for one in stopped]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{error!r}; expected prompts (text, language, voice_codes) and completions") from error
 
@@ -90,12 +94,16 @@ class RewardServer(ThreadingHTTPServer):
         if not isinstance(error, OSError):
             logger.warning("a request was not answered: %s", one_line(repr(error)))
 
-    def _prompt(self, number: int, prompt: Any, voice_F: NDArray[np.uint16]) -> Clip:
-        text, language = prompt["text"], prompt["language"]
-        if not isinstance(text, str) or not isinstance(language, str):
-            raise DataError(f"prompt {number}: text and language are texts")
+    def _with_voice(self, prompt: Clip, voice_F: NDArray[np.uint16]) -> Clip:
         voice = resynthesized(Sound(codes_F=voice_F), self.rewards.codec) if len(voice_F) else None
-        return Clip(prompt_id=str(number), language=language, text=text, sound=Sound(), voice=voice)
+        return replace(prompt, voice=voice)
+
+
+def _prompt(number: int, prompt: Any) -> Clip:
+    text, language = prompt["text"], prompt["language"]
+    if not isinstance(text, str) or not isinstance(language, str):
+        raise DataError(f"prompt {number}: text and language are texts")
+    return Clip(prompt_id=str(number), language=language, text=text, sound=Sound())
 
 
 def _codes(values: Any) -> NDArray[np.uint16]:

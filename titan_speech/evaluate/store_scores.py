@@ -1,17 +1,17 @@
 """Scores of the samples of a token store, for `[[data.source]] where`.
 
 In: a local store, the codec of its codes, and scorers. Out: `scores/PART.parquet` in the store
-(store/score_columns.py), one column per metric. Parts that have these columns already are left alone, so that an
-interrupted run resumes with the part it was at; other columns of a part are kept. Every sample is decoded once: with
-the embedded codec and DNSMOS that is slower than the audio on one busy core, so large stores are scored in part
-(`--datasets`).
+(store/score_columns.py), one column per metric, with the version of its scorer. Parts that have these columns already
+are left alone, so that an interrupted run resumes with the part it was at; what another version computed is named.
+Other columns of a part are kept. Every sample is decoded once: with the embedded codec and DNSMOS that is slower than
+the audio on one busy core, so large stores are scored in part (`--datasets`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from titan_speech.evaluate.scorers.audio import unusable
 from titan_speech.evaluate.scorers.base import Scorer, score_clips
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, open_store
-from titan_speech.store.score_columns import read_scores, write_scores
+from titan_speech.store.score_columns import UNKNOWN_SCORER, read_scores, scorers_of, write_scores
 
 BATCH_SAMPLES = 32
 
@@ -38,6 +38,8 @@ class ScoredPart:
     num_samples: int
     num_values: dict[str, int]
     """Samples that have a value, by metric; empty where nothing was left to do."""
+    other_scorers: dict[str, str] = field(default_factory=dict)
+    """By metric that was there already: the scorer that computed it, where it is another one or another version."""
 
 
 def score_store(
@@ -77,9 +79,12 @@ def score_store(
 
 def _score_part(place: Path, part: Part, codec: Codec, scorers: Sequence[Scorer]) -> ScoredPart:
     columns = read_scores(part)
-    names = [metric.name for scorer in scorers for metric in scorer.metrics]
+    versions = {metric.name: f"{scorer.name} {scorer.version}" for scorer in scorers for metric in scorer.metrics}
+    names, before = list(versions), scorers_of(part)
     if set(names) <= columns.keys():
-        return ScoredPart(part.name, part.language, part.num_samples, {})
+        kept = {name: before.get(name, UNKNOWN_SCORER) for name in names}
+        others = {name: by for name, by in kept.items() if by != versions[name]}
+        return ScoredPart(part.name, part.language, part.num_samples, {}, others)
     outcomes: dict[str, Counter[str]] = {name: Counter() for name in names}
     """Of samples that a model can take: how many failed by which reason, and "" of the others."""
     new = {name: np.full(part.num_samples, np.nan, np.float32) for name in names}
@@ -99,7 +104,7 @@ def _score_part(place: Path, part: Part, codec: Codec, scorers: Sequence[Scorer]
                 "command again when that is mended"
             )
     try:
-        write_scores(place, part, columns | new)
+        write_scores(place, part, columns | new, before | versions)
     except OSError as error:
         raise DataError(f"scores cannot be written into {place}: {error}; make room, or copy the store") from error
     counts = {name: int(np.isfinite(values_N).sum()) for name, values_N in new.items()}

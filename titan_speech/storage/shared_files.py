@@ -1,18 +1,20 @@
 """Small files that several machines write: created once, or replaced only where nobody else was faster.
 
 In: a folder, or an address in object storage. Out: `SharedFolder`, with `create` and `replace` that say whether this
-writer won. On disk both hold a lock (`flock`) on the folder for a moment, so machines share a folder only on a file
-system where they see each other's; one without locks is refused. In object storage they are conditional requests
-(If-None-Match, If-Match), which S3, R2 and compatible servers decide. A conditional request whose answer is lost is
-sent again and then refused by its own first attempt, so a refusal is followed by a look at who wrote: content must
-differ from writer to writer. Costs one request per call, two when refused.
+writer won. On disk, `create` gives a finished file its name by a hard link, which the file system grants to one alone,
+on every machine that shares it. `replace` has no such call to rest on: it compares and writes under a lock (`flock`) on
+the folder, so of machines that do not see each other's locks (Lustre with localflock, NFS with local_lock) two may win.
+A file system without locks is refused; one without hard links creates under the lock. In object storage both are
+conditional requests (If-None-Match, If-Match), which S3, R2 and compatible servers decide. A conditional request whose
+answer is lost is sent again and then refused by its own first attempt, so a refusal is followed by a look at who wrote:
+content must differ from writer to writer. Costs one request per call, two when refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from titan_speech.errors import DataError
 from titan_speech.storage.retry import MissingObjectError, RefusedConditionError
 from titan_speech.storage.s3 import Client, client_of
 from titan_speech.storage.s3_url import S3Url, is_s3
-from titan_speech.utils.files import write_atomically
+from titan_speech.utils.files import create_atomically, write_atomically
 from titan_speech.utils.json_text import MAX_JSON_BYTES, read_small_file
 from titan_speech.utils.locks import UNSUPPORTED, wait_for_lock
 from titan_speech.utils.safe_path import path_inside, relative_path
@@ -97,21 +99,20 @@ class _OnDisk:
         return VersionedFile(content, hashlib.sha256(content).hexdigest())
 
     def create(self, path: str, content: bytes) -> bool:
-        return self._write_if(path, content, lambda found: found is None)
+        with self._locked():
+            return create_atomically(path_inside(self.folder, path), content)
 
     def replace(self, path: str, content: bytes, version: str) -> bool:
-        return self._write_if(path, content, lambda found: found is not None and found.version == version)
+        with self._locked():
+            found = self.read(path)
+            if found is None or found.version != version:
+                return False
+            write_atomically(path_inside(self.folder, path), content)
+            return True
 
     def delete(self, path: str) -> None:
         with self._locked():
             path_inside(self.folder, path).unlink(missing_ok=True)
-
-    def _write_if(self, path: str, content: bytes, condition: Callable[[VersionedFile | None], bool]) -> bool:
-        with self._locked():
-            if not condition(self.read(path)):
-                return False
-            write_atomically(path_inside(self.folder, path), content)
-            return True
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

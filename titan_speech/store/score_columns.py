@@ -2,7 +2,9 @@
 
 In: columns of numbers by name, as `store score` computes them. Out: the same columns where a source's `where` asks for
 them; `duration_sec` and `cps` (characters of the native transcript per second) are computed from the sidecar and need
-no file. A file names the fingerprint of the part that it was computed from, so scores of other samples are refused.
+no file. A file names the fingerprint of the part that it was computed from, so scores of other samples are refused, and
+with each column the scorer and its version that computed it: a bound such as `dnsmos >= 3.2` means another share of the
+samples under another predictor.
 Scores are no part of the store: its manifest and fingerprint stay. They are pushed and pulled with it, and stores that
 are made of others (merge, migrate, held-out) have the scores of their samples; a build from the source has none.
 
@@ -28,7 +30,8 @@ from titan_speech.utils.files import write_atomically
 
 FOLDER = "scores"
 COMPUTED = frozenset(("duration_sec", "cps"))
-_PART = b"titan_speech.part"
+UNKNOWN_SCORER = "an unknown scorer"
+_PART, _SCORER = b"titan_speech.part", b"titan_speech.scorer"
 
 
 def score_file(part_name: str) -> str:
@@ -36,15 +39,27 @@ def score_file(part_name: str) -> str:
     return f"{FOLDER}/{part_name}.parquet"
 
 
-def write_scores(store: Path, part: Part, columns: Mapping[str, NDArray[np.float32]]) -> None:
+def write_scores(
+    store: Path, part: Part, columns: Mapping[str, NDArray[np.float32]], scorers: Mapping[str, str]
+) -> None:
     """Write the scores of a part; NaN is a score that is missing.
+
+    Args:
+        store: folder of the store.
+        part: whose samples were scored.
+        columns: by name.
+        scorers: that computed them, with their versions, by the name of the column; unknown ones are left out.
 
     Raises:
         OSError: the file cannot be written.
     """
     assert all(len(values_N) == part.num_samples for values_N in columns.values())
-    table = pa.table({name: pa.array(values_N, pa.float32()) for name, values_N in columns.items()})
-    table = table.replace_schema_metadata({_PART: part.info.fingerprint.encode()})
+    fields = [
+        pa.field(name, pa.float32(), metadata={_SCORER: scorers[name].encode()} if name in scorers else None)
+        for name in columns
+    ]
+    schema = pa.schema(fields, metadata={_PART: part.info.fingerprint.encode()})
+    table = pa.table([pa.array(values_N, pa.float32()) for values_N in columns.values()], schema=schema)
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_atomically(store / score_file(part.name), buffer.getvalue())
@@ -59,6 +74,19 @@ def read_scores(part: Part) -> dict[str, NDArray[np.float32]]:
     name = score_file(part.name)
     content = part.files.read(name)
     return {} if content is None else scores_in(content, part, f"{part.place}/{name}")
+
+
+def scorers_of(part: Part) -> dict[str, str]:
+    """The scorer and version of each column of a part's scores, as far as they are known."""
+    content = part.files.read(score_file(part.name))
+    if content is None:
+        return {}
+    try:
+        schema = pq.read_schema(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{part.place}/{score_file(part.name)} is damaged ({error}); score the store again") from error
+    named = {field.name: (field.metadata or {}).get(_SCORER, b"") for field in schema}
+    return {name: scorer.decode(errors="replace") for name, scorer in named.items() if scorer}
 
 
 def scores_in(content: bytes, part: Part, place: str) -> dict[str, NDArray[np.float32]]:
@@ -107,13 +135,16 @@ def carry_scores(store: Path, part: Part, origins: Sequence[Part]) -> None:
     ids_N = part.column("sample_id").combine_chunks()
     names = dict.fromkeys(name for _, columns in scored for name in columns)
     carried = {name: np.full(part.num_samples, np.nan, np.float32) for name in names}
+    scorers: dict[str, dict[str, None]] = {}
     for origin, columns in scored:
         places_N = pc.index_in(ids_N, value_set=origin.column("sample_id").combine_chunks())
         found_N = pc.is_valid(places_N).to_numpy(zero_copy_only=False)
         places_M = pc.drop_null(places_N).to_numpy()
+        by = scorers_of(origin)
         for name, values_M in columns.items():
             carried[name][found_N] = values_M[places_M]
-    write_scores(store, part, carried)
+            scorers.setdefault(name, {})[by.get(name, UNKNOWN_SCORER)] = None
+    write_scores(store, part, carried, {name: " or ".join(found) for name, found in scorers.items()})
 
 
 def sample_columns(part: Part, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:

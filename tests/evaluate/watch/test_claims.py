@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +19,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.evaluate.result_folder import CLAIMS, RESULTS
 from titan_speech.evaluate.watch import claims
 from titan_speech.evaluate.watch.claims import MAX_ATTEMPTS, Claim, WorkQueue, do_once
-from titan_speech.storage.shared_files import SharedFolder, shared_folder
+from titan_speech.storage.shared_files import SharedFolder, VersionedFile, shared_folder
 
 LEASE_SEC, BEAT_SEC = 0.6, 0.1
 
@@ -55,6 +56,36 @@ def test_work_that_fails_is_free_at_once(folder: SharedFolder) -> None:
     with pytest.raises(ValueError, match="no codec"):
         do_once(queue(folder, "a"), "k", fail)
     assert do_once(queue(folder, "b"), "k", lambda: {"score": 2})
+
+
+def test_work_that_is_given_back_late_is_still_that_of_who_took_it_over(folder: SharedFolder) -> None:
+    """Between the look at its own claim and the write, the slow worker's claim is taken over."""
+    path = f"{CLAIMS}/k.json"
+    taken = Claim("b", "other token").to_json()
+
+    class Overtaken:
+        def read(self, name: str) -> VersionedFile | None:
+            found = folder.read(name)
+            if name == path and found is not None and has_failed:
+                assert folder.replace(path, taken, found.version)
+            return found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(folder, name)
+
+    has_failed = False
+    slow = WorkQueue(cast("SharedFolder", Overtaken()), "a", LEASE_SEC, 60.0)
+
+    def fail() -> dict[str, int]:
+        nonlocal has_failed
+        has_failed = True
+        raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        do_once(slow, "k", fail)
+    left = folder.read(path)
+    assert left is not None
+    assert left.content == taken
 
 
 def test_a_claim_that_stands_still_is_taken_over_and_the_slow_worker_adds_nothing(folder: SharedFolder) -> None:

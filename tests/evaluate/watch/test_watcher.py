@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -18,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.s3_server import S3Server
-from titan_speech.checkpoint.commit import MARKER
+from titan_speech.checkpoint.commit import MARKER, lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.upload.transfer import push
 from titan_speech.checkpoint.verify import write_marker
@@ -31,18 +32,18 @@ from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
 from titan_speech.evaluate.result import Result
 from titan_speech.evaluate.result_folder import AUDIO, RESULTS, claim_path
-from titan_speech.evaluate.scorers.base import Metric
-from titan_speech.evaluate.watch import watcher
+from titan_speech.evaluate.scorers.base import Metric, ScorersFailedError
+from titan_speech.evaluate.watch import checkpoint_result, likelihood, watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
 from titan_speech.evaluate.watch.claims import Claim, WorkQueue
-from titan_speech.evaluate.watch.generate_clips import generate_clips
+from titan_speech.evaluate.watch.generate_clips import generate_clips, utterance_of
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.publish import Publisher, open_sinks
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
 from titan_speech.evaluate.watch.watcher import Due, Watcher
-from titan_speech.exit_codes import EXIT_DONE
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from titan_speech.generate.sampling import Decoding
-from titan_speech.generate.synthesize import SpeechModel
+from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import UNPROVED
@@ -53,6 +54,7 @@ from titan_speech.storage.retry import UnreachableError
 from titan_speech.storage.shared_files import shared_folder
 
 DECODING = Decoding(temperature=1.0, max_codes=10, min_codes=4)
+RECORDED_F = np.arange(30, dtype=np.uint16) * 2000
 
 
 @dataclass
@@ -83,10 +85,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pack")
     voice = write_sound(folder, "voices/one", Sound(codes_F=np.arange(40, dtype=np.uint16)))
+    recording = write_sound(folder, "recordings/three", Sound(codes_F=RECORDED_F))
     prompts = (
         Prompt("one", "en", "Please hold the line.", sets=("canary", "full")),
         Prompt("two", "hi", "नमस्ते", subset="short"),
-        Prompt("three", "en", "Goodbye.", voice=voice, voice_text="One, two."),
+        Prompt("three", "en", "Goodbye.", voice=voice, voice_text="One, two.", recording=recording),
     )
     write_pack(folder, Pack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
     return folder
@@ -134,11 +137,12 @@ def test_a_worker_goes_on_where_the_one_before_was_killed(
     model, codec = SpeechModel.load(tmp_path / "hf"), load_codec("embedded")
     monkeypatch.setattr("titan_speech.evaluate.watch.generate_clips.MAX_BATCH_TOKENS", 40)
     prompts = [(prompt, None, None) for prompt in evaluation(pack_folder).pack.prompts[:2]]
-    whole = generate_clips(model, prompts, codec, DECODING, tmp_path / "whole", "step 5")
+    utterances = [utterance_of(prompt, None, codec) for prompt, _, _ in prompts]
+    whole = generate_clips(model, prompts, utterances, codec, DECODING, tmp_path / "whole", "step 5")
     assert len(list((tmp_path / "whole").iterdir())) == 2
     first, second = sorted((tmp_path / "whole").iterdir())
     second.write_bytes(first.read_bytes()[:100])  # cut: its prompt is spoken again
-    again = generate_clips(model, prompts, codec, DECODING, tmp_path / "whole", "step 5")
+    again = generate_clips(model, prompts, utterances, codec, DECODING, tmp_path / "whole", "step 5")
     assert 0 < again.num_timed_codes < whole.num_timed_codes
     assert again.num_codes == whole.num_codes == whole.num_timed_codes
     for one, other in zip(whole.clips, again.clips, strict=True):
@@ -230,6 +234,49 @@ def test_voices_that_a_pack_has_as_codes_are_heard_by_scorers_and_cloned_or_not(
     assert result.notes["codes_per_sec"] > 0
 
 
+def test_the_likelihood_of_a_recording_is_the_loss_of_its_codes(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
+    model = SpeechModel.load(tmp_path / "hf")
+    monkeypatch.setattr(likelihood, "CHUNK_LOGITS", 7 * model.grammar.vocabulary.num_rows)
+    one = replace(evaluation(pack_folder), num_seeds=2)
+    result, _ = evaluate_export(tmp_path / "hf", one, one.key("x"), tmp_path / "work", "hf")
+    found = [clip.scores[likelihood.METRIC] for clip in result.clips]
+    assert [score.reason for score in found[:2]] == ["no recording"] * 2
+    assert found[2] == found[5], "no sampling is in it"
+    assert found[2].weight == len(RECORDED_F)
+    reference = Reference(np.arange(40, dtype=np.uint16), "One, two.")
+    task, parts = model.parts("Goodbye.", reference)
+    document = model.grammar.document(task, replace(parts, codes=RECORDED_F))
+    ids_1T = torch.from_numpy(document.ids_T.astype(np.int64))[None]
+    with torch.inference_mode():
+        logprobs_TV = model.model(ids_1T).logits[0].double().log_softmax(-1)
+    places = range(document.num_prefix_tokens, document.num_prefix_tokens + len(RECORDED_F))
+    expected = -np.mean([float(logprobs_TV[place - 1, ids_1T[0, place]]) for place in places])
+    assert found[2].value == pytest.approx(expected, rel=1e-5)
+
+
+def test_recordings_that_cannot_be_read_by_the_model_are_marked(pack_folder: Path) -> None:
+    one, codec = evaluation(pack_folder), load_codec("embedded")
+    silent, short = (Sound(np.zeros(count, np.float32)) for count in (16_000, 10))
+    spoken = Sound(codec.decode(RECORDED_F))
+    found = [one._codes(sound) for sound in (None, silent, short, spoken, Sound(codes_F=RECORDED_F))]
+    assert found[:3] == [
+        "no recording", "the recording: silent", "the recording: 0.00 s long, expected 0.1 to 120 s"
+    ]  # fmt: skip
+    assert [len(codes) for codes in found[3:]] == [30, 30]
+    assert likelihood._score(None, Utterance(""), "the recording: silent").failed  # pyright: ignore[reportArgumentType]
+
+
+def test_a_pack_of_another_codec_is_refused(pack_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pack_folder, tmp_path / "pack"))
+    (copy / "pack.json").unlink()
+    write_pack(copy, replace(evaluation(pack_folder).pack, codec_hash="another"))
+    command = ["evaluate", "run", "--model", str(tmp_path), "--pack", str(copy), "--max-sec", "0.2"]
+    assert main(command) == EXIT_BAD_INPUT
+
+
 def checkpoints(*steps: int) -> list[RunCheckpoint]:
     return [RunCheckpoint(step, str(step)) for step in steps]
 
@@ -278,6 +325,64 @@ def test_a_checkpoint_that_vanishes_is_a_result_that_says_so(
     assert list((tmp_path / "evaluation" / "claims").iterdir()) == []
 
 
+@dataclass
+class Unloadable(Lengths):
+    """A scorer that is broken until it is mended."""
+
+    mended: bool = False
+
+    def score(self, clips: Sequence[Clip]) -> list[dict[str, Score]]:
+        return super().score(clips) if self.mended else [{"num_codes": Score.failure("out of memory")} for _ in clips]
+
+
+def test_scores_of_a_broken_scorer_are_no_result_and_are_made_when_it_is_mended(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, stop = Unloadable(), Event()
+    due = Due(replace(evaluation(pack_folder), scorers=[broken]))
+    one = watcher_of(run, pack_folder, tmp_path, due)
+    with pytest.raises(ScorersFailedError, match=r"no clip of 3 could be scored by length: out of memory"):
+        one.evaluate_due()
+    assert one.queue.done() == set()
+
+    def wait(seconds: float) -> bool:
+        broken.mended = True
+        return Event.is_set(stop)
+
+    def read(result: Result) -> None:
+        assert result.notes is not None
+        assert result.notes["codes_per_sec"] == 0, "the codes were kept"
+        stop.set()
+
+    one.on_result = read
+    monkeypatch.setattr(stop, "wait", wait)
+    one.watch(stop)
+    assert len(one.queue.done()) == 1
+
+    broken.mended = False
+    later = watcher_of(run, pack_folder, tmp_path / "later", due)
+    later.queue.max_attempts = 1
+    assert later.evaluate_due() == 1, "not tried for ever"
+    assert later.evaluate_due() == 0
+    (reason,) = later.failures()
+    assert "out of memory" in reason
+
+
+def test_a_checkpoint_is_open_while_it_is_exported_and_no_longer(
+    run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    one, real = watcher_of(copy, pack_folder, tmp_path), checkpoint_result.evaluate_export
+
+    def evaluate(*arguments):
+        with lock_for_removal(copy / "checkpoint" / "step-5") as is_mine:
+            assert is_mine
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoint_result, "evaluate_export", evaluate)
+    assert one.evaluate_due() == 1
+
+
 def test_what_every_checkpoint_would_meet_ends_the_worker_and_frees_the_work(
     run: Path, pack_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +411,18 @@ def test_results_go_to_the_note_for_the_card_and_to_tensorboard(run: Path, pack_
     events.Reload()
     assert {"evaluation/canary/num_codes", "evaluation/full/num_codes/language/hi"} <= set(events.Tags()["scalars"])
     assert [scalar.step for scalar in events.Scalars("evaluation/full/num_codes")] == [5]
+    first = next((folder / RESULTS).iterdir())
+    for left in ("missing", "older than its results"):
+        if left == "missing":
+            (folder / "step-5.md").unlink()
+        else:
+            (folder / "step-5.md").write_text("of one result")
+            os.utime(folder / "step-5.md", (0, first.stat().st_mtime - 1))
+        Publisher(folder, open_sinks([], folder, "run")).restore_notes()
+        assert (folder / "step-5.md").read_text() == note, left
+    (folder / "step-5.md").write_text("newer")
+    Publisher(folder, open_sinks([], folder, "run")).restore_notes()
+    assert (folder / "step-5.md").read_text() == "newer"
     again = watcher_of(run, pack_folder, tmp_path, Due(evaluation(pack_folder)))
     again.on_result = lambda result: pytest.fail("was there before")
     assert again.evaluate_due() == 0

@@ -84,6 +84,22 @@ class Pack:
         content = asdict(replace(self, name="", licence="", made_from=""))
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
+    def check_codec(self, codec_hash: str | None, folder: Path) -> None:
+        """Check that a codec is the one that the pack's codes are of; a pack without codes takes any.
+
+        Args:
+            codec_hash: of the codec; None: there is none.
+            folder: of the pack, for the message.
+
+        Raises:
+            DataError: it is another one, whose decoder would make noise of the codes.
+        """
+        if self.codec_hash and codec_hash != self.codec_hash:
+            found = "none" if codec_hash is None else repr(codec_hash)
+            raise DataError(
+                f"the sounds of {folder} are codes of codec {self.codec_hash!r}, found {found}: give it by --codec"
+            )
+
     def of_set(self, name: str) -> tuple[Prompt, ...]:
         """The prompts of the canary or the full set."""
         return tuple(prompt for prompt in self.prompts if name in prompt.sets)

@@ -7,14 +7,21 @@ so in that clip's score; what it raises anyway marks its metrics of the whole ba
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from titan_speech.errors import ModelError
 from titan_speech.evaluate.clip import Clip, Score, Scores
+from titan_speech.evaluate.scorers.audio import unusable
 from titan_speech.utils.printable import one_line
 
 logger = logging.getLogger(__name__)
+
+
+class ScorersFailedError(ModelError):
+    """A scorer gave no value to any clip that it could have scored: the scorer is at fault, not the clips."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,34 @@ def score_clips(clips: Sequence[Clip], scorers: Sequence[Scorer]) -> list[Scores
         for merged, scores in zip(found, _of_one(clips, scorer), strict=True):
             merged.update(scores)
     return list(found)
+
+
+def check_scorers(clips: Sequence[Clip], scores: Sequence[Scores], scorers: Sequence[Scorer]) -> None:
+    """Raise a ScorersFailedError where a scorer failed on all clips: such scores are no result of a model.
+
+    Clips that no scorer can take (silent, too short, a voice that is) say nothing of a scorer.
+
+    Args:
+        clips: that were scored.
+        scores: of each.
+        scorers: that scored them.
+    """
+    usable = [
+        found
+        for clip, found in zip(clips, scores, strict=True)
+        if not unusable(clip.sound) and not (clip.voice is not None and unusable(clip.voice))
+    ]
+    problems = []
+    for scorer in scorers:
+        failed = [found[metric.name] for found in usable for metric in scorer.metrics if metric.name in found]
+        if failed and all(score.failed for score in failed):
+            ((reason, _),) = Counter(score.reason for score in failed).most_common(1)
+            problems.append(f"{scorer.name}: {reason}")
+    if problems:
+        raise ScorersFailedError(
+            f"no clip of {len(usable):,} could be scored by {'; '.join(problems)}. Nothing is published; the generated "
+            "codes are kept, and scored when the command runs again"
+        )
 
 
 def _of_one(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:

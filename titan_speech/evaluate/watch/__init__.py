@@ -5,6 +5,8 @@ run_checkpoints.py    complete checkpoints of a run folder or an s3:// address, 
   v
 generate_clips.py     the prompts of a pack, spoken by an exported model, in batches that a later start continues
   v
+likelihood.py         how probable the model finds the recordings of the pack
+  v
 checkpoint_result.py  export, clips, scores: the result of one checkpoint
   v
 milestones.py         exports of a live run, compared with their checkpoints

@@ -3,12 +3,17 @@
 In: a shared folder (on disk or in object storage) and the key of a piece of work. Out: `results/KEY.json`, written
 once; `claims/KEY.json` while a worker is at it.
 
-A worker creates the claim, counts up a number in it every few seconds, and deletes it when the result is there. Whoever
-finds a claim of another watches it: one whose number has stood still for `LEASE_SEC` by the watcher's own clock belongs
-to a worker that is gone, and is taken over, by a conditional write that only one of several can win. No clock is
-compared with another. A worker that was only slow finds its claim taken and goes on; its result and the other's are of
-the same work, and the first one stays. Work that was begun `MAX_ATTEMPTS` times and never ended (a checkpoint that
-takes more memory than there is) is given up with a result that says so.
+A worker creates the claim, counts up a number in it every few seconds, and deletes it when the result is there. Work
+that fails is given back by writing so over the worker's own claim: a deletion could hit the claim of one who took over
+meanwhile, and a third would do the work again. Whoever finds a claim of another watches it: one whose number has stood
+still for `LEASE_SEC` by the watcher's own clock belongs to a worker that is gone, and is taken over, by a conditional
+write that only one of several can win. No clock is compared with another. A worker that was only slow finds its claim
+taken and goes on; its result and the other's are of the same work, and the first one stays. Work that was begun
+`MAX_ATTEMPTS` times and never ended (a checkpoint that takes more memory than there is) is given up with a result that
+says so.
+
+Results are written by `create`, which has one winner even on a shared file system whose locks are local to a machine
+(storage/shared_files.py); there two workers may take over one claim, which costs a repetition and doubles no result.
 """
 
 from __future__ import annotations
@@ -47,6 +52,8 @@ class Claim:
     """Of this claim alone: two claims never have the same content."""
     attempt: int = 1
     beats: int = 0
+    is_free: bool = False
+    """Its worker has given the work back."""
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -117,7 +124,7 @@ class WorkQueue:
         if claim is None:
             yield None
             return
-        if self.folder.read(result_path(key)) is not None:  # done between the look and the claim
+        if self._is_done(key):  # between the look and the claim
             self.folder.delete(path)
             yield None
             return
@@ -129,7 +136,10 @@ class WorkQueue:
         finally:
             ended.set()
             beat.join()
-            self._give_back(path, claim)
+            if self._is_done(key):
+                self.folder.delete(path)  # whoever's it is: no claim is needed any more
+            else:
+                self._give_back(path, claim)
 
     def _take(self, key: str, path: str) -> Claim | None:
         found = self.folder.read(path)
@@ -137,7 +147,11 @@ class WorkQueue:
             self._seen.pop(key, None)
             mine = Claim(self.worker, uuid.uuid4().hex)
             return mine if self.folder.create(path, mine.to_json()) else None
-        now = time.monotonic()
+        before, now = _claim_in(found.content), time.monotonic()
+        if before is not None and before.is_free:
+            self._seen.pop(key, None)
+            mine = Claim(self.worker, uuid.uuid4().hex)
+            return mine if self.folder.replace(path, mine.to_json(), found.version) else None
         version, since = self._seen.get(key, ("", now))
         if version != found.version:
             self._seen[key] = (found.version, now)
@@ -145,7 +159,6 @@ class WorkQueue:
         if now - since < self.lease_sec:
             return None
         del self._seen[key]
-        before = _claim_in(found.content)
         mine = Claim(self.worker, uuid.uuid4().hex, before.attempt + 1 if before else 1)
         if not self.folder.replace(path, mine.to_json(), found.version):
             return None
@@ -168,10 +181,13 @@ class WorkQueue:
             except (OSError, TitanSpeechError) as error:  # the server may come back
                 logger.warning("%s was not renewed for %.0f s: %s", path, time.monotonic() - last_heard, error)
 
+    def _is_done(self, key: str) -> bool:
+        return self.folder.read(result_path(key)) is not None
+
     def _give_back(self, path: str, claim: Claim) -> None:
         found = self.folder.read(path)
         if found is not None and _is_of(claim, found):
-            self.folder.delete(path)
+            self.folder.replace(path, replace(claim, is_free=True).to_json(), found.version)
 
 
 def do_once(

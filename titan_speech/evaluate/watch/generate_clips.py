@@ -1,11 +1,11 @@
 """The prompts of a pack, spoken by an exported model.
 
-In: an exported model, prompts with their sounds, the codec, decoding parameters, a work folder. Out: a `Clip` for each
-prompt, and how fast it went. In transformers, prompts of similar length are decoded together, as many as fit into
-`MAX_BATCH_TOKENS`; vLLM makes its own batches (generate/vllm_speech.py). What a prompt sounds like does not depend on
-the batch it is in. The codes of each batch are written when it is done, so a process that was killed goes on with the
-batch it was at. The work folder belongs to one key (checkpoint, pack,
-decoding) and is removed by whoever made it.
+In: an exported model, prompts with their sounds as utterances, the codec, decoding parameters, a work folder. Out: a
+`Clip` for each prompt, and how fast it went. In transformers, prompts of similar length are decoded together, as many
+as fit into `MAX_BATCH_TOKENS`; vLLM makes its own batches (generate/vllm_speech.py). What a prompt sounds like does not
+depend on the batch it is in. The codes of each batch are written when it is done, so a process that was killed goes on
+with the batch it was at. The work folder belongs to one key (checkpoint, pack, decoding) and is removed by whoever made
+it.
 
 Shapes: F codes (frames).
 """
@@ -59,28 +59,26 @@ PromptSounds = tuple[Prompt, Sound | None, Sound | None]
 def generate_clips(
     model: SpeechModel | VLLMSpeech,
     prompts: Sequence[PromptSounds],
+    utterances: Sequence[Utterance],
     codec: Codec,
     decoding: Decoding,
     work: Path,
     made_by: str,
-    *,
-    clones: bool = True,
 ) -> SpokenPack:
     """Speak all prompts.
 
     Args:
         model: the export.
         prompts: with their sounds.
-        codec: that of the model; voices without codes are encoded by it.
+        utterances: what is spoken for each (`utterance_of`).
+        codec: that of the model.
         decoding: sampling parameters.
         work: folder in which codes are kept until the end.
         made_by: who speaks, for people.
-        clones: prompts with a voice clone it; else they are spoken as plain texts, and the voice only judges.
 
     Raises:
-        DataError: a prompt for cloning has no transcript of its voice, or the work folder cannot be written.
+        DataError: the work folder cannot be written.
     """
-    utterances = [_utterance(prompt, voice if clones else None, codec) for prompt, voice, _ in prompts]
     with Progress(f"speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
         if isinstance(model, VLLMSpeech):
             journal = work / f"{_batch_name(prompts, range(len(prompts)), decoding)}.jsonl"
@@ -119,7 +117,17 @@ def _in_batches(
     return [found[number] for number in range(len(utterances))], num_timed_codes, spent_sec
 
 
-def _utterance(prompt: Prompt, voice: Sound | None, codec: Codec) -> Utterance:
+def utterance_of(prompt: Prompt, voice: Sound | None, codec: Codec) -> Utterance:
+    """What is spoken for a prompt.
+
+    Args:
+        prompt: text and transcript of the voice.
+        voice: to clone; None: the text is spoken without one.
+        codec: that encodes a voice without codes.
+
+    Raises:
+        DataError: a prompt for cloning has no transcript of its voice.
+    """
     seed = int.from_bytes(hashlib.blake2b(prompt.prompt_id.encode(), digest_size=6).digest(), "big")
     if voice is None:
         return Utterance(prompt.text, None, seed)

@@ -7,6 +7,7 @@ A sink that fails costs one warning, as in training.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from titan_speech.checkpoint.commit import step_name
 from titan_speech.errors import DataError
 from titan_speech.evaluate.result import Result, read_result
-from titan_speech.evaluate.result_folder import RESULTS
+from titan_speech.evaluate.result_folder import RESULTS, result_path
 from titan_speech.evaluate.statistics import intervals
 from titan_speech.evaluate.summary import summary
 from titan_speech.training.sinks.sink import Sinks
@@ -56,7 +57,29 @@ class Publisher:
         self.sinks.log(result.step, scalars(result))
         if self.notes is not None:
             of_step = [one for one in self._results() if one.step == result.step]
-            write_atomically(self.notes / f"{step_name(result.step)}.md", summary(of_step))
+            write_atomically(self._note(result.step), summary(of_step))
+
+    def restore_notes(self) -> None:
+        """Write notes that are missing or older than a result of their step.
+
+        A worker that was killed between a result and its note leaves such ones."""
+        if self.notes is None:
+            return
+        by_step: dict[int, list[Result]] = defaultdict(list)
+        newest: dict[int, float] = defaultdict(float)
+        for result in self._results():
+            if result.step is not None:
+                by_step[result.step].append(result)
+                path = self.notes / result_path(result.key.id)
+                newest[result.step] = max(newest[result.step], path.stat().st_mtime)
+        for step, results in by_step.items():
+            note = self._note(step)
+            if not note.is_file() or note.stat().st_mtime < newest[step]:
+                write_atomically(note, summary(results))
+
+    def _note(self, step: int) -> Path:
+        assert self.notes is not None
+        return self.notes / f"{step_name(step)}.md"
 
     def _results(self) -> list[Result]:
         assert self.notes is not None

@@ -6,8 +6,8 @@ set at the first checkpoint at or after each multiple of its cadence. The newest
 matters more than what happened while nobody watched.
 
 Nothing is written into the run's checkpoints, and the trainer knows nothing of it: it opens no file and no socket for
-it, and waits for no lock. Retention removes a checkpoint that nobody reads at that moment; one that was removed while
-it was read has a result that says so.
+it, and waits for no lock. A checkpoint is open while it is exported, not while its export speaks and is scored;
+retention removes one that is not open, and one that was removed before its export has a result that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech.codec.wav import wav_bytes
-from titan_speech.errors import CheckpointError, DataError
+from titan_speech.errors import CheckpointError, DataError, TitanSpeechError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
+from titan_speech.evaluate.models.isolation import RETRY_SEC
 from titan_speech.evaluate.result import Result, ResultKey, result_from_json
 from titan_speech.evaluate.result_folder import audio_path
+from titan_speech.evaluate.scorers.base import ScorersFailedError
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
@@ -77,6 +80,8 @@ class Watcher:
     """Series and step of each result, by its id: each is read once."""
 
     _failures: dict[str, str] = field(default_factory=dict)
+    _num_unscored: Counter[str] = field(default_factory=Counter)
+    """How often scorers failed on all clips, by the id of the work."""
 
     def __post_init__(self) -> None:
         self._read_results(self.queue.done(), is_new=False)
@@ -91,7 +96,8 @@ class Watcher:
             How many results this worker published.
 
         Raises:
-            TitanSpeechError: something that every checkpoint would meet: another codec, a full disk.
+            TitanSpeechError: something that every checkpoint would meet: another codec, a full disk, a scorer that
+                fails on all clips. After `max_attempts` of the last, the result of the checkpoint says so.
         """
         count = 0
         while True:
@@ -169,11 +175,14 @@ class Watcher:
         folder = self.work / key.id
         logger.info("step %d: %s set of %s", checkpoint.step, evaluation.set_name, evaluation.pack.name)
         try:
-            with self.checkpoints.opened(checkpoint) as opened:
-                result, clips = evaluate_checkpoint(opened, evaluation, key, folder)
+            result, clips = evaluate_checkpoint(self.checkpoints.opened(checkpoint), evaluation, key, folder)
         except CheckpointError as error:
-            logger.warning("step %d is not evaluated: %s", checkpoint.step, error)
-            return {"failed": str(error), "step": checkpoint.step, "series": key.series, "id": key.id}
+            return _failed(error, checkpoint, key)
+        except ScorersFailedError as error:
+            self._num_unscored[key.id] += 1
+            if self._num_unscored[key.id] < self.queue.max_attempts:
+                raise
+            return _failed(error, checkpoint, key)
         if due.keeps_audio:
             self._keep_audio(key.id, clips)
         return result.to_json()
@@ -184,8 +193,10 @@ class Watcher:
             if is_first and clip.sound.wav_T is not None and len(clip.sound.wav_T):
                 self.queue.folder.create(audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE))
 
-    def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC) -> None:
-        """Evaluate what becomes due until `stop` is set; a server that cannot be reached is waited for.
+    def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC, scorer_wait_sec: float = RETRY_SEC) -> None:
+        """Evaluate what becomes due until `stop` is set.
+
+        A server that cannot be reached is waited for, and so is a scorer that fails on all clips.
 
         Raises:
             TitanSpeechError: as `evaluate_due`.
@@ -195,4 +206,13 @@ class Watcher:
                 self.evaluate_due()
             except UnreachableError as error:
                 logger.warning("%s; looking again in %g s", error, poll_sec)
+            except ScorersFailedError as error:
+                logger.warning("%s. Scoring again in %g s", error, scorer_wait_sec)
+                stop.wait(scorer_wait_sec)
             stop.wait(poll_sec)
+
+
+def _failed(error: TitanSpeechError, checkpoint: RunCheckpoint, key: ResultKey) -> dict[str, Any]:
+    """A result that says why there is none."""
+    logger.warning("step %d is not evaluated: %s", checkpoint.step, error)
+    return {"failed": str(error), "step": checkpoint.step, "series": key.series, "id": key.id}
