@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.plan_samples import make_world
-from titan_speech.align import trl_training
+from titan_speech.align import grpo, trl_training
 from titan_speech.align.grpo import prepare
 from titan_speech.align.prompts import PromptFilter, Prompts, read_prompts
 from titan_speech.align.rewards import Term
@@ -200,6 +200,40 @@ def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -
         some.rewards(ids, completions)
 
 
+def write_model(folder: Path) -> Path:
+    """What is read of an exported folder before training."""
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"max_position_embeddings": 512}')
+    (model / "README.md").write_text("# A model")
+    ModelRecord(1, "v", "g", (), "w").write(model)
+    Expansion("base", "0" * 64, 400, 66_000, "mean", 1.0, 0, "v").write(model)
+    return model
+
+
+@pytest.mark.parametrize(("changes", "stage"), [({"max_codes": 600}, "prompts"), ({}, "policy")])
+def test_a_job_that_is_refused_before_its_first_step_leaves_no_folder(
+    world: Any, found: Prompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], stage: str
+) -> None:
+    """Its prompts are too long, or its model, which has no weights here, is no model."""
+    settings = replace(job(tmp_path, model=write_model(tmp_path)), output=tmp_path / "fresh", **changes)
+    monkeypatch.setattr(grpo, "require_trl", lambda: None)
+    tokenizer = TextTokenizer.load(world.tokenizer)
+
+    def no_model(*_: Any) -> None:
+        assert (settings.work / "settings.json").exists()
+        raise ModelError("policy: no weights")
+
+    monkeypatch.setattr(grpo, "train_by_trl", no_model)
+    with pytest.raises((DataError, ModelError), match=stage):
+        grpo.train_grpo(found, tokenizer, MeasuresScorer(Grammar(tokenizer.vocabulary())), settings)
+    assert not settings.work.exists()
+    settings.work.mkdir()  # of an earlier job
+    with pytest.raises((DataError, ModelError), match=stage):
+        grpo.train_grpo(found, tokenizer, MeasuresScorer(Grammar(tokenizer.vocabulary())), settings)
+    assert settings.work.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -213,12 +247,7 @@ def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -
 def test_what_the_export_needs_is_read_before_hours_of_training(
     world: Any, found: Prompts, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text('{"max_position_embeddings": 512}')
-    (model / "README.md").write_text("# A model")
-    ModelRecord(1, "v", "g", (), "w").write(model)
-    Expansion("base", "0" * 64, 400, 66_000, "mean", 1.0, 0, "v").write(model)
+    model = write_model(tmp_path)
     settings = job(tmp_path, model=model)
     tokenizer = TextTokenizer.load(world.tokenizer)
     scorer = MeasuresScorer(Grammar(tokenizer.vocabulary()))

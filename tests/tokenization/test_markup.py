@@ -84,7 +84,7 @@ def test_stores_get_the_same_ids_however_they_are_encoded(tagged: TextTokenizer)
     ],
 )
 def test_names_that_are_none_are_refused(names: list[object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=message):
+    with pytest.raises(VocabularyError, match=rf"recipe\.json: .*{message}"):
         TextTokenizer.load(with_markup(tmp_path, names))
 
 

@@ -21,7 +21,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,8 @@ def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, setting
         The record that is written as grpo.json.
 
     Raises:
-        DataError: the output exists, prompts leave no room, or a reward is constant or no number.
+        DataError: the output exists, the job was begun with other settings, prompts leave no room, or a reward is
+            constant or no number.
         HealthError: a bound was left once too often.
         ModelError: trainer, transformers and generator disagree before the first step.
         CheckpointError: another process is at it.
@@ -79,9 +81,9 @@ def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, setting
     require_trl()
     if settings.output.exists():
         raise DataError(f"{settings.output} exists already; choose another folder or delete it")
-    settings.work.mkdir(parents=True, exist_ok=True)
-    with RunLock.take(settings.work):
-        sampling, rollouts = prepare(found, tokenizer, scorer, settings)
+    sampling, rollouts = prepare(found, tokenizer, scorer, settings)
+    with _work_folder(settings.work):
+        check_settings(settings.work / SETTINGS_NAME, sampling)
         model = train_by_trl(rollouts, settings)
         record = {
             "version": __version__,
@@ -95,20 +97,33 @@ def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, setting
     return record
 
 
+@contextmanager
+def _work_folder(work: Path) -> Iterator[None]:
+    """The folder of the job, locked; one that was made for a job which did no step is removed."""
+    is_new = not work.exists()
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunLock.take(work):
+            yield
+    except BaseException:
+        if is_new and not read_steps(work):
+            shutil.rmtree(work)
+        raise
+
+
 def prepare(
     found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, settings: GRPOSettings
 ) -> tuple[dict[str, Any], Rollouts]:
-    """What the job is recorded by, held against the job that is continued; and its prompts.
+    """What the job is recorded by, and its prompts; nothing is written.
 
     Raises:
-        DataError: it was begun with other settings, prompts leave no room, or a reward or bound is of no score.
+        DataError: prompts leave no room, or a reward or bound is of no score.
         ModelError: a file of the model's folder is missing or damaged.
     """
     check_names(scorer, (term.name for term in settings.terms))
     measured = {REWARD, REWARD_STD, *((KL,) if settings.beta else ())}
     check_names(scorer, sorted({*settings.stop, *settings.stop_below} - measured))
     sampling = _sampling(found, scorer, settings)
-    check_settings(settings.work / SETTINGS_NAME, sampling)
     read_card(settings.model)  # the export needs it, hours later
     read_expansion(settings.model)
     grammar = Grammar(tokenizer.vocabulary())

@@ -187,7 +187,7 @@ class PreferenceConfig:
 
     max_drift: Annotated[float, Bounds(at_least=0)] = 0.0
     """Nats per token by which the log-probability of the chosen answers may differ from the reference's, as a mean over
-    the pairs since the last log line; beyond it the run stops (code 3) and names the last good checkpoint. 0: no
+    their tokens since the last log line; beyond it the run stops (code 3) and names the last good checkpoint. 0: no
     limit."""
 
     reference: Literal["precomputed", "adapters_off"] = "precomputed"

@@ -219,7 +219,7 @@ def _markup(file: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
     """The names under `markup` in recipe.json.
 
     Raises:
-        VocabularyError: they are no names, or entries of the tokenizer.
+        VocabularyError: they are no names, come twice, are too many, or are entries of the tokenizer.
     """
     names = read_json_file(file).get("markup", []) if file.is_file() else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -229,7 +229,10 @@ def _markup(file: Path, tokenizer: Tokenizer) -> tuple[str, ...]:
             f"{file}: markup {taken[0]} is an entry of the tokenizer already, with an id and a meaning of its own; "
             "choose another name"
         )
-    check_markup(tuple(names))
+    try:
+        check_markup(tuple(names))
+    except VocabularyError as error:
+        raise VocabularyError(f"{file}: {error}") from None
     return tuple(names)
 
 

@@ -278,7 +278,7 @@ def check_markup(names: tuple[str, ...]) -> None:
         if not _MARKUP_NAME.fullmatch(name):
             raise VocabularyError(f"markup {name!r}: expected a name in <>, without space and |, such as <laugh>")
         if name in names[:number]:
-            raise VocabularyError(f"markup {name} comes twice; each name has one row")
+            raise VocabularyError(f"markup {name} comes twice; each name has one row, so remove one of them")
     if len(names) > MAX_MARKUP:
         raise VocabularyError(f"markup has {len(names)} names; there are {MAX_MARKUP} reserved rows")
 
