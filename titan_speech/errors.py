@@ -45,5 +45,19 @@ class HealthError(TitanSpeechError, RuntimeError):
     """The run stopped itself, because continuing would do harm."""
 
 
+class BoundsLeftError(HealthError):
+    """What was measured of a run left the bounds of its configuration."""
+
+    def __init__(self, message: str, *, found: str = "", step: int = 0, within_step: int = 0) -> None:
+        """Args:
+        message: for people, without which checkpoint is good.
+        found: the bounds that were left, in few words.
+        step: steps done.
+        within_step: a checkpoint up to this step is of weights that kept the bounds.
+        """
+        super().__init__(message)
+        self.found, self.step, self.within_step = found, step, within_step
+
+
 class RendezvousError(TitanSpeechError, TimeoutError):
     """The ranks of a run did not find each other."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from titan_speech.data.loader import ANSWERS, Batch, SpeechDataLoader, worker_er
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed.lost_rank import is_of_a_collective
+from titan_speech.errors import BoundsLeftError
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks
 from titan_speech.health.signals import StopRun, StopSignals, describe_kept
@@ -47,6 +48,7 @@ from titan_speech.model.lora import num_frozen_in_matrices
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.forward_pass import ForwardPasses
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
+from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
 from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.preference import TRAINING, Preference, ReferencePass
@@ -80,6 +82,7 @@ class SpeechTrainer(Trainer):
     metrics_processor: SpeechMetricsProcessor
     checkpointer: SpeechCheckpointManager
     optimizers: SpeechOptimizers
+    lr_schedulers: TokenBudgetSchedule
     dataloader: SpeechDataLoader
 
     def __init__(self, config: Config) -> None:
@@ -102,6 +105,7 @@ class SpeechTrainer(Trainer):
         self.hangs = HangReport(run_folder, finder.slots)
         self.forward_passes = ForwardPasses(self, lambda where: self.hangs.heartbeat.mark(self.step, where))
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
+        self.lr_schedulers.scale(self.rollbacks.lr_factor)
         self.preference = self._preference() if config.speech.preference.is_on else None
         self.validation = Validation(
             config.validation_sets,
@@ -246,12 +250,19 @@ class SpeechTrainer(Trainer):
         if is_at_end and self.step == self.checkpointer.start.step:
             logger.info(f"All {counted(self.step, 'step')} are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
-            with ledger.part(VALIDATION_TIME):
-                self._begin_preference()
-                self._between_steps()
+            try:
+                with ledger.part(VALIDATION_TIME):
+                    self._begin_preference()
+                    self._between_steps()
+            except BoundsLeftError as breach:
+                self._bounds_left(breach)
         if is_at_end:
             ledger.settle_in(IDLE)  # waiting for other ranks, uploads and exports
         return super().should_continue_training()
+
+    def _bounds_left(self, breach: BoundsLeftError) -> NoReturn:
+        """Go back with a lower rate, or end the run; on all ranks alike."""
+        self.rollbacks.lower_rate(breach, self.checkpointer.last_good_until(breach.within_step))
 
     def _begin_preference(self) -> None:
         """The reference's log-probabilities, before the first step of this process; a branch finds them in the folder
@@ -325,9 +336,10 @@ class SpeechTrainer(Trainer):
         self.hangs.step_ended(self.config.comm.train_timeout_seconds)
         self.metrics_processor.step_done(self.step)
         if self.preference is not None:
-            self.preference.end_if_adrift(
-                self.step, self.checkpointer.last_good_until, self.config.speech.metrics.log_every_steps
-            )
+            try:
+                self.preference.end_if_adrift(self.step, self.config.speech.metrics.log_every_steps)
+            except BoundsLeftError as breach:
+                self._bounds_left(breach)
 
     def _train_step(self, data_iterator: Iterator[Batch]) -> None:
         self._num_microbatches = 0
@@ -387,6 +399,7 @@ class SpeechTrainer(Trainer):
         self.step = state_dict["step"]
         self.health.restore(HealthState.from_json(state_dict["health"]))
         self.rollbacks.restore(state_dict["rollbacks"])
+        self.lr_schedulers.scale(self.rollbacks.lr_factor)
 
     def close(self) -> None:
         """Close the dataloader, and wait for the save that is being written."""

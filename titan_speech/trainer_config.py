@@ -349,7 +349,7 @@ class SummaryCallback(RunCallback):
 
 def _rollback_text(trainer: SpeechTrainer) -> str:
     decided = trainer.rollbacks.decided
-    return f"A loss spike at step {decided.spike:,}: back to step {decided.back_to:,}." if decided else ""
+    return f"{decided}." if decided else ""
 
 
 def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
@@ -374,7 +374,6 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 open_check_sound(config, Path(trainer.config.dump_folder))
                 if torch.distributed.get_rank() == 0
                 else None,
-                trainer.checkpointer.last_good_until,
             )
         )
     is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint

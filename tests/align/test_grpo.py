@@ -328,6 +328,14 @@ def test_a_breach_goes_back_before_the_weights_that_gave_it_and_halves_the_rate(
     assert left(settings) == ["checkpoint-2"]
 
 
+def test_a_checkpoint_that_leads_to_a_breach_once_more_is_left_for_the_one_before_it(tmp_path: Path) -> None:
+    settings = job(tmp_path, max_breaches=3)
+    for step, back_to in ((5, 3), (5, 2), (4, 0)):
+        trl_training.go_back(settings, step, "kl 2 is above 1", trl_training.read_breaches(settings.work))
+        assert trl_training.read_breaches(settings.work)[-1]["back_to"] == back_to
+    assert left(settings) == []
+
+
 @pytest.mark.parametrize("state", [None, '{"global_step": 1'])
 def test_a_checkpoint_that_a_kill_cut_off_is_not_resumed_from(tmp_path: Path, state: str | None) -> None:
     settings = job(tmp_path)

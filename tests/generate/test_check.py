@@ -17,7 +17,7 @@ from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.errors import ConfigError, HealthError
+from titan_speech.errors import BoundsLeftError, ConfigError, HealthError
 from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
 from titan_speech.generate.check_sound import CheckSound
 from titan_speech.tokenization.prompt_template import Grammar, Task
@@ -168,26 +168,39 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
     assert logged[0]["generation/silence"] == pytest.approx(np.mean([record["silence"] for record in records]))
 
 
-def test_a_stop_names_the_last_checkpoint_whose_check_kept_the_bounds(tmp_path: Path) -> None:
+def test_a_stop_knows_the_last_step_whose_check_kept_the_bounds(tmp_path: Path) -> None:
+    """Also where that check was one of an earlier start of the run."""
     config = GenerationCheckConfig(every_steps=4, max_codes=16, temperature=0.0, stop={"stop_failure": 0.5})
     said = [STOP]
-    check = GenerationCheck(
-        config,
-        PROMPTS[:2],
-        GRAMMAR,
-        lambda ids_BL, last_B: scripted(otherwise=said[0])(ids_BL, last_B),
-        lambda event, step, metrics, lines, sec: None,
-        lambda what, step, text: None,
-        lambda event, step, samples: None,
-        Ranks(0, 1, torch.device("cpu")),
-        tmp_path,
-        num_steps=12,
-        last_good=lambda step: f"The last good checkpoint is that of step {step}.",
-    )
-    check.step_boundary(4)
+
+    def start() -> GenerationCheck:
+        return GenerationCheck(
+            config,
+            PROMPTS[:2],
+            GRAMMAR,
+            lambda ids_BL, last_B: scripted(otherwise=said[0])(ids_BL, last_B),
+            lambda event, step, metrics, lines, sec: None,
+            lambda what, step, text: None,
+            lambda event, step, samples: None,
+            Ranks(0, 1, torch.device("cpu")),
+            tmp_path,
+            num_steps=12,
+        )
+
+    check = start()
+    for step in (0, 4):
+        check.step_boundary(step)
+    resumed = start()
+    resumed.step_boundary(5)
     said[0] = FIRST_CODE
-    with pytest.raises(HealthError, match=r"stop_failure 1 is above 0\.5.*The last good checkpoint is that of step 4"):
-        check.step_boundary(8)
+    for one in (check, resumed):
+        with pytest.raises(BoundsLeftError, match=r"stop_failure 1 is above 0\.5") as left:
+            one.step_boundary(8)
+        assert (left.value.found, left.value.step, left.value.within_step) == ("stop_failure 1 is above 0.5", 8, 4)
+    again = start()
+    with pytest.raises(BoundsLeftError) as left:
+        again.step_boundary(8)
+    assert left.value.within_step == 4
 
 
 def test_a_bound_that_is_no_measure_is_refused(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import torch.distributed.checkpoint as dcp
 from tests.hf_folders import write_backbone
 from tests.model.test_model import debug_model, transformers_twin
 from tests.preference_samples import SCORER, write_mixed, write_pairs
-from tests.runs import ROOT, figures, metrics_lines, train, train_and_kill_after, train_well
+from tests.runs import ROOT, Finished, figures, metrics_lines, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
+from titan_speech.exit_codes import EXIT_RESTART
+from titan_speech.health.rollback import ROLLBACKS_NAME
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
 
@@ -313,9 +315,39 @@ def test_a_run_that_drifts_from_its_reference_stops_before_it_is_saved(pairs_sto
     assert "nats per token from the reference, beyond preference.max_drift 0.3" in finished.output
     assert "Traceback" not in (tmp_path / "run" / "logs" / "rank-0.log").read_text()
     [step] = (step for step in figures(tmp_path / "run") if abs(drift_at(tmp_path / "run", step)) > 0.3)
-    assert step == max(figures(tmp_path / "run")) > 1
-    assert f"The last good checkpoint is step {step - 1}" in finished.output
+    assert step == max(figures(tmp_path / "run")) > 2
+    assert f"The last good checkpoint is step {step - 2}" in finished.output  # step N reads with the weights of N - 1
     assert not (tmp_path / "run" / "checkpoint" / f"step-{step}").exists()
+
+
+def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, tmp_path: Path) -> None:
+    """Each breach goes back and halves the rate; what comes of it is the same where the run is cut once more."""
+    words = (*on(pairs_store), "--preference.max_drift", "0.4", "--health.max_breaches", "6")
+    words += ("--checkpoint.cadence", "[{every = 1}]", "--training.target_tokens", "6144")
+    finished = train_until_done(tmp_path / "run", *words)
+    assert finished.returncode == 0, finished.output[-4000:]
+    breaches = json.loads((tmp_path / "run" / ROLLBACKS_NAME).read_text())
+    found = figures(tmp_path / "run")
+    print([(one["spike"], one["back_to"], one["breach"]) for one in breaches])
+    assert len(breaches) >= 1
+    assert all(one["back_to"] <= one["spike"] - 2 for one in breaches)
+    assert all("beyond preference.max_drift" in one["breach"] for one in breaches)
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    assert all(abs(drift_at(tmp_path / "run", step)) <= 0.4 for step in found)
+    assert found[6]["lr"] == pytest.approx(1e-3 * 0.5 ** len(breaches))
+    shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-6")
+    (tmp_path / "run" / ROLLBACKS_NAME).unlink()  # checkpoints know them too
+    resumed = train_until_done(tmp_path / "run", *words)
+    assert resumed.returncode == 0, resumed.output[-4000:]
+    assert preference_of(figures(tmp_path / "run"))[6] == preference_of(found)[6]
+    assert figures(tmp_path / "run")[6]["lr"] == found[6]["lr"]
+
+
+def train_until_done(folder: Path, *words: str) -> Finished:
+    """The same command again for as long as the run asks for it."""
+    while (finished := train(folder, *words, config=CONFIG)).returncode == EXIT_RESTART:
+        pass
+    return finished
 
 
 def drift_at(run: Path, step: int) -> float:

@@ -6,7 +6,8 @@ overridden, and its version is fixed for that.
 
 Answers of step s come from the weights of step s - 1, so a breach at s says that the checkpoint of s - 1 is not good
 any more: the last good one is at most of step s - 2. `max_breaches` breaches go back there and continue with the rate
-times `LOWER_BY`; the next one ends the job.
+times `LOWER_BY`; the next one ends the job. A checkpoint from which the bounds are left once more was too close to
+them, and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ def go_back(settings: GRPOSettings, step: int, breach: str, breaches: list[dict[
         )
     steps = saved_steps(settings.work)
     good = [one for one in steps if one <= step - 2]
+    if good and breaches and good[-1] == breaches[-1].get("back_to"):
+        good.pop()  # it led here once more
     where = f"The last checkpoint within them is {settings.work / f'{CHECKPOINTS}{good[-1]}'}" if good else ""
     if len(breaches) >= settings.max_breaches:
         times = f" after the rate was lowered {counted(len(breaches), 'time')}" if breaches else ""

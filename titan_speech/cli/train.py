@@ -58,7 +58,9 @@ def train(args: argparse.Namespace) -> int:
         local_address=args.local_addr,
         max_restarts=args.max_restarts,
         stop_within_sec=config.health.stop_within_sec,
-        restarts_after_stop=config.health.on_spike == "rollback" or min_nodes < max_nodes,
+        restarts_after_stop=config.health.on_spike == "rollback"
+        or config.health.max_breaches > 0
+        or min_nodes < max_nodes,
         checkpoints=run_folder / config.checkpoint.folder,
         logs=logs,
     )

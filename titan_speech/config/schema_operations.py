@@ -147,6 +147,11 @@ class HealthConfig:
     max_rollbacks: Annotated[int, Bounds(at_least=0)] = 3
     """Rollbacks per run; the next spike stops it."""
 
+    max_breaches: Annotated[int, Bounds(at_least=0)] = 0
+    """Breaches (preference.max_drift, generation_check.stop and stop_below) after which the run goes back to the last
+    checkpoint within the bounds, or to its start, and continues with half the learning rate. For that it exits with
+    code 75 and has to be started again; the next breach stops it (code 3)."""
+
     stop_within_sec: Annotated[float, Bounds(above=0)] = 120.0
     """Time limit of a graceful stop: after Ctrl-C, SIGTERM or SIGUSR1 all ranks save at the next step boundary and exit
     with code 75; a rank that is not done by then exits without saving. torchrun itself waits only for

@@ -27,7 +27,7 @@ from torchtitan.observability import structured_logger
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.errors import ConfigError, HealthError
+from titan_speech.errors import BoundsLeftError, ConfigError
 from titan_speech.generate.check_sound import CheckSound, as_record
 from titan_speech.generate.measures import NAMES, SampleMeasures, means, means_by_group, measure
 from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
@@ -86,7 +86,6 @@ class GenerationCheck(RunCallback):
         run_folder: Path,
         num_steps: int,
         sound: CheckSound | None = None,
-        last_good: Callable[[int], str] = lambda _: "",
     ) -> None:
         """Args:
         config: of the check.
@@ -100,7 +99,6 @@ class GenerationCheck(RunCallback):
         run_folder: where sampled ids are written.
         num_steps: of the run; a check comes after the last one.
         sound: decodes the samples, on rank 0; None: ids only.
-        last_good: the last good checkpoint up to a step, in words; called on every rank.
         """
         _check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
@@ -108,9 +106,8 @@ class GenerationCheck(RunCallback):
         self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
         self.folder = run_folder / FOLDER
         self.has_sound = bool(config.codec)
-        self.last_good = last_good
-        self.within_step = 0
-        """The last step of this start whose check kept the bounds of `stop` and `stop_below`."""
+        self.within_step: int | None = None
+        """The last step whose check kept the bounds of `stop` and `stop_below`; None before the first step boundary."""
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
         self.num_rows = -(-len(prompts) // ranks.dp_degree)
         self.num_positions = -(-longest // SHAPE_MULTIPLE) * SHAPE_MULTIPLE
@@ -122,8 +119,10 @@ class GenerationCheck(RunCallback):
             step: steps done.
 
         Raises:
-            HealthError: a bound of `stop` or `stop_below` is left; raised on all ranks.
+            BoundsLeftError: a bound of `stop` or `stop_below` is left; raised on all ranks.
         """
+        if self.within_step is None:
+            self.within_step = self._checked_before(step)
         if step % self.config.every_steps and step != self.num_steps:
             return
         began = time.perf_counter()
@@ -144,13 +143,21 @@ class GenerationCheck(RunCallback):
         if warnings:
             self.flag("the generation check", step, f"it left its bounds: {'; '.join(warnings)}")
         if failures:
-            raise HealthError(
+            raise BoundsLeftError(
                 f"the generation check at step {step:,} left its bounds: {'; '.join(failures)}. Compare the prompt "
                 f"template and the labels (titan-speech data show), see what it generated in "
                 f"{self.folder}/step-{step}.json, and lower optimizer.lr; generation_check.stop and stop_below have "
-                f"the bounds. {self.last_good(self.within_step)}"
+                "the bounds.",
+                found="; ".join(failures),
+                step=step,
+                within_step=self.within_step,
             )
         self.within_step = step
+
+    def _checked_before(self, step: int) -> int:
+        """The last check of an earlier start, which went on from it; 0 if there is none, or another node has it."""
+        numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
+        return max((int(one) for one in numbers if one.isdecimal() and int(one) < step), default=0)
 
     def _generate(self, step: int) -> dict[int, list[int]]:
         """The ids sampled after each of this rank's prompts, by the prompt's number."""

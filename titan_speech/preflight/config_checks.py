@@ -146,6 +146,9 @@ def check_health(config: SpeechConfig) -> Iterator[Finding]:
     if config.health.on_spike == "rollback" and not config.checkpoint.enable:
         keys = ("health.on_spike", "checkpoint.enable")
         yield Finding(keys, '"rollback" without checkpoints', "checkpoint.enable = true, or warn", '"warn"')
+    if config.health.max_breaches and not config.checkpoint.enable:
+        keys = ("health.max_breaches", "checkpoint.enable")
+        yield Finding(keys, f"{config.health.max_breaches} without checkpoints", "checkpoint.enable = true, or 0", "0")
 
 
 def check_profiler(config: SpeechConfig) -> Iterator[Finding]:

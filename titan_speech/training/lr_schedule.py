@@ -1,9 +1,9 @@
 """The learning rate of each step, in closed form from the token budget.
 
-The formula itself is `Budget.learning_rate` in config/budget.py. In: `Budget.lr_factor`. Out: TorchTitan's scheduler
-container that uses it. TorchTitan's own schedule has one virtual extra step, so it approaches the final rate without
-reaching it; this one reaches it exactly at the last step. The final rate and the end of warmup are the same at any
-world size.
+The formula itself is `Budget.learning_rate` in config/budget.py. In: `Budget.lr_factor`, and by how much breaches have
+lowered the rate (health/rollback.py). Out: TorchTitan's scheduler container that uses them. TorchTitan's own schedule
+has one virtual extra step, so it approaches the final rate without reaching it; this one reaches it exactly at the last
+step. The final rate and the end of warmup are the same at any world size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,19 @@ class TokenBudgetSchedule(LRSchedulersContainer):
             return TokenBudgetSchedule(optimizers, self.budget)
 
     def __init__(self, optimizers: OptimizersContainer, budget: Budget) -> None:
-        super().__init__(optimizers, budget.lr_factor)  # called with the number of finished steps
+        self._scale = 1.0
+        # called with the number of finished steps
+        super().__init__(optimizers, lambda step: self._scale * budget.lr_factor(step))
+
+    def scale(self, factor: float) -> None:
+        """Multiply the rates of the next step and of all that follow.
+
+        Args:
+            factor: of the schedule's rates; it replaces the factor before it.
+        """
+        if factor != self._scale:
+            self._scale = factor
+            self.load_state_dict(self.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the step counter; the next step has the rate of this schedule, also if it changed since the save."""

@@ -33,7 +33,7 @@ from titan_speech.data.packing import Piece
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.data.validation_set import ValidationSet, packed
-from titan_speech.errors import CheckpointError, DataError, HealthError
+from titan_speech.errors import BoundsLeftError, CheckpointError, DataError
 from titan_speech.training.preference_loss import PreferenceLoss, describe_pairs
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
@@ -227,21 +227,26 @@ class Preference:
             self._adrift = f"{drift:+.3g} nats per token from the reference, beyond preference.max_drift {limit:g}"
         return found
 
-    def end_if_adrift(self, step: int, last_good: Callable[[int], str], log_every: int) -> None:
+    def end_if_adrift(self, step: int, log_every: int) -> None:
         """After a step, on all ranks alike, before it is saved.
+
+        A step reads with the weights of the step before, so those within the limit are the ones that the line before
+        the last one has read with.
 
         Args:
             step: steps done.
-            last_good: the last good checkpoint up to a step, in words.
             log_every: steps between log lines.
 
         Raises:
-            HealthError: the chosen answers have drifted from the reference.
+            BoundsLeftError: the chosen answers have drifted from the reference.
         """
         if self._adrift:
-            raise HealthError(
+            raise BoundsLeftError(
                 f"after step {step:,} the log-probability of the chosen answers is {self._adrift}. Lower optimizer.lr, "
-                f"raise preference.beta or set preference.sft_weight. {last_good(max(step - log_every, 0))}"
+                "raise preference.beta or set preference.sft_weight.",
+                found=self._adrift,
+                step=step,
+                within_step=max(step - log_every - 1, 0),
             )
 
     def step_metrics(self) -> dict[str, float]:

@@ -71,13 +71,16 @@ def _flagged(run: Run, before: str) -> Table | None:
 
 def _rollbacks(run: Run, before: str) -> Table | None:
     found = run.json(run.folder / "health" / "rollbacks.json")
-    rows = [
-        tuple(f"{one.get(key)}" for key in ("spike", "back_to", "first", "last"))
-        for one in (found if isinstance(found, list) else ())[-MAX_ROWS:]
-        if isinstance(one, dict)
-    ]
-    heads = ("Spike at step", "Back to step", "Skipped from", "Skipped to")
-    return Table(heads, rows, f"{before}rollbacks after loss spikes") if rows else None
+    rows = []
+    for one in (found if isinstance(found, list) else ())[-MAX_ROWS:]:
+        if not isinstance(one, dict):
+            continue
+        what = f"skipped: steps {one.get('first')!s:.20} to {one.get('last')!s:.20}"
+        if one.get("breach"):
+            what = f"half the rate: {one['breach']!s:.500}"
+        rows.append((f"{one.get('spike')!s:.20}", f"{one.get('back_to')!s:.20}", what))
+    heads = ("At step", "Back to step", "What")
+    return Table(heads, rows, f"{before}rollbacks after loss spikes and breaches", 2, True) if rows else None
 
 
 def _skipped(run: Run, before: str) -> Table | None:
