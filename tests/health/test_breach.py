@@ -43,6 +43,7 @@ def go_back(run: Path, steps: list[tuple[int, int, int]]) -> None:
         elsewhere.restore(again.to_json())  # as a checkpoint does
         assert elsewhere.lr_factor == 0.5**number
         (run / "kept.json").rename(run / ROLLBACKS_NAME)
+    again = Rollbacks(config, run, run / "checkpoint")
     with pytest.raises(HealthError, match=rf"It drifted\. The rate was lowered {len(steps)} times\. {LAST_GOOD}"):
         again.lower_rate(breach(9, 8), LAST_GOOD)
     with pytest.raises(HealthError, match="the weights that the run starts from"):
