@@ -2,19 +2,21 @@
 
 In: peers.json. Out: a table with the MFU that each publication states, the one at documents' lengths, the rate that the
 parts give (titan_speech/estimate/parts.py, nothing fitted to these rows, communication left out), and the gap. A
-publication that counts attention over a whole window of short documents states more than twice what it computes.
+publication that counts attention over a whole window of short documents states more than twice what it computes. Runs
+whose publication has too few facts have a reason in place of numbers.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
 from titan_speech.estimate.parts import Pass, parts_of_pass
-from titan_speech.model.backbones import published_shape
+from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.flops import count_flops
 from titan_speech.utils.text_table import table_lines
 
@@ -40,11 +42,19 @@ class Peer:
     num_shards: int
     tokens_per_sec_per_gpu: float
     stated_mfu: float | None
+    shape: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Sizes of a backbone that this project does not have; empty for its own."""
+
+    @property
+    def backbone(self) -> BackboneShape:
+        if not self.shape:
+            return published_shape(self.family, self.flavor)
+        return BackboneShape.from_record({"family": self.family, "rope_scaling": None, **self.shape})
 
     @property
     def honest_mfu(self) -> float:
         """At documents' lengths, over the datasheet's bf16 peak."""
-        flops = count_flops(published_shape(self.family, self.flavor), self.num_rows).at(self.attended)
+        flops = count_flops(self.backbone, self.num_rows).at(self.attended)
         return self.tokens_per_sec_per_gpu * flops / DEVICES[self.device].bf16_flops
 
     @property
@@ -60,8 +70,7 @@ class Peer:
             num_shards=self.num_shards,
             passes_per_step=1,
         )
-        shape = published_shape(self.family, self.flavor)
-        parts = parts_of_pass(shape, self.num_rows, one, DEVICES[self.device], DEFAULT_EFFICIENCIES)
+        parts = parts_of_pass(self.backbone, self.num_rows, one, DEVICES[self.device], DEFAULT_EFFICIENCIES)
         return self.num_tokens / sum(parts.values())
 
     @property
@@ -77,6 +86,7 @@ def peers() -> list[Peer]:
 def peer_rows() -> list[tuple[str, ...]]:
     """A head and a row for each published run."""
     head = ("published", "tokens/s/GPU", "stated MFU", "at documents' length", "by parts", "gap")
+    left_out = json.loads(FILE.read_text(encoding="utf-8"))["not_computed"]
     rows = [
         (
             one.name,
@@ -88,7 +98,11 @@ def peer_rows() -> list[tuple[str, ...]]:
         )
         for one in peers()
     ]
-    return [head, *rows]
+    reasons = [
+        (one["name"], f"{rate:,}" if (rate := one["tokens_per_sec_per_gpu"]) else "", "", "", "", one["reason"])
+        for one in left_out
+    ]
+    return [head, *rows, *reasons]
 
 
 if __name__ == "__main__":
