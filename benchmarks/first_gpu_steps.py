@@ -256,6 +256,7 @@ def _train(
     steps = DEBUG_STEPS if debug else NUM_STEPS
     packs = int(overrides.get("training.local_batch_packs", "8"))
     words = {"training.global_batch_tokens": str(packs * 2048), "job.dump_folder": str(folder), **overrides}
+    words["loss.num_chunks"] = str(packs)  # by the estimate's rule
     if debug:
         words |= DEBUG_WORDS
         for key in ("float8.recipe", "training.cuda_graphs"):

@@ -28,7 +28,7 @@ from benchmarks.deviceless.results import (  # noqa: E402
     read_steps,
     recipe_rows,
 )
-from benchmarks.loss_head_results import VOCABULARIES, head_rows  # noqa: E402
+from benchmarks.loss_head_results import PRECISION_HEAD, VOCABULARIES, head_rows, precision_rows  # noqa: E402
 from benchmarks.peers import peer_rows  # noqa: E402
 from tests.slow.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
@@ -49,7 +49,7 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
 from titan_speech.preflight.config_checks import load_config  # noqa: E402
 
 PAGES = {
-    ROOT / "docs" / "parallelism.md": ("rules", "pairs", "parity", "peers", "compiled", "levers", "heads"),
+    ROOT / "docs" / "parallelism.md": ("rules", "pairs", "parity", "peers", "compiled", "levers", "heads", "precision"),
     ROOT / "docs" / "status.md": ("untested",),
 }
 """Each page with the names of its tables."""
@@ -67,6 +67,7 @@ def page(path: Path) -> str:
         "compiled": compiled,
         "levers": levers,
         "heads": heads,
+        "precision": precision,
     }
     text = path.read_text("utf-8")
     for name in PAGES[path]:
@@ -198,6 +199,11 @@ def heads() -> str:
     header = ("head", "rows", "launches", "products", "GB moved", "peak GB", "host syncs")
     header += ("error of weight gradients", "loss after the steps")
     return markdown(header, (row for num_rows in VOCABULARIES for row in head_rows(num_rows)))
+
+
+def precision() -> str:
+    """Gradients of the heads of the loss against fp64, and the loss after the same steps."""
+    return markdown(PRECISION_HEAD, precision_rows())
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def verdict(step: Step) -> str:
 
 RECIPE_HEAD = (
     *("recipe", "packs per pass", "recomputation", "bf16: launches", "GB per layer"),
-    *("float8: launches", "GB per layer", "GB of the head", "findings"),
+    *("float8: launches", "GB per layer", "chunks of the loss", "GB of the head", "findings"),
 )
 
 
@@ -95,6 +95,7 @@ def recipe_rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
             sizes["recomputation"],
             *_layer(step),
             *(_layer(found["float8"]) if "float8" in found else ("", "not recorded")),
+            str(sizes["head"]["num_chunks"]),
             _head(step)[1],
             str(sum(len(one["findings"]) for one in found.values())),
         )

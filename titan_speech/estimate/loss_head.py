@@ -7,7 +7,8 @@ Liger's fused head give losses of tokens only with a second pass over the head; 
 move 8 and 5 times the bytes of 8 chunks, and Liger's Python waits (benchmarks/results/loss_heads_193920.json).
 
 Among numbers of chunks the fewest are best whose logits fit a limit: each further chunk adds its gradient of the head
-to the others' in fp32, 10 bytes per weight of the head, while logits shrink by a half with each doubling.
+to the others' in fp32, 10 bytes per weight of the head, while logits shrink by a half with each doubling. A frozen head
+(LoRA) has no gradient: its chunks cost nothing, and the rule does not apply.
 """
 
 from __future__ import annotations

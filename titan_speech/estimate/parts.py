@@ -52,6 +52,8 @@ class Pass:
     """Positions of a pack on one rank, which the loss splits."""
     num_chunks: int = 1
     """Of the loss."""
+    trains_head: bool = True
+    """Whether the head has a gradient, which chunks of the loss add up."""
     sending_sec: float = 0.0
     """Communication that a pass waits for."""
     head_again: int = 0
@@ -77,6 +79,7 @@ class Pass:
             passes_per_step=passes_per_step,
             seq_len=training.seq_len // layout.context_parallel_degree,
             num_chunks=config.loss.num_chunks,
+            trains_head=not config.lora.is_on or config.lora.train_new_rows,
             sending_sec=sending_sec,
             head_again=config.preference.is_on + is_live,
             forward_again=int(is_live),
@@ -147,7 +150,7 @@ def parts_of_pass(
         / bandwidth
         / ranks
         * (1.0 if one.is_compiled else known.eager_logits),
-        "sums of the head's gradient": head.sum_bytes / bandwidth,
+        "sums of the head's gradient": head.sum_bytes * one.trains_head / bandwidth,
         "norms, rotation, SwiGLU": elementwise * unfused / bandwidth / ranks,
         "rounding to float8": quantized / bandwidth / ranks,
         "gradients": 12 * parameters / bandwidth,

@@ -34,7 +34,7 @@ class SpeedByParts:
     loss_head: LossHead
     """As the run has it."""
     chosen_loss_head: LossHead
-    """By the rule."""
+    """By the rule; that of the run if the head is frozen, since its chunks have no gradients to add up."""
     levers: dict[str, float]
     """Tokens per second with a change over those without it, by its name, largest first."""
     efficiencies: Efficiencies
@@ -69,7 +69,8 @@ def speed_by_parts(
     rate = _rate(one, parts)
     chip = known.chip_bf16_flops or MEASURED_CHIPS.get(device.name, device.bf16_flops)
     local_rows = num_rows // one.num_ranks_per_sequence
-    chosen = choose_loss_head(one.num_tokens, one.seq_len, local_rows, shape.dim)
+    current = loss_head(one.num_chunks, one.num_tokens, local_rows, shape.dim)
+    chosen = choose_loss_head(one.num_tokens, one.seq_len, local_rows, shape.dim) if one.trains_head else current
     gains = {
         name: _rate(other, parts_of_pass(shape, num_rows, other, device, known)) / rate
         for name, other in levers(one, device, chosen.num_chunks).items()
@@ -80,7 +81,7 @@ def speed_by_parts(
         mfu=rate * flops.at(seq_len) / device.bf16_flops,
         honest_mfu=rate * flops.at(one.attended) / chip,
         chip_bf16_flops=chip,
-        loss_head=loss_head(one.num_chunks, one.num_tokens, local_rows, shape.dim),
+        loss_head=current,
         chosen_loss_head=chosen,
         levers=dict(sorted(gains.items(), key=lambda item: -item[1])),
         efficiencies=known,
