@@ -6,8 +6,8 @@
 #
 # In: this repository; wheels by pip for the Python that is called `python` here (the machine must have the same
 # version), or of FOLDER. Out: OUTPUT/bundle.NN, parts of at most that size, SHA256SUMS, and unpack.sh, which checks the
-# sums, joins the parts and installs into a virtual environment (`bash unpack.sh FOLDER VENV`). Libraries of torch and
-# NCCL keep code of one GPU architecture only (scripts/slim_fatbin.py).
+# sums, joins the parts and installs into a virtual environment (`bash unpack.sh FOLDER VENV`). Wheels keep what training
+# needs on one GPU architecture (scripts/slim_wheel.py).
 #   --cuda-of-machine  carry torch, Triton and NCCL; the other CUDA libraries are those of the machine's own torch, of
 #                      any version that was built for CUDA 13
 #   --without-torch    carry none of them: the machine has torch 2.14
@@ -29,7 +29,7 @@ done
 [ -n "$output" ] || { echo "offline_bundle.sh: expected a folder to write to; see --help" >&2; exit 2; }
 [ -e "$output" ] && { echo "offline_bundle.sh: $output exists; name another folder" >&2; exit 2; }
 case "$part_mb" in ''|*[!0-9]*|0) echo "offline_bundle.sh: --part-mb: found $part_mb, expected a number above 0" >&2; exit 2 ;; esac
-for tool in zstd split sha256sum; do
+for tool in zstd split sha256sum strip readelf; do
   command -v "$tool" > /dev/null || { echo "offline_bundle.sh: $tool is not installed" >&2; exit 2; }
 done
 
@@ -48,7 +48,8 @@ else
   python -m pip install --quiet --dry-run --ignore-installed --report "$work/resolved.json" "$root"
   python - "$work/resolved.json" "$carried" > "$work/pins" <<'PINS'
 import json, re, sys
-LEFT_OUT = {"all": "titan", "torch": "titan|nvidia-(?!nccl)|cuda-", "none": "titan|nvidia-|cuda-|torch$|triton$"}
+NETWORK = "titan|wandb$|hf[-_]xet|tensorboard[-_]data[-_]server"  # imported only by who uses them; of no use there
+LEFT_OUT = {"all": NETWORK, "torch": f"{NETWORK}|nvidia-(?!nccl)|cuda-", "none": f"{NETWORK}|nvidia-|cuda-|torch$|triton$"}
 for one in json.load(open(sys.argv[1]))["install"]:
     name, version = one["metadata"]["name"], one["metadata"]["version"]
     if not re.match(LEFT_OUT[sys.argv[2]].replace("titan", "titan[-_]speech$"), name):
@@ -56,13 +57,11 @@ for one in json.load(open(sys.argv[1]))["install"]:
 PINS
   python -m pip download --quiet --no-deps --dest "$work/bundle/wheels" --requirement "$work/pins"
 fi
-for wheel in "$work"/bundle/wheels/{torch-,nvidia_nccl_}*.whl; do
-  if [ -e "$wheel" ]; then python "$root/scripts/slim_fatbin.py" "$wheel" "$arch"; fi
-done
+python "$root/scripts/slim_wheel.py" "$arch" "$work"/bundle/wheels/*.whl
 
 # One archive, cut into parts, with their sums and a script that checks them.
 mkdir -p "$output.partial"
-tar cf - -C "$work" bundle | zstd -q -9 -T0 | split -b "${part_mb}M" -d -a 2 - "$output.partial/bundle."
+tar cf - -C "$work" bundle | zstd -q -9 --long=27 -T0 | split -b "${part_mb}M" -d -a 2 - "$output.partial/bundle."
 cat > "$output.partial/unpack.sh" <<'UNPACK'
 #!/usr/bin/env bash
 # Check, join and unpack the bundle next to this script; with VENV also install it there, without a network.

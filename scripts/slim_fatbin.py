@@ -1,23 +1,17 @@
-"""Leave code of one GPU architecture in the CUDA libraries of a wheel: `python scripts/slim_fatbin.py WHEEL 90`.
+"""Leave code of one GPU architecture in a CUDA library.
 
-In: torch's wheel, an architecture (90 for Hopper, 100 for Blackwell). Out: the wheel, rewritten in place. In the
-`.nv_fatbin` section of each library the code of other architectures becomes zeros, which compress to nothing; headers
-stay, so the driver still walks the list and finds what is its own. Code in PTX that the architecture can compile is
-kept where it has no code of its own. The wheel's RECORD gets the new sums, so that pip installs it.
+In: a library, an architecture (90 for Hopper, 100 for Blackwell). Out: the library, changed in place. In its sections
+with GPU code the code of other architectures becomes zeros, which compress to nothing; headers stay, so the
+driver still walks the list and finds what is its own. Code in PTX that the architecture can compile is kept where it
+has no code of its own.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import mmap
 import re
-import shutil
 import struct
 import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,46 +79,28 @@ def slim(data: mmap.mmap | bytearray, begin: int, size: int, arch: int) -> tuple
     return kept, zeroed
 
 
-def section(library: Path) -> tuple[int, int] | None:
-    """Offset and size of `.nv_fatbin` in a library; None if it has none."""
+SECTIONS = (".nv_fatbin", "__nv_relfatbin")
+"""With code, and with code that was linked into the former (NCCL); both have containers of the same form."""
+
+
+def sections(library: Path) -> Iterator[tuple[int, int]]:
+    """Offset and size of each section with GPU code in a library."""
     listed = subprocess.run(["readelf", "-S", "-W", str(library)], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\.nv_fatbin\s+PROGBITS\s+[0-9a-f]+\s+([0-9a-f]+)\s+([0-9a-f]+)", listed)
-    return (int(found[1], 16), int(found[2], 16)) if found else None
+    for name in SECTIONS:
+        found = re.search(rf" {re.escape(name)}\s+PROGBITS\s+[0-9a-f]+\s+([0-9a-f]+)\s+([0-9a-f]+)", listed)
+        if found:
+            yield int(found[1], 16), int(found[2], 16)
 
 
-def slim_wheel(wheel: Path, arch: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-        for library in sorted(Path(folder).rglob("*.so*")):
-            place = section(library) if library.is_file() else None
-            if place is not None:
-                with library.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-                    kept, zeroed = slim(data, *place, arch)
-                print(f"{library.name}: kept {kept / 2**20:.1f} MiB, zeroed {zeroed / 2**20:.1f} MiB")
-        _write_record(Path(folder))
-        partial = wheel.with_suffix(".partial")
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(Path(folder).rglob("*")):
-                if path.is_file():
-                    archive.write(path, path.relative_to(folder).as_posix())
-        shutil.move(partial, wheel)
+def slim_library(library: Path, arch: int) -> tuple[int, int]:
+    """Zero other architectures in a library; one without GPU code stays as it is.
 
-
-def _write_record(folder: Path) -> None:
-    [record] = folder.glob("*.dist-info/RECORD")
-    lines = []
-    for line in record.read_text(encoding="utf-8").splitlines():
-        name = line.rsplit(",", 2)[0]
-        path = folder / name.strip('"')
-        if path == record or not path.is_file():
-            lines.append(line)
-            continue
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        text = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        lines.append(f"{name},sha256={text},{path.stat().st_size}")
-    record.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    slim_wheel(Path(sys.argv[1]), int(sys.argv[2]))
+    Returns:
+        Bytes of GPU code that were kept and zeroed.
+    """
+    kept = zeroed = 0
+    for place in sections(library):
+        with library.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+            counts = slim(data, *place, arch)
+        kept, zeroed = kept + counts[0], zeroed + counts[1]
+    return kept, zeroed

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from scripts.slim_fatbin import MACHINE_CODE, PTX, regions, slim
+from scripts.slim_fatbin import MACHINE_CODE, PTX, SECTIONS, regions, slim, slim_library
 
 
 def container(*entries: tuple[int, int, bytes]) -> bytes:
@@ -44,3 +46,14 @@ def test_a_container_that_is_cut_short_is_refused() -> None:
     struct.pack_into("<Q", data, 16 + 8, 1 << 40)
     with pytest.raises(ValueError, match="cut short"):
         slim(data, 0, len(data), 90)
+
+
+def test_both_sections_of_a_library_are_cut(tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(container((MACHINE_CODE, 80, A), (MACHINE_CODE, 90, B)))
+    source = "".join(f'.section {name},"a",@progbits\n.incbin "{tmp_path}/code"\n' for name in SECTIONS)
+    (tmp_path / "code.s").write_text(source)
+    library = tmp_path / "libcode.so"
+    subprocess.run(["gcc", "-shared", "-nostdlib", "-o", str(library), str(tmp_path / "code.s")], check=True)
+    assert slim_library(library, 90) == (64, 64)
+    assert (library.read_bytes().count(A), library.read_bytes().count(B)) == (0, 2)
+    assert slim_library(tmp_path / "code", 90) == (0, 0), "no library"
