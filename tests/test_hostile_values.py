@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 
 from tests.import_samples import opened
 from tests.runs import ROOT
+from tests.slow.fuzz_mutate import VALUES, mutated_json
 from tests.store_samples import write_store, write_tokenizer
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.cli.main import main
@@ -229,3 +231,11 @@ def test_a_card_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> No
     (tmp_path / CARD_NAME).write_bytes(content)
     with pytest.raises(ModelError, match=r"README\.md cannot be read"):
         read_card(tmp_path)
+
+
+def test_a_case_of_the_fuzzer_depends_on_none_before_it() -> None:
+    """Else it could not be run again: what one case put into its tree, it changed for all others."""
+    before = repr(VALUES)
+    for number in range(2000):
+        mutated_json(random.Random(number), {"a": [1, {"b": "c"}], "d": {"e": []}})
+    assert repr(VALUES) == before

@@ -159,6 +159,14 @@ def test_an_address_is_refused_in_place_of_local_data(words: list[str], capsys: 
     assert "expected the local folder" in error or "expected a local file or folder" in error
 
 
+@pytest.mark.parametrize("words", [["store", "describe"], ["checkpoint", "list"], ["checkpoint", "inspect"]], ids=str)
+def test_a_name_that_no_file_can_have_is_one_message(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "a" * 300]) == 2
+    message = capsys.readouterr().err
+    assert "File name too long" in message
+    assert "shorten the name and run the same command again" in message
+
+
 def test_an_invalid_bucket_name_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "describe", "s3://a/b"]) == 2
     assert (

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.config.config_text import BASE, changed, load, problems
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.errors import ConfigError
+from titan_speech.preflight.config_checks import load_config
 
 # precedence
 
@@ -156,6 +160,14 @@ def test_a_missing_base_is_reported_with_the_nearest_file(folder: Path) -> None:
     [problem] = problems('[job]\nextends = "pt_s_1.toml"\n')
     assert problem.startswith('run.toml:2: job.extends: found no file "pt_s_1.toml"')
     assert problem.endswith("did you mean pt_s1.toml?")
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(folder: Path) -> None:
+    name = "a" * 300
+    [problem] = problems(f'[job]\nextends = "{name}.toml"\n')
+    assert problem.startswith(f'run.toml:2: job.extends: found no file "{name}.toml"')
+    with pytest.raises(ConfigError, match=f'found no file "{name}"'):
+        load_config(["--job.config_file", name])
 
 
 def test_a_misspelt_extends_is_reported_without_what_its_file_would_have_set(folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.runs import ROOT
 from titan_speech.align.answers import Journal
 from titan_speech.align.trl_training import load_policy
 from titan_speech.codec.wav import write_wav
@@ -32,6 +34,7 @@ from titan_speech.evaluate.watch.claims import WorkQueue
 from titan_speech.storage.shared_files import shared_folder
 
 DIGITS_400 = 10**400
+PACKAGE = ROOT / "titan_speech"
 
 
 def npy(shape: str, data: bytes = b"", dtype: str = "<u2") -> bytes:
@@ -198,6 +201,35 @@ def test_code_in_the_folder_of_a_model_is_neither_run_nor_asked_for(
         load(str(tmp_path))
     assert not asked
     assert not (tmp_path / "ran").exists()
+
+
+def loads_of_transformers(file: Path) -> Iterator[ast.Call]:
+    """Calls of a module's code that choose a class, and so perhaps code, by what a folder says."""
+    tree = ast.parse(file.read_bytes())
+    imported = [
+        name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "transformers"
+        for name in node.names
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            words = ast.unparse(node.func).split(".")
+            is_chosen = words[-1] == "from_pretrained" and words[0].startswith("Auto")
+            if words[0] in imported and (is_chosen or words == ["pipeline"]):
+                yield node
+
+
+def test_every_load_by_transformers_says_that_no_code_of_a_folder_is_run() -> None:
+    """Some of them come after checks that no folder of another architecture passes, so no folder tries them."""
+    calls = {f"{file}:{call.lineno}": call for file in PACKAGE.rglob("*.py") for call in loads_of_transformers(file)}
+    asking = [
+        place
+        for place, call in calls.items()
+        if not any(word.arg == "trust_remote_code" and ast.unparse(word.value) == "False" for word in call.keywords)
+    ]
+    assert len(calls) >= 7
+    assert asking == []
 
 
 @pytest.mark.parametrize("settings", ["[1]", "5", "[" * 100_000, "{"])

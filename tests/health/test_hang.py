@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.runs import train
 from titan_speech.distributed.lost_rank import is_of_a_collective
 from titan_speech.exit_codes import EXIT_HUNG
-from titan_speech.health.watchdog import Mark, hang_lines
+from titan_speech.health.watchdog import HangReport, Mark, hang_lines
 
 
 def test_the_report_names_silent_ranks_first_then_those_furthest_behind() -> None:
@@ -36,6 +37,19 @@ def test_errors_of_collectives_are_told_from_others() -> None:
     assert is_of_a_collective(RuntimeError(gloo))
     assert not is_of_a_collective(RuntimeError("out of memory"))
     assert not is_of_a_collective(ValueError(gloo))
+
+
+def test_the_report_shows_what_a_peer_sent_as_escapes_and_without_credentials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = HangReport.__new__(HangReport)  # without a process group
+    report.run_folder, report.slots_of_step = tmp_path, lambda step: range(step, step + 1)
+    report.heartbeat = SimpleNamespace(rank=0)  # type: ignore[assignment]
+    report._write(Mark(3), "recv from tcp://user:hunter22@node\x1b[2J\u202e failed", "lost a rank", ["rank 1: silent"])
+    written = (tmp_path / "health" / "hang.txt").read_text()
+    for text in (written, capsys.readouterr().err):
+        assert text.endswith("@node\\u001b[2J\\u202e failed\n  rank 1: silent\n")
+        assert "hunter22" not in text
 
 
 @pytest.mark.slow

@@ -108,13 +108,14 @@ def test_only_files_of_the_export_are_sent_and_others_are_named(hub: Hub, export
     (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=1")
     (folder / "notes.md").symlink_to(secret)
     (folder / "text_tokenizer" / "copy.json").symlink_to(secret)
+    (folder / "a\x1b[2J\nb").write_text("")
     (folder / ".git").mkdir()
     (folder / ".git" / "config").write_text("url = https://token@host")
     lines: list[str] = []
     publish(folder, Repository.named(NAME), lines.append)
     assert hub.repos[NAME].files == content(exported)
     assert f"{folder}: not published" in lines[0]
-    assert lines[0].endswith(": .env, .git, notes.md, text_tokenizer/copy.json")
+    assert lines[0].endswith(": .env, .git, a\\u001b[2J\\u000ab, notes.md, text_tokenizer/copy.json")
 
 
 @pytest.mark.parametrize("name", ["README.md", "model.safetensors", "text_tokenizer"])

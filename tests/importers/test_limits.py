@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import struct
 import tarfile
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -264,6 +266,12 @@ def test_audio_whose_header_announces_hours_is_not_decoded(
     assert kinds(found) == ["long", ""]
 
 
+def test_a_flac_that_announces_nothing_is_told_as_that_and_not_as_one_of_millennia(tmp_path: Path) -> None:
+    """As ffmpeg writes it to a pipe."""
+    with at_most(4 * MB), pytest.raises(CodecError, match=r"does not say in its header how long it is.*a\.wav"):
+        read_resampled(flac_of(0, tmp_path / "a.flac"))
+
+
 def test_an_ogg_that_announces_less_than_it_holds_is_read_that_far(tmp_path: Path) -> None:
     assert len(read_resampled(ogg_of(8_000, tmp_path / "a.ogg"))[0]) == 8_000
 
@@ -377,6 +385,15 @@ def test_a_header_that_numpy_cannot_parse_is_no_array(tmp_path: Path) -> None:
         data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
         with pytest.raises(ValueError, match=r"."):
             array_of_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_a_pipe_in_the_place_of_a_recording_is_not_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    writer = os.open(tmp_path / name, os.O_RDWR)  # a reader that opens it finds an end, and the test another message
+    threading.Timer(2, os.close, (writer,)).start()
+    with pytest.raises(CodecError, match="is not a regular file"):
+        read_resampled(tmp_path / name)
 
 
 @pytest.mark.parametrize("num_bytes", [44 + 1001, 30, 60])

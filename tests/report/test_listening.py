@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from titan_speech.cli.main import main
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.evaluate.votes import Study, Trial, Vote, fit, preference, read_study, read_votes, strengths
 from titan_speech.exit_codes import EXIT_BAD_INPUT
+from titan_speech.report.listening import write_listening_page
 
 
 def clips(folder: Path, hz: float, names: str = "abc") -> Path:
@@ -38,6 +40,16 @@ def test_the_page_hides_which_system_is_which(tmp_path: Path) -> None:
     assert {trial.prompt for trial in study.trials.values()} == {"b", "c"}
     assert len(list((tmp_path / "page" / "clips").iterdir())) == 4
     assert listen_again(tmp_path) == EXIT_BAD_INPUT
+
+
+def test_texts_that_turn_the_direction_or_speak_to_a_terminal_are_shown_as_escapes(tmp_path: Path) -> None:
+    systems = {"one": clips(tmp_path / "one", 220, "a"), "two": clips(tmp_path / "two", 440, "a")}
+    write_listening_page(
+        systems, tmp_path / "page", 1, "Which?", {"a": "\u00ab\u00a0oui\u00a0\u00bb \x1b[2J\x9b\u202eevil\u2066"}
+    )
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert r"«\u00a0oui\u00a0» \\u001b[2J\\u009b\\u202eevil\\u2066".replace(r"\u00a0", "\u00a0") in page
+    assert not re.search("[\x1b\x9b\u202e\u2066]", page)
 
 
 def listen_again(tmp_path: Path) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import random
 import struct
+from copy import deepcopy
 from typing import Any
 
 OUTSIDE = "@OUTSIDE@"
@@ -77,7 +78,7 @@ def _change(rng: random.Random, root: Any) -> Any:
     places = [(None, None), *_places(root)]
     parent, key = rng.choice(places)
     if parent is None:
-        return rng.choice(VALUES) if rng.random() < 0.05 else root
+        return deepcopy(rng.choice(VALUES)) if rng.random() < 0.05 else root
     kind = rng.randrange(10)
     if kind == 0:
         del parent[key]
@@ -94,7 +95,7 @@ def _change(rng: random.Random, root: Any) -> Any:
     elif kind == 5 and isinstance(parent[key], str):
         parent[key] = parent[key][: rng.randint(0, len(parent[key]))] + rng.choice(TEXTS)
     else:
-        parent[key] = rng.choice(VALUES)
+        parent[key] = deepcopy(rng.choice(VALUES))  # else the next change would change it for all later cases
     return root
 
 

@@ -1,14 +1,13 @@
 """The audit as one HTML file that needs no network: tables, histograms, samples to read and to listen to.
 
 In: an audit report and the sound of its store. Out: HTML in pieces, rendered by `page.html.j2`. Names, ids and
-transcripts are not trusted: the template escapes all of them, control characters are shown as `\\x1b`, text is isolated
-from the page's direction, and a content policy forbids scripts and requests. 16 languages with 5 players each make
-12 MB, nearly all of it sound, which is why the page is never in memory as a whole.
+transcripts are not trusted: the template escapes all of them, control characters are shown as `\\u001b`, also those
+that turn the direction of text, and a content policy forbids scripts and requests. 16 languages with 5 players each
+make 12 MB, nearly all of it sound, which is why the page is never in memory as a whole.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditReport, LanguageReport, NotRun, percent
 from titan_speech.audit.rules import RULES, Rule
 from titan_speech.audit.sound import Sound
+from titan_speech.utils.printable import escape_on_page
 from titan_speech.utils.text_table import counted
 
 MAX_TEXT_CHARS = 400
@@ -31,7 +31,6 @@ SECTIONS = {
 TEXT_COLUMNS = ("Finds", "Why this threshold")
 CHART_WIDTH, CHART_HEIGHT, TOP_MARGIN, BOTTOM_MARGIN = 320, 130, 6, 20
 AXIS_Y = CHART_HEIGHT - BOTTOM_MARGIN
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> Iterator[str]:
@@ -80,8 +79,8 @@ def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> It
 
 
 def show_control_characters(value: object) -> object:
-    """Escape control characters in a value of the template: terminals act on them, and browsers hide them."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", value) if type(value) is str else value
+    """Escape control characters in a value of the template: terminals act on them, and browsers hide or obey them."""
+    return escape_on_page(value) if type(value) is str else value
 
 
 def _shortened(text: str) -> str:

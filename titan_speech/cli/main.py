@@ -82,6 +82,8 @@ _REMEDIES = {
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit on open files (fs.file-max)",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ELOOP: "remove the symbolic links that lead in a circle",
 }
 """What to do about failures of the system that can hit any command at any file."""
 

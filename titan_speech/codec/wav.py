@@ -26,6 +26,8 @@ MAX_RATE_HZ = 768_000
 MAX_FRAMES, ORDINARY_RATE_HZ = 3600 * 96_000, 48_000
 """1.4 GB of samples; more only where so many seconds at an ordinary rate were allowed."""
 BLOCK_SAMPLES = 1 << 20
+UNKNOWN_FRAMES = (1 << 63) - 1
+"""What libsndfile says of a FLAC whose header leaves the number open."""
 
 
 class TooLongError(CodecError):
@@ -139,6 +141,11 @@ def _read_soundfile(path: Path, max_sec: float) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(path) as file:
             rate, num_frames = int(file.samplerate), int(file.frames)
+            if num_frames == UNKNOWN_FRAMES:
+                raise CodecError(
+                    f"{path} does not say in its header how long it is, as one that was written to a pipe; write it "
+                    f"again: ffmpeg -i {path.name} {path.stem}.wav"
+                )
             _check_header(path, num_frames, rate, max_sec)
             read = partial(file.read, dtype="float32", always_2d=True)
             return _average_channels(read, num_frames, file.channels), rate

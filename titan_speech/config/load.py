@@ -13,6 +13,7 @@ The world size is not part of a configuration; it only serves to check the paral
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,9 +110,9 @@ def _config_file(overrides: Sequence[Override], problems: list[Problem]) -> Path
         problems.append(Problem(COMMAND_LINE, "", f"no {CONFIG_FILE_FLAG}", expected))
         return None
     path = Path(given[-1])
-    if path.is_file():
+    if os.path.isfile(path):  # never raises, as for a name that is too long
         return path
-    what = f'"{path}", which is not a file' if path.exists() else f'no file "{path}"'
+    what = f'"{path}", which is not a file' if os.path.exists(path) else f'no file "{path}"'
     near = nearest_name(str(path), found)
     problems.append(Problem(COMMAND_LINE, CONFIG_FILE_FLAG, what, expected, near))
     return None
@@ -177,7 +178,7 @@ def _extended_file(node: Node, chain: tuple[Path, ...]) -> Path | Problem:
         expected = "the path of a TOML file, or a list of them"
         return Problem(node.origin, "job.extends", describe_node(node), expected)
     path = chain[-1].parent / node.value
-    if not path.is_file():
+    if not os.path.isfile(path):
         near = nearest_name(path.name, (other.name for other in path.parent.glob("*.toml")))
         expected = "a TOML file, relative to the one that extends it"
         return Problem(node.origin, "job.extends", f'no file "{path}"', expected, near)

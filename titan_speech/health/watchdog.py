@@ -31,6 +31,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from titan_speech.distributed.lost_rank import first_line
 from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.monitor import HEALTH_DIR
+from titan_speech.utils import printable
 from titan_speech.utils.progress import print_to_stderr
 
 BEAT_SEC = 2.0
@@ -227,7 +228,7 @@ class HangReport:
         self._write(mine, reason, what, hang_lines(self.heartbeat.rank, now, self.heartbeat.marks(), earlier))
 
     def _write(self, mine: Mark, reason: str, what: str, lines: list[str]) -> None:
-        text = (
+        text = printable.message(  # the reason is torch's, and may quote what a peer sent
             f"titan_speech: the run {what}. Rank {self.heartbeat.rank} waited {mine.for_sec:.0f} s "
             f"{_place(mine, self.slots_of_step)}; {reason}\n" + "\n".join(f"  {line}" for line in lines)
         )

@@ -23,6 +23,7 @@ from titan_speech.errors import PublishError, TitanSpeechError
 from titan_speech.hf.model_card import read_record
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.exported_files import INDEX_NAME, find_exported_files
+from titan_speech.utils.printable import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -120,7 +121,7 @@ def _files_to_send(folder: Path, report: Callable[[str], None]) -> tuple[str, ..
             "Put the files in their place, or export the model again"
         )
     if found.others:
-        report(f"{folder}: not published, as no export has such files: {', '.join(found.others)}")
+        report(f"{folder}: not published, as no export has such files: {', '.join(map(one_line, found.others))}")
     return found.files
 
 

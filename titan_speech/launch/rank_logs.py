@@ -86,7 +86,16 @@ class RankLogs(LogsSpecs):
         with suppress(OSError, ValueError, LookupError):
             record = json.loads(self._error_files[rank].read_text(encoding="utf-8"))
             message = f": {record['message']['message']}"
-        return message + (f"; its output is in {self._files[rank]}" if rank in self._files else "")
+        return message + (self._place_of_output(self._files[rank]) if rank in self._files else "")
+
+    @staticmethod
+    def _place_of_output(stderr: Path) -> str:
+        """Which of the files of a rank holds something; those that are empty will be removed."""
+        for file in (stderr, stderr.with_name(stderr.name.replace("stderr", "stdout"))):
+            with suppress(OSError):
+                if file.stat().st_size:
+                    return f"; its output is in {file}"
+        return "; it had printed nothing"
 
     def hang_report(self) -> list[str]:
         """The report of a hang, where a rank that prints into a file wrote it."""

@@ -25,6 +25,7 @@ from titan_speech.errors import DataError
 from titan_speech.evaluate.votes import Trial
 from titan_speech.report.page import asset, environment
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.printable import escape_on_page
 
 MAX_WAV_BYTES = 32 << 20
 
@@ -81,7 +82,7 @@ def write_listening_page(
             "id": id_,
             "left": f"clips/{names[trial.left, trial.prompt]}",
             "right": f"clips/{names[trial.right, trial.prompt]}",
-            "text": (texts or {}).get(trial.prompt, ""),
+            "text": escape_on_page((texts or {}).get(trial.prompt, "")),
         }
         for id_, trial in records.items()
     ]

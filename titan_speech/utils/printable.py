@@ -61,6 +61,7 @@ _JOINERS = "\u200c\u200d"
 """The zero-width joiners of Indic scripts."""
 _LINE_START = re.compile(r"\n(?=[^ \n])")
 _KEPT = f"\n\t{_JOINERS}"
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
@@ -100,6 +101,12 @@ def one_line(text: str) -> str:
 def joined_lines(lines: Iterable[str]) -> str:
     """The lines of a result; each stays one line, whatever names it holds."""
     return "\n".join(map(one_line, lines))
+
+
+def escape_on_page(text: str) -> str:
+    """`text` of an HTML page, with the controls of terminals and of direction written as escapes; spaces of other
+    widths and soft hyphens, which a browser lays out, stay."""
+    return _NO_TEXT.sub(lambda found: _json_escape(found[0]), text)
 
 
 def _escape(text: str, kept: str) -> str:

@@ -35,6 +35,7 @@ from titan_speech.model.exported_files import MODEL_RECORD_NAME, find_exported_f
 from titan_speech.storage.retry import RateLimiter
 from titan_speech.storage.s3 import SHA256_KEY
 from titan_speech.storage.upload import XXH3_KEY, digest_file, upload_file
+from titan_speech.utils.printable import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _hf_folder(path: Path, step: int) -> LocalCheckpoint | None:
         )
         return None
     if found.others:
-        _warn_once(f"{path}: not uploaded, as no export has such files: {', '.join(found.others)}")
+        _warn_once(f"{path}: not uploaded, as no export has such files: {', '.join(map(one_line, found.others))}")
     files = tuple(FileRecord(name, (path / name).stat().st_size, "", "model") for name in found.files)
     identity = [(file.name, file.num_bytes) for file in files], _hf_record_sha256(path)
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()
