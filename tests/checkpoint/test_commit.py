@@ -165,6 +165,23 @@ def test_what_killed_saves_left_is_finished_or_removed(tmp_path: Path) -> None:
     assert verify(tmp_path / "step-6", checksums=True).is_sound
 
 
+@pytest.mark.parametrize("has_marker", [False, True])
+def test_a_link_in_the_place_of_a_partial_checkpoint_is_removed_and_not_written_through(
+    tmp_path: Path, has_marker: bool
+) -> None:
+    folder, outside = tmp_path / "checkpoint", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    if has_marker:
+        (outside / MARKER).write_text("{}")
+    before = list(outside.iterdir())
+    partial_path(folder / "step-3").symlink_to(outside)
+    assert recover(folder) == ["step-3.partial, a symbolic link, was removed; what it led to was not touched"]
+    save(folder, 3)
+    assert list(outside.iterdir()) == before
+    assert not (folder / "step-3").is_symlink()
+
+
 def test_a_thinned_checkpoint_has_its_weights_and_nothing_else(tmp_path: Path) -> None:
     full = save(tmp_path, 5)
     model = drop_optimizer_state(tmp_path / "step-5", full)

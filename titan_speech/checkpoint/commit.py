@@ -330,7 +330,10 @@ def recover(folder: Path) -> list[str]:
         name = path.name.removesuffix(PARTIAL).removesuffix(DELETED)
         if name == path.name or step_from_name(name) is None:
             continue
-        if path.name.endswith(PARTIAL) and (path / MARKER).is_file():
+        if path.is_symlink():  # no save makes one; the next would write into the folder it leads to
+            path.unlink()
+            done.append(f"{path.name}, a symbolic link, was removed; what it led to was not touched")
+        elif path.name.endswith(PARTIAL) and (path / MARKER).is_file():
             _rename_partial(folder / name)
             done.append(f"{name} was complete but not renamed yet; it was renamed now")
         else:
