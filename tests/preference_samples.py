@@ -25,9 +25,11 @@ def write_pairs(
     equal: bool = False,
     single: bool = False,
     other_prompt: bool = False,
+    voices: bool = False,
 ) -> Path:
-    """Pairs in two languages; the last flags plant what is refused or left out: a pair with equal answers, a chosen
-    answer without a rejected one, a pair that answers two prompts."""
+    """Pairs in two languages, on request with recordings in whose `voices` they answer. The flags before it plant what
+    is refused or left out: a pair with equal answers, a chosen answer without a rejected one, a pair that answers two
+    prompts."""
     writer = StoreWriter(
         path,
         name="pairs",
@@ -48,6 +50,8 @@ def write_pairs(
             text = f"press {i} to hear this again"
             for which, codes in (("chosen", LIKED), ("rejected", OTHER)):
                 add(f"pair-{i}", which, rng.integers(*codes, rng.integers(4, max_codes)), text, language)
+            if voices:
+                add(f"pair-{i}", "voice", rng.integers(0, 65_536, 12), f"this is recording {i}", language)
         if equal:
             for which in ("chosen", "rejected"):
                 add("same", which, np.arange(9), "the same", "en")

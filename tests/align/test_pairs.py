@@ -14,6 +14,7 @@ import pytest
 
 from tests.align.random_policy import RandomPolicy
 from tests.plan_samples import make_world
+from tests.preference_samples import write_pairs
 from titan_speech.align.answers import seed_of
 from titan_speech.align.pairs import RECORD_NAME, PairSettings, make_pairs
 from titan_speech.align.prompts import Prompt, PromptFilter, Prompts, read_prompts
@@ -22,12 +23,18 @@ from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresS
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfig, TrainingConfig
+from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan
+from titan_speech.data.preference_documents import PreferenceDocuments
+from titan_speech.data.task_documents import documents_of
+from titan_speech.data.unread_samples import count_unread
 from titan_speech.errors import DataError
 from titan_speech.evaluate.choice import ScorerChoice, open_scorers
 from titan_speech.generate.sampling import Decoding, Generated
+from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.reader import open_store
 from titan_speech.store.verify import verify_store
+from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 DECODING = Decoding(temperature=1.0, max_codes=30)
@@ -75,6 +82,49 @@ def test_the_store_is_sound_and_is_read_as_pairs(setting: Setting, world: Any) -
     plan = DataPlan.load(config)
     assert sum(stream.counts.num_documents for stream in plan.streams) == 9
     assert {stream.language for stream in plan.streams} == {"en", "hi", "ta"}
+
+
+def documents_in(store: Path, grammar: Grammar) -> list[Documents]:
+    source = SourceConfig(name="pairs", store=str(store), task="preference", share=1.0, train_on="target")
+    return [documents_of(part, source, grammar, 256) for part in open_store(store).parts]
+
+
+def test_pairs_in_a_voice_are_read_as_what_was_answered(setting: Setting, world: Any) -> None:
+    tokenizer = TextTokenizer.load(world.tokenizer)
+    prompts = read_prompts(str(world.store), PromptFilter(max_clone_tokens=128), tokenizer)
+    settings = replace(setting.settings, task="clone")
+    policy = RandomPolicy(tokenizer)
+    result = replace(setting, policy=policy, prompts=prompts, settings=settings).run()
+    assert not verify_store(settings.output).problems
+    by_name = {prompt.sample_id: prompt for prompt in prompts.prompts}
+    answers = {pair.sample_id: pair for pair in result.pairs}
+    num_read, read = 0, documents_in(settings.output, policy.grammar)
+    assert not count_unread(read)
+    for documents in read:
+        assert isinstance(documents, PreferenceDocuments)
+        for i in np.flatnonzero(documents.lengths(0, documents.num_documents)).tolist():
+            name = documents.part.row(i).sample_id.removesuffix("/chosen")
+            assert documents.part.row(documents.samples(i)[0]).sample_id == f"{name}/voice"
+            prefix_T = policy.grammar.prefix(Task.CLONE, by_name[name].parts)
+            pair = answers[name]
+            for (number, num_tokens), answer in zip(documents.answers(i), (pair.chosen, pair.rejected), strict=True):
+                document = documents.document(number)
+                assert len(document.ids_T) == num_tokens
+                assert np.array_equal(document.ids_T[: document.num_prefix_tokens], prefix_T)
+                codes_F = policy.grammar.vocabulary.ids_to_codes(document.ids_T[len(prefix_T) : -1])
+                assert np.array_equal(codes_F, answer.codes_F)
+            num_read += 1
+    assert num_read == len(result.pairs) > 0
+
+
+def test_a_held_out_set_of_pairs_in_a_voice_has_their_voices(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", num_pairs=24, voices=True)
+    make_held_out_set([tmp_path / "pairs"], tmp_path / "gold", HeldOutOptions(num_ce=4, num_decode=0))
+    held = [part.row(i).sample_id for part in open_store(tmp_path / "gold").parts for i in range(part.num_samples)]
+    names = {one.rpartition("/")[0] for one in held}
+    assert sorted(held) == sorted(f"{name}/{end}" for name in names for end in ("chosen", "rejected", "voice"))
+    read = documents_in(tmp_path / "gold", Grammar(TextTokenizer.load("tokenizer/tiny").vocabulary()))
+    assert sum(int((one.lengths(0, one.num_documents) > 0).sum()) for one in read) == len(names) > 0
 
 
 def test_the_record_has_what_the_pairs_depend_on(setting: Setting) -> None:

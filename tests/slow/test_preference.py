@@ -17,11 +17,10 @@ import torch.distributed.checkpoint as dcp
 from tests.hf_folders import write_backbone
 from tests.model.test_model import debug_model, transformers_twin
 from tests.preference_samples import SCORER, write_mixed, write_pairs
-from tests.runs import ROOT, Finished, figures, metrics_lines, train, train_and_kill_after, train_well
+from tests.runs import ROOT, figures, kill, metrics_lines, start_run, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
-from titan_speech.exit_codes import EXIT_RESTART
 from titan_speech.health.rollback import ROLLBACKS_NAME
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
@@ -324,8 +323,7 @@ def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, 
     """Each breach goes back and halves the rate; what comes of it is the same where the run is cut once more."""
     words = (*on(pairs_store), "--preference.max_drift", "0.4", "--health.max_breaches", "6")
     words += ("--checkpoint.cadence", "[{every = 1}]", "--training.target_tokens", "6144")
-    finished = train_until_done(tmp_path / "run", *words)
-    assert finished.returncode == 0, finished.output[-4000:]
+    train_with_restarts(tmp_path / "run", *words)
     breaches = json.loads((tmp_path / "run" / ROLLBACKS_NAME).read_text())
     found = figures(tmp_path / "run")
     print([(one["spike"], one["back_to"], one["breach"]) for one in breaches])
@@ -337,17 +335,17 @@ def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, 
     assert found[6]["lr"] == pytest.approx(1e-3 * 0.5 ** len(breaches))
     shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-6")
     (tmp_path / "run" / ROLLBACKS_NAME).unlink()  # checkpoints know them too
-    resumed = train_until_done(tmp_path / "run", *words)
-    assert resumed.returncode == 0, resumed.output[-4000:]
+    train_with_restarts(tmp_path / "run", *words)
     assert preference_of(figures(tmp_path / "run"))[6] == preference_of(found)[6]
     assert figures(tmp_path / "run")[6]["lr"] == found[6]["lr"]
 
 
-def train_until_done(folder: Path, *words: str) -> Finished:
-    """The same command again for as long as the run asks for it."""
-    while (finished := train(folder, *words, config=CONFIG)).returncode == EXIT_RESTART:
-        pass
-    return finished
+def train_with_restarts(folder: Path, *words: str) -> None:
+    process = start_run(folder, *words, config=CONFIG, launch=("--max-restarts", "6"))
+    try:
+        assert process.wait(900) == 0, (folder / "log.txt").read_text()[-4000:]
+    finally:
+        kill(process)
 
 
 def drift_at(run: Path, step: int) -> float:

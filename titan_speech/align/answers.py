@@ -87,7 +87,7 @@ class ExportedPolicy:
         return int(self.model.model.config.max_position_embeddings)
 
     def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
-        prefix_T = self.grammar.prefix(Task.TTS, prompt.parts).astype(np.int64)
+        prefix_T = self.grammar.prefix(prompt.task, prompt.parts).astype(np.int64)
         return self.model.complete([prefix_T] * count, range(count), decoding)
 
     def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
@@ -125,7 +125,7 @@ class RunPolicy:
     def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
         seeds = (seed_of(str(number), decoding.seed) for number in range(count))
         decodings = (replace(decoding, seed=seed) for seed in seeds)
-        return [generate_codes(self.trained.model, self.grammar, Task.TTS, prompt.parts, one) for one in decodings]
+        return [generate_codes(self.trained.model, self.grammar, prompt.task, prompt.parts, one) for one in decodings]
 
     def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
         return None

@@ -4,7 +4,8 @@ In: a policy, prompts, a scorer and a reward. Out: a token store of task prefere
 manifest: the model, decoding, seeds, scorer, reward and rules it was made by, what gave no pair and why, and the scores
 of every pair. Answers and scores stay in OUTPUT.answers, so another reward or margin picks again without sampling.
 
-Training on the store and answering again with the new model is iterative DPO.
+A prompt to clone has its recording in the store too, as X/voice. Training on the store and answering again with the new
+model is iterative DPO.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from titan_speech.align.scorers import Scorer, check_names
 from titan_speech.errors import DataError
 from titan_speech.generate.sampling import Decoding
 from titan_speech.store.manifest import Manifest
-from titan_speech.store.sample import SampleInfo
+from titan_speech.store.sample import CHOSEN, REJECTED, VOICE, SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
@@ -50,6 +51,8 @@ class PairSettings:
     terms: tuple[Term, ...]
     margin: float
     transcript: str
+    task: Literal["tts", "clone"] = "tts"
+    """Whose prompts are answered."""
 
     @property
     def journal(self) -> Path:
@@ -109,6 +112,7 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
         prompts=found.manifest.fingerprint,
         transcript=settings.transcript,
         scorer=f"{scorer.name} {scorer.version}",
+        **({"task": settings.task} if settings.task != "tts" else {}),  # jobs of before it was there continue
     )
     with RunLock.take(settings.journal):
         parity = _checked_parity(policy, found.prompts, settings)
@@ -214,14 +218,17 @@ def _write(
         for pair in result.pairs:
             prompt = prompts[pair.sample_id]
             texts = {settings.transcript: prompt.text}
-            if prompt.description:
+            samples = [(CHOSEN, pair.chosen.codes_F, texts), (REJECTED, pair.rejected.codes_F, texts)]
+            if prompt.voice is not None:
+                samples.append((VOICE, prompt.voice.codes_F, {settings.transcript: prompt.voice.text}))
+            elif prompt.description:
                 texts[DESCRIPTION] = prompt.description
-            for which, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+            for end, codes_F, said in samples:
                 info = SampleInfo(
-                    sample_id=f"{prompt.sample_id}/{which}",
+                    sample_id=f"{prompt.sample_id}{end}",
                     dataset_source=prompt.dataset_source,
                     language=prompt.language,
                     source_video_id=prompt.sample_id,
                 )
-                writer.add_speech(info, answer.codes_F, texts)
+                writer.add_speech(info, codes_F, said)
         writer.add_file(RECORD_NAME, json.dumps(record, indent=1) + "\n")

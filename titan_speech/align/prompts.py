@@ -33,6 +33,7 @@ class Voice:
     """Another recording of the prompt's speaker, as a task clone has it."""
 
     sample_id: str
+    text: str
     text_ids: NDArray[np.uint32]
     codes_F: NDArray[np.uint16]
 
@@ -143,13 +144,17 @@ def read_prompts(
         )
     prompts = [_prompt(part, i, wanted.transcript, tokenizer) for part, i in chosen]
     if voices:
-        spoken = [_voice(part, int(voices[part.name][i]), wanted.transcript) for part, i in chosen]
+        spoken = [_voice(part, int(voices[part.name][i]), wanted.transcript, tokenizer) for part, i in chosen]
         prompts = [replace(prompt, voice=voice) for prompt, voice in zip(prompts, spoken, strict=True)]
     return Prompts(prompts, store.manifest)
 
 
-def _voice(part: Part, i: int, transcript: str) -> Voice:
-    return Voice(part.row(i).sample_id, part.text(i, transcript), part.codes(i).copy())
+def _voice(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Voice:
+    row = part.row(i)
+    text = getattr(row, f"transcript_{transcript}") or ""
+    voice = Voice(row.sample_id, text, part.text(i, transcript), part.codes(i).copy())
+    _check_ids(voice.text, voice.text_ids, row.sample_id, tokenizer)
+    return voice
 
 
 def _voices(part: Part, wanted: PromptFilter, tokenizer: TextTokenizer) -> NDArray[np.int32]:

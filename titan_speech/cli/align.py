@@ -52,11 +52,13 @@ def pairs(args: argparse.Namespace) -> None:
     storage = storage_of(args, args.prompts)
     terms = tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD))
     policy = _policy(args)
-    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit)
+    positions = policy.max_positions if args.task == "clone" else None
+    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, positions)
     prompts = read_prompts(args.prompts, wanted, policy.tokenizer, storage)
     with _scorer(args, policy.grammar, prompts.manifest) as scorer:
         rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
-        settings = PairSettings(args.output, args.answers, _decoding(args, rate), terms, args.margin, args.transcript)
+        decoding = _decoding(args, rate)
+        settings = PairSettings(args.output, args.answers, decoding, terms, args.margin, args.transcript, args.task)
         result = make_pairs(policy, prompts, scorer, settings)
     print("\n".join([f"{args.output}: {result.lines()[0]}", *result.lines()[1:]]))
     print(f"answers and scores stay in {settings.journal}: another --reward or --margin picks again from them")
@@ -257,6 +259,13 @@ _REWARD = (
     ),
     *SCORERS,
 )
+_TASK = Argument(
+    "--task",
+    "tts: transcripts; clone: each after another recording of its speaker, in whose voice it is to be answered "
+    "(default: tts)",
+    choices=("tts", "clone"),
+    default="tts",
+)
 _ANSWERS = Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=several, default=8)
 _TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
 _TEMPERATURE = Argument("--temperature", "sampling temperature (default: 1)", type=number(0.01), default=1.0)
@@ -281,6 +290,7 @@ COMMANDS = (
             Argument("--run", "in place of --model: run folder of a small model, decoded without a cache", type=Path),
             Argument("--step", "of --run: step of the checkpoint (default: the newest)", type=int),
             *_PROMPTS,
+            _TASK,
             Argument("--output", "token store to write", type=local_folder, required=True),
             _ANSWERS,
             *_REWARD,
@@ -310,13 +320,7 @@ COMMANDS = (
             Argument("--model", "folder written by titan-speech model export", type=Path, required=True),
             *_PROMPTS,
             Argument("--output", "exported folder to write", type=local_folder, required=True),
-            Argument(
-                "--task",
-                "tts: transcripts; clone: each after another recording of its speaker, in whose voice it is to be "
-                "answered (default: tts)",
-                choices=("tts", "clone"),
-                default="tts",
-            ),
+            _TASK,
             Argument("--steps", "optimizer steps (default: 200)", type=positive, default=200),
             _ANSWERS,
             Argument("--prompts-per-step", "prompts per step (default: 4)", type=positive, default=4),

@@ -10,7 +10,7 @@ any other segment of its speaker fits with it. Of segments of 2 to 40 s (uniform
 2,048 tokens, where the next segment alone would make 43 %; of lognormal ones (9.5 s on average) 99.3 %, not 96.3 %. A
 million segments take 1.1 s on a busy core.
 
-**Preference pairs** (`rejected_answers`). In: the sample ids of a part. Out: for each sample X/chosen the number of the
+**Preference pairs** (`partners`). In: the sample ids of a part. Out: for each sample X/chosen the number of the
 sample X/rejected; -1 for others, and where it is missing.
 
 **Stitched documents** (`stitch`): neighbouring segments of one recording and speaker as one long document. In: the
@@ -37,8 +37,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-
-from titan_speech.store.sample import CHOSEN, REJECTED
 
 
 def encode_names(name_N: pa.ChunkedArray) -> NDArray[np.int32]:
@@ -133,24 +131,23 @@ def _draw(
         unfit = unfit[~fits]
 
 
-def rejected_answers(sample_id_N: pa.ChunkedArray) -> NDArray[np.int32]:
-    """The rejected answer to the prompt of each chosen one; -1 if it has none, and for other samples."""
-    rejected_N = np.full(len(sample_id_N), -1, np.int32)
+def partners(sample_id_N: pa.ChunkedArray, end: str, other: str) -> NDArray[np.int32]:
+    """For each sample whose id is X and `end`, the sample whose id is X and `other`; -1 if there is none, and for other
+    samples."""
+    partner_N = np.full(len(sample_id_N), -1, np.int32)
     if not len(sample_id_N):
-        return rejected_N
+        return partner_N
     ids_N = sample_id_N.combine_chunks()
-    chosen, rejected = (np.flatnonzero(pc.ends_with(ids_N, end).to_numpy(zero_copy_only=False)) for end in _ENDS)
+    ours, theirs = (np.flatnonzero(pc.ends_with(ids_N, one).to_numpy(zero_copy_only=False)) for one in (end, other))
     prompts = [
-        pc.utf8_slice_codeunits(ids_N.take(pa.array(numbers)), 0, -len(end))
-        for numbers, end in zip((chosen, rejected), _ENDS, strict=True)
+        pc.utf8_slice_codeunits(ids_N.take(pa.array(numbers)), 0, -len(one))
+        for numbers, one in ((ours, end), (theirs, other))
     ]
     found = pc.fill_null(pc.index_in(prompts[0], value_set=prompts[1]), -1).to_numpy(zero_copy_only=False)
     is_paired = found >= 0
-    rejected_N[chosen[is_paired]] = rejected[found[is_paired]]
-    return rejected_N
+    partner_N[ours[is_paired]] = theirs[found[is_paired]]
+    return partner_N
 
-
-_ENDS = (CHOSEN, REJECTED)
 
 OVERLAP_SEC = 0.02
 """One code: rounding of times may make a gap of 0 this much smaller."""

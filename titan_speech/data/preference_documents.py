@@ -1,13 +1,15 @@
 """Pairs of answers to one prompt, for preference training.
 
-In: a part of a store with samples X/chosen and X/rejected. Out: one document per pair, which stays in one pack, and
-where its two answers end. Pairs that cannot be compared are refused before training begins.
+In: a part of a store with samples X/chosen and X/rejected, and X/voice where the answers were to have its voice. Out:
+one document per pair, which stays in one pack, and where its two answers end. Pairs that cannot be compared are refused
+before training begins.
 
 Shapes: N documents of a slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,8 +18,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from titan_speech.data.paired_documents import TTSDocuments
-from titan_speech.data.pairing import rejected_answers
+from titan_speech.data.pairing import partners
 from titan_speech.errors import DataError
+from titan_speech.store.reader import Part
+from titan_speech.store.sample import CHOSEN, REJECTED, VOICE
 
 
 class PreferenceDocuments(TTSDocuments):
@@ -35,7 +39,7 @@ class PreferenceDocuments(TTSDocuments):
         return super().lengths(0, self.part.num_samples)
 
     def _pairs(self) -> NDArray[np.int32]:
-        rejected_N = rejected_answers(self.part.column("sample_id"))
+        rejected_N = partners(self.part.column("sample_id"), CHOSEN, REJECTED)
         is_read_N = (rejected_N >= 0) & (self.answer_len_N > 0) & (self.answer_len_N[rejected_N] > 0)
         chosen = np.flatnonzero(is_read_N)
         self._refuse_unfit(chosen, rejected_N[chosen])
@@ -70,3 +74,33 @@ class PreferenceDocuments(TTSDocuments):
         """Number and tokens of the chosen and of the rejected answer of document i."""
         rejected = int(self.rejected_N[i])
         return (i, int(self.answer_len_N[i])), (rejected, int(self.answer_len_N[rejected]))
+
+
+class ClonePreferenceDocuments(PreferenceDocuments):
+    """Two answers to one prompt in one voice, each a clone document after the sample X/voice."""
+
+    @cached_property
+    def voice_N(self) -> NDArray[np.int32]:  # noqa: N802
+        """The recording before each answer; -1 if it has none, and for other samples."""
+        ids_N = self.part.column("sample_id")
+        return np.maximum(*(partners(ids_N, end, VOICE) for end in (CHOSEN, REJECTED)))
+
+    @cached_property
+    def answer_len_N(self) -> NDArray[np.int32]:  # noqa: N802
+        text_len_N = self.text_len_N(0, self.part.num_samples)
+        own_len_N = self.part.code_len_N + text_len_N
+        lengths_N = own_len_N + own_len_N[self.voice_N] + np.int32(self.grammar.num_fixed_tokens(self.task))
+        is_read_N = (self.voice_N >= 0) & (text_len_N > 0) & (text_len_N[self.voice_N] > 0)
+        return np.where(is_read_N, lengths_N, np.int32(0))
+
+    def samples(self, i: int) -> tuple[int, ...]:
+        return (int(self.voice_N[i]), i)
+
+    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
+        voices = self.voice_N[numbers].tolist()
+        return self.text(voices), self.tokens(voices), self.text(numbers), self.tokens(numbers)
+
+
+def has_voices(part: Part) -> bool:
+    """Whether pairs of a part answer in the voice of a recording."""
+    return bool(pc.any(pc.ends_with(part.column("sample_id"), VOICE)).as_py())

@@ -15,7 +15,7 @@ from titan_speech.data.documents import (
     TextDocuments,
 )
 from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments
-from titan_speech.data.preference_documents import PreferenceDocuments
+from titan_speech.data.preference_documents import ClonePreferenceDocuments, PreferenceDocuments, has_voices
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part
 from titan_speech.tokenization.prompt_template import PREFERENCE, Grammar, Task, template_task
@@ -50,6 +50,8 @@ def documents_of(part: Part, source: SourceConfig, grammar: Grammar, seq_len: in
     task = template_task(source.task)
     settings = (part, grammar, task, source.train_on, source.transcript, seq_len)
     if source.task == PREFERENCE:
+        if has_voices(part):
+            return ClonePreferenceDocuments(part, grammar, Task.CLONE, *settings[3:])
         return PreferenceDocuments(*settings)
     if source.stitch_gap_sec is not None:
         return StitchedDocuments(*settings, max_gap_sec=source.stitch_gap_sec)

@@ -18,7 +18,7 @@ from titan_speech.data.documents import USER, ContinuationDocuments, Documents, 
 from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
 from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments, spans_of
 from titan_speech.data.pairing import encode_names
-from titan_speech.data.preference_documents import PreferenceDocuments
+from titan_speech.data.preference_documents import ClonePreferenceDocuments, PreferenceDocuments
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
 from titan_speech.store.reader import Part
 
@@ -59,7 +59,10 @@ def _count(documents: Documents, reasons: list[Reason]) -> NDArray[np.int64]:
         following = documents.chains.next_N
         left_N[following[following >= 0]] = False  # read, in the document of an earlier segment
     if isinstance(documents, PreferenceDocuments):
-        left_N[documents.rejected_N[documents.rejected_N >= 0]] = False  # read, with the chosen answer
+        chosen = np.flatnonzero(documents.rejected_N >= 0)
+        left_N[documents.rejected_N[chosen]] = False  # read, with the chosen answer
+        if isinstance(documents, ClonePreferenceDocuments):
+            left_N[documents.voice_N[chosen]] = False
     counts = []
     for _, mask in reasons:
         holds_N = left_N & mask()
@@ -79,6 +82,11 @@ def _reasons(documents: Documents) -> list[Reason]:
             reasons += [
                 ("without source_video_id, speaker_id, segment_order or times", lambda: ~_has_place(documents)),
                 (f"without a neighbour in their recording within {gap:g} s", lambda: _all(documents)),
+            ]
+        case ClonePreferenceDocuments(transcript=variant):
+            reasons += [
+                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
+                ("without the others of their prompt (X/chosen, X/rejected and X/voice)", lambda: _all(documents)),
             ]
         case PreferenceDocuments(transcript=variant):
             reasons += [

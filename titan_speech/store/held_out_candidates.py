@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from titan_speech.store.files import PartKey
 from titan_speech.store.manifest import Kind, PartInfo
 from titan_speech.store.reader import Store
-from titan_speech.store.sample import CHOSEN, REJECTED, TRANSCRIPT_VARIANTS
+from titan_speech.store.sample import CHOSEN, REJECTED, TRANSCRIPT_VARIANTS, VOICE
 from titan_speech.store.shard_reader import read_sidecar
 
 FRAMING_TOKENS = 16
@@ -152,14 +152,14 @@ def _is_reference(candidate: Candidate, prompt: Candidate, max_tokens: int) -> b
 
 
 def find_other_answers(stores: Sequence[Store], chosen: Sequence[Candidate], max_tokens: int) -> list[Candidate]:
-    """The other answers of the preference pairs among chosen samples: a pair is read as a whole or not at all."""
+    """The other samples of the preference pairs among chosen samples: a pair is read as a whole or not at all."""
     wanted: dict[tuple[int, str], set[str]] = {}
     parts: dict[tuple[int, str], PartInfo] = {}
     for candidate in chosen:
-        for end, other in ((CHOSEN, REJECTED), (REJECTED, CHOSEN)):
+        for end in OF_A_PAIR:
             if candidate.sample_id.endswith(end):
-                place = candidate.store, candidate.part.folder
-                wanted.setdefault(place, set()).add(candidate.sample_id.removesuffix(end) + other)
+                place, prompt = (candidate.store, candidate.part.folder), candidate.sample_id.removesuffix(end)
+                wanted.setdefault(place, set()).update(prompt + other for other in OF_A_PAIR if other != end)
                 parts[place] = candidate.part
     return [
         candidate
@@ -169,6 +169,7 @@ def find_other_answers(stores: Sequence[Store], chosen: Sequence[Candidate], max
     ]
 
 
+OF_A_PAIR = (CHOSEN, REJECTED, VOICE)
 NUM_THREADS = 4
 
 

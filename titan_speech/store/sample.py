@@ -27,8 +27,9 @@ SPEECH_VARIANTS = (*TRANSCRIPT_VARIANTS, "description")
 TEXT_VARIANTS = ("user",)
 VARIANTS = SPEECH_VARIANTS + TEXT_VARIANTS
 
-CHOSEN, REJECTED = "/chosen", "/rejected"
-"""How the ids of the two answers of a preference pair end; what comes before is the prompt's name."""
+CHOSEN, REJECTED, VOICE = "/chosen", "/rejected", "/voice"
+"""How the ids of the two answers of a preference pair end, and that of the recording in whose voice they were to be
+given, if there is one; what comes before is the prompt's name."""
 
 _SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LANGUAGE = re.compile(r"(?P<primary>[a-z]{2,3})(-[A-Za-z0-9]{2,8})*")

@@ -47,7 +47,8 @@ class Task(StrEnum):
 
 
 PREFERENCE = "preference"
-"""A task of the configuration without a template of its own: two answers to one prompt, each a tts document."""
+"""A task of the configuration without a template of its own: two answers to one prompt, each a tts document, or a
+clone document where a part has their voices."""
 
 
 def template_task(name: str) -> Task:
