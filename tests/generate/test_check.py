@@ -59,7 +59,7 @@ def run(
 
     def log(event: str, step: int, metrics: Mapping[str, float], lines: Sequence[str], sec: float) -> None:
         assert event == "generation"
-        assert max(map(len, lines)) <= 100
+        assert all(len(line) <= 100 for line in lines)
         logged.append(metrics)
 
     config = replace(config or GenerationCheckConfig(max_codes=64), every_steps=5)
@@ -201,6 +201,19 @@ def test_a_stop_knows_the_last_step_whose_check_kept_the_bounds(tmp_path: Path) 
     with pytest.raises(BoundsLeftError) as left:
         again.step_boundary(8)
     assert left.value.within_step == 4
+
+
+def test_a_check_that_takes_too_long_is_given_up_without_measures_and_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was cut short would count as speech without a stop."""
+    config = GenerationCheckConfig(max_codes=64, max_sec=1e-9, stop={"stop_failure": 0.5}, stop_below={"loop": 0.5})
+    with caplog.at_level(logging.WARNING):
+        metrics = run(scripted(), tmp_path, 5, config)
+    assert list(metrics) == ["generation/sec"]
+    (warning,) = caplog.messages
+    assert warning.startswith("The generation check at step 5 was given up after ")
+    assert not (tmp_path / "generation").exists()
 
 
 def test_a_bound_that_is_no_measure_is_refused(tmp_path: Path) -> None:

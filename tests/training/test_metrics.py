@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torchtitan.distributed import ParallelDims
 
+from titan_speech.config.schema_operations import MetricsConfig
 from titan_speech.data.pack_layout import IGNORE_INDEX, encode_labels
 from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import TokenKind, Vocabulary
+from titan_speech.training import metrics
 from titan_speech.training.console import group_lines
 from titan_speech.training.jsonl_log import JsonlLogger, read_flags, read_steps
 from titan_speech.training.loss import GroupLoss, StreamKey, group_losses
 from titan_speech.training.metrics import BatchCounts, count_batch
+from titan_speech.training.sinks.sink import Sink, Sinks
 
 VOCABULARY = Vocabulary(num_base=100, bos_id=0, eos_id=1)
 
@@ -128,6 +134,36 @@ def test_what_a_full_disk_has_cost_is_said_at_the_end(tmp_path: Path, caplog: py
     first, last = (record.getMessage() for record in caplog.records)
     assert first.endswith("Its lines wait in memory, training continues.")
     assert last.endswith("could not be written to the end; lost: 2 lines")
+
+
+def test_a_start_without_a_checkpoint_knows_what_an_earlier_one_has_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed before its first save begins at step 0 again, in the same run of Weights & Biases."""
+    repeats: list[tuple[int, bool]] = []
+
+    class Recorder(Sink):
+        def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
+            repeats.append((step, is_repeat))
+
+    log = JsonlLogger(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        log.log({"loss": 9.0}, step)
+    log.event("generation", step=2)
+    log.close()
+    monkeypatch.setattr(metrics, "build_sinks", lambda *_: Sinks(("recorder", Recorder)))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        dims = ParallelDims(dp_replicate=1, dp_shard=1, cp=1, tp=1, pp=1, ep=1, world_size=1)
+        config = metrics.SpeechMetricsProcessor.Config(table=MetricsConfig(), from_step=0)
+        found = metrics.SpeechMetricsProcessor(config, dump_folder=str(tmp_path), parallel_dims=dims)
+        assert found.logged_step == 2
+        for step in (0, 2, 3):
+            found.log_between_steps("generation", step, {"generation/sec": 1.0}, [], 1.0)
+        found.close()
+    finally:
+        dist.destroy_process_group()
+    assert repeats == [(0, False), (2, True), (3, False)]
 
 
 def test_flops_are_linear_in_the_attended_length() -> None:

@@ -246,6 +246,10 @@ class GenerationCheckConfig:
     """Codec that decodes the samples to wav files and measures their sound: embedded, a .safetensors file, XCodec2 as a
     folder or a name on the Hub; it must be that of the stores. Empty: ids only."""
 
+    max_sec: Annotated[float, Bounds(above=0)] = 600.0
+    """Seconds of generating per check, equal on all ranks. A check that takes longer is given up with a warning, has no
+    measures, and training goes on."""
+
     max_sound_sec: Annotated[float, Bounds(above=0)] = 60.0
     """Seconds of decoding per check on rank 0; samples that are left then stay without sound."""
 

@@ -7,7 +7,8 @@ loss cannot show a stop token that is never generated, a wrong prompt or a loop;
 data-parallel ranks; all ranks take the same number of forward passes of one shape, so FSDP stays in step, and
 tensor-parallel ranks sample the same token from the same logits. There is no key-value cache: a token costs a forward
 pass over prompt and limit. Four prompts of 24 tokens take 4.5 s with the debug model on one CPU core. A check ends
-early when every prompt has stopped. Random numbers are those of the check alone, by prompt and step: training is bit
+early when every prompt has stopped, and is given up on all ranks where it takes one of them longer than `max_sec`: what
+was cut short has no honest measure. Random numbers are those of the check alone, by prompt and step: training is bit
 for bit what it is without.
 """
 
@@ -44,7 +45,7 @@ SHAPE_MULTIPLE = 128
 """Lengths are multiples of a block of flex attention."""
 
 ASK_EVERY = 16
-"""Tokens between questions whether all ranks are done."""
+"""Tokens between questions whether all ranks are done, or one has no time left."""
 
 LastLogits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(ids_BL, last_B) -> logits_BV in fp32 of the token after position `last` of each row; arguments are on the CPU."""
@@ -127,7 +128,11 @@ class GenerationCheck(RunCallback):
             return
         began = time.perf_counter()
         with structured_logger.log_trace_span("generation_check"):
-            sampled = self._gathered(self._generate(step))
+            generated = self._generate(step)
+            if generated is None:
+                self._give_up(step, time.perf_counter() - began)
+                return
+            sampled = self._gathered(generated)
             samples = self._measures(sampled)
             sounds = self._sounds(step, sampled)
         metrics = self._metrics(samples, sounds, time.perf_counter() - began)
@@ -159,8 +164,20 @@ class GenerationCheck(RunCallback):
         numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
         return max((int(one) for one in numbers if one.isdecimal() and int(one) < step), default=0)
 
-    def _generate(self, step: int) -> dict[int, list[int]]:
-        """The ids sampled after each of this rank's prompts, by the prompt's number."""
+    def _give_up(self, step: int, duration_sec: float) -> None:
+        """Say that there are no measures of this step, and keep its time out of the throughput."""
+        if torch.distributed.get_rank() == 0:
+            logger.warning(
+                f"The generation check at step {step:,} was given up after {duration_sec:.0f} s "
+                f"(generation_check.max_sec = {self.config.max_sec:g}) and measured nothing. Training continues; lower "
+                "generation_check.max_codes or num_prompts, or allow it more time"
+            )
+        self.log(EVENT, step, {"generation/sec": duration_sec}, [], duration_sec)
+
+    def _generate(self, step: int) -> dict[int, list[int]] | None:
+        """The ids sampled after each of this rank's prompts, by the prompt's number; None on every rank if it took one
+        of them longer than `max_sec`."""
+        began = time.monotonic()
         numbers = list(range(self.ranks.dp_rank, len(self.prompts), self.ranks.dp_degree))
         ids_BL = torch.full((self.num_rows, self.num_positions), self.grammar.vocabulary.pad_id)
         last_B = torch.zeros(self.num_rows, dtype=torch.long)
@@ -173,8 +190,13 @@ class GenerationCheck(RunCallback):
         sampled: dict[int, list[int]] = {number: [] for number in numbers}
         is_done = [False] * len(numbers)
         for token in range(self.config.max_codes + 1):
-            if token % ASK_EVERY == 0 and self._all_done(all(is_done)):
-                break
+            if token % ASK_EVERY == 0:
+                in_time = time.monotonic() - began <= self.config.max_sec
+                is_everyone_done, is_everyone_in_time = self._on_all_ranks(all(is_done), in_time)
+                if is_everyone_done:
+                    break
+                if not is_everyone_in_time:
+                    return None
             logits_BV = self.last_logits(ids_BL, last_B)
             top_logits_BK, top_ids_BK = (t.cpu() for t in logits_BV.topk(min(self.config.top_k, logits_BV.shape[-1])))
             for row, number in enumerate(numbers):
@@ -193,10 +215,11 @@ class GenerationCheck(RunCallback):
         weights_K = torch.softmax(logits_K / self.config.temperature, dim=-1)
         return int(ids_K[torch.multinomial(weights_K, 1, generator=generator)])
 
-    def _all_done(self, mine: bool) -> bool:
-        flag = torch.tensor(float(mine), device=self.ranks.device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-        return bool(flag.item())
+    def _on_all_ranks(self, *mine: bool) -> list[bool]:
+        """Of each answer, whether every rank gives it."""
+        flags = torch.tensor(mine, dtype=torch.float32, device=self.ranks.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
+        return [bool(flag) for flag in flags.tolist()]
 
     def _gathered(self, sampled: dict[int, list[int]]) -> list[list[int]]:
         """The sampled ids of all prompts, on every rank."""

@@ -120,7 +120,7 @@ class SpeechMetricsProcessor(MetricsProcessor):
         self.console: RunConsole | None = None
         """Of rank 0; the others show nothing."""
         path = Path(dump_folder) / "metrics.jsonl"
-        earlier = [one for one in read_records(path) if "step" in one] if config.from_step else []
+        earlier = [one for one in read_records(path) if "step" in one]  # also where the first save was never reached
         self.logged_step = max((one["step"] for one in earlier if "event" not in one), default=-1)
         self.last_event_step = max((one["step"] for one in earlier), default=-1)
         """Of earlier starts, whose steps this one may repeat."""

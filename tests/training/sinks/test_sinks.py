@@ -111,6 +111,20 @@ def test_tensorboard_shows_each_step_once_after_a_restart_and_plays_audio(tmp_pa
     assert sound.encoded_audio_string.startswith(b"RIFF")
 
 
+def test_tensorboard_shows_each_step_once_where_the_first_start_was_killed_before_a_save(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        sink = TensorBoardSink(tmp_path, from_step=0)
+        if value == 1.0:
+            sink.log(0, {"validation/gold/loss": 9.0})  # which a restart does not repeat
+        for step in range(1, 4):
+            sink.log(step, {"loss": value})
+        sink.close()
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 2.0), (2, 2.0), (3, 2.0)]
+    assert [event.step for event in read.Scalars("validation/gold/loss")] == [0]
+
+
 def test_each_message_is_posted_once_as_slack_takes_it() -> None:
     with receiver() as received:
         sink = WebhookSink(received.url, "my_run")

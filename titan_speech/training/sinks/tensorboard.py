@@ -36,7 +36,8 @@ class TensorBoardSink(Sink):
         from torch.utils.tensorboard import SummaryWriter
 
         _hide_errors_of_the_writer()
-        self._writer = SummaryWriter(str(folder), max_queue=1000, purge_step=from_step + 1 if from_step else None)
+        # Also from step 0: a start before may have been killed before its first save.
+        self._writer = SummaryWriter(str(folder), max_queue=1000, purge_step=from_step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float], *, is_repeat: bool = False) -> None:
         for name, value in metrics.items():
