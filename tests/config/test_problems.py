@@ -371,6 +371,16 @@ def test_the_local_sequence_after_context_parallel_must_hold_whole_chunks(folder
     assert "a divisor of the local sequence, 512 / 4 = 128" in problem
 
 
+@pytest.mark.parametrize("kind", ["context", "pipeline"])
+def test_a_generation_check_where_no_rank_can_generate_alone_is_refused(folder: Path, kind: str) -> None:
+    flags = (f"--parallelism.{kind}_parallel_degree", "2", "--generation_check.every_steps", "4")
+    untied = ("--model.flavor", "debug_untied")
+    [problem] = problems(BASE, *untied, *flags, "--data.held_out", '["gold"]')
+    assert problem.startswith("command line: generation_check.every_steps: found 4 with ")
+    assert "titan-speech evaluate run RUN --watch" in problem
+    assert load(BASE, *untied, *flags).config.generation_check.every_steps == 4  # without a set there is no check
+
+
 # the command line itself
 
 

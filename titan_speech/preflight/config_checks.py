@@ -172,6 +172,20 @@ def check_metrics(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(("metrics.prometheus",), f'"{address}"', "host:port, or empty", '"127.0.0.1:9464"')
 
 
+def check_generation(config: SpeechConfig) -> Iterator[Finding]:
+    """No rank of a context-parallel group has a whole prompt, and none of a pipeline the whole model."""
+    every = config.generation_check.every_steps
+    if not every or not config.data.held_out:
+        return
+    for name in ("context_parallel_degree", "pipeline_parallel_degree"):
+        degree = getattr(config.parallelism, name)
+        if degree > 1:
+            keys = ("generation_check.every_steps", f"parallelism.{name}")
+            found = f"{every} with parallelism.{name} = {degree}, where no rank can generate alone"
+            expected = "0, and titan-speech evaluate run RUN --watch beside it, which speaks at every checkpoint"
+            yield Finding(keys, found, expected, "0")
+
+
 _CHECKS: tuple[Check, ...] = (
     check_bounds,
     check_batch,
@@ -181,6 +195,7 @@ _CHECKS: tuple[Check, ...] = (
     check_health,
     check_profiler,
     check_metrics,
+    check_generation,
     check_flavor,
     check_initial_weights,
     check_compatibility,
