@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -141,6 +142,23 @@ def test_output_to_a_full_disk_does_not_end_a_run(root_logger: logging.Logger, m
     _log_everything(root_logger)
 
 
+def test_the_log_of_a_library_on_a_full_disk_leaves_no_traceback(
+    root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B opens a log of its own in the run folder."""
+    RunLog()
+    library, file = logging.getLogger("a_library"), logging.FileHandler("/dev/full")
+    library.addHandler(file)
+    library.propagate = False
+    try:
+        library.error("Uncaught exception in run_soon callback.")
+    finally:
+        library.removeHandler(file)
+        with contextlib.suppress(OSError):
+            file.close()
+    assert capsys.readouterr().err == ""
+
+
 def test_the_header_and_the_row_have_their_cells_below_each_other() -> None:
     header, row = row_lines({"step": "7", "loss": "1.0000", "grad norm": "12.000"})
     assert header == "step      loss  grad norm"
@@ -149,12 +167,12 @@ def test_the_header_and_the_row_have_their_cells_below_each_other() -> None:
 
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
-    root, level = logging.getLogger(), logging.getLogger().level
+    root, level, raises = logging.getLogger(), logging.getLogger().level, logging.raiseExceptions
     handlers = root.handlers[:]
     yield root
     for handler in set(root.handlers) - set(handlers):
         handler.close()
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:], root.level, logging.raiseExceptions = handlers, level, raises
     logging.captureWarnings(False)
 
 

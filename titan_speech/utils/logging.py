@@ -65,6 +65,7 @@ class RunLog:
         self._root.setLevel(logging.INFO)
         self._root.handlers[:] = [_TerminalHandler(rank, local_rank), self._waiting]
         logging.captureWarnings(True)
+        logging.raiseExceptions = False  # W&B's own log would print two tracebacks per line that a full disk refuses
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own log, which no logger controls
 
     def open(self, path: Path) -> None:
