@@ -115,7 +115,14 @@ def run_in_process(step: Step, limit_sec: float, output: Path, debug: bool) -> O
     words = [sys.executable, "-m", MODULE, step.name, str(result), *(["--debug"] if debug else [])]
     began = time.monotonic()
     with (output / "work" / f"{step.name}.log").open("w") as log:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # which a step ends, should this process be killed
+        )
         try:
             code = process.wait(limit_sec)
         except subprocess.TimeoutExpired:

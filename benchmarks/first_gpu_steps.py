@@ -16,6 +16,8 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -170,7 +172,6 @@ def _attention_efficiencies(peak: float) -> dict[str, float]:
 
 
 def _median_sec(call: Callable[[], Any], times: int = 10) -> float:
-    import time
 
     import torch
 
@@ -367,12 +368,24 @@ def run_step(name: str, debug: bool) -> dict[str, Any]:
     return training(_config("debug" if debug else case), overrides, debug, layers)
 
 
+def end_with_parent() -> None:
+    """When the process that started this one is gone, end this one and all it started: a GPU has no room for two."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=[step.name for step in STEPS])
     parser.add_argument("out", type=Path)
     parser.add_argument("--debug", action="store_true")
     args = parser.parse_args()
+    end_with_parent()
     try:
         figures = run_step(args.step, args.debug)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
         vocabulary = Vocabulary(num_base=min(vocabulary.num_base, request.max_base_rows), bos_id=0, eos_id=1)
     with tempfile.TemporaryDirectory(prefix="titan-speech-compile-") as folder:
         tree = fake_inputs(config, vocabulary, shape, request.world_size, Path(folder)).trainer
+        if config.preference.is_on:  # fake data are no pairs, which changes no kernel
+            tree.loss = _preference_loss(tree.loss, config)
         job = TraceJob(config, shape, vocabulary, request.world_size, accumulates=False, fused_kernels=False)
         step = CudaStep(tree, job, _build_meshes(tree, request.world_size), recorder)
         if request.overrides:  # now that each part knows how it is sharded
@@ -126,6 +128,15 @@ def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
                 "peak_bytes": head.peak_bytes,
             },
         }
+
+
+def _preference_loss(plain: Any, config: Any) -> Any:
+    """The loss of pairs with the settings of the cross-entropy that fake data got."""
+    from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
+
+    shared = {one.name: getattr(plain.loss_fn, one.name) for one in fields(plain.loss_fn) if one.init}
+    answers = AnswerCrossEntropy.Config(**shared, seq_len=config.training.seq_len)
+    return PreferenceLoss.Config(num_chunks=plain.num_chunks, loss_fn=answers, settings=config.preference)
 
 
 if __name__ == "__main__":

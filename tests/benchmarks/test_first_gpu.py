@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from benchmarks import first_gpu
 from benchmarks.check import judged, read_baseline, write_baseline
 from benchmarks.first_gpu import Outcome, Step, run_in_process, run_steps, scaled
 from benchmarks.first_gpu_steps import STEPS
+from benchmarks.machine import ROOT
 from benchmarks.record import Machine as RecordedMachine
 from benchmarks.record import read_report
 from titan_speech.estimate.efficiencies import calibrated
@@ -159,3 +163,35 @@ def test_the_steps_fit_the_goal_of_value_first() -> None:
     assert len(set(names)) == len(names)
     assert all(step.least_sec <= step.limit_sec for step in STEPS)
     assert sum(step.least_sec for step in STEPS[:7]) < 400
+
+
+STEP = """
+import subprocess, sys, time
+from benchmarks.first_gpu_steps import end_with_parent
+end_with_parent()
+training = subprocess.Popen(["sleep", "300"])
+print(training.pid, flush=True)
+training.wait()
+"""
+COMMAND = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
+
+
+def test_a_killed_command_leaves_no_step_and_no_training_behind() -> None:
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, STEP], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    training = Path("/proc", process.stdout.readline().strip())
+    assert training.exists()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while _is_alive(training):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.stdout.close()
+
+
+def _is_alive(process: Path) -> bool:
+    try:
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
