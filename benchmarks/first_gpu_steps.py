@@ -172,7 +172,6 @@ def _attention_efficiencies(peak: float) -> dict[str, float]:
 
 
 def _median_sec(call: Callable[[], Any], times: int = 10) -> float:
-
     import torch
 
     found = []
