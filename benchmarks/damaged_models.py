@@ -1,17 +1,14 @@
 """How much damage to a model its evaluation sees, and how near the model is to the ceiling of its codec.
 
-    MODELS="--asr whisper-tiny.en --trust trust.json --voice resemblyzer --opinion dnsmos"
-    titan-speech evaluate clips --pack heart/pack $MODELS --output ceiling.json
-    titan-speech evaluate run --model heart/model --pack heart/pack --set full --without-cloning --num-seeds 3 \\
-        $MODELS --output scored
-    python -m benchmarks.damaged_models --model heart/model --pack heart/pack $MODELS \\
-        --result scored/results/KEY.json --ceiling ceiling.json --work damaged --json damaged_models.json
+    python -m benchmarks.damaged_models --model heart/model --pack heart/pack --num-seeds 4 --work damaged \\
+        --asr whisper-tiny.en --trust trust.json --voice resemblyzer --opinion dnsmos --json damaged_models.json
 
-In: an exported model (benchmarks/learned_by_heart.py), its result and that of its pack's recordings, all by the same
-scorers. Out: a JSON file: the model against the recordings (the ceiling of the codec), how alike other speakers are;
-and copies of the model with normal noise on each tensor, of a share of its root mean square, each compared with the
-model, paired by prompt: which metrics tell them apart, and the least noise that each metric sees. What was spoken is
-kept in the work folder.
+In: an exported model and a pack of what it has learned (benchmarks/learned_by_heart.py). Out: a JSON file: the model
+against the recordings (the ceiling of the codec), how alike other speakers are; and copies of the model with normal
+noise on each tensor, of a share of its root mean square, each compared with the model, paired by prompt: which metrics
+tell them apart, and the least noise that each metric sees. Codes and results are kept in the work folder, so that a
+later start, also with more scorers, speaks nothing again. Models hear a sound once: most clips of such a model are
+equal to the last code.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,10 +31,15 @@ from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.choice import open_scorers
 from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.models.base import Answer, Failure
+from titan_speech.evaluate.models.isolation import RunningModel, Waveform
 from titan_speech.evaluate.packs.pack import read_pack
 from titan_speech.evaluate.recorded_clips import pack_clips
-from titan_speech.evaluate.result import Result, read_result
+from titan_speech.evaluate.result import Result, make_result, read_result
+from titan_speech.evaluate.scorers.base import Scorer, score_clips
+from titan_speech.evaluate.scorers.opinion import OpinionScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
+from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.statistics import LEVEL, Comparison, compare, intervals
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
 from titan_speech.generate.sampling import Decoding
@@ -45,6 +47,7 @@ from titan_speech.hf.model_card import read_record
 from titan_speech.store.reader import open_store
 
 DEMO = Path("demo_data")
+DECODING = Decoding(temperature=0.8, max_codes=250)
 OTHER_VOICES = ("asterisk.fr.speech", "asterisk.it.speech", "asterisk.ru.speech")
 
 
@@ -61,13 +64,44 @@ def damaged(model: Path, folder: Path, share: float, seed: int = 0) -> Path:
     return folder
 
 
-def as_model(recordings: Result, like: Result) -> Result:
-    """The scores of recordings as those of a model, so that both are paired."""
-    if recordings.key.pack != like.key.pack or not recordings.key.scorers.items() <= like.key.scorers.items():
-        raise SystemExit("the ceiling was scored with another pack or other scorers than the model")
+class Remembered:
+    """A model that hears each sound once; its answers depend on nothing else."""
+
+    def __init__(self, running: RunningModel) -> None:
+        self.running, self.model = running, running.model
+        self._known: dict[tuple[bytes, str], Answer | Failure] = {}
+
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
+        keys = [(wav_T.tobytes(), language) for wav_T, language in waveforms]
+        new = {key: one for key, one in zip(keys, waveforms, strict=True) if key not in self._known}
+        self._known |= dict(zip(new, self.running(list(new.values())), strict=True))
+        return [self._known[key] for key in keys]
+
+    def close(self) -> None:
+        self.running.close()
+
+
+def remember(scorers: Sequence[Scorer]) -> None:
+    """Let the models of scorers hear each sound once."""
+    for scorer in scorers:
+        if isinstance(scorer, WordScorer):
+            scorer.recognizers = {name: remembered(one) for name, one in scorer.recognizers.items()}
+        elif isinstance(scorer, VoiceScorer):
+            scorer.encoder = remembered(scorer.encoder)
+        elif isinstance(scorer, OpinionScorer):
+            scorer.predictor = remembered(scorer.predictor)
+
+
+def remembered(running: RunningModel) -> RunningModel:
+    return cast("RunningModel", Remembered(running))
+
+
+def ceiling(clips: Sequence[Clip], scorers: Sequence[Scorer], like: Result) -> Result:
+    """The scores of recordings through the codec as those of a model, so that both are paired."""
     seeds = sorted({clip.seed for clip in like.clips})
-    clips = tuple(replace(clip, seed=seed) for seed in seeds for clip in recordings.clips)
-    return replace(recordings, key=replace(like.key, model="codec"), clips=clips)
+    scores = score_clips(clips, scorers)
+    every = [replace(clip, seed=seed) for seed in seeds for clip in clips]
+    return make_result(replace(like.key, model="codec"), every, scores * len(seeds))
 
 
 def other_speaker(clips: Sequence[Clip], scorer: VoiceScorer, codec: Any) -> dict[str, float]:
@@ -102,59 +136,60 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
 
+def scored(model: Path, level: float, evaluation: Evaluation, work: Path) -> Result:
+    """The result of a model with noise; one that is in the work folder is read."""
+    name = f"noise {level:g}"
+    key = evaluation.key(f"{read_record(model).weights} {name}")
+    path = work / f"{key.id}.json"
+    if not path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            copy = damaged(model, Path(folder) / "model", level)
+            evaluate_export(copy, evaluation, key, work / f"{name}, seeds {evaluation.num_seeds}", name)[0].write(path)
+    return read_result(path)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder written by titan-speech model export")
     parser.add_argument("--pack", type=Path, required=True, help="prompt pack with recordings")
-    parser.add_argument("--result", type=Path, required=True, help="of the model, by titan-speech evaluate run")
-    parser.add_argument("--ceiling", type=Path, required=True, help="of the recordings, by titan-speech evaluate clips")
     parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.05, 0.02], help="noise, of the rms")
+    parser.add_argument("--num-seeds", type=int, default=4, help="clips of each prompt (default: 4)")
     parser.add_argument("--work", type=Path, required=True, help="folder of results, kept between starts")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     for argument in SCORERS:
         argument.add_to(parser)
     args = parser.parse_args()
     before, codec, pack = load(), load_codec("embedded"), read_pack(args.pack)
-    sound, recordings = read_result(args.result), read_result(args.ceiling)
-    settings = dict(sound.key.decoding)
-    num_seeds, clones = int(settings.pop("num_seeds", 1)), "task" not in settings
-    decoding = Decoding(**{name: value for name, value in settings.items() if name != "task"})  # type: ignore[arg-type]
-    recordings = as_model(recordings, sound)
-    found: dict[str, Any] = {
-        "decoding": sound.key.decoding,
-        "num_prompts": len(pack.of_set("full")),
-        "scorers": sound.key.scorers,
-        "notes": sound.notes,
-        "ceiling": means(recordings),
-        "model": means(sound),
-        "model_minus_ceiling": differences(compare(recordings, sound)),
-        "noise": {},
-    }
     with open_scorers(choice_of(args)) as (scorers, table):
+        remember(scorers)
+        evaluation = Evaluation(
+            pack, args.pack, "full", DECODING, codec, scorers, table, clones=False, num_seeds=args.num_seeds
+        )
+        sound = scored(args.model, 0.0, evaluation, args.work)
+        clips = pack_clips(args.pack, pack, "full", None, codec)
+        recordings = ceiling(clips, scorers, sound)
+        found: dict[str, Any] = {
+            "decoding": sound.key.decoding,
+            "num_prompts": len(pack.of_set("full")),
+            "scorers": sound.key.scorers,
+            "notes": sound.notes,
+            "ceiling": means(recordings),
+            "model": means(sound),
+            "model_minus_ceiling": differences(compare(recordings, sound)),
+            "noise": {},
+        }
         voice = next((one for one in scorers if isinstance(one, VoiceScorer)), None)
         if voice is not None:
-            clips = pack_clips(args.pack, pack, "full", None, codec)
             found["similarity_to_other_speakers"] = other_speaker(clips, voice, codec)
-        evaluation = Evaluation(
-            pack, args.pack, "full", decoding, codec, scorers, table, clones=clones, num_seeds=num_seeds
-        )
-        for level in args.levels:
-            name = f"noise {level:g}"
-            path = args.work / f"{name}.json"
-            if not path.is_file():
-                with tempfile.TemporaryDirectory() as folder:
-                    copy = damaged(args.model, Path(folder) / "model", level)
-                    key = evaluation.key(f"{read_record(copy).weights} {name}")
-                    evaluate_export(copy, evaluation, key, args.work / name, name)[0].write(path)
-            worse = read_result(path)
+        least: dict[str, float] = {}
+        for level in sorted(args.levels, reverse=True):
+            worse = scored(args.model, level, evaluation, args.work)
             paired = differences(compare(sound, worse))
             told = [metric for metric, one in paired.items() if (one["p_corrected"] or 0) < LEVEL]
             found["noise"][f"{level:g}"] = {"means": means(worse), "against_the_model": paired, "told_apart_by": told}
             print(f"noise of {level:.0%}: told apart by {', '.join(told) or 'nothing'}", flush=True)
-            by_metric: dict[str, float] = {}
-            for other, one in sorted(found["noise"].items(), key=lambda item: -float(item[0])):
-                by_metric |= dict.fromkeys(one["told_apart_by"], float(other))
-            found["smallest_told_apart"] = by_metric
+            least |= dict.fromkeys(told, level)
+            found["smallest_told_apart"] = least
             args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
     return 0
 

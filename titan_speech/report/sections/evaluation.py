@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from titan_speech.errors import DataError
+from titan_speech.evaluate.models.opinions import DNSMOS
 from titan_speech.evaluate.result import Result, ScoredClip, read_result
 from titan_speech.evaluate.result_folder import PARITY_PREFIX, RESULTS, audio_path
 from titan_speech.evaluate.statistics import Interval, intervals
@@ -28,6 +29,8 @@ MAX_RESULTS = 400
 MAX_WORST = 8
 ERROR_RATES = ("cer", "wer")
 """Metrics by which clips are the worst, the first that is there."""
+HEARD = ("wer", "cer", "similarity", DNSMOS)
+"""Metrics that come first on the page."""
 
 
 @dataclass
@@ -123,7 +126,7 @@ def _exports(run: Run) -> list[Block]:
 def _charts(series: _Series, runs: Sequence[Run]) -> list[Chart]:
     scale = x_per_step(series.run, runs)
     charts = []
-    for metric in series.results[-1].metrics:
+    for metric in _heard_first(series.results[-1].metrics):
         names = ["", *series.languages] if len(series.languages) > 1 else [""]
         lines, bands = [], []
         for color, language in enumerate(names):
@@ -142,17 +145,21 @@ def _charts(series: _Series, runs: Sequence[Run]) -> list[Chart]:
 
 
 def _table(series: _Series) -> Table:
-    """The newest result by language: means with intervals, and how many clips have no value."""
+    """The newest result, a row per metric and a column per language: means with intervals."""
     newest = series.results[-1]
-    found = series.found[newest.step or 0]
-    rows = []
-    for language in ["", *series.languages]:
-        cells: list[Cell | str] = [language or "all"]
-        for metric in newest.metrics:
-            one = next((i for i in found if (i.metric, i.language, i.subset) == (metric, language, "*")), None)
-            cells.append(_cell(one, newest, language))
-        rows.append(cells)
-    return Table(("Language", *newest.metrics), rows, f"Step {newest.step:,}: {len(newest.clips):,} clips.")
+    found = {(one.metric, one.language): one for one in series.found[newest.step or 0] if one.subset == "*"}
+    languages = ["", *series.languages] if len(series.languages) > 1 else series.languages
+    rows = [
+        [metric, *(_cell(found.get((metric, language)), newest, language) for language in languages)]
+        for metric in _heard_first(newest.metrics)
+    ]
+    heads = ("Metric", *(language or "all" for language in languages))
+    return Table(heads, rows, f"Step {newest.step:,}: {len(newest.clips):,} clips.")
+
+
+def _heard_first(metrics: Sequence[str]) -> list[str]:
+    """Metrics of what people hear before those of waveform, codes and likelihood."""
+    return sorted(metrics, key=lambda name: HEARD.index(name) if name in HEARD else len(HEARD))
 
 
 def _cell(one: Interval | None, result: Result, language: str) -> Cell:
