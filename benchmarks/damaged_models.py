@@ -188,7 +188,8 @@ def main() -> int:
             told = [metric for metric, one in paired.items() if (one["p_corrected"] or 0) < LEVEL]
             found["noise"][f"{level:g}"] = {"means": means(worse), "against_the_model": paired, "told_apart_by": told}
             print(f"noise of {level:.0%}: told apart by {', '.join(told) or 'nothing'}", flush=True)
-            least |= dict.fromkeys(told, level)
+            for metric in told:
+                least[metric] = level
             found["smallest_told_apart"] = least
             args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
     return 0
