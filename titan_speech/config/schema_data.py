@@ -31,7 +31,8 @@ class SourceConfig:
 
     task: TaskName
     """How samples become training documents: speech, continuation, tts, clone, text, instruction, or preference (the
-    samples X/chosen and X/rejected, two answers to one prompt; needs [preference])."""
+    samples X/chosen and X/rejected, two answers to one prompt, in the voice of X/voice where the part has voices; needs
+    [preference])."""
 
     share: Annotated[float, Bounds(above=0, at_most=1, expected="a share above 0 and at most 1")]
     """Share of the run's tokens (not of its samples); the shares of all sources add up to 1."""
