@@ -129,6 +129,22 @@ def _two_more(log: JsonlLogger) -> small_run.Trained:
     return small_run.Trained(EXIT_DONE, "", False)
 
 
+@pytest.mark.parametrize(
+    ("num_codes", "stopped", "loss", "verdict"),
+    [
+        (29, True, 0.2, Verdict.PASS),
+        (80, False, 0.2, Verdict.FAIL),
+        (0, True, 0.2, Verdict.FAIL),
+        (2, True, 4.0, Verdict.SKIPPED),
+        (80, False, math.nan, Verdict.SKIPPED),
+    ],
+)
+def test_speech_is_judged_once_the_samples_are_learned(
+    num_codes: int, stopped: bool, loss: float, verdict: Verdict
+) -> None:
+    assert small_run.judge_speech(num_codes, 30, stopped, loss).verdict is verdict
+
+
 def test_what_the_doctor_trains_sends_nobody_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "https://example.invalid/a-secret")
     shown = small_run.train(["-c", f"import os; print(os.environ.get({VARIABLE!r}))"], 60)

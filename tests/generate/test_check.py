@@ -168,6 +168,33 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
     assert logged[0]["generation/silence"] == pytest.approx(np.mean([record["silence"] for record in records]))
 
 
+def test_a_folder_that_cannot_be_written_costs_one_warning_for_ids_and_one_for_sound(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "generation").write_text("a file in the place of the folder")
+    shown: list[Sample] = []
+    check = GenerationCheck(
+        GenerationCheckConfig(every_steps=4, max_codes=40, temperature=0.0, codec="embedded"),
+        PROMPTS[:2],
+        GRAMMAR,
+        scripted({30: STOP}),
+        lambda event, step, metrics, lines, sec: None,
+        lambda what, step, text: None,
+        lambda event, step, samples: shown.extend(samples),
+        Ranks(0, 1, torch.device("cpu")),
+        tmp_path,
+        num_steps=12,
+        sound=CheckSound(load_codec("embedded"), tmp_path / "generation", max_sec=60.0),
+    )
+    with caplog.at_level(logging.WARNING):
+        for step in (4, 8):
+            check.step_boundary(step)
+    assert [sample.audio_T for sample in shown] == [None] * 4
+    assert len(caplog.messages) == 2, caplog.messages
+    assert "The sound of sample 0 of the generation check at step 4 is missing" in caplog.messages[0]
+    assert "cannot be written" in caplog.messages[1]
+
+
 def test_a_stop_knows_the_last_step_whose_check_kept_the_bounds(tmp_path: Path) -> None:
     """Also where that check was one of an earlier start of the run."""
     config = GenerationCheckConfig(every_steps=4, max_codes=16, temperature=0.0, stop={"stop_failure": 0.5})

@@ -228,12 +228,26 @@ def generate(small: SmallRun) -> Outcome:
     task, parts = prompt_parts(trained, small.text)
     decoding = Decoding(temperature=0.0, max_codes=2 * small.num_codes + 20)
     said = generate_codes(trained.model, trained.grammar, task, parts, decoding)
-    end = "stopped" if said.stopped else "not stopped"
-    text = f"{counted(len(said.codes_F), 'code')} for a sample of {small.num_codes}, {end}"
     losses = _losses(small)
-    if said.stopped or not losses[max(losses)] < GOOD_LOSS:
+    return judge_speech(len(said.codes_F), small.num_codes, said.stopped, losses[max(losses)])
+
+
+def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> Outcome:
+    """What the overfitted model said; of one that has not learned its samples nothing is concluded.
+
+    Args:
+        num_codes: generated.
+        expected: codes of the sample.
+        stopped: whether it generated the stop token.
+        loss: of its last step.
+    """
+    text = f"{counted(num_codes, 'code')} for a sample of {expected}, {'stopped' if stopped else 'not stopped'}"
+    if not loss < GOOD_LOSS:
+        reason = f"not judged at a loss of {loss:.2f}: the overfit comes first"
+        return Outcome("generation", Verdict.SKIPPED, text, reason)
+    if stopped and num_codes:
         return Outcome("generation", Verdict.PASS, text)
-    advice = "an overfitted model must stop: is the stop token trained? See titan-speech data show"
+    advice = "an overfitted model must speak and stop: is the stop token trained? See titan-speech data show"
     return Outcome("generation", Verdict.FAIL, text, advice)
 
 

@@ -107,6 +107,7 @@ class GenerationCheck(RunCallback):
         self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
         self.folder = run_folder / FOLDER
         self.has_sound = bool(config.codec)
+        self._has_warned = False
         self.within_step: int | None = None
         """The last step whose check kept the bounds of `stop` and `stop_below`; None before the first step boundary."""
         longest = max(len(prompt.ids_T) for prompt in prompts) + config.max_codes + 1
@@ -296,7 +297,12 @@ class GenerationCheck(RunCallback):
         try:
             write_atomically(self.folder / f"step-{step}.json", json.dumps(records) + "\n")
         except OSError as error:
-            logger.warning(f"{self.folder} cannot be written: {error}. Training continues.")
+            if not self._has_warned:
+                logger.warning(
+                    f"{self.folder} cannot be written: {error}. Training continues; ids of further checks that cannot "
+                    "be written are not reported."
+                )
+            self._has_warned = True
 
     def _shown(
         self, step: int, samples: Sequence[SampleMeasures], sounds: Sequence[SoundMeasures | None]

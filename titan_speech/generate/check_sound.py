@@ -2,7 +2,7 @@
 
 In: the codec of the run's stores and the codes that were sampled. Out: RUN/generation/step-N/K.wav and the measures of
 sound_measures.py. Decoding 16 samples of 256 codes with the embedded codec takes 5 s of one core, in which the
-other ranks wait; a sample that cannot be decoded or written costs a warning.
+other ranks wait. A sample that cannot be decoded or written stays without sound; the first one costs a warning.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class CheckSound:
         max_sec: seconds of decoding per check; samples that are left then stay without sound.
         """
         self.codec, self.folder, self.max_sec = codec, folder, max_sec
+        self._has_warned = False
 
     def path(self, step: int, number: int) -> Path:
         """The file of a sample's sound."""
@@ -57,7 +58,12 @@ class CheckSound:
             write_atomically(self.path(step, number), wav_bytes(wav_T, self.codec.sample_rate))
             return measure_sound(wav_T, self.codec.sample_rate)
         except (OSError, CodecError) as error:
-            logger.warning(f"The sound of sample {number} of the generation check at step {step} is missing: {error}")
+            if not self._has_warned:
+                logger.warning(
+                    f"The sound of sample {number} of the generation check at step {step} is missing: {error}. "
+                    "Training continues; further samples without sound are not reported."
+                )
+            self._has_warned = True
             return None
 
 
