@@ -321,7 +321,7 @@ def test_a_run_that_drifts_from_its_reference_stops_before_it_is_saved(pairs_sto
 
 def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, tmp_path: Path) -> None:
     """Each breach goes back and halves the rate; what comes of it is the same where the run is cut once more."""
-    words = (*on(pairs_store), "--preference.max_drift", "0.4", "--health.max_breaches", "6")
+    words = (*on(pairs_store), "--preference.max_drift", "0.6", "--health.max_breaches", "6")
     words += ("--checkpoint.cadence", "[{every = 1}]", "--training.target_tokens", "6144")
     train_with_restarts(tmp_path / "run", *words)
     breaches = json.loads((tmp_path / "run" / ROLLBACKS_NAME).read_text())
@@ -331,7 +331,7 @@ def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, 
     assert all(one["back_to"] <= one["spike"] - 2 for one in breaches)
     assert all("beyond preference.max_drift" in one["breach"] for one in breaches)
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
-    assert all(abs(drift_at(tmp_path / "run", step)) <= 0.4 for step in found)
+    assert all(abs(drift_at(tmp_path / "run", step)) <= 0.6 for step in found)
     assert found[6]["lr"] == pytest.approx(1e-3 * 0.5 ** len(breaches))
     shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-6")
     (tmp_path / "run" / ROLLBACKS_NAME).unlink()  # checkpoints know them too
