@@ -91,8 +91,12 @@ def test_a_rank_stopped_for_10_s_was_idle_and_the_other_waited_for_it(tmp_path: 
         kill(process)
     found = checked(tmp_path)
     assert found.by_rank[1][IDLE] == pytest.approx(10, abs=tolerance(10))
-    excess = found.by_rank[0][COLLECTIVE_WAIT] - found.by_rank[1][COLLECTIVE_WAIT]
-    assert excess == pytest.approx(10, abs=tolerance(10)), "the others differ by what ranks wait for each other anyway"
+    running, stopped = read_ledger(tmp_path)
+    number = max(range(len(stopped.spans)), key=in_spans(stopped, IDLE).__getitem__)  # the span of the stop
+    waits = [in_spans(one, COLLECTIVE_WAIT)[number] for one in (running, stopped)]
+    # how long ranks that share cores wait for each other anyway is not known on a busy machine: 0.2 s per step or more
+    assert waits[0] > 10 - tolerance(10), waits
+    assert waits[1] < 5, "the stop is no wait of the rank that was stopped"
 
 
 def test_steps_between_a_save_and_a_kill_are_lost_work_over_three_changes_of_the_world_size(tmp_path: Path) -> None:
