@@ -80,7 +80,7 @@ def test_validation_equals_a_loop_over_single_documents_in_transformers(trained:
     for name, (loss_sum, num_tokens) in sums.items():
         group = GroupLoss(loss_sum, round(num_tokens))
         assert record["validation/gold/" + name.replace("loss", "tokens", 1)] == group.num_tokens, name
-        assert record[f"validation/gold/{name}"] == pytest.approx(group.mean, rel=2e-6), name
+        assert record[f"validation/gold/{name}"] == pytest.approx(group.mean, rel=TOLERANCE), name
 
 
 def add(sums: dict[str, list[float]], name: str, nll_T: torch.Tensor) -> None:
