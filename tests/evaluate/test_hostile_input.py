@@ -117,6 +117,19 @@ def test_names_of_a_result_stay_in_their_line_of_a_card() -> None:
     assert any(line.startswith("| hi\\|x |") for line in lines)
 
 
+def test_a_card_shows_names_of_a_result_as_text_and_its_file_speaks_to_no_terminal(tmp_path: Path) -> None:
+    name = "\x1b]0;owned\x07\u202e\\[x](http://tracker)![](http://tracker/x.png)<img src=x>"
+    clip = Clip(prompt_id=name, language=name, text="a", sound=Sound())
+    key = ResultKey("m", name, {"engine": name}, {name: name})
+    result = make_result(key, [clip], [{name: Score(0.5), "b": Score.missing(name)}], name=name)
+    text = summary([result])
+    assert text.count("&#91;x](http://tracker)") == text.count("owned") == 7
+    assert not [part for part in ("<img", "[x]", "![", "\x1b", "\u202e") if part in text]
+    result.write(tmp_path / "result.json")
+    assert not {"\x1b", "\x07", "\u202e"} & set((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert read_result(tmp_path / "result.json") == result
+
+
 def test_one_clip_is_not_there_twice(tmp_path: Path) -> None:
     clip = Clip(prompt_id="a", language="hi", text="a", sound=Sound())
     make_result(ResultKey("m", "p", {}, {}), [clip] * 2, [{"cer": Score(0.5)}] * 2).write(tmp_path / "result.json")

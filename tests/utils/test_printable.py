@@ -24,12 +24,17 @@ from tests.store_samples import CODEC, speech_codes, write_tokenizer
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.cli import store_audit
 from titan_speech.cli.main import main
+from titan_speech.config.schema import JobConfig, SpeechConfig
+from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.hf.initial import _first_process_of_machine
+from titan_speech.hf.model_card import model_card
 from titan_speech.importers.base import ImportOptions
 from titan_speech.importers.build import REPORT_NAME, BuildRequest, build_store
 from titan_speech.importers.text_documents import TextDocument
+from titan_speech.model.backbones import FLAVORS
 from titan_speech.store import derived_cache
 from titan_speech.text_preparation.report import DocumentCounts, report_text
+from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.printable import (
@@ -378,10 +383,22 @@ def test_rejected_documents_are_text_in_the_report(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)\[x|(?<!\\)\[\]|<img|\nall sound", report)
 
 
-def test_metrics_and_cards_hold_no_control_characters(tmp_path: Path) -> None:
+def test_metrics_hold_no_control_characters(tmp_path: Path) -> None:
     log = JsonlLogger(tmp_path / "metrics.jsonl")
     log.event("start", stage=HOSTILE)
     log.close()
     written = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert json.loads(written)["stage"] == HOSTILE
     assert not UNPRINTABLE.search(written)
+
+
+def test_a_model_card_shows_what_a_configuration_of_others_says_as_text() -> None:
+    name = f"{HOSTILE}\\[x](http://tracker)<img src=x>\n# all sound"
+    source = SourceConfig(name=name, store="", task="speech", share=1.0)
+    config = SpeechConfig(job=JobConfig(description=name), data=DataConfig(source=(source,)))
+    vocabulary = Vocabulary(num_base=4, bos_id=0, eos_id=1)
+    card = model_card(config, 1, FLAVORS["llama3"]["debug"], vocabulary, None, f"<s>\n```\n{HOSTILE}", ())
+    assert card.count("&#91;x](http://tracker)&lt;img src=x>\\u000a# all sound") == 2
+    assert not UNPRINTABLE.search(card)
+    assert not re.search(r"(?m)^# all sound|<img|\[x\]", card)
+    assert card.count("```") == 3

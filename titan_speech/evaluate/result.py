@@ -21,6 +21,7 @@ from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Clip, Score, Scores
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file
+from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.record_types import check_types
 
 RESULT_VERSION = 1
@@ -113,7 +114,8 @@ class Result:
             DataError: it cannot be written.
         """
         try:
-            write_atomically(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+            write_atomically(path, escape_controls(text) + "\n")
         except OSError as error:
             raise DataError(f"the result cannot be written to {path}: {error}; give another path") from error
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from titan_speech.evaluate.result import Result
 from titan_speech.evaluate.statistics import Interval, intervals
-from titan_speech.utils.printable import one_line
+from titan_speech.hf.model_card import as_text
 
 _NOT_MEASURED = "not measured"
 
@@ -23,12 +23,12 @@ def summary(results: Sequence[Result]) -> str:
 
 def _section(result: Result) -> Iterable[str]:
     decoding = ", ".join(
-        f"{name} {one_line(value) if isinstance(value, str) else format(value, 'g')}"
+        f"{name} {value if isinstance(value, str) else format(value, 'g')}"
         for name, value in sorted(result.key.decoding.items())
     )
     scorers = ", ".join(f"{name} {version}" for name, version in sorted(result.key.scorers.items()))
     pack = f"Prompt pack {result.key.pack}, {len(result.clips):,} clips."
-    yield one_line(f"{pack} Decoding: {decoding}. Scorers: {scorers}.")
+    yield as_text(f"{pack} Decoding: {decoding}. Scorers: {scorers}.")
     if speed := (result.notes or {}).get("codes_per_sec"):
         yield f"Generated at {speed:,.0f} codes per second."
     yield "Means with 95 % intervals over the prompts."
@@ -45,14 +45,14 @@ def _section(result: Result) -> Iterable[str]:
         (metric, score.reason) for clip in result.clips for metric, score in clip.scores.items() if score.value is None
     )
     for (metric, reason), count in reasons.most_common(20):
-        yield f"- {one_line(metric)}: {count:,} clips have no value: {one_line(reason)}"
+        yield f"- {as_text(metric)}: {count:,} clips have no value: {as_text(reason)}"
     if reasons:
         yield ""
 
 
 def _cell(name: str) -> str:
     """A name of others in a table of Markdown."""
-    return one_line(name).replace("|", "\\|")
+    return as_text(name).replace("|", "\\|")
 
 
 def value_with_interval(one: Interval | None) -> str:

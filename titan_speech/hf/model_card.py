@@ -128,10 +128,10 @@ def model_card(
         notes: what was measured of this step, as Markdown.
         parity: what a comparison of this folder with the checkpoint found, as Markdown; empty if none was made.
     """
-    example = _EXAMPLE.format(bos=bos_token)
+    example = _EXAMPLE.format(bos=one_line(bos_token))
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-to-speech\ntags:\n- titan_speech\n---",
-        f"# {config.job.description or 'Speech language model'}",
+        f"# {as_text(config.job.description) or 'Speech language model'}",
         f"A {shape.family} backbone of {shape.num_parameters(vocabulary.num_rows) / 1e6:,.1f} M parameters with "
         f"{NUM_CODES:,} speech codes (50 per second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
@@ -159,14 +159,15 @@ def card_with_parity(card: str, lines: Sequence[str]) -> str:
 
 def as_text(line: str) -> str:
     """Records of a checkpoint may be somebody else's: they stay one line of text, without tags and links."""
-    return one_line(line).replace("<", "&lt;").replace("[", "\\[")
+    # entities are never markup, also behind a backslash, which would end the escape "\\["
+    return one_line(line).replace("<", "&lt;").replace("[", "&#91;")
 
 
 def _training_lines(config: SpeechConfig, step: int) -> list[str]:
     num_tokens = step * config.training.global_batch_tokens
     lines = [f"- step {step:,}: {counted(num_tokens, 'token')}, {config.training.seq_len:,} per sequence"]
     lines += [
-        f"- source `{source.name}`: task {source.task}, {source.share:.1%} of the tokens"
+        f"- source {as_text(source.name)}: task {source.task}, {source.share:.1%} of the tokens"
         for source in config.data.source
     ]
     return lines
