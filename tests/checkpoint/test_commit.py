@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+import xxhash
 
+from tests.checkpoint_folders import write_checkpoint
 from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
-from titan_speech.checkpoint.commit import MARKER, committed_steps, partial_path, read_commit, recover
+from titan_speech.checkpoint.commit import INDEX, MARKER, committed_steps, partial_path, read_commit, recover
+from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.inspect import RunDir, list_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import drop_optimizer_state
@@ -180,6 +184,31 @@ def test_a_link_in_the_place_of_a_partial_checkpoint_is_removed_and_not_written_
     save(folder, 3)
     assert list(outside.iterdir()) == before
     assert not (folder / "step-3").is_symlink()
+
+
+@pytest.mark.parametrize("name", [MARKER, INDEX, "__0_model_0.distcp"])
+def test_a_device_in_the_place_of_a_file_is_not_read(tmp_path: Path, name: str) -> None:
+    """/dev/zero has 0 bytes and no end, and a pipe is waited for; /dev/null is as little a file, and has an end."""
+    checkpoint = write_checkpoint(tmp_path, 3)
+    commit = read_commit(checkpoint)
+    assert commit is not None
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to(os.devnull)
+    if name != MARKER:
+        empty = xxhash.xxh3_128_hexdigest(b"")
+        files = [replace(one, num_bytes=0, xxh3_128=empty) if one.name == name else one for one in commit.files]
+        (checkpoint / MARKER).write_text(replace(commit, files=tuple(files)).to_json())
+    assert ["not a regular file" in problem for problem in verify(checkpoint, checksums=True).problems] == [True]
+    if name == INDEX:
+        with pytest.raises(CheckpointError, match="not a regular file"):
+            read_index(checkpoint / INDEX)
+
+
+def test_the_name_of_a_file_that_was_added_stays_in_its_line(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 3)
+    (checkpoint / "x\nall sound.distcp").write_bytes(b"")
+    [problem] = verify(checkpoint, checksums=False).problems
+    assert "does not name x\\u000aall sound.distcp, which is in the folder" in problem
 
 
 def test_a_thinned_checkpoint_has_its_weights_and_nothing_else(tmp_path: Path) -> None:

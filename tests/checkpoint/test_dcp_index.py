@@ -333,7 +333,7 @@ def test_names_that_dcp_uses_are_of_no_use_to_anybody_else(tmp_path: Path, folde
 
 def test_an_index_that_is_too_large_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "MAX_INDEX_BYTES", 1_000)
-    with pytest.raises(CheckpointError, match="it has more than 1,000 bytes"):
+    with pytest.raises(CheckpointError, match="refused: more than 1,000 bytes"):
         read_index(folder / "step-5" / INDEX)
 
 

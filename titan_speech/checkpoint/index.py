@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any, NoReturn, TypeVar
 
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.json_text import read_small_file
 from titan_speech.utils.safe_path import UnsafePathError, relative_path
 
 SUFFIX = ".distcp"
@@ -110,12 +111,13 @@ def load_index(path: Path) -> Index:
 
     Raises:
         OSError: it cannot be read.
-        CheckpointError: it is too large, is no pickle of DCP, names what has no place in one, or holds values that
-            cannot be (a file outside the checkpoint, a negative size).
+        CheckpointError: it is too large, a pipe or a device, is no pickle of DCP, names what has no place in one, or
+            holds values that cannot be (a file outside the checkpoint, a negative size).
     """
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        _refuse(path, f"it has more than {MAX_INDEX_BYTES:,} bytes")
-    data = path.read_bytes()
+    try:
+        data = read_small_file(path, MAX_INDEX_BYTES)
+    except ValueError as error:
+        _refuse(path, str(error), error)
     try:
         return _index(_Reader(data).load())
     except (_RefusedError, UnsafePathError) as error:

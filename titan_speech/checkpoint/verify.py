@@ -9,6 +9,7 @@ be one that can be read without running anything in it.
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.index import SUFFIX, indexed_files
 from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
+from titan_speech.utils.printable import one_line
 
 NUM_THREADS = 8
 
@@ -107,14 +109,19 @@ def _not_in_marker(commit: Commit, names: Set[str], why: str) -> list[str]:
     if not missing:
         return []
     more = f" (nor {len(missing) - 1} others)" if len(missing) > 1 else ""
-    return [f"{MARKER} does not name {missing[0]}{more}, which {why}: it was edited, or is of another checkpoint"]
+    return [
+        f"{MARKER} does not name {one_line(missing[0])}{more}, which {why}: it was edited, or is of another checkpoint"
+    ]
 
 
 def _wrong_size(checkpoint: Path, file: FileRecord) -> str:
     try:
-        num_bytes = file.path(checkpoint).stat().st_size
+        found = file.path(checkpoint).stat()
     except OSError as error:
         return f"{file.name} is missing" if isinstance(error, FileNotFoundError) else f"{file.name}: {error}"
+    if not stat.S_ISREG(found.st_mode):  # it has 0 bytes and no end
+        return f"{file.name} is not a regular file"
+    num_bytes = found.st_size
     return "" if num_bytes == file.num_bytes else f"{file.name} has {num_bytes:,} bytes instead of {file.num_bytes:,}"
 
 

@@ -7,7 +7,6 @@ takes up to 25 times its bytes of memory (`[[],[],...]`): hence the limit.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -53,13 +52,13 @@ def read_small_file(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """A file that ought to be small; its size is checked before it is read.
 
     Raises:
-        OSError: the file cannot be read, or is none but a pipe or a device.
-        ValueError: it has more than `max_bytes` bytes.
+        OSError: the file cannot be read.
+        ValueError: it is none but a pipe, a device or a folder, or it has more than `max_bytes` bytes.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+            raise ValueError("not a regular file, but a pipe, a device or a folder")
         num_bytes = found.st_size
         data = bytearray()  # in blocks: a read of `max_bytes` would reserve them at once
         while num_bytes <= max_bytes and (block := file.read(min(BLOCK_BYTES, max_bytes + 1 - len(data)))):
