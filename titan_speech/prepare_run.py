@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +115,9 @@ def _load(argv: list[str]) -> _Job:
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
-    consensus = StartupConsensus(use_fresh_store_after_restart())
     config = loaded.config
+    timeout = timedelta(seconds=config.comm.init_timeout_seconds)
+    consensus = StartupConsensus(use_fresh_store_after_restart(), timeout)
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     grammar = Grammar(tokenizer.vocabulary())
     return _Job(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.runs import children, kill, train, train_well
+from tests.runs import ROOT, SMALL, children, free_port, kill, train, train_well
 from tests.spawn import spawn
 from tests.warm import start_warm
 from titan_speech.exit_codes import EXIT_HUNG
@@ -89,6 +91,33 @@ def test_a_rank_that_dies_in_start_up_gives_the_others_one_message(
     output = output_of(tmp_path, f"{place}:1:KILL", monkeypatch)
     assert output.count("titan_speech: rank 0 lost another rank during start-up") == 1
     assert "Exception ignored" not in output
+
+
+def test_ranks_without_a_launcher_whose_peers_never_come_end_with_one_message(tmp_path: Path) -> None:
+    """As under srun: no agent ends them, and rank 0 waits for the others as they wait for it."""
+    ranks = []
+    for rank in (0, 1):  # each at a store of its own
+        launcher = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        command = [sys.executable, "-m", "titan_speech.train", "--job.config_file", SMALL]
+        command += ["--job.dump_folder", str(tmp_path / str(rank)), "--comm.init_timeout_seconds", "5"]
+        environment = {**os.environ, **launcher, **address, "OMP_NUM_THREADS": "1"}
+        ranks.append(
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    try:
+        for rank, process in enumerate(ranks):
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == EXIT_HUNG, output
+            assert output.count(f"titan_speech: rank {rank}: not all of 2 ranks came to the store of rank 0") == 1, (
+                output
+            )
+            assert "Traceback" not in output
+    finally:
+        for process in ranks:
+            process.kill()
 
 
 @pytest.mark.parametrize("place", [pytest.param("load", marks=pytest.mark.slow), "read"])

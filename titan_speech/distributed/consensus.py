@@ -17,6 +17,7 @@ Values travel as JSON (plain_values.py), not as the pickles of torch's object co
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -29,7 +30,8 @@ import torch.distributed as dist
 
 from titan_speech.distributed.environment import dist_env
 from titan_speech.distributed.plain_values import from_text, to_text
-from titan_speech.errors import TitanSpeechError
+from titan_speech.distributed.rendezvous import RENDEZVOUS_TIMEOUT
+from titan_speech.errors import RendezvousError, TitanSpeechError
 
 T = TypeVar("T")
 
@@ -43,9 +45,12 @@ class StartupConsensus:
     Where torchrun does not host the store, rank 0 does, and other ranks may still read from it.
     """
 
-    def __init__(self, hosted: dist.Store | None = None) -> None:
-        """`hosted`: a store of this start that this process hosts (rendezvous.py), kept alive here."""
-        self._hosted = hosted
+    def __init__(self, hosted: dist.Store | None = None, timeout: timedelta = RENDEZVOUS_TIMEOUT) -> None:
+        """Args:
+        hosted: a store of this start that this process hosts (rendezvous.py), kept alive here.
+        timeout: how long ranks wait for each other at the store.
+        """
+        self._hosted, self._timeout = hosted, timeout
         self._store: dist.Store | None = None
 
     def decide_on_rank_0(self, name: str, decide: Callable[[], T], *classes: type) -> T:
@@ -58,18 +63,31 @@ class StartupConsensus:
 
         Raises:
             TitanSpeechError: raised by `decide` on rank 0.
+            RendezvousError: a rank did not come to the store in time.
         """
         if dist_env().world_size == 1:
             return decide()
         if self._store is None:
-            from torch.distributed.rendezvous import rendezvous
-
-            self._store = next(iter(rendezvous("env://")))[0]
+            self._store = self._meet()
         key = f"titan_speech/{name}"
         if dist_env().is_first:
             self._store.set(key, to_text(_outcome(decide)))
         self._store.wait([key], DECISION_TIMEOUT)
         return _returned(from_text(self._store.get(key), *classes))
+
+    def _meet(self) -> dist.Store:
+        from torch.distributed.rendezvous import rendezvous
+
+        env = dist_env()
+        try:
+            return next(iter(rendezvous("env://", timeout=self._timeout)))[0]
+        except dist.DistError as error:
+            place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise RendezvousError(
+                f"rank {env.rank}: not all of {env.world_size} ranks came to the store of rank 0 at {place} within "
+                f"{self._timeout.total_seconds():.0f} s (comm.init_timeout_seconds); look at the logs of the other "
+                "ranks, and start the same command again"
+            ) from error
 
 
 def decide_on_rank_0(decide: Callable[[], T], *classes: type) -> T:

@@ -16,13 +16,15 @@ def is_of_a_collective(error: BaseException) -> bool:
     torch wraps what happened on each rank while a checkpoint is read or written: one such error among them is enough,
     since what the others then report follows from it.
     """
-    if "torch.distributed.checkpoint" not in sys.modules:  # then nothing of torch can have raised it
+    if "torch.distributed" not in sys.modules:  # then nothing of torch can have raised it
         return False
     import torch
-    from torch.distributed.checkpoint.api import CheckpointException
 
-    if isinstance(error, CheckpointException):
-        return any(is_of_a_collective(cause) for cause, _ in error.failures.values())
+    if "torch.distributed.checkpoint" in sys.modules:
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        if isinstance(error, CheckpointException):
+            return any(is_of_a_collective(cause) for cause, _ in error.failures.values())
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error).lower()
     )
