@@ -137,6 +137,8 @@ class SampleDocuments:
     def text(self, numbers: Sequence[int]) -> list[memoryview]:
         """Ids of the transcripts that samples are read with."""
         found = self._readers[self.transcript](numbers)
+        if not self.augment:
+            return found
         for variant, chosen_N in self._augmented(np.asarray(numbers)):
             for row in np.flatnonzero(chosen_N).tolist():
                 if len(other := self._readers[variant]([numbers[row]])[0]):

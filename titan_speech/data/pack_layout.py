@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate, groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import xxhash
@@ -201,12 +201,9 @@ class _Read:
     is its last target."""
 
 
-class _Take(NamedTuple):
-    """Neighbouring pieces of one part in a pack; their documents are number `first` and following of the read."""
-
-    read: _Read
-    first: int
-    pieces: Sequence[Piece]
+_Take: TypeAlias = tuple[_Read, int, Sequence[Piece]]
+"""A read, `first`, and neighbouring pieces of one part in a pack: they are documents `first` and following of the read.
+A plain tuple, which takes a quarter of the time of a named one to make."""
 
 
 _part_of = itemgetter(0)
@@ -222,7 +219,7 @@ def _plan_reads(pack_plans: Sequence[PackPlan]) -> tuple[list[_Read], list[list[
             read = reads.get((stream, part))
             if read is None:
                 read = reads[stream, part] = _Read(documents[part])
-            takes.append(_Take(read, len(read.numbers), neighbours))
+            takes.append((read, len(read.numbers), neighbours))
             read.numbers += [number for _, number, _, _ in neighbours]
         takes_by_pack.append(takes)
     return list(reads.values()), takes_by_pack

@@ -31,6 +31,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -240,7 +241,8 @@ class OrderedBlock(NamedTuple):
     def pieces(self, begin: int, end: int) -> list[Piece]:
         """Whole documents number `begin` to `end` - 1."""
         some = slice(begin, end)
-        return list(map(Piece, self.parts[some], self.documents[some], self.starts[some], self.stops[some]))
+        values = zip(self.parts[some], self.documents[some], self.starts[some], self.stops[some], strict=True)
+        return list(map(tuple.__new__, repeat(Piece), values))  # calling Piece takes twice as long
 
 
 def split_counts(blocks: Blocks, rules: PackingRules, run: range | None = None) -> list[PackCounts]:
