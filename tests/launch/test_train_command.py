@@ -45,6 +45,7 @@ def start(
         (("--model.initial", "docs", "--model.flavor", "initial"), "docs is not a Hugging Face model folder"),
         (("--job.dump_folder", "README.md"), "README.md"),
         (("--nnodes", "2"), "found --nnodes 2 without --rdzv-endpoint"),
+        (("--generation_check.warn", "{stops = 0.1}"), "found 'stops', expected one of stop_failure"),
     ],
 )
 def test_a_mistake_is_one_message_before_torch_is_imported(

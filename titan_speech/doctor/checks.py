@@ -135,15 +135,18 @@ def check_inputs(config: SpeechConfig) -> None:
     """Open the tokenizer, the stores and the held-out sets, plan the data, and read the sizes of the backbone.
 
     Raises:
-        DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others.
+        DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others; or a
+            bound of the generation check has the name of no measure.
     """
     from titan_speech.data.plan import DataPlan
     from titan_speech.data.validation_set import open_validation_sets
+    from titan_speech.generate.measures import check_bounds
     from titan_speech.hf.config_json import model_shape
     from titan_speech.prepare_run import model_of_stage
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
+    check_bounds(config.generation_check)
     model_shape(model_of_stage(config))
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)

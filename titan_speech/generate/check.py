@@ -28,9 +28,9 @@ from torchtitan.observability import structured_logger
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
-from titan_speech.errors import BoundsLeftError, ConfigError
+from titan_speech.errors import BoundsLeftError
 from titan_speech.generate.check_sound import CheckSound, as_record
-from titan_speech.generate.measures import NAMES, SampleMeasures, means, means_by_group, measure
+from titan_speech.generate.measures import SampleMeasures, check_bounds, means, means_by_group, measure
 from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
 from titan_speech.generate.sound_measures import SoundMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task
@@ -101,7 +101,7 @@ class GenerationCheck(RunCallback):
         num_steps: of the run; a check comes after the last one.
         sound: decodes the samples, on rank 0; None: ids only.
         """
-        _check_bounds(config)
+        check_bounds(config)
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
         self.log, self.flag, self.show = log, flag, show
         self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
@@ -317,18 +317,6 @@ class GenerationCheck(RunCallback):
                 audio_T = read_audio(self.sound.path(step, number), sample_rate)
             shown.append(Sample(f"{number}-{prompt.sample_id}", columns, audio_T, sample_rate))
         return shown
-
-
-def _check_bounds(config: GenerationCheckConfig) -> None:
-    """Raise a ConfigError if a bound has the name of no measure."""
-    known = (*NAMES, *(SOUND_NAMES if config.codec else ()))
-    unknown = sorted({*config.warn, *config.warn_below, *config.stop, *config.stop_below} - {*known})
-    if unknown:
-        raise ConfigError(
-            f"bounds of generation_check (warn, warn_below, stop, stop_below): found {unknown[0]!r}, expected one of "
-            f"{', '.join(known)}"
-            + ("" if config.codec else f"; with generation_check.codec also {', '.join(SOUND_NAMES)}")
-        )
 
 
 def _broken(upper: Mapping[str, float], lower: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:

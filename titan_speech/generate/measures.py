@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.config.schema_training import GenerationCheckConfig
+from titan_speech.errors import ConfigError
+from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 NGRAM = 4
@@ -131,3 +134,19 @@ def means_by_group(samples: Iterable[tuple[str, SampleMeasures]]) -> dict[str, d
     for group, sample in samples:
         groups.setdefault(group, []).append(sample)
     return {group: means(some) for group, some in sorted(groups.items())}
+
+
+def check_bounds(config: GenerationCheckConfig) -> None:
+    """Compare the names of the bounds of the generation check with the measures that there are.
+
+    Raises:
+        ConfigError: a bound has the name of no measure.
+    """
+    known = (*NAMES, *(SOUND_NAMES if config.codec else ()))
+    unknown = sorted({*config.warn, *config.warn_below, *config.stop, *config.stop_below} - {*known})
+    if unknown:
+        raise ConfigError(
+            f"bounds of generation_check (warn, warn_below, stop, stop_below): found {unknown[0]!r}, expected one of "
+            f"{', '.join(known)}"
+            + ("" if config.codec else f"; with generation_check.codec also {', '.join(SOUND_NAMES)}")
+        )
