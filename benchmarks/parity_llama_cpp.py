@@ -7,6 +7,11 @@ In: an exported folder and its checkpoint. Out: a JSON file. After the prefix of
 server of llama.cpp decodes greedily; the trainer's forward pass reads what it generated and says which id it would have
 chosen, and how probable each is. llama.cpp's server gives no log-probabilities of a prompt, so those of given text are
 not compared, as `titan-speech model compare` does with other engines.
+
+Measured with and without flash attention. Before it, llama.cpp rounds keys and values to fp16, whatever type the cache
+has, and uses it unless it is turned off: without it two engines in fp32 are compared. Its server adds up the
+probabilities of all ids in fp32, one after the other, which moves all log-probabilities of a step together, so the
+logits of its first choices are compared too, as their distances from the first.
 """
 
 from __future__ import annotations
@@ -15,9 +20,9 @@ import argparse
 import json
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ from titan_speech.evaluate.parity_documents import NUM_GREEDY, ParityDocument, p
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.utils.json_text import read_json_file
 
+NUM_CHOICES = 10
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -100,26 +106,74 @@ def _in_pairs(values: NDArray, num_heads: int) -> NDArray:
 
 
 @contextmanager
-def running(path: Path) -> Iterator[str]:
+def running(path: Path, has_flash_attention: bool) -> Iterator[str]:
     """The address of llama.cpp's server with a model."""
+    flash = xllamacpp.llama_flash_attn_type
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(path), 512, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = (
+        flash.LLAMA_FLASH_ATTN_TYPE_ENABLED if has_flash_attention else flash.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
     params.warmup, params.hostnames, params.port = False, ["127.0.0.1"], 0
     server = xllamacpp.Server(params)
     yield server.listening_address
     del server
 
 
-def continued(address: str, document: ParityDocument) -> tuple[list[int], list[float]]:
-    """Greedy ids after a document's prefix, and their log-probabilities."""
-    asked = {"prompt": document.prefix, "n_predict": NUM_GREEDY, "temperature": 0, "n_probs": 1}
+@dataclass(frozen=True)
+class Continuation:
+    """What follows a document's prefix. N: tokens, K: first choices."""
+
+    ids_N: list[int]
+    choices_NK: list[list[int]]
+    logprobs_NK: torch.Tensor
+
+
+def continued(address: str, document: ParityDocument) -> Continuation:
+    """Greedy ids after a document's prefix, with the likeliest ids of each step."""
+    asked = {"prompt": document.prefix, "n_predict": NUM_GREEDY, "temperature": 0, "n_probs": NUM_CHOICES}
     asked |= {"return_tokens": True, "cache_prompt": False, "samplers": ["temperature"]}
     request = urllib.request.Request(f"{address}/completion", json.dumps(asked).encode())
     with urllib.request.urlopen(request, timeout=600) as reply:
         found: dict[str, Any] = json.load(reply)
-    return found["tokens"], [one["logprob"] for one in found["completion_probabilities"]]
+    steps = [step["top_logprobs"] for step in found["completion_probabilities"]]
+    return Continuation(
+        found["tokens"],
+        [[one["id"] for one in step] for step in steps],
+        torch.tensor([[one["logprob"] for one in step] for step in steps]),
+    )
+
+
+def compared(
+    documents: list[ParityDocument],
+    answers: list[Continuation],
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+) -> dict[str, Any]:
+    """How far answers to documents are from what the trainer's forward pass says of them."""
+    logprobs_apart, logits_apart, gaps = list[float](), list[float](), list[float]()
+    for document, answer in zip(documents, answers, strict=True):
+        start = document.num_prefix_tokens - 1
+        logits_NV = logits_of(torch.tensor([document.prefix + answer.ids_N]))[0, start:-1]
+        chosen_N1 = logits_NV.gather(-1, torch.tensor(answer.ids_N)[:, None])
+        gaps += (logits_NV.amax(-1) - chosen_N1[:, 0]).tolist()
+        logits_NK, theirs_NK = logits_NV.gather(-1, torch.tensor(answer.choices_NK)), answer.logprobs_NK
+        ours_NK = logits_NK - logits_NV.logsumexp(-1, keepdim=True)
+        logprobs_apart += (ours_NK - theirs_NK)[:, 0].abs().tolist()
+        between_NK = (logits_NK - logits_NK[:, :1]) - (theirs_NK - theirs_NK[:, :1])
+        logits_apart += between_NK[:, 1:].abs().flatten().tolist()
+    return {
+        "num_greedy": len(gaps),
+        "num_not_first_choice": sum(gap > 0 for gap in gaps),
+        "num_not_first_choice_nor_tied": sum(gap > BOUNDS["float32"].tie for gap in gaps),
+        "logits_apart": _quantiles(logits_apart),
+        "logprobs_apart": _quantiles(logprobs_apart),
+    }
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    return dict(zip(("median", "p99", "most"), np.quantile(values, (0.5, 0.99, 1.0)).tolist(), strict=True))
 
 
 def main() -> int:
@@ -130,26 +184,17 @@ def main() -> int:
     args = parser.parse_args()
     before, checkpoint = load(), WeightsCheckpoint.open(args.checkpoint)
     documents = parity_documents(checkpoint.grammar)
+    logits_of = _trainer_logits(_trained_model(checkpoint, torch.float32, None))
+    found: dict[str, Any] = {
+        "engine": f"llama.cpp in xllamacpp {xllamacpp.__version__}, fp32 GGUF, fp32 cache, CPU",
+        "num_documents": len(documents),
+    }
     with tempfile.TemporaryDirectory() as folder:
         write_gguf(args.model, Path(folder) / "model.gguf")
-        with running(Path(folder) / "model.gguf") as address:
-            answers = [continued(address, document) for document in documents]
-    logits_of = _trainer_logits(_trained_model(checkpoint, torch.float32, None))
-    apart, gaps = [], []
-    for document, (ids, logprobs) in zip(documents, answers, strict=True):
-        start = document.num_prefix_tokens - 1
-        logits_NV = logits_of(torch.tensor([document.prefix + ids]))[0, start:-1]
-        chosen_N = logits_NV.gather(-1, torch.tensor(ids)[:, None])[:, 0]
-        gaps += (logits_NV.amax(-1) - chosen_N).tolist()
-        apart += (chosen_N - logits_NV.logsumexp(-1) - torch.tensor(logprobs)).abs().tolist()
-    found = {
-        "engine": f"llama.cpp in xllamacpp {xllamacpp.__version__}, fp32 GGUF, CPU",
-        "num_documents": len(documents),
-        "num_greedy": len(gaps),
-        "num_not_first_choice": sum(gap > 0 for gap in gaps),
-        "num_not_first_choice_nor_tied": sum(gap > BOUNDS["float32"].tie for gap in gaps),
-        "logprobs_apart": dict(zip(("median", "p99", "most"), np.quantile(apart, (0.5, 0.99, 1.0)), strict=True)),
-    }
+        for name, has_flash_attention in (("attention in fp32", False), ("flash attention", True)):
+            with running(Path(folder) / "model.gguf", has_flash_attention) as address:
+                answers = [continued(address, document) for document in documents]
+            found[name] = compared(documents, answers, logits_of)
     print(json.dumps(found, indent=1))
     args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
     return 0
