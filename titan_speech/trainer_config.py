@@ -44,6 +44,9 @@ from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed import pipeline
+from titan_speech.evaluate.models.isolation import IsolatedModel
+from titan_speech.evaluate.models.voices import open_voice_encoder
+from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.generate.check import GenerationCheck, Ranks
 from titan_speech.generate.check_sound import open_check_sound
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
@@ -352,6 +355,21 @@ def _rollback_text(trainer: SpeechTrainer) -> str:
     return f"{decided}." if decided else ""
 
 
+def _voice_scorer(config: SpeechConfig) -> VoiceScorer | None:
+    """The speaker encoder, loaded in a process of its own, which draws no random numbers of the run; None without one.
+
+    Raises:
+        ModelError: it is not there, or cannot be loaded.
+    """
+    wanted = config.generation_check
+    if not wanted.voice:
+        return None
+    longest_load_sec = config.comm.init_timeout_seconds  # other ranks wait for this one no longer
+    encoder = IsolatedModel(open_voice_encoder(wanted.voice), wanted.max_sound_sec, longest_load_sec)
+    encoder.load()
+    return VoiceScorer(encoder)
+
+
 def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     """The callbacks of this rank: generation checks; exports (rank 0); uploads (one rank per node that has files to
     send); the outcome, and the closing summary (rank 0)."""
@@ -371,7 +389,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
                 Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
                 Path(trainer.config.dump_folder),
                 trainer.config.budget.num_steps,
-                open_check_sound(config, Path(trainer.config.dump_folder))
+                open_check_sound(config, Path(trainer.config.dump_folder), _voice_scorer(config))
                 if torch.distributed.get_rank() == 0
                 else None,
             )

@@ -381,6 +381,13 @@ def test_a_generation_check_where_no_rank_can_generate_alone_is_refused(folder: 
     assert load(BASE, *untied, *flags).config.generation_check.every_steps == 4  # without a set there is no check
 
 
+def test_a_voice_that_nobody_can_hear_is_refused(folder: Path) -> None:
+    [problem] = problems(BASE, "--generation_check.voice", "resemblyzer")
+    assert problem.startswith(
+        'command line: generation_check.voice: found "resemblyzer" without generation_check.codec'
+    )
+
+
 # the command line itself
 
 

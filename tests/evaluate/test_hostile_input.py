@@ -21,6 +21,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError, ModelError
 from titan_speech.evaluate import engine_process
 from titan_speech.evaluate.clip import Clip, Score, Sound
+from titan_speech.evaluate.models import voices
 from titan_speech.evaluate.models.recognizers import open_recognizer
 from titan_speech.evaluate.models.voices import open_voice_encoder
 from titan_speech.evaluate.packs.pack import MAX_SOUND_CODES, SoundFiles, read_sound
@@ -183,6 +184,18 @@ def test_the_settings_of_a_recognizer_are_nested_too_deeply(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match="holds no recognizer"):
         open_recognizer(str(tmp_path))
+
+
+def test_a_speaker_encoder_that_cannot_run_is_refused_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
+        open_voice_encoder(str(tmp_path))
+    monkeypatch.setattr(voices, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="resemblyzer needs the package resemblyzer: pip install 'titan-speech"):
+        open_voice_encoder("resemblyzer")
 
 
 def ask_engine(folder: str) -> None:

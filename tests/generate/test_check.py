@@ -12,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
+from tests.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError, ConfigError, HealthError
+from titan_speech.evaluate.models.base import Listen
+from titan_speech.evaluate.models.isolation import LoadedModel
+from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
 from titan_speech.generate.check_sound import CheckSound
+from titan_speech.store.reader import open_store
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.training.sinks.sink import Sample
@@ -28,7 +34,9 @@ GRAMMAR = Grammar(Vocabulary(400, bos_id=0, eos_id=1))
 STOP = GRAMMAR.stop_id(Task.TTS)
 FIRST_CODE = GRAMMAR.vocabulary.first_code_id
 PROMPTS = tuple(
-    GenerationPrompt(f"sample-{i}", "tts", language, np.arange(3 + i, dtype=np.int64), 20)
+    GenerationPrompt(
+        f"sample-{i}", "tts", language, np.arange(3 + i, dtype=np.int64), 20, np.arange(99, dtype=np.uint16)
+    )
     for i, language in enumerate(("en", "hi", "en"))
 )
 
@@ -168,6 +176,63 @@ def test_with_a_codec_each_sample_is_kept_as_sound_and_measured(tmp_path: Path) 
     assert logged[0]["generation/silence"] == pytest.approx(np.mean([record["silence"] for record in records]))
 
 
+class Spectrum:
+    """A voice is its mean spectrum in 64 bands."""
+
+    name, version = "spectrum", "1"
+
+    def load(self) -> Listen:
+        def listen(wav_T: NDArray[np.float32], _: str) -> NDArray[np.float64]:
+            return np.abs(np.fft.rfft(wav_T[: len(wav_T) // 128 * 128].reshape(-1, 128))).mean(0)
+
+        return listen
+
+
+def says_recording(
+    folder: Path, recorded: NDArray[np.uint16], voice: NDArray[np.uint16], config: GenerationCheckConfig
+) -> dict[str, float]:
+    """The metrics of a check of a model that says a recording, in the voice of another one."""
+    logged: list[Mapping[str, float]] = []
+    prompt = replace(PROMPTS[0], voice_codes_F=voice)
+    said = [*GRAMMAR.vocabulary.codes_to_ids(recorded).tolist(), STOP]
+    GenerationCheck(
+        config,
+        [prompt],
+        GRAMMAR,
+        scripted({len(prompt.ids_T) - 1 + i: next_id for i, next_id in enumerate(said)}),
+        lambda event, step, metrics, lines, sec: logged.append(metrics),
+        lambda what, step, text: None,
+        lambda event, step, samples: None,
+        Ranks(0, 1, torch.device("cpu")),
+        folder,
+        num_steps=12,
+        sound=CheckSound(load_codec("embedded"), folder / "generation", 60.0, VoiceScorer(LoadedModel(Spectrum()))),
+    ).step_boundary(0)
+    return dict(logged[0])
+
+
+def test_another_voice_than_the_one_of_the_prompt_leaves_the_bounds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {part.name: part for part in open_store(ROOT / "demo_data").parts}
+    own, other = (
+        part.codes(int(np.flatnonzero(part.code_len_N > 60)[0]))[:60]
+        for part in (parts["asterisk.en.speech"], parts["espeak.hi.speech"])
+    )
+    bounds = {"similarity": 0.999}
+    config = GenerationCheckConfig(every_steps=4, max_codes=64, codec="embedded", voice="spectrum", stop_below=bounds)
+    assert says_recording(tmp_path, own, own, config)["generation/similarity"] == pytest.approx(1)
+    with pytest.raises(BoundsLeftError, match=r"similarity 0\.\d+ is below 0\.999"):
+        says_recording(tmp_path, own, other, config)
+    [record] = json.loads((tmp_path / "generation" / "step-0.json").read_text())
+    assert 0 < record["similarity"] < 0.999
+    assert not caplog.messages
+    with caplog.at_level(logging.WARNING):  # a voice of 0.2 s is none, and a bound of what nobody measured is not left
+        metrics = says_recording(tmp_path, own, other[:10], config)
+    assert "generation/similarity" not in metrics
+    assert "No sample of the generation check at step 0 has a voice to compare (the reference voice" in caplog.text
+
+
 def test_a_folder_that_cannot_be_written_costs_one_warning_for_ids_and_one_for_sound(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,3 +314,6 @@ def test_a_bound_that_is_no_measure_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"found 'silence', expected one of stop_failure.*with generation_check.codec"
     ):
         run(scripted(), tmp_path, config=config)
+    of_voice = GenerationCheckConfig(every_steps=4, codec="embedded", stop_below={"similarity": 0.5})
+    with pytest.raises(ConfigError, match=r"found 'similarity', .*; with generation_check.voice also similarity"):
+        run(scripted(), tmp_path, config=of_voice)

@@ -46,6 +46,7 @@ def start(
         (("--job.dump_folder", "README.md"), "README.md"),
         (("--nnodes", "2"), "found --nnodes 2 without --rdzv-endpoint"),
         (("--generation_check.warn", "{stops = 0.1}"), "found 'stops', expected one of stop_failure"),
+        (("--generation_check.voice", "nobody", "--generation_check.codec", "embedded"), "found no folder 'nobody'"),
     ],
 )
 def test_a_mistake_is_one_message_before_torch_is_imported(

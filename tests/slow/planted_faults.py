@@ -49,7 +49,8 @@ def own_prompts(config: Any, plan: DataPlan) -> tuple[GenerationPrompt, ...]:
         if FAULT == "template":
             prefix_T = prefix_T[:-1]
         num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
-        prompts.append(GenerationPrompt(f"own-{i}", stream.task, stream.language, prefix_T, num_codes))
+        voice_F = np.array(documents.part.codes(documents.samples(i)[0]))
+        prompts.append(GenerationPrompt(f"own-{i}", stream.task, stream.language, prefix_T, num_codes, voice_F))
     return tuple(prompts)
 
 

@@ -246,12 +246,17 @@ class GenerationCheckConfig:
     """Codec that decodes the samples to wav files and measures their sound: embedded, a .safetensors file, XCodec2 as a
     folder or a name on the Hub; it must be that of the stores. Empty: ids only."""
 
+    voice: str = ""
+    """Speaker encoder that compares the voice of each sample with the one it ought to have, as the measure similarity:
+    resemblyzer, or an x-vector model of transformers as a folder or a name on the Hub. It needs codec. Empty: none."""
+
     max_sec: Annotated[float, Bounds(above=0)] = 600.0
     """Seconds of generating per check, equal on all ranks. A check that takes longer is given up with a warning, has no
     measures, and training goes on."""
 
     max_sound_sec: Annotated[float, Bounds(above=0)] = 60.0
-    """Seconds of decoding per check on rank 0; samples that are left then stay without sound."""
+    """Seconds of decoding per check on rank 0, and of comparing voices; samples that are left then stay without sound.
+    """
 
     bounds_from_step: Annotated[int, Bounds(at_least=0)] = 0
     """The first step at which warn and stop apply: an untrained model keeps no bound."""

@@ -1,8 +1,9 @@
 """Fixed prompts for generation: samples that a held-out set has chosen for decoding, up to where the target begins.
 
 In: the sets of `[data] held_out` and the streams of the data plan. Out: `GenerationPrompt`s, the same at every start:
-the prefix in the prompt template of a task that the run trains, and the number of codes of the recording. A clone
-prompt has its reference in it; speech without text has no prefix to tell samples apart and is left out. Of each
+the prefix in the prompt template of a task that the run trains, the number of codes of the recording, and codes of the
+voice that ought to be heard: the reference that a clone prompt has in it, else the recording. Speech without text has
+no prefix to tell samples apart and is left out. Of each
 language and task, prompts whose recording is shorter than `max_codes` come first.
 """
 
@@ -38,6 +39,8 @@ class GenerationPrompt:
     """The prefix."""
     num_target_codes: int
     """Codes of the recorded sample."""
+    voice_codes_F: NDArray[np.uint16]
+    """Of a recording of the voice that ought to be heard."""
     text: str = ""
     """Its transcript."""
 
@@ -65,16 +68,17 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
             for documents in documents_of_stream(stream, store, plan):
                 length_N = documents.lengths(0, documents.num_documents)
                 for i in np.flatnonzero((length_N > 0) & (length_N <= plan.seq_len)).tolist():
-                    target = documents.samples(i)[-1]
+                    samples = documents.samples(i)
+                    voice, target = samples[0], samples[-1]
                     row = documents.part.row(target)
                     sample_id = row.sample_id
                     if sample_id in ids:
                         document = documents.document(i)
                         prefix_T = document.ids_T[: document.num_prefix_tokens].astype(np.int64)
                         num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
-                        prompt = GenerationPrompt(
-                            sample_id, task, stream.language, prefix_T, num_codes, row.transcript_native or ""
-                        )
+                        voice_F = np.array(documents.part.codes(voice), np.uint16)
+                        text = row.transcript_native or ""
+                        prompt = GenerationPrompt(sample_id, task, stream.language, prefix_T, num_codes, voice_F, text)
                         by_stream[stream.language, stream.task].append(prompt)
     # A recording that is longer than what is generated cannot end in a stop, however sound the model is.
     groups = [

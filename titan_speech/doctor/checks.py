@@ -136,10 +136,11 @@ def check_inputs(config: SpeechConfig) -> None:
 
     Raises:
         DataError, VocabularyError, ModelError, ConfigError: one of them is damaged, or does not fit the others; or a
-            bound of the generation check has the name of no measure.
+            bound of the generation check has the name of no measure, or its speaker encoder is not there.
     """
     from titan_speech.data.plan import DataPlan
     from titan_speech.data.validation_set import open_validation_sets
+    from titan_speech.evaluate.models.voices import open_voice_encoder
     from titan_speech.generate.measures import check_bounds
     from titan_speech.hf.config_json import model_shape
     from titan_speech.prepare_run import model_of_stage
@@ -147,6 +148,8 @@ def check_inputs(config: SpeechConfig) -> None:
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
     check_bounds(config.generation_check)
+    if config.generation_check.voice:
+        open_voice_encoder(config.generation_check.voice)
     model_shape(model_of_stage(config))
     tokenizer = TextTokenizer.load(config.tokenizer.path)
     plan = DataPlan.from_config(config, Grammar(tokenizer.vocabulary()), tokenizer)

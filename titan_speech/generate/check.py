@@ -31,10 +31,9 @@ from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError
 from titan_speech.generate.check_sound import CheckSound, as_record
 from titan_speech.generate.measures import SampleMeasures, check_bounds, means, means_by_group, measure
-from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
-from titan_speech.generate.sound_measures import SoundMeasures, sound_means
+from titan_speech.generate.sound_measures import HEARD_NAMES, HeardMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task
-from titan_speech.training.callback import RunCallback
+from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.sinks.sink import Sample
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
@@ -160,6 +159,11 @@ class GenerationCheck(RunCallback):
             )
         self.within_step = step
 
+    def finish(self, end: RunEnd) -> None:
+        """End the process that compares voices."""
+        if self.sound is not None:
+            self.sound.close()
+
     def _checked_before(self, step: int) -> int:
         """The last check of an earlier start, which went on from it; 0 if there is none, or another node has it."""
         numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
@@ -241,27 +245,27 @@ class GenerationCheck(RunCallback):
             for prompt, ids in zip(self.prompts, sampled, strict=True)
         ]
 
-    def _sounds(self, step: int, sampled: Sequence[Sequence[int]]) -> list[SoundMeasures | None]:
+    def _sounds(self, step: int, sampled: Sequence[Sequence[int]]) -> list[HeardMeasures | None]:
         """The measures of each sample's sound, the same on every rank; None where there is none."""
-        found = list[SoundMeasures | None]()
+        found = list[HeardMeasures | None]()
         if self.sound is not None:
             ids = (np.array(one, np.int64) for one in sampled)
             is_code = self.grammar.vocabulary.is_code
             found = self.sound.decode(
-                step, [self.grammar.vocabulary.ids_to_codes(ids_T[is_code(ids_T)]) for ids_T in ids]
+                step, self.prompts, [self.grammar.vocabulary.ids_to_codes(ids_T[is_code(ids_T)]) for ids_T in ids]
             )
         if not self.has_sound:
             return [None] * len(sampled)
-        table = torch.full((len(sampled), len(SOUND_NAMES)), -1.0, dtype=torch.float64)
+        table = torch.full((len(sampled), len(HEARD_NAMES)), -1.0, dtype=torch.float64)
         for row, sound in enumerate(found):
             if sound is not None:
-                table[row] = torch.tensor([getattr(sound, name) for name in SOUND_NAMES], dtype=torch.float64)
+                table[row] = torch.tensor([getattr(sound, name) for name in HEARD_NAMES], dtype=torch.float64)
         table = table.to(self.ranks.device)
         torch.distributed.broadcast(table, 0)
-        return [None if row[0] < 0 else SoundMeasures(*row) for row in table.tolist()]
+        return [None if row[0] < 0 else HeardMeasures(*row) for row in table.tolist()]
 
     def _metrics(
-        self, samples: Sequence[SampleMeasures], sounds: Sequence[SoundMeasures | None], duration_sec: float
+        self, samples: Sequence[SampleMeasures], sounds: Sequence[HeardMeasures | None], duration_sec: float
     ) -> dict[str, float]:
         """`generation/MEASURE` over all prompts, `generation/language/L/MEASURE`, and the seconds it took."""
         found = {f"generation/{name}": value for name, value in means(samples).items()}
@@ -277,7 +281,7 @@ class GenerationCheck(RunCallback):
         step: int,
         samples: Sequence[SampleMeasures],
         sampled: Sequence[Sequence[int]],
-        sounds: Sequence[SoundMeasures | None],
+        sounds: Sequence[HeardMeasures | None],
     ) -> None:
         """Prompts, sampled ids and measures; a folder that cannot be written costs a warning."""
         records = [
@@ -305,7 +309,7 @@ class GenerationCheck(RunCallback):
             self._has_warned = True
 
     def _shown(
-        self, step: int, samples: Sequence[SampleMeasures], sounds: Sequence[SoundMeasures | None]
+        self, step: int, samples: Sequence[SampleMeasures], sounds: Sequence[HeardMeasures | None]
     ) -> list[Sample]:
         """For people: the text and the measures of each prompt, and what was heard."""
         shown = []

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.errors import ConfigError
 from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
+from titan_speech.generate.sound_measures import SIMILARITY
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 NGRAM = 4
@@ -142,11 +143,12 @@ def check_bounds(config: GenerationCheckConfig) -> None:
     Raises:
         ConfigError: a bound has the name of no measure.
     """
-    known = (*NAMES, *(SOUND_NAMES if config.codec else ()))
+    known = (*NAMES, *(SOUND_NAMES if config.codec else ()), *((SIMILARITY,) if config.voice else ()))
     unknown = sorted({*config.warn, *config.warn_below, *config.stop, *config.stop_below} - {*known})
     if unknown:
         raise ConfigError(
             f"bounds of generation_check (warn, warn_below, stop, stop_below): found {unknown[0]!r}, expected one of "
             f"{', '.join(known)}"
             + ("" if config.codec else f"; with generation_check.codec also {', '.join(SOUND_NAMES)}")
+            + ("" if config.voice else f"; with generation_check.voice also {SIMILARITY}")
         )

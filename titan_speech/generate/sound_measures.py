@@ -49,6 +49,18 @@ class SoundMeasures:
 NAMES = tuple(field.name for field in fields(SoundMeasures))
 
 
+@dataclass(frozen=True)
+class HeardMeasures(SoundMeasures):
+    """What one waveform is like, and how like the voice that it ought to have."""
+
+    similarity: float = math.nan
+    """Cosine of speaker embeddings; NaN without an encoder, or where it finds no voice."""
+
+
+SIMILARITY = "similarity"
+HEARD_NAMES = (*NAMES, SIMILARITY)
+
+
 def measure_sound(wav_T: NDArray[np.floating], sample_rate: int) -> SoundMeasures:
     """Measures of one waveform.
 
@@ -143,7 +155,7 @@ def _num_syllables(rms_F: NDArray[np.float64], is_voiced_F: NDArray[np.bool_]) -
 def sound_means(sounds: Sequence[SoundMeasures]) -> dict[str, float]:
     """The mean of each measure over those that have it; a measure that none has is absent."""
     found = {}
-    for name in NAMES:
+    for name in [field.name for field in fields(sounds[0])] if sounds else ():
         values = [value for sound in sounds if not math.isnan(value := getattr(sound, name))]
         if values:
             found[name] = float(np.mean(values))

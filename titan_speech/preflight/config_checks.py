@@ -173,8 +173,13 @@ def check_metrics(config: SpeechConfig) -> Iterator[Finding]:
 
 
 def check_generation(config: SpeechConfig) -> Iterator[Finding]:
-    """No rank of a context-parallel group has a whole prompt, and none of a pipeline the whole model."""
-    every = config.generation_check.every_steps
+    """Voices are heard in sound. No rank of a context-parallel group has a whole prompt, none of a pipeline the whole
+    model."""
+    every, wanted = config.generation_check.every_steps, config.generation_check
+    if wanted.voice and not wanted.codec:
+        keys = ("generation_check.voice", "generation_check.codec")
+        found = f'"{wanted.voice}" without generation_check.codec: voices are compared in the sound of samples'
+        yield Finding(keys, found, "the codec of the stores in generation_check.codec, or no voice")
     if not every or not config.data.held_out:
         return
     for name in ("context_parallel_degree", "pipeline_parallel_degree"):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.errors import ModelError
 from titan_speech.evaluate.models.base import Answer, AudioModel, Failure
 from titan_speech.utils.printable import one_line
 
@@ -59,6 +60,15 @@ class IsolatedModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def load(self) -> None:
+        """Start the process now, before its first waveform is there.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        if reason := self._start():
+            raise ModelError(reason)
 
     def close(self) -> None:
         """Stop the process; it is started again if another waveform comes."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.errors import ModelError
 from titan_speech.evaluate.clip import SAMPLE_RATE
 from titan_speech.evaluate.models.base import AudioModel, Listen, model_folder, weights_digest
 
@@ -82,9 +84,19 @@ def open_voice_encoder(name: str = RESEMBLYZER, device: str = "cpu") -> AudioMod
     """A speaker encoder: `resemblyzer`, or the folder or hub id of an x-vector model.
 
     Raises:
-        ModelError: there is no such folder.
+        ModelError: there is no such folder, no such model in it, or the package that runs it is not installed.
     """
     if name == RESEMBLYZER:
+        _require(RESEMBLYZER, name)
         return Resemblyzer(device)
     folder = model_folder(name)
+    _require("transformers", name)
+    for wanted in ("config.json", "preprocessor_config.json", "*.safetensors"):
+        if not any(folder.glob(wanted)):
+            raise ModelError(f"{folder} has no {wanted}; expected an x-vector model of transformers with safetensors")
     return XVector(folder, folder.name if Path(name).is_dir() else name, device)
+
+
+def _require(package: str, name: str) -> None:
+    if find_spec(package) is None:
+        raise ModelError(f"the speaker encoder {name} needs the package {package}: pip install 'titan-speech[eval]'")

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.models.base import Answer, Failure
@@ -42,6 +43,12 @@ class VoiceScorer:
         voices = self._voices([clip.voice for clip in clips])
         said = ask(self.encoder, [clip.sound for clip in clips], [clip.language for clip in clips])
         return [{"similarity": _cosine(*pair)} for pair in zip(said, voices, strict=True)]
+
+    def compare(self, wav_T: NDArray[np.float32], voice_T: NDArray[np.float32]) -> tuple[float, str]:
+        """The similarity of one waveform to a voice, both at 16 kHz; NaN, and why, where it has none."""
+        clip = Clip(prompt_id="", language="", text="", sound=Sound(wav_T), voice=Sound(voice_T))
+        score = self.score([clip])[0]["similarity"]
+        return float("nan") if score.value is None else score.value, score.reason
 
     def _voices(self, sounds: Sequence[Sound | None]) -> list[Answer | Failure]:
         """The embedding of each reference."""

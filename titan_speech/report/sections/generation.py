@@ -37,6 +37,7 @@ MEASURES: tuple[tuple[str, str, str, bool], ...] = (
     ("silence", "Silence", "of the sound", True),
     ("f0_range_semitones", "Range of pitch", "semitones", False),
     ("syllables_per_sec", "Rate of speech", "syllables per second", False),
+    ("similarity", "Speaker similarity", "cosine", False),
 )
 _STEP_FILE = re.compile(r"step-(\d{1,15})\.json")
 
