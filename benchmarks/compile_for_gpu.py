@@ -98,6 +98,7 @@ def _step_of(recipe: str, world_size: int) -> str:
                 config.loss,
                 config.parallelism,
                 config.lora,
+                config.preference.is_on,
             ),
         )
     )
