@@ -2,7 +2,7 @@
 and the demo's data and tokenizer.
 
 They stay where people look for them, at the top of the repository, and are copied to titan_speech/bundled when a wheel
-is built (4 MB). An editable install copies nothing: titan_speech/utils/bundled.py finds the repository.
+is built (4 MB). An editable install copies nothing: titan_speech/cli/recipes.py finds the repository.
 """
 
 import shutil

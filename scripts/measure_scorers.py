@@ -30,9 +30,8 @@ from numpy.typing import NDArray
 from titan_speech.codec.base import Codec
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.evaluate.ceiling import through_codec
 from titan_speech.evaluate.choice import ScorerChoice, close_all
-from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
+from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, through_codec
 from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
 from titan_speech.evaluate.models.recognizers import FasterWhisper, open_recognizer

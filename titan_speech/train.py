@@ -21,12 +21,10 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
-from titan_speech.distributed.last_words import end, resume_hint, say, write_error_file
-from titan_speech.distributed.lost_rank import first_line, is_of_a_collective
+from titan_speech.distributed.last_words import end, first_line, is_of_a_collective, resume_hint, say, write_error_file
 from titan_speech.errors import HealthError, RendezvousError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
-from titan_speech.health.orphan import stop_with_launcher
-from titan_speech.health.signals import StopRun
+from titan_speech.health.signals import StopRun, stop_with_launcher
 from titan_speech.prepare_run import prepare
 from titan_speech.utils.bus_errors import name_cut_files
 from titan_speech.utils.logging import PRINTED, RunLog

@@ -33,7 +33,7 @@ from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.data.loader import ANSWERS, Batch, SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
-from titan_speech.distributed.lost_rank import is_of_a_collective
+from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.errors import BoundsLeftError
 from titan_speech.health.monitor import BatchFinder, HealthMonitor, HealthState
 from titan_speech.health.rollback import Rollbacks

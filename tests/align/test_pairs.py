@@ -26,7 +26,7 @@ from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfi
 from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.preference_documents import PreferenceDocuments
-from titan_speech.data.task_documents import documents_of
+from titan_speech.data.sources import documents_of
 from titan_speech.data.unread_samples import count_unread
 from titan_speech.errors import DataError
 from titan_speech.evaluate.choice import ScorerChoice, open_scorers

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from titan_speech.cli.main import main
-from titan_speech.cli.recipes import example_names, files_of, recipe_names
+from titan_speech.cli.recipes import bundled_folder, example_names, files_of, recipe_names
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.utils.bundled import bundled_folder
 
 NAMES = [*recipe_names(bundled_folder()), *example_names(bundled_folder())]
 

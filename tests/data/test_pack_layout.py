@@ -15,7 +15,7 @@ from tests.store_samples import CODEC, info, speech_codes, transcripts_of
 from titan_speech.data.documents import Documents
 from titan_speech.data.pack_layout import IGNORE_INDEX, PackPlan, build_batch, build_pack, encode_labels
 from titan_speech.data.packing import Piece
-from titan_speech.data.task_documents import KIND_OF_TASK, documents_of
+from titan_speech.data.sources import KIND_OF_TASK, documents_of
 from titan_speech.store.reader import open_store
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.prompt_template import Document, Grammar, Task

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.runs import train
-from titan_speech.distributed.lost_rank import is_of_a_collective
+from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.watchdog import HangReport, Mark, hang_lines
 

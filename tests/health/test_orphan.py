@@ -30,7 +30,7 @@ worker.wait()
 """
 WORKER = """
 import signal, sys, time
-from titan_speech.health.orphan import stop_with_launcher
+from titan_speech.health.signals import stop_with_launcher
 def stop(*_):
     print("x" * 100_000, flush=True)  # to a pipe that nobody reads any more
     open(PATH, "w").write("saved")

@@ -12,8 +12,7 @@ import pytest
 from tests.report.run_folders import write_run
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.evaluate.clip import Score
-from titan_speech.evaluate.result import Result, ResultKey, ScoredClip
-from titan_speech.evaluate.result_folder import audio_path, result_path
+from titan_speech.evaluate.result import Result, ResultKey, ScoredClip, audio_path, result_path
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.blocks import Prompts
 from titan_speech.report.page import page

@@ -19,8 +19,7 @@ from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result import Result, read_result
-from titan_speech.evaluate.result_folder import AUDIO, RESULTS
+from titan_speech.evaluate.result import AUDIO, RESULTS, Result, read_result
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 30

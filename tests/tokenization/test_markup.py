@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tests.store_samples import CODEC, SENTENCES, write_tokenizer
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.data.task_documents import documents_of
+from titan_speech.data.sources import documents_of
 from titan_speech.errors import CheckpointError, DataError, VocabularyError
 from titan_speech.hf.tokenizer import extended_tokenizer
 from titan_speech.store.reader import Store, check_tokenizer, open_store

@@ -53,7 +53,7 @@ from titan_speech.distributed.consensus import (
     broadcast_from_rank_0,
     ranks_seeing_rank_0,
 )
-from titan_speech.distributed.lost_rank import is_of_a_collective
+from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.errors import CheckpointError, TitanSpeechError
 from titan_speech.ledger.file import ledger
 from titan_speech.ledger.records import COLLECTIVE_WAIT, SAVE_STALL

@@ -49,7 +49,7 @@ from titan_speech.checkpoint.commit import (
 )
 from titan_speech.checkpoint.suspect import SquareSums, WeightBand
 from titan_speech.distributed.consensus import cpu_group
-from titan_speech.distributed.lost_rank import is_of_a_collective
+from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.utils.files import sync_folder
 
 

@@ -102,7 +102,7 @@ def evaluate_trust(args: argparse.Namespace) -> None:
     with requires_extra("text"):
         from titan_speech.evaluate.trust import TrustBounds, measure_trust
     from titan_speech.codec.load import load_codec
-    from titan_speech.evaluate.ceiling import through_codec
+    from titan_speech.evaluate.clip import through_codec
 
     clips, _, name = _clips(args)
     choice = choice_of(args)

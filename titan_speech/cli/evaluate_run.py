@@ -160,7 +160,7 @@ def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
 
 
 def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
-    from titan_speech.evaluate.result_folder import result_path
+    from titan_speech.evaluate.result import result_path
     from titan_speech.evaluate.summary import summary
     from titan_speech.evaluate.watch.checkpoint_result import evaluate_export
     from titan_speech.hf.model_card import read_record

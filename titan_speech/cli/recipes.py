@@ -3,7 +3,8 @@
 In: the name of a recipe (`demo`, `tour/s1`, `pt_s1`) or of an example (`own_voice`). Out: in the folder of --output the
 same paths as in the repository: the recipe, the files it extends, and the bundled stores and tokenizer it reads, or the
 example with the page that walks through it. The commands of the documents then work there as they are written. Existing
-files are never replaced.
+files are never replaced. They come from titan_speech/bundled of an installed wheel (setup.py puts it there), else from
+the repository of an editable install.
 """
 
 from __future__ import annotations
@@ -18,9 +19,26 @@ from pathlib import Path
 from titan_speech.cli.arguments import local_folder
 from titan_speech.cli.command import Argument, Command
 from titan_speech.errors import DataError
-from titan_speech.utils.bundled import EXAMPLES, RECIPES, bundled_folder
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted, table_lines
+
+RECIPES, EXAMPLES = "train_configs", "examples"
+
+
+def bundled_folder() -> Path:
+    """The folder that holds what comes with titan_speech besides code.
+
+    Raises:
+        DataError: neither the package nor the folder around it has the recipes.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "bundled", package.parent):
+        if (folder / RECIPES).is_dir():
+            return folder
+    raise DataError(
+        f"found no {RECIPES}/ in {package / 'bundled'} or {package.parent}; expected the recipes that come with "
+        "titan_speech: install it from a wheel, or with pip install -e from the repository"
+    )
 
 
 def recipes_list(args: argparse.Namespace) -> None:

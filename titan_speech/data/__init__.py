@@ -1,10 +1,10 @@
 """From a token store to the batches of one rank. The files, in the order of the flow:
 
     token store             titan_speech.store
-      |  sources.py             [[data.source]] -> parts by language; codec and tokenizer must agree
-      |  held_out.py            samples of held-out sets cannot be read from here on
-      |  task_documents.py      a part read as a task: the length of every document, the tokens of any
+      |  sources.py             [[data.source]] -> parts by language, each read as a task: the length of every
+      |                         document, the tokens of any; codec and tokenizer must agree
       |      documents.py, paired_documents.py, preference_documents.py
+      |  held_out.py            samples of held-out sets cannot be read from here on
       |  unread_samples.py      samples that a task cannot read, counted by reason
       |  pairing.py             clone and preference pairs, stitched documents, computed from sidecar columns
       v

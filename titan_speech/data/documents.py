@@ -6,7 +6,7 @@ the tokens of any documents as views of the store between template tokens, which
 There is one document number per sample, so order and packing need no index of their own; a sample that cannot be read
 as the task (no transcript, no other segment of its speaker) is a document of length 0.
 
-A new task is one more class with these methods, named in task_documents.py. Lengths are computed for a slice at a time,
+A new task is one more class with these methods, named in sources.py. Lengths are computed for a slice at a time,
 so a part of 80 M samples costs what its length columns cost.
 
 Shapes: N documents of a slice.

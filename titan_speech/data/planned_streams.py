@@ -34,9 +34,8 @@ from titan_speech.data.pack_layout import MAX_STREAMS
 from titan_speech.data.packing import BLOCK_DOCUMENTS, Blocks, PackCounts, PackingRules
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
-from titan_speech.data.sources import OpenedSource
+from titan_speech.data.sources import OpenedSource, is_splittable
 from titan_speech.data.streams import SplitStream, WholeStream
-from titan_speech.data.task_documents import is_splittable
 from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.errors import DataError
 from titan_speech.tokenization.prompt_template import Grammar, Task

@@ -27,7 +27,7 @@ from titan_speech.data.pack_layout import PackPlan, views
 from titan_speech.data.packing import Piece, best_fit
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.planned_streams import PlannedStream
-from titan_speech.data.task_documents import KIND_OF_TASK, documents_of, is_splittable, required_variant
+from titan_speech.data.sources import KIND_OF_TASK, documents_of, is_splittable, required_variant
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
 from titan_speech.store.reader import Store, check_same_codec, check_tokenizer, open_store, store_files

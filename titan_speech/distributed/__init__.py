@@ -2,9 +2,9 @@
 
 environment.py  rank and world size, from the launcher's variables
 rendezvous.py   a fresh store for each restart under torchrun
-last_words.py   how a rank ends: a message, a file for the launcher, the command that resumes
+last_words.py   how a rank ends: a message, a file for the launcher, the command that resumes; which errors mean that
+                another rank is lost
 consensus.py    rank 0 decides for all ranks; all ranks agree to save and to stop
 plain_values.py what ranks send each other, as JSON
-lost_rank.py    the loss of another rank, told from other errors
 pipeline.py     pipeline stages, their layers, and the bubble
 """

@@ -3,17 +3,17 @@
 checkpoint or folder of recordings
   |  packs/           prompts: frozen, versioned by their hash, proved absent from the training data
   v
-clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none
+clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none;
+  |                   the same clips through the codec: the best that a model of its codes can sound
   |  models/          recognizers, speaker encoders, opinion scores; each in a process of its own
   |  normalization/   texts as they are compared: script, numerals, nukta, joiners, dandas, case, punctuation
   |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
   v
 recorded_clips.py     clips from a listing of wavs, or from a pack and what was spoken for it
 choice.py             the scorers that a user asks for, each model in a process of its own
-result.py             `Result`: every score of every clip, with the key of all it depends on; JSON
+result.py             `Result`: every score of every clip, with the key of all it depends on; JSON; names of the files
 votes.py              what listeners preferred: Bradley-Terry strengths
 summary.py            a result as Markdown, for the card of an export
-ceiling.py            the same clips through the codec: the best that a model of its codes can sound
 trust.py              which ASR may judge which language, measured on recordings
 reward.py             the reward of a completion, for alignment; reward_server.py over HTTP on loopback
 store_scores.py       scores of the samples of a token store, for the conditions of its sources
@@ -29,5 +29,5 @@ parity.py                  log-probabilities and greedy ids compared with the tr
 a run: its folder, or an s3:// address
   |  watch/            checkpoints as they appear: spoken and scored once each, by any number of workers
   v
-result_folder.py       where results, claims and clips are
+RUN/evaluation
 """

@@ -4,19 +4,27 @@ In: audio or codes that were generated, recorded or resynthesized for a prompt. 
 and `Score`, which every scorer gives: a value, or the reason why there is none. A score that is missing is never a
 zero, and is left out of means with its reason counted.
 
+A model is compared with the codec's ceiling (`through_codec`) and not with the recordings: what the codec loses no
+model brings back. A clip that cannot be encoded stays without sound, and its scores say so.
+
 Shapes: T samples, F codes (frames).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.codec.base import Codec
+from titan_speech.errors import CodecError
+
 SAMPLE_RATE = 16_000
 """That scorers work at, in Hz; so does the codec."""
+CEILING = "codec"
+"""Who made a clip that went through encode and decode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +99,26 @@ def mean(scores: Sequence[Score]) -> float | None:
     measured = [(score.value, score.weight) for score in scores if score.value is not None]
     weight = sum(weight for _, weight in measured)
     return sum(value * weight for value, weight in measured) / weight if weight else None
+
+
+def through_codec(clips: Iterable[Clip], codec: Codec) -> list[Clip]:
+    """Each clip encoded and decoded; codes that it has already are only decoded.
+
+    Args:
+        clips: with a waveform or codes.
+        codec: that the codes are, or are to be, of.
+    """
+    return [replace(clip, sound=resynthesized(clip.sound, codec), made_by=CEILING) for clip in clips]
+
+
+def resynthesized(sound: Sound, codec: Codec) -> Sound:
+    """A sound as its codes give it; an empty one if it cannot be encoded or decoded."""
+    try:
+        codes_F = sound.codes_F
+        if codes_F is None:
+            if sound.wav_T is None:
+                return Sound()
+            codes_F = codec.encode(np.ascontiguousarray(sound.wav_T, np.float32))
+        return Sound(np.asarray(codec.decode(codes_F), np.float32), codes_F)
+    except CodecError:
+        return Sound()

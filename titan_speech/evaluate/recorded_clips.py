@@ -14,11 +14,10 @@ from pathlib import Path
 from titan_speech.codec.base import Codec
 from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
-from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
+from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, resynthesized
 from titan_speech.evaluate.packs.drafts import Draft, checked, language_of, read_lines
 from titan_speech.evaluate.packs.pack import Pack, with_sounds
-from titan_speech.evaluate.scorers.audio import MAX_SEC
+from titan_speech.evaluate.scorers.base import MAX_SEC
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.safe_path import path_inside, referenced_file
 

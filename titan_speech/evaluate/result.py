@@ -6,6 +6,11 @@ where everything but the model is equal (`series`): another temperature or anoth
 
 Every score is kept, not means alone: comparisons are paired by prompt (statistics.py), and the worst clips are shown
 first.
+
+RUN/evaluation/results/KEY.json      one result, or why there is none; parity-...json: of an export
+RUN/evaluation/claims/KEY.json       a worker is at it (watch/claims.py)
+RUN/evaluation/audio/KEY/HASH.wav    clips that were kept, by a hash of the prompt's id
+RUN/evaluation/step-N.md             a summary, for the card of the export of a step (hf/export.py)
 """
 
 from __future__ import annotations
@@ -23,6 +28,10 @@ from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.record_types import check_types
+
+RESULTS, CLAIMS, AUDIO = "results", "claims", "audio"
+PARITY_PREFIX = "parity-"
+"""Of keys whose result is the comparison of a milestone export with its checkpoint."""
 
 RESULT_VERSION = 1
 MAX_SCORE = 1e12
@@ -202,3 +211,23 @@ def _clip(content: dict[str, Any]) -> ScoredClip:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def result_path(key_id: str) -> str:
+    """The result of a key."""
+    return f"{RESULTS}/{key_id}.json"
+
+
+def claim_path(key_id: str) -> str:
+    """The claim of a key."""
+    return f"{CLAIMS}/{key_id}.json"
+
+
+def audio_path(key_id: str, prompt_id: str) -> str:
+    """The clip of a prompt; any text may be the id of a prompt, so its hash is the name."""
+    return f"{AUDIO}/{key_id}/{clip_name(prompt_id)}.wav"
+
+
+def clip_name(prompt_id: str) -> str:
+    """The name of a prompt's clip, without .wav."""
+    return hashlib.sha256(prompt_id.encode()).hexdigest()[:16]

@@ -21,11 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.codec.base import Codec
-from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import Clip, Score, Sound
+from titan_speech.evaluate.clip import Clip, Score, Sound, resynthesized
 from titan_speech.evaluate.models.opinions import DNSMOS
-from titan_speech.evaluate.scorers.audio import says_nothing
-from titan_speech.evaluate.scorers.base import Scorer, score_clips
+from titan_speech.evaluate.scorers.base import Scorer, says_nothing, score_clips
 
 
 @dataclass(frozen=True)

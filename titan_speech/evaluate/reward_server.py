@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.clip import Clip, Sound, resynthesized
 from titan_speech.evaluate.reward import Reward, RewardFunction
 from titan_speech.tokenization.vocabulary import NUM_CODES
 from titan_speech.utils.json_text import parse_json

@@ -18,10 +18,8 @@ import numpy as np
 
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError
-from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import Clip, Sound
-from titan_speech.evaluate.scorers.audio import unusable
-from titan_speech.evaluate.scorers.base import Scorer, score_clips
+from titan_speech.evaluate.clip import Clip, Sound, resynthesized
+from titan_speech.evaluate.scorers.base import Scorer, score_clips, unusable
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, open_store
 from titan_speech.store.score_columns import UNKNOWN_SCORER, read_scores, scorers_of, write_scores

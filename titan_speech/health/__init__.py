@@ -5,6 +5,6 @@ readings          -> monitor.py    counts, limits, loss spikes; the batch of a s
 a spike           -> rollback.py   back to an earlier checkpoint, and skip the data that came with the spike
 a breach          -> rollback.py   back to an earlier checkpoint, and on with a lower learning rate
 SIGTERM, SIGUSR1  -> signals.py    all ranks save at one step and stop
-a dead launcher   -> orphan.py     the same: save and stop
+a dead launcher   -> signals.py    the same: save and stop
 where ranks are   -> watchdog.py   heartbeats, and one report of a rank that is lost or does not answer
 """

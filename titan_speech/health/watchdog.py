@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch.distributed.distributed_c10d import _get_default_store
 
-from titan_speech.distributed.lost_rank import first_line
+from titan_speech.distributed.last_words import first_line
 from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.monitor import HEALTH_DIR
 from titan_speech.utils import printable

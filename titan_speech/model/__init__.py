@@ -2,9 +2,8 @@
 
 backbones.py   sizes of each family and flavor; without torch
 spec.py        a family and flavor as decoder configuration and ModelSpec, with embedding and head tied when distributed
-attention.py   attention inside documents: flex, varlen, dense
+attention.py   attention inside documents: flex, varlen, dense; borders of documents at a fixed shape
 rotary.py      rotary embedding in real numbers, and checkpoints of the complex form
-document_borders.py   borders of packed documents at a fixed shape
 float8.py      linear layers in float8
 lora.py        adapters on a decoder configuration; which weights are theirs; merging them
 new_rows.py    rows of the new tokens in embedding and head, on this rank

@@ -23,7 +23,7 @@ from typing import Any
 
 from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, ROLLOUTS_NAME
 from titan_speech.errors import DataError
-from titan_speech.evaluate.result_folder import RESULTS
+from titan_speech.evaluate.result import RESULTS
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.page import SECTIONS, SectionOf, page
 from titan_speech.report.run import METRICS_NAME, Run

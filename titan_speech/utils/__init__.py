@@ -12,7 +12,6 @@ process_pool.py   one function over many tasks, in this process or in several
 progress.py       progress of a long job on stderr, and the time left
 task_progress.py  the same for tasks of several processes
 text_table.py     tables, sizes and numbers as text
-bundled.py        where recipes, examples and the demo's data are
 logging.py        warnings of libraries that no user can act on, hidden
 cpu.py            TorchTitan on a machine without an accelerator
 """

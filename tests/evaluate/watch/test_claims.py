@@ -16,7 +16,7 @@ import pytest
 
 from tests.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.evaluate.result_folder import CLAIMS, RESULTS
+from titan_speech.evaluate.result import CLAIMS, RESULTS
 from titan_speech.evaluate.watch import claims
 from titan_speech.evaluate.watch.claims import MAX_ATTEMPTS, Claim, WorkQueue, do_once
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile, shared_folder

@@ -30,8 +30,7 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result import Result
-from titan_speech.evaluate.result_folder import AUDIO, RESULTS, claim_path
+from titan_speech.evaluate.result import AUDIO, RESULTS, Result, claim_path
 from titan_speech.evaluate.scorers.base import Metric, ScorersFailedError
 from titan_speech.evaluate.watch import checkpoint_result, likelihood, watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export

@@ -1,7 +1,9 @@
 """The interface of scorers, and running several over the same clips.
 
 In: clips. Out: for each clip the scores of every metric, a value or a reason each. A scorer that fails on one clip says
-so in that clip's score; what it raises anyway marks its metrics of the whole batch, and the other scorers go on.
+so in that clip's score; what it raises anyway marks its metrics of the whole batch, and the other scorers go on. A
+model is asked only about sounds that are there, not silent and not too long: models answer something to anything, and
+Whisper writes "Thank you." into silence.
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from titan_speech.errors import ModelError
-from titan_speech.evaluate.clip import Clip, Score, Scores
-from titan_speech.evaluate.scorers.audio import unusable
+from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Score, Scores, Sound
+from titan_speech.evaluate.models.base import Answer, Failure
+from titan_speech.evaluate.models.isolation import RunningModel
 from titan_speech.utils.printable import one_line
 
 logger = logging.getLogger(__name__)
+
+MIN_SEC, MAX_SEC = 0.1, 120.0
+SILENT_PEAK = 1e-3
+"""-60 dBFS."""
 
 
 class ScorersFailedError(ModelError):
@@ -119,3 +128,35 @@ def _of_one(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:
 def versions_of(scorers: Sequence[Scorer]) -> Mapping[str, str]:
     """The version of each scorer by its name, for a result's key."""
     return {scorer.name: scorer.version for scorer in sorted(scorers, key=lambda one: one.name)}
+
+
+def unusable(sound: Sound | None, max_sec: float = MAX_SEC) -> str:
+    """Why a model cannot take a sound; "" if it can."""
+    if sound is None or sound.wav_T is None:
+        return "no audio"
+    wav_T = sound.wav_T
+    if not np.isfinite(wav_T).all():
+        return "samples that are not finite"
+    duration_sec = len(wav_T) / SAMPLE_RATE
+    if not MIN_SEC <= duration_sec <= max_sec:
+        return f"{duration_sec:.2f} s long, expected {MIN_SEC:g} to {max_sec:g} s"
+    return "silent" if float(np.abs(wav_T).max()) < SILENT_PEAK else ""
+
+
+def says_nothing(sound: Sound) -> bool:
+    """Whether a sound that is there has no word in it: it is silent, or shorter than any model takes."""
+    if sound.wav_T is None or not np.isfinite(sound.wav_T).all():
+        return False
+    return len(sound.wav_T) < MIN_SEC * SAMPLE_RATE or float(np.abs(sound.wav_T).max()) < SILENT_PEAK
+
+
+def ask(model: RunningModel, sounds: Sequence[Sound | None], languages: Sequence[str]) -> list[Answer | Failure]:
+    """The answer of a model to each sound, or why there is none."""
+    reasons = [unusable(sound) for sound in sounds]
+    asked = [
+        (sound.wav_T, language)
+        for sound, language, reason in zip(sounds, languages, reasons, strict=True)
+        if not reason and sound is not None and sound.wav_T is not None
+    ]
+    answers = iter(model(asked))
+    return [Failure(reason) if reason else next(answers) for reason in reasons]

@@ -12,8 +12,7 @@ from titan_speech.evaluate.clip import Clip, Score
 from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel
 from titan_speech.evaluate.models.opinions import DNSMOS
-from titan_speech.evaluate.scorers.audio import ask
-from titan_speech.evaluate.scorers.base import Metric
+from titan_speech.evaluate.scorers.base import Metric, ask
 
 _PARTS = {"_signal": "distortion of the speech", "_noise": "background noise"}
 

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Score, Sound
-from titan_speech.evaluate.scorers.audio import unusable
-from titan_speech.evaluate.scorers.base import Metric
+from titan_speech.evaluate.scorers.base import Metric, unusable
 from titan_speech.generate.sound_measures import measure_sound, pauses_sec
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel
-from titan_speech.evaluate.scorers.audio import ask, unusable
-from titan_speech.evaluate.scorers.base import Metric
+from titan_speech.evaluate.scorers.base import Metric, ask, unusable
 
 MIN_SEC = 0.5
 NO_VOICE = "no reference voice"

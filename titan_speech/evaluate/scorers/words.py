@@ -20,8 +20,7 @@ from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel
 from titan_speech.evaluate.normalization.lattice import NO_SPELLINGS, Spellings
 from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES, ScoringRules, share_in_script
-from titan_speech.evaluate.scorers.audio import ask, says_nothing
-from titan_speech.evaluate.scorers.base import Metric
+from titan_speech.evaluate.scorers.base import Metric, ask, says_nothing
 from titan_speech.evaluate.scorers.edit_distance import Errors, count_errors
 
 NOT_MEASURED = "not measured"

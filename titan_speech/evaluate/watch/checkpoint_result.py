@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 
 from titan_speech.codec.base import Codec
 from titan_speech.errors import CodecError
-from titan_speech.evaluate.ceiling import resynthesized
-from titan_speech.evaluate.clip import Clip, Score, Sound
+from titan_speech.evaluate.clip import Clip, Score, Sound, resynthesized
 from titan_speech.evaluate.packs.pack import Pack, with_sounds
 from titan_speech.evaluate.result import Result, ResultKey, make_result
-from titan_speech.evaluate.scorers.audio import unusable
-from titan_speech.evaluate.scorers.base import Scorer, check_scorers, score_clips, versions_of
+from titan_speech.evaluate.scorers.base import Scorer, check_scorers, score_clips, unusable, versions_of
 from titan_speech.evaluate.trust import TrustTable
 from titan_speech.evaluate.watch import likelihood
 from titan_speech.evaluate.watch.generate_clips import PromptSounds, generate_clips, utterance_of

@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Any
 
 from titan_speech.errors import DataError, TitanSpeechError
-from titan_speech.evaluate.result_folder import RESULTS, claim_path, result_path
+from titan_speech.evaluate.result import RESULTS, claim_path, result_path
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.locks import Holder

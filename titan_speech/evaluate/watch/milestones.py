@@ -17,7 +17,7 @@ from titan_speech.checkpoint.commit import step_from_name
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.evaluate.engines import ask_process
 from titan_speech.evaluate.parity import compare
-from titan_speech.evaluate.result_folder import PARITY_PREFIX
+from titan_speech.evaluate.result import PARITY_PREFIX
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, RunCheckpoints
 from titan_speech.hf.export_on_save import EXPORT_DIR

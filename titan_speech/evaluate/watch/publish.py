@@ -14,8 +14,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import step_name
 from titan_speech.errors import DataError
-from titan_speech.evaluate.result import Result, read_result
-from titan_speech.evaluate.result_folder import RESULTS, result_path
+from titan_speech.evaluate.result import RESULTS, Result, read_result, result_path
 from titan_speech.evaluate.statistics import intervals
 from titan_speech.evaluate.summary import summary
 from titan_speech.training.sinks.sink import Sinks

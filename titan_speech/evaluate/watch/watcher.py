@@ -26,8 +26,7 @@ from titan_speech.codec.wav import wav_bytes
 from titan_speech.errors import CheckpointError, DataError, TitanSpeechError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
 from titan_speech.evaluate.models.isolation import RETRY_SEC
-from titan_speech.evaluate.result import Result, ResultKey, result_from_json
-from titan_speech.evaluate.result_folder import audio_path
+from titan_speech.evaluate.result import Result, ResultKey, audio_path, result_from_json
 from titan_speech.evaluate.scorers.base import ScorersFailedError
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once

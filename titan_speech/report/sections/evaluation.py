@@ -14,8 +14,7 @@ import numpy as np
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.models.opinions import DNSMOS
-from titan_speech.evaluate.result import Result, ScoredClip, read_result
-from titan_speech.evaluate.result_folder import PARITY_PREFIX, RESULTS, audio_path
+from titan_speech.evaluate.result import PARITY_PREFIX, RESULTS, Result, ScoredClip, audio_path, read_result
 from titan_speech.evaluate.statistics import Interval, intervals
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchtitan.models.common.attention import create_varlen_metadata_for_document
 
-from titan_speech.model.document_borders import max_documents, padded_cu_seqlens
+from titan_speech.model.attention import max_documents, padded_cu_seqlens
 
 LENGTH = 24
 lengths = st.lists(st.integers(1, LENGTH), min_size=1, max_size=LENGTH)
