@@ -165,7 +165,8 @@ def _choose_start(job: _Job, held: ExitStack) -> Start:
         )
         start, notes = on_this_machine(config, load.start), load.notes
     elif start.is_resume and start.checkpoint is not None and (found := read_provenance(start.checkpoint)):
-        notes = (schedule_change(job.budget, found.budget, start.step),)
+        now = job.budget.scaled(found.rate_factor)
+        notes = (schedule_change(now, found.trained_budget, start.step),)
     for note in notes:
         if note and dist_env().is_first:
             logging.getLogger().warning(note)

@@ -8,7 +8,7 @@ metrics.jsonl. The loop and the parallelism are TorchTitan's; only its documente
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -105,7 +105,7 @@ class SpeechTrainer(Trainer):
         self.hangs = HangReport(run_folder, finder.slots)
         self.forward_passes = ForwardPasses(self, lambda where: self.hangs.heartbeat.mark(self.step, where))
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
-        self.lr_schedulers.scale(self.rollbacks.lr_factor)
+        self._use_rate_of_rollbacks()
         self.preference = self._preference() if config.speech.preference.is_on else None
         self.validation = Validation(
             config.validation_sets,
@@ -399,7 +399,13 @@ class SpeechTrainer(Trainer):
         self.step = state_dict["step"]
         self.health.restore(HealthState.from_json(state_dict["health"]))
         self.rollbacks.restore(state_dict["rollbacks"])
-        self.lr_schedulers.scale(self.rollbacks.lr_factor)
+        self._use_rate_of_rollbacks()
+
+    def _use_rate_of_rollbacks(self) -> None:
+        """Train with the rate that breaches have left of the schedule's; checkpoints record it for the next stage."""
+        factor, checkpointer = self.rollbacks.lr_factor, self.checkpointer
+        self.lr_schedulers.scale(factor)
+        checkpointer.provenance = replace(checkpointer.provenance, rate_factor=factor)
 
     def close(self) -> None:
         """Close the dataloader, and wait for the save that is being written."""

@@ -185,6 +185,18 @@ def test_a_stage_that_was_cut_short_is_compared_with_the_rate_it_had_reached(tmp
     assert "does not record its learning rate" in learning_rate_rise(S2, None, Checkpoint.at(path))
 
 
+def test_a_stage_whose_rate_was_lowered_by_breaches_is_compared_with_the_lowered_rate(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 10)
+    lowered = replace(PROVENANCE, budget=S1, step=10, rate_factor=0.25)
+    lowered.write(path)
+    [note] = choose_initial_load(stage(tmp_path), PROVENANCE, S2).notes
+    assert "optimizer.lr = 0.001 is above 0.00025, with which the previous stage ended" in note
+    assert choose_initial_load(stage(tmp_path), PROVENANCE, replace(S2, lr=2.5e-4)).notes == ()
+    for step in range(10):
+        assert lowered.trained_budget is not None
+        assert lowered.trained_budget.learning_rate(step) == pytest.approx(0.25 * S1.learning_rate(step), rel=1e-12)
+
+
 def test_a_stage_that_is_not_finished_is_told_of_though_the_rate_drops(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 4)
     [note] = choose_initial_load(stage(tmp_path, strict=True), PROVENANCE, S2).notes

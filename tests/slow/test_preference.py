@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,11 +20,15 @@ from tests.model.test_model import debug_model, transformers_twin
 from tests.preference_samples import SCORER, write_mixed, write_pairs
 from tests.runs import ROOT, figures, kill, metrics_lines, start_run, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.dcp_index import read_index
+from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels
 from titan_speech.health.rollback import ROLLBACKS_NAME
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +58,9 @@ SETTINGS = {
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
 
 
-def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference: torch.nn.Module, folder: Path):
+def loss_of_trl(
+    name: str, pairs: list[Pair], policy: PreTrainedModel, reference: PreTrainedModel, folder: Path
+) -> torch.Tensor:
     """The loss of TRL's trainer on padded pairs; its gradients are in `policy`."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -76,8 +83,8 @@ def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference
         )
         trainer = CPOTrainer(model=policy, args=args, train_dataset=dataset, processing_class=tokenizer)
         logits_BLV = policy(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False).logits
-        labels_BL = torch.where(completion_BL.bool(), ids_BL, -100)
-        logp_B = trainer.get_batch_logps(logits_BLV, labels_BL, average_log_prob=True)
+        labels_BL: Any = torch.where(completion_BL.bool(), ids_BL, -100)  # TRL names tensors by their legacy types
+        logp_B: Any = trainer.get_batch_logps(logits_BLV, labels_BL, average_log_prob=True)
         losses, _, _ = trainer.cpo_loss(logp_B[:NUM_PAIRS], logp_B[NUM_PAIRS:])
         loss = losses.mean()
     else:
@@ -90,7 +97,7 @@ def loss_of_trl(name: str, pairs: list[Pair], policy: torch.nn.Module, reference
             model=policy, ref_model=reference, args=args, train_dataset=dataset, processing_class=tokenizer
         )
         batch = {"input_ids": ids_BL, "attention_mask": mask_BL, "completion_mask": completion_BL}
-        loss = trainer.compute_loss(trainer.model, batch)
+        loss = trainer.compute_loss(policy, batch)
     loss.backward()
     return loss.detach()
 
@@ -333,6 +340,11 @@ def test_a_drift_lowers_the_rate_and_training_ends_within_it(pairs_store: Path, 
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
     assert all(abs(drift_at(tmp_path / "run", step)) <= 0.6 for step in found)
     assert found[6]["lr"] == pytest.approx(1e-3 * 0.5 ** len(breaches))
+    record = read_provenance(tmp_path / "run" / "checkpoint" / "step-6")
+    assert record is not None
+    assert record.rate_factor == 0.5 ** len(breaches)
+    assert record.trained_budget is not None
+    assert record.trained_budget.final_lr == pytest.approx(found[6]["lr"])
     shutil.rmtree(tmp_path / "run" / "checkpoint" / "step-6")
     (tmp_path / "run" / ROLLBACKS_NAME).unlink()  # checkpoints know them too
     train_with_restarts(tmp_path / "run", *words)

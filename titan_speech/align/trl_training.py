@@ -229,8 +229,8 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
                 control.should_save, control.should_training_stop = False, True
             progress.add(1)
 
-    def rewards(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return rollouts.rewards(prompts, completion_ids)
+    def rewards(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+        return [*rollouts.rewards(prompts, completion_ids)]
 
     done = max(saved_steps(settings.work), default=0)
     resumed = str(settings.work / f"{CHECKPOINTS}{done}") if done else None

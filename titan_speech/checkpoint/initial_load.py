@@ -65,10 +65,11 @@ def choose_initial_load(config: SpeechConfig, provenance: Provenance, budget: Bu
             f"{_key(stage)}: {start.checkpoint} has no record next to it of how far each data stream was read; copy "
             "data_phases along with it, or set stage.continue_data = false to read every stream from its beginning"
         )
-    before, checkpoint = found.budget if found else None, Checkpoint.at(start.checkpoint)
-    if start.is_branch:
-        _check_rate_at_branch(budget, before, checkpoint)
+    checkpoint = Checkpoint.at(start.checkpoint)
+    if start.is_branch:  # it restores the breaches of that run, and with them what they left of the rate
+        _check_rate_at_branch(budget, found.budget if found else None, checkpoint)
         return InitialLoad(start)
+    before = found.trained_budget if found else None
     # An adapter begins at zero: the rate that the base ended with says nothing about it.
     note = "" if config.lora.is_on else learning_rate_rise(budget, before, checkpoint)
     if note and stage.strict:

@@ -119,6 +119,14 @@ class Provenance:
     budget: Budget | None = None
     """Steps and schedule: with it the learning rate of a checkpoint is known."""
 
+    rate_factor: float = 1.0
+    """The learning rate, as a multiple of the schedule's: breaches lower it (health.max_breaches)."""
+
+    @property
+    def trained_budget(self) -> Budget | None:
+        """The budget with the rates that were trained with; None if it is not known."""
+        return None if self.budget is None else self.budget.scaled(self.rate_factor)
+
     def at(self, step: int, phases: Sequence[Phase]) -> Provenance:
         """The record of a checkpoint at `step` of a run with these phases."""
         return replace(self, step=step, tokens=tokens_read(phases, step))

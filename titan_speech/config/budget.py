@@ -16,7 +16,7 @@ a `decay_ratio` below 1 the rate is stable at `lr` until the last steps (WSD).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from titan_speech.config.schema import SpeechConfig
@@ -117,6 +117,10 @@ class Budget:
         if self.decay == "sqrt":
             return 1 - math.sqrt(done)
         return 1 - done  # for "constant" both ends are equal
+
+    def scaled(self, factor: float) -> Budget:
+        """The same steps, with the rate of each times `factor`."""
+        return replace(self, lr=factor * self.lr, end_lr=factor * self.end_lr)
 
     def lr_factor(self, step: int) -> float:
         """The learning rate of a step as a multiple of `lr`, for parameter groups with their own peak."""
