@@ -345,6 +345,15 @@ def test_what_speaks_no_http_is_one_message(documents: list[ParityDocument]) -> 
             ask_server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", documents)
 
 
+def test_a_server_that_answers_late_is_one_message(
+    documents: list[ParityDocument], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("titan_speech.evaluate.engines.REQUEST_TIMEOUT_SEC", 0.2)
+    late = pytest.raises(ModelError, match=r"did not answer within 0\.2 s; is the server busy")
+    with socket.create_server(("127.0.0.1", 0)) as listener, late:  # takes the request, and says nothing
+        ask_server(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", documents)
+
+
 def test_numbers_that_are_none_are_refused(documents: list[ParityDocument], answers: EngineAnswers) -> None:
     from titan_speech.evaluate.engines import _parsed
 

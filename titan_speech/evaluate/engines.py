@@ -30,6 +30,8 @@ from titan_speech.utils.printable import one_line, redact
 
 ENGINES = ("transformers", "ctranslate2", "vllm")
 TIMEOUT_SEC = 3600
+REQUEST_TIMEOUT_SEC = 600
+"""For one document by a server, which may compile when it is first asked."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def ask_server(url: str, documents: Sequence[ParityDocument]) -> EngineAnswers:
         documents: what it is asked.
 
     Raises:
-        ModelError: the server cannot be reached, refuses, or answers something else.
+        ModelError: the server cannot be reached, refuses, takes over ten minutes for a document, or answers something
+            else.
     """
     base = url.rstrip("/")
     try:
@@ -131,11 +134,15 @@ def _request(url: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
     data = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  (checked above)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SEC) as reply:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_SEC) as reply:  # noqa: S310
             return parse_json(reply.read(1 << 26))
     except urllib.error.HTTPError as error:
         detail = one_line(error.read(500).decode(errors="replace"))
         raise ModelError(f"{redact(url)} refused with {error.code}: {detail}") from error
+    except TimeoutError as error:
+        raise ModelError(
+            f"{redact(url)} did not answer within {REQUEST_TIMEOUT_SEC} s; is the server busy with other requests?"
+        ) from error
     except (OSError, http.client.HTTPException) as error:  # urllib passes the second on as it is
         raise ModelError(f"{redact(url)} cannot be reached: {error!r}; is the server running?") from error
 
