@@ -65,6 +65,18 @@ def test_the_interval_of_a_rate_does_not_go_below_zero_and_that_of_others_does()
     assert centred < -0.02
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+def test_a_difference_of_one_prompt_has_an_interval_of_its_size(rate: float) -> None:
+    values, weights = error_rates(np.random.default_rng(0), 32, rate)
+    other = [*values[:-1], values[-1] + 1 / weights[-1]]
+    pair = compare(result({"wer": values}, weights), result({"wer": other}, weights))[0]
+    assert pair.difference == pytest.approx(1 / sum(weights))
+    assert pair.difference is not None
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.low <= pair.difference <= pair.high < 2 * pair.difference
+
+
 def test_equal_models_are_told_apart_no_more_often_than_the_level() -> None:
     alarms, trials = 0, 60
     for trial in range(trials):

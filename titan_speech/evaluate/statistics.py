@@ -337,10 +337,8 @@ def _influence(sums_N2: Sums) -> NDArray[np.float64]:
 def _bootstrap_t(sums_NK: NDArray[np.float64], seed: int) -> tuple[float, float]:
     """The ends of the bootstrap-t interval of a ratio of sums (K = 2), or of the difference of two (K = 4)."""
     random = np.random.default_rng(seed)
-    count, width = sums_NK.shape
-    products_NQ = (sums_NK[:, :, None] * sums_NK[:, None, :]).reshape(count, -1)
-    columns_NC = np.concatenate((sums_NK, products_NQ), axis=1)
-    estimate, error = _estimate_and_error(columns_NC.sum(0), width)
+    count = len(sums_NK)
+    (estimate,), (error,) = _estimates_and_errors(sums_NK, np.ones((1, count)))
     if error <= 0:
         return float(estimate), float(estimate)
     studentized = []
@@ -349,24 +347,28 @@ def _bootstrap_t(sums_NK: NDArray[np.float64], seed: int) -> tuple[float, float]
         num_rows = min(rows, NUM_RESAMPLINGS - start)
         drawn = random.integers(0, count, (num_rows, count)) + count * np.arange(num_rows)[:, None]
         times_RN = np.bincount(drawn.ravel(), minlength=num_rows * count).reshape(num_rows, count)
-        found_R, errors_R = _estimate_and_error(times_RN.astype(np.float64) @ columns_NC, width)
+        found_R, errors_R = _estimates_and_errors(sums_NK, times_RN.astype(np.float64))
         usable = errors_R > 1e-9 * error  # a resampling of equal prompts says nothing about its own error
         studentized.append((found_R[usable] - estimate) / errors_R[usable])
     low, high = np.quantile(np.concatenate(studentized), (1 - LEVEL / 2, LEVEL / 2))
     return float(estimate - low * error), float(estimate - high * error)
 
 
-def _estimate_and_error(sums_RC: NDArray[np.float64], width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The ratio, or the difference of two, and its standard error by linearization; sums and sums of products in."""
-    pairs_RPT = sums_RC[..., :width].reshape(*sums_RC.shape[:-1], width // 2, 2)
-    products_RKK = sums_RC[..., width:].reshape(*sums_RC.shape[:-1], width, width)
-    weights_RP = np.maximum(pairs_RPT[..., 1], 1e-12)
-    ratios_RP = pairs_RPT[..., 0] / weights_RP
-    signs_P = np.array([1.0]) if width == 2 else np.array([-1.0, 1.0])
-    moved_RPT = np.stack((np.ones_like(ratios_RP), -ratios_RP), axis=-1) * (signs_P / weights_RP)[..., None]
-    moved_RK = moved_RPT.reshape(*sums_RC.shape[:-1], width)
-    variance_R = np.einsum("...i,...ij,...j->...", moved_RK, products_RKK, moved_RK)
-    return (ratios_RP * signs_P).sum(-1), np.sqrt(np.maximum(variance_R, 0.0))
+def _estimates_and_errors(
+    sums_NK: NDArray[np.float64], times_RN: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ratio, or the difference of two, where each prompt counts so many times; its standard error, linearized.
+
+    What each prompt moves is squared by itself. From sums of products, prompts that are equal on both sides would have
+    an error of rounding instead of none, which makes the ends of an interval huge.
+    """
+    totals_RK, estimates_R1, moved_RN = times_RN @ sums_NK, 0.0, 0.0
+    for sign, side in [(1.0, 0)] if sums_NK.shape[1] == 2 else [(-1.0, 0), (1.0, 2)]:
+        weights_R1 = np.maximum(totals_RK[:, side + 1 : side + 2], 1e-12)
+        ratios_R1 = totals_RK[:, side : side + 1] / weights_R1
+        estimates_R1 = estimates_R1 + sign * ratios_R1
+        moved_RN = moved_RN + sign * (sums_NK[:, side] - ratios_R1 * sums_NK[:, side + 1]) / weights_R1
+    return np.ravel(estimates_R1), np.sqrt(np.einsum("rn,rn,rn->r", times_RN, moved_RN, moved_RN))
 
 
 def _permutation_p(sums_N4: NDArray[np.float64], seed: int) -> float:
