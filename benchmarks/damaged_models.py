@@ -41,6 +41,7 @@ from titan_speech.evaluate.scorers.opinion import OpinionScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.statistics import LEVEL, Comparison, compare, intervals
+from titan_speech.evaluate.watch import likelihood
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
 from titan_speech.generate.sampling import Decoding
 from titan_speech.hf.model_card import read_record
@@ -132,6 +133,14 @@ def differences(pairs: Sequence[Comparison]) -> dict[str, dict[str, float | None
     }
 
 
+def num_changed(first: Result, second: Result) -> int:
+    """Clips that sound different: other codes have another score of at least one metric of codes or sound."""
+    heard = [name for name in first.metrics if name != likelihood.METRIC]
+    others = {(clip.prompt_id, clip.seed): clip for clip in second.clips}
+    pairs = [(clip, others[clip.prompt_id, clip.seed]) for clip in first.clips]
+    return sum(any(one.scores[name] != other.scores[name] for name in heard) for one, other in pairs)
+
+
 def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
 
@@ -186,7 +195,13 @@ def main() -> int:
             worse = scored(args.model, level, evaluation, args.work)
             paired = differences(compare(sound, worse))
             told = [metric for metric, one in paired.items() if (one["p_corrected"] or 0) < LEVEL]
-            found["noise"][f"{level:g}"] = {"means": means(worse), "against_the_model": paired, "told_apart_by": told}
+            found["noise"][f"{level:g}"] = {
+                "num_clips": len(worse.clips),
+                "num_clips_that_sound_different": num_changed(sound, worse),
+                "means": means(worse),
+                "against_the_model": paired,
+                "told_apart_by": told,
+            }
             print(f"noise of {level:.0%}: told apart by {', '.join(told) or 'nothing'}", flush=True)
             for metric in told:
                 least[metric] = level
