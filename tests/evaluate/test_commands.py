@@ -75,9 +75,13 @@ def test_a_file_that_cannot_be_read_is_marked_and_the_exit_code_says_so(
     (tmp_path / "no.wav").write_bytes(b"no sound")
     write_wav(tmp_path / "yes.wav", np.sin(np.arange(16_000) / 20).astype(np.float32) / 3)
     rows = [{"wav": f"{name}.wav", "language": "en", "text": "x"} for name in ("no", "yes")]
+    rows.append({**rows[1], "prompt_id": "recorded", "recording": "nowhere.wav"})
     (tmp_path / "l.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert main(["evaluate", "clips", str(tmp_path / "l.jsonl")]) == EXIT_FOUND_WRONG
-    assert "failed: no.wav: no audio" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "failed: no.wav: no audio: cannot read the file as wav: " in said
+    assert "failed: recorded: the recording: no audio: cannot read the file as wav: " in said
+    assert str(tmp_path) not in said
 
 
 def test_a_pack_is_made_scored_and_found_in_its_own_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

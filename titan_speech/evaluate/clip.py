@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from titan_speech.codec.base import Codec
 from titan_speech.errors import CodecError
+from titan_speech.utils.printable import one_line
 
 SAMPLE_RATE = 16_000
 """That scorers work at, in Hz; so does the codec."""
@@ -34,6 +35,8 @@ class Sound:
     wav_T: NDArray[np.float32] | None = None
     """At `SAMPLE_RATE`, in [-1, 1]."""
     codes_F: NDArray[np.uint16] | None = None
+    problem: str = ""
+    """Why there is neither, where a file could not be read or a codec failed."""
 
     @property
     def duration_sec(self) -> float | None:
@@ -117,8 +120,8 @@ def resynthesized(sound: Sound, codec: Codec) -> Sound:
         codes_F = sound.codes_F
         if codes_F is None:
             if sound.wav_T is None:
-                return Sound()
+                return sound
             codes_F = codec.encode(np.ascontiguousarray(sound.wav_T, np.float32))
         return Sound(np.asarray(codec.decode(codes_F), np.float32), codes_F)
-    except CodecError:
-        return Sound()
+    except CodecError as error:
+        return Sound(problem=one_line(str(error)))

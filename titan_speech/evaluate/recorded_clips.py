@@ -19,6 +19,7 @@ from titan_speech.evaluate.packs.drafts import Draft, checked, language_of, read
 from titan_speech.evaluate.packs.pack import Pack, with_sounds
 from titan_speech.evaluate.scorers.base import MAX_SEC
 from titan_speech.utils.json_text import parse_json
+from titan_speech.utils.printable import one_line
 from titan_speech.utils.safe_path import path_inside, referenced_file
 
 logger = logging.getLogger(__name__)
@@ -135,4 +136,4 @@ def _sound(path: Path) -> Sound:
         return Sound(read_resampled(path, SAMPLE_RATE, MAX_SEC)[0])
     except (CodecError, OSError) as error:
         logger.warning(f"{error}")
-        return Sound()
+        return Sound(problem=one_line(str(error).replace(str(path), "the file")))

@@ -133,7 +133,7 @@ def versions_of(scorers: Sequence[Scorer]) -> Mapping[str, str]:
 def unusable(sound: Sound | None, max_sec: float = MAX_SEC) -> str:
     """Why a model cannot take a sound; "" if it can."""
     if sound is None or sound.wav_T is None:
-        return "no audio"
+        return f"no audio: {sound.problem}" if sound is not None and sound.problem else "no audio"
     wav_T = sound.wav_T
     if not np.isfinite(wav_T).all():
         return "samples that are not finite"

@@ -62,7 +62,7 @@ def _scores(clip: Clip) -> dict[str, Score]:
     num_letters = sum(unicodedata.category(letter)[0] in "LMN" for letter in clip.text)
     recorded_sec = _seconds(clip.recording)
     return {
-        "duration_ratio": Score(duration_sec / recorded_sec) if recorded_sec else Score.missing("no recording"),
+        "duration_ratio": Score(duration_sec / recorded_sec) if recorded_sec else _without_recording(clip),
         "chars_per_sec": _or_reason(
             num_letters / sounding_sec if num_letters and sounding_sec > 0 else math.nan, "no text, or silent"
         ),
@@ -79,6 +79,12 @@ def _seconds(sound: Sound | None) -> float | None:
     if sound is None or (sound.wav_T is None and sound.codes_F is None):
         return None
     return sound.duration_sec if sound.codes_F is None else len(np.asarray(sound.codes_F)) / CODES_PER_SEC
+
+
+def _without_recording(clip: Clip) -> Score:
+    if clip.recording is not None and clip.recording.problem:
+        return Score.failure(f"the recording: {unusable(clip.recording)}")
+    return Score.missing("no recording")
 
 
 def _or_reason(value: float, reason: str) -> Score:
