@@ -83,8 +83,13 @@ def test_each_command_has_help_with_an_example_that_parses(
         "store audit nowhere",
         "store build --from jsonl --input nowhere --output never --tokenizer tokenizer/tiny --name n --licence l",
         "estimate --job.config_file train_configs/demo.toml --world-size 1",
+        "data order --job.config_file train_configs/demo.toml",
+        "data show --job.config_file train_configs/demo.toml",
+        "checkpoint inspect nowhere",
+        "checkpoint mark nowhere",
+        "store held-out nowhere --output never",
     ],
-    ids=["audit", "build", "estimate"],
+    ids=lambda words: " ".join(words.split()[:2]),
 )
 def test_the_first_line_comes_before_the_imports_that_take_seconds(words: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "titan_speech", *words.split()]
@@ -96,6 +101,16 @@ def test_the_first_line_comes_before_the_imports_that_take_seconds(words: str) -
     assert len(before) > 100, "the imports were not listed"
     assert not is_silent
     assert not [line for line in before if line.rstrip().endswith((" numpy", " torch"))]
+
+
+def test_checkpoints_are_listed_verified_and_pinned_without_torch() -> None:
+    code = """
+import sys
+import titan_speech.checkpoint.inspect, titan_speech.checkpoint.retention, titan_speech.checkpoint.upload.transfer
+import titan_speech.checkpoint.verify
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_no_help_imports_torch_numpy_or_pyarrow() -> None:
@@ -181,10 +196,27 @@ def test_check_prints_the_budget_and_fits_the_degrees_to_the_world(capsys: pytes
     out = capsys.readouterr().out
     assert "no problems in train_configs/demo.toml" in out
     assert "padding packs" in out
-    assert "stores are not opened: titan-speech data order opens them" in out
+    assert "stores are not opened: --here opens them" in out
     words = ["config", "check", "--world-size", "3", *DEMO, "--parallelism.tensor_parallel_degree", "2"]
     assert main(words) == 2
     assert "a divisor of the world size 3" in capsys.readouterr().err
+
+
+def test_check_here_opens_what_a_run_would_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "check", "--here", *DEMO]) == 0
+    assert "the stores, the tokenizer and the backbone open and fit together" in capsys.readouterr().out
+    (tmp_path / "manifest.json").write_text("{}")
+    damaged = [word for name in ("speech", "tts", "text") for word in (f"--data.source.{name}.store", str(tmp_path))]
+    assert main(["config", "check", *DEMO, *damaged]) == 0
+    assert main(["config", "check", "--here", *DEMO, *damaged]) == 2
+    assert str(tmp_path / "manifest.json") in capsys.readouterr().err
+
+
+def test_a_store_is_described_within_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "describe", "demo_data"]) == 0
+    tables = capsys.readouterr().out.split("samples by task")[0]
+    assert re.search(r"^by language +samples +tokens +transcript tokens +duration$", tables, re.MULTILINE)
+    assert max(map(len, tables.splitlines()[8:])) <= 100
 
 
 def test_config_help_is_reachable_from_a_command_that_takes_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,7 +233,7 @@ def test_too_long_samples_stop_the_run_where_asked_with_counts_by_language(world
     config = world.config(world.source("tts", 1.0), too_long="error")
     message = refused(with_training(config, seq_len=48, global_batch_tokens=480))
     assert all(f"source tts, language {language}: " in message for language in LANGUAGES)
-    assert "samples are longer than seq_len 48, the longest has" in message
+    assert "samples longer than seq_len 48, the longest with" in message
     assert "set data.too_long" in message
 
 

@@ -248,6 +248,9 @@ def test_the_summary_is_what_metrics_jsonl_says(tmp_path: Path) -> None:
     commands = re.sub(r" \\\n +", " ", text)
     assert f"titan-speech model export --checkpoint {tmp_path}/checkpoint/step-12 --output {tmp_path}/hf" in commands
     assert "titan-speech sample" not in "\n".join(summary_lines(config, is_complete=False, **facts))
+    assert "1:05, peak memory 1.50 GiB" in text
+    facts["memory_gib"] = 0.0  # of a start that had no steps left
+    assert "peak memory" not in "\n".join(summary_lines(config, is_complete=True, **facts))
 
 
 def test_a_run_of_two_ranks_prints_each_line_once_and_ends_with_its_losses(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from titan_speech.checkpoint.commit import (
     step_from_name,
     step_name,
 )
-from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.config.schema_operations import CadenceRule, CheckpointConfig
 from titan_speech.errors import CheckpointError
 
@@ -154,6 +153,8 @@ def drop_optimizer_state(checkpoint: Path, commit: Commit) -> Commit:
     Raises:
         CheckpointError: the index is refused; nothing was changed.
     """
+    from titan_speech.checkpoint.dcp_index import read_index  # which loads torch: `checkpoint list` and `pin` need none
+
     metadata = read_index(checkpoint / INDEX) if (checkpoint / INDEX).exists() else None
     partial = partial_path(checkpoint)
     shutil.rmtree(partial, ignore_errors=True)

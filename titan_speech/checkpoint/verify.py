@@ -31,7 +31,6 @@ from titan_speech.checkpoint.commit import (
     step_from_name,
     step_name,
 )
-from titan_speech.checkpoint.dcp_index import read_index
 from titan_speech.checkpoint.index import SUFFIX, indexed_files
 from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
@@ -149,6 +148,8 @@ def write_marker(checkpoint: Path) -> Commit:
         CheckpointError: it is not a DCP checkpoint, or has a marker; its index is refused; a file that the index names
             is missing or too short; or a companion file is damaged.
     """
+    from titan_speech.checkpoint.dcp_index import read_index  # which loads torch: only needed here
+
     step = step_from_name(checkpoint.name)
     if step is None or not (checkpoint / INDEX).is_file():
         raise CheckpointError(f"{checkpoint} is not a DCP checkpoint: expected a folder step-N with {INDEX} in it")

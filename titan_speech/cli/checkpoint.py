@@ -14,7 +14,7 @@ from titan_speech.cli.arguments import (
     s3_address,
     storage_of,
 )
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted
 
@@ -53,6 +53,7 @@ def checkpoint_verify(args: argparse.Namespace) -> int:
 
 
 def checkpoint_inspect(args: argparse.Namespace) -> None:
+    announce(f"checkpoint inspect: reading the index of {args.path}")
     from titan_speech.checkpoint.inspect import inspect_text, one_checkpoint
 
     print(inspect_text(one_checkpoint(args.path)))
@@ -84,10 +85,12 @@ def checkpoint_unpin(args: argparse.Namespace) -> None:
 
 
 def checkpoint_mark(args: argparse.Namespace) -> None:
+    announce(f"checkpoint mark: reading the files of {args.path}")
     from titan_speech.checkpoint.verify import write_marker
 
     commit = write_marker(args.path)
-    print(f"{args.path}: {commit.kind}, {len(commit.files)} files; its marker was written from the files as they are")
+    files = counted(len(commit.files), "file")
+    print(f"{args.path}: {commit.kind}, {files}; its marker was written from the files as they are")
 
 
 def checkpoint_push(args: argparse.Namespace) -> None:

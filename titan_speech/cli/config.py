@@ -17,6 +17,7 @@ def config_show(args: argparse.Namespace) -> None:
 
 def config_check(args: argparse.Namespace) -> None:
     from titan_speech.config.budget import describe_budget
+    from titan_speech.doctor.checks import check_inputs
     from titan_speech.preflight.compatibility import Composition, describe_composition
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.preflight.machine_checks import check_folders_exist
@@ -24,7 +25,11 @@ def config_check(args: argparse.Namespace) -> None:
     checks = (check_folders_exist,) if args.here else ()
     loaded = load_config(args.config_words, world_size=args.world_size, checks=checks)
     print(f"no problems in {', '.join(str(path) for path in loaded.files)}")
-    print("stores are not opened: titan-speech data order opens them")
+    if args.here:
+        check_inputs(loaded.config)
+        print("the stores, the tokenizer and the backbone open and fit together")
+    else:
+        print("stores are not opened: --here opens them")
     print(f"composition: {describe_composition(Composition.of(loaded.config))}")
     print(describe_budget(loaded.config, args.world_size))
 
@@ -41,12 +46,13 @@ COMMANDS = (
     Command(
         "config",
         "check",
-        "Report every problem of a configuration at once, or print the budget derived from it; stores are not opened.",
+        "Report every problem of a configuration at once, or print the budget derived from it; with --here what "
+        "it reads is opened too.",
         "titan-speech config check --job.config_file train_configs/demo.toml --world-size 2",
         config_check,
         (
             Argument("--world-size", "number of processes of the run", type=positive),
-            Argument("--here", "also check that the folders it names exist on this machine", action="store_true"),
+            Argument("--here", "also open what it reads: folders, stores, tokenizer, backbone", action="store_true"),
         ),
         takes_config=True,
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import natural, naturals, positive
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 
 if TYPE_CHECKING:
     from titan_speech.config.schema import SpeechConfig
@@ -19,10 +19,12 @@ def data_order(args: argparse.Namespace) -> None:
     from titan_speech.preflight.config_checks import load_config
     from titan_speech.utils.logging import silence_library_warnings
 
+    loaded = load_config(args.config_words, world_size=args.world_size)
+    announce(f"data order: planning the data of {loaded.files[-1]}")
     silence_library_warnings()
     from titan_speech.data.inspect import order_digest, order_lines
 
-    config = _with_read_positions(load_config(args.config_words, world_size=args.world_size).config)
+    config = _with_read_positions(loaded.config)
     world_size = args.world_size or smallest_world_size(config.parallelism)
     if args.digest:
         print(order_digest(config, args.start, args.count, world_size))
@@ -32,11 +34,14 @@ def data_order(args: argparse.Namespace) -> None:
 
 
 def data_show(args: argparse.Namespace) -> None:
-    from titan_speech.checkpoint.initial_load import later_phase
-    from titan_speech.data.inspect import show_lines
     from titan_speech.preflight.config_checks import load_config
 
-    config = load_config(args.config_words).config
+    loaded = load_config(args.config_words)
+    announce(f"data show: planning the data of {loaded.files[-1]}")
+    from titan_speech.checkpoint.initial_load import later_phase
+    from titan_speech.data.inspect import show_lines
+
+    config = loaded.config
     resumed = later_phase(config)
     config = _with_read_positions(config, is_resumed=resumed is not None)
     for line in show_lines(config, args.slots, args.source, resumed=resumed):

@@ -23,7 +23,7 @@ from titan_speech.cli.arguments import (
     s3_address,
     storage_of,
 )
-from titan_speech.cli.command import Argument, Command
+from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted
@@ -49,6 +49,7 @@ def store_verify(args: argparse.Namespace) -> int:
 
 
 def store_held_out(args: argparse.Namespace) -> None:
+    announce(f"store held-out: choosing from {' and '.join(map(str, args.stores))}")
     from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
     from titan_speech.store.reader import open_store
 
@@ -71,7 +72,7 @@ def _held_out_lines(output: Path, made: HeldOutSet, num_samples: int) -> Iterato
         f"{counted(len(made.decode), 'generation sample')} in {counted(len(languages), 'language')} ({by_task})"
     )
     yield (
-        f"held out: {len(held.all):,} of {num_samples:,} samples: {len(held.chosen):,} of the set, "
+        f"held out: {len(held.all):,} of {counted(num_samples, 'sample')}: {len(held.chosen):,} of the set, "
         f"{len(held.recording):,} more by {made.by}, {counted(len(held.duplicate), 'duplicate')} of their codes or "
         "transcripts"
     )
@@ -116,8 +117,8 @@ def store_migrate(args: argparse.Namespace) -> None:
         raise DataError("no --output: give the folder of the new store, or --plan to see what would be done")
     migrated = migrate_store(args.store, args.output, options, storage)
     print(
-        f"{args.output}: {migrated.num_samples:,} samples, tokenizer {migrated.tokenizer.fingerprint}, normalization "
-        f"{migrated.normalization_version}, fingerprint {migrated.fingerprint}"
+        f"{args.output}: {counted(migrated.num_samples, 'sample')}, tokenizer {migrated.tokenizer.fingerprint}, "
+        f"normalization {migrated.normalization_version}, fingerprint {migrated.fingerprint}"
     )
 
 

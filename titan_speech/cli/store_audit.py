@@ -19,6 +19,7 @@ from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.safe_path import create_without_link
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport
@@ -142,7 +143,7 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
 
 
 def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
-    yield f"{report.store.path}: {report.num_samples:,} of {report.num_stored:,} samples, seed {report.seed}"
+    yield f"{report.store.path}: {report.num_samples:,} of {counted(report.num_stored, 'sample')}, seed {report.seed}"
     yield f"  {report.num_run} of {len(RULES)} checks ran"
     for each in report.not_run:
         yield f"  not checked: {each}"

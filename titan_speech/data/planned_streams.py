@@ -112,7 +112,7 @@ def _problem(planned: PlannedStream, config: SpeechConfig) -> str:
     name = f"source {planned.source}, language {planned.language}"
     if config.data.too_long == "error" and counts.num_too_long:
         return (
-            f"{name}: {counts.num_too_long:,} samples are longer than seq_len {seq_len:,}, the longest has "
+            f"{name}: {counted(counts.num_too_long, 'sample')} longer than seq_len {seq_len:,}, the longest with "
             f"{counted(counts.longest, 'token')}; set data.too_long to drop or split, or raise training.seq_len"
         )
     if counts.num_tokens < seq_len:

@@ -86,13 +86,13 @@ def audit(config: SpeechConfig) -> Outcome:
             for language in report.languages
             for result in language.above_threshold
         ]
-    text = f"{counted(num_samples, 'sample')} of {len(languages)} languages"
+    text = f"{counted(num_samples, 'sample')} of {counted(len(languages), 'language')}"
     if shifted:
         return Outcome("audit", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
     if above:
         shown = above[:6] + ([f"and {len(above) - 6} more"] if len(above) > 6 else [])
         advice = "\n".join(["above the thresholds; titan-speech store audit STORE shows the samples", *shown])
-        return Outcome("audit", Verdict.WARN, f"{text}, {len(above)} checks above their thresholds", advice)
+        return Outcome("audit", Verdict.WARN, f"{text}, {counted(len(above), 'check')} above the threshold", advice)
     return Outcome("audit", Verdict.PASS, text)
 
 

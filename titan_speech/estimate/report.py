@@ -19,7 +19,7 @@ from titan_speech.preflight.compatibility import Composition, broken_rules, desc
 from titan_speech.utils.text_table import bar, counted, gigabytes, hours, large, table_lines
 
 Rows = list[Sequence[str]]
-WIDTH = 118
+WIDTH = 98
 
 
 def report_page(estimate: RunEstimate) -> str:
@@ -48,8 +48,11 @@ def _head(estimate: RunEstimate) -> list[str]:
     without = f", without {' and '.join(estimate.left_out)}" if estimate.left_out else ""
     return [
         f"estimate of {request.name} on {request.world_size:,} x {request.device.title}",
-        "computed: parameters, FLOPs, steps, data, checkpoints; memory and communication, by a trace of the real",
-        f"model, layout and loss on fake tensors{without}. predicted: time, money, what fits.",
+        *wrap(
+            "computed: parameters, FLOPs, steps, data, checkpoints; memory and communication, by a trace of the real "
+            f"model, layout and loss on fake tensors{without}. predicted: time, money, what fits.",
+            WIDTH,
+        ),
         "Nothing was measured on a GPU.",
         f"backbone   {estimate.shape_origin}",
         f"vocabulary {estimate.vocabulary.origin}",
@@ -136,8 +139,8 @@ def _data(estimate: RunEstimate) -> list[str]:
                 one.language or "?",
                 one.task,
                 f"{one.share:.2%}",
-                large(one.num_tokens * (1 - (one.padding or 0))),
-                "?" if one.padding is None else large(one.num_tokens * one.padding),
+                large(round(one.num_tokens * (1 - (one.padding or 0)))),
+                "?" if one.padding is None else large(round(one.num_tokens * one.padding)),
                 "?" if one.epochs is None else f"{one.epochs:.3g}",
                 "?" if one.audio_hours is None else hours(one.audio_hours),
                 "?" if one.mean_document_tokens is None else f"{one.mean_document_tokens:,.0f} tokens",

@@ -18,7 +18,7 @@ from titan_speech.store.manifest import Kind, Manifest, PartInfo, TaskTotals, To
 from titan_speech.store.reader import store_files
 from titan_speech.store.tasks import count_tasks
 from titan_speech.utils.printable import joined_lines
-from titan_speech.utils.text_table import counted, hours
+from titan_speech.utils.text_table import counted, hours, table_lines
 
 TOTALS_BY = {"language": "language", "source": "dataset_source"}
 
@@ -29,7 +29,7 @@ def describe_store(path: str | Path, storage: StorageConfig | None = None) -> st
     manifest = files.manifest()
     lines = [f"{manifest.name}  {path}", *_header(manifest)]
     for title, attribute in TOTALS_BY.items():
-        lines += ["", f"by {title}", *_totals_table(manifest, attribute)]
+        lines += ["", *_totals_table(manifest, title, attribute)]
     lines += ["", "samples by task", *_task_table(manifest, _tasks_of(files, manifest)), "", "parts"]
     for number, part in enumerate(manifest.parts):
         last = number == len(manifest.parts) - 1
@@ -77,14 +77,12 @@ def _header(manifest: Manifest) -> list[str]:
     ]
 
 
-def _totals_table(manifest: Manifest, attribute: str) -> list[str]:
-    rows = [*manifest.totals_by(attribute).items(), ("all", Totals.of(manifest.parts))]
-    width = max(8, *(len(name) for name, _ in rows))
-    return [
-        f"  {name:<{width}} {totals.num_samples:>12,} samples {totals.num_tokens:>16,} tokens "
-        f"{totals.num_text_tokens:>14,} transcript tokens {hours(totals.duration_sec / 3600):>12}"
-        for name, totals in rows
-    ]
+def _totals_table(manifest: Manifest, title: str, attribute: str) -> list[str]:
+    rows = [[f"by {title}", "samples", "tokens", "transcript tokens", "duration"]]
+    for name, totals in (*manifest.totals_by(attribute).items(), ("all", Totals.of(manifest.parts))):
+        numbers = (f"{one:,}" for one in (totals.num_samples, totals.num_tokens, totals.num_text_tokens))
+        rows.append([f"  {name}", *numbers, hours(totals.duration_sec / 3600)])
+    return table_lines(rows, "<>")
 
 
 def _task_table(manifest: Manifest, tasks: tuple[TaskTotals, ...]) -> list[str]:

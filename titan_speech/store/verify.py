@@ -36,6 +36,7 @@ from titan_speech.tokenization.prompt_template import PREFERENCE
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.progress import Progress
+from titan_speech.utils.text_table import counted
 
 MAX_NAMED = 100
 KEY_RANGE_BITS = 3
@@ -58,14 +59,14 @@ class Verification:
 
     def __str__(self) -> str:
         what = "sizes of " if self.is_quick else ""
-        read = f"{what}{self.num_files} files, {self.num_bytes / 1e6:,.1f} MB, {self.num_samples:,} samples"
+        size = f"{self.num_bytes / 1e6:,.1f} MB"
+        read = f"{what}{counted(self.num_files, 'file')}, {size}, {counted(self.num_samples, 'sample')}"
         if self.is_sound:
             return f"{self.path}: sound ({read})"
         lines = [f"  {problem}" for problem in self.problems[:MAX_NAMED]]
         if len(self.problems) > MAX_NAMED:
             lines.append(f"  and {len(self.problems) - MAX_NAMED} more")
-        count = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
-        return joined_lines([f"{self.path}: {count} ({read})", *lines])
+        return joined_lines([f"{self.path}: {counted(len(self.problems), 'problem')} ({read})", *lines])
 
 
 def verify_store(

@@ -94,6 +94,8 @@ def _time(config: SpeechConfig, metrics: Path, is_resume: bool) -> str:
         return "time left is shown after a few steps; before a run, titan-speech estimate predicts it"
     step, record = max(records.items())
     left = max(Budget.from_config(config).num_steps - step, 0)
+    if not left:
+        return "no steps are left"
     step_sec = record["step_time_sec"]
     return f"about {clock(left * step_sec)} for {counted(left, 'step')}, at {step_sec:.3g} s per step as before"
 
@@ -153,7 +155,7 @@ def summary_lines(
         is_complete: whether that is the last one of the run.
         first_step: steps that were done before this start of the run.
         elapsed_sec: time of this start.
-        memory_gib: peak on this rank.
+        memory_gib: peak on this rank; 0 if no step was logged.
         log: file of this rank.
     """
     folder, budget = Path(config.job.dump_folder), Budget.from_config(config)
@@ -163,7 +165,7 @@ def summary_lines(
     here = f", {step - first_step:,} of them now" if first_step else ""
     rows = [
         ("steps", f"{step:,} of {budget.num_steps:,}{here}, {amount(step * budget.tokens_per_step)} tokens"),
-        ("time", f"{clock(elapsed_sec)}, peak memory {memory_gib:.2f} GiB on rank 0"),
+        ("time", clock(elapsed_sec) + (f", peak memory {memory_gib:.2f} GiB on rank 0" if memory_gib else "")),
         *_loss_rows(records),
         *([("checkpoint", str(checkpoint))] if checkpoint.is_dir() else []),
         ("metrics", str(metrics)),
