@@ -48,6 +48,11 @@ class Documents(Protocol):
     def part(self) -> Part: ...
 
     @property
+    def task(self) -> Task:
+        """The task whose template the documents have."""
+        ...
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """Text variants of the part that are read."""
         ...

@@ -63,7 +63,7 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
         store, chosen = open_store(path, config.storage), read_held_out_set(path, config.storage)
         ids = {prompt.sample_id for prompt in chosen.decode}
         for stream in plan.streams:
-            if (task := template_task(stream.task)) not in PROMPTED:
+            if template_task(stream.task) not in PROMPTED:
                 continue
             for documents in documents_of_stream(stream, store, plan):
                 length_N = documents.lengths(0, documents.num_documents)
@@ -78,7 +78,9 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
                         num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
                         voice_F = np.array(documents.part.codes(voice), np.uint16)
                         text = row.transcript_native or ""
-                        prompt = GenerationPrompt(sample_id, task, stream.language, prefix_T, num_codes, voice_F, text)
+                        prompt = GenerationPrompt(
+                            sample_id, documents.task, stream.language, prefix_T, num_codes, voice_F, text
+                        )
                         by_stream[stream.language, stream.task].append(prompt)
     # A recording that is longer than what is generated cannot end in a stop, however sound the model is.
     groups = [
