@@ -111,7 +111,9 @@ def test_the_time_before_the_first_sample_lowers_no_rate(capsys: pytest.CaptureF
     progress._first = progress._first[0] - 10, progress._first[1]
     progress._line._next_show = 0.0
     progress.report(np.array([[21, 1050], [0, 0]]), is_done)
-    assert capsys.readouterr().err == "imported 0 of 2 units: 21 samples (2/s), 1.05 k tokens (100/s)\n"
+    assert capsys.readouterr().err == "imported 0 of 2 units: 21 samples (2/s), 1.05 k tokens\n"
+    progress.finish()
+    assert "21 samples (2/s), 1.05 k tokens (100/s), " in capsys.readouterr().err
 
 
 def test_tasks_that_are_all_refused_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:

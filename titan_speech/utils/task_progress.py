@@ -66,7 +66,7 @@ class TaskProgress:
         if len(self._size_N):
             counts, is_done = self._last
             totals = counts.sum(axis=0)
-            found = self._found(totals) if totals[0] else "no sample"
+            found = self._found(totals, is_finished=True) if totals[0] else "no sample"
             head = self._head(is_done, num_refused)
             self._line.show(f"{head}: {found}, {clock(self._line.elapsed_sec)} taken")
         self._line.close()
@@ -76,13 +76,17 @@ class TaskProgress:
         refused = f", refused {num_refused}" if num_refused else ""
         return f"{self._stage} {is_done.sum() - num_refused} of {counted(len(is_done), self._what)}{refused}"
 
-    def _found(self, totals: NDArray[np.int64]) -> str:
-        """Samples and tokens, and once some seconds have passed since the first ones, how many per second."""
+    def _found(self, totals: NDArray[np.int64], is_finished: bool = False) -> str:
+        """Samples and tokens, and once some seconds have passed since the first ones, how many per second.
+
+        Tokens are counted per batch of samples, so that while a task runs their number lags and has no rate.
+        """
         first_sec, first = self._first or (time.monotonic(), totals)
         passed_sec = time.monotonic() - first_sec
         texts = []
         for total, begun, unit in zip(totals.tolist(), first.tolist(), ("samples", "tokens"), strict=True):
-            rate = f" ({amount((total - begun) / passed_sec)}/s)" if passed_sec >= MIN_SEC and total > begun else ""
+            has_rate = passed_sec >= MIN_SEC and total > begun and (is_finished or unit == "samples")
+            rate = f" ({amount((total - begun) / passed_sec)}/s)" if has_rate else ""
             texts += [f"{amount(total, unit)}{rate}"] if total else []
         return ", ".join(texts)
 
