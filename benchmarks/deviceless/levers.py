@@ -25,7 +25,7 @@ LEVERS = (
     Lever("the recipe"),
     Lever("selective recomputation", ("--activation_checkpoint.kind", "selective")),
     Lever("8 packs", ("--training.local_batch_packs", "8")),
-    Lever("4 chunks of the loss", ("--loss.num_chunks", "4")),
+    Lever("8 chunks of the loss", ("--loss.num_chunks", "8")),
     Lever("all logits at once", ("--loss.num_chunks", "1")),
     Lever("AdamW's moments in bf16", ("--optimizer.implementation", "fused_opt_states_bf16")),
     Lever("gate and up fused", overrides=("torchtitan.overrides.fused_swiglu.fused_swiglu",)),

@@ -18,8 +18,6 @@ from titan_speech.utils.text_table import table_lines
 
 Step = Mapping[str, Any]
 RESULTS = ROOT / "benchmarks/results/compile_for_gpu.json"
-EARLIER = ROOT / "benchmarks/results/compile_for_gpu_float8_earlier.json"
-"""Steps in float8 that were compiled before launches were counted; a recorded step replaces the one here."""
 LEVER_RESULTS = ROOT / "benchmarks/results/compile_for_gpu_levers.json"
 
 
@@ -82,7 +80,7 @@ RECIPE_HEAD = (
 def recipe_rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
     """Rows for a page, under `RECIPE_HEAD`: a recipe, and those that compile to the same step, in both precisions."""
     by_recipe: dict[str, dict[str, Step]] = {}
-    for step in (*read_steps(EARLIER), *steps):
+    for step in steps:
         recipe, _, precision = step["name"].partition(" ")
         by_recipe.setdefault(recipe, {})[precision] = step
     for step in (step for step in steps if step["name"].endswith("bf16")):
@@ -94,7 +92,7 @@ def recipe_rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
             f"{sizes['packs']} of {sizes['seq_len']:,}",
             sizes["recomputation"],
             *_layer(step),
-            *(_layer(found["float8"]) if "float8" in found else ("", "not recorded")),
+            *(_layer(found["float8"]) if "float8" in found else ("", "bf16 alone")),
             str(sizes["head"]["num_chunks"]),
             _head(step)[1],
             str(sum(len(one["findings"]) for one in found.values())),
