@@ -61,6 +61,16 @@ def test_a_mistake_is_one_message_before_torch_is_imported(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_before_any_rank_leaves_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    assert process.stderr
+    for line in process.stderr:
+        if "starting torch" in line:
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overrides_and_what_a_scheduler_sets_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("NNODES", "2:4"), ("NPROC_PER_NODE", "8"), ("RDZV_ENDPOINT", "h:1"), ("MAX_RESTARTS", "100")):
         monkeypatch.setenv(f"PET_{name}", value)

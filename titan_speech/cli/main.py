@@ -42,6 +42,7 @@ from titan_speech.cli.command import Command
 from titan_speech.errors import HealthError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNHEALTHY
 from titan_speech.utils.printable import make_log_records_printable, message, printable_stdout
+from titan_speech.utils.progress import end_open_line
 
 COMMANDS = (
     *train.COMMANDS,
@@ -98,7 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_log_records_printable()
     try:
         with _sigterm_as_exception(), printable_stdout():
-            code = command.run(args)
+            try:
+                code = command.run(args)
+            finally:
+                end_open_line()
         sys.stdout.flush()
         return EXIT_DONE if code is None else code
     except TitanSpeechError as error:

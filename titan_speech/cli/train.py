@@ -11,6 +11,8 @@ import argparse
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -45,9 +47,9 @@ def train(args: argparse.Namespace) -> int:
     run_folder = Path(config.job.dump_folder)
     logs = _log_folder(Path(args.log_dir) if args.log_dir else run_folder / "logs", max_nodes)
     others = f"; all ranks but the first print into {logs}/" if num_processes > 1 else ""
-    announce(f"train: no problems found, starting torch{others}")
-
-    from titan_speech.launch.agent import Launch, run_ranks
+    with _removed_if_stopped(logs):
+        announce(f"train: no problems found, starting torch{others}")
+        from titan_speech.launch.agent import Launch, run_ranks
 
     launch = Launch(
         name=args.rdzv_id or Path(args.config).stem,
@@ -83,6 +85,18 @@ def _log_folder(parent: Path, max_nodes: int) -> Path:
             "write to"
         ) from error
     return folder
+
+
+@contextmanager
+def _removed_if_stopped(logs: Path) -> Iterator[None]:
+    """Ctrl-C before any rank is started leaves no empty folders."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(OSError):  # a folder that is not empty stays
+            for folder in (logs, logs.parent, logs.parent.parent):
+                folder.rmdir()
+        raise
 
 
 def num_gpus() -> int:

@@ -74,6 +74,16 @@ class RateEstimate:
         return "" if left_sec is None else f", {clock(left_sec)} left"
 
 
+_open_line: ProgressLine | None = None
+"""The one whose text is on the terminal without an end of line."""
+
+
+def end_open_line() -> None:
+    """Begin a new line of the terminal after a progress line, so that nothing is glued to it."""
+    if _open_line is not None:
+        _open_line.close()
+
+
 class ProgressLine:
     """A line that is printed from time to time; the caller provides its text."""
 
@@ -94,18 +104,23 @@ class ProgressLine:
 
     def show(self, line: str) -> None:
         """Print the line, over the one before on a terminal."""
+        global _open_line
         line = one_line(line)
         self._next_show = time.monotonic() + (TERMINAL_SEC if self._on_terminal else LOG_SEC)
         if self._on_terminal:
             print(f"\r{line}\x1b[K", end="", file=self._stream, flush=True)
         else:
             print(line, file=self._stream, flush=True)
-        self._is_open = self._on_terminal
+        if self._on_terminal:
+            self._is_open, _open_line = True, self
 
     def close(self) -> None:
         """Keep the last line on a terminal."""
+        global _open_line
         if self._is_open:
             print(file=self._stream)
+        if _open_line is self:
+            _open_line = None
         self._is_open = False
 
 
@@ -164,4 +179,5 @@ def clock(seconds: float) -> str:
 
 def print_to_stderr(line: str) -> None:
     """Print one message of a job; names in it come from outside."""
+    end_open_line()
     print(message(line), file=sys.stderr, flush=True)
