@@ -36,6 +36,7 @@ from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
 from titan_speech.evaluate.models.recognizers import FasterWhisper, open_recognizer
 from titan_speech.evaluate.models.voices import open_voice_encoder
+from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES
 from titan_speech.evaluate.result import Result, ResultKey, make_result
 from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
 from titan_speech.evaluate.scorers.codes import CodeScorer
@@ -245,10 +246,15 @@ def main() -> None:
 
 
 def measure_languages(arguments: argparse.Namespace, codec: Codec, path: Path) -> None:
-    """The trust table of the multilingual recognizer, written after each language: it takes long on a CPU."""
+    """The trust table of the multilingual recognizer, written after each language: it takes long on a CPU. Rows of
+    other languages, by the same rules and bounds, stay in it: languages may be measured one after the other."""
     model = open_recognizer(arguments.asr)
     assert isinstance(model, FasterWhisper)
     bounds, rows = TrustBounds(min_prompts=arguments.min_prompts), list[TrustRow]()
+    if path.exists():
+        before = read_trust_table(path)
+        if (before.bounds, before.rules) == (bounds, DEFAULT_RULES.version):
+            rows += [row for row in before.rows if row.language not in arguments.languages]
     with IsolatedModel(replace(model, beam_size=arguments.beam_size)) as recognizer:
         for language in arguments.languages:
             clips = recordings(arguments.corpus, language, arguments.clips)
