@@ -15,6 +15,7 @@ import pytest
 
 from tests.launch.ranks import run_code
 from tests.runs import ROOT, children, kill
+from titan_speech.distributed.last_words import LAUNCHER_VARIABLE, resume_hint
 from titan_speech.launch import agent
 from titan_speech.launch.agent import exit_code
 
@@ -41,6 +42,15 @@ def test_what_a_rank_found_comes_before_what_followed_from_it() -> None:
     assert exit_code([4, -9]) == exit_code([-9, 75]) == 128 + 9
     assert exit_code([4, 75]) == 4
     assert exit_code([0, 75]) == 75
+
+
+def test_an_elastic_run_that_has_one_node_is_resumed_by_the_same_command(tmp_path: Path) -> None:
+    words = ["--job.config_file", "my.toml", "--training.seq_len", "128"]
+    tell = f"import os, sys; sys.exit(int(os.environ['{LAUNCHER_VARIABLE}']) != 1)"
+    assert run_code(tmp_path, tell, 1) == 0
+    assert resume_hint(words, 1, 1) == "To resume: titan-speech train my.toml --nproc 1 --training.seq_len 128"
+    os.environ[LAUNCHER_VARIABLE] = "2"  # of --nnodes 1:2
+    assert resume_hint(words, 1, 1) == "The same command on every node resumes the run"
 
 
 def test_the_launcher_adds_nothing_to_a_refusal_and_leaves_no_file(

@@ -22,7 +22,8 @@ from titan_speech.utils import printable
 from titan_speech.utils.files import write_atomically
 
 LAUNCHER_VARIABLE = "TITAN_SPEECH_LAUNCHER"
-"""Set for ranks that `titan-speech train` started; it has checked the configuration and said what begins."""
+"""Set for ranks that `titan-speech train` started, to the largest number of nodes; it has checked the configuration and
+said what begins."""
 
 _CONFIG_FILE = ("job", "config_file")
 
@@ -59,8 +60,11 @@ def write_error_file(message: str, details: str) -> None:
 
 
 def resume_hint(words: Sequence[str], num_processes: int, num_nodes: int) -> str:
-    """How to resume the run that was started with these words of a configuration on so many processes per node."""
-    if num_nodes > 1:
+    """How to resume the run that was started with these words of a configuration on so many processes per node.
+
+    A run of several nodes needs their flags, also while an elastic one has one node.
+    """
+    if max(num_nodes, int(os.environ.get(LAUNCHER_VARIABLE, "1"))) > 1:
         return "The same command on every node resumes the run"
     overrides, _ = parse_flags(words)
     files = [one.text for one in overrides if one.path == _CONFIG_FILE and one.text]

@@ -94,7 +94,8 @@ def run_ranks(launch: Launch, words: Sequence[str]) -> int:
     Raises:
         RendezvousError: the nodes did not find each other.
     """
-    os.environ |= {LAUNCHER_VARIABLE: "1", "TORCHELASTIC_SIGNALS_TO_HANDLE": ",".join(one.name for one in SIGNALS)}
+    os.environ[LAUNCHER_VARIABLE] = str(launch.max_nodes)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(one.name for one in SIGNALS)
     if launch.num_processes > 1:  # else each rank would take all cores
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // launch.num_processes)))
     if launch.max_nodes > 1:  # a node that joins later waits in vain for a store that is shared
