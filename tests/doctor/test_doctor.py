@@ -42,7 +42,10 @@ def test_every_check_is_named_and_what_has_no_time_is_skipped() -> None:
 def test_a_configuration_with_mistakes_fails_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["doctor", DEMO[1], "--training.seq_len", "500", "--optimizer.lr", "-1", "--json"]
     assert main(words) == 1
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert "  configuration: FAIL (0 s); next: stores\n" in printed.err
+    assert printed.err.endswith("  throughput: skipped (0 s)\n")
+    found = json.loads(printed.out)
     assert not found["ready"]
     assert [one["verdict"] for one in found["checks"]] == ["FAIL"] + ["skipped"] * 7
     assert "optimizer.lr" in found["checks"][0]["advice"]

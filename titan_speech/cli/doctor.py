@@ -19,11 +19,12 @@ CHECKS = ("audit", "estimate", "overfit", "throughput")
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Check after check, each named on stderr when it ends."""
+    """Check after check, each named on stderr when it begins, since some take minutes, and when it ends."""
     announce(f"doctor: examining {args.config}, at most {args.minutes:g} minutes")
     from titan_speech.utils.logging import silence_library_warnings
 
     silence_library_warnings()
+    from titan_speech.doctor.examination import CHECKS as ALL_CHECKS
     from titan_speech.doctor.examination import Request, examine
     from titan_speech.doctor.outcome import as_json, is_ready, table
 
@@ -37,9 +38,10 @@ def doctor(args: argparse.Namespace) -> int:
         skip=frozenset(args.skip),
     )
     outcomes = []
-    for outcome in examine(request):
+    for outcome, following in zip(examine(request), (*ALL_CHECKS[1:], ""), strict=True):
         outcomes.append(outcome)
         line = f"  {outcome.check}: {outcome.verdict.value} ({outcome.sec:.0f} s)"
+        line += f"; next: {following}" if following else ""
         print(one_line(line), file=sys.stderr, flush=True)
     print(as_json(outcomes) if args.json else "\n".join(table(outcomes)))
     return EXIT_DONE if is_ready(outcomes) else EXIT_FOUND_WRONG
