@@ -55,6 +55,15 @@ def test_ljspeech_of_two_and_three_columns_has_its_transcripts(folder: Path) -> 
     assert natives(folder) == list(TEXTS)
 
 
+def test_a_header_over_ids_is_told_from_an_id(folder: Path) -> None:
+    lines = ["id|text\n", *(f"{name}|{text}\n" for name, text in zip(IDS, TEXTS, strict=True))]
+    (folder / "metadata.csv").write_text("".join(lines))
+    with pytest.raises(DataError, match=r"csv:1: no audio of 'id'; .*; if this line is a header, remove it"):
+        opened("audio", folder, codec="embedded")
+    (folder / "metadata.csv").write_text("".join(lines[1:]))
+    assert natives(folder) == list(TEXTS)
+
+
 @pytest.mark.parametrize(
     "column", ["text", "normalized_text", "transcription", "transcript", "sentence", "raw_text", "transcript_native"]
 )

@@ -215,7 +215,8 @@ def _audio_by_id(listing: Path, where: str, row: dict[str, object]) -> Path:
         if _is_file(path):
             return path
     places = " or ".join(str(listing.parent / folder / f"{name}{suffixes[0]}") for folder in AUDIO_FOLDERS)
-    raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(SUFFIXES)})")
+    header = "; if this line is a header, remove it" if where.endswith(":1") else ""
+    raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(SUFFIXES)}){header}")
 
 
 def _audio_by_path(listing: Path, where: str, row: dict[str, object], audio_column: str | None) -> Path:
