@@ -43,6 +43,8 @@ class Scripted:
                 np.empty(1 << 50, np.uint8)
             if language == "raise":
                 raise ValueError("a bad\nclip")
+            if language == "long":
+                raise RuntimeError("traceback, " * 100 + "out of memory")
             return {"": float(wav_T[0])}
 
         return listen
@@ -68,6 +70,15 @@ def test_each_way_to_fail_marks_one_clip_with_its_reason_and_the_rest_goes_on() 
     assert "emory" in reasons[6]
     assert reasons[7] == "ValueError: a bad\\u000aclip"
     assert not multiprocessing.active_children()
+
+
+def test_of_a_long_error_the_end_is_kept_too() -> None:
+    with IsolatedModel(Scripted()) as model:
+        (found,) = model([(WAV_T, "long")])
+    assert isinstance(found, Failure)
+    assert found.reason.startswith("RuntimeError: traceback")
+    assert found.reason.endswith("out of memory")
+    assert len(found.reason) < 250
 
 
 def test_a_model_that_does_not_load_says_so_for_every_clip() -> None:

@@ -32,6 +32,8 @@ MAX_FAILURES = 5
 RETRY_SEC = 600.0
 """After which a model that was given up is tried again."""
 WATCH_SEC = 1.0
+MAX_REASON = 200
+"""Letters of an error that are kept."""
 Waveform = tuple[NDArray[np.float32], str]
 """Samples at 16 kHz, and their language."""
 
@@ -188,7 +190,10 @@ def _answer(listen: Any, waveform: Waveform) -> tuple[Answer | Failure, bool]:
 
 
 def _failure(error: Exception) -> Failure:
-    return Failure(f"{type(error).__name__}: {one_line(str(error))[:200]}")
+    text = one_line(str(error))
+    if len(text) > MAX_REASON:  # errors of TorchScript begin with a traceback and end with the reason
+        text = f"{text[: MAX_REASON // 2]} ... {text[-MAX_REASON // 2 :]}"
+    return Failure(f"{type(error).__name__}: {text}")
 
 
 def _watch(parent: int) -> None:
