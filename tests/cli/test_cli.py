@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import logging
 import re
@@ -75,6 +76,26 @@ def test_each_command_has_help_with_an_example_that_parses(
     assert bool(getattr(args, "config_words", [])) == command.takes_config
     if command.takes_config:
         load_config(args.config_words)
+
+
+def test_an_option_of_several_values_may_be_given_several_times() -> None:
+    """argparse's default keeps the last, and the files of the first would be missing without a word."""
+    num_options = 0
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser()
+        for argument in command.arguments:
+            argument.add_to(parser)
+        if command.add_arguments is not None:
+            command.add_arguments(parser)
+        for action in parser._actions:
+            if action.option_strings and action.nargs in ("+", "*"):
+                assert isinstance(action, argparse._ExtendAction), (command.prog, action.option_strings)
+                num_options += 1
+    assert num_options > 5
+    pack = next(command for command in COMMANDS if command.full_name() == "evaluate pack")
+    for _ in "ab":  # the default is not added to
+        args = parse(pack, ["--output", "o", "--text", "a.txt", "b.txt", "--text", "c.txt"])
+        assert args.text == [Path("a.txt"), Path("b.txt"), Path("c.txt")]
 
 
 @pytest.mark.parametrize(

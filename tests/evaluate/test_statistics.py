@@ -57,6 +57,34 @@ def test_the_interval_covers_the_true_value_as_often_as_it_says(count: int) -> N
     assert 0.85 <= covered / trials < 1
 
 
+@pytest.mark.parametrize(("count", "share"), [(12, 0.02), (12, 0.1), (40, 0.05)])
+def test_shares_of_clips_that_fail_and_their_differences_are_covered(count: int, share: float) -> None:
+    covered, trials = np.zeros(2), 80
+    for trial in range(trials):
+        random = np.random.default_rng(trial)
+        first, second = (result({"stop_failure": (random.random(count) < share).astype(float).tolist()}) for _ in "ab")
+        one, pair = intervals(first)[0], compare(first, second)[0]
+        assert one.low is not None
+        assert one.high is not None
+        assert pair.low is not None
+        assert pair.high is not None
+        covered += [one.low <= share <= one.high, pair.low <= 0 <= pair.high]
+    assert (covered / trials >= 0.9).all()
+
+
+def test_no_failure_of_few_clips_does_not_say_that_none_can_happen() -> None:
+    none = result({"loop": [0.0] * 12})
+    one, pair = intervals(none)[0], compare(none, none)[0]
+    assert one.mean == one.low == 0
+    assert one.high == pytest.approx(0.2425, abs=1e-4), "Wilson's for 0 of 12"
+    assert pair.difference == 0
+    assert pair.high == pytest.approx(-(pair.low or 0))
+    assert pair.high is not None
+    assert pair.high > 0.1
+    assert pair.detectable is not None
+    assert pair.detectable > 0.1
+
+
 def test_the_interval_of_a_rate_does_not_go_below_zero_and_that_of_others_does() -> None:
     rare = [0.0] * 18 + [0.1, 0.3]
     low, centred = (intervals(result({"x": values}))[0].low for values in (rare, [value - 0.02 for value in rare]))

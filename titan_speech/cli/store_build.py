@@ -41,12 +41,19 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("input")
     what.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="; ".join(sorted(IMPORTERS)))
     what.add_argument(
-        "--input", type=local_input, nargs="+", required=True, metavar="PATH", help="files or folders of that format"
+        "--input",
+        type=local_input,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="PATH",
+        help="files or folders of that format",
     )
     what.add_argument("--split", help="split to read, of an input that has several")
     what.add_argument(
         "--columns",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FIELD=COLUMN[,...]",
         help="column of a field: transcript_native=said,speaker_id=spk (default: the column of the field's name; for "
@@ -56,6 +63,7 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
         "--files-from",
         type=local_input,
         nargs="+",
+        action="extend",
         default=[],
         metavar="DIR",
         help="folders in which listings may name files, besides the folder of the listing",
@@ -139,7 +147,12 @@ def store_build_arguments(parser: argparse.ArgumentParser) -> None:
     ENDPOINT_URL.add_to(how)
     WORKERS.add_to(how)
     how.add_argument(
-        "--require-transcript", nargs="+", default=[], metavar="VARIANT", help="refuse speech without: native, ..."
+        "--require-transcript",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="VARIANT",
+        help="refuse speech without: native, ...",
     )
     how.add_argument(
         "--skip-bad", action="store_true", help="skip bad and silent samples, and count them in build_report.json"

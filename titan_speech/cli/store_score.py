@@ -61,7 +61,7 @@ COMMANDS = (
         (
             Argument("path", "folder of a token store", type=local_store),
             Argument("--codec", "that made its codes (default: embedded)", default="embedded"),
-            Argument("--datasets", "only these sources of the store", nargs="+", default=()),
+            Argument("--datasets", "only these sources of the store", nargs="+", action="extend", default=[]),
             *SCORERS,
         ),
     ),

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     one = parser.add_argument_group("one source (give several as [[source]] tables in the file of --rules)")
     one.add_argument("--from", dest="format", metavar="FORMAT", help="text-jsonl, text-parquet or text-plain")
-    one.add_argument("--input", nargs="+", type=Path, default=[], metavar="PATH", help="files and folders")
+    one.add_argument(
+        "--input", nargs="+", action="extend", type=Path, default=[], metavar="PATH", help="files and folders"
+    )
     one.add_argument(
         "--preset",
         help=f"use the columns and licence of {', '.join(PRESETS)}; for plain text also {' or '.join(LAYOUTS)}",
@@ -43,6 +45,7 @@ def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--columns",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FIELD=COLUMN[,...]",
         help="column of a field, if it is not named like the field",

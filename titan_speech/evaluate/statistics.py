@@ -7,7 +7,12 @@ The prompt is the unit: clips of one prompt under several seeds are summed first
 are ratios of sums (a word error rate is errors per words of all clips).
 
 - Interval: bootstrap-t over prompts, which follows the skewness of error rates; in 400 simulated evaluations each of
-  20, 60 and 200 prompts it covered the true rate in 94, 96 and 94 %, asked for 95.
+  20, 60 and 200 prompts it covered the true rate in 94, 96 and 94 %, asked for 95. Where errors are rare it is too
+  narrow: at 1 % of words, intervals of 20, 40 and 100 prompts covered it in 57, 79 and 94 % of 300 evaluations.
+- Interval of what is 0 or 1 of each clip (`YES_OR_NO`): Wilson's, and of the difference of a pair Agresti and Min's
+  (2005), by prompts. Bootstraps know nothing of failures that did not happen: at 10 % of 12 clips, bootstrap-t covered
+  the true share in 34 % of cases, Wilson's in 97 %. Clips of one prompt under several seeds count as one, so the
+  interval is rather too wide.
 - p-value: permutation test that swaps the two models' clips of each prompt at random; exact if the models are equal.
 - Effect: the difference over the standard deviation of the prompts' differences (Cohen's d for pairs).
 - Detectable difference: what is found with the stated power in a test at the stated level; by the normal approximation.
@@ -29,6 +34,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.result import Result, ScoredClip
+from titan_speech.evaluate.scorers.codes import YES_OR_NO
 from titan_speech.utils.text_table import counted
 
 LEVEL, POWER = 0.05, 0.8
@@ -37,6 +43,7 @@ MIN_PROMPTS = 5
 """Fewer give neither an interval nor a p-value."""
 _BLOCK = 1 << 22
 _NORMAL = NormalDist()
+_Z = _NORMAL.inv_cdf(1 - LEVEL / 2)
 
 
 @dataclass(frozen=True)
@@ -284,11 +291,14 @@ def _interval(metric: str, language: str, subset: str, clips: list[ScoredClip], 
     if sums_N2[:, 1].sum() > 0:
         mean = float(sums_N2[:, 0].sum() / sums_N2[:, 1].sum())
     if mean is not None and len(sums_N2) >= MIN_PROMPTS:
-        low, high = _bootstrap_t(sums_N2, seed)
-        if (sums_N2[:, 0] >= 0).all():
-            low = max(low, 0.0)  # rates and shares; the method knows no bounds
-        deviation = math.sqrt(2) * float(np.std(_influence(sums_N2), ddof=1))
-        detectable = detectable_difference(deviation, len(sums_N2))
+        if metric in YES_OR_NO:
+            low, high, deviation = _wilson(mean, len(sums_N2))
+        else:
+            low, high = _bootstrap_t(sums_N2, seed)
+            if (sums_N2[:, 0] >= 0).all():
+                low = max(low, 0.0)  # rates and shares; the method knows no bounds
+            deviation = float(np.std(_influence(sums_N2), ddof=1))
+        detectable = detectable_difference(math.sqrt(2) * deviation, len(sums_N2))
     return Interval(
         metric, language, subset, len(sums_N2), len(clips) - num_values, mean, low, high, detectable
     )  # fmt: skip
@@ -311,9 +321,12 @@ def _comparison(
     if len(sums_N4) and sums_N4[:, 1].sum() > 0 and sums_N4[:, 3].sum() > 0:
         means = tuple(float(ratio) for ratio in (_ratios(sums_N4[:, :2].sum(0)), _ratios(sums_N4[:, 2:].sum(0))))
         if len(sums_N4) >= MIN_PROMPTS:
-            low, high = _bootstrap_t(sums_N4, seed)
             p = _permutation_p(sums_N4, seed)
-            deviation = float(np.std(_influence(sums_N4[:, 2:]) - _influence(sums_N4[:, :2]), ddof=1))
+            if metric in YES_OR_NO:
+                low, high, deviation = _agresti_min(_ratios(sums_N4[:, 2:]) - _ratios(sums_N4[:, :2]))
+            else:
+                low, high = _bootstrap_t(sums_N4, seed)
+                deviation = float(np.std(_influence(sums_N4[:, 2:]) - _influence(sums_N4[:, :2]), ddof=1))
             effect = (means[1] - means[0]) / deviation if deviation > 0 else 0.0
             detectable = detectable_difference(deviation, len(sums_N4))
     one, two = means or (None, None)
@@ -332,6 +345,22 @@ def _influence(sums_N2: Sums) -> NDArray[np.float64]:
     """How far each prompt moves the mean, times the number of prompts; for equal weights its distance from the mean."""
     total = sums_N2.sum(0)
     return len(sums_N2) * (sums_N2[:, 0] - total[0] / total[1] * sums_N2[:, 1]) / total[1]
+
+
+def _wilson(share: float, count: int) -> tuple[float, float, float]:
+    """The ends of Wilson's interval of a share, and the standard deviation of a prompt at its middle."""
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    reach = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
+    return max(middle - reach, 0.0), min(middle + reach, 1.0), math.sqrt(middle * (1 - middle))
+
+
+def _agresti_min(changes_N: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The same of the difference of two paired shares: half a prompt more for each of the four outcomes."""
+    count = len(changes_N) + 2
+    middle = float(changes_N.sum()) / count
+    deviation = math.sqrt((float(np.abs(changes_N).sum()) + 1) / count - middle**2)
+    reach = _Z * deviation / math.sqrt(count)
+    return max(middle - reach, -1.0), min(middle + reach, 1.0), deviation
 
 
 def _bootstrap_t(sums_NK: NDArray[np.float64], seed: int) -> tuple[float, float]:

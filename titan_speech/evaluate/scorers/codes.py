@@ -21,6 +21,8 @@ METRICS = (
     Metric("loop", "lower", "the clip ends in a cycle of at least a second"),
     Metric("code_entropy_bits", "", "entropy of the codes used"),
 )
+YES_OR_NO = frozenset({"stop_failure", "loop"})
+"""Metrics that are 0 or 1 of each clip."""
 
 
 class CodeScorer:

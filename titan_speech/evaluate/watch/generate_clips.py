@@ -79,7 +79,7 @@ def generate_clips(
     Raises:
         DataError: the work folder cannot be written.
     """
-    with Progress(f"speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
+    with Progress(f"{made_by}: speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
         if isinstance(model, VLLMSpeech):
             journal = work / f"{_batch_name(prompts, range(len(prompts)), decoding)}.jsonl"
             found, num_timed_codes, spent_sec = model.synthesize(utterances, decoding, journal, progress.add)
