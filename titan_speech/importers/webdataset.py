@@ -135,8 +135,10 @@ def _sample_members(path: Path, limits: ImportLimits) -> Iterator[_Member]:
             if key != key_before:
                 key_before, left = key, limits.max_member_bytes
             left -= num_bytes + HEADER_BYTES
-            with _as_data_error(path):
+            try:  # the context manager below would cost more than the read of a small member
                 data = read() if left >= 0 else _too_large(num_bytes, limits)
+            except _DAMAGE as error:
+                raise _damaged(path, error) from error
             yield _Member(key, ending, number, name, data)
 
 
@@ -191,12 +193,19 @@ def _members(path: Path) -> Iterator[tuple[int, str, int, Callable[[], bytes]]]:
         _check_end(file, end)
 
 
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError)
+
+
+def _damaged(path: Path, error: BaseException) -> DataError:
+    return DataError(f"{path} is damaged: {error}. Fetch or write it again")
+
+
 @contextmanager
 def _as_data_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {error}. Fetch or write it again") from error
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
 
 
 def _read_member(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
