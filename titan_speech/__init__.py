@@ -29,7 +29,7 @@ The package in the order of the flow; every import points down the list of floor
   hf            a checkpoint                                    a Hugging Face model folder
   evaluate      a checkpoint and its export                     whether what is served is what was trained
   generate      a run or an exported model, text                speech
-  align         a model, a store of prompts, a reward           a store of preference pairs
+  align         a model, a store of prompts, a reward           a store of preference pairs, or a trained model
   report        run folders                                     one page of what happened in them
   doctor        a configuration                                 a table: what would fail, and what to do
   cli           words                                           all of the above as `titan-speech <command>`

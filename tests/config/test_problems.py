@@ -388,6 +388,14 @@ def test_a_voice_that_nobody_can_hear_is_refused(folder: Path) -> None:
     )
 
 
+def test_a_bound_that_nothing_could_leave_is_refused(folder: Path) -> None:
+    flags = ("--generation_check.stop_below", "{length_ratio = 0.5}")
+    [problem] = problems(BASE, *flags, "--generation_check.every_steps", "4")
+    assert problem.startswith("command line: generation_check.stop_below: found a bound without data.held_out")
+    load(BASE, *flags, "--generation_check.every_steps", "4", "--data.held_out", '["gold"]')
+    load(BASE, *flags, "--generation_check.every_steps", "0")
+
+
 # the command line itself
 
 

@@ -6,6 +6,8 @@ import json
 import re
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import ModelRecord
 from titan_speech.hf.row_initialization import NewRows
+from titan_speech.hf.safetensors_writer import new_folder
 
 
 def silent(_: str) -> None:
@@ -177,6 +180,28 @@ def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     ):
         pytest.fail("the block must not run")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_is_removed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    write = (
+        "import sys, time; from pathlib import Path; from titan_speech.hf.safetensors_writer import new_folder\n"
+        "with new_folder(Path(sys.argv[1]), 0) as partial: print(partial, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", write, str(tmp_path / "hf")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        partial = Path(process.stdout.readline().strip())
+        (partial / "model.safetensors").write_bytes(bytes(9))
+        with new_folder(tmp_path / "hf", 0):
+            assert partial.exists()
+        shutil.rmtree(tmp_path / "hf")
+    finally:
+        process.kill()
+        process.wait()
+    assert partial.exists()
+    with new_folder(tmp_path / "hf", 0):
+        assert not partial.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 def test_a_disk_that_runs_full_while_writing_leaves_nothing_behind(tiny_run: Path, tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_the_exported_adapter_goes_without_a_base_and_says_which_it_needs(
     assert main([*words, "--output", str(tmp_path / "adapter")]) == 0
     names = sorted(path.name for path in (tmp_path / "adapter").iterdir())
     assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert len({path.stat().st_mode for path in (tmp_path / "adapter").iterdir()}) == 1, "who reads one reads all"
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert f"the fingerprint {open_base(tiny.base).fingerprint}" in card
     assert str(tiny.base) not in card

@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,12 @@ def test_the_summary_is_what_metrics_jsonl_says(tmp_path: Path) -> None:
     assert "3 steps without an update" in text
     commands = re.sub(r" \\\n +", " ", text)
     assert f"titan-speech model export --checkpoint {tmp_path}/checkpoint/step-12 --output {tmp_path}/hf" in commands
+    assert f"titan-speech train NEXT.toml --stage.from {tmp_path}\n" in commands + "\n"
+    assert "model merge" not in text
+    adapter = replace(config, lora=replace(config.lora, rank=4))
+    text = re.sub(r" \\\n +", " ", "\n".join(summary_lines(adapter, is_complete=True, **facts)))
+    assert f"titan-speech model merge --checkpoint {tmp_path} --output {tmp_path}-merged\n" in text
+    assert f"titan-speech train NEXT.toml --stage.from {tmp_path}-merged\n" in text + "\n"
     assert "titan-speech sample" not in "\n".join(summary_lines(config, is_complete=False, **facts))
     assert "1:05, peak memory 1.50 GiB" in text
     facts["memory_gib"] = 0.0  # of a start that had no steps left

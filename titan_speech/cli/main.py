@@ -71,7 +71,7 @@ GROUPS = {
     "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
     "evaluate": "Score what models say: prompt packs, recognizers that may judge, checkpoints of a run.",
     "model": "Import and export Hugging Face models.",
-    "align": "Make preference pairs of what a model answers.",
+    "align": "Train on what a model answers: preference pairs of it, or rewards of it (GRPO).",
 }
 
 _REMEDIES = {

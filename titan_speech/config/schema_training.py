@@ -228,7 +228,7 @@ class GenerationCheckConfig:
 
     every_steps: Annotated[int, Bounds(at_least=0)] = 0
     """Interval in steps; also before the first step, as the baseline, and after the last one. 0: no check. Without
-    effect where data.held_out is empty."""
+    effect where data.held_out is empty; bounds that stop the run are refused there."""
 
     num_prompts: Annotated[int, Bounds(at_least=1)] = 16
     """Prompts, spread over languages and tasks."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torchtitan.models.common.decoder import Decoder
 
@@ -56,7 +56,7 @@ def export_adapter(checkpoint: WeightsCheckpoint, output: Path, dtype: torch.dty
         )
     with checkpoint.kept(), new_folder(output, 0) as partial:
         tensors = {name: tensor.to(dtype) for name, tensor in _peft_tensors(checkpoint).items()}
-        save_file(tensors, partial / WEIGHTS_NAME, metadata={"format": "pt"})
+        write_atomically(partial / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
         write_json(partial / CONFIG_NAME, _peft_config(checkpoint, tensors))
         write_atomically(partial / CARD_NAME, _card(checkpoint))
 

@@ -11,6 +11,8 @@ takes tensors that all exist, and writes files of 5 GB from memory: docs/design.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import math
 import os
@@ -39,6 +41,8 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
     """Make a folder to write to, which is renamed to `path` when the block ends, and removed if it raises.
 
+    A writer that is killed leaves its folder; the next one of the same `path` removes it.
+
     Args:
         path: must not exist.
         num_bytes: what will be written, about.
@@ -50,8 +54,12 @@ def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
         raise ModelError(f"{path} exists already; give another folder or delete it")
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     created_parents = [folder for folder in path.absolute().parents if not folder.exists()]
+    lock = None
     try:
+        for left_over in path.parent.glob(f"{glob.escape(path.name)}.partial-*"):
+            _remove_unless_written(left_over)
         partial.mkdir(parents=True)
+        lock = _locked(partial)
         free = shutil.disk_usage(partial).free
         if free < num_bytes:
             raise ModelError(
@@ -63,10 +71,32 @@ def new_folder(path: Path, num_bytes: int) -> Iterator[Path]:
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error}; nothing was left behind") from error
     finally:
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):  # a folder that is not empty stays
             for folder in created_parents:
                 folder.rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """The folder, opened and locked until it is closed; None where another process has it or nothing can be locked."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_unless_written(left_over: Path) -> None:
+    """Remove what a writer left that was killed; one that lives has it locked."""
+    with contextlib.suppress(OSError):  # no folder, or removed meanwhile
+        lock = _locked(left_over)
+        if lock is not None:
+            shutil.rmtree(left_over, ignore_errors=True)
+            os.close(lock)
 
 
 def write_weights(

@@ -180,6 +180,11 @@ def check_generation(config: SpeechConfig) -> Iterator[Finding]:
         keys = ("generation_check.voice", "generation_check.codec")
         found = f'"{wanted.voice}" without generation_check.codec: voices are compared in the sound of samples'
         yield Finding(keys, found, "the codec of the stores in generation_check.codec, or no voice")
+    bound = next((name for name in ("stop", "stop_below") if getattr(wanted, name)), None)
+    if every and bound and not config.data.held_out:
+        keys = (f"generation_check.{bound}", "data.held_out")
+        found = "a bound without data.held_out, whose prompts are checked: nothing would ever stop the run"
+        yield Finding(keys, found, "a held-out set (titan-speech store held-out) in data.held_out, or no bound")
     if not every or not config.data.held_out:
         return
     for name in ("context_parallel_degree", "pipeline_parallel_degree"):

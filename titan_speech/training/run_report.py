@@ -172,7 +172,9 @@ def summary_lines(
         ("log", str(log)),
     ]
     lines = ["finished" if is_complete else "stopped", *_wrapped(rows), ""]
-    return lines + (_next_lines(folder, checkpoint) if is_complete and checkpoint.is_dir() else [])
+    return lines + (
+        _next_lines(folder, checkpoint, is_adapter=config.lora.is_on) if is_complete and checkpoint.is_dir() else []
+    )
 
 
 def _loss_rows(records: dict[int, dict[str, float]]) -> Iterator[tuple[str, str]]:
@@ -187,11 +189,13 @@ def _loss_rows(records: dict[int, dict[str, float]]) -> Iterator[tuple[str, str]
         yield "skipped", f"{counted(int(skipped), 'step')} without an update: see the log"
 
 
-def _next_lines(folder: Path, checkpoint: Path) -> list[str]:
+def _next_lines(folder: Path, checkpoint: Path, *, is_adapter: bool) -> list[str]:
+    whole = folder.with_name(f"{folder.name}-merged") if is_adapter else folder
     rows = [
         ("hear it", f'titan-speech sample --run {folder} --text "Hello." --output {folder / "sample.wav"}'),
         ("export", f"titan-speech model export --checkpoint {checkpoint} --output {folder / 'hf' / checkpoint.name}"),
-        ("next stage", f"titan-speech train NEXT.toml --stage.from {folder}"),
+        *([("merge", f"titan-speech model merge --checkpoint {folder} --output {whole}")] if is_adapter else []),
+        ("next stage", f"titan-speech train NEXT.toml --stage.from {whole}"),
     ]
     return ["next", *(line for name, command in rows for line in command_lines(name, command)), ""]
 
