@@ -20,6 +20,7 @@ from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
 from titan_speech.evaluate.result import AUDIO, RESULTS, Result, read_result
+from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 30
@@ -98,9 +99,10 @@ def test_a_run_in_object_storage_is_evaluated_where_it_uploads(
     address = f"s3://{BUCKET}/evaluated"
     train_well(tmp_path / "run", "--upload.to", address, "--training.target_tokens", "10240")
     log = tmp_path / "watcher.txt"
-    assert watcher(address, pack, log).wait(LIMIT_SEC) == 0, log.read_text()[-4000:]
+    ends = (EXIT_DONE, EXIT_FOUND_WRONG)  # a model of so few steps may say nothing to a prompt
+    assert watcher(address, pack, log).wait(LIMIT_SEC) in ends, log.read_text()[-4000:]
     local = watcher(str(tmp_path / "run"), pack, log, "--output", f"{address}/evaluation")
-    assert local.wait(LIMIT_SEC) == 0
+    assert local.wait(LIMIT_SEC) in ends
     assert log.read_text().count("0 new results") == 1, "the same checkpoints, whoever holds them"
     objects = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="evaluated/evaluation/")["Contents"]
     names = [one["Key"] for one in objects]

@@ -155,19 +155,20 @@ def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
         count += watcher.evaluate_due(args.step)
     print(f"{counted(count, 'new result')} in {place}")
     for failure in watcher.failures():
-        print(f"not evaluated: {failure}")
+        print(failure)
     return EXIT_FOUND_WRONG if watcher.failures() else EXIT_DONE
 
 
 def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:
     from titan_speech.evaluate.result import result_path
-    from titan_speech.evaluate.summary import summary
+    from titan_speech.evaluate.summary import failed_clips, summary
     from titan_speech.evaluate.watch.checkpoint_result import evaluate_export
     from titan_speech.hf.model_card import read_record
     from titan_speech.model.exported_files import EVALUATION_FOLDER
 
     record = read_record(args.model)
     output = Path(args.output or args.model.with_name(f"{args.model.name}-{EVALUATION_FOLDER}"))
+    num_failed = 0
     for evaluation in evaluations.values():
         key = evaluation.key(record.weights or str(args.model))
         path = output / result_path(key.id)
@@ -180,7 +181,10 @@ def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int
         shutil.rmtree(work, ignore_errors=True)
         print(summary([result]))
         print(path)
-    return EXIT_DONE
+        if failed := result.failures():
+            num_failed += len(failed)
+            print(failed_clips(result, failed))
+    return EXIT_FOUND_WRONG if num_failed else EXIT_DONE
 
 
 COMMANDS = (

@@ -40,7 +40,7 @@ from titan_speech.evaluate.watch.milestones import MilestoneCheck
 from titan_speech.evaluate.watch.publish import Publisher, open_sinks
 from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_checkpoints
 from titan_speech.evaluate.watch.watcher import Due, Watcher
-from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
+from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.generate.sampling import Decoding
 from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
 from titan_speech.hf.expand import expand
@@ -194,6 +194,17 @@ def test_one_step_is_evaluated_when_asked_for_and_after_a_worker_that_is_gone(
     assert "1 evaluation of other workers" in out
     assert "1 new result" in out
     assert result.is_file()
+
+
+def test_clips_that_fail_are_named_and_the_exit_code_says_so(
+    run: Path, pack_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(WeightsCheckpoint.open(run), tmp_path / "hf")
+    for place in ([str(run), "--output", str(tmp_path / "out")], ["--model", str(tmp_path / "hf")]):
+        command = ["evaluate", "run", *place, "--pack", str(pack_folder), "--set", "canary", "--max-sec", "0.04"]
+        assert main(command) == EXIT_FOUND_WRONG
+        out = capsys.readouterr().out
+        assert "1 of 1 prompts failed in at least one metric, such as one: 0.0" in out, "shorter than a scorer takes"
 
 
 def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(

@@ -28,6 +28,7 @@ from titan_speech.evaluate.clip import SAMPLE_RATE, Clip
 from titan_speech.evaluate.models.isolation import RETRY_SEC
 from titan_speech.evaluate.result import Result, ResultKey, audio_path, result_from_json
 from titan_speech.evaluate.scorers.base import ScorersFailedError
+from titan_speech.evaluate.summary import failed_clips
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_checkpoint
 from titan_speech.evaluate.watch.claims import WorkQueue, do_once
 from titan_speech.evaluate.watch.milestones import MilestoneCheck
@@ -147,7 +148,7 @@ class Watcher:
                 if "parity" in content:
                     continue
                 if "failed" in content:
-                    self._failures[id_] = f"step {content.get('step')}: {content['failed']}"
+                    self._failures[id_] = f"step {content.get('step')} has no result: {content['failed']}"
                     continue
                 result = result_from_json(content, f"result {id_}")
             except UnreachableError:  # says nothing of the result
@@ -157,11 +158,13 @@ class Watcher:
                 logger.warning("%s", error)
                 continue
             self._steps[id_] = result.key.series, result.step or 0
+            if failed := result.failures():
+                self._failures[id_] = f"{result.name}: {failed_clips(result, failed)}"
             if is_new:
                 self.on_result(result)
 
     def failures(self) -> list[str]:
-        """Why checkpoints have no result, of all workers."""
+        """Why checkpoints have no result, and results with clips that failed, of all workers."""
         return [text for text in self._failures.values() if text]
 
     def _evaluated_steps(self, evaluation: Evaluation) -> list[int]:

@@ -16,6 +16,7 @@ from titan_speech.errors import DataError
 from titan_speech.evaluate.models.opinions import DNSMOS
 from titan_speech.evaluate.result import PARITY_PREFIX, RESULTS, Result, ScoredClip, audio_path, read_result
 from titan_speech.evaluate.statistics import Interval, intervals
+from titan_speech.evaluate.summary import TRUST_HEADS, decoding_text, group_name, trust_rows
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
 from titan_speech.report.chart import Band, Chart, Line, value_text
@@ -65,9 +66,10 @@ def evaluation(runs: Sequence[Run]) -> Section | None:
             scorers = ", ".join(f"{name} {version}" for name, version in sorted(key.scorers.items()))
             name = f"{run.name}: " if len(runs) > 1 else ""
             different = "another series, not to be compared with the one above; " if number else ""
-            blocks.append(Paragraph(f"{name}{different}pack {key.pack}; scored by {scorers}"))
+            decoding = decoding_text(one.results[-1]) or "not recorded"
+            blocks.append(Paragraph(f"{name}{different}pack {key.pack}; decoding {decoding}; scored by {scorers}"))
             blocks.append(Charts(_charts(one, runs)))
-            blocks.append(_table(one))
+            blocks += [_table(one), *_subsets(one), *_trust(one)]
             blocks += _worst(one)
         blocks += _exports(run)
         prompts = _prompts(run, series, MAX_SOUND_BYTES // len(runs))
@@ -148,12 +150,44 @@ def _table(series: _Series) -> Table:
     newest = series.results[-1]
     found = {(one.metric, one.language): one for one in series.found[newest.step or 0] if one.subset == "*"}
     languages = ["", *series.languages] if len(series.languages) > 1 else series.languages
+    rows = []
+    for metric in _heard_first(newest.metrics):
+        every = found.get((metric, ""))
+        detectable = "-" if every is None or every.detectable is None else value_text(every.detectable)
+        cells = [_cell(found.get((metric, language)), newest, language) for language in languages]
+        rows.append([metric, *cells, detectable])
+    heads = ("Metric", *(language or "all" for language in languages), "Detectable")
+    speed = (newest.notes or {}).get("codes_per_sec")
+    caption = (
+        f"Step {newest.step:,}: {len(newest.clips):,} clips{f', {speed:,.0f} codes per second' if speed else ''}. "
+        "Detectable: the smallest difference to another model that the prompts of all languages find with a power of "
+        "80 %, if the errors of two models on a prompt are independent."
+    )
+    return Table(heads, rows, caption)
+
+
+def _subsets(series: _Series) -> list[Block]:
+    """The newest result by language and subset, a row for each of them."""
+    newest = series.results[-1]
+    found = {(one.metric, one.language, one.subset): one for one in series.found[newest.step or 0]}
+    groups = dict.fromkeys((language, subset) for _, language, subset in found if subset != "*")
+    metrics = _heard_first(newest.metrics)
     rows = [
-        [metric, *(_cell(found.get((metric, language)), newest, language) for language in languages)]
-        for metric in _heard_first(newest.metrics)
+        [
+            group_name(language, subset),
+            *(_cell(found.get((one, language, subset)), newest, language) for one in metrics),
+        ]
+        for language, subset in groups
     ]
-    heads = ("Metric", *(language or "all" for language in languages))
-    return Table(heads, rows, f"Step {newest.step:,}: {len(newest.clips):,} clips.")
+    heads = ("Language and subset", *metrics)
+    return [Table(heads, rows, f"Step {newest.step:,} by subset.", is_folded=True)] if rows else []
+
+
+def _trust(series: _Series) -> list[Block]:
+    """Which recognizer may judge which language, as it was measured on recordings."""
+    rows = [(*row[:-1], Cell(row[-1], "good" if row[-1] == "yes" else "bad")) for row in trust_rows(series.results[-1])]
+    caption = "Recognizers on recordings of known text. One that is not trusted in a language measures nothing there."
+    return [Table(TRUST_HEADS, rows, caption, 2, last_is_words=True)] if rows else []
 
 
 def _heard_first(metrics: Sequence[str]) -> list[str]:
@@ -165,7 +199,9 @@ def _cell(one: Interval | None, result: Result, language: str) -> Cell:
     if one is None or one.mean is None:
         clips = [clip for clip in result.clips if language in ("", clip.language)]
         reasons = Counter(
-            clip.scores[one.metric].reason for clip in clips if one is not None and one.metric in clip.scores
+            clip.scores[one.metric].reason
+            for clip in clips
+            if one is not None and one.metric in clip.scores and one.subset in ("*", clip.subset)
         )
         return Cell("not measured", "soft", title="; ".join(f"{count}: {why}" for why, count in reasons.items()))
     text = value_text(one.mean)
