@@ -243,7 +243,7 @@ def test_a_branch_begins_at_the_step_of_a_stable_run_with_all_that_a_resume_load
 @pytest.mark.parametrize(
     ("anneal", "message"),
     [
-        (budget(50, 0.02, "linear", 7e-3, 0.5), "decay_ratio to at most 0.2"),
+        (budget(50, 0.02, "linear", 7e-3, 0.5), "from step 2 to 100; .*decay_ratio to at most 0.2"),
         (budget(50, 0.02, "linear", 8e-3, 0.2), "set optimizer.lr to it"),
         (budget(40, 0.02, "linear", 7e-3, 0.2), "40 steps, and training.target_tokens is that of 40"),
     ],
@@ -270,6 +270,7 @@ def test_a_branch_needs_the_optimizer_and_a_stable_rate(tmp_path: Path) -> None:
 
 
 def test_a_stable_run_that_is_extended_while_it_is_stable_has_no_jump_to_tell_of() -> None:
+    assert schedule_change(replace(STABLE, num_steps=200), STABLE, 100) == ""
     wsd = replace(STABLE, decay="sqrt", end_lr=1e-3, decay_ratio=0.2)
     assert schedule_change(replace(wsd, num_steps=200), wsd, 80) == ""
     assert "100 steps -> 200" in schedule_change(replace(wsd, num_steps=200), wsd, 81)

@@ -95,7 +95,10 @@ class Budget:
 
     @property
     def last_stable_step(self) -> int:
-        """The last step with `lr`, from which the rate decays; the peak step unless `decay_ratio` leaves more."""
+        """The last step with `lr`, from which the rate decays; the peak step unless `decay_ratio` leaves more. Of a
+        constant rate the last one of all."""
+        if self.decay == "constant":
+            return self.num_steps - 1
         num_decay_steps = max(1, math.floor(self.decay_ratio * self.num_steps + 0.5))
         return max(self.peak_step, self.num_steps - 1 - num_decay_steps)
 

@@ -147,7 +147,7 @@ def _is_beating(descriptor: int, found: Holder, watch_sec: float) -> bool:
 def _in_use(folder: Path, holder: Holder | None) -> CheckpointError:
     return CheckpointError(
         f"{folder} is in use by another job: {holder or 'a process that has just started'}. Two jobs in one folder "
-        "would overwrite each other's checkpoints; stop that one, or give another job.dump_folder."
+        "would overwrite each other's checkpoints; stop that one, or give another output (of a run job.dump_folder)."
     )
 
 
