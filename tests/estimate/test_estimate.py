@@ -333,6 +333,11 @@ def test_only_adapters_have_gradients_and_moments_and_frozen_matrices_no_gradien
     text = report_page(lora)
     assert "once for all adapters of it" in text
     assert "4 per frozen one" in text
+    assert lora.speed is not None
+    assert 0 < lora.speed.gpu_hours < 0.5
+    [shown] = re.findall(r"run +(\S+) hours +(\S+) GPU hours", text)
+    assert float(shown[1]) == pytest.approx(lora.speed.gpu_hours, rel=0.01)
+    assert float(shown[0]) == pytest.approx(lora.speed.run_hours, rel=0.01)
 
 
 def test_equal_shares_have_equal_tokens_and_padding_is_named(estimate: RunEstimate) -> None:

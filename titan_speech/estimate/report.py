@@ -234,7 +234,8 @@ def _speed(estimate: RunEstimate) -> list[str]:
     speed = estimate.speed
     if speed is None:
         return [f"no time is predicted for a {estimate.request.device.title}"]
-    price = "" if speed.price is None else f", {speed.price:,.0f} for the whole run"
+    price = "" if speed.price is None else f", {_short(speed.price)} for the whole run"
+    days = f"{speed.run_hours / 24:,.2f} days"
     rows: Rows = [
         (
             "step",
@@ -242,9 +243,18 @@ def _speed(estimate: RunEstimate) -> list[str]:
             f"computing {speed.computing_sec:.3f} s, waiting for links {speed.exposed_sec:.3f} s",
         ),
         ("tokens/s/GPU", f"{speed.tokens_per_sec_per_gpu:,.0f}", f"MFU {speed.mfu:.1%}"),
-        ("run", f"{speed.run_hours / 24:,.2f} days", f"{speed.gpu_hours:,.0f} GPU hours{price}"),
+        (
+            "run",
+            days if speed.run_hours >= 24 else f"{_short(speed.run_hours)} hours",
+            f"{_short(speed.gpu_hours)} GPU hours{price}",
+        ),
     ]
     return [*table_lines([*rows, *_reference_pass(estimate)], "<><"), *_assumed(), *_references()]
+
+
+def _short(value: float) -> str:
+    """Whole from 100 on, three digits below: an adapter takes minutes."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _reference_pass(estimate: RunEstimate) -> Rows:
