@@ -154,9 +154,10 @@ def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
         time.sleep(min(args.poll_sec, args.lease_sec))
         count += watcher.evaluate_due(args.step)
     print(f"{counted(count, 'new result')} in {place}")
-    for failure in watcher.failures():
+    failures = watcher.failures(args.step)
+    for failure in failures:
         print(failure)
-    return EXIT_FOUND_WRONG if watcher.failures() else EXIT_DONE
+    return EXIT_FOUND_WRONG if failures else EXIT_DONE
 
 
 def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int:

@@ -205,6 +205,10 @@ def test_clips_that_fail_are_named_and_the_exit_code_says_so(
         assert main(command) == EXIT_FOUND_WRONG
         out = capsys.readouterr().out
         assert "1 of 1 prompts failed in at least one metric, such as one: 0.0" in out, "shorter than a scorer takes"
+    command = ["evaluate", "run", str(run), "--output", str(tmp_path / "out"), "--pack", str(pack_folder)]
+    assert main([*command, "--set", "canary", "--max-sec", "0.3"]) == EXIT_DONE, (
+        "failures of other settings are not its own"
+    )
 
 
 def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(

@@ -79,7 +79,8 @@ class Watcher:
     _steps: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Series and step of each result, by its id: each is read once."""
 
-    _failures: dict[str, str] = field(default_factory=dict)
+    _failures: list[tuple[str | None, int | None, str]] = field(default_factory=list)
+    """Series, step and reason; a milestone that could not be compared has no series."""
     _num_unscored: Counter[str] = field(default_factory=Counter)
     """How often scorers failed on all clips, by the id of the work."""
 
@@ -148,7 +149,10 @@ class Watcher:
                 if "parity" in content:
                     continue
                 if "failed" in content:
-                    self._failures[id_] = f"step {content.get('step')} has no result: {content['failed']}"
+                    step = content.get("step")
+                    self._failures.append(
+                        (content.get("series"), step, f"step {step} has no result: {content['failed']}")
+                    )
                     continue
                 result = result_from_json(content, f"result {id_}")
             except UnreachableError:  # says nothing of the result
@@ -159,13 +163,15 @@ class Watcher:
                 continue
             self._steps[id_] = result.key.series, result.step or 0
             if failed := result.failures():
-                self._failures[id_] = f"{result.name}: {failed_clips(result, failed)}"
+                text = f"{result.name}: {failed_clips(result, failed)}"
+                self._failures.append((result.key.series, result.step, text))
             if is_new:
                 self.on_result(result)
 
-    def failures(self) -> list[str]:
-        """Why checkpoints have no result, and results with clips that failed, of all workers."""
-        return [text for text in self._failures.values() if text]
+    def failures(self, only_step: int | None = None) -> list[str]:
+        """Why checkpoints have no result, and results with clips that failed: of all workers, under these settings."""
+        ours = {None, *(due.evaluation.key("").series for due in self.due)}
+        return [text for series, step, text in self._failures if series in ours and only_step in (None, step)]
 
     def _evaluated_steps(self, evaluation: Evaluation) -> list[int]:
         series = evaluation.key("").series
