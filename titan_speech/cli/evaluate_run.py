@@ -164,20 +164,24 @@ def _export(args: argparse.Namespace, evaluations: dict[str, Evaluation]) -> int
     from titan_speech.evaluate.result import result_path
     from titan_speech.evaluate.summary import failed_clips, summary
     from titan_speech.evaluate.watch.checkpoint_result import evaluate_export
+    from titan_speech.evaluate.watch.watcher import kept_audio
     from titan_speech.hf.model_card import read_record
     from titan_speech.model.exported_files import EVALUATION_FOLDER
+    from titan_speech.utils.files import write_atomically
 
     record = read_record(args.model)
     output = Path(args.output or args.model.with_name(f"{args.model.name}-{EVALUATION_FOLDER}"))
     num_failed = 0
-    for evaluation in evaluations.values():
+    for name, evaluation in evaluations.items():
         key = evaluation.key(record.weights or str(args.model))
         path = output / result_path(key.id)
         if path.exists():
             print(f"{path}: this model was scored under these settings before")
             continue
         work = output / "work" / key.id
-        result, _ = evaluate_export(args.model, evaluation, key, work, args.model.name)
+        result, clips = evaluate_export(args.model, evaluation, key, work, args.model.name)
+        for file, content in kept_audio(key.id, clips if name in (args.keep_audio or ()) else ()):
+            write_atomically(output / file, content)
         result.write(path)
         shutil.rmtree(work, ignore_errors=True)
         print(summary([result]))
@@ -246,7 +250,7 @@ COMMANDS = (
             Argument("--work", "folder of this machine for what is not finished", type=Path),
             Argument(
                 "--keep-audio",
-                "sets whose clips are kept for the run page; may be given twice (default: canary)",
+                "sets whose clips are kept to listen to; may be given twice (default: canary; with --model none)",
                 action="append",
                 choices=SETS,
             ),

@@ -219,6 +219,9 @@ def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(
     assert main([*command, "--set", "canary"]) == EXIT_DONE
     files = [path for path in (tmp_path / "hf-evaluation").rglob("*") if path.is_file()]
     assert [path.parent.name for path in files] == [RESULTS]
+    kept = ["--keep-audio", "canary", "--output", str(tmp_path / "heard")]
+    assert main([*command, "--set", "canary", *kept]) == EXIT_DONE
+    assert [path.suffix for path in (tmp_path / "heard" / AUDIO).rglob("*.*")] == [".wav"]
 
 
 def test_voices_that_a_pack_has_as_codes_are_heard_by_scorers_and_cloned_or_not(

@@ -196,10 +196,8 @@ class Watcher:
         return result.to_json()
 
     def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:
-        for clip in clips:
-            is_first = clip.seed == clips[0].seed
-            if is_first and clip.sound.wav_T is not None and len(clip.sound.wav_T):
-                self.queue.folder.create(audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE))
+        for name, content in kept_audio(key_id, clips):
+            self.queue.folder.create(name, content)
 
     def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC, scorer_wait_sec: float = RETRY_SEC) -> None:
         """Evaluate what becomes due until `stop` is set.
@@ -218,6 +216,14 @@ class Watcher:
                 logger.warning("%s. Scoring again in %g s", error, scorer_wait_sec)
                 stop.wait(scorer_wait_sec)
             stop.wait(poll_sec)
+
+
+def kept_audio(key_id: str, clips: Sequence[Clip]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the wav file of each clip that has a sound, of the first seed alone."""
+    for clip in clips:
+        is_first = clip.seed == clips[0].seed
+        if is_first and clip.sound.wav_T is not None and len(clip.sound.wav_T):
+            yield audio_path(key_id, clip.prompt_id), wav_bytes(clip.sound.wav_T, SAMPLE_RATE)
 
 
 def _failed(error: TitanSpeechError, checkpoint: RunCheckpoint, key: ResultKey) -> dict[str, Any]:
