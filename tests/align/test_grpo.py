@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 from dataclasses import replace
@@ -29,8 +28,6 @@ from titan_speech.hf.expand import Expansion
 from titan_speech.hf.model_card import ModelRecord
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-
-needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +274,6 @@ def test_another_trl_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyP
         trl_training.require_trl()
 
 
-@needs_trl
 def test_trl_takes_prompts_where_this_version_overrides_it() -> None:
     from trl import GRPOTrainer  # pyright: ignore[reportMissingImports]
 

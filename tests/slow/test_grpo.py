@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,10 +17,7 @@ from tests.runs import ROOT, train_well
 from titan_speech.align.steps import read_steps
 from titan_speech.exit_codes import EXIT_UNHEALTHY
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed"),
-]
+pytestmark = pytest.mark.slow
 CONFIG = "tests/assets/preference.toml"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -55,7 +54,6 @@ SETTINGS = {
     "simpo": PreferenceConfig(loss="simpo", beta=2.0, target_margin=1.0),
 }
 """By TRL's name of the loss."""
-needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
 
 
 def loss_of_trl(
@@ -146,7 +144,6 @@ def moved(family: str):
     return model
 
 
-@needs_trl
 @pytest.mark.parametrize("name", SETTINGS)
 def test_loss_and_gradients_are_those_of_trl(name: str, tmp_path: Path) -> None:
     pairs, model, reference = random_pairs(), moved("llama3"), debug_model("llama3", NUM_ROWS)

@@ -93,8 +93,8 @@ def require_trl() -> None:
         found = "none"
     if not found.startswith(f"{TRL_VERSION}."):
         raise ModelError(
-            f"align grpo needs trl {TRL_VERSION}, found {found}: pip install 'trl=={TRL_VERSION}.*' accelerate "
-            "datasets, in an environment of its own"
+            f"align grpo needs trl {TRL_VERSION}, found {found}: pip install 'titan-speech[align]', or "
+            f"'trl=={TRL_VERSION}.*' in this environment"
         )
 
 
