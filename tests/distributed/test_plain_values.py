@@ -8,6 +8,8 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.runs import free_port
 from tests.spawn import spawn
@@ -34,6 +36,16 @@ VALUES = [
 @pytest.mark.parametrize("value", VALUES, ids=str)
 def test_values_come_back_equal(value: object) -> None:
     assert from_text(to_text(value), InitialLoad, Start, Rollback, Removal) == value
+
+
+def test_a_rank_of_a_dry_run_keeps_its_value() -> None:
+    """Nothing is sent to it: the dry run of a pipeline is its last rank."""
+    dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=4)
+    try:
+        assert broadcast_from_rank_0((Rollback(5, 3, 4, 5),), Rollback) == (Rollback(5, 3, 4, 5),)
+        assert decide_on_rank_0(lambda: START, Start) is None
+    finally:
+        dist.destroy_process_group()
 
 
 def test_an_error_comes_back_as_the_nearest_one_of_the_package() -> None:
