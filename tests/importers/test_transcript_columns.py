@@ -87,6 +87,18 @@ def test_the_first_of_several_columns_is_read_and_the_others_are_named(
     assert natives(folder, columns={"transcript_romanized": "text"}) == ["raw"] * 3
 
 
+def test_recordings_that_a_listing_leaves_out_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(f"./wavs/{name}.wav", text) for name, text in zip(IDS, TEXTS, strict=True)]
+    write_table(folder / "metadata.csv", ("file_name", "text"), rows)
+    assert natives(folder) == list(TEXTS)
+    assert "not in it" not in capsys.readouterr().err
+    write_table(folder / "metadata.csv", ("file_name", "text"), rows[:2])
+    assert natives(folder) == list(TEXTS[:2])
+    assert "2 recordings, 2 with a transcript (column text); 1 more in the same folders are not in it" in (
+        capsys.readouterr().err
+    )
+
+
 def test_common_voice_finds_its_clips_and_keeps_quotes_as_they_are(folder: Path) -> None:
     (folder / "wavs").rename(folder / "clips")
     texts = ('"Hold', "say ,it' now", TEXTS[2])

@@ -15,7 +15,9 @@ Shapes: T samples of audio.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +28,7 @@ from titan_speech.codec.base import FRAME_SAMPLES, Codec, check_wav
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import TooLongError, read_resampled
 from titan_speech.errors import CodecError, DataError
-from titan_speech.importers.audio_listing import KEY, Clip, list_clips
+from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
 from titan_speech.importers.columns import CODES, NO_COLUMN, TEXT_COLUMNS, Columns, required_fields, speech_columns
 from titan_speech.importers.listing_formats import ID_COLUMNS, PATH_COLUMNS
@@ -83,7 +85,11 @@ class AudioImporter:
             return
         where = str(clips[0].listing)
         self._columns.check_transcripts(known, where, lambda name: [clip.columns.get(name) for clip in clips])
-        print_to_stderr(f"{where}: {_describe_listing(clips, known, self._columns, self._options.columns)}")
+        text = _describe_listing(clips, known, self._columns, self._options.columns)
+        num_unlisted = 0 if self._options.files_from else _num_unlisted(clips)
+        if num_unlisted:
+            text += f"; {num_unlisted:,} more in the same folders are not in it, and not read"
+        print_to_stderr(f"{where}: {text}")
 
     def codec_info(self) -> CodecInfo:
         codec = _load_codec_once(self._options.codec)
@@ -181,6 +187,16 @@ def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Colu
     internal = {KEY, "@folder", "@folder2", asked.get(AUDIO, ""), *PATH_COLUMNS, *ID_COLUMNS, *other}
     unread = [name for name in known if name not in columns.used(known) and name not in internal]
     return text + (f"; not read: {', '.join(unread)} (--columns FIELD=COLUMN)" if unread else "")
+
+
+def _num_unlisted(clips: Sequence[Clip]) -> int:
+    """How many recordings lie in the folders of the listed ones, and are not listed."""
+    listed = {os.path.normpath(clip.path) for clip in clips}
+    found = set[str]()
+    for folder in {os.path.dirname(path) for path in listed}:
+        with suppress(OSError):  # a folder that may be read by name alone
+            found |= {os.path.normpath(entry.path) for entry in os.scandir(folder or ".")}
+    return sum(path.lower().endswith(SUFFIXES) for path in found - listed)
 
 
 def describe_silence(wav_T: np.ndarray) -> Problem | None:
