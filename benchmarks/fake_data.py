@@ -37,8 +37,10 @@ def _write_tokenizer(folder: Path, num_rows: int) -> None:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[2]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     tokenizer.add_special_tokens(list(SPECIALS))
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    partial = folder.with_name(f"{folder.name}.partial")  # a folder that exists is never written again
+    partial.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(partial / "tokenizer.json"))
+    partial.rename(folder)
 
 
 def _write_store(store: Path, tokenizer: TextTokenizer, num_samples: int) -> None:

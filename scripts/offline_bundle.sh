@@ -15,6 +15,7 @@ set -euo pipefail
 
 output=""; part_mb=48; arch=90; wheels=""; carried=all
 while [ $# -gt 0 ]; do
+  case "$1" in --part-mb|--arch|--wheels) [ $# -gt 1 ] || { echo "offline_bundle.sh: $1: expected a value" >&2; exit 2; } ;; esac
   case "$1" in
     --part-mb) part_mb="$2"; shift 2 ;;
     --arch) arch="$2"; shift 2 ;;
@@ -29,13 +30,18 @@ done
 [ -n "$output" ] || { echo "offline_bundle.sh: expected a folder to write to; see --help" >&2; exit 2; }
 [ -e "$output" ] && { echo "offline_bundle.sh: $output exists; name another folder" >&2; exit 2; }
 case "$part_mb" in ''|*[!0-9]*|0) echo "offline_bundle.sh: --part-mb: found $part_mb, expected a number above 0" >&2; exit 2 ;; esac
+case "$arch" in ''|*[!0-9]*|0) echo "offline_bundle.sh: --arch: found $arch, expected a number such as 90" >&2; exit 2 ;; esac
+if [ -n "$wheels" ] && ! ls "$wheels"/*.whl > /dev/null 2>&1; then
+  echo "offline_bundle.sh: --wheels: found no *.whl in $wheels" >&2; exit 2
+fi
 for tool in zstd split sha256sum strip readelf; do
   command -v "$tool" > /dev/null || { echo "offline_bundle.sh: $tool is not installed" >&2; exit 2; }
 done
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
 work="$(mktemp -d "${TMPDIR:-/tmp}/titan-speech-bundle.XXXXXX")"
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" "$output.partial"' EXIT
+rm -rf "$output.partial"  # parts of a start that was killed would be joined with those of this one
 mkdir -p "$work/bundle/wheels"
 
 # The project with its recipes and benchmarks, as files of the last commit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from benchmarks import first_gpu
 from benchmarks.check import judged, read_baseline, write_baseline
 from benchmarks.first_gpu import Outcome, Step, run_in_process, run_steps, scaled
-from benchmarks.first_gpu_steps import STEPS
+from benchmarks.first_gpu_steps import STEPS, train
 from benchmarks.machine import ROOT
 from benchmarks.record import Machine as RecordedMachine
 from benchmarks.record import read_report
@@ -134,6 +135,18 @@ def test_what_was_measured_is_held_by_the_regression_check(tmp_path: Path) -> No
     run_steps(steps, 100, tmp_path / "slower", run, tell=lambda _: None)
     lost = [one.entry.name for one in judged(held, [read_report(tmp_path / "slower" / "suite.json")]) if one.is_lost]
     assert lost == ["pt_1b_8.tokens_per_sec_per_gpu"]
+
+
+def test_a_training_that_is_started_again_counts_its_own_compilations_alone(tmp_path: Path) -> None:
+    before, log = signal.getsignal(signal.SIGTERM), tmp_path / "run.log"
+    log.write_text("Recompiling function of an earlier start")
+    try:
+        with pytest.raises(RuntimeError, match="training ended with 2"):
+            train("no-such-file.toml", {}, debug=True, folder=tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "no-such-file" in log.read_text()
+    assert "Recompiling" not in log.read_text()
 
 
 SLOW_STEP = """

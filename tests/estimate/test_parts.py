@@ -134,8 +134,11 @@ BAD_REPORTS = {
     "an unknown name": ({"efficiencies": {"speed": 1.0}}, "is no efficiency"),
     "above the peak": ({"efficiencies": {"products": 1.2}}, "at most 1"),
     "zero": ({"efficiencies": {"memory": 0}}, "above 0"),
-    "not a number": ({"efficiencies": {"memory": "fast"}}, "no report of a GPU"),
-    "no finite number": ({"efficiencies": {"memory": float("nan")}}, "report of a GPU|above 0"),
+    "not a number": ({"efficiencies": {"memory": "fast\x1b"}}, r"memory is 'fast\\x1b', expected a number"),
+    "a number as text": ({"efficiencies": {"memory": "0.7"}}, "expected a number"),
+    "a truth value": ({"efficiencies": {"memory": True}}, "expected a number"),
+    "no finite number": ({"efficiencies": {"memory": float("nan")}}, "memory is nan"),
+    "more digits than a float has": ({"efficiencies": {"memory": 10**400}}, "at most 1"),
 }
 
 

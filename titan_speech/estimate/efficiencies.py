@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from titan_speech.errors import EstimateError
-from titan_speech.utils.json_text import read_json_file
+from titan_speech.utils.json_text import is_number, read_json_file
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def calibrated(path: Path, device: str) -> Efficiencies:
     try:
         record = read_json_file(path)
         found, measured_on = record["efficiencies"], record["device"]
-        values = {str(name): float(value) for name, value in found.items()}
+        values = {str(name): value for name, value in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EstimateError(
             f"{path} is no report of a GPU ({type(error).__name__}: {str(error)[:200]}): expected the report.json that "
@@ -76,8 +76,10 @@ def calibrated(path: Path, device: str) -> Efficiencies:
     for name, value in values.items():
         if name not in known:
             raise EstimateError(f"{path}: {ascii(name)[:80]} is no efficiency; known are {', '.join(sorted(known))}")
-        if not 0 < value <= _ABOVE_ONE.get(name, 1.0):
-            limit = _ABOVE_ONE.get(name, 1.0)
-            raise EstimateError(f"{path}: {name} is {value:g}, expected above 0 and at most {limit:g}")
+        limit = _ABOVE_ONE.get(name, 1.0)
+        if not is_number(value) or not 0 < value <= limit:
+            raise EstimateError(
+                f"{path}: {name} is {ascii(value)[:80]}, expected a number above 0 and at most {limit:g}"
+            )
     origin = f"measured ({', '.join(sorted(values))}), the others assumed" if values else "assumed"
     return replace(DEFAULT_EFFICIENCIES, **values, origin=origin)

@@ -86,7 +86,7 @@ def missing_device_features(
         missing.append(
             f'model.attention = "{attention}" needs the Python package `{package}` of FlashAttention on this device, '
             'which is not installed: build it from github.com/Dao-AILab/flash-attention, or use "flex", which needs no '
-            "no other package"
+            "other package"
         )
     if capability is None and config.compile.enable_async_tensor_parallel:
         missing.append("compile.enable_async_tensor_parallel needs CUDA, and there is none here; set it to false")
