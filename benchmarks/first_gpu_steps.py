@@ -37,6 +37,7 @@ STEPS = (
     Step("pt_1b_4_none", "the same without recomputation, as the recipe", 75, 45),
     Step("pt_1b_8_graphs", "1B, bf16, 8 packs, CUDA graphs", 90, 50),
     Step("sft_1b", "fine-tuning, 1B, bf16, 8 packs", 75, 45),
+    Step("pt_0.6b_8", "Qwen3-0.6B, bf16, 8 packs, selective recomputation", 75, 45),
     Step("loss_heads", "heads of the loss: rate, memory, gradients, loss after 20 steps", 60, 20),
     Step("pt_8b_4_layers", "8B, bf16, 4 layers; with the next, scaled to 32", 90, 50),
     Step("pt_8b_2_layers", "8B, bf16, 2 layers", 75, 45),
@@ -45,7 +46,7 @@ STEPS = (
     Step("pt_1b_8_float8_seed1", "float8 from the second seed", 90, 50),
     Step("resume", "a background save, the step that waits for it, and a resume to the same bits", 150, 80),
 )
-DATA = ROOT / "outputs/benchmarks/llama3"
+DATA = ROOT / "outputs/benchmarks"
 DEBUG_WORDS = {"training.global_batch_tokens": "1024", "training.local_batch_packs": "2", "loss.num_chunks": "4"}
 NUM_STEPS, WARMUP_STEPS = 50, 10
 DEBUG_STEPS, DEBUG_WARMUP = 6, 2
@@ -268,7 +269,8 @@ def train(
     from benchmarks.fake_data import write_stand_ins
 
     if not debug:
-        write_stand_ins(DATA, "llama3")
+        family = "qwen3" if "pt_0.6b" in config else "llama3"
+        write_stand_ins(DATA / family, family)
     steps = DEBUG_STEPS if debug else NUM_STEPS
     packs = int(overrides.get("training.local_batch_packs", "8"))
     words = {"training.global_batch_tokens": str(packs * 2048), "job.dump_folder": str(folder), **overrides}
@@ -369,7 +371,7 @@ def run_step(name: str, debug: bool) -> dict[str, Any]:
     }
     if name in plain:
         return plain[name](debug)
-    case = next(case for case in ("pt_1b", "sft_1b", "pt_8b") if name.startswith(case))
+    case = next(case for case in ("pt_1b", "sft_1b", "pt_0.6b", "pt_8b") if name.startswith(case))
     overrides = {"training.local_batch_packs": "4" if "_4" in name and "layers" not in name else "8"}
     if "float8" in name:
         overrides |= FLOAT8

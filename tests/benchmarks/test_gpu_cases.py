@@ -46,13 +46,16 @@ def test_a_dry_run_writes_a_report_that_says_that_nothing_was_measured(tmp_path:
     assert not case.figures
 
 
+STAND_INS = (("pt_1b", "llama3", 193_920, 3), ("sft_1b", "llama3", 193_920, 1), ("pt_0.6b", "qwen3", 217_600, 3))
+
+
 @pytest.mark.slow
 def test_stand_in_data_are_read_by_the_gpu_cases_at_the_published_vocabulary(tmp_path: Path) -> None:
-    write_stand_ins(tmp_path, "llama3", num_samples=400)
-    places = {"tokenizer.path": str(tmp_path / "tokenizer")}
-    for name, num_sources in (("pt_1b", 3), ("sft_1b", 1)):
-        stores = {f"data.source.{i}.store": str(tmp_path / "store") for i in range(num_sources)}
+    for name, family, num_rows, num_sources in STAND_INS:
+        write_stand_ins(tmp_path / family, family, num_samples=400)
+        places = {"tokenizer.path": str(tmp_path / family / "tokenizer")}
+        stores = {f"data.source.{i}.store": str(tmp_path / family / "store") for i in range(num_sources)}
         words = config_words(ROOT / f"benchmarks/settings/{name}.toml", places | stores)
         plan = DataPlan.load(load_config(list(words)).config)
-        assert plan.vocabulary.num_rows == 193_920
+        assert plan.vocabulary.num_rows == num_rows
         assert plan.pack(10**6).num_trained_tokens > 1000
