@@ -10,7 +10,7 @@ import numpy as np
 from titan_speech.data.packing import PARTITION_BLOCKS, Blocks, PackCounts, PackingRules, split_counts, whole_counts
 from titan_speech.data.shuffle_partitions import PartitionedStream, StreamCursor
 from titan_speech.data.streams import START, Cursor, PartitionStream, SplitStream
-from titan_speech.tokenization.prompt_template import Document
+from titan_speech.tokenization.prompt_template import Document, Task
 from titan_speech.tokenization.token_runs import TokenRuns
 
 
@@ -18,6 +18,7 @@ class ListedDocuments:
     """Document i has `lengths[i]` tokens: BOS (id 0), then `first_id + 1000 * i + 1`, counting up."""
 
     part: Any = None
+    task = Task.SPEECH
     first_code_id = 0
     variants: tuple[str, ...] = ()
     key = "listed"
