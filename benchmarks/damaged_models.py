@@ -31,6 +31,7 @@ from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.choice import open_scorers
 from titan_speech.evaluate.clip import Clip, Sound
+from titan_speech.evaluate.confidence import LEVEL
 from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel, Waveform
 from titan_speech.evaluate.packs.pack import read_pack
@@ -40,7 +41,7 @@ from titan_speech.evaluate.scorers.base import Scorer, score_clips
 from titan_speech.evaluate.scorers.opinion import OpinionScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
-from titan_speech.evaluate.statistics import LEVEL, Comparison, compare, intervals
+from titan_speech.evaluate.statistics import Comparison, compare, intervals
 from titan_speech.evaluate.watch import likelihood
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
 from titan_speech.generate.sampling import Decoding

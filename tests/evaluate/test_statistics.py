@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titan_speech.errors import DataError
-from titan_speech.evaluate import statistics
+from titan_speech.evaluate import confidence
+from titan_speech.evaluate.best_checkpoint import BestRule, best
 from titan_speech.evaluate.clip import Score
+from titan_speech.evaluate.confidence import detectable_difference, holm
 from titan_speech.evaluate.result import Result, ResultKey, ScoredClip, read_result
-from titan_speech.evaluate.statistics import BestRule, best, compare, detectable_difference, holm, intervals
+from titan_speech.evaluate.statistics import MIN_PROMPTS, compare, intervals
 
 KEY = ResultKey("model", "pack", {"temperature": 0.8}, {"words": "1"})
 
@@ -140,8 +142,8 @@ def test_pairing_finds_what_unpaired_means_would_not() -> None:
 
 
 def test_many_metrics_of_equal_models_raise_hardly_any_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "NUM_PERMUTATIONS", 1999)
-    monkeypatch.setattr(statistics, "NUM_RESAMPLINGS", 50)
+    monkeypatch.setattr(confidence, "NUM_PERMUTATIONS", 1999)
+    monkeypatch.setattr(confidence, "NUM_RESAMPLINGS", 50)
     alarms, trials = 0, 200
     for trial in range(trials):
         random = np.random.default_rng(trial)
@@ -251,5 +253,5 @@ def test_a_result_is_read_back_as_written_and_damage_is_refused(tmp_path: Path) 
 
 
 def test_too_few_prompts_have_a_mean_and_nothing_else() -> None:
-    found = intervals(result({"cer": [0.1] * (statistics.MIN_PROMPTS - 1)}))[0]
+    found = intervals(result({"cer": [0.1] * (MIN_PROMPTS - 1)}))[0]
     assert (found.mean, found.low, found.detectable) == (pytest.approx(0.1), None, None)

@@ -123,8 +123,10 @@ def evaluate_trust(args: argparse.Namespace) -> None:
 
 
 def evaluate_compare(args: argparse.Namespace) -> None:
+    from titan_speech.evaluate.best_checkpoint import BestRule, best
+    from titan_speech.evaluate.confidence import LEVEL
     from titan_speech.evaluate.result import read_result
-    from titan_speech.evaluate.statistics import LEVEL, BestRule, best, check_series, compare
+    from titan_speech.evaluate.statistics import check_series, compare
 
     results = [read_result(path) for path in args.results]
     if len(results) < 2:

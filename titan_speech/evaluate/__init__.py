@@ -17,7 +17,9 @@ summary.py            a result as Markdown, for the card of an export
 trust.py              which ASR may judge which language, measured on recordings
 reward.py             the reward of a completion, for alignment; reward_server.py over HTTP on loopback
 store_scores.py       scores of the samples of a token store, for the conditions of its sources
-statistics.py         intervals, paired comparisons, what a pack can tell apart, the best checkpoint
+confidence.py         intervals, p-values and what a test can detect, of ratios of sums over prompts
+statistics.py         means of a result with intervals, paired comparisons of two results
+best_checkpoint.py    which of several results is the best, and why
 
 checkpoint, exported folder
   |  parity_documents.py   documents of all tasks with random content, the same on every machine

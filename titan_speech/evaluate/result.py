@@ -71,6 +71,10 @@ class ScoredClip:
     seed: int
     scores: dict[str, Score]
 
+    def value(self, metric: str) -> float | None:
+        """None if the metric was not scored, or has no value."""
+        return self.scores[metric].value if metric in self.scores else None
+
 
 @dataclass(frozen=True)
 class Result:
