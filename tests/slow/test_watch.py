@@ -19,7 +19,7 @@ from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
 from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result import AUDIO, RESULTS, Result, read_result
+from titan_speech.evaluate.result import AUDIO, RESULTS, Result, read_result, result_from_json
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 
 pytestmark = pytest.mark.slow
@@ -99,13 +99,15 @@ def test_a_run_in_object_storage_is_evaluated_where_it_uploads(
     address = f"s3://{BUCKET}/evaluated"
     train_well(tmp_path / "run", "--upload.to", address, "--training.target_tokens", "10240")
     log = tmp_path / "watcher.txt"
-    ends = (EXIT_DONE, EXIT_FOUND_WRONG)  # a model of so few steps may say nothing to a prompt
-    assert watcher(address, pack, log).wait(LIMIT_SEC) in ends, log.read_text()[-4000:]
-    local = watcher(str(tmp_path / "run"), pack, log, "--output", f"{address}/evaluation")
-    assert local.wait(LIMIT_SEC) in ends
-    assert log.read_text().count("0 new results") == 1, "the same checkpoints, whoever holds them"
+    code = watcher(address, pack, log).wait(LIMIT_SEC)
     objects = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="evaluated/evaluation/")["Contents"]
-    names = [one["Key"] for one in objects]
-    assert sum("/results/" in name for name in names) == 2
-    body = s3_server.client().get_object(Bucket=BUCKET, Key=next(n for n in names if "/results/" in n))["Body"].read()
-    assert len(json.loads(body)["clips"]) == 5
+    names = [one["Key"] for one in objects if "/results/" in one["Key"]]
+    bodies = [s3_server.client().get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names]
+    results = [result_from_json(json.loads(body), name) for body, name in zip(bodies, names, strict=True)]
+    assert [len(result.clips) for result in results] == [5, 5]
+    # a model of so few steps may say nothing to a prompt, which is a clip that failed
+    expected = EXIT_FOUND_WRONG if any(result.failures() for result in results) else EXIT_DONE
+    assert code == expected, log.read_text()[-4000:]
+    local = watcher(str(tmp_path / "run"), pack, log, "--output", f"{address}/evaluation")
+    assert local.wait(LIMIT_SEC) == expected, log.read_text()[-4000:]
+    assert log.read_text().count("0 new results") == 1, "the same checkpoints, whoever holds them"
