@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from titan_speech.codec.base import Codec
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.evaluate.choice import ScorerChoice, close_all
+from titan_speech.evaluate.choice import ScorerChoice
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, through_codec
 from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
@@ -210,7 +210,8 @@ def measure_order(clips: list[Clip], codec: Codec, other_voice: Sound, choice: S
         },
         "missing": {name: result.missing() for name, result in results.items()},
     }
-    close_all([*scorers, words])
+    for scorer in (*scorers, words):
+        scorer.close()
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     for row in report["expected_order"]:
         print(row["metric"], row["smaller"], "<", row["larger"], row["means"], "yes" if row["as_expected"] else "NO")

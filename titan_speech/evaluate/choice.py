@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.evaluate.models.base import AudioModel
 from titan_speech.evaluate.models.isolation import LIMIT_SEC, IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
 from titan_speech.evaluate.models.recognizers import open_recognizer
@@ -59,10 +58,6 @@ class ScorerChoice:
         """The accepted spellings; none without a file."""
         return Spellings() if self.spellings is None else read_spellings(self.spellings, self.rules)
 
-    def isolated(self, model: AudioModel) -> IsolatedModel:
-        """A model in a process of its own."""
-        return IsolatedModel(model, self.limit_sec)
-
     def recognizers(self) -> list[IsolatedModel]:
         """The recognizers.
 
@@ -70,7 +65,7 @@ class ScorerChoice:
             DataError: two have one name.
             ModelError: one is not there.
         """
-        opened = [self.isolated(open_recognizer(name, self.device)) for name in self.asr]
+        opened = [IsolatedModel(open_recognizer(name, self.device), self.limit_sec) for name in self.asr]
         names = [one.model.name for one in opened]
         if len(set(names)) < len(names):
             raise DataError(f"two recognizers have one name ({', '.join(names)}); give folders of different names")
@@ -102,8 +97,9 @@ def open_scorers(choice: ScorerChoice) -> Iterator[tuple[list[Scorer], TrustTabl
                 choice.rules.version,
             )
     if choice.voice:
-        scorers.append(VoiceScorer(choice.isolated(open_voice_encoder(choice.voice, choice.device))))
-    scorers += [OpinionScorer(choice.isolated(open_opinion_model(name, choice.device))) for name in choice.opinion]
+        scorers.append(VoiceScorer(IsolatedModel(open_voice_encoder(choice.voice, choice.device), choice.limit_sec)))
+    for name in choice.opinion:
+        scorers.append(OpinionScorer(IsolatedModel(open_opinion_model(name, choice.device), choice.limit_sec)))
     names = Counter(name for one in scorers for name in (one.name, *(metric.name for metric in one.metrics)))
     names.subtract({one.name for one in scorers if one.name in {metric.name for metric in one.metrics}})
     if twice := [name for name, count in names.items() if count > 1]:
@@ -111,10 +107,5 @@ def open_scorers(choice: ScorerChoice) -> Iterator[tuple[list[Scorer], TrustTabl
     try:
         yield scorers, table
     finally:
-        close_all(scorers)
-
-
-def close_all(scorers: Sequence[Scorer]) -> None:
-    """End the processes of all models."""
-    for scorer in scorers:
-        scorer.close()
+        for scorer in scorers:
+            scorer.close()

@@ -15,9 +15,10 @@ from titan_speech.codec.base import Codec
 from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, resynthesized
-from titan_speech.evaluate.packs.drafts import Draft, checked, language_of, read_lines
+from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines
 from titan_speech.evaluate.packs.pack import Pack, with_sounds
 from titan_speech.evaluate.scorers.base import MAX_SEC
+from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.printable import one_line
 from titan_speech.utils.safe_path import path_inside, referenced_file
@@ -39,10 +40,7 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
     """
     clips: list[Clip] = []
     lines_of: dict[tuple[str, int], int] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
+    for number, where, line in read_lines(path):
         try:
             row = parse_json(line)
         except ValueError as error:
@@ -54,7 +52,7 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
             raise DataError(f"{where}: found the seed {str(seed)[:80]!r}, expected a whole number from 0 below 2**63")
         draft = Draft(
             str(row.get("prompt_id", row["wav"])),
-            language_of(str(row.get("language", ""))),
+            to_tag(str(row.get("language", ""))),
             str(row.get("text", "")),
             str(row.get("subset", "")),
         )

@@ -26,9 +26,7 @@ DNSMOS = "dnsmos"
 class Dnsmos:
     """DNSMOS P.835 of the speechmos package."""
 
-    @property
-    def name(self) -> str:
-        return DNSMOS
+    name = DNSMOS
 
     @property
     def version(self) -> str:

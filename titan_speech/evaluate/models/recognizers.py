@@ -28,15 +28,11 @@ class FasterWhisper:
     """Whisper in CTranslate2's format."""
 
     folder: Path
-    label: str
+    name: str
     device: str = "cpu"
     compute_type: str = "int8"
     beam_size: int = 5
     num_threads: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     @property
     def version(self) -> str:
@@ -73,12 +69,8 @@ class TransformersRecognizer:
     """A recognizer in a Hugging Face folder: Whisper, or one with a CTC head."""
 
     folder: Path
-    label: str
+    name: str
     device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     @property
     def version(self) -> str:

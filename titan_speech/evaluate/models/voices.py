@@ -27,10 +27,7 @@ class Resemblyzer:
     """The encoder of the package of that name."""
 
     device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        return RESEMBLYZER
+    name = RESEMBLYZER
 
     @property
     def version(self) -> str:
@@ -52,12 +49,8 @@ class XVector:
     """A transformers model with an x-vector head, such as WavLM for speaker verification."""
 
     folder: Path
-    label: str
+    name: str
     device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     @property
     def version(self) -> str:

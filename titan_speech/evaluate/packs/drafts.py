@@ -7,6 +7,7 @@ folder of the listing; audio is resampled to 16 kHz and never cut: a reference o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Sound
 from titan_speech.evaluate.packs.pack import MAX_SOUND_SEC
 from titan_speech.store.sample import is_language
-from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import read_small_file
 from titan_speech.utils.safe_path import referenced_file
 
@@ -39,8 +39,10 @@ class Draft:
     recording: Sound | None = None
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a listing; only line ends end one, since JSON may hold other separators (U+2028) as they are.
+def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """The lines of a listing that are not blank: number, file and line for messages, and text.
+
+    Only line ends end a line, since JSON may hold other separators (U+2028) as they are.
 
     Raises:
         DataError: it cannot be read as UTF-8, or is too large.
@@ -49,7 +51,9 @@ def read_lines(path: Path) -> list[str]:
         text = read_small_file(path, MAX_LIST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"no prompts can be read from {path}: {error}; expected UTF-8 text") from error
-    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if line.strip():
+            yield number, f"{path}, line {number}", line
 
 
 def read_reference(folder: Path, name: str, where: str) -> Sound:
@@ -90,8 +94,3 @@ def checked(draft: Draft, where: str) -> Draft:
 def subset_name(text: str) -> str:
     """A category of another set as the name of a subset."""
     return re.sub(r"[^a-z0-9]+", "_", text.strip().lower()).strip("_")
-
-
-def language_of(name: str) -> str:
-    """The tag of a language as files and columns name it."""
-    return to_tag(name)

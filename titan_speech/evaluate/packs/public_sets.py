@@ -23,11 +23,11 @@ from titan_speech.evaluate.clip import Sound
 from titan_speech.evaluate.packs.drafts import (
     Draft,
     checked,
-    language_of,
     read_lines,
     read_reference,
     subset_name,
 )
+from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
 
 AUDIO = (".mp3", ".wav", ".flac", ".ogg")
@@ -45,10 +45,8 @@ def seed_tts(path: Path, language: str) -> Iterator[Draft]:
     """
     if not language:
         raise DataError(f"{path}: a list of Seed-TTS-eval does not say its language; give --language")
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where, fields = f"{path}, line {number}", line.split("|")
+    for _, where, line in read_lines(path):
+        fields = line.split("|")
         if len(fields) not in (4, 5):
             raise DataError(f"{where}: found {len(fields)} fields, expected utt|prompt text|prompt wav|text")
         utterance, prompt_text, wav, text = (field.strip() for field in fields[:4])
@@ -84,17 +82,14 @@ def minimax(folder: Path, language: str = "") -> Iterator[Draft]:
         raise DataError(f"{folder} has no text/*.txt; expected the folder of the MiniMax multilingual test set")
     transcripts = _minimax_transcripts(folder / "speaker")
     for file in files:
-        tag = language_of(file.stem.title())
+        tag = to_tag(file.stem.title())
         if len(tag) > 3:  # a language that the table of languages does not know by name
             tag = _OTHER_NAMES.get(file.stem.lower(), tag)
         if language and tag != language:
             continue
         voices: dict[str, tuple[Sound, str]] = {}
-        for number, line in enumerate(read_lines(file), 1):
-            where = f"{file}, line {number}"
+        for number, where, line in read_lines(file):
             speaker, bar, text = line.partition("|")
-            if not line.strip():
-                continue
             if not bar:
                 raise DataError(f"{where}: found no |, expected the speaker's audio and the text")
             if speaker not in voices:
@@ -129,7 +124,7 @@ def _minimax_voice(
 def _minimax_transcripts(folder: Path) -> dict[str, str]:
     found = {}
     for file in sorted(folder.rglob("prompt_text.txt")):
-        for line in read_lines(file):
+        for _, _, line in read_lines(file):
             name, bar, text = line.partition("|")
             if bar:
                 found[Path(name.strip()).stem] = text.strip()
@@ -146,16 +141,13 @@ def emergent(path: Path, language: str = "") -> Iterator[Draft]:
     Raises:
         DataError: a line is not as expected.
     """
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
+    for number, where, line in read_lines(path):
         try:
             row = parse_json(line)
             text, category = row["text_to_synthesize"], row.get("category", "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where}: {error!r}; expected an object with text_to_synthesize and category") from error
-        tag = language_of(str(row.get("language") or language or "en"))
+        tag = to_tag(str(row.get("language") or language or "en"))
         name = str(row.get("unique_id_eval", row.get("id", number)))
         yield checked(Draft(f"emergent-{name}", tag, str(text), subset_name(str(category))), where)
 

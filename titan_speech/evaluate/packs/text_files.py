@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.evaluate.packs.drafts import Draft, checked, language_of, read_lines, read_reference
+from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines, read_reference
+from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
 
 _KEYS = frozenset(("text", "language", "prompt_id", "subset", "voice", "voice_text", "voice_language", "recording"))
@@ -27,10 +28,7 @@ def text_drafts(path: Path) -> list[Draft]:
 
 
 def _from_json(path: Path) -> Iterator[Draft]:
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
+    for number, where, line in read_lines(path):
         try:
             row = parse_json(line)
         except ValueError as error:
@@ -46,7 +44,7 @@ def _from_json(path: Path) -> Iterator[Draft]:
         sounds = {name: read_reference(path.parent, row[name], where) for name in ("voice", "recording") if name in row}
         draft = Draft(
             row.get("prompt_id", f"{path.stem}-{number:05d}"),
-            language_of(row["language"]),
+            to_tag(row["language"]),
             row.get("text", ""),
             row.get("subset", ""),
             sounds.get("voice"),
@@ -59,7 +57,6 @@ def _from_json(path: Path) -> Iterator[Draft]:
 
 def _from_text(path: Path) -> Iterator[Draft]:
     language, _, subset = path.stem.partition(".")
-    for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            draft = Draft(f"{path.stem}-{number:05d}", language_of(language), line.strip(), subset)
-            yield checked(draft, f"{path}, line {number} (its name gives the language: hi.txt, hi.numbers.txt)")
+    for number, where, line in read_lines(path):
+        draft = Draft(f"{path.stem}-{number:05d}", to_tag(language), line.strip(), subset)
+        yield checked(draft, f"{where} (its name gives the language: hi.txt, hi.numbers.txt)")
