@@ -25,8 +25,7 @@ from titan_speech.evaluate.clip import Clip, Score, mean
 from titan_speech.evaluate.models.base import Failure
 from titan_speech.evaluate.models.isolation import RunningModel
 from titan_speech.evaluate.normalization.lattice import NO_SPELLINGS, Spellings
-from titan_speech.evaluate.normalization.romanize import can_romanize, romanized
-from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES, ScoringRules
+from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES, ScoringRules, can_romanize, romanized
 from titan_speech.evaluate.result import ResultKey, make_result
 from titan_speech.evaluate.scorers.edit_distance import count_errors
 from titan_speech.evaluate.scorers.words import NOT_MEASURED, transcribe, word_scores
@@ -128,17 +127,8 @@ class TrustTable:
     def lines(self) -> list[str]:
         """The table for a terminal."""
         header = (
-            "language",
-            "ASR",
-            "prompts",
-            "CER",
-            "interval",
-            "codec",
-            "script",
-            "answered",
-            "romanized",
-            "trusted",
-        )
+            "language", "ASR", "prompts", "CER", "interval", "codec", "script", "answered", "romanized", "trusted",
+        )  # fmt: skip
         return table_lines([header, *(_cells(row) for row in self.rows)], "<<>")
 
     def write(self, path: Path) -> None:

@@ -8,14 +8,21 @@ scoring a text twice gives the same.
 Combining marks stay: Whisper's own normalizer drops them, which turns Hindi into a string of bare consonants and halves
 its error rate. Apostrophes join in English (don't) and separate in French and Italian (l'eau).
 
-`rules_version` is part of a scorer's version: another rule begins another series of results.
+Whisper writes much of Odia, Malayalam and Telugu in Latin letters. `share_in_script` finds that; `romanized` (by uroman
+of the `eval` extra) compares texts of two scripts, to see whether it heard right. That is for the trust table's
+explanations and never an error rate of a model: it merges what scripts distinguish.
+
+`ScoringRules.version` is part of a scorer's version: another rule begins another series of results.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import Any
 
 from titan_speech.evaluate.normalization.letters import one_spelling
 from titan_speech.evaluate.normalization.numerals import Numerals, numerals_version, one_numeral
@@ -27,6 +34,8 @@ RULES = 1
 MAX_ROUNDS = 8
 _APOSTROPHES = "'’ʼ"
 _SEPARATING = frozenset(("fr", "it"))
+_NO_LATIN = re.compile("[^a-z ]")
+_DOUBLED = re.compile(r"([a-z])\1+")
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,12 @@ class ScoringRules:
         """
         primary = language.split("-")[0]
         for _ in range(MAX_ROUNDS):
-            before, text = text, self._one_round(text, language, primary)
+            before = text
+            text = one_numeral(normalize(text, language).casefold(), primary, self.numerals)
+            text = " ".join(_without_punctuation(one_spelling(text, primary), primary).split())
             if text == before:
-                return text
+                break
         return text
-
-    def _one_round(self, text: str, language: str, primary: str) -> str:
-        text = one_numeral(normalize(text, language).casefold(), primary, self.numerals)
-        return " ".join(_without_punctuation(one_spelling(text, primary), primary).split())
 
 
 DEFAULT_RULES = ScoringRules()
@@ -89,3 +96,20 @@ def share_in_script(text: str, language: str) -> float | None:
 def _script_name(letter: str) -> str:
     """The first word of a letter's name, which for letters is its script."""
     return unicodedata.name(letter, "").split(" ")[0]
+
+
+def can_romanize() -> bool:
+    """Whether uroman is installed."""
+    return find_spec("uroman") is not None
+
+
+def romanized(text: str) -> str:
+    """The text in lower-case Latin letters, roughly as it sounds, with doubled letters as one."""
+    return " ".join(_DOUBLED.sub(r"\1", _NO_LATIN.sub("", _uroman().romanize_string(text).lower())).split())
+
+
+@cache
+def _uroman() -> Any:
+    from uroman import Uroman  # pyright: ignore[reportMissingImports]
+
+    return Uroman()
