@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from benchmarks.machine import load, this_machine
+from titan_speech.evaluate.engines import NUM_GREEDY, ParityDocument, parity_documents
 from titan_speech.evaluate.parity import BOUNDS, _trained_model, _trainer_logits
-from titan_speech.evaluate.parity_documents import NUM_GREEDY, ParityDocument, parity_documents
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.utils.json_text import read_json_file
 

@@ -23,9 +23,16 @@ from safetensors.torch import load_file, save_file
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.cli.main import main
 from titan_speech.errors import ModelError
-from titan_speech.evaluate.engines import EngineAnswers, ask_process, ask_server
+from titan_speech.evaluate.engines import (
+    NUM_DOCUMENTS,
+    NUM_GREEDY,
+    EngineAnswers,
+    ParityDocument,
+    ask_process,
+    ask_server,
+    parity_documents,
+)
 from titan_speech.evaluate.parity import ParityReport, compare
-from titan_speech.evaluate.parity_documents import NUM_DOCUMENTS, NUM_GREEDY, ParityDocument, parity_documents
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export

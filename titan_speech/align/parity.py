@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from titan_speech.errors import ModelError
-from titan_speech.evaluate.parity import BOUNDS, QUANTILES, Bounds
+from titan_speech.evaluate.parity import BOUNDS, QUANTILES, ParityBounds
 from titan_speech.generate.load import load_folder
 
 NUM_PROMPTS = 8
@@ -53,7 +53,7 @@ class Apart:
         median, p99, greatest = (float(one) for one in np.quantile(apart_N, QUANTILES))
         return cls(median, p99, greatest, tuple(np.histogram(inside_N, bins=np.array(EDGES))[0].tolist()))
 
-    def is_within(self, bounds: Bounds) -> bool:
+    def is_within(self, bounds: ParityBounds) -> bool:
         """Whether every quantile is; NaN is not."""
         return self.median <= bounds.median and self.p99 <= bounds.p99 and self.greatest <= bounds.greatest
 
@@ -66,7 +66,7 @@ class PolicyParity:
     num_tokens: int
     apart: dict[str, Apart]
     """By way: transformers, generator."""
-    bounds: Bounds
+    bounds: ParityBounds
 
     def record(self) -> dict[str, Any]:
         """As JSON."""

@@ -22,11 +22,11 @@ statistics.py         means of a result with intervals, paired comparisons of tw
 best_checkpoint.py    which of several results is the best, and why
 
 checkpoint, exported folder
-  |  parity_documents.py   documents of all tasks with random content, the same on every machine
-  |  export_checks.py      config.json, rows of the embedding, stop token and prompts of the folder, without its model
-  |  engines.py            what other engines answer; engine_process.py is the process they run in
+  |  export_checks.py   config.json, rows of the embedding, stop token and prompts of the folder, without its model
+  |  engines.py         documents, the same on every machine, and what other engines answer to them;
+  |                     engine_process.py is the process they run in
   v
-parity.py                  log-probabilities and greedy ids compared with the trainer's forward; a report
+parity.py               log-probabilities and greedy ids compared with the trainer's forward; a report
 
 a run: its folder, or an s3:// address
   |  watch/            checkpoints as they appear: spoken and scored once each, by any number of workers

@@ -28,16 +28,25 @@ def main(request_file: str, answer_file: str) -> None:
         json.dump(answer, file)
 
 
-def _batches(documents: list[dict[str, Any]], num_rows: int) -> list[list[int]]:
-    """Numbers of documents of equal length and equal prefix, few enough that their logits fit."""
+def batches_of(lengths: list[tuple[int, int]], num_rows: int) -> list[list[int]]:
+    """Numbers of documents of equal length and equal prefix, few enough that their logits fit.
+
+    Args:
+        lengths: of each document and of its prefix.
+        num_rows: of the vocabulary.
+    """
     groups = defaultdict(list)
-    for number, document in enumerate(documents):
-        groups[len(document["ids"]), document["num_prefix"]].append(number)
+    for number, pair in enumerate(lengths):
+        groups[pair].append(number)
     batches = []
     for (length, _), numbers in groups.items():
         size = max(1, MAX_LOGITS // (length * num_rows))
         batches += [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return batches
+
+
+def _lengths(request: dict[str, Any]) -> list[tuple[int, int]]:
+    return [(len(document["ids"]), document["num_prefix"]) for document in request["documents"]]
 
 
 def _transformers(request: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def _transformers(request: dict[str, Any]) -> dict[str, Any]:
     logprobs: list[Any] = [None] * len(documents)
     greedy: list[Any] = [None] * len(documents)
     with torch.inference_mode():
-        for numbers in _batches(documents, model.config.vocab_size):
+        for numbers in batches_of(_lengths(request), model.config.vocab_size):
             ids_BT = torch.tensor([documents[number]["ids"] for number in numbers])
             logits_BTV = model(ids_BT).logits[:, :-1].float()
             targets_BT1 = ids_BT[:, 1:, None]
@@ -84,7 +93,7 @@ def _ctranslate2(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         TransformersConverter(request["model"]).convert(f"{folder}/model", quantization=request["dtype"])
         generator = ctranslate2.Generator(f"{folder}/model", compute_type=request["dtype"])
-        for numbers in _batches(documents, tokenizer.get_vocab_size()):
+        for numbers in batches_of(_lengths(request), tokenizer.get_vocab_size()):
             batch = [documents[number]["ids"] for number in numbers]
             logits_BTV = np.array(generator.forward_batch(batch)).astype(np.float32)[:, :-1]
             greatest_BT1 = logits_BTV.max(-1, keepdims=True)

@@ -1,9 +1,17 @@
-"""What another engine answers to documents: log-probabilities of their tokens, and greedy continuations.
+"""What engines are asked for a comparison, and what they answer.
 
-In: the name of an engine, or the address of a server, an exported folder, and documents. Out: `EngineAnswers`. Engines
-run in a process (engine_process.py), by the interpreter of the environment that they are installed in; a server speaks
-the completions of OpenAI with prompts as ids, as vLLM's does. What comes back is checked: as many numbers as were asked
-for, all finite.
+In: the prompt grammar; the name of an engine, or the address of a server, and an exported folder. Out:
+`ParityDocument`s, the same on every machine, and `EngineAnswers`: log-probabilities of their tokens, and greedy
+continuations. Engines run in a process (engine_process.py), by the interpreter of the environment that they are
+installed in; a server speaks the completions of OpenAI with prompts as ids, as vLLM's does. What comes back is checked:
+as many numbers as were asked for, all finite.
+
+Documents are of every task. Their content is drawn evenly from all text ids and all codes, since a wrong row shows only
+where it is read; real text would read a few thousand rows of 193,920. Documents of one task have one length, so that
+engines batch them without padding, whose handling differs between engines. 64 documents have 4,257 tokens after the
+first and read 2,582 different codes.
+
+Shapes: T tokens of a document.
 """
 
 from __future__ import annotations
@@ -22,9 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from titan_speech.errors import ModelError
 from titan_speech.evaluate import engine_process
-from titan_speech.evaluate.parity_documents import NUM_GREEDY, ParityDocument
+from titan_speech.tokenization.prompt_template import CODE_FIELDS, TEMPLATES, Grammar, Parts, Task
+from titan_speech.tokenization.vocabulary import NUM_CODES
 from titan_speech.utils.json_text import parse_json, read_json_file
 from titan_speech.utils.printable import one_line, redact
 
@@ -32,6 +44,50 @@ ENGINES = ("transformers", "ctranslate2", "vllm")
 TIMEOUT_SEC = 3600
 REQUEST_TIMEOUT_SEC = 600
 """For one document by a server, which may compile when it is first asked."""
+NUM_DOCUMENTS = 64
+NUM_GREEDY = 16
+"""Ids that engines generate after each prefix."""
+_NUM_TEXT, _NUM_CODES = 20, 40
+
+
+@dataclass(frozen=True, eq=False)
+class ParityDocument:
+    """A whole document, whose prefix is also what engines generate from."""
+
+    task: Task
+    ids_T: NDArray[np.int64]
+    num_prefix_tokens: int
+
+    @property
+    def prefix(self) -> list[int]:
+        return self.ids_T[: self.num_prefix_tokens].tolist()
+
+
+def parity_documents(grammar: Grammar, count: int = NUM_DOCUMENTS, seed: int = 0) -> list[ParityDocument]:
+    """Documents of all tasks in turn; every second tts document has a voice description.
+
+    Args:
+        grammar: of the model.
+        count: number of documents.
+        seed: of their content.
+    """
+    random = np.random.default_rng(seed)
+    tasks = list(Task)
+    documents = []
+    for number in range(count):
+        task, turn = tasks[number % len(tasks)], number // len(tasks)
+        template = TEMPLATES[task]
+        fields = [block.field for block in template.prefix if not block.optional or turn % 2]
+        parts = Parts(**{field: _content(field, grammar, random) for field in (*fields, template.target)})
+        document = grammar.document(task, parts)
+        documents.append(ParityDocument(task, document.ids_T.astype(np.int64), document.num_prefix_tokens))
+    return documents
+
+
+def _content(field: str, grammar: Grammar, random: np.random.Generator) -> NDArray:
+    if field in CODE_FIELDS:
+        return random.integers(0, NUM_CODES, _NUM_CODES).astype(np.uint16)
+    return random.integers(0, grammar.vocabulary.num_base, _NUM_TEXT).astype(np.uint32)
 
 
 @dataclass(frozen=True)

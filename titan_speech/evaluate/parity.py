@@ -23,10 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.evaluate.engine_process import MAX_LOGITS
-from titan_speech.evaluate.engines import EngineAnswers
+from titan_speech.evaluate.engine_process import MAX_LOGITS, batches_of
+from titan_speech.evaluate.engines import EngineAnswers, ParityDocument, parity_documents
 from titan_speech.evaluate.export_checks import folder_problems, row_problems, trained_matrices
-from titan_speech.evaluate.parity_documents import ParityDocument, parity_documents
 from titan_speech.generate.load import load_weights
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.hf.model_folder import HFFolder
@@ -40,7 +39,7 @@ QUANTILES = (0.5, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ParityBounds:
     """How far log-probabilities may be apart, in nats."""
 
     median: float
@@ -53,7 +52,7 @@ class Bounds:
         return 2 * self.p99
 
 
-BOUNDS = {"float32": Bounds(1e-4, 1e-3, 1e-2), "bfloat16": Bounds(2e-2, 1e-1, 0.5)}
+BOUNDS = {"float32": ParityBounds(1e-4, 1e-3, 1e-2), "bfloat16": ParityBounds(2e-2, 1e-1, 0.5)}
 """By the type that the engine computes in. Measured on a model of two layers: 3e-6 at most in fp32, and 7e-4, 2e-2 and
 4e-2 in bfloat16 (transformers 5.24); the rest is for depth."""
 
@@ -130,7 +129,7 @@ def judge(
     answers: EngineAnswers,
     logits_of: Callable[[torch.Tensor], torch.Tensor],
     vocabulary: Vocabulary,
-    bounds: Bounds,
+    bounds: ParityBounds,
 ) -> ParityReport:
     """Compare answers with the logits of a reference.
 
@@ -143,7 +142,8 @@ def judge(
     """
     differences: dict[str, list[NDArray]] = defaultdict(list)
     gaps: list[NDArray] = []
-    for numbers in _batches(documents, vocabulary.num_rows):
+    lengths = [(len(one.ids_T), one.num_prefix_tokens) for one in documents]
+    for numbers in batches_of(lengths, vocabulary.num_rows):
         ids_BT = torch.from_numpy(np.stack([documents[number].ids_T for number in numbers]))
         logits_BTV = logits_of(ids_BT)[:, :-1]
         own_BT = (logits_BTV.gather(-1, ids_BT[:, 1:, None])[..., 0] - logits_BTV.logsumexp(-1)).numpy()
@@ -156,7 +156,11 @@ def judge(
     by_kind = {kind: np.concatenate(parts) for kind, parts in differences.items()}
     everything = np.concatenate(list(by_kind.values()))
     gap_N = np.concatenate([gap_BN.ravel() for gap_BN in gaps])
-    quantiles = {kind: _quantiles(values) for kind, values in {"all": everything, **by_kind}.items() if len(values)}
+    quantiles = {
+        kind: tuple(np.quantile(values, QUANTILES).tolist())
+        for kind, values in {"all": everything, **by_kind}.items()
+        if len(values)
+    }
     return ParityReport(
         engine=answers.engine,
         num_documents=len(documents),
@@ -183,11 +187,7 @@ def _greedy_gaps(
     return (logits_BNV.amax(-1) - chosen_BN).numpy()
 
 
-def _quantiles(values: NDArray) -> tuple[float, ...]:
-    return tuple(float(quantile) for quantile in np.quantile(values, QUANTILES))
-
-
-def _problems(quantiles: dict[str, tuple[float, ...]], gap_N: NDArray, bounds: Bounds) -> list[str]:
+def _problems(quantiles: dict[str, tuple[float, ...]], gap_N: NDArray, bounds: ParityBounds) -> list[str]:
     problems = []
     limits = (bounds.median, bounds.p99, bounds.greatest)
     for kind, found in quantiles.items():
@@ -199,19 +199,6 @@ def _problems(quantiles: dict[str, tuple[float, ...]], gap_N: NDArray, bounds: B
     if (count := int((gap_N > bounds.tie).sum())) > 0:
         problems.append(f"{count} of {len(gap_N)} greedily decoded ids are not the trainer's first choice")
     return problems
-
-
-def _batches(documents: Sequence[ParityDocument], num_rows: int) -> list[list[int]]:
-    """Numbers of documents of equal length and equal prefix, few enough that their logits fit."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, document in enumerate(documents):
-        groups[len(document.ids_T), document.num_prefix_tokens].append(number)
-    sizes = {key: max(1, MAX_LOGITS // (key[0] * num_rows)) for key in groups}
-    return [
-        numbers[start : start + sizes[key]]
-        for key, numbers in groups.items()
-        for start in range(0, len(numbers), sizes[key])
-    ]
 
 
 def _trained_model(checkpoint: WeightsCheckpoint, dtype: torch.dtype, base: Path | None) -> Decoder:
