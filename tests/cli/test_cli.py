@@ -85,8 +85,6 @@ def test_an_option_of_several_values_may_be_given_several_times() -> None:
         parser = argparse.ArgumentParser()
         for argument in command.arguments:
             argument.add_to(parser)
-        if command.add_arguments is not None:
-            command.add_arguments(parser)
         for action in parser._actions:
             if action.option_strings and action.nargs in ("+", "*"):
                 assert isinstance(action, argparse._ExtendAction), (command.prog, action.option_strings)

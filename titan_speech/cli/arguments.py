@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from titan_speech.cli.command import Argument
+from titan_speech.importers.limits import ImportLimits
 
 if TYPE_CHECKING:
     from titan_speech.config.schema_data import StorageConfig
@@ -144,6 +145,24 @@ def _suggestion(text: str) -> str:
     scheme, _, rest = text.partition(":/")
     is_likely = scheme.lower() in ("s3", "s3a", "s3n", "r2") and rest.strip("/")
     return f"; did you mean {_S3}{rest.lstrip('/')}?" if is_likely else ""
+
+
+def list_argument(name: str, help: str, **options: Any) -> Argument:
+    """An option of one value or more, which may be given more than once."""
+    return Argument(name, help, nargs="+", action="extend", default=[], **options)
+
+
+def max_line_mb(what: str) -> Argument:
+    """The option that limits what `what` says."""
+    default = ImportLimits.max_line_bytes
+    return Argument(
+        "--max-line-mb",
+        f"{what} (default: {default // MB})",
+        type=megabytes,
+        metavar="MB",
+        dest="max_line_bytes",
+        default=default,
+    )
 
 
 ENDPOINT_URL = Argument(

@@ -7,6 +7,7 @@ takes a configuration finds the words for it in `args.config_words`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,42 @@ from titan_speech.utils.printable import message
 
 
 class Argument:
-    """One argument, as `argparse.ArgumentParser.add_argument` takes it; `words` are what a shell completes it to."""
+    """One argument: names, and what `argparse.ArgumentParser.add_argument` takes.
 
-    def __init__(self, name: str, help: str, words: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
-        self.name, self.options, self.words = name, {"help": help, **options}, words
+    Args:
+        words: what a shell completes it to.
+        variable: environment variable whose text takes the place of the default.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        *,
+        other_name: str | None = None,
+        words: Callable[[], Iterable[str]] | None = None,
+        variable: str = "",
+        **options: Any,
+    ) -> None:
+        self.names, self.words, self.variable = [name, *filter(None, [other_name])], words, variable
+        self.options = {"help": help, **options}
 
     def add_to(self, parser: argparse._ActionsContainer) -> argparse.Action:
-        return parser.add_argument(self.name, **self.options)
+        action = parser.add_argument(*self.names, **self.options)
+        action.default = os.environ.get(self.variable, action.default)
+        return action
+
+
+class ArgumentGroup:
+    """Arguments under a heading of their own in the help."""
+
+    def __init__(self, heading: str, *arguments: Argument, description: str | None = None) -> None:
+        self.heading, self.arguments, self.description = heading, arguments, description
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        group = parser.add_argument_group(self.heading, self.description)
+        for argument in self.arguments:
+            argument.add_to(group)
 
 
 @dataclass(frozen=True)
@@ -36,10 +66,7 @@ class Command:
     summary: str
     example: str
     run: Callable[[argparse.Namespace], int | None]
-    arguments: tuple[Argument, ...] = ()
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
-    """Adds the arguments that stand under headings of their own in the help."""
-
+    arguments: tuple[Argument | ArgumentGroup, ...] = ()
     takes_config: bool = False
     """--job.config_file FILE and --table.key values are accepted."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 
-from titan_speech.cli.command import Command
+from titan_speech.cli.command import ArgumentGroup, Command
 
 VARIABLE = "_ARGCOMPLETE"
 """Set by the shell's hook while it asks for words."""
@@ -33,12 +33,11 @@ def parser_of_all(commands: Iterable[Command], groups: Mapping[str, str]) -> arg
     for command in commands:
         place = choices if command.group is None else inner[command.group]
         own = place.add_parser(command.name, allow_abbrev=False)
-        for argument in command.arguments:
-            action = argument.add_to(own)
-            if argument.words is not None:
-                action.completer = ChoicesCompleter(argument.words())  # type: ignore[attr-defined]
-        if command.add_arguments is not None:
-            command.add_arguments(own)
+        for entry in command.arguments:
+            for argument in entry.arguments if isinstance(entry, ArgumentGroup) else (entry,):
+                action = argument.add_to(own)
+                if argument.words is not None:
+                    action.completer = ChoicesCompleter(argument.words())  # type: ignore[attr-defined]
         if command.takes_config:
             for flag in config_flags():
                 own.add_argument(flag)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
     STORES,
+    list_argument,
     local_folder,
     natural,
     number,
@@ -248,14 +249,7 @@ COMMANDS = (
             Argument("--output", "folder to write; must not exist", type=local_folder, required=True),
             Argument("--held-out", "set made by `store held-out`: folder, or s3://bucket/prefix", default=""),
             Argument("--cross-lingual", "also so many texts with a voice of another language", type=natural, default=0),
-            Argument(
-                "--text",
-                "JSONL, or LANGUAGE.SUBSET.txt with one prompt per line",
-                nargs="+",
-                action="extend",
-                type=Path,
-                default=[],
-            ),
+            list_argument("--text", "JSONL, or LANGUAGE.SUBSET.txt with one prompt per line", type=Path),
             Argument("--layout", "of a public set, given with --from", choices=("seed-tts", "minimax", "emergent")),
             Argument("--from", "file or folder of the public set", type=Path, dest="source"),
             Argument("--language", "of the public set, where it does not say", default=""),
@@ -273,7 +267,7 @@ COMMANDS = (
         (
             STORES,
             Argument("--pack", "folder of the pack", type=Path, required=True),
-            Argument("--held-out", "sets that training does not read", nargs="+", action="extend", default=[]),
+            list_argument("--held-out", "sets that training does not read"),
             ENDPOINT_URL,
         ),
     ),

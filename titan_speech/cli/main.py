@@ -137,8 +137,6 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("config", metavar="CONFIG", help="TOML file, such as train_configs/demo.toml")
     for argument in command.arguments:
         argument.add_to(parser)
-    if command.add_arguments is not None:
-        command.add_arguments(parser)
     if not command.takes_config:
         return parser.parse_args(words)
     parser.add_argument("--config-help", action=_ConfigHelp, help="print every table and key, and exit")

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.audit.rules import RULES, Thresholds, read_thresholds
+from titan_speech.audit.rules import RULES, Rule, Thresholds, read_thresholds
 from titan_speech.cli.arguments import ENDPOINT_URL, SEED, local_folder_or_s3, natural, number, positive, storage_of
-from titan_speech.cli.command import Command, announce
+from titan_speech.cli.command import Argument, ArgumentGroup, Command, announce
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.progress import Progress
@@ -23,45 +23,6 @@ from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.audit.report import AuditReport, CheckResult, LanguageReport
-
-
-def store_audit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", type=local_folder_or_s3, help="folder of a token store, or s3://bucket/prefix")
-    ENDPOINT_URL.add_to(parser)
-    parser.add_argument("--samples", type=positive, default=10_000, help="number of samples to check (default: 10000)")
-    SEED.add_to(parser)
-    parser.add_argument(
-        "--output", type=Path, default=Path("audit.html"), help="HTML page to write (default: audit.html)"
-    )
-    parser.add_argument("--json", type=Path, help="also write the report as JSON to this file")
-    parser.add_argument(
-        "--tokenizer", help="folder of the store's tokenizer, to check token ids and show text-only parts"
-    )
-    parser.add_argument(
-        "--codec",
-        default="auto",
-        help="codec that decodes the samples to listen to: embedded, none, or a path (default: the embedded codec if "
-        "the store was made with it)",
-    )
-    parser.add_argument(
-        "--listen",
-        type=natural,
-        default=5,
-        help="random samples per language on the page (default: 5; 100 is a full check, 0.2 MB per 10 s of audio)",
-    )
-    parser.add_argument(
-        "--num-codes", type=positive, default=65_536, help="size of the codec's codebook (default: 65536)"
-    )
-    parser.add_argument("--thresholds", type=Path, help="TOML file of maximum shares per check, and per language")
-    shares = parser.add_argument_group("maximum share of the samples of a language, 0 to 1")
-    for rule in RULES:
-        default = f"{rule.max_share:g}"
-        shares.add_argument(
-            f"--max-{rule.name}",
-            type=number(0, 1),
-            metavar="SHARE",
-            help=f"{rule.finds} (default: {default})".replace("%", "%%"),
-        )
 
 
 def store_audit(args: argparse.Namespace) -> int:
@@ -106,6 +67,11 @@ def store_audit(args: argparse.Namespace) -> int:
     for line in _report_lines(report, args.output):
         print(line)
     return EXIT_DONE if report.is_good else EXIT_FOUND_WRONG
+
+
+def _max_share(rule: Rule) -> Argument:
+    text = f"{rule.finds} (default: {rule.max_share:g})".replace("%", "%%")
+    return Argument(f"--max-{rule.name}", text, type=number(0, 1), metavar="SHARE")
 
 
 def _options(args: argparse.Namespace) -> dict[str, float]:
@@ -174,6 +140,29 @@ COMMANDS = (
         "Check samples of every language and write a page to read and listen to; exit code 1 above a threshold.",
         "titan-speech store audit demo_data --tokenizer tokenizer/tiny --output audit.html",
         store_audit,
-        add_arguments=store_audit_arguments,
+        (
+            Argument("store", "folder of a token store, or s3://bucket/prefix", type=local_folder_or_s3),
+            ENDPOINT_URL,
+            Argument("--samples", "number of samples to check (default: 10000)", type=positive, default=10_000),
+            SEED,
+            Argument("--output", "HTML page to write (default: audit.html)", type=Path, default=Path("audit.html")),
+            Argument("--json", "also write the report as JSON to this file", type=Path),
+            Argument("--tokenizer", "folder of the store's tokenizer, to check token ids and show text-only parts"),
+            Argument(
+                "--codec",
+                "codec that decodes the samples to listen to: embedded, none, or a path (default: the embedded codec "
+                "if the store was made with it)",
+                default="auto",
+            ),
+            Argument(
+                "--listen",
+                "random samples per language on the page (default: 5; 100 is a full check, 0.2 MB per 10 s of audio)",
+                type=natural,
+                default=5,
+            ),
+            Argument("--num-codes", "size of the codec's codebook (default: 65536)", type=positive, default=65_536),
+            Argument("--thresholds", "TOML file of maximum shares per check, and per language", type=Path),
+            ArgumentGroup("maximum share of the samples of a language, 0 to 1", *map(_max_share, RULES)),
+        ),
     ),
 )

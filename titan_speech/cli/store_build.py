@@ -18,13 +18,15 @@ from titan_speech.cli.arguments import (
     SEED,
     SHARD_MB,
     WORKERS,
+    list_argument,
     local_folder_or_s3,
     local_input,
+    max_line_mb,
     megabytes,
     number,
     storage_of,
 )
-from titan_speech.cli.command import Command, announce
+from titan_speech.cli.command import Argument, ArgumentGroup, Command, announce
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.registry import IMPORTERS
@@ -35,128 +37,6 @@ if TYPE_CHECKING:
 
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-
-
-def store_build_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("input")
-    what.add_argument("--from", dest="format", required=True, metavar="FORMAT", help="; ".join(sorted(IMPORTERS)))
-    what.add_argument(
-        "--input",
-        type=local_input,
-        nargs="+",
-        action="extend",
-        required=True,
-        metavar="PATH",
-        help="files or folders of that format",
-    )
-    what.add_argument("--split", help="split to read, of an input that has several")
-    what.add_argument(
-        "--columns",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=COLUMN[,...]",
-        help="column of a field: transcript_native=said,speaker_id=spk (default: the column of the field's name; for "
-        "transcript_native then text, normalized_text, transcription, transcript, sentence or raw_text; @none: none)",
-    )
-    what.add_argument(
-        "--files-from",
-        type=local_input,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="DIR",
-        help="folders in which listings may name files, besides the folder of the listing",
-    )
-    what.add_argument("--preset", help="use the columns of a well-known source: fineweb, culturax, ...")
-    what.add_argument("--dataset-source", "--source", metavar="NAME", help="source of samples that name none")
-    what.add_argument("--language", metavar="TAG", help="language of samples that name none (BCP 47)")
-    what.add_argument(
-        "--llasa-tokenizer", metavar="DIR", help="folder of the tokenizer that made the ids of --from llasa"
-    )
-    what.add_argument(
-        "--codec",
-        metavar="NAME",
-        help="codec that encodes --from audio (wav, flac, ogg, opus, mp3, aiff): embedded, or a folder or Hub name of "
-        "XCodec2",
-    )
-    what.add_argument("--codes-dtype", metavar="TYPE", help="data type of codes stored as bytes: uint16, int32, ...")
-    what.add_argument(
-        "--long-audio", choices=("error", "split"), default="error", help="audio above 40 s (default: error)"
-    )
-    most = parser.add_argument_group("limits", "what is larger is a bad sample, found before it is read")
-    most.add_argument(
-        "--max-sample-sec",
-        type=number(0),
-        metavar="SEC",
-        default=ImportLimits.max_sample_sec,
-        help="speech of one sample (default: 3600)",
-    )
-    most.add_argument(
-        "--max-line-mb",
-        type=megabytes,
-        metavar="MB",
-        dest="max_line_bytes",
-        default=ImportLimits.max_line_bytes,
-        help="line, JSON text or transcript (default: 16)",
-    )
-    most.add_argument(
-        "--max-member-mb",
-        type=megabytes,
-        metavar="MB",
-        dest="max_member_bytes",
-        default=ImportLimits.max_member_bytes,
-        help="members of an archive that belong to one sample, or an MDS shard, decompressed (default: 256)",
-    )
-    which = parser.add_argument_group("output")
-    which.add_argument(
-        "--output",
-        type=local_folder_or_s3,
-        required=True,
-        metavar="PATH",
-        help="output store: a folder, or s3://bucket/prefix",
-    )
-    which.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of the backbone's tokenizer")
-    which.add_argument("--name", required=True, help="name of the store, for readers")
-    which.add_argument("--licence", required=True, help="licence of the data")
-    which.add_argument("--codec-name", help="codec of the codes, for formats that do not record it")
-    which.add_argument("--codec-hash", help="sha256 of its weights, 64 digits: stores of different hashes never mix")
-    which.add_argument("--normalize", action="store_true", help="normalize text first (Unicode NFC, ...)")
-    which.add_argument(
-        "--max-duration-sec", type=float, metavar="SEC", help="leave out speech that is longer (default: keep it)"
-    )
-    which.add_argument(
-        "--drop-empty-transcripts",
-        action="store_true",
-        help="leave out speech without a transcript, or with one that has no letter or digit",
-    )
-    SEED.add_to(which)
-    SHARD_MB.add_to(which)
-    how = parser.add_argument_group("execution")
-    how.add_argument(
-        "--unit-mb",
-        dest="unit_bytes",
-        type=megabytes,
-        metavar="MB",
-        default=256 * MB,
-        help="size of the part of a large array that is imported at a time (default: 256)",
-    )
-    how.add_argument(
-        "--work-dir", default=".", metavar="DIR", help="local folder to build a store for s3:// in (default: .)"
-    )
-    ENDPOINT_URL.add_to(how)
-    WORKERS.add_to(how)
-    how.add_argument(
-        "--require-transcript",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="VARIANT",
-        help="refuse speech without: native, ...",
-    )
-    how.add_argument(
-        "--skip-bad", action="store_true", help="skip bad and silent samples, and count them in build_report.json"
-    )
 
 
 def store_build(args: argparse.Namespace) -> None:
@@ -263,6 +143,98 @@ def columns_of(words: list[str]) -> dict[str, str]:
     return pairs
 
 
+_INPUT = ArgumentGroup(
+    "input",
+    Argument("--from", "; ".join(sorted(IMPORTERS)), dest="format", required=True, metavar="FORMAT"),
+    list_argument("--input", "files or folders of that format", metavar="PATH", type=local_input, required=True),
+    Argument("--split", "split to read, of an input that has several"),
+    list_argument(
+        "--columns",
+        "column of a field: transcript_native=said,speaker_id=spk (default: the column of the field's name; for "
+        "transcript_native then text, normalized_text, transcription, transcript, sentence or raw_text; @none: "
+        "none)",
+        metavar="FIELD=COLUMN[,...]",
+    ),
+    list_argument(
+        "--files-from",
+        "folders in which listings may name files, besides the folder of the listing",
+        type=local_input,
+        metavar="DIR",
+    ),
+    Argument("--preset", "use the columns of a well-known source: fineweb, culturax, ..."),
+    Argument("--dataset-source", "source of samples that name none", other_name="--source", metavar="NAME"),
+    Argument("--language", "language of samples that name none (BCP 47)", metavar="TAG"),
+    Argument("--llasa-tokenizer", "folder of the tokenizer that made the ids of --from llasa", metavar="DIR"),
+    Argument(
+        "--codec",
+        "codec that encodes --from audio (wav, flac, ogg, opus, mp3, aiff): embedded, or a folder or Hub name of "
+        "XCodec2",
+        metavar="NAME",
+    ),
+    Argument("--codes-dtype", "data type of codes stored as bytes: uint16, int32, ...", metavar="TYPE"),
+    Argument("--long-audio", "audio above 40 s (default: error)", choices=("error", "split"), default="error"),
+)
+_LIMITS = ArgumentGroup(
+    "limits",
+    Argument(
+        "--max-sample-sec",
+        "speech of one sample (default: 3600)",
+        type=number(0),
+        metavar="SEC",
+        default=ImportLimits.max_sample_sec,
+    ),
+    max_line_mb("line, JSON text or transcript"),
+    Argument(
+        "--max-member-mb",
+        "members of an archive that belong to one sample, or an MDS shard, decompressed (default: 256)",
+        type=megabytes,
+        metavar="MB",
+        dest="max_member_bytes",
+        default=ImportLimits.max_member_bytes,
+    ),
+    description="what is larger is a bad sample, found before it is read",
+)
+_OUTPUT = ArgumentGroup(
+    "output",
+    Argument(
+        "--output",
+        "output store: a folder, or s3://bucket/prefix",
+        type=local_folder_or_s3,
+        required=True,
+        metavar="PATH",
+    ),
+    Argument("--tokenizer", "folder of the backbone's tokenizer", required=True, metavar="DIR"),
+    Argument("--name", "name of the store, for readers", required=True),
+    Argument("--licence", "licence of the data", required=True),
+    Argument("--codec-name", "codec of the codes, for formats that do not record it"),
+    Argument("--codec-hash", "sha256 of its weights, 64 digits: stores of different hashes never mix"),
+    Argument("--normalize", "normalize text first (Unicode NFC, ...)", action="store_true"),
+    Argument("--max-duration-sec", "leave out speech that is longer (default: keep it)", type=float, metavar="SEC"),
+    Argument(
+        "--drop-empty-transcripts",
+        "leave out speech without a transcript, or with one that has no letter or digit",
+        action="store_true",
+    ),
+    SEED,
+    SHARD_MB,
+)
+_EXECUTION = ArgumentGroup(
+    "execution",
+    Argument(
+        "--unit-mb",
+        "size of the part of a large array that is imported at a time (default: 256)",
+        dest="unit_bytes",
+        type=megabytes,
+        metavar="MB",
+        default=256 * MB,
+    ),
+    Argument("--work-dir", "local folder to build a store for s3:// in (default: .)", default=".", metavar="DIR"),
+    ENDPOINT_URL,
+    WORKERS,
+    list_argument("--require-transcript", "refuse speech without: native, ...", metavar="VARIANT"),
+    Argument("--skip-bad", "skip bad and silent samples, and count them in build_report.json", action="store_true"),
+)
+
 COMMANDS = (
     Command(
         "store",
@@ -271,6 +243,6 @@ COMMANDS = (
         "titan-speech store build --from inworld --input vectorized --dataset-source podcasts --output stores/podcasts "
         "--tokenizer tokenizer/tiny --name podcasts --licence CC-BY-4.0 --codec-name xcodec2 --codec-hash HASH",
         store_build,
-        add_arguments=store_build_arguments,
+        (_INPUT, _LIMITS, _OUTPUT, _EXECUTION),
     ),
 )

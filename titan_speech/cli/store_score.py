@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from titan_speech.cli.arguments import local_store
+from titan_speech.cli.arguments import list_argument, local_store
 from titan_speech.cli.command import Argument, Command, announce, requires_extra
 from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.utils.printable import one_line
@@ -61,7 +61,7 @@ COMMANDS = (
         (
             Argument("path", "folder of a token store", type=local_store),
             Argument("--codec", "that made its codes (default: embedded)", default="embedded"),
-            Argument("--datasets", "only these sources of the store", nargs="+", action="extend", default=[]),
+            list_argument("--datasets", "only these sources of the store"),
             *SCORERS,
         ),
     ),

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.cli.arguments import local_folder, megabytes, positive
-from titan_speech.cli.command import Command, requires_extra
+from titan_speech.cli.arguments import list_argument, local_folder, max_line_mb, positive
+from titan_speech.cli.command import Argument, ArgumentGroup, Command, requires_extra
 from titan_speech.cli.store_build import columns_of
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits
@@ -21,47 +21,6 @@ from titan_speech.utils.text_table import counted
 if TYPE_CHECKING:
     from titan_speech.text_preparation.job import Source
     from titan_speech.text_preparation.report import DocumentCounts
-
-
-def text_prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    one = parser.add_argument_group("one source (give several as [[source]] tables in the file of --rules)")
-    one.add_argument("--from", dest="format", metavar="FORMAT", help="text-jsonl, text-parquet or text-plain")
-    one.add_argument(
-        "--input", nargs="+", action="extend", type=Path, default=[], metavar="PATH", help="files and folders"
-    )
-    one.add_argument(
-        "--preset",
-        help=f"use the columns and licence of {', '.join(PRESETS)}; for plain text also {' or '.join(LAYOUTS)}",
-    )
-    one.add_argument(
-        "--dataset-source", "--source", metavar="NAME", help="source of rows that name none, if no preset does"
-    )
-    one.add_argument(
-        "--language",
-        metavar="TAG",
-        help="language of rows that name none, if no preset does; auto: identify it per document",
-    )
-    one.add_argument("--licence", help="licence of rows that name none, if no preset does")
-    one.add_argument(
-        "--columns",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=COLUMN[,...]",
-        help="column of a field, if it is not named like the field",
-    )
-    parser.add_argument("--output", type=local_folder, required=True, help="output folder; must not exist")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer used to count lengths")
-    parser.add_argument("--rules", type=Path, metavar="FILE", help="TOML file with other limits, and sources")
-    parser.add_argument(
-        "--max-line-mb",
-        type=megabytes,
-        metavar="MB",
-        dest="max_line_bytes",
-        default=ImportLimits.max_line_bytes,
-        help="a longer line ends the preparation before it is read (default: 16)",
-    )
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="number of processes (default: 1)")
 
 
 def text_prepare(args: argparse.Namespace) -> None:
@@ -118,6 +77,36 @@ COMMANDS = (
         "titan-speech text prepare --from text-parquet --preset fineweb --input fineweb/ --output prepared/fineweb "
         "--tokenizer tokenizer/tiny --workers 16",
         text_prepare,
-        add_arguments=text_prepare_arguments,
+        (
+            ArgumentGroup(
+                "one source (give several as [[source]] tables in the file of --rules)",
+                Argument("--from", "text-jsonl, text-parquet or text-plain", dest="format", metavar="FORMAT"),
+                list_argument("--input", "files and folders", type=Path, metavar="PATH"),
+                Argument(
+                    "--preset",
+                    f"use the columns and licence of {', '.join(PRESETS)}; for plain text also {' or '.join(LAYOUTS)}",
+                ),
+                Argument(
+                    "--dataset-source",
+                    "source of rows that name none, if no preset does",
+                    other_name="--source",
+                    metavar="NAME",
+                ),
+                Argument(
+                    "--language",
+                    "language of rows that name none, if no preset does; auto: identify it per document",
+                    metavar="TAG",
+                ),
+                Argument("--licence", "licence of rows that name none, if no preset does"),
+                list_argument(
+                    "--columns", "column of a field, if it is not named like the field", metavar="FIELD=COLUMN[,...]"
+                ),
+            ),
+            Argument("--output", "output folder; must not exist", type=local_folder, required=True),
+            Argument("--tokenizer", "folder of the tokenizer used to count lengths", type=Path, required=True),
+            Argument("--rules", "TOML file with other limits, and sources", type=Path, metavar="FILE"),
+            max_line_mb("a longer line ends the preparation before it is read"),
+            Argument("--workers", "number of processes (default: 1)", type=positive, default=1, metavar="N"),
+        ),
     ),
 )

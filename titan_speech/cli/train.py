@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from titan_speech.cli.arguments import natural, positive
-from titan_speech.cli.command import Command, announce
+from titan_speech.cli.command import Argument, ArgumentGroup, Command, announce
 from titan_speech.errors import ConfigError
 from titan_speech.utils.files import use_umask
 from titan_speech.utils.machine_limits import FILES_OF_A_RUN, ensure_open_files
@@ -130,46 +130,6 @@ def _nodes_text(nodes: tuple[int, int]) -> str:
     return str(nodes[0]) if nodes[0] == nodes[1] else f"{nodes[0]} to {nodes[1]}"
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a launcher of jobs sets by torchrun's PET_ variables (Kubeflow) is the default here."""
-
-    def default(name: str, otherwise: str) -> str:
-        return os.environ.get(f"PET_{name}", otherwise)
-
-    parser.add_argument(
-        "--nproc",
-        type=processes,
-        metavar="N",
-        default=os.environ.get("PET_NPROC_PER_NODE"),
-        help="processes on this machine (default: its GPUs, those of CUDA_VISIBLE_DEVICES; 1 without any)",
-    )
-    parser.add_argument(
-        "--max-restarts",
-        type=natural,
-        metavar="N",
-        default=default("MAX_RESTARTS", "3"),
-        help="restarts from the last checkpoint after a rank has failed (default: 3)",
-    )
-    parser.add_argument("--log-dir", metavar="DIR", help="output of ranks (default: logs in the run folder)")
-    several = parser.add_argument_group("several machines (start the same command on each)")
-    several.add_argument(
-        "--nnodes", type=nodes, default=default("NNODES", "1"), help="their number, or MIN:MAX (default: 1)"
-    )
-    several.add_argument(
-        "--rdzv-endpoint",
-        metavar="HOST:PORT",
-        default=default("RDZV_ENDPOINT", ""),
-        help="one of them, reachable from all",
-    )
-    several.add_argument(
-        "--rdzv-id",
-        metavar="NAME",
-        default=os.environ.get("PET_RDZV_ID"),
-        help="equal on all (default: name of CONFIG)",
-    )
-    several.add_argument("--local-addr", metavar="HOST", help="address of this machine, if its name does not resolve")
-
-
 COMMANDS = (
     Command(
         None,
@@ -177,7 +137,48 @@ COMMANDS = (
         "Train a stage on the GPUs of this machine, or of several; the same command resumes it.",
         "titan-speech train train_configs/demo.toml --nproc 1 --training.target_tokens 20_000",
         train,
-        add_arguments=_add_arguments,
+        (  # the variables are torchrun's, which launchers of jobs set (Kubeflow)
+            Argument(
+                "--nproc",
+                "processes on this machine (default: its GPUs, those of CUDA_VISIBLE_DEVICES; 1 without any)",
+                type=processes,
+                metavar="N",
+                variable="PET_NPROC_PER_NODE",
+            ),
+            Argument(
+                "--max-restarts",
+                "restarts from the last checkpoint after a rank has failed (default: 3)",
+                type=natural,
+                metavar="N",
+                default=3,
+                variable="PET_MAX_RESTARTS",
+            ),
+            Argument("--log-dir", "output of ranks (default: logs in the run folder)", metavar="DIR"),
+            ArgumentGroup(
+                "several machines (start the same command on each)",
+                Argument(
+                    "--nnodes",
+                    "their number, or MIN:MAX (default: 1)",
+                    type=nodes,
+                    default=(1, 1),
+                    variable="PET_NNODES",
+                ),
+                Argument(
+                    "--rdzv-endpoint",
+                    "one of them, reachable from all",
+                    metavar="HOST:PORT",
+                    default="",
+                    variable="PET_RDZV_ENDPOINT",
+                ),
+                Argument(
+                    "--rdzv-id",
+                    "equal on all (default: name of CONFIG)",
+                    metavar="NAME",
+                    variable="PET_RDZV_ID",
+                ),
+                Argument("--local-addr", "address of this machine, if its name does not resolve", metavar="HOST"),
+            ),
+        ),
         takes_config=True,
         config_is_argument=True,
     ),
