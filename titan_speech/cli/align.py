@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
+    MIN_SEC,
     SEED,
+    TOP_K,
+    decoding_of,
     local_folder,
     local_folder_or_s3,
+    max_sec,
     natural,
     not_negative,
     number,
@@ -27,13 +31,14 @@ from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
     from titan_speech.align.answers import Policy
-    from titan_speech.align.prompts import Prompt
+    from titan_speech.align.prompts import Prompt, Prompts
     from titan_speech.align.rewards import Term
     from titan_speech.align.scorers import Scorer
     from titan_speech.align.trl_training import GRPOSettings
-    from titan_speech.generate.sampling import Decoding
+    from titan_speech.config.schema_data import StorageConfig
     from titan_speech.store.manifest import Manifest
     from titan_speech.tokenization.prompt_template import Grammar
+    from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 DEFAULT_REWARD = ("loop=-1", "length_ratio@1=-1", "ngram_repeats=-1")
 
@@ -43,21 +48,13 @@ def pairs(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.run is None):
         raise ModelError("give one of --model (an exported folder) and --run (a run folder)")
     announce(f"align pairs: loading the model of {args.model or args.run}")
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
     from titan_speech.align.pairs import PairSettings, make_pairs
-    from titan_speech.align.prompts import PromptFilter, read_prompts
 
     storage = storage_of(args, args.prompts)
-    terms = tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD))
     policy = _policy(args)
-    positions = policy.max_positions if args.task == "clone" else None
-    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, positions)
-    prompts = read_prompts(args.prompts, wanted, policy.tokenizer, storage)
+    prompts = _prompts(args, policy.tokenizer, policy.max_positions if args.task == "clone" else None, storage)
     with _scorer(args, policy.grammar, prompts.manifest) as scorer:
-        rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
-        decoding = _decoding(args, rate)
+        decoding, terms = decoding_of(args, _codes_per_sec(prompts)), _terms(args)
         settings = PairSettings(args.output, args.answers, decoding, terms, args.margin, args.transcript, args.task)
         result = make_pairs(policy, prompts, scorer, settings)
     print("\n".join([f"{args.output}: {result.lines()[0]}", *result.lines()[1:]]))
@@ -109,16 +106,21 @@ def _policy(args: argparse.Namespace) -> Policy:
     return RunPolicy(trained, args.run, weights_fingerprint(checkpoint))
 
 
-def _decoding(args: argparse.Namespace, codes_per_sec: float) -> Decoding:
-    from titan_speech.generate.sampling import Decoding
+def _prompts(
+    args: argparse.Namespace, tokenizer: TextTokenizer, max_positions: int | None, storage: StorageConfig
+) -> Prompts:
+    from titan_speech.align.prompts import PromptFilter, read_prompts
 
-    return Decoding(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        min_codes=max(1, round(args.min_sec * codes_per_sec)),
-        max_codes=max(1, round(args.max_sec * codes_per_sec)),
-        seed=args.seed,
-    )
+    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, max_positions)
+    return read_prompts(args.prompts, wanted, tokenizer, storage)
+
+
+def _codes_per_sec(prompts: Prompts) -> float:
+    return prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
+
+
+def _terms(args: argparse.Namespace) -> tuple[Term, ...]:
+    return tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD))
 
 
 def grpo(args: argparse.Namespace) -> None:
@@ -128,10 +130,6 @@ def grpo(args: argparse.Namespace) -> None:
 
     require_trl()
     announce(f"align grpo: loading TRL and the model of {args.model}")
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
-    from titan_speech.align.prompts import PromptFilter, read_prompts
     from titan_speech.hf.model_card import read_record
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -141,10 +139,7 @@ def grpo(args: argparse.Namespace) -> None:
     grammar = Grammar(tokenizer.vocabulary())
     if (grammar.vocabulary.fingerprint, grammar.fingerprint) != (record.vocabulary, record.grammar):
         raise ModelError(f"{args.model} was exported with another vocabulary or grammar; export it again")
-    positions = max_positions(args.model) if args.task == "clone" else None
-    wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, positions)
-    prompts = read_prompts(args.prompts, wanted, tokenizer, storage)
-    rate = prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
+    prompts = _prompts(args, tokenizer, max_positions(args.model) if args.task == "clone" else None, storage)
     settings = GRPOSettings(
         model=args.model,
         output=args.output,
@@ -155,10 +150,10 @@ def grpo(args: argparse.Namespace) -> None:
         beta=args.beta,
         temperature=args.temperature,
         top_k=args.top_k,
-        max_codes=max(1, round(args.max_sec * rate)),
+        max_codes=max(1, round(args.max_sec * _codes_per_sec(prompts))),
         save_every=args.save_every,
         seed=args.seed,
-        terms=tuple(args.reward) or tuple(map(_term, DEFAULT_REWARD)),
+        terms=_terms(args),
         stop=dict(args.stop),
         stop_below=dict(args.stop_below),
         transcript=args.transcript,
@@ -267,9 +262,8 @@ _TASK = Argument(
     default="tts",
 )
 _ANSWERS = Argument("--answers", "answers per prompt, at least 2 (default: 8)", type=several, default=8)
-_TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
 _TEMPERATURE = Argument("--temperature", "sampling temperature (default: 1)", type=number(0.01), default=1.0)
-_MAX_SEC = Argument("--max-sec", "maximum duration in seconds (default: 20)", type=number(0.02), default=20.0)
+_MAX_SEC = max_sec(20.0)
 
 
 def _bounds(flag: str, what: str) -> Argument:
@@ -301,8 +295,8 @@ COMMANDS = (
                 default=0.05,
             ),
             _TEMPERATURE,
-            _TOP_K,
-            Argument("--min-sec", "minimum duration in seconds (default: 0)", type=not_negative, default=0.0),
+            TOP_K,
+            MIN_SEC,
             _MAX_SEC,
             SEED,
             ENDPOINT_URL,
@@ -356,7 +350,7 @@ COMMANDS = (
             ),
             Argument("--save-every", "steps between checkpoints (default: 20)", type=positive, default=20),
             _TEMPERATURE,
-            _TOP_K,
+            TOP_K,
             _MAX_SEC,
             SEED,
             ENDPOINT_URL,

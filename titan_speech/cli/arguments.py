@@ -18,6 +18,7 @@ from titan_speech.importers.limits import ImportLimits
 
 if TYPE_CHECKING:
     from titan_speech.config.schema_data import StorageConfig
+    from titan_speech.generate.sampling import Decoding
 
 MB = 1 << 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -178,7 +179,29 @@ SHARD_MB = Argument(
 )
 WORKERS = Argument("--workers", "number of processes (default: one per core)", type=positive, metavar="N")
 STORES = Argument("stores", "token stores: folders, or s3://bucket/prefix", nargs="+", type=local_folder_or_s3)
+CODEC = Argument("--codec", "codec name or path (default: embedded)", default="embedded")
+TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
+MIN_SEC = Argument("--min-sec", "minimum duration in seconds (default: 0)", type=not_negative, default=0.0)
 SEED = Argument("--seed", "random seed (default: 0)", type=natural, default=0)
+
+
+def max_sec(default: float) -> Argument:
+    """The longest speech that is generated."""
+    text = f"maximum duration in seconds (default: {default:g})"
+    return Argument("--max-sec", text, type=number(0.02), default=default)
+
+
+def decoding_of(args: argparse.Namespace, codes_per_sec: float) -> Decoding:
+    """The sampling parameters of --temperature, --top-k, --max-sec, --seed and, where a command has it, --min-sec."""
+    from titan_speech.generate.sampling import Decoding
+
+    return Decoding(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        min_codes=max(1, round(getattr(args, "min_sec", 0) * codes_per_sec)),
+        max_codes=max(1, round(args.max_sec * codes_per_sec)),
+        seed=args.seed,
+    )
 
 
 def storage_of(args: argparse.Namespace, *places: object) -> StorageConfig:

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 def data_order(args: argparse.Namespace) -> None:
     from titan_speech.config.budget import smallest_world_size
     from titan_speech.preflight.config_checks import load_config
-    from titan_speech.utils.logging import silence_library_warnings
 
     loaded = load_config(args.config_words, world_size=args.world_size)
     announce(f"data order: planning the data of {loaded.files[-1]}")
-    silence_library_warnings()
     from titan_speech.data.inspect import order_digest, order_lines
 
     config = _with_read_positions(loaded.config)

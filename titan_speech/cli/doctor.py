@@ -21,9 +21,6 @@ CHECKS = ("audit", "estimate", "overfit", "throughput")
 def doctor(args: argparse.Namespace) -> int:
     """Check after check, each named on stderr when it begins, since some take minutes, and when it ends."""
     announce(f"doctor: examining {args.config}, at most {args.minutes:g} minutes")
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
     from titan_speech.doctor.examination import CHECKS as ALL_CHECKS
     from titan_speech.doctor.examination import Request, examine
     from titan_speech.doctor.outcome import as_json, is_ready, table

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 
 def estimate(args: argparse.Namespace) -> None:
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
     from titan_speech.preflight.config_checks import load_config
 
     loaded = [load_config(args.config_words, world_size=args.world_size)]

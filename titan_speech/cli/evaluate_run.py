@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import (
+    CODEC,
     ENDPOINT_URL,
+    TOP_K,
+    decoding_of,
     local_folder_or_s3,
     natural,
     not_negative,
@@ -36,9 +39,6 @@ SETS = ("canary", "full")
 
 def evaluate_run(args: argparse.Namespace) -> int:
     announce(f"evaluate run: {args.model or args.run}")
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
     if bool(args.run) == bool(args.model):
         raise DataError("give a run folder or its s3:// address, or --model FOLDER of an export; one of the two")
     if args.model and (args.watch or args.step is not None):
@@ -62,19 +62,13 @@ def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
     from titan_speech.evaluate.choice import open_scorers
     from titan_speech.evaluate.packs.pack import read_pack
     from titan_speech.evaluate.watch.checkpoint_result import Evaluation
-    from titan_speech.generate.sampling import Decoding
     from titan_speech.generate.vllm_speech import require_vllm
 
     if args.engine == "vllm":
         require_vllm(args.python)
     codec, pack = load_codec(args.codec), read_pack(args.pack)
     pack.check_codec(codec.codec_hash, args.pack)
-    decoding = Decoding(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        max_codes=max(1, round(args.max_sec * codec.frame_rate_hz)),
-        seed=args.seed,
-    )
+    decoding = decoding_of(args, codec.frame_rate_hz)
     names = [name for name in args.set or SETS if pack.of_set(name)]
     if not names:
         raise DataError(f"the pack {args.pack} has no prompt of {', '.join(args.set or SETS)}")
@@ -273,9 +267,9 @@ COMMANDS = (
                 "speak prompts without their voices, for models that do not clone; similarity is measured all the same",
                 action="store_true",
             ),
-            Argument("--codec", "codec name or path (default: embedded)", default="embedded"),
+            CODEC,
             Argument("--temperature", "0 = greedy decoding (default: 0.8)", type=not_negative, default=0.8),
-            Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50),
+            TOP_K,
             Argument("--max-sec", "longest speech of a prompt (default: 40)", type=number(0.02), default=40.0),
             Argument("--seed", "random seed of the sampling (default: 0)", type=natural, default=0),
             Argument(

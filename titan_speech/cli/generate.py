@@ -14,14 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.cli.arguments import not_negative, number, positive
+from titan_speech.cli.arguments import CODEC, MIN_SEC, TOP_K, decoding_of, max_sec, not_negative
 from titan_speech.cli.command import Argument, Command, announce
 from titan_speech.errors import ModelError
 from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
-    from titan_speech.generate.sampling import Decoding
     from titan_speech.generate.synthesize import Reference
 
 
@@ -30,9 +29,6 @@ def generate(args: argparse.Namespace) -> None:
     if find_spec("transformers") is None:
         raise ModelError("generation needs transformers: pip install 'titan-speech[hf]'")
     announce(f"generate: loading the model of {args.model}")
-    from titan_speech.utils.logging import silence_library_warnings
-
-    silence_library_warnings()
     from titan_speech.codec.load import load_codec
     from titan_speech.generate.synthesize import SpeechModel, Utterance
     from titan_speech.generate.write_speech import check_outputs, wav_names, write_record, write_speech
@@ -47,7 +43,7 @@ def generate(args: argparse.Namespace) -> None:
     codec = load_codec(args.codec)
     record.check_codec(codec)
     voice = _reference(args, codec)
-    decoding = _decoding(args, codec)
+    decoding = decoding_of(args, codec.frame_rate_hz)
     how = {
         "model": str(args.model),
         "step": record.step,
@@ -62,11 +58,7 @@ def generate(args: argparse.Namespace) -> None:
     generated = model.synthesize(utterances, decoding)
     for i, (path, text, speech) in enumerate(zip(outputs, texts, generated, strict=True)):
         write_speech(path, codec, speech.codes_F)
-        result = {
-            "num_codes": len(speech.codes_F),
-            "stopped": speech.stopped,
-            "index": i,
-        }
+        result = {"num_codes": len(speech.codes_F), "stopped": speech.stopped, "index": i}
         write_record(_record_path(path), {"text": text, **how, **result})
         print(f"{path}: {_duration(len(speech.codes_F), codec)}, {_ending(speech.stopped)}")
 
@@ -87,22 +79,10 @@ def sample(args: argparse.Namespace) -> None:
     check_codec(codec, trained)
     announce(f"sample: generating with the weights of step {trained.step:,}, at most {args.max_sec:g} s of audio")
     task, parts = prompt_parts(trained, args.text)
-    generated = generate_codes(trained.model, trained.grammar, task, parts, _decoding(args, codec))
+    generated = generate_codes(trained.model, trained.grammar, task, parts, decoding_of(args, codec.frame_rate_hz))
     write_speech(args.output, codec, generated.codes_F)
     duration = _duration(len(generated.codes_F), codec)
     print(f"{args.output}: {duration} from step {trained.step}, {_ending(generated.stopped)}")
-
-
-def _decoding(args: argparse.Namespace, codec: Codec) -> Decoding:
-    from titan_speech.generate.sampling import Decoding
-
-    return Decoding(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        min_codes=max(1, round(args.min_sec * codec.frame_rate_hz)),
-        max_codes=max(1, round(args.max_sec * codec.frame_rate_hz)),
-        seed=args.seed,
-    )
 
 
 def _duration(num_codes: int, codec: Codec) -> str:
@@ -142,21 +122,10 @@ def _record_path(path: Path) -> Path:
 
 
 _OVERWRITE = Argument("--overwrite", "replace existing files (default: refuse)", action="store_true")
-_CODEC = Argument("--codec", "codec name or path (default: embedded)", default="embedded")
 _TEMPERATURE = Argument(
     "--temperature", "sampling temperature; 0 = greedy decoding (default: 0.8)", type=not_negative, default=0.8
 )
-_TOP_K = Argument("--top-k", "sample from this many most likely tokens (default: 50)", type=positive, default=50)
-_MIN_SEC = Argument("--min-sec", "minimum duration in seconds (default: 0)", type=not_negative, default=0.0)
-
 _SEED = Argument("--seed", "random seed of the sampling (default: 0)", type=int, default=0)
-
-
-def _max_sec(default: float) -> Argument:
-    return Argument(
-        "--max-sec", f"maximum duration in seconds (default: {default:g})", type=number(0.02), default=default
-    )
-
 
 COMMANDS = (
     Command(
@@ -179,11 +148,11 @@ COMMANDS = (
                 required=True,
             ),
             _OVERWRITE,
-            _CODEC,
+            CODEC,
             _TEMPERATURE,
-            _TOP_K,
-            _MIN_SEC,
-            _max_sec(40.0),
+            TOP_K,
+            MIN_SEC,
+            max_sec(40.0),
             _SEED,
         ),
     ),
@@ -199,11 +168,11 @@ COMMANDS = (
             Argument("--output", "wav file to write", type=Path, required=True),
             _OVERWRITE,
             Argument("--step", "step of the checkpoint (default: the newest)", type=int),
-            _CODEC,
+            CODEC,
             _TEMPERATURE,
-            _TOP_K,
-            _MIN_SEC,
-            _max_sec(6.0),
+            TOP_K,
+            MIN_SEC,
+            max_sec(6.0),
             _SEED,
         ),
     ),

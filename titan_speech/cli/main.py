@@ -41,6 +41,7 @@ from titan_speech.cli import (
 from titan_speech.cli.command import Command
 from titan_speech.errors import HealthError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_UNHEALTHY
+from titan_speech.utils.logging import silence_library_warnings
 from titan_speech.utils.printable import make_log_records_printable, message, printable_stdout
 from titan_speech.utils.progress import end_open_line
 
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, words = find_command(words)
     args = parse(command, words)
     make_log_records_printable()
+    silence_library_warnings()
     try:
         with _sigterm_as_exception(), printable_stdout():
             try:
