@@ -33,12 +33,12 @@ from benchmarks.peers import peer_rows  # noqa: E402
 from tests.slow.parallel_rows import LAYOUTS, Gap, Layout, families_of, read_gaps, words  # noqa: E402
 from titan_speech.config.budget import data_parallel_degree  # noqa: E402
 from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
+    COMPATIBILITY_RULES,
     DDP,
     DENSE,
     FEATURES,
     FSDP,
     HSDP,
-    RULES,
     UNTESTED,
     Composition,
     Conflict,
@@ -84,7 +84,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def rules() -> str:
-    rows = ((str(number), str(rule), rule.reason, _code(rule.nearest)) for number, rule in enumerate(RULES, 1))
+    rows = (
+        (str(number), str(rule), rule.reason, _code(rule.nearest)) for number, rule in enumerate(COMPATIBILITY_RULES, 1)
+    )
     return markdown(("", "incompatible", "why", "instead"), rows)
 
 
@@ -105,7 +107,7 @@ def pairs() -> str:
 
 
 def _cell(one: Feature, other: Feature, met: frozenset[frozenset[Feature]]) -> str:
-    for number, rule in enumerate(RULES, 1):
+    for number, rule in enumerate(COMPATIBILITY_RULES, 1):
         if isinstance(rule, Conflict) and {rule.first, rule.second} == {one, other}:
             return f"no ({number})"
         if isinstance(rule, Requirement) and {rule.feature, rule.needed} == {one, other}:

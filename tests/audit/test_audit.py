@@ -22,7 +22,7 @@ from titan_speech.audit.draw import choose, fair_quotas
 from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts
 from titan_speech.audit.page import page
 from titan_speech.audit.rules import RULE_NAMES, read_thresholds
-from titan_speech.audit.sound import Sound, mulaw_wav
+from titan_speech.audit.sound import AuditSound, mulaw_wav
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
@@ -373,7 +373,7 @@ def test_control_characters_are_shown_escaped_wherever_they_come_from(tokenizer:
             for name, found in report.worst.items()
         },
     )
-    text = "".join(page(report, Sound(why_silent=f"no codec {escape}"), lambda: None))
+    text = "".join(page(report, AuditSound(why_silent=f"no codec {escape}"), lambda: None))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
     assert text.count(r"\u001b]0;owned\u0007\u009b\u202e\u2066") > 10
 
@@ -444,5 +444,5 @@ def test_the_page_tells_of_each_sample_it_has_shown(sound_store: Path) -> None:
     thresholds = read_thresholds(None, {})
     report = audit_report.audit(store, parts, None, thresholds, seed=0, num_codes=65_536, num_random=3)
     told: list[int] = []
-    text = "".join(page(report, Sound(why_silent="no codec"), lambda: told.append(1)))
+    text = "".join(page(report, AuditSound(why_silent="no codec"), lambda: told.append(1)))
     assert len(told) == report.num_shown == text.count(" · <bdi>") > 0

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from titan_speech.audit.checks import CHECKS
-from titan_speech.audit.rules import RULES
+from titan_speech.audit.checks import AUDIT_CHECKS
+from titan_speech.audit.rules import AUDIT_RULES
 from titan_speech.cli.main import main
 from titan_speech.codec.wav import write_wav
 
@@ -37,7 +37,7 @@ def test_a_store_of_wavs_runs_all_checks_but_that_of_segments(
     store, page = build_from_wavs(tmp_path, 24), tmp_path / "audit.html"
     main(["store", "audit", str(store), "--tokenizer", TOKENIZER, "--codec", "none", "--output", str(page)])
     said = capsys.readouterr().out
-    assert f"{len(RULES) - 1} of {len(RULES)} checks ran\n" in said
+    assert f"{len(AUDIT_RULES) - 1} of {len(AUDIT_RULES)} checks ran\n" in said
     why = "no sample has source_video_id, segment_order and start_time"
     assert [line.strip() for line in said.splitlines() if "not checked" in line] == [
         f"not checked: segment-order: {why}"
@@ -60,4 +60,4 @@ def test_a_check_that_ran_nowhere_or_in_some_languages_has_its_own_reason(
 
 
 def test_every_check_has_a_title_and_a_threshold() -> None:
-    assert list(CHECKS) == [rule.name for rule in RULES]
+    assert list(AUDIT_CHECKS) == [rule.name for rule in AUDIT_RULES]

@@ -16,7 +16,7 @@ from titan_speech.config.load import LoadedConfig
 from titan_speech.config.resolved import resolved_toml, save_resolved
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.toml_text import parse_toml
-from titan_speech.config.tree import Table
+from titan_speech.config.tree import TableNode
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.utils.printable import REMOVED, redact
 
@@ -57,7 +57,7 @@ def tables(cls: type) -> st.SearchStrategy[Any]:
 @given(tables(SpeechConfig))
 def test_any_configuration_written_as_toml_reads_back_equal(config: SpeechConfig) -> None:
     tree = parse_toml(resolved_toml(LoadedConfig(config, {}, (Path("x.toml"),))), "config.toml")
-    assert isinstance(tree, Table)
+    assert isinstance(tree, TableNode)
     converted, conversion = convert(tree)
     assert conversion.problems == []
     assert converted == config

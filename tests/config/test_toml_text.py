@@ -10,9 +10,9 @@ import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.config.problem import KeyPath, Problem
+from titan_speech.config.problem import ConfigProblem, KeyPath
 from titan_speech.config.toml_text import key_lines, parse_toml, toml_key, toml_string
-from titan_speech.config.tree import Table
+from titan_speech.config.tree import TableNode
 
 
 def paths_of(value: object, path: KeyPath = ()) -> set[KeyPath]:
@@ -160,15 +160,15 @@ def test_the_scan_finds_exactly_the_paths_that_tomli_reads(tables: dict, data: s
 )
 def test_a_syntax_error_is_a_problem_with_its_line(text: str, line: int) -> None:
     problem = parse_toml(text, "x.toml")
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, ConfigProblem)
     assert str(problem).startswith(f"x.toml:{line}: found a syntax error")
 
 
 def test_every_node_of_the_tree_knows_its_file() -> None:
     tree = parse_toml(AWKWARD, "dir/x.toml")
-    assert isinstance(tree, Table)
+    assert isinstance(tree, TableNode)
     assert str(tree.entries["top"].origin) == "dir/x.toml:2"
 
 
 def test_values_nested_too_deeply_are_a_problem_not_a_crash() -> None:
-    assert isinstance(parse_toml("a = " + "[" * 20_000 + "]" * 20_000, "x.toml"), Problem)
+    assert isinstance(parse_toml("a = " + "[" * 20_000 + "]" * 20_000, "x.toml"), ConfigProblem)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.runs import ROOT
-from titan_speech.generate.measures import NAMES, ends_in_a_loop, means, means_by_group, measure
+from titan_speech.generate.measures import MEASURE_NAMES, ends_in_a_loop, means, means_by_group, measure
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.vocabulary import Vocabulary
 
@@ -60,7 +60,7 @@ def test_recorded_speech_is_no_loop_and_repeats_little() -> None:
 def test_nothing_generated_is_a_number_for_every_measure() -> None:
     for ids in ([], [STOP]):
         found = measure(np.array(ids, np.int64), stop_id=STOP, vocabulary=VOCABULARY, num_target_codes=10)
-        assert all(np.isfinite(getattr(found, name)) for name in NAMES)
+        assert all(np.isfinite(getattr(found, name)) for name in MEASURE_NAMES)
         assert found.length_ratio == 0
         assert found.stop_failure == (not ids)
 

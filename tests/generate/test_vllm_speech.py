@@ -16,7 +16,7 @@ from titan_speech.cli.main import main
 from titan_speech.errors import ModelError
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.sampling import Decoding
-from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
+from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance
 from titan_speech.generate.vllm_speech import VLLMSpeech, require_vllm
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
@@ -25,7 +25,7 @@ from titan_speech.hf.row_initialization import NewRows
 UTTERANCES = [
     Utterance("Please hold the line.", None, 1),
     Utterance("Goodbye.", None, 2),
-    Utterance("Thank you.", Reference(np.arange(30, dtype=np.uint16), "One, two."), 3),
+    Utterance("Thank you.", ReferenceVoice(np.arange(30, dtype=np.uint16), "One, two."), 3),
     Utterance("One moment, please, and I will see who is there.", None, 4),
 ]
 

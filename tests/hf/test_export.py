@@ -30,7 +30,7 @@ from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.load import load_run
 from titan_speech.generate.sampling import Decoding
-from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance, _Sample
+from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance, _Sample
 from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import ModelRecord
@@ -233,7 +233,7 @@ def test_utterances_synthesized_in_a_batch_have_the_codes_they_have_alone(
     exported: Path, tmp_path: Path, temperature: float
 ) -> None:
     model, decoding = SpeechModel.load(exported), Decoding(temperature, max_codes=12, min_codes=12)
-    voice = Reference(np.arange(50, dtype=np.uint16), "One, two.")
+    voice = ReferenceVoice(np.arange(50, dtype=np.uint16), "One, two.")
     utterances = [Utterance("Please hold the line."), Utterance("Goodbye.", voice, seed=7), Utterance("Goodbye.")]
     together = codes_of(model, utterances, decoding)
     edited = shutil.copytree(exported, tmp_path / "edited")

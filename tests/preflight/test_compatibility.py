@@ -17,8 +17,8 @@ from titan_speech.distributed.pipeline import stage_layers
 from titan_speech.errors import ConfigError
 from titan_speech.model.backbones import FLAVORS, published_shape
 from titan_speech.preflight.compatibility import (
+    COMPATIBILITY_RULES,
     FEATURES,
-    RULES,
     Composition,
     check_compatibility,
     describe_composition,
@@ -83,13 +83,13 @@ BREAKING = {
 
 
 def test_every_rule_has_a_configuration_that_breaks_it() -> None:
-    assert sorted(BREAKING) == sorted(map(str, RULES))
+    assert sorted(BREAKING) == sorted(map(str, COMPATIBILITY_RULES))
 
 
 @pytest.mark.parametrize("name", BREAKING)
 def test_a_contradiction_is_reported_alone_with_its_reason_and_the_nearest_choice(name: str) -> None:
     [finding] = check_compatibility(config_with(**BREAKING[name]))
-    rule = next(rule for rule in RULES if str(rule) == name)
+    rule = next(rule for rule in COMPATIBILITY_RULES if str(rule) == name)
     assert finding.found == name
     assert rule.reason in finding.expected
     assert finding.nearest == rule.nearest
@@ -288,7 +288,7 @@ def test_excluded_features_are_those_that_a_rule_would_refuse() -> None:
     assert "does not have them" in refused["context parallel"]
     for name in BREAKING:  # a run that has it all is refused, and not told that it could not have it
         run = Composition.of(config_with(**BREAKING[name]))
-        rule = next(rule for rule in RULES if str(rule) == name)
+        rule = next(rule for rule in COMPATIBILITY_RULES if str(rule) == name)
         assert rule.is_broken_by(run)
         assert rule.excluded_from(run) is None
 

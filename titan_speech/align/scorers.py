@@ -32,7 +32,7 @@ from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Clip, Sound
 from titan_speech.evaluate.scorers.base import Scorer as ClipScorer
 from titan_speech.evaluate.scorers.base import score_clips, versions_of
-from titan_speech.generate.measures import NAMES, measure
+from titan_speech.generate.measures import MEASURE_NAMES, measure
 from titan_speech.generate.sampling import Generated
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.utils.json_text import parse_json
@@ -83,7 +83,7 @@ def check_names(scorer: Scorer, names: Iterable[str]) -> None:
         raise DataError(f"no score is called {unknown[0]}; there are {', '.join(sorted(scorer.names))}")
 
 
-MEASURES = (*NAMES, "num_codes", "codes_per_character")
+MEASURES = (*MEASURE_NAMES, "num_codes", "codes_per_character")
 
 
 class MeasuresScorer:

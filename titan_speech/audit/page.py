@@ -16,13 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from titan_speech.audit.draw import AuditSample
 from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditReport, LanguageReport, NotRun, percent
-from titan_speech.audit.rules import RULES, Rule
-from titan_speech.audit.sound import Sound
+from titan_speech.audit.rules import AUDIT_RULES, Rule
+from titan_speech.audit.sound import AuditSound
 from titan_speech.utils.printable import escape_on_page
 from titan_speech.utils.text_table import counted
 
 MAX_TEXT_CHARS = 400
-SECTIONS = {
+_SECTIONS = {
     "by-language": "By language",
     "checks": "Checks and thresholds",
     "worst": "Worst samples",
@@ -33,7 +33,7 @@ CHART_WIDTH, CHART_HEIGHT, TOP_MARGIN, BOTTOM_MARGIN = 320, 130, 6, 20
 AXIS_Y = CHART_HEIGHT - BOTTOM_MARGIN
 
 
-def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> Iterator[str]:
+def page(report: AuditReport, sound: AuditSound, on_sample: Callable[[], None]) -> Iterator[str]:
     """Render the page.
 
     Args:
@@ -67,11 +67,11 @@ def page(report: AuditReport, sound: Sound, on_sample: Callable[[], None]) -> It
         sound=sound,
         summary=report.summary,
         facts=_facts(report, sound),
-        sections=SECTIONS,
+        sections=_SECTIONS,
         text_columns=TEXT_COLUMNS,
-        language_columns=("Language", "Verdict", "Checked", "Stored", "Minutes", *(rule.title for rule in RULES)),
+        language_columns=("Language", "Verdict", "Checked", "Stored", "Minutes", *(rule.title for rule in AUDIT_RULES)),
         check_columns=("Check", "Checked", "Found", "Above in", "At most", *TEXT_COLUMNS),
-        check_rows=[_check_row(report, i, rule) for i, rule in enumerate(RULES)],
+        check_rows=[_check_row(report, i, rule) for i, rule in enumerate(AUDIT_RULES)],
         charts_of=charts_of,
         length_of=length_of,
         mark_shown=mark_shown,
@@ -92,7 +92,7 @@ def _percent_unbroken(share: float) -> str:
     return percent(share).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _facts(report: AuditReport, sound: Sound) -> dict[str, str]:
+def _facts(report: AuditReport, sound: AuditSound) -> dict[str, str]:
     codec = report.store.manifest.codec
     return {
         "Store": f"{report.store.path}, fingerprint {report.store.fingerprint}",
@@ -101,7 +101,7 @@ def _facts(report: AuditReport, sound: Sound) -> dict[str, str]:
         "Codec": f"{codec.name}, hash {codec.hash[:16]}" if codec else "none",
         "Sound": sound.why_silent or "decoded by this codec; 8-bit mu-law, so a faint hiss is the page's",
         "Re-encoded": str(report.reencoded) if report.reencoded else "not compared: the codec is not at hand",
-        "Checks": f"{report.num_run} of {len(RULES)} ran"
+        "Checks": f"{report.num_run} of {len(AUDIT_RULES)} ran"
         + (f"; not run: {'; '.join(map(str, report.not_run))}" if report.not_run else ""),
     }
 
@@ -152,7 +152,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Chart:
+class HistogramChart:
     """A histogram as the template draws it; `label` says in words what the picture shows."""
 
     title: str
@@ -167,7 +167,7 @@ class Chart:
     axis_y: int = AXIS_Y
 
 
-def charts_of(language: LanguageReport) -> list[Chart]:
+def charts_of(language: LanguageReport) -> list[HistogramChart]:
     """The charts of the histograms that the language has."""
     charts = []
     if language.durations:
@@ -180,7 +180,7 @@ def charts_of(language: LanguageReport) -> list[Chart]:
     return charts
 
 
-def _chart(title: str, unit: str, histogram: Histogram, *, with_median: bool = True, note: str = "") -> Chart:
+def _chart(title: str, unit: str, histogram: Histogram, *, with_median: bool = True, note: str = "") -> HistogramChart:
     """`unit` is printed at the end of the axis."""
     start, stop, step = histogram.start, histogram.stop, histogram.width
     tallest = max(histogram.counts)
@@ -196,7 +196,7 @@ def _chart(title: str, unit: str, histogram: Histogram, *, with_median: bool = T
             left = start + i * step
             tooltip = f"{_number(left)} to {_number(left + step)}: {count:,}"
             bars.append(Bar(i * width, AXIS_Y - height, max(width - 1, 1), height, tooltip))
-    return Chart(
+    return HistogramChart(
         title=title,
         caption=caption,
         label=f"{title}: {caption}; tallest bar at {_number(peak)} {unit}{overflow}",

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xxhash
 
-from titan_speech.audit.checks import CHECKS, AuditContext, rate_per_code, rate_per_sec
+from titan_speech.audit.checks import AUDIT_CHECKS, AuditContext, rate_per_code, rate_per_sec
 from titan_speech.audit.draw import AuditSample, ChosenPart, read_samples
 from titan_speech.audit.measures import (
     MIN_SAMPLES,
@@ -28,7 +28,7 @@ from titan_speech.audit.measures import (
     rate_distribution,
 )
 from titan_speech.audit.reencode import Reencoded
-from titan_speech.audit.rules import RULES, Rule, Thresholds
+from titan_speech.audit.rules import AUDIT_RULES, Rule, Thresholds
 from titan_speech.errors import DataError
 from titan_speech.store.reader import Store
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -196,7 +196,7 @@ def audit(
             on_read()
     codes_per_sec = store.manifest.codec.codes_per_sec if store.manifest.codec else 1.0
     context = _context(samples, codes_per_sec, num_codes, tokenizer)
-    worst: dict[str, list[AuditFinding]] = {rule.name: [] for rule in RULES}
+    worst: dict[str, list[AuditFinding]] = {rule.name: [] for rule in AUDIT_RULES}
     languages = []
     for language in sorted(samples):
         results = _check_samples(samples[language], context, thresholds, worst)
@@ -241,8 +241,8 @@ def _check_samples(
 ) -> tuple[CheckResult, ...]:
     """Run all checks on the samples of one language; findings are also added to `worst`."""
     results = []
-    for rule in RULES:
-        outcomes = [(sample, CHECKS[rule.name](sample, context)) for sample in samples]
+    for rule in AUDIT_RULES:
+        outcomes = [(sample, AUDIT_CHECKS[rule.name](sample, context)) for sample in samples]
         found = [
             AuditFinding(sample, o.severity, o.detail) for sample, o in outcomes if o is not None and o.severity > 0
         ]
@@ -322,7 +322,7 @@ def _not_run(
     languages: list[LanguageReport], tokenizer: TextTokenizer | None, too_few: dict[str, list[str]]
 ) -> Iterable[NotRun]:
     """For each check the languages in which it applied to no sample, by reason."""
-    for index, rule in enumerate(RULES):
+    for index, rule in enumerate(AUDIT_RULES):
         idle = [each.language for each in languages if not each.results[index].num_checked]
         is_everywhere = len(idle) == len(languages)
         few = [name for name in idle if name in too_few.get(rule.name, ())]
@@ -356,7 +356,7 @@ def to_json(report: AuditReport) -> str:
         "not_checked": [str(each) for each in report.not_run],
         "rules": [
             {"name": r.name, "title": r.title, "finds": r.finds, "default_max_share": r.max_share, "reason": r.reason}
-            for r in RULES
+            for r in AUDIT_RULES
         ],
         "parts": [
             {"part": p.part.name, "num_stored": p.part.num_samples, "num_samples": p.num_samples} for p in report.parts

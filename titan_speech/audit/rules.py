@@ -1,9 +1,10 @@
 """The checks of an audit and their thresholds.
 
-In: a TOML file with check names as keys and one table per language, and options, which override both. Out: `RULES`, one
-row per check of `checks.py`, and `Thresholds`. A threshold is the largest share of the samples of one language that a
-check may find; above it the audit fails. The defaults are strict where one finding means a broken tool, and wide where
-good speech has the finding too; each states its reason. No numpy: the command line lists the checks in its help.
+In: a TOML file with check names as keys and one table per language, and options, which override both. Out:
+`AUDIT_RULES`, one row per check of `checks.py`, and `Thresholds`. A threshold is the largest share of the samples of
+one language that a check may find; above it the audit fails. The defaults are strict where one finding means a broken
+tool, and wide where good speech has the finding too; each states its reason. No numpy: the command line lists the
+checks in its help.
 
     duration = 0.02
 
@@ -37,7 +38,7 @@ class Rule:
     """What a sample must have to be checked."""
 
 
-RULES = (
+AUDIT_RULES = (
     Rule(
         "code-range",
         "Codes in range",
@@ -143,14 +144,14 @@ RULES = (
         "speech",
     ),
 )
-RULE_NAMES = tuple(rule.name for rule in RULES)
+RULE_NAMES = tuple(rule.name for rule in AUDIT_RULES)
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """Largest allowed share per check, and per language where it differs."""
 
-    shares: Mapping[str, float] = field(default_factory=lambda: {rule.name: rule.max_share for rule in RULES})
+    shares: Mapping[str, float] = field(default_factory=lambda: {rule.name: rule.max_share for rule in AUDIT_RULES})
     of_language: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def share(self, rule: str, language: str) -> float:

@@ -1,7 +1,7 @@
 """Decode samples to wav files inside the page.
 
-In: the requested codec and the one in the manifest. Out: `Sound`, which decodes codes to a data URI, or gives the
-reason why it cannot. Codes are decoded only by the codec whose hash is in the manifest: any other codec would make
+In: the requested codec and the one in the manifest. Out: `AuditSound`, which decodes codes to a data URI, or gives
+the reason why it cannot. Codes are decoded only by the codec whose hash is in the manifest: any other codec would make
 noise that looks like a finding. Wavs are 8-bit mu-law at the codec's rate, half the size of 16-bit: 10 s at 16 kHz are
 213 kB of page, and the hiss is some 38 dB below the voice. Every browser plays them.
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
 
 
-AUTO, NONE = "auto", "none"
+AUTO_CODEC, NO_CODEC = "auto", "none"
 MAX_CACHED = 64
 _WAVE_FORMAT_MULAW = 7
 
 
-class Sound:
+class AuditSound:
     """Players for the page; without a codec no sample is audible, and `why_silent` gives the reason."""
 
     def __init__(self, codec: Codec | None = None, why_silent: str = "") -> None:
@@ -51,7 +51,7 @@ class Sound:
         return self._cache[key]
 
 
-def open_sound(requested: str, store: Store) -> Sound:
+def open_sound(requested: str, store: Store) -> AuditSound:
     """Load the codec for the page.
 
     Args:
@@ -63,16 +63,16 @@ def open_sound(requested: str, store: Store) -> Sound:
     """
     info = store.manifest.codec
     if info is None:
-        return Sound(why_silent="not audible: the store has no speech")
-    if requested == NONE:
-        return Sound(why_silent="not audible: --codec none")
+        return AuditSound(why_silent="not audible: the store has no speech")
+    if requested == NO_CODEC:
+        return AuditSound(why_silent="not audible: --codec none")
     from titan_speech.codec.load import load_codec
 
-    codec = load_codec("embedded" if requested == AUTO else requested)
+    codec = load_codec("embedded" if requested == AUTO_CODEC else requested)
     if codec.codec_hash == info.hash:
-        return Sound(codec)
-    if requested == AUTO:
-        return Sound(why_silent=f"not audible: codec {_describe_codec(info)} is not available")
+        return AuditSound(codec)
+    if requested == AUTO_CODEC:
+        return AuditSound(why_silent=f"not audible: codec {_describe_codec(info)} is not available")
     raise DataError(
         f"--codec {requested} has hash {codec.codec_hash}, but {store.path} was made by {_describe_codec(info)}: it "
         "would decode to noise; give that codec, or --codec none"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from titan_speech.cli.command import ArgumentGroup, Command
 
-VARIABLE = "_ARGCOMPLETE"
+HOOK_VARIABLE = "_ARGCOMPLETE"
 """Set by the shell's hook while it asks for words."""
 
 

@@ -15,14 +15,13 @@ from titan_speech.estimate.devices import DEVICES
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.printable import one_line
 
-CHECKS = ("audit", "estimate", "overfit", "throughput")
+SKIPPABLE_CHECKS = ("audit", "estimate", "overfit", "throughput")
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Check after check, each named on stderr when it begins, since some take minutes, and when it ends."""
     announce(f"doctor: examining {args.config}, at most {args.minutes:g} minutes")
-    from titan_speech.doctor.examination import CHECKS as ALL_CHECKS
-    from titan_speech.doctor.examination import Request, examine
+    from titan_speech.doctor.examination import CHECKS, Request, examine
     from titan_speech.doctor.outcome import as_json, is_ready, table
 
     request = Request(
@@ -35,7 +34,7 @@ def doctor(args: argparse.Namespace) -> int:
         skip=frozenset(args.skip),
     )
     outcomes = []
-    for outcome, following in zip(examine(request), (*ALL_CHECKS[1:], ""), strict=True):
+    for outcome, following in zip(examine(request), (*CHECKS[1:], ""), strict=True):
         outcomes.append(outcome)
         line = f"  {outcome.check}: {outcome.verdict.value} ({outcome.sec:.0f} s)"
         line += f"; next: {following}" if following else ""
@@ -64,7 +63,9 @@ COMMANDS = (
                 choices=tuple(DEVICES),
             ),
             Argument("--minutes", "time for all checks (default: 10)", type=number(0.1, 600), default=10.0),
-            Argument("--skip", "a check to leave out; may be repeated", action="append", default=[], choices=CHECKS),
+            Argument(
+                "--skip", "a check to leave out; may be repeated", action="append", default=[], choices=SKIPPABLE_CHECKS
+            ),
             Argument("--json", "print JSON", action="store_true"),
         ),
         takes_config=True,

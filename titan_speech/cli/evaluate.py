@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from titan_speech.evaluate.clip import Clip
     from titan_speech.evaluate.result import Result
 
-MAX_NAMED = 10
+MAX_FAILED_NAMED = 10
 
 
 def evaluate_pack(args: argparse.Namespace) -> None:
@@ -215,7 +215,7 @@ def _print_result(result: Result) -> None:
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3]:
             print(f"{metric}: {count:,} without a value: {reason}")
     failures = result.failures()
-    for prompt_id, reasons in list(failures.items())[:MAX_NAMED]:
+    for prompt_id, reasons in list(failures.items())[:MAX_FAILED_NAMED]:
         print(f"failed: {prompt_id}: {'; '.join(sorted(reasons))}")
     if failures:
         print(f"{len(failures):,} of {len(result.clips):,} clips failed in at least one metric")

@@ -21,7 +21,7 @@ from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.codec.base import Codec
-    from titan_speech.generate.synthesize import Reference
+    from titan_speech.generate.synthesize import ReferenceVoice
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -105,16 +105,16 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return texts
 
 
-def _reference(args: argparse.Namespace, codec: Codec) -> Reference | None:
+def _reference(args: argparse.Namespace, codec: Codec) -> ReferenceVoice | None:
     """The voice to clone, None without --reference."""
     from titan_speech.codec.wav import read_audio
-    from titan_speech.generate.synthesize import Reference
+    from titan_speech.generate.synthesize import ReferenceVoice
 
     if bool(args.reference) != bool(args.reference_text.strip()):
         raise ModelError("cloning needs both --reference and its transcript, --reference-text")
     if args.reference is None:
         return None
-    return Reference(codec.encode(read_audio(args.reference, codec.sample_rate)), args.reference_text)
+    return ReferenceVoice(codec.encode(read_audio(args.reference, codec.sample_rate)), args.reference_text)
 
 
 def _record_path(path: Path) -> Path:

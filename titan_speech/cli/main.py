@@ -92,7 +92,7 @@ _REMEDIES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    if completion.VARIABLE in os.environ:
+    if completion.HOOK_VARIABLE in os.environ:
         completion.complete(COMMANDS, GROUPS)
     words = list(sys.argv[1:] if argv is None else argv)
     command, words = find_command(words)

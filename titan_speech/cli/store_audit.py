@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from titan_speech.audit.rules import RULES, Rule, Thresholds, read_thresholds
+from titan_speech.audit.rules import AUDIT_RULES, Rule, Thresholds, read_thresholds
 from titan_speech.cli.arguments import ENDPOINT_URL, SEED, local_folder_or_s3, natural, number, positive, storage_of
 from titan_speech.cli.command import Argument, ArgumentGroup, Command, announce
 from titan_speech.errors import DataError
@@ -75,7 +75,7 @@ def _max_share(rule: Rule) -> Argument:
 
 
 def _options(args: argparse.Namespace) -> dict[str, float]:
-    given = {rule.name: getattr(args, f"max_{rule.name.replace('-', '_')}") for rule in RULES}
+    given = {rule.name: getattr(args, f"max_{rule.name.replace('-', '_')}") for rule in AUDIT_RULES}
     return {name: share for name, share in given.items() if share is not None}
 
 
@@ -110,7 +110,7 @@ def _write(path: Path, pieces: Iterable[str]) -> None:
 
 def _report_lines(report: AuditReport, output: Path) -> Iterator[str]:
     yield f"{report.store.path}: {report.num_samples:,} of {counted(report.num_stored, 'sample')}, seed {report.seed}"
-    yield f"  {report.num_run} of {len(RULES)} checks ran"
+    yield f"  {report.num_run} of {len(AUDIT_RULES)} checks ran"
     for each in report.not_run:
         yield f"  not checked: {each}"
     if report.reencoded is not None:
@@ -162,7 +162,7 @@ COMMANDS = (
             ),
             Argument("--num-codes", "size of the codec's codebook (default: 65536)", type=positive, default=65_536),
             Argument("--thresholds", "TOML file of maximum shares per check, and per language", type=Path),
-            ArgumentGroup("maximum share of the samples of a language, 0 to 1", *map(_max_share, RULES)),
+            ArgumentGroup("maximum share of the samples of a language, 0 to 1", *map(_max_share, AUDIT_RULES)),
         ),
     ),
 )

@@ -15,7 +15,7 @@ from titan_speech.cli.command import Argument, ArgumentGroup, Command, requires_
 from titan_speech.cli.store_build import columns_of
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits
-from titan_speech.importers.registry import LAYOUTS, PRESETS
+from titan_speech.importers.registry import PRESETS, TEXT_LAYOUTS
 from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ COMMANDS = (
                 list_argument("--input", "files and folders", type=Path, metavar="PATH"),
                 Argument(
                     "--preset",
-                    f"use the columns and licence of {', '.join(PRESETS)}; for plain text also {' or '.join(LAYOUTS)}",
+                    f"use the columns and licence of {', '.join(PRESETS)}; for plain text also "
+                    f"{' or '.join(TEXT_LAYOUTS)}",
                 ),
                 Argument(
                     "--dataset-source",

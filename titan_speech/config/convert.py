@@ -18,9 +18,9 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 from titan_speech.config.fields import config_fields, is_optional, without_none
 from titan_speech.config.overrides import parse_flag_list, parse_flag_value
-from titan_speech.config.problem import DEFAULT, KeyPath, Origin, Problem, dotted, nearest_name, one_of
+from titan_speech.config.problem import DEFAULT, ConfigProblem, KeyPath, Origin, dotted, nearest_name, one_of
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.tree import Array, FlagText, Leaf, Node, Table, describe_node
+from titan_speech.config.tree import ArrayNode, FlagText, LeafNode, Node, TableNode, describe_node
 
 _LARGEST_INT = 2**63 - 1
 _MAPPING = "a table, such as {hi = 0.1}"
@@ -38,30 +38,30 @@ class Mismatch(Exception):  # noqa: N818 - control flow inside this file, never 
 
 
 @dataclass
-class Conversion:
+class TreeConversion:
     """What converting a tree found, collected on the way."""
 
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
     suspects: set[str] = field(default_factory=set)
     """Keys with a problem, whose value is a default that nobody asked for."""
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def report(self, node: Node, path: KeyPath, found: str, expected: str, nearest: str | None = None) -> None:
-        self.problems.append(Problem(node.origin, dotted(path), found, expected, nearest))
+        self.problems.append(ConfigProblem(node.origin, dotted(path), found, expected, nearest))
         self.suspects.add(dotted(path))
 
 
-def convert(tree: Table) -> tuple[SpeechConfig, Conversion]:
+def convert(tree: TableNode) -> tuple[SpeechConfig, TreeConversion]:
     """The whole tree as a configuration, which is complete only if there are no problems."""
-    conversion = Conversion()
+    conversion = TreeConversion()
     return _to_table(tree, SpeechConfig, (), conversion), conversion
 
 
-def _to_table(node: Node, cls: type, path: KeyPath, conversion: Conversion) -> Any:
+def _to_table(node: Node, cls: type, path: KeyPath, conversion: TreeConversion) -> Any:
     """A table as its dataclass."""
     if _is_flag_text(node):
         node = parse_flag_value(_text_of(node) or "") or node
-    if not isinstance(node, Table):
+    if not isinstance(node, TableNode):
         raise Mismatch("a table")
     conversion.origins[dotted(path)] = node.origin
     known = config_fields(cls)
@@ -69,7 +69,7 @@ def _to_table(node: Node, cls: type, path: KeyPath, conversion: Conversion) -> A
     values = {}
     for key, (entry, hint) in known.items():
         inner = (*path, key)
-        value = node.entries.get(key, Table({}, DEFAULT) if is_dataclass(hint) else None)
+        value = node.entries.get(key, TableNode({}, DEFAULT) if is_dataclass(hint) else None)
         if value is not None:
             values[entry.name] = _convert_or_report(value, hint, inner, conversion, _default(entry, hint))
             continue
@@ -80,7 +80,7 @@ def _to_table(node: Node, cls: type, path: KeyPath, conversion: Conversion) -> A
     return cls(**values)
 
 
-def _convert_or_report(node: Node, hint: Any, path: KeyPath, conversion: Conversion, fallback: Any) -> Any:
+def _convert_or_report(node: Node, hint: Any, path: KeyPath, conversion: TreeConversion, fallback: Any) -> Any:
     """The value as its type; if it does not fit, the fallback, and a problem under the value's own line."""
     conversion.origins[dotted(path)] = node.origin
     try:
@@ -90,13 +90,13 @@ def _convert_or_report(node: Node, hint: Any, path: KeyPath, conversion: Convers
         return fallback
 
 
-def _report_unknown_keys(node: Table, known: Mapping[str, Any], path: KeyPath, conversion: Conversion) -> None:
+def _report_unknown_keys(node: TableNode, known: Mapping[str, Any], path: KeyPath, conversion: TreeConversion) -> None:
     for key, value in node.entries.items():
         if key in known:
             continue
         near = nearest_name(key, [*known, *_KEYS_OF_FILES.get(path, ())])
         hint = dotted((*path, near)) if near else _same_key_elsewhere(key)
-        kind = "an unknown table" if isinstance(value, Table) else "an unknown key"
+        kind = "an unknown table" if isinstance(value, TableNode) else "an unknown key"
         conversion.report(value, (*path, key), kind, one_of(known), hint)
         if hint and near not in node.entries:  # the person meant to set it, so its default must not be blamed
             conversion.suspects.add(hint)
@@ -122,13 +122,13 @@ def _default(entry: Field[Any], hint: Any) -> Any:
 def _placeholder(hint: Any) -> Any:
     """A value of the type; never returned to a caller, since a problem was reported for it."""
     if is_dataclass(hint):
-        return _to_table(Table({}, DEFAULT), cast(type, hint), (), Conversion())
+        return _to_table(TableNode({}, DEFAULT), cast(type, hint), (), TreeConversion())
     if get_origin(hint) is Literal:
         return get_args(hint)[0]
     return without_none(hint)()
 
 
-def _to_type(node: Node, hint: Any, path: KeyPath, conversion: Conversion) -> Any:
+def _to_type(node: Node, hint: Any, path: KeyPath, conversion: TreeConversion) -> Any:
     if is_optional(hint):
         return None if _text_of(node) == "none" else _to_type(node, without_none(hint), path, conversion)
     if is_dataclass(hint):
@@ -143,7 +143,7 @@ def _to_type(node: Node, hint: Any, path: KeyPath, conversion: Conversion) -> An
     return _SCALARS[hint](node)
 
 
-def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: Conversion) -> tuple[Any, ...]:
+def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: TreeConversion) -> tuple[Any, ...]:
     has_any_length = args[-1] is Ellipsis
     expected = "a list" if has_any_length else f"a list of {len(args)} values"
     if has_any_length and is_dataclass(args[0]):
@@ -151,7 +151,7 @@ def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: Conv
     text = _text_of(node)
     if text is not None and _is_flag_text(node):
         node = parse_flag_list(text)
-    if not isinstance(node, Array) or not (has_any_length or len(node.items) == len(args)):
+    if not isinstance(node, ArrayNode) or not (has_any_length or len(node.items) == len(args)):
         raise Mismatch(expected)
     hints = args[:1] * len(node.items) if has_any_length else args
     return tuple(
@@ -160,10 +160,10 @@ def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: Conv
     )
 
 
-def _to_mapping(node: Node, hint: Any, path: KeyPath, conversion: Conversion) -> dict[str, Any]:
+def _to_mapping(node: Node, hint: Any, path: KeyPath, conversion: TreeConversion) -> dict[str, Any]:
     if _is_flag_text(node):
         node = parse_flag_value(_text_of(node) or "") or node
-    if not isinstance(node, Table):
+    if not isinstance(node, TableNode):
         raise Mismatch(_MAPPING)
     return {
         key: _convert_or_report(value, hint, (*path, key), conversion, _placeholder(hint))
@@ -172,12 +172,12 @@ def _to_mapping(node: Node, hint: Any, path: KeyPath, conversion: Conversion) ->
 
 
 def _is_flag_text(node: Node) -> bool:
-    return isinstance(node, Leaf) and isinstance(node.value, FlagText)
+    return isinstance(node, LeafNode) and isinstance(node.value, FlagText)
 
 
 def _text_of(node: Node) -> str | None:
     """The node's string, from a file or from the command line."""
-    value = node.plain if isinstance(node, Leaf) else None
+    value = node.plain if isinstance(node, LeafNode) else None
     return value if isinstance(value, str) else None
 
 
@@ -198,7 +198,7 @@ def _to_text(node: Node) -> str:
 
 
 def _to_bool(node: Node) -> bool:
-    value = node.plain if isinstance(node, Leaf) else None
+    value = node.plain if isinstance(node, LeafNode) else None
     if _is_flag_text(node):  # a flag without a value is true
         value = True if value is None else {"true": True, "false": False}.get(str(value).lower())
     if not isinstance(value, bool):
@@ -207,7 +207,7 @@ def _to_bool(node: Node) -> bool:
 
 
 def _to_number(node: Node) -> int | float | None:
-    value = node.plain if isinstance(node, Leaf) else None
+    value = node.plain if isinstance(node, LeafNode) else None
     if _is_flag_text(node):
         value = _parse_number(str(value or ""))
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None

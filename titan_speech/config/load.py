@@ -23,16 +23,18 @@ from typing import TypeAlias
 from titan_speech.config.convert import convert
 from titan_speech.config.help import help_text
 from titan_speech.config.overrides import Override, apply_override, parse_flags
-from titan_speech.config.problem import COMMAND_LINE, Origin, Problem, nearest_name, raise_problems
+from titan_speech.config.problem import COMMAND_LINE, ConfigProblem, Origin, nearest_name, raise_problems
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.store_names import resolve_store_names, store_path_origins
 from titan_speech.config.toml_text import read_toml
-from titan_speech.config.tree import Array, Leaf, Node, Table, describe_node, merge, without_key
+from titan_speech.config.tree import ArrayNode, LeafNode, Node, TableNode, describe_node, merge, without_key
 
 CONFIG_FILE_FLAG = "--job.config_file"
 _CONFIG_FILE = ("job", "config_file")
 _EXTENDS = ("job", "extends")
-_EXTENDS_AS_FLAG = Problem(COMMAND_LINE, "job.extends", "a flag", "[job] extends in a file, it names the files below")
+_EXTENDS_AS_FLAG = ConfigProblem(
+    COMMAND_LINE, "job.extends", "a flag", "[job] extends in a file, it names the files below"
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class CheckContext:
     world_size: int | None = None
 
 
-CheckAll: TypeAlias = Callable[[SpeechConfig, CheckContext], list[Problem]]
+CheckAll: TypeAlias = Callable[[SpeechConfig, CheckContext], list[ConfigProblem]]
 """Finds every problem of a configuration; preflight/ has the one that is used."""
 
 
@@ -100,31 +102,31 @@ def read_config(argv: Sequence[str], check: CheckAll, world_size: int | None = N
     return LoadedConfig(resolve_store_names(config), origins, tuple(files.paths))
 
 
-def _config_file(overrides: Sequence[Override], problems: list[Problem]) -> Path | None:
+def _config_file(overrides: Sequence[Override], problems: list[ConfigProblem]) -> Path | None:
     """The file named on the command line; without one, a problem that lists the files there are."""
     given = [override.text for override in overrides if override.path == _CONFIG_FILE]
     found = sorted(str(path) for path in Path("train_configs").glob("*.toml"))
     expected = "the path of a TOML file" + (f", such as {', '.join(found)}" if found else "")
     if not given or not given[-1]:
         expected = f"{CONFIG_FILE_FLAG} with {expected}"
-        problems.append(Problem(COMMAND_LINE, "", f"no {CONFIG_FILE_FLAG}", expected))
+        problems.append(ConfigProblem(COMMAND_LINE, "", f"no {CONFIG_FILE_FLAG}", expected))
         return None
     path = Path(given[-1])
     if os.path.isfile(path):  # never raises, as for a name that is too long
         return path
     what = f'"{path}", which is not a file' if os.path.exists(path) else f'no file "{path}"'
     near = nearest_name(str(path), found)
-    problems.append(Problem(COMMAND_LINE, CONFIG_FILE_FLAG, what, expected, near))
+    problems.append(ConfigProblem(COMMAND_LINE, CONFIG_FILE_FLAG, what, expected, near))
     return None
 
 
-def _with_overrides(tree: Table, overrides: Sequence[Override], problems: list[Problem]) -> Table:
+def _with_overrides(tree: TableNode, overrides: Sequence[Override], problems: list[ConfigProblem]) -> TableNode:
     """The tree with every flag applied but that of the file; of equal flags the last one wins."""
     for override in overrides:
         if override.path == _CONFIG_FILE:
             continue
         outcome = _EXTENDS_AS_FLAG if override.path == _EXTENDS else apply_override(tree, override)
-        if isinstance(outcome, Problem):
+        if isinstance(outcome, ConfigProblem):
             problems.append(outcome)
         else:
             tree = outcome
@@ -135,9 +137,9 @@ def _with_overrides(tree: Table, overrides: Sequence[Override], problems: list[P
 class _MergedFiles:
     """A file and all it extends, merged; after a problem, those that could be read."""
 
-    tree: Table = field(default_factory=lambda: Table({}, Origin()))
+    tree: TableNode = field(default_factory=lambda: TableNode({}, Origin()))
     paths: list[Path] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
 
 
 def _read_with_extends(path: Path) -> _MergedFiles:
@@ -149,13 +151,13 @@ def _read_with_extends(path: Path) -> _MergedFiles:
 def _add_file(path: Path, extended_by: tuple[Path, ...], files: _MergedFiles) -> None:
     """Merge what the file extends, then the file; `extended_by` is the chain of files that led to it."""
     tree = read_toml(path)
-    if isinstance(tree, Problem):
+    if isinstance(tree, ConfigProblem):
         files.problems.append(tree)
         return
     chain = (*extended_by, path)
     for node in _extends_of(tree):
         extended = _extended_file(node, chain)
-        if isinstance(extended, Problem):
+        if isinstance(extended, ConfigProblem):
             files.problems.append(extended)
         else:
             _add_file(extended, chain, files)
@@ -163,26 +165,26 @@ def _add_file(path: Path, extended_by: tuple[Path, ...], files: _MergedFiles) ->
     files.paths.append(path)
 
 
-def _extends_of(tree: Table) -> tuple[Node, ...]:
+def _extends_of(tree: TableNode) -> tuple[Node, ...]:
     """The values of `[job] extends`, one or several."""
     job = tree.entries.get("job")
-    node = job.entries.get("extends") if isinstance(job, Table) else None
+    node = job.entries.get("extends") if isinstance(job, TableNode) else None
     if node is None:
         return ()
-    return node.items if isinstance(node, Array) else (node,)
+    return node.items if isinstance(node, ArrayNode) else (node,)
 
 
-def _extended_file(node: Node, chain: tuple[Path, ...]) -> Path | Problem:
+def _extended_file(node: Node, chain: tuple[Path, ...]) -> Path | ConfigProblem:
     """The file that one value of `extends` names, in the last file of the chain."""
-    if not (isinstance(node, Leaf) and isinstance(node.value, str)):
+    if not (isinstance(node, LeafNode) and isinstance(node.value, str)):
         expected = "the path of a TOML file, or a list of them"
-        return Problem(node.origin, "job.extends", describe_node(node), expected)
+        return ConfigProblem(node.origin, "job.extends", describe_node(node), expected)
     path = chain[-1].parent / node.value
     if not os.path.isfile(path):
         near = nearest_name(path.name, (other.name for other in path.parent.glob("*.toml")))
         expected = "a TOML file, relative to the one that extends it"
-        return Problem(node.origin, "job.extends", f'no file "{path}"', expected, near)
+        return ConfigProblem(node.origin, "job.extends", f'no file "{path}"', expected, near)
     if path.resolve() in {file.resolve() for file in chain}:
         cycle = " -> ".join(str(file) for file in [*chain, path])
-        return Problem(node.origin, "job.extends", f"a cycle: {cycle}", "a chain of files that ends")
+        return ConfigProblem(node.origin, "job.extends", f"a cycle: {cycle}", "a chain of files that ends")
     return path

@@ -46,7 +46,7 @@ COMMAND_LINE = Origin(command_line=True)
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """One line of the error, with its place; `nearest` is the valid name that was most likely meant."""
 
     origin: Origin
@@ -81,7 +81,7 @@ class Finding:
         return f"{self.keys[0]}: {_found_and_expected(self)}"
 
 
-def _found_and_expected(entry: Problem | Finding) -> str:
+def _found_and_expected(entry: ConfigProblem | Finding) -> str:
     hint = f"; did you mean {entry.nearest}?" if entry.nearest else ""
     return f"found {entry.found}; expected {entry.expected}{hint}"
 
@@ -103,7 +103,7 @@ def one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(names)
 
 
-def raise_problems(problems: Sequence[Problem]) -> None:
+def raise_problems(problems: Sequence[ConfigProblem]) -> None:
     """Raise one `ConfigError` naming every problem; do nothing if there are none."""
     if not problems:
         return

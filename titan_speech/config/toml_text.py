@@ -1,9 +1,9 @@
 """TOML text in and out: files read into trees with line numbers, values written as TOML.
 
-In: the text of a file. Out: a `Table` whose every node has file and line, or one problem with the line of the syntax
-error. tomli reads the values and refuses invalid TOML, but gives no positions. So a second scan over text already known
-to be valid finds where each key starts; it only has to distinguish keys, brackets, strings and comments. Both passes
-over an 80-line file take 1.4 ms; tests compare the paths of the scan with tomli's for generated documents.
+In: the text of a file. Out: a `TableNode` whose every node has file and line, or one problem with the line of the
+syntax error. tomli reads the values and refuses invalid TOML, but gives no positions. So a second scan over text
+already known to be valid finds where each key starts; it only has to distinguish keys, brackets, strings and comments.
+Both passes over an 80-line file take 1.4 ms; tests compare the paths of the scan with tomli's for generated documents.
 
 In: a value of a schema field. Out: one line of TOML that reads back equal: floats in their shortest exact form, strings
 as basic strings with control characters escaped, mappings as inline tables.
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import tomli
 
-from titan_speech.config.problem import KeyPath, Origin, Problem
-from titan_speech.config.tree import Table, build_tree
+from titan_speech.config.problem import ConfigProblem, KeyPath, Origin
+from titan_speech.config.tree import TableNode, build_tree
 
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _INLINE_BLANK = re.compile(r"[ \t]*")
@@ -147,30 +147,30 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Scan(text.replace("\r\n", "\n")).run()
 
 
-def parse_toml(text: str, file: str) -> Table | Problem:
+def parse_toml(text: str, file: str) -> TableNode | ConfigProblem:
     """The tree of one file's text."""
     try:
         value = tomli.loads(text)
         table = build_tree(value, key_lines(text), file)
     except tomli.TOMLDecodeError as error:
-        return Problem(Origin(file, error.lineno), "", f"a syntax error ({error.msg})", "valid TOML")
+        return ConfigProblem(Origin(file, error.lineno), "", f"a syntax error ({error.msg})", "valid TOML")
     except ValueError as error:  # a number of more than 4,300 digits
-        return Problem(Origin(file), "", f"a value that cannot be read ({error})", "valid TOML")
+        return ConfigProblem(Origin(file), "", f"a value that cannot be read ({error})", "valid TOML")
     except RecursionError:
-        return Problem(Origin(file), "", "values nested too deeply", "valid TOML")
-    assert isinstance(table, Table)
+        return ConfigProblem(Origin(file), "", "values nested too deeply", "valid TOML")
+    assert isinstance(table, TableNode)
     return table
 
 
-def read_toml(path: Path) -> Table | Problem:
+def read_toml(path: Path) -> TableNode | ConfigProblem:
     """The tree of one file; messages show the path as it was given."""
     try:
         return parse_toml(path.read_bytes().decode("utf-8"), str(path))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        return Problem(Origin(str(path), line), "", f"byte 0x{error.object[error.start]:02x}", "UTF-8 text")
+        return ConfigProblem(Origin(str(path), line), "", f"byte 0x{error.object[error.start]:02x}", "UTF-8 text")
     except OSError as error:
-        return Problem(Origin(str(path)), "", f"{error.strerror or error}".lower(), "a readable TOML file")
+        return ConfigProblem(Origin(str(path)), "", f"{error.strerror or error}".lower(), "a readable TOML file")
 
 
 _UNQUOTED_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

@@ -27,7 +27,7 @@ class FlagText:
 
 
 @dataclass(frozen=True)
-class Leaf:
+class LeafNode:
     """A scalar."""
 
     value: str | int | float | bool | date | time | FlagText
@@ -40,7 +40,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Array:
+class ArrayNode:
     """A list of values, or an array of tables."""
 
     items: tuple[Node, ...]
@@ -48,14 +48,14 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableNode:
     """A table; its origin is its header, or the first key that implies it."""
 
     entries: Mapping[str, Node]
     origin: Origin
 
 
-Node: TypeAlias = "Leaf | Array | Table"
+Node: TypeAlias = "LeafNode | ArrayNode | TableNode"
 
 
 def build_tree(value: TomlValue, lines: Mapping[KeyPath, int], file: str | None, path: KeyPath = ()) -> Node:
@@ -68,36 +68,36 @@ def build_tree(value: TomlValue, lines: Mapping[KeyPath, int], file: str | None,
     """
     origin = Origin(file, lines.get(path)) if file else COMMAND_LINE
     if isinstance(value, dict):
-        return Table({k: build_tree(v, lines, file, (*path, k)) for k, v in value.items()}, origin)
+        return TableNode({k: build_tree(v, lines, file, (*path, k)) for k, v in value.items()}, origin)
     if isinstance(value, list):
-        return Array(tuple(build_tree(v, lines, file, (*path, i)) for i, v in enumerate(value)), origin)
-    return Leaf(value, origin)
+        return ArrayNode(tuple(build_tree(v, lines, file, (*path, i)) for i, v in enumerate(value)), origin)
+    return LeafNode(value, origin)
 
 
-def merge(base: Table, top: Table) -> Table:
+def merge(base: TableNode, top: TableNode) -> TableNode:
     """`top` merged into `base`: tables key by key; anything else, arrays of tables too, is replaced."""
     merged = dict(base.entries)
     for key, node in top.entries.items():
         below = merged.get(key)
-        merged[key] = merge(below, node) if isinstance(below, Table) and isinstance(node, Table) else node
-    return Table(merged, top.origin)
+        merged[key] = merge(below, node) if isinstance(below, TableNode) and isinstance(node, TableNode) else node
+    return TableNode(merged, top.origin)
 
 
-def without_key(table: Table, section: str, key: str) -> Table:
+def without_key(table: TableNode, section: str, key: str) -> TableNode:
     """`table` without `section.key`; a section that has no other key stays, empty."""
     inner = table.entries.get(section)
-    if not isinstance(inner, Table) or key not in inner.entries:
+    if not isinstance(inner, TableNode) or key not in inner.entries:
         return table
     kept = {k: v for k, v in inner.entries.items() if k != key}
-    return Table({**table.entries, section: Table(kept, inner.origin)}, table.origin)
+    return TableNode({**table.entries, section: TableNode(kept, inner.origin)}, table.origin)
 
 
 def describe_node(node: Node) -> str:
     """What was found, short enough for one line of a message."""
-    if isinstance(node, Table):
+    if isinstance(node, TableNode):
         return "a table"
-    if isinstance(node, Array):
-        if any(isinstance(item, Table) for item in node.items):
+    if isinstance(node, ArrayNode):
+        if any(isinstance(item, TableNode) for item in node.items):
             return "an array of tables"
         return "[" + ", ".join(map(describe_node, node.items[:6])) + (", ...]" if node.items[6:] else "]")
     value = node.plain

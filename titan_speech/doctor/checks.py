@@ -64,7 +64,7 @@ def audit(config: SpeechConfig) -> Outcome:
     from titan_speech.audit.reencode import chosen_codes, reencode
     from titan_speech.audit.report import audit as audit_store
     from titan_speech.audit.rules import Thresholds, read_thresholds
-    from titan_speech.audit.sound import AUTO, open_sound
+    from titan_speech.audit.sound import AUTO_CODEC, open_sound
     from titan_speech.store.reader import open_store
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -75,7 +75,7 @@ def audit(config: SpeechConfig) -> Outcome:
         store = open_store(place, config.storage)
         parts = choose(store, max(AUDITED_SAMPLES, len(store.parts)), config.data.seed)
         report = audit_store(store, parts, tokenizer, thresholds, seed=0, num_codes=65_536, num_random=0)
-        codec = open_sound(config.generation_check.codec or AUTO, store).codec
+        codec = open_sound(config.generation_check.codec or AUTO_CODEC, store).codec
         codes = chosen_codes(parts) if codec is not None else []
         if codec is not None and codes and (reencoded := reencode(codec, codes)).shift:
             shifted.append(f"{place}: {reencoded}")

@@ -29,7 +29,7 @@ from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError
-from titan_speech.generate.check_sound import CheckSound, as_record
+from titan_speech.generate.check_sound import GENERATION_FOLDER, CheckSound, as_record
 from titan_speech.generate.measures import SampleMeasures, check_bounds, means, means_by_group, measure
 from titan_speech.generate.sound_measures import HEARD_NAMES, HeardMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task
@@ -38,8 +38,7 @@ from titan_speech.training.sinks.sink import Sample
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
 
-EVENT = "generation"
-FOLDER = "generation"
+GENERATION_EVENT = "generation"
 SHAPE_MULTIPLE = 128
 """Lengths are multiples of a block of flex attention."""
 
@@ -104,7 +103,7 @@ class GenerationCheck(RunCallback):
         self.config, self.prompts, self.grammar, self.last_logits = config, prompts, grammar, last_logits
         self.log, self.flag, self.show = log, flag, show
         self.ranks, self.num_steps, self.sound = ranks, num_steps, sound
-        self.folder = run_folder / FOLDER
+        self.folder = run_folder / GENERATION_FOLDER
         self.has_sound = bool(config.codec)
         self._has_warned = False
         self.within_step: int | None = None
@@ -138,8 +137,8 @@ class GenerationCheck(RunCallback):
         metrics = self._metrics(samples, sounds, time.perf_counter() - began)
         if torch.distributed.get_rank() == 0:
             self._write(step, samples, sampled, sounds)
-            self.show(EVENT, step, self._shown(step, samples, sounds))
-        self.log(EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
+            self.show(GENERATION_EVENT, step, self._shown(step, samples, sounds))
+        self.log(GENERATION_EVENT, step, metrics, summary(step, metrics, len(self.prompts)), metrics["generation/sec"])
         if step < self.config.bounds_from_step:
             return
         config = self.config
@@ -177,7 +176,7 @@ class GenerationCheck(RunCallback):
                 f"(generation_check.max_sec = {self.config.max_sec:g}) and measured nothing. Training continues; lower "
                 "generation_check.max_codes or num_prompts, or allow it more time"
             )
-        self.log(EVENT, step, {"generation/sec": duration_sec}, [], duration_sec)
+        self.log(GENERATION_EVENT, step, {"generation/sec": duration_sec}, [], duration_sec)
 
     def _generate(self, step: int) -> dict[int, list[int]] | None:
         """The ids sampled after each of this rank's prompts, by the prompt's number; None on every rank if it took one

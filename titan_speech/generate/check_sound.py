@@ -30,6 +30,9 @@ from titan_speech.generate.sound_measures import HeardMeasures, measure_sound
 from titan_speech.store.reader import open_store
 from titan_speech.utils.files import write_atomically
 
+GENERATION_FOLDER = "generation"
+"""Of the run folder."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -145,7 +148,7 @@ def open_check_sound(config: SpeechConfig, run_folder: Path, voices: VoiceCompar
                 f"generation_check.codec = {wanted.codec!r} has hash {codec.codec_hash}, but {place} was made by "
                 f"{info.name} ({info.hash}): it would decode to noise; give that codec, or none"
             )
-    return CheckSound(codec, run_folder / "generation", wanted.max_sound_sec, voices)
+    return CheckSound(codec, run_folder / GENERATION_FOLDER, wanted.max_sound_sec, voices)
 
 
 def as_record(sound: HeardMeasures | None) -> dict[str, float | None]:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.errors import ConfigError
-from titan_speech.generate.sound_measures import NAMES as SOUND_NAMES
-from titan_speech.generate.sound_measures import SIMILARITY
+from titan_speech.generate.sound_measures import SIMILARITY, SOUND_NAMES
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 NGRAM = 4
@@ -77,7 +76,7 @@ class SampleMeasures:
     """Entropy of the codes used; log2 of their number if each is used once."""
 
 
-NAMES = tuple(field.name for field in fields(SampleMeasures))
+MEASURE_NAMES = tuple(field.name for field in fields(SampleMeasures))
 
 
 def measure(
@@ -126,7 +125,7 @@ def ends_in_a_loop(codes_F: NDArray[np.integer]) -> bool:
 
 def means(samples: Sequence[SampleMeasures]) -> dict[str, float]:
     """The mean of each measure over prompts."""
-    return {name: float(np.mean([getattr(sample, name) for sample in samples])) for name in NAMES}
+    return {name: float(np.mean([getattr(sample, name) for sample in samples])) for name in MEASURE_NAMES}
 
 
 def means_by_group(samples: Iterable[tuple[str, SampleMeasures]]) -> dict[str, dict[str, float]]:
@@ -143,7 +142,7 @@ def check_bounds(config: GenerationCheckConfig) -> None:
     Raises:
         ConfigError: a bound has the name of no measure.
     """
-    known = (*NAMES, *(SOUND_NAMES if config.codec else ()), *((SIMILARITY,) if config.voice else ()))
+    known = (*MEASURE_NAMES, *(SOUND_NAMES if config.codec else ()), *((SIMILARITY,) if config.voice else ()))
     unknown = sorted({*config.warn, *config.warn_below, *config.stop, *config.stop_below} - {*known})
     if unknown:
         raise ConfigError(

@@ -46,7 +46,7 @@ class SoundMeasures:
     """Per second that is not silent."""
 
 
-NAMES = tuple(field.name for field in fields(SoundMeasures))
+SOUND_NAMES = tuple(field.name for field in fields(SoundMeasures))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class HeardMeasures(SoundMeasures):
 
 
 SIMILARITY = "similarity"
-HEARD_NAMES = (*NAMES, SIMILARITY)
+HEARD_NAMES = (*SOUND_NAMES, SIMILARITY)
 
 
 def measure_sound(wav_T: NDArray[np.floating], sample_rate: int) -> SoundMeasures:

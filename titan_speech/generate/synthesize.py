@@ -31,7 +31,7 @@ from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceVoice:
     """A voice to clone."""
 
     codes_F: NDArray[np.uint16]
@@ -43,7 +43,7 @@ class Utterance:
     """One text that is synthesized."""
 
     text: str
-    reference: Reference | None = None
+    reference: ReferenceVoice | None = None
     """The voice to clone; None: a voice of the model's own."""
     seed: int = 0
     """Of its random numbers."""
@@ -79,7 +79,7 @@ class SpeechPrompts:
         HFFolder.open(folder)
         return SpeechPrompts(tokenizer, grammar, record)
 
-    def parts(self, text: str, reference: Reference | None) -> tuple[Task, Parts]:
+    def parts(self, text: str, reference: ReferenceVoice | None) -> tuple[Task, Parts]:
         """Task and parts of a prompt: TTS of a text, or cloning if there is a reference."""
         text_ids = self._ids(text)
         if reference is None:

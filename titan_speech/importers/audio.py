@@ -28,9 +28,17 @@ from titan_speech.codec.base import FRAME_SAMPLES, Codec, check_wav
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import TooLongError, read_resampled
 from titan_speech.errors import CodecError, DataError
-from titan_speech.importers.audio_listing import KEY, SUFFIXES, Clip, list_clips
+from titan_speech.importers.audio_listing import AUDIO_SUFFIXES, AudioClip, list_clips
 from titan_speech.importers.base import BadRecordError, BadSample, ImportOptions, Sample, SpeechSample, Unit
-from titan_speech.importers.columns import CODES, NO_COLUMN, TEXT_COLUMNS, Columns, required_fields, speech_columns
+from titan_speech.importers.columns import (
+    CODES,
+    NO_COLUMN,
+    SAMPLE_KEY,
+    TEXT_COLUMNS,
+    Columns,
+    required_fields,
+    speech_columns,
+)
 from titan_speech.importers.listing_formats import ID_COLUMNS, PATH_COLUMNS
 from titan_speech.importers.records import read_metadata
 from titan_speech.store.manifest import CodecInfo
@@ -39,13 +47,13 @@ from titan_speech.store.sample import TRANSCRIPT_VARIANTS, SampleInfo
 from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.text_table import counted
 
-MAX_SEC = 40
+MAX_CLIP_SEC = 40
 UNIT_BYTES = 128 << 20
 UNIT_CLIPS = 2048
 BATCH_CLIPS = 32
 SILENCE_DBFS = -60.0
 """Of the loudest 20 ms: quiet speech peaks some 20 dB above, the noise of a good room below."""
-DEFAULTS = {"sample_id": KEY, "transcript_native": "txt"}
+_DEFAULT_COLUMNS = {"sample_id": SAMPLE_KEY, "transcript_native": "txt"}
 AUDIO = "audio"
 
 
@@ -65,7 +73,7 @@ class AudioImporter:
         _check_options(options)
         self._options = options
         named = {field: column for field, column in options.columns.items() if field != AUDIO}
-        self._columns = speech_columns(replace(options, columns=named), DEFAULTS)
+        self._columns = speech_columns(replace(options, columns=named), _DEFAULT_COLUMNS)
         _load_codec_once(options.codec)
         needs_text = options.columns.get("transcript_native") != NO_COLUMN
         self._clips = {
@@ -75,7 +83,7 @@ class AudioImporter:
         for root, clips in self._clips.items():
             self._check_columns(root, clips)
 
-    def _check_columns(self, root: str, clips: Sequence[Clip]) -> None:
+    def _check_columns(self, root: str, clips: Sequence[AudioClip]) -> None:
         """Refuse columns that are missing or passed over, and report what the listing is read as."""
         known = list(dict.fromkeys(column for clip in clips for column in clip.columns))
         required = [field for field in required_fields(self._options) if field != CODES]
@@ -110,7 +118,7 @@ class AudioImporter:
                     doubt = describe_silence(piece.wav_T)
                     yield SpeechSample(piece.info, next(codes), piece.transcripts, doubt=doubt)
 
-    def _batches(self, clips: Sequence[Clip], codec: Codec) -> Iterator[list[_Piece | BadSample]]:
+    def _batches(self, clips: Sequence[AudioClip], codec: Codec) -> Iterator[list[_Piece | BadSample]]:
         """The pieces of up to `BATCH_CLIPS` clips, or of fewer long ones."""
         pieces: list[_Piece | BadSample] = []
         num_clips = num_samples = 0
@@ -119,20 +127,20 @@ class AudioImporter:
             pieces += added
             num_clips += 1
             num_samples += sum(len(piece.wav_T) for piece in added if isinstance(piece, _Piece))
-            if num_clips == BATCH_CLIPS or num_samples >= BATCH_CLIPS * MAX_SEC * codec.sample_rate:
+            if num_clips == BATCH_CLIPS or num_samples >= BATCH_CLIPS * MAX_CLIP_SEC * codec.sample_rate:
                 yield pieces
                 pieces, num_clips, num_samples = [], 0, 0
         if pieces:
             yield pieces
 
-    def _pieces(self, clip: Clip, codec: Codec) -> list[_Piece | BadSample]:
+    def _pieces(self, clip: AudioClip, codec: Codec) -> list[_Piece | BadSample]:
         """A clip, or the pieces of a long one."""
         try:
             info, transcripts = read_metadata(clip.columns, self._columns, self._options, clip.key)
             wav_T, rate = self._read_audio(clip.path, codec)
             piece = _Piece(replace(info, sample_rate=info.sample_rate or rate), wav_T, transcripts)
             duration_sec = len(wav_T) / codec.sample_rate
-            if duration_sec <= MAX_SEC:
+            if duration_sec <= MAX_CLIP_SEC:
                 return [_with_times(piece, duration_sec)]
             return [*_split(piece, clip.key, codec.sample_rate)]
         except BadRecordError as error:
@@ -142,7 +150,7 @@ class AudioImporter:
         """The audio at the codec's rate, and the rate of the file in Hz."""
         is_split, max_sec = self._options.long_audio == "split", self._options.limits.max_sample_sec
         try:
-            wav_T, rate = read_resampled(path, codec.sample_rate, max_sec if is_split else min(MAX_SEC, max_sec))
+            wav_T, rate = read_resampled(path, codec.sample_rate, max_sec if is_split else min(MAX_CLIP_SEC, max_sec))
             check_wav(wav_T)
         except TooLongError as error:
             hint = "allow it with --max-sample-sec" if is_split else "cut it without one: --long-audio split"
@@ -164,7 +172,7 @@ def _check_options(options: ImportOptions) -> None:
         )
 
 
-def _report_untranscribed(root: str, clips: Sequence[Clip]) -> None:
+def _report_untranscribed(root: str, clips: Sequence[AudioClip]) -> None:
     """In a folder without a listing, audio without a .txt file may be intended or a mistake."""
     num_without = sum("txt" not in clip.columns for clip in clips)
     if num_without:
@@ -174,7 +182,9 @@ def _report_untranscribed(root: str, clips: Sequence[Clip]) -> None:
         )
 
 
-def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Columns, asked: Mapping[str, str]) -> str:
+def _describe_listing(
+    clips: Sequence[AudioClip], known: Sequence[str], columns: Columns, asked: Mapping[str, str]
+) -> str:
     """How many recordings have transcripts, from which column, and which columns are not read."""
     native = {found for clip in clips if (found := columns.of("transcript_native", clip.columns))}
     spoken = [f"transcript_{variant}" for variant in TRANSCRIPT_VARIANTS]
@@ -184,19 +194,19 @@ def _describe_listing(clips: Sequence[Clip], known: Sequence[str], columns: Colu
     other = [name for name in known if name in TEXT_COLUMNS and name not in columns.used(known)]
     if other and "transcript_native" not in asked:
         text += f"; also found: {', '.join(other)}, which --columns transcript_native={other[0]} would read instead"
-    internal = {KEY, "@folder", "@folder2", asked.get(AUDIO, ""), *PATH_COLUMNS, *ID_COLUMNS, *other}
+    internal = {SAMPLE_KEY, "@folder", "@folder2", asked.get(AUDIO, ""), *PATH_COLUMNS, *ID_COLUMNS, *other}
     unread = [name for name in known if name not in columns.used(known) and name not in internal]
     return text + (f"; not read: {', '.join(unread)} (--columns FIELD=COLUMN)" if unread else "")
 
 
-def _num_unlisted(clips: Sequence[Clip]) -> int:
+def _num_unlisted(clips: Sequence[AudioClip]) -> int:
     """How many recordings lie in the folders of the listed ones, and are not listed."""
     listed = {os.path.normpath(clip.path) for clip in clips}
     found = set[str]()
     for folder in {os.path.dirname(path) for path in listed}:
         with suppress(OSError):  # a folder that may be read by name alone
             found |= {os.path.normpath(entry.path) for entry in os.scandir(folder or ".")}
-    return sum(path.lower().endswith(SUFFIXES) for path in found - listed)
+    return sum(path.lower().endswith(AUDIO_SUFFIXES) for path in found - listed)
 
 
 def describe_silence(wav_T: np.ndarray) -> Problem | None:
@@ -224,7 +234,7 @@ def _load_codec_once(name: str | None) -> Codec:
     return load_codec(name)
 
 
-def _units(root: Path, clips: Sequence[Clip]) -> Iterator[Unit]:
+def _units(root: Path, clips: Sequence[AudioClip]) -> Iterator[Unit]:
     start, num_bytes = 0, 0
     for stop, clip in enumerate(clips, 1):
         num_bytes += clip.path.stat().st_size
@@ -240,7 +250,7 @@ def _split(piece: _Piece, key: str, rate: int) -> Iterator[_Piece]:
     Times count from where the file began in its source; a file without a source becomes the source of its pieces.
     """
     num_frames = -(-len(piece.wav_T) // FRAME_SAMPLES)
-    num_pieces = -(-len(piece.wav_T) // (MAX_SEC * rate))
+    num_pieces = -(-len(piece.wav_T) // (MAX_CLIP_SEC * rate))
     borders = [FRAME_SAMPLES * (num_frames * number // num_pieces) for number in range(num_pieces)]
     begin_sec = piece.info.start_time or 0.0
     is_source = piece.info.source_video_id is None

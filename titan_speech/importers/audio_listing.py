@@ -18,16 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.columns import missing_column
+from titan_speech.importers.columns import SAMPLE_KEY, missing_column
 from titan_speech.importers.files import describe_not_utf8, find_files, format_hint
 from titan_speech.importers.limits import ImportLimits
-from titan_speech.importers.listing_formats import ID_COLUMNS, KALDI, KALDI_FILES, PATH_COLUMNS, lists_audio, read_rows
-from titan_speech.importers.listing_formats import SUFFIXES as LISTING_SUFFIXES
+from titan_speech.importers.listing_formats import (
+    ID_COLUMNS,
+    KALDI,
+    KALDI_FILES,
+    LISTING_SUFFIXES,
+    PATH_COLUMNS,
+    lists_audio,
+    read_rows,
+)
 from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import UnsafePathError, referenced_file
 
-KEY = "__key__"
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
 UNREADABLE = (".m4a", ".aac", ".wma", ".amr", ".mp4", ".webm", ".mka", ".3gp", ".ape", ".wv")
 LISTINGS = ("metadata.csv", "metadata.tsv", "metadata.jsonl", KALDI)
 AUDIO_FOLDERS = ("", "wavs", "clips")
@@ -40,7 +46,7 @@ _MAX_SHOWN = 400
 
 
 @dataclass(frozen=True)
-class Clip:
+class AudioClip:
     """An audio file; `columns` hold what is known about it."""
 
     key: str
@@ -68,7 +74,7 @@ def list_clips(
     limits: ImportLimits,
     files_from: tuple[Path, ...] = (),
     needs_text: bool = True,
-) -> list[Clip]:
+) -> list[AudioClip]:
     """The clips of an input, in the order of its listing, or sorted by name.
 
     Args:
@@ -104,10 +110,10 @@ def _find_listing(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _found_clips(root: Path, needs_text: bool, limits: ImportLimits, files_from: tuple[Path, ...]) -> list[Clip]:
+def _found_clips(root: Path, needs_text: bool, limits: ImportLimits, files_from: tuple[Path, ...]) -> list[AudioClip]:
     """The clips of a folder without a listing, or of a single file."""
     _refuse_unreadable(root)
-    files = find_files([root], SUFFIXES, "audio")
+    files = find_files([root], AUDIO_SUFFIXES, "audio")
     _refuse_lone_texts(root, {file.path.with_suffix("") for file in files})
     clips = [_found_clip(root, file.name, file.path, limits, files_from) for file in files]
     if needs_text and root.is_dir() and not all("txt" in clip.columns for clip in clips):
@@ -121,7 +127,7 @@ def _refuse_unreadable(root: Path) -> None:
     if found:
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise DataError(
-            f"{found[0]} is not of a kind that is read ({', '.join(SUFFIXES)}){more}: convert it, "
+            f"{found[0]} is not of a kind that is read ({', '.join(AUDIO_SUFFIXES)}){more}: convert it, "
             f"ffmpeg -i {found[0].name} {found[0].stem}.flac, and move the original out of the folder"
         )
 
@@ -145,24 +151,22 @@ def _refuse_lone_texts(root: Path, audio: Container[Path]) -> None:
     if lone:
         more = f" (and {len(lone) - 1:,} more)" if len(lone) > 1 else ""
         raise DataError(
-            f"{lone[0]} has no audio file ({', '.join(SUFFIXES)}) of the same name next to it{more}: give a transcript "
-            "the name of its recording, and move other notes out of the folder; a listing is given by itself, with "
-            f"--input {lone[0]}"
+            f"{lone[0]} has no audio file ({', '.join(AUDIO_SUFFIXES)}) of the same name next to it{more}: give a "
+            "transcript the name of its recording, and move other notes out of the folder; a listing is given by "
+            f"itself, with --input {lone[0]}"
         )
 
 
-def _found_clip(root: Path, name: str, path: Path, limits: ImportLimits, files_from: tuple[Path, ...]) -> Clip:
+def _found_clip(root: Path, name: str, path: Path, limits: ImportLimits, files_from: tuple[Path, ...]) -> AudioClip:
     """A clip of a folder without a listing."""
     columns = _folder_columns(path)
     text = path.with_suffix(".txt")
     if text.is_file():
         folder = root if root.is_dir() else root.parent
-        referenced_file(
-            folder, str(text.absolute()), files_from
-        )  # a link could bring any file of this user into a store
+        referenced_file(folder, str(text.absolute()), files_from)  # a link could bring any file into a store
         columns["txt"] = _transcript(text, limits)
     key = name.rpartition(".")[0]
-    return Clip(key, path, columns | {KEY: key})
+    return AudioClip(key, path, columns | {SAMPLE_KEY: key})
 
 
 def _transcript(path: Path, limits: ImportLimits) -> str | Problem:
@@ -182,7 +186,7 @@ def _folder_columns(path: Path) -> dict[str, object]:
 
 def _listed_clip(
     listing: Path, where: str, row: dict[str, object], audio_column: str | None, files_from: tuple[Path, ...]
-) -> Clip:
+) -> AudioClip:
     has_id = audio_column is None and set(row) <= set(ID_COLUMNS)
     path = _audio_by_id(listing, where, row) if has_id else _audio_by_path(listing, where, row, audio_column)
     try:
@@ -194,7 +198,7 @@ def _listed_clip(
     else:
         inside = path.relative_to(listing.parent) if path.is_relative_to(listing.parent) else path
         key = inside.with_suffix("").as_posix()
-    return Clip(key, path, {**_folder_columns(path), **row, KEY: key}, listing)
+    return AudioClip(key, path, {**_folder_columns(path), **row, SAMPLE_KEY: key}, listing)
 
 
 def _is_file(path: Path) -> bool:
@@ -209,14 +213,14 @@ def _audio_by_id(listing: Path, where: str, row: dict[str, object]) -> Path:
     name = row.get("id")
     if not name:
         raise DataError(f"{where} has no id before the first bar")
-    suffixes = ("", *SUFFIXES) if Path(str(name)).suffix in SUFFIXES else SUFFIXES
+    suffixes = ("", *AUDIO_SUFFIXES) if Path(str(name)).suffix in AUDIO_SUFFIXES else AUDIO_SUFFIXES
     tried = [listing.parent / folder / f"{name}{suffix}" for folder in AUDIO_FOLDERS for suffix in suffixes]
     for path in tried:
         if _is_file(path):
             return path
     places = " or ".join(str(listing.parent / folder / f"{name}{suffixes[0]}") for folder in AUDIO_FOLDERS)
     header = "; if this line is a header, remove it" if where.endswith(":1") else ""
-    raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(SUFFIXES)}){header}")
+    raise DataError(f"{where}: no audio of {name!r}; expected {places} ({', '.join(AUDIO_SUFFIXES)}){header}")
 
 
 def _audio_by_path(listing: Path, where: str, row: dict[str, object], audio_column: str | None) -> Path:

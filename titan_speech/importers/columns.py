@@ -28,6 +28,8 @@ CODES, CODE_LEN = "codes", "code_len"
 TRANSCRIPTS = {f"transcript_{variant}": variant for variant in SPEECH_VARIANTS}
 SPEECH_FIELDS = (*(each.name for each in fields(SampleInfo)), CODES, CODE_LEN, *TRANSCRIPTS)
 ROW, NO_COLUMN = "@row", "@none"
+SAMPLE_KEY = "__key__"
+"""Column of the name that a sample has by its files."""
 TEXT_COLUMNS = ("text", "normalized_text", "transcription", "transcript", "sentence", "raw_text")
 """Usual names of the column with the transcript, in the order in which they are tried for `transcript_native`."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")

@@ -39,7 +39,7 @@ from titan_speech.importers.records import Record, narrow_codes, speech_samples
 from titan_speech.store.files import mapped_array
 from titan_speech.store.problems import Problem
 
-DEFAULTS = {
+_DEFAULT_COLUMNS = {
     "sample_id": "id",
     "dataset_source": "dataset_name",
     "transcript_native": "transcript",
@@ -79,7 +79,7 @@ class InworldImporter:
 
     def __init__(self, options: ImportOptions) -> None:
         self._options = options
-        self._columns = speech_columns(options, DEFAULTS)
+        self._columns = speech_columns(options, _DEFAULT_COLUMNS)
         self._files = {str(files.samples): files for root in options.inputs for files in _split_files(root, options)}
         self._line_offsets: dict[str, int] = {}
 

@@ -38,9 +38,10 @@ from titan_speech.store.problems import Problem
 from titan_speech.utils.safe_path import referenced_file
 from titan_speech.utils.text_table import counted
 
-ROW, START = "codes_row", "codes_start"
+CODES_ROW, CODES_START = "codes_row", "codes_start"
 LINES_PER_UNIT = 65_536
 OPEN_ARRAYS = 64
+_referenced_file = lru_cache(OPEN_ARRAYS)(referenced_file)
 CHUNK_BYTES = 16 << 20
 _NEWLINE = 10
 _JSON_SPACE = " \t\r\n"
@@ -174,16 +175,18 @@ def _check_json(path: Path) -> None:
 def _codes(path: Path, record: Mapping[str, object], code_len: str) -> NDArray:
     """The part of the array that belongs to the sample; `code_len` is the column with its number of codes."""
     array = _array(str(path))
-    row, start, length = _natural_number(record, ROW), _natural_number(record, START), _natural_number(record, code_len)
+    row, start, length = (_natural_number(record, name) for name in (CODES_ROW, CODES_START, code_len))
     if row is not None:
         if start is not None or array.ndim != 2 or row >= len(array):
-            detail = f"{ROW} is {row} in {_described(path)}: expected a row of an array [N, T], and no {START}"
-            raise DataError(detail)
+            raise DataError(
+                f"{CODES_ROW} is {row} in {_described(path)}: expected a row of an array [N, T], and no {CODES_START}"
+            )
         array = array[row]
     elif start is not None:
         if length is None or array.ndim != 1:
-            detail = f"{START} is {start} in {_described(path)}: expected an array [all codes], and a {code_len}"
-            raise DataError(detail)
+            raise DataError(
+                f"{CODES_START} is {start} in {_described(path)}: expected an array [all codes], and a {code_len}"
+            )
         array = array[start:]
     if length is None or (row is None and start is None):
         return array
@@ -203,11 +206,6 @@ def _natural_number(record: Mapping[str, object], name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DataError(f"{name} is {value!r}: expected a whole number from 0")
     return value
-
-
-@lru_cache(OPEN_ARRAYS)
-def _referenced_file(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path:
-    return referenced_file(folder, name, allowed)
 
 
 @lru_cache(OPEN_ARRAYS)

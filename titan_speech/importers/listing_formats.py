@@ -30,7 +30,7 @@ PATH_COLUMNS = ("audio_filepath", "audio", "file_name", "path", "audio_file", "a
 """Usual names of the column with the path of the audio, in the order in which they are tried."""
 ID_COLUMNS = ("id", "text", "normalized_text")
 """Of LJSpeech: rows with no other columns name their audio by id."""
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".lst", ".list", ".scp")
+LISTING_SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt", ".lst", ".list", ".scp")
 _DELIMITERS = "\t|;,"
 KALDI, KALDI_FILES = "wav.scp", ("text", "utt2spk")
 _HEAD_BYTES = 1 << 16

@@ -30,7 +30,7 @@ from titan_speech.importers.records import Record, check_codes_dtype, speech_sam
 from titan_speech.utils.json_text import parse_json, read_json_file
 from titan_speech.utils.safe_path import UnsafePathError, byte_count, relative_path
 
-INDEX = "index.json"
+_INDEX_NAME = "index.json"
 _ARRAY_DTYPES = {
     8: "uint8",
     9: "int8",
@@ -242,7 +242,7 @@ class MDSImporter:
     def _check(self, location: _Location) -> None:
         shard = location.shard
         names = shard.columns
-        where = f"{location.folder / INDEX}: shard {shard.raw.basename}"
+        where = f"{location.folder / _INDEX_NAME}: shard {shard.raw.basename}"
         self._columns.check_all(names, required_fields(self._options), where)
         self._columns.check_transcripts(_texts(names), where, lambda _: ())  # values are looked at as they are read
         for name in sorted(self._columns.used(names)):
@@ -274,19 +274,19 @@ def _dataset_folder(root: Path, split: str | None) -> Path:
     """The folder of index.json: the input itself, or the subfolder that --split names."""
     if not root.exists():
         raise DataError(f"input {root} does not exist")
-    folder = root.parent if root.name == INDEX else root
+    folder = root.parent if root.name == _INDEX_NAME else root
     if split is not None:
         folder /= split
-    if (folder / INDEX).is_file():
+    if (folder / _INDEX_NAME).is_file():
         return folder
-    splits = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{INDEX}"))) if root.is_dir() else ""
+    splits = ", ".join(sorted(path.parent.name for path in root.glob(f"*/{_INDEX_NAME}"))) if root.is_dir() else ""
     if splits:
-        raise DataError(f"{folder} has no {INDEX}; {root} has the splits {splits}: choose one with --split")
-    raise DataError(f"{folder} has no {INDEX}, expected for --from mds{format_hint([root], 'mds')}")
+        raise DataError(f"{folder} has no {_INDEX_NAME}; {root} has the splits {splits}: choose one with --split")
+    raise DataError(f"{folder} has no {_INDEX_NAME}, expected for --from mds{format_hint([root], 'mds')}")
 
 
 def _read_index(folder: Path) -> list[Shard]:
-    path = folder / INDEX
+    path = folder / _INDEX_NAME
     try:
         content = read_json_file(path)
         version = content["version"]

@@ -66,14 +66,14 @@ PRESETS = {
     "oig": Preset("oig", "Apache-2.0", {"dialogue": "text"}, language="en"),
     "aya": Preset("aya", "Apache-2.0", {"user": "inputs", "text": "targets", "language": "language_code"}),
 }
-LAYOUTS = ("paragraphs", "lines")
+TEXT_LAYOUTS = ("paragraphs", "lines")
 """Presets of plain text that name no source: a blank line ends a document, or every line does."""
 
 
 def find_preset(name: str | None) -> Preset | None:
     """The preset of a source; None for a layout or without a name."""
-    if name is None or name in LAYOUTS:
+    if name is None or name in TEXT_LAYOUTS:
         return None
     if name not in PRESETS:
-        raise DataError(f"unknown preset {name!r}; expected one of {', '.join((*PRESETS, *LAYOUTS))}")
+        raise DataError(f"unknown preset {name!r}; expected one of {', '.join((*PRESETS, *TEXT_LAYOUTS))}")
     return PRESETS[name]

@@ -36,7 +36,7 @@ FIELDS = ("sample_id", "text", "user", "language", "dataset_source", "licence", 
 """What a column may hold: `dialogue` is text with <human>: and <bot>: turns; `meta` an object that may name a
 language."""
 UNKNOWN_LICENCE = "not stated"
-AUTO = "auto"
+AUTO_LANGUAGE = "auto"
 """As `--language`: the language of each document is identified."""
 UNDETERMINED = "und"
 MAX_CHARS_TO_IDENTIFY = 4000
@@ -217,7 +217,7 @@ class RowReader:
             hint = " nor in its path" if self.preset and self.preset.language_in_path else ""
             detail = f"names no language{hint}; say it with --language TAG (or auto), or --columns language=NAME"
             raise BadRecordError("no language", detail)
-        tag = identify_language(text) if stated == AUTO else to_tag(stated)
+        tag = identify_language(text) if stated == AUTO_LANGUAGE else to_tag(stated)
         if not is_language(tag):
             detail = f"unknown language tag {stated!r}; expected BCP 47 or ISO 639-3, as 'hi' or 'hin'"
             raise BadRecordError("language", detail)

@@ -26,7 +26,7 @@ from titan_speech.importers.base import ImportOptions, Unit
 from titan_speech.importers.jsonl import parse_object
 from titan_speech.importers.limits import check_document_length
 from titan_speech.importers.parquet import open_parquet, row_group_ranges, row_groups_of
-from titan_speech.importers.registry import LAYOUTS
+from titan_speech.importers.registry import TEXT_LAYOUTS
 from titan_speech.importers.text_documents import TextImporter, resolve_columns
 from titan_speech.importers.text_lines import input_files, line_encoding, raw_lines, text_lines
 from titan_speech.store.problems import Problem
@@ -44,7 +44,7 @@ class TextPlainImporter(TextImporter):
         if options.columns:
             raise DataError(f"text-plain has no columns; found --columns for {', '.join(options.columns)}")
         in_paragraphs = self.preset is not None and self.preset.paragraphs
-        self.layout = options.preset if options.preset in LAYOUTS else "paragraphs" if in_paragraphs else "file"
+        self.layout = options.preset if options.preset in TEXT_LAYOUTS else "paragraphs" if in_paragraphs else "file"
         self._files = input_files(options.inputs, (".txt",), "text-plain")
 
     def units(self) -> list[Unit]:

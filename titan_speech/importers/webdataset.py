@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadRecordError, ImportOptions, Sample, Unit
-from titan_speech.importers.columns import CODES, speech_columns
+from titan_speech.importers.columns import CODES, SAMPLE_KEY, speech_columns
 from titan_speech.importers.files import find_files, format_hint
 from titan_speech.importers.limits import ImportLimits
 from titan_speech.importers.npy import array_of_bytes
@@ -38,11 +38,10 @@ from titan_speech.importers.records import Record, UnreadValue, check_codes_dtyp
 from titan_speech.store.problems import Problem
 from titan_speech.utils.json_text import parse_json
 
-KEY = "__key__"
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
-DEFAULTS = {"sample_id": KEY, CODES: "npy", "transcript_native": "txt"}
-CHUNK_BYTES = 1 << 20
-HEADER_BYTES = 512
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_DEFAULT_COLUMNS = {"sample_id": SAMPLE_KEY, CODES: "npy", "transcript_native": "txt"}
+_CHUNK_BYTES = 1 << 20
+_HEADER_BYTES = 512
 MAX_HEADER_BYTES = 16 << 10
 """Of a long name or of extended attributes; tarfile's search in them is quadratic before Python 3.11.10."""
 MAX_MEMBERS = 4 << 20
@@ -64,8 +63,8 @@ class WebDatasetImporter:
     def __init__(self, options: ImportOptions) -> None:
         check_codes_dtype(options)
         self._options = options
-        self._columns = speech_columns(options, DEFAULTS)
-        self._files = find_files(options.inputs, SUFFIXES, "webdataset")
+        self._columns = speech_columns(options, _DEFAULT_COLUMNS)
+        self._files = find_files(options.inputs, _TAR_SUFFIXES, "webdataset")
         _check_tar(self._files[0].path)
 
     def units(self) -> list[Unit]:
@@ -134,7 +133,7 @@ def _sample_members(path: Path, limits: ImportLimits) -> Iterator[_Member]:
             key = f"{folder}/{stem}" if folder else stem
             if key != key_before:
                 key_before, left = key, limits.max_member_bytes
-            left -= num_bytes + HEADER_BYTES
+            left -= num_bytes + _HEADER_BYTES
             try:  # the context manager below would cost more than the read of a small member
                 data = read() if left >= 0 else _too_large(num_bytes, limits)
             except _DAMAGE as error:
@@ -168,7 +167,7 @@ def _refuse_spread(path: Path, members: tuple[_Member, ...], seen: dict[str, tup
 
 
 def _record(key: str, members: tuple[_Member, ...], limits: ImportLimits) -> Record | Problem:
-    record: dict[str, object] = {KEY: key}
+    record: dict[str, object] = {SAMPLE_KEY: key}
     try:
         for member in members:
             _add_member(record, member.ending, member.data, f"member {member.name}", limits)
@@ -219,13 +218,13 @@ def _read_member(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
 def _check_end(file: BinaryIO, end: int) -> None:
     """After the last member there are only zeros; reading them also verifies the checksum of gzip."""
     file.seek(end)
-    rest = file.read(CHUNK_BYTES)
+    rest = file.read(_CHUNK_BYTES)
     if not rest:
         raise tarfile.ReadError(f"it ends at byte {end} without the end marker of a tar")
     while rest:
         if rest.count(0) != len(rest):
             raise tarfile.ReadError(f"there is no valid header at byte {end}")
-        rest = file.read(CHUNK_BYTES)
+        rest = file.read(_CHUNK_BYTES)
 
 
 def _add_member(
@@ -262,7 +261,7 @@ def _add_json(record: dict[str, object], data: bytes, where: str) -> None:
         raise BadRecordError("json", f"{where} is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise BadRecordError("json", f"{where} holds a {type(fields).__name__}: expected an object of fields")
-    both = sorted(record.keys() & fields.keys() - {KEY})
+    both = sorted(record.keys() & fields.keys() - {SAMPLE_KEY})
     if both:
         raise BadRecordError("member twice", f"{where}: {both[0]!r} is both a field of the json and a member")
     record |= fields

@@ -282,7 +282,7 @@ class Requirement:
 
 Rule = Conflict | Requirement
 
-RULES: tuple[Rule, ...] = (
+COMPATIBILITY_RULES: tuple[Rule, ...] = (
     Conflict(
         VARLEN,
         CP,
@@ -361,14 +361,14 @@ def check_compatibility(config: SpeechConfig) -> Iterator[Finding]:
 
 def broken_rules(run: Composition) -> Iterator[Finding]:
     """A finding for every rule that the run breaks."""
-    return (rule.finding() for rule in RULES if rule.is_broken_by(run))
+    return (rule.finding() for rule in COMPATIBILITY_RULES if rule.is_broken_by(run))
 
 
 def excluded_features(run: Composition) -> dict[str, str]:
     """The features that this run could not enable as well, and why. Tied embeddings are left out, since they are a
     property of the backbone."""
     reasons: dict[str, str] = {}
-    for rule in RULES:
+    for rule in COMPATIBILITY_RULES:
         feature = rule.excluded_from(run)
         if feature is not None and feature is not TIED:
             reasons.setdefault(feature.name, f"{rule}: {rule.reason}")

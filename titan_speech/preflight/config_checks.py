@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from titan_speech.config.fields import check_bounds
 from titan_speech.config.load import CheckContext, LoadedConfig, read_config
-from titan_speech.config.problem import DEFAULT, Finding, Problem, nearest_name
+from titan_speech.config.problem import DEFAULT, ConfigProblem, Finding, nearest_name
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.config.store_names import check_store_names
@@ -41,7 +41,7 @@ def load_config(argv: Sequence[str], *, world_size: int | None = None, checks: S
     return read_config(argv, lambda config, context: check(config, context, checks), world_size)
 
 
-def check(config: SpeechConfig, context: CheckContext, more: Sequence[Check] = ()) -> list[Problem]:
+def check(config: SpeechConfig, context: CheckContext, more: Sequence[Check] = ()) -> list[ConfigProblem]:
     """Every problem that the built-in checks and `more` find."""
     found = [finding for one in (*_CHECKS, *more) for finding in one(config)]
     if context.world_size is not None:
@@ -58,12 +58,12 @@ def _follows_from(finding: Finding, suspects: Collection[str]) -> bool:
     return any(related(key, suspect) for key in finding.keys for suspect in suspects)
 
 
-def _to_problem(finding: Finding, context: CheckContext) -> Problem:
+def _to_problem(finding: Finding, context: CheckContext) -> ConfigProblem:
     """The finding at the place of the first of its keys that was written somewhere."""
     origins = [context.origins.get(key, DEFAULT) for key in finding.keys]
     origin = next((origin for origin in origins if not origin.is_default), context.file)
     found = f"{finding.found} (the default)" if origins[0].is_default else finding.found
-    return Problem(origin, finding.keys[0], found, finding.expected, finding.nearest)
+    return ConfigProblem(origin, finding.keys[0], found, finding.expected, finding.nearest)
 
 
 def check_batch(config: SpeechConfig) -> Iterator[Finding]:

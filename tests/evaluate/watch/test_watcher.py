@@ -42,7 +42,7 @@ from titan_speech.evaluate.watch.run_checkpoints import RunCheckpoint, run_check
 from titan_speech.evaluate.watch.watcher import Due, Watcher
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.generate.sampling import Decoding
-from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
+from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_card import UNPROVED
@@ -263,7 +263,7 @@ def test_the_likelihood_of_a_recording_is_the_loss_of_its_codes(
     assert [score.reason for score in found[:2]] == ["no recording"] * 2
     assert found[2] == found[5], "no sampling is in it"
     assert found[2].weight == len(RECORDED_F)
-    reference = Reference(np.arange(40, dtype=np.uint16), "One, two.")
+    reference = ReferenceVoice(np.arange(40, dtype=np.uint16), "One, two.")
     task, parts = model.parts("Goodbye.", reference)
     document = model.grammar.document(task, replace(parts, codes=RECORDED_F))
     ids_1T = torch.from_numpy(document.ids_T.astype(np.int64))[None]

@@ -29,7 +29,7 @@ from titan_speech.codec.demo.mel import SAMPLE_RATE, griffin_lim, log_mel, mel_f
 from titan_speech.errors import CodecError
 
 WEIGHTS_NAME = "embedded.safetensors"
-MAX_BYTES = 16 << 20
+MAX_WEIGHTS_BYTES = 16 << 20
 """Of a file of weights; these have 2.7 MB."""
 
 
@@ -73,7 +73,7 @@ class EmbeddedCodec:
 def _read_weights(path: Path | None) -> tuple[bytes, str]:
     try:
         if path is not None:
-            if path.stat().st_size > MAX_BYTES:
+            if path.stat().st_size > MAX_WEIGHTS_BYTES:
                 raise CodecError(f"{path} has {path.stat().st_size:,} bytes, the embedded codec's weights 2.7 MB")
             return path.read_bytes(), str(path)
         return files("titan_speech.codec.demo").joinpath(WEIGHTS_NAME).read_bytes(), f"the package's {WEIGHTS_NAME}"

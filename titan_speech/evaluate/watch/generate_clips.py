@@ -30,7 +30,7 @@ from titan_speech.errors import DataError, ModelError
 from titan_speech.evaluate.clip import Clip, Sound
 from titan_speech.evaluate.packs.pack import Prompt
 from titan_speech.generate.sampling import Decoding, Generated
-from titan_speech.generate.synthesize import Reference, SpeechModel, Utterance
+from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance
 from titan_speech.generate.vllm_speech import VLLMSpeech
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import Progress
@@ -134,7 +134,7 @@ def utterance_of(prompt: Prompt, voice: Sound | None, codec: Codec) -> Utterance
     if not prompt.voice_text.strip():
         raise DataError(f"prompt {prompt.prompt_id!r} has a voice without a transcript; cloning needs voice_text")
     codes_F = voice.codes_F if voice.codes_F is not None else codec.encode(_required(voice.wav_T, prompt))
-    return Utterance(prompt.text, Reference(codes_F, prompt.voice_text), seed)
+    return Utterance(prompt.text, ReferenceVoice(codes_F, prompt.voice_text), seed)
 
 
 def _required(wav_T: np.ndarray | None, prompt: Prompt) -> np.ndarray:
