@@ -19,6 +19,7 @@ from tempfile import mkdtemp
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
+from titan_speech.utils.locks import try_lock
 
 CACHE_VARIABLE = "TITAN_SPEECH_CACHE"
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,7 +38,7 @@ def cache_folder(settings: StorageConfig | None = None) -> Path:
 
 
 @dataclass(frozen=True, order=True)
-class _Entry:
+class _CachedFile:
     """A file of the cache, the longest unused first."""
 
     last_use_ns: int
@@ -92,11 +93,13 @@ class CacheSpace:
         for entry in sorted(self._entries()):
             if freed >= num_bytes:
                 break
-            if _remove_unused(entry.path):
-                freed += entry.num_bytes
+            with try_lock(entry.path, fcntl.LOCK_EX) as is_unused:
+                if is_unused:
+                    entry.path.unlink(missing_ok=True)
+                    freed += entry.num_bytes
         return freed
 
-    def _entries(self) -> Iterator[_Entry]:
+    def _entries(self) -> Iterator[_CachedFile]:
         for folder in ("files", "partial"):
             with os.scandir(self._folder / folder) as found:
                 for item in found:
@@ -104,25 +107,7 @@ class CacheSpace:
                         status = item.stat()
                     except FileNotFoundError:
                         continue  # moved or removed meanwhile
-                    yield _Entry(status.st_mtime_ns, Path(item.path), status.st_size)
-
-
-def _remove_unused(path: Path) -> bool:
-    """Removes the file unless a process has it locked."""
-    try:
-        file_number = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(file_number), os.stat(path)):
-            return False
-        os.unlink(path)
-        return True
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    finally:
-        os.close(file_number)
+                    yield _CachedFile(status.st_mtime_ns, Path(item.path), status.st_size)
 
 
 @contextmanager

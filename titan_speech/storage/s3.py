@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
 SHA256_KEY = "sha256"
-NO_METADATA: Mapping[str, str] = MappingProxyType({})
+EMPTY: Mapping[str, str] = MappingProxyType({})
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 CONNECT_SEC = 5.0
 """Of `check_reachable`, for each address of the server's name; a connection across an ocean takes 0.3 s."""
@@ -128,7 +128,7 @@ class Client:
         return self._read(url, parse)[0]
 
     def read_version(self, url: S3Url) -> tuple[bytes, str]:
-        """The whole of a small object, and its ETag, for a `put_if` that replaces just this version."""
+        """The whole of a small object, and its ETag, for a `put` that replaces just this version."""
         return self._read(url, bytes)
 
     def _read(self, url: S3Url, parse: Callable[[bytes], Result]) -> tuple[Result, str]:
@@ -197,7 +197,14 @@ class Client:
             raise TransferError(f"the answer ended after {place - start} of {stop - start} bytes")
 
     def put(
-        self, url: S3Url, data: bytes, sha256: str, metadata: Mapping[str, str] = NO_METADATA, md5: str = ""
+        self,
+        url: S3Url,
+        data: bytes,
+        sha256: str,
+        *,
+        metadata: Mapping[str, str] = EMPTY,
+        md5: str = "",
+        condition: Mapping[str, str] = EMPTY,
     ) -> None:
         """Writes a small object, whole or not at all.
 
@@ -205,27 +212,18 @@ class Client:
             sha256: of the data, kept as metadata.
             metadata: further metadata.
             md5: of the data in hex, where it is known already.
+            condition: `IfNoneMatch` "*" (there is no such object) or `IfMatch` with an ETag (it is still this version),
+                decided by the server.
+
+        Raises:
+            RefusedConditionError: the condition does not hold. It may be an earlier attempt of this very request that
+                changed the object, if its answer was lost.
         """
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}}
+        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}, **condition}
         content_md5 = _content_md5(data, md5)
         self._retry(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=content_md5, **arguments))
 
-    def put_if(self, url: S3Url, data: bytes, condition: Mapping[str, str]) -> None:
-        """Writes a small object if a condition holds, decided by the server.
-
-        Args:
-            condition: `IfNoneMatch` "*" (there is no such object) or `IfMatch` with an ETag (it is still this version).
-
-        Raises:
-            RefusedConditionError: it does not hold. It may be an earlier attempt of this very request that changed the
-                object, if its answer was lost.
-        """
-        metadata = {SHA256_KEY: hashlib.sha256(data).hexdigest()}
-        arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": metadata, **condition}
-        content_md5 = _content_md5(data, "")
-        self._retry(f"writing {url}", lambda: self._s3.put_object(Body=data, ContentMD5=content_md5, **arguments))
-
-    def create_multipart(self, url: S3Url, sha256: str, metadata: Mapping[str, str] = NO_METADATA) -> str:
+    def create_multipart(self, url: S3Url, sha256: str, metadata: Mapping[str, str] = EMPTY) -> str:
         """Begins an object that is sent in parts and appears with `complete_multipart`; the upload's id."""
         arguments = {"Bucket": url.bucket, "Key": url.key, "Metadata": {**metadata, SHA256_KEY: sha256}}
         return self._retry(f"writing {url}", lambda: self._s3.create_multipart_upload(**arguments))["UploadId"]

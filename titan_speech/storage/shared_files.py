@@ -156,7 +156,8 @@ class _InObjectStorage:
 
     def _put(self, path: str, content: bytes, condition: dict[str, str]) -> bool:
         try:
-            self.client.put_if(self.url.child(relative_path(path)), content, condition)
+            sha256 = hashlib.sha256(content).hexdigest()
+            self.client.put(self.url.child(relative_path(path)), content, sha256, condition=condition)
         except (RefusedConditionError, MissingObjectError):
             found = self.read(path)
             return found is not None and found.content == content  # an earlier attempt of this very request

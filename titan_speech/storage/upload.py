@@ -111,7 +111,7 @@ class PartDigest:
 
 
 @dataclass(frozen=True)
-class Digest:
+class FileDigest:
     """Checksums of a file as it was read, whole and for each part of `part_bytes`."""
 
     num_bytes: int
@@ -131,7 +131,7 @@ class Digest:
         return {SHA256_KEY: self.sha256, XXH3_KEY: self.xxh3_128}
 
 
-def digest_file(path: Path, part_bytes: int) -> Digest:
+def digest_file(path: Path, part_bytes: int) -> FileDigest:
     """Reads a file once; parts get larger than `part_bytes` where there would be more than 10,000."""
     num_bytes = path.stat().st_size
     part_bytes = max(part_bytes, -(-num_bytes // MAX_PARTS))
@@ -145,14 +145,14 @@ def digest_file(path: Path, part_bytes: int) -> Digest:
                     digest.update(data)
                 left -= len(data)
             parts.append(PartDigest(md5.hexdigest(), xxh3_64.intdigest()))
-    return Digest(num_bytes, sha256.hexdigest(), xxh3_128.hexdigest(), part_bytes, tuple(parts))
+    return FileDigest(num_bytes, sha256.hexdigest(), xxh3_128.hexdigest(), part_bytes, tuple(parts))
 
 
 def upload_file(
     client: Client,
     path: Path,
     url: S3Url,
-    digest: Digest,
+    digest: FileDigest,
     limiter: RateLimiter = UNLIMITED,
     report: Report = lambda _: None,
 ) -> int:
@@ -176,7 +176,7 @@ def upload_file(
         return upload.send_whole() if len(digest.parts) == 1 else upload.send_parts()
 
 
-def _is_stored(client: Client, url: S3Url, digest: Digest) -> bool:
+def _is_stored(client: Client, url: S3Url, digest: FileDigest) -> bool:
     """Whether the object was sent from the bytes of the digest."""
     found = client.find(url)
     return (
@@ -192,14 +192,14 @@ class _Upload:
     path: Path
     file_number: int
     url: S3Url
-    digest: Digest
+    digest: FileDigest
     limiter: RateLimiter
     report: Report
 
     def send_whole(self) -> int:
         data = self._read_part(1)
         self.limiter.take(len(data))
-        self.client.put(self.url, data, self.digest.sha256, self.digest.metadata, self.digest.parts[0].md5)
+        self.client.put(self.url, data, self.digest.sha256, metadata=self.digest.metadata, md5=self.digest.parts[0].md5)
         self.report(len(data))
         return len(data)
 
