@@ -137,7 +137,7 @@ def test_a_server_that_accepts_no_connection_is_given_up_before_any_retry(
 ) -> None:
     for name, value in credentials().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("titan_speech.storage.s3.CONNECT_SEC", 0.3)
+    monkeypatch.setattr("titan_speech.storage.connect.CONNECT_SEC", 0.3)
     with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)

@@ -214,7 +214,7 @@ def storage_of(args: argparse.Namespace, *places: object) -> StorageConfig:
 
     storage = StorageConfig(endpoint_url=args.endpoint_url)
     if any(str(place).startswith("s3:") for place in places):
-        from titan_speech.storage.s3 import check_reachable  # boto3 takes 0.2 s to import
+        from titan_speech.storage.connect import check_reachable  # boto3 takes 0.2 s to import
 
         check_reachable(storage, map(str, places))
     return storage

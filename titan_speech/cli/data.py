@@ -53,7 +53,7 @@ def _with_read_positions(config: SpeechConfig, is_resumed: bool = False) -> Spee
         DataError: the object storage of a store cannot be reached.
     """
     from titan_speech.checkpoint.initial_load import preview_data
-    from titan_speech.storage.s3 import check_reachable
+    from titan_speech.storage.connect import check_reachable
 
     check_reachable(config.storage, [config.stage.from_, *(source.store for source in config.data.source)])
     if is_resumed:  # the run's own checkpoint has its read positions

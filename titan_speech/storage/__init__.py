@@ -1,7 +1,8 @@
 """Object storage (S3, R2 and compatible servers): bytes only, nothing of token stores or checkpoints.
 
 s3://bucket/prefix     s3_url.py        parses an address
-    |                  s3.py            requests through boto3; check_reachable() for commands at a terminal
+    |                  connect.py       boto3's client; check_reachable() for commands at a terminal
+    |                  s3.py            requests with retries
     |                  retry.py         which errors are retried and when; RateLimiter for uploads
     v
 download.py            one object into one file: parallel ranges, checksum, resumes after a kill

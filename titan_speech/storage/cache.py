@@ -33,7 +33,7 @@ from pathlib import Path
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage.cache_folder import NO_SPACE, CacheFullError, CacheSpace, cache_folder
-from titan_speech.storage.download import PartialFile, RemoteFile, fetch_into
+from titan_speech.storage.download import PartialFile, RemoteFile, finish_download
 from titan_speech.storage.s3 import Client, DamagedObjectError, client_of
 from titan_speech.utils.checksum import is_intact
 from titan_speech.utils.files import sync_folder
@@ -146,11 +146,10 @@ class ObjectCache:
 
     def _fetch_locked(self, file: RemoteFile, file_number: int, path: Path) -> None:
         """Completes a locked partial file and moves it into place, with the lock as its pin."""
-        partial = PartialFile(file_number, file.num_bytes, file)
+        partial = PartialFile(file_number, file)
         try:
             self.space.reserve(file_number, partial.allocated_bytes)
-            fetch_into(self.client, file, partial)
-            partial.seal()
+            finish_download(self.client, partial)
         except OSError as error:
             path.unlink()
             if error.errno not in NO_SPACE:

@@ -23,7 +23,7 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.storage.s3 import Client, DamagedObjectError
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.utils.checksum import Recorded, is_intact, quick_digest, quick_sum
+from titan_speech.utils.checksum import is_intact, quick_digest, quick_sum
 from titan_speech.utils.safe_path import byte_count, open_without_link, path_inside, sha256_text
 
 RANGE_BYTES = 8 << 20
@@ -64,11 +64,11 @@ class PartialFile:
     file decides, and a file that fails it is fetched again.
     """
 
-    def __init__(self, file_number: int, num_bytes: int, recorded: Recorded) -> None:
-        self.file_number, self.num_bytes, self._recorded = file_number, num_bytes, recorded
-        self.num_ranges = -(-num_bytes // RANGE_BYTES)
-        self._digest = quick_digest(recorded)
-        self._buffer = bytearray(min(_HASH_BYTES, max(num_bytes, 1)))
+    def __init__(self, file_number: int, file: RemoteFile) -> None:
+        self.file_number, self.file, self.num_bytes = file_number, file, file.num_bytes
+        self.num_ranges = -(-self.num_bytes // RANGE_BYTES)
+        self._digest = quick_digest(file)
+        self._buffer = bytearray(min(_HASH_BYTES, max(self.num_bytes, 1)))
 
     @property
     def allocated_bytes(self) -> int:
@@ -90,7 +90,7 @@ class PartialFile:
     def forget_ranges(self) -> None:
         """Every range is missing afterwards."""
         os.pwrite(self.file_number, bytes(self.num_ranges), self.num_bytes)
-        self._digest = quick_digest(self._recorded)
+        self._digest = quick_digest(self.file)
 
     def hash_range(self, i: int) -> None:
         """Hashes a complete range; ranges are hashed in their order."""
@@ -105,11 +105,11 @@ class PartialFile:
 
     def is_intact(self) -> bool:
         """Whether the content is the expected one, once all ranges were hashed."""
-        if self._digest.hexdigest() == quick_sum(self._recorded):
+        if self._digest.hexdigest() == quick_sum(self.file):
             return True
         os.ftruncate(self.file_number, self.num_bytes)  # the file is fetched again, so its record goes too
         with open(self.file_number, "rb", closefd=False) as opened:
-            return bool(self._recorded.xxh3_128) and is_intact(opened, self._recorded)
+            return bool(self.file.xxh3_128) and is_intact(opened, self.file)
 
     def seal(self) -> None:
         """Drops the record and flushes the data to disk."""
@@ -117,29 +117,30 @@ class PartialFile:
         os.fsync(self.file_number)
 
 
-def fetch_into(client: Client, file: RemoteFile, partial: PartialFile) -> None:
-    """Fetches the missing ranges of a partial file and verifies the whole.
+def finish_download(client: Client, partial: PartialFile) -> None:
+    """Fetches the missing ranges of a partial file, verifies the whole and seals it.
 
     Raises:
         DamagedObjectError: the content is wrong although it was fetched twice.
         DataError: the server cannot be reached, or refuses.
     """
     for _ in range(2):
-        _fetch_missing_ranges(client, file, partial)
+        _fetch_missing_ranges(client, partial)
         if partial.is_intact():
+            partial.seal()
             return
         partial.forget_ranges()
     raise DamagedObjectError(
-        f"{file.url} is damaged: fetched twice, its sha256 is not {file.sha256[:16]}...; push the store again from "
-        "where it is whole, or rebuild it"
+        f"{partial.file.url} is damaged: fetched twice, its sha256 is not {partial.file.sha256[:16]}...; push the "
+        "store again from where it is whole, or rebuild it"
     )
 
 
-def _fetch_missing_ranges(client: Client, file: RemoteFile, partial: PartialFile) -> None:
+def _fetch_missing_ranges(client: Client, partial: PartialFile) -> None:
     """Hashes each range while later ones are on their way."""
 
     def fetch_range(i: int) -> None:
-        client.read_range_into(file.url, *partial.span(i), partial.file_number)
+        client.read_range_into(partial.file.url, *partial.span(i), partial.file_number)
         partial.record_range(i)
 
     waiting: deque[tuple[int, Future[None]]] = deque()
@@ -162,7 +163,7 @@ def _fetch_missing_ranges(client: Client, file: RemoteFile, partial: PartialFile
 
 
 def download_files(
-    client: Client, files: Mapping[str, RemoteFile], folder: Path, report: Callable[[str, int], None] = lambda *_: None
+    client: Client, files: Mapping[str, RemoteFile], folder: Path, report: Callable[[str, int], None]
 ) -> None:
     """Fetches objects into a folder; a file that is there with the right content is not fetched again.
 
@@ -203,9 +204,7 @@ def download_file(client: Client, file: RemoteFile, path: Path) -> None:
     file_number = open_without_link(unfinished)
     try:
         fcntl.flock(file_number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        partial = PartialFile(file_number, file.num_bytes, file)
-        fetch_into(client, file, partial)
-        partial.seal()
+        finish_download(client, PartialFile(file_number, file))
         os.rename(unfinished, path)
     except BlockingIOError as error:
         raise DataError(f"{unfinished} is being written by another process; wait for it, or stop it") from error

@@ -1,8 +1,7 @@
 """Requests to S3, R2 and servers with their protocol.
 
-In: a `StorageConfig` and addresses. Out: sizes, bytes, ranges written into files. Credentials come from the environment
-or the AWS configuration alone, as boto3 finds them. Checksum modes are `when_required`, since R2 refuses the ones
-botocore adds by default; what is sent carries a Content-MD5 instead, which every server checks.
+In: a `StorageConfig` and addresses. Out: sizes, bytes, ranges written into files. What is sent carries a Content-MD5,
+which every server checks.
 
 One client per process: a forked process makes its own, as two processes must not share sockets.
 """
@@ -14,33 +13,20 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    ProxyConnectionError,
-    SSLError,
-)
+from typing import Any
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError, TitanSpeechError
-from titan_speech.storage.retry import MissingObjectError, Result, TransferError, UnreachableError, retry_request
-from titan_speech.storage.s3_url import S3Url, is_s3
+from titan_speech.storage.connect import connect, with_endpoint
+from titan_speech.storage.retry import MissingObjectError, Result, TransferError, retry_request
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.utils.json_text import MAX_JSON_BYTES
-
-if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +34,6 @@ CHUNK_BYTES = 1 << 20
 LEAST_BYTES_PER_SEC = 32 << 10
 SHA256_KEY = "sha256"
 EMPTY: Mapping[str, str] = MappingProxyType({})
-ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-CONNECT_SEC = 5.0
-"""Of `check_reachable`, for each address of the server's name; a connection across an ocean takes 0.3 s."""
 
 
 class DamagedObjectError(DataError):
@@ -291,38 +274,9 @@ def _verified(url: S3Url, content: bytes, sha256: str) -> bytes:
     return content
 
 
-def connect(settings: StorageConfig, connect_sec: float) -> BaseClient:
-    """boto3's client; `connect_sec` limits each attempt to connect."""
-    import boto3.session
-
-    config = Config(
-        retries={"total_max_attempts": 1},
-        connect_timeout=connect_sec,
-        read_timeout=settings.timeout_sec,
-        max_pool_connections=settings.num_connections,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        session = boto3.session.Session()
-        region = session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
-        return session.client("s3", endpoint_url=settings.endpoint_url or None, region_name=region, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise DataError(
-            f"object storage cannot be used: {error}; check --endpoint-url (or "
-            "storage.endpoint_url, AWS_ENDPOINT_URL) and AWS_PROFILE"
-        ) from error
-
-
 def client_of(settings: StorageConfig) -> Client:
     """This process's client for these settings."""
     return _client_of_process(with_endpoint(settings), os.getpid())
-
-
-def with_endpoint(settings: StorageConfig) -> StorageConfig:
-    """The settings with the server that the environment names, if they name none."""
-    endpoint_url = settings.endpoint_url or next(filter(None, map(os.environ.get, ENDPOINT_VARIABLES)), "")
-    return replace(settings, endpoint_url=endpoint_url)
 
 
 @lru_cache(maxsize=16)
@@ -341,42 +295,3 @@ def _write_all(file_number: int, data: bytes, place: int) -> None:
     while view:
         written = os.pwrite(file_number, view, place)
         view, place = view[written:], place + written
-
-
-def check_reachable(settings: StorageConfig, places: Iterable[str | os.PathLike[str]]) -> None:
-    """Fails within seconds when the server of an address cannot be reached at all.
-
-    A run waits a minute for a server that restarts (retry.py), but somebody at a terminal who mistyped a port should
-    not. Any answer will do, a refusal too: the request that needs it reports what it means.
-
-    Args:
-        places: paths and addresses; only the bucket of the first address is requested, since all of a command are on
-            one server.
-
-    Raises:
-        UnreachableError: no server answers.
-        DataError: an address or the settings cannot be used.
-    """
-    urls = [S3Url.parse(place) for place in places if is_s3(place)]
-    if not urls:
-        return
-    client = connect(with_endpoint(settings), connect_sec=CONNECT_SEC)
-    try:
-        with suppress(ClientError):
-            client.head_bucket(Bucket=urls[0].bucket)
-    except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-        raise UnreachableError(
-            f"{client.meta.endpoint_url} cannot be reached for {urls[0]}: {_innermost_cause(error)}; check "
-            "--endpoint-url (or storage.endpoint_url, AWS_ENDPOINT_URL), its port, and that the network, proxy and "
-            "firewall of this machine let it through"
-        ) from error
-    except BotoCoreError:
-        return  # it was reached, or credentials are missing: the request that needs them reports it in full
-
-
-def _innermost_cause(error: BotoCoreError) -> str:
-    """Such as `[Errno 111] Connection refused`."""
-    inner: BaseException = error
-    while (cause := inner.__cause__ or inner.__context__) is not None:
-        inner = cause
-    return str(inner) or str(error)
