@@ -20,7 +20,7 @@ from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.export import WeightsCheckpoint, export
 from titan_speech.hf.model_folder import EMBEDDING
 from titan_speech.hf.row_initialization import NewRows
-from titan_speech.tokenization.foreign_layouts import LAYOUTS, VocabularyLayout
+from titan_speech.tokenization.foreign_layouts import FOREIGN_LAYOUTS, VocabularyLayout
 from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
@@ -31,7 +31,7 @@ CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "to
 
 def small(name: str) -> VocabularyLayout:
     """The layout over the bundled tokenizer's base instead of Llama 3's."""
-    return replace(LAYOUTS[name], num_base=NUM_BASE)
+    return replace(FOREIGN_LAYOUTS[name], num_base=NUM_BASE)
 
 
 def exported_run(folder: Path, kind: Backbone) -> Path:
@@ -86,7 +86,7 @@ def _assert_same_logits(ours: Path, their_model: Any, layout: VocabularyLayout) 
     vocabulary, our_model = TextTokenizer.load(ours).vocabulary(), AutoModelForCausalLM.from_pretrained(ours)
     assert their_model.config.vocab_size == layout.num_rows
     their_ids = torch.randint(0, layout.num_rows, (50,), generator=torch.Generator().manual_seed(5))
-    our_ids = torch.from_numpy(layout.ids_to_ours(their_ids.numpy(), vocabulary))
+    our_ids = torch.from_numpy(layout.rows_of_ours(vocabulary)[their_ids.numpy()])
     with torch.no_grad():
         theirs_LV, ours_LV = their_model(their_ids[None]).logits[0], our_model(our_ids[None]).logits[0]
     torch.testing.assert_close(theirs_LV, ours_LV[:, torch.from_numpy(layout.rows_of_ours(vocabulary))])
@@ -113,10 +113,10 @@ def test_there_and_back_gives_the_same_logits_and_the_same_bits(exported: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", FOREIGN_LAYOUTS)
 def test_the_same_at_the_full_vocabulary_with_a_tied_head(tmp_path: Path, name: str) -> None:
     ours = exported_run(tmp_path, Backbone(is_tied=True, num_rows=LLAMA3_ROWS))
-    assert_there_and_back(ours, tmp_path, LAYOUTS[name])
+    assert_there_and_back(ours, tmp_path, FOREIGN_LAYOUTS[name])
 
 
 def _change(file: Path, **changes: object) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from tests.published_vocabularies import LLAMA3, npm_tokenizer
 from titan_speech.hf.convert import export_model, import_model
 from titan_speech.hf.row_initialization import NewRows
-from titan_speech.tokenization.foreign_layouts import LAYOUTS
+from titan_speech.tokenization.foreign_layouts import FOREIGN_LAYOUTS
 from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def grow_as_they_do(tokenizer: Any, name: str) -> None:
         tokenizer.add_tokens([*LLASA, *CODES])
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", FOREIGN_LAYOUTS)
 def test_theirs_through_ours_is_theirs_again_with_the_same_ids_for_the_same_words(tmp_path: Path, name: str) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(npm_tokenizer(LLAMA3, tmp_path), model_max_length=2048)
     grow_as_they_do(tokenizer, name)
@@ -52,13 +52,13 @@ def test_theirs_through_ours_is_theirs_again_with_the_same_ids_for_the_same_word
     model.resize_token_embeddings(len(tokenizer))
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "theirs")
-    import_model(tmp_path / "theirs", tmp_path / "ours", LAYOUTS[name], NewRows())
-    export_model(tmp_path / "ours", tmp_path / "again", LAYOUTS[name])
+    import_model(tmp_path / "theirs", tmp_path / "ours", FOREIGN_LAYOUTS[name], NewRows())
+    export_model(tmp_path / "ours", tmp_path / "again", FOREIGN_LAYOUTS[name])
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("theirs", "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
     again: Any = AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert len(again) == len(tokenizer) == LAYOUTS[name].num_rows
+    assert len(again) == len(tokenizer) == FOREIGN_LAYOUTS[name].num_rows
     ids = tokenizer(SAID).input_ids
     assert again(SAID).input_ids == ids
     assert again.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids, skip_special_tokens=True)

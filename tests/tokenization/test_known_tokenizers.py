@@ -8,7 +8,7 @@ import json
 
 from tests.runs import ROOT
 from titan_speech.tokenization.known_tokenizers import (
-    KNOWN,
+    KNOWN_VOCABULARIES,
     byte_spelling,
     ranks_fingerprint,
     vocabulary_fingerprint,
@@ -20,11 +20,13 @@ README = (ROOT / "tokenizer" / "README.md").read_text(encoding="utf-8")
 def test_the_page_lists_what_the_program_knows() -> None:
     rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith(("| `llama3/`", "| `qwen3/`"))]
     listed = {row[4].strip(" `"): (int(row[2].replace(",", "")), int(row[3].replace(",", ""))) for row in rows}
-    assert listed == {fingerprint: (known.num_tokens, known.num_base) for fingerprint, known in KNOWN.items()}
+    assert listed == {
+        fingerprint: (known.num_tokens, known.num_base) for fingerprint, known in KNOWN_VOCABULARIES.items()
+    }
 
 
 def test_recipes_give_the_rows_of_their_family() -> None:
-    for known, folder in zip(KNOWN.values(), ("llama3", "qwen3"), strict=True):
+    for known, folder in zip(KNOWN_VOCABULARIES.values(), ("llama3", "qwen3"), strict=True):
         recipe = json.loads((ROOT / "tokenizer" / folder / "recipe.json").read_text(encoding="utf-8"))
         assert recipe["num_base"] == known.num_base
 

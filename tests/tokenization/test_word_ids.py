@@ -17,7 +17,7 @@ from tests.runs import ROOT
 from titan_speech.tokenization import word_ids
 from titan_speech.tokenization.known_tokenizers import LLAMA3_PATTERN
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
-from titan_speech.tokenization.word_ids import PATTERNS, WordIds, word_ids_of
+from titan_speech.tokenization.word_ids import SPLIT_PATTERNS, WordIds, word_ids_of
 
 ODD = "'’.,!?(-) \u00a0\n\t\u200c\u200d\u0308\u1680\u2028\u3000\u180e<|>日本👍🏽éक्षि1२"
 
@@ -57,7 +57,7 @@ texts = st.lists(words, max_size=6).flatmap(lambda some: st.sampled_from([" ".jo
 
 @settings(max_examples=60, deadline=None)
 @given(some=st.lists(texts, max_size=5))
-@pytest.mark.parametrize("pattern", sorted(PATTERNS))
+@pytest.mark.parametrize("pattern", sorted(SPLIT_PATTERNS))
 def test_ids_by_words_are_those_of_the_tokenizer(pattern: str, some: list[str]) -> None:
     """Words stay known over the examples, so most texts are put together of words of others."""
     assert as_lists(words_of(pattern).encode(some)) == own_ids(tokenizer_with(pattern), some)
@@ -65,7 +65,7 @@ def test_ids_by_words_are_those_of_the_tokenizer(pattern: str, some: list[str]) 
 
 @pytest.mark.parametrize("text", ["", " ", "a  b", " a", "a ", "a\nb c", "a\u00a0b c", "x" * 100 + " y", "a b"])
 def test_texts_with_other_white_space_or_long_words_are_encoded_too(text: str) -> None:
-    for pattern in PATTERNS:
+    for pattern in SPLIT_PATTERNS:
         assert as_lists(words_of(pattern).encode([text, "a b"])) == own_ids(tokenizer_with(pattern), [text, "a b"])
 
 

@@ -143,12 +143,12 @@ def model_convert(args: argparse.Namespace) -> None:
     announce(f"model convert: converting {args.source}")
     from titan_speech.hf.convert import export_model, import_model
     from titan_speech.hf.row_initialization import NewRows
-    from titan_speech.tokenization.foreign_layouts import LAYOUTS
+    from titan_speech.tokenization.foreign_layouts import FOREIGN_LAYOUTS
 
     if args.to:
-        export_model(args.source, args.output, LAYOUTS[args.layout])
+        export_model(args.source, args.output, FOREIGN_LAYOUTS[args.layout])
     else:
-        import_model(args.source, args.output, LAYOUTS[args.layout], NewRows())
+        import_model(args.source, args.output, FOREIGN_LAYOUTS[args.layout], NewRows())
     print(f"{args.output}: {'to' if args.to else 'from'} layout {args.layout}")
 
 

@@ -30,7 +30,7 @@ from titan_speech.hf.row_initialization import NewRows, initialize_rows, row_mom
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, tensor_bytes, write_weights
 from titan_speech.hf.tokenizer import extended_tokenizer, num_entries_of, write_text_tokenizer
 from titan_speech.model.exported_files import CONFIG_NAME, EXPANSION_NAME
-from titan_speech.tokenization.known_tokenizers import KNOWN, vocabulary_fingerprint
+from titan_speech.tokenization.known_tokenizers import KNOWN_VOCABULARIES, vocabulary_fingerprint
 from titan_speech.tokenization.text_tokenizer import (
     JSON_NAME,
     RECIPE_NAME,
@@ -196,7 +196,7 @@ def _check_tokenizer(folder: HFFolder, content: dict[str, Any], tokenizer: TextT
     """A description of the tokenizer; one with far fewer entries than the backbone has rows is another model's."""
     num_entries, recipe = num_entries_of(content), tokenizer_file(folder.path).parent / RECIPE_NAME
     num_unused = folder.num_rows - num_entries
-    known = KNOWN.get(vocabulary_fingerprint(content["model"]["vocab"]) or "")
+    known = KNOWN_VOCABULARIES.get(vocabulary_fingerprint(content["model"]["vocab"]) or "")
     name = known.name if known else "no vocabulary known by name"
     if num_unused > MAX_UNUSED_ROWS and not recipe.is_file():
         raise ModelError(

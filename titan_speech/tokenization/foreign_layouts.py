@@ -10,7 +10,7 @@ and Llasa puts its specials before its codes.
 A special that we have under another name maps to ours; one that we do not have takes a reserved row, so that nothing
 is lost on the way there and back.
 
-Shapes: R rows of a layout, V rows of ours.
+Shapes: R rows of a layout.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from titan_speech.tokenization.known_tokenizers import LLAMA3_ROWS
 from titan_speech.tokenization.vocabulary import CODE_NAMES, NUM_CODES, Vocabulary
 
 NO_ROW = -1
+"""In tables of rows: the other vocabulary does not have this one."""
 
 _INWORLD_SPECIALS = tuple(
     f"<|{name}_{end}|>"
@@ -84,42 +85,10 @@ class VocabularyLayout:
             rows_R[row] = code_ids[token] if token in code_ids else vocabulary.special(OUR_NAMES.get(token, token))
         return rows_R
 
-    def ids_to_ours(self, ids_N: NDArray, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """Our ids for the token ids of a corpus made for this layout.
-
-        Raises:
-            VocabularyError: an id is not one of the layout's.
-        """
-        return _look_up(self.rows_of_ours(vocabulary), ids_N, f"layout {self.name}")
-
-    def ids_from_ours(self, ids_N: NDArray, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """The inverse of `ids_to_ours`.
-
-        Raises:
-            VocabularyError: the layout does not have one of the tokens.
-        """
-        return _look_up(self.rows_of_theirs(vocabulary), ids_N, "this vocabulary without what the layout lacks")
-
-    def rows_of_theirs(self, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """The inverse of `rows_of_ours`: for each of our rows the row of the layout or -1, shape [V]."""
-        theirs_V = np.full(vocabulary.num_rows, NO_ROW, np.int64)
-        theirs_V[self.rows_of_ours(vocabulary)] = np.arange(self.num_rows)
-        return theirs_V
-
-
-def _look_up(rows_R: NDArray[np.int64], ids_N: NDArray, what: str) -> NDArray[np.int64]:
-    ids_N = np.asarray(ids_N)
-    inside = (ids_N >= 0) & (ids_N < len(rows_R))
-    found_N = np.where(inside, rows_R[np.where(inside, ids_N, 0)], NO_ROW)
-    if (found_N == NO_ROW).any():
-        first = int(np.flatnonzero(found_N == NO_ROW)[0])
-        raise VocabularyError(f"id {ids_N.flat[first]} at index {first} is no token of {what}")
-    return found_N
-
 
 INWORLD = VocabularyLayout("inworld", (*sorted([*CODE_NAMES, *_INWORLD_SPECIALS]), *_INWORLD_EXTRA))
 LLASA = VocabularyLayout("llasa", (*_LLASA_SPECIALS, *CODE_NAMES))
-LAYOUTS = {layout.name: layout for layout in (INWORLD, LLASA)}
+FOREIGN_LAYOUTS = {layout.name: layout for layout in (INWORLD, LLASA)}
 
 
 def layout_of_tokenizer(content: Mapping[str, Any], num_base: int, name: str) -> VocabularyLayout:

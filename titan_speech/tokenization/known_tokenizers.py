@@ -67,7 +67,7 @@ def tiktoken_as_json(file: Path) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_special(LLAMA3_NUM_RANKS + i, name) for i, name in enumerate(_special_names())],
+        "added_tokens": _special_tokens(),
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": None,
@@ -87,14 +87,11 @@ def tiktoken_as_json(file: Path) -> dict[str, Any]:
     }
 
 
-def _special_names() -> list[str]:
+def _special_tokens() -> list[dict[str, Any]]:
     reserved = (f"<|reserved_special_token_{i}|>" for i in range(LLAMA3_NUM_SPECIALS))
-    return [LLAMA3_SPECIALS.get(i) or next(reserved) for i in range(LLAMA3_NUM_SPECIALS)]
-
-
-def _special(id_: int, name: str) -> dict[str, Any]:
+    names = (LLAMA3_SPECIALS.get(i) or next(reserved) for i in range(LLAMA3_NUM_SPECIALS))
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": id_, "content": name, **plain, "special": True}
+    return [{"id": id_, "content": name, **plain, "special": True} for id_, name in enumerate(names, LLAMA3_NUM_RANKS)]
 
 
 def _merges(ranks: dict[bytes, int], token: bytes) -> list[tuple[bytes, bytes]]:
@@ -122,7 +119,7 @@ class KnownVocabulary:
     """Embedding rows of the backbones that use it."""
 
 
-KNOWN = {
+KNOWN_VOCABULARIES = {
     "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55": KnownVocabulary(
         "Llama 3", LLAMA3_NUM_RANKS, LLAMA3_ROWS
     ),

@@ -82,7 +82,7 @@ DANDAS = {chr(first): DANDA for first in _UNASSIGNED_BLOCKS} | {
 }
 """All Indic scripts share Devanagari's dandas; these code points in their own blocks stay unassigned."""
 
-RULES = 2
+RULES_VERSION = 2
 """Increased whenever a rule changes the output; a test holds the digest of real text for each number."""
 
 MAX_ROUNDS = 16
@@ -116,7 +116,7 @@ _EMPTY_LINES = regex.compile(r"\n{3,}")
 
 def normalization_version() -> str:
     """Versions of the rules and of the libraries they use, for the manifest of a store."""
-    return f"text-{RULES}.unicode-{unicodedata.unidata_version}.ftfy-{version('ftfy')}.regex-{version('regex')}"
+    return f"text-{RULES_VERSION}.unicode-{unicodedata.unidata_version}.ftfy-{version('ftfy')}.regex-{version('regex')}"
 
 
 def normalize(text: str, language: str) -> str:
@@ -126,22 +126,19 @@ def normalize(text: str, language: str) -> str:
         text: any text; lone surrogates are dropped.
         language: its tag (languages.py).
     """
-    if text.isascii():
-        return _fixed_point(text, indic=is_indic(language))
-    return _fixed_point(text.encode("utf-8", "ignore").decode(), indic=is_indic(language))
-
-
-def composed(text: str) -> str:
-    """Unicode's NFC, without marks after the 32nd on one letter."""
-    return unicodedata.normalize("NFC", _stacked_marks().sub(r"\1", text))
-
-
-def _fixed_point(text: str, indic: bool) -> str:
+    indic = is_indic(language)
+    if not text.isascii():
+        text = text.encode("utf-8", "ignore").decode()
     for _ in range(MAX_ROUNDS):
         before, text = text, _one_round(text, indic)
         if text == before:
             return text
     raise AssertionError(f"normalization does not settle in {MAX_ROUNDS} rounds: {text[:200]!r}")
+
+
+def composed(text: str) -> str:
+    """Unicode's NFC, without marks after the 32nd on one letter."""
+    return unicodedata.normalize("NFC", _stacked_marks().sub(r"\1", text))
 
 
 def _one_round(text: str, indic: bool) -> str:

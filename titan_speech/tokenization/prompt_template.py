@@ -85,7 +85,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Block:
+class TemplateBlock:
     """Opening tokens, one field of `Parts`, closing tokens."""
 
     opening: tuple[str, ...]
@@ -105,7 +105,7 @@ class Block:
 class PromptTemplate:
     """The document of a task: prefix blocks, the last tokens of the prefix, the target, and its closing tokens."""
 
-    prefix: tuple[Block, ...]
+    prefix: tuple[TemplateBlock, ...]
     start: tuple[str, ...]
     """Last tokens of the prefix."""
     target: str
@@ -123,15 +123,15 @@ class PromptTemplate:
 BOS, EOS = "<bos>", "<eos>"
 
 
-def _block(name: str, field: str, optional: bool = False) -> Block:
-    return Block((f"<|{name}_start|>",), field, (f"<|{name}_end|>",), optional)
+def _block(name: str, field: str, optional: bool = False) -> TemplateBlock:
+    return TemplateBlock((f"<|{name}_start|>",), field, (f"<|{name}_end|>",), optional)
 
 
 _SPEECH_START, _SPEECH_END = ("<|speech_start|>",), ("<|speech_end|>",)
 TEMPLATES = {
     Task.SPEECH: PromptTemplate((), _SPEECH_START, "codes", _SPEECH_END),
     Task.CONTINUATION: PromptTemplate(
-        (Block(_SPEECH_START, "prompt_codes", ("<|speech_sep|>",)),), (), "codes", _SPEECH_END
+        (TemplateBlock(_SPEECH_START, "prompt_codes", ("<|speech_sep|>",)),), (), "codes", _SPEECH_END
     ),
     Task.TTS: PromptTemplate(
         (_block("voice_description", "description_ids", optional=True), _block("text", "text_ids")),

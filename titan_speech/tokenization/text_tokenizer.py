@@ -22,7 +22,7 @@ import json
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
@@ -203,16 +203,9 @@ class TextTokenizer:
         )
 
     def __reduce__(self) -> tuple[Callable[..., TextTokenizer], tuple[object, ...]]:
-        text = self._tokenizer.to_str()
-        return _from_text, (text, self.bos_id, self.eos_id, self.num_base, self._identity, self.markup)
-
-
-def _from_text(
-    text: str, bos_id: int, eos_id: int, num_base: int, identity: str, markup: tuple[str, ...]
-) -> TextTokenizer:
-    return TextTokenizer(
-        Tokenizer.from_str(text), bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=identity, markup=markup
-    )
+        ids = {"bos_id": self.bos_id, "eos_id": self.eos_id, "num_base": self.num_base}
+        make = partial(TextTokenizer, **ids, identity=self._identity, markup=self.markup)
+        return make, (self._tokenizer,)
 
 
 def _markup(file: Path, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -59,11 +59,9 @@ NAMED_SPECIALS = (
     "<|pad|>",
 )
 SPECIALS = NAMED_SPECIALS + tuple(f"<|reserved_speech_{i}|>" for i in range(NUM_SPECIAL_ROWS - len(NAMED_SPECIALS)))
-_SPECIAL_INDEX = {name: index for index, name in enumerate(SPECIALS)}
 CODE_NAMES = tuple(f"<|s_{code}|>" for code in range(NUM_CODES))
 MAX_MARKUP = len(SPECIALS) - len(NAMED_SPECIALS)
 _MARKUP_NAME = re.compile(r"<[^<>|\s]{1,48}>")
-_NUMBERED_NAME = re.compile(r"(?:<\|s_(?P<code>\d+)\|>|base:(?P<base>\d+)|padding:(?P<padding>\d+))", re.ASCII)
 
 
 class TokenKind(IntEnum):
@@ -214,7 +212,7 @@ class Vocabulary:
             VocabularyError: there is no special token of this name.
         """
         try:
-            return self.first_special_id + self._special_index[name]
+            return self._special_ids[name]
         except KeyError:
             known = ", ".join((*NAMED_SPECIALS, *self.markup))
             raise VocabularyError(
@@ -222,8 +220,8 @@ class Vocabulary:
             ) from None
 
     @cached_property
-    def _special_index(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.specials)} if self.markup else _SPECIAL_INDEX
+    def _special_ids(self) -> dict[str, int]:
+        return {name: id_ for id_, name in enumerate(self.specials, self.first_special_id)}
 
     def token_name(self, id_: int) -> str:
         """Unique name of an id: base:123, <|s_17|>, <|speech_start|>, padding:0."""
@@ -236,25 +234,6 @@ class Vocabulary:
         if id_ < self.num_used_rows:
             return self.specials[id_ - self.first_special_id]
         return f"padding:{id_ - self.num_used_rows}"
-
-    def id_of(self, name: str) -> int:
-        """The inverse of `token_name`.
-
-        Raises:
-            VocabularyError: no token has this name.
-        """
-        match = _NUMBERED_NAME.fullmatch(name)
-        if match is None:
-            return self.special(name)
-        first, stop = {
-            "code": (self.first_code_id, self.first_special_id),
-            "base": (0, self.num_base),
-            "padding": (self.num_used_rows, self.num_rows),
-        }[str(match.lastgroup)]
-        id_ = first + int(match[str(match.lastgroup)])
-        if id_ >= stop or self.token_name(id_) != name:
-            raise VocabularyError(f"no token is called {name!r}; its kind has the numbers 0..{stop - first - 1}")
-        return id_
 
     @cached_property
     def fingerprint(self) -> str:

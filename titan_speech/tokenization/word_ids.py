@@ -14,9 +14,9 @@ A build runs one process per core, so CPU time is what counts. A text is the sum
 otherwise the tokenizer encodes it whole:
 
 - Its white space is single spaces between words.
-- The tokenizer splits words by one of `PATTERNS`. None of their matches continues over such a space: a space can only
-  begin a match, and nothing looks back. So each space begins a match, whatever precedes it. What is applied before the
-  split (NFC) and after it (byte-level BPE) never sees more than one word.
+- The tokenizer splits words by one of `SPLIT_PATTERNS`. None of their matches continues over such a space: a space can
+  only begin a match, and nothing looks back. So each space begins a match, whatever precedes it. What is applied before
+  the split (NFC) and after it (byte-level BPE) never sees more than one word.
 
 At `MAX_WORDS` known words all are forgotten, which bounds the memory.
 """
@@ -39,7 +39,7 @@ MAX_WORD_CHARS = 64
 """Longer words hardly repeat: they are text in scripts without spaces."""
 _QWEN_PATTERN = LLAMA3_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
 _BUNDLED_PATTERN = r" ?[\p{L}\p{M}\x{200C}\x{200D}]+| ?\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}\x{200C}\x{200D}]+|\s+(?!\S)|\s+"
-PATTERNS = frozenset({LLAMA3_PATTERN, _QWEN_PATTERN, _BUNDLED_PATTERN})
+SPLIT_PATTERNS = frozenset({LLAMA3_PATTERN, _QWEN_PATTERN, _BUNDLED_PATTERN})
 """Those of Llama 3, of Qwen2 and Qwen3, and of the bundled tokenizer."""
 
 
@@ -103,13 +103,13 @@ def word_ids_of(tokenizer: Tokenizer) -> WordIds | None:
         and (content["normalizer"] or {"type": "NFC"})["type"] == "NFC"
         and content["model"]["type"] == "BPE"
         and not content["model"].get("dropout")
-        and not any(map(_spans_spaces, added))
+        and not any(" " in t["content"] or t["lstrip"] or t["rstrip"] or t["single_word"] for t in added)
     )
     return WordIds(tokenizer) if is_sum else None
 
 
 def _splits_by_known_pattern(pre_tokenizer: dict | None) -> bool:
-    """Whether the pre-tokenizer splits by one of `PATTERNS`, then spells bytes as characters."""
+    """Whether the pre-tokenizer splits by one of `SPLIT_PATTERNS`, then spells bytes as characters."""
     match pre_tokenizer:
         case {
             "type": "Sequence",
@@ -118,9 +118,5 @@ def _splits_by_known_pattern(pre_tokenizer: dict | None) -> bool:
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         }:
-            return pattern in PATTERNS
+            return pattern in SPLIT_PATTERNS
     return False
-
-
-def _spans_spaces(token: dict) -> bool:
-    return " " in token["content"] or token["lstrip"] or token["rstrip"] or token["single_word"]
