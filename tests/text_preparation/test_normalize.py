@@ -186,11 +186,29 @@ def test_a_tag_that_is_wrong_is_seen() -> None:
 def test_tags_of_sources_become_those_of_a_store() -> None:
     names = ["hin", "hin_Deva", "Hindi", "hi-IN", "hin_Latn", "eng_Latn", "ory", "pan_Guru", "xx1"]
     assert [to_tag(name) for name in names] == ["hi", "hi", "hi", "hi-IN", "hi-Latn", "en", "or", "pa", "xx1"]
+    names = ["pan_Arab", "pa-arab", "ben_Mtei", "aze_Cyrl", "zh_Hant", "urd_Arab", "sat_Olck"]
+    assert [to_tag(name) for name in names] == [
+        "pa-Arab",
+        "pa-Arab",
+        "bn-Mtei",
+        "aze-Cyrl",
+        "zh-Hant",
+        "ur",
+        "sat-Olck",
+    ]
     paths = [
         "hi/hi_part_00000.parquet",
         "verified/hin/data-0.parquet",
         "synthetic/hin_Latn/d.parquet",
+        "pan_Arab/d.jsonl",
         "hi-1.txt",
         "a/b",
     ]
-    assert [tag_of_path(Path(path)) for path in paths] == ["hi", "hi", "hi-Latn", "hi", None]
+    assert [tag_of_path(Path(path)) for path in paths] == ["hi", "hi", "hi-Latn", "pa-Arab", "hi", None]
+
+
+def test_text_is_compared_with_the_script_that_its_tag_names() -> None:
+    shahmukhi, gurmukhi = "ایہہ پنجابی وچ لکھیا ہویا اک جملہ اے", "ਇਹ ਪੰਜਾਬੀ ਵਿੱਚ ਲਿਖਿਆ ਹੋਇਆ ਇੱਕ ਵਾਕ ਹੈ"
+    assert script_share(shahmukhi, "pa-Arab") == script_share(gurmukhi, "pa") == 1
+    assert script_share(shahmukhi, "pa") == script_share(gurmukhi, "pa-Arab") == 0
+    assert language_fits(shahmukhi, "pa-Arab")[0], "identification knows Punjabi in one script only"

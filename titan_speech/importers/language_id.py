@@ -16,7 +16,7 @@ from functools import cache
 import regex
 from py3langid import langid
 
-from titan_speech.tokenization.languages import script_of
+from titan_speech.tokenization.languages import script_of, script_subtag
 
 MAX_CHARS = 400
 SHORT_CHARS = 128
@@ -35,7 +35,7 @@ def language_fits(text: str, language: str) -> tuple[bool, str]:
         Whether it fits, and the language that was identified.
     """
     primary = language.split("-")[0]
-    if "Latn" in language.split("-") or primary not in known_languages():
+    if script_subtag(language) or primary not in known_languages():  # it knows each language in one script
         return True, primary
     found = identify(text)
     if len(text) < SHORT_CHARS and script_of(found) in (None, script_of(language)):

@@ -51,6 +51,26 @@ LANGUAGES = (
     Language("ar", ("ara", "arb"), "Arabic", "Arabic"),
     Language("fa", ("fas", "pes"), "Arabic", "Persian"),
 )
+SCRIPT_CHARS = 4
+"""Letters of the subtag of a script."""
+SCRIPTS = {
+    "Latn": "Latin",
+    "Deva": "Devanagari",
+    "Beng": "Bengali",
+    "Guru": "Gurmukhi",
+    "Gujr": "Gujarati",
+    "Orya": "Oriya",
+    "Taml": "Tamil",
+    "Telu": "Telugu",
+    "Knda": "Kannada",
+    "Mlym": "Malayalam",
+    "Sinh": "Sinhala",
+    "Arab": "Arabic",
+    "Cyrl": "Cyrillic",
+    "Olck": "Ol_Chiki",
+    "Mtei": "Meetei_Mayek",
+}
+"""Subtags of scripts (ISO 15924) and names of the Unicode script property."""
 INDIC_SCRIPTS = frozenset(
     "Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam Sinhala".split()  # noqa: SIM905
 )
@@ -66,21 +86,26 @@ _TAGS = (
 def to_tag(name: str) -> str:
     """The tag that stores use: `hi` for `hin`, `Hindi`, `hin_Deva`, `hi-IN`, and `hi-Latn` for romanized text.
 
-    Names of unknown languages are returned unchanged.
+    The subtag of a script is left out where the language is usually written in that script: `pan_Guru` is `pa`,
+    `pan_Arab` is `pa-Arab`. Names of unknown languages are returned unchanged.
     """
     primary, *subtags = name.strip().replace("_", "-").split("-")
     tag = _TAGS.get(primary.lower(), primary.lower() if len(primary) <= 3 else name.strip())
-    native = [s for s in subtags if not (len(s) == 4 and s.lower() != "latn")]
-    if script_of(tag) == "Latin":
-        native = [s for s in native if s.lower() != "latn"]
-    return "-".join([tag, *(s.title() if len(s) == 4 else s for s in native)])
+    subtags = [subtag.title() if len(subtag) == SCRIPT_CHARS else subtag for subtag in subtags]
+    own = script_of(tag)
+    return "-".join([tag, *(subtag for subtag in subtags if own is None or SCRIPTS.get(subtag) != own)])
+
+
+def script_subtag(tag: str) -> str | None:
+    """The subtag of a script, as `Latn` of `hi-Latn`; None where the language's usual script is meant."""
+    return next((subtag for subtag in tag.split("-")[1:] if len(subtag) == SCRIPT_CHARS), None)
 
 
 def script_of(tag: str) -> str | None:
     """The script that text of this tag is written in; None if it is not known."""
-    primary, *subtags = tag.split("-")
-    if "Latn" in subtags:
-        return "Latin"
+    if (subtag := script_subtag(tag)) is not None:
+        return SCRIPTS.get(subtag)
+    primary = tag.split("-")[0]
     return _BY_TAG[primary].script if primary in _BY_TAG else None
 
 
@@ -97,6 +122,6 @@ def tag_of_path(path: Path) -> str | None:
     for name in (path.name.split(".")[0], path.parent.name):
         primary = name.replace("-", "_").split("_")[0]
         if primary in _TAGS and primary == primary.lower():
-            is_romanized = "Latn" in name.replace("-", "_").split("_")
-            return to_tag(f"{primary}-Latn" if is_romanized else primary)
+            script = next((part for part in name.replace("-", "_").split("_") if part in SCRIPTS), None)
+            return to_tag(f"{primary}-{script}" if script else primary)
     return None
