@@ -77,10 +77,6 @@ class Launch:
     """An existing folder of this launch."""
     entry: tuple[str, ...] = ("-m", "titan_speech.train")
 
-    @property
-    def is_elastic(self) -> bool:
-        return self.min_nodes < self.max_nodes
-
 
 def run_ranks(launch: Launch, words: Sequence[str]) -> int:
     """Run all ranks of this machine to their end.

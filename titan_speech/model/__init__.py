@@ -2,7 +2,7 @@
 
 backbones.py   sizes of each family and flavor; without torch
 spec.py        a family and flavor as decoder configuration and ModelSpec, with embedding and head tied when distributed
-attention.py   attention inside documents: flex, varlen, dense; borders of documents at a fixed shape
+attention.py   attention inside documents: flex, varlen, dense
 rotary.py      rotary embedding in real numbers, and checkpoints of the complex form
 float8.py      linear layers in float8
 lora.py        adapters on a decoder configuration; which weights are theirs; merging them

@@ -3,7 +3,7 @@
 In: packed queries, keys and values, and TorchTitan's block mask, whose document borders come from positions that
 restart at 0. Out: attention in which no document sees another. Trade-off: the dense back end builds an L x L mask and
 calls SDPA, which costs O(L^2) memory (1 MB per pack at L = 1,024) and runs anywhere; flex skips masked blocks and needs
-CUDA. For kernels of variable length: borders of packed documents as cumulative lengths of one fixed shape.
+CUDA.
 """
 
 from __future__ import annotations
@@ -89,36 +89,3 @@ def attention_config(name: str) -> Module.Config:
     if name != "dense" and not torch.cuda.is_available():
         raise ConfigError(f'model.attention = "{name}" needs CUDA, and there is none here; use "auto" or "dense"')
     return _BACK_ENDS[name]()
-
-
-def max_documents(seq_len: int, shortest: int) -> int:
-    """Most pieces of documents that a pack holds: whole ones, one cut at each end, and the padding.
-
-    Args:
-        seq_len: tokens of a pack.
-        shortest: tokens of the shortest document of the plan.
-    """
-    return min(seq_len, seq_len // shortest + 3)
-
-
-def padded_cu_seqlens(positions_BL: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Offsets of the documents of a flattened batch, shape [C + 1]; the last are B * L.
-
-    The shape depends on the capacity C alone, so that a captured graph can be given other packs: TorchTitan's own
-    offsets have as many entries as there are documents, and are made with a host sync. Padded entries are documents of
-    no tokens at the end, which kernels of variable length skip. More documents than the capacity fail on the device.
-
-    Args:
-        positions_BL: position of each token in its document.
-        capacity: most documents of the batch.
-    """
-    total = positions_BL.numel()
-    starts_BL = positions_BL == 0
-    starts_BL[:, 0] = True  # a pack never continues the one before it
-    starts_P = starts_BL.flatten()
-    number_P = starts_P.cumsum(0) - 1
-    torch._assert_async(number_P[-1] < capacity, f"a batch has more documents than its capacity of {capacity}")
-    places_P = torch.where(starts_P, number_P, capacity).clamp(max=capacity)
-    offsets_P = torch.where(starts_P, torch.arange(total, device=positions_BL.device), total)
-    cu_seqlens = torch.full((capacity + 1,), total, dtype=torch.int64, device=positions_BL.device)
-    return cu_seqlens.scatter_reduce(0, places_P, offsets_P, "amin").to(torch.int32)

@@ -45,32 +45,30 @@ from titan_speech.model.rotary import LlamaRoPE
 INIT_STD = 0.02
 
 
-class TiedLlama3(Llama3Model):
-    """Llama 3 that stays tied, and frozen where it is, when it is distributed."""
+class _TiedDecoder(Decoder):
+    """A decoder that stays tied, and frozen where it is, when it is distributed."""
 
+    def parallelize(self, parallel_dims: ParallelDims) -> None:
+        named = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, parameter in named if not parameter.requires_grad}
+        super().parallelize(parallel_dims)
+        if self.enable_weight_tying and self.tok_embeddings is not None and self.lm_head is not None:
+            self.tok_embeddings.weight = self.lm_head.weight
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if name in frozen:
+                parameter.requires_grad_(False)
+
+
+class TiedLlama3(_TiedDecoder, Llama3Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
         pass
 
-    def parallelize(self, parallel_dims: ParallelDims) -> None:
-        frozen = frozen_names(self)
-        super().parallelize(parallel_dims)
-        tie(self)
-        freeze(self, frozen)
 
-
-class TiedQwen3(Qwen3Model):
-    """Qwen 3 that stays tied, and frozen where it is, when it is distributed."""
-
+class TiedQwen3(_TiedDecoder, Qwen3Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Qwen3Model.Config):
         pass
-
-    def parallelize(self, parallel_dims: ParallelDims) -> None:
-        frozen = frozen_names(self)
-        super().parallelize(parallel_dims)
-        tie(self)
-        freeze(self, frozen)
 
 
 @dataclass(frozen=True)
@@ -87,25 +85,6 @@ _FAMILIES: dict[Family, _Family] = {
     "llama3": _Family(TiedLlama3, Llama3TransformerBlock, LlamaRoPE, parallelize_llama),
     "qwen3": _Family(TiedQwen3, Qwen3TransformerBlock, CosSinRoPE, parallelize_qwen3),
 }
-
-
-def tie(model: Decoder) -> None:
-    """Make embedding and head one parameter again, if the configuration ties them."""
-    if model.enable_weight_tying and model.tok_embeddings is not None and model.lm_head is not None:
-        model.tok_embeddings.weight = model.lm_head.weight
-
-
-def frozen_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that are not trained."""
-    named = model.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in named if not parameter.requires_grad}
-
-
-def freeze(model: nn.Module, names: set[str]) -> None:
-    """Freeze the named parameters."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in names:
-            parameter.requires_grad_(False)
 
 
 def decoder_config(shape: BackboneShape, num_rows: int, attention: Module.Config) -> Decoder.Config:

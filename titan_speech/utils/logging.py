@@ -41,8 +41,7 @@ def silence_library_warnings() -> None:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
-    message = record.getMessage()
-    return not any(hidden in message for hidden in HIDDEN_MESSAGES)
+    return not any(hidden in record.getMessage() for hidden in HIDDEN_MESSAGES)
 
 
 def rank_log(run_folder: Path, rank: int) -> Path:

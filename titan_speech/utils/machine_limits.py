@@ -18,13 +18,9 @@ MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"),
 
 def available_bytes() -> int | None:
     """Memory that this process may still take; None where the system does not say."""
-    found = [*_of_machine(MEMINFO), *_of_containers(CGROUPS, MEMBERSHIP)]
-    return min(found, default=None)
-
-
-def _of_machine(meminfo: Path) -> list[int]:
-    values = _numbers(meminfo, ":")
-    return [values["MemAvailable"] * 1024] if "MemAvailable" in values else []
+    of_machine = _numbers(MEMINFO, ":").get("MemAvailable")
+    found = [] if of_machine is None else [of_machine * 1024]
+    return min([*found, *_of_containers(CGROUPS, MEMBERSHIP)], default=None)
 
 
 def _of_containers(cgroups: Path, membership: Path) -> list[int]:

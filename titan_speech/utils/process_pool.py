@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for_sentinels
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +28,10 @@ Advance = Callable[[int, int], None]
 """Called by a task with the samples and tokens it has finished since its last call."""
 Report = Callable[[NDArray[np.int64], NDArray[np.bool_]], None]
 """Called with the samples and tokens of each task [tasks, 2], and which tasks are finished [tasks]."""
-Task_contra = TypeVar("Task_contra", contravariant=True)
-Result_co = TypeVar("Result_co", covariant=True)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-class Function(Protocol[Task_contra, Result_co]):
-    """What is run; must pickle."""
-
-    def __call__(self, task: Task_contra, advance: Advance, /) -> Result_co: ...
+Function = Callable[[Task, Advance], Result]
+"""What is run; must pickle."""
 
 
 def run_tasks(
@@ -108,11 +102,11 @@ def _run_in_processes(
     return [future.result() for future in futures]
 
 
-_worker_state: tuple[Function, NDArray[np.int64]]
+_worker_state: tuple[Function[Any, Any], NDArray[np.int64]]
 """In a worker process: what `_start_worker` was given, as an executor's initializer cannot return it."""
 
 
-def _start_worker(function: Function, shared: memoryview) -> None:
+def _start_worker(function: Function[Any, Any], shared: memoryview) -> None:
     global _worker_state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends all of them
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism

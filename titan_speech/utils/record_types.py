@@ -24,6 +24,8 @@ from titan_speech.utils.text_table import counted
 
 MIN_WHOLE, MAX_WHOLE = -(1 << 63), (1 << 64) - 1
 
+_type_hints = cache(typing.get_type_hints)
+
 
 def check_types(record: object, where: str = "") -> None:
     """Compare every value with its declared type.
@@ -36,14 +38,9 @@ def check_types(record: object, where: str = "") -> None:
         TypeError: a value is of another type.
         ValueError: a text cannot be written as UTF-8, or a number is not finite or has more than 64 bits.
     """
-    hints = _hints(type(record))
+    hints = _type_hints(type(record))
     for field in fields(record):  # type: ignore[arg-type]
         _check(getattr(record, field.name), hints[field.name], f"{where}.{field.name}" if where else field.name)
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 def _check(value: object, hint: Any, where: str) -> None:
