@@ -124,7 +124,7 @@ def test_a_stage_and_a_sample_take_the_newest_that_is_not_suspect_and_say_so(
         assert "step-30 is taken; newer ones are suspect: step 40: its weights grew" in caplog.text
         assert _checkpoint(run, 20).step == 20
         assert "step-20 is suspect: its weights grew" in caplog.text
-    only = [Checkpoint.of_step(run, step) for step in (20, 40)]
+    only = [Checkpoint(run / f"step-{step}", step) for step in (20, 40)]
     assert newest_unsuspected(only) == (only[1], f"{run}/step-40 is suspect: its weights grew")
 
 

@@ -24,11 +24,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import xxhash
 
@@ -36,6 +36,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.utils.files import sync_folder, write_atomically
 from titan_speech.utils.json_text import parse_json, read_small_file
 from titan_speech.utils.locks import try_lock
+from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import byte_count, relative_path
 
 MARKER = "commit.json"
@@ -78,11 +79,6 @@ class Checkpoint:
 
     path: Path
     step: int
-
-    @classmethod
-    def of_step(cls, folder: Path, step: int) -> Checkpoint:
-        """The checkpoint of `step` in a folder of checkpoints; it need not exist."""
-        return cls(folder / step_name(step), step)
 
     @classmethod
     def at(cls, path: Path) -> Checkpoint:
@@ -154,26 +150,13 @@ def commit_from_json(text: str) -> Commit:
         raise TypeError(f"found {type(record).__name__}, expected an object")
     if record.pop("format_version") != FORMAT_VERSION:
         raise ValueError(f"a commit marker of another format than {FORMAT_VERSION}; update titan_speech")
-    files = tuple(FileRecord(**file) for file in record.pop("files"))
-    commit = Commit(files=files, **record)
+    commit = Commit(files=tuple(FileRecord(**file) for file in record.pop("files")), **record)
     # A marker edited by hand may hold anything, and one bad marker must not end a start that has sound checkpoints.
-    types = {"step": int, "reason": str, "written_unix_sec": (int, float), "world_size": int, "suspect": str}
-    _check_values(commit, types, "kind", get_args(Kind))
-    for file in files:
-        _check_values(file, {"name": str, "num_bytes": int, "xxh3_128": str}, "role", get_args(Role))
+    check_types(commit)
+    for file in commit.files:
         relative_path(file.name)
         byte_count(file.num_bytes)
     return commit
-
-
-def _check_values(
-    record: Commit | FileRecord, types: dict[str, type | tuple[type, ...]], choice: str, choices: tuple[str, ...]
-) -> None:
-    for name, expected in types.items():
-        if not isinstance(getattr(record, name), expected):
-            raise TypeError(f"{name}: found {getattr(record, name)!r}")
-    if getattr(record, choice) not in choices:
-        raise ValueError(f"{choice}: found {getattr(record, choice)!r}, expected one of {', '.join(choices)}")
 
 
 def read_commit(checkpoint: Path) -> Commit | None:
@@ -350,24 +333,20 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-@contextmanager
-def lock_for_reading(checkpoint: Path) -> Iterator[bool]:
+def lock_for_reading(checkpoint: Path) -> AbstractContextManager[bool]:
     """Keep retention from removing a checkpoint while it is uploaded or exported.
 
     Yields:
         False if the checkpoint does not exist or is being removed. Nobody waits.
     """
-    with try_lock(checkpoint / MARKER, fcntl.LOCK_SH) as is_held:
-        yield is_held
+    return try_lock(checkpoint / MARKER, fcntl.LOCK_SH)
 
 
-@contextmanager
-def lock_for_removal(checkpoint: Path) -> Iterator[bool]:
+def lock_for_removal(checkpoint: Path) -> AbstractContextManager[bool]:
     """Keep others from beginning to read a checkpoint while it is removed or loses its optimizer state.
 
     Yields:
         False if the checkpoint does not exist or is being read. Nobody waits; retention tries again after the next
         save.
     """
-    with try_lock(checkpoint / MARKER, fcntl.LOCK_EX) as is_held:
-        yield is_held
+    return try_lock(checkpoint / MARKER, fcntl.LOCK_EX)

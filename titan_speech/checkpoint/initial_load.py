@@ -17,7 +17,6 @@ branches: anything else is an error.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig, StageConfig
 from titan_speech.data.phase_files import phase_end
 from titan_speech.data.phases import PhaseEnd
+from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.s3_url import is_s3
 from titan_speech.utils.text_table import counted
@@ -110,7 +110,7 @@ def _newest_sound(config: SpeechConfig) -> Start:
 
 def on_this_machine(config: SpeechConfig, start: Start) -> Start:
     """The start that rank 0 chose, on the node of this rank: each node fetches what is at s3://."""
-    if start.checkpoint is None or not is_s3(config.stage.from_) or os.environ["RANK"] == "0":
+    if start.checkpoint is None or not is_s3(config.stage.from_) or dist_env().is_first:
         return start
     run = str(config.stage.from_).rstrip("/").removesuffix(f"/{start.checkpoint.name}")
     return replace(start, checkpoint=local_copy(f"{run}/{start.checkpoint.name}", config.storage))

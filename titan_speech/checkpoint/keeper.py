@@ -9,7 +9,6 @@ the archive.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from titan_speech.checkpoint.retention import (
 from titan_speech.checkpoint.upload.process import waiting_steps
 from titan_speech.checkpoint.verify import Verification, verify
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
+from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import CheckpointError
 
 MIN_CHECKPOINTS_OF_SPACE = 2
@@ -55,7 +55,7 @@ class RetentionKeeper:
         """`has_all_files`: False where other nodes have files of the checkpoints that this one does not see."""
         self.folder, self.policy, self.has_all_files = folder, RetentionPolicy.from_config(config), has_all_files
         self.upload = upload or UploadConfig()
-        self._is_first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
+        self._is_first_of_node = dist_env().is_first_of_node
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
     def publish_on_this_node(self, checkpoint: Path, commit: Commit) -> None:

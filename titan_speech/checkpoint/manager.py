@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.tensor import DTensor
 from torchtitan.components.checkpoint import MODEL, OPTIMIZER, CheckpointManager, ModelWrapper
 from torchtitan.observability import structured_logger
 from torchtitan.tools.logging import logger
@@ -58,6 +57,7 @@ from titan_speech.errors import CheckpointError, TitanSpeechError
 from titan_speech.ledger.file import ledger
 from titan_speech.ledger.records import COLLECTIVE_WAIT, SAVE_STALL
 from titan_speech.model.lora import is_of_base, is_trained
+from titan_speech.model.new_rows import local_part
 from titan_speech.model.rotary import reorder_model
 from titan_speech.utils.text_table import size_text
 
@@ -317,8 +317,8 @@ class SpeechCheckpointManager(CheckpointManager):
         logger.error(f"{message}. Training continues ({self._num_failed} of at most {limit} failures in a row).")
 
     def _refuse_weights_that_are_not_finite(self, step: int) -> None:
-        shards = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters]
-        norms = torch.stack(torch._foreach_norm([shard.detach() for shard in shards if shard.numel()]))
+        shards = [local_part(parameter).detach() for parameter in self.parameters]
+        norms = torch.stack(torch._foreach_norm([shard for shard in shards if shard.numel()]))
         is_finite = torch.isfinite(norms).all().to(torch.int32)
         torch.distributed.all_reduce(is_finite, op=torch.distributed.ReduceOp.MIN)
         if not is_finite.item():

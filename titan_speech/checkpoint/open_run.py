@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from titan_speech.checkpoint.commit import (
     step_name,
 )
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.upload.job import UploadJob, claim, is_first_of_node, node_number
+from titan_speech.checkpoint.upload.job import UploadJob, claim
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full, step_of
 from titan_speech.checkpoint.upload.send import is_sent, local_checkpoint
 from titan_speech.checkpoint.upload.transfer import fetch
@@ -38,6 +37,7 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.distributed.consensus import StartupConsensus
+from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import CheckpointError, ConfigError, DataError, TitanSpeechError
 from titan_speech.storage.cache_folder import cache_folder
 from titan_speech.storage.retry import UnreachableError
@@ -76,7 +76,7 @@ def open_checkpoints(
         return choose_start(with_local_start(config).checkpoint, folder, provenance)
 
     start = consensus.decide_on_rank_0("start", decide, Start)
-    if is_first_of_node() and os.environ["RANK"] != "0":
+    if dist_env().is_first_of_node and not dist_env().is_first:
         _tidy(folder)  # a node with disks of its own; on a shared one nothing is left to do
     return on_this_node(config, start)
 
@@ -107,19 +107,19 @@ def with_local_start(config: SpeechConfig) -> SpeechConfig:
 
 def on_this_node(config: SpeechConfig, start: Start) -> Start:
     """The start that rank 0 chose, with its files in a folder of this rank's node."""
-    if start.checkpoint is None or os.environ.get("RANK", "0") == "0":
+    if start.checkpoint is None or dist_env().is_first:
         return start
     try:
         return replace(start, checkpoint=_fetched_here(config, start, start.checkpoint))
     except TitanSpeechError as error:
-        if is_first_of_node():
+        if dist_env().is_first_of_node:
             logger.error("%s", error)  # rank 0, which reports what ends a run, does not know of it
         raise
 
 
 def _fetched_here(config: SpeechConfig, start: Start, checkpoint: Path) -> Path:
     if start.is_resume:
-        job = UploadJob.of_run(config, node_number())
+        job = UploadJob.of_run(config, dist_env().node)
         path = checkpoint_path(job.checkpoints, start.step)
         if config.upload.to and not verify(path, checksums=False).is_sound:
             _warn_once_per_node(f"This node lacks files of {path.name}; they are fetched from {config.upload.to}.")
@@ -215,5 +215,5 @@ def _newest_full_step(folder: Path) -> int | None:
 
 
 def _warn_once_per_node(text: str) -> None:
-    if is_first_of_node():
+    if dist_env().is_first_of_node:
         logger.warning("%s", text)

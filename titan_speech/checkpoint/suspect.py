@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
+
+from titan_speech.model.new_rows import local_part
 
 MAX_NAMED = 3
 
@@ -92,8 +93,7 @@ def _rms(pieces: list[SquareSums], what: str) -> float:
 
 def _mean_squares(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Of this rank's part of each weight that it has a part of."""
-    shards = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in state.items()}
-    shards = {name: shard.detach() for name, shard in shards.items() if shard.numel()}
+    shards = {name: shard.detach() for name, value in state.items() if (shard := local_part(value)).numel()}
     sums = _square_sums(list(shards.values()))
     return {name: total / shard.numel() for (name, shard), total in zip(shards.items(), sums, strict=True)}
 

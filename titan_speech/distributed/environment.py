@@ -31,6 +31,11 @@ class DistEnv:
     def is_first_of_node(self) -> bool:
         return self.local_rank == 0
 
+    @property
+    def node(self) -> int:
+        """Number of this node; torchrun says it, and without torchrun nodes have equally many processes."""
+        return int(os.environ.get("GROUP_RANK", self.rank // self.local_world_size))
+
 
 def dist_env() -> DistEnv:
     """Rank and world size of this process."""

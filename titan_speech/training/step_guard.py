@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch.distributed.tensor import DTensor
 
+from titan_speech.model.new_rows import local_part
 from titan_speech.training.loss import GroupSums
 
 # The vector that is summed over ranks: [squared norm, loss, W flags: the loss of the rank is not finite].
@@ -68,7 +68,7 @@ class StepGuard:
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """Add the part of the step's mean loss that one microbatch on this rank has."""
-        self._loss += loss.to_local() if isinstance(loss, DTensor) else loss
+        self._loss += local_part(loss)
 
     @torch.no_grad()
     def judge(self, step: int, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -101,8 +101,7 @@ class StepGuard:
 
 def _squared_norm(parameters: Iterable[torch.nn.Parameter], device: torch.device) -> torch.Tensor:
     """Squared norm of this rank's gradients, in fp32 as TorchTitan clips: it overflows for a norm above 1.8e19."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    shards = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+    shards = [local_part(p.grad) for p in parameters if p.grad is not None]
     norms = torch._foreach_norm([shard for shard in shards if shard.numel()])
     return torch.stack(norms).float().square().sum() if norms else torch.zeros((), device=device)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -91,16 +90,6 @@ class UploadJob:
             "policy": RetentionPolicy(**record["policy"]),
         }
         return cls(**{**record, **parts})
-
-
-def node_number() -> int:
-    """Number of this process's node, from torchrun's environment."""
-    by_ranks = int(os.environ.get("RANK", "0")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return int(os.environ.get("GROUP_RANK", by_ranks))
-
-
-def is_first_of_node() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def claim(job: UploadJob, prefix: Prefix) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.distributed as dist
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.commit import Kind, step_name
@@ -25,14 +24,13 @@ from titan_speech.checkpoint.upload.job import (
     STATUS_DIR,
     UploadJob,
     UploadStatus,
-    is_first_of_node,
-    node_number,
     read_status,
     status_path,
 )
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.distributed.consensus import RanksSeeingRank0
+from titan_speech.distributed.environment import dist_env
 from titan_speech.utils.printable import redact
 from titan_speech.utils.safe_path import open_without_link
 
@@ -173,10 +171,10 @@ def waiting_steps(run: Path, upload: UploadConfig, kinds: Mapping[int, Kind]) ->
 
 def start_uploads(config: SpeechConfig, seeing: RanksSeeingRank0) -> Uploader | None:
     """Start this node's uploader; None where another process sends, or nothing is uploaded."""
-    settings, rank = config.checkpoint, dist.get_rank()
-    if not config.upload.to or not settings.enable or settings.create_seed_checkpoint or not is_first_of_node():
+    settings, env = config.checkpoint, dist_env()
+    if not config.upload.to or not settings.enable or settings.create_seed_checkpoint or not env.is_first_of_node:
         return None
-    if rank != 0 and seeing.by_rank[rank]:
+    if not env.is_first and seeing.by_rank[env.rank]:
         return None
-    num_nodes = 1 if seeing.are_all else dist.get_world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return Uploader(UploadJob.of_run(config, node_number(), num_nodes))
+    num_nodes = 1 if seeing.are_all else env.world_size // env.local_world_size
+    return Uploader(UploadJob.of_run(config, env.node, num_nodes))
