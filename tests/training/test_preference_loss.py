@@ -184,7 +184,7 @@ def test_metrics_are_means_over_the_pairs_of_sound_steps() -> None:
         value, _ = loss(sample.hidden_BLD, sample.labels_BL)
     assert float(value) == pytest.approx(float(by_hand(DPO, sample, sample.hidden_BLD).detach()), rel=1e-5)
     loss.answers.groups.commit(torch.tensor(True))
-    taken_SK = loss.answers.groups.take_pairs(torch.device("cpu"))
+    taken_SK = loss.answers.groups.pairs.take(torch.device("cpu"))
     assert taken_SK[:, PAIR_SUMS.index("pairs")].tolist() == [0, 1, 2]
     found = describe_pairs(taken_SK, [("source/a",), ("source/a",), ("source/b",)])
     assert found["preference/pairs"] == 3
@@ -196,7 +196,7 @@ def test_metrics_are_means_over_the_pairs_of_sound_steps() -> None:
     assert found["preference/chosen_logp"] == pytest.approx(per_token, rel=1e-5)
     drift = float((logp - reference)[0::2].sum() / num_tokens[0::2].sum())
     assert found["preference/chosen_drift"] == pytest.approx(drift, rel=1e-4)
-    assert not loss.answers.groups.take_pairs(torch.device("cpu")).any()
+    assert not loss.answers.groups.pairs.take(torch.device("cpu")).any()
     assert loss.answers.groups.take(torch.device("cpu"))[1].sum() == num_tokens.sum()
 
 
@@ -209,7 +209,7 @@ def test_measuring_the_reference_enters_no_metric() -> None:
     assert found == pytest.approx(logp.tolist(), rel=1e-5)
     loss.answers.groups.commit(torch.tensor(True))
     assert not loss.answers.groups.take(torch.device("cpu")).any()
-    assert not loss.answers.groups.take_pairs(torch.device("cpu")).any()
+    assert not loss.answers.groups.pairs.take(torch.device("cpu")).any()
 
 
 def test_the_number_of_an_answer_does_not_touch_id_and_stream() -> None:

@@ -39,7 +39,8 @@ class JsonlLogger:
         self._path, self._file = path, path.open("a+b", buffering=0)
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
         self._warns, self._has_warned = warns, False
-        if not _ends_with_a_line(self._file.fileno()):
+        end = os.lseek(self._file.fileno(), 0, os.SEEK_END)
+        if end and os.pread(self._file.fileno(), 1, end - 1) != b"\n":
             self._waiting.append(b"\n")  # ends a line that a crash cut off
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
@@ -95,12 +96,6 @@ def _append(file_number: int, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(file_number, end)
         raise
-
-
-def _ends_with_a_line(file_number: int) -> bool:
-    """Whether the file is empty or its last byte ends a line."""
-    end = os.lseek(file_number, 0, os.SEEK_END)
-    return not end or os.pread(file_number, 1, end - 1) == b"\n"
 
 
 def read_records(metrics: Path, containing: str = "") -> Iterator[dict[str, Any]]:

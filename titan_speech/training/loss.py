@@ -11,6 +11,7 @@ logits: 0.08 ms next to 95 ms of head, loss and backward (N = 128, V = 69,760, o
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, _LossParallelCrossEntropy
 from torchtitan.config import CompileConfig
+from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.spmd_types import current_spmd_mesh, spmd_mesh_size
 from torchtitan.distributed.utils import get_spmd_backend
 
@@ -80,18 +82,55 @@ def _group_names(stream: StreamKey, kind: TokenKind) -> tuple[str, ...]:
 NUM_KINDS = len(TokenKind)
 
 
-class GroupSums:
-    """Loss sum and token count of every group, on the device; group = stream * NUM_KINDS + kind.
+class StepSums:
+    """Sums on the device, of the current step and of the steps before it that were not skipped.
 
-    Three calls, each by one owner: the loss `add`s every microbatch; once per step the step guard `commit`s what was
-    added, or discards it if the step is skipped; at a log step the metrics `take` what was committed since the last.
-    Between two steps validation adds too, and takes what it added (`take_step`).
+    Three calls, each by one owner: the loss adds every microbatch to `of_step`; once per step the step guard `commit`s
+    what was added, or discards it if the step is skipped; at a log step the metrics `take` what was committed since the
+    last. Between two steps validation adds too, and takes what it added (`take_step`).
     """
 
+    def __init__(self, *shape: int) -> None:
+        self._shape = shape
+        self._step: torch.Tensor | None = None
+        self._committed: torch.Tensor | None = None
+
+    def of_step(self, device: torch.device) -> torch.Tensor:
+        """What was added since the last commit; to be added to in place."""
+        if self._step is None:
+            self._step = torch.zeros(self._shape, dtype=torch.float64, device=device)
+        return self._step
+
+    def commit(self, is_sound: torch.Tensor) -> None:
+        """Keep what was added since the last commit if `is_sound`, a flag on the device; discard it otherwise."""
+        if self._step is None:
+            return
+        if self._committed is None:
+            self._committed = torch.zeros_like(self._step)
+        self._committed += torch.where(is_sound, self._step, 0.0)
+        self._step.zero_()
+
+    def take_step(self, device: torch.device) -> torch.Tensor:
+        """What was added since the last commit; it starts from zero again. Validation calls it, between two steps."""
+        return self._taken(self._step, device)
+
+    def take(self, device: torch.device) -> torch.Tensor:
+        """What was committed since the last call; it starts from zero again."""
+        return self._taken(self._committed, device)
+
+    def _taken(self, sums: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+        if sums is None:
+            return torch.zeros(self._shape, dtype=torch.float64, device=device)
+        taken = sums.clone()
+        sums.zero_()
+        return taken
+
+
+class GroupSums(StepSums):
+    """Loss sum and token count of every group, shape [2, streams, kinds]; group = stream * NUM_KINDS + kind."""
+
     def __init__(self, num_streams: int) -> None:
-        self.num_streams = num_streams
-        self._step_2G: torch.Tensor | None = None
-        self._sums_2G: torch.Tensor | None = None
+        super().__init__(2, num_streams, NUM_KINDS)
 
     def keep_in(self, module: torch.nn.Module, device: torch.device) -> None:
         """Make the sums of a step a buffer of `module` that checkpoints leave out.
@@ -99,8 +138,7 @@ class GroupSums:
         A pipeline rehearses its first pass, loss included, and then restores the buffers of its stage, which removes
         the rehearsal from the sums. A CUDA graph needs the memory to be allocated.
         """
-        self._step_2G = self._zeros(device)
-        module.register_buffer("loss_sums", self._step_2G, persistent=False)
+        module.register_buffer("loss_sums", self.of_step(device), persistent=False)
 
     def add(self, nll_N: torch.Tensor, group_N: torch.Tensor, trained_N: torch.Tensor) -> None:
         """Add the losses of one microbatch, in place.
@@ -110,39 +148,18 @@ class GroupSums:
             group_N: group of each token.
             trained_N: whether each token is trained.
         """
-        if self._step_2G is None:
-            self._step_2G = self._zeros(nll_N.device)
-        self._step_2G[0].index_add_(0, group_N, nll_N.double())
-        self._step_2G[1].index_add_(0, group_N, trained_N.double())
+        sums_2G = self.of_step(nll_N.device).view(2, -1)
+        sums_2G[0].index_add_(0, group_N, nll_N.double())
+        sums_2G[1].index_add_(0, group_N, trained_N.double())
 
-    def commit(self, is_sound: torch.Tensor) -> None:
-        """Keep what was added since the last commit if `is_sound`, a flag on the device; discard it otherwise."""
-        if self._step_2G is None:
-            return
-        if self._sums_2G is None:
-            self._sums_2G = self._zeros(self._step_2G.device)
-        self._sums_2G += torch.where(is_sound, self._step_2G, 0.0)
-        self._step_2G.zero_()
 
-    def take_step(self, device: torch.device) -> torch.Tensor:
-        """Sums and counts added since the last commit, shape [2, streams, kinds]; they start from zero again.
-
-        Validation reads them, between two steps.
-        """
-        taken = self._zeros(device) if self._step_2G is None else self._step_2G.clone()
-        if self._step_2G is not None:
-            self._step_2G.zero_()
-        return taken.view(2, self.num_streams, NUM_KINDS)
-
-    def take(self, device: torch.device) -> torch.Tensor:
-        """Sums and counts committed since the last call, shape [2, streams, kinds]; they start from zero again."""
-        taken = self._zeros(device) if self._sums_2G is None else self._sums_2G.clone()
-        if self._sums_2G is not None:
-            self._sums_2G.zero_()
-        return taken.view(2, self.num_streams, NUM_KINDS)
-
-    def _zeros(self, device: torch.device) -> torch.Tensor:
-        return torch.zeros(2, self.num_streams * NUM_KINDS, dtype=torch.float64, device=device)
+def sum_over(parallel_dims: ParallelDims, mesh_names: Iterable[str], values: torch.Tensor) -> torch.Tensor:
+    """Add values up over the ranks of these meshes, in place; a mesh that the run does not have changes nothing."""
+    for name in mesh_names:
+        mesh = parallel_dims.get_optional_mesh(name)
+        if mesh is not None:
+            torch.distributed.all_reduce(values, group=mesh.get_group())
+    return values
 
 
 class GroupedCrossEntropy(BaseLoss):

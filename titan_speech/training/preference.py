@@ -33,7 +33,9 @@ from titan_speech.data.packing import Piece
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.data.validation_set import ValidationSet, packed
+from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import BoundsLeftError, CheckpointError, DataError
+from titan_speech.training.loss import sum_over
 from titan_speech.training.preference_loss import PreferenceLoss, describe_pairs
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
@@ -189,9 +191,9 @@ class Preference:
             self.tables[some.name] = ReferenceTable(documents, self.device)
         if step == 0:
             self._compute()
-            self._on_rank_0(lambda: self._write(folders[0] / REFERENCE_FILE, start))
+            decide_on_rank_0(lambda: self._write(folders[0] / REFERENCE_FILE, start))
         else:
-            self._on_rank_0(lambda: self._read([folder / REFERENCE_FILE for folder in folders]))
+            decide_on_rank_0(lambda: self._read([folder / REFERENCE_FILE for folder in folders]))
             for table in self.tables.values():
                 torch.distributed.broadcast(table.logp, 0)
 
@@ -199,10 +201,7 @@ class Preference:
         """The batches of a step, read at once, since the loss divides by the number of all their pairs."""
         taken = [next(batches) for _ in range(num_microbatches)]
         num_pairs = sum(((answers_of(batch)[:, 2::2, 0] >= 0).sum() for batch in taken), torch.zeros(()))
-        num_pairs = num_pairs.double().to(self.device)
-        if (mesh := self.parallel_dims.get_optional_mesh("batch")) is not None:
-            torch.distributed.all_reduce(num_pairs, group=mesh.get_group())
-        self.loss.num_pairs = num_pairs
+        self.loss.num_pairs = sum_over(self.parallel_dims, ("batch",), num_pairs.double().to(self.device))
         return iter(taken)
 
     def set_reference(self, batch: Batch, pairs: str) -> None:
@@ -221,7 +220,7 @@ class Preference:
 
     def metrics(self) -> dict[str, float]:
         """Means over the pairs of the steps since the last call; at a log step, on every rank."""
-        found = self._described(self.loss.answers.groups.take_pairs(self.device))
+        found = self._described(self.loss.answers.groups.pairs.take(self.device))
         drift, limit = found.get("preference/chosen_drift", 0.0), self.settings.max_drift
         if limit and self.settings.has_reference and abs(drift) > limit:
             self._adrift = f"{drift:+.3g} nats per token from the reference, beyond preference.max_drift {limit:g}"
@@ -251,12 +250,10 @@ class Preference:
 
     def step_metrics(self) -> dict[str, float]:
         """Means over the pairs of a validation."""
-        return self._described(self.loss.answers.groups.take_step_pairs(self.device))
+        return self._described(self.loss.answers.groups.pairs.take_step(self.device))
 
     def _described(self, sums_SK: torch.Tensor) -> dict[str, float]:
-        if (mesh := self.parallel_dims.get_optional_mesh("loss")) is not None:
-            torch.distributed.all_reduce(sums_SK, group=mesh.get_group())
-        return describe_pairs(sums_SK.cpu(), self.names)
+        return describe_pairs(sum_over(self.parallel_dims, ("loss",), sums_SK).cpu(), self.names)
 
     def _compute(self) -> None:
         for name, table in self.tables.items():
@@ -265,8 +262,7 @@ class Preference:
             logger.info(f"Reference: log-probabilities of the pairs {what}, {counted(len(plans), 'pack')}")
             for batch in self.reference.deal(plans):
                 table.put(answers_of(batch), self.reference.log_probabilities(batch))
-            if (mesh := self.parallel_dims.get_optional_mesh("batch")) is not None:
-                torch.distributed.all_reduce(table.logp, group=mesh.get_group())
+            sum_over(self.parallel_dims, ("batch",), table.logp)
             for documents, logp_N in table.columns():
                 if len(bad := np.flatnonzero(~np.isfinite(logp_N.cpu().numpy()))):
                     sample = documents.part.row(int(bad[0])).sample_id
@@ -292,7 +288,10 @@ class Preference:
         found = pa.concat_tables(tables).unify_dictionaries()
         buffer = io.BytesIO()
         pq.write_table(found.replace_schema_metadata({"start": start}), buffer, compression="zstd")
-        write_atomically(path, buffer.getvalue())
+        try:
+            write_atomically(path, buffer.getvalue())
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error}") from error
 
     def _read(self, paths: Sequence[Path]) -> None:
         path = next((path for path in paths if path.exists()), None)
@@ -320,16 +319,3 @@ class Preference:
                         "transcript it began with. Start a new run for others"
                     )
                 target_N.copy_(torch.from_numpy(values_N))
-
-    def _on_rank_0(self, action: Callable[[], None]) -> None:
-        """Do something on rank 0; an error of it is raised on every rank."""
-        error: list[CheckpointError | None] = [None]
-        if torch.distributed.get_rank() == 0:
-            try:
-                action()
-            except (CheckpointError, OSError) as raised:
-                error[0] = CheckpointError(str(raised))
-        failed = torch.tensor([float(error[0] is not None)], device=self.device)
-        torch.distributed.broadcast(failed, 0)
-        if failed.item():
-            raise error[0] or CheckpointError(f"{REFERENCE_FILE} could not be read or written; rank 0 says why")

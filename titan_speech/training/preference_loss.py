@@ -33,7 +33,7 @@ from torchtitan.config import CompileConfig
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import answer_numbers, max_answers, split_labels
 from titan_speech.tokenization.vocabulary import token_kinds
-from titan_speech.training.loss import NUM_KINDS, GroupedCrossEntropy, GroupSums
+from titan_speech.training.loss import NUM_KINDS, GroupedCrossEntropy, GroupSums, StepSums
 
 
 class Answers(NamedTuple):
@@ -101,40 +101,12 @@ class PairSums(GroupSums):
 
     def __init__(self, num_streams: int) -> None:
         super().__init__(num_streams)
-        self._step_pairs_SK: torch.Tensor | None = None
-        self._pairs_SK: torch.Tensor | None = None
-
-    def add_pairs(self, stream_P: torch.Tensor, sums_PK: torch.Tensor) -> None:
-        """Add `PAIR_SUMS` of the pairs of one micro-batch to those of their streams."""
-        if self._step_pairs_SK is None:
-            self._step_pairs_SK = torch.zeros(
-                self.num_streams, len(PAIR_SUMS), dtype=torch.float64, device=sums_PK.device
-            )
-        self._step_pairs_SK.index_add_(0, stream_P, sums_PK.double())
+        self.pairs = StepSums(num_streams, len(PAIR_SUMS))
+        """`PAIR_SUMS` of the pairs of each stream."""
 
     def commit(self, is_sound: torch.Tensor) -> None:
         super().commit(is_sound)
-        if self._step_pairs_SK is None:
-            return
-        if self._pairs_SK is None:
-            self._pairs_SK = torch.zeros_like(self._step_pairs_SK)
-        self._pairs_SK += torch.where(is_sound, self._step_pairs_SK, 0.0)
-        self._step_pairs_SK.zero_()
-
-    def take_step_pairs(self, device: torch.device) -> torch.Tensor:
-        """Sums added since the last commit, shape [streams, len(PAIR_SUMS)]; they start from zero again."""
-        return self._taken(self._step_pairs_SK, device)
-
-    def take_pairs(self, device: torch.device) -> torch.Tensor:
-        """Sums committed since the last call, shape [streams, len(PAIR_SUMS)]; they start from zero again."""
-        return self._taken(self._pairs_SK, device)
-
-    def _taken(self, sums_SK: torch.Tensor | None, device: torch.device) -> torch.Tensor:
-        if sums_SK is None:
-            return torch.zeros(self.num_streams, len(PAIR_SUMS), dtype=torch.float64, device=device)
-        taken = sums_SK.clone()
-        sums_SK.zero_()
-        return taken
+        self.pairs.commit(is_sound)
 
 
 class AnswerCrossEntropy(GroupedCrossEntropy):
@@ -274,7 +246,8 @@ class PreferenceLoss(ChunkedLossWrapper):
             policy.num_rejected,
         )
         sums_PK = torch.stack([torch.where(is_pair_BP, column.detach(), 0.0).flatten() for column in columns], dim=1)
-        self.answers.groups.add_pairs(stream_BP.flatten(), sums_PK / self.num_context)
+        sums_SK = self.answers.groups.pairs.of_step(sums_PK.device)
+        sums_SK.index_add_(0, stream_BP.flatten(), (sums_PK / self.num_context).double())
 
 
 def describe_pairs(sums_SK: torch.Tensor, names: list[tuple[str, ...]]) -> dict[str, float]:
