@@ -13,14 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.fsdp import FSDPModule
 from torch.profiler import record_function
 from torchtitan.components.loss import ChunkedLossWrapper
-from torchtitan.protocols import BaseModel
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
@@ -41,23 +38,19 @@ from titan_speech.health.signals import StopRun, StopSignals, describe_kept
 from titan_speech.health.watchdog import HangReport
 from titan_speech.ledger.clock import UNCLASSIFIED
 from titan_speech.ledger.file import ledger
-from titan_speech.ledger.records import DATA_WAIT, IDLE, STEP
-from titan_speech.ledger.records import VALIDATION as VALIDATION_TIME
-from titan_speech.model.flops import FlopsPerToken
-from titan_speech.model.lora import num_frozen_in_matrices
+from titan_speech.ledger.records import DATA_WAIT, IDLE, STEP, VALIDATION
 from titan_speech.training.callback import RunCallback, RunEnd
 from titan_speech.training.forward_pass import ForwardPasses
 from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
-from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch
+from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch, counted_flops
 from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.preference import TRAINING, Preference, ReferencePass
 from titan_speech.training.preference_loss import PreferenceLoss
 from titan_speech.training.profiler import DATA, PASS
 from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.tensor_norms import TensorNorms, is_due
-from titan_speech.training.validation import EVENT as VALIDATION
-from titan_speech.training.validation import Forward, Validation, deal, worse_than_untrained
+from titan_speech.training.validation import deal
 from titan_speech.utils.text_table import counted
 
 
@@ -107,21 +100,6 @@ class SpeechTrainer(Trainer):
         self.rollbacks = Rollbacks(health, run_folder, run_folder / config.speech.checkpoint.folder)
         self._use_rate_of_rollbacks()
         self.preference = self._preference() if config.speech.preference.is_on else None
-        self.validation = Validation(
-            config.validation_sets,
-            config.plan,
-            Forward(
-                self._validation_losses,
-                loss.groups,
-                self.parallel_dims,
-                self.device,
-                self.dataloader.shape,
-                self.dataloader.dp_rank,
-                self.preference.step_metrics if self.preference else dict,
-            ),
-            every_steps=config.speech.validation.every_steps,
-            num_steps=config.budget.num_steps,
-        )
         self.code_shift = open_code_shift_check(config.speech, config.plan) if is_first_rank else None
         """Of rank 0, whose batches are a sample of those of all ranks; None without held-out sets."""
         self.tensor_norms = TensorNorms(
@@ -142,13 +120,15 @@ class SpeechTrainer(Trainer):
         """Microbatches of the current step that have begun."""
         self.has_trained = False
         """True once this process has done a step."""
-        self.callbacks = config.callbacks(self)
-        self.checkpointer.only_skipped_since = self._only_skipped_since
-        self.checkpointer.on_complete += [callback.checkpoint_complete for callback in self.callbacks]
-        self.metrics_processor.sources += [*(callback.metrics for callback in self.callbacks), self._health_metrics]
-        if self.preference is not None:
-            self.metrics_processor.sources.append(self.preference.metrics)
         self.metrics_processor.attach(self._facts(), loss.groups, self.device)
+        self.callbacks = config.callbacks(self)
+        self.checkpointer.only_skipped_since = lambda step: self._settled_health().only_skipped_since(step)
+        self.checkpointer.on_complete += [callback.checkpoint_complete for callback in self.callbacks]
+        sources = self.metrics_processor.sources
+        sources += [callback.metrics for callback in self.callbacks]
+        sources.append(lambda: self._settled_health().figures(self.step))
+        if self.preference is not None:
+            sources.append(self.preference.metrics)
 
     def _preference(self) -> Preference:
         config, dataloader = self.config, self.dataloader
@@ -165,15 +145,10 @@ class SpeechTrainer(Trainer):
             ),
         )
 
-    def _health_metrics(self) -> dict[str, float]:
-        """Metrics of skipped steps; at a log step, which waits for the device anyway."""
+    def _settled_health(self) -> HealthMonitor:
+        """The health of all steps so far; called at a log step or a save, which wait for the device anyway."""
         self.health.observe(self.guard.readings(settle=True))
-        return self.health.figures(self.step)
-
-    def _only_skipped_since(self, step: int) -> bool:
-        """Asked at a save, which waits for the device anyway."""
-        self.health.observe(self.guard.readings(settle=True))
-        return self.health.only_skipped_since(step)
+        return self.health
 
     def _facts(self) -> RunFacts:
         config = self.config
@@ -182,32 +157,9 @@ class SpeechTrainer(Trainer):
             seq_len=config.training.seq_len,
             num_steps=config.budget.num_steps,
             global_batch_tokens=config.speech.training.global_batch_tokens,
-            flops=self._flops_per_token(),
-            planned_packs=self._planned_packs,
+            flops=counted_flops(self.model_config),
+            planned_packs=lambda after, until: self.rollbacks.planned_packs(config.plan, after, until),
         )
-
-    def _planned_packs(self, after: int, until: int) -> NDArray[np.int64]:
-        """Packs of each stream that the plan gives steps after + 1 to until, without those a rollback skips."""
-        plan = self.config.plan
-        planned_S = plan.packs_of_steps(after, until)
-        for step in range(after, until) if self.rollbacks.done else ():
-            if self.rollbacks.skips(step + 1):
-                planned_S = planned_S - plan.packs_of_steps(step, step + 1)
-        return planned_S
-
-    def _flops_per_token(self) -> FlopsPerToken:
-        """FLOPs per token of the whole model, built without memory since a pipeline rank has only a part of it.
-
-        TorchTitan's count is linear in the sequence length, so two lengths give its constant and its slope. A frozen
-        matrix needs no gradient of its own, which are 2 of its 6 FLOPs.
-        """
-        with torch.device("meta"):
-            model = cast(BaseModel, self.model_config.build())
-        _, flops_at_1 = self.model_config.get_nparams_and_flops(model, 1)
-        _, flops_at_2 = self.model_config.get_nparams_and_flops(model, 2)
-        per_position = flops_at_2 - flops_at_1
-        matrices = flops_at_1 - per_position - 2 * num_frozen_in_matrices(model)
-        return FlopsPerToken(matrices=matrices, per_attended_token=per_position)
 
     def batch_generator(self, data_iterable: Iterable[Batch]) -> Iterator[Batch]:
         """Log the start of the run once, then yield TorchTitan's batches and count those of steps that are trained.
@@ -251,7 +203,7 @@ class SpeechTrainer(Trainer):
             logger.info(f"All {counted(self.step, 'step')} are done. Raise training.target_tokens to train further.")
         if not self.checkpointer.must_stop:
             try:
-                with ledger.part(VALIDATION_TIME):
+                with ledger.part(VALIDATION):
                     self._begin_preference()
                     self._between_steps()
             except BoundsLeftError as breach:
@@ -275,17 +227,7 @@ class SpeechTrainer(Trainer):
         self.preference.begin(self.step, folders, str(start))
 
     def _between_steps(self) -> None:
-        """Validation and what callbacks do between steps; both leave the state of training as it is."""
-        if self.validation.due_at(self.step, Path(self.config.dump_folder)):
-            for result in self.validation.run(self.step):
-                is_first_rank = torch.distributed.get_rank() == 0
-                log = Path(self.config.dump_folder) / "metrics.jsonl"
-                is_judged = self.step and is_first_rank and self.preference is None  # which makes answers less likely
-                if is_judged and (warning := worse_than_untrained(result, log)):
-                    self.metrics_processor.flag(f"validation {result.name}", self.step, warning)
-                self.metrics_processor.log_between_steps(
-                    VALIDATION, self.step, result.metrics(), result.lines(), result.duration_sec
-                )
+        """What callbacks do between steps, which leaves the state of training as it is."""
         for callback in self.callbacks:
             callback.step_boundary(self.step)
         for part in self.model_parts:
@@ -293,7 +235,7 @@ class SpeechTrainer(Trainer):
                 part.reshard()
         self.hangs.heartbeat.mark(self.step)
 
-    def _validation_losses(self, batches: Sequence[Batch], pairs: str) -> None:
+    def validation_losses(self, batches: Sequence[Batch], pairs: str) -> None:
         """Losses over batches of the validation set named `pairs`, left in the group sums."""
         if self.preference is not None:
             self.preference.set_reference(batches[0], pairs)
@@ -376,8 +318,11 @@ class SpeechTrainer(Trainer):
         Signals request a save only with checkpoints enabled; otherwise they end the process as usual.
         """
         if self.checkpointer.enable:
-            within_sec = self.config.speech.health.stop_within_sec
-            StopSignals(within_sec, self._stop_on, lambda: describe_kept(Path(self.checkpointer.folder))).listen()
+            StopSignals(
+                self.config.speech.health.stop_within_sec,
+                partial(self.checkpointer.request_save, stop=True),  # other ranks learn of it at a step boundary
+                lambda: describe_kept(Path(self.checkpointer.folder)),
+            ).listen()
         self.hangs.begin(self.config.comm.init_timeout_seconds, f"loading {self.checkpointer.start}")
         try:
             super().train()
@@ -386,14 +331,10 @@ class SpeechTrainer(Trainer):
                 self.hangs.exit(error)
             raise
 
-    def _stop_on(self, signal_name: str) -> None:
-        """Called by the thread that waits for signals; the manager informs the other ranks at a step boundary."""
-        self.checkpointer.request_save(signal_name, stop=True)
-
     def state_dict(self) -> dict[str, Any]:
         """The step, from which the tokens seen follow at any world size, and the steps skipped up to it."""
-        self.health.observe(self.guard.readings(settle=True))
-        return {"step": self.step, "health": self.health.state.to_json(), "rollbacks": self.rollbacks.to_json()}
+        health = self._settled_health().state
+        return {"step": self.step, "health": health.to_json(), "rollbacks": self.rollbacks.to_json()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["step"]

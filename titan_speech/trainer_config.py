@@ -1,8 +1,8 @@
 """From the run's configuration to TorchTitan's.
 
 In: the checked `SpeechConfig`, the budget derived from it, the data plan and the number of processes. Out: the
-`SpeechTrainer.Config` that builds the run, and the callbacks that accompany it. This is the only file that knows the
-field names of both configurations: TorchTitan moves fast, and a change of its field names ends here.
+`SpeechTrainer.Config` that builds the run. This is the only file that knows the field names of both configurations:
+TorchTitan moves fast, and a change of its field names ends here.
 
 Activation checkpointing does not preserve the state of random generators: no layer uses one, and reading that state is
 what a CUDA graph cannot capture.
@@ -10,7 +10,6 @@ what a CUDA graph cannot capture.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,11 @@ from torchtitan.distributed.activation_checkpoint import (
     MemoryBudgetAC,
     SelectiveAC,
 )
-from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.choose_start import Start
-from titan_speech.checkpoint.commit import Commit
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.checkpoint.retention import RetentionPolicy
-from titan_speech.checkpoint.upload.process import Uploader, start_uploads
 from titan_speech.config import schema
 from titan_speech.config.budget import Budget, data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
@@ -44,27 +39,19 @@ from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.distributed import pipeline
-from titan_speech.evaluate.models.isolation import IsolatedModel
-from titan_speech.evaluate.models.voices import open_voice_encoder
-from titan_speech.evaluate.scorers.voice import VoiceScorer
-from titan_speech.generate.check import GenerationCheck, Ranks
-from titan_speech.generate.check_sound import open_check_sound
-from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import model_spec
 from titan_speech.preflight.compatibility import Composition
 from titan_speech.preflight.machine_checks import refuse_unsupported_run
+from titan_speech.run_callbacks import build_callbacks
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.trainer import SpeechTrainer
-from titan_speech.training.callback import OutcomeCallback, RunCallback, RunEnd
 from titan_speech.training.loss import GroupedCrossEntropy
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.training.optimizer import SpeechOptimizers
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
 from titan_speech.training.profiler import SpeechProfiler
-from titan_speech.training.run_report import summary_lines
-from titan_speech.utils.logging import rank_log
 
 
 def parallelism(config: schema.ParallelismConfig) -> ParallelismConfig:
@@ -288,128 +275,3 @@ def _checkpoint(
         provenance=provenance,
         phases=plan.phases,
     )
-
-
-class UploadCallback(RunCallback):
-    """Uploads checkpoints in the background; the end of a run waits for what is not sent yet."""
-
-    def __init__(self, uploads: Uploader, limits: schema.UploadConfig) -> None:
-        self.uploads, self.limits = uploads, limits
-
-    def metrics(self) -> dict[str, float]:
-        return self.uploads.figures()
-
-    def finish(self, end: RunEnd) -> None:
-        """Wait until every checkpoint is uploaded, or log which are not; a run that will be resumed waits less."""
-        if end is RunEnd.FAILED:
-            return
-        outcome = self.uploads.finish(self.limits.finish_sec if end is RunEnd.COMPLETE else self.limits.stop_sec)
-        logger.log(logging.INFO if outcome.is_all else logging.WARNING, str(outcome))
-
-
-class MilestoneCallback(RunCallback):
-    """Exports milestones as Hugging Face folders; those that an earlier start of the run left undone come first."""
-
-    def __init__(self, trainer: SpeechTrainer) -> None:
-        self.exporter = MilestoneExporter(Path(trainer.config.dump_folder))
-        self.folder = Path(trainer.checkpointer.folder)
-        self.policy = RetentionPolicy.from_config(trainer.config.speech.checkpoint)
-        self.exporter.add(milestones(self.folder, self.policy, trainer.checkpointer.start.step))
-
-    def checkpoint_complete(self, checkpoint: Path, commit: Commit) -> None:
-        self.exporter.add(milestones(self.folder, self.policy, commit.step))
-
-    def finish(self, end: RunEnd) -> None:
-        """Wait for the exports of a complete run; others leave them to the next start."""
-        if end is RunEnd.COMPLETE:
-            self.exporter.drain()
-        else:
-            self.exporter.cancel_queued()
-
-
-class SummaryCallback(RunCallback):
-    """Prints the closing summary; the last callback, so that exports and uploads have ended."""
-
-    def __init__(self, trainer: SpeechTrainer) -> None:
-        self.trainer = trainer
-
-    def finish(self, end: RunEnd) -> None:
-        trainer, console = self.trainer, self.trainer.metrics_processor.console
-        if console is None or end is RunEnd.FAILED:
-            return
-        console.show_groups()
-        lines = summary_lines(
-            trainer.config.speech,
-            step=trainer.step,
-            is_complete=end is RunEnd.COMPLETE,
-            first_step=max(trainer.checkpointer.start.step, 0),
-            elapsed_sec=console.elapsed_sec,
-            memory_gib=console.memory_gib,
-            log=rank_log(Path(trainer.config.dump_folder), 0),
-        )
-        console.print(lines)
-
-
-def _rollback_text(trainer: SpeechTrainer) -> str:
-    decided = trainer.rollbacks.decided
-    return f"{decided}." if decided else ""
-
-
-def _voice_scorer(config: SpeechConfig) -> VoiceScorer | None:
-    """The speaker encoder, loaded in a process of its own, which draws no random numbers of the run; None without one.
-
-    Raises:
-        ModelError: it is not there, or cannot be loaded.
-    """
-    wanted = config.generation_check
-    if not wanted.voice:
-        return None
-    longest_load_sec = config.comm.init_timeout_seconds  # other ranks wait for this one no longer
-    encoder = IsolatedModel(open_voice_encoder(wanted.voice), wanted.max_sound_sec, longest_load_sec)
-    encoder.load()
-    return VoiceScorer(encoder)
-
-
-def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
-    """The callbacks of this rank: generation checks; exports (rank 0); uploads (one rank per node that has files to
-    send); the outcome, and the closing summary (rank 0)."""
-    config, callbacks = trainer.config.speech, []
-    checkpoint = config.checkpoint
-    if trainer.config.generation_prompts:
-        shape = trainer.dataloader.shape
-        callbacks.append(
-            GenerationCheck(
-                config.generation_check,
-                trainer.config.generation_prompts,
-                trainer.config.plan.grammar,
-                trainer.forward_passes.last_logits,
-                trainer.metrics_processor.log_between_steps,
-                trainer.metrics_processor.flag,
-                trainer.metrics_processor.log_samples,
-                Ranks(trainer.dataloader.dp_rank, shape.dp_degree, trainer.device),
-                Path(trainer.config.dump_folder),
-                trainer.config.budget.num_steps,
-                open_check_sound(config, Path(trainer.config.dump_folder), _voice_scorer(config))
-                if torch.distributed.get_rank() == 0
-                else None,
-            )
-        )
-    is_exporting = checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint
-    if is_exporting and torch.distributed.get_rank() == 0:
-        callbacks.append(MilestoneCallback(trainer))
-    manager = trainer.checkpointer
-    uploads = start_uploads(config, manager.ranks_seeing_rank_0) if manager.enable else None
-    if uploads is not None:
-        callbacks.append(UploadCallback(uploads, config.upload))
-    callbacks.append(
-        OutcomeCallback(
-            trainer.metrics_processor.sinks,
-            Path(trainer.config.dump_folder) / "metrics.jsonl",
-            trainer.config.budget.num_steps,
-            lambda: trainer.step,
-            lambda: _rollback_text(trainer),
-        )
-    )
-    if torch.distributed.get_rank() == 0 and not checkpoint.create_seed_checkpoint:
-        callbacks.append(SummaryCallback(trainer))
-    return callbacks

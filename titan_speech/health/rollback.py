@@ -21,10 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from titan_speech.checkpoint.commit import ROLLED_BACK, committed_checkpoints, read_commit
 from titan_speech.config.schema_operations import HealthConfig
+from titan_speech.data.plan import DataPlan
 from titan_speech.distributed.consensus import broadcast_from_rank_0, decide_on_rank_0
 from titan_speech.errors import BoundsLeftError, HealthError
 from titan_speech.health.signals import StopRun
@@ -78,6 +81,14 @@ class Rollbacks:
     def skips(self, step: int) -> bool:
         """Whether the data of a step is skipped."""
         return any(one.first <= step <= one.last for one in self.done)
+
+    def planned_packs(self, plan: DataPlan, after: int, until: int) -> NDArray[np.int64]:
+        """Packs of each stream that the plan gives the steps after + 1 to until, without those that are skipped."""
+        planned_S = plan.packs_of_steps(after, until)
+        for step in range(after, until) if self.done else ():
+            if self.skips(step + 1):
+                planned_S = planned_S - plan.packs_of_steps(step, step + 1)
+        return planned_S
 
     @property
     def num_breaches(self) -> int:

@@ -48,12 +48,6 @@ def is_of_base(name: str) -> bool:
     return not name.endswith((ADAPTER_A, ADAPTER_B))
 
 
-def num_frozen_in_matrices(model: nn.Module) -> int:
-    """Parameters of linear layers that are not trained, a tied head among them."""
-    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return sum(layer.weight.numel() for layer in layers if not layer.weight.requires_grad)
-
-
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear, torch.Tensor, torch.Tensor, float]]:
     """Name, matrix [O, I], first [R, I] and second [O, R] matrix of the adapter, and scale, of each target."""
     for name, module in model.named_modules():

@@ -1,8 +1,9 @@
 """What accompanies a run without changing it: uploads of checkpoints, exports, checks on generated speech, its end.
 
-In: the events of a run, in the order of the methods below. Out: metrics. `trainer_config` builds the callbacks of a run
-and hands them to the trainer, so the trainer imports none of them. `OutcomeCallback` tells how a start of the run
-ended: ended (complete, or failed with the error), stopped or rolled back; a process that is killed tells nothing.
+In: the events of a run, in the order of the methods below. Out: metrics. `run_callbacks` builds the callbacks of a
+run and `trainer_config` hands them to the trainer, so the trainer imports none of them. `OutcomeCallback` reports how a
+start of the run ended: ended (complete, or failed with the error), stopped or rolled back; a process that is killed
+reports nothing.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.observability import structured_logger
+from torchtitan.protocols import BaseModel
 from torchtitan.tools.logging import logger
 
 from titan_speech.config.schema_operations import MetricsConfig
@@ -28,7 +28,7 @@ from titan_speech.model.flops import FlopsPerToken
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC, Vocabulary
 from titan_speech.training.console import RunConsole
 from titan_speech.training.jsonl_log import JsonlLogger, read_records
-from titan_speech.training.loss import GroupSums, StreamKey, group_losses
+from titan_speech.training.loss import GroupSums, StreamKey, group_losses, sum_over
 from titan_speech.training.mixture_check import MixtureCheck, tokens_read
 from titan_speech.training.sinks.build import build_sinks
 from titan_speech.training.sinks.sink import Message, Sample
@@ -84,6 +84,22 @@ def count_batch(
         num_codes=int(vocabulary.is_code(ids).sum()),
         sum_squared_lengths=int((lengths.astype(np.int64) ** 2).sum()),
     )
+
+
+def counted_flops(config: BaseModel.Config) -> FlopsPerToken:
+    """FLOPs per token of the whole model, built without memory since a pipeline rank has only a part of it.
+
+    TorchTitan's count is linear in the sequence length, so two lengths give its constant and its slope. The weights of
+    a frozen layer, a tied head among them, need no gradients of their own, which are 2 of their 6 FLOPs.
+    """
+    with torch.device("meta"):
+        model = cast(BaseModel, config.build())
+    _, flops_at_1 = config.get_nparams_and_flops(model, 1)
+    _, flops_at_2 = config.get_nparams_and_flops(model, 2)
+    weights = (module.weight for module in model.modules() if isinstance(module, torch.nn.Linear))
+    num_frozen = sum(weight.numel() for weight in weights if not weight.requires_grad)
+    per_position = flops_at_2 - flops_at_1
+    return FlopsPerToken(matrices=flops_at_1 - per_position - 2 * num_frozen, per_attended_token=per_position)
 
 
 KNOWN_PEAKS = ("A100", "A6000", "H100", "H200", "H20", "B200", "B300", "MI250X", "MI300X", "MI325X", "MI355X", "l40s")
@@ -169,9 +185,10 @@ class SpeechMetricsProcessor(MetricsProcessor):
     ) -> None:
         """Called on every rank at a log step; `loss` and the groups cover all steps since the last one."""
         window_sec = time.perf_counter() - self.time_last_log
-        losses = group_losses(self._sum_over(("loss", "pp"), self.groups.take(self.device)), self.facts.streams)
+        sums_2SK = sum_over(self.parallel_dims, ("loss", "pp"), self.groups.take(self.device)).cpu()
+        losses = group_losses(sums_2SK, self.facts.streams)
         counted = torch.cat((self.counts.to_tensor(self.device), torch.from_numpy(self.packs_S).to(self.device)))
-        counted = self._sum_over(("batch",), counted)
+        counted = sum_over(self.parallel_dims, ("batch",), counted).cpu()
         counts = BatchCounts.from_tensor(counted[: -len(self.packs_S)])
         packs_S = counted[-len(self.packs_S) :].long().numpy()
         if differs := self.mixture.compare(self.facts.planned_packs(self.last_logged_step, step), packs_S):
@@ -263,13 +280,6 @@ class SpeechMetricsProcessor(MetricsProcessor):
         structured_logger.log_trace_instant("flagged")
         self.jsonl.event("flagged", step=step, what=what, message=text)
         self.sinks.message(Message("flagged", step, text, {"what": what}))
-
-    def _sum_over(self, mesh_names: tuple[str, ...], values: torch.Tensor) -> torch.Tensor:
-        for name in mesh_names:
-            mesh: DeviceMesh | None = self.parallel_dims.get_optional_mesh(name)
-            if mesh is not None:
-                torch.distributed.all_reduce(values, group=mesh.get_group())
-        return values.cpu()
 
     def _throughput(self, step: int, counts: BatchCounts, window_sec: float) -> dict[str, float]:
         num_steps = step - self.last_logged_step

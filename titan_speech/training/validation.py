@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 from torchtitan.distributed import ParallelDims
 from torchtitan.observability import structured_logger
 
@@ -33,11 +32,18 @@ from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackP
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.data.validation_set import ValidationSet
+from titan_speech.training.callback import RunCallback
 from titan_speech.training.jsonl_log import read_records
-from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses
+from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses, sum_over
 from titan_speech.utils.text_table import counted
 
 EVENT = "validation"
+
+Log = Callable[[str, int, Mapping[str, Any], Sequence[str], float], None]
+"""(event, step, metrics, lines for the console, seconds)"""
+
+Flag = Callable[[str, int, str], None]
+"""(what, step, text); called on rank 0"""
 MAX_EXPONENT = 700.0  # exp of more is not a float
 
 WORSE_NATS = 0.05
@@ -96,8 +102,8 @@ def describe_preference(found: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class Forward:
-    """What validation needs of the trainer."""
+class ForwardPass:
+    """What validation needs of the trainer to compute losses."""
 
     run: Callable[[Sequence[Batch], str], None]
     """A forward pass without gradients over batches of the set of this name; the loss adds to `groups`. A pipeline
@@ -111,18 +117,48 @@ class Forward:
     """Metrics of the preference pairs since the last call."""
 
 
-class Validation:
+class Validation(RunCallback):
     """Runs the validation sets of a run when they are due."""
 
     def __init__(
-        self, sets: Sequence[ValidationSet], plan: DataPlan, forward: Forward, *, every_steps: int, num_steps: int
+        self,
+        sets: Sequence[ValidationSet],
+        plan: DataPlan,
+        forward: ForwardPass,
+        log: Log,
+        flag: Flag,
+        metrics_file: Path,
+        *,
+        every_steps: int,
+        num_steps: int,
+        is_judged: bool,
     ) -> None:
-        self.sets, self.plan, self.forward = sets, plan, forward
-        self.every_steps, self.num_steps = every_steps, num_steps
+        """Args:
+        sets: of the run; empty: nothing is ever due.
+        plan: of the run.
+        forward: the model.
+        log: where losses go.
+        flag: called where the losses of a set are above those of the untrained model.
+        metrics_file: metrics.jsonl of the run.
+        every_steps: steps between validations.
+        num_steps: of the run; a validation comes after the last one.
+        is_judged: False for preference training, which makes answers less likely.
+        """
+        self.sets, self.plan, self.forward, self.log, self.flag = sets, plan, forward, log, flag
+        self.metrics_file, self.every_steps, self.num_steps = metrics_file, every_steps, num_steps
+        self.is_judged = is_judged
         self.streams = [StreamKey(s.source, s.language, s.task) for s in plan.streams]
         self._last_step: int | None = None
 
-    def due_at(self, step: int, run_folder: Path) -> bool:
+    def step_boundary(self, step: int) -> None:
+        """Validate if that is due, and log it; the state of training stays as it is."""
+        for result in self._run(step) if self._is_due(step) else ():
+            is_judged = self.is_judged and step > 0 and torch.distributed.get_rank() == 0
+            if is_judged and (warning := worse_than_untrained(result, self.metrics_file)):
+                self.flag(f"validation {result.name}", step, warning)
+            self.log(EVENT, step, result.metrics(), result.lines(), result.duration_sec)
+
+    def _is_due(self, step: int) -> bool:
         """Whether to validate after `step` steps; called once per step on every rank, and answered equally.
 
         The first question of a process may concern a step that an earlier one has validated: rank 0 looks for its
@@ -134,11 +170,11 @@ class Validation:
             return is_due
         is_recorded = torch.zeros((), device=self.forward.device)
         if torch.distributed.get_rank() == 0:
-            is_recorded += float(has_record(run_folder / "metrics.jsonl", step, self.sets))
+            is_recorded += float(has_record(self.metrics_file, step, self.sets))
         torch.distributed.broadcast(is_recorded, 0)
         return not bool(is_recorded.item())
 
-    def run(self, step: int) -> Iterator[ValidationResult]:
+    def _run(self, step: int) -> Iterator[ValidationResult]:
         """The losses of each set, on every rank."""
         for validation_set in self.sets:
             began = time.perf_counter()
@@ -157,12 +193,7 @@ class Validation:
         forward = self.forward
         for batches in self._passes(validation_set):
             forward.run(batches, validation_set.name)
-        sums_2SK = forward.groups.take_step(forward.device)
-        for name in ("loss", "pp"):
-            mesh: DeviceMesh | None = forward.parallel_dims.get_optional_mesh(name)
-            if mesh is not None:
-                torch.distributed.all_reduce(sums_2SK, group=mesh.get_group())
-        return sums_2SK.cpu()
+        return sum_over(forward.parallel_dims, ("loss", "pp"), forward.groups.take_step(forward.device)).cpu()
 
     def _passes(self, validation_set: ValidationSet) -> Iterator[list[Batch]]:
         """This rank's batches, those of one forward pass together."""
