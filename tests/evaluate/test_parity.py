@@ -121,7 +121,7 @@ def test_an_export_that_differs_is_not_written(
 ) -> None:
     whole = torch.Tensor.to
     monkeypatch.setattr(
-        "titan_speech.hf.export._TensorReader.pieces",
+        "titan_speech.hf.export._ConvertedTensors.pieces",
         lambda reader, name: iter([torch.roll(whole(_tensor(reader, name), torch.float32), 1, 0)]),
     )
     words = ["--checkpoint", str(run), "--output", str(tmp_path / "hf"), "--dtype", "float32"]

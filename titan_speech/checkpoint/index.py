@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.json_text import read_small_file
@@ -30,7 +30,6 @@ MAX_INDEX_BYTES = 1 << 30
 T = TypeVar("T")
 K = TypeVar("K")
 
-_METADATA = "torch.distributed.checkpoint.metadata"
 _DTYPES = {
     *("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32", "bool"),
     *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "float4_e2m1fn_x2"),
@@ -166,64 +165,33 @@ class _Record:
         self.state = state
 
 
-class _Metadata(_Record): ...
+class _DType(_Record):
+    """Stands for a type of torch; its argument is the name."""
 
 
-class _Tensor(_Record): ...
-
-
-class _Bytes(_Record): ...
-
-
-class _Properties(_Record): ...
-
-
-class _Chunk(_Record): ...
-
-
-class _MetadataIndex(_Record): ...
-
-
-class _StorageMeta(_Record): ...
-
-
-class _StorageInfo(_Record): ...
-
-
-class _Size(_Record): ...
-
-
-class _DType(_Record): ...
-
-
-class _Layout(_Record): ...
-
-
-class _MemoryFormat(_Record): ...
-
-
-class _Attribute(_Record): ...
-
-
-class _Path(_Record): ...
-
-
-_STANDS_FOR: Mapping[tuple[str, str], type] = {
-    (_METADATA, "Metadata"): _Metadata,
-    (_METADATA, "TensorStorageMetadata"): _Tensor,
-    (_METADATA, "BytesStorageMetadata"): _Bytes,
-    (_METADATA, "TensorProperties"): _Properties,
-    (_METADATA, "ChunkStorageMetadata"): _Chunk,
-    (_METADATA, "MetadataIndex"): _MetadataIndex,
-    (_METADATA, "StorageMeta"): _StorageMeta,
-    (_METADATA, "_MEM_FORMAT_ENCODING"): _MemoryFormat,
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): _StorageInfo,
-    ("torch", "Size"): _Size,
-    ("torch.serialization", "_get_layout"): _Layout,
-    ("builtins", "getattr"): _Attribute,  # a record too: 3.11.2 and others write an enum as getattr(class, name)
-    ("collections", "OrderedDict"): dict,
-    **{(module, name): _Path for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")},
+_PATHS = ("PosixPath", "WindowsPath")
+_KNOWN = {
+    "torch.distributed.checkpoint.metadata": (
+        "Metadata",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "TensorProperties",
+        "ChunkStorageMetadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch": ("Size",),
+    "torch.serialization": ("_get_layout",),
+    "builtins": ("getattr",),  # a record too: 3.11.2 and others write an enum as getattr(class, name)
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
 }
+_STAND_INS = {
+    (module, name): type(name, (_Record,), {"__slots__": ()}) for module, names in _KNOWN.items() for name in names
+}
+"""For each name a class of that name, whose instances are records."""
 
 
 def _known(module: str, name: str) -> object:
@@ -234,7 +202,7 @@ def _known(module: str, name: str) -> object:
     """
     if module == "torch" and name in _DTYPES:
         return _DType(name)
-    found = _STANDS_FOR.get((module, name))
+    found = dict if (module, name) == ("collections", "OrderedDict") else _STAND_INS.get((module, name))
     if found is None:
         shown = f"{module}.{name}"
         raise _RefusedError(f"it names {ascii(shown)[1:-1][:200]}")
@@ -252,7 +220,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _index(read: object) -> Index:
-    fields = _fields(read, _Metadata, "state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version")
+    fields = _fields(read, "Metadata", "state_dict_metadata", "planner_data", "storage_data", "storage_meta", "version")
     return Index(
         entries=_dict(fields.get("state_dict_metadata"), _text, _entry),
         nested=_optional(fields.get("planner_data"), lambda value: _dict(value, _text, _nested)),
@@ -263,17 +231,17 @@ def _index(read: object) -> Index:
 
 
 def _entry(read: object) -> TensorEntry | None:
-    if type(read) is _Bytes:
+    if _is(read, "BytesStorageMetadata"):
         return None
-    fields = _fields(read, _Tensor, "properties", "size", "chunks")
+    fields = _fields(read, "TensorStorageMetadata", "properties", "size", "chunks")
     properties = fields.get("properties")
-    state = properties.state if type(properties) is _Properties else None
+    state = properties.state if _is(properties, "TensorProperties") else None
     if type(state) is not tuple or len(state) != 5:
         raise _unexpected(properties, "properties of a tensor")
     dtype, layout, requires_grad, memory_format, pin_memory = state
     return TensorEntry(
-        dtype=_text(_only_argument(dtype, _DType)),
-        layout=_text(_only_argument(layout, _Layout)),
+        dtype=_text(_only_argument(dtype, "_DType")),
+        layout=_text(_only_argument(layout, "_get_layout")),
         requires_grad=_flag(requires_grad),
         memory_format=_memory_format(memory_format),
         pin_memory=_flag(pin_memory),
@@ -283,27 +251,27 @@ def _entry(read: object) -> TensorEntry | None:
 
 
 def _chunk(read: object) -> Chunk:
-    fields = _fields(read, _Chunk, "offsets", "sizes")
+    fields = _fields(read, "ChunkStorageMetadata", "offsets", "sizes")
     return Chunk(_size(fields.get("offsets")), _size(fields.get("sizes")))
 
 
 def _key(read: object) -> Key:
-    fields = _fields(read, _MetadataIndex, "fqn", "offset", "index")
+    fields = _fields(read, "MetadataIndex", "fqn", "offset", "index")
     hint = _optional(fields.get("index"), _count)
     return Key(_text(fields.get("fqn")), _optional(fields.get("offset"), _size), hint)
 
 
 def _place(read: object) -> Place:
-    fields = _fields(read, _StorageInfo, "relative_path", "offset", "length", "transform_descriptors")
+    fields = _fields(read, "_StorageInfo", "relative_path", "offset", "length", "transform_descriptors")
     transforms = _optional(fields.get("transform_descriptors"), _texts)
     where = relative_path(fields.get("relative_path"))
     return Place(where, _count(fields.get("offset")), _count(fields.get("length")), transforms)
 
 
 def _saved_as(read: object) -> SavedAs:
-    fields = _fields(read, _StorageMeta, "checkpoint_id", "save_id", "load_id", "modules")
+    fields = _fields(read, "StorageMeta", "checkpoint_id", "save_id", "load_id", "modules")
     checkpoint_id = fields.get("checkpoint_id")
-    is_path = type(checkpoint_id) is _Path
+    is_path = _is(checkpoint_id, *_PATHS)
     return SavedAs(
         checkpoint_id=str(PurePath(*_texts(checkpoint_id.args))) if is_path else _optional(checkpoint_id, _text),
         is_path=is_path,
@@ -315,37 +283,43 @@ def _saved_as(read: object) -> SavedAs:
 
 def _memory_format(read: object) -> int:
     """The number of a memory format; Python writes it as getattr(class, name) or class(number), by version."""
-    if type(read) is _Attribute and len(read.args) == 2 and read.args[0] is _MemoryFormat:
+    number_class = _STAND_INS["torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"]
+    if _is(read, "getattr") and len(read.args) == 2 and read.args[0] is number_class:
         name = _text(read.args[1])
         if name in MEMORY_FORMATS:
             return MEMORY_FORMATS.index(name)
-    elif type(read) is _MemoryFormat:
-        number = _count(_only_argument(read, _MemoryFormat))
+    elif _is(read, "_MEM_FORMAT_ENCODING"):
+        number = _count(_only_argument(read, "_MEM_FORMAT_ENCODING"))
         if number < len(MEMORY_FORMATS):
             return number
     raise _unexpected(read, "a memory format")
 
 
 def _size(read: object) -> tuple[int, ...]:
-    return tuple(_count(number) for number in _list(_only_argument(read, _Size)))
+    return tuple(_count(number) for number in _list(_only_argument(read, "Size")))
 
 
 def _nested(read: object) -> tuple[str | int, ...]:
     return tuple(part if type(part) is int else _text(part) for part in _list(read))
 
 
-def _fields(read: object, kind: type[_Record], *names: str) -> dict[str, Any]:
+def _is(read: object, *names: str) -> TypeGuard[_Record]:
+    """Whether a value stands for an instance of a class with one of these names."""
+    return isinstance(read, _Record) and type(read).__name__ in names
+
+
+def _fields(read: object, kind: str, *names: str) -> dict[str, Any]:
     """The state of a record; fields that a save left out have the defaults of DCP's class."""
-    if not isinstance(read, _Record) or type(read) is not kind:
-        raise _unexpected(read, kind.__name__.strip("_"))
+    if not _is(read, kind):
+        raise _unexpected(read, kind)
     if type(read.state) is not dict or not read.state.keys() <= set(names):
-        raise _unexpected(read.state, f"fields of {kind.__name__.strip('_')} ({', '.join(names)})")
+        raise _unexpected(read.state, f"fields of {kind} ({', '.join(names)})")
     return read.state
 
 
-def _only_argument(read: object, kind: type[_Record]) -> Any:
-    if not isinstance(read, _Record) or type(read) is not kind or len(read.args) != 1:
-        raise _unexpected(read, kind.__name__.strip("_"))
+def _only_argument(read: object, kind: str) -> Any:
+    if not _is(read, kind) or len(read.args) != 1:
+        raise _unexpected(read, kind)
     return read.args[0]
 
 
@@ -388,5 +362,5 @@ def _optional(read: Any, check: Callable[[Any], T]) -> T | None:
 
 
 def _unexpected(read: object, expected: str) -> _RefusedError:
-    found = repr(read) if type(read) in (int, bool) else type(read).__name__.strip("_")
+    found = repr(read) if type(read) in (int, bool) else type(read).__name__
     return _RefusedError(f"it has {found} where {expected} is expected")

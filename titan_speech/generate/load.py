@@ -19,7 +19,7 @@ from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted, read_tensors
+from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.config_json import trained_shape
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.backbones import BackboneShape
@@ -116,7 +116,7 @@ def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
 def load_weights(model: Decoder, checkpoint: Path, shape: BackboneShape) -> None:
     """Read the weights of a checkpoint (.../step-N) that holds a whole model."""
     state = model.state_dict()
-    read_tensors(state, checkpoint, shape)
+    TensorReader(checkpoint, shape).read(state)
     model.load_state_dict(state, strict=False)  # hooks merge split projections, so names do not match one to one
 
 

@@ -66,7 +66,7 @@ def load_adapted(
     state = model.state_dict()
     _load(model, {name: value for name, value in state.items() if is_of_base(name)}, base, shape)
     trained = {name: value for name, value in state.items() if is_trained(name, config.lora)}
-    read_tensors(trained, checkpoint, shape)
+    TensorReader(checkpoint, shape).read(trained)
     model.load_state_dict(trained, strict=False)
     if merge:
         merge_adapters(model)
@@ -84,31 +84,39 @@ def _load(model: Decoder, state: dict[str, torch.Tensor], base: Base, shape: Bac
         adapter = HFAdapter(model.config, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
         state = adapter.from_hf({name: folder.tensor(name).float() for name in folder.files})
     else:
-        read_tensors(state, base.path, shape)
+        TensorReader(base.path, shape).read(state)
     model.load_state_dict(state, strict=False)
 
 
-def read_tensors(state: dict[str, torch.Tensor], checkpoint: Path, shape: BackboneShape) -> None:
-    """Fill tensors from a checkpoint (.../step-N), by their names in it, and bring their rows in the model's order.
+class TensorReader:
+    """Reads tensors of a checkpoint by their names in it, with their rows in the model's order."""
 
-    Args:
-        state: what is read, in place.
+    def __init__(self, checkpoint: Path, shape: BackboneShape) -> None:
+        """Args:
         checkpoint: .../step-N.
         shape: of its backbone.
+        """
+        self._checkpoint, self._shape = checkpoint, shape
+        self._reader = SafeFileSystemReader(checkpoint)
+        self._has_pairs = has_rotary_pairs(checkpoint, shape.family)
 
-    Raises:
-        CheckpointError: it lacks one of them or is damaged.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
-            load_into(state, SafeFileSystemReader(checkpoint), no_dist=True)
-            if has_rotary_pairs(checkpoint, shape.family):
-                reorder_saved(state, shape.head_dim, shape.num_kv_heads)
-    except CheckpointError:
-        raise
-    except (Exception, CheckpointException) as error:  # damaged files raise many types
-        raise CheckpointError(
-            f"{checkpoint} cannot be read, so it is damaged or was cut short: {type(error).__name__}: "
-            f"{str(error)[:300]}. Restore it or take another step"
-        ) from error
+    def read(self, state: dict[str, torch.Tensor]) -> None:
+        """Fill tensors in place, each converted to its type while it is copied.
+
+        Raises:
+            CheckpointError: the checkpoint lacks one of them or is damaged.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
+                load_into(state, self._reader, no_dist=True)
+        except CheckpointError:
+            raise
+        except (Exception, CheckpointException) as error:  # damaged files raise many types
+            at = f" at {next(iter(state))}" if len(state) == 1 else ""
+            raise CheckpointError(
+                f"{self._checkpoint} cannot be read{at}, so it is damaged or was cut short: {type(error).__name__}: "
+                f"{str(error)[:300]}. Restore it or take another step"
+            ) from error
+        if self._has_pairs:
+            reorder_saved(state, self._shape.head_dim, self._shape.num_kv_heads)

@@ -19,15 +19,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import (
@@ -38,13 +35,12 @@ from titan_speech.checkpoint.commit import (
     step_from_name,
     suspicion,
 )
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
-from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs, read_provenance
+from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.hf.adapted import base_of, holds_adapter, load_adapted, merged_state
+from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted, merged_state
 from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
 from titan_speech.hf.expand import TRAINED, Expansion
 from titan_speech.hf.model_card import ModelRecord, model_card
@@ -58,7 +54,6 @@ from titan_speech.hf.tokenizer import (
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, EVALUATION_FOLDER, GENERATION_NAME
-from titan_speech.model.rotary import reorder_saved
 from titan_speech.model.spec import HFAdapter, decoder_config
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
@@ -222,7 +217,7 @@ def export(
     source = tokenizer_file(Path(checkpoint.config.tokenizer.path))
     with checkpoint.kept(), new_folder(output, num_weight_bytes(shapes, dtype)) as partial:
         merged = checkpoint.merged_weights(base)
-        write_weights(partial, shapes, dtype, _TensorReader(checkpoint, dtype, merged).pieces)
+        write_weights(partial, shapes, dtype, _ConvertedTensors(checkpoint, dtype, merged).pieces)
         write_json(partial / CONFIG_NAME, config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(partial / GENERATION_NAME, _generation_config(ids))
         write_json(partial / JSON_NAME, extended_tokenizer(json.loads(tokenizer_json(source)), vocabulary))
@@ -296,27 +291,30 @@ def _generation_config(ids: dict[str, int]) -> dict[str, object]:
     }
 
 
-class _TensorReader:
-    """Reads tensors of a checkpoint by their Hugging Face names."""
+class _ConvertedTensors:
+    """Tensors of a checkpoint by their Hugging Face names."""
 
     def __init__(
-        self, checkpoint: WeightsCheckpoint, dtype: torch.dtype, merged: dict[str, torch.Tensor] | None = None
+        self, checkpoint: WeightsCheckpoint, dtype: torch.dtype, merged: dict[str, torch.Tensor] | None
     ) -> None:
         """Args:
         checkpoint: what is read.
         dtype: of the tensors.
         merged: the weights of a LoRA checkpoint, which are not in one place on the disk.
         """
-        self._merged = merged
-        self._path, self._dtype = checkpoint.path, dtype
-        self._reader, self._shape = SafeFileSystemReader(checkpoint.path), checkpoint.shape
-        self._has_pairs = has_rotary_pairs(checkpoint.path, checkpoint.shape.family)
+        self._merged, self._dtype = merged, dtype
+        self._reader = TensorReader(checkpoint.path, checkpoint.shape)
         self._key, self._converted = "", dict[str, torch.Tensor]()
         config = decoder_config(checkpoint.shape, checkpoint.grammar.vocabulary.num_rows, attention_config("dense"))
         with torch.device("meta"):
             model = config.build()
         self._adapter = HFAdapter(config, None)  # pyright: ignore[reportArgumentType]
-        self._native = {name: (key, value) for name, key, value in _native_tensors(self._adapter.to_hf, model)}
+        self._native = {
+            name: (key, value)
+            for key, value in model.state_dict().items()
+            for name in self._adapter.to_hf({key: value})
+        }
+        """Our name, and the tensor on the meta device, of every tensor."""
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         key, meta = self._native[name]
@@ -330,26 +328,5 @@ class _TensorReader:
         if self._merged is not None:
             return self._merged[key].to(self._dtype)
         tensor = torch.empty(shape, dtype=self._dtype)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
-                load_into({key: tensor}, self._reader, no_dist=True)
-        except CheckpointError:
-            raise
-        except (Exception, CheckpointException) as error:  # damaged files raise many types
-            raise CheckpointError(
-                f"{self._path} cannot be read at {key}, so it is damaged or was cut short: {type(error).__name__}: "
-                f"{str(error)[:300]}. Restore it or take another step."
-            ) from error
-        if self._has_pairs:
-            reorder_saved({key: tensor}, self._shape.head_dim, self._shape.num_kv_heads)
+        self._reader.read({key: tensor})
         return tensor
-
-
-def _native_tensors(
-    to_hf: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], model: Decoder
-) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Hugging Face name, our name, and the tensor on the meta device, of every tensor."""
-    for key, value in model.state_dict().items():
-        for name in to_hf({key: value}):
-            yield name, key, value

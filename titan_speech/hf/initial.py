@@ -9,7 +9,6 @@ expand` with the same settings.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from titan_speech.hf.expand import Expansion, ExtendableBackbone, is_expanded, r
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.vocabulary import Vocabulary
-from titan_speech.utils.safe_path import open_without_link
+from titan_speech.utils.locks import wait_for_lock
 
 INITIAL_DIR = "initial"
 """In a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
@@ -76,10 +75,8 @@ def _check_same_settings(record: Expansion, source: Path, settings: NewRows, out
 def _first_process_of_machine(run_folder: Path) -> Iterator[None]:
     """One process at a time. The lock file is removed, and so is a run folder that was made for it and stayed empty."""
     try:
-        run_folder.mkdir(parents=True, exist_ok=True)
         lock = run_folder / f"{INITIAL_DIR}.lock"
-        with open(open_without_link(lock), "rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with wait_for_lock(lock):
             try:
                 yield
             finally:

@@ -129,6 +129,7 @@ def model_card(
         parity: what a comparison of this folder with the checkpoint found, as Markdown; empty if none was made.
     """
     example = _EXAMPLE.format(bos=one_line(bos_token))
+    codec = f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech could be read'}"
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-to-speech\ntags:\n- titan_speech\n---",
         f"# {as_text(config.job.description) or 'Speech language model'}",
@@ -136,7 +137,7 @@ def model_card(
         f"{NUM_CODES:,} speech codes (50 per second) in its vocabulary, trained with titan_speech.",
         "## Use\n" + example + "\nCodes are decoded to audio by the codec named below.",
         "## Training\n" + "\n".join(_training_lines(config, step)),
-        "## Provenance\n" + "\n".join(map(as_text, [_codec_line(codecs), *_provenance_lines(provenance)])),
+        "## Provenance\n" + "\n".join(map(as_text, [codec, *_provenance_lines(provenance)])),
         f"{_PARITY}\n" + (parity or UNPROVED),
         f"{_EVALUATION}\n" + (notes or "No evaluation is recorded for this checkpoint."),
     ]
@@ -171,10 +172,6 @@ def _training_lines(config: SpeechConfig, step: int) -> list[str]:
         for source in config.data.source
     ]
     return lines
-
-
-def _codec_line(codecs: tuple[str, ...]) -> str:
-    return f"- codec of its codes, by hash: {', '.join(codecs) or 'unknown, as no store of speech could be read'}"
 
 
 def _provenance_lines(provenance: Provenance | None) -> list[str]:

@@ -20,7 +20,7 @@ from torch import nn
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.adapted import holds_adapter, read_tensors
+from titan_speech.hf.adapted import TensorReader, holds_adapter
 from titan_speech.hf.config_json import write_json
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.hf.safetensors_writer import new_folder
@@ -69,7 +69,7 @@ def _peft_tensors(checkpoint: WeightsCheckpoint) -> dict[str, torch.Tensor]:
         model = spec.model.build()
     assert isinstance(model, Decoder)
     saved = {name: torch.empty(value.shape) for name, value in model.state_dict().items() if not is_of_base(name)}
-    read_tensors(saved, checkpoint.path, shape)
+    TensorReader(checkpoint.path, shape).read(saved)
     tensors: dict[str, torch.Tensor] = {}
     for name, layer, _, _, _ in list(adapted_layers(model)):
         a_RI, b_OR = saved[f"{name}.lora_a.weight"], saved[f"{name}.lora_b.weight"]
