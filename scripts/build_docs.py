@@ -33,7 +33,7 @@ from titan_speech.cli.main import COMMANDS, GROUPS, parse  # noqa: E402
 from titan_speech.config.fields import config_fields, without_none  # noqa: E402
 from titan_speech.config.help import default_text, field_docstrings, type_text  # noqa: E402
 from titan_speech.config.schema import SpeechConfig  # noqa: E402
-from titan_speech.training.sinks.names import ENDPOINT_METRICS, PREFIX, SECTIONS  # noqa: E402
+from titan_speech.training.sinks.names import ENDPOINT_METRICS, PROMETHEUS_PREFIX, SECTIONS  # noqa: E402
 
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -204,13 +204,13 @@ def metrics() -> Iterator[str]:
         yield f"## {section.title}\n\n{section.when}\n"
         yield "| name | unit | what | in Prometheus |\n|---|---|---|---|"
         for one in section.metrics:
-            name = f"`{PREFIX}{one.exported}`" + (", a counter" if one.is_counter else "")
+            name = f"`{PROMETHEUS_PREFIX}{one.exported}`" + (", a counter" if one.is_counter else "")
             yield f"| `{one.pattern}` | {one.unit} | {one.what} | {name} |"
         yield ""
     yield "## The endpoint of a node\n\nIn Prometheus alone, with `metrics.prometheus`.\n"
     yield "| name | labels besides `run` | what |\n|---|---|---|"
     for one in ENDPOINT_METRICS:
-        yield f"| `{PREFIX}{one.exported}` | {', '.join(one.labels)} | {one.what} |"
+        yield f"| `{PROMETHEUS_PREFIX}{one.exported}` | {', '.join(one.labels)} | {one.what} |"
 
 
 def python_api() -> Iterator[str]:

@@ -45,9 +45,9 @@ from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch, counted_flops
 from titan_speech.training.optimizer import SpeechOptimizers
-from titan_speech.training.preference import TRAINING, Preference, ReferencePass
+from titan_speech.training.preference import TRAINING_PAIRS, Preference, ReferencePass
 from titan_speech.training.preference_loss import PreferenceLoss
-from titan_speech.training.profiler import DATA, PASS
+from titan_speech.training.profiler import DATA_SPAN, PASS_SPAN
 from titan_speech.training.step_guard import StepGuard
 from titan_speech.training.tensor_norms import TensorNorms, is_due
 from titan_speech.training.validation import deal
@@ -173,7 +173,7 @@ class SpeechTrainer(Trainer):
         closing_ids = self.config.plan.grammar.closing_ids
         is_first = True
         while True:
-            with record_function(DATA), ledger.part(DATA_WAIT):
+            with record_function(DATA_SPAN), ledger.part(DATA_WAIT):
                 inputs, labels_BL = next(batches)
             if is_first:
                 check_labels(inputs["input"], labels_BL, inputs["positions"], closing_ids)
@@ -250,10 +250,10 @@ class SpeechTrainer(Trainer):
         number, total = self._num_microbatches, self.gradient_accumulation_steps
         if self.preference is not None:
             inputs, labels_BL = batch["input_dict"], batch["labels"]
-            self.preference.set_reference((inputs, labels_BL), TRAINING)
+            self.preference.set_reference((inputs, labels_BL), TRAINING_PAIRS)
             batch["input_dict"] = {name: tensor for name, tensor in inputs.items() if name != ANSWERS}
         self.hangs.heartbeat.mark(self.step, f"forward and backward of microbatch {number} of {total}")
-        with record_function(PASS):
+        with record_function(PASS_SPAN):
             loss = super().forward_backward_step(**batch).detach()
         self.optimizers.drop_frozen_gradients()
         if not self.parallel_dims.pp_enabled or self.pp_has_last_stage:

@@ -22,7 +22,7 @@ from titan_speech.exit_codes import EXIT_DONE
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
 from titan_speech.training.jsonl_log import JsonlLogger
-from titan_speech.training.sinks.webhook import VARIABLE
+from titan_speech.training.sinks.webhook import WEBHOOK_VARIABLE
 
 DEMO = ["--job.config_file", str(ROOT / "train_configs" / "demo.toml")]
 
@@ -149,8 +149,8 @@ def test_speech_is_judged_once_the_samples_are_learned(
 
 
 def test_what_the_doctor_trains_sends_nobody_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "https://example.invalid/a-secret")
-    shown = small_run.train(["-c", f"import os; print(os.environ.get({VARIABLE!r}))"], 60)
+    monkeypatch.setenv(WEBHOOK_VARIABLE, "https://example.invalid/a-secret")
+    shown = small_run.train(["-c", f"import os; print(os.environ.get({WEBHOOK_VARIABLE!r}))"], 60)
     assert shown.output.strip() == "None"
 
 

@@ -11,16 +11,16 @@ import pytest
 from tests.runs import train
 from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.exit_codes import EXIT_HUNG
-from titan_speech.health.watchdog import HangReport, Mark, hang_lines
+from titan_speech.health.watchdog import HangReport, RankMark, hang_lines
 
 
 def test_the_report_names_silent_ranks_first_then_those_furthest_behind() -> None:
-    mine = Mark(7, "gradient norm and update", for_sec=90.0, beats=50)
-    marks: list[Mark | None] = [
+    mine = RankMark(7, "gradient norm and update", for_sec=90.0, beats=50)
+    marks: list[RankMark | None] = [
         mine,
-        Mark(7, "gradient norm and update", 90.0, 50),
-        Mark(7, "reading the batches", 95.0, 50),
-        Mark(6, "forward and backward of microbatch 1 of 2", 1.0, 10),
+        RankMark(7, "gradient norm and update", 90.0, 50),
+        RankMark(7, "reading the batches", 95.0, 50),
+        RankMark(6, "forward and backward of microbatch 1 of 2", 1.0, 10),
         None,
     ]
     assert hang_lines(0, mine, marks) == [
@@ -45,7 +45,9 @@ def test_the_report_shows_what_a_peer_sent_as_escapes_and_without_credentials(
     report = HangReport.__new__(HangReport)  # without a process group
     report.run_folder, report.slots_of_step = tmp_path, lambda step: range(step, step + 1)
     report.heartbeat = SimpleNamespace(rank=0)  # type: ignore[assignment]
-    report._write(Mark(3), "recv from tcp://user:hunter22@node\x1b[2J\u202e failed", "lost a rank", ["rank 1: silent"])
+    report._write(
+        RankMark(3), "recv from tcp://user:hunter22@node\x1b[2J\u202e failed", "lost a rank", ["rank 1: silent"]
+    )
     written = (tmp_path / "health" / "hang.txt").read_text()
     for text in (written, capsys.readouterr().err):
         assert text.endswith("@node\\u001b[2J\\u202e failed\n  rank 1: silent\n")

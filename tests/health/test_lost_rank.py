@@ -18,7 +18,7 @@ from tests.runs import ROOT, SMALL, children, free_port, kill, train, train_well
 from tests.spawn import spawn
 from tests.warm import start_warm
 from titan_speech.exit_codes import EXIT_HUNG
-from titan_speech.health.watchdog import HangReport, Mark, hang_lines
+from titan_speech.health.watchdog import HangReport, RankMark, hang_lines
 
 LIMIT_SEC = 6
 DEADLINE_SEC = 60.0
@@ -41,10 +41,10 @@ def output_of(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch, world_s
 
 
 def test_a_rank_that_was_just_killed_is_silent_and_one_that_leaves_is_not_blamed() -> None:
-    mine = Mark(3, "gradient norm and update", beats=4)
-    killed, leaving = Mark(3, "forward", beats=3), Mark(3, "forward", beats=4, is_leaving=True)
-    alive = [Mark(3, "gradient norm and update", beats=beats) for beats in (3, 4)]
-    earlier: list[Mark | None] = [mine, killed, leaving, alive[0]]
+    mine = RankMark(3, "gradient norm and update", beats=4)
+    killed, leaving = RankMark(3, "forward", beats=3), RankMark(3, "forward", beats=4, is_leaving=True)
+    alive = [RankMark(3, "gradient norm and update", beats=beats) for beats in (3, 4)]
+    earlier: list[RankMark | None] = [mine, killed, leaving, alive[0]]
     assert hang_lines(0, mine, [mine, killed, leaving, alive[1]], earlier) == [
         "rank 1: silent for about 2 s; last heartbeat in step 3, forward"
     ]

@@ -19,8 +19,8 @@ from titan_speech.ledger.records import (
     START,
     STEP,
     STOPPED,
+    LedgerSpan,
     Process,
-    Span,
     ledger_file,
     read_ledger,
 )
@@ -32,7 +32,7 @@ def process(
     """Spans follow each other without a second between them."""
     at, made = began, []
     for first, last, seconds in spans:
-        made.append(Span(at, at + sum(seconds.values()), first, last, seconds))
+        made.append(LedgerSpan(at, at + sum(seconds.values()), first, last, seconds))
         at = made[-1].until_sec
     return Process(rank, start, 2, f"node-{rank}", from_step, began, at, how, tuple(made))
 
@@ -112,6 +112,6 @@ def test_cut_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
     lines = [json.dumps(one) for one in (begin, {"kind": "begin"}, [], span, {**begin, "rank": huge}, *others)]
     file.write_text("\n".join([*lines[:3], "{" * 100_000, *lines[3:], lines[3][:40]]))
     (found,) = read_ledger(tmp_path)
-    assert found.spans == (Span(100.0, 103.0, 1, 2, {STEP: 2.5}),)
+    assert found.spans == (LedgerSpan(100.0, 103.0, 1, 2, {STEP: 2.5}),)
     assert account([found]).unclassified_sec == pytest.approx(0.5)
     assert account([]).goodput == 0

@@ -16,7 +16,7 @@ import pytest
 
 from tests.runs import ROOT, SMALL, figures, start_run, train
 from titan_speech.preflight.config_checks import load_config
-from titan_speech.training.console import WIDTH, RunConsole, group_lines, row_lines
+from titan_speech.training.console import CONSOLE_WIDTH, RunConsole, group_lines, row_lines
 from titan_speech.training.loss import GroupLoss
 from titan_speech.training.run_report import command_lines, summary_lines
 from titan_speech.utils.logging import PRINTED, RunLog
@@ -59,7 +59,7 @@ def test_no_line_of_a_run_is_wider_than_100_columns(monkeypatch: pytest.MonkeyPa
     for step in (1_000_000, 2_000_000):
         console.log_step(step, LONGEST, _losses())
     lines = file.getvalue().splitlines()
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= CONSOLE_WIDTH
     assert "115 d 17 h" in file.getvalue()
     assert any("1,000,000" in line and "41.2%" in line for line in lines)
 
@@ -223,7 +223,7 @@ def test_nothing_is_written_before_the_run_folder_is_opened(
 def test_a_next_command_is_cut_before_an_option_where_it_is_too_wide() -> None:
     command = f"titan-speech sample --run {'r' * 50} --output {'o' * 30}"
     lines = list(command_lines("hear it", command))
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= CONSOLE_WIDTH
     assert len(lines) == 2
     assert re.sub(r" \\\n +", " ", "\n".join(lines)) == f"  hear it     {command}"
 
@@ -274,7 +274,7 @@ def test_a_run_of_two_ranks_prints_each_line_once_and_ends_with_its_losses(tmp_p
     assert f"{records[4]['loss']:.4f} at step 4, best {records[best]['loss']:.4f} at step {best}" in text
     rows = [line for line in text.splitlines() if re.match(r" *\d+ +\d+\.\d{4} ", line)]
     assert [int(row.split()[0]) for row in rows] == [1, 2, 3, 4]
-    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= WIDTH
+    assert max(len(line) for line in text.splitlines() if str(tmp_path) not in line) <= CONSOLE_WIDTH
     for rank in range(2):
         assert "Peak FLOPS" in (tmp_path / "logs" / f"rank-{rank}.log").read_text()
 

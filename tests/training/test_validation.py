@@ -14,7 +14,7 @@ from titan_speech.data.validation_set import ValidationSet
 from titan_speech.ledger.span_file import read_spans, spans_file
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.loss import GroupLoss
-from titan_speech.training.sinks.names import METRICS, find
+from titan_speech.training.sinks.names import METRIC_NAMES, find
 from titan_speech.training.validation import ValidationResult, has_record, worse_than_untrained
 
 STEPS = ("--training.target_tokens", "3072", "--checkpoint.cadence", "[{every = 2}]")
@@ -103,7 +103,7 @@ def test_every_name_that_a_run_emits_is_documented_and_every_documented_one_is_e
     families = {name: find(name) for name in emitted}
     assert [name for name, family in families.items() if family is None] == []
     seen = {family[0].pattern for family in families.values() if family is not None}
-    missing = {metric.pattern for metric in METRICS} - seen
+    missing = {metric.pattern for metric in METRIC_NAMES} - seen
     assert missing == NOT_HERE | {
         pattern for pattern in missing if pattern.startswith("upload/") or "preference/" in pattern
     }

@@ -22,7 +22,7 @@ from titan_speech.checkpoint.commit import (
 )
 from titan_speech.checkpoint.index import indexed_files
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
-from titan_speech.checkpoint.verify import Verification, verify
+from titan_speech.checkpoint.verify import CheckpointVerification, verify
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.data.phase_files import PHASES_DIR, phase_end
 from titan_speech.data.phases import PhaseEnd
@@ -168,7 +168,7 @@ def _steps_to_try(config: CheckpointConfig, folder: Path) -> list[int]:
     return [config.load_step]
 
 
-def _reason_against_resume(found: Verification) -> str:
+def _reason_against_resume(found: CheckpointVerification) -> str:
     """Why a run cannot resume from a checkpoint; empty if it can. A seed (step 0) needs weights only."""
     if found.problems:
         return f"damaged: {', '.join(found.problems)}"

@@ -21,7 +21,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.utils.json_text import read_small_file
 from titan_speech.utils.safe_path import UnsafePathError, relative_path
 
-SUFFIX = ".distcp"
+DCP_SUFFIX = ".distcp"
 """Of every file of tensors that DCP writes."""
 
 MAX_INDEX_BYTES = 1 << 30

@@ -31,7 +31,7 @@ from titan_speech.checkpoint.commit import (
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.checkpoint.upload.job import UploadStatus, read_status, status_path
-from titan_speech.checkpoint.verify import Verification, verify
+from titan_speech.checkpoint.verify import CheckpointVerification, verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import CheckpointError
@@ -158,7 +158,7 @@ def list_checkpoints(run: RunDir) -> Listing:
 
 
 def _row(
-    run: RunDir, step: int, found: Verification, uploads: UploadStatus | None, pinned: frozenset[int]
+    run: RunDir, step: int, found: CheckpointVerification, uploads: UploadStatus | None, pinned: frozenset[int]
 ) -> tuple[str, ...]:
     reasons = ["pinned"] if step in pinned else []
     reasons += ["milestone"] if RetentionPolicy(0, 0, run.milestone_every_steps).is_milestone(step) else []

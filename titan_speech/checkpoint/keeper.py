@@ -37,7 +37,7 @@ from titan_speech.checkpoint.retention import (
     pinned_steps,
 )
 from titan_speech.checkpoint.upload.process import waiting_steps
-from titan_speech.checkpoint.verify import Verification, verify
+from titan_speech.checkpoint.verify import CheckpointVerification, verify
 from titan_speech.config.schema_operations import CheckpointConfig, UploadConfig
 from titan_speech.distributed.environment import dist_env
 from titan_speech.errors import CheckpointError
@@ -145,7 +145,7 @@ def stored_checkpoints(folder: Path, *, has_all_files: bool = True) -> list[Stor
     return stored
 
 
-def _is_sound_part(found: Verification) -> bool:
+def _is_sound_part(found: CheckpointVerification) -> bool:
     """On the node of rank 0, which has the index: the files that are here have their sizes."""
     if found.commit is None or not (found.checkpoint / INDEX).is_file():
         return False

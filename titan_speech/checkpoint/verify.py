@@ -31,7 +31,7 @@ from titan_speech.checkpoint.commit import (
     step_from_name,
     step_name,
 )
-from titan_speech.checkpoint.index import SUFFIX, indexed_files
+from titan_speech.checkpoint.index import DCP_SUFFIX, indexed_files
 from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.printable import one_line
@@ -40,7 +40,7 @@ NUM_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Verification:
+class CheckpointVerification:
     """A checkpoint with all its problems."""
 
     checkpoint: Path
@@ -53,7 +53,7 @@ class Verification:
         return not self.problems
 
 
-def verify(checkpoint: Path, *, checksums: bool) -> Verification:
+def verify(checkpoint: Path, *, checksums: bool) -> CheckpointVerification:
     """Compare a checkpoint (.../step-N) with its marker.
 
     Args:
@@ -62,9 +62,9 @@ def verify(checkpoint: Path, *, checksums: bool) -> Verification:
     try:
         commit = read_commit(checkpoint)
     except CheckpointError as error:
-        return Verification(checkpoint, None, (str(error),))
+        return CheckpointVerification(checkpoint, None, (str(error),))
     if commit is None:
-        return Verification(checkpoint, None, (_missing_marker(checkpoint),))
+        return CheckpointVerification(checkpoint, None, (_missing_marker(checkpoint),))
     problems = []
     if checkpoint.name != step_name(commit.step):
         problems.append(f"{MARKER} is of step {commit.step}; the folder was renamed or the file copied")
@@ -74,7 +74,7 @@ def verify(checkpoint: Path, *, checksums: bool) -> Verification:
     problems += _not_in_marker(commit, _files_in(checkpoint), "is in the folder")
     if checksums and not problems:
         problems = _for_each_file(commit.files, partial(_wrong_content, checkpoint)) or _wrong_index(checkpoint, commit)
-    return Verification(checkpoint, commit, tuple(problems))
+    return CheckpointVerification(checkpoint, commit, tuple(problems))
 
 
 def _for_each_file(files: tuple[FileRecord, ...], check: Callable[[FileRecord], str]) -> list[str]:
@@ -85,7 +85,7 @@ def _for_each_file(files: tuple[FileRecord, ...], check: Callable[[FileRecord], 
 def _files_in(checkpoint: Path) -> set[str]:
     """Files that a save writes; other files that somebody adds do no harm."""
     try:
-        return {path.name for path in checkpoint.iterdir() if path.name == INDEX or path.suffix == SUFFIX}
+        return {path.name for path in checkpoint.iterdir() if path.name == INDEX or path.suffix == DCP_SUFFIX}
     except FileNotFoundError:  # removed meanwhile by its run: the sizes show it
         return set()
 

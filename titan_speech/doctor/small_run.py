@@ -34,7 +34,7 @@ from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.training.jsonl_log import read_flags, read_steps
-from titan_speech.training.sinks.webhook import VARIABLE as WEBHOOK_VARIABLE
+from titan_speech.training.sinks.webhook import WEBHOOK_VARIABLE as WEBHOOK_VARIABLE
 from titan_speech.utils.text_table import counted
 
 NUM_SAMPLES = 32

@@ -41,7 +41,7 @@ _FIRST, _REPORTED = "titan_speech/hang", "titan_speech/hang-reported"
 
 
 @dataclass(frozen=True)
-class Mark:
+class RankMark:
     """Where a rank is in its step."""
 
     step: int = 0
@@ -70,7 +70,7 @@ class Heartbeat:
         """
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.limit_sec = float("inf")
-        self._mark, self._since, self._beats = Mark(), time.monotonic(), 0
+        self._mark, self._since, self._beats = RankMark(), time.monotonic(), 0
         self._on_overdue: Callable[[float], None] | None = on_overdue
         self._on_silent, self._on_reported = on_silent, on_reported
         self._ended = threading.Event()
@@ -86,17 +86,17 @@ class Heartbeat:
         self._ended.set()
 
     def mark(self, step: int, part: str = BOUNDARY) -> None:
-        self._mark, self._since = Mark(step, part), time.monotonic()
+        self._mark, self._since = RankMark(step, part), time.monotonic()
 
     @property
-    def mine(self) -> Mark:
+    def mine(self) -> RankMark:
         return replace(self._mark, for_sec=time.monotonic() - self._since, beats=self._beats)
 
-    def marks(self) -> list[Mark | None]:
+    def marks(self) -> list[RankMark | None]:
         """The last heartbeat of every rank, None for a rank without one. Raises if the store is gone."""
         keys = [_key(rank) for rank in range(self.world_size)]
         there = [key if self._store.check([key]) else None for key in keys]
-        return [None if key is None else Mark(**json.loads(self._store.get(key))) for key in there]
+        return [None if key is None else RankMark(**json.loads(self._store.get(key))) for key in there]
 
     def leave(self) -> bool:
         """Announce that this rank exits by itself; True for the first of all ranks, which reports.
@@ -138,7 +138,7 @@ class Heartbeat:
                 return
             self._beats += 1
 
-    def _check(self, mine: Mark) -> None:
+    def _check(self, mine: RankMark) -> None:
         """A part of a step has a limit; a load or a save may take longer, while every rank sends heartbeats."""
         if mine.step and mine.part != BOUNDARY:
             if self._on_overdue is not None:
@@ -219,7 +219,7 @@ class HangReport:
                 reason = f"{for_sec:.0f} s without an answer, and collectives end the run soon"
                 self._report(self.heartbeat.mine, reason, "hangs")
 
-    def _report(self, mine: Mark, reason: str, what: str) -> None:
+    def _report(self, mine: RankMark, reason: str, what: str) -> None:
         earlier = None
         if what == LOST:  # a rank that was just killed was not silent before
             earlier = self.heartbeat.marks()
@@ -227,7 +227,7 @@ class HangReport:
         now = replace(mine, beats=self.heartbeat.mine.beats)
         self._write(mine, reason, what, hang_lines(self.heartbeat.rank, now, self.heartbeat.marks(), earlier))
 
-    def _write(self, mine: Mark, reason: str, what: str, lines: list[str]) -> None:
+    def _write(self, mine: RankMark, reason: str, what: str, lines: list[str]) -> None:
         text = printable.message(  # the reason is torch's, and may quote what a peer sent
             f"titan_speech: the run {what}. Rank {self.heartbeat.rank} waited {mine.for_sec:.0f} s "
             f"{_place(mine, self.slots_of_step)}; {reason}\n" + "\n".join(f"  {line}" for line in lines)
@@ -242,7 +242,7 @@ class HangReport:
 LOST = "lost a rank"
 
 
-def _place(mark: Mark, slots_of_step: Callable[[int], range] | None = None) -> str:
+def _place(mark: RankMark, slots_of_step: Callable[[int], range] | None = None) -> str:
     if not mark.step:
         return f"before the first step, {mark.part}"
     slots = slots_of_step(mark.step) if slots_of_step is not None else None
@@ -254,7 +254,9 @@ def _print(rank: int, message: str) -> None:
     print_to_stderr(f"titan_speech: rank {rank} {message}")
 
 
-def hang_lines(rank: int, mine: Mark, marks: list[Mark | None], earlier: list[Mark | None] | None = None) -> list[str]:
+def hang_lines(
+    rank: int, mine: RankMark, marks: list[RankMark | None], earlier: list[RankMark | None] | None = None
+) -> list[str]:
     """One line per rank that others may have waited for: silent ranks first, then those furthest behind.
 
     Args:
@@ -281,7 +283,7 @@ def hang_lines(rank: int, mine: Mark, marks: list[Mark | None], earlier: list[Ma
     return lines or ["all other ranks answer, and are where this one is"]
 
 
-def _silent(rank: int, mark: Mark | None, mine: Mark) -> str:
+def _silent(rank: int, mark: RankMark | None, mine: RankMark) -> str:
     if mark is None:
         return f"rank {rank}: never sent a heartbeat"
     quiet_sec = (mine.beats - mark.beats) * BEAT_SEC

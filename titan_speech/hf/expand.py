@@ -43,7 +43,7 @@ from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.text_table import counted
 
-TRAINED = "trained"
+TRAINED_METHOD = "trained"
 """Method of an exported folder: its rows of speech tokens come from a run."""
 
 MAX_UNUSED_ROWS = 1024
@@ -67,7 +67,7 @@ class Expansion:
 
     def __str__(self) -> str:
         """For logs, provenance and cards: the name of the source, without the folders of this machine."""
-        if self.method == TRAINED:
+        if self.method == TRAINED_METHOD:
             return self.source
         return (
             f"{Path(self.source).name} (sha256 {self.source_sha256[:16]}), {counted(self.num_base, 'row')} extended to "

@@ -42,7 +42,7 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
 from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted, merged_state
 from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
-from titan_speech.hf.expand import TRAINED, Expansion
+from titan_speech.hf.expand import TRAINED_METHOD, Expansion
 from titan_speech.hf.model_card import ModelRecord, model_card
 from titan_speech.hf.model_folder import tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_weights
@@ -259,7 +259,7 @@ def _expansion_record(checkpoint: WeightsCheckpoint) -> Expansion:
         source_sha256="",
         num_base=vocabulary.num_base,
         num_rows=vocabulary.num_rows,
-        method=TRAINED,
+        method=TRAINED_METHOD,
         scale=0.0,
         seed=0,
         vocabulary=vocabulary.fingerprint,

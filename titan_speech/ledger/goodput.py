@@ -30,8 +30,8 @@ from titan_speech.ledger.records import (
     START,
     STEP,
     STOPPED,
+    LedgerSpan,
     Process,
-    Span,
 )
 
 OF_STEPS = (STEP, DATA_WAIT, COLLECTIVE_WAIT)
@@ -161,7 +161,7 @@ def _classes(process: Process, gap_sec: float, kept_until: int | None, *, is_fir
     return found
 
 
-def _lost_share(span: Span, kept_until: int | None) -> float:
+def _lost_share(span: LedgerSpan, kept_until: int | None) -> float:
     """The part of a span's steps that a later start repeated; one without a step is lost with the next step."""
     if kept_until is None or (span.num_steps and span.last_step <= kept_until):
         return 0.0

@@ -27,7 +27,7 @@ from typing import Any
 
 from titan_speech.utils.json_text import is_number, parse_json
 
-FOLDER = "ledger"
+LEDGER_DIR = "ledger"
 MAX_NUMBER = 1e15
 """Of a time and of a step; what is greater is none."""
 
@@ -57,7 +57,7 @@ COMPLETE, STOPPED, FAILED, KILLED = "complete", "stopped", "failed", ""
 
 
 @dataclass(frozen=True)
-class Span:
+class LedgerSpan:
     """A stretch of one process's time."""
 
     from_sec: float
@@ -91,17 +91,17 @@ class Process:
     """Unix time of its last sign of life."""
     how: str
     """How it ended: complete, stopped, failed, or "" if it was killed or still runs."""
-    spans: tuple[Span, ...] = ()
+    spans: tuple[LedgerSpan, ...] = ()
 
 
 def ledger_file(run_folder: Path, rank: int) -> Path:
     """The file of a rank."""
-    return run_folder / FOLDER / f"rank-{rank}.jsonl"
+    return run_folder / LEDGER_DIR / f"rank-{rank}.jsonl"
 
 
 def read_ledger(run_folder: Path) -> list[Process]:
     """All processes of a run whose files are in this folder, by rank and start; lines that are cut are left out."""
-    files = sorted((run_folder / FOLDER).glob("rank-*.jsonl"))
+    files = sorted((run_folder / LEDGER_DIR).glob("rank-*.jsonl"))
     processes = (process for file in files for process in _processes(_lines(file)))
     return sorted(processes, key=lambda one: (one.rank, one.start, one.began_sec))  # a clock may go back
 
@@ -120,7 +120,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 def _processes(records: Iterator[dict[str, Any]]) -> Iterator[Process]:
     """The processes of one rank. Lines that are no records of this format are left out."""
     begun: Process | None = None
-    spans: list[Span] = []
+    spans: list[LedgerSpan] = []
     for record in records:
         try:
             if record["kind"] == "begin":
@@ -148,10 +148,10 @@ def _begun(record: dict[str, Any]) -> Process:
     return Process(rank, start, world_size, str(record["node"]), from_step, at_sec, at_sec, how=KILLED)
 
 
-def _span(record: dict[str, Any], from_sec: float, until_sec: float) -> Span:
+def _span(record: dict[str, Any], from_sec: float, until_sec: float) -> LedgerSpan:
     seconds = {name: _number(value) for name, value in record["sec"].items() if name in MEASURED}
     first_step, last_step = (int(_number(record[name])) for name in ("first_step", "last_step"))
-    return Span(from_sec, until_sec, first_step, last_step, seconds)
+    return LedgerSpan(from_sec, until_sec, first_step, last_step, seconds)
 
 
 def _number(value: Any) -> float:

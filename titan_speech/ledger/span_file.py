@@ -20,8 +20,8 @@ from pathlib import Path
 
 from titan_speech.utils.json_text import parse_json
 
-FOLDER = "spans"
-MAX_BYTES = 64 << 20
+SPANS_DIR = "spans"
+MAX_FILE_BYTES = 64 << 20
 MAX_LINE_BYTES = 4_096
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Span:
 
 def spans_file(run_folder: Path, of: str) -> Path:
     """The file of `rank-N` or `uploads-N`."""
-    return run_folder / FOLDER / f"{of}.jsonl"
+    return run_folder / SPANS_DIR / f"{of}.jsonl"
 
 
 class SpanFile:
@@ -74,7 +74,7 @@ class SpanFile:
             file = os.open(self._path, flags, 0o666)
             try:
                 size = os.fstat(file).st_size
-                if size + len(data) > MAX_BYTES:
+                if size + len(data) > MAX_FILE_BYTES:
                     raise OSError(f"it has {size:,} bytes, as many as are kept")
                 os.write(file, data)
             finally:

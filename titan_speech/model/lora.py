@@ -23,7 +23,7 @@ from torchtitan.components.lora import LoRAConverter
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.config.schema_training import LoRAConfig
-from titan_speech.model.new_rows import MATRICES
+from titan_speech.model.new_rows import VOCABULARY_MATRICES
 
 ADAPTER_A, ADAPTER_B = ".lora_a.weight", ".lora_b.weight"
 
@@ -40,7 +40,7 @@ def add_adapters(decoder: Decoder.Config, lora: LoRAConfig) -> Decoder.Config:
 
 def is_trained(name: str, lora: LoRAConfig) -> bool:
     """Whether a checkpoint of a LoRA run holds the weight of this name."""
-    return name.endswith((ADAPTER_A, ADAPTER_B)) or (lora.train_new_rows and name.endswith(MATRICES))
+    return name.endswith((ADAPTER_A, ADAPTER_B)) or (lora.train_new_rows and name.endswith(VOCABULARY_MATRICES))
 
 
 def is_of_base(name: str) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-MATRICES = ("tok_embeddings.weight", "lm_head.weight")
+VOCABULARY_MATRICES = ("tok_embeddings.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def vocabulary_matrices(model_parts: Iterable[nn.Module], num_old_rows: int) -> 
     return [
         VocabularyMatrix.of(parameter, num_old_rows)
         for name, parameter in named
-        if name.endswith(MATRICES) and parameter.requires_grad
+        if name.endswith(VOCABULARY_MATRICES) and parameter.requires_grad
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from titan_speech.errors import DataError
 from titan_speech.ledger.records import Process, read_ledger
-from titan_speech.ledger.span_file import FOLDER, Span, read_spans
+from titan_speech.ledger.span_file import SPANS_DIR, Span, read_spans
 from titan_speech.utils.printable import printable
 
 STARTS_TRACK = 0
@@ -40,7 +40,9 @@ def trace(run_folder: Path) -> Iterator[str]:
     except OSError as error:
         raise DataError(f"the ledger of {run_folder} cannot be read: {error}") from error
     if not files and not processes:
-        raise DataError(f"{run_folder} has neither {FOLDER} nor a ledger; expected the folder of a run that has begun")
+        raise DataError(
+            f"{run_folder} has neither {SPANS_DIR} nor a ledger; expected the folder of a run that has begun"
+        )
     from_sec = min((process.began_sec for process in processes), default=0.0)
     yield '{"displayTimeUnit": "ms", "traceEvents": [\n'
     separator = ""
@@ -55,7 +57,7 @@ def trace(run_folder: Path) -> Iterator[str]:
 
 
 def _files(run_folder: Path) -> list[Path]:
-    return [path for path in (run_folder / FOLDER).glob("*.jsonl") if path.is_file() and not path.is_symlink()]
+    return [path for path in (run_folder / SPANS_DIR).glob("*.jsonl") if path.is_file() and not path.is_symlink()]
 
 
 def _process_of(path: Path) -> int | None:

@@ -27,7 +27,7 @@ from titan_speech.utils.logging import PRINTED
 from titan_speech.utils.printable import printable, printable_stream, unescaped_stream
 from titan_speech.utils.progress import RateEstimate, clock
 
-WIDTH = 100
+CONSOLE_WIDTH = 100
 ROWS_PER_HEADER = 20
 REDRAW_SEC = 0.5
 BAR_WIDTH = 36
@@ -168,9 +168,9 @@ def group_lines(losses: Mapping[str, GroupLoss]) -> list[str]:
     margin = max(map(len, kinds), default=0) + 6
     lines = []
     for kind, entries in kinds.items():
-        name_width = min(max(map(len, entries)), WIDTH - margin - 10)
+        name_width = min(max(map(len, entries)), CONSOLE_WIDTH - margin - 10)
         cells = [f"{key[:name_width]:<{name_width}} {value:>7}" for key, value in entries.items()]
-        per_line = max(1, (WIDTH - margin + 3) // (name_width + 11))
+        per_line = max(1, (CONSOLE_WIDTH - margin + 3) // (name_width + 11))
         for first in range(0, len(cells), per_line):
             head = f"    {kind}" if first == 0 else ""
             lines.append(f"{head:<{margin}}{'   '.join(cells[first : first + per_line])}".rstrip())

@@ -41,7 +41,7 @@ from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import counted
 
 REFERENCE_FILE = "reference.parquet"
-TRAINING = ""
+TRAINING_PAIRS = ""
 """The pairs that are trained on; those of a validation set have its name."""
 
 
@@ -185,7 +185,7 @@ class Preference:
         if not self.is_precomputed or self.tables:
             return
         streams = (cast(Sequence[PreferenceDocuments], stream.documents) for stream in self.plan.streams)
-        self.tables[TRAINING] = ReferenceTable(dict(enumerate(streams)), self.device)
+        self.tables[TRAINING_PAIRS] = ReferenceTable(dict(enumerate(streams)), self.device)
         for some in self.validation_sets:
             documents = {pack.stream: cast(Sequence[PreferenceDocuments], pack.documents) for pack in some.pack_plans}
             self.tables[some.name] = ReferenceTable(documents, self.device)
@@ -209,7 +209,7 @@ class Preference:
 
         Args:
             batch: what the next forward pass reads.
-            pairs: name of the validation set, or `TRAINING`.
+            pairs: name of the validation set, or `TRAINING_PAIRS`.
         """
         if not self.settings.has_reference:
             return

@@ -18,7 +18,7 @@ from torchtitan.tools.profiler import PROFILE_DIR, Profiler
 
 from titan_speech.config.schema_operations import ProfilerConfig
 
-DATA, PASS = "titan_speech::data", "titan_speech::forward_backward"
+DATA_SPAN, PASS_SPAN = "titan_speech::data", "titan_speech::forward_backward"
 """Names in a trace: waiting for a batch; forward and backward of one microbatch."""
 
 

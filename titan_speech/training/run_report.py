@@ -22,7 +22,7 @@ from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, describe_composition
-from titan_speech.training.console import WIDTH
+from titan_speech.training.console import CONSOLE_WIDTH
 from titan_speech.training.jsonl_log import read_steps
 from titan_speech.utils.progress import clock
 from titan_speech.utils.text_table import amount, counted, gigabytes, large, table_lines
@@ -73,7 +73,7 @@ def _wrapped(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Name and value per row, in lines of at most 100 characters where a value can be cut between words."""
     width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        lines = wrap(value, WIDTH - MARGIN - width, break_long_words=False, break_on_hyphens=False) or [""]
+        lines = wrap(value, CONSOLE_WIDTH - MARGIN - width, break_long_words=False, break_on_hyphens=False) or [""]
         for number, line in enumerate(lines):
             yield f"{'':{MARGIN}}{'' if number else name:<{width}}{line}".rstrip()
 
@@ -116,7 +116,7 @@ def data_lines(plan: DataPlan) -> list[str]:
         unread += Counter({f"longer than {plan.seq_len:,} tokens": num_dropped})
         if unread:
             text = f"{name}: samples not read as {streams[0].task}: {describe_counts(unread)}"
-            lines += wrap(text, WIDTH - MARGIN, subsequent_indent="    ", break_long_words=False)
+            lines += wrap(text, CONSOLE_WIDTH - MARGIN, subsequent_indent="    ", break_long_words=False)
     return [*lines, *plan.held_out]
 
 
@@ -208,7 +208,7 @@ def command_lines(name: str, command: str) -> Iterator[str]:
     indent = " " * (MARGIN + 12)
     line = f"{'':{MARGIN}}{name:<12}{command.split(' --')[0]}"
     for option in command.split(" --")[1:]:
-        if len(line) + len(f" --{option} \\") > WIDTH:
+        if len(line) + len(f" --{option} \\") > CONSOLE_WIDTH:
             yield f"{line} \\"
             line = f"{indent}  --{option}"
         else:

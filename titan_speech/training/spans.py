@@ -19,8 +19,8 @@ from torchtitan.observability import structured_logger
 
 from titan_speech.ledger.span_file import Span, SpanFile, spans_file
 
-VARIABLE = "TITAN_STRUCT_LOGGER_HANDLERS"
-HANDLER = f"{__name__}.register_span_handler"
+HANDLERS_VARIABLE = "TITAN_STRUCT_LOGGER_HANDLERS"
+OUR_HANDLER = f"{__name__}.register_span_handler"
 START, END, ERROR = "_start", "_end", "_error"
 STEP_END = "step" + END
 FLUSH_SEC = 1.0
@@ -59,7 +59,7 @@ def register_span_handler(*, structured_logger: logging.Logger, rank: int, outpu
 def begin_spans(run_folder: Path, *, enable: bool) -> None:
     """Begin to record, or make all of TorchTitan's calls do nothing; a handler that the user named comes besides."""
     if enable:
-        os.environ[VARIABLE] = ",".join(
-            dict.fromkeys((*filter(None, os.environ.get(VARIABLE, "").split(",")), HANDLER))
+        os.environ[HANDLERS_VARIABLE] = ",".join(
+            dict.fromkeys((*filter(None, os.environ.get(HANDLERS_VARIABLE, "").split(",")), OUR_HANDLER))
         )
     structured_logger.init_structured_logger(source="training", output_dir=str(run_folder), enable=enable)

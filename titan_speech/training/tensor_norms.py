@@ -26,10 +26,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.model.new_rows import MATRICES, VocabularyMatrix, local_part
+from titan_speech.model.new_rows import VOCABULARY_MATRICES, VocabularyMatrix, local_part
 
-EVENT = "tensor_norms"
-PREFIX = "tensors/"
+TENSOR_NORMS_EVENT = "tensor_norms"
+TENSORS_PREFIX = "tensors/"
 WEIGHT, GRADIENT, UPDATE = "weight", "gradient", "update"
 ACTIVATION = "activation_rms"
 QUANTITIES = (WEIGHT, GRADIENT, UPDATE)
@@ -75,7 +75,9 @@ class TensorNorms:
         rows = [f"{matrix}/{part}" for matrix in ("embedding", "head") for part in (OLD, NEW)]
         self._groups = {name: index for index, name in enumerate((*rows[:2], *layers, "norm", *rows[2:]))}
         named = [pair for part in model_parts for pair in part.named_parameters()]
-        self._matrices = {name: VocabularyMatrix.of(p, num_old_rows) for name, p in named if name.endswith(MATRICES)}
+        self._matrices = {
+            name: VocabularyMatrix.of(p, num_old_rows) for name, p in named if name.endswith(VOCABULARY_MATRICES)
+        }
         self._before: list[torch.Tensor] = []
         """Copies of this rank's weights before the update."""
 
@@ -92,7 +94,7 @@ class TensorNorms:
             yield
         began = time.perf_counter()
         self._take_update()
-        self._log(EVENT, step, self._reduced(), (), time.perf_counter() - began)
+        self._log(TENSOR_NORMS_EVENT, step, self._reduced(), (), time.perf_counter() - began)
 
     def gradients_complete(self, step: int) -> None:
         """Called when the gradients of the step are complete, before they are clipped."""
@@ -172,13 +174,13 @@ class TensorNorms:
         sums_Q2G = numbers[: self._sums_Q2G.numel()].view(self._sums_Q2G.shape).tolist()
         squares_L, counts_L = numbers[self._sums_Q2G.numel() :].view(2, -1).tolist()
         found = {
-            f"{PREFIX}{quantity}/{group}": math.sqrt(sums_2G[0][index])
+            f"{TENSORS_PREFIX}{quantity}/{group}": math.sqrt(sums_2G[0][index])
             for quantity, sums_2G in zip(QUANTITIES, sums_Q2G, strict=True)
             for group, index in self._groups.items()
             if sums_2G[1][index] and not math.isnan(sums_2G[0][index])
         }
         rms = enumerate(zip(squares_L, counts_L, strict=True))
-        found |= {f"{PREFIX}{ACTIVATION}/layers/{at}": math.sqrt(squares / n) for at, (squares, n) in rms if n}
+        found |= {f"{TENSORS_PREFIX}{ACTIVATION}/layers/{at}": math.sqrt(squares / n) for at, (squares, n) in rms if n}
         return found
 
 

@@ -37,7 +37,7 @@ from titan_speech.training.jsonl_log import read_records
 from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses, sum_over
 from titan_speech.utils.text_table import counted
 
-EVENT = "validation"
+VALIDATION_EVENT = "validation"
 
 Log = Callable[[str, int, Mapping[str, Any], Sequence[str], float], None]
 """(event, step, metrics, lines for the console, seconds)"""
@@ -156,7 +156,7 @@ class Validation(RunCallback):
             is_judged = self.is_judged and step > 0 and torch.distributed.get_rank() == 0
             if is_judged and (warning := worse_than_untrained(result, self.metrics_file)):
                 self.flag(f"validation {result.name}", step, warning)
-            self.log(EVENT, step, result.metrics(), result.lines(), result.duration_sec)
+            self.log(VALIDATION_EVENT, step, result.metrics(), result.lines(), result.duration_sec)
 
     def _is_due(self, step: int) -> bool:
         """Whether to validate after `step` steps; called once per step on every rank, and answered equally.
@@ -246,7 +246,7 @@ def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
 
 def _untrained(metrics_file: Path, result: ValidationResult) -> dict[str, float]:
     """The record of this set at step 0; empty if there is none."""
-    for record in read_records(metrics_file, f'"event": "{EVENT}", "step": 0,'):
+    for record in read_records(metrics_file, f'"event": "{VALIDATION_EVENT}", "step": 0,'):
         if (record["set"], record["fingerprint"]) == (result.name, result.fingerprint):
             return {name: value for name, value in record.items() if isinstance(value, float)}
     return {}
@@ -255,7 +255,7 @@ def _untrained(metrics_file: Path, result: ValidationResult) -> dict[str, float]
 def has_record(metrics_file: Path, step: int, sets: Sequence[ValidationSet]) -> bool:
     """Whether metrics.jsonl has a result of every set at this step."""
     wanted = {(some.name, some.fingerprint) for some in sets}
-    for record in read_records(metrics_file, f'"event": "{EVENT}"'):
+    for record in read_records(metrics_file, f'"event": "{VALIDATION_EVENT}"'):
         if record["step"] == step:
             wanted.discard((record["set"], record["fingerprint"]))
     return not wanted

@@ -26,7 +26,7 @@ class Recorded(Protocol):
     def xxh3_128(self) -> str: ...
 
 
-class Digest(Protocol):
+class RunningDigest(Protocol):
     """A running digest, as hashlib and xxhash provide."""
 
     def update(self, data: memoryview, /) -> None: ...
@@ -34,7 +34,7 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def quick_digest(file: Recorded) -> Digest:
+def quick_digest(file: Recorded) -> RunningDigest:
     """A new digest of the fastest recorded kind."""
     return xxhash.xxh3_128() if file.xxh3_128 else hashlib.sha256()
 

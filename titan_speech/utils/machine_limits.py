@@ -60,7 +60,7 @@ def _numbers(file: Path, separator: str) -> dict[str, int]:
     return {name: int(words[0]) for name, rest in pairs if (words := rest.split()) and words[0].isdecimal()}
 
 
-MOST = 65_536
+MOST_OPEN_FILES = 65_536
 FILES_OF_A_RUN = 256
 """A run of one process has some 30 open; connections to other ranks and to object storage, and workers, come on top."""
 
@@ -75,7 +75,7 @@ def ensure_open_files(needed: int) -> None:
         ConfigError: the hard limit is lower.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    reachable = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    reachable = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < reachable:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
     if reachable < needed:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.webhook_receiver import receiver
 from titan_speech.ledger.file import Ledger
 from titan_speech.ledger.records import DATA_WAIT, STEP
-from titan_speech.training.sinks.names import METRICS, find
+from titan_speech.training.sinks.names import METRIC_NAMES, find
 from titan_speech.training.sinks.prometheus import PrometheusSink
 from titan_speech.training.sinks.sink import Message, Sample, Sink, Sinks
 from titan_speech.training.sinks.tensorboard import TensorBoardSink
@@ -193,7 +193,7 @@ def test_the_endpoint_serves_metrics_with_labels_and_the_ledger_of_its_ranks(tmp
 
 
 def test_every_metric_has_one_family_and_one_exported_name() -> None:
-    assert len({metric.exported for metric in METRICS}) == len(METRICS)
+    assert len({metric.exported for metric in METRIC_NAMES}) == len(METRIC_NAMES)
     for name, exported, labels in (
         ("loss", "loss", {}),
         ("loss/source/a/b", "group_loss", {"by": "source", "group": "a/b"}),

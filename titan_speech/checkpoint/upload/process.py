@@ -40,7 +40,7 @@ REPORT_EVERY_SEC = 30.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UploadOutcome:
     """How the uploads of a run ended."""
 
     is_all: bool
@@ -76,7 +76,7 @@ class Uploader:
             "upload/num_failures": status.num_failures,
         }
 
-    def finish(self, limit_sec: float) -> Outcome:
+    def finish(self, limit_sec: float) -> UploadOutcome:
         """Wait until everything is at the address, at most `limit_sec`."""
         self._keep_alive()
         with contextlib.suppress(OSError):
@@ -100,13 +100,13 @@ class Uploader:
             self._process.kill()
         self._process.wait()
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> UploadOutcome:
         status = self.status
         if not status.waiting and self._process.returncode == 0:
             left_out = f", but for: {'; '.join(status.left_out)}" if status.left_out else ""
-            return Outcome(not left_out, f"All checkpoints are at {self.job.upload.to}{left_out}.")
+            return UploadOutcome(not left_out, f"All checkpoints are at {self.job.upload.to}{left_out}.")
         error = f" The last error: {status.last_error}" if status.last_error else ""
-        return Outcome(
+        return UploadOutcome(
             False,
             f"NOT everything is at {self.job.upload.to}: {_progress(status)}. To send the rest, start the run again or "
             f"run: titan-speech checkpoint push {self.job.run} {self.job.upload.to}.{error}",

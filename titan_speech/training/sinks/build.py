@@ -13,7 +13,7 @@ from titan_speech.training.sinks.prometheus import PrometheusSink
 from titan_speech.training.sinks.sink import Sink, Sinks
 from titan_speech.training.sinks.tensorboard import TensorBoardSink
 from titan_speech.training.sinks.wandb_run import WandbSink
-from titan_speech.training.sinks.webhook import VARIABLE, WebhookSink
+from titan_speech.training.sinks.webhook import WEBHOOK_VARIABLE, WebhookSink
 
 
 def build_sinks(config: MetricsConfig, run_folder: Path, all_config: Mapping[str, Any], from_step: int) -> Sinks:
@@ -37,7 +37,7 @@ def build_sinks(config: MetricsConfig, run_folder: Path, all_config: Mapping[str
     if env.is_first and config.wandb:
         tags = config.wandb_tags
         makers.append(("Weights & Biases", lambda: WandbSink(run_folder, all_config, tags)))
-    url = os.environ.get(VARIABLE, "")
+    url = os.environ.get(WEBHOOK_VARIABLE, "")
     if env.is_first and url:
         makers.append(("the webhook", lambda: WebhookSink(url, run_folder.name)))
     return Sinks(*makers)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-PREFIX = "titan_speech_"
+PROMETHEUS_PREFIX = "titan_speech_"
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ SECTIONS = (
     ),
 )
 
-METRICS = tuple(metric for section in SECTIONS for metric in section.metrics)
+METRIC_NAMES = tuple(metric for section in SECTIONS for metric in section.metrics)
 
 
 @dataclass(frozen=True)
@@ -184,14 +184,16 @@ ENDPOINT_METRICS = (
 
 def exported_labels() -> dict[str, tuple[str, ...]]:
     """Every metric of the endpoint by its name in Prometheus, with its labels."""
-    named = [(one.exported, one.placeholders) for one in METRICS] + [(e.exported, e.labels) for e in ENDPOINT_METRICS]
-    return {PREFIX + name: ("run", *labels) for name, labels in named}
+    named = [(one.exported, one.placeholders) for one in METRIC_NAMES] + [
+        (e.exported, e.labels) for e in ENDPOINT_METRICS
+    ]
+    return {PROMETHEUS_PREFIX + name: ("run", *labels) for name, labels in named}
 
 
 @cache
 def find(name: str) -> tuple[MetricName, tuple[tuple[str, str], ...]] | None:
     """The family of a metric, and its labels; None for a name that is not in the list."""
-    for metric in METRICS:
+    for metric in METRIC_NAMES:
         labels = metric.labels(name)
         if labels is not None:
             return metric, tuple(labels.items())

@@ -20,7 +20,7 @@ from typing import Any
 
 from titan_speech.ledger.follow import RankFollower
 from titan_speech.ledger.records import ledger_file
-from titan_speech.training.sinks.names import ENDPOINT_METRICS, PREFIX, EndpointMetric, MetricName, find
+from titan_speech.training.sinks.names import ENDPOINT_METRICS, PROMETHEUS_PREFIX, EndpointMetric, MetricName, find
 from titan_speech.training.sinks.sink import Message, Sink
 from titan_speech.utils.printable import one_line, printable
 
@@ -65,7 +65,7 @@ class PrometheusSink(Sink):
         """All metrics in the text format."""
         families: dict[MetricName | EndpointMetric, list[str]] = {}
         for metric, labels, value in (*self._of_run(), *self._of_ranks()):
-            name = PREFIX + metric.exported
+            name = PROMETHEUS_PREFIX + metric.exported
             families.setdefault(metric, []).append(f"{name}{_braces((('run', self._run), *labels))} {_number(value)}")
         return "".join(_head(metric) + "\n".join(lines) + "\n" for metric, lines in families.items())
 
@@ -91,7 +91,7 @@ class PrometheusSink(Sink):
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         sink = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class MetricsHandler(BaseHTTPRequestHandler):
             timeout = 10
 
             def do_GET(self) -> None:
@@ -108,7 +108,7 @@ class PrometheusSink(Sink):
             def log_message(self, format: str, *args: object) -> None:
                 """A scrape is no news."""
 
-        return Handler
+        return MetricsHandler
 
 
 class _Server(ThreadingHTTPServer):
@@ -122,7 +122,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def _head(metric: MetricName | EndpointMetric) -> str:
-    name, kind = PREFIX + metric.exported, "counter" if metric.is_counter else "gauge"
+    name, kind = PROMETHEUS_PREFIX + metric.exported, "counter" if metric.is_counter else "gauge"
     return f"# HELP {name} {metric.what}\n# TYPE {name} {kind}\n"
 
 

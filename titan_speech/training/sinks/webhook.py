@@ -19,7 +19,7 @@ from titan_speech.errors import ConfigError
 from titan_speech.training.sinks.sink import Message, Sink
 from titan_speech.utils.printable import printable
 
-VARIABLE = "TITAN_SPEECH_WEBHOOK"
+WEBHOOK_VARIABLE = "TITAN_SPEECH_WEBHOOK"
 POST_SEC = 5.0
 CLOSE_SEC = 10.0
 MAX_TEXT = 3_000
@@ -33,7 +33,7 @@ class WebhookSink(Sink):
 
     def __init__(self, url: str, run_name: str) -> None:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise ConfigError(f"{VARIABLE} is no http or https URL")  # which is a secret: it is not shown
+            raise ConfigError(f"{WEBHOOK_VARIABLE} is no http or https URL")  # which is a secret: it is not shown
         self._url, self._run_name = url, run_name
         self._waiting: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
@@ -58,7 +58,7 @@ class WebhookSink(Sink):
                     name = urlsplit(self._url).hostname
                     logger.warning(
                         f"the webhook at {name} did not take a message ({type(error).__name__}). Training continues; "
-                        f"further failures are not reported. Check {VARIABLE}."
+                        f"further failures are not reported. Check {WEBHOOK_VARIABLE}."
                     )
 
     def _post(self, data: bytes) -> None:
