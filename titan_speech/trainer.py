@@ -214,7 +214,7 @@ class SpeechTrainer(Trainer):
 
     def _bounds_left(self, breach: BoundsLeftError) -> NoReturn:
         """Go back with a lower rate, or end the run; on all ranks alike."""
-        self.rollbacks.lower_rate(breach, self.checkpointer.last_good_until(breach.within_step))
+        self.rollbacks.lower_rate(breach, self.checkpointer.last_good(breach.within_step))
 
     def _begin_preference(self) -> None:
         """The reference's log-probabilities, before the first step of this process; a branch finds them in the folder

@@ -26,7 +26,7 @@ def test_spans_are_read_as_they_were_written_over_two_starts(tmp_path: Path) -> 
 def test_a_file_that_is_full_or_cannot_be_written_costs_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(span_file, "MAX_BYTES", 150)
+    monkeypatch.setattr(span_file, "MAX_FILE_BYTES", 150)
     full = SpanFile(spans_file(tmp_path, "rank-0"))
     (tmp_path / "a_file").write_text("")
     unwritable = SpanFile(tmp_path / "a_file" / "rank-1.jsonl")

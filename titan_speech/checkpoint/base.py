@@ -13,10 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import Commit, committed_at, file_record, read_commit, step_from_name
+from titan_speech.checkpoint.commit import FileRecord, committed_at, file_record, read_commit, step_from_name
 from titan_speech.errors import CheckpointError
-
-_NO_WEIGHTS = hashlib.sha256(b"[]").hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,9 @@ class Base:
         return step_from_name(self.path.name) is None
 
 
-def fingerprint_of_weights(commit: Commit) -> str:
-    """Fingerprint of the weights that a marker names, from their checksums."""
-    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in commit.files if file.role == "model")
+def fingerprint_of_weights(files: Iterable[FileRecord]) -> str:
+    """Fingerprint of the weights among the files of a marker, from their checksums."""
+    weights = sorted((file.name, file.num_bytes, file.xxh3_128) for file in files if file.role == "model")
     return hashlib.sha256(repr(weights).encode()).hexdigest()[:16]
 
 
@@ -42,7 +40,7 @@ def weights_fingerprint(checkpoint: Path) -> str:
     """Fingerprint of a complete checkpoint's weights, from the checksums in its marker; removing the optimizer state
     does not change it."""
     commit = read_commit(checkpoint)
-    return fingerprint_of_weights(commit) if commit is not None else _NO_WEIGHTS
+    return fingerprint_of_weights(commit.files if commit is not None else ())
 
 
 def open_base(path: Path) -> Base:
@@ -54,16 +52,14 @@ def open_base(path: Path) -> Base:
     if step_from_name(path.name) is not None:
         if read_commit(path) is None:
             raise CheckpointError(
-                f"{path} has no commit marker, so it cannot be told from another base later; `titan-speech checkpoint "
-                f"mark {path}` writes one"
+                f"{path} has no commit marker, so it cannot be distinguished from another base later; `titan-speech "
+                f"checkpoint mark {path}` writes one"
             )
         return Base(path, weights_fingerprint(path))
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{path} is no base: expected a checkpoint (.../step-N) or a Hugging Face model folder")
-    records = [file_record(file, file.name, "model") for file in files]
-    weights = [(record.name, record.num_bytes, record.xxh3_128) for record in records]
-    return Base(path, hashlib.sha256(repr(weights).encode()).hexdigest()[:16])
+    return Base(path, fingerprint_of_weights(file_record(file, file.name, "model") for file in files))
 
 
 def find_base(fingerprint: str, places: Iterable[Path], whose: str) -> Base:
@@ -75,7 +71,7 @@ def find_base(fingerprint: str, places: Iterable[Path], whose: str) -> Base:
         whose: the adapter, for the message.
 
     Raises:
-        CheckpointError: no place has it; names what is there.
+        CheckpointError: no place has it; names what each place has.
     """
     seen = []
     for place in dict.fromkeys(places):

@@ -17,8 +17,10 @@ from titan_speech.checkpoint.commit import (
     checkpoint_path,
     committed_at,
     committed_steps,
+    existing_text,
     suspicion,
     unmarked_checkpoints,
+    unsuspected_steps,
 )
 from titan_speech.checkpoint.index import indexed_files
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
@@ -104,7 +106,7 @@ def newest_complete(path: Path, key: str) -> Checkpoint:
         key: the setting that names the path, for the message.
 
     Raises:
-        CheckpointError: there is none with a marker.
+        CheckpointError: no checkpoint there has a marker.
     """
     found = committed_at(path)
     if found:
@@ -162,8 +164,8 @@ def _steps_to_try(config: CheckpointConfig, folder: Path) -> list[int]:
     if config.load_step not in steps:
         raise CheckpointError(
             f"checkpoint.load_step = {config.load_step}: no complete checkpoint at "
-            f"{checkpoint_path(folder, config.load_step)}; {_existing(steps)}. Leave load_step out to resume from the "
-            "newest."
+            f"{checkpoint_path(folder, config.load_step)}; {existing_text(steps)}. Leave load_step out to resume from "
+            "the newest."
         )
     return [config.load_step]
 
@@ -185,8 +187,8 @@ def _initial_weights(config: CheckpointConfig) -> Start:
     key = f"checkpoint.initial_load_path = {config.initial_load_path!r}"
     if not (checkpoint / INDEX).is_file():
         raise CheckpointError(
-            f"{key}: no complete checkpoint there; {_existing(committed_steps(checkpoint), checkpoint)}. Give a folder "
-            f".../step-N that has {INDEX}."
+            f"{key}: no complete checkpoint there; {existing_text(committed_steps(checkpoint))} in {checkpoint}. Give "
+            f"a folder .../step-N that has {INDEX}."
         )
     found = verify(checkpoint, checksums=config.verify_checksums)
     if found.commit is not None and not found.is_sound:
@@ -199,6 +201,25 @@ def _initial_weights(config: CheckpointConfig) -> Start:
     return Start(checkpoint=checkpoint, suspect=found.commit.suspect if found.commit else "")
 
 
-def _existing(steps: list[int], folder: Path | None = None) -> str:
-    where = f" in {folder}" if folder else ""
-    return f"there are the steps {', '.join(map(str, steps))}{where}" if steps else f"there is none{where}"
+def describe_last_good(folder: Path) -> str:
+    """The last checkpoint in `folder` that is not suspect, and what a restart does."""
+    good, steps = unsuspected_steps(folder), committed_steps(folder)
+    if good:
+        suspect = [step for step in steps if step > good[-1]]
+        newer = f", not from the suspect step {', '.join(map(str, suspect))}" if suspect else ""
+        return f"The last good checkpoint is step {good[-1]}: a restart resumes from there{newer}."
+    if not steps:
+        return "There is no checkpoint yet: a restart begins at step 0."
+    return (
+        f"All checkpoints ({', '.join(map(str, steps))}) are suspect: start again in another job.dump_folder, or "
+        f"remove {folder} to begin at step 0."
+    )
+
+
+def describe_last_good_until(folder: Path, step: int) -> str:
+    """The last checkpoint in `folder` up to a step that is not suspect, and how to continue from it."""
+    good = [one for one in unsuspected_steps(folder) if one <= step]
+    if not good:
+        return "There is no checkpoint of a step before that: start again, with other settings."
+    place = checkpoint_path(folder, good[-1])
+    return f"The last good checkpoint is step {good[-1]}: to continue from it, start a stage with stage.from = {place}."

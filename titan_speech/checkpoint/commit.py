@@ -199,6 +199,11 @@ def committed_steps(folder: Path) -> list[int]:
     return [one.step for one in committed_checkpoints(folder)]
 
 
+def existing_text(steps: Sequence[int]) -> str:
+    """Which checkpoints there are, for a message that another one is missing."""
+    return f"there are the steps {', '.join(map(str, steps))}" if steps else "there is none"
+
+
 def suspicion(checkpoint: Path) -> str:
     """Why a checkpoint (.../step-N) is suspect; empty if it is not, or has no marker that can be read."""
     try:

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import ReadItem
 
-from titan_speech.checkpoint.index import MEMORY_FORMATS, Index, Place, SavedAs, TensorEntry, load_index
+from titan_speech.checkpoint.index import MEMORY_FORMATS, Index, SavedAs, TensorEntry, load_index
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 _MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last, torch.preserve_format)
@@ -45,7 +45,7 @@ def read_index(path: Path) -> Metadata:
 
     Raises:
         OSError: it cannot be read.
-        CheckpointError: it is no index, or one that is made to do more than say where tensors lie.
+        CheckpointError: it is no index, or one that is made to do more than say where tensors are.
     """
     index = load_index(path)
     try:
@@ -80,7 +80,7 @@ class SafeFileSystemReader(FileSystemReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.refusal: CheckpointError | None = None
-        """Why the index was not taken; DCP would go on to another and tell only of that."""
+        """Why the index was refused; DCP would try another and report only why that one failed."""
         self._read: dict[Path, Metadata] = {}
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -148,7 +148,12 @@ def _metadata(index: Index) -> Metadata:
     return Metadata(
         state_dict_metadata={name: _entry(entry) for name, entry in index.entries.items()},
         planner_data=index.nested,
-        storage_data={MetadataIndex(key.name, key.offset, key.hint): _place(at) for key, at in index.places.items()},
+        storage_data={
+            MetadataIndex(key.name, key.offset, key.hint): _StorageInfo(
+                at.relative_path, at.offset, at.length, at.transforms
+            )
+            for key, at in index.places.items()
+        },
         storage_meta=_storage_meta(index.saved_as) if index.saved_as else None,
         version=index.version,
     )
@@ -175,10 +180,6 @@ def _of_torch(name: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise TypeError(f"{name!r} is no {kind.__name__}")
     return found
-
-
-def _place(place: Place) -> _StorageInfo:
-    return _StorageInfo(place.relative_path, place.offset, place.length, place.transforms)
 
 
 def _storage_meta(saved_as: SavedAs) -> StorageMeta:

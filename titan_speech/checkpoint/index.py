@@ -136,7 +136,7 @@ def indexed_files(path: Path) -> frozenset[str]:
 
 def _refuse(path: Path, found: str, cause: BaseException | None = None) -> NoReturn:
     raise CheckpointError(
-        f"the index {path} was refused: {found}. The index of a checkpoint says where tensors lie and nothing else, so "
+        f"the index {path} was refused: {found}. The index of a checkpoint says where tensors are and nothing else, so "
         "this one is damaged or was made to do harm. Nothing in it was run. Take another checkpoint; if this one came "
         "from somebody else, do not load it with other tools either"
     ) from cause

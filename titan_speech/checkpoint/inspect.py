@@ -23,6 +23,7 @@ from titan_speech.checkpoint.commit import (
     ROLLED_BACK,
     Checkpoint,
     committed_checkpoints,
+    existing_text,
     role_of_name,
     step_from_name,
     step_name,
@@ -63,8 +64,7 @@ class RunDir:
         complete = committed_checkpoints(self.folder)
         found = next((one for one in complete if one.step == step), None)
         if found is None:
-            steps = ", ".join(str(one.step) for one in complete)
-            known = f"there are the steps {steps}" if steps else "there is none"
+            known = existing_text([one.step for one in complete])
             raise CheckpointError(f"no complete checkpoint of step {step} in {self.folder}; {known}")
         return found
 
@@ -224,12 +224,9 @@ def inspect_text(checkpoint: Path) -> str:
     lines.append(
         f"tensors: {len(tensors):,}, of them {counted(len(weights), 'weight')} with {counted(sum(weights), 'number')}"
     )
-    lines += [f"  {name}  {list(entry.size)}  {_dtype(entry)}" for name, entry in sorted(tensors.items())]
+    for name, entry in sorted(tensors.items()):
+        lines.append(f"  {name}  {list(entry.size)}  {str(entry.properties.dtype).removeprefix('torch.')}")
     return joined_lines(lines)
-
-
-def _dtype(entry: object) -> str:
-    return str(entry.properties.dtype).removeprefix("torch.")  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _provenance_lines(provenance: Provenance) -> Iterator[str]:

@@ -27,7 +27,7 @@ from torchtitan.observability import structured_logger
 from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
-from titan_speech.checkpoint.choose_start import FRESH, Start
+from titan_speech.checkpoint.choose_start import FRESH, Start, describe_last_good, describe_last_good_until
 from titan_speech.checkpoint.commit import (
     Commit,
     checkpoint_path,
@@ -327,25 +327,18 @@ class SpeechCheckpointManager(CheckpointManager):
                 f"{self.last_good()} Lower optimizer.lr or training.max_norm before."
             )
 
-    def last_good(self) -> str:
-        """The last checkpoint that is not suspect, and what to do; on all ranks at one step boundary."""
-        if self.enable and self._saver.is_busy:
-            self._settle()
-        return _last_good(Path(self.folder)) if self.enable else "Checkpoints are off: start again from the beginning."
+    def last_good(self, until: int | None = None) -> str:
+        """The last checkpoint that is not suspect, and what to do; on all ranks at one step boundary.
 
-    def last_good_until(self, step: int) -> str:
-        """The last checkpoint up to a step that is not suspect, and how to go on from it; on all ranks at once."""
+        Args:
+            until: the last step of which a checkpoint is good, where the run cannot simply be restarted.
+        """
         if not self.enable:
             return "Checkpoints are off: start again from the beginning."
         if self._saver.is_busy:
             self._settle()
-        good = [one for one in unsuspected_steps(Path(self.folder)) if one <= step]
-        if not good:
-            return "There is no checkpoint of a step before that: start again, with other settings."
-        place = f"{self.folder}/step-{good[-1]}"
-        return (
-            f"The last good checkpoint is step {good[-1]}: to go on from it, start a stage with stage.from = {place}."
-        )
+        folder = Path(self.folder)
+        return describe_last_good(folder) if until is None else describe_last_good_until(folder, until)
 
     def _maybe_wait_for_staging(self) -> None:
         with ledger.part(SAVE_STALL):
@@ -363,20 +356,6 @@ class SpeechCheckpointManager(CheckpointManager):
         if keeper is not None:
             keeper.close()
         super()._close()
-
-
-def _last_good(folder: Path) -> str:
-    good, steps = unsuspected_steps(folder), committed_steps(folder)
-    if good:
-        suspect = [step for step in steps if step > good[-1]]
-        newer = f", not from the suspect step {', '.join(map(str, suspect))}" if suspect else ""
-        return f"The last good checkpoint is step {good[-1]}: a restart resumes from there{newer}."
-    if not steps:
-        return "There is no checkpoint yet: a restart begins at step 0."
-    return (
-        f"All checkpoints ({', '.join(map(str, steps))}) are suspect: start again in another job.dump_folder, or "
-        f"remove {folder} to begin at step 0."
-    )
 
 
 def _notify(listener: OnComplete, checkpoint: Path, commit: Commit) -> None:

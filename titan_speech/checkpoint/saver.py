@@ -88,13 +88,6 @@ class CommittedMeta(StorageMeta):
     commit: Commit | None = None
 
 
-def commit_of(metadata: Metadata) -> Commit:
-    """The commit in the result of a save."""
-    assert isinstance(metadata.storage_meta, CommittedMeta), f"{type(metadata.storage_meta)} instead of CommittedMeta"
-    assert metadata.storage_meta.commit is not None, "a save that ended without a commit"
-    return metadata.storage_meta.commit
-
-
 class HashingStream:
     """A binary file that is only appended to, with the checksum of what was written."""
 
@@ -242,15 +235,18 @@ class Saver:
         job, written = self._job, self._written
         self._job = self._written = None
         try:
-            commit = commit_of(written.result())
+            result = written.result().storage_meta
         except CheckpointException as error:
             if is_of_a_collective(error):
                 raise  # the run ends with the rank that is lost, and the next start tidies up
             shutil.rmtree(partial_path(job.checkpoint), ignore_errors=True)
-            return SaveResult(job, error=_first_failure(error))
-        if not commit.suspect:
+            rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
+            return SaveResult(job, error=f"{type(cause).__name__} on rank {rank}: {cause}")
+        assert isinstance(result, CommittedMeta), f"{type(result)} instead of CommittedMeta"
+        assert result.commit is not None, "a save that ended without a commit"
+        if not result.commit.suspect:
             job.band.accept()
-        return SaveResult(job, commit)
+        return SaveResult(job, result.commit)
 
     def wait_for_staging(self) -> None:
         """Wait for the copy of a pinned save; to be called before weights change."""
@@ -279,8 +275,3 @@ def _stageable(state: dict[str, Any]) -> dict[str, Any]:
         name: value.clone() if isinstance(value, DTensor) and value.storage_offset() else value
         for name, value in state.items()
     }
-
-
-def _first_failure(error: CheckpointException) -> str:
-    rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
-    return f"{type(cause).__name__} on rank {rank}: {cause}"

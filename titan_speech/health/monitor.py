@@ -208,7 +208,8 @@ class HealthMonitor:
     def skipped_by_rollback(self, step: int) -> None:
         """Count a step whose data was read and dropped."""
         self._state = replace(self._state, skipped_steps=self._state.skipped_steps + 1)
-        self._warn(f"Step {step} is skipped because of a rollback: slots {_span(self.finder.slots(step))}")
+        if self.is_first_rank:
+            logger.warning(f"Step {step} is skipped because of a rollback: slots {_span(self.finder.slots(step))}")
 
     @property
     def state(self) -> HealthState:
@@ -243,10 +244,6 @@ class HealthMonitor:
             logger.warning(f"The batch of step {reading.step} could not be recorded: {error}")
         logger.warning(f"Step {reading.step} is skipped, its {what} is not finite: {where}")
         return where
-
-    def _warn(self, message: str) -> None:
-        if self.is_first_rank:
-            logger.warning(message)
 
     def _spiked(self, reading: StepReading) -> None:
         self._state = replace(self._state, loss_spikes=self._state.loss_spikes + 1)

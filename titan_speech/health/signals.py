@@ -2,7 +2,7 @@
 
 In: the signals of a scheduler, of Ctrl-C, or of a launcher, which passes them on; the reason for an end.
 Out: a call of `on_stop` on this rank, also while the main thread waits inside a collective; the checkpoint manager
-tells all others, so that they save at the same step and exit with EXIT_RESTART. A second signal exits at once, and so
+informs all others, so that they save at the same step and exit with EXIT_RESTART. A second signal exits at once, and so
 does a rank that could not save in time; complete checkpoints stay as they are. Signals that follow each other closely
 are one: a scheduler often signals the launcher and its workers, and the launcher passes its own on. Ctrl-C is typed by
 a person, who may well mean it twice after half a second.

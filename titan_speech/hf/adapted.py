@@ -43,7 +43,7 @@ def base_of(checkpoint: Path, run_folder: Path, provenance: Provenance, place: P
         place: where the user says the base is; None: where it was when the adapter was trained.
 
     Raises:
-        CheckpointError: it is not there, or what is there is another one.
+        CheckpointError: it is missing, or another base is in its place.
     """
     places = [place] if place is not None else [Path(provenance.base), run_folder / INITIAL_DIR]
     return find_base(provenance.base_fingerprint, (one.absolute() for one in places), f"the adapter in {checkpoint}")

@@ -251,7 +251,7 @@ def export(
 
 
 def _expansion_record(checkpoint: WeightsCheckpoint) -> Expansion:
-    """The record that tells a run which starts from the export that it has rows for speech tokens."""
+    """The record by which a run that starts from the export knows that it has rows for speech tokens."""
     vocabulary, provenance = checkpoint.grammar.vocabulary, checkpoint.provenance
     origin = f" that began from {provenance.initial}" if provenance is not None and provenance.initial else ""
     return Expansion(

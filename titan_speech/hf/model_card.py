@@ -77,7 +77,7 @@ def read_card(folder: Path) -> str:
     """The model card of an exported folder.
 
     Raises:
-        ModelError: there is none, or it is no text.
+        ModelError: it is missing, or not text.
     """
     try:
         return read_small_file(folder / CARD_NAME, MAX_CARD_BYTES).decode()

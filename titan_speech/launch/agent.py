@@ -100,7 +100,7 @@ def run_ranks(launch: Launch, words: Sequence[str]) -> int:
         agent = Agent(_worker_spec(launch, words), logs, launch)
         try:
             result = cast("RunResult | None", agent.run())
-            agent.spec.rdzv_handler.shutdown()  # not after a signal: other nodes may go on
+            agent.spec.rdzv_handler.shutdown()  # not after a signal: other nodes may continue
         except SignalException as caught:
             code = exit_code(agent.codes().values() or [-caught.sigval])
             if code > 128:  # killed by what was passed on, which need not be what was received
@@ -129,8 +129,8 @@ def _say(text: str) -> None:
 def _rendezvous_error(launch: Launch, reason: str) -> RendezvousError:
     return RendezvousError(
         f"the rendezvous {launch.name!r} at {launch.endpoint or 'this machine'} failed: {reason}; look at "
-        f"{launch.logs / AGENT_LOG}, start the same command on all nodes, and give a run that begins anew another "
-        "--rdzv-id"
+        f"{launch.logs / AGENT_LOG}, start the same command on all nodes, and give a run that starts from the "
+        "beginning another --rdzv-id"
     )
 
 

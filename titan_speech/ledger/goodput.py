@@ -104,18 +104,19 @@ def account(processes: Sequence[Process]) -> Account:
         processes: of `read_ledger`; of all nodes, where they do not share a file system.
     """
     numbers = sorted({process.start for process in processes})
-    kept_until = {number: _resumed_from(processes, number) for number in numbers}
     of_ranks: dict[int, list[Mapping[str, float]]] = defaultdict(list)
     starts = []
     for number in numbers:
         members = [process for process in processes if process.start == number]
         earlier = [process for process in processes if process.start < number]
+        # the step up to which its work was kept: the earliest that a later start began at; None: all of it
+        kept_until = min((process.from_step for process in processes if process.start > number), default=None)
         gaps = {process.rank: _gap(process, earlier) for process in members}
-        own = {p.rank: _classes(p, gaps[p.rank], kept_until[number], is_first=not earlier) for p in members}
+        own = {p.rank: _classes(p, gaps[p.rank], kept_until, is_first=not earlier) for p in members}
         for rank, seconds in own.items():
             of_ranks[rank].append(seconds)
         total_sec = sum(process.ended_sec - process.began_sec + gaps[process.rank] for process in members)
-        starts.append(_start(members, _sums(own.values()), kept_until[number], total_sec))
+        starts.append(_start(members, _sums(own.values()), kept_until, total_sec))
     return Account(
         _sums(start.seconds for start in starts),
         sum(start.total_sec for start in starts),
@@ -128,11 +129,6 @@ def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """All ten classes."""
     listed = list(parts)
     return {name: sum(part.get(name, 0.0) for part in listed) for name in CLASSES}
-
-
-def _resumed_from(processes: Sequence[Process], number: int) -> int | None:
-    """The step up to which the work of a start was kept: the earliest that a later one began at; None: all of it."""
-    return min((process.from_step for process in processes if process.start > number), default=None)
 
 
 def _gap(process: Process, earlier: Sequence[Process]) -> float:

@@ -29,7 +29,7 @@ from titan_speech.utils.json_text import is_number, parse_json
 
 LEDGER_DIR = "ledger"
 MAX_NUMBER = 1e15
-"""Of a time and of a step; what is greater is none."""
+"""Of a time and of a step; a greater number is neither."""
 
 START, COMPILE, STEP, DATA_WAIT, COLLECTIVE_WAIT = "start", "compile", "step", "data_wait", "collective_wait"
 VALIDATION, SAVE_STALL, IDLE = "validation", "save_stall", "idle"

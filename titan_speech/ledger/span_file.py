@@ -81,7 +81,9 @@ class SpanFile:
                 os.close(file)
         except OSError as error:
             self._is_open = False
-            logger.warning(f"{self._path} is not continued: {error}. Training goes on; the trace of the run ends here.")
+            logger.warning(
+                f"{self._path} is not continued: {error}. Training continues; the trace of the run ends here."
+            )
 
 
 def read_spans(path: Path) -> Iterator[Span]:

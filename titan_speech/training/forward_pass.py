@@ -26,7 +26,7 @@ class ForwardPasses:
     def __init__(self, trainer: Trainer, mark: Callable[[str], None]) -> None:
         """Args:
         trainer: TorchTitan's, fully built.
-        mark: told what this rank does, for the report of a hang.
+        mark: called with what this rank does, for the report of a hang.
         """
         self._trainer, self._mark = trainer, mark
 

@@ -57,7 +57,7 @@ def register_span_handler(*, structured_logger: logging.Logger, rank: int, outpu
 
 
 def begin_spans(run_folder: Path, *, enable: bool) -> None:
-    """Begin to record, or make all of TorchTitan's calls do nothing; a handler that the user named comes besides."""
+    """Begin to record, or make all of TorchTitan's calls do nothing; a handler that the user named stays."""
     if enable:
         os.environ[HANDLERS_VARIABLE] = ",".join(
             dict.fromkeys((*filter(None, os.environ.get(HANDLERS_VARIABLE, "").split(",")), OUR_HANDLER))

@@ -1,7 +1,7 @@
 """Small files written whole or not at all.
 
 In: a path and its content. Out: the file, durable after a power cut, or the file that was there before. A temporary
-file beside it is written, flushed to disk and renamed, and the folder is flushed: two fsyncs per file.
+file next to it is written, flushed to disk and renamed, and the folder is flushed: two fsyncs per file.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def read_small_file(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is none but a pipe, a device or a folder, or it has more than `max_bytes` bytes.
+        ValueError: it is a pipe, a device or a folder, or it has more than `max_bytes` bytes.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
         found = os.fstat(file.fileno())

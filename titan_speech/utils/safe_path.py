@@ -24,7 +24,7 @@ _DRIVE = re.compile("[A-Za-z]:")
 
 
 class UnsafePathError(DataError):
-    """A path from outside that could name a file outside its folder, or a checksum that is none."""
+    """A path from outside that could name a file outside its folder, or a checksum that is not one."""
 
 
 def relative_path(text: object) -> str:

@@ -133,7 +133,7 @@ def manifest_from_json(text: bytes, where: str) -> SentCheckpoint:
 
 
 def _manifest_of(name: str, text: bytes, where: str) -> SentCheckpoint:
-    """The manifest at the place of that of `name`."""
+    """The manifest in `text`, which is stored where that of `name` belongs."""
     sent = manifest_from_json(text, where)
     if sent.name != name:
         raise DamagedManifestError(f"{where} is the manifest of {sent.name}; push {name} again")

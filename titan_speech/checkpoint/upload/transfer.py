@@ -18,11 +18,12 @@ from titan_speech.checkpoint.commit import (
     checkpoint_path,
     committed_steps,
     discard,
+    existing_text,
     link_or_copy,
     step_name,
 )
 from titan_speech.checkpoint.upload.job import UploadJob, claim
-from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile, newest_full, stale_objects
+from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, newest_full, stale_objects
 from titan_speech.checkpoint.upload.send import LocalCheckpoint, Sender, has_more, is_sent, local_checkpoints
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.schema_data import StorageConfig
@@ -83,7 +84,10 @@ def _download(prefix: Prefix, sent: SentCheckpoint, folder: Path, fetching: Path
         _reuse(path_inside(folder, path), path_inside(fetching, path))
     with Progress(f"fetch {sent.name} from {prefix.url}", sent.num_bytes, "B") as progress:
         for files, target in ((companions, folder), (inside.values(), fetching), ([marker], fetching)):
-            remote = {file.path: _remote_file(prefix, file) for file in files}
+            remote = {
+                file.path: RemoteFile(prefix.url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
+                for file in files
+            }
             download_files(prefix.client, remote, target, lambda _, num_bytes: progress.add(num_bytes))
 
 
@@ -92,10 +96,6 @@ def _reuse(ours: Path, target: Path) -> None:
     if ours.is_file() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(ours, target)
-
-
-def _remote_file(prefix: Prefix, file: SentFile) -> RemoteFile:
-    return RemoteFile(prefix.url.child(file.path), file.num_bytes, file.sha256, file.xxh3_128)
 
 
 def push(run: Path, folder: Path, to: str, storage: StorageConfig, step: int | None = None) -> str:
@@ -108,11 +108,9 @@ def push(run: Path, folder: Path, to: str, storage: StorageConfig, step: int | N
     found = local_checkpoints(job.checkpoints, ("full", "model"))
     chosen = [one for one in found if step in (None, one.step)]
     if not chosen:
-        steps = ", ".join(str(one.step) for one in found)
-        raise CheckpointError(
-            f"{job.checkpoints} has no complete checkpoint{'' if step is None else f' of step {step}'}; "
-            f"{f'there are the steps {steps}' if steps else 'there is none'}"
-        )
+        of_step = "" if step is None else f" of step {step}"
+        known = existing_text([one.step for one in found])
+        raise CheckpointError(f"{job.checkpoints} has no complete checkpoint{of_step}; {known}")
     prefix = job.prefix()
     claim(job, prefix)
     sent = _push_all(Sender(prefix, RateLimiter(0), int(job.upload.part_mb * 1e6)), chosen)

@@ -1,4 +1,4 @@
-"""The uploading process of a node: sends what is complete in the folder until it is told to finish.
+"""The uploading process of a node: sends what is complete in the folder until training asks it to finish.
 
 In: an `UploadJob` as the first line of stdin; a line "finish" when nothing more will come.
 Out: checkpoints at the address, a status file, and exit code 0 when nothing waits any more. A pass sends what waits,
@@ -134,7 +134,11 @@ class UploadPass:
 
     def _waiting(self) -> list[LocalCheckpoint]:
         """By rising step; locks of checkpoints that are gone, replaced or complete are released."""
-        found = [one for one in self._here() if one.marker_sha256 not in self._left_out and not self._is_complete(one)]
+        found = [
+            one
+            for one in self._here()
+            if one.marker_sha256 not in self._left_out and not self._is_same(self.sent.get(one.name), one)
+        ]
         markers = {one.marker_sha256 for one in found}
         for name, begun in list(self._begun.items()):
             if begun.checkpoint.marker_sha256 not in markers:
@@ -146,11 +150,10 @@ class UploadPass:
         kinds, has_hf = self.job.upload.kinds, self.job.writes_manifests and HF in self.job.upload.kinds
         return local_checkpoints(self.job.checkpoints, kinds) + (hf_folders(self.job.run) if has_hf else [])
 
-    def _is_complete(self, one: LocalCheckpoint) -> bool:
-        there = self.sent.get(one.name)
-        return there is not None and self._is_same(there, one)
-
-    def _is_same(self, there: SentCheckpoint, one: LocalCheckpoint) -> bool:
+    def _is_same(self, there: SentCheckpoint | None, one: LocalCheckpoint) -> bool:
+        """Whether what is complete there is this checkpoint, or all of it and more."""
+        if there is None:
+            return False
         if self.job.upload.keep == "all" and has_more(there, one):
             return True
         return is_sent(there, one) if self.job.writes_manifests else has_part(there, one)

@@ -134,7 +134,7 @@ class _AtAddress:
                     commit = self.prefix.client.read(self.prefix.url.child(marker.path), _commit)
                 except CheckpointError:
                     continue
-                self._fingerprints[marker.sha256] = fingerprint_of_weights(commit)
+                self._fingerprints[marker.sha256] = fingerprint_of_weights(commit.files)
             found.append(RunCheckpoint(step, self._fingerprints[marker.sha256]))
         return found
 

@@ -25,7 +25,7 @@ class MetricName:
     exported: str
     """Name in Prometheus, after `titan_speech_`; placeholders become labels."""
     is_counter: bool = False
-    """Prometheus is told that the value only rises over the whole run."""
+    """In Prometheus a counter: the value only rises over the whole run."""
 
     @cached_property
     def placeholders(self) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ METRIC_NAMES = tuple(metric for section in SECTIONS for metric in section.metric
 
 @dataclass(frozen=True)
 class EndpointMetric:
-    """A metric that the endpoint of a node has besides: of the run, or of each rank of the node."""
+    """A metric that only the endpoint of a node has: of the run, or of each rank of the node."""
 
     exported: str
     """Name in Prometheus, after `titan_speech_`."""
