@@ -2,7 +2,7 @@
 
     python scripts/parallelism_page.py
 
-In: the rules and the list of untested features (titan_speech/preflight/compatibility.py), the measured parity of
+In: the rules (titan_speech/preflight/compatibility.py), the list of untested features below, the measured parity of
 layouts (benchmarks/results/parallel_matrix.json), steps compiled without a GPU, heads of the loss and published rates
 (benchmarks/). Out: both pages, each table between `<!-- table: NAME -->` and
 `<!-- end -->`. A test compares the pages with what this prints.
@@ -39,7 +39,6 @@ from titan_speech.preflight.compatibility import (  # noqa: E402  # noqa: E402
     FEATURES,
     FSDP,
     HSDP,
-    UNTESTED,
     Composition,
     Conflict,
     Feature,
@@ -54,6 +53,59 @@ PAGES = {
 }
 """Each page with the names of its tables."""
 SMALL = ROOT / "tests" / "assets" / "small.toml"
+
+UNTESTED = (
+    (
+        "flex attention's kernel, alone and under CP, TP, compile",
+        "needs CUDA; on a CPU it has no backward pass",
+        "its unfused forward pass equals dense attention, a subclass of it with the same masks, split for CP by the "
+        "same code; its Triton kernels are compiled for sm_90 (benchmarks/compile_for_gpu.py); FLASH is passed through",
+    ),
+    (
+        "AdamW's moments in bf16",
+        "need CUDA: a CPU's fused AdamW has one type for weights and moments",
+        "passed through to TorchTitan; the step compiles for sm_90",
+    ),
+    (
+        "varlen attention",
+        "needs CUDA",
+        "document boundaries come from the same positions; its inputs change length from pack to pack",
+    ),
+    (
+        "CUDA graphs",
+        "need CUDA",
+        "inputs have the same structure for any packs; a captured mask that is overwritten equals that of the new "
+        "packs; loss sums are allocated before capture",
+    ),
+    (
+        "async tensor parallel",
+        "needs CUDA: its collectives go through symmetric memory",
+        "tensor parallel with compiled layers, which it speeds up",
+    ),
+    (
+        "FSDP in symmetric memory",
+        "needs CUDA and NCCL",
+        "passed through to TorchTitan; refused without compute capability 9.0",
+    ),
+    (
+        "float8 matrix products",
+        "need compute capability 8.9",
+        "each recipe's rounding, emulated, in the layouts above; which layers are converted",
+    ),
+    (
+        "NCCL, more than one machine, more than four ranks",
+        "no device and one machine",
+        "the layouts above over gloo",
+    ),
+    (
+        "ZB and V pipeline schedules",
+        "not supported: they split the backward pass, and the chunked loss computes its part of it in the forward pass",
+        "1F1B, GPipe, Interleaved1F1B",
+    ),
+    ("throughput and memory of any layout", "no device", "nothing"),
+)
+"""What was not run on the machines this project is tested on, why, and what was checked in its place; a row goes when
+it was run and recorded."""
 
 
 def page(path: Path) -> str:
@@ -180,7 +232,7 @@ def _figures(layout: Layout, family: str, gap: Gap | None) -> list[str]:
 
 
 def untested() -> str:
-    return markdown(("", "why it was not run", "what was checked"), ((n.what, n.why, n.instead) for n in UNTESTED))
+    return markdown(("", "why it was not run", "what was checked"), UNTESTED)
 
 
 def published_rates() -> str:

@@ -5,8 +5,7 @@ are enabled; a `Finding` for each rule that is broken, with its reason and the n
 estimate` what could not be enabled as well.
 
 A feature names the key to blame; features of one group are values of one setting, so they never meet. A pair that no
-rule names is allowed; docs/parallelism.md prints all rules, which pairs ran in a test (from recorded results), and
-`UNTESTED`. A row of `UNTESTED` goes when it was run and recorded.
+rule names is allowed; docs/parallelism.md prints all rules, and which pairs ran in a test (from recorded results).
 """
 
 from __future__ import annotations
@@ -166,67 +165,6 @@ FEATURES = (
 def enabled_features(run: Composition) -> list[Feature]:
     """The features a run has enabled, in the order of `FEATURES`."""
     return [feature for feature in FEATURES if feature.is_on(run)]
-
-
-@dataclass(frozen=True)
-class Untested:
-    """What was not run on the machines this project is tested on, why, and what was checked in its place."""
-
-    what: str
-    why: str
-    instead: str
-
-
-UNTESTED = (
-    Untested(
-        "flex attention's kernel, alone and under CP, TP, compile",
-        "needs CUDA; on a CPU it has no backward pass",
-        "its unfused forward pass equals dense attention, a subclass of it with the same masks, split for CP by the "
-        "same code; its Triton kernels are compiled for sm_90 (benchmarks/compile_for_gpu.py); FLASH is passed through",
-    ),
-    Untested(
-        "AdamW's moments in bf16",
-        "need CUDA: a CPU's fused AdamW has one type for weights and moments",
-        "passed through to TorchTitan; the step compiles for sm_90",
-    ),
-    Untested(
-        "varlen attention",
-        "needs CUDA",
-        "document boundaries come from the same positions; its inputs change length from pack to pack",
-    ),
-    Untested(
-        "CUDA graphs",
-        "need CUDA",
-        "inputs have the same structure for any packs; a captured mask that is overwritten equals that of the new "
-        "packs; loss sums are allocated before capture",
-    ),
-    Untested(
-        "async tensor parallel",
-        "needs CUDA: its collectives go through symmetric memory",
-        "tensor parallel with compiled layers, which it speeds up",
-    ),
-    Untested(
-        "FSDP in symmetric memory",
-        "needs CUDA and NCCL",
-        "passed through to TorchTitan; refused without compute capability 9.0",
-    ),
-    Untested(
-        "float8 matrix products",
-        "need compute capability 8.9",
-        "each recipe's rounding, emulated, in the layouts above; which layers are converted",
-    ),
-    Untested(
-        "NCCL, more than one machine, more than four ranks",
-        "no device and one machine",
-        "the layouts above over gloo",
-    ),
-    Untested(
-        "ZB and V pipeline schedules",
-        "not supported: they split the backward pass, and the chunked loss computes its part of it in the forward pass",
-        "1F1B, GPipe, Interleaved1F1B",
-    ),
-    Untested("throughput and memory of any layout", "no device", "nothing"),
-)
 
 
 @dataclass(frozen=True)
