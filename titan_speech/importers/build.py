@@ -21,8 +21,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from titan_speech.config.schema_data import StorageConfig
@@ -41,7 +41,6 @@ from titan_speech.importers.build_folder import (
     DURATION,
     UNIT_PROBLEM,
     BuildFolder,
-    BuildSettings,
     UnitRecord,
     digest_of,
 )
@@ -69,6 +68,8 @@ from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.task_progress import TaskProgress
 from titan_speech.utils.text_table import counted
 
+SPILL_VERSION = 3
+"""Increased when the files of an unfinished build change."""
 REPORT_NAME = "build_report.json"
 
 
@@ -124,21 +125,8 @@ def build_store(request: BuildRequest) -> Manifest:
         request.seed,
         request.required_transcripts,
     )
-    settings = BuildSettings(
-        request.format,
-        request.options,
-        request.name,
-        request.licence,
-        recipe.codec,
-        tokenizer.fingerprint,
-        recipe.normalization_version,
-        request.seed,
-        request.shard_bytes,
-        request.required_transcripts,
-        request.filter,
-    )
     try:
-        _open(folder, settings, request.output, may_discard=not is_published)
+        _open(folder, _settings(request, recipe), request.output, may_discard=not is_published)
         if is_published:  # an earlier call was killed after it had published the store
             folder.tidy(request.output)
             return read_manifest(request.output)
@@ -155,7 +143,38 @@ def build_store(request: BuildRequest) -> Manifest:
         folder.close()
 
 
-def _open(folder: BuildFolder, settings: BuildSettings, output: Path, may_discard: bool) -> None:
+def _settings(request: BuildRequest, recipe: Recipe) -> dict[str, str]:
+    """Everything that determines the bytes of the store, as JSON text by the name of its option.
+
+    The number of processes does not, nor does `--skip-bad`: good samples are the same either way.
+    """
+    options = asdict(request.options)
+    values = {
+        "spill version": SPILL_VERSION,
+        "from": request.format,
+        "input": options.pop("inputs"),
+        **options,
+        "name": request.name,
+        "licence": request.licence,
+        "codec": recipe.codec and asdict(recipe.codec),
+        "tokenizer": recipe.tokenizer.fingerprint,
+        "normalization": recipe.normalization_version,
+        "seed": request.seed,
+        "shard-mb": request.shard_bytes / (1 << 20),
+        "require-transcript": request.required_transcripts,
+        **asdict(request.filter),
+    }
+    return {
+        name.replace("_", "-"): json.dumps(value, sort_keys=True, ensure_ascii=False, default=_absolute)
+        for name, value in values.items()
+    }
+
+
+def _absolute(path: Path) -> str:
+    return str(path.absolute())
+
+
+def _open(folder: BuildFolder, settings: Mapping[str, str], output: Path, may_discard: bool) -> None:
     try:
         folder.open(settings, may_discard)
     except OSError as error:

@@ -6,7 +6,7 @@
     OUTPUT.building/shards/<shard>      the manifest's entry of a shard that is written
     OUTPUT.building/store/              the new store
 
-In: what the command line said, and what units and shards became. Out: which of them are finished. A unit is imported to
+In: the settings of a build, and what units and shards became. Out: which of them are finished. A unit is imported to
 a folder of another name, which is renamed when it is complete; a shard's record is renamed into place when its files
 are on disk: whatever has its final name is complete. A unit is imported again if a file of it changed in size or time.
 The runs take as much disk space as the store, in addition to it.
@@ -24,61 +24,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.base import ImportOptions, Unit
-from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
+from titan_speech.importers.base import Unit
 from titan_speech.store.external_sort import SortedRun, VariantCount
 from titan_speech.store.files import PartKey
-from titan_speech.store.manifest import CodecInfo, FileInfo, Kind, ShardInfo
+from titan_speech.store.manifest import FileInfo, Kind, ShardInfo
 from titan_speech.store.problems import ProblemGroup
 from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.safe_path import open_without_link
 
-SPILL_VERSION = 3
-"""Increased when the files of an unfinished build change."""
 UNIT_PROBLEM, DURATION = "unit", "duration"
 """Kind of the problem that a unit could not be read to its end; of the doubt for which no sample is left out."""
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """Everything that determines the bytes of a built store.
-
-    The number of processes does not, nor does `--skip-bad`: good samples are the same either way.
-    """
-
-    format: str
-    options: ImportOptions
-    name: str
-    licence: str
-    codec: CodecInfo | None
-    tokenizer_fingerprint: str
-    normalization_version: str
-    seed: int
-    shard_bytes: int
-    required_transcripts: tuple[str, ...]
-    filter: SampleFilter = NO_FILTER
-
-    def content(self) -> dict[str, str]:
-        """Each setting as JSON text, by the name of its option."""
-        values: dict[str, object] = {"spill version": SPILL_VERSION, "from": self.format}
-        for name, value in asdict(self.options).items():
-            values["input" if name == "inputs" else name.replace("_", "-")] = _plain(value)
-        codec = asdict(self.codec) if self.codec is not None else None
-        values |= {"name": self.name, "licence": self.licence, "codec": codec}
-        values |= {"tokenizer": self.tokenizer_fingerprint, "normalization": self.normalization_version}
-        values |= {"seed": self.seed, "shard-mb": self.shard_bytes / (1 << 20)}
-        values["require-transcript"] = list(self.required_transcripts)
-        values |= {name.replace("_", "-"): value for name, value in asdict(self.filter).items()}
-        return {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in values.items()}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value.absolute())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _differences(began_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -130,27 +86,27 @@ class BuildFolder:
         self.units, self.shards, self.store = path / "units", path / "shards", path / "store"
         self._lock: int | None = None
 
-    def open(self, settings: BuildSettings, may_discard: bool = True) -> None:
+    def open(self, settings: Mapping[str, str], may_discard: bool = True) -> None:
         """Lock the folder, and begin a build or continue the one begun here with the same settings.
 
         Args:
+            settings: what determines the bytes of the store, as JSON text by name.
             may_discard: a build begun with other settings is discarded if no unit of it is imported.
 
         Raises:
             DataError: another process is building here, or a build with other settings has imported units.
         """
-        content = settings.content()
         file = self.path / "settings.json"
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        changed = _differences(_read(file), content) if file.exists() else []
+        changed = _differences(_read(file), settings) if file.exists() else []
         if changed and (not may_discard or any(self._record_files())):
             raise DataError(
                 f"{self.path} holds an unfinished build with other settings; repeat those settings to continue it, or "
                 "delete that folder to start again:\n" + "\n".join(changed)
             )
         if changed or not file.exists():
-            write_atomically(file, json.dumps(content, indent=1, ensure_ascii=False))
+            write_atomically(file, json.dumps(settings, indent=1, ensure_ascii=False))
 
     def prepare(self) -> None:
         """Make the folders, and delete units that were not finished."""

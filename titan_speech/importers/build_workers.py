@@ -64,16 +64,15 @@ class ImportUnit:
         temporary.mkdir(parents=True)
         stamp, found = stamp_of(unit), _UnitProblems(unit)
         spill = SampleSorter(temporary, self.recipe, found.refuse, found.doubt, advance, unit.place, str(unit.path))
-        problems = found.problems.found
+        failure, problems = "", found.problems.found
         try:
             self._add_samples(spill, unit, found)
         except MemoryError as error:  # what no limit foresaw; pyarrow's is one too
-            line = f"{unit.place}: memory ran out ({error}); if the input is as it should be, use fewer --workers"
-            problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
+            failure = f"{unit.place}: memory ran out ({error}); if the input is as it should be, use fewer --workers"
         except DataError as error:
-            line = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
-            # first, since it may explain the others
-            problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(line, 1, "units")}, problems]).found
+            failure = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"
+        if failure:  # first, since it may explain the others
+            problems = combine_problems([{UNIT_PROBLEM: ProblemGroup(failure, 1, "units")}, problems]).found
         runs = spill.finish()
         counts = sum(run.num_samples for run in runs), sum(run.num_tokens for run in runs)
         record = UnitRecord(unit.name, stamp, *counts, problems, found.doubts.found, found.filtered.found, runs)

@@ -33,18 +33,8 @@ SAMPLE_KEY = "__key__"
 TEXT_COLUMNS = ("text", "normalized_text", "transcription", "transcript", "sentence", "raw_text")
 """Usual names of the column with the transcript, in the order in which they are tried for `transcript_native`."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_TEXT_WORDS = (
-    "text",
-    "txt",
-    "transcri",
-    "sentence",
-    "utter",
-    "caption",
-    "spoken",
-    "phrase",
-    "word",
-    "orthograph",
-    "subtitle",
+_TEXT_WORDS = tuple(
+    ["text", "txt", "transcri", "sentence", "utter", "caption", "spoken", "phrase", "word", "orthograph", "subtitle"]
 )
 _NOT_TEXT = """
     id ids idx index key len length lang language locale path file hash score count num type source format norm version

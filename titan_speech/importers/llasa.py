@@ -149,6 +149,7 @@ class LlasaImporter:
         starts_B = _only_position(ids_BL == self._layout.markers[SPEECH_START])
         ends_B = _only_position(ids_BL == self._layout.markers[SPEECH_END])
         texts = self._texts(ids_BL, starts_B)
+        source, language = self._options.dataset_source or "", self._options.language or ""
         file_name = f"{path.parent.name}/{path.stem.removesuffix('_input_ids')}"
         for row, (start, end) in enumerate(zip(starts_B.tolist(), ends_B.tolist(), strict=True)):
             name = f"{file_name}:{first_row + row}"
@@ -162,11 +163,8 @@ class LlasaImporter:
                 yield BadSample(name, problem, first_row + row)
             else:
                 transcripts = {"native": texts[row]} if texts[row] else {}
-                yield SpeechSample(self._info(name), codes_T, transcripts, first_row + row)
-
-    def _info(self, name: str) -> SampleInfo:
-        source, language = self._options.dataset_source or "", self._options.language or ""
-        return SampleInfo(sample_id=name, dataset_source=source, language=language)
+                info = SampleInfo(sample_id=name, dataset_source=source, language=language)
+                yield SpeechSample(info, codes_T, transcripts, first_row + row)
 
     def _texts(self, ids_BL: NDArray[np.int32], speech_B: NDArray[np.int64]) -> list[str]:
         """The text between the text markers before the speech; empty for rows without them."""

@@ -295,9 +295,9 @@ def _read_index(folder: Path) -> list[Shard]:
         shards = [_shard(entry, path) for entry in content["shards"]]
     except UnsafePathError as error:
         raise DataError(f"{path}: {error}; find out who made these shards before you use them") from error
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} is not an index of MDS shards ({error!r}){format_hint([folder], 'mds')}") from error
     if not shards:
         raise DataError(f"{path} lists no shards")

@@ -42,7 +42,7 @@ class ParquetImporter:
         check_codes_dtype(options)
         self._options = options
         self._columns = speech_columns(options)
-        self._files = choose_split(find_files(options.inputs, (".parquet",), "parquet"), options.split)
+        self._files = _files_of_split(find_files(options.inputs, (".parquet",), "parquet"), options.split)
         _warn_absent_files(self._files)
         self._check(self._files[0].path, open_parquet(self._files[0].path))
 
@@ -66,7 +66,7 @@ class ParquetImporter:
         _check_codes(schema.field(column), path, self._options.codes_dtype)
 
 
-def choose_split(files: list[InputFile], split: str | None) -> list[InputFile]:
+def _files_of_split(files: list[InputFile], split: str | None) -> list[InputFile]:
     """The files of one split; several splits without a choice are refused, so that nobody trains on test data by
     accident."""
     by_split: dict[str | None, list[InputFile]] = {}

@@ -69,15 +69,6 @@ class TextDocument:
         return TextSample(info, self.text, self.user)
 
 
-@dataclass(frozen=True)
-class _BadDocument:
-    """A row that does not make a document."""
-
-    name: str
-    position: int
-    problem: Problem
-
-
 class TextImporter(ABC):
     """An importer whose samples are documents; picklable."""
 
@@ -99,10 +90,10 @@ class TextImporter(ABC):
         Raises:
             DataError: at the first row that does not make one.
         """
-        for document in self._read(unit):
-            if isinstance(document, _BadDocument):
-                raise DataError(f"{self.where(unit, document.position)}: {document.problem.detail}")
-            yield document
+        for position, found in self._read(unit):
+            if isinstance(found, BadSample):
+                raise DataError(f"{self.where(unit, position)}: {found.problem.detail}")
+            yield found
 
     def where(self, unit: Unit, position: int) -> str:
         """Where a document is, for messages."""
@@ -118,67 +109,24 @@ class TextImporter(ABC):
                 f"{self.preset.source} is unfiltered: run `titan-speech text prepare` on it, which applies rules to "
                 "its quality signals, and build --from text-prepared"
             )
-        for document in self._read(unit):
-            row = self.row_of(document.position)
-            if isinstance(document, _BadDocument):
-                yield BadSample(document.name, document.problem, row)
-            else:
-                yield replace(document.sample(), row=row)
+        for position, found in self._read(unit):
+            sample = found if isinstance(found, BadSample) else found.sample()
+            yield replace(sample, row=self.row_of(position))
 
-    def _read(self, unit: Unit) -> Iterator[TextDocument | _BadDocument]:
-        reader = RowReader(self.options, self.preset)
+    def _read(self, unit: Unit) -> Iterator[tuple[int, TextDocument | BadSample]]:
+        """The document of each row, and its position in the unit's file."""
         for position, row in self.rows(unit):
             if isinstance(row, Problem):
-                yield _BadDocument(f"{unit.name}:{position}", position, row)
+                yield position, BadSample(f"{unit.name}:{position}", row)
                 continue
             try:
-                yield reader.document(row, unit, position)
+                yield position, self._document(row, unit, position)
             except BadRecordError as error:
-                yield _BadDocument(str(row.get("sample_id") or f"{unit.name}:{position}"), position, error.problem)
+                name = str(row.get("sample_id") or f"{unit.name}:{position}")
+                yield position, BadSample(name, error.problem)
 
-
-def resolve_columns(
-    found: Iterable[str], named: Mapping[str, str], preset: Preset | None, where: str
-) -> dict[str, str]:
-    """The column of each field that the input has.
-
-    Args:
-        found: columns of the input.
-        named: field to column, from the command line; takes precedence over the preset.
-        where: the input, for messages.
-
-    Raises:
-        DataError: a named column or the text does not exist; says what was found and the nearest name.
-    """
-    names = list(found)
-    unknown = [field for field in named if field not in FIELDS]
-    if unknown:
-        raise DataError(f"column for unknown field {unknown[0]!r}; fields of text are {', '.join(FIELDS)}")
-    asked = {**(preset.columns if preset else {}), **named}
-    columns = asked | {name: name for name in FIELDS if name in names and name not in asked}
-    missing = []
-    for field, column in asked.items():
-        if column not in names and field != "meta":  # `meta` only helps to find the language
-            near = get_close_matches(column, names, n=1, cutoff=0.5)
-            hint = f" (nearest is {near[0]!r})" if near else ""
-            missing.append(f"no column {column!r} for {field}{hint}")
-    if missing:
-        raise DataError(f"{where}: {'; '.join(missing)}; found {', '.join(names) or 'no columns'}")
-    columns = {field: column for field, column in columns.items() if column in names}
-    if not {"text", "dialogue"} & set(columns):
-        raise DataError(f"{where} has no column `text`; found {', '.join(names)}: name it with --columns text=NAME")
-    return columns
-
-
-@dataclass(frozen=True)
-class RowReader:
-    """Makes documents of the rows of one source; raises `BadRecordError` for values of a wrong type."""
-
-    options: ImportOptions
-    preset: Preset | None
-
-    def document(self, row: Mapping[str, object], unit: Unit, position: int) -> TextDocument:
-        """Args: `row` is field to value, as the input has it; `position` is its position in the unit's file."""
+    def _document(self, row: Mapping[str, object], unit: Unit, position: int) -> TextDocument:
+        """The document of a row, which is field to value; raises `BadRecordError` for values of a wrong type."""
         if "dialogue" in row:
             user, text = split_dialogue(_text(row, "dialogue"))
         else:
@@ -224,6 +172,39 @@ class RowReader:
         return tag
 
 
+def resolve_columns(
+    found: Iterable[str], named: Mapping[str, str], preset: Preset | None, where: str
+) -> dict[str, str]:
+    """The column of each field that the input has.
+
+    Args:
+        found: columns of the input.
+        named: field to column, from the command line; takes precedence over the preset.
+        where: the input, for messages.
+
+    Raises:
+        DataError: a named column or the text does not exist; says what was found and the nearest name.
+    """
+    names = list(found)
+    unknown = [field for field in named if field not in FIELDS]
+    if unknown:
+        raise DataError(f"column for unknown field {unknown[0]!r}; fields of text are {', '.join(FIELDS)}")
+    asked = {**(preset.columns if preset else {}), **named}
+    columns = asked | {name: name for name in FIELDS if name in names and name not in asked}
+    missing = []
+    for field, column in asked.items():
+        if column not in names and field != "meta":  # `meta` only helps to find the language
+            near = get_close_matches(column, names, n=1, cutoff=0.5)
+            hint = f" (nearest is {near[0]!r})" if near else ""
+            missing.append(f"no column {column!r} for {field}{hint}")
+    if missing:
+        raise DataError(f"{where}: {'; '.join(missing)}; found {', '.join(names) or 'no columns'}")
+    columns = {field: column for field, column in columns.items() if column in names}
+    if not {"text", "dialogue"} & set(columns):
+        raise DataError(f"{where} has no column `text`; found {', '.join(names)}: name it with --columns text=NAME")
+    return columns
+
+
 def identify_language(text: str) -> str:
     """The language of a document without its markup; `und` for text without letters."""
     plain = normalize(strip_markup(text[:MAX_CHARS_TO_IDENTIFY])[0], UNDETERMINED)
@@ -243,12 +224,17 @@ def split_dialogue(text: str) -> tuple[str | None, str]:
     return "\n\n".join(words for _, words in turns[:-1]) or None, turns[-1][1]
 
 
-def _language_in_meta(row: Mapping[str, object]) -> str:
-    value = row.get("meta")
+def _parsed(row: Mapping[str, object], field: str, kind: str) -> object:
+    """The value of a field, read as JSON where it is text."""
+    value = row.get(field)
     try:
-        content = parse_json(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise BadRecordError("meta", f"meta is not JSON: {error}") from error
+        raise BadRecordError(kind, f"{field} is not JSON: {error}") from error
+
+
+def _language_in_meta(row: Mapping[str, object]) -> str:
+    content = _parsed(row, "meta", "meta")
     language = content.get("language") if isinstance(content, Mapping) else None
     return language if isinstance(language, str) else ""
 
@@ -256,13 +242,9 @@ def _language_in_meta(row: Mapping[str, object]) -> str:
 def _quality_signals(row: Mapping[str, object]) -> dict[str, float] | None:
     if "quality_signals" not in row:
         return None
-    value = row["quality_signals"]
-    try:
-        content = parse_json(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise BadRecordError("quality signals", f"quality_signals is not JSON: {error}") from error
+    content = _parsed(row, "quality_signals", "quality signals")
     if not isinstance(content, Mapping) or not content:
-        detail = f"has no quality signals: found {value!r:.80}, expected name -> [[0, n, value]]"
+        detail = f"has no quality signals: found {row['quality_signals']!r:.80}, expected name -> [[0, n, value]]"
         raise BadRecordError("no quality signals", detail)
     numbers = {str(name): _document_signal(spans) for name, spans in content.items()}
     return {name: number for name, number in numbers.items() if number is not None}

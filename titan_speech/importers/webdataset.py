@@ -18,7 +18,6 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -51,6 +50,7 @@ _PREAMBLE = 10
 _ROW = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '([<|][iu][1248])', 'fortran_order': False, 'shape': \((\d+),\), \} *\n", re.S
 )
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError)
 _PICKLE = "runs the code it contains when it is read"
 _UNREAD = {"npz": "is an archive of several arrays", "zip": "is an archive"} | dict.fromkeys(
     ("pth", "pt", "pyd", "pkl", "pickle"), _PICKLE
@@ -79,7 +79,7 @@ def _check_tar(path: Path) -> None:
     try:
         with _open(path) as file, _open_tar(file):
             pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{path} is not a tar ({error}){format_hint([path], 'webdataset')}") from error
 
 
@@ -134,7 +134,7 @@ def _sample_members(path: Path, limits: ImportLimits) -> Iterator[_Member]:
             if key != key_before:
                 key_before, left = key, limits.max_member_bytes
             left -= num_bytes + _HEADER_BYTES
-            try:  # the context manager below would cost more than the read of a small member
+            try:
                 data = read() if left >= 0 else _too_large(num_bytes, limits)
             except _DAMAGE as error:
                 raise _damaged(path, error) from error
@@ -178,33 +178,25 @@ def _record(key: str, members: tuple[_Member, ...], limits: ImportLimits) -> Rec
 
 def _members(path: Path) -> Iterator[tuple[int, str, int, Callable[[], bytes]]]:
     """Number, name and size of each file, and what reads it before the next one is asked for."""
-    with _open(path) as file, _as_data_error(path):
-        with _open_tar(file) as tar:
-            number = 0
-            while (member := tar.next()) is not None:
-                number += 1
-                tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member
-                if member.size < 0 or number > MAX_MEMBERS:
-                    raise tarfile.ReadError(f"member {number} of {member.size} bytes, at most {MAX_MEMBERS:,}")
-                if member.isfile():
-                    yield number, member.name, member.size, partial(_read_member, file, member)
-            end = tar.offset
-        _check_end(file, end)
-
-
-_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, OverflowError, RecursionError)
+    with _open(path) as file:
+        try:
+            with _open_tar(file) as tar:
+                number = 0
+                while (member := tar.next()) is not None:
+                    number += 1
+                    tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every member
+                    if member.size < 0 or number > MAX_MEMBERS:
+                        raise tarfile.ReadError(f"member {number} of {member.size} bytes, at most {MAX_MEMBERS:,}")
+                    if member.isfile():
+                        yield number, member.name, member.size, partial(_read_member, file, member)
+                end = tar.offset
+            _check_end(file, end)
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: BaseException) -> DataError:
     return DataError(f"{path} is damaged: {error}. Fetch or write it again")
-
-
-@contextmanager
-def _as_data_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
 
 
 def _read_member(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
