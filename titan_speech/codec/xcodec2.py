@@ -37,6 +37,7 @@ from torch import Tensor
 from titan_speech.codec.base import FRAME_SAMPLES, check_codes, check_wav
 from titan_speech.codec.demo.autoencoder import CODEBOOK_SIZE
 from titan_speech.errors import CodecError
+from titan_speech.utils.checksum import sha256_of
 from titan_speech.utils.json_text import read_json_file
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -89,16 +90,14 @@ def _download(name: str) -> Path:
 def weights_hash(folder: Path) -> str:
     """The hash of the weights in a folder (see the top of this file)."""
     files = sorted(folder.glob("*.safetensors"), key=lambda file: file.name)
-    sums = [_sha256(file) for file in files]
+    sums = []
+    for file in files:
+        with open(file, "rb") as opened:
+            sums.append(sha256_of(opened))
     if len(files) == 1:
         return sums[0]
     lines = "".join(f"{digest}  {file.name}\n" for digest, file in zip(sums, files, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_model(folder: Path) -> Any:
@@ -109,7 +108,6 @@ def load_model(folder: Path) -> Any:
             random.
     """
     try:
-        import torch
         from transformers import Xcodec2Model
         from transformers.utils import logging
     except ImportError as error:
@@ -162,7 +160,12 @@ class XCodec2:
 
     @cached_property
     def _extractor(self) -> Any:
-        return _extractor()
+        """The mel features of w2v-BERT, 80 bands of two frames; XCodec2's own extractor would need torchaudio."""
+        from transformers import SeamlessM4TFeatureExtractor
+
+        return SeamlessM4TFeatureExtractor(
+            feature_size=80, num_mel_bins=80, sampling_rate=SAMPLE_RATE, stride=2, padding_value=1.0
+        )
 
     def encode(self, wav_T: np.ndarray) -> np.ndarray:
         """codes_F with F = ceil(T / 320)."""
@@ -239,12 +242,3 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
 def _exact_convolutions() -> Any:
     """Without TF32: on CUDA, convolutions round to ten bits by default, which changes codes."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
-
-def _extractor() -> Any:
-    """The mel features of w2v-BERT, 80 bands of two frames; XCodec2's own extractor would need torchaudio."""
-    from transformers import SeamlessM4TFeatureExtractor
-
-    return SeamlessM4TFeatureExtractor(
-        feature_size=80, num_mel_bins=80, sampling_rate=SAMPLE_RATE, stride=2, padding_value=1.0
-    )

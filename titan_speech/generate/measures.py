@@ -54,8 +54,8 @@ def measure_codes(codes_F: NDArray[np.integer]) -> CodeMeasures:
     )
 
 
-@dataclass(frozen=True)
-class SampleMeasures:
+@dataclass(frozen=True, kw_only=True)
+class SampleMeasures(CodeMeasures):
     """What one prompt gave; shares are of 1."""
 
     stop_failure: float
@@ -66,17 +66,10 @@ class SampleMeasures:
     """Share of tokens that are neither codes nor the stop token."""
     special_tokens: float
     """Share of tokens that are special tokens other than the stop token."""
-    repeats: float
-    """Share of codes that equal the code before."""
-    ngram_repeats: float
-    """Share of 4-grams of codes that came before in the sample."""
-    loop: float
-    """1 if the sample ends in a cycle, at least three times and a second long."""
-    code_entropy_bits: float
-    """Entropy of the codes used; log2 of their number if each is used once."""
 
 
-MEASURE_NAMES = tuple(field.name for field in fields(SampleMeasures))
+_OF_CODES = tuple(field.name for field in fields(CodeMeasures))
+MEASURE_NAMES = (*(field.name for field in fields(SampleMeasures) if field.name not in _OF_CODES), *_OF_CODES)
 
 
 def measure(

@@ -11,8 +11,6 @@ Shapes: D documents of all units, N documents of a language, C candidates among 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from titan_speech.errors import DataError
 from titan_speech.text_preparation.duplicates import NUM_BANDS, NUM_PERMUTATIONS, NearDuplicates, first_exact
 from titan_speech.text_preparation.report import EXAMPLES_PER_RULE
 from titan_speech.text_preparation.rules import DocumentRules
-from titan_speech.text_preparation.workers import Decision, UnitWork
+from titan_speech.text_preparation.workers import Decision, UnitToWrite, UnitWork
 
 
 def document_at(work: UnitWork, row: int) -> str:
@@ -48,21 +46,14 @@ RowsPerUnit = Mapping[int, NDArray[np.int64]]
 """By index of the unit the rows of one language, for the units that have any."""
 
 
-@dataclass(frozen=True)
-class UnitDecisions:
-    """A `Decision` per document of a unit, and by row the details of the duplicates that the report shows."""
-
-    decision_N: NDArray[np.uint8]
-    details: Mapping[int, str]
-
-
-def decide(works: Sequence[UnitWork], rules: DocumentRules, folder: Path) -> list[UnitDecisions]:
+def decide(works: Sequence[UnitWork], rules: DocumentRules, folder: Path, output: Path) -> list[UnitToWrite]:
     """Decide on all documents of all units.
 
     Args:
         works: the cleaned units, in the order of the inputs.
         rules: similarity of near duplicates, and the share of instructions.
         folder: for the memory-mapped files of one language.
+        output: folder of the files that the units are written to.
 
     Raises:
         DataError: two documents have one id, or only instructions are left.
@@ -82,7 +73,8 @@ def decide(works: Sequence[UnitWork], rules: DocumentRules, folder: Path) -> lis
             kept_of |= zip(document_N[duplicates].tolist(), document_N[first_N[duplicates]].tolist(), strict=True)
     _cap_instructions(arrays, decision_D, rules)
     details = _details_of_duplicates(shown, works, starts)
-    return [UnitDecisions(*pair) for pair in zip(np.split(decision_D, starts[1:-1]), details, strict=True)]
+    units = enumerate(zip(works, np.split(decision_D, starts[1:-1]), details, strict=True))
+    return [UnitToWrite(*unit, output / f"{number:05d}.parquet") for number, unit in units]
 
 
 def _rows_of_language(arrays: UnitArrays, language: str) -> RowsPerUnit:
@@ -142,16 +134,16 @@ def _find_near_duplicates(
         minhash_NH[first:last] = arrays[i]["minhash"][rows_of_unit]
         keys_BN[:, first:last] = arrays[i]["keys"][rows_of_unit].T
         first = last
+
+    def agreement(one: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
+        return (minhash_NH[others] == minhash_NH[one]).mean(axis=1)
+
     groups = NearDuplicates(num)
     for keys_N in keys_BN:
-        groups.join_band(np.asarray(keys_N), candidates_C, partial(_agreement, minhash_NH), min_similarity)
+        groups.join_band(np.asarray(keys_N), candidates_C, agreement, min_similarity)
     for name in ("minhash", "keys"):
         (folder / name).unlink()
     return groups.first_of_each()
-
-
-def _agreement(minhash_NH: NDArray[np.uint32], one: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
-    return (minhash_NH[others] == minhash_NH[one]).mean(axis=1)
 
 
 def _cap_instructions(arrays: UnitArrays, decision_D: NDArray[np.uint8], rules: DocumentRules) -> None:

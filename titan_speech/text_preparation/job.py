@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import tomli
 
@@ -129,21 +130,18 @@ def _source(table: Mapping[str, object], where: str) -> Source:
     value = table["input"]
     inputs: list[object] = list(value) if isinstance(value, list) else [value]
     columns = table.get("columns", {})
-    texts = [*inputs, *(table[key] for key in _KEYS if key in table and key not in ("input", "columns"))]
+    others: dict[str, Any] = {key: text for key, text in table.items() if key not in ("input", "columns")}
+    texts = [*inputs, *others.values()]
     if not isinstance(columns, Mapping) or not all(isinstance(text, str) for text in [*texts, *columns.values()]):
         raise DataError(f"{where}: expected strings; `input` may be a list of strings, `columns` is a table of strings")
     options = ImportOptions(
         inputs=tuple(Path(str(path)) for path in inputs),
-        dataset_source=_optional(table, "dataset_source"),
-        language=_optional(table, "language"),
+        dataset_source=others.get("dataset_source"),
+        language=others.get("language"),
         columns={str(name): str(column) for name, column in columns.items()},
-        preset=_optional(table, "preset"),
+        preset=others.get("preset"),
     )
-    return Source(str(table["format"]), options, _optional(table, "licence"))
-
-
-def _optional(table: Mapping[str, object], key: str) -> str | None:
-    return str(table[key]) if key in table else None
+    return Source(others["format"], options, others.get("licence"))
 
 
 def _plain(value: object) -> object:

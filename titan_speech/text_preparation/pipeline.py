@@ -18,11 +18,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.text_preparation.decisions import UnitDecisions, decide
+from titan_speech.text_preparation.decisions import decide
 from titan_speech.text_preparation.job import Job, WorkFolder
 from titan_speech.text_preparation.report import DocumentCounts, write_reports
 from titan_speech.text_preparation.workers import UnitWork, clean_unit, write_kept
@@ -75,34 +75,13 @@ def _refuse_repeated_units(works: list[UnitWork]) -> None:
         seen.add(work.key)
 
 
-@dataclass(frozen=True)
-class CleanTask:
-    """Cleans units; bad input ends its unit, not the others."""
-
-    job: Job
-
-    def __call__(self, task: UnitWork, advance: Advance) -> DataError | None:
-        try:
-            clean_unit(task, self.job, advance)
-        except DataError as error:
-            return error
-        return None
-
-
-@dataclass(frozen=True)
-class UnitToWrite:
-    """A unit, the decisions on its documents, and the file of the kept ones."""
-
-    work: UnitWork
-    decisions: UnitDecisions
-    output: Path
-
-
-class WriteTask:
-    """Writes the kept documents of units."""
-
-    def __call__(self, task: UnitToWrite, advance: Advance) -> DocumentCounts:
-        return write_kept(task.work, task.decisions.decision_N, task.decisions.details, task.output, advance)
+def _clean(job: Job, work: UnitWork, advance: Advance) -> DataError | None:
+    """Clean a unit; bad input ends its unit, not the others."""
+    try:
+        clean_unit(work, job, advance)
+    except DataError as error:
+        return error
+    return None
 
 
 def _clean_all(works: list[UnitWork], job: Job, workers: int, log: Callable[[str], None]) -> None:
@@ -110,7 +89,7 @@ def _clean_all(works: list[UnitWork], job: Job, workers: int, log: Callable[[str
     if len(todo) < len(works):
         log(f"resuming: {len(works) - len(todo)} of {len(works)} units are done")
     progress = TaskProgress("cleaned", "unit", [work.unit.num_bytes for work in todo])
-    errors = [error for error in run_tasks(CleanTask(job), todo, workers, progress.report) if error is not None]
+    errors = [error for error in run_tasks(partial(_clean, job), todo, workers, progress.report) if error is not None]
     progress.finish()
     if errors:
         rest = f"\n(and {counted(len(errors) - 1, 'more unit')} that cannot be read)" if len(errors) > 1 else ""
@@ -121,16 +100,14 @@ def _write_all(
     works: list[UnitWork], job: Job, result: Path, workers: int, log: Callable[[str], None]
 ) -> DocumentCounts:
     log("finding duplicates")
-    decisions = decide(works, job.rules, result.parent)
     documents = result / "documents"
+    units = decide(works, job.rules, result.parent, documents)
     shutil.rmtree(result, ignore_errors=True)
     documents.mkdir(parents=True)
-    pairs = enumerate(zip(works, decisions, strict=True))
-    tasks = [UnitToWrite(work, one, documents / f"{number:05d}.parquet") for number, (work, one) in pairs]
-    num_documents = [len(one.decision_N) for one in decisions]
+    num_documents = [len(unit.decision_N) for unit in units]
     progress = TaskProgress("written", "unit", num_documents, num_documents)
     total = DocumentCounts()
-    for counts in run_tasks(WriteTask(), tasks, workers, progress.report):
+    for counts in run_tasks(write_kept, units, workers, progress.report):
         total.merge(counts)
     progress.finish()
     return total

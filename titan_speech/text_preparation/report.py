@@ -73,18 +73,13 @@ class DocumentCounts:
         """Sum of one kind of count."""
         return sum(count for (kind, _, _), count in self.counts.items() if kind == what)
 
-    def by_name(self, what: str) -> dict[str, int]:
-        """Counts of one kind per rule or change, most frequent first."""
+    def by_name(self, what: str, language: str | None = None) -> dict[str, int]:
+        """Counts of one kind per rule or change, of one language or of all, most frequent first."""
         sums: Counter[str] = Counter()
-        for (kind, _, name), count in self.counts.items():
-            if kind == what:
+        for (kind, group, name), count in self.counts.items():
+            if kind == what and language in (None, group):
                 sums[name] += count
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
-
-    def of_group(self, what: str, group: str) -> dict[str, int]:
-        """Counts of one kind and one language per rule or change, most frequent first."""
-        found = {name: n for (kind, g, name), n in self.counts.items() if kind == what and g == group and n}
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     def groups(self, what: str) -> list[str]:
         return sorted({group for kind, group, _ in self.counts if kind == what})
@@ -123,15 +118,15 @@ def report_content(counts: DocumentCounts, job_content: dict[str, object]) -> di
         "changed": counts.by_name("changed"),
         "languages": {language: _language(counts, language) for language in counts.groups("met")},
         "sources": [_source(counts, source, licence) for source, licence in _sources(counts)],
-        "examples": {rule: [asdict(one) for one in some] for rule, some in sorted(counts.examples.items())},
+        "examples": counts.to_content()["examples"],
     }
 
 
 def _language(counts: DocumentCounts, language: str) -> dict[str, object]:
     return {
         **{name: counts.counts[name, language, ""] for name in ("met", "kept", "tokens", "instruction_tokens")},
-        "dropped": counts.of_group("dropped", language),
-        "changed": counts.of_group("changed", language),
+        "dropped": counts.by_name("dropped", language),
+        "changed": counts.by_name("changed", language),
     }
 
 
@@ -151,6 +146,7 @@ def _source(counts: DocumentCounts, source: str, licence: str) -> dict[str, obje
 
 def report_text(counts: DocumentCounts, job_content: dict[str, object]) -> str:
     met, kept = counts.total("met"), counts.total("kept")
+    sources = [list(_source(counts, *of).values()) for of in _sources(counts)]
     instructions = counts.total("instruction_tokens") / max(counts.total("tokens"), 1)
     blocks = [
         "# Prepared text",
@@ -160,7 +156,7 @@ def report_text(counts: DocumentCounts, job_content: dict[str, object]) -> str:
         "## Languages\n" + _table(["language", "read", "kept", "tokens", "rejected"], _language_rows(counts)),
         "## Rejected, per rule and language\n" + _matrix(counts, "dropped"),
         "## Changed, per kind and language\n" + _matrix(counts, "changed"),
-        "## Sources and licences\n" + _table(["source", "licence", "read", "kept", "tokens"], _source_rows(counts)),
+        "## Sources and licences\n" + _table(["source", "licence", "read", "kept", "tokens"], sources),
         "## Examples of rejected documents\n" + _examples(counts),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -172,10 +168,6 @@ def _language_rows(counts: DocumentCounts) -> list[list[object]]:
         met, kept, tokens = (counts.counts[name, language, ""] for name in ("met", "kept", "tokens"))
         rows.append([language, met, kept, tokens, f"{(met - kept) / met:.1%}"])
     return rows
-
-
-def _source_rows(counts: DocumentCounts) -> list[list[object]]:
-    return [list(_source(counts, source, licence).values()) for source, licence in _sources(counts)]
 
 
 def _matrix(counts: DocumentCounts, what: str) -> str:

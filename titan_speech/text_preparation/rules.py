@@ -87,7 +87,9 @@ def parse_rules(content: Mapping[str, object], where: str) -> DocumentRules:
     values: dict[str, object] = {}
     for name, value in content.items():
         if name not in kinds:
-            raise DataError(f"{where}: unknown rule {name!r}{_nearest(name, kinds)}; rules are {', '.join(kinds)}")
+            near = get_close_matches(name, kinds, n=1, cutoff=0.5)
+            hint = f" (nearest is {near[0]!r})" if near else ""
+            raise DataError(f"{where}: unknown rule {name!r}{hint}; rules are {', '.join(kinds)}")
         values[name] = _signals(value, where) if name == "signals" else _checked(name, value, str(kinds[name]), where)
     rules = DocumentRules(**values)  # type: ignore[arg-type]
     if rules.too_long not in ("drop", "cut"):
@@ -117,20 +119,14 @@ def _signals(value: object, where: str) -> dict[str, ValueRange]:
     return ranges
 
 
-def _nearest(name: str, valid: Mapping[str, object]) -> str:
-    matches = get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f" (nearest is {matches[0]!r})" if matches else ""
-
-
 def rules_content(rules: DocumentRules) -> dict[str, object]:
     """The rules as plain values, for JSON."""
     content: dict[str, object] = {f.name: getattr(rules, f.name) for f in fields(DocumentRules) if f.name != "signals"}
-    content["signals"] = {name: _limits(limits) for name, limits in sorted(rules.signals.items())}
+    content["signals"] = {
+        signal: {name: value for name, value in asdict(limits).items() if abs(value) != float("inf")}
+        for signal, limits in sorted(rules.signals.items())
+    }
     return content
-
-
-def _limits(limits: ValueRange) -> dict[str, float]:
-    return {name: value for name, value in asdict(limits).items() if abs(value) != float("inf")}
 
 
 SENTENCE_ENDS = (".", "!", "?", "।", "॥", "۔", "。")

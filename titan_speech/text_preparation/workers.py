@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -31,7 +31,9 @@ from titan_speech.text_preparation.job import Job, Source
 from titan_speech.text_preparation.report import DocumentCounts
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.process_pool import Advance
 
+_load_tokenizer = lru_cache(1)(TextTokenizer.load)  # once per process: Llama's takes 3 s
 ROWS_PER_WRITE = 2048
 STATE_VERSION = 2
 SCHEMA = pa.schema(
@@ -41,19 +43,12 @@ SCHEMA = pa.schema(
 
 
 class Decision(IntEnum):
-    """On a document that passed every rule of its own."""
+    """On a document that passed every rule of its own; in reports the name is that of a rule."""
 
     KEPT = 0
     EXACT_DUPLICATE = 1
     NEAR_DUPLICATE = 2
     INSTRUCTION_SHARE = 3
-
-
-RULE_OF = {
-    Decision.EXACT_DUPLICATE: "exact_duplicate",
-    Decision.NEAR_DUPLICATE: "near_duplicate",
-    Decision.INSTRUCTION_SHARE: "instruction_share",
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ class _Arrays:
         )
 
 
-def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) -> None:
+def clean_unit(work: UnitWork, job: Job, advance: Advance) -> None:
     """Clean one unit; files are renamed to their final names when complete, WORK/<unit>.json last.
 
     Args:
@@ -136,7 +131,7 @@ def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) ->
         job: rules and tokenizer.
         advance: called with (documents, tokens) as they are done.
     """
-    cleaner = DocumentCleaner(job.rules, _tokenizer(job.tokenizer))
+    cleaner = DocumentCleaner(job.rules, _load_tokenizer(job.tokenizer))
     counts, arrays, rows = DocumentCounts(), _Arrays(), []
     state = work.state()
     documents_file, arrays_file = work.temporary("parquet"), work.temporary("npz")
@@ -158,14 +153,7 @@ def clean_unit(work: UnitWork, job: Job, advance: Callable[[int, int], None]) ->
     arrays.save(arrays_file)
     os.replace(documents_file, work.file("parquet"))
     os.replace(arrays_file, work.file("npz"))
-    content = {"state": state, "tally": counts.to_content()}
-    write_atomically(work.file("json"), json.dumps(content))
-
-
-@lru_cache(1)
-def _tokenizer(path: Path) -> TextTokenizer:
-    """Loaded once per process: Llama's takes 3 s."""
-    return TextTokenizer.load(path)
+    write_atomically(work.file("json"), json.dumps({"state": state, "tally": counts.to_content()}))
 
 
 def _documents(work: UnitWork) -> Iterator[TextDocument]:
@@ -199,20 +187,24 @@ def document_of(row: dict[str, str]) -> TextDocument:
     )
 
 
-def write_kept(
-    work: UnitWork,
-    decision_N: NDArray[np.uint8],
-    details: Mapping[int, str],
-    output: Path,
-    advance: Callable[[int, int], None],
-) -> DocumentCounts:
+@dataclass(frozen=True)
+class UnitToWrite:
+    """A cleaned unit, and what was decided on its documents."""
+
+    work: UnitWork
+    decision_N: NDArray[np.uint8]
+    """A `Decision` per document."""
+    details: Mapping[int, str]
+    """By row: what a duplicate duplicates, for those the report shows."""
+    output: Path
+    """Parquet file of the kept documents."""
+
+
+def write_kept(unit: UnitToWrite, advance: Advance) -> DocumentCounts:
     """Write the kept documents of a unit, if any.
 
     Args:
-        work: the cleaned unit.
-        decision_N: a `Decision` per document.
-        details: by row: what a duplicate duplicates, for those the report shows.
-        output: parquet file of the kept documents.
+        unit: what is written.
         advance: called with (documents, tokens) as they are written.
 
     Returns:
@@ -220,18 +212,19 @@ def write_kept(
     """
     counts, first = DocumentCounts(), 0
     writer = None
-    for batch in pq.ParquetFile(work.file("parquet")).iter_batches(ROWS_PER_WRITE):
-        decisions = decision_N[first : first + batch.num_rows]
+    for batch in pq.ParquetFile(unit.work.file("parquet")).iter_batches(ROWS_PER_WRITE):
+        decisions = unit.decision_N[first : first + batch.num_rows]
         for number, (row, decision) in enumerate(zip(batch.to_pylist(), decisions.tolist(), strict=True), first):
             if decision == Decision.KEPT:
                 counts.add_kept(document_of(row), row["num_tokens"])
                 advance(1, row["num_tokens"])
             else:
-                counts.add_rejected(document_of(row), RULE_OF[Decision(decision)], details.get(number, ""))
+                rule = Decision(decision).name.lower()
+                counts.add_rejected(document_of(row), rule, unit.details.get(number, ""))
         first += batch.num_rows
         kept = batch.filter(pa.array(decisions == Decision.KEPT))
         if kept.num_rows:
-            writer = writer or pq.ParquetWriter(output, SCHEMA, compression="zstd")
+            writer = writer or pq.ParquetWriter(unit.output, SCHEMA, compression="zstd")
             writer.write_batch(kept)
     if writer is not None:
         writer.close()
