@@ -39,9 +39,8 @@ from titan_speech.evaluate.models.voices import open_voice_encoder
 from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES
 from titan_speech.evaluate.result import Result, ResultKey, make_result
 from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
-from titan_speech.evaluate.scorers.codes import CodeScorer
+from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer
 from titan_speech.evaluate.scorers.opinion import OpinionScorer
-from titan_speech.evaluate.scorers.sound import SoundScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.statistics import compare, intervals

@@ -19,7 +19,7 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.where import parse_where
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import ConfigError, DataError
-from titan_speech.evaluate.scorers.codes import CodeScorer
+from titan_speech.evaluate.scorers.measures import CodeScorer
 from titan_speech.evaluate.store_scores import score_store
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.preflight.config_checks import load_config
@@ -162,7 +162,7 @@ def test_a_scorer_that_fails_on_all_of_a_part_leaves_it_to_be_scored(
     tokenizer = TextTokenizer.load(write_tokenizer(tmp_path / "tokenizer"))
     folder = write_store(tmp_path / "store", tokenizer, num_samples=6, codec=CodecInfo(codec.name, codec.codec_hash))
     with monkeypatch.context() as broken:
-        broken.setattr("titan_speech.evaluate.scorers.codes.measure_codes", lambda _: 1 / 0)
+        broken.setattr("titan_speech.evaluate.scorers.measures.measure_codes", lambda _: 1 / 0)
         with pytest.raises(DataError, match=r"of no sample of .* could be computed: codes failed: ZeroDivisionError"):
             score_store(folder, codec, scorers)
     assert not (folder / "scores").exists()

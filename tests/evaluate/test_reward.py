@@ -23,7 +23,7 @@ from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.reward import RewardFunction, RewardWeights
 from titan_speech.evaluate.reward_server import MAX_BODY_BYTES, MAX_CODES, MAX_COMPLETIONS, RewardServer
 from titan_speech.evaluate.scorers.base import Metric
-from titan_speech.evaluate.scorers.sound import SoundScorer
+from titan_speech.evaluate.scorers.measures import SoundScorer
 
 
 class CountingCodec(EmbeddedCodec):

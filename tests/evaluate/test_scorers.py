@@ -22,9 +22,8 @@ from titan_speech.evaluate.models.isolation import LoadedModel
 from titan_speech.evaluate.normalization.lattice import Spellings
 from titan_speech.evaluate.normalization.scoring import ScoringRules
 from titan_speech.evaluate.scorers.base import score_clips
-from titan_speech.evaluate.scorers.codes import CodeScorer
 from titan_speech.evaluate.scorers.edit_distance import count_errors
-from titan_speech.evaluate.scorers.sound import SoundScorer
+from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer, word_scores
 from titan_speech.evaluate.trust import TrustTable, measure_trust, read_trust_table

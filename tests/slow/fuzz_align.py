@@ -40,8 +40,7 @@ from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfi
 from titan_speech.data.plan import DataPlan
 from titan_speech.evaluate.reward import RewardFunction
 from titan_speech.evaluate.reward_server import RewardServer, _Handler
-from titan_speech.evaluate.scorers.codes import CodeScorer
-from titan_speech.evaluate.scorers.sound import SoundScorer
+from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer
 from titan_speech.generate.sampling import Decoding
 from titan_speech.hf.expand import Expansion
 from titan_speech.hf.model_card import ModelRecord

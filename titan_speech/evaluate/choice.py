@@ -22,9 +22,8 @@ from titan_speech.evaluate.normalization.lattice import Spellings, read_spelling
 from titan_speech.evaluate.normalization.numerals import Numerals
 from titan_speech.evaluate.normalization.scoring import ScoringRules
 from titan_speech.evaluate.scorers.base import Scorer
-from titan_speech.evaluate.scorers.codes import CodeScorer
+from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer
 from titan_speech.evaluate.scorers.opinion import OpinionScorer
-from titan_speech.evaluate.scorers.sound import SoundScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.trust import TrustTable, read_trust_table

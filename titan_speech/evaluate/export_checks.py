@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -57,13 +56,9 @@ def folder_problems(folder: Path, checkpoint: WeightsCheckpoint) -> list[str]:
 def _config_problems(folder: Path, checkpoint: WeightsCheckpoint) -> Iterator[str]:
     found = read_json(folder / CONFIG_NAME, "an exported model")
     expected = exported_config(checkpoint)
-    for key in sorted(expected.keys() | (found.keys() & _rope_keys(found))):
+    for key in sorted(expected.keys() | {key for key in found if "rope" in key}):
         if key not in _WRITTEN_ELSEWHERE and found.get(key) != expected.get(key):
             yield f"{CONFIG_NAME}: {key} is {_text(found.get(key))}, the model was trained with {expected.get(key)!r}"
-
-
-def _rope_keys(content: Mapping[str, Any]) -> set[str]:
-    return {key for key in content if "rope" in key}
 
 
 def _stop_problems(folder: Path, grammar: Grammar) -> Iterator[str]:

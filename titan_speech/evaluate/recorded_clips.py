@@ -16,7 +16,7 @@ from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, resynthesized
 from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines
-from titan_speech.evaluate.packs.pack import Pack, with_sounds
+from titan_speech.evaluate.packs.pack import Pack, clip_of, with_sounds
 from titan_speech.evaluate.scorers.base import MAX_SEC
 from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
@@ -102,22 +102,11 @@ def pack_clips(folder: Path, pack: Pack, set_name: str, wavs: Path | None, codec
     clips = []
     for prompt, voice, recording in with_sounds(folder, pack.of_set(set_name)):
         voice, recording = (_decoded(sound, codec) for sound in (voice, recording))
-        clip = Clip(
-            prompt_id=prompt.prompt_id,
-            language=prompt.language,
-            text=prompt.text,
-            subset=prompt.subset,
-            sound=recording or Sound(),
-            voice=voice,
-            recording=recording,
-            made_by="recording",
-        )
         if wavs is not None:
             spoken = _sound(path_inside(wavs, f"{prompt.prompt_id}.wav"))
-            clip = replace(clip, sound=spoken, made_by=wavs.name)
-        clips.append(clip)
-    if wavs is None:
-        clips = [clip for clip in clips if clip.recording is not None]
+            clips.append(replace(clip_of(prompt, voice, recording, spoken), made_by=wavs.name))
+        elif recording is not None:
+            clips.append(replace(clip_of(prompt, voice, recording, recording), made_by="recording"))
     if not clips:
         raise DataError(f"{folder} has no recording in its {set_name} set: give what was spoken with --wavs")
     return clips

@@ -30,7 +30,7 @@ from titan_speech.evaluate.confidence import (
     spread_of_mean,
 )
 from titan_speech.evaluate.result import Result, ScoredClip
-from titan_speech.evaluate.scorers.codes import YES_OR_NO
+from titan_speech.evaluate.scorers.measures import YES_OR_NO
 
 MIN_PROMPTS = 5
 """Fewer give neither an interval nor a p-value."""

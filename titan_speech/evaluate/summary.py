@@ -7,7 +7,6 @@ table, never a zero.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -48,12 +47,10 @@ def _section(result: Result) -> Iterable[str]:
         yield from _table_head(TRUST_HEADS)
         yield from (f"| {' | '.join(map(_cell, row))} |" for row in trust_rows(result))
         yield ""
-    reasons = Counter(
-        (metric, score.reason) for clip in result.clips for metric, score in clip.scores.items() if score.value is None
-    )
-    for (metric, reason), count in reasons.most_common(20):
+    missing = [(metric, *found) for metric, reasons in result.missing().items() for found in reasons.items()]
+    for metric, reason, count in sorted(missing, key=lambda one: -one[2])[:20]:
         yield f"- {as_text(metric)}: {count:,} clips have no value: {as_text(reason)}"
-    if reasons:
+    if missing:
         yield ""
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from titan_speech.codec.wav import read_audio, wav_bytes
 from titan_speech.errors import DataError
-from titan_speech.evaluate.clip import SAMPLE_RATE, Sound
+from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.json_text import read_json_file, read_small_file
 from titan_speech.utils.record_types import check_types
@@ -246,6 +246,25 @@ def _prompt(content: dict[str, Any]) -> Prompt:
 
 def _files(content: dict[str, Any]) -> SoundFiles:
     return SoundFiles(content["wav"], content["codes"], tuple(content["sha256"]))
+
+
+def clip_of(prompt: Prompt, voice: Sound | None, recording: Sound | None, sound: Sound) -> Clip:
+    """A clip that was made for a prompt.
+
+    Args:
+        prompt: of the pack.
+        voice, recording: its sounds.
+        sound: of the clip.
+    """
+    return Clip(
+        prompt_id=prompt.prompt_id,
+        language=prompt.language,
+        text=prompt.text,
+        sound=sound,
+        subset=prompt.subset,
+        voice=voice,
+        recording=recording,
+    )
 
 
 def with_sounds(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Sound | None, Sound | None]]:

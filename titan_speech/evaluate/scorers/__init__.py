@@ -5,6 +5,5 @@ base.py            `Scorer`, `Metric`; several scorers over the same clips; wave
 words.py           WER, CER, insertions, by the ASR that is trusted for the language; edit_distance.py counts the errors
 voice.py           speaker similarity to the reference
 opinion.py         DNSMOS and other predicted opinion scores
-sound.py           duration ratio, rate, pauses, pitch range, silence
-codes.py           repeats, loops, stop failure
+measures.py        without a model: repeats, loops, stop failure; duration ratio, rate, pauses, pitch range, silence
 """

@@ -17,7 +17,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ import numpy as np
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError, ModelError
 from titan_speech.evaluate.clip import Clip, Sound
-from titan_speech.evaluate.packs.pack import Prompt
+from titan_speech.evaluate.packs.pack import Prompt, clip_of
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance
 from titan_speech.generate.vllm_speech import VLLMSpeech
@@ -86,8 +86,8 @@ def generate_clips(
         else:
             found, num_timed_codes, spent_sec = _in_batches(model, prompts, utterances, decoding, work, progress)
     clips = [
-        _clip(prompt, voice, recording, found[number], codec, decoding, made_by)
-        for number, (prompt, voice, recording) in enumerate(prompts)
+        replace(clip_of(*prompt, _decoded(spoken, codec)), seed=decoding.seed, stopped=spoken.stopped, made_by=made_by)
+        for prompt, spoken in zip(prompts, found, strict=True)
     ]
     return SpokenPack(clips, sum(len(one.codes_F) for one in found), spent_sec, num_timed_codes)
 
@@ -160,17 +160,21 @@ def _decode(model: SpeechModel, utterances: list[Utterance], decoding: Decoding)
     """Decode a batch; one that does not fit into the memory of the device is halved."""
     try:
         return model.synthesize(utterances, decoding)
-    except MemoryError as error:
-        cause: Exception = error
-    except RuntimeError as error:  # torch.OutOfMemoryError, and the CPU allocator's own message
-        if "memory" not in str(error).lower():
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        cause = error
-    if len(utterances) == 1:
-        raise ModelError(f"one utterance of {decoding.max_codes} codes does not fit into memory: {cause}") from cause
+        if len(utterances) == 1:
+            raise ModelError(
+                f"one utterance of {decoding.max_codes} codes does not fit into memory: {error}"
+            ) from error
     half = len(utterances) // 2
     logger.warning("%d utterances do not fit into memory; they are decoded in two parts", len(utterances))
     return _decode(model, utterances[:half], decoding) + _decode(model, utterances[half:], decoding)
+
+
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether an error is torch.OutOfMemoryError, the CPU allocator's own message or Python's."""
+    return isinstance(error, MemoryError) or "memory" in str(error).lower()
 
 
 def _batch_name(prompts: Sequence[PromptSounds], batch: Sequence[int], decoding: Decoding) -> str:
@@ -200,25 +204,6 @@ def _write(path: Path, spoken: Sequence[Generated]) -> None:
         raise DataError(f"{path} cannot be written: {error}; give another --work") from error
 
 
-def _clip(
-    prompt: Prompt,
-    voice: Sound | None,
-    recording: Sound | None,
-    spoken: Generated,
-    codec: Codec,
-    decoding: Decoding,
-    made_by: str,
-) -> Clip:
+def _decoded(spoken: Generated, codec: Codec) -> Sound:
     wav_T = codec.decode(spoken.codes_F) if len(spoken.codes_F) else np.zeros(0, np.float32)
-    return Clip(
-        prompt_id=prompt.prompt_id,
-        language=prompt.language,
-        text=prompt.text,
-        sound=Sound(wav_T, spoken.codes_F),
-        subset=prompt.subset,
-        seed=decoding.seed,
-        voice=voice,
-        recording=recording,
-        stopped=spoken.stopped,
-        made_by=made_by,
-    )
+    return Sound(wav_T, spoken.codes_F)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from titan_speech.evaluate.clip import Score
+from titan_speech.evaluate.watch.generate_clips import is_out_of_memory
 from titan_speech.generate.synthesize import SpeechModel, Utterance
 
 METRIC = "recording_nll"
@@ -50,8 +51,8 @@ def _score(model: SpeechModel, utterance: Utterance, codes_F: NDArray[np.uint16]
         return Score.failure("the recording has no codes")
     try:
         value = codes_nll(model, utterance, codes_F)
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError, and the CPU allocator's own message
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         return Score.failure(f"a recording of {len(codes_F):,} codes does not fit into memory")
     return Score(value, float(len(codes_F))) if math.isfinite(value) else Score.failure("the model gives no number")
@@ -74,10 +75,7 @@ def codes_nll(model: SpeechModel, utterance: Utterance, codes_F: NDArray[np.uint
     ids_1T = torch.cat((torch.from_numpy(prefix_P).to(network.device), targets_F[:-1]))[None]
     hidden_FD = network.base_model(ids_1T, use_cache=False).last_hidden_state[0, len(prefix_P) - 1 :]
     head, total = network.get_output_embeddings(), 0.0
-    for hidden_CD, targets_C in zip(*(_chunks(one, head.out_features) for one in (hidden_FD, targets_F)), strict=True):
+    size = max(1, CHUNK_LOGITS // head.out_features)
+    for hidden_CD, targets_C in zip(hidden_FD.split(size), targets_F.split(size), strict=True):
         total += float(torch.nn.functional.cross_entropy(head(hidden_CD).float(), targets_C, reduction="sum"))
     return total / len(codes_F)
-
-
-def _chunks(rows: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, ...]:
-    return rows.split(max(1, CHUNK_LOGITS // num_rows))

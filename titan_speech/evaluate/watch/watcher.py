@@ -192,12 +192,9 @@ class Watcher:
                 raise
             return _failed(error, checkpoint, key)
         if due.keeps_audio:
-            self._keep_audio(key.id, clips)
+            for name, content in kept_audio(key.id, clips):
+                self.queue.folder.create(name, content)
         return result.to_json()
-
-    def _keep_audio(self, key_id: str, clips: Sequence[Clip]) -> None:
-        for name, content in kept_audio(key_id, clips):
-            self.queue.folder.create(name, content)
 
     def watch(self, stop: threading.Event, poll_sec: float = POLL_SEC, scorer_wait_sec: float = RETRY_SEC) -> None:
         """Evaluate what becomes due until `stop` is set.
