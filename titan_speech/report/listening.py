@@ -9,7 +9,6 @@ Pairs, order and sides are drawn from a seed. A listener hears each pair once, o
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import random
@@ -23,7 +22,7 @@ from markupsafe import Markup
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.votes import Trial
-from titan_speech.report.page import asset, environment
+from titan_speech.report.page import render
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.printable import escape_on_page
 
@@ -66,15 +65,9 @@ def write_listening_page(
             raise DataError(f"{path} exists already; give another --output")
     draw = random.Random(seed)  # noqa: S311  (an order, no secret)
     files = {name: _wavs(folder) for name, folder in systems.items()}
-    trials: list[Trial] = []
-    for one, other in combinations(systems, 2):
-        shared = sorted(files[one].keys() & files[other].keys())
-        if not shared:
-            raise DataError(f"{systems[one]} and {systems[other]} have no file of one name; give clips of one pack")
-        chosen = draw.sample(shared, min(num_per_pair, len(shared)))
-        trials += [Trial(prompt, *draw.sample((one, other), 2)) for prompt in chosen]
-    draw.shuffle(trials)
-    names = {pair: f"{draw.getrandbits(64):016x}.wav" for pair in sorted(_clips(trials))}
+    trials = _drawn(systems, files, num_per_pair, draw)
+    clips = {(system, trial.prompt) for trial in trials for system in (trial.left, trial.right)}
+    names = {pair: f"{draw.getrandbits(64):016x}.wav" for pair in sorted(clips)}
     records = {f"{number:04d}": trial for number, trial in enumerate(trials, 1)}
     study = hashlib.sha256(repr((seed, sorted(systems), trials)).encode()).hexdigest()[:16]
     shown = [
@@ -93,7 +86,8 @@ def write_listening_page(
         for (system, prompt), name in names.items():
             shutil.copyfile(files[system][prompt], partial / "clips" / name)
         write_atomically(partial / "index.html", _html(study, question, shown))
-        content = {"id": study, "systems": list(systems), "trials": {id_: _row(one) for id_, one in records.items()}}
+        rows = {id_: (one.prompt, one.left, one.right) for id_, one in records.items()}
+        content = {"id": study, "systems": list(systems), "trials": rows}
         write_atomically(key, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         partial.rename(output)
     except OSError as error:
@@ -103,12 +97,19 @@ def write_listening_page(
     return ListeningPage(output, key, len(trials))
 
 
-def _row(trial: Trial) -> tuple[str, str, str]:
-    return trial.prompt, trial.left, trial.right
-
-
-def _clips(trials: list[Trial]) -> set[tuple[str, str]]:
-    return {(system, trial.prompt) for trial in trials for system in (trial.left, trial.right)}
+def _drawn(
+    systems: Mapping[str, Path], files: Mapping[str, Mapping[str, Path]], num_per_pair: int, draw: random.Random
+) -> list[Trial]:
+    """The trials of every pair of systems, in the order in which they are heard."""
+    trials: list[Trial] = []
+    for one, other in combinations(systems, 2):
+        shared = sorted(files[one].keys() & files[other].keys())
+        if not shared:
+            raise DataError(f"{systems[one]} and {systems[other]} have no file of one name; give clips of one pack")
+        chosen = draw.sample(shared, min(num_per_pair, len(shared)))
+        trials += [Trial(prompt, *draw.sample((one, other), 2)) for prompt in chosen]
+    draw.shuffle(trials)
+    return trials
 
 
 def _wavs(folder: Path) -> dict[str, Path]:
@@ -123,15 +124,7 @@ def _wavs(folder: Path) -> dict[str, Path]:
 
 
 def _html(study: str, question: str, trials: list[dict[str, str]]) -> str:
-    script = asset("listening.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # "<" cannot end the element that holds the data
     data = json.dumps({"study": study, "trials": trials}, ensure_ascii=False).replace("<", "\\u003c")
-    template = environment().get_template("listening.html.j2")
-    return template.render(
-        style=Markup(asset("page.css")),  # noqa: S704  (files of this package)
-        script=Markup(script),  # noqa: S704
-        script_hash=digest,
-        question=question,
-        data=Markup(data),  # noqa: S704  (escaped above)
-    )
+    escaped = Markup(data)  # noqa: S704  (above)
+    return render("listening.html.j2", "listening.js", question=question, data=escaped)

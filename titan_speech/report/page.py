@@ -70,34 +70,41 @@ def page(runs: Sequence[Run], sections: Sequence[SectionOf] = SECTIONS, *, refre
     if problems:
         text = "Left out of this page. "
         shown.insert(1, Section("problems", "Problems", text, [Paragraph(problem, "warn") for problem in problems]))
-    script = asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            runs=runs,
-            states=STATES,
-            title=", ".join(run.name for run in runs),
-            sections=shown,
-            style=Markup(asset("page.css")),  # noqa: S704  (files of this package)
-            script=Markup(script),  # noqa: S704
-            script_hash=digest,
-            refresh_sec=refresh_sec,
-            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            version=__version__,
-        )
+    return render(
+        "page.html.j2",
+        "page.js",
+        runs=runs,
+        states=STATES,
+        title=", ".join(run.name for run in runs),
+        sections=shown,
+        refresh_sec=refresh_sec,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        version=__version__,
     )
+
+
+def render(template: str, script: str, **values: object) -> str:
+    """A page with the style sheet and one script inside; its content policy allows the script by its hash.
+
+    Args:
+        template: name of a file.
+        script: name of a file.
+        values: what else the template takes.
+    """
+    code = asset(script)
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    inside = {"style": Markup(asset("page.css")), "script": Markup(code), "script_hash": digest}  # noqa: S704  (ours)
+    return _environment().get_template(template).render(**inside, **values)
 
 
 def picture(chart: Chart) -> str:
     """A chart as an SVG file of its own."""
-    template = environment().get_template("picture.svg.j2")
+    template = _environment().get_template("picture.svg.j2")
     return template.render(chart=chart, drawing=chart.drawing)
 
 
 @cache
-def environment() -> Environment:
+def _environment() -> Environment:
     """Of the templates: everything is escaped."""
     made = Environment(
         loader=PackageLoader("titan_speech.report", "templates"),

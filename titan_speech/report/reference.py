@@ -25,12 +25,12 @@ from titan_speech.report.metrics_log import Column
 from titan_speech.report.run import Run
 from titan_speech.utils.json_text import parse_json, read_small_file
 
-FORMAT = 1
+REFERENCE_FORMAT = 1
 TOLERANCE = 0.02
 """Of the mean, added to both sides of the band."""
-MAX_BYTES = 4 << 20
+MAX_REFERENCE_BYTES = 4 << 20
 MAX_POINTS = 10_000
-WHOLE, PREFIXES = ("loss", "lr"), ("loss/", "validation/")
+WHOLE_NAMES, NAME_PREFIXES = ("loss", "lr"), ("loss/", "validation/")
 """Metrics of a reference, by name and by the beginning of their names, without those by language."""
 IN_A_ROW = 2
 
@@ -78,7 +78,7 @@ def reference_of(runs: Sequence[Run], name: str, about: str) -> Reference:
     """
     names = set.intersection(*(set(run.log.columns) for run in runs))
     curves = {}
-    for metric in sorted(name for name in names if name in WHOLE or name.startswith(PREFIXES)):
+    for metric in sorted(name for name in names if name in WHOLE_NAMES or name.startswith(NAME_PREFIXES)):
         if "/language/" in metric or metric.endswith("/sec"):
             continue
         columns = [run.log.column(metric) for run in runs]
@@ -108,7 +108,7 @@ def _rounded(x_P: np.ndarray) -> tuple[float, ...]:
 
 def to_json(reference: Reference) -> str:
     """The file of a reference; a curve is a few lines."""
-    content = {"format": FORMAT, "name": reference.name, "about": reference.about}
+    content = {"format": REFERENCE_FORMAT, "name": reference.name, "about": reference.about}
     curves = {name: asdict(curve) for name, curve in reference.curves.items()}
     text = json.dumps({**content, "curves": {}}, indent=1, ensure_ascii=False)
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(curve)}" for name, curve in curves.items())
@@ -132,7 +132,7 @@ def open_reference(name_or_path: str) -> Reference:
         text = (files("titan_speech.report") / "references" / f"{name_or_path}.json").read_text(encoding="utf-8")
         return _parsed(text.encode(), name_or_path)
     try:
-        return _parsed(read_small_file(path, MAX_BYTES), name_or_path)
+        return _parsed(read_small_file(path, MAX_REFERENCE_BYTES), name_or_path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"--against {name_or_path}: {error}; expected one of {', '.join(names())}, or a file that titan-speech "
@@ -143,8 +143,8 @@ def open_reference(name_or_path: str) -> Reference:
 def _parsed(content: bytes, where: str) -> Reference:
     try:
         record = parse_json(content)
-        if record["format"] != FORMAT:
-            raise ValueError(f"format {record['format']!r}, expected {FORMAT}")
+        if record["format"] != REFERENCE_FORMAT:
+            raise ValueError(f"format {record['format']!r}, expected {REFERENCE_FORMAT}")
         curves = {str(name): _curve(curve) for name, curve in record["curves"].items()}
         return Reference(str(record["name"]), str(record["about"]), curves)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -34,7 +34,8 @@ def trace(run_folder: Path) -> Iterator[str]:
     Raises:
         DataError: the run has neither spans nor a ledger.
     """
-    files = sorted((match, path) for path in _files(run_folder) if (match := _process_of(path)) is not None)
+    found = [path for path in (run_folder / SPANS_DIR).glob("*.jsonl") if path.is_file() and not path.is_symlink()]
+    files = sorted((match, path) for path in found if (match := _process_of(path)) is not None)
     try:
         processes = read_ledger(run_folder)
     except OSError as error:
@@ -54,10 +55,6 @@ def trace(run_folder: Path) -> Iterator[str]:
             yield separator + json.dumps(event)
             separator = ",\n"
     yield "\n]}\n"
-
-
-def _files(run_folder: Path) -> list[Path]:
-    return [path for path in (run_folder / SPANS_DIR).glob("*.jsonl") if path.is_file() and not path.is_symlink()]
 
 
 def _process_of(path: Path) -> int | None:

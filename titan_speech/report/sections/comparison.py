@@ -12,7 +12,7 @@ from titan_speech.report.metrics_log import Curve
 from titan_speech.report.reference import Reference, ReferenceCurve, compare
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import lines_of
-from titan_speech.report.sections.training_curves import UNIT
+from titan_speech.report.sections.training_curves import LOSS_UNIT
 
 
 def comparison(reference: Reference) -> Callable[[Sequence[Run]], Section]:
@@ -58,7 +58,7 @@ def _chart(runs: Sequence[Run], metric: str, curve: ReferenceCurve) -> Chart:
     """The lines of the runs on the band of the reference."""
     return Chart(
         metric,
-        UNIT if "loss" in metric else "",
+        LOSS_UNIT if "loss" in metric else "",
         (*lines_of(runs, {metric: "run"}), reference_line(curve)),
         bands=(band(curve),),
     )

@@ -64,8 +64,10 @@ def small_charts(
     runs: Sequence[Run], prefix: str, unit: str, *, title_of: Callable[[str], str] = str, **options: Any
 ) -> list[Chart]:
     """A small chart per metric whose name begins with `prefix`."""
-    names = sorted({name for run in runs for name in run.log.names(prefix)})
-    return [chart(runs, title_of(name), unit, {prefix + name: name}, size="small", **options) for name in names]
+    return [
+        chart(runs, title_of(name), unit, {prefix + name: name}, size="small", **options)
+        for name in names_of(runs, prefix)
+    ]
 
 
 def restarts(runs: Sequence[Run]) -> tuple[Mark, ...]:

@@ -14,7 +14,7 @@ from titan_speech.report.chart import Chart
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import chart, names_of, restarts, small_charts
 
-UNIT = "nats per token"
+LOSS_UNIT = "nats per token"
 GROUPS = {"kind": "By kind of token", "task": "By task", "source": "By source", "language": "By language"}
 MAX_TOGETHER = 4
 """Groups that share one chart; more have a small chart each."""
@@ -24,15 +24,15 @@ def losses(runs: Sequence[Run]) -> Section | None:
     """The loss of training."""
     if not names_of(runs, "loss"):
         return None
-    total = chart(runs, "Training loss", UNIT, {"loss": "loss"}, size="wide", marks=restarts(runs))
+    total = chart(runs, "Training loss", LOSS_UNIT, {"loss": "loss"}, size="wide", marks=restarts(runs))
     blocks: list[Block] = [Charts([total])]
     together = []
     for group, title in GROUPS.items():
         names = names_of(runs, f"loss/{group}/")
         if len(runs) == 1 and 1 < len(names) <= MAX_TOGETHER:
-            together.append(chart(runs, title, UNIT, {f"loss/{group}/{name}": name for name in names}))
+            together.append(chart(runs, title, LOSS_UNIT, {f"loss/{group}/{name}": name for name in names}))
         elif len(names) > 1:
-            blocks.append(Charts(small_charts(runs, f"loss/{group}/", UNIT), f"{title}, {UNIT}"))
+            blocks.append(Charts(small_charts(runs, f"loss/{group}/", LOSS_UNIT), f"{title}, {LOSS_UNIT}"))
     if together:
         blocks.insert(1, Charts(together))
     lead = (
@@ -88,8 +88,8 @@ def throughput(runs: Sequence[Run]) -> Section | None:
     return Section("throughput", "Throughput", lead, [Charts(charts)])
 
 
-PREFIX = "preference/"
-CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+PREFERENCE_PREFIX = "preference/"
+PREFERENCE_CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Loss of pairs", "", ("loss",)),
     ("Accuracy", "of pairs", ("accuracy",)),
     ("Margin", "reward", ("margin",)),
@@ -102,11 +102,14 @@ CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 def preference(runs: Sequence[Run]) -> Section | None:
     """What became of the pairs."""
-    if not any("/" not in name for name in names_of(runs, PREFIX)):
+    if not any("/" not in name for name in names_of(runs, PREFERENCE_PREFIX)):
         return None
-    blocks: list[Block] = [Charts(_charts(runs, PREFIX))]
-    sets = sorted({name.split("/")[0] for name in names_of(runs, "validation/") if f"/{PREFIX}" in name})
-    blocks += [Charts(_charts(runs, f"validation/{one}/{PREFIX}"), f"Held-out pairs of {one}") for one in sets]
+    blocks: list[Block] = [Charts(_preference_charts(runs, PREFERENCE_PREFIX))]
+    sets = sorted({name.split("/")[0] for name in names_of(runs, "validation/") if f"/{PREFERENCE_PREFIX}" in name})
+    blocks += [
+        Charts(_preference_charts(runs, f"validation/{one}/{PREFERENCE_PREFIX}"), f"Held-out pairs of {one}")
+        for one in sets
+    ]
     lead = (
         "A margin that grows while the log-probability of the chosen answers falls is the usual failure: lower the "
         "rate, raise preference.beta or set preference.sft_weight."
@@ -114,8 +117,8 @@ def preference(runs: Sequence[Run]) -> Section | None:
     return Section("preference", "Preference training", lead, blocks)
 
 
-def _charts(runs: Sequence[Run], prefix: str) -> list[Chart]:
+def _preference_charts(runs: Sequence[Run], prefix: str) -> list[Chart]:
     return [
         chart(runs, title, unit, {prefix + name: name for name in names}, size="small", is_share=title == "Accuracy")
-        for title, unit, names in CHARTS
+        for title, unit, names in PREFERENCE_CHARTS
     ]
