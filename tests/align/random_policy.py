@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.align.prompts import Prompt
+from titan_speech.align.prompts import StorePrompt
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.tokenization.prompt_template import Grammar
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -31,10 +31,10 @@ class RandomPolicy:
     def identity(self) -> Mapping[str, Any]:
         return {"model": "random", "step": 1, "weights": "0"}
 
-    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> None:
+    def parity(self, prompts: Sequence[StorePrompt], decoding: Decoding) -> None:
         """It is no model."""
 
-    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+    def answer(self, prompt: StorePrompt, count: int, decoding: Decoding) -> list[Generated]:
         if self.cut_after is not None and len(self.asked) == self.cut_after:
             raise KeyboardInterrupt
         self.asked.append(prompt.sample_id)

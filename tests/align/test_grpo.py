@@ -14,7 +14,7 @@ import pytest
 from tests.plan_samples import make_world
 from titan_speech.align import grpo, trl_training
 from titan_speech.align.grpo import prepare
-from titan_speech.align.prompts import PromptFilter, Prompts, read_prompts
+from titan_speech.align.prompts import PromptFilter, StorePrompts, read_prompts
 from titan_speech.align.rewards import Term
 from titan_speech.align.rollouts import MAX_CONSTANT_STEPS, Limits, Rollouts
 from titan_speech.align.scorers import MeasuresScorer
@@ -36,17 +36,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def found(world: Any) -> Prompts:
+def found(world: Any) -> StorePrompts:
     return read_prompts(str(world.store), PromptFilter(limit=4), TextTokenizer.load(world.tokenizer))
 
 
-def rollouts(world: Any, found: Prompts, *terms: Term, **bounds: Any) -> Rollouts:
+def rollouts(world: Any, found: StorePrompts, *terms: Term, **bounds: Any) -> Rollouts:
     grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
     limits = Limits(bounds.get("stop", {}), bounds.get("stop_below", {}))
     return Rollouts(found.prompts, grammar, bounds.get("scorer") or MeasuresScorer(grammar), terms, limits)
 
 
-def test_prompts_have_the_ids_that_the_packer_gives_them(world: Any, found: Prompts) -> None:
+def test_prompts_have_the_ids_that_the_packer_gives_them(world: Any, found: StorePrompts) -> None:
     source = SourceConfig(name="tts", store=str(world.store), task="tts", share=1.0, datasets=("prompts",))
     config = SpeechConfig(
         tokenizer=TokenizerConfig(path=str(world.tokenizer)),
@@ -91,7 +91,7 @@ def test_prompts_to_clone_have_the_ids_and_the_reference_that_training_gives_the
         assert some.prompt_ids(prompt.sample_id) == packed[prompt.sample_id]
 
 
-def test_completions_are_scored_as_ids(world: Any, found: Prompts) -> None:
+def test_completions_are_scored_as_ids(world: Any, found: StorePrompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), Term("invalid_tokens", -10.0), Term("stop_failure", -100.0))
     vocabulary, stop_id = some.grammar.vocabulary, some.grammar.stop_id(Task.TTS)
     codes = vocabulary.codes_to_ids(np.array([5, 6, 7], np.uint16)).tolist()
@@ -101,7 +101,7 @@ def test_completions_are_scored_as_ids(world: Any, found: Prompts) -> None:
     assert some.means["stop_failure"] == pytest.approx(1 / 3)
 
 
-def test_a_mean_beyond_its_bound_is_a_breach_until_it_is_within(world: Any, found: Prompts) -> None:
+def test_a_mean_beyond_its_bound_is_a_breach_until_it_is_within(world: Any, found: StorePrompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), stop={"repeats": 0.5}, stop_below={"num_codes": 2})
     vocabulary, stop_id = some.grammar.vocabulary, some.grammar.stop_id(Task.TTS)
     silence = vocabulary.codes_to_ids(np.zeros(8, np.uint16)).tolist()
@@ -115,7 +115,7 @@ def test_a_mean_beyond_its_bound_is_a_breach_until_it_is_within(world: Any, foun
     assert some.breach({}) == "num_codes 1.5 is below 2"
 
 
-def test_a_bound_of_no_score_is_named(world: Any, found: Prompts) -> None:
+def test_a_bound_of_no_score_is_named(world: Any, found: StorePrompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), stop={"wer": 0.5})
     some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
     with pytest.raises(DataError, match="no score is called wer, which has a bound"):
@@ -135,7 +135,9 @@ class VoiceOfSome(MeasuresScorer):
         ]
 
 
-def test_a_bounded_score_counts_where_it_is_and_is_a_breach_where_no_answer_has_it(world: Any, found: Prompts) -> None:
+def test_a_bounded_score_counts_where_it_is_and_is_a_breach_where_no_answer_has_it(
+    world: Any, found: StorePrompts
+) -> None:
     grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
     bounds = {"stop_below": {"similarity": 0.7}, "scorer": VoiceOfSome(grammar)}
     some = rollouts(world, found, Term("num_codes", 1.0), **bounds)
@@ -148,7 +150,7 @@ def test_a_bounded_score_counts_where_it_is_and_is_a_breach_where_no_answer_has_
     assert some.breach({}) == "no answer has a score similarity"
 
 
-def test_an_answer_without_a_score_of_the_reward_has_the_smallest_of_the_step(world: Any, found: Prompts) -> None:
+def test_an_answer_without_a_score_of_the_reward_has_the_smallest_of_the_step(world: Any, found: StorePrompts) -> None:
     grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
     terms = (Term("similarity", 1.0), Term("num_codes", -1.0))
     some = rollouts(world, found, *terms, scorer=VoiceOfSome(grammar))
@@ -167,7 +169,9 @@ class OfAProgram(VoiceOfSome):
     names = None  # pyright: ignore[reportAssignmentType]
 
 
-def test_a_bounded_score_that_a_program_has_given_is_a_breach_where_it_is_missing(world: Any, found: Prompts) -> None:
+def test_a_bounded_score_that_a_program_has_given_is_a_breach_where_it_is_missing(
+    world: Any, found: StorePrompts
+) -> None:
     grammar = Grammar(TextTokenizer.load(world.tokenizer).vocabulary())
     bounds = {"stop_below": {"similarity": 0.7}, "scorer": OfAProgram(grammar)}
     some = rollouts(world, found, Term("num_codes", 1.0), **bounds)
@@ -181,14 +185,14 @@ def test_a_bounded_score_that_a_program_has_given_is_a_breach_where_it_is_missin
     assert some.breach({}) == "no answer has a score similarity"
 
 
-def test_the_divergence_has_a_bound_too(world: Any, found: Prompts) -> None:
+def test_the_divergence_has_a_bound_too(world: Any, found: StorePrompts) -> None:
     some = rollouts(world, found, Term("num_codes", 1.0), stop={"kl": 0.5})
     some.rewards([found.prompts[0].sample_id], [[some.grammar.stop_id(Task.TTS)]])
     assert some.breach({"kl": 0.4}) == ""
     assert some.breach({"kl": 0.6}) == "kl 0.6 is above 0.5"
 
 
-def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: Prompts) -> None:
+def test_a_reward_that_stays_constant_ends_the_job(world: Any, found: StorePrompts) -> None:
     some = rollouts(world, found, Term("loop", -1.0))
     ids, completions = [found.prompts[0].sample_id] * 2, [[some.grammar.stop_id(Task.TTS)]] * 2
     for _ in range(MAX_CONSTANT_STEPS - 1):
@@ -210,7 +214,12 @@ def write_model(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("changes", "stage"), [({"max_codes": 600}, "prompts"), ({}, "policy")])
 def test_a_job_that_is_refused_before_its_first_step_leaves_no_folder(
-    world: Any, found: Prompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], stage: str
+    world: Any,
+    found: StorePrompts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    stage: str,
 ) -> None:
     """Its prompts are too long, or its model, which has no weights here, is no model."""
     settings = replace(job(tmp_path, model=write_model(tmp_path)), output=tmp_path / "fresh", **changes)
@@ -242,7 +251,7 @@ def test_a_job_that_is_refused_before_its_first_step_leaves_no_folder(
     ],
 )
 def test_what_the_export_needs_is_read_before_hours_of_training(
-    world: Any, found: Prompts, tmp_path: Path, name: str, content: str, message: str
+    world: Any, found: StorePrompts, tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     model = write_model(tmp_path)
     settings = job(tmp_path, model=model)

@@ -11,8 +11,8 @@ import pytest
 
 from titan_speech.align import journal
 from titan_speech.align.answers import Answered, Journal, checked_scores, write_line
+from titan_speech.align.job_files import append_step, cut_steps, read_steps
 from titan_speech.align.journal import read_lines
-from titan_speech.align.steps import append_step, cut_steps, read_steps
 from titan_speech.errors import DataError
 
 

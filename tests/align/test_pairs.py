@@ -17,7 +17,7 @@ from tests.plan_samples import make_world
 from tests.preference_samples import write_pairs
 from titan_speech.align.answers import seed_of
 from titan_speech.align.pairs import RECORD_NAME, PairSettings, make_pairs
-from titan_speech.align.prompts import Prompt, PromptFilter, Prompts, read_prompts
+from titan_speech.align.prompts import PromptFilter, StorePrompt, StorePrompts, read_prompts
 from titan_speech.align.rewards import Term
 from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresScorer
 from titan_speech.config.schema import SpeechConfig
@@ -43,7 +43,7 @@ DECODING = Decoding(temperature=1.0, max_codes=30)
 @dataclass
 class Setting:
     policy: RandomPolicy
-    prompts: Prompts
+    prompts: StorePrompts
     settings: PairSettings
 
     def run(self, scorer: Any = None) -> Any:
@@ -251,7 +251,7 @@ def program(folder: Path, act: str = "pass") -> str:
     return f"{sys.executable} {path}"
 
 
-def scores(scorer: CommandScorer, prompts: Sequence[Prompt]) -> list[dict[str, float]]:
+def scores(scorer: CommandScorer, prompts: Sequence[StorePrompt]) -> list[dict[str, float]]:
     return scorer.score(prompts[0], [Generated(np.array([1, 2], np.uint16), True)] * 2)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, SETTINGS_NAME
+from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, SETTINGS_NAME, append_step, cut_steps, read_steps
 from titan_speech.align.parity import Apart, PolicyParity
 from titan_speech.align.rollouts import Rollouts
-from titan_speech.align.steps import append_step, cut_steps, read_steps
 from titan_speech.evaluate.parity import BOUNDS
 from titan_speech.report.page import page
 from titan_speech.report.run import open_runs

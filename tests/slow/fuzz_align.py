@@ -24,13 +24,12 @@ from tests.slow.fuzz_evaluation import damage_json
 from tests.slow.fuzz_mutate import json_bytes, mutated_bytes, mutated_json, mutated_lines
 from titan_speech.align.answers import checked_scores
 from titan_speech.align.grpo import prepare
-from titan_speech.align.job_files import METRICS_NAME, SETTINGS_NAME
+from titan_speech.align.job_files import METRICS_NAME, SETTINGS_NAME, append_step, cut_steps, read_steps
 from titan_speech.align.journal import read_lines
 from titan_speech.align.pairs import PairSettings, make_pairs
 from titan_speech.align.prompts import PromptFilter, read_prompts
 from titan_speech.align.rewards import Term
 from titan_speech.align.scorers import MeasuresScorer
-from titan_speech.align.steps import append_step, cut_steps, read_steps
 from titan_speech.align.trl_training import GRPOSettings, read_breaches
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec

@@ -14,7 +14,7 @@ import pytest
 
 from tests.preference_samples import write_mixed
 from tests.runs import ROOT, train_well
-from titan_speech.align.steps import read_steps
+from titan_speech.align.job_files import read_steps
 from titan_speech.exit_codes import EXIT_UNHEALTHY
 
 pytestmark = pytest.mark.slow

@@ -13,5 +13,5 @@ grpo.py            `align grpo`: reward training by TRL, on the same prompts and
   |  rollouts.py    scores, rewards and bounds of each step, and answers that are kept to be heard
   |  parity.py      log-probabilities of trainer, transformers and generator before the first step
   v
-journal.py, steps.py, job_files.py   what a job that is continued reads: lines, steps, names of its files
+journal.py, job_files.py   what a job that is continued reads: lines; steps and names of its files
 """

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from titan_speech.align.journal import DAMAGED, check_settings, damaged, open_lines, read_lines
 from titan_speech.align.parity import PolicyParity, measure_parity
-from titan_speech.align.prompts import Prompt
+from titan_speech.align.prompts import StorePrompt
 from titan_speech.evaluate.result import MAX_SCORE
 from titan_speech.generate.load import TrainedRun
 from titan_speech.generate.sampling import Decoding, Generated, generate_codes
@@ -53,11 +53,11 @@ class Policy(Protocol):
         """Tokens of prompt and answer together at most."""
         ...
 
-    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+    def answer(self, prompt: StorePrompt, count: int, decoding: Decoding) -> list[Generated]:
         """Sample `count` answers; the same for the same `decoding.seed`."""
         ...
 
-    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+    def parity(self, prompts: Sequence[StorePrompt], decoding: Decoding) -> PolicyParity | None:
         """How far what answers is from the trainer; None where the trainer's own forward pass answers."""
         ...
 
@@ -86,11 +86,11 @@ class ExportedPolicy:
     def max_positions(self) -> int:
         return int(self.model.model.config.max_position_embeddings)
 
-    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+    def answer(self, prompt: StorePrompt, count: int, decoding: Decoding) -> list[Generated]:
         prefix_T = self.grammar.prefix(prompt.task, prompt.parts).astype(np.int64)
         return self.model.complete([prefix_T] * count, range(count), decoding)
 
-    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+    def parity(self, prompts: Sequence[StorePrompt], decoding: Decoding) -> PolicyParity | None:
         prefixes = [self.grammar.prefix(prompt.task, prompt.parts).astype(np.int64) for prompt in prompts]
         sampling = {"temperature": decoding.temperature or 1.0, "top_k": decoding.top_k}
         sampling["max_new_tokens"] = min(decoding.max_codes, self.max_positions - max(map(len, prefixes)))
@@ -122,12 +122,12 @@ class RunPolicy:
     def max_positions(self) -> int:
         return self.trained.config.training.seq_len
 
-    def answer(self, prompt: Prompt, count: int, decoding: Decoding) -> list[Generated]:
+    def answer(self, prompt: StorePrompt, count: int, decoding: Decoding) -> list[Generated]:
         seeds = (seed_of(str(number), decoding.seed) for number in range(count))
         decodings = (replace(decoding, seed=seed) for seed in seeds)
         return [generate_codes(self.trained.model, self.grammar, prompt.task, prompt.parts, one) for one in decodings]
 
-    def parity(self, prompts: Sequence[Prompt], decoding: Decoding) -> PolicyParity | None:
+    def parity(self, prompts: Sequence[StorePrompt], decoding: Decoding) -> PolicyParity | None:
         return None
 
 
@@ -156,7 +156,7 @@ class Answered:
     """Why the prompt was not answered."""
 
 
-Score = Callable[[Prompt, Sequence[Generated]], list[dict[str, float]]]
+Score = Callable[[StorePrompt, Sequence[Generated]], list[dict[str, float]]]
 
 
 class Journal:
@@ -232,7 +232,7 @@ def checked_scores(found: Any) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def answer_prompt(policy: Policy, prompt: Prompt, count: int, decoding: Decoding, score: Score) -> Answered:
+def answer_prompt(policy: Policy, prompt: StorePrompt, count: int, decoding: Decoding, score: Score) -> Answered:
     """Answers to one prompt with their scores; a prompt that leaves no room for the shortest answer is left out."""
     room = policy.max_positions - prompt.num_prefix_tokens(policy.grammar) - 1  # the stop token
     if room < decoding.min_codes:

@@ -9,7 +9,7 @@ prompts, settings of TRL, parity, reward and scores of every step, breaches.
     reward          the terms of rewards.py, of the scores of align/scorers.py
     parity          trainer, transformers and generator agree on the same tokens before the first step (parity.py)
     bounds          of the mean of a score over the completions of a step. A breach goes back to the last checkpoint
-                    whose answers were within them and goes on with half the rate, or ends the job with its name
+                    whose answers were within them and continues with half the rate, or ends the job with its name
 
 WORK (OUTPUT.work) keeps TRL's checkpoints and what `titan-speech report` draws; the same command continues a job that
 was killed.
@@ -29,12 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from titan_speech import __version__
-from titan_speech.align.job_files import PARITY_NAME, SETTINGS_NAME
+from titan_speech.align.job_files import PARITY_NAME, SETTINGS_NAME, read_steps
 from titan_speech.align.journal import check_settings
-from titan_speech.align.prompts import Prompt, Prompts
+from titan_speech.align.prompts import StorePrompt, StorePrompts
 from titan_speech.align.rollouts import KL, REWARD, REWARD_STD, Limits, Rollouts
-from titan_speech.align.scorers import Scorer, check_names
-from titan_speech.align.steps import read_steps
+from titan_speech.align.scorers import AnswerScorer, check_names
 from titan_speech.align.trl_training import GRPOSettings, read_breaches, require_trl, train_by_trl
 from titan_speech.errors import DataError, ModelError
 from titan_speech.hf.config_json import read_json
@@ -59,7 +58,9 @@ logger = logging.getLogger(__name__)
 RECORD_NAME = "grpo.json"
 
 
-def train_grpo(found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, settings: GRPOSettings) -> dict[str, Any]:
+def train_grpo(
+    found: StorePrompts, tokenizer: TextTokenizer, scorer: AnswerScorer, settings: GRPOSettings
+) -> dict[str, Any]:
     """Train, and write the exported folder.
 
     Args:
@@ -112,7 +113,7 @@ def _work_folder(work: Path) -> Iterator[None]:
 
 
 def prepare(
-    found: Prompts, tokenizer: TextTokenizer, scorer: Scorer, settings: GRPOSettings
+    found: StorePrompts, tokenizer: TextTokenizer, scorer: AnswerScorer, settings: GRPOSettings
 ) -> tuple[dict[str, Any], Rollouts]:
     """What the job is recorded by, and its prompts; nothing is written.
 
@@ -146,7 +147,7 @@ def max_positions(model: Path) -> int:
     return positions
 
 
-def _that_fit(prompts: Sequence[Prompt], grammar: Grammar, settings: GRPOSettings) -> list[Prompt]:
+def _that_fit(prompts: Sequence[StorePrompt], grammar: Grammar, settings: GRPOSettings) -> list[StorePrompt]:
     """Prompts that leave room for the longest answer."""
     positions = max_positions(settings.model)
     most = positions - settings.max_codes - 1  # the stop token
@@ -161,7 +162,7 @@ def _that_fit(prompts: Sequence[Prompt], grammar: Grammar, settings: GRPOSetting
     return fitting
 
 
-def _sampling(found: Prompts, scorer: Scorer, settings: GRPOSettings) -> dict[str, Any]:
+def _sampling(found: StorePrompts, scorer: AnswerScorer, settings: GRPOSettings) -> dict[str, Any]:
     kept = asdict(replace(settings, terms=()))
     for name in ("output", "terms", "model", "max_breaches"):  # a job that ended may be given more breaches
         kept.pop(name)
@@ -177,18 +178,17 @@ def _sampling(found: Prompts, scorer: Scorer, settings: GRPOSettings) -> dict[st
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return sha256_of(file)
-
-
 def _export(model: Any, settings: GRPOSettings, record: Mapping[str, Any]) -> None:
     """The base's folder with other weights, whole or not at all."""
     partial = settings.output.with_name(f"{settings.output.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     weights = sorted(partial.glob("*.safetensors"))
-    digest = hashlib.sha256("".join(_sha256(path) for path in weights).encode()).hexdigest()[:16]
+    sums = []
+    for path in weights:
+        with path.open("rb") as file:
+            sums.append(sha256_of(file))
+    digest = hashlib.sha256("".join(sums).encode()).hexdigest()[:16]
     own = {CONFIG_NAME, GENERATION_NAME, *(path.name for path in weights)}
     for name in find_exported_files(settings.model).files:
         if name in own - {CONFIG_NAME, GENERATION_NAME} or name.endswith((".safetensors", ".safetensors.index.json")):
@@ -198,9 +198,9 @@ def _export(model: Any, settings: GRPOSettings, record: Mapping[str, Any]) -> No
     base = read_record(settings.model)
     replace(base, weights=digest).write(partial)
     expansion = read_expansion(settings.model)
-    told = f"{settings.num_steps} steps of GRPO on {expansion.source} (weights {base.weights})"
-    replace(expansion, source=told).write(partial)
-    note = f"\n## Reward training\n{as_text(told)}; {RECORD_NAME} has reward, scorer, prompts and every step.\n"
+    trained = f"{settings.num_steps} steps of GRPO on {expansion.source} (weights {base.weights})"
+    replace(expansion, source=trained).write(partial)
+    note = f"\n## Reward training\n{as_text(trained)}; {RECORD_NAME} has reward, scorer, prompts and every step.\n"
     write_atomically(partial / CARD_NAME, read_card(settings.model) + note)
     write_atomically(partial / RECORD_NAME, json.dumps(record, indent=1) + "\n")
     assert {MODEL_RECORD_NAME, EXPANSION_NAME} <= {path.name for path in partial.iterdir()}

@@ -23,9 +23,9 @@ from titan_speech import __version__
 from titan_speech.align.answers import Answered, Journal, Policy, answer_prompt, settings_of, write_line
 from titan_speech.align.job_files import PARITY_NAME
 from titan_speech.align.parity import NUM_PROMPTS
-from titan_speech.align.prompts import DESCRIPTION, Prompt, Prompts
+from titan_speech.align.prompts import DESCRIPTION, StorePrompt, StorePrompts
 from titan_speech.align.rewards import EQUAL_REWARDS, LEFT_OUT, NOT_SCORED, Pair, Term, has_scores, pick, reward
-from titan_speech.align.scorers import Scorer, check_names
+from titan_speech.align.scorers import AnswerScorer, check_names
 from titan_speech.errors import DataError
 from titan_speech.generate.sampling import Decoding
 from titan_speech.store.manifest import Manifest
@@ -87,7 +87,7 @@ class PairResult:
         return {name: [(pair.chosen.scores[name], pair.rejected.scores[name]) for pair in self.pairs] for name in names}
 
 
-def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSettings) -> PairResult:
+def make_pairs(policy: Policy, found: StorePrompts, scorer: AnswerScorer, settings: PairSettings) -> PairResult:
     """Answer, score, pick and write; a job that was cut continues.
 
     Args:
@@ -124,7 +124,7 @@ def make_pairs(policy: Policy, found: Prompts, scorer: Scorer, settings: PairSet
     return result
 
 
-def _checked_parity(policy: Policy, prompts: Sequence[Prompt], settings: PairSettings) -> object:
+def _checked_parity(policy: Policy, prompts: Sequence[StorePrompt], settings: PairSettings) -> object:
     """Measured once, before the first answer; answers of another model than the trainer's would be off-policy."""
     path = settings.journal / PARITY_NAME
     if not path.exists():
@@ -138,7 +138,7 @@ def _checked_parity(policy: Policy, prompts: Sequence[Prompt], settings: PairSet
 
 
 def _answer(
-    policy: Policy, prompts: Sequence[Prompt], scorer: Scorer, settings: PairSettings, journal: Journal
+    policy: Policy, prompts: Sequence[StorePrompt], scorer: AnswerScorer, settings: PairSettings, journal: Journal
 ) -> list[Answered]:
     """All prompts with their answers, in the order of the prompts."""
     done = {one.sample_id: one for one in journal.read()}
@@ -200,7 +200,7 @@ def _record(result: PairResult, settings: PairSettings, sampling: Mapping[str, A
 
 def _write(
     result: PairResult,
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, StorePrompt],
     source: Manifest,
     tokenizer: TextTokenizer,
     settings: PairSettings,

@@ -1,7 +1,7 @@
 """The prompts of a store: transcripts that a model answers, with the length of the recording for comparison.
 
-In: a token store of paired speech, filters and held-out sets. Out: `Prompt`s in a fixed order, languages in turn, so
-that the first N of them are of all languages.
+In: a token store of paired speech, filters and held-out sets. Out: `StorePrompt`s in a fixed order, languages in turn,
+so that the first N of them are of all languages.
 
 Shapes: F codes (frames) of a recording.
 """
@@ -39,7 +39,7 @@ class Voice:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class StorePrompt:
     """What is answered."""
 
     sample_id: str
@@ -91,16 +91,16 @@ class PromptFilter:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class StorePrompts:
     """The prompts of a store, and what a store of answers to them inherits."""
 
-    prompts: list[Prompt]
+    prompts: list[StorePrompt]
     manifest: Manifest
 
 
 def read_prompts(
     store_path: str, wanted: PromptFilter, tokenizer: TextTokenizer, storage: StorageConfig | None = None
-) -> Prompts:
+) -> StorePrompts:
     """The prompts of a store.
 
     Args:
@@ -146,7 +146,7 @@ def read_prompts(
     if voices:
         spoken = [_voice(part, int(voices[part.name][i]), wanted.transcript, tokenizer) for part, i in chosen]
         prompts = [replace(prompt, voice=voice) for prompt, voice in zip(prompts, spoken, strict=True)]
-    return Prompts(prompts, store.manifest)
+    return StorePrompts(prompts, store.manifest)
 
 
 def _voice(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Voice:
@@ -165,10 +165,10 @@ def _voices(part: Part, wanted: PromptFilter, tokenizer: TextTokenizer) -> NDArr
     return documents.reference_N
 
 
-def _prompt(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Prompt:
+def _prompt(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> StorePrompt:
     row = part.row(i)
     has_description = DESCRIPTION in part.variants
-    prompt = Prompt(
+    prompt = StorePrompt(
         sample_id=row.sample_id,
         dataset_source=row.dataset_source,
         language=row.language,

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from titan_speech.align.job_files import ROLLOUTS_NAME
-from titan_speech.align.prompts import Prompt
+from titan_speech.align.prompts import StorePrompt
 from titan_speech.align.rewards import Term, has_scores, reward
-from titan_speech.align.scorers import Scorer
+from titan_speech.align.scorers import AnswerScorer, measures_of
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.errors import DataError
-from titan_speech.generate.measures import measure
 from titan_speech.generate.sampling import Generated
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.utils.files import write_atomically
@@ -72,7 +71,12 @@ class Rollouts:
     """The answers of a job, step by step."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], grammar: Grammar, scorer: Scorer, terms: Sequence[Term], limits: Limits
+        self,
+        prompts: Sequence[StorePrompt],
+        grammar: Grammar,
+        scorer: AnswerScorer,
+        terms: Sequence[Term],
+        limits: Limits,
     ) -> None:
         self.prompts = {prompt.sample_id: prompt for prompt in prompts}
         self.grammar, self.scorer, self.terms, self.limits = grammar, scorer, terms, limits
@@ -97,13 +101,13 @@ class Rollouts:
                 too long.
         """
         scores: list[dict[str, float]] = [{} for _ in sample_ids]
-        heard: list[tuple[Prompt, list[int], list[Any]]] = []
+        heard: list[tuple[StorePrompt, list[int], list[Any]]] = []
         for sample_id in dict.fromkeys(sample_ids):
             rows = [row for row, one in enumerate(sample_ids) if one == sample_id]
             prompt, ids = self.prompts[sample_id], [np.array(completion_ids[row], np.int64) for row in rows]
             found = self.scorer.score(prompt, [self._generated(ids_T) for ids_T in ids])
             for row, of_answer, ids_T in zip(rows, found, ids, strict=True):
-                scores[row] = {**of_answer, **self._measures(prompt, ids_T)}
+                scores[row] = {**of_answer, **measures_of(ids_T, prompt, self.grammar)}
             if len(heard) < MAX_KEPT_PROMPTS:
                 heard.append((prompt, rows, list(self.scorer.heard)))
         found_rewards = self._rewards(sample_ids, scores)
@@ -166,19 +170,9 @@ class Rollouts:
         stopped = len(ids_T) > 0 and int(ids_T[-1]) == self.grammar.stop_id(Task.TTS)
         return Generated(vocabulary.ids_to_codes(ids_T[vocabulary.is_code(ids_T)]), stopped)
 
-    def _measures(self, prompt: Prompt, ids_T: np.ndarray) -> dict[str, float]:
-        """Of all sampled ids, those that are no codes among them."""
-        found = measure(
-            ids_T,
-            stop_id=self.grammar.stop_id(Task.TTS),
-            vocabulary=self.grammar.vocabulary,
-            num_target_codes=len(prompt.recorded_codes_F),
-        )
-        return asdict(found)
-
 
 def _kept(
-    prompt: Prompt, rows: Sequence[int], sounds: Sequence[Any], scores: Sequence[Any], rewards: Sequence[float]
+    prompt: StorePrompt, rows: Sequence[int], sounds: Sequence[Any], scores: Sequence[Any], rewards: Sequence[float]
 ) -> dict[str, Any]:
     """The first answers to a prompt, with their sound where it was decoded."""
     answers = [

@@ -26,12 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.align.answers import checked_scores
-from titan_speech.align.prompts import Prompt
+from titan_speech.align.prompts import StorePrompt
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Clip, Sound
-from titan_speech.evaluate.scorers.base import Scorer as ClipScorer
-from titan_speech.evaluate.scorers.base import score_clips, versions_of
+from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
 from titan_speech.generate.measures import MEASURE_NAMES, measure
 from titan_speech.generate.sampling import Generated
 from titan_speech.tokenization.prompt_template import Grammar, Task
@@ -42,7 +41,7 @@ MAX_LINE_BYTES = 64 << 20
 LAST_WORDS_BYTES = 500
 
 
-class Scorer(Protocol):
+class AnswerScorer(Protocol):
     """Gives named scores to answers."""
 
     @property
@@ -63,7 +62,7 @@ class Scorer(Protocol):
         """The sound of the answers that were scored last; empty where the scorer decodes none."""
         ...
 
-    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+    def score(self, prompt: StorePrompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """The scores of each answer."""
         ...
 
@@ -72,7 +71,7 @@ class Scorer(Protocol):
         ...
 
 
-def check_names(scorer: Scorer, names: Iterable[str]) -> None:
+def check_names(scorer: AnswerScorer, names: Iterable[str]) -> None:
     """Refuse names that no score has, before anything is answered; a program's are not known before.
 
     Raises:
@@ -86,6 +85,18 @@ def check_names(scorer: Scorer, names: Iterable[str]) -> None:
 MEASURES = (*MEASURE_NAMES, "num_codes", "codes_per_character")
 
 
+def measures_of(ids_T: NDArray[np.int64], prompt: StorePrompt, grammar: Grammar) -> dict[str, float]:
+    """Measures of all sampled ids, those that are no codes among them.
+
+    Args:
+        ids_T: with the stop token if the model ended.
+        prompt: what was answered.
+        grammar: of the model.
+    """
+    stop_id, num_target_codes = grammar.stop_id(Task.TTS), len(prompt.recorded_codes_F)
+    return asdict(measure(ids_T, stop_id=stop_id, vocabulary=grammar.vocabulary, num_target_codes=num_target_codes))
+
+
 class MeasuresScorer:
     """Measures of the codes alone (generate/measures.py), the answer's length, and its codes per character."""
 
@@ -96,24 +107,21 @@ class MeasuresScorer:
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
 
-    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+    def score(self, prompt: StorePrompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """The measures of each answer; length_ratio compares with the recording.
 
         Args:
             prompt: what was answered.
             answers: of the model.
         """
-        vocabulary, stop_id = self.grammar.vocabulary, self.grammar.stop_id(Task.TTS)
         found = []
         for answer in answers:
-            ids_T = vocabulary.codes_to_ids(answer.codes_F).astype(np.int64)
-            ids_T = np.append(ids_T, stop_id) if answer.stopped else ids_T
-            measures = measure(
-                ids_T, stop_id=stop_id, vocabulary=vocabulary, num_target_codes=len(prompt.recorded_codes_F)
-            )
+            ids_T = self.grammar.vocabulary.codes_to_ids(answer.codes_F).astype(np.int64)
+            ids_T = np.append(ids_T, self.grammar.stop_id(Task.TTS)) if answer.stopped else ids_T
             num_codes = float(len(answer.codes_F))
             rate = num_codes / max(len(prompt.text.strip()), 1)
-            found.append({**asdict(measures), "num_codes": num_codes, "codes_per_character": rate})
+            measures = measures_of(ids_T, prompt, self.grammar)
+            found.append({**measures, "num_codes": num_codes, "codes_per_character": rate})
         return found
 
     def close(self) -> None:
@@ -125,7 +133,7 @@ class EvaluatorScorer:
 
     name = "evaluator"
 
-    def __init__(self, scorers: Sequence[ClipScorer], codec: Codec, measures: MeasuresScorer) -> None:
+    def __init__(self, scorers: Sequence[Scorer], codec: Codec, measures: MeasuresScorer) -> None:
         """`codec` is that of the codes; whoever opened the scorers closes them."""
         self.scorers, self.codec, self.measures = scorers, codec, measures
         self.names = measures.names | {metric.name for scorer in scorers for metric in scorer.metrics}
@@ -136,7 +144,7 @@ class EvaluatorScorer:
         versions = {**versions_of(self.scorers), "measures": self.measures.version, "codec": self.codec.codec_hash}
         return json.dumps(versions, sort_keys=True)
 
-    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+    def score(self, prompt: StorePrompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """What the scorers give, without the scores that they have a reason not to give.
 
         Args:
@@ -208,7 +216,7 @@ class CommandScorer:
             raise
         self.name, self.version = one_line(head["name"]), one_line(str(head["version"]))
 
-    def score(self, prompt: Prompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
+    def score(self, prompt: StorePrompt, answers: Sequence[Generated]) -> list[dict[str, float]]:
         """What the program says of each answer.
 
         Args:

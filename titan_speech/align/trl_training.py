@@ -23,11 +23,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME
+from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, append_record, append_step, cut_steps
 from titan_speech.align.parity import NUM_PROMPTS, measure_parity
 from titan_speech.align.rewards import Term
 from titan_speech.align.rollouts import KL, LR, REWARD, Rollouts
-from titan_speech.align.steps import append_record, append_step, cut_steps
 from titan_speech.errors import DataError, HealthError, ModelError
 from titan_speech.tokenization.prompt_template import Task
 from titan_speech.utils.files import write_atomically

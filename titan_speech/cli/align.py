@@ -31,9 +31,9 @@ from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:
     from titan_speech.align.answers import Policy
-    from titan_speech.align.prompts import Prompt, Prompts
+    from titan_speech.align.prompts import StorePrompt, StorePrompts
     from titan_speech.align.rewards import Term
-    from titan_speech.align.scorers import Scorer
+    from titan_speech.align.scorers import AnswerScorer
     from titan_speech.align.trl_training import GRPOSettings
     from titan_speech.config.schema_data import StorageConfig
     from titan_speech.store.manifest import Manifest
@@ -62,7 +62,7 @@ def pairs(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _scorer(args: argparse.Namespace, grammar: Grammar, manifest: Manifest) -> Iterator[Scorer]:
+def _scorer(args: argparse.Namespace, grammar: Grammar, manifest: Manifest) -> Iterator[AnswerScorer]:
     """A program, the evaluator where there is a codec, or the measures of codes."""
     from titan_speech.align.scorers import CommandScorer, EvaluatorScorer, MeasuresScorer
 
@@ -108,14 +108,14 @@ def _policy(args: argparse.Namespace) -> Policy:
 
 def _prompts(
     args: argparse.Namespace, tokenizer: TextTokenizer, max_positions: int | None, storage: StorageConfig
-) -> Prompts:
+) -> StorePrompts:
     from titan_speech.align.prompts import PromptFilter, read_prompts
 
     wanted = PromptFilter(args.transcript, tuple(args.language), tuple(args.held_out), args.limit, max_positions)
     return read_prompts(args.prompts, wanted, tokenizer, storage)
 
 
-def _codes_per_sec(prompts: Prompts) -> float:
+def _codes_per_sec(prompts: StorePrompts) -> float:
     return prompts.manifest.codec.codes_per_sec if prompts.manifest.codec is not None else 1.0
 
 
@@ -173,7 +173,7 @@ def grpo(args: argparse.Namespace) -> None:
     print(f'a stage goes on from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
 
 
-def _estimate(device: str, settings: GRPOSettings, grammar: Grammar, prompts: Sequence[Prompt]) -> None:
+def _estimate(device: str, settings: GRPOSettings, grammar: Grammar, prompts: Sequence[StorePrompt]) -> None:
     from titan_speech.estimate.devices import DEVICES
     from titan_speech.estimate.rollout_cost import RolloutSizes, rollout_cost
     from titan_speech.hf.model_folder import HFFolder

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, PREFIX, ROLLOUTS_NAME
+from titan_speech.align.job_files import BREACHES_NAME, MEANS_PREFIX, PARITY_NAME, ROLLOUTS_NAME
 from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
 from titan_speech.report.chart import value_text
 from titan_speech.report.run import Run
@@ -27,11 +27,13 @@ _STEP_FILE = re.compile(r"step-(\d{1,15})\.json")
 
 def alignment(runs: Sequence[Run]) -> Section | None:
     """What reward training did."""
-    names = names_of(runs, PREFIX)
+    names = names_of(runs, MEANS_PREFIX)
     if not names:
         return None
-    leading = [chart(runs, name, "", {f"{PREFIX}{name}": name}) for name in LEADING if name in names]
-    scores = [chart(runs, name, "", {f"{PREFIX}{name}": name}, size="small") for name in names if name not in LEADING]
+    leading = [chart(runs, name, "", {f"{MEANS_PREFIX}{name}": name}) for name in LEADING if name in names]
+    scores = [
+        chart(runs, name, "", {f"{MEANS_PREFIX}{name}": name}, size="small") for name in names if name not in LEADING
+    ]
     blocks: list[Block] = [Charts(leading), Charts(scores, "Scores, mean over the answers of a step")]
     budget = MAX_SOUND_BYTES // len(runs)
     for run in runs:
