@@ -238,7 +238,7 @@ def test_a_flipped_bit_is_named_before_its_data_is_used(
 def test_no_flipped_bit_of_a_sidecar_changes_a_column_unnoticed(store_path: Path) -> None:
     store = open_store(store_path)
     part = store.part("prompts", "en", Kind.SPEECH)
-    reader = ShardReader(store_path, part.info, part.info.shards[0], store.manifest.tokenizer.num_base)
+    reader = ShardReader(store.files, part.info, part.info.shards[0], store.manifest.tokenizer.num_base)
     file = store_path / "prompts.en.speech/00000.parquet"
     sound, columns = file.read_bytes(), ("code_len", "sample_id")
     expected = [reader.column(name).to_pylist() for name in columns]

@@ -19,6 +19,7 @@ from tests.store_samples import CODEC, NUM_SAMPLES, info, manifest_content
 from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
 from titan_speech.store.external_sort import checksums, order_keys
+from titan_speech.store.files import LocalFiles
 from titan_speech.store.manifest import FileInfo, content_fingerprint, read_manifest
 from titan_speech.store.reader import open_store
 from titan_speech.store.tasks import count_tasks
@@ -113,7 +114,9 @@ def test_a_manifest_written_before_totals_per_task_reads_the_same_and_is_counted
     manifest = read_manifest(DEMO)
     assert manifest.tasks is None
     assert manifest.fingerprint == "b17864189cdf6f7a"
-    counts = {(totals.part, totals.task): totals.num_samples for totals in count_tasks(DEMO, manifest.parts)}
+    counts = {
+        (totals.part, totals.task): totals.num_samples for totals in count_tasks(LocalFiles(DEMO), manifest.parts)
+    }
     for part in open_store(DEMO).parts:
         for variant in part.info.variants:
             if variant.name == "native":

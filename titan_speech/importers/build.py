@@ -56,7 +56,6 @@ from titan_speech.store.sample_sorter import Recipe
 from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
 from titan_speech.store.writer import (
     check_shard_bytes,
-    codes_per_sec,
     complete_manifest,
     duration_warning,
     write_manifest,
@@ -350,11 +349,10 @@ class _Build:
         cut_shard = CutShard(self._folder.store, self._folder.shards)
         run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()
-        rate = codes_per_sec(self._recipe.codec)
         infos = []
         for key, some in by_part(runs).items():
             shards = [info for job in parts[key] if (info := self._folder.shard(job)) is not None]
-            infos.append(part_info(some, shards, rate))
+            infos.append(part_info(some, shards, self._recipe.codec))
         manifest = Manifest(
             name=self._request.name,
             licence=self._request.licence,

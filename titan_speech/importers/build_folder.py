@@ -26,8 +26,7 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.importers.base import Unit
 from titan_speech.store.external_sort import SortedRun, VariantCount
-from titan_speech.store.files import PartKey
-from titan_speech.store.manifest import FileInfo, Kind, ShardInfo
+from titan_speech.store.manifest import FileInfo, Kind, PartKey, ShardInfo
 from titan_speech.store.problems import ProblemGroup
 from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically

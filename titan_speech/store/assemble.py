@@ -24,17 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from titan_speech.errors import DataError
 from titan_speech.store.external_sort import Ragged, SortedRun, order_keys, write_run
-from titan_speech.store.files import TOKENS, LocalFiles, PartKey, StoreFiles, dtype_of, suffix_of
-from titan_speech.store.manifest import Manifest, PartInfo, ShardInfo
+from titan_speech.store.files import TOKENS, LocalFiles, StoreFiles, dtype_of, length_column, suffix_of
+from titan_speech.store.manifest import Manifest, PartInfo, PartKey, ShardInfo
 from titan_speech.store.problems import Problems
 from titan_speech.store.reader import Part, Store
-from titan_speech.store.sample import ROW_SCHEMA
+from titan_speech.store.sample import ROW_SCHEMA, absent_column
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.score_columns import carry_scores
 from titan_speech.store.shard_writer import ShardJob, by_part, part_info, shard_jobs, write_shard
-from titan_speech.store.writer import codes_per_sec, complete_manifest, fresh_folder, write_manifest
+from titan_speech.store.writer import complete_manifest, fresh_folder, publish
 from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import Progress
 
@@ -57,26 +56,17 @@ class StoredShard:
 
 
 def _read_shard(files: StoreFiles, part: PartInfo, shard: ShardInfo) -> StoredShard:
-    rows = _with_all_columns(pq.read_table(files.sidecar(shard.file("parquet"), verify=True), use_threads=False))
+    stored = pq.read_table(files.sidecar(shard.file("parquet"), verify=True), use_threads=False)
+    columns = [
+        stored[field.name] if field.name in stored.column_names else absent_column(field, stored.num_rows)
+        for field in ROW_SCHEMA
+    ]
+    rows = pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
     data = {}
     for name in (TOKENS, *(variant.name for variant in part.variants)):
         array = files.array(shard.file(suffix_of(name)), dtype_of(name, part.kind))
-        lengths_N = rows["code_len" if name == TOKENS else f"text_len_{name}"].to_numpy()
-        data[name] = Ragged(array, lengths_N)
-    return StoredShard(PartKey(part.dataset_source, part.language, part.kind), rows, data)
-
-
-def _with_all_columns(table: pa.Table) -> pa.Table:
-    """Columns that a sidecar leaves out are 0 if they count tokens, otherwise null."""
-    columns = []
-    for field in ROW_SCHEMA:
-        if field.name in table.column_names:
-            columns.append(table[field.name])
-        elif field.name.startswith("text_len_"):
-            columns.append(pa.array(np.zeros(table.num_rows, np.int32)))
-        else:
-            columns.append(pa.nulls(table.num_rows, field.type))
-    return pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
+        data[name] = Ragged(array, rows[length_column(name)].to_numpy())
+    return StoredShard(part.key, rows, data)
 
 
 @dataclass(frozen=True)
@@ -186,20 +176,15 @@ def assemble_store(
                 lambda counts, _: progress.update(num_bytes + counts[:, 1].sum()),
             )
         shutil.rmtree(folder / "spill")
-        rate = codes_per_sec(manifest.codec)
         shards: dict[PartKey, list[ShardInfo]] = {key: [] for key in grouped}
         for job, shard in zip(jobs, written, strict=True):
             shards[job.key].append(shard)
-        parts = tuple(part_info(some, shards[key], rate) for key, some in grouped.items())
+        parts = tuple(part_info(some, shards[key], manifest.codec) for key, some in grouped.items())
         sealed = complete_manifest(manifest, parts, folder)
         if keep_scores:
             _keep_scores(folder, sealed, rewrites)
         finish(folder, sealed)
-        write_manifest(sealed, folder)
-        try:
-            os.rename(folder, path)
-        except OSError as error:
-            raise DataError(f"{path} appeared in the meantime ({error}); it was left unchanged") from error
+        publish(sealed, folder, path)
         return sealed
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ sidecars where the manifest lacks them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,11 @@ def describe_store(path: str | Path, storage: StorageConfig | None = None) -> st
     lines = [f"{manifest.name}  {path}", *_header(manifest)]
     for title, attribute in TOTALS_BY.items():
         lines += ["", *_totals_table(manifest, title, attribute)]
-    lines += ["", "samples by task", *_task_table(manifest, _tasks_of(files, manifest)), "", "parts"]
+    lines += ["", "samples by task"]
+    for task, some in _by_task(manifest, _tasks_of(files, manifest)).items():
+        by_language = ", ".join(f"{name} {count:,}" for name, count in sorted(some.items()))
+        lines.append(f"  {task:<12} {some.total():>12,}  ({by_language})")
+    lines += ["", "parts"]
     for number, part in enumerate(manifest.parts):
         last = number == len(manifest.parts) - 1
         lines += _part_lines(part, "└─" if last else "├─", "  " if last else "│ ")
@@ -44,10 +49,10 @@ def describe_store_json(path: str | Path, storage: StorageConfig | None = None) 
     tasks = _tasks_of(files, manifest)
     content = json.loads(manifest.to_json())
     content["totals"]["all"] = asdict(Totals.of(manifest.parts))
-    content["totals"]["task"] = {task: _num_samples(tasks, task) for task in _names(tasks)}
+    content["totals"]["task"] = {task: some.total() for task, some in _by_task(manifest, tasks).items()}
     for part, info in zip(content["parts"], manifest.parts, strict=True):
         part["num_shards"] = len(part.pop("shards"))
-        part |= {"name": info.folder, "fingerprint": info.fingerprint, "num_bytes": _num_bytes(info)}
+        part |= {"name": info.folder, "fingerprint": info.fingerprint, "num_bytes": info.num_bytes}
         part["tasks"] = {totals.task: totals.num_samples for totals in tasks if totals.part == info.folder}
     return json.dumps({"path": str(path)} | content, indent=1, ensure_ascii=False)
 
@@ -56,12 +61,13 @@ def _tasks_of(files: StoreFiles, manifest: Manifest) -> tuple[TaskTotals, ...]:
     return manifest.tasks if manifest.tasks is not None else count_tasks(files, manifest.parts)
 
 
-def _num_samples(tasks: tuple[TaskTotals, ...], task: str) -> int:
-    return sum(totals.num_samples for totals in tasks if totals.task == task)
-
-
-def _names(tasks: tuple[TaskTotals, ...]) -> list[str]:
-    return sorted({totals.task for totals in tasks})
+def _by_task(manifest: Manifest, tasks: tuple[TaskTotals, ...]) -> dict[str, Counter[str]]:
+    """Samples that can be read as each task, by language."""
+    language_of = {part.folder: part.language for part in manifest.parts}
+    found: dict[str, Counter[str]] = {task: Counter() for task in sorted({totals.task for totals in tasks})}
+    for totals in tasks:
+        found[totals.task][language_of[totals.part]] += totals.num_samples
+    return found
 
 
 def _header(manifest: Manifest) -> list[str]:
@@ -85,21 +91,6 @@ def _totals_table(manifest: Manifest, title: str, attribute: str) -> list[str]:
     return table_lines(rows, "<>")
 
 
-def _task_table(manifest: Manifest, tasks: tuple[TaskTotals, ...]) -> list[str]:
-    """A row for each task, with the languages that can be read as it."""
-    language_of = {part.folder: part.language for part in manifest.parts}
-    lines = []
-    for task in _names(tasks):
-        languages: dict[str, int] = {}
-        for totals in tasks:
-            if totals.task == task:
-                language = language_of[totals.part]
-                languages[language] = languages.get(language, 0) + totals.num_samples
-        by_language = ", ".join(f"{name} {count:,}" for name, count in sorted(languages.items()))
-        lines.append(f"  {task:<12} {_num_samples(tasks, task):>12,}  ({by_language})")
-    return lines
-
-
 def _part_lines(part: PartInfo, branch: str, trunk: str) -> Iterator[str]:
     length = f", {hours(part.duration_sec / 3600)}" if part.kind is Kind.SPEECH else ""
     yield (
@@ -108,7 +99,3 @@ def _part_lines(part: PartInfo, branch: str, trunk: str) -> Iterator[str]:
     )
     for variant in part.variants:
         yield f"{trunk}   {variant.name}: {counted(variant.num_samples, 'sample')}, {variant.num_tokens:,} text tokens"
-
-
-def _num_bytes(part: PartInfo) -> int:
-    return sum(shard.num_bytes for shard in part.shards)

@@ -32,7 +32,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.store.files import TEXT_DTYPE, TOKENS, PartKey, dtype_of, length_column, mapped_array, suffix_of
+from titan_speech.store.files import TEXT_DTYPE, TOKENS, dtype_of, length_column, mapped_array, suffix_of
+from titan_speech.store.manifest import PartKey
 from titan_speech.store.sample import ROW_SCHEMA
 
 SEGMENT_DTYPE = np.dtype([("recording", "<u8"), ("order", "<i4"), ("start", "<f8"), ("row", "<u4")])

@@ -49,19 +49,6 @@ def dtype_of(name: str, kind: Kind) -> np.dtype:
     return TOKEN_DTYPES[kind] if name == TOKENS else TEXT_DTYPE
 
 
-@dataclass(frozen=True, order=True)
-class PartKey:
-    """Identifies a part."""
-
-    dataset_source: str
-    language: str
-    kind: Kind
-
-    @property
-    def folder(self) -> str:
-        return f"{self.dataset_source}.{self.language}.{self.kind}"
-
-
 def write_array(store: Path, path: str, chunks: Iterable[NDArray]) -> FileInfo:
     """Writes arrays back to back and flushes them to disk."""
     sha256, xxh3_128, num_bytes = hashlib.sha256(), xxhash.xxh3_128(), 0
@@ -239,10 +226,6 @@ class LocalFiles:
         if found != file.sha256:
             raise DataError(f"{path} is damaged: sha256 {found[:16]}..., expected {file.sha256[:16]}...; {REPAIR}")
         return path
-
-
-def files_at(store: Path | StoreFiles) -> StoreFiles:
-    return LocalFiles(store) if isinstance(store, Path) else store
 
 
 def size_problems(store: StoreFiles, manifest: Manifest) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +22,16 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from titan_speech.store.files import PartKey
-from titan_speech.store.manifest import Kind, PartInfo
+from titan_speech.store.files import length_column
+from titan_speech.store.manifest import Kind, PartInfo, PartKey
 from titan_speech.store.reader import Store
 from titan_speech.store.sample import CHOSEN, REJECTED, TRANSCRIPT_VARIANTS, VOICE
 from titan_speech.store.shard_reader import read_sidecar
 
 FRAMING_TOKENS = 16
 """At least what a prompt adds to a sample's tokens."""
+OF_A_PAIR = (CHOSEN, REJECTED, VOICE)
+NUM_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,15 @@ class Candidate:
     checksum: int
     transcript_hash: str | None
 
-    @property
-    def key(self) -> PartKey:
-        return PartKey(self.part.dataset_source, self.part.language, self.part.kind)
-
 
 def candidates_of(stores: Sequence[Store], key: PartKey, seed: int, max_tokens: int) -> Iterator[Candidate]:
     """All samples of a part that fit, in random order and read as they are needed; stores take turns."""
-    parts = [
-        (number, part)
+    streams = [
+        _candidates_of_part(store, number, part, seed, max_tokens)
         for number, store in enumerate(stores)
         for part in store.manifest.parts
-        if PartKey(part.dataset_source, part.language, part.kind) == key
+        if part.key == key
     ]
-    streams = [_candidates_of_part(stores[number], number, part, seed, max_tokens) for number, part in parts]
     while streams:
         for stream in list(streams):
             candidate = next(stream, None)
@@ -85,7 +82,10 @@ def _candidates_of_part(store: Store, number: int, part: PartInfo, seed: int, ma
 
 
 def _candidates_in_shard(store: Store, number: int, part: PartInfo, shard: int, max_tokens: int) -> Iterator[Candidate]:
-    table = read_sidecar(store.files, part, part.shards[shard], _columns(part))
+    names = ["sample_id", "speaker_id", "source_video_id", "checksum", "code_len"]
+    names += ["transcript_hash"] if part.kind is Kind.SPEECH else []
+    names += [length_column(variant.name) for variant in part.variants]
+    table = read_sidecar(store.files, part, part.shards[shard], names)
     tokens_N, text_N = _lengths(table, part)
     fits = np.flatnonzero((tokens_N > 0) & (tokens_N + text_N + FRAMING_TOKENS <= max_tokens))
     kept = table.take(pa.array(fits))
@@ -105,12 +105,6 @@ def _candidates_in_shard(store: Store, number: int, part: PartInfo, shard: int, 
             checksum=columns["checksum"][j],
             transcript_hash=columns.get("transcript_hash", absent)[j],
         )
-
-
-def _columns(part: PartInfo) -> list[str]:
-    names = ["sample_id", "speaker_id", "source_video_id", "checksum", "code_len"]
-    names += ["transcript_hash"] if part.kind is Kind.SPEECH else []
-    return names + [f"text_len_{variant.name}" for variant in part.variants]
 
 
 def _lengths(table: pa.Table, part: PartInfo) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -135,7 +129,7 @@ def find_references(
         for candidate in _candidates_of_part(stores[number], number, open_prompts[0].part, 0, max_tokens):
             for prompt in open_prompts:
                 if _is_reference(candidate, prompt, max_tokens) and candidate.sample_id not in taken:
-                    found.setdefault(prompt.sample_id, replace(candidate))
+                    found.setdefault(prompt.sample_id, candidate)
             open_prompts = [p for p in open_prompts if p.sample_id not in found]
             if not open_prompts:
                 break
@@ -167,10 +161,6 @@ def find_other_answers(stores: Sequence[Store], chosen: Sequence[Candidate], max
         for candidate in _candidates_of_part(stores[number], number, parts[number, folder], 0, max_tokens)
         if candidate.sample_id in ids
     ]
-
-
-OF_A_PAIR = (CHOSEN, REJECTED, VOICE)
-NUM_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -228,8 +218,7 @@ def find_related(stores: Sequence[Store], wanted: SharedValues) -> list[Related]
         return _related_in_shard(stores[number], number, part, shard, wanted)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        found = pool.map(of_place, places)
-        return [related for some in found for related in some]
+        return [related for some in pool.map(of_place, places) for related in some]
 
 
 def _related_in_shard(store: Store, number: int, part: PartInfo, shard: int, wanted: SharedValues) -> list[Related]:

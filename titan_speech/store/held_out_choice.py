@@ -22,7 +22,6 @@ import numpy as np
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store
-from titan_speech.store.files import PartKey
 from titan_speech.store.held_out_candidates import (
     Candidate,
     Related,
@@ -34,12 +33,12 @@ from titan_speech.store.held_out_candidates import (
     find_related,
 )
 from titan_speech.store.held_out_set import HELD_OUT_NAME, DecodePrompt, HeldOutIds, HeldOutSet, SourceStore
-from titan_speech.store.manifest import Kind, Manifest, PartInfo
+from titan_speech.store.manifest import Kind, Manifest, PartInfo, PartKey
 from titan_speech.store.merge import merged_manifest, refuse_different
 from titan_speech.store.reader import Store, open_store
 from titan_speech.utils.files import write_atomically
 
-BY = ("source_video_id", "speaker_id", "sample")
+HELD_OUT_BY = ("source_video_id", "speaker_id", "sample")
 MAX_PART_OF = 10
 """At most one sample in so many of a part is chosen."""
 MAX_HELD_OUT = 0.5
@@ -84,8 +83,8 @@ def make_held_out_set(
         DataError: the stores differ in codec, tokenizer or normalization, have too few samples, or would be emptied;
             nothing is written.
     """
-    if options.by not in BY:
-        raise DataError(f"by is {options.by!r}; expected one of {', '.join(BY)}")
+    if options.by not in HELD_OUT_BY:
+        raise DataError(f"by is {options.by!r}; expected one of {', '.join(HELD_OUT_BY)}")
     if Path(output).exists():
         raise DataError(
             f"{output} exists already and a held-out set is never changed: choose another path or delete it"
@@ -106,7 +105,7 @@ def _choose(stores: Sequence[Store], options: HeldOutOptions) -> Choice:
     sizes: Counter[PartKey] = Counter()
     for store in stores:
         for part in store.manifest.parts:
-            sizes[PartKey(part.dataset_source, part.language, part.kind)] += part.num_samples
+            sizes[part.key] += part.num_samples
     quotas = ce_quotas(dict(sorted(sizes.items())), options.num_ce)
     decode_of = decode_quotas(stores, sizes, options.num_decode)
     candidates = {
@@ -178,16 +177,12 @@ def decode_quotas(stores: Sequence[Store], sizes: Mapping[PartKey, int], num_dec
     return dict(quotas)
 
 
-def _key(part: PartInfo) -> PartKey:
-    return PartKey(part.dataset_source, part.language, part.kind)
-
-
 def _is_paired(stores: Sequence[Store], key: PartKey) -> bool:
     return any(
         variant.name == "native"
         for store in stores
         for part in store.manifest.parts
-        if _key(part) == key
+        if part.key == key
         for variant in part.variants
     )
 

@@ -78,16 +78,14 @@ class HeldOutSet:
     fingerprint: str = ""
 
     def sealed(self) -> HeldOutSet:
-        return replace(self, fingerprint=_fingerprint(asdict(self)))
+        """The set with its fingerprint, which covers everything else."""
+        content = {key: value for key, value in asdict(self).items() if key != "fingerprint"}
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return replace(self, fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def to_json(self) -> str:
         content = {"gold_version": HELD_OUT_VERSION} | asdict(self)
         return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _fingerprint(content: dict[str, Any]) -> str:
-    kept = {key: value for key, value in content.items() if key not in ("fingerprint", "gold_version")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -> HeldOutSet:

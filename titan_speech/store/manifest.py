@@ -50,6 +50,11 @@ class CodecInfo:
     codes_per_sec: float = CODES_PER_SEC
 
 
+def codes_per_sec(codec: CodecInfo | None) -> float:
+    """1 where there are no codes: a store of text."""
+    return codec.codes_per_sec if codec is not None else 1.0
+
+
 @dataclass(frozen=True)
 class TokenizerInfo:
     """The tokenizer that made the text ids."""
@@ -109,6 +114,19 @@ class VariantInfo:
     num_tokens: int
 
 
+@dataclass(frozen=True, order=True)
+class PartKey:
+    """Identifies a part."""
+
+    dataset_source: str
+    language: str
+    kind: Kind
+
+    @property
+    def folder(self) -> str:
+        return f"{self.dataset_source}.{self.language}.{self.kind}"
+
+
 @dataclass(frozen=True)
 class PartInfo:
     """All samples of one dataset source, language and kind."""
@@ -123,8 +141,16 @@ class PartInfo:
     shards: tuple[ShardInfo, ...]
 
     @property
+    def key(self) -> PartKey:
+        return PartKey(self.dataset_source, self.language, self.kind)
+
+    @property
     def folder(self) -> str:
-        return f"{self.dataset_source}.{self.language}.{self.kind}"
+        return self.key.folder
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shard.num_bytes for shard in self.shards)
 
     @property
     def fingerprint(self) -> str:

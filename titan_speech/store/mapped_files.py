@@ -85,17 +85,14 @@ class MappedFiles:
         except OSError as error:
             raise DataError(f"{path} cannot be read any more ({error}); this run has it mapped") from error
         if not is_same:
+            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.changed_ns / 1e9))
             raise DataError(
                 f"{path} was changed while this run read it: {found.num_bytes:,} bytes, expected {state.num_bytes:,}, "
-                f"changed at {_clock(found.changed_ns)}. Batches of this run may hold wrong tokens since then: copy "
+                f"changed at {clock}. Batches of this run may hold wrong tokens since then: copy "
                 "the file again from where the store came from, or rebuild the store, and resume from a checkpoint "
                 "that was saved before (titan-speech checkpoint list; checkpoint.load_step)"
             )
         self.add(path, found, recorded)
-
-
-def _clock(unix_ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_ns / 1e9))
 
 
 mapped_files = MappedFiles()

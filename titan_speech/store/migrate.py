@@ -16,7 +16,6 @@ Shapes: N samples of a shard.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,10 +31,10 @@ from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, StoredShard, assemble_store, shards_of
 from titan_speech.store.external_sort import Ragged
-from titan_speech.store.files import TEXT_DTYPE, TOKENS
+from titan_speech.store.files import TEXT_DTYPE, TOKENS, length_column
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, TokenizerInfo, replace_rules, rules_in
 from titan_speech.store.reader import open_store
-from titan_speech.store.sample import SPEECH_VARIANTS
+from titan_speech.store.sample import SPEECH_VARIANTS, transcript_hashes
 from titan_speech.store.writer import check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.printable import joined_lines
@@ -247,8 +246,7 @@ class _MigrateShard:
                 f"text_len_{variant}": pa.array(data[variant].lengths_N),
             }
             if variant == "native":
-                hashes = [None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
-                columns["transcript_hash"] = pa.array(hashes, pa.string())
+                columns["transcript_hash"] = pa.array(transcript_hashes(texts), pa.string())
             rows = _replace_columns(rows, columns)
         return replace(shard, rows=rows, data=data)
 
@@ -257,7 +255,7 @@ class _MigrateShard:
         data, columns = {}, {}
         for name, ragged in shard.data.items():
             data[name] = self._encode(self._normalize(self._decode(ragged, shard.rows), shard.rows))
-            columns["code_len" if name == TOKENS else f"text_len_{name}"] = pa.array(data[name].lengths_N)
+            columns[length_column(name)] = pa.array(data[name].lengths_N)
         checksums = [xxhash.xxh3_64_intdigest(ids.data) for ids in data[TOKENS].split()]
         columns["checksum"] = pa.array(checksums, pa.uint64())
         return replace(shard, rows=_replace_columns(shard.rows, columns), data=data)

@@ -40,7 +40,6 @@ from titan_speech.store.files import (
     TOKENS,
     LocalFiles,
     StoreFiles,
-    files_at,
     size_problems,
     suffix_of,
 )
@@ -85,14 +84,14 @@ class SampleReader:
 class Part:
     """All samples of one dataset source, language and kind, numbered 0..num_samples - 1 in stored order."""
 
-    def __init__(self, store: Path | StoreFiles, info: PartInfo, num_base: int) -> None:
-        self._store, self.info, self._num_base = files_at(store), info, num_base
+    def __init__(self, files: StoreFiles, info: PartInfo, num_base: int) -> None:
+        self.files, self.info, self._num_base = files, info, num_base
         self.dataset_source, self.language, self.kind = info.dataset_source, info.language, info.kind
         self.num_samples, self.num_tokens = info.num_samples, info.num_tokens
         self.variants = tuple(variant.name for variant in info.variants)
         self._first_samples = [0, *accumulate(shard.num_samples for shard in info.shards)][:-1]
         self._lengths: dict[str, NDArray[np.int32]] = {}
-        self._readers = [ShardReader(self._store, info, shard, num_base) for shard in info.shards]
+        self._readers = [ShardReader(self.files, info, shard, num_base) for shard in info.shards]
         self._sample_readers: dict[str, SampleReader] = {
             name: SampleReader(self, name) for name in (TOKENS, *self.variants)
         }
@@ -104,7 +103,7 @@ class Part:
     @property
     def place(self) -> str:
         """Folder or address of the store."""
-        return str(self._store)
+        return str(self.files)
 
     @cached_property
     def key(self) -> str:
@@ -135,7 +134,7 @@ class Part:
             DataError: the part holds text, or its file is damaged.
         """
         if self.kind is not Kind.SPEECH:
-            raise DataError(f"part {self.name} of {self._store} holds text, not speech codes; read its tokens")
+            raise DataError(f"part {self.name} of {self.files} holds text, not speech codes; read its tokens")
         return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def tokens(self, i: int) -> NDArray[np.uint32]:
@@ -151,7 +150,7 @@ class Part:
             DataError: the part holds speech, or its file is damaged.
         """
         if self.kind is not Kind.TEXT:
-            raise DataError(f"part {self.name} of {self._store} holds speech, not text; read its codes")
+            raise DataError(f"part {self.name} of {self.files} holds speech, not text; read its codes")
         return np.frombuffer(self._sample_readers[TOKENS]([i])[0], TOKEN_DTYPES[self.kind])
 
     def text(self, i: int, variant: str) -> NDArray[np.uint32]:
@@ -192,7 +191,7 @@ class Part:
         """A sidecar column of all samples, such as speaker_id; not cached."""
         if not self.num_samples:
             return pa.chunked_array([], pa.null())
-        self._store.fetch(shard.file("parquet") for shard in self.info.shards)
+        self.files.fetch(shard.file("parquet") for shard in self.info.shards)
         return pa.chunked_array([chunk for reader in self._readers for chunk in reader.column(name).chunks])
 
     def shard_column(self, shard: int, name: str) -> pa.ChunkedArray:
@@ -207,11 +206,6 @@ class Part:
         """The files needed to read a shard: its sidecar, its tokens, and the ids of these variants."""
         suffixes = ("parquet", *map(suffix_of, (TOKENS, *variants)))
         return [self.info.shards[number].file(suffix) for suffix in suffixes]
-
-    @property
-    def files(self) -> StoreFiles:
-        """The files of the store."""
-        return self._store
 
     def span_of(self, i: int) -> ShardSpan:
         """The samples of the shard that holds sample i."""
@@ -228,7 +222,7 @@ class Part:
         if variant not in self.variants:
             known = ", ".join(self.variants) or "none"
             raise DataError(
-                f"part {self.name} of {self._store} has no {variant} text (it has: {known}); "
+                f"part {self.name} of {self.files} has no {variant} text (it has: {known}); "
                 "choose another transcript or task for this source"
             )
 
@@ -245,20 +239,20 @@ class Part:
         return self._lengths[column]
 
     def _read_lengths(self, column: str, expected_total: int) -> NDArray[np.int32]:
-        self._store.fetch(shard.file("parquet") for shard in self.info.shards)
+        self.files.fetch(shard.file("parquet") for shard in self.info.shards)
         lengths_N = np.empty(self.num_samples, np.int32)
         for first, reader in zip(self._first_samples, self._readers, strict=True):
             values = reader.column(column).to_numpy()
             lengths_N[first : first + len(values)] = values
         if int(lengths_N.sum(dtype=np.int64)) != expected_total:
             raise DataError(
-                f"sidecars of part {self.name} of {self._store} are damaged: {column} adds up to "
+                f"sidecars of part {self.name} of {self.files} are damaged: {column} adds up to "
                 f"{lengths_N.sum(dtype=np.int64)}, the manifest says {expected_total}; {REPAIR}"
             )
         return lengths_N
 
     def __reduce__(self) -> tuple[type[Part], tuple[StoreFiles, PartInfo, int]]:
-        return Part, (self._store, self.info, self._num_base)
+        return Part, (self.files, self.info, self._num_base)
 
 
 MAX_NAMED_FILES = 10

@@ -7,8 +7,9 @@ transcript of 60 characters, against 1,000 bytes for the codes of 10 s.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import inf
@@ -100,11 +101,23 @@ _ARROW_TYPES = {
 }
 
 
-def _arrow_type(name: str) -> pa.DataType:
-    return pa.int32() if name.startswith("text_len_") else _ARROW_TYPES.get(name, pa.string())
+ROW_SCHEMA = pa.schema(
+    [
+        (field.name, pa.int32() if field.name.startswith("text_len_") else _ARROW_TYPES.get(field.name, pa.string()))
+        for field in fields(SampleRow)
+    ]
+)
 
 
-ROW_SCHEMA = pa.schema([(field.name, _arrow_type(field.name)) for field in fields(SampleRow)])
+def absent_column(field: pa.Field, num_rows: int) -> pa.Array:
+    """A column that samples lack: 0 where it counts tokens, otherwise null."""
+    counts_tokens = field.name.startswith("text_len_")
+    return pa.array(np.zeros(num_rows, np.int32)) if counts_tokens else pa.nulls(num_rows, field.type)
+
+
+def transcript_hashes(texts: Iterable[str | None]) -> list[str | None]:
+    """16 hex characters for each native transcript, by which copies are found; None without one."""
+    return [None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 def stored_columns(kind: Kind, variants: tuple[str, ...]) -> list[str]:

@@ -85,13 +85,9 @@ def _report_duplicates(runs: Sequence[SortedRun], key: int, problems: Problems) 
             seen.setdefault(sample_id, []).append((run, row))
     for sample_id, having in seen.items():
         if len(having) > 1:
-            detail = f"duplicate sample_id{_places(having)}"
-            problems.add(sample_id, Problem("duplicate", detail), len(having) - 1)
-
-
-def _places(having: Sequence[Where]) -> str:
-    places = dict.fromkeys(place for run, row in having if (place := run.place(row)) is not None)
-    return f" in {' and '.join(list(places)[:2])}" if places else ""
+            places = list(dict.fromkeys(place for run, row in having if (place := run.place(row)) is not None))
+            where = f" in {' and '.join(places[:2])}" if places else ""
+            problems.add(sample_id, Problem("duplicate", f"duplicate sample_id{where}"), len(having) - 1)
 
 
 def _find_contradictions(runs: Sequence[SortedRun], first: int, last: int, problems: Problems) -> None:
@@ -125,9 +121,10 @@ def _contradicts(sorted_N: NDArray) -> NDArray[np.bool_]:
 
 
 def _report_contradiction(before: Where, after: Where, problems: Problems) -> None:
-    (first, first_place), (second, second_place) = (_row_and_place(*where) for where in (before, after))
+    first, second = (run.rows().slice(row, 1).to_pylist()[0] for run, row in (before, after))
     if first["source_video_id"] != second["source_video_id"]:
         return  # two recordings of one hash
+    first_place, second_place = (run.place(row) for run, row in (before, after))
     other = f"{first['sample_id']!r}" + (f" of {first_place}" if first_place else "")
     begins = f"segment_order {second['segment_order']} of source_video_id {second['source_video_id']!r} starts at "
     if first["segment_order"] == second["segment_order"]:
@@ -139,8 +136,3 @@ def _report_contradiction(before: Where, after: Where, problems: Problems) -> No
         )
     fix = f"{detail}: number the segments of a recording in the order of their times, or not at all"
     problems.add(second["sample_id"], Problem(_ORDER, fix), place=second_place)
-
-
-def _row_and_place(run: SortedRun, row: int) -> tuple[dict, str | None]:
-    """A sample's row of the sidecar, and where in the input it is."""
-    return run.rows().slice(row, 1).to_pylist()[0], run.place(row)

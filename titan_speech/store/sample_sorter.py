@@ -12,7 +12,6 @@ benchmarks/results/build.json.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -32,20 +31,22 @@ from titan_speech.store.external_sort import (
     order_key,
     write_run,
 )
-from titan_speech.store.files import TEXT_DTYPE, TOKENS, PartKey, dtype_of
-from titan_speech.store.manifest import CodecInfo, Kind
+from titan_speech.store.files import TEXT_DTYPE, TOKENS, dtype_of, length_column
+from titan_speech.store.manifest import CodecInfo, Kind, PartKey, codes_per_sec
 from titan_speech.store.problems import Problem
 from titan_speech.store.sample import (
     ROW_SCHEMA,
     TEXT_VARIANTS,
     VARIANTS,
     SampleInfo,
+    absent_column,
     code_problems,
     describe_duration_mismatch,
     duration_mismatch,
     duration_of,
     info_problems,
     text_problems,
+    transcript_hashes,
     transcript_problems,
 )
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -114,7 +115,7 @@ class SampleSorter:
         """
         self._folder, self._recipe, self._on_batch = folder, recipe, on_batch
         self._on_problem, self._on_duration_mismatch = on_problem, on_duration_mismatch
-        self._codes_per_sec = recipe.codec.codes_per_sec if recipe.codec is not None else 1.0
+        self._codes_per_sec = codes_per_sec(recipe.codec)
         self._unit, self._file = unit, file
         self._entries: dict[tuple[str, str, bool], list[_Entry]] = {}
         """By source, language and whether it is speech: a `PartKey` is hashed in Python."""
@@ -230,26 +231,26 @@ class SampleSorter:
         num_rows, infos = len(entries), [entry.info for entry in entries]
         tokens = data[TOKENS]
         columns: dict[str, object] = {name: [getattr(info, name) for info in infos] for name in _INFO_FIELDS}
-        columns["code_len"] = tokens.lengths_N
+        columns |= {length_column(name): ragged.lengths_N for name, ragged in data.items()}
         columns["checksum"] = checksums(tokens.data_T, np.array([0, *accumulate(tokens.lengths_N.tolist())]))
         columns["tokenizer_version"] = [self._recipe.tokenizer.fingerprint] * num_rows
         columns["normalization_version"] = [self._recipe.normalization_version] * num_rows
         if kind is Kind.SPEECH:
             columns |= self._speech_columns(entries)
-        columns |= {f"text_len_{name}": ragged.lengths_N for name, ragged in data.items() if name != TOKENS}
         return pa.RecordBatch.from_arrays(
-            [_column(columns.get(field.name), field, num_rows) for field in ROW_SCHEMA], schema=ROW_SCHEMA
+            [
+                pa.array(columns[field.name], field.type) if field.name in columns else absent_column(field, num_rows)
+                for field in ROW_SCHEMA
+            ],
+            schema=ROW_SCHEMA,
         )
 
     def _speech_columns(self, entries: list[_Entry]) -> dict[str, object]:
         codec, texts = self._recipe.codec, [entry.texts for entry in entries]
         names = {name for some in texts for name in some} - set(TEXT_VARIANTS)
-        natives = [some.get("native") for some in texts]
         return {
             "codec_ckpt_hash": [codec.hash if codec is not None else None] * len(entries),
-            "transcript_hash": [
-                None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16] for text in natives
-            ],
+            "transcript_hash": transcript_hashes(some.get("native") for some in texts),
             **{f"transcript_{name}": [some.get(name) for some in texts] for name in names},
         }
 
@@ -270,15 +271,6 @@ class SampleSorter:
         self._flush_batch()
         self._write_runs()
         return tuple(self._runs)
-
-
-def _column(values: object, field: pa.Field, num_rows: int) -> pa.Array:
-    """Absent columns are 0 where they count tokens and null elsewhere."""
-    if values is not None:
-        return pa.array(values, field.type)
-    if field.name.startswith("text_len_"):
-        return pa.array(np.zeros(num_rows, np.int32))
-    return pa.nulls(num_rows, field.type)
 
 
 def _join(name: str, kind: Kind, batches: list[dict[str, Ragged]]) -> Ragged:

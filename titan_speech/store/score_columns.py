@@ -1,4 +1,4 @@
-"""Scores of a store's samples, beside its shards: `scores/PART.parquet`, one row per sample in the part's order.
+"""Scores of a store's samples, next to its shards: `scores/PART.parquet`, one row per sample in the part's order.
 
 In: columns of numbers by name, as `store score` computes them. Out: the same columns where a source's `where` asks for
 them; `duration_sec` and `cps` (characters of the native transcript per second) are computed from the sidecar and need
@@ -28,15 +28,15 @@ from titan_speech.store.reader import Part
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.files import write_atomically
 
-FOLDER = "scores"
-COMPUTED = frozenset(("duration_sec", "cps"))
+SCORES_DIR = "scores"
+COMPUTED_COLUMNS = frozenset(("duration_sec", "cps"))
 UNKNOWN_SCORER = "an unknown scorer"
 _PART, _SCORER = b"titan_speech.part", b"titan_speech.scorer"
 
 
 def score_file(part_name: str) -> str:
     """The file of a part's scores, relative to the store."""
-    return f"{FOLDER}/{part_name}.parquet"
+    return f"{SCORES_DIR}/{part_name}.parquet"
 
 
 def write_scores(
@@ -152,21 +152,21 @@ def sample_columns(part: Part, names: Iterable[str]) -> dict[str, NDArray[np.flo
 
     Args:
         part: of speech.
-        names: of `COMPUTED`, or of the part's scores.
+        names: of `COMPUTED_COLUMNS`, or of the part's scores.
 
     Raises:
         DataError: a column is not there; the message names those that are.
     """
     wanted = set(names)
-    scores = read_scores(part) if wanted - COMPUTED else {}
-    if missing := wanted - COMPUTED - scores.keys():
-        known = ", ".join(sorted(COMPUTED | scores.keys()))
+    scores = read_scores(part) if wanted - COMPUTED_COLUMNS else {}
+    if missing := wanted - COMPUTED_COLUMNS - scores.keys():
+        known = ", ".join(sorted(COMPUTED_COLUMNS | scores.keys()))
         raise DataError(
             f"part {part.name} of {part.place} has no score {', '.join(sorted(missing))}; it has {known}. "
             "titan-speech store score computes dnsmos, cer and others"
         )
     found = {name: scores[name] for name in wanted if name in scores}
-    if wanted & COMPUTED:
+    if wanted & COMPUTED_COLUMNS:
         code_len_N = part.column("code_len").to_numpy()
         seconds_N = (code_len_N / CODES_PER_SEC).astype(np.float32)
         found["duration_sec"] = seconds_N

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from titan_speech.errors import DataError
-from titan_speech.store.files import REPAIR, TOKENS, StoreFiles, dtype_of, files_at, length_column, suffix_of
+from titan_speech.store.files import REPAIR, TOKENS, StoreFiles, dtype_of, length_column, suffix_of
 from titan_speech.store.manifest import Kind, PartInfo, ShardInfo
 from titan_speech.store.sample import ROW_SCHEMA, SampleRow, stored_columns
 from titan_speech.tokenization.vocabulary import bad_text_id
@@ -42,9 +42,9 @@ class Samples(NamedTuple):
 class ShardReader:
     """The files of one shard, each opened and verified when it is first used."""
 
-    def __init__(self, store: Path | StoreFiles, part: PartInfo, info: ShardInfo, num_base: int) -> None:
+    def __init__(self, files: StoreFiles, part: PartInfo, info: ShardInfo, num_base: int) -> None:
         """`num_base` is the number of ids of the tokenizer."""
-        self._files, self._part, self._info, self._num_base = files_at(store), part, info, num_base
+        self._files, self._part, self._info, self._num_base = files, part, info, num_base
         self.opened: dict[str, Samples] = {}
         """What is open now, by TOKENS or variant; a file may be closed again at any time."""
         self._is_sidecar_verified = False
@@ -107,14 +107,14 @@ class ShardReader:
             return SampleRow(**sidecar.read_row_group(group).slice(j - first, 1).to_pylist()[0])
 
 
-def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
+def read_sidecar(files: StoreFiles, part: PartInfo, shard: ShardInfo, columns: Sequence[str]) -> pa.Table:
     """Columns of a sidecar; columns with one value for all rows take one value in memory.
 
     Raises:
         DataError: the file cannot be read, or a column is missing or has another type.
         FileNotFoundError: the file is missing.
     """
-    files, file = files_at(store), shard.file("parquet")
+    file = shard.file("parquet")
     try:
         return _read_columns(files.sidecar(file), part, columns)
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def read_sidecar(store: Path | StoreFiles, part: PartInfo, shard: ShardInfo, col
         raise DataError(f"{files}/{file.path} cannot be read as a sidecar: {error}; {REPAIR}") from error
 
 
-def _read_columns(file: Path, part: PartInfo, columns: Sequence[str]) -> pa.Table:
+def _read_columns(file: Path | pa.NativeFile, part: PartInfo, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=list(CONSTANT_COLUMNS)) as sidecar:
         missing = set(stored_columns(part.kind, tuple(v.name for v in part.variants))) - set(sidecar.schema_arrow.names)
         if missing & set(columns):

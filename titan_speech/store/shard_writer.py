@@ -22,8 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from titan_speech.store.external_sort import Ragged, SortedRun
-from titan_speech.store.files import TOKEN_DTYPES, TOKENS, PartKey, suffix_of, write_array, write_sidecar
-from titan_speech.store.manifest import Kind, PartInfo, ShardInfo, VariantInfo
+from titan_speech.store.files import TOKEN_DTYPES, TOKENS, suffix_of, write_array, write_sidecar
+from titan_speech.store.manifest import CodecInfo, Kind, PartInfo, PartKey, ShardInfo, VariantInfo, codes_per_sec
 from titan_speech.store.sample import VARIANTS, stored_columns
 
 RANGE_BITS = 16
@@ -67,7 +67,11 @@ def _first_keys(runs: Sequence[SortedRun], shard_bytes: int) -> list[int]:
     is at least s * total / S.
     """
     opened = [_RunLengths(run.keys_N(), run.lengths_N(TOKENS)) for run in runs]
-    before = np.concatenate([[0], np.cumsum(sum(_tokens_in_ranges(run) for run in opened), dtype=np.int64)])
+    tokens_in_ranges = np.zeros(1 << RANGE_BITS, np.int64)
+    for run in opened:
+        ranges_N = (run.keys_N >> np.uint64(64 - RANGE_BITS)).astype(np.int64)
+        tokens_in_ranges += np.bincount(ranges_N, run.lengths_N, minlength=1 << RANGE_BITS).astype(np.int64)
+    before = np.concatenate([[0], np.cumsum(tokens_in_ranges)])
     total, token_bytes = int(before[-1]), TOKEN_DTYPES[runs[0].key.kind].itemsize
     num_shards = max(1, round(total * token_bytes / shard_bytes))
     targets_S = np.array([-(-shard * total // num_shards) for shard in range(1, num_shards)], np.int64)
@@ -80,11 +84,6 @@ def _first_keys(runs: Sequence[SortedRun], shard_bytes: int) -> list[int]:
         following = (index + 1) << (64 - RANGE_BITS)
         found |= {int(keys_N[place]) if place < len(keys_N) else following for place in places}
     return _without_empty(opened, sorted(found - {1 << 64}))
-
-
-def _tokens_in_ranges(run: _RunLengths) -> NDArray[np.int64]:
-    ranges_N = (run.keys_N >> np.uint64(64 - RANGE_BITS)).astype(np.int64)
-    return np.bincount(ranges_N, weights=run.lengths_N, minlength=1 << RANGE_BITS).astype(np.int64)
 
 
 def _samples_of_range(opened: Sequence[_RunLengths], index: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -147,31 +146,29 @@ def variants_of(runs: Sequence[SortedRun]) -> tuple[str, ...]:
     return tuple(name for name in VARIANTS if name in names)
 
 
-def part_info(runs: Sequence[SortedRun], shards: Sequence[ShardInfo], codes_per_sec: float) -> PartInfo:
+def part_info(runs: Sequence[SortedRun], shards: Sequence[ShardInfo], codec: CodecInfo | None) -> PartInfo:
     """The manifest's entry of a part whose shards are written."""
     key, num_tokens = runs[0].key, sum(run.num_tokens for run in runs)
+    variants = []
+    for name in variants_of(runs):
+        counts = [variant for run in runs for variant in run.variants if variant.name == name]
+        variants.append(VariantInfo(name, sum(c.num_samples for c in counts), sum(c.num_tokens for c in counts)))
     return PartInfo(
         dataset_source=key.dataset_source,
         language=key.language,
         kind=key.kind,
         num_samples=sum(run.num_samples for run in runs),
         num_tokens=num_tokens,
-        duration_sec=round(num_tokens / codes_per_sec, 3) if key.kind is Kind.SPEECH else 0.0,
-        variants=tuple(_variant_info(runs, name) for name in variants_of(runs)),
+        duration_sec=round(num_tokens / codes_per_sec(codec), 3) if key.kind is Kind.SPEECH else 0.0,
+        variants=tuple(variants),
         shards=tuple(shards),
     )
 
 
-def _variant_info(runs: Sequence[SortedRun], name: str) -> VariantInfo:
-    counts = [variant for run in runs for variant in run.variants if variant.name == name]
-    return VariantInfo(name, sum(c.num_samples for c in counts), sum(c.num_tokens for c in counts))
-
-
-def write_part(runs: Sequence[SortedRun], store: Path, shard_bytes: int, codes_per_sec: float) -> PartInfo:
+def write_part(runs: Sequence[SortedRun], store: Path, shard_bytes: int, codec: CodecInfo | None) -> PartInfo:
     """Writes all shards of a part, in this process."""
     (store / runs[0].key.folder).mkdir()
-    shards = [write_shard(job, store) for job in shard_jobs(runs, shard_bytes)]
-    return part_info(runs, shards, codes_per_sec)
+    return part_info(runs, [write_shard(job, store) for job in shard_jobs(runs, shard_bytes)], codec)
 
 
 def by_part(runs: Sequence[SortedRun]) -> dict[PartKey, list[SortedRun]]:

@@ -11,9 +11,8 @@ Reads five columns; speakers are counted by hash, 12 bytes per speaker of a shar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,28 +29,25 @@ from titan_speech.tokenization.prompt_template import PREFERENCE, Task
 NUM_THREADS = 4
 
 
-def count_tasks(store: Path | StoreFiles, parts: Iterable[PartInfo]) -> tuple[TaskTotals, ...]:
+def count_tasks(files: StoreFiles, parts: Iterable[PartInfo]) -> tuple[TaskTotals, ...]:
     """Totals of all parts, as a manifest holds them."""
+
+    def totals_of(part: PartInfo) -> list[TaskTotals]:
+        counts = _speech_counts(files, part) if part.kind is Kind.SPEECH else _text_counts(part)
+        return [TaskTotals(part.folder, task, num_samples) for task, num_samples in counts.items() if num_samples]
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        counted = pool.map(lambda part: list(_part_totals(store, part)), parts)
-        return tuple(sorted(totals for some in counted for totals in some))
+        return tuple(sorted(totals for some in pool.map(totals_of, parts) for totals in some))
 
 
-def _part_totals(store: Path | StoreFiles, part: PartInfo) -> Iterator[TaskTotals]:
-    count = _speech_counts if part.kind is Kind.SPEECH else _text_counts
-    for task, num_samples in count(store, part).items():
-        if num_samples:
-            yield TaskTotals(part.folder, task, num_samples)
-
-
-def _speech_counts(store: Path | StoreFiles, part: PartInfo) -> dict[str, int]:
+def _speech_counts(files: StoreFiles, part: PartInfo) -> dict[str, int]:
     variants = [variant.name for variant in part.variants if variant.name in TRANSCRIPT_VARIANTS]
     counts: dict[str, int] = dict.fromkeys((Task.SPEECH.value, Task.CONTINUATION, Task.TTS, Task.CLONE), 0)
     prompts: dict[str, list[NDArray[np.uint64]]] = {CHOSEN: [], REJECTED: []}
     speakers: list[tuple[NDArray, NDArray]] = []
     for shard in part.shards:
         columns = ["sample_id", "code_len", "speaker_id", *(f"text_len_{name}" for name in variants)]
-        table = read_sidecar(store, part, shard, columns)
+        table = read_sidecar(files, part, shard, columns)
         has_text_N = np.zeros(table.num_rows, np.bool_)
         for name in variants:
             has_text_N |= table[f"text_len_{name}"].to_numpy() > 0
@@ -91,6 +87,6 @@ def _num_paired(speakers: list[tuple[NDArray, NDArray]]) -> int:
     return int(total[total >= 2].sum())
 
 
-def _text_counts(store: Path | StoreFiles, part: PartInfo) -> dict[str, int]:
+def _text_counts(part: PartInfo) -> dict[str, int]:
     num_instructions = sum(variant.num_samples for variant in part.variants)
     return {Task.TEXT: part.num_samples - num_instructions, Task.INSTRUCTION: num_instructions}

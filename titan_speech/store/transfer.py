@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
@@ -27,8 +26,7 @@ from titan_speech.store.held_out_set import HELD_OUT_NAME
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, read_manifest
 from titan_speech.store.reader import Store
 from titan_speech.store.remote_files import read_remote_manifest, remote_file
-from titan_speech.store.score_columns import FOLDER as SCORE_FOLDER
-from titan_speech.store.score_columns import read_scores, score_file, scores_in
+from titan_speech.store.score_columns import SCORES_DIR, read_scores, score_file, scores_in
 from titan_speech.utils.files import write_atomically
 from titan_speech.utils.progress import Progress
 from titan_speech.utils.text_table import counted
@@ -134,19 +132,19 @@ def _refuse_other_held_out_set(client: Client, url: S3Url, folder: Path) -> None
 
 def _refuse_other_scores(client: Client, url: S3Url, folder: Path, manifest: Manifest) -> None:
     """Runs that are reading the store may exclude samples by them."""
-    existing = client.list_sizes(url.child(SCORE_FOLDER))
+    existing = client.list_sizes(url.child(SCORES_DIR))
     for part in Store(LocalFiles(folder), manifest).parts:
         if f"{part.name}.parquet" not in existing:
             continue
         mine, name = read_scores(part), score_file(part.name)
         theirs = scores_in(client.read(url.child(name)), part, str(url.child(name)))
-        changed = [one for one, values_N in theirs.items() if not _are_equal(mine.get(one), values_N)]
+        changed = [
+            one
+            for one, values_N in theirs.items()
+            if one not in mine or not np.array_equal(mine[one], values_N, equal_nan=True)
+        ]
         if changed:
             raise DataError(
                 f"{url.child(name)} has other scores already ({', '.join(changed)}), and those that runs may read "
                 "are never changed: choose another prefix, or pull the store and score it further"
             )
-
-
-def _are_equal(one_N: NDArray[np.float32] | None, other_N: NDArray[np.float32]) -> bool:
-    return one_N is not None and np.array_equal(one_N, other_N, equal_nan=True)

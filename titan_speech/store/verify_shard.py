@@ -58,8 +58,10 @@ class ShardCheck:
 
     def _compared(self, part: PartInfo, shard: ShardInfo, problems: list[str]) -> CheckedShard:
         """Compares the rows of the sidecar with the manifest and with the files."""
+        names = (TOKENS, *(variant.name for variant in part.variants))
         try:
-            table = read_sidecar(self.files, part, shard, _checked_columns(part))
+            columns = ["sample_id", "checksum", *map(length_column, names), *CONSTANT_COLUMNS]
+            table = read_sidecar(self.files, part, shard, columns)
         except (FileNotFoundError, DataError) as error:
             if not problems and not isinstance(error, FileNotFoundError):
                 problems.append(str(error))
@@ -68,7 +70,7 @@ class ShardCheck:
             found = f"{shard.file('parquet').path} has {counted(table.num_rows, 'row')}"
             problems.append(f"{found}, the manifest says {shard.num_samples}")
         problems += self._constant_problems(part, shard, table)
-        for name in (TOKENS, *(variant.name for variant in part.variants)):
+        for name in names:
             problems += self._sample_problems(part, shard.file(suffix_of(name)), name, table)
         keys = order_keys(table["sample_id"], self.manifest.seed)
         sums = {v.name: int(table[f"text_len_{v.name}"].to_numpy().sum(dtype=np.int64)) for v in part.variants}
@@ -124,8 +126,3 @@ class ShardCheck:
         if is_text and (bad := bad_text_id(data, num_base)) is not None:
             return [f"{file.path} holds text id {bad}, expected less than {num_base}"]
         return []
-
-
-def _checked_columns(part: PartInfo) -> list[str]:
-    lengths = ["code_len", *(f"text_len_{variant.name}" for variant in part.variants)]
-    return ["sample_id", "checksum", *lengths, *CONSTANT_COLUMNS]

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike
 
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
+from titan_speech.store.files import LocalFiles
 from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, PartInfo, TokenizerInfo
 from titan_speech.store.problems import Problems
 from titan_speech.store.sample import SampleInfo
@@ -117,15 +118,10 @@ class StoreWriter:
             raise DataError(f"store {self.path} was not built: no samples were added")
         if self._duration_mismatches.found:
             logger.warning("%s", duration_warning(self._duration_mismatches))
-        rate = codes_per_sec(self.codec)
-        parts = tuple(write_part(some, self._folder, self._shard_bytes, rate) for some in by_part(runs).values())
+        parts = tuple(write_part(some, self._folder, self._shard_bytes, self.codec) for some in by_part(runs).values())
         self.manifest = complete_manifest(self.manifest, parts, self._folder)
         shutil.rmtree(self._runs_folder)
-        write_manifest(self.manifest, self._folder)
-        try:
-            os.rename(self._folder, self.path)
-        except OSError as error:
-            raise DataError(f"{self.path} appeared during the build ({error}); it was left unchanged") from error
+        publish(self.manifest, self._folder, self.path)
         return self.manifest
 
     def abort(self) -> None:
@@ -154,10 +150,6 @@ def check_shard_bytes(shard_bytes: int) -> None:
         )
 
 
-def codes_per_sec(codec: CodecInfo | None) -> float:
-    return codec.codes_per_sec if codec is not None else 1.0
-
-
 def duration_warning(mismatches: Problems) -> str:
     """The warning about samples whose times do not match the length of their codes."""
     return (
@@ -168,12 +160,25 @@ def duration_warning(mismatches: Problems) -> str:
 
 def complete_manifest(manifest: Manifest, parts: tuple[PartInfo, ...], store: Path) -> Manifest:
     """The manifest with the parts written in `store`, samples per task, and its fingerprint."""
-    return replace(manifest, parts=parts, tasks=count_tasks(store, parts)).sealed()
+    return replace(manifest, parts=parts, tasks=count_tasks(LocalFiles(store), parts)).sealed()
 
 
 def write_manifest(manifest: Manifest, store: Path) -> None:
     """Writes the last of a store's files; it is flushed to disk when this returns."""
     write_atomically(store / MANIFEST_NAME, manifest.to_json())
+
+
+def publish(manifest: Manifest, folder: Path, path: Path) -> None:
+    """Writes the manifest and moves the finished store to its place.
+
+    Raises:
+        DataError: the place is taken.
+    """
+    write_manifest(manifest, folder)
+    try:
+        os.rename(folder, path)
+    except OSError as error:
+        raise DataError(f"{path} appeared during the build ({error}); it was left unchanged") from error
 
 
 def fresh_folder(path: Path) -> Path:
