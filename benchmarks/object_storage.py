@@ -58,7 +58,8 @@ from titan_speech.storage.cache import ObjectCache
 from titan_speech.storage.download import RemoteFile
 from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.store.manifest import CodecInfo, Manifest, read_manifest
+from titan_speech.store.manifest import CodecInfo, Manifest
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.transfer import push_store
 from titan_speech.store.writer import StoreWriter

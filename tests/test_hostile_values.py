@@ -30,7 +30,8 @@ from titan_speech.importers.audio_listing import _audio_by_id, _audio_by_path
 from titan_speech.importers.base import checked_samples
 from titan_speech.model.exported_files import CARD_NAME, EXPANSION_NAME, MODEL_RECORD_NAME
 from titan_speech.store.files import mapped_array
-from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.plan_samples import World, make_world, with_training
-from titan_speech.data import documents, pack_counts, paired_documents
+from titan_speech.data import pack_counts, paired_documents
 from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.packing import Blocks, PackingRules
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
-from titan_speech.store import derived_cache, reader
+from titan_speech.store import derived_cache
 from titan_speech.store.derived_cache import derived_array, derived_folder, key_of
 
 ARRAY = np.arange(1_000, dtype=np.int32)
@@ -96,8 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts are kept like large ones."""
-    for module in (pack_counts, documents, reader, derived_cache):
-        monkeypatch.setattr(module, "MIN_ITEMS", 1)
+    monkeypatch.setattr(derived_cache, "MIN_ITEMS", 1)
 
 
 def all_tasks(world: World, **data) -> DataPlan:

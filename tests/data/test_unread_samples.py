@@ -17,6 +17,7 @@ from titan_speech.data.inspect import order_lines, show_lines
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.unread_samples import count_unread
 from titan_speech.errors import DataError
+from titan_speech.store import derived_cache
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -123,7 +124,7 @@ def test_the_data_commands_report_them_too(world: World, tmp_path: Path, capsys:
 def test_counts_of_large_parts_are_cached_and_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(world, "clone")
     expected = unread_of(config)
-    monkeypatch.setattr(unread_samples, "MIN_ITEMS", 1)
+    monkeypatch.setattr(derived_cache, "MIN_ITEMS", 1)
     assert unread_of(config) == expected
     monkeypatch.setattr(unread_samples, "_count", None)
     assert unread_of(config) == expected

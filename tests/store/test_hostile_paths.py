@@ -32,7 +32,8 @@ from titan_speech.hf.model_folder import _weight_map
 from titan_speech.importers.base import BadSample, ImportOptions, open_importer
 from titan_speech.storage.s3 import client_of
 from titan_speech.storage.s3_url import S3Url
-from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.remote_files import read_remote_manifest
 from titan_speech.store.transfer import pull_store, push_store
 from titan_speech.store.verify import verify_store

@@ -12,8 +12,9 @@ import pytest
 from tests.store_samples import CODEC, SENTENCES, info, manifest_content, speech_codes, write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
-from titan_speech.store import manifest as manifest_module
-from titan_speech.store.manifest import FORMAT_VERSION, UPGRADES, content_fingerprint, read_manifest
+from titan_speech.store import manifest_reader
+from titan_speech.store.manifest import FORMAT_VERSION, content_fingerprint
+from titan_speech.store.manifest_reader import UPGRADES, read_manifest
 from titan_speech.store.merge import merge_stores
 from titan_speech.store.migrate import MigrateOptions, migrate_store, plan_migration
 from titan_speech.store.reader import open_store
@@ -227,7 +228,7 @@ def test_every_older_format_version_has_its_upgrade(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sorted(UPGRADES) == list(range(1, FORMAT_VERSION))
-    monkeypatch.setattr(manifest_module, "FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr(manifest_reader, "FORMAT_VERSION", FORMAT_VERSION + 1)
     monkeypatch.setitem(UPGRADES, FORMAT_VERSION, lambda content: content | {"name": f"{content['name']}, upgraded"})
     manifest = read_manifest(store)
     assert (manifest.name, manifest.format_version) == ("small, upgraded", FORMAT_VERSION + 1)

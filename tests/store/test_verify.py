@@ -20,7 +20,8 @@ from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
 from titan_speech.store.external_sort import checksums, order_keys
 from titan_speech.store.files import LocalFiles
-from titan_speech.store.manifest import FileInfo, content_fingerprint, read_manifest
+from titan_speech.store.manifest import FileInfo, content_fingerprint
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.reader import open_store
 from titan_speech.store.tasks import count_tasks
 from titan_speech.store.verify import verify_store

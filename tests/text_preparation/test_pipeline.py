@@ -13,7 +13,7 @@ import pytest
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
 from titan_speech.importers.base import ImportOptions, open_importer
-from titan_speech.store.manifest import read_manifest
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.text_preparation import pipeline as prepare_module
 from titan_speech.text_preparation.duplicates import first_exact, sign
 from titan_speech.text_preparation.job import Job, Source, WorkFolder, prepared_version, read_job_file

@@ -10,7 +10,8 @@ import pytest
 import xxhash
 
 from tests.store_samples import write_store, write_tokenizer
-from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, FileInfo
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.checksum import is_intact
 

@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.reader import Part, SampleReader
 from titan_speech.tokenization.prompt_template import (
     CompiledTemplate,
@@ -115,9 +115,7 @@ class SampleDocuments:
 
     def cached(self, make: Callable[[], NDArray]) -> NDArray:
         """An array over all samples of the part, cached next to the store if there are many."""
-        if self.part.num_samples < MIN_ITEMS:
-            return make()
-        return derived_array(derived_folder(self.part.place), self.key, make)
+        return derived_if_many(self.part.place, self.part.num_samples, self.key, make)
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
 from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments, spans_of
 from titan_speech.data.pairing import encode_names
 from titan_speech.data.preference_documents import ClonePreferenceDocuments, PreferenceDocuments
-from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.reader import Part
 
 Mask = NDArray[np.bool_]
@@ -44,11 +44,9 @@ def describe_counts(counts: Counter[str]) -> str:
 
 def _count_part(documents: Documents) -> Counter[str]:
     reasons: list[Reason] = [*_reasons(documents), ("for another reason", lambda: _all(documents))]
-    if documents.num_documents < MIN_ITEMS:
-        counts = _count(documents, reasons)
-    else:
-        key = key_of("unread samples", UNREAD_VERSION, documents.key)
-        counts = derived_array(derived_folder(documents.part.place), key, lambda: _count(documents, reasons))
+    key = key_of("unread samples", UNREAD_VERSION, documents.key)
+    place, num_samples = documents.part.place, documents.num_documents
+    counts = derived_if_many(place, num_samples, key, lambda: _count(documents, reasons))
     words = (reason for reason, _ in reasons)
     return Counter({reason: number for reason, number in zip(words, counts.ravel().tolist(), strict=True) if number})
 

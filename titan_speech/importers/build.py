@@ -48,7 +48,8 @@ from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
 from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.external_sort import SortedRun
-from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Kind, Manifest, TokenizerInfo
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.problems import Problems, combine_problems
 from titan_speech.store.sample import is_language
 from titan_speech.store.sample_conflicts import find_conflicts

@@ -7,8 +7,8 @@ samples --> sample_sorter.py     checked and tokenized, written as sorted runs  
             writer.py            StoreWriter: the steps above in one process, manifest last
                 |
                 v
-            STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}           (manifest, files, tasks)
-                |
+            STORE/manifest.json + <part>/00000.{tokens, text.*, parquet}
+                |                    (manifest, manifest_reader, files, tasks)
                 v
             reader.py            open_store: sizes compared at once, contents verified when first read
                                  (shard_reader, derived_cache; remote_files for object storage)
@@ -17,6 +17,6 @@ samples --> sample_sorter.py     checked and tokenized, written as sorted runs  
             verify.py            every byte read, all problems named               (verify_shard)
             transfer.py          push to object storage, pull from it
             assemble.py          a new store out of existing shards: merge.py, migrate.py, held_out_choice.py
-            score_columns.py     scores of samples, beside the shards
+            score_columns.py     scores of samples, next to the shards
             held_out_set.py      the held-out validation set, which training never reads (held_out_candidates)
 """

@@ -50,6 +50,11 @@ def key_of(*content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+def derived_if_many(store: Path | str, num_samples: int, key: str, compute: Callable[[], NDArray]) -> NDArray:
+    """An array over samples of a store: the stored one of this key, or, over few samples, computed by every process."""
+    return compute() if num_samples < MIN_ITEMS else derived_array(derived_folder(store), key, compute)
+
+
 def derived_array(folder: Path, key: str, compute: Callable[[], NDArray]) -> NDArray:
     """The array of this key, computed if it is not stored yet; changes to it stay in this process.
 

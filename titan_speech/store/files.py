@@ -21,7 +21,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from titan_speech.errors import DataError
-from titan_speech.store.manifest import FileInfo, Kind, Manifest, read_manifest
+from titan_speech.store.manifest import FileInfo, Kind, Manifest
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.mapped_files import FileState, mapped_files
 from titan_speech.utils.checksum import is_intact, sha256_of
 from titan_speech.utils.json_text import read_small_file

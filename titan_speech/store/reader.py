@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import is_s3
-from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.files import (
     REPAIR,
     TEXT_DTYPE,
@@ -228,12 +228,9 @@ class Part:
 
     def _length_N(self, column: str, expected_total: int) -> NDArray[np.int32]:  # noqa: N802
         if column not in self._lengths:
+            key = key_of("lengths", self.info.fingerprint, column)
             read = partial(self._read_lengths, column, expected_total)
-            if self.num_samples < MIN_ITEMS:
-                lengths_N = read()
-            else:
-                key = key_of("lengths", self.info.fingerprint, column)
-                lengths_N = derived_array(derived_folder(self.place), key, read)
+            lengths_N = derived_if_many(self.place, self.num_samples, key, read)
             lengths_N.flags.writeable = False
             self._lengths[column] = lengths_N
         return self._lengths[column]

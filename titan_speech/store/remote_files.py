@@ -33,7 +33,8 @@ from titan_speech.storage.retry import MissingObjectError
 from titan_speech.storage.s3 import Client
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.files import LookAhead
-from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest, manifest_of_text
+from titan_speech.store.manifest import MANIFEST_NAME, FileInfo, Manifest
+from titan_speech.store.manifest_reader import manifest_of_text
 
 MAX_OPEN_FILES = 256
 

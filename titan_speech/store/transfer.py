@@ -23,7 +23,8 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.storage.upload import upload_folder
 from titan_speech.store.files import LocalFiles
 from titan_speech.store.held_out_set import HELD_OUT_NAME
-from titan_speech.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from titan_speech.store.manifest import MANIFEST_NAME, Manifest
+from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.reader import Store
 from titan_speech.store.remote_files import read_remote_manifest, remote_file
 from titan_speech.store.score_columns import SCORES_DIR, read_scores, score_file, scores_in
