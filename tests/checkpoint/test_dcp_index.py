@@ -24,8 +24,8 @@ from tests.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.checkpoint import index
 from titan_speech.checkpoint.choose_start import choose_start
 from titan_speech.checkpoint.commit import INDEX, MARKER, file_record, read_commit
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into, read_index
-from titan_speech.checkpoint.index import indexed_files
+from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.index import indexed_files, read_index
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance

@@ -14,7 +14,7 @@ from tests.hf_folders import write_backbone
 from tests.runs import ROOT, assert_close, losses, metrics_lines, train_well
 from tests.slow.test_overfit import english_samples, write_config
 from tests.warm import start_warm
-from titan_speech.checkpoint.dcp_index import read_index
+from titan_speech.checkpoint.index import read_index
 from titan_speech.hf.export import WeightsCheckpoint
 from titan_speech.hf.merge import merge
 from titan_speech.hf.model_folder import EMBEDDING, HFFolder

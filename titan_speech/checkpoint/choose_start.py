@@ -22,7 +22,6 @@ from titan_speech.checkpoint.commit import (
     unmarked_checkpoints,
     unsuspected_steps,
 )
-from titan_speech.checkpoint.index import indexed_files
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import CheckpointVerification, verify
 from titan_speech.config.schema_operations import CheckpointConfig
@@ -194,8 +193,10 @@ def _initial_weights(config: CheckpointConfig) -> Start:
     if found.commit is not None and not found.is_sound:
         raise CheckpointError(f"{key} is damaged: {', '.join(found.problems)}")
     if found.commit is None:  # of another program: nothing was verified
+        from titan_speech.checkpoint.index import read_index
+
         try:
-            indexed_files(checkpoint / INDEX)
+            read_index(checkpoint / INDEX)
         except CheckpointError as error:
             raise CheckpointError(f"{key}: {error}") from error
     return Start(checkpoint=checkpoint, suspect=found.commit.suspect if found.commit else "")

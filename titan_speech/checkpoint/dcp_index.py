@@ -19,39 +19,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from titan_speech.checkpoint.index import MEMORY_FORMATS, Index, SavedAs, TensorEntry, load_index
+from titan_speech.checkpoint.index import read_index
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
-_MEMORY_FORMATS = (torch.contiguous_format, torch.channels_last, torch.preserve_format)
-assert len(_MEMORY_FORMATS) == len(MEMORY_FORMATS)
-
 _PLAIN = (type(None), bool, int, float, str, bytes)
-
-
-def read_index(path: Path) -> Metadata:
-    """The index at `path` (a `.metadata`) as DCP has it.
-
-    Raises:
-        OSError: it cannot be read.
-        CheckpointError: it is no index, or one that is made to do more than say where tensors are.
-    """
-    index = load_index(path)
-    try:
-        return _metadata(index)
-    except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"the index {path} is of tensors that this torch does not know: {error}") from error
 
 
 def load_into(state: dict[str, Any], reader: SafeFileSystemReader, *, no_dist: bool = False) -> None:
@@ -142,47 +116,3 @@ def _odd(loaded: object) -> str:
     if type(loaded) is dict:
         return next((odd for one in loaded.items() if (odd := _odd(one))), "")
     return "" if type(loaded) in _PLAIN else f"{type(loaded).__module__}.{type(loaded).__qualname__}"
-
-
-def _metadata(index: Index) -> Metadata:
-    return Metadata(
-        state_dict_metadata={name: _entry(entry) for name, entry in index.entries.items()},
-        planner_data=index.nested,
-        storage_data={
-            MetadataIndex(key.name, key.offset, key.hint): _StorageInfo(
-                at.relative_path, at.offset, at.length, at.transforms
-            )
-            for key, at in index.places.items()
-        },
-        storage_meta=_storage_meta(index.saved_as) if index.saved_as else None,
-        version=index.version,
-    )
-
-
-def _entry(entry: TensorEntry | None) -> TensorStorageMetadata | BytesStorageMetadata:
-    if entry is None:
-        return BytesStorageMetadata()
-    return TensorStorageMetadata(
-        properties=TensorProperties(
-            dtype=_of_torch(entry.dtype, torch.dtype),
-            layout=_of_torch(entry.layout.removeprefix("torch."), torch.layout),
-            requires_grad=entry.requires_grad,
-            memory_format=_MEMORY_FORMATS[entry.memory_format],
-            pin_memory=entry.pin_memory,
-        ),
-        size=torch.Size(entry.size),
-        chunks=[ChunkStorageMetadata(torch.Size(one.offsets), torch.Size(one.sizes)) for one in entry.chunks],
-    )
-
-
-def _of_torch(name: str, kind: type) -> Any:
-    found = getattr(torch, name, None)
-    if not isinstance(found, kind):
-        raise TypeError(f"{name!r} is no {kind.__name__}")
-    return found
-
-
-def _storage_meta(saved_as: SavedAs) -> StorageMeta:
-    path = saved_as.checkpoint_id
-    checkpoint_id = Path(path) if path is not None and saved_as.is_path else path
-    return StorageMeta(checkpoint_id, saved_as.save_id, saved_as.load_id, list(saved_as.modules))

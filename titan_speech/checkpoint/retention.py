@@ -153,7 +153,7 @@ def drop_optimizer_state(checkpoint: Path, commit: Commit) -> Commit:
     Raises:
         CheckpointError: the index is refused; nothing was changed.
     """
-    from titan_speech.checkpoint.dcp_index import read_index  # which loads torch: `checkpoint list` and `pin` need none
+    from titan_speech.checkpoint.index import read_index  # which loads torch: `checkpoint list` and `pin` need none
 
     metadata = read_index(checkpoint / INDEX) if (checkpoint / INDEX).exists() else None
     partial = partial_path(checkpoint)

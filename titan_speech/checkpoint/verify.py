@@ -31,10 +31,12 @@ from titan_speech.checkpoint.commit import (
     step_from_name,
     step_name,
 )
-from titan_speech.checkpoint.index import DCP_SUFFIX, indexed_files
 from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.printable import one_line
+
+DCP_SUFFIX = ".distcp"
+"""Of every file of tensors that DCP writes."""
 
 NUM_THREADS = 8
 
@@ -92,6 +94,8 @@ def _files_in(checkpoint: Path) -> set[str]:
 
 def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
     """Problems of the index of a checkpoint whose files are as they were written; only rank 0's node has an index."""
+    from titan_speech.checkpoint.index import indexed_files  # which loads torch: sizes and bytes need none
+
     try:
         names = indexed_files(checkpoint / INDEX)
     except FileNotFoundError:
@@ -148,7 +152,7 @@ def write_marker(checkpoint: Path) -> Commit:
         CheckpointError: it is not a DCP checkpoint, or has a marker; its index is refused; a file that the index names
             is missing or too short; or a companion file is damaged.
     """
-    from titan_speech.checkpoint.dcp_index import read_index  # which loads torch: only needed here
+    from titan_speech.checkpoint.index import read_index  # which loads torch
 
     step = step_from_name(checkpoint.name)
     if step is None or not (checkpoint / INDEX).is_file():
