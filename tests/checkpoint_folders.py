@@ -10,7 +10,8 @@ import numpy as np
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 
-from titan_speech.checkpoint.commit import Commit, FileRecord, Kind, checkpoint_path, file_record, partial_path, publish
+from titan_speech.checkpoint.commit import Commit, FileRecord, Kind, checkpoint_path, file_record
+from titan_speech.checkpoint.folders import partial_path, publish
 
 MODEL_BYTES, STATE_BYTES = 40_000, 80_000
 

@@ -13,7 +13,8 @@ import pytest
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import MARKER, ROLLED_BACK, checkpoint_path
+from titan_speech.checkpoint.commit import MARKER, checkpoint_path
+from titan_speech.checkpoint.folders import ROLLED_BACK
 from titan_speech.checkpoint.open_run import local_copy, with_local_start
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.transfer import fetch

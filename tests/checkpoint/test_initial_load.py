@@ -13,7 +13,8 @@ from tests.config.conftest import folder  # noqa: F401  (a fixture)
 from tests.config.test_budget import budget
 from tests.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.choose_start import Start
-from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record, partial_path, publish
+from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record
+from titan_speech.checkpoint.folders import partial_path, publish
 from titan_speech.checkpoint.initial_load import (
     choose_initial_load,
     learning_rate_rise,

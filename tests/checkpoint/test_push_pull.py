@@ -8,7 +8,8 @@ import pytest
 
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import checkpoint_path, discard
+from titan_speech.checkpoint.commit import checkpoint_path
+from titan_speech.checkpoint.folders import discard
 from titan_speech.checkpoint.inspect import list_checkpoints, run_dir
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.uploader import UploadPass

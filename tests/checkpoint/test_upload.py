@@ -14,15 +14,8 @@ from hypothesis import strategies as st
 from tests.checkpoint_folders import STATE_BYTES, content, write_checkpoint
 from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.checkpoint.commit import (
-    MARKER,
-    checkpoint_path,
-    discard,
-    lock_for_reading,
-    lock_for_removal,
-    publish,
-    read_commit,
-)
+from titan_speech.checkpoint.commit import MARKER, checkpoint_path, read_commit
+from titan_speech.checkpoint.folders import discard, lock_for_reading, lock_for_removal, publish
 from titan_speech.checkpoint.keeper import stored_checkpoints
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path

@@ -17,7 +17,8 @@ import pytest
 
 from tests.checkpoint_folders import content, write_checkpoint
 from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
-from titan_speech.checkpoint.commit import checkpoint_path, discard
+from titan_speech.checkpoint.commit import checkpoint_path
+from titan_speech.checkpoint.folders import discard
 from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path
 from titan_speech.checkpoint.upload.process import Uploader
 from titan_speech.checkpoint.upload.transfer import fetch

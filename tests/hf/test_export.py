@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.greedy import assert_same_greedy
 from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
-from titan_speech.checkpoint.commit import lock_for_removal
+from titan_speech.checkpoint.folders import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec

@@ -1,6 +1,7 @@
 """What a run starts from, what it saves, and the record of what made each checkpoint.
 
-commit.py         the marker, which makes a folder a checkpoint; Checkpoint(path, step); appear, replace, remove
+commit.py         the marker, which makes a folder a checkpoint; Checkpoint(path, step)
+folders.py        how checkpoint folders appear and disappear; their locks
 index.py          DCP's .metadata, read without running anything in it; dcp_index.py loads with it
 verify.py         whether a checkpoint is what its marker says; a marker for a DCP checkpoint that has none
 provenance.py     companion files: what made a checkpoint, and the read position of each data stream

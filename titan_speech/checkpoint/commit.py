@@ -12,20 +12,15 @@ are there).
     RUN/checkpoint/step-40.rolled-back/   newer than the checkpoint a rollback went back to
     RUN/checkpoint/provenance/step-40.json, data_phases/step-40.json, data_phases/3f...json    companion files
 
-A save writes step-N.partial and renames it once the marker is in it; a removal renames before it deletes. So a kill at
-any instant leaves a complete checkpoint or none. Checksums are xxh3-128 of the bytes on their way to the file: ten
-times as fast as sha256. One lock per checkpoint, on its marker, keeps retention from removing what is being read.
+How folders get and lose these names is in folders.py. Checksums are xxh3-128 of the bytes on their way to the file: ten
+times as fast as sha256.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,9 +28,7 @@ from typing import Literal
 import xxhash
 
 from titan_speech.errors import CheckpointError
-from titan_speech.utils.files import sync_folder, write_atomically
 from titan_speech.utils.json_text import parse_json, read_small_file
-from titan_speech.utils.locks import try_lock
 from titan_speech.utils.record_types import check_types
 from titan_speech.utils.safe_path import byte_count, relative_path
 
@@ -49,8 +42,6 @@ STATE_KEYS = ("optimizer", "lr_scheduler", "dataloader", "train_state")
 
 READ_BYTES = 1 << 18
 """Fits a core's cache: one core hashes 4.9 GB of a file in memory per second, with blocks of 4 MB 3.2 GB."""
-
-PARTIAL, DELETED, ROLLED_BACK = ".partial", ".deleted", ".rolled-back"
 
 Kind = Literal["full", "model"]
 """full: model, optimizer, schedule, read positions; model: weights only, from which no run can resume."""
@@ -271,87 +262,3 @@ def file_record(path: Path, name: str, role: Role) -> FileRecord:
             digest.update(block[:read])
             num_bytes += read
     return FileRecord(name, num_bytes, digest.hexdigest(), role)
-
-
-def partial_path(checkpoint: Path) -> Path:
-    """Where a save writes until the checkpoint is complete."""
-    return checkpoint.with_name(checkpoint.name + PARTIAL)
-
-
-def publish(checkpoint: Path, commit: Commit) -> None:
-    """Turn the partial folder of `checkpoint` into the checkpoint; one of the same step is replaced.
-
-    A kill before the rename leaves a partial folder with a marker, which `recover` renames.
-    """
-    write_atomically(partial_path(checkpoint) / MARKER, commit.to_json())
-    _rename_partial(checkpoint)
-
-
-def _rename_partial(checkpoint: Path) -> None:
-    deleted = checkpoint.with_name(checkpoint.name + DELETED)
-    if checkpoint.exists():
-        shutil.rmtree(deleted, ignore_errors=True)
-        checkpoint.replace(deleted)
-    partial_path(checkpoint).replace(checkpoint)
-    sync_folder(checkpoint.parent)
-    shutil.rmtree(deleted, ignore_errors=True)
-
-
-def discard(checkpoint: Path) -> None:
-    """Remove a checkpoint, if it exists; a kill meanwhile leaves no incomplete folder under its name."""
-    deleted = checkpoint.with_name(checkpoint.name + DELETED)
-    try:
-        checkpoint.replace(deleted)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(deleted, ignore_errors=True)
-
-
-def recover(folder: Path) -> list[str]:
-    """Finish or remove what killed saves and removals left. Only for the run that holds the lock of the folder.
-
-    Returns:
-        A sentence for each thing that was done.
-    """
-    done = []
-    for path in sorted(folder.glob("step-*")):
-        name = path.name.removesuffix(PARTIAL).removesuffix(DELETED)
-        if name == path.name or step_from_name(name) is None:
-            continue
-        if path.is_symlink():  # no save makes one; the next would write into the folder it leads to
-            path.unlink()
-            done.append(f"{path.name}, a symbolic link, was removed; what it led to was not touched")
-        elif path.name.endswith(PARTIAL) and (path / MARKER).is_file():
-            _rename_partial(folder / name)
-            done.append(f"{name} was complete but not renamed yet; it was renamed now")
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-            done.append(f"{path.name}, left by a run that was stopped, was removed")
-    return done
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def lock_for_reading(checkpoint: Path) -> AbstractContextManager[bool]:
-    """Keep retention from removing a checkpoint while it is uploaded or exported.
-
-    Yields:
-        False if the checkpoint does not exist or is being removed. Nobody waits.
-    """
-    return try_lock(checkpoint / MARKER, fcntl.LOCK_SH)
-
-
-def lock_for_removal(checkpoint: Path) -> AbstractContextManager[bool]:
-    """Keep others from beginning to read a checkpoint while it is removed or loses its optimizer state.
-
-    Yields:
-        False if the checkpoint does not exist or is being read. Nobody waits; retention tries again after the next
-        save.
-    """
-    return try_lock(checkpoint / MARKER, fcntl.LOCK_EX)

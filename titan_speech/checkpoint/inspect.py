@@ -19,8 +19,6 @@ import tomli
 from titan_speech.checkpoint.commit import (
     INDEX,
     MARKER,
-    PARTIAL,
-    ROLLED_BACK,
     Checkpoint,
     committed_checkpoints,
     existing_text,
@@ -29,6 +27,7 @@ from titan_speech.checkpoint.commit import (
     step_name,
     suspicion,
 )
+from titan_speech.checkpoint.folders import PARTIAL, ROLLED_BACK
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.checkpoint.upload.job import UploadStatus, read_status, status_path

@@ -17,17 +17,8 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import (
-    INDEX,
-    Commit,
-    checkpoint_path,
-    committed_checkpoints,
-    discard,
-    lock_for_removal,
-    partial_path,
-    publish,
-    read_commit,
-)
+from titan_speech.checkpoint.commit import INDEX, Commit, checkpoint_path, committed_checkpoints, read_commit
+from titan_speech.checkpoint.folders import discard, lock_for_removal, partial_path, publish
 from titan_speech.checkpoint.retention import (
     Removal,
     RetentionPolicy,

@@ -28,14 +28,9 @@ from torchtitan.tools.logging import logger
 
 from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.choose_start import FRESH, Start, describe_last_good, describe_last_good_until
-from titan_speech.checkpoint.commit import (
-    Commit,
-    checkpoint_path,
-    committed_steps,
-    partial_path,
-    unsuspected_steps,
-)
+from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps, unsuspected_steps
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.folders import partial_path
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs, write_companion_files
 from titan_speech.checkpoint.retention import Removal, is_due

@@ -20,14 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from titan_speech.checkpoint.choose_start import FRESH, Start, choose_start
-from titan_speech.checkpoint.commit import (
-    ROLLED_BACK,
-    checkpoint_path,
-    committed_steps,
-    recover,
-    step_from_name,
-    step_name,
-)
+from titan_speech.checkpoint.commit import checkpoint_path, committed_steps, step_from_name, step_name
+from titan_speech.checkpoint.folders import ROLLED_BACK, recover
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.upload.job import UploadJob, claim
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full, step_of

@@ -19,18 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import (
-    INDEX,
-    Commit,
-    Kind,
-    file_record,
-    link_or_copy,
-    partial_path,
-    publish,
-    role_of_name,
-    step_from_name,
-    step_name,
-)
+from titan_speech.checkpoint.commit import INDEX, Commit, Kind, file_record, role_of_name, step_from_name, step_name
+from titan_speech.checkpoint.folders import link_or_copy, partial_path, publish
 from titan_speech.config.schema_operations import CadenceRule, CheckpointConfig
 from titan_speech.errors import CheckpointError
 

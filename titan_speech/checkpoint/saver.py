@@ -36,17 +36,8 @@ from torch.distributed.tensor import DTensor
 from torch.futures import Future as TorchFuture
 from torchtitan.observability import structured_logger
 
-from titan_speech.checkpoint.commit import (
-    INDEX,
-    Commit,
-    FileRecord,
-    Kind,
-    Role,
-    file_record,
-    partial_path,
-    publish,
-    role_of_name,
-)
+from titan_speech.checkpoint.commit import INDEX, Commit, FileRecord, Kind, Role, file_record, role_of_name
+from titan_speech.checkpoint.folders import partial_path, publish
 from titan_speech.checkpoint.suspect import SquareSums, WeightBand
 from titan_speech.distributed.consensus import cpu_group
 from titan_speech.distributed.last_words import is_of_a_collective

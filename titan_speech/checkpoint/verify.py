@@ -24,13 +24,12 @@ from titan_speech.checkpoint.commit import (
     FileRecord,
     Role,
     file_record,
-    partial_path,
-    publish,
     read_commit,
     role_of_name,
     step_from_name,
     step_name,
 )
+from titan_speech.checkpoint.folders import partial_path, publish
 from titan_speech.checkpoint.provenance import companion_records
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.printable import one_line

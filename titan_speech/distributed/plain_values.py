@@ -1,9 +1,9 @@
-"""Values that ranks send each other, as JSON: reading one can make numbers, texts and known classes, and run nothing.
+"""Values that processes of a run send each other, as JSON: reading one makes numbers, texts and known classes only.
 
 In: None, numbers, texts, paths, tuples and lists of them, dataclasses, and errors of `titan_speech.errors`. Out: text,
 and from it an equal value. A pickle in its place would let whoever reaches a rank's port run code on every rank.
 
-Trade-off: every class that is sent has to be named where it is received, 5 of them in all.
+Trade-off: every class that is sent has to be named where it is received.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from titan_speech.checkpoint.commit import ROLLED_BACK, committed_checkpoints, read_commit
+from titan_speech.checkpoint.commit import committed_checkpoints, read_commit
+from titan_speech.checkpoint.folders import ROLLED_BACK
 from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.data.plan import DataPlan
 from titan_speech.distributed.consensus import broadcast_from_rank_0, decide_on_rank_0

@@ -30,11 +30,11 @@ from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import (
     Checkpoint,
     committed_checkpoints,
-    lock_for_reading,
     newest_unsuspected,
     step_from_name,
     suspicion,
 )
+from titan_speech.checkpoint.folders import lock_for_reading
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME

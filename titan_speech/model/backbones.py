@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal
 
 from titan_speech.config.schema_training import LoRAConfig
@@ -109,29 +110,25 @@ class BackboneShape:
         ]
 
 
-def _llama3(**sizes: Any) -> BackboneShape:
-    shared: dict[str, Any] = {
-        "head_dim": 128,
-        "num_kv_heads": 8,
-        "rope_theta": 500_000.0,
-        "norm_eps": 1e-5,
-        "max_positions": 131_072,
-    }
-    return BackboneShape(family="llama3", **(shared | sizes))
-
-
-def _qwen3(**sizes: Any) -> BackboneShape:
-    shared: dict[str, Any] = {
-        "is_tied": True,
-        "head_dim": 128,
-        "num_kv_heads": 8,
-        "rope_theta": 1_000_000.0,
-        "norm_eps": 1e-6,
-        "max_positions": 40_960,
-    }
-    return BackboneShape(family="qwen3", **(shared | sizes))
-
-
+_llama3 = partial(
+    BackboneShape,
+    family="llama3",
+    head_dim=128,
+    num_kv_heads=8,
+    rope_theta=500_000.0,
+    norm_eps=1e-5,
+    max_positions=131_072,
+)
+_qwen3 = partial(
+    BackboneShape,
+    family="qwen3",
+    is_tied=True,
+    head_dim=128,
+    num_kv_heads=8,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    max_positions=40_960,
+)
 _DEBUG: dict[str, Any] = {
     "num_layers": 4,
     "dim": 96,
@@ -145,7 +142,7 @@ FLAVORS: dict[str, dict[str, BackboneShape]] = {
     "llama3": {
         "debug": _llama3(**_DEBUG, head_dim=24, is_tied=True),
         "debug_untied": _llama3(**_DEBUG, head_dim=24, is_tied=False),
-        "debug_head32": _llama3(**(_DEBUG | {"dim": 128}), head_dim=32, is_tied=True),
+        "debug_head32": _llama3(**{**_DEBUG, "dim": 128}, head_dim=32, is_tied=True),
         "1B": _llama3(  # Llama-3.2-1B
             num_layers=16,
             dim=2048,

@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.hf_folders import Backbone, write_backbone, write_run
 from tests.s3_server import S3Server
-from titan_speech.checkpoint.commit import MARKER, lock_for_removal
+from titan_speech.checkpoint.commit import MARKER
+from titan_speech.checkpoint.folders import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.upload.transfer import push
 from titan_speech.checkpoint.verify import write_marker

@@ -24,6 +24,7 @@ from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.config.schema_operations import UploadConfig
+from titan_speech.distributed.plain_values import from_text, to_text
 from titan_speech.errors import CheckpointError
 from titan_speech.storage.s3 import Client, client_of
 from titan_speech.storage.s3_url import S3Url
@@ -76,20 +77,11 @@ class UploadJob:
         return Prefix(Client(storage) if refresh else client_of(storage), S3Url.parse(self.upload.to))
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "run": str(self.run), "checkpoints": str(self.checkpoints)})
+        return to_text(self)
 
     @classmethod
     def from_json(cls, text: str) -> UploadJob:
-        record = json.loads(text)
-        upload = record["upload"]
-        parts = {
-            "run": Path(record["run"]),
-            "checkpoints": Path(record["checkpoints"]),
-            "upload": UploadConfig(**{**upload, "kinds": tuple(upload["kinds"])}),
-            "storage": StorageConfig(**record["storage"]),
-            "policy": RetentionPolicy(**record["policy"]),
-        }
-        return cls(**{**record, **parts})
+        return from_text(text, cls, UploadConfig, StorageConfig, RetentionPolicy)
 
 
 def claim(job: UploadJob, prefix: Prefix) -> None:

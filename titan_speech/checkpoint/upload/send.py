@@ -21,14 +21,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import (
-    MARKER,
-    FileRecord,
-    committed_checkpoints,
-    lock_for_reading,
-    read_commit,
-    step_from_name,
-)
+from titan_speech.checkpoint.commit import MARKER, FileRecord, committed_checkpoints, read_commit, step_from_name
+from titan_speech.checkpoint.folders import lock_for_reading
 from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, SentFile
 from titan_speech.errors import CheckpointError
 from titan_speech.model.exported_files import MODEL_RECORD_NAME, find_exported_files
@@ -78,7 +72,7 @@ class LocalCheckpoint:
         return file.name if file.role == "beside" else f"{self.name}/{file.name}"
 
     def lock_for_reading(self) -> AbstractContextManager[bool]:
-        """As in checkpoint/commit.py; Hugging Face folders are never removed by retention."""
+        """As in checkpoint/folders.py; Hugging Face folders are never removed by retention."""
         return nullcontext(self.path.is_dir()) if self.kind == HF else lock_for_reading(self.path)
 
 

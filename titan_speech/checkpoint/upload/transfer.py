@@ -13,15 +13,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from titan_speech.checkpoint.commit import (
-    MARKER,
-    checkpoint_path,
-    committed_steps,
-    discard,
-    existing_text,
-    link_or_copy,
-    step_name,
-)
+from titan_speech.checkpoint.commit import MARKER, checkpoint_path, committed_steps, existing_text, step_name
+from titan_speech.checkpoint.folders import discard, link_or_copy
 from titan_speech.checkpoint.upload.job import UploadJob, claim
 from titan_speech.checkpoint.upload.remote import Prefix, SentCheckpoint, newest_full, stale_objects
 from titan_speech.checkpoint.upload.send import LocalCheckpoint, Sender, has_more, is_sent, local_checkpoints
