@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,15 +87,11 @@ def remember(scorers: Sequence[Scorer]) -> None:
     """Let the models of scorers hear each sound once."""
     for scorer in scorers:
         if isinstance(scorer, WordScorer):
-            scorer.recognizers = {name: remembered(one) for name, one in scorer.recognizers.items()}
+            scorer.recognizers = {name: Remembered(one) for name, one in scorer.recognizers.items()}
         elif isinstance(scorer, VoiceScorer):
-            scorer.encoder = remembered(scorer.encoder)
+            scorer.encoder = Remembered(scorer.encoder)
         elif isinstance(scorer, OpinionScorer):
-            scorer.predictor = remembered(scorer.predictor)
-
-
-def remembered(running: RunningModel) -> RunningModel:
-    return cast("RunningModel", Remembered(running))
+            scorer.predictor = Remembered(scorer.predictor)
 
 
 def ceiling(clips: Sequence[Clip], scorers: Sequence[Scorer], like: Result) -> Result:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.store_samples import write_store, write_tokenizer
-from titan_speech.audit.sound import AUTO
+from titan_speech.audit.sound import AUTO_CODEC
 from titan_speech.cli.arguments import natural, naturals, positive
 from titan_speech.cli.command import Command
 from titan_speech.cli.main import COMMANDS, GROUPS, find_command, main, parse
@@ -152,7 +152,7 @@ def test_values_in_help_are_those_of_the_modules_it_does_not_import() -> None:
     assert HELD_OUT_BY == held_out_choice.HELD_OUT_BY
     audit = next(command for command in COMMANDS if command.full_name() == "store audit")
     args = parse(audit, ["STORE"])
-    assert (args.codec, args.num_codes) == (AUTO, NUM_CODES)
+    assert (args.codec, args.num_codes) == (AUTO_CODEC, NUM_CODES)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.evaluation_models import LoadedModel
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
 from titan_speech.evaluate.models.base import Failure, Listen
-from titan_speech.evaluate.models.isolation import MAX_FAILURES, IsolatedModel, LoadedModel
+from titan_speech.evaluate.models.isolation import MAX_FAILURES, IsolatedModel
 from titan_speech.evaluate.scorers.base import score_clips
 from titan_speech.evaluate.scorers.opinion import OpinionScorer
 

@@ -18,7 +18,7 @@ from titan_speech.evaluate.packs.build import build_pack
 from titan_speech.evaluate.packs.contamination import contamination
 from titan_speech.evaluate.packs.drafts import Draft
 from titan_speech.evaluate.packs.held_out import held_out_drafts
-from titan_speech.evaluate.packs.pack import PACK_NAME, Pack, read_pack, read_sound
+from titan_speech.evaluate.packs.pack import PACK_NAME, PromptPack, read_pack, read_sound
 from titan_speech.evaluate.packs.public_sets import emergent, minimax, seed_tts
 from titan_speech.evaluate.packs.text_files import text_drafts
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
@@ -228,6 +228,6 @@ def test_the_layout_of_emergent(tmp_path: Path) -> None:
 def test_a_pack_of_another_version_says_so(tmp_path: Path) -> None:
     build_pack(drafts(), tmp_path / "p")
     content = json.loads((tmp_path / "p" / PACK_NAME).read_text())
-    (tmp_path / "p" / PACK_NAME).write_text(json.dumps(content | {"version": Pack("", ()).version + 1}))
+    (tmp_path / "p" / PACK_NAME).write_text(json.dumps(content | {"version": PromptPack("", ()).version + 1}))
     with pytest.raises(DataError, match="version"):
         read_pack(tmp_path / "p")

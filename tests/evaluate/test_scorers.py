@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.evaluation_models import LoadedModel
 from tests.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.errors import DataError
 from titan_speech.evaluate.choice import ScorerChoice, open_scorers
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Score, Sound, mean, through_codec
 from titan_speech.evaluate.models.base import Listen
-from titan_speech.evaluate.models.isolation import LoadedModel
 from titan_speech.evaluate.normalization.lattice import Spellings
 from titan_speech.evaluate.normalization.scoring import ScoringRules
 from titan_speech.evaluate.scorers.base import score_clips

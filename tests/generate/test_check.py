@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from tests.evaluation_models import LoadedModel
 from tests.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
@@ -21,7 +22,6 @@ from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError, ConfigError, HealthError
 from titan_speech.evaluate.models.base import Listen
-from titan_speech.evaluate.models.isolation import LoadedModel
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
 from titan_speech.generate.check_sound import CheckSound

@@ -23,7 +23,7 @@ from titan_speech.codec.wav import wav_bytes
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import TitanSpeechError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Score, Sound
-from titan_speech.evaluate.packs.pack import PACK_NAME, Pack, Prompt, read_pack, write_pack, write_sound
+from titan_speech.evaluate.packs.pack import PACK_NAME, Prompt, PromptPack, read_pack, write_pack, write_sound
 from titan_speech.evaluate.result import Result, ResultKey, ScoredClip, claim_path, result_path
 from titan_speech.evaluate.watch.claims import Claim, WorkQueue, do_once
 from titan_speech.model.exported_files import EVALUATION_FOLDER
@@ -61,7 +61,7 @@ class PackTarget:
             Prompt("one", "en", "Please hold the line.", sets=("canary", "full"), recording=voice),
             Prompt("two", "hi", "नमस्ते", subset="short", voice=voice, voice_text="One, two."),
         )
-        write_pack(folder, Pack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
+        write_pack(folder, PromptPack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
         (seed / "wavs").mkdir()
         for name in ("one", "two"):
             (seed / "wavs" / f"{name}.wav").write_bytes(wav_bytes(tone_T, SAMPLE_RATE))

@@ -18,8 +18,8 @@ from tests.s3_server import BUCKET, S3Server, credentials
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result import AUDIO, RESULTS, Result, read_result, result_from_json
+from titan_speech.evaluate.packs.pack import Prompt, PromptPack, write_pack, write_sound
+from titan_speech.evaluate.result import AUDIO_DIR, RESULTS_DIR, Result, read_result, result_from_json
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ("Please hold the line.", "Goodbye.", "Thank you.", "One moment.")
     prompts = [Prompt(f"line {n}", "en", text, sets=("canary", "full")) for n, text in enumerate(lines)]
     prompts.append(Prompt("clone", "en", "Press one.", voice=voice, voice_text="One, two.", sets=("canary",)))
-    write_pack(folder, Pack("lines", tuple(prompts), codec_hash=load_codec("embedded").codec_hash))
+    write_pack(folder, PromptPack("lines", tuple(prompts), codec_hash=load_codec("embedded").codec_hash))
     return folder
 
 
@@ -49,7 +49,7 @@ def watcher(run: str, pack: Path, log: Path, *more: str) -> subprocess.Popen[byt
 
 
 def results_of(folder: Path) -> list[Result]:
-    return [read_result(path) for path in sorted((folder / RESULTS).glob("*.json"))]
+    return [read_result(path) for path in sorted((folder / RESULTS_DIR).glob("*.json"))]
 
 
 def test_a_training_beside_watchers_that_are_killed(pack: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_training_beside_watchers_that_are_killed(pack: Path, tmp_path: Path) 
             time.sleep(draw.uniform(5, 40) if num_kills < NUM_KILLS else 1)
             assert all(worker.poll() is None for worker in workers), log.read_text()[-4000:]
             steps = committed_steps(run / "checkpoint")
-            done = len(list((run / "evaluation" / RESULTS).glob("*.json")))
+            done = len(list((run / "evaluation" / RESULTS_DIR).glob("*.json")))
             if training.poll() is not None and done == len(steps) and num_kills >= NUM_KILLS:
                 break
             if num_kills < NUM_KILLS:
@@ -85,7 +85,7 @@ def test_a_training_beside_watchers_that_are_killed(pack: Path, tmp_path: Path) 
     results = results_of(run / "evaluation")
     assert sorted(result.step or 0 for result in results) == steps == list(range(2, 25, 2))
     assert all(len(result.clips) == 5 for result in results)
-    assert len(list((run / "evaluation" / AUDIO).rglob("*.wav"))) == 5 * len(steps)
+    assert len(list((run / "evaluation" / AUDIO_DIR).rglob("*.wav"))) == 5 * len(steps)
     assert losses(figures(run)) == losses(alone), "to the last bit"
     assert "evaluation" not in (run / "opened.txt").read_text().replace("titan_speech/evaluate", "")
 

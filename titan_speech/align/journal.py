@@ -25,7 +25,7 @@ from titan_speech.utils.safe_path import open_without_link
 MAX_LINE_BYTES = 64 << 20
 """Ten million codes."""
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
-"""What reading a record that is none may raise."""
+"""What reading something that is not such a record may raise."""
 
 
 def check_settings(place: Path, settings: Mapping[str, Any]) -> None:

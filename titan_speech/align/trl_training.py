@@ -68,7 +68,7 @@ class GRPOSettings:
     """Lower bounds of mean scores."""
     transcript: str
     max_breaches: int = 0
-    """Breaches after which training goes on with a lower rate."""
+    """Breaches after which training continues with a lower rate."""
     task: Literal["tts", "clone"] = "tts"
     """Whose prompts are answered."""
     ratio: Literal["token", "sequence"] = "token"

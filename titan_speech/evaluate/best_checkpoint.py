@@ -21,7 +21,7 @@ from titan_speech.utils.text_table import counted
 class BestRule:
     """How the best of several checkpoints is chosen.
 
-    The one with the best mean of `metric`, unless others cannot be told from it (corrected p-value not below
+    The one with the best mean of `metric`, unless others cannot be distinguished from it (corrected p-value not below
     `LEVEL`): then the one of these with the best mean of `then`; of equal ones the first. Means are of the clips that
     all of them have a value of: a model that was not measured where it is bad is not the best for it.
     """

@@ -78,7 +78,7 @@ class Score:
     reason: str = ""
     """Why there is no value."""
     detail: str = ""
-    """What a person wants to see beside the value, such as the transcript."""
+    """What a person wants to see next to the value, such as the transcript."""
     failed: bool = False
     """Something went wrong with this clip; without it the metric does not apply, or is not measured in its language."""
 

@@ -2,7 +2,7 @@
 
 In: the folder, and the checkpoint it is said to be. Out: problems as text, none if all is well. Whatever a comparison
 of logits would only show as "different" is named here: config.json key by key, the rows of the embedding (exported bit
-for bit, so that rows that were shifted are told from rows of another model), the stop token, and the prompts that a
+for bit, so that shifted rows are distinguished from rows of another model), the stop token, and the prompts that a
 client makes which knows chat templates and nothing of this project.
 """
 

@@ -16,7 +16,7 @@ from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, resynthesized
 from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines
-from titan_speech.evaluate.packs.pack import Pack, clip_of, with_sounds
+from titan_speech.evaluate.packs.pack import PromptPack, clip_of, with_sounds
 from titan_speech.evaluate.scorers.base import MAX_SEC
 from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
@@ -85,7 +85,7 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
     return clips
 
 
-def pack_clips(folder: Path, pack: Pack, set_name: str, wavs: Path | None, codec: Codec | None) -> list[Clip]:
+def pack_clips(folder: Path, pack: PromptPack, set_name: str, wavs: Path | None, codec: Codec | None) -> list[Clip]:
     """The recordings of a pack, or what was spoken for its prompts.
 
     Args:

@@ -29,7 +29,7 @@ from titan_speech.utils.json_text import read_json_file
 from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.record_types import check_types
 
-RESULTS, CLAIMS, AUDIO = "results", "claims", "audio"
+RESULTS_DIR, CLAIMS_DIR, AUDIO_DIR = "results", "claims", "audio"
 PARITY_PREFIX = "parity-"
 """Of keys whose result is the comparison of a milestone export with its checkpoint."""
 
@@ -219,17 +219,17 @@ def _digest(content: Any) -> str:
 
 def result_path(key_id: str) -> str:
     """The result of a key."""
-    return f"{RESULTS}/{key_id}.json"
+    return f"{RESULTS_DIR}/{key_id}.json"
 
 
 def claim_path(key_id: str) -> str:
     """The claim of a key."""
-    return f"{CLAIMS}/{key_id}.json"
+    return f"{CLAIMS_DIR}/{key_id}.json"
 
 
 def audio_path(key_id: str, prompt_id: str) -> str:
     """The clip of a prompt; any text may be the id of a prompt, so its hash is the name."""
-    return f"{AUDIO}/{key_id}/{clip_name(prompt_id)}.wav"
+    return f"{AUDIO_DIR}/{key_id}/{clip_name(prompt_id)}.wav"
 
 
 def clip_name(prompt_id: str) -> str:

@@ -1,7 +1,7 @@
 """A blind listening page: pairs of clips of two systems, and which one a listener prefers.
 
 In: folders of wav files, one for each system, in which files of one prompt have one name. Out: a folder with index.html
-and clips under random names, and beside it KEY.json, which says what was what; it is not given to listeners. The page
+and clips under random names, and next to it KEY.json, which says what was what; it is not given to listeners. The page
 works from a folder or any web server, without a network; votes stay in the browser until they are saved as a file.
 
 Pairs, order and sides are drawn from a seed. A listener hears each pair once, on a random side.

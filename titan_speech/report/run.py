@@ -93,7 +93,7 @@ class Run:
         return found.get(key) if isinstance(found, dict) else None
 
     def number(self, table: str, key: str) -> int:
-        """A whole number of the configuration; 0 if it is not there, or is none of 64 bits."""
+        """A whole number of the configuration; 0 if it is missing, or not a whole number of 64 bits."""
         return _whole(self.setting(table, key))
 
     @property

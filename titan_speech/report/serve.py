@@ -23,7 +23,7 @@ from typing import Any
 
 from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, ROLLOUTS_NAME
 from titan_speech.errors import DataError
-from titan_speech.evaluate.result import RESULTS
+from titan_speech.evaluate.result import RESULTS_DIR
 from titan_speech.model.exported_files import EVALUATION_FOLDER
 from titan_speech.report.page import SECTIONS, SectionOf, page
 from titan_speech.report.run import METRICS_NAME, Run
@@ -69,7 +69,7 @@ def _state_of(run: Run) -> Iterator[object]:
 
 def _watched(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in ("checkpoint", "generation", "health", "config.toml", "ledger/rank-0.jsonl"))
-    yield from (folder / EVALUATION_FOLDER / RESULTS, folder / PARITY_NAME, folder / BREACHES_NAME)
+    yield from (folder / EVALUATION_FOLDER / RESULTS_DIR, folder / PARITY_NAME, folder / BREACHES_NAME)
     yield folder / ROLLOUTS_NAME
     yield from sorted((folder / "logs").glob("rank-*.log"))[:64]
 
@@ -123,7 +123,7 @@ def serve(runs: Sequence[Run], host: str, port: int, sections: Sequence[SectionO
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A browser that went away is none; anything else is one line of the log, and the server goes on."""
+            """A browser that went away is not an error; anything else is one line of the log."""
             error = sys.exc_info()[1]
             if not isinstance(error, OSError):
                 logger.warning("a request was not answered: %s", one_line(repr(error)))

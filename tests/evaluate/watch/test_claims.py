@@ -16,7 +16,7 @@ import pytest
 
 from tests.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.evaluate.result import CLAIMS, RESULTS
+from titan_speech.evaluate.result import CLAIMS_DIR, RESULTS_DIR
 from titan_speech.evaluate.watch import claims
 from titan_speech.evaluate.watch.claims import MAX_ATTEMPTS, Claim, WorkQueue, do_once
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile, shared_folder
@@ -43,7 +43,7 @@ def test_a_claim_keeps_others_out_as_long_as_it_beats(folder: SharedFolder) -> N
                 assert theirs is None
             time.sleep(0.05)
         assert mine.publish("k", {"score": 1})
-    assert folder.names(CLAIMS) == []
+    assert folder.names(CLAIMS_DIR) == []
     with other.claimed("k") as theirs:
         assert theirs is None
     assert other.result("k") == {"score": 1}
@@ -60,7 +60,7 @@ def test_work_that_fails_is_free_at_once(folder: SharedFolder) -> None:
 
 def test_work_that_is_given_back_late_is_still_that_of_who_took_it_over(folder: SharedFolder) -> None:
     """Between the look at its own claim and the write, the slow worker's claim is taken over."""
-    path = f"{CLAIMS}/k.json"
+    path = f"{CLAIMS_DIR}/k.json"
     taken = Claim("b", "other token").to_json()
 
     class Overtaken:
@@ -90,7 +90,7 @@ def test_work_that_is_given_back_late_is_still_that_of_who_took_it_over(folder: 
 
 def test_a_claim_that_stands_still_is_taken_over_and_the_slow_worker_adds_nothing(folder: SharedFolder) -> None:
     slow = Claim("slow", "token")
-    assert folder.create(f"{CLAIMS}/k.json", slow.to_json())
+    assert folder.create(f"{CLAIMS_DIR}/k.json", slow.to_json())
     other = queue(folder, "b")
     assert not do_once(other, "k", lambda: {"by": "b"})  # seen for the first time
     time.sleep(1.1 * LEASE_SEC)
@@ -101,7 +101,7 @@ def test_a_claim_that_stands_still_is_taken_over_and_the_slow_worker_adds_nothin
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"worker": 3, "token": "t"}', b"\xff"])
 def test_a_damaged_claim_is_taken_over(folder: SharedFolder, content: bytes) -> None:
-    folder.create(f"{CLAIMS}/k.json", content)
+    folder.create(f"{CLAIMS_DIR}/k.json", content)
     mine = queue(folder, "a")
     assert not do_once(mine, "k", dict)
     time.sleep(1.1 * LEASE_SEC)
@@ -109,7 +109,7 @@ def test_a_damaged_claim_is_taken_over(folder: SharedFolder, content: bytes) -> 
 
 
 def test_work_that_ends_every_worker_is_given_up(folder: SharedFolder) -> None:
-    folder.create(f"{CLAIMS}/k.json", Claim("gone", "token", attempt=MAX_ATTEMPTS).to_json())
+    folder.create(f"{CLAIMS_DIR}/k.json", Claim("gone", "token", attempt=MAX_ATTEMPTS).to_json())
     mine = queue(folder, "a")
     assert not do_once(mine, "k", dict)
     time.sleep(1.1 * LEASE_SEC)
@@ -120,7 +120,7 @@ def test_work_that_ends_every_worker_is_given_up(folder: SharedFolder) -> None:
 
 
 def test_a_damaged_result_is_named(folder: SharedFolder) -> None:
-    folder.create(f"{RESULTS}/k.json", b"{")
+    folder.create(f"{RESULTS_DIR}/k.json", b"{")
     with pytest.raises(claims.DataError, match="result k is damaged"):
         queue(folder, "a").result("k")
 
@@ -164,12 +164,12 @@ def test_two_workers_under_random_kills_do_each_piece_once(tmp_path: Path) -> No
             workers[place], num_kills = start(), num_kills + 1
     assert num_kills
     assert [worker.returncode for worker in workers] == [0, 0]
-    written = sorted((tmp_path / "shared" / RESULTS).iterdir())
+    written = sorted((tmp_path / "shared" / RESULTS_DIR).iterdir())
     results = [path for path in written if ".tmp-" not in path.name]  # of a worker that was killed while it wrote
     assert {path.stem for path in results} == {f"k{number}" for number in range(12)}
     by = {path.stem: json.loads(path.read_text())["by"] for path in results}
     lines = [line.split() for line in published.read_text().splitlines()]
     assert len({key for key, _ in lines}) == len(lines)  # nobody published what was there
     assert all(by[key] == int(pid) for key, pid in lines)
-    claims = {path.name.partition(".")[0] for path in (tmp_path / "shared" / CLAIMS).iterdir()}
+    claims = {path.name.partition(".")[0] for path in (tmp_path / "shared" / CLAIMS_DIR).iterdir()}
     assert claims <= set(by)  # killed after its result

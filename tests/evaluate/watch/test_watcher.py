@@ -30,8 +30,8 @@ from titan_speech.config.resolved import RESOLVED_NAME, resolved_toml
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
-from titan_speech.evaluate.packs.pack import Pack, Prompt, write_pack, write_sound
-from titan_speech.evaluate.result import AUDIO, RESULTS, Result, claim_path
+from titan_speech.evaluate.packs.pack import Prompt, PromptPack, write_pack, write_sound
+from titan_speech.evaluate.result import AUDIO_DIR, RESULTS_DIR, Result, claim_path
 from titan_speech.evaluate.scorers.base import Metric, ScorersFailedError
 from titan_speech.evaluate.watch import checkpoint_result, likelihood, watcher
 from titan_speech.evaluate.watch.checkpoint_result import Evaluation, evaluate_export
@@ -91,7 +91,7 @@ def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Prompt("two", "hi", "नमस्ते", subset="short"),
         Prompt("three", "en", "Goodbye.", voice=voice, voice_text="One, two.", recording=recording),
     )
-    write_pack(folder, Pack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
+    write_pack(folder, PromptPack("lines", prompts, codec_hash=load_codec("embedded").codec_hash))
     return folder
 
 
@@ -123,11 +123,11 @@ def test_each_checkpoint_is_evaluated_once_and_again_under_other_settings(
     assert [clip["prompt_id"] for clip in found["clips"]] == ["one", "two", "three"]
     assert all(4 <= clip["scores"]["num_codes"]["value"] <= 10 for clip in found["clips"])
     assert found["notes"]["codes_per_sec"] > 0
-    assert len(list((tmp_path / "evaluation" / AUDIO).rglob("*.wav"))) == 1
+    assert len(list((tmp_path / "evaluation" / AUDIO_DIR).rglob("*.wav"))) == 1
     assert not list((tmp_path / "work").glob("*")), "codes are kept until the result is there, no longer"
     hotter = replace(full, evaluation=replace(full.evaluation, decoding=replace(DECODING, temperature=0.5)))
     assert watcher_of(run, pack_folder, tmp_path, hotter).evaluate_due() == 1
-    assert len(list((tmp_path / "evaluation" / RESULTS).iterdir())) == 3
+    assert len(list((tmp_path / "evaluation" / RESULTS_DIR).iterdir())) == 3
 
 
 def test_a_worker_goes_on_where_the_one_before_was_killed(
@@ -186,7 +186,7 @@ def test_one_step_is_evaluated_when_asked_for_and_after_a_worker_that_is_gone(
     command = ["evaluate", "run", *words, "--max-sec", "0.2", "--lease-sec", "1", "--poll-sec", "0.2"]
     assert main(command) == EXIT_DONE
     assert "1 new result" in capsys.readouterr().out, "though 5 is far from --full-every"
-    (result,) = (tmp_path / "out" / RESULTS).iterdir()
+    (result,) = (tmp_path / "out" / RESULTS_DIR).iterdir()
     result.unlink()
     claim = tmp_path / "out" / claim_path(result.stem)
     claim.write_bytes(Claim("process 1 on another machine", "token").to_json())
@@ -219,10 +219,10 @@ def test_nothing_but_results_is_left_of_the_evaluation_of_an_export(
     command = ["evaluate", "run", "--model", str(tmp_path / "hf"), "--pack", str(pack_folder), "--max-sec", "0.2"]
     assert main([*command, "--set", "canary"]) == EXIT_DONE
     files = [path for path in (tmp_path / "hf-evaluation").rglob("*") if path.is_file()]
-    assert [path.parent.name for path in files] == [RESULTS]
+    assert [path.parent.name for path in files] == [RESULTS_DIR]
     kept = ["--keep-audio", "canary", "--output", str(tmp_path / "heard")]
     assert main([*command, "--set", "canary", *kept]) == EXIT_DONE
-    assert [path.suffix for path in (tmp_path / "heard" / AUDIO).rglob("*.*")] == [".wav"]
+    assert [path.suffix for path in (tmp_path / "heard" / AUDIO_DIR).rglob("*.*")] == [".wav"]
 
 
 def test_voices_that_a_pack_has_as_codes_are_heard_by_scorers_and_cloned_or_not(
@@ -335,7 +335,7 @@ def test_a_checkpoint_that_vanishes_is_a_result_that_says_so(
     with monkeypatch.context() as patch:
         in_the_middle(patch, lambda: shutil.rmtree(copy / "checkpoint" / "step-5"))
         assert one.evaluate_due() == 1
-    (path,) = (tmp_path / "evaluation" / RESULTS).iterdir()
+    (path,) = (tmp_path / "evaluation" / RESULTS_DIR).iterdir()
     found = one.queue.result(path.stem)
     assert found is not None
     assert "step-5" in found["failed"]
@@ -429,7 +429,7 @@ def test_results_go_to_the_note_for_the_card_and_to_tensorboard(run: Path, pack_
     events.Reload()
     assert {"evaluation/canary/num_codes", "evaluation/full/num_codes/language/hi"} <= set(events.Tags()["scalars"])
     assert [scalar.step for scalar in events.Scalars("evaluation/full/num_codes")] == [5]
-    first = next((folder / RESULTS).iterdir())
+    first = next((folder / RESULTS_DIR).iterdir())
     for left in ("missing", "older than its results"):
         if left == "missing":
             (folder / "step-5.md").unlink()

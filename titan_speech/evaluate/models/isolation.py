@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,20 @@ MAX_REASON = 200
 """Letters of an error that are kept."""
 Waveform = tuple[NDArray[np.float32], str]
 """Samples at 16 kHz, and their language."""
+
+
+class RunningModel(Protocol):
+    """A loaded model, as scorers ask it."""
+
+    model: AudioModel
+
+    def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
+        """The answer for each waveform, or why there is none."""
+        ...
+
+    def close(self) -> None:
+        """End it; it is started again if another waveform comes."""
+        ...
 
 
 class IsolatedModel:
@@ -142,24 +156,6 @@ class IsolatedModel:
         return f"its process ended with exit code {code}"
 
 
-class LoadedModel:
-    """The same interface in this process: faster to start, and without protection."""
-
-    def __init__(self, model: AudioModel) -> None:
-        self.model = model
-        self._listen = model.load()
-
-    def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
-        """The answer for each waveform, or why there is none."""
-        return [_answer(self._listen, waveform)[0] for waveform in waveforms]
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-RunningModel = IsolatedModel | LoadedModel
-
-
 def _serve(model: AudioModel, pipe: Connection, parent: int) -> None:
     """The process: load, then answer until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
@@ -176,10 +172,10 @@ def _serve(model: AudioModel, pipe: Connection, parent: int) -> None:
             waveform = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(_answer(listen, waveform))
+        pipe.send(answer_of(listen, waveform))
 
 
-def _answer(listen: Any, waveform: Waveform) -> tuple[Answer | Failure, bool]:
+def answer_of(listen: Any, waveform: Waveform) -> tuple[Answer | Failure, bool]:
     """The answer, and whether the model may be asked again."""
     try:
         return listen(*waveform), True

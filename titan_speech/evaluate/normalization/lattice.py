@@ -1,4 +1,4 @@
-"""Words with several accepted spellings: what a reader would not call an error is none.
+"""Words with several accepted spellings: what a reader accepts is not an error.
 
 In: a file in which each line is a language and spellings of one word, separated by tabs; a spelling may have several
 words ("web site"). Out: `Spellings`, which turns a reference into a row of slots, each with its accepted spellings. An

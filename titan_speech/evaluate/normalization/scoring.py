@@ -29,7 +29,7 @@ from titan_speech.evaluate.normalization.numerals import Numerals, numerals_vers
 from titan_speech.tokenization.languages import script_of
 from titan_speech.tokenization.normalize import normalization_version, normalize
 
-RULES = 1
+SCORING_RULES = 1
 """Increased whenever a rule changes the output."""
 MAX_ROUNDS = 8
 _APOSTROPHES = "'’ʼ"
@@ -47,7 +47,7 @@ class ScoringRules:
 
     @property
     def version(self) -> str:
-        return f"scoring-{RULES}, {normalization_version()}, numerals {numerals_version(self.numerals)}"
+        return f"scoring-{SCORING_RULES}, {normalization_version()}, numerals {numerals_version(self.numerals)}"
 
     def __call__(self, text: str, language: str) -> str:
         """The text as it is compared.

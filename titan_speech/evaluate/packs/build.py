@@ -17,7 +17,7 @@ from pathlib import Path
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound
 from titan_speech.evaluate.packs.drafts import Draft
-from titan_speech.evaluate.packs.pack import Pack, Prompt, SoundFiles, check_pack, write_pack, write_sound
+from titan_speech.evaluate.packs.pack import Prompt, PromptPack, SoundFiles, check_pack, write_pack, write_sound
 
 NUM_CANARIES = 4
 """Of each language and subset."""
@@ -32,7 +32,7 @@ def build_pack(
     codec_hash: str = "",
     licence: str = "",
     made_from: str = "",
-) -> Pack:
+) -> PromptPack:
     """Write a pack.
 
     Args:
@@ -50,12 +50,12 @@ def build_pack(
     if folder.exists():
         raise DataError(f"{folder} exists; a pack is frozen: give the name of a new folder")
     prompts = tuple(_prompts(drafts, num_canaries, None))
-    check_pack(Pack(name or folder.name, prompts))
+    check_pack(PromptPack(name or folder.name, prompts))
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         prompts = tuple(_prompts(drafts, num_canaries, temporary))
-        pack = Pack(name or folder.name, prompts, codec_hash, licence, made_from)
+        pack = PromptPack(name or folder.name, prompts, codec_hash, licence, made_from)
         write_pack(temporary, pack)
         temporary.rename(folder)
     except OSError as error:

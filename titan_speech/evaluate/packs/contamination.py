@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from titan_speech.evaluate.normalization.scoring import ScoringRules
-from titan_speech.evaluate.packs.pack import Pack, read_sound
+from titan_speech.evaluate.packs.pack import PromptPack, read_sound
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, Store
 from titan_speech.store.sample import TRANSCRIPT_VARIANTS
 
-RULES = ScoringRules("digits")
+TEXT_RULES = ScoringRules("digits")
 """Numbers stay digits: nothing must be installed, and both sides are written alike."""
 
 
@@ -70,7 +70,9 @@ class Contamination:
         return [*lines, "no overlap" if self.is_clean else "overlap: scores of these prompts are not to be trusted"]
 
 
-def contamination(pack: Pack, folder: Path, stores: Sequence[Store], held_out_ids: Iterable[str] = ()) -> Contamination:
+def contamination(
+    pack: PromptPack, folder: Path, stores: Sequence[Store], held_out_ids: Iterable[str] = ()
+) -> Contamination:
     """Compare a pack with stores.
 
     Args:
@@ -84,7 +86,7 @@ def contamination(pack: Pack, folder: Path, stores: Sequence[Store], held_out_id
     for prompt in pack.prompts:
         exact.setdefault(prompt.text.strip(), []).append(prompt.prompt_id)
         language = prompt.language.split("-")[0]
-        normalized.setdefault((language, RULES(prompt.text, prompt.language)), []).append(prompt.prompt_id)
+        normalized.setdefault((language, TEXT_RULES(prompt.text, prompt.language)), []).append(prompt.prompt_id)
     sounds, num_without = _sounds(pack, folder)
     kept_out, overlaps, num_samples, num_compared = set(held_out_ids), list[Overlap](), 0, 0
     for store in stores:
@@ -107,7 +109,7 @@ def contamination(pack: Pack, folder: Path, stores: Sequence[Store], held_out_id
     )  # fmt: skip
 
 
-def _sounds(pack: Pack, folder: Path) -> tuple[dict[bytes, list[tuple[str, str]]], int]:
+def _sounds(pack: PromptPack, folder: Path) -> tuple[dict[bytes, list[tuple[str, str]]], int]:
     """Prompts and kinds by the codes of their sounds, and how many sounds have none."""
     found: dict[bytes, list[tuple[str, str]]] = {}
     num_without = 0
@@ -140,7 +142,7 @@ def _matches(
             if not text:
                 continue
             same = exact.get(text.strip(), [])
-            alike = normalized.get((primary, RULES(text, part.language)), []) if has_language else []
+            alike = normalized.get((primary, TEXT_RULES(text, part.language)), []) if has_language else []
             if same:
                 yield number, "exact text", same
             if others := [one for one in alike if one not in same]:

@@ -1,8 +1,9 @@
 """A prompt pack: what every checkpoint is asked to say, frozen and named by its hash.
 
-In: a folder with pack.json and the audio or codes that its prompts refer to. Out: `Pack`, checked against its hash. A
-pack is never edited: another prompt, another reference or another order is another pack and begins another series of
-results. Codes are kept in the pack as uint16 .npy files, audio as 16 kHz wav; their sha256 is part of the hash.
+In: a folder with pack.json and the audio or codes that its prompts refer to. Out: `PromptPack`, checked against its
+hash. A pack is never edited: another prompt, another reference or another order is another pack and begins another
+series of results. Codes are kept in the pack as uint16 .npy files, audio as 16 kHz wav; their sha256 is part of the
+hash.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Pack:
+class PromptPack:
     """A set of prompts, in order."""
 
     name: str
@@ -180,7 +181,7 @@ def _check(path: Path, expected: str) -> bytes:
     return content
 
 
-def write_pack(folder: Path, pack: Pack) -> None:
+def write_pack(folder: Path, pack: PromptPack) -> None:
     """Write pack.json into the folder that already holds the sounds.
 
     Raises:
@@ -193,7 +194,7 @@ def write_pack(folder: Path, pack: Pack) -> None:
     write_atomically(folder / PACK_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def check_pack(pack: Pack) -> None:
+def check_pack(pack: PromptPack) -> None:
     """Raises DataError where prompts share an id, have no text, or name an unknown set."""
     ids = Counter(prompt.prompt_id for prompt in pack.prompts)
     twice = [one for one, count in ids.items() if count > 1]
@@ -208,7 +209,7 @@ def check_pack(pack: Pack) -> None:
             raise DataError(f"prompt {prompt.prompt_id!r} is of sets {prompt.sets!r}; expected some of {SETS}")
 
 
-def read_pack(folder: Path) -> Pack:
+def read_pack(folder: Path) -> PromptPack:
     """Read a pack; its sounds are read when they are asked for.
 
     Raises:
@@ -220,7 +221,7 @@ def read_pack(folder: Path) -> Pack:
         if content["version"] != PACK_VERSION:
             raise DataError(f"{path} has version {content['version']!r}, this titan_speech reads {PACK_VERSION}")
         stated = content.pop("hash")
-        pack = Pack(**content | {"prompts": tuple(map(_prompt, content["prompts"]))})
+        pack = PromptPack(**content | {"prompts": tuple(map(_prompt, content["prompts"]))})
         check_types(pack)
         for files in (f for p in pack.prompts for f in (p.voice, p.recording) if f is not None):
             for name in filter(None, (files.wav, files.codes)):

@@ -1,7 +1,7 @@
 """Prompts from text: JSONL with a language each, or a plain text file per language.
 
-In: a file. JSONL: `text` and `language`; optional `prompt_id`, `subset`, and paths beside the file: `voice` (with
-`voice_text`), `recording`. Plain text: one prompt per line; the name is LANGUAGE.txt or LANGUAGE.SUBSET.txt
+In: a file. JSONL: `text` and `language`; optional `prompt_id`, `subset`, and paths from the file's folder: `voice`
+(with `voice_text`), `recording`. Plain text: one prompt per line; the name is LANGUAGE.txt or LANGUAGE.SUBSET.txt
 (`hi.numbers.txt`). Out: drafts.
 """
 

@@ -1,6 +1,7 @@
 """Predicted opinion scores, from 1 to 5: DNSMOS, or another predictor that the user names.
 
-In: clips and a predictor (models/opinions.py). Out: its overall number under its name, and its other numbers beside it.
+In: clips and a predictor (models/opinions.py). Out: its overall number under its name, and its other numbers under
+names of their own.
 """
 
 from __future__ import annotations

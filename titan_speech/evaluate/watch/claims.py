@@ -8,7 +8,7 @@ that fails is given back by writing so over the worker's own claim: a deletion c
 meanwhile, and a third would do the work again. Whoever finds a claim of another watches it: one whose number has stood
 still for `LEASE_SEC` by the watcher's own clock belongs to a worker that is gone, and is taken over, by a conditional
 write that only one of several can win. No clock is compared with another. A worker that was only slow finds its claim
-taken and goes on; its result and the other's are of the same work, and the first one stays. Work that was begun
+taken and continues; its result and the other's are of the same work, and the first one stays. Work that was begun
 `MAX_ATTEMPTS` times and never ended (a checkpoint that takes more memory than there is) is given up with a result that
 says so.
 
@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Any
 
 from titan_speech.errors import DataError, TitanSpeechError
-from titan_speech.evaluate.result import RESULTS, claim_path, result_path
+from titan_speech.evaluate.result import RESULTS_DIR, claim_path, result_path
 from titan_speech.storage.shared_files import SharedFolder, VersionedFile
 from titan_speech.utils.json_text import parse_json
 from titan_speech.utils.locks import Holder
@@ -106,7 +106,7 @@ class WorkQueue:
 
     def done(self) -> set[str]:
         """Keys that have a result."""
-        return {name.removesuffix(".json") for name in self.folder.names(RESULTS)}
+        return {name.removesuffix(".json") for name in self.folder.names(RESULTS_DIR)}
 
     def publish(self, key: str, result: dict[str, Any]) -> bool:
         """Write a result; False if there is one already, which stays."""
@@ -142,15 +142,13 @@ class WorkQueue:
                 self._give_back(path, claim)
 
     def _take(self, key: str, path: str) -> Claim | None:
-        found = self.folder.read(path)
+        found, mine = self.folder.read(path), Claim(self.worker, uuid.uuid4().hex)
         if found is None:
             self._seen.pop(key, None)
-            mine = Claim(self.worker, uuid.uuid4().hex)
             return mine if self.folder.create(path, mine.to_json()) else None
         before, now = _claim_in(found.content), time.monotonic()
         if before is not None and before.is_free:
             self._seen.pop(key, None)
-            mine = Claim(self.worker, uuid.uuid4().hex)
             return mine if self.folder.replace(path, mine.to_json(), found.version) else None
         version, since = self._seen.get(key, ("", now))
         if version != found.version:
@@ -159,7 +157,7 @@ class WorkQueue:
         if now - since < self.lease_sec:
             return None
         del self._seen[key]
-        mine = Claim(self.worker, uuid.uuid4().hex, before.attempt + 1 if before else 1)
+        mine = replace(mine, attempt=before.attempt + 1 if before else 1)
         if not self.folder.replace(path, mine.to_json(), found.version):
             return None
         who = one_line(before.worker) if before else "a worker"

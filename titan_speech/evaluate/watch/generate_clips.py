@@ -3,9 +3,9 @@
 In: an exported model, prompts with their sounds as utterances, the codec, decoding parameters, a work folder. Out: a
 `Clip` for each prompt, and how fast it went. In transformers, prompts of similar length are decoded together, as many
 as fit into `MAX_BATCH_TOKENS`; vLLM makes its own batches (generate/vllm_speech.py). What a prompt sounds like does not
-depend on the batch it is in. The codes of each batch are written when it is done, so a process that was killed goes on
-with the batch it was at. The work folder belongs to one key (checkpoint, pack, decoding) and is removed by whoever made
-it.
+depend on the batch it is in. The codes of each batch are written when it is done, so a process that was killed
+continues with the batch it was at. The work folder belongs to one key (checkpoint, pack, decoding) and
+is removed by whoever made it.
 
 Shapes: F codes (frames).
 """
@@ -183,7 +183,7 @@ def _batch_name(prompts: Sequence[PromptSounds], batch: Sequence[int], decoding:
 
 
 def _read(path: Path, count: int) -> list[Generated] | None:
-    """A batch that an earlier start decoded; None if there is none that is whole."""
+    """A batch that an earlier start decoded; None if there is no complete one."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return [Generated(file[f"codes_{i}"], bool(file["stopped"][i])) for i in range(count)]

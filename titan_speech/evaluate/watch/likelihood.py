@@ -1,4 +1,4 @@
-"""How probable a model finds the recordings of a pack: the sensitive measure beside what people hear.
+"""How probable a model finds the recordings of a pack: more sensitive than what people hear.
 
 In: an exported model in transformers, utterances, and the codes of their recordings. Out: for each the mean negative
 log-probability of these codes in nats, each code given the prompt and the recorded codes before it (teacher-forced).
@@ -34,7 +34,7 @@ CHUNK_LOGITS = 1 << 25
 def likelihood_scores(
     model: SpeechModel, utterances: Sequence[Utterance], recordings: Sequence[NDArray[np.uint16] | str]
 ) -> list[Score]:
-    """The score of each recording, weighted by its codes; a prompt that fails is marked, the others go on.
+    """The score of each recording, weighted by its codes; a prompt that fails is marked, the others continue.
 
     Args:
         model: the export.

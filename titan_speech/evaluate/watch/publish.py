@@ -1,7 +1,7 @@
 """Where results go besides their folder: the note for a card, TensorBoard, Weights & Biases.
 
 In: results as they appear. Out: RUN/evaluation/step-N.md, which the export of that step puts into its card; scalars at
-the checkpoint's own step, in event files of RUN/evaluation/tb and in a W&B run of its own beside that of the training.
+the checkpoint's own step, in event files of RUN/evaluation/tb and in a W&B run of its own.
 A sink that fails costs one warning, as in training.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from titan_speech.checkpoint.commit import step_name
 from titan_speech.errors import DataError
-from titan_speech.evaluate.result import RESULTS, Result, read_result, result_path
+from titan_speech.evaluate.result import RESULTS_DIR, Result, read_result, result_path
 from titan_speech.evaluate.statistics import intervals
 from titan_speech.evaluate.summary import summary
 from titan_speech.training.sinks.sink import Sinks
@@ -82,7 +82,7 @@ class Publisher:
 
     def _results(self) -> list[Result]:
         assert self.notes is not None
-        for path in sorted((self.notes / RESULTS).glob("*.json")):
+        for path in sorted((self.notes / RESULTS_DIR).glob("*.json")):
             if path.name not in self._read:
                 try:
                     self._read[path.name] = read_result(path)

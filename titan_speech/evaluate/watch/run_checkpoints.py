@@ -148,7 +148,7 @@ class _AtAddress:
             if provenance is None or not provenance.config:
                 raise CheckpointError(
                     f"{self.prefix.url}/{path.name} has no record of its configuration, which its export needs; pull "
-                    "it beside the config.toml of its run, and evaluate that folder"
+                    "it next to the config.toml of its run, and evaluate that folder"
                 )
             write_atomically(run / RESOLVED_NAME, provenance.config)
             opened = WeightsCheckpoint.open(path)

@@ -224,6 +224,6 @@ def kept_audio(key_id: str, clips: Sequence[Clip]) -> Iterator[tuple[str, bytes]
 
 
 def _failed(error: TitanSpeechError, checkpoint: RunCheckpoint, key: ResultKey) -> dict[str, Any]:
-    """A result that says why there is none."""
+    """A result that says why the checkpoint was not evaluated."""
     logger.warning("step %d is not evaluated: %s", checkpoint.step, error)
     return {"failed": str(error), "step": checkpoint.step, "series": key.series, "id": key.id}

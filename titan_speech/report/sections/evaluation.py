@@ -14,7 +14,7 @@ import numpy as np
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.models.opinions import DNSMOS
-from titan_speech.evaluate.result import PARITY_PREFIX, RESULTS, Result, ScoredClip, audio_path, read_result
+from titan_speech.evaluate.result import PARITY_PREFIX, RESULTS_DIR, Result, ScoredClip, audio_path, read_result
 from titan_speech.evaluate.statistics import Interval, intervals
 from titan_speech.evaluate.summary import TRUST_HEADS, decoding_text, group_name, trust_rows
 from titan_speech.model.exported_files import EVALUATION_FOLDER
@@ -85,7 +85,7 @@ def _series(run: Run) -> list[_Series]:
     found: dict[str, _Series] = {}
     paths = [
         path
-        for path in (run.folder / EVALUATION_FOLDER / RESULTS).glob("*.json")
+        for path in (run.folder / EVALUATION_FOLDER / RESULTS_DIR).glob("*.json")
         if not path.name.startswith(PARITY_PREFIX)
     ]
     paths.sort(key=lambda path: (path.lstat().st_mtime_ns, path.name))  # of a step that was reached twice, the last
@@ -112,7 +112,7 @@ def _series(run: Run) -> list[_Series]:
 def _exports(run: Run) -> list[Block]:
     """Milestone exports that were compared with their checkpoints."""
     rows = []
-    for path in sorted((run.folder / EVALUATION_FOLDER / RESULTS).glob(f"{PARITY_PREFIX}*.json"))[:MAX_RESULTS]:
+    for path in sorted((run.folder / EVALUATION_FOLDER / RESULTS_DIR).glob(f"{PARITY_PREFIX}*.json"))[:MAX_RESULTS]:
         content = run.json(path)
         lines = content.get("parity") if isinstance(content, dict) else None
         if isinstance(lines, list) and lines:
