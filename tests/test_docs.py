@@ -69,3 +69,10 @@ def test_lists_and_tables_follow_a_blank_line(path: Path) -> None:
         if before.startswith(("-", "|", "<!--", " ")) or re.match(r"\d+\. ", before) or not before.strip():
             continue
         assert not re.match(r"(- |\d+\. |\|)", line), f"{path.name}: a blank line is missing before: {line}"
+
+
+@pytest.mark.parametrize("path", [*PAGES, *POINTERS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_fit_an_editor(path: Path) -> None:
+    """Tables and pictures aside, whose rows cannot be broken."""
+    for line in text_outside_code(path).split("\n"):
+        assert len(line) <= 120 or line.lstrip().startswith(("|", "![")), f"{path.name}: {line}"

@@ -19,7 +19,7 @@ The package in the order of the flow; every import points down the list of floor
   model, hf     a backbone's name or Hugging Face folder        a model with an extended vocabulary
   distributed   environment of the launcher                     rendezvous, decisions that all ranks share
   training      logits, gradients, batches                      losses per group, optimizer steps, metrics.jsonl
-  ledger        the parts of training as they begin, end    seconds by class, goodput, lost work, stragglers
+  ledger        the parts of training as they begin, end        seconds by class, goodput, lost work, stragglers
   health        losses and gradients of each step, signals      skipped steps, rollbacks, a report of each hang
   checkpoint    weights, optimizer, read positions              complete checkpoints, and the one to resume from
   prepare_run   words of the command line                       a trainer, built by trainer_config and run_callbacks

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import logging
+import pkgutil
 import re
 import shlex
 import shutil
@@ -17,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.store_samples import write_store, write_tokenizer
+from titan_speech import cli
 from titan_speech.audit.sound import AUTO_CODEC
+from titan_speech.cli import main as cli_main
 from titan_speech.cli.arguments import natural, naturals, positive
 from titan_speech.cli.command import Command
 from titan_speech.cli.main import COMMANDS, GROUPS, find_command, main, parse
@@ -130,6 +134,16 @@ import titan_speech.checkpoint.verify
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_command_of_every_module_is_registered() -> None:
+    modules = [
+        importlib.import_module(f"titan_speech.cli.{module.name}") for module in pkgutil.iter_modules(cli.__path__)
+    ]
+    commands = [command for module in modules if module is not cli_main for command in getattr(module, "COMMANDS", ())]
+    assert len(commands) > 40
+    assert {command.full_name() for command in commands} == {command.full_name() for command in COMMANDS}
+    assert {command.group for command in COMMANDS if command.group} == set(GROUPS)
 
 
 def test_no_help_imports_torch_numpy_or_pyarrow() -> None:

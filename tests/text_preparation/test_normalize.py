@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from titan_speech.importers.language_id import identify, language_fits, script_share
 from titan_speech.importers.markup import TangledMarkupError, strip_markup
-from titan_speech.tokenization.languages import tag_of_path, to_tag
+from titan_speech.tokenization.languages import script_of, tag_of_path, to_tag
 from titan_speech.tokenization.normalize import MAX_MARKS, RULES_VERSION, normalization_version, normalize
 
 DOCUMENTS = [json.loads(line) for line in (Path(__file__).parents[1] / "assets/documents.jsonl").open(encoding="utf-8")]
@@ -186,16 +186,10 @@ def test_a_tag_that_is_wrong_is_seen() -> None:
 def test_tags_of_sources_become_those_of_a_store() -> None:
     names = ["hin", "hin_Deva", "Hindi", "hi-IN", "hin_Latn", "eng_Latn", "ory", "pan_Guru", "xx1"]
     assert [to_tag(name) for name in names] == ["hi", "hi", "hi", "hi-IN", "hi-Latn", "en", "or", "pa", "xx1"]
-    names = ["pan_Arab", "pa-arab", "ben_Mtei", "aze_Cyrl", "zh_Hant", "urd_Arab", "sat_Olck"]
-    assert [to_tag(name) for name in names] == [
-        "pa-Arab",
-        "pa-Arab",
-        "bn-Mtei",
-        "aze-Cyrl",
-        "zh-Hant",
-        "ur",
-        "sat-Olck",
-    ]
+    names = ["pan_Arab", "pa-arab", "ben_Mtei", "aze_Cyrl", "zh_Hant", "urd_Arab", "sat_Olck", "de-1901"]
+    tags = ["pa-Arab", "pa-Arab", "bn-Mtei", "aze-Cyrl", "zh-Hant", "ur", "sat-Olck", "de-1901"]
+    assert [to_tag(name) for name in names] == tags
+    assert script_of("de-1901") == "Latin"
     paths = [
         "hi/hi_part_00000.parquet",
         "verified/hin/data-0.parquet",

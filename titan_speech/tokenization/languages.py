@@ -51,8 +51,6 @@ LANGUAGES = (
     Language("ar", ("ara", "arb"), "Arabic", "Arabic"),
     Language("fa", ("fas", "pes"), "Arabic", "Persian"),
 )
-SCRIPT_CHARS = 4
-"""Letters of the subtag of a script."""
 SCRIPTS = {
     "Latn": "Latin",
     "Deva": "Devanagari",
@@ -91,14 +89,19 @@ def to_tag(name: str) -> str:
     """
     primary, *subtags = name.strip().replace("_", "-").split("-")
     tag = _TAGS.get(primary.lower(), primary.lower() if len(primary) <= 3 else name.strip())
-    subtags = [subtag.title() if len(subtag) == SCRIPT_CHARS else subtag for subtag in subtags]
+    subtags = [subtag.title() if _is_script(subtag) else subtag for subtag in subtags]
     own = script_of(tag)
     return "-".join([tag, *(subtag for subtag in subtags if own is None or SCRIPTS.get(subtag) != own)])
 
 
 def script_subtag(tag: str) -> str | None:
     """The subtag of a script, as `Latn` of `hi-Latn`; None where the language's usual script is meant."""
-    return next((subtag for subtag in tag.split("-")[1:] if len(subtag) == SCRIPT_CHARS), None)
+    return next(filter(_is_script, tag.split("-")[1:]), None)
+
+
+def _is_script(subtag: str) -> bool:
+    """Four letters; a variant of four characters has a digit, as `1901` of `de-1901`."""
+    return len(subtag) == 4 and subtag.isalpha()
 
 
 def script_of(tag: str) -> str | None:
