@@ -22,7 +22,7 @@ The package in the order of the flow; every import points down the list of floor
   ledger        the parts of training as they begin, end        seconds by class, goodput, lost work, stragglers
   health        losses and gradients of each step, signals      skipped steps, rollbacks, a report of each hang
   checkpoint    weights, optimizer, read positions              complete checkpoints, and the one to resume from
-  prepare_run   words of the command line                       a trainer, built by trainer_config and run_callbacks
+  prepare_run   a checked SpeechConfig                          a trainer, built by trainer_config and run_callbacks
   trainer       all of these                                    a trained run; train.py is the entry of a rank
   launch        words of a configuration, number of ranks       ranks started and watched, their exit code
 

@@ -1,19 +1,19 @@
-"""From the words of a command line to a trainer that is ready to train.
+"""From a checked configuration to a trainer that is ready to train.
 
-In: the words. Out: a `SpeechTrainer`, in four steps:
+In: the configuration. Out: a `SpeechTrainer`, in four steps:
 
-    load          configuration -> checked; tokenizer, prompt templates, shape of the backbone
+    load          -> tokenizer, prompt templates, shape of the backbone
     choose start  -> the checkpoint to resume from, the previous stage's to load, or random initialization
     plan data     -> which packs every step reads, from the read positions of the start
     build         -> the trainer, with the run folder, the log and the ledger open
 
-Everything that can be wrong with the configuration or the stores is found before a process group exists.
+Everything that can be wrong with the stores or the checkpoints is found before TorchTitan is imported, which takes
+seconds, and before a process group exists.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,46 +21,63 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from titan_speech.checkpoint.base import Base, open_base
+from titan_speech.checkpoint.choose_start import Start
+from titan_speech.checkpoint.initial_load import (
+    InitialLoad,
+    base_to_resume_with,
+    choose_initial_load,
+    on_this_machine,
+    schedule_change,
+    with_continued_data,
+)
+from titan_speech.checkpoint.open_run import open_checkpoints
+from titan_speech.checkpoint.provenance import (
+    Provenance,
+    git_revision,
+    layout,
+    package_versions,
+    read_provenance,
+    source_revision,
+)
 from titan_speech.config.budget import Budget
 from titan_speech.config.load import LoadedConfig
-from titan_speech.config.schema_training import INITIAL_FLAVOR
+from titan_speech.config.resolved import resolved_toml, save_resolved
+from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.generation_prompts import generation_prompts
+from titan_speech.data.phase_files import write_phases
+from titan_speech.data.plan import DataPlan
+from titan_speech.data.validation_set import ValidationSet, open_validation_sets
+from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.distributed.environment import dist_env
-from titan_speech.distributed.last_words import LAUNCHER_VARIABLE, say_on_rank_0
+from titan_speech.distributed.last_words import say_on_rank_0
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
-from titan_speech.errors import ConfigError
+from titan_speech.errors import CheckpointError, ConfigError
+from titan_speech.hf.config_json import model_of_stage, model_shape
+from titan_speech.hf.initial import INITIAL_DIR, extended_initial
 from titan_speech.ledger.clock import watch_compilation
 from titan_speech.ledger.file import ledger, next_start
-from titan_speech.preflight.config_checks import load_config
-from titan_speech.preflight.machine_checks import check_folders_exist
-from titan_speech.utils.files import use_umask
-from titan_speech.utils.logging import PRINTED, RunLog, rank_log, silence_library_warnings
-from titan_speech.utils.machine_limits import FILES_OF_A_RUN, ensure_open_files
-from titan_speech.utils.text_table import counted
+from titan_speech.model.backbones import BackboneShape
+from titan_speech.tokenization.prompt_template import Grammar
+from titan_speech.tokenization.text_tokenizer import TextTokenizer
+from titan_speech.utils import cpu
+from titan_speech.utils.logging import PRINTED, RunLog, rank_log
 
 if TYPE_CHECKING:
-    from titan_speech.checkpoint.base import Base
-    from titan_speech.checkpoint.choose_start import Start
-    from titan_speech.checkpoint.provenance import Provenance
-    from titan_speech.config.schema import SpeechConfig
-    from titan_speech.config.schema_training import ModelConfig
-    from titan_speech.data.plan import DataPlan
-    from titan_speech.data.validation_set import ValidationSet
-    from titan_speech.distributed.consensus import StartupConsensus
-    from titan_speech.model.backbones import BackboneShape
-    from titan_speech.tokenization.prompt_template import Grammar
-    from titan_speech.tokenization.text_tokenizer import TextTokenizer
     from titan_speech.trainer import SpeechTrainer
 
 
-def prepare(argv: list[str], held: ExitStack, log: RunLog) -> SpeechTrainer:
-    """Check everything, print what the run will do, and build the trainer.
+def prepare(loaded: LoadedConfig, held: ExitStack, log: RunLog) -> SpeechTrainer:
+    """Check everything else, print what the run will do, and build the trainer.
 
     Args:
-        argv: words of the command line.
+        loaded: the checked configuration.
         held: keeps the lock of the run folder.
         log: goes to a file once the run folder may be written to.
     """
-    job = _load(argv)
+    job = _job(loaded)
     say_on_rank_0("torch is loaded, opening checkpoints and stores")
     start = _choose_start(job, held)
     plan = _plan_data(job, start)
@@ -92,29 +109,10 @@ class _Job:
         return Path(self.config.job.dump_folder)
 
 
-def _load(argv: list[str]) -> _Job:
-    """Load and check the configuration, then the tokenizer and the shape of the backbone."""
-    ensure_open_files(FILES_OF_A_RUN)
-    world_size = dist_env().world_size
-    loaded = load_config(argv, world_size=world_size, checks=(check_folders_exist,))
-    use_umask(loaded.config.job.umask)  # before the run writes anything
-    if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
-        say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {counted(world_size, 'rank')}")
-    silence_library_warnings()
-
-    import torch
-
+def _job(loaded: LoadedConfig) -> _Job:
+    """The tokenizer and the shape of the backbone of a checked configuration."""
     if not torch.cuda.is_available():
-        from titan_speech.utils import cpu
-
         cpu.prepare()
-
-    from titan_speech.checkpoint.provenance import Provenance
-    from titan_speech.distributed.consensus import StartupConsensus
-    from titan_speech.hf.config_json import model_shape
-    from titan_speech.tokenization.prompt_template import Grammar
-    from titan_speech.tokenization.text_tokenizer import TextTokenizer
-
     config = loaded.config
     timeout = timedelta(seconds=config.comm.init_timeout_seconds)
     consensus = StartupConsensus(use_fresh_store_after_restart(), timeout)
@@ -122,7 +120,7 @@ def _load(argv: list[str]) -> _Job:
     grammar = Grammar(tokenizer.vocabulary())
     return _Job(
         loaded=loaded,
-        world_size=world_size,
+        world_size=dist_env().world_size,
         budget=Budget.from_config(config),
         tokenizer=tokenizer,
         grammar=grammar,
@@ -139,23 +137,12 @@ def _load(argv: list[str]) -> _Job:
     )
 
 
-def model_of_stage(config: SpeechConfig) -> ModelConfig:
-    """The [model] table; a later stage with a flavor of its own needs nothing of the folder of its first weights."""
-    is_first = not config.stage.from_ or config.model.flavor == INITIAL_FLAVOR
-    return config.model if is_first else replace(config.model, initial="")
-
-
 def _choose_start(job: _Job, held: ExitStack) -> Start:
     """What the run starts from; rank 0 warns when the learning rate would change or rise.
 
     Raises:
         CheckpointError: the checkpoint to start from is missing, damaged or of another run.
     """
-    from titan_speech.checkpoint.choose_start import Start
-    from titan_speech.checkpoint.initial_load import InitialLoad, choose_initial_load, on_this_machine, schedule_change
-    from titan_speech.checkpoint.open_run import open_checkpoints
-    from titan_speech.checkpoint.provenance import read_provenance
-
     config = job.config
     start = open_checkpoints(config, job.identity, job.consensus, held)
     notes: tuple[str, ...] = ()
@@ -175,20 +162,12 @@ def _choose_start(job: _Job, held: ExitStack) -> Start:
 
 def _plan_data(job: _Job, start: Start) -> DataPlan:
     """Open the stores and plan which packs each step reads."""
-    from titan_speech.checkpoint.initial_load import with_continued_data
-    from titan_speech.data.plan import DataPlan
-
     config = with_continued_data(job.config, start)
     return DataPlan.from_config(config, job.grammar, job.tokenizer, resumed=start.phase_end())
 
 
 def _build(job: _Job, start: Start, plan: DataPlan, log: RunLog) -> SpeechTrainer:
     """Extend the vocabulary of the initial weights where the run starts from them, and build the trainer."""
-    import torch
-
-    from titan_speech.data.generation_prompts import generation_prompts
-    from titan_speech.data.validation_set import open_validation_sets
-    from titan_speech.hf.initial import extended_initial
     from titan_speech.trainer_config import trainer_config
     from titan_speech.training.spans import begin_spans
 
@@ -236,10 +215,6 @@ def _base_of_adapter(job: _Job, start: Start, hf_initial: Path | None) -> Base:
     Raises:
         CheckpointError: there are none, or not those that the adapter was trained on.
     """
-    from titan_speech.checkpoint.base import Base, open_base
-    from titan_speech.checkpoint.initial_load import base_to_resume_with
-    from titan_speech.errors import CheckpointError
-    from titan_speech.hf.initial import INITIAL_DIR
 
     def decide() -> Base:
         if start.is_resume and start.checkpoint is not None:
@@ -255,15 +230,6 @@ def _base_of_adapter(job: _Job, start: Start, hf_initial: Path | None) -> Base:
 
 def _provenance(job: _Job, start: Start, plan: DataPlan, initial: str, base: Base | None) -> Provenance:
     """What the checkpoints of the run will record of how they were made."""
-    from titan_speech.checkpoint.provenance import (
-        git_revision,
-        layout,
-        package_versions,
-        read_provenance,
-        source_revision,
-    )
-    from titan_speech.config.resolved import resolved_toml
-
     return replace(
         job.identity,
         plan=plan.fingerprint,
@@ -289,9 +255,6 @@ def _open_run_folder(job: _Job, plan: DataPlan, log: RunLog) -> None:
     Raises:
         ConfigError: the run folder cannot be written.
     """
-    from titan_speech.config.resolved import save_resolved
-    from titan_speech.data.phase_files import write_phases
-
     folder = job.run_folder
     try:
         if dist_env().is_first:

@@ -4,8 +4,9 @@
 
 In: a TOML file and overrides. Out: a run folder with the resolved configuration, metrics.jsonl and checkpoints.
 
-`prepare_run` makes the trainer of the words, `run` trains to the end, and `main` gives each end its message and its
-exit code: what is wrong with the configuration or the stores is reported once, by rank 0, without a traceback.
+`load` checks the configuration, `prepare_run` makes a trainer of it, `run` trains to the end, and `main` gives each end
+its message and its exit code: what is wrong with the configuration or the stores is reported once, by rank 0, without a
+traceback.
 """
 
 from __future__ import annotations
@@ -20,15 +21,29 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from titan_speech.config.load import LoadedConfig
 from titan_speech.distributed.environment import dist_env, set_single_process_defaults
-from titan_speech.distributed.last_words import end, first_line, is_of_a_collective, resume_hint, say, write_error_file
+from titan_speech.distributed.last_words import (
+    LAUNCHER_VARIABLE,
+    end,
+    first_line,
+    is_of_a_collective,
+    resume_hint,
+    say,
+    say_on_rank_0,
+    write_error_file,
+)
 from titan_speech.errors import HealthError, RendezvousError, TitanSpeechError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_HUNG, EXIT_RESTART, EXIT_UNHEALTHY
 from titan_speech.health.signals import StopRun, stop_with_launcher
-from titan_speech.prepare_run import prepare
+from titan_speech.preflight.config_checks import load_config
+from titan_speech.preflight.machine_checks import check_folders_exist
 from titan_speech.utils.bus_errors import name_cut_files
-from titan_speech.utils.logging import PRINTED, RunLog
+from titan_speech.utils.files import use_umask
+from titan_speech.utils.logging import PRINTED, RunLog, silence_library_warnings
+from titan_speech.utils.machine_limits import FILES_OF_A_RUN, ensure_open_files
 from titan_speech.utils.printable import make_log_records_printable, printable_stdout
+from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
     from titan_speech.trainer import SpeechTrainer
@@ -45,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer: SpeechTrainer | None = None
     try:
         with printable_stdout(), ExitStack() as held:  # the lock of the run folder
-            trainer = prepare(words, held, log)
+            loaded = load(words)
+            from titan_speech.prepare_run import prepare  # which imports torch: a configuration is refused without it
+
+            trainer = prepare(loaded, held, log)
             run(trainer)
     except StopRun as stop:
         env = dist_env()
@@ -67,6 +85,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _leave_after_lost_rank(error)
     return 0
+
+
+def load(words: list[str]) -> LoadedConfig:
+    """Load and check the configuration.
+
+    Raises:
+        ConfigError: it is wrong, or this machine does not suffice.
+    """
+    ensure_open_files(FILES_OF_A_RUN)
+    world_size = dist_env().world_size
+    loaded = load_config(words, world_size=world_size, checks=(check_folders_exist,))
+    use_umask(loaded.config.job.umask)  # before the run writes anything
+    if LAUNCHER_VARIABLE not in os.environ:  # titan-speech train has said it
+        say_on_rank_0(f"{loaded.files[-1]} is sound; loading torch on {counted(world_size, 'rank')}")
+    silence_library_warnings()
+    return loaded
 
 
 def _leave_after_lost_rank(error: BaseException) -> NoReturn:

@@ -19,7 +19,7 @@ from benchmarks.talker import Talker
 from titan_speech.data import loader
 from titan_speech.distributed.environment import dist_env
 from titan_speech.prepare_run import prepare
-from titan_speech.train import run
+from titan_speech.train import load, run
 from titan_speech.training.metrics import count_batch
 from titan_speech.utils.logging import RunLog
 
@@ -27,7 +27,7 @@ from titan_speech.utils.logging import RunLog
 def main(words: list[str]) -> None:
     talker = Talker()
     env = dist_env()
-    trainer = prepare(words, ExitStack(), RunLog(env.rank, env.local_rank))
+    trainer = prepare(load(words), ExitStack(), RunLog(env.rank, env.local_rank))
     vocabulary = trainer.config.plan.vocabulary
     batches_of = trainer.batch_generator
 

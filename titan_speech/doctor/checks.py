@@ -142,8 +142,7 @@ def check_inputs(config: SpeechConfig) -> None:
     from titan_speech.data.validation_set import open_validation_sets
     from titan_speech.evaluate.models.voices import open_voice_encoder
     from titan_speech.generate.measures import check_bounds
-    from titan_speech.hf.config_json import model_shape
-    from titan_speech.prepare_run import model_of_stage
+    from titan_speech.hf.config_json import model_of_stage, model_shape
     from titan_speech.tokenization.prompt_template import Grammar
     from titan_speech.tokenization.text_tokenizer import TextTokenizer
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR, ModelConfig
 from titan_speech.errors import ModelError
 from titan_speech.model.backbones import BackboneShape, Family, RopeScaling, published_shape
@@ -252,6 +254,12 @@ def model_shape(config: ModelConfig) -> BackboneShape:
             "correct model.family and model.flavor"
         )
     return found
+
+
+def model_of_stage(config: SpeechConfig) -> ModelConfig:
+    """The [model] table; a later stage with a flavor of its own needs nothing of the folder of its first weights."""
+    is_first = not config.stage.from_ or config.model.flavor == INITIAL_FLAVOR
+    return config.model if is_first else replace(config.model, initial="")
 
 
 def trained_shape(config: ModelConfig, provenance: Provenance | None) -> BackboneShape:
