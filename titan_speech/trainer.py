@@ -101,7 +101,7 @@ class SpeechTrainer(Trainer):
         self._use_rate_of_rollbacks()
         self.preference = self._preference() if config.speech.preference.is_on else None
         self.code_shift = open_code_shift_check(config.speech, config.plan) if is_first_rank else None
-        """Of rank 0, whose batches are a sample of those of all ranks; None without held-out sets."""
+        """Set on rank 0, whose batches are a sample of those of all ranks; None without held-out sets."""
         self.tensor_norms = TensorNorms(
             self.model_parts,
             num_old_rows=config.plan.vocabulary.num_base,

@@ -132,7 +132,7 @@ class Provenance:
         return replace(self, step=step, tokens=tokens_read(phases, step))
 
     def inheriting(self, found: Provenance | None) -> Provenance:
-        """With what is recorded once per run, from the checkpoint it resumes from."""
+        """This record with what is recorded once per run, taken from the checkpoint it resumes from."""
         if found is None:
             return self
         return replace(
@@ -182,7 +182,7 @@ _ADVICE_FOR_WEIGHTS = (
 
 
 def tokens_read(phases: Sequence[Phase], step: int) -> tuple[TokensRead, ...]:
-    """By stream, from the slots each phase has read up to `step`; the sum is step x tokens per step."""
+    """Tokens of each stream, from the slots each phase has read up to `step`; the sum is step x tokens per step."""
     ends = [*(phase.first_step for phase in phases[1:]), step]
     read: dict[tuple[str, str], int] = {}
     for phase, end_step in zip(phases, ends, strict=True):
@@ -311,7 +311,7 @@ def companion_records(checkpoint: Path) -> tuple[FileRecord, ...]:
 
 
 def _records(checkpoint: Path, phases: Sequence[Phase]) -> tuple[FileRecord, ...]:
-    """Of the files that exist."""
+    """Records of the companion files that exist."""
     folder = checkpoint.parent
     names = [str(provenance_path(checkpoint).relative_to(folder)), f"{PHASES_DIR}/{checkpoint.name}.json"]
     names += [f"{PHASES_DIR}/{phase.fingerprint}.json" for phase in phases]

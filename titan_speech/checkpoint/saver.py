@@ -69,7 +69,7 @@ class RecordedWrite(WriteResult):
 
     file: FileRecord
     sums: SquareSums | None = None
-    """Of a weight."""
+    """Set for weights only."""
 
 
 @dataclass
@@ -145,7 +145,7 @@ class CommittingWriter(FileSystemWriter):
         return done
 
     def _square_sums(self, items: list[WriteItem], planner: SavePlanner) -> dict[MetadataIndex, SquareSums]:
-        """Of the pieces of weights that this rank writes."""
+        """Sums of squares of the pieces of weights that this rank writes."""
         pieces = {item.index: planner.resolve_data(item) for item in items if item.type != WriteItemType.BYTE_IO}
         tensors = [piece.detach() for piece in pieces.values() if isinstance(piece, torch.Tensor)]
         sums = self.job.band.measure([index.fqn for index in pieces], tensors) if self.job.band.max_growth else []

@@ -36,7 +36,7 @@ class SquareSums:
     num_elements: int
     now: float
     before: float
-    """At the last checkpoint that is not suspect, or at the start; NaN if it is not known."""
+    """The sum at the last checkpoint that is not suspect, or at the start; NaN if it is not known."""
 
 
 class WeightBand:
@@ -92,14 +92,14 @@ def _rms(pieces: list[SquareSums], what: str) -> float:
 
 
 def _mean_squares(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Of this rank's part of each weight that it has a part of."""
+    """Mean square of this rank's part of each weight."""
     shards = {name: shard.detach() for name, value in state.items() if (shard := local_part(value)).numel()}
     sums = _square_sums(list(shards.values()))
     return {name: total / shard.numel() for (name, shard), total in zip(shards.items(), sums, strict=True)}
 
 
 def _square_sums(pieces: Sequence[torch.Tensor]) -> list[float]:
-    """With one transfer from the device."""
+    """Sums of squares, with one transfer from the device."""
     if not pieces:
         return []
     norms = [

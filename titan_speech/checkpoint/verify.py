@@ -35,7 +35,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.utils.printable import one_line
 
 DCP_SUFFIX = ".distcp"
-"""Of every file of tensors that DCP writes."""
+"""Ending of every file of tensors that DCP writes."""
 
 NUM_THREADS = 8
 

@@ -180,7 +180,7 @@ class HealthMonitor:
                 self._spiked(reading)
 
     def figures(self, step: int) -> dict[str, float]:
-        """For the log: totals of the run, and the loss of the step, which is NaN or infinite if it was skipped."""
+        """Metrics: totals of the run, and the loss of the step, which is NaN or infinite if it was skipped."""
         assert self.last is not None
         assert self.last.step == step, f"step {step} is not settled, {self.last.step} is"
         return {

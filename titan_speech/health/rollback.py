@@ -65,7 +65,7 @@ class Rollback:
 
     @property
     def record(self) -> dict[str, int | str]:
-        """As JSON."""
+        """The fields as JSON has them."""
         return {name: value for name, value in asdict(self).items() if value != ""}
 
 

@@ -67,7 +67,7 @@ class Conversion:
     source: str
     """Name of the folder, without the folders of this machine above it."""
     source_sha256: str
-    """Of the source's weights, tensor by tensor in the order of the architecture."""
+    """Digest of the source's weights, tensor by tensor in the order of the architecture."""
     origin: str
     """What the source recorded of its own origin; empty if it has no record."""
     versions: tuple[str, ...]

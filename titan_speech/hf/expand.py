@@ -56,7 +56,7 @@ class Expansion:
 
     source: str
     source_sha256: str
-    """Of the source's weights, tensor by tensor in the order of the architecture."""
+    """Digest of the source's weights, tensor by tensor in the order of the architecture."""
     num_base: int
     num_rows: int
     method: str
@@ -66,7 +66,7 @@ class Expansion:
     """Fingerprint of the vocabulary."""
 
     def __str__(self) -> str:
-        """For logs, provenance and cards: the name of the source, without the folders of this machine."""
+        """As text for logs, provenance and cards: the name of the source, without the folders of this machine."""
         if self.method == TRAINED_METHOD:
             return self.source
         return (
@@ -86,7 +86,7 @@ class ExtendableBackbone:
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
     tokenizer_content: dict[str, Any]
-    """Of tokenizer.json with speech tokens."""
+    """Content of tokenizer.json with speech tokens."""
     tokenizer_description: str
 
     @classmethod

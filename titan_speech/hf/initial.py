@@ -22,7 +22,7 @@ from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.utils.locks import wait_for_lock
 
 INITIAL_DIR = "initial"
-"""In a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
+"""Folder in a run folder: the backbone with its vocabulary extended. Once the run has a checkpoint nothing reads it."""
 
 
 def extended_initial(

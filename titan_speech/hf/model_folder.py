@@ -29,7 +29,7 @@ DERIVED = ".rotary_emb.inv_freq"
 """Ending of a tensor that follows from the configuration; old exporters wrote it."""
 MAX_NAMED = 5
 MAX_HEADER_BYTES = 16 << 20
-"""Of a file of safetensors: some 100,000 tensors. Parsing 99 MB of dimensions takes 2 GB of memory."""
+"""Longest header of a file of safetensors: some 100,000 tensors. Parsing 99 MB of dimensions takes 2 GB of memory."""
 
 
 def tensor_shapes(shape: BackboneShape, num_rows: int) -> dict[str, tuple[int, ...]]:

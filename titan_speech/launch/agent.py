@@ -60,7 +60,7 @@ class Launch:
     """How the ranks of this machine are started."""
 
     name: str
-    """Of the run; nodes with the same name and endpoint meet."""
+    """Name of the run; nodes with the same name and endpoint meet."""
     num_processes: int
     """On this machine."""
     min_nodes: int
@@ -185,7 +185,7 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, logs, shutdown_timeout=int(launch.stop_within_sec))
         self.spec, self.logs, self.launch = spec, logs, launch
         self.first_codes: dict[int, int] = {}
-        """Of the ranks that had failed when the first failure of this start was seen."""
+        """Exit codes of the ranks that had failed when the first failure of this start was seen."""
         self._failed_at_sec = self._started_at_sec = self._signaled_at_sec = 0.0
         self._are_stopping = False
         """Whether this launcher has asked the ranks to save, since nodes come or go or a rank has failed."""

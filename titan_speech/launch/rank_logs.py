@@ -31,7 +31,7 @@ class RankLogs(LogsSpecs):
         super().__init__(str(folder))
         self.folder, self._num_starts = folder, 0
         self._files: dict[int, Path] = {}
-        """Of each rank of the current start: the file of its stderr; none for the first rank of the machine."""
+        """The file of the stderr of each rank of the current start, except the first rank of the machine."""
         self._error_files: dict[int, Path] = {}
 
     def __enter__(self) -> RankLogs:

@@ -70,7 +70,7 @@ class StartAccount:
     lost_steps: int
     """Steps that a later start repeated."""
     seconds: dict[str, float]
-    """By class, over its processes."""
+    """Seconds by class, over its processes."""
     total_sec: float
     stragglers: tuple[Straggler, ...]
     """All ranks, the slowest first; empty before the first step."""

@@ -29,7 +29,7 @@ from titan_speech.utils.json_text import is_number, parse_json
 
 LEDGER_DIR = "ledger"
 MAX_NUMBER = 1e15
-"""Of a time and of a step; a greater number is neither."""
+"""Largest time or step; a greater number is neither."""
 
 START, COMPILE, STEP, DATA_WAIT, COLLECTIVE_WAIT = "start", "compile", "step", "data_wait", "collective_wait"
 VALIDATION, SAVE_STALL, IDLE = "validation", "save_stall", "idle"
@@ -67,7 +67,7 @@ class LedgerSpan:
     last_step: int
     """Steps first_step to last_step ended in it; last_step < first_step: none."""
     seconds: dict[str, float]
-    """By class."""
+    """Seconds by class."""
 
     @property
     def num_steps(self) -> int:

@@ -88,4 +88,4 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 EVALUATION_FOLDER = "evaluation"
-"""In a run folder: step-N.md has what was measured of a step, for the card of its export."""
+"""Folder in a run folder: step-N.md has what was measured of a step, for the card of its export."""

@@ -20,7 +20,7 @@ class Parameters:
     """Parameters by part; with tied weights the head has none of its own."""
 
     total: int
-    """Of the whole model, LoRA adapters left out."""
+    """Parameters of the whole model, LoRA adapters left out."""
     embedding: int
     head: int
     backbone: int

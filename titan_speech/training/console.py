@@ -147,7 +147,7 @@ class RunConsole:
 
 
 WIDTHS = {"loss": 8, "LR": 8, "MFU": 6}
-"""Of columns that are wider than their titles."""
+"""Widths of columns that are wider than their titles."""
 
 
 def row_lines(cells: Mapping[str, str]) -> tuple[str, str]:

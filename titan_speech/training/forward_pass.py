@@ -59,7 +59,7 @@ class ForwardPasses:
 
     @torch.no_grad()
     def reference_log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """Of the answers in a batch, shape [B, A], by the weights as they are without adapters."""
+        """Log-probabilities of the answers in a batch, shape [B, A], with the adapters switched off."""
         trainer = self._trainer
         self._mark("reference")
         ids_BL, labels_BL, kwargs = self._prepared(batch)

@@ -174,7 +174,7 @@ class GroupedCrossEntropy(BaseLoss):
         """Number of streams of the data plan."""
 
         kind_boundaries: tuple[int, int]
-        """Of the vocabulary: the first id of a code and the first id of a special."""
+        """The first id of a code and the first id of a special in the vocabulary."""
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         self.config = config

@@ -134,13 +134,13 @@ class SpeechMetricsProcessor(MetricsProcessor):
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.jsonl: JsonlLogger | None = None
         self.console: RunConsole | None = None
-        """Of rank 0; the others show nothing."""
+        """Set on rank 0; the others show nothing."""
         path = Path(dump_folder) / "metrics.jsonl"
         is_first_rank = torch.distributed.get_rank() == 0  # the one that logs; also where no save was ever reached
         earlier = [one for one in read_records(path) if "step" in one] if is_first_rank else []
         self.logged_step = max((one["step"] for one in earlier if "event" not in one), default=-1)
         self.last_event_step = max((one["step"] for one in earlier), default=-1)
-        """Of earlier starts, whose steps this one may repeat."""
+        """The last step of an event of earlier starts, whose steps this one may repeat."""
         self.sinks = build_sinks(config.table, Path(dump_folder), kwargs.get("config_dict") or {}, config.from_step)
         """Where metrics go besides the console and metrics.jsonl."""
         if is_first_rank:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from titan_speech.training.loss import StreamKey
 
 TOLERANCE = 0.1
-"""Of the planned packs."""
+"""Difference that is allowed, as a fraction of the planned packs."""
 MIN_PACKS = 8
 """Planned; below it nothing is said."""
 
@@ -45,7 +45,7 @@ class MixtureCheck:
         self._streams = streams
         self._planned_S = np.zeros(len(streams), np.int64)
         self._counted_S = np.zeros(len(streams), np.int64)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def compare(self, planned_S: NDArray[np.int64], counted_S: NDArray[np.int64]) -> list[str]:
         """Add the packs of some steps, and compare all so far.
@@ -57,8 +57,8 @@ class MixtureCheck:
         counted, differing = _by_group(self._counted_S, self._streams), []
         for name, planned in _by_group(self._planned_S, self._streams).items():
             is_off = planned >= MIN_PACKS and abs(counted[name] - planned) > TOLERANCE * planned
-            if is_off and name not in self._told:
-                self._told.add(name)
+            if is_off and name not in self._reported:
+                self._reported.add(name)
                 differing.append(
                     f"{name.replace('/', ' ')}: {counted[name]:,} packs were read, the data plan has {planned:,}; the "
                     "run does not train on the mixture it was given (titan-speech data order shows the plan)"

@@ -154,7 +154,7 @@ class Preference:
     _adrift: str = field(init=False, default="")
     """What the last log step found beyond its limit; empty while all is within."""
     tables: dict[str, ReferenceTable] = field(init=False, default_factory=dict)
-    """For each set of pairs the precomputed log-probabilities; empty if there are none."""
+    """The precomputed log-probabilities of each set of pairs; empty if nothing is precomputed."""
 
     def __post_init__(self) -> None:
         if (mesh := self.parallel_dims.get_optional_mesh("cp")) is not None:

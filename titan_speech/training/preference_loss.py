@@ -47,7 +47,7 @@ class Answers(NamedTuple):
 
 
 class PairLosses(NamedTuple):
-    """Of each pair the loss and the rewards of its answers, and how much likelier the chosen one is than by the
+    """The loss of each pair and the rewards of its answers, and how much likelier the chosen one is than by the
     reference, as a log-probability."""
 
     loss: torch.Tensor
@@ -124,7 +124,7 @@ class AnswerCrossEntropy(GroupedCrossEntropy):
         self.weight_BA: torch.Tensor | None = None
         """Weight of each answer's tokens; None while log-probabilities are added."""
         self.sums_3BA: torch.Tensor
-        """Of each answer its log-probability, number of trained tokens, and that number times its stream."""
+        """The log-probability of each answer, its number of trained tokens, and that number times its stream."""
         self.counts_groups = True
         """Whether losses by group are added along with log-probabilities."""
 
@@ -136,7 +136,7 @@ class AnswerCrossEntropy(GroupedCrossEntropy):
     def __call__(
         self, pred: torch.Tensor, labels: torch.Tensor, global_valid_tokens: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Of a chunk of logits: the weighted loss divided by `global_valid_tokens`, which here is a number of pairs;
+        """The weighted loss of a chunk of logits divided by `global_valid_tokens`, which here is a number of pairs;
         0 while log-probabilities are added."""
         num_packs, num_positions = labels.shape
         ids_N, stream_N = split_labels(labels.flatten())

@@ -38,7 +38,7 @@ class StartFacts:
     """What the start block shows, except for what the configuration says."""
 
     files: Sequence[Path]
-    """Of the configuration."""
+    """Files of the configuration."""
     start: str
     is_resume: bool
     shape: BackboneShape
@@ -88,7 +88,7 @@ def _memory(config: SpeechConfig, shape: BackboneShape, num_rows: int, world_siz
 
 
 def _time(config: SpeechConfig, metrics: Path, is_resume: bool) -> str:
-    """From the last step of an earlier start; a first start knows nothing yet."""
+    """The time left at the speed of an earlier start; a first start knows nothing yet."""
     records = read_steps(metrics) if is_resume else {}
     if not records:
         return "time left is shown after a few steps; before a run, titan-speech estimate predicts it"

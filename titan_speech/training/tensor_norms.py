@@ -185,7 +185,7 @@ class TensorNorms:
 
 
 class _RecordedLayers(nn.ModuleDict):
-    """The same layers; what they return is also handed on."""
+    """The same layers; what they return is also given to `add`."""
 
     def __init__(self, layers: nn.ModuleDict, add: Callable[[int, torch.Tensor], None]) -> None:
         super().__init__(dict(layers.items()))

@@ -66,10 +66,10 @@ class ValidationResult:
     losses: dict[str, GroupLoss]
     duration_sec: float
     preference: dict[str, float] = field(default_factory=dict)
-    """Of a set of preference pairs: loss, accuracy and rewards."""
+    """For a set of preference pairs: loss, accuracy and rewards."""
 
     def metrics(self) -> dict[str, Any]:
-        """By name: losses, perplexities and numbers of tokens of all groups."""
+        """Losses, perplexities and numbers of tokens of all groups, by name."""
         prefix = f"validation/{self.name}/"
         found: dict[str, Any] = {"set": self.name, "fingerprint": self.fingerprint, prefix + "sec": self.duration_sec}
         for name, group in self.losses.items():

@@ -18,7 +18,7 @@ import sys
 
 _SA_SIGINFO = 4
 _ADDRESS_OFFSET = 16
-"""Of si_addr in siginfo_t, where pointers have 8 bytes."""
+"""Offset of si_addr in siginfo_t, where pointers have 8 bytes."""
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _DELETED = " (deleted)"

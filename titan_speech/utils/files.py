@@ -15,7 +15,7 @@ from pathlib import Path
 from titan_speech.utils.safe_path import create_without_link
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""Of a hard link on a file system that has none."""
+"""Errors of a hard link on a file system that has none."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

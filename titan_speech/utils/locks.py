@@ -34,7 +34,7 @@ WATCH_SEC = 20.0
 RECORD_BYTES = 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
-"""Of `flock` on a file system that has no locks."""
+"""Errors of `flock` on a file system that has no locks."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class RunLock:
             self._write_record()
 
     def _write_record(self) -> None:
-        """In place and with a fixed length: closing a second descriptor of the file would drop the POSIX lock."""
+        """In place, with a fixed length: closing a second descriptor of the file would drop the POSIX lock."""
         try:
             os.pwrite(self._descriptor, json.dumps(asdict(self._holder)).encode().ljust(RECORD_BYTES), 0)
             os.fsync(self._descriptor)
@@ -175,7 +175,7 @@ def try_lock(path: Path, mode: int) -> Iterator[bool]:
 
 
 def _open(path: Path) -> int:
-    """For writing where that is allowed: network file systems give exclusive locks to writers only."""
+    """Open for writing where that is allowed: network file systems give exclusive locks to writers only."""
     try:
         return os.open(path, os.O_RDWR)
     except OSError as error:

@@ -42,7 +42,7 @@ def _of_containers(cgroups: Path, membership: Path) -> list[int]:
 
 
 def _number(file: Path) -> int | None:
-    """None where there is no file, or no limit (`max`)."""
+    """The number in a file; None where there is no file, or no limit (`max`)."""
     try:
         text = file.read_text().strip()
     except OSError:

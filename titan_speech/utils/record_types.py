@@ -81,7 +81,7 @@ def _check(value: object, hint: Any, where: str) -> None:
 
 
 def _is_of(value: object, kind: type) -> bool:
-    """Whole numbers are numbers; true and false are not."""
+    """Whether a value is of a type; whole numbers are numbers, true and false are not."""
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:

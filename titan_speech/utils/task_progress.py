@@ -72,7 +72,7 @@ class TaskProgress:
         self._line.close()
 
     def _head(self, is_done: NDArray[np.bool_], num_refused: int = 0) -> str:
-        """Such as `imported 3 of 8 units`."""
+        """The beginning of a line, such as `imported 3 of 8 units`."""
         refused = f", refused {num_refused}" if num_refused else ""
         return f"{self._stage} {is_done.sum() - num_refused} of {counted(len(is_done), self._what)}{refused}"
 

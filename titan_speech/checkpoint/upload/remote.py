@@ -262,7 +262,7 @@ class StaleObjects:
     name: str
     paths: tuple[str, ...]
     num_bytes: int
-    """Of whole objects; parts are not listed."""
+    """Size of whole objects; parts are not listed."""
 
     unfinished: tuple[UnfinishedUpload, ...]
     newest_unix_sec: float

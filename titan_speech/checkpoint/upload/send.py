@@ -48,7 +48,7 @@ class LocalCheckpoint:
 
     path: Path
     name: str
-    """At the address: step-N, or hf-N."""
+    """Its name at the address: step-N, or hf-N."""
 
     step: int
     kind: str
@@ -72,7 +72,7 @@ class LocalCheckpoint:
         return file.name if file.role == "beside" else f"{self.name}/{file.name}"
 
     def lock_for_reading(self) -> AbstractContextManager[bool]:
-        """As in checkpoint/folders.py; Hugging Face folders are never removed by retention."""
+        """As `checkpoint.folders.lock_for_reading`; Hugging Face folders are never removed by retention."""
         return nullcontext(self.path.is_dir()) if self.kind == HF else lock_for_reading(self.path)
 
 
@@ -141,7 +141,7 @@ def _warn_once(message: str) -> None:
 
 
 def _hf_record_sha256(path: Path) -> str:
-    """Of a folder's record, which has a fingerprint of the weights: it differs where a run reached a step twice.
+    """The sha256 of a folder's record, with a fingerprint of the weights: it differs where a run reached a step twice.
 
     Empty if the folder has none.
     """

@@ -67,7 +67,7 @@ def _is_here(checkpoint: Path, sent: SentCheckpoint) -> bool:
 
 
 def _download(prefix: Prefix, sent: SentCheckpoint, folder: Path, fetching: Path) -> None:
-    """Into `fetching`, the marker last; companion files go to their place in `folder` at once."""
+    """Download into `fetching`, the marker last; companion files go to their place in `folder` at once."""
     inside = {file.path: file for file in sent.files if file.path.startswith(f"{sent.name}/")}
     companions = [file for file in sent.files if file.path not in inside]
     marker = inside.pop(f"{sent.name}/{MARKER}", None)
@@ -125,7 +125,7 @@ def _push_all(sender: Sender, chosen: Sequence[LocalCheckpoint]) -> list[SentChe
 
 
 def _is_at_address(prefix: Prefix, one: LocalCheckpoint) -> bool:
-    """Also in full, if it was reduced to its weights here."""
+    """Whether it is at the address, also in full if it was reduced to its weights here."""
     there = prefix.find(one.name)
     return there is not None and (is_sent(there, one) or has_more(there, one))
 

@@ -133,7 +133,7 @@ class UploadPass:
         return self._sender
 
     def _waiting(self) -> list[LocalCheckpoint]:
-        """By rising step; locks of checkpoints that are gone, replaced or complete are released."""
+        """Checkpoints that are not complete at the address, by rising step; releases the locks of all others."""
         found = [
             one
             for one in self._here()
@@ -159,7 +159,7 @@ class UploadPass:
         return is_sent(there, one) if self.job.writes_manifests else has_part(there, one)
 
     def _next(self) -> LocalCheckpoint | None:
-        """Of the checkpoints whose files this node has not sent."""
+        """The next checkpoint to send, of those whose files this node has not sent."""
         sent = {name for name, begun in self._begun.items() if begun.is_mine_sent}
         begun = next((name for name in self._begun if name not in sent), None)
         return next_to_send([one for one in self._waiting() if one.name not in sent], self._newest_sent(), begun)
@@ -184,7 +184,7 @@ class UploadPass:
         return True
 
     def _begin(self, sender: Sender, one: LocalCheckpoint) -> _Begun | None:
-        """None while retention holds it, or until node 0 has revoked another checkpoint of its name."""
+        """Lock a checkpoint; None while retention holds it, or until node 0 has revoked another one of its name."""
         lock = ExitStack()
         if not lock.enter_context(one.lock_for_reading()):
             lock.close()
@@ -201,7 +201,7 @@ class UploadPass:
         return begun
 
     def _leave_out(self, one: LocalCheckpoint, error: Exception) -> None:
-        """Unless it was replaced or deleted meanwhile."""
+        """Do not send a damaged checkpoint again, unless it was replaced or deleted meanwhile."""
         now = local_checkpoint(one.path) if one.kind != HF else None
         if now is not None and now.marker_sha256 == one.marker_sha256:
             self._left_out[one.marker_sha256] = str(error)

@@ -57,7 +57,7 @@ class Sink:
         """What the model generated after `step` steps; arguments as of `log`."""
 
     def message(self, message: Message) -> None:
-        """For people."""
+        """A message for people."""
 
     def close(self) -> None:
         """The run ends; nothing is called after it."""
