@@ -49,7 +49,7 @@ from titan_speech.training.preference import TRAINING_PAIRS, Preference, Referen
 from titan_speech.training.preference_loss import PreferenceLoss
 from titan_speech.training.profiler import DATA_SPAN, PASS_SPAN
 from titan_speech.training.step_guard import StepGuard
-from titan_speech.training.tensor_norms import TensorNorms, is_due
+from titan_speech.training.tensor_norms import TensorNorms
 from titan_speech.training.validation import deal
 from titan_speech.utils.text_table import counted
 
@@ -104,14 +104,10 @@ class SpeechTrainer(Trainer):
         """Set on rank 0, whose batches are a sample of those of all ranks; None without held-out sets."""
         self.tensor_norms = TensorNorms(
             self.model_parts,
+            config.speech.metrics,
             num_old_rows=config.plan.vocabulary.num_base,
             num_layers=len(self.model_config.layers),
             pipeline_degree=self.parallel_dims.pp,
-            due_at=partial(
-                is_due,
-                every_steps=config.speech.metrics.tensor_norms_every_steps,
-                at_steps=config.speech.metrics.tensor_norms_at_steps,
-            ),
             records_layers=config.training.disable_cuda_graphs,
             device=self.device,
             log=self.metrics_processor.log_between_steps,

@@ -26,6 +26,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate
 from torchtitan.models.common.decoder import Decoder
 
+from titan_speech.config.schema_operations import MetricsConfig
 from titan_speech.model.new_rows import VOCABULARY_MATRICES, VocabularyMatrix, local_part
 
 TENSOR_NORMS_EVENT = "tensor_norms"
@@ -42,16 +43,16 @@ Log = Callable[[str, int, Mapping[str, float], Sequence[str], float], None]
 
 
 class TensorNorms:
-    """Measures the steps of `due_at`; every rank calls the same methods."""
+    """Measures chosen steps; every rank calls the same methods."""
 
     def __init__(
         self,
         model_parts: Sequence[nn.Module],
+        settings: MetricsConfig,
         *,
         num_old_rows: int,
         num_layers: int,
         pipeline_degree: int,
-        due_at: Callable[[int], bool],
         records_layers: bool,
         device: torch.device,
         log: Log,
@@ -59,17 +60,17 @@ class TensorNorms:
         """
         Args:
             model_parts: of this rank.
+            settings: which steps are chosen.
             num_old_rows: vocabulary rows that the backbone came with.
             num_layers: of the whole model.
             pipeline_degree: ranks among which layers are split.
-            due_at: whether a step is chosen.
             records_layers: false where CUDA graphs are: what is added while a graph is captured, each replay repeats.
             device: of the model.
             log: where the norms go.
         """
         self._parts, self._num_layers = model_parts, num_layers
         self._ranks_of_stage = torch.distributed.get_world_size() // pipeline_degree
-        self._due_at, self._device, self._log = due_at, device, log
+        self._settings, self._device, self._log = settings, device, log
         self._records_layers = records_layers
         layers = [f"layers/{number}" for number in range(num_layers)]
         rows = [f"{matrix}/{part}" for matrix in ("embedding", "head") for part in (OLD, NEW)]
@@ -81,10 +82,15 @@ class TensorNorms:
         self._before: list[torch.Tensor] = []
         """Copies of this rank's weights before the update."""
 
+    def _is_due(self, step: int) -> bool:
+        """Whether a step, counted from 1, is chosen."""
+        every = self._settings.tensor_norms_every_steps
+        return step in self._settings.tensor_norms_at_steps or (every > 0 and step % every == 0)
+
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Around a whole step, from its first forward pass to its update; logs what it measured."""
-        if not self._due_at(step):
+        if not self._is_due(step):
             yield
             return
         # squares and numbers of tensors, then of elements
@@ -98,7 +104,7 @@ class TensorNorms:
 
     def gradients_complete(self, step: int) -> None:
         """Called when the gradients of the step are complete, before they are clipped."""
-        if not self._due_at(step):
+        if not self._is_due(step):
             return
         with torch.no_grad():
             for name, parameter in self._parameters():
@@ -213,8 +219,3 @@ def _group(name: str) -> str:
     """`layers/3` of any parameter of that layer, `norm` of the last norm."""
     head, _, rest = name.partition(".")
     return f"layers/{rest.partition('.')[0]}" if head == "layers" else head
-
-
-def is_due(step: int, every_steps: int, at_steps: Sequence[int]) -> bool:
-    """Whether a step, counted from 1, is chosen."""
-    return step in at_steps or (every_steps > 0 and step % every_steps == 0)
