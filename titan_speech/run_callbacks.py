@@ -27,7 +27,7 @@ from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.trainer import SpeechTrainer
 from titan_speech.training.callback import OutcomeCallback, RunCallback, RunEnd
 from titan_speech.training.run_report import summary_lines
-from titan_speech.training.validation import ForwardPass, Validation
+from titan_speech.training.validation import Validation, ValidationForward
 from titan_speech.utils.logging import rank_log
 
 
@@ -60,7 +60,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
 
 def _validation(trainer: SpeechTrainer) -> Validation:
     preference, metrics = trainer.preference, trainer.metrics_processor
-    forward = ForwardPass(
+    forward = ValidationForward(
         trainer.validation_losses,
         metrics.groups,
         trainer.parallel_dims,

@@ -45,7 +45,7 @@ from titan_speech.training.loss import GroupedCrossEntropy, StreamKey
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.metrics import RunFacts, SpeechMetricsProcessor, count_batch, counted_flops
 from titan_speech.training.optimizer import SpeechOptimizers
-from titan_speech.training.preference import TRAINING_PAIRS, Preference, ReferencePass
+from titan_speech.training.preference import TRAINING_PAIRS, Preference, ReferenceForward
 from titan_speech.training.preference_loss import PreferenceLoss
 from titan_speech.training.profiler import DATA_SPAN, PASS_SPAN
 from titan_speech.training.step_guard import StepGuard
@@ -135,7 +135,7 @@ class SpeechTrainer(Trainer):
             config.validation_sets,
             self.parallel_dims,
             self.device,
-            ReferencePass(
+            ReferenceForward(
                 self.forward_passes.reference_log_probabilities,
                 lambda packs: deal(packs, config.plan, dataloader.shape, dataloader.dp_rank),
             ),

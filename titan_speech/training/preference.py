@@ -131,7 +131,7 @@ class ReferenceTable:
 
 
 @dataclass(frozen=True)
-class ReferencePass:
+class ReferenceForward:
     """What is needed of the trainer to compute log-probabilities."""
 
     log_probabilities: Callable[[Batch], torch.Tensor]
@@ -150,7 +150,7 @@ class Preference:
     validation_sets: Sequence[ValidationSet]
     parallel_dims: ParallelDims
     device: torch.device
-    reference: ReferencePass
+    reference: ReferenceForward
     _adrift: str = field(init=False, default="")
     """What the last log step found beyond its limit; empty while all is within."""
     tables: dict[str, ReferenceTable] = field(init=False, default_factory=dict)

@@ -102,7 +102,7 @@ def describe_preference(found: Mapping[str, float]) -> str:
 
 
 @dataclass(frozen=True)
-class ForwardPass:
+class ValidationForward:
     """What validation needs of the trainer to compute losses."""
 
     run: Callable[[Sequence[Batch], str], None]
@@ -124,7 +124,7 @@ class Validation(RunCallback):
         self,
         sets: Sequence[ValidationSet],
         plan: DataPlan,
-        forward: ForwardPass,
+        forward: ValidationForward,
         log: Log,
         flag: Flag,
         metrics_file: Path,
