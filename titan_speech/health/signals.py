@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from titan_speech.checkpoint.commit import checkpoint_path, committed_steps
+from titan_speech.distributed.environment import dist_env
 from titan_speech.exit_codes import EXIT_RESTART
 
 
@@ -108,7 +109,7 @@ class StopSignals:
 
 
 def _print(message: str) -> None:
-    print(f"titan_speech: rank {os.environ.get('RANK', '0')} {message}", file=sys.stderr, flush=True)
+    print(f"titan_speech: rank {dist_env().rank} {message}", file=sys.stderr, flush=True)
 
 
 def stop_with_launcher() -> None:
@@ -131,8 +132,7 @@ def _watch(launcher: int) -> None:
     for stream in (1, 2):
         if _has_no_reader(stream):  # the launcher piped it: the next print would be an error in the middle of the save
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    rank = os.environ.get("RANK", "0")
-    print(f"titan_speech: rank {rank} was left by its launcher (process {launcher}), which is gone", file=sys.stderr)
+    _print(f"was left by its launcher (process {launcher}), which is gone")
     os.kill(os.getpid(), signal.SIGTERM)
 
 

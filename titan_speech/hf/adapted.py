@@ -73,11 +73,6 @@ def load_adapted(
     return model.eval()
 
 
-def merged_state(model: Decoder) -> dict[str, torch.Tensor]:
-    """The weights of a merged model, by the names that a checkpoint of the whole model has."""
-    return {name: value for name, value in model.state_dict().items() if is_of_base(name)}
-
-
 def _load(model: Decoder, state: dict[str, torch.Tensor], base: Base, shape: BackboneShape) -> None:
     if base.is_hf:
         folder = HFFolder.open(base.path)

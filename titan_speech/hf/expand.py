@@ -124,16 +124,29 @@ class ExtendableBackbone:
         source, num_rows = self.folder.path, self.vocabulary.num_rows
         report(f"text vocabulary: {self.tokenizer_description}")
         shapes = tensor_shapes(self.folder.shape, num_rows)
-        tensors = _ExtendedTensors(self.folder, settings, num_rows - self.folder.num_rows, report)
+        digest, num_new = hashlib.sha256(), num_rows - self.folder.num_rows
+
+        def hashed(piece: torch.Tensor) -> torch.Tensor:
+            digest.update(tensor_bytes(piece))
+            return piece
+
+        def pieces(name: str) -> Iterator[torch.Tensor]:
+            if name not in vocabulary_tensors(self.folder.shape):
+                yield hashed(self.folder.tensor(name))
+                return
+            report(f"{name}: {num_new:,} new rows after {self.folder.num_rows:,} ({settings.method})")
+            yield from map(hashed, row_pieces(self.folder, name))
+            yield from initialize_rows(settings, row_moments(self.folder, name), name, num_new)
+
         config = self.folder.config | {"vocab_size": num_rows, "bos_token_id": self.vocabulary.bos_id}
         with new_folder(output, num_weight_bytes(shapes, self.folder.dtype)) as partial:
-            write_weights(partial, shapes, self.folder.dtype, tensors.pieces)
+            write_weights(partial, shapes, self.folder.dtype, pieces)
             write_json(partial / CONFIG_NAME, config)
             write_json(partial / JSON_NAME, self.tokenizer_content)
             write_text_tokenizer(self.tokenizer, tokenizer_file(source), partial / TEXT_TOKENIZER)
             record = Expansion(
                 source=str(source),
-                source_sha256=tensors.digest.hexdigest(),
+                source_sha256=digest.hexdigest(),
                 num_base=self.folder.num_rows,
                 num_rows=num_rows,
                 method=settings.method,
@@ -205,24 +218,3 @@ def _check_tokenizer(folder: HFFolder, content: dict[str, Any], tokenizer: TextT
             "next to the tokenizer"
         )
     return f"{name}, {num_entries:,} entries, {num_unused:,} rows without one, fingerprint {tokenizer.fingerprint}"
-
-
-class _ExtendedTensors:
-    """Pieces of the tensors of the extended model; hashes what it reads of the source."""
-
-    def __init__(self, folder: HFFolder, settings: NewRows, num_new: int, report: Callable[[str], None]) -> None:
-        self.folder, self.settings, self.num_new, self.report = folder, settings, num_new, report
-        self.digest = hashlib.sha256()
-
-    def pieces(self, name: str) -> Iterator[torch.Tensor]:
-        if name not in vocabulary_tensors(self.folder.shape):
-            yield self._hash(self.folder.tensor(name))
-            return
-        self.report(f"{name}: {self.num_new:,} new rows after {self.folder.num_rows:,} ({self.settings.method})")
-        for piece_VD in row_pieces(self.folder, name):
-            yield self._hash(piece_VD)
-        yield from initialize_rows(self.settings, row_moments(self.folder, name), name, self.num_new)
-
-    def _hash(self, piece: torch.Tensor) -> torch.Tensor:
-        self.digest.update(tensor_bytes(piece))
-        return piece

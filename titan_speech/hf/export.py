@@ -40,7 +40,7 @@ from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted, merged_state
+from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
 from titan_speech.hf.expand import TRAINED_METHOD, Expansion
 from titan_speech.hf.model_card import ModelRecord, model_card
@@ -54,6 +54,7 @@ from titan_speech.hf.tokenizer import (
 from titan_speech.model.attention import attention_config
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import CARD_NAME, CONFIG_NAME, EVALUATION_FOLDER, GENERATION_NAME
+from titan_speech.model.lora import is_of_base
 from titan_speech.model.spec import HFAdapter, decoder_config
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
@@ -126,7 +127,8 @@ class WeightsCheckpoint:
             return None
         found = base_of(self.path, self.run_folder, self.provenance, base)
         num_rows = self.grammar.vocabulary.num_rows
-        return merged_state(load_adapted(self.path, found, self.config, self.shape, num_rows))
+        model = load_adapted(self.path, found, self.config, self.shape, num_rows)
+        return {name: value for name, value in model.state_dict().items() if is_of_base(name)}
 
     def evaluation_notes(self) -> str:
         """What the run folder has recorded about this step; empty if it has no notes."""

@@ -30,7 +30,13 @@ class VocabularyMatrix:
     @classmethod
     def of(cls, parameter: nn.Parameter, num_old_rows: int) -> VocabularyMatrix:
         """A matrix of which the first `num_old_rows`, over all ranks, are the backbone's."""
-        return cls(parameter, _num_local_old_rows(parameter, num_old_rows))
+        first, num_rows = 0, parameter.shape[0]
+        if isinstance(parameter, DTensor):
+            shape, offset = compute_local_shape_and_global_offset(
+                parameter.shape, parameter.device_mesh, parameter.placements
+            )
+            first, num_rows = offset[0], shape[0]
+        return cls(parameter, min(max(num_old_rows - first, 0), num_rows))
 
     def old(self, tensor: torch.Tensor) -> torch.Tensor:
         """The backbone's rows of the parameter or its gradient on this rank, as a view."""
@@ -49,16 +55,6 @@ def vocabulary_matrices(model_parts: Iterable[nn.Module], num_old_rows: int) -> 
         for name, parameter in named
         if name.endswith(VOCABULARY_MATRICES) and parameter.requires_grad
     ]
-
-
-def _num_local_old_rows(parameter: nn.Parameter, num_old_rows: int) -> int:
-    first, num_rows = 0, parameter.shape[0]
-    if isinstance(parameter, DTensor):
-        shape, offset = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.device_mesh, parameter.placements
-        )
-        first, num_rows = offset[0], shape[0]
-    return min(max(num_old_rows - first, 0), num_rows)
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
