@@ -43,7 +43,8 @@ def test_bad_input_found_after_the_first_step_has_another_code_than_before_it(
         raise error("shard 3 is damaged")
 
     monkeypatch.setattr(train, "set_single_process_defaults", lambda: None)
-    monkeypatch.setattr(train, "prepare", prepare)
+    monkeypatch.setattr(train, "load", lambda words: None)
+    monkeypatch.setattr("titan_speech.prepare_run.prepare", prepare)
     monkeypatch.setattr(train, "run", run)
     assert train.main([]) == code
     assert capsys.readouterr().err == "titan_speech: shard 3 is damaged\n"
