@@ -5,17 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, TextSample, open_importer
 from titan_speech.importers.text_documents import split_dialogue
 
+compress_zstd = partial(pa.compress, codec="zstd", asbytes=True)
 SIGNALS = {
     "rps_doc_word_count": [[0, 9, 80.0]],
     "rps_lines_num_words": [[0, 4, 3.0], [5, 9, 4.0]],
@@ -36,7 +37,7 @@ def write_jsonl(path: Path, rows: list[dict], write: Callable[[bytes], bytes] = 
 
 
 @pytest.mark.parametrize(
-    ("suffix", "write"), [(".jsonl", bytes), (".jsonl.gz", gzip.compress), (".jsonl.zst", zstandard.compress)]
+    ("suffix", "write"), [(".jsonl", bytes), (".jsonl.gz", gzip.compress), (".jsonl.zst", compress_zstd)]
 )
 def test_jsonl_plain_and_compressed(tmp_path: Path, suffix: str, write: Callable[[bytes], bytes]) -> None:
     write_jsonl(tmp_path / f"a{suffix}", ROWS, write)
@@ -156,7 +157,7 @@ def test_a_build_gets_every_bad_row_and_the_documents_after_it(tmp_path: Path) -
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
-    whole = zstandard.compress(GOOD.encode() * 9000)
+    whole = compress_zstd(GOOD.encode() * 9000)
     (tmp_path / "a.jsonl.zst").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 9000)[:-12])
     for name in ("a.jsonl.zst", "b.jsonl.gz"):

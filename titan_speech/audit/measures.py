@@ -25,6 +25,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.tokenization.languages import SCRIPTS
+
 MIN_SAMPLES = 20
 MAD_TO_SIGMA = 1.4826
 MIN_LOG_MAD = 0.05
@@ -88,11 +90,6 @@ _LANGUAGES_OF = {
     "MONGOLIAN": "mn",
     "THAANA": "dv",
 }
-_SUBTAGS = {"Latn": "LATIN", "Deva": "DEVANAGARI", "Beng": "BENGALI", "Arab": "ARABIC", "Cyrl": "CYRILLIC"} | {
-    "Guru": "GURMUKHI",
-    "Olck": "OL",
-    "Mtei": "MEETEI",
-}
 _SCRIPT_NAMES = {"OL": "Ol Chiki", "MEETEI": "Meetei Mayek", "CJK": "Han"}
 
 
@@ -100,8 +97,8 @@ def expected_scripts(language: str) -> frozenset[str] | None:
     """Scripts of a language tag, None for an unknown language; a script subtag (hi-Latn) decides alone."""
     primary, *subtags = language.split("-")
     for subtag in subtags:
-        if subtag.title() in _SUBTAGS:
-            return frozenset({_SUBTAGS[subtag.title()]})
+        if subtag.title() in SCRIPTS:
+            return frozenset({SCRIPTS[subtag.title()].split("_")[0].upper()})
     return frozenset(script for script, languages in _LANGUAGES_OF.items() if primary in languages.split()) or None
 
 

@@ -6,16 +6,14 @@
       |  overrides.py    applies `--table.key value`
       |  convert.py      checks names, types and choices       -> schema.py and schema_*.py, by fields.py
       |  preflight/      checks bounds and contradictions, as a function that load.py is given
-      |  where.py        reads conditions of sources on samples: dnsmos >= 3.2 and cps < 25
       |  store_names.py  replaces names of [data.stores] by paths
-      |  where.py        conditions of sources on samples: dnsmos >= 3.2 and cps < 25
+      |  where.py        reads conditions on samples: dnsmos >= 3.2 and cps < 25
     SpeechConfig
       |  budget.py       derives steps, accumulation and learning rates from the token budget
       |  resolved.py     writes the resolved configuration as TOML, which is saved with the run
 
-help.py prints the schema for `--config-help`. where.py reads the conditions of `[[data.source]] where`. Every step
-collects problems (problem.py), so that one `ConfigError` names all of them, each with its file and line. Nothing here
-imports torch or numpy.
+help.py prints the schema for `--config-help`. Every step collects problems (problem.py), so that one `ConfigError`
+names all of them, each with its file and line. Nothing here imports torch or numpy.
 
 The keys: schema_training.py  what a run trains and how       schema_data.py        what it reads
           schema_operations.py  how it is operated            schema_parallelism.py  how a step is computed

@@ -19,14 +19,9 @@ from typing import Annotated, Literal
 from titan_speech.config.fields import Bounds
 from titan_speech.config.schema_data import (
     DataConfig,
-    LanguageRuleConfig,
-    SourceConfig,
     StorageConfig,
-    TaskName,
-    TranscriptVariant,
 )
 from titan_speech.config.schema_operations import (
-    CadenceRule,
     CheckpointConfig,
     HealthConfig,
     MetricsConfig,
@@ -52,40 +47,6 @@ from titan_speech.config.schema_training import (
     TrainingConfig,
     ValidationConfig,
 )
-
-__all__ = [
-    "ActivationCheckpointConfig",
-    "CadenceRule",
-    "CheckpointConfig",
-    "CommConfig",
-    "CompileConfig",
-    "DataConfig",
-    "DebugConfig",
-    "Float8Config",
-    "GenerationCheckConfig",
-    "HealthConfig",
-    "JobConfig",
-    "LRSchedulerConfig",
-    "LanguageRuleConfig",
-    "LoRAConfig",
-    "LossConfig",
-    "MetricsConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "ParallelismConfig",
-    "PreferenceConfig",
-    "ProfilerConfig",
-    "SourceConfig",
-    "SpeechConfig",
-    "StageConfig",
-    "StorageConfig",
-    "TaskName",
-    "TokenizerConfig",
-    "TrainingConfig",
-    "TranscriptVariant",
-    "UploadConfig",
-    "ValidationConfig",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
+import pyarrow as pa
 
 from titan_speech.errors import DataError
 from titan_speech.importers.limits import ImportLimits, lines_within
 from titan_speech.store.problems import Problem
 
 COMPRESSIONS = ("", ".gz", ".zst")
-ZSTD_BYTES = 1 << 10
-"""Of a compressed file at a time: zstandard returns all that they stand for, up to 32 MB for these."""
 
 
 def input_files(inputs: tuple[Path, ...], suffixes: tuple[str, ...], format_name: str) -> list[tuple[str, Path]]:
@@ -75,7 +73,7 @@ def raw_lines(path: Path, limits: ImportLimits) -> Iterator[tuple[int, bytes | P
         with _open_bytes(path) as file:
             for number, line in enumerate(lines_within(file, limits), 1):
                 yield number, line
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} breaks off after line {number}: {error}; fetch it again") from error
 
 
@@ -108,39 +106,5 @@ def _open_bytes(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        return io.BufferedReader(_ZstdStream(path))
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))  # type: ignore[arg-type]
     return open(path, "rb")
-
-
-class _ZstdStream(io.RawIOBase):
-    """Consecutive frames as one stream; zstandard's own reader takes a truncated file for a complete one."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115  (closed in close)
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._decompressed = memoryview(b"")
-        self._is_inside_frame = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._decompressed:
-            if self._frame.eof:
-                rest = self._frame.unused_data
-                self._frame, self._is_inside_frame = zstandard.ZstdDecompressor().decompressobj(), False
-            else:
-                rest = b""
-            data = rest or self._file.read(ZSTD_BYTES)
-            if not data:
-                if self._is_inside_frame:
-                    raise EOFError("the last frame is not whole")
-                return 0
-            self._decompressed, self._is_inside_frame = memoryview(self._frame.decompress(data)), True
-        count = min(len(buffer), len(self._decompressed))
-        buffer[:count], self._decompressed = self._decompressed[:count], self._decompressed[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
