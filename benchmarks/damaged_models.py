@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.machine import load, this_machine
-from titan_speech.cli.scorer_arguments import SCORERS, choice_of
+from titan_speech.cli.arguments import SCORERS, choice_of
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.choice import open_scorers
 from titan_speech.evaluate.clip import Clip, Sound

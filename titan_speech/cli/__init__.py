@@ -3,7 +3,6 @@
 main.py        finds the command, parses its arguments, runs it; turns errors into messages and exit codes
 command.py     what a command is: group, name, summary, example, arguments, run
 arguments.py   types of arguments, and arguments that several commands take
-scorer_arguments.py  models that score, as several commands take them
 completion.py  words completed in a shell
 
 One file per group of commands: train.py, recipes.py, config.py, data.py, estimate.py, store.py (with store_build.py,

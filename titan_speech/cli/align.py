@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
     MIN_SEC,
+    SCORERS,
     SEED,
     TOP_K,
+    choice_of,
     decoding_of,
     local_folder,
     local_folder_or_s3,
@@ -26,7 +28,6 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command, announce
-from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.errors import CodecError, ModelError
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from titan_speech.importers.limits import ImportLimits
 
 if TYPE_CHECKING:
     from titan_speech.config.schema_data import StorageConfig
+    from titan_speech.evaluate.choice import ScorerChoice
     from titan_speech.generate.sampling import Decoding
 
 MB = 1 << 20
@@ -25,29 +26,22 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _S3 = "s3://"
 
 
-def natural(text: str) -> int:
-    """A whole number from 0, also written 1_000 or 1e9."""
-    return _whole_number(text, 0)
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of a whole number of at least `least`, also written 1_000 or 1e9."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text) if "e" not in text.lower() else float(text)
+        except ValueError:
+            value = -1
+        if not value >= least or value % 1:  # infinity and NaN too
+            raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number of at least {least}')
+        return int(value)
+
+    return parse
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    return _whole_number(text, 1)
-
-
-def several(text: str) -> int:
-    """A whole number from 2."""
-    return _whole_number(text, 2)
-
-
-def _whole_number(text: str, least: int) -> int:
-    try:
-        value = int(text) if "e" not in text.lower() else float(text)
-    except ValueError:
-        value = -1
-    if not value >= least or value % 1:  # infinity and NaN too
-        raise argparse.ArgumentTypeError(f'found "{text}", expected a whole number of at least {least}')
-    return int(value)
+natural, positive, several = whole_number(0), whole_number(1), whole_number(2)
 
 
 def number(least: float, most: float = math.inf) -> Callable[[str], float]:
@@ -95,34 +89,23 @@ def local_file(text: str) -> str:
     return text
 
 
-def local_folder(text: str) -> Path:
-    """A local folder to write; an address would become a folder called `s3:`."""
-    return _local(text, "a local folder; titan-speech store push FOLDER s3://bucket/prefix uploads a finished store")
+def _local(expected: str) -> Callable[[str], Path]:
+    """The type of a local path; an address would become a folder called `s3:`."""
+
+    def parse(text: str) -> Path:
+        if _SCHEME.match(text):
+            raise argparse.ArgumentTypeError(f'found "{text}", expected {expected}')
+        return Path(text)
+
+    return parse
 
 
-def local_input(text: str) -> Path:
-    """A local file or folder to import."""
-    return _local(text, "a local file or folder; download it first")
-
-
-def local_store(text: str) -> Path:
-    """The local folder of a token store."""
-    return _local(text, "the local folder of a token store; titan-speech store pull downloads one")
-
-
-def local_path(text: str) -> Path:
-    """A local run folder or checkpoint to inspect."""
-    return _local(
-        text,
-        "a local path; titan-speech checkpoint list shows what is at an address, checkpoint pull downloads and "
-        "verifies it",
-    )
-
-
-def _local(text: str, expected: str) -> Path:
-    if _SCHEME.match(text):
-        raise argparse.ArgumentTypeError(f'found "{text}", expected {expected}')
-    return Path(text)
+local_folder = _local("a local folder; titan-speech store push FOLDER s3://bucket/prefix uploads a finished store")
+local_input = _local("a local file or folder; download it first")
+local_store = _local("the local folder of a token store; titan-speech store pull downloads one")
+local_path = _local(
+    "a local path; titan-speech checkpoint list shows what is at an address, checkpoint pull downloads and verifies it"
+)
 
 
 def local_folder_or_s3(text: str) -> str:
@@ -218,3 +201,60 @@ def storage_of(args: argparse.Namespace, *places: object) -> StorageConfig:
 
         check_reachable(storage, map(str, places))
     return storage
+
+
+LIMIT_SEC = 120.0
+
+RECOGNIZERS = (
+    Argument(
+        "--asr",
+        "recognizer: a folder of faster-whisper or transformers, or a hub id; may be given several times",
+        action="append",
+        default=[],
+        metavar="MODEL",
+    ),
+    Argument("--spellings", "file of accepted spellings", type=Path, metavar="FILE"),
+    Argument(
+        "--numerals", "numbers as words or as digits (default: words)", default="words", choices=("words", "digits")
+    ),
+    Argument("--device", "device of the models (default: cpu)", default="cpu"),
+    Argument(
+        "--limit-sec",
+        f"longest time of a model for one clip; then the clip is marked (default: {LIMIT_SEC:g})",
+        type=number(1.0),
+        default=LIMIT_SEC,
+    ),
+)
+SCORERS = (
+    *RECOGNIZERS,
+    Argument(
+        "--trust",
+        "trust table of the recognizers (titan-speech evaluate trust); needed with --asr",
+        type=Path,
+        metavar="FILE",
+    ),
+    Argument("--voice", "speaker encoder: resemblyzer, a folder or a hub id", default="", metavar="MODEL"),
+    Argument(
+        "--opinion",
+        "naturalness: dnsmos, or a TorchScript file; may be given several times",
+        action="append",
+        default=[],
+        metavar="MODEL",
+    ),
+)
+
+
+def choice_of(args: argparse.Namespace) -> ScorerChoice:
+    """The choice that the arguments of `SCORERS`, or of `RECOGNIZERS` alone, make."""
+    from titan_speech.evaluate.choice import ScorerChoice
+
+    return ScorerChoice(
+        asr=tuple(args.asr),
+        trust=getattr(args, "trust", None),
+        voice=getattr(args, "voice", ""),
+        opinion=tuple(getattr(args, "opinion", ())),
+        spellings=args.spellings,
+        numerals=args.numerals,
+        device=args.device,
+        limit_sec=args.limit_sec,
+    )

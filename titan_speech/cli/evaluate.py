@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from titan_speech.cli.arguments import (
     ENDPOINT_URL,
+    RECOGNIZERS,
+    SCORERS,
     STORES,
+    choice_of,
     list_argument,
     local_folder,
     natural,
@@ -18,7 +21,6 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command, announce, requires_extra
-from titan_speech.cli.scorer_arguments import RECOGNIZERS, SCORERS, choice_of
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from titan_speech.cli.arguments import (
     CODEC,
     ENDPOINT_URL,
+    SCORERS,
     TOP_K,
+    choice_of,
     decoding_of,
     local_folder_or_s3,
     natural,
@@ -25,7 +27,6 @@ from titan_speech.cli.arguments import (
     storage_of,
 )
 from titan_speech.cli.command import Argument, Command, announce
-from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted

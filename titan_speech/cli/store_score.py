@@ -6,9 +6,8 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from titan_speech.cli.arguments import list_argument, local_store
+from titan_speech.cli.arguments import SCORERS, choice_of, list_argument, local_store
 from titan_speech.cli.command import Argument, Command, announce, requires_extra
-from titan_speech.cli.scorer_arguments import SCORERS, choice_of
 from titan_speech.utils.printable import one_line
 from titan_speech.utils.text_table import counted, table_lines
 
