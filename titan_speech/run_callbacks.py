@@ -27,7 +27,7 @@ from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.trainer import SpeechTrainer
 from titan_speech.training.callback import OutcomeCallback, RunCallback, RunEnd
 from titan_speech.training.run_report import summary_lines
-from titan_speech.training.validation import Validation, ValidationForward
+from titan_speech.training.validation import Validation
 from titan_speech.utils.logging import rank_log
 
 
@@ -36,7 +36,19 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     has files to send); the outcome, and the closing summary (rank 0)."""
     config, manager = trainer.config.speech, trainer.checkpointer
     checkpoint, is_first_rank = config.checkpoint, torch.distributed.get_rank() == 0
-    callbacks: list[RunCallback] = [_validation(trainer)]
+    metrics_file = Path(trainer.config.dump_folder) / "metrics.jsonl"
+    callbacks: list[RunCallback] = [
+        Validation(
+            trainer.config.validation_sets,
+            trainer.config.plan,
+            config.validation.every_steps,
+            trainer.validation_losses,
+            trainer.dataloader,
+            trainer.metrics_processor,
+            metrics_file,
+            None if trainer.preference is None else trainer.preference.step_metrics,
+        )
+    ]
     if trainer.config.generation_prompts:
         callbacks.append(_generation_check(trainer, is_first_rank))
     if checkpoint.enable and checkpoint.export_milestones and not checkpoint.create_seed_checkpoint and is_first_rank:
@@ -47,7 +59,7 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     callbacks.append(
         OutcomeCallback(
             trainer.metrics_processor.sinks,
-            Path(trainer.config.dump_folder) / "metrics.jsonl",
+            metrics_file,
             trainer.config.budget.num_steps,
             lambda: trainer.step,
             lambda: f"{trainer.rollbacks.decided}." if trainer.rollbacks.decided else "",
@@ -56,30 +68,6 @@ def build_callbacks(trainer: SpeechTrainer) -> list[RunCallback]:
     if is_first_rank and not checkpoint.create_seed_checkpoint:
         callbacks.append(SummaryCallback(trainer))
     return callbacks
-
-
-def _validation(trainer: SpeechTrainer) -> Validation:
-    preference, metrics = trainer.preference, trainer.metrics_processor
-    forward = ValidationForward(
-        trainer.validation_losses,
-        metrics.groups,
-        trainer.parallel_dims,
-        trainer.device,
-        trainer.dataloader.shape,
-        trainer.dataloader.dp_rank,
-        dict if preference is None else preference.step_metrics,
-    )
-    return Validation(
-        trainer.config.validation_sets,
-        trainer.config.plan,
-        forward,
-        metrics.log_between_steps,
-        metrics.flag,
-        Path(trainer.config.dump_folder) / "metrics.jsonl",
-        every_steps=trainer.config.speech.validation.every_steps,
-        num_steps=trainer.config.budget.num_steps,
-        is_judged=preference is None,
-    )
 
 
 def _generation_check(trainer: SpeechTrainer, is_first_rank: bool) -> GenerationCheck:

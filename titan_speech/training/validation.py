@@ -24,26 +24,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchtitan.distributed import ParallelDims
 from torchtitan.observability import structured_logger
 
-from titan_speech.data.loader import Batch, as_batch
+from titan_speech.data.loader import Batch, SpeechDataLoader, as_batch
 from titan_speech.data.pack_layout import PADDING_PACK_PLAN, PADDING_SLOT, PackPlan, build_batch
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.training.callback import RunCallback
 from titan_speech.training.jsonl_log import read_records
-from titan_speech.training.loss import GroupLoss, GroupSums, StreamKey, group_losses, sum_over
+from titan_speech.training.loss import GroupLoss, group_losses, sum_over
+from titan_speech.training.metrics import SpeechMetricsProcessor
 from titan_speech.utils.text_table import counted
 
 VALIDATION_EVENT = "validation"
-
-Log = Callable[[str, int, Mapping[str, Any], Sequence[str], float], None]
-"""(event, step, metrics, lines for the console, seconds)"""
-
-Flag = Callable[[str, int, str], None]
-"""(what, step, text); called on rank 0"""
 MAX_EXPONENT = 700.0  # exp of more is not a float
 
 WORSE_NATS = 0.05
@@ -101,22 +95,6 @@ def describe_preference(found: Mapping[str, float]) -> str:
     return f"{pairs}: preference loss {loss:.4f}, accuracy {accuracy:.1%}, margin {margin:+.3g}"
 
 
-@dataclass(frozen=True)
-class ValidationForward:
-    """What validation needs of the trainer to compute losses."""
-
-    run: Callable[[Sequence[Batch], str], None]
-    """A forward pass without gradients over batches of the set of this name; the loss adds to `groups`. A pipeline
-    takes its microbatches at once."""
-    groups: GroupSums
-    parallel_dims: ParallelDims
-    device: torch.device
-    shape: StepShape
-    dp_rank: int
-    preference: Callable[[], dict[str, float]] = dict
-    """Metrics of the preference pairs since the last call."""
-
-
 class Validation(RunCallback):
     """Runs the validation sets of a run when they are due."""
 
@@ -124,39 +102,39 @@ class Validation(RunCallback):
         self,
         sets: Sequence[ValidationSet],
         plan: DataPlan,
-        forward: ValidationForward,
-        log: Log,
-        flag: Flag,
-        metrics_file: Path,
-        *,
         every_steps: int,
-        num_steps: int,
-        is_judged: bool,
+        forward: Callable[[Sequence[Batch], str], None],
+        dataloader: SpeechDataLoader,
+        metrics: SpeechMetricsProcessor,
+        metrics_file: Path,
+        preference: Callable[[], dict[str, float]] | None,
     ) -> None:
         """Args:
         sets: of the run; empty: nothing is ever due.
         plan: of the run.
-        forward: the model.
-        log: where losses go.
-        flag: called where the losses of a set are above those of the untrained model.
+        every_steps: steps between validations; one more comes after the last step.
+        forward: a forward pass without gradients over batches of the set of this name, whose losses are added to the
+            group sums of the metrics. A pipeline takes its microbatches at once.
+        dataloader: of the run; batches have the shape of its own.
+        metrics: where losses go.
         metrics_file: metrics.jsonl of the run.
-        every_steps: steps between validations.
-        num_steps: of the run; a validation comes after the last one.
-        is_judged: False for preference training, which makes answers less likely.
+        preference: metrics of the preference pairs since the last call; None: the run does not train on pairs.
         """
-        self.sets, self.plan, self.forward, self.log, self.flag = sets, plan, forward, log, flag
-        self.metrics_file, self.every_steps, self.num_steps = metrics_file, every_steps, num_steps
-        self.is_judged = is_judged
-        self.streams = [StreamKey(s.source, s.language, s.task) for s in plan.streams]
+        self.sets, self.plan, self.every_steps, self.forward = sets, plan, every_steps, forward
+        self.dataloader, self._metrics, self.metrics_file = dataloader, metrics, metrics_file
+        self.preference = preference
         self._last_step: int | None = None
 
     def step_boundary(self, step: int) -> None:
         """Validate if that is due, and log it; the state of training stays as it is."""
         for result in self._run(step) if self._is_due(step) else ():
-            is_judged = self.is_judged and step > 0 and torch.distributed.get_rank() == 0
+            # preference training makes answers less likely
+            is_judged = self.preference is None and step > 0 and torch.distributed.get_rank() == 0
             if is_judged and (warning := worse_than_untrained(result, self.metrics_file)):
-                self.flag(f"validation {result.name}", step, warning)
-            self.log(VALIDATION_EVENT, step, result.metrics(), result.lines(), result.duration_sec)
+                self._metrics.flag(f"validation {result.name}", step, warning)
+            self._metrics.log_between_steps(
+                VALIDATION_EVENT, step, result.metrics(), result.lines(), result.duration_sec
+            )
 
     def _is_due(self, step: int) -> bool:
         """Whether to validate after `step` steps; called once per step on every rank, and answered equally.
@@ -164,11 +142,11 @@ class Validation(RunCallback):
         The first question of a process may concern a step that an earlier one has validated: rank 0 looks for its
         record.
         """
-        is_due = bool(self.sets) and (step % self.every_steps == 0 or step == self.num_steps)
+        is_due = bool(self.sets) and (step % self.every_steps == 0 or step == self._metrics.facts.num_steps)
         is_first, self._last_step = self._last_step is None, step
         if not is_due or not is_first:
             return is_due
-        is_recorded = torch.zeros((), device=self.forward.device)
+        is_recorded = torch.zeros((), device=self._metrics.device)
         if torch.distributed.get_rank() == 0:
             is_recorded += float(has_record(self.metrics_file, step, self.sets))
         torch.distributed.broadcast(is_recorded, 0)
@@ -179,28 +157,28 @@ class Validation(RunCallback):
         for validation_set in self.sets:
             began = time.perf_counter()
             with structured_logger.log_trace_span("validation"):
-                losses = group_losses(self._sums(validation_set), self.streams)
+                losses = group_losses(self._sums(validation_set), self._metrics.facts.streams)
             yield ValidationResult(
                 step,
                 validation_set.name,
                 validation_set.fingerprint,
                 losses,
                 time.perf_counter() - began,
-                self.forward.preference(),
+                self.preference() if self.preference is not None else {},
             )
 
     def _sums(self, validation_set: ValidationSet) -> torch.Tensor:
-        forward = self.forward
         for batches in self._passes(validation_set):
-            forward.run(batches, validation_set.name)
-        return sum_over(forward.parallel_dims, ("loss", "pp"), forward.groups.take_step(forward.device)).cpu()
+            self.forward(batches, validation_set.name)
+        metrics = self._metrics
+        return sum_over(metrics.parallel_dims, ("loss", "pp"), metrics.groups.take_step(metrics.device)).cpu()
 
     def _passes(self, validation_set: ValidationSet) -> Iterator[list[Batch]]:
         """This rank's batches, those of one forward pass together."""
-        microbatches = list(deal(validation_set.pack_plans, self.plan, self.forward.shape, self.forward.dp_rank))
-        passes = self.forward.shape.passes
-        for first in range(0, len(microbatches), passes):
-            yield microbatches[first : first + passes]
+        shape = self.dataloader.shape
+        microbatches = list(deal(validation_set.pack_plans, self.plan, shape, self.dataloader.dp_rank))
+        for first in range(0, len(microbatches), shape.passes):
+            yield microbatches[first : first + shape.passes]
 
 
 def deal(packs: Sequence[PackPlan], plan: DataPlan, shape: StepShape, dp_rank: int) -> Iterator[Batch]:
