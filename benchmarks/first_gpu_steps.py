@@ -155,7 +155,7 @@ def _attention_efficiencies(peak: float) -> dict[str, float]:
     from torch.nn.attention.flex_attention import create_block_mask
     from torchtitan.models.common.attention import FlexAttention, get_document_mask_mod
 
-    from titan_speech.estimate.parts import ATTENTION_BLOCK
+    from titan_speech.estimate.speed_by_parts import ATTENTION_BLOCK
 
     positions_BL = _positions(8, 2048).cuda()
     mask = create_block_mask(get_document_mask_mod(positions_BL), 8, None, 2048, 2048, device="cuda")
@@ -227,7 +227,7 @@ def _estimated(config: str, overrides: Mapping[str, str], num_layers: int) -> fl
     from titan_speech.estimate.devices import DEVICES
     from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
     from titan_speech.estimate.offline import run_shape, run_vocabulary
-    from titan_speech.estimate.parts import Pass, parts_of_pass
+    from titan_speech.estimate.speed_by_parts import Pass, parts_of_pass
     from titan_speech.preflight.config_checks import load_config
 
     device = DEVICES.get(device_key(this_machine(0.0)))

@@ -1,8 +1,8 @@
 """Published rates beside the estimate by parts, with MFU counted the same way for all: `python -m benchmarks.peers`.
 
 In: peers.json. Out: a table with the MFU that each publication states, the one at documents' lengths, the rate that the
-parts give (titan_speech/estimate/parts.py, nothing fitted to these rows, communication left out), and the gap. A
-publication that counts attention over a whole window of short documents states more than twice what it computes. Runs
+parts give (titan_speech/estimate/speed_by_parts.py, nothing fitted to these rows, communication left out), and the gap.
+A publication that counts attention over a whole window of short documents states more than twice what it computes. Runs
 whose publication has too few facts have a reason in place of numbers.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
-from titan_speech.estimate.parts import Pass, parts_of_pass
+from titan_speech.estimate.speed_by_parts import Pass, parts_of_pass
 from titan_speech.model.backbones import BackboneShape, published_shape
 from titan_speech.model.flops import count_flops
 from titan_speech.utils.text_table import table_lines

@@ -97,7 +97,7 @@ def resident_bytes(field: str) -> int:
 
 def built(setup: Setup, folder: Path) -> SpeechTrainer:
     config = offline_config(config_of(setup))[0]
-    return fake_inputs(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).trainer.build()
+    return fake_inputs(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).build()
 
 
 def take_steps(trainer: SpeechTrainer) -> None:

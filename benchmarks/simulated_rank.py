@@ -77,7 +77,7 @@ def figures(world_size: int) -> dict[str, float]:
         shape = published_shape("llama3", "debug")
         layout = Timed()
         ParallelDims.build_mesh = layout.around(ParallelDims.build_mesh)
-        tree = fake_inputs(config, vocabulary, shape, world_size, Path(folder)).trainer
+        tree = fake_inputs(config, vocabulary, shape, world_size, Path(folder))
         tree.comm = CommConfig(mode="fake_backend")
         assert tree.model_spec is not None
         tree.model_spec.parallelize_fn = layout.around(tree.model_spec.parallelize_fn)

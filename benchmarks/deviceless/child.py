@@ -99,7 +99,7 @@ def _steps(request: StepRequest, recorder: Any, sizes: dict[str, Any]) -> None:
     if request.max_base_rows:
         vocabulary = Vocabulary(num_base=min(vocabulary.num_base, request.max_base_rows), bos_id=0, eos_id=1)
     with tempfile.TemporaryDirectory(prefix="titan-speech-compile-") as folder:
-        tree = fake_inputs(config, vocabulary, shape, request.world_size, Path(folder)).trainer
+        tree = fake_inputs(config, vocabulary, shape, request.world_size, Path(folder))
         if config.preference.is_on:  # fake data are no pairs, which changes no kernel
             tree.loss = _preference_loss(tree.loss, config)
         job = TraceJob(config, shape, vocabulary, request.world_size, accumulates=False, fused_kernels=False)

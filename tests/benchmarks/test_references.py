@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.references import aims, flops_per_token, mfu, published
-from titan_speech.estimate.devices import REFERENCES
+from titan_speech.estimate.devices import PUBLISHED_RUNS
 
 
 def test_the_plan_and_the_benchmarks_state_the_same_published_runs() -> None:
-    of_plan = {(one.flavor, one.stage): one.tokens_per_sec_per_gpu for one in REFERENCES}
+    of_plan = {(one.flavor, one.stage): one.tokens_per_sec_per_gpu for one in PUBLISHED_RUNS}
     stages = {"pt": "pretraining", "sft": "SFT"}
     of_files = {
         (one.flavor, stages[one.case.split("_")[0]]): one.rate for one in published() if one.name.startswith("TTS-1")

@@ -11,9 +11,9 @@ from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.estimate.data_usage import DataUsage, StreamUsage
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
-from titan_speech.estimate.parts import Pass, parts_of_pass
 from titan_speech.estimate.preference_cost import extra_flops, forward_flops, reference_pass
 from titan_speech.estimate.rollout_cost import RolloutSizes, rollout_cost
+from titan_speech.estimate.speed_by_parts import Pass, parts_of_pass
 from titan_speech.model.backbones import published_shape
 
 SHAPE, ROWS, H100 = published_shape("qwen3", "1.7B"), 217_600, DEVICES["h100"]

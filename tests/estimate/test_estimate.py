@@ -21,7 +21,7 @@ from titan_speech.config.schema_training import LossConfig, ModelConfig, Tokeniz
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.compare import comparison
 from titan_speech.estimate.data_usage import data_usage
-from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, REFERENCES
+from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, DEVICES, PUBLISHED_RUNS
 from titan_speech.estimate.estimate_run import count_run, estimate_runs, predict_run
 from titan_speech.estimate.offline import PUBLISHED_ROWS, offline_config, run_vocabulary
 from titan_speech.estimate.record import RECORD_FORMAT, estimate_record
@@ -30,8 +30,8 @@ from titan_speech.estimate.result import EstimateRequest, RunEstimate, count_sto
 from titan_speech.estimate.speed import link_rate, neighbour_rate, predict
 from titan_speech.estimate.step_trace import (
     Collective,
-    Event,
     Peak,
+    SizeChange,
     StepTrace,
     TraceJob,
     Traffic,
@@ -112,7 +112,13 @@ def test_flops_of_the_published_runs_are_those_their_mfu_was_derived_from(
 
 
 def test_a_peak_is_the_fullest_moment_of_its_place_by_component() -> None:
-    events = [Event("a", 0, 10), Event("a", 1, 5), Event("a", 1, -5), Event("b", 2, 3), Event("b", 0, -10)]
+    events = [
+        SizeChange("a", 0, 10),
+        SizeChange("a", 1, 5),
+        SizeChange("a", 1, -5),
+        SizeChange("b", 2, 3),
+        SizeChange("b", 0, -10),
+    ]
     found = peaks(events, {0: "weights", 1: "work", 2: "work"})
     assert found == [Peak("a", {"weights": 10, "work": 5}), Peak("b", {"weights": 10, "work": 3})]
     assert extrapolate_peaks([Peak("a", {"x": 10})], [Peak("a", {"x": 14, "y": 2})], 3) == [
@@ -215,7 +221,9 @@ def test_a_ring_sends_all_but_a_rank_s_own_part() -> None:
     assert (sent("all_gather"), sent("reduce_scatter"), sent("all_reduce")) == (75, 75, 150)
 
 
-@pytest.mark.parametrize("reference", [one for one in REFERENCES if one.stage == "pretraining"], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "reference", [one for one in PUBLISHED_RUNS if one.stage == "pretraining"], ids=lambda r: r.name
+)
 def test_the_speed_model_gives_back_the_published_pretraining_runs(reference) -> None:
     """Traffic in closed form: fp32 gradients reduced to all (DDP), or bf16 gathered twice and fp32 scattered (FSDP)."""
     shape, rows = published_shape(reference.family, reference.flavor), vocabulary_of(reference.family).num_rows

@@ -14,9 +14,16 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import EstimateError
 from titan_speech.estimate.devices import DEVICES
 from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES, calibrated
-from titan_speech.estimate.parts import RECOMPUTED, Pass, elementwise_bytes, layer_matrices, levers, parts_of_pass
 from titan_speech.estimate.result import count_storage
-from titan_speech.estimate.speed_by_parts import speed_by_parts
+from titan_speech.estimate.speed_by_parts import (
+    RECOMPUTED,
+    Pass,
+    elementwise_bytes,
+    layer_matrices,
+    levers,
+    parts_of_pass,
+    speed_by_parts,
+)
 from titan_speech.model.backbones import published_shape
 from titan_speech.model.flops import count_flops
 

@@ -14,9 +14,9 @@ trace on fake tensors, in a process of its own
 step_trace.py           memory by component, FLOPs, bytes sent; extrapolated from three and four layers to all
   |  devices.py         devices, assumptions, published runs
   |  speed.py           seconds per step, with one efficiency fitted to published runs
-  |  parts.py           seconds of a pass by parts; efficiencies.py their data; speed_by_parts.py MFU and levers
+  |  speed_by_parts.py  seconds of a pass by parts, MFU and levers; efficiencies.py has their data
   |  loss_head.py       the rule for the head of the loss and the number of its chunks
-  |  preference_cost.py, rollout_cost.py   what preference and reward training compute beside a cross-entropy
+  |  preference_cost.py, rollout_cost.py   what preference and reward training compute besides a cross-entropy
   |  dry_run.py         on request: two layers that really take steps, on a fake process group
   v
 result.py               `RunEstimate`, which estimate_run.py fills

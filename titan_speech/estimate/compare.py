@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from titan_speech.estimate.report import short_number
 from titan_speech.estimate.result import RunEstimate
 from titan_speech.estimate.speed import bytes_sent
 from titan_speech.preflight.compatibility import Composition, broken_rules, describe_composition
@@ -73,17 +74,13 @@ def _figures(estimate: RunEstimate) -> Iterator[tuple[str, str, float | None]]:
         "?" if parts is None else f"{parts.tokens_per_sec_per_gpu:,.0f}",
         parts and parts.tokens_per_sec_per_gpu,
     )
-    yield "days", *_short(speed and speed.run_hours / 24)
-    yield "GPU hours", *_short(speed and speed.gpu_hours)
-    yield "price", *_short(speed and speed.price)
+    known = {} if speed is None else {"days": speed.run_hours / 24, "GPU hours": speed.gpu_hours, "price": speed.price}
+    for name in ("days", "GPU hours", "price"):
+        value = known.get(name)
+        yield name, "?" if value is None else short_number(value), value
     if estimate.request.dry_run:
         yield (
             "dry run",
             "no" if estimate.dry_run is None else f"{counted(estimate.dry_run.num_steps, 'step')} taken",
             None,
         )
-
-
-def _short(value: float | None) -> tuple[str, float | None]:
-    """A value as text and as a number: whole from 100 on, three digits below."""
-    return "?" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}", value

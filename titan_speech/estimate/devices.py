@@ -149,6 +149,10 @@ class Assumptions:
     fragmentation: float
     """Memory the caching allocator reserves beyond what tensors hold, as a part of it; assumed."""
 
+    def needed_bytes(self, tensor_bytes: float) -> float:
+        """Memory of a GPU whose tensors hold so much."""
+        return tensor_bytes * (1 + self.fragmentation) + self.outside_bytes
+
 
 DEFAULT_ASSUMPTIONS = Assumptions(
     efficiency=0.415,
@@ -164,7 +168,7 @@ DEFAULT_ASSUMPTIONS = Assumptions(
 
 
 @dataclass(frozen=True)
-class Reference:
+class PublishedRun:
     """A published run on 32 H100 at context 2,048, 8 sequences per GPU."""
 
     name: str
@@ -177,10 +181,10 @@ class Reference:
     mfu: float
 
 
-REFERENCES = (
-    Reference("TTS-1", "llama3", "1B", 1.370e9, "pretraining", "DDP, compiled", 46_000, 0.42),
-    Reference("TTS-1", "llama3", "1B", 1.370e9, "SFT", "DDP, padded, not compiled", 18_000, 0.16),
-    Reference("TTS-1-Max", "llama3", "8B", 8.568e9, "pretraining", "FSDP, compiled", 8_000, 0.40),
-    Reference("TTS-1-Max", "llama3", "8B", 8.568e9, "SFT", "ZeRO-2, padded, not compiled", 4_800, 0.24),
+PUBLISHED_RUNS = (
+    PublishedRun("TTS-1", "llama3", "1B", 1.370e9, "pretraining", "DDP, compiled", 46_000, 0.42),
+    PublishedRun("TTS-1", "llama3", "1B", 1.370e9, "SFT", "DDP, padded, not compiled", 18_000, 0.16),
+    PublishedRun("TTS-1-Max", "llama3", "8B", 8.568e9, "pretraining", "FSDP, compiled", 8_000, 0.40),
+    PublishedRun("TTS-1-Max", "llama3", "8B", 8.568e9, "SFT", "ZeRO-2, padded, not compiled", 4_800, 0.24),
 )
 REFERENCE_SOURCE = "TTS-1 technical report, arXiv 2507.21138; MFU derived from it at 989 TFLOP/s"

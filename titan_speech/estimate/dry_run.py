@@ -10,11 +10,8 @@ last rank take steps, each in a process of its own.
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from titan_speech.config.budget import data_parallel_degree
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.distributed.pipeline import stages_per_rank
-from titan_speech.errors import EstimateError
 from titan_speech.estimate.offline import offline_config, run_shape, run_vocabulary
 from titan_speech.estimate.step_trace import TraceJob, global_rank, with_layers, with_stages
-from titan_speech.estimate.trace_process import last_lines
+from titan_speech.estimate.trace_process import run_in_process
 from titan_speech.tokenization.vocabulary import Vocabulary
 from titan_speech.utils.text_table import counted
 
@@ -98,19 +94,7 @@ def dry_run(config: SpeechConfig, world_size: int) -> DryRun:
 def _run_process(job: TraceJob) -> None:
     rank, world_size = str(global_rank(job)), str(job.world_size)
     ranks = {"RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": world_size, "NGPU": world_size}
-    with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
-        file = Path(folder) / "job"
-        file.write_bytes(pickle.dumps(job))
-        done = subprocess.run(  # noqa: S603  (this interpreter and this module)
-            [sys.executable, "-m", MODULE, str(file), folder],
-            env={**os.environ, **ranks, "CUDA_VISIBLE_DEVICES": ""},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        count = f"{job.shape.num_layers} layers cannot take a step at {job.world_size} ranks"
-        raise EstimateError(f"{count}:\n{last_lines(done.stderr)}")
+    run_in_process(MODULE, job, f"{job.shape.num_layers} layers cannot take a step at {job.world_size} ranks", ranks)
 
 
 def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
@@ -136,7 +120,7 @@ def shortened(config: SpeechConfig, world_size: int) -> SpeechConfig:
     )
 
 
-def main(file: Path, folder: Path) -> None:
+def main(file: Path, out: Path) -> None:
     from titan_speech.utils import cpu
     from titan_speech.utils.logging import silence_library_warnings
 
@@ -150,7 +134,7 @@ def main(file: Path, folder: Path) -> None:
 
     torch.distributed.broadcast_object_list = _keep_own  # type: ignore[assignment]
     job: TraceJob = pickle.loads(file.read_bytes())  # noqa: S301  (of the parent, in a folder of this user alone)
-    tree = fake_inputs(job.config, job.vocabulary, job.shape, job.world_size, folder).trainer
+    tree = fake_inputs(job.config, job.vocabulary, job.shape, job.world_size, out.parent)
     tree.comm = CommConfig(mode="fake_backend")
     assert tree.model_spec is not None
     for _, config, _, _ in tree.model_spec.model.traverse(Module.Config, recurse=True):

@@ -18,7 +18,6 @@ from titan_speech.estimate.data_usage import data_usage
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS, Device
 from titan_speech.estimate.dry_run import dry_run
 from titan_speech.estimate.offline import RunVocabulary, offline_config, run_shape, run_vocabulary
-from titan_speech.estimate.parts import Pass
 from titan_speech.estimate.preference_cost import extra_flops, reference_pass
 from titan_speech.estimate.result import (
     EstimateRequest,
@@ -29,7 +28,7 @@ from titan_speech.estimate.result import (
     count_storage,
 )
 from titan_speech.estimate.speed import predict
-from titan_speech.estimate.speed_by_parts import SpeedByParts, speed_by_parts
+from titan_speech.estimate.speed_by_parts import Pass, SpeedByParts, speed_by_parts
 from titan_speech.estimate.step_trace import StepTrace, TraceJob, extrapolate_trace, with_layers, with_stages
 from titan_speech.estimate.trace_process import trace_jobs
 from titan_speech.model.backbones import BackboneShape
@@ -212,16 +211,10 @@ def _steps(budget: Budget, dp_degree: int, num_done: int) -> Steps:
 def _memory(trace: StepTrace, device: Device) -> Memory:
     peak = trace.peak
     phases = dict.fromkeys(one.phase for one in trace.peaks)
-    on_gpu = device.name != "cpu"
-    needed = (
-        peak.total * (1 + DEFAULT_ASSUMPTIONS.fragmentation) + DEFAULT_ASSUMPTIONS.outside_bytes
-        if on_gpu
-        else peak.total
-    )
     return Memory(
         by_component=dict(peak.num_bytes),
         place=peak.place,
         by_phase={name: max(one.total for one in trace.peaks if one.phase == name) for name in phases},
-        needed_bytes=needed,
+        needed_bytes=peak.total if device.name == "cpu" else DEFAULT_ASSUMPTIONS.needed_bytes(peak.total),
         device_bytes=device.memory_bytes,
     )

@@ -1,13 +1,13 @@
 """A run that can be built on any machine: its own configuration over fake data and a fake tokenizer.
 
-In: a configuration that this machine can build (offline.py), the vocabulary and a scratch folder. Out: `FakeInputs`:
-the configuration with paths into that folder, and TorchTitan's configuration tree over a real data plan on a small
-store of random codes, made by the code that makes a run's. The store has 64 samples of 6 s and is written in 0.1 s.
+In: a configuration that this machine can build (offline.py), the vocabulary and a scratch folder. Out: TorchTitan's
+configuration tree over a real data plan on a small store of random codes, made by the code that makes a run's. The
+store has 64 samples of 6 s and is written in 0.1 s.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +33,10 @@ from titan_speech.trainer_config import trainer_config
 NUM_SAMPLES, CODES_PER_SAMPLE = 64, 300
 
 
-@dataclass(frozen=True)
-class FakeInputs:
-    """A configuration over fake data, and TorchTitan's configuration tree made of it."""
-
-    config: SpeechConfig
-    trainer: SpeechTrainer.Config
-
-
 def fake_inputs(
     config: SpeechConfig, vocabulary: Vocabulary, shape: BackboneShape, world_size: int, folder: Path
-) -> FakeInputs:
-    """Write random codes and a tokenizer to `folder`, and make the run's configuration tree over them."""
+) -> SpeechTrainer.Config:
+    """Write random codes to `folder`, and make the run's configuration tree over them."""
     tokenizer = _tokenizer(vocabulary)
     _write_store(folder / "store", tokenizer)
     config = replace(
@@ -59,7 +51,7 @@ def fake_inputs(
     )
     grammar = Grammar(tokenizer.vocabulary())
     plan = DataPlan.from_config(config, grammar, tokenizer)
-    tree = trainer_config(
+    return trainer_config(
         config,
         plan=plan,
         validation_sets=(),
@@ -76,7 +68,6 @@ def fake_inputs(
         shape=shape,
         start=Start(),
     )
-    return FakeInputs(config, tree)
 
 
 def _tokenizer(vocabulary: Vocabulary) -> TextTokenizer:

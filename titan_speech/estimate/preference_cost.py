@@ -1,4 +1,4 @@
-"""What preference training computes beside the passes of a cross-entropy.
+"""What preference training computes besides the passes of a cross-entropy.
 
 In: configuration, shape, what the run reads. Out: FLOPs that each token of a pass adds, and the tokens of the reference
 pass before the first step.
@@ -19,7 +19,7 @@ from titan_speech.model.flops import count_flops
 
 
 @dataclass(frozen=True)
-class ReferencePass:
+class ReferencePassCost:
     """The reference's log-probabilities of every pair."""
 
     num_tokens: float | None
@@ -50,7 +50,7 @@ def reference_pass(
     data: DataUsage,
     tokens_per_sec: float | None,
     pass_flops_per_token: float,
-) -> ReferencePass | None:
+) -> ReferencePassCost | None:
     """The pass before the first step.
 
     Args:
@@ -69,9 +69,9 @@ def reference_pass(
         return None
     epochs = [(one.num_tokens, one.epochs) for one in data.streams]
     if any(not once for _, once in epochs):
-        return ReferencePass(None, None)
+        return ReferencePassCost(None, None)
     num_tokens = sum(tokens / once for tokens, once in epochs if once)
     if tokens_per_sec is None:
-        return ReferencePass(num_tokens, None)
+        return ReferencePassCost(num_tokens, None)
     rate = tokens_per_sec * pass_flops_per_token / forward_flops(shape, num_rows, config.training.seq_len)
-    return ReferencePass(num_tokens, num_tokens / rate / 3600)
+    return ReferencePassCost(num_tokens, num_tokens / rate / 3600)

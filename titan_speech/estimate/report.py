@@ -10,7 +10,7 @@ from textwrap import wrap
 
 from titan_speech.distributed.pipeline import bubble
 from titan_speech.estimate.devices import DEFAULT_ASSUMPTIONS as ASSUMED
-from titan_speech.estimate.devices import REFERENCE_SOURCE, REFERENCES
+from titan_speech.estimate.devices import PUBLISHED_RUNS, REFERENCE_SOURCE
 from titan_speech.estimate.loss_head import LossHead
 from titan_speech.estimate.result import DTYPE_BYTES, RankEstimate, RunEstimate
 from titan_speech.estimate.speed import bytes_sent
@@ -234,7 +234,7 @@ def _speed(estimate: RunEstimate) -> list[str]:
     speed = estimate.speed
     if speed is None:
         return [f"no time is predicted for a {estimate.request.device.title}"]
-    price = "" if speed.price is None else f", {_short(speed.price)} for the whole run"
+    price = "" if speed.price is None else f", {short_number(speed.price)} for the whole run"
     days = f"{speed.run_hours / 24:,.2f} days"
     rows: Rows = [
         (
@@ -245,14 +245,14 @@ def _speed(estimate: RunEstimate) -> list[str]:
         ("tokens/s/GPU", f"{speed.tokens_per_sec_per_gpu:,.0f}", f"MFU {speed.mfu:.1%}"),
         (
             "run",
-            days if speed.run_hours >= 24 else f"{_short(speed.run_hours)} hours",
-            f"{_short(speed.gpu_hours)} GPU hours{price}",
+            days if speed.run_hours >= 24 else f"{short_number(speed.run_hours)} hours",
+            f"{short_number(speed.gpu_hours)} GPU hours{price}",
         ),
     ]
     return [*table_lines([*rows, *_reference_pass(estimate)], "<><"), *_assumed(), *_references()]
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """Whole from 100 on, three digits below: an adapter takes minutes."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
@@ -313,7 +313,7 @@ def _references() -> list[str]:
             f"{one.mfu:.0%}",
             one.strategy,
         )
-        for one in REFERENCES
+        for one in PUBLISHED_RUNS
     )
     head = ("32 x H100", "parameters", "stage", "tokens/s/GPU", "MFU", "how")
     return [f"published ({REFERENCE_SOURCE}):", *table_lines([head, *rows], "<>>>><")]

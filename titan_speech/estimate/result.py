@@ -20,7 +20,7 @@ from titan_speech.estimate.devices import Device
 from titan_speech.estimate.dry_run import DryRun
 from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES, Efficiencies
 from titan_speech.estimate.offline import RunVocabulary
-from titan_speech.estimate.preference_cost import ReferencePass
+from titan_speech.estimate.preference_cost import ReferencePassCost
 from titan_speech.estimate.speed import Speed
 from titan_speech.estimate.speed_by_parts import SpeedByParts
 from titan_speech.estimate.step_trace import StepTrace
@@ -170,7 +170,7 @@ class RunEstimate:
     """None: not asked for."""
     by_parts: SpeedByParts | None
     """None: a pipeline, or a device without a peak."""
-    reference: ReferencePass | None = None
+    reference: ReferencePassCost | None = None
     """Before the first step of preference training; None: there is none."""
 
     @property

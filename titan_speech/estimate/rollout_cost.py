@@ -59,7 +59,7 @@ class RolloutCost:
     def lines(self) -> list[str]:
         """For the console."""
         rows = [(name, gigabytes(size)) for name, size in self.memory.items()]
-        needed = self.peak_bytes * (1 + DEFAULT_ASSUMPTIONS.fragmentation) + DEFAULT_ASSUMPTIONS.outside_bytes
+        needed = DEFAULT_ASSUMPTIONS.needed_bytes(self.peak_bytes)
         verdict = "fits" if needed <= self.device.memory_bytes else "does NOT fit"
         known = f"{verdict}: " if self.device.memory_bytes else ""
         times = [(name, f"{seconds:.2f} s") for name, seconds in self.seconds.items()]

@@ -23,7 +23,7 @@ from titan_speech.model.backbones import BackboneShape
 from titan_speech.tokenization.vocabulary import Vocabulary
 
 
-class Event(NamedTuple):
+class SizeChange(NamedTuple):
     """The size of a storage changed."""
 
     place: str
@@ -51,7 +51,7 @@ class Peak:
         return sum(self.num_bytes.values())
 
 
-def peaks(events: Iterable[Event], component_of: Mapping[int, str]) -> list[Peak]:
+def peaks(events: Iterable[SizeChange], component_of: Mapping[int, str]) -> list[Peak]:
     """The fullest moment of every place, in the order they were reached.
 
     Args:

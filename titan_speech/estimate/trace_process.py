@@ -15,8 +15,10 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torchtitan.distributed import ParallelDims
@@ -40,7 +42,7 @@ def trace_steps(jobs: Sequence[TraceJob]) -> list[StepTrace]:
     traces = []
     for job in jobs:
         with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
-            tree = fake_inputs(job.config, job.vocabulary, job.shape, world_size, Path(folder)).trainer
+            tree = fake_inputs(job.config, job.vocabulary, job.shape, world_size, Path(folder))
             if dims is None:
                 dims = _build_meshes(tree, world_size)
             rank_trace = PipelineRankTrace if dims.pp_enabled else RankTrace
@@ -57,6 +59,8 @@ def _build_meshes(tree: SpeechTrainer.Config, world_size: int) -> ParallelDims:
 
 
 MODULE = "titan_speech.estimate.trace_process"
+NUM_LAST_LINES = 12
+"""Of a process that failed."""
 
 
 def trace_jobs(jobs: Sequence[TraceJob]) -> list[StepTrace]:
@@ -71,28 +75,43 @@ def trace_jobs(jobs: Sequence[TraceJob]) -> list[StepTrace]:
         groups.setdefault(layout, []).append(index)
     traces: dict[int, StepTrace] = {}
     for indices in groups.values():
-        traces |= zip(indices, _trace_in_process([jobs[index] for index in indices]), strict=True)
+        failure = f"the step cannot be traced at {jobs[indices[0]].world_size} ranks"
+        found = run_in_process(MODULE, [jobs[index] for index in indices], failure)
+        traces |= zip(indices, found, strict=True)
     return [traces[index] for index in range(len(jobs))]
 
 
-def _trace_in_process(jobs: Sequence[TraceJob]) -> list[StepTrace]:
+def run_in_process(
+    module: str, job: object, failure: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Any:
+    """Run `python -m module JOB OUT` with a pickled job, without a GPU.
+
+    Args:
+        module: has a `main` that reads JOB and may write OUT.
+        job: what it does.
+        failure: begins the message where it fails.
+        environment: variables besides those of this process.
+
+    Returns:
+        What it pickled to OUT; None if it wrote nothing.
+
+    Raises:
+        EstimateError: it failed; the message ends with its last lines.
+    """
     with tempfile.TemporaryDirectory(prefix="titan-speech-estimate-") as folder:
-        files = [Path(folder) / name for name in ("jobs", "traces")]
-        files[0].write_bytes(pickle.dumps(list(jobs)))
-        done = subprocess.run(  # noqa: S603  (this interpreter and this module)
-            [sys.executable, "-m", MODULE, *map(str, files)],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # fake tensors need no device
+        asked, out = Path(folder) / "job", Path(folder) / "out"
+        asked.write_bytes(pickle.dumps(job))
+        done = subprocess.run(  # noqa: S603  (this interpreter and a module of this package)
+            [sys.executable, "-m", module, str(asked), str(out)],
+            env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""},  # fake tensors need no device
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )
         if done.returncode:
-            raise EstimateError(f"the step cannot be traced at {jobs[0].world_size} ranks:\n{last_lines(done.stderr)}")
-        return pickle.loads(files[1].read_bytes())  # noqa: S301  (of the child, in a folder of this user alone)
-
-
-def last_lines(log: str, num_lines: int = 12) -> str:
-    return "\n".join(f"  {line}" for line in log.strip().splitlines()[-num_lines:])
+            last_lines = done.stderr.strip().splitlines()[-NUM_LAST_LINES:]
+            raise EstimateError("\n".join([f"{failure}:", *(f"  {line}" for line in last_lines)]))
+        return pickle.loads(out.read_bytes()) if out.exists() else None  # noqa: S301  (of the child, a private folder)
 
 
 def main(jobs: Path, out: Path) -> None:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from titan_speech.estimate.step_trace import Collective, Event, Traffic
+from titan_speech.estimate.step_trace import Collective, SizeChange, Traffic
 
 _KINDS = {
     "_allgather_base_": ("all_gather", 0),
@@ -90,7 +90,7 @@ class OperatorTracker(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.place, self.component = "start", "activations"
-        self.events: list[Event] = []
+        self.events: list[SizeChange] = []
         self.component_of: dict[int, str] = {}
         self.flops = 0
         self._sent: dict[Collective, list[int]] = {}
@@ -169,7 +169,7 @@ class OperatorTracker(TorchDispatchMode):
         change = num_bytes - self._num_bytes[key]
         self._num_bytes[key] = num_bytes
         if change:
-            self.events.append(Event(self.place, key, change))
+            self.events.append(SizeChange(self.place, key, change))
 
 
 _LAYER = re.compile(r"layers\.(\d+)$")
