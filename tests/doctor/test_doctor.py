@@ -16,7 +16,8 @@ from tests.slow.test_overfit import english_samples, write_config
 from titan_speech.cli.main import main
 from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
-from titan_speech.doctor.outcome import Outcome, Verdict, is_ready, table
+from titan_speech.doctor.outcome import CheckOutcome, Verdict, is_ready, table
+from titan_speech.doctor.training_process import Trained, train
 from titan_speech.errors import ConfigError
 from titan_speech.exit_codes import EXIT_DONE
 from titan_speech.preflight.config_checks import load_config
@@ -120,16 +121,16 @@ def test_a_loss_that_is_not_finite_fails(tmp_path: Path, monkeypatch: pytest.Mon
     log = JsonlLogger(tmp_path / "metrics.jsonl")
     for step in range(1, 5):
         log.log({"loss": math.nan if step > 1 else 12.0}, step)
-    monkeypatch.setattr(small_run, "train", lambda words, within_sec: small_run.Trained(EXIT_DONE, "", False))
+    monkeypatch.setattr(small_run, "train", lambda words, within_sec: Trained(EXIT_DONE, "", False))
     assert small_run.overfit(small, 60).verdict is Verdict.FAIL
     monkeypatch.setattr(small_run, "train", lambda *_: _two_more(log))
     assert small_run.resume(small, 60).verdict is Verdict.FAIL
 
 
-def _two_more(log: JsonlLogger) -> small_run.Trained:
+def _two_more(log: JsonlLogger) -> Trained:
     for step in (5, 6):
         log.log({"loss": math.nan}, step)
-    return small_run.Trained(EXIT_DONE, "", False)
+    return Trained(EXIT_DONE, "", False)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +151,14 @@ def test_speech_is_judged_once_the_samples_are_learned(
 
 def test_what_the_doctor_trains_sends_nobody_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEBHOOK_VARIABLE, "https://example.invalid/a-secret")
-    shown = small_run.train(["-c", f"import os; print(os.environ.get({WEBHOOK_VARIABLE!r}))"], 60)
+    shown = train(["-c", f"import os; print(os.environ.get({WEBHOOK_VARIABLE!r}))"], 60)
     assert shown.output.strip() == "None"
 
 
 def test_the_table_ends_with_what_to_do() -> None:
     outcomes = [
-        Outcome("configuration", Verdict.PASS, "30 steps", sec=0.1),
-        Outcome("stores", Verdict.FAIL, "a\nb", "first\nsecond", 1.0),
+        CheckOutcome("configuration", Verdict.PASS, "30 steps", sec=0.1),
+        CheckOutcome("stores", Verdict.FAIL, "a\nb", "first\nsecond", 1.0),
     ]
     assert table(outcomes) == [
         "check          verdict   time  found",

@@ -100,11 +100,11 @@ def test_a_run_in_object_storage_is_evaluated_where_it_uploads(
     train_well(tmp_path / "run", "--upload.to", address, "--training.target_tokens", "10240")
     log = tmp_path / "watcher.txt"
     code = watcher(address, pack, log).wait(LIMIT_SEC)
-    objects = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="evaluated/evaluation/")["Contents"]
-    names = [one["Key"] for one in objects if "/results/" in one["Key"]]
+    listed = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="evaluated/evaluation/results/")
+    names = [one["Key"] for one in listed.get("Contents", ())]
     bodies = [s3_server.client().get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names]
     results = [result_from_json(json.loads(body), name) for body, name in zip(bodies, names, strict=True)]
-    assert [len(result.clips) for result in results] == [5, 5]
+    assert [len(result.clips) for result in results] == [5, 5], log.read_text()[-4000:]
     # a model of so few steps may say nothing to a prompt, which is a clip that failed
     expected = EXIT_FOUND_WRONG if any(result.failures() for result in results) else EXIT_DONE
     assert code == expected, log.read_text()[-4000:]

@@ -10,13 +10,7 @@ A large vocabulary makes its steps longer, so the time decides how far it comes.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +19,8 @@ import numpy as np
 from titan_speech.checkpoint.commit import committed_checkpoints
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.doctor.outcome import Outcome, Verdict
+from titan_speech.doctor.outcome import CheckOutcome, Verdict
+from titan_speech.doctor.training_process import train
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
 from titan_speech.store.manifest import Kind
@@ -34,7 +29,6 @@ from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.training.jsonl_log import read_flags, read_steps
-from titan_speech.training.sinks.webhook import WEBHOOK_VARIABLE as WEBHOOK_VARIABLE
 from titan_speech.utils.text_table import counted
 
 NUM_SAMPLES = 32
@@ -47,7 +41,6 @@ MORE_STEPS = 2
 """Of the resumed run."""
 GOOD_LOSS, FALLEN = 1.0, 0.6
 """Nats per token; share of the first loss."""
-STOP_SEC = 90.0
 TOO_LATE = "too little time; give more --minutes"
 PAIRED_TASKS = ("tts", "clone")
 
@@ -124,7 +117,13 @@ def _shortest(config: SpeechConfig, source: SourceConfig) -> list[tuple[np.ndarr
 def _toml(config: SpeechConfig, folder: Path, seq_len: int, packs: int) -> str:
     from titan_speech.config.toml_text import toml_value
 
-    quoted = {name: toml_value(str(value)) for name, value in _places(config, folder).items()}
+    values = {
+        "run": folder / "run",
+        "store": folder / "store",
+        "tokenizer": Path(config.tokenizer.path).absolute(),
+        "family": config.model.family,
+    }
+    quoted = {name: toml_value(str(value)) for name, value in values.items()}
     return f"""
 [job]
 description = "doctor: {NUM_SAMPLES} samples, debug model"
@@ -165,61 +164,52 @@ share = 1.0
 """
 
 
-def _places(config: SpeechConfig, folder: Path) -> dict[str, object]:
-    return {
-        "run": folder / "run",
-        "store": folder / "store",
-        "tokenizer": Path(config.tokenizer.path).absolute(),
-        "family": config.model.family,
-    }
-
-
-def overfit(small: SmallRun, within_sec: float) -> Outcome:
+def overfit(small: SmallRun, within_sec: float) -> CheckOutcome:
     """Train until the loss is near 0 or the time is over; the run is then stopped and saved."""
     trained = train([*_words(small)], within_sec)
     losses = _losses(small)
     if trained.is_late and len(losses) < 2:
-        return Outcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TOO_LATE)
+        return CheckOutcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TOO_LATE)
     if trained.code not in (EXIT_DONE, EXIT_RESTART) or len(losses) < 2:
-        advice = f"the run of the debug model ended with code {trained.code}:\n{_tail(trained.output)}"
-        return Outcome("overfit", Verdict.FAIL, counted(len(losses), "step"), advice)
+        advice = f"the run of the debug model ended with code {trained.code}:\n{trained.last_lines}"
+        return CheckOutcome("overfit", Verdict.FAIL, counted(len(losses), "step"), advice)
     first, last = losses[min(losses)], losses[max(losses)]
     text = f"{NUM_SAMPLES:,} samples, debug model: loss {first:.2f} to {last:.3f} in {max(losses):,} steps"
     if last < GOOD_LOSS:
         flags = [f"flagged at {flag}" for flag in read_flags(small.folder / "metrics.jsonl")]
-        return Outcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
+        return CheckOutcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
     if trained.is_late and last < FALLEN * first:
-        return Outcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
+        return CheckOutcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
     advice = (
         "the loss of 32 samples must fall to nearly 0: look at titan-speech data show for prompts and labels, and at "
         "the transcripts of the store"
     )
     if trained.is_late and max(losses) < STEPS // 4 and math.isfinite(last):
-        return Outcome("overfit", Verdict.SKIPPED, text, TOO_LATE)
-    return Outcome("overfit", Verdict.FAIL, text, advice)
+        return CheckOutcome("overfit", Verdict.SKIPPED, text, TOO_LATE)
+    return CheckOutcome("overfit", Verdict.FAIL, text, advice)
 
 
-def resume(small: SmallRun, within_sec: float) -> Outcome:
-    """The same command resumes from the checkpoint, and the loss goes on where it was."""
+def resume(small: SmallRun, within_sec: float) -> CheckOutcome:
+    """The same command resumes from the checkpoint, and the loss continues where it was."""
     before = _losses(small)
     step = max(before)
     target = (step + MORE_STEPS) * small.tokens_per_step
     trained = train([*_words(small), "--training.target_tokens", str(target)], within_sec)
     after = _losses(small)
     if trained.is_late and trained.code != EXIT_DONE:
-        return Outcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TOO_LATE)
+        return CheckOutcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TOO_LATE)
     if trained.code != EXIT_DONE or max(after) != step + MORE_STEPS:
-        advice = f"the run did not resume from step {step} (code {trained.code}):\n{_tail(trained.output)}"
-        return Outcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
+        advice = f"the run did not resume from step {step} (code {trained.code}):\n{trained.last_lines}"
+        return CheckOutcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
     usual, found = before[step], after[step + 1]
     text = f"saved at step {step}, resumed: loss {usual:.3f}, then {found:.3f}"
     if not found <= 1.5 * usual + 0.5:
         advice = "the loss jumped: titan-speech checkpoint verify, and enough space and memory on this machine?"
-        return Outcome("save and resume", Verdict.FAIL, text, advice)
-    return Outcome("save and resume", Verdict.PASS, text)
+        return CheckOutcome("save and resume", Verdict.FAIL, text, advice)
+    return CheckOutcome("save and resume", Verdict.PASS, text)
 
 
-def generate(small: SmallRun) -> Outcome:
+def generate(small: SmallRun) -> CheckOutcome:
     """The text of a sample is continued with codes, and stops."""
     from titan_speech.generate.load import load_run
     from titan_speech.generate.sampling import Decoding, generate_codes, prompt_parts
@@ -232,7 +222,7 @@ def generate(small: SmallRun) -> Outcome:
     return judge_speech(len(said.codes_F), small.num_codes, said.stopped, losses[max(losses)])
 
 
-def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> Outcome:
+def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> CheckOutcome:
     """What the overfitted model said; of one that has not learned its samples nothing is concluded.
 
     Args:
@@ -244,11 +234,11 @@ def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> O
     text = f"{counted(num_codes, 'code')} for a sample of {expected}, {'stopped' if stopped else 'not stopped'}"
     if not loss < GOOD_LOSS:
         reason = f"not judged at a loss of {loss:.2f}: the overfit comes first"
-        return Outcome("generation", Verdict.SKIPPED, text, reason)
+        return CheckOutcome("generation", Verdict.SKIPPED, text, reason)
     if stopped and num_codes:
-        return Outcome("generation", Verdict.PASS, text)
+        return CheckOutcome("generation", Verdict.PASS, text)
     advice = "an overfitted model must speak and stop: is the stop token trained? See titan-speech data show"
-    return Outcome("generation", Verdict.FAIL, text, advice)
+    return CheckOutcome("generation", Verdict.FAIL, text, advice)
 
 
 def _losses(small: SmallRun) -> dict[int, float]:
@@ -262,55 +252,5 @@ def has_checkpoint(small: SmallRun) -> bool:
     return bool(committed_checkpoints(small.folder / "checkpoint"))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """How a process that trained ended."""
-
-    code: int
-    output: str
-    is_late: bool
-    """Its time was over before it ended."""
-
-
 def _words(small: SmallRun) -> list[str]:
     return ["-m", "titan_speech.train", "--job.config_file", str(small.config)]
-
-
-def train(words: Sequence[str], within_sec: float) -> Trained:
-    """Run Python with these words; when its time is over it is asked to stop, as by a scheduler, and then killed. It
-    sends nobody a message: what it trains is no run of its user's."""
-    outside = {name: value for name, value in os.environ.items() if name != WEBHOOK_VARIABLE}
-    is_late = False
-    process = subprocess.Popen(  # noqa: S603  (this Python, this package)
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env={**outside, "WANDB_MODE": "disabled"},
-    )
-    try:
-        output, _ = process.communicate(timeout=max(1.0, within_sec))
-    except subprocess.TimeoutExpired:
-        is_late = True
-        process.send_signal(signal.SIGTERM)
-        try:
-            output, _ = process.communicate(timeout=STOP_SEC)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            output, _ = process.communicate()
-    except BaseException:
-        _kill(process)
-        process.wait()
-        raise
-    return Trained(process.returncode, output, is_late)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _tail(output: str) -> str:
-    return "\n".join(output.strip().splitlines()[-8:])
