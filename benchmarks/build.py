@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from benchmarks.machine import git_revision
 from titan_speech.importers.base import ImportOptions, open_importer
 from titan_speech.importers.build import BuildRequest, build_store
 from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
@@ -197,8 +198,8 @@ def _by_pyarrow(source: Path) -> None:
 def _by_mds_library(source: Path, python: Path, rounds: int) -> list[Spent]:
     """In its own environment, which takes seconds to begin: all rounds at once."""
     command = [python, Path(__file__).with_name("mds_library.py"), "read", source, str(rounds)]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return [Spent(float(sec), 0.0) for sec in told.split()[-rounds:]]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Spent(float(sec), 0.0) for sec in printed.split()[-rounds:]]
 
 
 def bare_read(source: Path) -> None:
@@ -251,9 +252,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=Path("tokenizer/tiny"))
     parser.add_argument("--mds-python", type=Path, help="python of an environment that has mosaicml-streaming")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     about: dict[str, object] = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    about |= {"commit": commit.stdout.strip(), "samples": args.samples, "rounds": args.rounds}
+    about |= {"commit": git_revision(), "samples": args.samples, "rounds": args.rounds}
     figures: dict[str, dict[str, float]] = {}
     for with_text in (True, False):
         data = corpus(args.samples, with_text)

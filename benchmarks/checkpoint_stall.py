@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from benchmarks.machine import seconds, write_results
 from titan_speech.checkpoint.commit import file_record
 from titan_speech.checkpoint.saver import SaveJob, Saver
 from titan_speech.checkpoint.verify import verify
@@ -146,12 +145,6 @@ def hash_rates(path: Path) -> dict[str, float]:
     return {"xxh3_128": round(gigabytes / xxh3_sec, 2), "sha256": round(gigabytes / sha256_sec, 2)}
 
 
-def seconds(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="empty folder on the storage to measure")
@@ -184,8 +177,7 @@ def main() -> None:
         "saves": [asdict(one) for one in saved],
         "loads": [asdict(one) for one in loaded],
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.json, report)
     shutil.rmtree(arguments.folder / "step-1")
     dist.destroy_process_group()
 

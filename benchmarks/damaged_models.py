@@ -14,7 +14,6 @@ equal to the last code.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.machine import load, this_machine
+from benchmarks.machine import load, this_machine, write_results
 from titan_speech.cli.arguments import SCORERS, choice_of
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.choice import open_scorers
@@ -203,7 +202,7 @@ def main() -> int:
             for metric in told:
                 least[metric] = level
             found["smallest_told_apart"] = least
-            args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
+            write_results(args.json, {"machine": asdict(this_machine(before)), **found})
     return 0
 
 

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import tempfile
 import time
 import warnings
@@ -36,7 +35,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.large_store import speech_lengths
-from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures, seconds
+from benchmarks.machine import git_revision, seconds, write_results
+from benchmarks.planning import FAR_SLOT, SEQ_LEN, TOKENIZER, config_of, large_figures
 from titan_speech.data.loader import PlanDataset, SpeechDataLoader, as_batch
 from titan_speech.data.pack_layout import Pack
 from titan_speech.data.packing import BLOCK_DOCUMENTS, PackCounts, num_best_fit
@@ -220,7 +220,6 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a file of earlier figures, of which those of the parts are renewed")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     found: dict[str, Any] = {"device": platform.machine(), "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         num_large = min(args.large_samples, 2_000_000) if args.quick else args.large_samples
@@ -231,12 +230,12 @@ def main() -> None:
         }
         for part in args.parts:
             figures = {name: round(value, 4) for name, value in parts[part]().items()}
-            found |= {f"{part}_commit": commit.stdout.strip(), f"{part}_load": os.getloadavg()[0], **figures}
+            found |= {f"{part}_commit": git_revision(), f"{part}_load": os.getloadavg()[0], **figures}
     if args.into is None:
         print(json.dumps(found, indent=1))
     else:
         earlier = json.loads(args.into.read_text()) if args.into.exists() else {}
-        args.into.write_text(json.dumps(earlier | found, indent=1) + "\n")
+        write_results(args.into, earlier | found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ carries over, not the size of the differences.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.machine import write_results
 from titan_speech.data.pack_layout import split_labels
 from titan_speech.data.plan import DataPlan
 from titan_speech.hf.expand import expand
@@ -148,8 +148,7 @@ def main() -> None:
         "duration_sec": round(time.perf_counter() - began),
         "results": [asdict(result) for result in results],
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.json, report)
 
 
 if __name__ == "__main__":

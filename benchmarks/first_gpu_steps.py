@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.first_gpu import Step
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, free_port
 
 STEPS = (
     Step("environment", "device, versions, driver", 30, 5),
@@ -285,7 +285,7 @@ def train(
     environment = {**os.environ, "BENCHMARK_LAYERS": str(num_layers), "TORCH_LOGS": "recompiles"}
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         environment.setdefault(name, value)
-    environment.setdefault("MASTER_PORT", str(_free_port()))
+    environment.setdefault("MASTER_PORT", str(free_port()))
     command = [sys.executable, "-m", "benchmarks.loops.fewer_layers", "--job.config_file", config]
     command += [word for key, value in words.items() for word in (f"--{key}", value)]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -300,14 +300,6 @@ def train(
         raise RuntimeError(f"training ended with {code}: {' '.join(lines[-2:])[-400:]}")
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {record["step"]: record for line in lines if "event" not in (record := json.loads(line))}
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def loss_heads(debug: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 
+from benchmarks.machine import memory_bytes, write_results
 from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
 from titan_speech.estimate.offline import PUBLISHED_ROWS
@@ -102,23 +103,15 @@ def write_tokenizer(folder: Path, num_base: int) -> None:
 
 
 def measure(*words: str) -> tuple[float, float]:
-    """Highest resident memory in GB and time of one `titan-speech` command.
-
-    Read from /proc while it runs: what `wait4` says of a child may be the peak of the process that started it.
-    """
-    began, peak_kb = time.perf_counter(), 0
+    """Highest resident memory in GB and time of one `titan-speech` command."""
+    began, peak_bytes = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, "-m", "titan_speech", *words])
     while process.poll() is None:
-        peak_kb = _vm_hwm_kb(process.pid) or peak_kb
+        peak_bytes = memory_bytes("VmHWM", process.pid) or peak_bytes
         time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"titan-speech {' '.join(words)} ended with {process.returncode}")
-    return peak_kb * 1024 / 1e9, time.perf_counter() - began
-
-
-def _vm_hwm_kb(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return peak_bytes / 1e9, time.perf_counter() - began
 
 
 def folder_gb(folder: Path) -> float:
@@ -180,8 +173,7 @@ def main() -> None:
     figures = {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(measured).items()}
     report = {"flavor": arguments.flavor, "torch": torch.__version__, "threads": torch.get_num_threads(), **figures}
     print(report)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.json, report)
 
 
 if __name__ == "__main__":

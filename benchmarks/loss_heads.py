@@ -28,7 +28,7 @@ from benchmarks.deviceless.child_process import run_child
 from benchmarks.deviceless.head_counter import HeadCounter
 from benchmarks.deviceless.heads import HeadCount, HeadsRequest
 from benchmarks.loss_head_kinds import PER_TOKEN, Head, available_heads
-from titan_speech.utils.files import write_atomically
+from benchmarks.machine import write_results
 from titan_speech.utils.text_table import table_lines
 
 # Shapes: N tokens, D width, V vocabulary rows.
@@ -188,8 +188,7 @@ def main() -> int:
         results[name] = asdict(measure(name, head, sizes, args.steps, device))
         record["heads"] = [results[name] for name in PER_TOKEN if name in results]
         if args.json is not None:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(args.json, json.dumps(record, indent=1) + "\n")
+            write_results(args.json, record)
     print("\n".join(table([HeadResult(**one) for one in record["heads"]], args.steps)))
     if "counted" in record:
         print("\n".join(("", *table_of_counts([HeadCount(**one) for one in record["counted"]["heads"]]))))

@@ -1,17 +1,24 @@
-"""The machine a suite runs on, without its name.
+"""The machine a benchmark runs on, without its name, and what all benchmarks ask of it.
 
-In: nothing. Out: `Machine`. Absolute values are valid for one device only; the report names it.
+In: nothing. Out: `Machine`: absolute values are valid for one device only, and the report names it. Seconds of a call,
+peak memory of a process, a free port, and results as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import subprocess
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from benchmarks.record import Machine
+from titan_speech.utils.files import write_atomically
 
 PACKAGES = ("torch", "torchtitan", "torchao", "transformers", "accelerate", "numpy", "pyarrow")
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,3 +77,29 @@ def git_revision() -> str:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
     return done.stdout.strip()
+
+
+def write_results(path: Path, content: object) -> None:
+    """Write results, whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def memory_bytes(field: str, pid: int | str = "self") -> int:
+    """Resident memory of a process from /proc: `VmRSS` now, or `VmHWM`, the most so far; 0 if it has ended.
+
+    `getrusage` and `wait4` may give the peak of the process that started it.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    began = clock()
+    run()
+    return clock() - began

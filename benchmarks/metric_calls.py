@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import load, this_machine
+from benchmarks.machine import free_port, load, this_machine, write_results
 
 if not torch.cuda.is_available():
     from titan_speech.utils import cpu
@@ -114,7 +113,7 @@ def measure(config: str, folder: Path, steps: int) -> dict[str, Any]:
         setattr(trainer_module, name, timer.call(name, getattr(trainer_module, name)))
     SpeechTrainer.train_step = timer.step(SpeechTrainer.train_step)  # type: ignore[method-assign]
     tokens = json.dumps(steps * _tokens_per_step(config))
-    words = ("--metrics.tensorboard", "true", "--metrics.prometheus", f"127.0.0.1:{_free_port()}")
+    words = ("--metrics.tensorboard", "true", "--metrics.prometheus", f"127.0.0.1:{free_port()}")
     every = ("--metrics.log_every_steps", str(LOG_EVERY), "--checkpoint.enable", "false")
     run = ("--job.config_file", config, "--job.dump_folder", str(folder), "--training.target_tokens", tokens)
     code = train([*run, *words, *every])
@@ -138,12 +137,6 @@ def measure(config: str, folder: Path, steps: int) -> dict[str, Any]:
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _tokens_per_step(config: str) -> int:
     from titan_speech.preflight.config_checks import load_config
 
@@ -162,8 +155,7 @@ def main() -> int:
     before = load()
     measured = measure(args.config, args.folder, args.steps)
     found = {"machine": asdict(this_machine(before)), **measured}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(args.json, found)
     print(json.dumps(found, indent=1))
     return int(found["share_of_steps"] > LIMIT)
 

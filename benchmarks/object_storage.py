@@ -26,7 +26,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
 import warnings
@@ -47,6 +46,7 @@ import xxhash
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
+from benchmarks import machine
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import TOKENIZER, config_of
 from tests.s3_server import BUCKET, S3Server, credentials, running_server
@@ -128,9 +128,7 @@ def batches_of(config: SpeechConfig) -> tuple[SpeechDataLoader, int]:
 def seconds(run: Callable[[], Any]) -> float:
     """Seconds, measured after the writes of earlier runs are flushed."""
     os.sync()
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+    return machine.seconds(run)
 
 
 def read_twice(local: SpeechConfig, remote: SpeechConfig) -> dict[str, float]:
@@ -211,11 +209,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16, help="requests at once (default: 16)")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*set_vital.*")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
         found = figures(Path(folder), args)
     about = {"device": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    about["commit"] = commit.stdout.strip()
+    about["commit"] = machine.git_revision()
     print(json.dumps({**about, **{name: round(value, 3) for name, value in found.items()}}, indent=1))
 
 

@@ -33,7 +33,7 @@ import xllamacpp  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from benchmarks.machine import load, this_machine
+from benchmarks.machine import load, this_machine, write_results
 from titan_speech.evaluate.engines import NUM_GREEDY, ParityDocument, parity_documents
 from titan_speech.evaluate.parity import BOUNDS, _trained_model, _trainer_logits
 from titan_speech.hf.export import WeightsCheckpoint
@@ -196,7 +196,7 @@ def main() -> int:
                 answers = [continued(address, document) for document in documents]
             found[name] = compared(documents, answers, logits_of)
     print(json.dumps(found, indent=1))
-    args.json.write_text(json.dumps({"machine": asdict(this_machine(before)), **found}, indent=1) + "\n")
+    write_results(args.json, {"machine": asdict(this_machine(before)), **found})
     return 0
 
 

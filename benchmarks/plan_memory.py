@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, memory_bytes, write_results
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.config.schema_parallelism import ActivationCheckpointConfig
@@ -89,12 +89,6 @@ def config_of(setup: Setup) -> SpeechConfig:
     )
 
 
-def resident_bytes(field: str) -> int:
-    """`VmRSS` now, or `VmHWM`, the most so far."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def built(setup: Setup, folder: Path) -> SpeechTrainer:
     config = offline_config(config_of(setup))[0]
     return fake_inputs(config, run_vocabulary(config).vocabulary, setup.shape, 1, folder).build()
@@ -139,11 +133,11 @@ def train(setup: Setup, by: str) -> None:
             take_steps(built(tiny, Path(folder) / "tiny"))
             gc.collect()
             libc.malloc_trim(0)
-            before = resident_bytes("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+            before = memory_bytes("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
             trainer = built(setup, Path(folder) / "whole")
             take_steps(trainer)
-            measured = resident_bytes("VmHWM") - before
+            measured = memory_bytes("VmHWM") - before
         print(json.dumps({"measured": measured}), flush=True)
         trainer.close()
 
@@ -203,7 +197,7 @@ def _percent(error: float) -> str:
 def main() -> None:
     rows = [row(Setup(name, kind)) for name in SHAPES for kind in ("none", "full")]
     content = {"device": platform.processor() or platform.machine(), "torch": torch.__version__, "rows": rows}
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(RESULT, content)
 
 
 if __name__ == "__main__":

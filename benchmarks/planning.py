@@ -15,11 +15,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.large_store import write_large_store
+from benchmarks.machine import memory_bytes, seconds
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig
@@ -39,15 +38,9 @@ def config_of(store: Path, *tasks: str) -> SpeechConfig:
     )
 
 
-def seconds(run: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    began = clock()
-    run()
-    return clock() - began
-
-
 def plan_figures(store: Path) -> dict[str, float]:
     """One plan of a large store: what a process of a run does first."""
-    before_mb = peak_mb()
+    before_bytes = memory_bytes("VmHWM")
     began, began_cpu = time.perf_counter(), cpu_sec()
     plan = DataPlan.load(config_of(store, "speech", "tts"))
     found = {"sec": time.perf_counter() - began, "cpu_sec": cpu_sec() - began_cpu}
@@ -55,19 +48,14 @@ def plan_figures(store: Path) -> dict[str, float]:
         stream = next(stream for stream in plan.streams if stream.task == task)
         found[f"first_pieces_{task}_ms"] = 1e3 * seconds(lambda stream=stream: stream.stream.pieces(10**6))
     found["state_at_slot_1e9_ms"] = 1e3 * seconds(lambda: plan.order.locate(FAR_SLOT))
-    return found | {"peak_mb": peak_mb(), "peak_mb_above_imports": peak_mb() - before_mb}
+    peak_bytes = memory_bytes("VmHWM")  # in units of 1,024 bytes, as the recorded results
+    return found | {"peak_mb": peak_bytes / 1.024e6, "peak_mb_above_imports": (peak_bytes - before_bytes) / 1.024e6}
 
 
 def cpu_sec() -> float:
     """Of this process and of those that counted for it and have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime
-
-
-def peak_mb() -> float:
-    """Of this process since it began; `getrusage` may give that of the process that started it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e3
 
 
 def large_figures(store: Path, num_samples: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.machine import load, this_machine
+from benchmarks.machine import load, this_machine, write_results
 from tests.runs import RunProcess, figures, kill, start_run
 from tests.slow.test_planted_faults import Scale, checks, flags, speaks_from, trained
 
@@ -122,7 +122,7 @@ def main() -> int:
                 "scale": asdict(scale),
                 "runs": {**found.get("runs", {}), name: one},
             }
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
+            write_results(args.json, found)
             print(f"{name}: speaks from step {one['speaks_from_step']}; flagged: {one['flagged']}", flush=True)
     return 0
 

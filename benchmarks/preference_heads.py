@@ -13,7 +13,6 @@ error of its gradients against fp64.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -26,12 +25,13 @@ from torch import nn
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config import CompileConfig
 
+from benchmarks.deviceless.head_counter import peak_bytes
+from benchmarks.machine import write_results
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, ID_MASK
 from titan_speech.estimate.tracker import OperatorTracker
 from titan_speech.training.loss import GroupedCrossEntropy
 from titan_speech.training.preference_loss import AnswerCrossEntropy, PreferenceLoss
-from titan_speech.utils.files import write_atomically
 from titan_speech.utils.text_table import table_lines
 
 # Shapes: N tokens of one pack, D width, V vocabulary rows.
@@ -94,10 +94,7 @@ def measure(loss: Loss, sizes: tuple[int, int, int, int]) -> tuple[int, float, t
     tracker = OperatorTracker()
     with tracker:
         loss(hidden, head, labels).backward()
-    held = peak = 0
-    for event in tracker.events:
-        held += event.change
-        peak = max(peak, held)
+    peak = peak_bytes(tracker.events)
     seconds = []
     for _ in range(NUM_TIMED):
         again, head, labels = problem(*sizes)
@@ -146,8 +143,7 @@ def main() -> int:
     record = {"device": "cpu", "num_rows": args.rows, "num_tokens": args.tokens, "dim": args.dim}
     record |= {"num_pairs": args.pairs, "losses": losses}
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.json, json.dumps(record, indent=1) + "\n")
+        write_results(args.json, record)
     rows = [
         (
             str(one["name"]),

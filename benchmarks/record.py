@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal
+
+from titan_speech.utils.files import write_atomically
 
 FORMAT = 1
 Better = Literal["higher", "lower"]
@@ -142,10 +143,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_atomically(path, json.dumps(rounded(asdict(self)), indent=1) + "\n")
 
     def ratio(self, name: str) -> Ratio:
         return next(ratio for ratio in self.ratios if ratio.name == name)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.record import rounded
 from titan_speech.data.order import slot_order
 from titan_speech.data.packing import Blocks, PackingRules, split_counts, whole_counts
 from titan_speech.data.shuffle_partitions import PartitionedStream, SlotLocality
@@ -116,12 +117,6 @@ def figures_of(num_nodes: int, shards: list[list[Shard]], places: SlotLocality, 
         "touched_per_shard_dealt_in_turn": sum(map(len, touched_in_turn)) / num_shards,
         "fetches_per_shard_by_cached_part": by_cache,
     }
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from threading import Event, Lock
 from typing import Any, TypeVar
 
+from benchmarks.machine import memory_bytes
 from benchmarks.turns import ADDRESS, Window
 
 Item = TypeVar("Item")
@@ -151,5 +151,4 @@ def _num_compiled_graphs() -> int:
 def peak_memory_bytes() -> int:
     if _has_gpu():
         return _torch().cuda.max_memory_reserved()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return memory_bytes("VmHWM")

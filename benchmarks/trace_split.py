@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.machine import write_results
+
 PARTS = ("data", "forward", "backward", "optimizer", "communication", "other")
 DATA, PASS = "titan_speech::data", "titan_speech::forward_backward"
 _COLLECTIVES = (
@@ -225,7 +227,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if args.json:
-        args.json.write_text(json.dumps({**asdict(found), "shares": found.shares}, indent=1) + "\n")
+        write_results(args.json, {**asdict(found), "shares": found.shares})
     print(f"{found.num_steps} steps of {found.step_sec:.4f} s")
     for name, share in found.shares.items():
         print(f"  {name:14} {share:6.1%}  {share * found.step_sec:.4f} s")

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
 
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, free_port
 
 ADDRESS = "TITAN_SPEECH_BENCHMARK_PORT"
 LONGEST_WAIT_SEC = 1800.0
@@ -158,12 +158,6 @@ def alone() -> dict[str, str]:
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
     }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ those of each operator's inputs and outputs, once each; what caches save is not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from titan_speech.estimate.step_trace import SizeChange
 from titan_speech.estimate.tracker import OperatorTracker
 
 _ATEN = torch.ops.aten
@@ -58,11 +60,7 @@ class HeadCounter(OperatorTracker):
     @property
     def peak_bytes(self) -> int:
         """Of what was allocated while the mode was open."""
-        held = peak = 0
-        for event in self.events:
-            held += event.change
-            peak = max(peak, held)
-        return peak
+        return peak_bytes(self.events)
 
     @contextlib.contextmanager
     def graph(self, graph: Any, results: list[Any]) -> Iterator[None]:
@@ -93,6 +91,11 @@ class HeadCounter(OperatorTracker):
         """
         self.num_launches += 1
         self.moved_bytes += _bytes(list(arguments)) + overwritten
+
+
+def peak_bytes(events: Iterable[SizeChange]) -> int:
+    """The most that was held at once."""
+    return max(accumulate(event.change for event in events), default=0)
 
 
 def _python_operators() -> dict[Any, Any]:

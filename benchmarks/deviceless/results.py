@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.deviceless.findings import PRODUCTS
-from benchmarks.machine import ROOT, git_revision, versions
-from titan_speech.utils.files import write_atomically
+from benchmarks.machine import ROOT, git_revision, versions, write_results
 from titan_speech.utils.text_table import table_lines
 
 Step = Mapping[str, Any]
@@ -29,25 +28,15 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 def write_steps(path: Path, architecture: str, steps: Sequence[Step]) -> None:
     """Replace a file by these steps."""
     about = {"architecture": architecture, "git_revision": git_revision(), "versions": versions()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**about, "steps": steps}, indent=1) + "\n")
+    write_results(path, {**about, "steps": steps})
 
 
 def terminal_table(steps: Sequence[Step]) -> list[str]:
     """A row for each step."""
     head = (
-        "step",
-        "graphs",
-        "kernels",
-        "launches",
-        "registers",
-        "shared",
-        "spilled",
-        "layer",
-        "loss",
-        "calls outside",
+        "step", "graphs", "kernels", "launches", "registers", "shared", "spilled", "layer", "loss", "calls outside",
         "verdict",
-    )
+    )  # fmt: skip
     return table_lines([head, *(_terminal_row(step) for step in steps)], "<>>>>>>>><<")
 
 
@@ -55,11 +44,8 @@ def _terminal_row(step: Step) -> tuple[str, ...]:
     one = step["summary"]
     return (
         step["name"],
-        *(
-            f"{one[key]:,}"
-            for key in ("num_graphs", "num_kernels", "num_launches", "max_registers", "max_shared_bytes")
-        ),
-        f"{one['max_spilled_bytes']:,}",
+        *(f"{one[f'num_{name}']:,}" for name in ("graphs", "kernels", "launches")),
+        *(f"{one[f'max_{name}']:,}" for name in ("registers", "shared_bytes", "spilled_bytes")),
         *(f"{one[key] / 1e9:.2f} GB" for key in ("layer_bytes", "loss_bytes")),
         ", ".join(f"{times} {name}" for name, times in sorted(one["extern"].items())),
         verdict(step),
@@ -105,16 +91,8 @@ def _layer(step: Step) -> tuple[str, str]:
 
 
 LEVER_HEAD = (
-    "change",
-    "launches",
-    "products",
-    "shared KB",
-    "GB per layer",
-    "head: launches",
-    "GB",
-    "peak GB",
-    "verdict",
-)
+    "change", "launches", "products", "shared KB", "GB per layer", "head: launches", "GB", "peak GB", "verdict",
+)  # fmt: skip
 
 
 def lever_rows(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
