@@ -61,14 +61,13 @@ def streams_of(num_documents: int) -> list[PartitionedStream]:
     rng = np.random.default_rng(0)
     streams = []
     rules = PackingRules(SEQ_LEN)
-    for kind, counts_of, part in ((SplitStream, split_counts, 0.9), (WholeStream, whole_counts, 0.1)):
+    for kind, count, part in ((SplitStream, split_counts, 0.9), (WholeStream, whole_counts, 0.1)):
         for language, share in enumerate(SHARES):
             size = max(int(num_documents * share * part), 64)
             lengths: Any = Lengths(rng.lognormal(6.0, 0.6, size).clip(50, 2_000).astype(np.int32))
             groups = Blocks((lengths,), GROUP_DOCUMENTS)
-            streams.append(
-                PartitionedStream(f"{kind.__name__}/{language}", groups, rules, counts_of(groups, rules), kind)
-            )
+            counts = [count(groups, k, rules) for k in range(groups.num_blocks)]
+            streams.append(PartitionedStream(f"{kind.__name__}/{language}", groups, rules, counts, kind))
     return streams
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from titan_speech.data.packing import PARTITION_BLOCKS, Blocks, PackCounts, PackingRules, split_counts, whole_counts
+from titan_speech.data.pack_counts import count_packs
+from titan_speech.data.packing import PARTITION_BLOCKS, Blocks, PackCounts, PackingRules
 from titan_speech.data.shuffle_partitions import PartitionedStream, StreamCursor
-from titan_speech.data.streams import START, Cursor, PartitionStream, SplitStream
+from titan_speech.data.streams import START_CURSOR, Cursor, PartitionStream, SplitStream
 from titan_speech.tokenization.prompt_template import Document, Task
 from titan_speech.tokenization.token_runs import TokenRuns
 
@@ -57,11 +58,11 @@ def blocks_of(*parts: list[int], block_documents: int = 8, min_partition_blocks:
 
 
 def counts_of(kind: type[PartitionStream], blocks: Blocks, rules: PackingRules) -> list[PackCounts]:
-    return split_counts(blocks, rules) if kind is SplitStream else whole_counts(blocks, rules)
+    return count_packs(blocks, rules, whole=kind is not SplitStream)
 
 
 def one_partition(
-    kind: type[PartitionStream], key: str, blocks: Blocks, rules: PackingRules, start: Cursor = START
+    kind: type[PartitionStream], key: str, blocks: Blocks, rules: PackingRules, start: Cursor = START_CURSOR
 ) -> PartitionStream:
     """All blocks as a single partition."""
     return kind(key, blocks, range(blocks.num_blocks), counts_of(kind, blocks, rules), rules, start)

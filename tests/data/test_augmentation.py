@@ -8,7 +8,7 @@ import pytest
 from tests.plan_samples import World
 from tests.store_samples import CODEC, write_tokenizer
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.data.documents import SampleDocuments
+from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.preflight.data_checks import check_sources
@@ -44,14 +44,14 @@ def configured(world: World, task: str = "tts", **source: object) -> SpeechConfi
     return world.config(world.source(task, 1.0, **source))
 
 
-def documents_of(config: SpeechConfig) -> SampleDocuments:
+def documents_of(config: SpeechConfig) -> Documents:
     (stream,) = DataPlan.load(config).streams
     (documents,) = stream.documents
-    assert isinstance(documents, SampleDocuments)
+    assert isinstance(documents, Documents)
     return documents
 
 
-def read_as(world: World, documents: SampleDocuments) -> list[str]:
+def read_as(world: World, documents: Documents) -> list[str]:
     """The variant of each sample, by the ids of its document."""
     tokenizer = TextTokenizer.load(world.tokenizer)
     names = {tuple(tokenizer.encode(text)): name for name, text in TEXTS.items()}

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from tests.plan_samples import SEQ_LEN, World, make_world
 from titan_speech.data.inspect import order_digest, order_lines, show_lines
 from titan_speech.data.loader import Batch, PlanDataset, Prefetcher, SpeechDataLoader
-from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_SLOT, Pack, PackedBatch
+from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_PACK_PLAN, PADDING_SLOT, Pack, PackedBatch, build_pack
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import StepShape
 from titan_speech.errors import CheckpointError, DataError
@@ -99,7 +99,8 @@ def test_all_ranks_together_read_the_one_process_stream(plan: DataPlan, dp_degre
     assert by_slot == {slot: row_of(plan.pack(slot)) for slot in range(2 * PACKS_PER_STEP)}
     computed = StepShape(PACKS_PER_STEP, dp_degree, LOCAL_BATCH_PACKS).num_microbatches * dp_degree * LOCAL_BATCH_PACKS
     assert len(padding) == 2 * (computed - PACKS_PER_STEP)
-    assert all(row == row_of(plan.padding_pack()) for row in padding)
+    pad = build_pack(PADDING_SLOT, *PADDING_PACK_PLAN, plan.seq_len, plan.vocabulary.pad_id)
+    assert all(row == row_of(pad) for row in padding)
 
 
 @pytest.mark.parametrize("degrees", [(4, 2, 8, 1), (1, 3, 2, 2), (8, 3, 1, 4)])

@@ -19,7 +19,7 @@ from titan_speech.checkpoint.initial_load import later_phase
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.inspect import show_lines
 from titan_speech.data.loader import SpeechDataLoader
-from titan_speech.data.packing import PackingRules, whole_counts
+from titan_speech.data.packing import PackingRules
 from titan_speech.data.phase_files import PHASES_DIR, continued_from, phase_end, write_phases, write_step
 from titan_speech.data.phase_report import phases_json, phases_text, summarize_phases
 from titan_speech.data.phases import PhaseEnd
@@ -47,7 +47,7 @@ def read_segments(
     for seq_len, split, num_packs in segments:
         rules = PackingRules(seq_len, split and kind is WholeStream)
         fresh = partitioned(kind, "k", blocks, rules)
-        stream = resume_stream(fresh, "k", done, whole_counts)
+        stream = resume_stream(fresh, "k", done)
         for j in range(num_packs):
             pieces = stream.pieces(j)
             assert sum(piece.stop - piece.start for piece in pieces) <= seq_len
@@ -55,7 +55,7 @@ def read_segments(
             partition += [(piece.document, token) for piece in pieces for token in range(piece.start, piece.stop)]
         turn += num_packs
         done.append((rules, num_packs))
-    return resume_stream(partitioned(kind, "k", blocks, PackingRules(64)), "k", done, whole_counts), read
+    return resume_stream(partitioned(kind, "k", blocks, PackingRules(64)), "k", done), read
 
 
 def documents_of(stream: PartitionedStream, number: int) -> range:
@@ -102,11 +102,11 @@ def test_where_a_phase_begins_follows_from_what_was_read_alone(kind, segments, m
     blocks = blocks_of(LENGTHS, block_documents=6, min_partition_blocks=4)
     rules = PackingRules(64)
     done = [(PackingRules(seq_len, split and kind is WholeStream), n) for seq_len, split, n in segments]
-    at_once = resume_stream(partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more)], whole_counts)
+    at_once = resume_stream(partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more)])
     in_two = resume_stream(
-        partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more // 2), (rules, more - more // 2)], whole_counts
+        partitioned(kind, "k", blocks, rules), "k", [*done, (rules, more // 2), (rules, more - more // 2)]
     )
-    straight = resume_stream(partitioned(kind, "k", blocks, rules), "k", done, whole_counts)
+    straight = resume_stream(partitioned(kind, "k", blocks, rules), "k", done)
     for j in (jump, 0, 1, 7):
         assert at_once.pieces(j) == in_two.pieces(j) == straight.pieces(more + j)
 
@@ -115,7 +115,7 @@ def test_equal_rules_go_on_as_if_there_were_no_border() -> None:
     for kind in (SplitStream, WholeStream):
         blocks = blocks_of(LENGTHS, block_documents=6)
         stream = partitioned(kind, "k", blocks, PackingRules(64))
-        later = resume_stream(stream, "k", [(PackingRules(64), 11)], whole_counts)
+        later = resume_stream(stream, "k", [(PackingRules(64), 11)])
         assert [later.pieces(j) for j in range(90)] == [stream.pieces(11 + j) for j in range(90)]
         assert counts_of(kind, blocks, PackingRules(64)) == stream.block_counts
 
@@ -123,9 +123,9 @@ def test_equal_rules_go_on_as_if_there_were_no_border() -> None:
 def test_a_phase_that_ends_inside_what_another_left_of_a_group_goes_on_there() -> None:
     blocks = blocks_of(LENGTHS, block_documents=50)
     fresh, before = partitioned(WholeStream, "k", blocks, PackingRules(64)), (PackingRules(48), 3)
-    straight = resume_stream(fresh, "k", [before], whole_counts)
+    straight = resume_stream(fresh, "k", [before])
     for num_packs in (1, 5, 20):
-        later = resume_stream(fresh, "k", [before, (PackingRules(64), num_packs)], whole_counts)
+        later = resume_stream(fresh, "k", [before, (PackingRules(64), num_packs)])
         assert [later.pieces(j) for j in range(30)] == [straight.pieces(num_packs + j) for j in range(30)]
 
 

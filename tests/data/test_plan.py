@@ -15,7 +15,7 @@ from tests.store_samples import write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import LanguageRuleConfig
 from titan_speech.config.schema_training import TokenizerConfig
-from titan_speech.data.pack_layout import IGNORE_INDEX, Pack, split_labels
+from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_PACK_PLAN, PADDING_SLOT, Pack, build_pack, split_labels
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.errors import ConfigError, DataError
@@ -201,13 +201,13 @@ def test_the_fingerprint_changes_with_the_order_and_with_nothing_else(world: Wor
 
 def test_two_parts_of_a_language_are_one_stream(world: World) -> None:
     plan = DataPlan.load(world.config(world.source("speech", 1.0)))
-    assert plan.stream_names == [f"speech.{language}" for language in LANGUAGES]
+    assert [stream.name for stream in plan.streams] == [f"speech.{language}" for language in LANGUAGES]
     parts = {ref.part for slot in range(30) for ref in plan.sample_refs(plan.pack(slot))}
     assert parts == {f"{source}.{language}.speech" for source in ("prompts", "wild") for language in LANGUAGES}
 
 
 def test_a_filler_is_padding_nobody_trains_on(plan: DataPlan) -> None:
-    padding = plan.padding_pack()
+    padding = build_pack(PADDING_SLOT, *PADDING_PACK_PLAN, plan.seq_len, plan.vocabulary.pad_id)
     assert set(padding.ids_S.tolist()) == {plan.vocabulary.pad_id}
     assert set(padding.labels_S.tolist()) == {IGNORE_INDEX}
     assert padding.positions_S.tolist() == list(range(SEQ_LEN))

@@ -1,4 +1,4 @@
-"""Samples of a store read one by one: speech, a continuation, text, an instruction. Their base, `SampleDocuments`.
+"""Documents of a part of a store, and those of one sample each: speech, a continuation, text, an instruction.
 
 In: a `Part` of a store and a source's settings. Out: `Documents`: the length of every document without reading it, and
 the tokens of any documents as views of the store between template tokens, which a batch copies once
@@ -17,88 +17,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from titan_speech.data.pairing import GOLDEN_RATIO
 from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.reader import Part, SampleReader
-from titan_speech.tokenization.prompt_template import (
-    CompiledTemplate,
-    Document,
-    Grammar,
-    Parts,
-    Task,
-)
+from titan_speech.tokenization.prompt_template import CompiledTemplate, Document, Grammar, Parts, Task
 from titan_speech.tokenization.token_runs import TokenRuns
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 
 VIEWS_VERSION = 1  # raised when the same samples would make other clone pairs or stitched documents
 DESCRIPTION, USER = "description", "user"
 SPREAD = 0.7548776662466927
-"""Multiples of it, modulo 1, are evenly spread, and unlike those of the golden ratio by which prompts are cut."""
+"""Its multiples are too, and unlike those of the golden ratio, by which prompts are cut."""
 _NOT_IN_KEY = frozenset({"part", "grammar", "train_on"})  # the first two have keys of their own; masks have no length
 
 
-class Documents(Protocol):
-    """What a stream reads."""
-
-    @property
-    def part(self) -> Part: ...
-
-    @property
-    def task(self) -> Task:
-        """The task whose template the documents have."""
-        ...
-
-    @property
-    def variants(self) -> tuple[str, ...]:
-        """Text variants of the part that are read."""
-        ...
-
-    @property
-    def num_documents(self) -> int: ...
-
-    def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Tokens of documents [start, stop), template tokens included; 0 if the sample cannot be read as the task."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Changes with whatever changes the lengths."""
-        ...
-
-    @property
-    def first_code_id(self) -> int:
-        """Id of code 0."""
-        ...
-
-    def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
-        """The tokens of these documents, as views of the store."""
-        ...
-
-    def document(self, i: int) -> Document: ...
-
-    def samples(self, i: int) -> tuple[int, ...]:
-        """The samples of document i; the target is the last."""
-        ...
-
-
 @dataclass(frozen=True)
-class SampleDocuments:
-    """One document per sample."""
+class Documents:
+    """What a stream reads: one document per sample of a part. A task is a subclass with `lengths` and `columns`."""
 
     part: Part
     grammar: Grammar
     task: Task
+    """The task whose template the documents have."""
     train_on: str
     transcript: str
     seq_len: int
     augment: tuple[tuple[str, float], ...] = ()
     """Other variants of the transcript, and the share of samples that are read with each."""
 
-    def __reduce__(self) -> tuple[type[SampleDocuments], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[Documents], tuple[object, ...]]:
         """Cached columns of the part are not sent to worker processes."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
@@ -108,6 +59,7 @@ class SampleDocuments:
 
     @property
     def key(self) -> str:
+        """Changes with whatever changes the lengths."""
         names = [field.name for field in fields(self) if field.name not in _NOT_IN_KEY]
         settings = [str(getattr(self, name)) for name in names if name != "augment" or self.augment]
         framing = [template.num_fixed_tokens for template in self.grammar.templates(self.task)]
@@ -119,6 +71,7 @@ class SampleDocuments:
 
     @property
     def variants(self) -> tuple[str, ...]:
+        """Text variants of the part that are read."""
         spoken = (self.transcript, *(variant for variant, _ in self.augment))
         paired = (*spoken, DESCRIPTION) if self.task is Task.TTS else spoken
         wanted = {Task.TTS: paired, Task.CLONE: paired, Task.INSTRUCTION: (USER,)}.get(self.task, ())
@@ -167,23 +120,26 @@ class SampleDocuments:
         return self.part.reader(DESCRIPTION)
 
     @cached_property
-    def user(self) -> SampleReader:
-        """Ids of the user's turn of instructions."""
-        return self.part.reader(USER)
-
-    @cached_property
     def template(self) -> CompiledTemplate:
         """With the optional block, if any document of the part can have it."""
         return self.grammar.template(self.task, has_description=DESCRIPTION in self.variants)
 
     @property
     def first_code_id(self) -> int:
+        """Id of code 0."""
         return self.grammar.vocabulary.first_code_id
 
+    @cached_property
+    def num_fixed_tokens(self) -> np.int32:
+        """Tokens of the template, without its optional block."""
+        return np.int32(self.grammar.num_fixed_tokens(self.task))
+
     def samples(self, i: int) -> tuple[int, ...]:
+        """The samples of document i; the target is the last."""
         return (i,)
 
     def token_runs(self, numbers: Sequence[int]) -> TokenRuns:
+        """The tokens of these documents, as views of the store."""
         return self.template.assemble(self.columns(numbers), self.train_on)
 
     def document(self, i: int) -> Document:
@@ -192,6 +148,7 @@ class SampleDocuments:
         return self.grammar.document(self.task, Parts(**named), self.train_on)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Tokens of documents [start, stop), template tokens included; 0 if the sample cannot be read as the task."""
         raise NotImplementedError
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
@@ -199,18 +156,22 @@ class SampleDocuments:
         raise NotImplementedError
 
 
-class SpeechDocuments(SampleDocuments):
-    """Codes alone."""
+class PlainDocuments(Documents):
+    """The codes, or the ids of a text sample, alone."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         code_len_N = self.part.code_len_N[start:stop]
-        return np.where(code_len_N > 0, code_len_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0))
+        return np.where(code_len_N > 0, code_len_N + self.num_fixed_tokens, np.int32(0))
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
         return (self.tokens(numbers),)
 
 
-class ContinuationDocuments(SpeechDocuments):
+class SpeechDocuments(PlainDocuments):
+    """Codes alone."""
+
+
+class ContinuationDocuments(PlainDocuments):
     """Codes cut into a prompt and a target; the cut depends on the sample's number alone."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
@@ -227,34 +188,28 @@ class ContinuationDocuments(SpeechDocuments):
 def num_prompt_codes(i: int, num_codes: int) -> int:
     """Where sample i is cut: at 0.2 to 0.8 of it, evenly spread over any run of samples (golden ratio), and at least a
     second from either end if it has two."""
-    cut = int(num_codes * (0.2 + 0.6 * (i * 0.6180339887498949 % 1.0)))
+    cut = int(num_codes * (0.2 + 0.6 * (i * GOLDEN_RATIO % 1.0)))
     margin = CODES_PER_SEC if num_codes >= 2 * CODES_PER_SEC else 1
     return min(max(cut, margin), num_codes - margin)
 
 
-class TextDocuments(SampleDocuments):
+class TextDocuments(PlainDocuments):
     """Text that is not an instruction."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
-        code_len_N = self.part.code_len_N[start:stop]
-        lengths_N = np.where(
-            code_len_N > 0, code_len_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0)
-        )
+        lengths_N = super().lengths(start, stop)
         if USER not in self.part.variants:
             return lengths_N
         return np.where(self.part.text_len_N(USER)[start:stop] == 0, lengths_N, np.int32(0))
 
-    def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
-        return (self.tokens(numbers),)
 
-
-class InstructionDocuments(SampleDocuments):
+class InstructionDocuments(Documents):
     """The user's turn and the answer."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         user_len_N = self.part.text_len_N(USER)[start:stop]
-        lengths_N = self.part.code_len_N[start:stop] + user_len_N + np.int32(self.grammar.num_fixed_tokens(self.task))
+        lengths_N = self.part.code_len_N[start:stop] + user_len_N + self.num_fixed_tokens
         return np.where(user_len_N > 0, lengths_N, np.int32(0))
 
     def columns(self, numbers: Sequence[int]) -> tuple[list[memoryview], ...]:
-        return self.user(numbers), self.tokens(numbers)
+        return self._readers[USER](numbers), self.tokens(numbers)

@@ -3,19 +3,21 @@
 In: the sets of `[data] held_out` and the streams of the data plan. Out: `GenerationPrompt`s, the same at every start:
 the prefix in the prompt template of a task that the run trains, the number of codes of the recording, and codes of the
 voice that ought to be heard: the reference that a clone prompt has in it, else the recording. Speech without text has
-no prefix to tell samples apart and is left out. Of each
-language and task, prompts whose recording is shorter than `max_codes` come first.
+no prefix to tell samples apart and is left out. Of each language and task, prompts whose recording is shorter than
+`max_codes` come first.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.validation_set import documents_of_stream
 from titan_speech.errors import ConfigError
@@ -63,25 +65,10 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
         store, chosen = open_store(path, config.storage), read_held_out_set(path, config.storage)
         ids = {prompt.sample_id for prompt in chosen.decode}
         for stream in plan.streams:
-            if template_task(stream.task) not in PROMPTED:
-                continue
-            for documents in documents_of_stream(stream, store, plan):
-                length_N = documents.lengths(0, documents.num_documents)
-                for i in np.flatnonzero((length_N > 0) & (length_N <= plan.seq_len)).tolist():
-                    samples = documents.samples(i)
-                    voice, target = samples[0], samples[-1]
-                    row = documents.part.row(target)
-                    sample_id = row.sample_id
-                    if sample_id in ids:
-                        document = documents.document(i)
-                        prefix_T = document.ids_T[: document.num_prefix_tokens].astype(np.int64)
-                        num_codes = len(document.ids_T) - document.num_prefix_tokens - 1
-                        voice_F = np.array(documents.part.codes(voice), np.uint16)
-                        text = row.transcript_native or ""
-                        prompt = GenerationPrompt(
-                            sample_id, documents.task, stream.language, prefix_T, num_codes, voice_F, text
-                        )
-                        by_stream[stream.language, stream.task].append(prompt)
+            if template_task(stream.task) in PROMPTED:
+                for documents in documents_of_stream(stream, store, plan):
+                    prompts = _prompts_of(documents, ids, plan.seq_len)
+                    by_stream[stream.language, stream.task].extend(prompts)
     # A recording that is longer than what is generated cannot end in a stop, however sound the model is.
     groups = [
         sorted(by_stream[key], key=lambda prompt: prompt.num_target_codes > MAX_PART * wanted.max_codes)
@@ -95,6 +82,26 @@ def generation_prompts(config: SpeechConfig, plan: DataPlan) -> tuple[Generation
             "held-out --num-decode, or set generation_check.every_steps = 0"
         )
     return tuple(prompts)
+
+
+def _prompts_of(documents: Documents, ids: set[str], seq_len: int) -> Iterator[GenerationPrompt]:
+    """The documents whose target is one of these samples and that fit a sequence."""
+    part = documents.part
+    length_N = documents.lengths(0, documents.num_documents)
+    for i in np.flatnonzero((length_N > 0) & (length_N <= seq_len)).tolist():
+        samples = documents.samples(i)
+        row = part.row(samples[-1])
+        if row.sample_id in ids:
+            document = documents.document(i)
+            yield GenerationPrompt(
+                sample_id=row.sample_id,
+                task=documents.task,
+                language=part.language,
+                ids_T=document.ids_T[: document.num_prefix_tokens].astype(np.int64),
+                num_target_codes=len(document.ids_T) - document.num_prefix_tokens - 1,
+                voice_codes_F=np.array(part.codes(samples[0]), np.uint16),
+                text=row.transcript_native or "",
+            )
 
 
 def _in_turn(groups: list[list[GenerationPrompt]], count: int) -> list[GenerationPrompt]:

@@ -47,7 +47,12 @@ def refuse_copies(path: str, held_out: HeldOutSet, store: Store, training: Seque
     ]
     if not others:
         return
-    ids_of = {codes: sample_id for part in store.parts if part.kind is Kind.SPEECH for sample_id, codes in _codes(part)}
+    ids_of = {
+        part.codes(number).tobytes(): part.row(number).sample_id
+        for part in store.parts
+        if part.kind is Kind.SPEECH
+        for number in np.flatnonzero(part.code_len_N >= MIN_CODES).tolist()
+    }
     excluded = frozenset(held_out.held_out.all)
     for other, part in others:
         for number, held_out_id in _copies(part, ids_of):
@@ -59,12 +64,6 @@ def refuse_copies(path: str, held_out: HeldOutSet, store: Store, training: Seque
                     "chosen from that store, so copies in it are not excluded: make the set from all stores of the run "
                     "(titan-speech store held-out), or leave that store out"
                 )
-
-
-def _codes(part: Part) -> Iterator[tuple[str, bytes]]:
-    """Ids and codes of the samples that are long enough."""
-    for number in np.flatnonzero(part.code_len_N >= MIN_CODES).tolist():
-        yield part.row(number).sample_id, part.codes(number).tobytes()
 
 
 def _copies(part: Part, ids_of: dict[bytes, str]) -> Iterator[tuple[int, str]]:

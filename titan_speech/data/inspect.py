@@ -26,7 +26,6 @@ from contextlib import ExitStack, closing
 from itertools import groupby, islice
 
 import numpy as np
-import torch
 import xxhash
 
 from titan_speech.config.budget import Budget, data_parallel_degree
@@ -34,7 +33,7 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.loader import SpeechDataLoader
 from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_SLOT, Pack, pack_digest
 from titan_speech.data.phases import PhaseEnd
-from titan_speech.data.plan import DataPlan, SampleRef
+from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import SlotBatches
 from titan_speech.errors import ConfigError
 from titan_speech.tokenization.prompt_template import Grammar
@@ -168,14 +167,12 @@ def order_lines(config: SpeechConfig, start: int, count: int, world_size: int = 
     )
     for slot, digest in read_slots(config, plan, start, count, world_size):
         pack = plan.pack(slot)
-        refs = [_reference(ref) for ref in plan.sample_refs(pack, MAX_NAMED_PIECES)]
+        refs = [
+            f"{'+'.join(ref.sample_ids)}[{ref.start}:{ref.stop}]" for ref in plan.sample_refs(pack, MAX_NAMED_PIECES)
+        ]
         more = pack.num_documents - len(refs)
         samples = "  ".join(refs + ([f"and {more} more"] if more else []))
         yield one_line(f"{slot}  {plan.streams[pack.stream].name}  {digest}  {samples}")
-
-
-def _reference(ref: SampleRef) -> str:
-    return f"{'+'.join(ref.sample_ids)}[{ref.start}:{ref.stop}]"
 
 
 def order_digest(config: SpeechConfig, start: int, count: int, world_size: int = 1) -> str:
@@ -224,11 +221,7 @@ def _rank_rows(
     loader.next_slot = start
     slot_batches = SlotBatches(loader.shape, plan.locality_keys, dp_rank, start)
     for slots, (inputs, labels_BL) in zip(slot_batches, loader, strict=False):
-        for slot, *row in zip(slots, inputs["input"], labels_BL, inputs["positions"], strict=True):
-            yield slot, _row_digest(slot, *row)
-
-
-def _row_digest(slot: int, ids_L: torch.Tensor, labels_L: torch.Tensor, positions_L: torch.Tensor) -> str:
-    is_trained = bool((labels_L != IGNORE_INDEX).any())
-    assert slot != PADDING_SLOT or not is_trained, "a padding pack has labels"
-    return pack_digest(ids_L.numpy(), labels_L.numpy(), positions_L.numpy())
+        arrays = (tensor.numpy() for tensor in (inputs["input"], labels_BL, inputs["positions"]))
+        for slot, ids_L, labels_L, positions_L in zip(slots, *arrays, strict=True):
+            assert slot != PADDING_SLOT or (labels_L == IGNORE_INDEX).all(), "a padding pack has labels"
+            yield slot, pack_digest(ids_L, labels_L, positions_L)

@@ -44,12 +44,10 @@ Item = TypeVar("Item")
 _POLL_SEC = 0.1
 
 
-class _End:
-    """The source has no more items."""
-
-
 @dataclass(frozen=True)
 class _Failure:
+    """What is raised instead of an item; StopIteration where the source has no more."""
+
     error: BaseException
 
 
@@ -61,7 +59,7 @@ class Prefetcher(Generic[Item]):
 
     def __init__(self, source: Iterator[Item], num_items: int) -> None:
         self._source = source
-        self._queue: queue.Queue[Item | _End | _Failure] = queue.Queue(maxsize=num_items)
+        self._queue: queue.Queue[Item | _Failure] = queue.Queue(maxsize=num_items)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="data-prefetch", daemon=True)
         self._thread.start()
@@ -71,11 +69,11 @@ class Prefetcher(Generic[Item]):
             for item in self._source:
                 if not self._put(item):
                     return
-            self._put(_End())
+            self._put(_Failure(StopIteration()))
         except BaseException as error:  # raised again in the consumer, whatever it is
             self._put(_Failure(error))
 
-    def _put(self, item: Item | _End | _Failure) -> bool:
+    def _put(self, item: Item | _Failure) -> bool:
         """Wait for a free position in the queue; False once closed."""
         while not self._closed.is_set():
             try:
@@ -92,9 +90,6 @@ class Prefetcher(Generic[Item]):
         if self._closed.is_set():
             raise StopIteration
         item = self._queue.get()
-        if isinstance(item, _End):
-            self.close()
-            raise StopIteration
         if isinstance(item, _Failure):
             self.close()
             raise item.error

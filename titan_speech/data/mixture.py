@@ -272,7 +272,8 @@ def _feasible_shares(
     sides = [limit for limit in limits for side in (limit.high < 1, limit.low > 0) if side]
     named = dict.fromkeys(limit.text for limit, on in zip(sides, priced, strict=True) if on)
     named |= dict.fromkeys(
-        f"data.source {source.name}: share = {source.share:g}, in {', '.join(_languages(source, sizes))}"
+        f"data.source {source.name}: share = {source.share:g}, "
+        f"in {', '.join(size.language for size in sizes if size.source == source.name)}"
         for source, price in zip(sources, rows, strict=True)
         if abs(price) > 1e-3
     )
@@ -281,10 +282,6 @@ def _feasible_shares(
         "Raise a cap or max_epochs, lower a floor, pin or share, or add data; these contradict each other:\n"
         + "\n".join(f"  {text}" for text in named)
     )
-
-
-def _languages(source: SourceConfig, sizes: Sequence[StreamSize]) -> list[str]:
-    return [size.language for size in sizes if size.source == source.name]
 
 
 def _least_violation(

@@ -16,6 +16,7 @@ Shapes: M slots of a cycle, N streams, R sources, C languages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,6 +55,14 @@ class SlotOrder:
         cycles, rest = divmod(num_slots, len(self.stream_M))
         in_rest = np.bincount(self.stream_M[:rest], minlength=len(self.quotas)).tolist()
         return [cycles * quota + packs for quota, packs in zip(self.quotas, in_rest, strict=True)]
+
+
+def table_cells(cells: Sequence[tuple[str, str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of each (source, language) in the table: sources as they come, languages by name."""
+    sources = list(dict.fromkeys(source for source, _ in cells))
+    languages = sorted({language for _, language in cells})
+    row_N = np.array([sources.index(source) for source, _ in cells])
+    return row_N, np.array([languages.index(language) for _, language in cells])
 
 
 def slot_order(source_N: NDArray[np.int64], language_N: NDArray[np.int64], share_N: NDArray[np.float64]) -> SlotOrder:

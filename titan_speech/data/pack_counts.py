@@ -13,18 +13,14 @@ Shapes: G blocks, C columns of `COLUMNS`.
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.data.packing import Blocks, PackCounts, PackingRules, split_counts, whole_counts
 from titan_speech.store.derived_cache import MIN_ITEMS, derived_array, derived_folder, key_of
+from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import Progress
 
 COUNTS_VERSION = 1  # raised when the same lengths would give other counts, or the columns change
@@ -60,47 +56,37 @@ def _from_row(row: list[int], rules: PackingRules, whole: bool) -> PackCounts:
 
 
 def _count_all(blocks: Blocks, rules: PackingRules, whole: bool, name: str) -> NDArray[np.int64]:
-    """[G, C]; num_packs of a SplitStream, which is a fraction, is rounded down."""
-    rows: list[list[int]] = []
-    for counts in _with_progress(_count_runs(blocks, rules, whole), blocks, name):
-        rows += [[int(getattr(count, column)) for column in COLUMNS] for count in counts]
+    """[G, C]; num_packs of a SplitStream, which is a fraction, is rounded down. Prints progress if it takes long."""
+    num_samples, num_processes = sum(blocks.sizes), len(os.sched_getaffinity(0))
+    if not whole or num_samples < MIN_PARALLEL_DOCUMENTS:
+        num_processes = 1
+    if num_processes > 1:
+        for docs in blocks.documents:
+            docs.lengths(0, 1)  # writes the cached arrays, which the processes then map
+    firsts = range(0, blocks.num_blocks, BLOCKS_PER_TASK)
+    runs = [range(first, min(first + BLOCKS_PER_TASK, blocks.num_blocks)) for first in firsts]
+    with Progress(f"{name}: counting packs, once", num_samples, "samples") as progress:
+        found = run_tasks(
+            _CountRun(blocks, rules, whole), runs, num_processes, lambda counts, _: progress.update(counts[:, 0].sum())
+        )
+    rows = [[int(getattr(counts, column)) for column in COLUMNS] for some in found for counts in some]
     return np.array(rows, np.int64).reshape(-1, len(COLUMNS))
 
 
-def _count_runs(blocks: Blocks, rules: PackingRules, whole: bool) -> Iterator[list[PackCounts]]:
-    """Counts of runs of blocks, in order; on all cores if there are many documents."""
-    firsts = range(0, blocks.num_blocks, BLOCKS_PER_TASK)
-    runs = [range(first, min(first + BLOCKS_PER_TASK, blocks.num_blocks)) for first in firsts]
-    num_processes = len(os.sched_getaffinity(0))
-    if not whole or num_processes == 1 or sum(blocks.sizes) < MIN_PARALLEL_DOCUMENTS:
-        yield from (_count_run(blocks, rules, whole, run) for run in runs)
-        return
-    for docs in blocks.documents:
-        docs.lengths(0, 1)  # writes the cached arrays, which the processes then map
-    count = partial(_count_pickled, pickle.dumps((blocks, rules, whole)))
-    with ProcessPoolExecutor(num_processes, get_context("spawn")) as pool:
-        yield from pool.map(count, runs)
+@dataclass(frozen=True)
+class _CountRun:
+    """In a worker process: counts a run of blocks."""
+
+    blocks: Blocks
+    rules: PackingRules
+    whole: bool
+
+    def __call__(self, run: range, advance: Advance) -> list[PackCounts]:
+        counts = _count_run(self.blocks, self.rules, self.whole, run)
+        advance(sum(map(self.blocks.num_samples, run)), 0)
+        return counts
 
 
 def _count_run(blocks: Blocks, rules: PackingRules, whole: bool, run: range) -> list[PackCounts]:
-    return (whole_counts if whole else split_counts)(blocks, rules, run)
-
-
-def _count_pickled(job: bytes, run: range) -> list[PackCounts]:
-    """As `_count_run`, in a worker process, with its other arguments pickled."""
-    return _count_run(*_unpickle(job), run)
-
-
-@lru_cache(maxsize=1)
-def _unpickle(job: bytes) -> tuple[Blocks, PackingRules, bool]:
-    """Once per process: opening the parts takes longer than counting a run of blocks."""
-    return pickle.loads(job)  # noqa: S301  (made by the parent process, in memory)
-
-
-def _with_progress(runs: Iterable[list[PackCounts]], blocks: Blocks, name: str) -> Iterator[list[PackCounts]]:
-    """The runs; progress is printed if they take long."""
-    num_samples = sum(blocks.sizes)
-    with Progress(f"{name}: counting packs, once", num_samples, "samples") as progress:
-        for counts in runs:
-            yield counts
-            progress.add(num_samples * len(counts) / blocks.num_blocks)
+    count = whole_counts if whole else split_counts
+    return [count(blocks, k, rules) for k in run]

@@ -115,6 +115,7 @@ class PackPlan(NamedTuple):
 
 
 PADDING_PACK_PLAN = PackPlan(PADDING_SLOT, (), ())
+"""All padding: what a rank computes if the ranks do not divide a step evenly."""
 
 
 def views(documents: Sequence[Documents], pieces: Sequence[Piece]) -> Sequence[Piece]:
@@ -147,11 +148,6 @@ def build_pack(
     batch = build_batch([PackPlan(stream, documents, pieces)], seq_len, pad_id)
     num_pad_tokens = seq_len - sum(stop - start for _, _, start, stop in pieces)
     return Pack(slot, stream, batch.ids_BS[0], batch.labels_BS[0], batch.positions_BS[0], tuple(pieces), num_pad_tokens)
-
-
-def padding_pack(seq_len: int, pad_id: int) -> Pack:
-    """All padding: what a rank computes if the ranks do not divide a step evenly."""
-    return build_pack(PADDING_SLOT, PADDING_SLOT, (), (), seq_len, pad_id)
 
 
 def build_batch(pack_plans: Sequence[PackPlan], seq_len: int, pad_id: int) -> PackedBatch:

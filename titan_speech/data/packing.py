@@ -245,12 +245,9 @@ class OrderedBlock(NamedTuple):
         return list(map(tuple.__new__, repeat(Piece), values))  # calling Piece takes twice as long
 
 
-def split_counts(blocks: Blocks, rules: PackingRules, run: range | None = None) -> list[PackCounts]:
-    """What each block of `run` (default: every block) holds for a SplitStream."""
-    return [_split_counts(blocks.block(k), blocks.num_samples(k), rules) for k in run or range(blocks.num_blocks)]
-
-
-def _split_counts(block: Block, num_samples: int, rules: PackingRules) -> PackCounts:
+def split_counts(blocks: Blocks, k: int, rules: PackingRules) -> PackCounts:
+    """What block k holds for a SplitStream."""
+    block, num_samples = blocks.block(k), blocks.num_samples(k)
     num_tokens, num_documents = int(block.length_N.sum()), len(block.length_N)
     return PackCounts(
         num_documents=num_documents,
@@ -262,12 +259,9 @@ def _split_counts(block: Block, num_samples: int, rules: PackingRules) -> PackCo
     )
 
 
-def whole_counts(blocks: Blocks, rules: PackingRules, run: range | None = None) -> list[PackCounts]:
-    """What each block of `run` (default: every block) holds for a WholeStream."""
-    return [_whole_counts(blocks.block(k), blocks.num_samples(k), rules) for k in run or range(blocks.num_blocks)]
-
-
-def _whole_counts(block: Block, num_samples: int, rules: PackingRules) -> PackCounts:
+def whole_counts(blocks: Blocks, k: int, rules: PackingRules) -> PackCounts:
+    """What block k holds for a WholeStream."""
+    block, num_samples = blocks.block(k), blocks.num_samples(k)
     items = fitting_items(block, rules)
     num_too_long = int((block.length_N > rules.seq_len).sum())
     return PackCounts(
@@ -310,11 +304,8 @@ def pack_block(
     items = items.select(np.argsort(pack_N, kind="stable"))
     end_N = np.cumsum(np.bincount(pack_N, minlength=num_packs))
     left = items.select(np.arange(start_of(end_N, num_read), len(items.length_N))) if num_read else items
-    if not rules.split:
-        left = _concatenate(left, block.select(np.flatnonzero(block.length_N > rules.seq_len)))
+    if not rules.split:  # samples left out for their length remain for a phase with a greater sequence length
+        too_long = block.select(np.flatnonzero(block.length_N > rules.seq_len))
+        columns = ((getattr(left, field.name), getattr(too_long, field.name)) for field in fields(Block))
+        left = Block(*map(np.concatenate, columns))
     return (items, end_N), left
-
-
-def _concatenate(a: Block, b: Block) -> Block:
-    """Both; samples left out for their length remain for a phase with a greater sequence length."""
-    return Block(*(np.concatenate([getattr(a, field.name), getattr(b, field.name)]) for field in fields(Block)))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from titan_speech.data.documents import DESCRIPTION, SampleDocuments
+from titan_speech.data.documents import DESCRIPTION, Documents
 from titan_speech.data.pairing import (
     Chains,
     OrderContradictionError,
@@ -31,16 +31,14 @@ from titan_speech.store.sample import SampleRow
 from titan_speech.tokenization.token_runs import TokenRuns
 
 
-class TTSDocuments(SampleDocuments):
+class TTSDocuments(Documents):
     """A voice description if the sample has one, its transcript, and its codes."""
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         text_len_N = self.text_len_N(start, stop)
-        lengths_N = self.part.code_len_N[start:stop] + text_len_N + np.int32(self.grammar.num_fixed_tokens(self.task))
+        lengths_N = self.part.code_len_N[start:stop] + text_len_N + self.num_fixed_tokens
         if DESCRIPTION in self.part.variants:
-            extra = self.grammar.num_fixed_tokens(self.task, has_description=True) - self.grammar.num_fixed_tokens(
-                self.task
-            )
+            extra = self.grammar.num_fixed_tokens(self.task, has_description=True) - self.num_fixed_tokens
             description_len_N = self.part.text_len_N(DESCRIPTION)[start:stop]
             lengths_N += np.where(description_len_N > 0, description_len_N + extra, 0).astype(np.int32)
         return np.where(text_len_N > 0, lengths_N, np.int32(0))
@@ -59,7 +57,7 @@ class TTSDocuments(SampleDocuments):
         return token_runs
 
 
-class CloneDocuments(SampleDocuments):
+class CloneDocuments(Documents):
     """A segment after another of its speaker, with both transcripts, both together not above the sequence length."""
 
     @cached_property
@@ -71,13 +69,13 @@ class CloneDocuments(SampleDocuments):
         text_len_N = self.text_len_N(0, self.part.num_samples)
         length_N = np.where(text_len_N > 0, self.part.code_len_N + text_len_N, np.int32(0))
         speaker_N = encode_names(self.part.column("speaker_id"))
-        max_length = self.seq_len - self.grammar.num_fixed_tokens(self.task)
+        max_length = self.seq_len - int(self.num_fixed_tokens)
         return references(speaker_N, length_N, spans_of(self.part), max_length)
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         reference_N = self.reference_N[start:stop]
         code_len_N, text_len_N = self.part.code_len_N, self.text_len_N(0, self.part.num_samples)
-        lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + np.int32(self.grammar.num_fixed_tokens(self.task))
+        lengths_N = code_len_N[start:stop] + text_len_N[start:stop] + self.num_fixed_tokens
         lengths_N += code_len_N[reference_N] + text_len_N[reference_N]
         return np.where(reference_N >= 0, lengths_N, np.int32(0))
 
@@ -90,7 +88,7 @@ class CloneDocuments(SampleDocuments):
 
 
 @dataclass(frozen=True)
-class StitchedDocuments(SampleDocuments):
+class StitchedDocuments(Documents):
     """Neighbouring segments of one recording and speaker as one document of speech."""
 
     max_gap_sec: float = 0.0
@@ -103,7 +101,7 @@ class StitchedDocuments(SampleDocuments):
         part = self.part
         number_N = pc.fill_null(part.column("segment_order"), -1).to_numpy().astype(np.int64)
         speaker_N = encode_names(part.column("speaker_id"))
-        max_length = self.seq_len - self.grammar.num_fixed_tokens(self.task)
+        max_length = self.seq_len - int(self.num_fixed_tokens)
         try:
             return stitch(spans_of(part), speaker_N, number_N, part.code_len_N, self.max_gap_sec, max_length)
         except OrderContradictionError as found:
@@ -116,7 +114,7 @@ class StitchedDocuments(SampleDocuments):
 
     def lengths(self, start: int, stop: int) -> NDArray[np.int32]:
         length_N = self.chains.length_N[start:stop]
-        return np.where(length_N > 0, length_N + np.int32(self.grammar.num_fixed_tokens(self.task)), np.int32(0))
+        return np.where(length_N > 0, length_N + self.num_fixed_tokens, np.int32(0))
 
     def samples(self, i: int) -> tuple[int, ...]:
         return self.chains.samples(i)

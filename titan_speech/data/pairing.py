@@ -63,7 +63,8 @@ def next_of_speaker(speaker_N: NDArray[np.int32]) -> NDArray[np.int32]:
 
 NUM_DRAWS = 8
 """Candidates tried for a pair that does not overlap; they are neighbours in length."""
-GOLDEN = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
+"""Its multiples, modulo 1, are evenly spread."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _draw(
         stop = np.searchsorted(key_K, speaker + room, side="right")
         own = rank_N[unfit]
         num_others = stop - first - (own < stop)
-        drawn = (num_others * (unfit * GOLDEN % 1.0)).astype(np.int64) + draw
+        drawn = (num_others * (unfit * GOLDEN_RATIO % 1.0)).astype(np.int64) + draw
         chosen = first + drawn % np.maximum(num_others, 1)
         chosen += (own < stop) & (chosen >= own)
         found = num_others > 0

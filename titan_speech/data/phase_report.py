@@ -17,7 +17,7 @@ from titan_speech.errors import CheckpointError
 from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.text_table import table_lines
 
-HEADER = ("stream", "share", "tokens read", "epochs read", "epochs in all", "")
+PHASE_COLUMNS = ("stream", "share", "tokens read", "epochs read", "epochs in all", "")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _lines(phase: PhaseSummary) -> list[str]:
     ]
     if phase.continues:
         lines.append(f"  continues {phase.continues}")
-    rows = [HEADER, *(_row(stream) for stream in phase.streams)]
+    rows = [PHASE_COLUMNS, *(_row(stream) for stream in phase.streams)]
     lines += [f"  {line}" for line in table_lines(rows, "<>>>><")]
     return lines + [f"  {name}: retired" for name in phase.retired]
 

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from titan_speech.data.order import SlotOrder, order_of_units
+from titan_speech.data.order import SlotOrder, order_of_units, table_cells
 from titan_speech.data.packing import PackingRules
 from titan_speech.errors import CheckpointError
 from titan_speech.utils.json_text import parse_json
@@ -175,13 +175,8 @@ class Phase:
         return range(first, first + self.packs_per_step)
 
     def order(self) -> SlotOrder:
-        sources = list(dict.fromkeys(stream.source for stream in self.streams))
-        languages = sorted({stream.language for stream in self.streams})
-        return order_of_units(
-            np.array([sources.index(stream.source) for stream in self.streams]),
-            np.array([languages.index(stream.language) for stream in self.streams]),
-            np.array([stream.units for stream in self.streams]),
-        )
+        cells = table_cells([(stream.source, stream.language) for stream in self.streams])
+        return order_of_units(*cells, np.array([stream.units for stream in self.streams]))
 
     def streams_after(self, num_slots: int) -> tuple[StreamRecord, ...]:
         """All streams after `num_slots` slots of this phase; those it does not read come last, unchanged."""

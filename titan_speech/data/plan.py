@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -26,12 +26,11 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.held_out import HeldOut
 from titan_speech.data.mixture import pack_shares, solve_mixture
-from titan_speech.data.order import SlotOrder, slot_order
-from titan_speech.data.pack_counts import count_packs
-from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, padding_pack, views
+from titan_speech.data.order import SlotOrder, slot_order, table_cells
+from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, views
 from titan_speech.data.phase_changes import run_phases, wanted_phase
 from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
-from titan_speech.data.planned_streams import PlannedStream, plan_fingerprint, plan_stream, refuse_unfit, table_cells
+from titan_speech.data.planned_streams import PlannedStream, plan_fingerprint, plan_stream, refuse_unfit
 from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream, SlotLocality, resume_stream
 from titan_speech.data.sources import open_sources
@@ -94,7 +93,7 @@ class DataPlan:
 
         sizes = [stream.size for stream in streams]
         shares = solve_mixture(config.data.source, config.data.language_rule, sizes, budget.total_tokens)
-        order = slot_order(*table_cells(streams), pack_shares(shares, sizes))
+        order = slot_order(*table_cells([(size.source, size.language) for size in sizes]), pack_shares(shares, sizes))
         streams = [
             replace(stream, share=shares[stream.source, stream.language], quota=quota, units=units)
             for stream, quota, units in zip(streams, order.quotas, order.units, strict=True)
@@ -129,10 +128,6 @@ class DataPlan:
         return self.grammar.vocabulary
 
     @property
-    def stream_names(self) -> list[str]:
-        return [stream.name for stream in self.streams]
-
-    @property
     def phase(self) -> Phase:
         return self.phases[-1]
 
@@ -164,10 +159,6 @@ class DataPlan:
             Ids, labels and positions of `seq_len` tokens.
         """
         return build_pack(slot, *self.pack_plan(slot), self.seq_len, self.vocabulary.pad_id)
-
-    def padding_pack(self) -> Pack:
-        """A pack of padding, for ranks that get no slot."""
-        return padding_pack(self.seq_len, self.vocabulary.pad_id)
 
     def build_batch(self, pack_plans: Sequence[PackPlan]) -> PackedBatch:
         """Several packs at once, as rows of a batch.
@@ -204,22 +195,34 @@ class DataPlan:
         """
         lines = [f"data plan {self.fingerprint}: {counted(self.total_slots, 'pack')} of {self.seq_len:,} tokens"]
         lines += _phase_lines(self.phase)
-        lines += table_lines([HEADER, *(_row(stream, self.total_slots) for stream in self.streams)], "<<<>")
+        lines += table_lines([PLAN_COLUMNS, *(_row(stream, self.total_slots) for stream in self.streams)], "<<<>")
         return "\n".join([*lines, *self.held_out, *self.left_out()])
 
     def left_out(self) -> list[str]:
         """Which samples of the sources are not read and why, and streams that are never read, one line each."""
-        return _left_out_lines(self)
+        lines = []
+        for stream in self.streams:
+            counts = stream.counts
+            for done, number in (("dropped", counts.num_dropped), ("split", counts.num_split)):
+                if number:
+                    lines.append(
+                        f"{stream.name}: {done} {counted(number, 'sample')} longer than {self.seq_len:,} tokens "
+                        f"(longest {counts.longest:,})"
+                    )
+            if counts.num_unusable and (unread := count_unread(stream.documents)):
+                lines.append(f"{stream.name}: not read as {stream.task}: {describe_counts(unread)}")
+            if stream.quota == 0:
+                lines.append(f"{stream.name}: never read, its share is below 1 / {CYCLE_SLOTS:,}")
+        return lines
 
 
 def _resumed(stream: PartitionedStream, record: StreamRecord) -> PartitionedStream:
     """The stream from where earlier phases left it, in the order it began with."""
     segments = [(segment.rules, segment.num_packs) for segment in record.segments]
-    key = f"{record.seed}/{record.source}/{record.language}"
-    return resume_stream(stream, key, segments, partial(count_packs, whole=True))
+    return resume_stream(stream, f"{record.seed}/{record.source}/{record.language}", segments)
 
 
-HEADER = ("source", "language", "task", "documents", "tokens", "share", "packs read", "epochs", "fill")
+PLAN_COLUMNS = ("source", "language", "task", "documents", "tokens", "share", "packs read", "epochs", "fill")
 
 
 def _phase_lines(phase: Phase) -> list[str]:
@@ -252,20 +255,3 @@ def _row(stream: PlannedStream, total_slots: int) -> tuple[str, ...]:
         f"{epochs:.3g}",
         f"{stream.mean_fill:.4f}",
     )
-
-
-def _left_out_lines(plan: DataPlan) -> list[str]:
-    lines = []
-    for stream in plan.streams:
-        counts = stream.counts
-        for done, number in (("dropped", counts.num_dropped), ("split", counts.num_split)):
-            if number:
-                lines.append(
-                    f"{stream.name}: {done} {counted(number, 'sample')} longer than {plan.seq_len:,} tokens "
-                    f"(longest {counts.longest:,})"
-                )
-        if counts.num_unusable and (unread := count_unread(stream.documents)):
-            lines.append(f"{stream.name}: not read as {stream.task}: {describe_counts(unread)}")
-        if stream.quota == 0:
-            lines.append(f"{stream.name}: never read, its share is below 1 / {CYCLE_SLOTS:,}")
-    return lines

@@ -20,8 +20,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
 from titan_speech.config.where import parse_where
@@ -134,16 +132,6 @@ def _problem(planned: PlannedStream, config: SpeechConfig) -> str:
             f"{seq_len:,} tokens; the store is sorted by length: build it again, which shuffles it, or raise seq_len"
         )
     return ""
-
-
-def table_cells(streams: Sequence[PlannedStream]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each stream in the source x language table."""
-    sources = list(dict.fromkeys(stream.source for stream in streams))
-    languages = sorted({stream.language for stream in streams})
-    return (
-        np.array([sources.index(stream.source) for stream in streams]),
-        np.array([languages.index(stream.language) for stream in streams]),
-    )
 
 
 def document_settings(source: SourceConfig, seq_len: int) -> dict[str, str]:

@@ -89,7 +89,7 @@ class ClonePreferenceDocuments(PreferenceDocuments):
     def answer_len_N(self) -> NDArray[np.int32]:  # noqa: N802
         text_len_N = self.text_len_N(0, self.part.num_samples)
         own_len_N = self.part.code_len_N + text_len_N
-        lengths_N = own_len_N + own_len_N[self.voice_N] + np.int32(self.grammar.num_fixed_tokens(self.task))
+        lengths_N = own_len_N + own_len_N[self.voice_N] + self.num_fixed_tokens
         is_read_N = (self.voice_N >= 0) & (text_len_N > 0) & (text_len_N[self.voice_N] > 0)
         return np.where(is_read_N, lengths_N, np.int32(0))
 

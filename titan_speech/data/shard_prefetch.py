@@ -119,15 +119,12 @@ class ShardPrefetcher:
             if self.num_walked >= next_check:
                 is_whole = all(files.has(file) for files, file in self._files)
                 next_check = self.num_walked + PACKS_PER_CHECK
-            current = {} if is_whole else self._files_of(microbatch)
+            slots = [] if is_whole else [slot for slot in microbatch if slot != PADDING_SLOT]
+            current = {one[1].sha256: one for slot in slots for one in files_of_slot(self._plan, slot)}
             new = [needed for sha256, needed in current.items() if sha256 not in previous]
             self._note(len(microbatch), sum(file.num_bytes for files, file in new if not files.has(file)))
             yield from new
             previous = current
-
-    def _files_of(self, microbatch: list[int]) -> dict[str, Needed]:
-        found = (files_of_slot(self._plan, slot) for slot in microbatch if slot != PADDING_SLOT)
-        return {file.sha256: (files, file) for needed in found for files, file in needed}
 
     def _wait_for_look_ahead(self) -> bool:
         """Wait until the next packs are within the look-ahead; False once closed."""

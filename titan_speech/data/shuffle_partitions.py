@@ -20,7 +20,7 @@ by a part of a partition, so that streams of one or two partitions are not all a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,11 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.data.order import SlotOrder
+from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.packing import MAX_PARTITIONS, Blocks, PackCounts, PackingRules, Piece
-from titan_speech.data.streams import START, Cursor, PartitionStream, SplitStream
+from titan_speech.data.streams import START_CURSOR, Cursor, PartitionStream, SplitStream
 
 LOCALITY_BITS = 20
-GOLDEN = 648_056  # golden ratio of 2^20: its multiples are spread evenly
+GOLDEN_STEP = 648_056  # golden ratio of 2^20: its multiples are spread evenly
 MIN_PARTITION_SHARE = 0.5
 """Smallest number of blocks of a partition, as a part of the mean. Fewer means that many blocks can hardly be read as
 the task; then there are fewer partitions."""
@@ -100,7 +101,7 @@ class PartitionedStream:
         """Built at the first use: a rank reads few of them."""
         if number not in self._partitions:
             blocks = self.partitions[number]
-            start = self.start.partitions[number] if self.start.partitions else START
+            start = self.start.partitions[number] if self.start.partitions else START_CURSOR
             counts = self.block_counts[blocks.start : blocks.stop]
             key = f"{self.key}/{number}"
             self._partitions[number] = self.stream_type(key, self.blocks, blocks, counts, self.rules, start)
@@ -120,10 +121,6 @@ class PartitionedStream:
             for number in range(self.num_partitions)
         )
         return StreamCursor(turn, tuple(cursors))
-
-    def started_at(self, key: str, start: StreamCursor) -> PartitionedStream:
-        """The same stream from another read position of the order that `key` gives."""
-        return PartitionedStream(key, self.blocks, self.rules, self.block_counts, self.stream_type, start)
 
     def _num_taken_before(self, number: int) -> int:
         return num_taken(self.start.turn, number, self.num_partitions)
@@ -151,12 +148,8 @@ def _borders_by_tokens(num_tokens_G: NDArray[np.int64], num_partitions: int) -> 
     return np.concatenate([[0], before, [len(num_tokens_G) - 1]])
 
 
-CountsOf = Callable[[Blocks, PackingRules], Sequence[PackCounts]]
-"""What each block holds under packing rules, for streams of one type."""
-
-
 def resume_stream(
-    stream: PartitionedStream, key: str, segments: Sequence[tuple[PackingRules, int]], counts_of: CountsOf
+    stream: PartitionedStream, key: str, segments: Iterable[tuple[PackingRules, int]]
 ) -> PartitionedStream:
     """The stream after what earlier phases read of it.
 
@@ -164,14 +157,13 @@ def resume_stream(
         stream: under the rules of this phase.
         key: what the permutations of its order have depended on since its first pack.
         segments: (rules, packs) that were read, oldest first.
-        counts_of: counts the blocks again, if earlier rules packed whole samples differently.
     """
     cursor = StreamCursor()
     for rules, num_packs in segments:
-        is_counted = rules == stream.rules or stream.stream_type is SplitStream
-        counts = stream.block_counts if is_counted else counts_of(stream.blocks, rules)
+        is_counted = rules == stream.rules or stream.stream_type is SplitStream  # whole samples are packed differently
+        counts = stream.block_counts if is_counted else count_packs(stream.blocks, rules, whole=True)
         cursor = PartitionedStream(key, stream.blocks, rules, counts, stream.stream_type, cursor).cursor(num_packs)
-    return stream.started_at(key, cursor)
+    return PartitionedStream(key, stream.blocks, stream.rules, stream.block_counts, stream.stream_type, cursor)
 
 
 LocalityKeysOf = Callable[[int, int], NDArray[np.int64]]
@@ -200,5 +192,5 @@ class SlotLocality:
         j_P = cycle_P * np.array(self.order.quotas)[stream_P] + self.order.rank_M[i_P]
         num_partitions_P = self.num_partitions_N[stream_P]
         turn_P = (self.turn_N[stream_P] + j_P) % num_partitions_P
-        shift_P = stream_P.astype(np.int64) * GOLDEN % (1 << LOCALITY_BITS)
+        shift_P = stream_P.astype(np.int64) * GOLDEN_STEP % (1 << LOCALITY_BITS)
         return (np.array(REVERSED)[turn_P] << (LOCALITY_BITS - 6)) + shift_P // num_partitions_P

@@ -71,7 +71,7 @@ class Cursor:
     """What was read of the next block, by phases with different rules; each packed what the previous one left."""
 
 
-START = Cursor()
+START_CURSOR = Cursor()
 
 
 class EpochOrder(NamedTuple):
@@ -105,7 +105,7 @@ class PartitionStream(ABC):
         block_range: range,
         counts: Sequence[PackCounts],
         rules: PackingRules,
-        start: Cursor = START,
+        start: Cursor = START_CURSOR,
     ) -> None:
         """
         Args:

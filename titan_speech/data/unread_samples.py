@@ -23,7 +23,7 @@ from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.reader import Part
 
 Mask = NDArray[np.bool_]
-Reason = tuple[str, Callable[[], Mask]]
+Reason = tuple[str, Callable[[], Mask | np.bool_]]
 """Its words, and which samples of the part it holds for."""
 UNREAD_VERSION = 1  # raised when the reasons of any task, or their order, change
 
@@ -43,7 +43,7 @@ def describe_counts(counts: Counter[str]) -> str:
 
 
 def _count_part(documents: Documents) -> Counter[str]:
-    reasons: list[Reason] = [*_reasons(documents), ("for another reason", lambda: _all(documents))]
+    reasons: list[Reason] = [*_reasons(documents), ("for another reason", _every)]
     key = key_of("unread samples", UNREAD_VERSION, documents.key)
     place, num_samples = documents.part.place, documents.num_documents
     counts = derived_if_many(place, num_samples, key, lambda: _count(documents, reasons))
@@ -72,36 +72,35 @@ def _count(documents: Documents, reasons: list[Reason]) -> NDArray[np.int64]:
 def _reasons(documents: Documents) -> list[Reason]:
     """In the order in which they are tried."""
     part = documents.part
-    reasons: list[Reason] = [("held out", lambda: _held_out(part))]
-    if isinstance(part, MaskedPart) and len(part.excluded):
-        reasons.append(("excluded by where", lambda: _mask_of(part, part.excluded)))
+    held_out, excluded = (part.held_out, part.excluded) if isinstance(part, MaskedPart) else (NO_SAMPLES, NO_SAMPLES)
+    reasons: list[Reason] = [("held out", lambda: _mask_of(part, held_out))]
+    if len(excluded):
+        reasons.append(("excluded by where", lambda: _mask_of(part, excluded)))
+    without_transcript = (
+        f"without {documents.transcript} transcript",
+        lambda: part.text_len_N(documents.transcript) == 0,
+    )
     match documents:
         case StitchedDocuments(max_gap_sec=gap):
             reasons += [
                 ("without source_video_id, speaker_id, segment_order or times", lambda: ~_has_place(documents)),
-                (f"without a neighbour in their recording within {gap:g} s", lambda: _all(documents)),
+                (f"without a neighbour in their recording within {gap:g} s", _every),
             ]
-        case ClonePreferenceDocuments(transcript=variant):
+        case ClonePreferenceDocuments():
+            others = "the others of their prompt (X/chosen, X/rejected and X/voice)"
+            reasons += [without_transcript, (f"without {others}", _every)]
+        case PreferenceDocuments():
+            other = "the other answer to their prompt (X/chosen and X/rejected)"
+            reasons += [without_transcript, (f"without {other}", _every)]
+        case TTSDocuments():
+            reasons.append(without_transcript)
+        case CloneDocuments(seq_len=seq_len):
+            reference = f"a reference that does not overlap and keeps the pair within {seq_len:,} tokens"
             reasons += [
-                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
-                ("without the others of their prompt (X/chosen, X/rejected and X/voice)", lambda: _all(documents)),
-            ]
-        case PreferenceDocuments(transcript=variant):
-            reasons += [
-                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
-                ("without the other answer to their prompt (X/chosen and X/rejected)", lambda: _all(documents)),
-            ]
-        case TTSDocuments(transcript=variant):
-            reasons += [(f"without {variant} transcript", lambda: part.text_len_N(variant) == 0)]
-        case CloneDocuments(transcript=variant, seq_len=seq_len):
-            reasons += [
-                (f"without {variant} transcript", lambda: part.text_len_N(variant) == 0),
+                without_transcript,
                 ("without speaker_id", lambda: encode_names(part.column("speaker_id")) < 0),
                 ("without another transcribed segment of the speaker", lambda: _alone(documents)),
-                (
-                    f"without a reference that does not overlap and keeps the pair within {seq_len:,} tokens",
-                    lambda: _all(documents),
-                ),
+                (f"without {reference}", _every),
             ]
         case ContinuationDocuments():
             reasons += [("of fewer than 2 codes", lambda: part.code_len_N < 2)]
@@ -112,12 +111,8 @@ def _reasons(documents: Documents) -> list[Reason]:
     return reasons
 
 
-def _all(documents: Documents) -> Mask:
-    return np.ones(documents.num_documents, np.bool_)
-
-
-def _held_out(part: Part) -> Mask:
-    return _mask_of(part, part.held_out if isinstance(part, MaskedPart) else NO_SAMPLES)
+def _every() -> np.bool_:
+    return np.True_
 
 
 def _mask_of(part: Part, numbers: NDArray[np.int64]) -> Mask:

@@ -85,7 +85,8 @@ def open_validation_sets(config: SpeechConfig, plan: DataPlan, tokenizer: TextTo
     stores = [open_store(path, config.storage) for path in config.data.held_out]
     for store in stores:
         check_tokenizer(store, tokenizer)
-    training = _training_stores(config)
+    files = [store_files(path, config.storage) for path in dict.fromkeys(source.store for source in config.data.source)]
+    training = [Store(some, some.manifest()) for some in files]  # the plan has compared their files already
     check_same_codec([*training, *stores])
     held_out = [read_held_out_set(path, config.storage) for path in config.data.held_out]
     for path, one, store in zip(config.data.held_out, held_out, stores, strict=True):
@@ -95,13 +96,6 @@ def open_validation_sets(config: SpeechConfig, plan: DataPlan, tokenizer: TextTo
     )
     _refuse_missing_languages(config, plan, sets)
     return sets
-
-
-def _training_stores(config: SpeechConfig) -> list[Store]:
-    """The stores of the run, of which the plan has compared the files already."""
-    paths = dict.fromkeys(source.store for source in config.data.source)
-    files = [store_files(path, config.storage) for path in paths]
-    return [Store(some, some.manifest()) for some in files]
 
 
 def _refuse_missing_languages(config: SpeechConfig, plan: DataPlan, sets: Sequence[ValidationSet]) -> None:

@@ -17,6 +17,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -97,28 +99,18 @@ def shards_of(store: Store) -> Iterator[tuple[PartInfo, ShardInfo]]:
     return ((part, shard) for part in store.manifest.parts for shard in part.shards)
 
 
-@dataclass(frozen=True)
-class _WriteRun:
+def _write_run(folder: Path, task: ShardRewrite, advance: Advance) -> SortedRun:
     """In a worker process: writes the run of a shard."""
-
-    folder: Path
-
-    def __call__(self, task: ShardRewrite, advance: Advance) -> SortedRun:
-        run = task.write_run(self.folder)
-        advance(run.num_samples, task.shard.num_bytes)
-        return run
+    run = task.write_run(folder)
+    advance(run.num_samples, task.shard.num_bytes)
+    return run
 
 
-@dataclass(frozen=True)
-class _WriteShard:
+def _write_shard(folder: Path, task: ShardJob, advance: Advance) -> ShardInfo:
     """In a worker process: writes a shard of the new store from all runs."""
-
-    folder: Path
-
-    def __call__(self, task: ShardJob, advance: Advance) -> ShardInfo:
-        shard = write_shard(task, self.folder)
-        advance(shard.num_samples, shard.num_bytes)
-        return shard
+    shard = write_shard(task, folder)
+    advance(shard.num_samples, shard.num_bytes)
+    return shard
 
 
 def assemble_store(
@@ -155,32 +147,25 @@ def assemble_store(
         num_bytes = sum(rewrite.shard.num_bytes for rewrite in rewrites)
         num_processes = num_workers or (os.cpu_count() or 1 if num_bytes >= SMALL_BYTES else 1)
         with Progress(f"{verb} {path}", 2 * num_bytes, "B") as progress:
-            runs = run_tasks(
-                _WriteRun(folder / "spill"),
-                rewrites,
-                num_processes,
-                lambda counts, _: progress.update(counts[:, 1].sum()),
-            )
+            write_run = partial(_write_run, folder / "spill")
+            runs = run_tasks(write_run, rewrites, num_processes, lambda counts, _: progress.update(counts[:, 1].sum()))
             if check:
                 problems = Problems(f"store {path} was not written")
                 find_conflicts(runs, problems)
                 problems.raise_if_any()
-            grouped = by_part(runs)
-            jobs = [job for some in grouped.values() for job in shard_jobs(some, shard_bytes)]
-            for key in grouped:
+            jobs = {key: shard_jobs(some, shard_bytes) for key, some in by_part(runs).items()}
+            for key in jobs:
                 (folder / key.folder).mkdir()
-            written = run_tasks(
-                _WriteShard(folder),
-                jobs,
+            shards = run_tasks(
+                partial(_write_shard, folder),
+                [job for some in jobs.values() for job in some],
                 num_processes,
                 lambda counts, _: progress.update(num_bytes + counts[:, 1].sum()),
             )
         shutil.rmtree(folder / "spill")
-        shards: dict[PartKey, list[ShardInfo]] = {key: [] for key in grouped}
-        for job, shard in zip(jobs, written, strict=True):
-            shards[job.key].append(shard)
-        parts = tuple(part_info(some, shards[key], manifest.codec) for key, some in grouped.items())
-        sealed = complete_manifest(manifest, parts, folder)
+        left = iter(shards)
+        parts = (part_info(some[0].runs, list(islice(left, len(some))), manifest.codec) for some in jobs.values())
+        sealed = complete_manifest(manifest, tuple(parts), folder)
         if keep_scores:
             _keep_scores(folder, sealed, rewrites)
         finish(folder, sealed)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MIN_ITEMS = 1 << 17
 """Arrays over fewer samples are computed by every process: that takes less than a second."""
 MAGIC = b"TSDERIV1"
-HEADER = struct.Struct("<8s8sqq16s")  # magic, dtype, rows, columns, xxh3_128 of the data
+ARRAY_HEADER = struct.Struct("<8s8sqq16s")  # magic, dtype, rows, columns, xxh3_128 of the data
 CHUNK_BYTES = 1 << 22
 
 
@@ -85,7 +85,7 @@ def _mapped(file: Path) -> NDArray | None:
     """The array if the file exists and is complete."""
     try:
         with open(file, "rb") as opened:
-            header = HEADER.unpack(opened.read(HEADER.size))
+            header = ARRAY_HEADER.unpack(opened.read(ARRAY_HEADER.size))
             digest = xxhash.xxh3_128()
             while chunk := opened.read(CHUNK_BYTES):
                 digest.update(chunk)
@@ -101,7 +101,7 @@ def _mapped(file: Path) -> NDArray | None:
     shape = (rows, columns) if columns else (rows,)
     if not rows:
         return np.empty(shape, dtype.rstrip(b"\0").decode())
-    return np.memmap(file, dtype.rstrip(b"\0").decode(), "c", HEADER.size, shape).view(np.ndarray)
+    return np.memmap(file, dtype.rstrip(b"\0").decode(), "c", ARRAY_HEADER.size, shape).view(np.ndarray)
 
 
 def _write(file: Path, array: NDArray) -> None:
@@ -111,7 +111,7 @@ def _write(file: Path, array: NDArray) -> None:
     temporary = file.with_name(f"{file.name}.tmp-{os.getpid()}")
     try:
         with open(create_without_link(temporary), "wb") as opened:
-            opened.write(HEADER.pack(MAGIC, data.dtype.str.encode(), rows, columns, digest))
+            opened.write(ARRAY_HEADER.pack(MAGIC, data.dtype.str.encode(), rows, columns, digest))
             data.tofile(opened)
             opened.flush()
             os.fsync(opened.fileno())
