@@ -28,9 +28,9 @@ from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.describe import describe_store
 from titan_speech.store.files import LookAhead
 from titan_speech.store.manifest import Kind
-from titan_speech.store.reader import Store, open_store, stored_files
+from titan_speech.store.reader import Store, open_store
 from titan_speech.store.transfer import push_store
-from titan_speech.store.verify import verify_store
+from titan_speech.store.verify import stored_files, verify_store
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_damaged_object_is_named_and_never_read(
 
 _KILLED_WHILE_VERIFYING = """
 import os, signal, sys
-from titan_speech.store.reader import stored_files
+from titan_speech.store.verify import stored_files
 with stored_files(sys.argv[1]) as store:
     store.fetch(store.manifest().parts[0].shards[0].files)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,7 +10,7 @@ workers and is not used (docs/design.md).
 
 With num_workers = 0 a thread prefetches, because worker processes copy every batch through shared memory: two of them
 read a third of what the thread does (docs/design.md). A worker puts its batch into shared memory itself: torch would do
-it in a thread that, where there is no room, prints an error and drops the batch, and the trainer would wait for ever.
+it in a thread that, where there is no room, prints an error and drops the batch; the trainer would wait without end.
 
 Shapes: B packs of a microbatch, L tokens of a pack.
 """
@@ -46,7 +46,7 @@ _POLL_SEC = 0.1
 
 @dataclass(frozen=True)
 class _Failure:
-    """What is raised instead of an item; StopIteration where the source has no more."""
+    """What is raised instead of an item; StopIteration at the end of the source."""
 
     error: BaseException
 

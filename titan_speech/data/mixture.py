@@ -261,7 +261,7 @@ def _feasible_shares(
     """Shares inside all limits.
 
     Raises:
-        ConfigError: there are none; the message names the gap and the limits that contradict each other.
+        ConfigError: no shares keep all limits; the message names the gap and the limits that contradict each other.
     """
     bound_LN, bound_L = _bounds(limits, len(sizes))
     point, rows = _least_violation(sources, sizes, bound_LN, bound_L, desired_N)

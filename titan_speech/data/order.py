@@ -86,7 +86,7 @@ def order_of_units(source_N: NDArray[np.int64], language_N: NDArray[np.int64], u
 def _cycle(
     sources: tuple[int, ...], languages: tuple[int, ...], units: tuple[int, ...], quotas: tuple[int, ...]
 ) -> NDArray[np.int16]:
-    """Fill the cycle slot by slot; a stream that has reached its quota gets no more."""
+    """Fill the cycle slot by slot; a stream that has reached its quota gets no further slots."""
     source_N, language_N, left_N = np.array(sources), np.array(languages), np.array(quotas)
     weight_NN = CELL_WEIGHT * np.eye(len(units), dtype=np.int64)
     weight_NN += MARGIN_WEIGHT * (source_N[:, None] == source_N)

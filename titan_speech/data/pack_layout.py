@@ -138,7 +138,8 @@ class PackedBatch:
     labels_BS: NDArray[np.int64]
     positions_BS: NDArray[np.int64]
     answers_BA3: NDArray[np.int64] | None = None
-    """Stream, part and sample of each answer, at its number; -1 where there is none. Only with preference pairs."""
+    """Stream, part and sample of each answer, at its number; -1 where no answer has that number. Only with preference
+    pairs."""
 
 
 def build_pack(

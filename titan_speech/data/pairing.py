@@ -133,8 +133,8 @@ def _draw(
 
 
 def partners(sample_id_N: pa.ChunkedArray, end: str, other: str) -> NDArray[np.int32]:
-    """For each sample whose id is X and `end`, the sample whose id is X and `other`; -1 if there is none, and for other
-    samples."""
+    """For each sample with the id X + `end`, the number of the sample with the id X + `other`; -1 where that is
+    missing, and for all other samples."""
     partner_N = np.full(len(sample_id_N), -1, np.int32)
     if not len(sample_id_N):
         return partner_N

@@ -52,7 +52,7 @@ class PartRecord:
     fingerprint: str
     """Of all its files."""
     held_out: str = ""
-    """Fingerprint of the samples that are never read; empty if there are none."""
+    """Fingerprint of the samples that are never read; empty if all are read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def files_of_slot(plan: DataPlan, slot: int) -> list[Needed]:
         documents = stream.documents[piece.part]
         part = documents.part
         for sample in documents.samples(piece.document):
-            shard = part.shard_number(sample)
+            shard, _ = part.locate(sample)
             if (piece.part, shard) not in seen:
                 seen.add((piece.part, shard))
                 for file in part.shard_files(shard, documents.variants):

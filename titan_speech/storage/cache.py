@@ -11,7 +11,7 @@ The name is the content, so stores share files, and a file of another store cann
 `flock`s on the files themselves, which the kernel drops with the process: exclusive on a partial file by the process
 that fetches it, so the others wait for it; shared on a complete file as long as it is open or mapped (a pin). Eviction
 takes an exclusive lock first, so a pinned file is never evicted, and a process that opens a file and loses the race
-sees that the file has no name any more and begins again. `flock` needs a disk of this machine, not a network file
+sees that the file no longer has its name and starts over. `flock` needs a disk of this machine, not a network file
 system.
 
 A file is hashed once per process before its first use, as in a local store, unless this process fetched it.

@@ -62,14 +62,14 @@ class UnfinishedUpload:
     """A multipart upload that was neither completed nor aborted; its parts are paid for and not listed."""
 
     path: str
-    """From the prefix that was listed; empty for an upload of that very object."""
+    """Relative to the prefix that was listed; empty for an upload of exactly that object."""
     upload_id: str
     begun_unix_sec: float
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part of an unfinished upload; its ETag is the MD5 of its bytes, but for servers that encrypt by own keys."""
+    """A part of an unfinished upload; its ETag is the MD5 of its bytes, unless the server encrypts with its own key."""
 
     num_bytes: int
     etag: str

@@ -50,7 +50,7 @@ class SharedFolder(Protocol):
         ...
 
     def read(self, path: str) -> VersionedFile | None:
-        """The file; None if there is none."""
+        """The file; None if it does not exist."""
         ...
 
     def create(self, path: str, content: bytes) -> bool:

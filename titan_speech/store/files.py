@@ -211,7 +211,7 @@ class LocalFiles:
         """Nothing to do: mappings of a folder cost nothing to keep."""
 
     def _path_of(self, file: FileInfo) -> Path:
-        """Of a file that is missing, too; opening a named pipe would wait for ever."""
+        """The path, also of a missing file; a named pipe is refused, since opening it would wait without end."""
         path = self.folder / file.path
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is no regular file; {REPAIR}")

@@ -92,7 +92,7 @@ def read_held_out_set(place: str | Path, storage: StorageConfig | None = None) -
     """Reads the held-out set in a folder or at s3://bucket/prefix.
 
     Raises:
-        DataError: there is none, or it is damaged or newer than this version.
+        DataError: there is no held-out set, or it is damaged or newer than this version.
     """
     file, text = f"{place}/{HELD_OUT_NAME}", store_files(place, storage).read(HELD_OUT_NAME)
     if text is None:

@@ -53,7 +53,7 @@ class MappedFiles:
             self._files[path] = (state, recorded)
 
     def forget(self) -> None:
-        """Look at none of the files any more."""
+        """Stop checking all files known so far."""
         with self._lock:
             self._files.clear()
 
@@ -83,7 +83,7 @@ class MappedFiles:
         except FileNotFoundError:
             return  # removed: the mapped one stays until it is closed
         except OSError as error:
-            raise DataError(f"{path} cannot be read any more ({error}); this run has it mapped") from error
+            raise DataError(f"{path} can no longer be read ({error}); this run has it mapped") from error
         if not is_same:
             clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.changed_ns / 1e9))
             raise DataError(

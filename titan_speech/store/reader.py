@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
@@ -184,7 +182,7 @@ class Part:
         Returns:
             Id, speaker, recording, times in seconds, transcripts and lengths.
         """
-        shard, j = self._locate(i)
+        shard, j = self.locate(i)
         return self._readers[shard].row(j)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -198,10 +196,6 @@ class Part:
         """A sidecar column of the samples of one shard."""
         return self._readers[shard].column(name)
 
-    def shard_number(self, i: int) -> int:
-        """Which shard holds sample i."""
-        return self._locate(i)[0]
-
     def shard_files(self, number: int, variants: Iterable[str]) -> list[FileInfo]:
         """The files needed to read a shard: its sidecar, its tokens, and the ids of these variants."""
         suffixes = ("parquet", *map(suffix_of, (TOKENS, *variants)))
@@ -209,10 +203,11 @@ class Part:
 
     def span_of(self, i: int) -> ShardSpan:
         """The samples of the shard that holds sample i."""
-        shard, j = self._locate(i)
+        shard, j = self.locate(i)
         return ShardSpan(i - j, i - j + self.info.shards[shard].num_samples, self._readers[shard])
 
-    def _locate(self, i: int) -> tuple[int, int]:
+    def locate(self, i: int) -> tuple[int, int]:
+        """The shard that holds sample i, and the row of the sample in it."""
         if not 0 <= i < self.num_samples:
             raise IndexError(f"part {self.name} has samples 0..{self.num_samples - 1}, asked for {i}")
         shard = bisect_right(self._first_samples, i) - 1
@@ -325,19 +320,6 @@ def store_files(path: str | Path, storage: StorageConfig | None = None) -> Store
     if _UNFINISHED.fullmatch(Path(path).name):
         raise DataError(f"{path} is the temporary folder of an unfinished build; build the store again")
     return LocalFiles(Path(path))
-
-
-@contextmanager
-def stored_files(path: str | Path, storage: StorageConfig | None = None) -> Iterator[StoreFiles]:
-    """As `store_files`, but reads what is stored now, not what the node's cache holds."""
-    if not is_s3(path):
-        yield store_files(path)
-        return
-    from titan_speech.storage.cache_folder import cache_folder, temporary_cache
-
-    storage = storage or StorageConfig()
-    with temporary_cache(cache_folder(storage)) as folder:
-        yield store_files(path, replace(storage, cache_dir=str(folder)))
 
 
 def check_same_codec(stores: Sequence[Store]) -> None:

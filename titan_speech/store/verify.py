@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
+from titan_speech.storage.cache_folder import cache_folder, temporary_cache
+from titan_speech.storage.s3_url import is_s3
 from titan_speech.store.files import StoreFiles, size_problems
 from titan_speech.store.manifest import MANIFEST_NAME, Manifest, PartInfo, ShardInfo
-from titan_speech.store.reader import Store, stored_files
+from titan_speech.store.reader import Store, store_files
 from titan_speech.store.score_columns import read_scores, score_file
 from titan_speech.store.shard_reader import read_sidecar
 from titan_speech.store.tasks import count_tasks
@@ -97,6 +100,17 @@ def verify_store(
         num_samples=manifest.num_samples,
         is_quick=quick,
     )
+
+
+@contextmanager
+def stored_files(path: str | Path, storage: StorageConfig | None = None) -> Iterator[StoreFiles]:
+    """As `store_files`, but reads what is stored now, not what the node's cache holds."""
+    if not is_s3(path):
+        yield store_files(path)
+        return
+    storage = storage or StorageConfig()
+    with temporary_cache(cache_folder(storage)) as folder:
+        yield store_files(path, replace(storage, cache_dir=str(folder)))
 
 
 def unexpected_files(paths: Collection[str], manifest: Manifest) -> list[str]:

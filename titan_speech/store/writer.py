@@ -109,7 +109,7 @@ class StoreWriter:
         """Writes shards and manifest and moves the store into place; `with` does this at the end.
 
         Raises:
-            DataError: samples are bad or contradict each other, there are none, or the path is in use.
+            DataError: samples are bad or contradict each other, no sample was added, or the path is in use.
         """
         runs = self._sorter.finish()
         find_conflicts(runs, self._problems)

@@ -140,11 +140,7 @@ TEMPLATES = {
         _SPEECH_END,
     ),
     Task.CLONE: PromptTemplate(
-        (
-            _block("ref_text", "ref_text_ids"),
-            _block("ref_speech", "ref_codes"),
-            _block("target_text", "text_ids"),
-        ),
+        (_block("ref_text", "ref_text_ids"), _block("ref_speech", "ref_codes"), _block("target_text", "text_ids")),
         _SPEECH_START,
         "codes",
         _SPEECH_END,
@@ -255,7 +251,8 @@ class Grammar:
             VocabularyError: a value is not a code or not a text id.
         """
         _refuse_unused_parts(task, parts)
-        check_train_on(train_on)
+        if train_on not in ("all", "target"):
+            raise DataError(f"train_on is {train_on!r}; expected 'all' or 'target'")
         template = self.template(task, _has_description(parts))
         values = [self._checked(task, field, getattr(parts, field)) for field in template.fields]
         runs = template.assemble([[value.data] for value in values], train_on)
@@ -263,7 +260,7 @@ class Grammar:
         num_prefix_tokens = len(ids_T) - len(values[-1]) - len(template.fixed_ids[-1])
         return Document(ids_T, np.arange(len(ids_T)) >= runs.num_untrained[0], num_prefix_tokens)
 
-    def template(self, task: Task, has_description: bool = False) -> CompiledTemplate:
+    def template(self, task: Task, has_description: bool) -> CompiledTemplate:
         """The compiled template of a task, with or without its optional block."""
         return self._compiled[task, has_description]
 
@@ -335,11 +332,6 @@ def required_parts(task: Task) -> tuple[str, ...]:
     """Names of the parts that a document of the task needs, in document order."""
     template = TEMPLATES[task]
     return (*(block.field for block in template.prefix if not block.optional), template.target)
-
-
-def check_train_on(train_on: str) -> None:
-    if train_on not in ("all", "target"):
-        raise DataError(f"train_on is {train_on!r}; expected 'all' or 'target'")
 
 
 def _has_description(parts: Parts) -> bool:

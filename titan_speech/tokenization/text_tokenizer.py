@@ -114,13 +114,13 @@ class TextTokenizer:
         return cls(tokenizer, bos_id=bos_id, eos_id=eos_id, num_base=num_base, identity=_identity(text), markup=markup)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without any special token but markup.
+        """Ids of a text, without special tokens except markup.
 
         Args:
             text: any text; it is not normalized.
 
         Returns:
-            One id per token, below `num_base` but for markup.
+            One id per token, below `num_base` except for markup.
         """
         return self._rows(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

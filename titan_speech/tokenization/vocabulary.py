@@ -7,7 +7,7 @@ by name (foreign_layouts.py, importers/llasa.py).
     base rows | 65,536 codes in numeric order | 128 specials: 20 named, the rest reserved | padding to 128
 
 Markup (`<laugh>`) names reserved rows, from the last one down. It is part of text: a transcript has its ids among those
-of the tokenizer. A name keeps its row for ever: further names may follow, and whatever was made with fewer names stays
+of the tokenizer. A name never changes its row: further names may follow, and whatever was made with fewer names stays
 valid.
 
 Stores keep plain codes, so a store outlives any change of backbone. The price is one addition per code when a document
@@ -263,7 +263,7 @@ def check_markup(names: tuple[str, ...]) -> None:
 
 
 def bad_text_id(ids_T: NDArray[np.uint32], num_base: int) -> int | None:
-    """An id that no text has: neither a base row nor, as markup, a special one; None if there is none.
+    """The first id that no text can have, as it is neither a base row nor markup; None if all ids are valid.
 
     Args:
         ids_T: ids of stored text.
