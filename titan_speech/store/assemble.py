@@ -123,7 +123,7 @@ def assemble_store(
     verb: str,
     check: bool = True,
     keep_scores: bool = True,
-    finish: Callable[[Path, Manifest], None] = lambda folder, manifest: None,
+    finish: Callable[[Path], object] = lambda folder: None,
 ) -> Manifest:
     """Write a new store.
 
@@ -168,7 +168,7 @@ def assemble_store(
         sealed = complete_manifest(manifest, tuple(parts), folder)
         if keep_scores:
             _keep_scores(folder, sealed, rewrites)
-        finish(folder, sealed)
+        finish(folder)
         publish(sealed, folder, path)
         return sealed
     finally:

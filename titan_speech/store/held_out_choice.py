@@ -33,9 +33,10 @@ from titan_speech.store.held_out_candidates import (
     find_related,
 )
 from titan_speech.store.held_out_set import HELD_OUT_NAME, DecodePrompt, HeldOutIds, HeldOutSet, SourceStore
-from titan_speech.store.manifest import Kind, Manifest, PartInfo, PartKey
+from titan_speech.store.manifest import Kind, PartInfo, PartKey
 from titan_speech.store.merge import merged_manifest, refuse_different
 from titan_speech.store.reader import Store, open_store
+from titan_speech.store.writer import SHARD_BYTES
 from titan_speech.utils.files import write_atomically
 
 HELD_OUT_BY = ("source_video_id", "speaker_id", "sample")
@@ -43,7 +44,6 @@ MAX_PART_OF = 10
 """At most one sample in so many of a part is chosen."""
 MAX_HELD_OUT = 0.5
 MAX_COPIES = 16
-SHARD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,6 @@ def _write(stores: Sequence[Store], choice: Choice, held_out: HeldOutSet, output
         rewrites.append(ShardRewrite(stores[number].files, part, info, f"{number}-{info.name}", seed, chosen))
     manifest = merged_manifest(stores, "gold of " + " + ".join(store.manifest.name for store in stores), seed)
 
-    def add_held_out_file(folder: Path, _: Manifest) -> None:
-        write_atomically(folder / HELD_OUT_NAME, held_out.to_json())
-
     assemble_store(
         output,
         manifest,
@@ -251,5 +248,5 @@ def _write(stores: Sequence[Store], choice: Choice, held_out: HeldOutSet, output
         shard_bytes=SHARD_BYTES,
         num_workers=1,
         verb="write",
-        finish=add_held_out_file,
+        finish=lambda folder: write_atomically(folder / HELD_OUT_NAME, held_out.to_json()),
     )

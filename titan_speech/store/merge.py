@@ -18,7 +18,7 @@ from titan_speech.errors import DataError
 from titan_speech.store.assemble import ShardRewrite, assemble_store, shards_of
 from titan_speech.store.manifest import Kind, Manifest, join_versions, rules_in
 from titan_speech.store.reader import Store, open_store
-from titan_speech.store.writer import check_shard_bytes
+from titan_speech.store.writer import SHARD_BYTES, check_shard_bytes
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MergeOptions:
     """Default: the names of the stores."""
     seed: int | None = None
     """Default: the seed of the first store."""
-    shard_bytes: int = 128 << 20
+    shard_bytes: int = SHARD_BYTES
     num_workers: int | None = None
 
 

@@ -35,7 +35,7 @@ from titan_speech.store.files import TEXT_DTYPE, TOKENS, length_column
 from titan_speech.store.manifest import Kind, Manifest, PartInfo, TokenizerInfo, replace_rules, rules_in
 from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SPEECH_VARIANTS, transcript_hashes
-from titan_speech.store.writer import check_shard_bytes
+from titan_speech.store.writer import SHARD_BYTES, check_shard_bytes
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.printable import joined_lines
 from titan_speech.utils.text_table import counted, hours
@@ -53,7 +53,7 @@ class MigrateOptions:
     normalize: bool = False
     codec_name: str | None = None
     codec_hash: str | None = None
-    shard_bytes: int = 128 << 20
+    shard_bytes: int = SHARD_BYTES
     num_workers: int | None = None
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
-from titan_speech.storage.s3_url import is_s3
+from titan_speech.storage.s3_url import S3Url, is_s3
 from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.files import (
     REPAIR,
@@ -314,9 +314,9 @@ def open_store(path: str | Path, storage: StorageConfig | None = None) -> Store:
 def store_files(path: str | Path, storage: StorageConfig | None = None) -> StoreFiles:
     """The files of a store in a folder or at s3://bucket/prefix; nothing is read yet."""
     if is_s3(path):
-        from titan_speech.store.remote_files import remote_files  # boto3 takes 0.2 s to import
+        from titan_speech.store.remote_files import RemoteFiles  # boto3 takes 0.2 s to import
 
-        return remote_files(path, storage)
+        return RemoteFiles(S3Url.parse(path), storage or StorageConfig())
     if _UNFINISHED.fullmatch(Path(path).name):
         raise DataError(f"{path} is the temporary folder of an unfinished build; build the store again")
     return LocalFiles(Path(path))

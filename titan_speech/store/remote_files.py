@@ -18,7 +18,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -156,7 +155,3 @@ def _open_arrays(settings: StorageConfig, _process_id: int) -> OpenArrays:
 def node_processes() -> int:
     """Ranks of this node, as torchrun says."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def remote_files(path: str | Path, settings: StorageConfig | None) -> RemoteFiles:
-    return RemoteFiles(S3Url.parse(path), settings or StorageConfig())

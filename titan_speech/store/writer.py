@@ -39,7 +39,7 @@ from titan_speech.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-MAX_SHARD_BYTES = 4 << 30
+SHARD_BYTES, MAX_SHARD_BYTES = 128 << 20, 4 << 30
 
 
 class StoreWriter:
@@ -55,7 +55,7 @@ class StoreWriter:
         normalization_version: str,
         licence: str,
         seed: int = 0,
-        shard_bytes: int = 128 << 20,
+        shard_bytes: int = SHARD_BYTES,
         created: str | None = None,
     ) -> None:
         check_shard_bytes(shard_bytes)
