@@ -53,7 +53,7 @@ class ListedDocuments:
 
 
 def blocks_of(*parts: list[int], block_documents: int = 8, min_partition_blocks: int = PARTITION_BLOCKS) -> Blocks:
-    documents = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
+    documents: Any = tuple(ListedDocuments(lengths, 1_000_000 * k) for k, lengths in enumerate(parts))
     return Blocks(documents, block_documents, min_partition_blocks)
 
 
