@@ -115,9 +115,6 @@ COMMANDS = (
         "Print the phases of a run: what each read of each stream, and from which positions it resumed.",
         "titan-speech data phases outputs/demo",
         data_phases,
-        (
-            Argument("run_folder", "run folder (job.dump_folder)"),
-            Argument("--json", "print JSON", action="store_true"),
-        ),
+        (Argument("run_folder", "run folder (job.dump_folder)"), Argument("--json", "print JSON", action="store_true")),
     ),
 )

@@ -158,9 +158,7 @@ _BASE = Argument(
     type=Path,
 )
 _NO_CHECK = Argument(
-    "--no-check",
-    "do not compare the folder with the checkpoint in transformers; its card says so",
-    action="store_true",
+    "--no-check", "do not compare the folder with the checkpoint in transformers; its card says so", action="store_true"
 )
 _PUBLIC = Argument("--public", "make the repository public (default: private)", action="store_true")
 

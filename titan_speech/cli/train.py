@@ -170,12 +170,7 @@ COMMANDS = (
                     default="",
                     variable="PET_RDZV_ENDPOINT",
                 ),
-                Argument(
-                    "--rdzv-id",
-                    "equal on all (default: name of CONFIG)",
-                    metavar="NAME",
-                    variable="PET_RDZV_ID",
-                ),
+                Argument("--rdzv-id", "equal on all (default: name of CONFIG)", metavar="NAME", variable="PET_RDZV_ID"),
                 Argument("--local-addr", "address of this machine, if its name does not resolve", metavar="HOST"),
             ),
         ),

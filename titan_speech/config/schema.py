@@ -17,10 +17,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from titan_speech.config.fields import Bounds
-from titan_speech.config.schema_data import (
-    DataConfig,
-    StorageConfig,
-)
+from titan_speech.config.schema_data import DataConfig, StorageConfig
 from titan_speech.config.schema_operations import (
     CheckpointConfig,
     HealthConfig,

@@ -25,8 +25,7 @@ from titan_speech.config.tree import TableNode, build_tree
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _INLINE_BLANK = re.compile(r"[ \t]*")
 _STRING = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})' r"|'''.*?'''(?:'{0,2})" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'",
-    re.DOTALL,
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})' r"|'''.*?'''(?:'{0,2})" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'", re.DOTALL
 )
 _BARE_KEY = re.compile(r"[^\s.=\[\]\"'#]+")
 _SCALAR = re.compile(r"[^,\]}#\n]+")

@@ -37,13 +37,7 @@ from titan_speech.importers.base import (
     refuse_damaged,
     speech_importers,
 )
-from titan_speech.importers.build_folder import (
-    DURATION,
-    UNIT_PROBLEM,
-    BuildFolder,
-    UnitRecord,
-    digest_of,
-)
+from titan_speech.importers.build_folder import DURATION, UNIT_PROBLEM, BuildFolder, UnitRecord, digest_of
 from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
 from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.storage.s3_url import S3Url
@@ -55,12 +49,7 @@ from titan_speech.store.sample import is_language
 from titan_speech.store.sample_conflicts import find_conflicts
 from titan_speech.store.sample_sorter import Recipe
 from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
-from titan_speech.store.writer import (
-    check_shard_bytes,
-    complete_manifest,
-    duration_warning,
-    write_manifest,
-)
+from titan_speech.store.writer import check_shard_bytes, complete_manifest, duration_warning, write_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.printable import escape_controls
 from titan_speech.utils.process_pool import run_tasks

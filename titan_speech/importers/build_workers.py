@@ -12,15 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.importers.base import (
-    BadSample,
-    Importer,
-    Sample,
-    SpeechSample,
-    TextSample,
-    Unit,
-    checked_samples,
-)
+from titan_speech.importers.base import BadSample, Importer, Sample, SpeechSample, TextSample, Unit, checked_samples
 from titan_speech.importers.build_folder import (
     UNIT_PROBLEM,
     UnitRecord,

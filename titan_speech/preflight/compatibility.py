@@ -80,22 +80,13 @@ FLEX = Feature(
 VARLEN = _attention("varlen attention", "varlen")
 DENSE = _attention("dense attention", "dense")
 FSDP = Feature(
-    "FSDP",
-    "parallelism.data_parallel_shard_degree",
-    lambda run: _shards(run) and not _replicates(run),
-    "data",
+    "FSDP", "parallelism.data_parallel_shard_degree", lambda run: _shards(run) and not _replicates(run), "data"
 )
 HSDP = Feature(
-    "HSDP",
-    "parallelism.data_parallel_replicate_degree",
-    lambda run: _shards(run) and _replicates(run),
-    "data",
+    "HSDP", "parallelism.data_parallel_replicate_degree", lambda run: _shards(run) and _replicates(run), "data"
 )
 DDP = Feature(
-    "DDP",
-    "parallelism.data_parallel_replicate_degree",
-    lambda run: _replicates(run) and not _shards(run),
-    "data",
+    "DDP", "parallelism.data_parallel_replicate_degree", lambda run: _replicates(run) and not _shards(run), "data"
 )
 ZERO_2 = Feature(
     "ZeRO-2",
@@ -117,9 +108,7 @@ CP = _parallel("context parallel", "context_parallel_degree")
 PP = _parallel("pipeline parallel", "pipeline_parallel_degree")
 COMPILED_LAYERS = Feature("compiled layers", "compile.enable", lambda run: run.compiles_layers)
 COMPILED_LOSS = Feature(
-    "compiled loss",
-    "compile.enable",
-    lambda run: run.config.compile.enable and "loss" in run.config.compile.components,
+    "compiled loss", "compile.enable", lambda run: run.config.compile.enable and "loss" in run.config.compile.components
 )
 FLOAT8 = Feature("float8", "float8.recipe", lambda run: _float8(run) and not run.config.float8.emulate, "float8")
 EMULATED_FLOAT8 = Feature(

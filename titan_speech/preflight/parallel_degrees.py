@@ -96,11 +96,7 @@ def _check_seq_len(config: SpeechConfig) -> Iterator[Finding]:
     chunks = max(1, config.loss.num_chunks)
     divisor = math.lcm(cp * MASK_BLOCK, 2 * cp * tp) if cp > 1 else tp
     if length % divisor:
-        keys = (
-            "training.seq_len",
-            "parallelism.tensor_parallel_degree",
-            "parallelism.context_parallel_degree",
-        )
+        keys = ("training.seq_len", "parallelism.tensor_parallel_degree", "parallelism.context_parallel_degree")
         blocks = f" (in blocks of {MASK_BLOCK})" if cp > 1 else ""
         why = f"for tensor parallel {tp} and context parallel {cp}{blocks}"
         yield Finding(keys, str(length), f"a multiple of {divisor} {why}")

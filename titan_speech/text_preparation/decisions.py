@@ -119,11 +119,7 @@ def _find_duplicates(
 
 
 def _find_near_duplicates(
-    arrays: UnitArrays,
-    rows: RowsPerUnit,
-    candidates_C: NDArray[np.int64],
-    min_similarity: float,
-    folder: Path,
+    arrays: UnitArrays, rows: RowsPerUnit, candidates_C: NDArray[np.int64], min_similarity: float, folder: Path
 ) -> NDArray[np.int64]:
     num = sum(map(len, rows.values()))
     minhash_NH = np.memmap(folder / "minhash", np.uint32, "w+", shape=(num, NUM_PERMUTATIONS))
