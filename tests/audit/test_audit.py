@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
 from tests.s3_server import BUCKET, S3Server
-from titan_speech.audit import report as audit_report
+from titan_speech.audit import check_samples
 from titan_speech.audit.draw import choose, fair_quotas
 from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts
 from titan_speech.audit.page import page
@@ -361,7 +361,7 @@ def test_control_characters_are_shown_escaped_wherever_they_come_from(tokenizer:
     opened = open_store(store)
     thresholds = read_thresholds(None, {})
     parts = choose(opened, 50, 0)
-    report = audit_report.audit(opened, parts, None, thresholds, seed=0, num_codes=65_536, num_random=2)
+    report = check_samples.audit(opened, parts, None, thresholds, seed=0, num_codes=65_536, num_random=2)
     report = replace(
         report,
         languages=tuple(
@@ -442,7 +442,7 @@ def test_the_page_tells_of_each_sample_it_has_shown(sound_store: Path) -> None:
     store = open_store(sound_store)
     parts = choose(store, 50, 0)
     thresholds = read_thresholds(None, {})
-    report = audit_report.audit(store, parts, None, thresholds, seed=0, num_codes=65_536, num_random=3)
+    report = check_samples.audit(store, parts, None, thresholds, seed=0, num_codes=65_536, num_random=3)
     told: list[int] = []
     text = "".join(page(report, AuditSound(why_silent="no codec"), lambda: told.append(1)))
     assert len(told) == report.num_shown == text.count(" · <bdi>") > 0

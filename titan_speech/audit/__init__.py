@@ -6,6 +6,9 @@ store --> draw.py      N samples, the same for the same seed, from every part
           checks.py      one function per check          rules.py     their names and thresholds
              |                                           measures.py  rates, scripts, histograms
              v
+          check_samples.py   every check on every sample of a language
+             |
+             v
           report.py      counts and shares per language, the worst samples, JSON; the exit code of `store audit`
              |
              v

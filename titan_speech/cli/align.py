@@ -332,8 +332,8 @@ COMMANDS = (
             _bounds("--stop-below", "lower"),
             Argument(
                 "--max-breaches",
-                "breaches of a bound after which training goes back to the last checkpoint within the bounds and goes "
-                "on with half the rate; the next one ends the job (default: 0)",
+                "breaches of a bound after which training goes back to the last checkpoint within the bounds and "
+                "continues with half the rate; the next one ends the job (default: 0)",
                 type=natural,
                 default=0,
             ),

@@ -71,7 +71,7 @@ COMMANDS = (
                 nargs="+",
                 metavar="NAME=FOLDER",
             ),
-            Argument("--output", "folder of the page; its key is written beside it", type=Path, required=True),
+            Argument("--output", "folder of the page; its key is written next to it", type=Path, required=True),
             Argument("--pairs", "most trials of each pair of systems (default: 20)", type=positive, default=20),
             Argument("--pack", "prompt pack, whose texts are shown", type=Path),
             Argument("--question", "what listeners are asked", default=QUESTION),

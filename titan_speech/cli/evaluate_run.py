@@ -1,4 +1,4 @@
-"""`titan-speech evaluate run`: speak and score the checkpoints of a run as they appear, or an exported model."""
+"""`titan-speech evaluate run`: generate with the checkpoints of a run, or an exported model, and score the speech."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ COMMANDS = (
     Command(
         "evaluate",
         "run",
-        "Speak and score the prompts of a pack at the checkpoints of a run, once each, beside the training.",
+        "Speak and score the prompts of a pack at the checkpoints of a run, once each, while it trains.",
         "titan-speech evaluate run outputs/demo --pack packs/lines --watch",
         evaluate_run,
         (

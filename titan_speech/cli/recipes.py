@@ -26,7 +26,7 @@ RECIPES, EXAMPLES = "train_configs", "examples"
 
 
 def bundled_folder() -> Path:
-    """The folder that holds what comes with titan_speech besides code.
+    """The folder of the recipes, examples and data that come with titan_speech.
 
     Raises:
         DataError: neither the package nor the folder around it has the recipes.

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 def store_audit(args: argparse.Namespace) -> int:
     announce(f"store audit: checking {args.store}")
 
+    from titan_speech.audit.check_samples import audit
     from titan_speech.audit.draw import choose
     from titan_speech.audit.page import page
     from titan_speech.audit.reencode import chosen_codes, reencode
-    from titan_speech.audit.report import audit, to_json
+    from titan_speech.audit.report import to_json
     from titan_speech.audit.sound import open_sound
     from titan_speech.store.reader import check_tokenizer, open_store
     from titan_speech.tokenization.text_tokenizer import TextTokenizer

@@ -157,7 +157,7 @@ _INPUT = ArgumentGroup(
     ),
     list_argument(
         "--files-from",
-        "folders in which listings may name files, besides the folder of the listing",
+        "folders in which listings may name files, in addition to that of the listing",
         type=local_input,
         metavar="DIR",
     ),

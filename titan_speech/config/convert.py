@@ -23,7 +23,6 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.tree import ArrayNode, FlagText, LeafNode, Node, TableNode, describe_node
 
 _LARGEST_INT = 2**63 - 1
-_MAPPING = "a table, such as {hi = 0.1}"
 _KEYS_OF_FILES: dict[KeyPath, tuple[str, ...]] = {("job",): ("extends",)}
 """Keys of a file that the schema does not have, since `load.py` has used them already."""
 
@@ -59,10 +58,7 @@ def convert(tree: TableNode) -> tuple[SpeechConfig, TreeConversion]:
 
 def _to_table(node: Node, cls: type, path: KeyPath, conversion: TreeConversion) -> Any:
     """A table as its dataclass."""
-    if _is_flag_text(node):
-        node = parse_flag_value(_text_of(node) or "") or node
-    if not isinstance(node, TableNode):
-        raise Mismatch("a table")
+    node = _as_table(node, "a table")
     conversion.origins[dotted(path)] = node.origin
     known = config_fields(cls)
     _report_unknown_keys(node, known, path, conversion)
@@ -161,14 +157,19 @@ def _to_tuple(node: Node, args: tuple[Any, ...], path: KeyPath, conversion: Tree
 
 
 def _to_mapping(node: Node, hint: Any, path: KeyPath, conversion: TreeConversion) -> dict[str, Any]:
+    return {
+        key: _convert_or_report(value, hint, (*path, key), conversion, _placeholder(hint))
+        for key, value in _as_table(node, "a table, such as {hi = 0.1}").entries.items()
+    }
+
+
+def _as_table(node: Node, expected: str) -> TableNode:
+    """A table of a file, or one that a flag has as TOML."""
     if _is_flag_text(node):
         node = parse_flag_value(_text_of(node) or "") or node
     if not isinstance(node, TableNode):
-        raise Mismatch(_MAPPING)
-    return {
-        key: _convert_or_report(value, hint, (*path, key), conversion, _placeholder(hint))
-        for key, value in node.entries.items()
-    }
+        raise Mismatch(expected)
+    return node
 
 
 def _is_flag_text(node: Node) -> bool:

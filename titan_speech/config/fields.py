@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -76,6 +76,9 @@ def _out_of_bounds(value: Any, hint: Any, key: str) -> Iterator[Finding]:
         yield from _out_of_bounds(inner_value, inner_hint, f"{key}.{inner_key}" if key else inner_key)
 
 
+_hints_with_bounds = cache(partial(get_type_hints, include_extras=True))
+
+
 def _elements(value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     """Key, value and type, with bounds, of what a table, list or mapping holds."""
     if is_dataclass(value):
@@ -90,8 +93,3 @@ def _elements(value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key, item, get_args(hint)[1]
-
-
-@cache
-def _hints_with_bounds(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)

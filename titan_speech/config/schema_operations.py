@@ -188,7 +188,7 @@ class MetricsConfig:
     rows. Such a step holds a copy of this rank's weights and waits for the device; 0: none."""
 
     tensor_norms_at_steps: tuple[int, ...] = ()
-    """Steps, counted from 1, at which these norms are measured besides."""
+    """Steps, counted from 1, at which these norms are measured as well."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,7 +179,7 @@ class PreferenceConfig:
     (0.05 to 0.5); dpo_norm: 5; ipo: 0.1; simpo: 2."""
 
     target_margin: Annotated[float, Bounds(at_least=0)] = 0.0
-    """simpo only: the margin of rewards that is aimed at (gamma); 0.3 to 0.8 of beta."""
+    """simpo only: the target margin of rewards (gamma); 0.3 to 0.8 of beta."""
 
     sft_weight: Annotated[float, Bounds(at_least=0)] = 0.0
     """Weight of an added loss, the mean cross-entropy of the chosen answer per token (Pang et al. 2024); keeps its
@@ -252,7 +252,7 @@ class GenerationCheckConfig:
 
     max_sec: Annotated[float, Bounds(above=0)] = 600.0
     """Seconds of generating per check, equal on all ranks. A check that takes longer is given up with a warning, has no
-    measures, and training goes on."""
+    measures, and training continues."""
 
     max_sound_sec: Annotated[float, Bounds(above=0)] = 60.0
     """Seconds of decoding per check on rank 0, and of comparing voices; samples that are left then stay without sound.

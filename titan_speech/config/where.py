@@ -1,6 +1,6 @@
 """Conditions on samples, as `[[data.source]] where` has them: `dnsmos >= 3.2 and cps < 25`.
 
-In: text. Out: `Condition`, which tells for arrays of numbers where it holds. The language has names of columns,
+In: text. Out: `Condition`, which computes for arrays of numbers where it holds. The language has names of columns,
 numbers, `< <= > >= == !=`, `and or not` and parentheses, and nothing else: it is parsed here and never evaluated as
 Python. A comparison with a value that is missing (NaN) does not hold, `!=` included.
 

@@ -164,7 +164,7 @@ class GenerationCheck(RunCallback):
             self.sound.close()
 
     def _checked_before(self, step: int) -> int:
-        """The last check of an earlier start, which went on from it; 0 if there is none, or another node has it."""
+        """The step of the last check before this start; 0 without one, or if another node has its file."""
         numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
         return max((int(one) for one in numbers if one.isdecimal() and int(one) < step), default=0)
 

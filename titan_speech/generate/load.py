@@ -105,8 +105,7 @@ def _checkpoint(folder: Path, step: int | None) -> Checkpoint:
 
 def _model(shape: BackboneShape, num_rows: int, checkpoint: Path) -> Decoder:
     """The model in fp32 on the CPU, with dense attention, which needs no accelerator."""
-    spec = model_spec(shape, "dense", num_rows)
-    model = spec.model.build()
+    model = model_spec(shape, "dense", num_rows).model.build()
     with torch.no_grad():
         model.init_weights()
     load_weights(model, checkpoint, shape)

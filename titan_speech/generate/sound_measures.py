@@ -5,7 +5,7 @@ evaluation and rewards. They are made for comparison over the steps of one run a
 phonetics: a flat voice has a small range of pitch, a model that rushes or mumbles another rate than its recordings.
 
 Pitch is the highest peak of the normalized autocorrelation between 60 and 400 Hz in frames of 40 ms; a frame without a
-peak above 0.5 is unvoiced. Syllables are peaks of the voiced intensity that stand 2 dB above the dips beside them.
+peak above 0.5 is unvoiced. Syllables are peaks of the voiced intensity that stand 2 dB above the dips next to them.
 Plain numpy; 5 s of sound take 8 ms of one core.
 
 Shapes: T samples, F frames, W samples of a frame.

@@ -161,7 +161,7 @@ class VLLMSpeech:
 
     def _finished(self, journal: Path, count: int) -> dict[int, tuple[Generated, float]]:
         """Utterances of the journal by number, with the seconds that they were finished after; a line that is cut, or
-        is none of this process, is left out."""
+        was not written by this process, is left out."""
         if not journal.is_file():
             return {}
         found: dict[int, tuple[Generated, float]] = {}

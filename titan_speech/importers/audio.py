@@ -200,7 +200,7 @@ def _describe_listing(
 
 
 def _num_unlisted(clips: Sequence[AudioClip]) -> int:
-    """How many recordings lie in the folders of the listed ones, and are not listed."""
+    """How many recordings are in the folders of the listed ones, and are not listed."""
     listed = {os.path.normpath(clip.path) for clip in clips}
     found = set[str]()
     for folder in {os.path.dirname(path) for path in listed}:

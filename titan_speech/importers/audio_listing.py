@@ -3,7 +3,7 @@
 In: a folder or a listing. Out: clips in a fixed order, each with its columns:
 
     metadata.csv, .tsv, .jsonl, or any   a listing of a known form (listing_formats.py): LJSpeech, Common Voice, Kaldi.
-    file given as input; wav.scp         Paths are relative to it; audio may also be in wavs/ or clips/ beside it
+    file given as input; wav.scp         Paths are relative to it; audio may also be in wavs/ or clips/ there
     a folder without a listing           every audio file in it and below, with the .txt file of the same name as
                                          column `txt`; a .txt without audio is refused, as one of the two is misnamed
 

@@ -168,11 +168,6 @@ class KnowsNormalization(Protocol):
     def normalization_version(self) -> str | None: ...
 
 
-def speech_importers() -> list[str]:
-    """Names of the importers whose samples have codes; the others read text."""
-    return [name for name in IMPORTERS if not name.startswith("text-")]
-
-
 def open_importer(name: str, options: ImportOptions) -> Importer:
     """The importer of a format, for these inputs.
 

@@ -35,7 +35,6 @@ from titan_speech.importers.base import (
     Unit,
     open_importer,
     refuse_damaged,
-    speech_importers,
 )
 from titan_speech.importers.build_folder import DURATION, UNIT_PROBLEM, BuildFolder, UnitRecord, digest_of
 from titan_speech.importers.build_workers import CutShard, ImportUnit, UnitTask
@@ -197,7 +196,7 @@ def _codec(request: BuildRequest, importer: Importer) -> CodecInfo | None:
                 "leave out --codec-name and --codec-hash, or give the input they belong to"
             )
         codec = known
-    if codec is None and request.format in speech_importers():
+    if codec is None and not request.format.startswith("text-"):
         raise DataError(
             f"--from {request.format} holds codes and does not say of which codec: give --codec-name NAME (such as "
             "xcodec2) and --codec-hash SHA256 of the codec's weights"

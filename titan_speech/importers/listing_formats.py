@@ -4,7 +4,7 @@ In: the file of a listing. Out: for each row its place, for messages, and its co
 column. The whole file is read at once, which a listing of a million recordings allows (200 MB).
 
     *.jsonl            one object per line
-    wav.scp            Kaldi: id and path; `text` and `utt2spk` beside it give transcript and speaker
+    wav.scp            Kaldi: id and path; `text` and `utt2spk` next to it give transcript and speaker
     a header           fields between tabs, bars, semicolons or commas; its first line names the column with the path
     bars, no header    LJSpeech: `id|text` or `id|text|normalized_text`
 

@@ -1,4 +1,4 @@
-"""Checks of [lora]: what it adapts, what it starts from, and what has no effect or no meaning beside it.
+"""Checks of [lora]: what it adapts, what it starts from, and what has no effect or no meaning with it.
 
 In: a configuration; the sizes of the backbone, where they are known. Out: findings. TorchTitan's converter only warns
 of a target that matches nothing and takes any rank; both are refused here, before weights are loaded.
