@@ -337,6 +337,15 @@ def test_an_index_that_is_too_large_is_not_read(folder: Path, monkeypatch: pytes
         read_index(folder / "step-5" / INDEX)
 
 
+def test_a_layout_that_torch_does_not_have_is_named(folder: Path) -> None:
+    path = folder / "step-5" / INDEX
+    content = path.read_bytes()
+    assert b"torch.strided" in content
+    path.write_bytes(content.replace(b"torch.strided", b"torch.striped"))
+    with pytest.raises(CheckpointError, match="this torch does not know: 'striped' is not a layout"):
+        read_index(path)
+
+
 def dcps_own(path: Path) -> Metadata:
     with path.open("rb") as file:
         return pickle.load(file)
