@@ -15,13 +15,13 @@ import numpy as np
 from titan_speech.report.chart import Chart, Line
 from titan_speech.report.metrics_log import Curve
 from titan_speech.report.page import picture
-from titan_speech.report.reference import Reference, names, open_reference
+from titan_speech.report.reference import RecipeReference, names, open_reference
 from titan_speech.report.sections.comparison import band
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 
 
-def chart_of(reference: Reference) -> Chart:
+def chart_of(reference: RecipeReference) -> Chart:
     """The training loss of a reference, and the first validation loss."""
     validation = [name for name in reference.curves if name.startswith("validation/") and name.endswith("/loss")]
     lines = []

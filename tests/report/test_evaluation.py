@@ -16,7 +16,7 @@ from titan_speech.evaluate.clip import Score
 from titan_speech.evaluate.result import Result, ResultKey, ScoredClip, audio_path, result_path
 from titan_speech.evaluate.summary import summary
 from titan_speech.model.exported_files import EVALUATION_FOLDER
-from titan_speech.report.blocks import Prompts
+from titan_speech.report.blocks import SoundPrompts
 from titan_speech.report.page import page
 from titan_speech.report.run import open_runs
 from titan_speech.report.sections.evaluation import evaluation
@@ -107,7 +107,7 @@ def test_the_worst_prompts_of_the_newest_result_are_heard_at_every_step(tmp_path
     (one,) = open_runs([run])
     section = evaluation([one])
     assert section is not None
-    (shown,) = (block.prompts for block in section.blocks if isinstance(block, Prompts))
+    (shown,) = (block.prompts for block in section.blocks if isinstance(block, SoundPrompts))
     assert [prompt.title for prompt in shown] == [f"en · p{number}" for number in range(MAX_PROMPTS + 3, 3, -1)]
     assert all([clip.label for clip in prompt.clips] == ["step 10", "step 20"] for prompt in shown)
 

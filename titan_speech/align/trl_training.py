@@ -203,7 +203,7 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
         def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict[str, Any]]:
             return [rollouts.prompt_ids(prompt) for prompt in prompts], None, {}
 
-    class Steps(TrainerCallback):
+    class StepCallback(TrainerCallback):
         """Sets the rate, which a checkpoint brings along; writes each step, and ends where a bound is left."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
@@ -243,7 +243,7 @@ def _attempt(rollouts: Rollouts, settings: GRPOSettings, lr: float) -> tuple[Any
         args=_arguments(settings, lr),
         train_dataset=Dataset.from_list([{"prompt": sample_id} for sample_id in rollouts.prompts]),
         processing_class=AutoTokenizer.from_pretrained(settings.model, padding_side="left", trust_remote_code=False),
-        callbacks=[Steps()],
+        callbacks=[StepCallback()],
     )
     trainer.remove_callback(PrinterCallback)
     with Progress("reward training", settings.num_steps - done, "steps") as progress:

@@ -18,7 +18,7 @@ from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.utils.text_table import counted
 
 if TYPE_CHECKING:
-    from titan_speech.report.reference import Reference
+    from titan_speech.report.reference import RecipeReference
     from titan_speech.report.run import Run
 
 DEFAULT_OUTPUT = "report.html"
@@ -74,7 +74,7 @@ def _save_reference(args: argparse.Namespace, runs: list[Run]) -> None:
     print(f"reference: {path}")
 
 
-def _is_within(runs: list[Run], reference: Reference) -> bool:
+def _is_within(runs: list[Run], reference: RecipeReference) -> bool:
     """Print where runs leave their band; whether none does."""
     from titan_speech.report.reference import compare
 

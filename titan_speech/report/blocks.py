@@ -70,7 +70,7 @@ class Charts:
 
 
 @dataclass(frozen=True)
-class Part:
+class StackPart:
     """A part of a whole."""
 
     name: str
@@ -86,7 +86,7 @@ class Stack:
     """Parts of one whole as one bar."""
 
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[StackPart]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SoundClip:
     """One sound of a prompt."""
 
     label: str
@@ -123,21 +123,21 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class SoundPrompt:
     """A prompt and what was generated from it, in the order of the steps."""
 
     title: str
     text: str
     language: str
-    clips: Sequence[Clip]
+    clips: Sequence[SoundClip]
 
 
 @dataclass(frozen=True)
-class Prompts:
-    prompts: Sequence[Prompt]
+class SoundPrompts:
+    prompts: Sequence[SoundPrompt]
 
 
-Block: TypeAlias = Tiles | Charts | Table | Stack | Facts | Paragraph | Details | Prompts
+Block: TypeAlias = Tiles | Charts | Table | Stack | Facts | Paragraph | Details | SoundPrompts
 
 
 @dataclass(frozen=True)

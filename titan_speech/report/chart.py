@@ -57,7 +57,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Mark:
+class ChartMark:
     """A vertical line, such as a restart."""
 
     x: float
@@ -76,7 +76,7 @@ class Chart:
     """Values of 0 to 1 that are printed as percent."""
     from_zero: bool = False
     is_log: bool = False
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[ChartMark, ...] = ()
     bands: tuple[Band, ...] = ()
     note: str = ""
     size: str = "normal"

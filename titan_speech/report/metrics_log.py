@@ -61,7 +61,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Event:
+class LogEvent:
     """A line that is not a log step."""
 
     name: str
@@ -88,7 +88,7 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.columns: dict[str, Column] = {}
-        self.events: list[Event] = []
+        self.events: list[LogEvent] = []
         self.starts: list[StartOfRun] = []
         self.last_step = 0
         """The last step with a record."""
@@ -178,7 +178,7 @@ class MetricsLog:
         else:
             self._add_values(step, numbers)
         if len(self.events) < MAX_EVENTS:
-            self.events.append(Event(name, step, texts, numbers))
+            self.events.append(LogEvent(name, step, texts, numbers))
 
     def _cut_after(self, step: int) -> None:
         """Forget what a start at `step` will train again."""

@@ -1,9 +1,9 @@
 """Reference curves: what a run of a recipe is expected to look like, kept as JSON, and where another run leaves them.
 
 In: runs of one recipe, or the file of a reference; the name of one that comes with the package is enough. Out:
-`Reference`: for each metric steps, mean, and a band from the lowest to the highest run, widened by `TOLERANCE`, since
-another machine adds up in another order. A run leaves the band where two of its records in a row are outside: one alone
-is noise.
+`RecipeReference`: for each metric steps, mean, and a band from the lowest to the highest run, widened by `TOLERANCE`,
+since another machine adds up in another order. A run leaves the band where two of its records in a row are outside: one
+alone is noise.
 
     {"format": 1, "name": "demo", "about": "...", "curves": {"loss": {"steps": [1, ...], "mean": [...], ...}}}
 """
@@ -46,7 +46,7 @@ class ReferenceCurve:
 
 
 @dataclass(frozen=True)
-class Reference:
+class RecipeReference:
     """The curves of a recipe."""
 
     name: str
@@ -70,7 +70,7 @@ class Departure:
     """Value and band there; of the last step if it never left."""
 
 
-def reference_of(runs: Sequence[Run], name: str, about: str) -> Reference:
+def reference_of(runs: Sequence[Run], name: str, about: str) -> RecipeReference:
     """The reference of these runs.
 
     Raises:
@@ -93,7 +93,7 @@ def reference_of(runs: Sequence[Run], name: str, about: str) -> Reference:
             )
     if not curves:
         raise DataError("the runs have no step in common: a reference needs runs of one recipe, from the first step on")
-    return Reference(name, about, curves)
+    return RecipeReference(name, about, curves)
 
 
 def _at(column: Column, step: int) -> float:
@@ -106,7 +106,7 @@ def _rounded(x_P: np.ndarray) -> tuple[float, ...]:
     return tuple(float(f"{x:.6g}") for x in x_P)
 
 
-def to_json(reference: Reference) -> str:
+def to_json(reference: RecipeReference) -> str:
     """The file of a reference; a curve is a few lines."""
     content = {"format": REFERENCE_FORMAT, "name": reference.name, "about": reference.about}
     curves = {name: asdict(curve) for name, curve in reference.curves.items()}
@@ -121,7 +121,7 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
 
 
-def open_reference(name_or_path: str) -> Reference:
+def open_reference(name_or_path: str) -> RecipeReference:
     """A reference by its name in the package, or its file.
 
     Raises:
@@ -140,13 +140,13 @@ def open_reference(name_or_path: str) -> Reference:
         ) from error
 
 
-def _parsed(content: bytes, where: str) -> Reference:
+def _parsed(content: bytes, where: str) -> RecipeReference:
     try:
         record = parse_json(content)
         if record["format"] != REFERENCE_FORMAT:
             raise ValueError(f"format {record['format']!r}, expected {REFERENCE_FORMAT}")
         curves = {str(name): _curve(curve) for name, curve in record["curves"].items()}
-        return Reference(str(record["name"]), str(record["about"]), curves)
+        return RecipeReference(str(record["name"]), str(record["about"]), curves)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{where} is no reference ({error!r}); titan-speech report --save-reference writes one"
@@ -164,7 +164,7 @@ def _curve(record: dict[str, Any]) -> ReferenceCurve:
     return ReferenceCurve(steps, mean, low, high)
 
 
-def compare(run: Run, reference: Reference) -> list[Departure]:
+def compare(run: Run, reference: RecipeReference) -> list[Departure]:
     """Each metric that the run and the reference have in common, at the steps that both have."""
     return [
         found

@@ -25,7 +25,7 @@ UPLOADS_FROM = 1_000_000
 """Process numbers of nodes that upload; ranks have their own numbers."""
 _SPAN_FILE = re.compile(r"(rank|uploads)-(\d{1,6})\.jsonl")
 
-Event = dict[str, Any]
+TraceEvent = dict[str, Any]
 
 
 def trace(run_folder: Path) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _process_of(path: Path) -> int | None:
     return None if match is None else int(match[2]) + (UPLOADS_FROM if match[1] == "uploads" else 0)
 
 
-def _names(files: list[tuple[int, Path]], processes: list[Process]) -> Iterator[Event]:
+def _names(files: list[tuple[int, Path]], processes: list[Process]) -> Iterator[TraceEvent]:
     """What the tracks are called."""
     nodes = {process.rank: process.node for process in processes}
     for number in sorted({number for number, _ in files} | set(nodes)):
@@ -73,7 +73,7 @@ def _names(files: list[tuple[int, Path]], processes: list[Process]) -> Iterator[
         yield {"ph": "M", "name": "thread_name", "pid": number, "tid": STARTS_TRACK, "args": {"name": "starts"}}
 
 
-def _of_ledger(processes: list[Process], from_sec: float) -> Iterator[Event]:
+def _of_ledger(processes: list[Process], from_sec: float) -> Iterator[TraceEvent]:
     """Starts, and the share of each class in the time of each span of the ledger."""
     for process in processes:
         yield {
@@ -96,7 +96,7 @@ def _of_ledger(processes: list[Process], from_sec: float) -> Iterator[Event]:
             }
 
 
-def _of_spans(number: int, path: Path, from_sec: float) -> Iterator[Event]:
+def _of_spans(number: int, path: Path, from_sec: float) -> Iterator[TraceEvent]:
     tracks: dict[str, int] = {}
     try:
         for span in read_spans(path):
@@ -110,8 +110,8 @@ def _of_spans(number: int, path: Path, from_sec: float) -> Iterator[Event]:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _event(span: Span, number: int, track: int, from_sec: float) -> Event:
-    event: Event = {
+def _event(span: Span, number: int, track: int, from_sec: float) -> TraceEvent:
+    event: TraceEvent = {
         "ph": "i" if span.duration_sec is None else "X",
         "name": printable(span.name),
         "pid": number,

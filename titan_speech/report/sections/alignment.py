@@ -12,7 +12,17 @@ from itertools import pairwise
 from typing import Any
 
 from titan_speech.align.job_files import BREACHES_NAME, MEANS_PREFIX, PARITY_NAME, ROLLOUTS_NAME
-from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
+from titan_speech.report.blocks import (
+    Block,
+    Cell,
+    Charts,
+    Paragraph,
+    Section,
+    SoundClip,
+    SoundPrompt,
+    SoundPrompts,
+    Table,
+)
 from titan_speech.report.chart import value_text
 from titan_speech.report.run import Run
 from titan_speech.report.sections.generation import MAX_CLIPS, MAX_PROMPTS, MAX_SOUND_BYTES, sound_of, spread
@@ -39,7 +49,7 @@ def alignment(runs: Sequence[Run]) -> Section | None:
     for run in runs:
         blocks += [*_parity(run), *_breaches(run)]
         if prompts := _rollouts(run, budget):
-            blocks += [Paragraph(f"Answers of {run.name} while it trained"), Prompts(prompts)]
+            blocks += [Paragraph(f"Answers of {run.name} while it trained"), SoundPrompts(prompts)]
     lead = "Reward and scores of sampled answers. A reward that rises while another score leaves its range is hacked."
     return Section("alignment", "Reward training", lead, blocks)
 
@@ -91,10 +101,10 @@ def _breaches(run: Run) -> list[Block]:
     return [Table(heads, rows, f"{run.name}: where a bound was left", num_words=2)] if rows else []
 
 
-def _rollouts(run: Run, max_bytes: int) -> list[Prompt]:
+def _rollouts(run: Run, max_bytes: int) -> list[SoundPrompt]:
     folder = run.folder / ROLLOUTS_NAME
     steps = sorted(int(match[1]) for path in folder.glob("step-*.json") if (match := _STEP_FILE.fullmatch(path.name)))
-    clips: dict[str, list[Clip]] = {}
+    clips: dict[str, list[SoundClip]] = {}
     texts: dict[str, tuple[str, str]] = {}
     used = 0
     for step in spread(steps, MAX_CLIPS):
@@ -112,9 +122,10 @@ def _rollouts(run: Run, max_bytes: int) -> list[Prompt]:
                 number = int(_number(answer.get("number")))
                 sound = sound_of(folder / f"step-{step}" / f"{number}.wav", max_bytes - used)
                 used += len(sound)
-                clips.setdefault(name, []).append(Clip(f"step {step:,}", sound, _note(answer), "soft"))
+                clips.setdefault(name, []).append(SoundClip(f"step {step:,}", sound, _note(answer), "soft"))
     return [
-        Prompt(f"{texts[name][1]} · {name}", texts[name][0], texts[name][1], found) for name, found in clips.items()
+        SoundPrompt(f"{texts[name][1]} · {name}", texts[name][0], texts[name][1], found)
+        for name, found in clips.items()
     ]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from titan_speech.report.blocks import Block, Cell, Charts, Paragraph, Section, Table
 from titan_speech.report.chart import Band, Chart, Line
 from titan_speech.report.metrics_log import Curve
-from titan_speech.report.reference import Reference, ReferenceCurve, compare
+from titan_speech.report.reference import RecipeReference, ReferenceCurve, compare
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import lines_of
 from titan_speech.report.sections.training_curves import LOSS_UNIT
 
 
-def comparison(reference: Reference) -> Callable[[Sequence[Run]], Section]:
+def comparison(reference: RecipeReference) -> Callable[[Sequence[Run]], Section]:
     """The section of a reference."""
 
     def section(runs: Sequence[Run]) -> Section:

@@ -18,7 +18,17 @@ from titan_speech.evaluate.result import PARITY_PREFIX, RESULTS_DIR, Result, Sco
 from titan_speech.evaluate.statistics import Interval, intervals
 from titan_speech.evaluate.summary import TRUST_HEADS, decoding_text, group_name, trust_rows
 from titan_speech.model.exported_files import EVALUATION_FOLDER
-from titan_speech.report.blocks import Block, Cell, Charts, Clip, Paragraph, Prompt, Prompts, Section, Table
+from titan_speech.report.blocks import (
+    Block,
+    Cell,
+    Charts,
+    Paragraph,
+    Section,
+    SoundClip,
+    SoundPrompt,
+    SoundPrompts,
+    Table,
+)
 from titan_speech.report.chart import Band, Chart, Line, value_text
 from titan_speech.report.metrics_log import Curve
 from titan_speech.report.run import Run
@@ -74,7 +84,7 @@ def evaluation(runs: Sequence[Run]) -> Section | None:
         blocks += _exports(run)
         prompts = _prompts(run, series, MAX_SOUND_BYTES // len(runs))
         if prompts:
-            blocks.append(Prompts(prompts))
+            blocks.append(SoundPrompts(prompts))
     if not blocks:
         return None
     lead = "What a pack of prompts sounds like at each checkpoint, with 95 % intervals over the prompts."
@@ -226,7 +236,7 @@ def _worst(series: _Series) -> list[Block]:
     return [Table(heads, rows, f"Worst clips of step {newest.step:,}.", 2, last_is_words=True, is_folded=True)]
 
 
-def _prompts(run: Run, series: Sequence[_Series], max_bytes: int) -> list[Prompt]:
+def _prompts(run: Run, series: Sequence[_Series], max_bytes: int) -> list[SoundPrompt]:
     """The prompts that are the worst in the newest result whose audio was kept, the worst first, at several steps."""
     kept = [
         result
@@ -239,19 +249,19 @@ def _prompts(run: Run, series: Sequence[_Series], max_bytes: int) -> list[Prompt
     kept.sort(key=lambda result: result.step or 0)
     chosen = [kept[place] for place in spread(list(range(len(kept))), MAX_CLIPS)]
     worst = {clip.prompt_id: clip.language for clip in sorted(kept[-1].clips, key=_badness)}
-    prompts: list[Prompt] = []
+    prompts: list[SoundPrompt] = []
     used = 0
     folder = run.folder / EVALUATION_FOLDER
     for prompt_id, language in list(worst.items())[:MAX_PROMPTS]:
-        found: list[Clip] = []
+        found: list[SoundClip] = []
         for result in chosen:
             clip = next((one for one in result.clips if one.prompt_id == prompt_id), None)
             sound = clip and sound_of(folder / audio_path(result.key.id, prompt_id), max_bytes - used)
             if clip and sound:
                 used += len(sound)
-                found.append(Clip(f"step {result.step:,}", sound, _note(clip), "soft"))
+                found.append(SoundClip(f"step {result.step:,}", sound, _note(clip), "soft"))
         if found:
-            prompts.append(Prompt(f"{language} · {prompt_id}", "", language, found))
+            prompts.append(SoundPrompt(f"{language} · {prompt_id}", "", language, found))
     return prompts
 
 

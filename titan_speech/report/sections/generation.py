@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from titan_speech.report.blocks import Block, Charts, Clip, Paragraph, Prompt, Prompts, Section, Tone
+from titan_speech.report.blocks import Block, Charts, Paragraph, Section, SoundClip, SoundPrompt, SoundPrompts, Tone
 from titan_speech.report.chart import Chart
 from titan_speech.report.run import Run
 from titan_speech.report.sections.lines import chart, names_of
@@ -57,7 +57,7 @@ def generation(runs: Sequence[Run]) -> Section | None:
         if len(runs) > 1 and prompts:
             blocks.append(Paragraph(run.name))
         if prompts:
-            blocks.append(Prompts(prompts))
+            blocks.append(SoundPrompts(prompts))
         if prompts and not any(clip.sound for prompt in prompts for clip in prompt.clips):
             blocks.append(Paragraph(f"{run.name}: no sound was kept; set generation_check.codec to decode it.", "soft"))
     lead = (
@@ -67,11 +67,11 @@ def generation(runs: Sequence[Run]) -> Section | None:
     return Section("generation", "Generation checks", lead, blocks)
 
 
-def _prompts(run: Run, max_bytes: int) -> list[Prompt]:
+def _prompts(run: Run, max_bytes: int) -> list[SoundPrompt]:
     folder = run.folder / "generation"
     steps = {int(match[1]) for path in folder.glob("step-*.json") if (match := _STEP_FILE.fullmatch(path.name))}
     chosen = spread(sorted(step for step in steps if step <= run.log.last_step or not run.log.last_step), MAX_CLIPS)
-    clips: dict[tuple[str, str], list[Clip]] = {}
+    clips: dict[tuple[str, str], list[SoundClip]] = {}
     texts: dict[tuple[str, str], tuple[str, str]] = {}
     used = 0
     for step in chosen:
@@ -84,9 +84,9 @@ def _prompts(run: Run, max_bytes: int) -> list[Prompt]:
             sound = sound_of(folder / f"step-{step}" / f"{number}.wav", max_bytes - used)
             used += len(sound)
             note, tone = _note(record)
-            clips.setdefault(key, []).append(Clip(f"step {step:,}", sound, note, tone))
+            clips.setdefault(key, []).append(SoundClip(f"step {step:,}", sound, note, tone))
     return [
-        Prompt(f"{texts[key][1]} · {key[1]} · {key[0]}", texts[key][0], texts[key][1], found)
+        SoundPrompt(f"{texts[key][1]} · {key[1]} · {key[0]}", texts[key][0], texts[key][1], found)
         for key, found in clips.items()
     ]
 

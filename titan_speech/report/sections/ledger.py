@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from titan_speech.ledger.goodput import Account, StartAccount, account
 from titan_speech.ledger.records import CLASSES, read_ledger
-from titan_speech.report.blocks import Block, Cell, Part, Section, Stack, Table
+from titan_speech.report.blocks import Block, Cell, Section, Stack, StackPart, Table
 from titan_speech.report.run import Run
 from titan_speech.utils.progress import clock
 
@@ -48,7 +48,7 @@ def account_of(run: Run) -> Account | None:
 
 def _stack(title: str, found: Account) -> Stack:
     parts = [
-        Part(name.replace("_", " "), clock(seconds), seconds / found.total_sec, f"k{number}")
+        StackPart(name.replace("_", " "), clock(seconds), seconds / found.total_sec, f"k{number}")
         for number, (name, seconds) in enumerate(found.seconds.items())
         if seconds > 0
     ]

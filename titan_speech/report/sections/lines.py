@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from titan_speech.report.chart import NUM_COLORS, Chart, Line, Mark
+from titan_speech.report.chart import NUM_COLORS, Chart, ChartMark, Line
 from titan_speech.report.metrics_log import MAX_POINTS, curve_of
 from titan_speech.report.run import Run
 
@@ -70,10 +70,10 @@ def small_charts(
     ]
 
 
-def restarts(runs: Sequence[Run]) -> tuple[Mark, ...]:
+def restarts(runs: Sequence[Run]) -> tuple[ChartMark, ...]:
     """Where runs were started again."""
     return tuple(
-        Mark(start.step * x_per_step(run, runs), f"{run.name if len(runs) > 1 else 'run'} started again here")
+        ChartMark(start.step * x_per_step(run, runs), f"{run.name if len(runs) > 1 else 'run'} started again here")
         for run in runs
         for start in run.log.starts[1:]
     )
