@@ -1,30 +1,26 @@
 """The steps of `benchmarks.first_gpu`, each a function that returns figures; one is run in a process of its own.
 
-In: the name of a step. Out: a JSON of its figures. Training steps start the run's own command in one process, on
-synthetic data with the lengths of real segments (fake_data.py), and read its metrics: the median rate of the steps
-after the first ones. With `--debug` every step does the same with the debug model on a CPU.
+In: the name of a step. Out: a JSON of its figures. Steps that train are in first_gpu_training.py; those here ask the
+device. With `--debug` every step does the same with the debug model on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.first_gpu import Step
-from benchmarks.machine import ROOT, free_port
+from benchmarks.first_gpu_training import packed_positions, resume, settings_file, training
 
 STEPS = (
     Step("environment", "device, versions, driver", 30, 5),
@@ -46,17 +42,9 @@ STEPS = (
     Step("pt_1b_8_float8_seed1", "float8 from the second seed", 90, 50),
     Step("resume", "a background save, the step that waits for it, and a resume to the same bits", 150, 80),
 )
-DATA = ROOT / "outputs/benchmarks"
-DEBUG_WORDS = {"training.global_batch_tokens": "1024", "training.local_batch_packs": "2", "loss.num_chunks": "4"}
-NUM_STEPS, WARMUP_STEPS = 50, 10
-DEBUG_STEPS, DEBUG_WARMUP = 6, 2
-PUBLISHED = {"pt_1b": 46_000.0, "sft_1b": 18_000.0, "pt_8b": 8_000.0}
-"""TTS-1, of a whole model on 32 GPUs."""
 FLOAT8 = {"float8.recipe": "rowwise"}
 NO_RECOMPUTATION = {"activation_checkpoint.kind": "none"}
 SECOND_SEED = {"job.seed": "1", "data.seed": "1"}
-LAST_STEPS = 10
-"""Whose mean loss is compared between precisions: the loss of one step is mostly that of its packs."""
 
 
 def environment(debug: bool) -> dict[str, Any]:
@@ -84,7 +72,7 @@ def attention(debug: bool) -> dict[str, Any]:
     from titan_speech.model.attention import DenseDocumentAttention
 
     device = _device()
-    positions_BL = _positions(2, 256 if debug else 2048).to(device)
+    positions_BL = packed_positions(2, 256 if debug else 2048).to(device)
     num_packs, length = positions_BL.shape
     mask = create_block_mask(get_document_mask_mod(positions_BL), num_packs, None, length, length, device=device)
     torch.manual_seed(0)
@@ -108,21 +96,6 @@ def attention(debug: bool) -> dict[str, Any]:
 
 def _gap(found: Any, expected: Any) -> float:
     return float((found.float() - expected).abs().max() / expected.abs().max())
-
-
-def _positions(num_packs: int, length: int) -> Any:
-    """Of packs with documents of speech segments' lengths."""
-    import torch
-
-    from benchmarks.large_store import speech_lengths
-
-    lengths, packs = iter(speech_lengths(400).tolist()), []
-    for _ in range(num_packs):
-        pieces: list[Any] = []
-        while sum(map(len, pieces)) < length:
-            pieces.append(torch.arange(next(lengths)))
-        packs.append(torch.cat(pieces)[:length])
-    return torch.stack(packs)
 
 
 def peaks(debug: bool) -> dict[str, Any]:
@@ -157,7 +130,7 @@ def _attention_efficiencies(peak: float) -> dict[str, float]:
 
     from titan_speech.estimate.speed_by_parts import ATTENTION_BLOCK
 
-    positions_BL = _positions(8, 2048).cuda()
+    positions_BL = packed_positions(8, 2048).cuda()
     mask = create_block_mask(get_document_mask_mod(positions_BL), 8, None, 2048, 2048, device="cuda")
     heads = [torch.randn(8, 2048, number, 64, device="cuda", dtype=torch.bfloat16) for number in (32, 8, 8)]
     module: Any = FlexAttention.Config().build()
@@ -194,114 +167,6 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def training(config: str, overrides: Mapping[str, str], debug: bool, num_layers: int = 0) -> dict[str, Any]:
-    """Train for some steps in this folder's copy of the run's command; figures of its steady steps."""
-    name = Path(config).stem
-    digest = hashlib.sha256(repr(sorted(overrides.items())).encode()).hexdigest()[:8]
-    folder = ROOT / "outputs/benchmarks/first_gpu" / f"{name}-{num_layers}-{digest}"
-    shutil.rmtree(folder, ignore_errors=True)
-    records = train(config, overrides, debug, folder, num_layers)
-    steady = [record for step, record in sorted(records.items()) if step > (DEBUG_WARMUP if debug else WARMUP_STEPS)]
-    step_sec = [one["step_time_sec"] for one in steady]
-    figures: dict[str, Any] = {
-        "tokens_per_sec_per_gpu": statistics.median(one["tokens_per_sec_per_gpu"] for one in steady),
-        "memory_gib": max(one["memory_peak_gib"] for one in steady),
-        "loss": statistics.fmean(one["loss"] for one in steady[-LAST_STEPS:]),
-        "steps": max(records),
-        "recompilations": _log(folder).read_text(errors="replace").count("Recompiling function"),
-        "slowest_over_median": max(step_sec) / statistics.median(step_sec),
-        "estimated": _estimated(config, overrides, num_layers),
-        "rates": [one["tokens_per_sec_per_gpu"] for one in steady],
-    }
-    if "mfu" in steady[-1]:
-        figures["mfu"] = statistics.median(one["mfu"] for one in steady)
-    published = next((rate for prefix, rate in PUBLISHED.items() if name.startswith(prefix)), None)
-    if published is not None and not num_layers and not debug:
-        figures["published"] = published
-    return figures
-
-
-def _estimated(config: str, overrides: Mapping[str, str], num_layers: int) -> float | None:
-    """Tokens per second by parts on this device, one GPU; None where it has no datasheet."""
-    from benchmarks.machine import device_key, this_machine
-    from titan_speech.estimate.devices import DEVICES
-    from titan_speech.estimate.efficiencies import DEFAULT_EFFICIENCIES
-    from titan_speech.estimate.offline import run_shape, run_vocabulary
-    from titan_speech.estimate.speed_by_parts import Pass, parts_of_pass
-    from titan_speech.preflight.config_checks import load_config
-
-    device = DEVICES.get(device_key(this_machine(0.0)))
-    if device is None or not device.bf16_flops:
-        return None
-    words = [word for key, value in overrides.items() for word in (f"--{key}", value)]
-    loaded = load_config(["--job.config_file", config, *words], world_size=1).config
-    shape = run_shape(loaded)[0]
-    shape = replace(shape, num_layers=num_layers or shape.num_layers)
-    attended = float(_positions(8, 2048).float().mean()) + 1
-    one = Pass.of(loaded, attended, num_shards=1, passes_per_step=1, sending_sec=0.0)
-    rows = run_vocabulary(loaded).vocabulary.num_rows
-    return one.num_tokens / sum(parts_of_pass(shape, rows, one, device, DEFAULT_EFFICIENCIES).values())
-
-
-def _log(folder: Path) -> Path:
-    """The output of a training."""
-    return folder.with_name(f"{folder.name}.log")
-
-
-def train(
-    config: str, overrides: Mapping[str, str], debug: bool, folder: Path, num_layers: int = 0
-) -> dict[int, dict[str, Any]]:
-    """Train in a process of its own, with its output beside the folder.
-
-    Args:
-        config: file of the run.
-        overrides: keys and their values.
-        debug: on a CPU, with shorter packs, not compiled.
-        folder: of the run.
-        num_layers: of the model; 0: all.
-
-    Returns:
-        The metrics of each step.
-
-    Raises:
-        RuntimeError: the training failed; its last lines.
-    """
-    from benchmarks.fake_data import write_stand_ins
-
-    if not debug:
-        family = "qwen3" if "pt_0.6b" in config else "llama3"
-        write_stand_ins(DATA / family, family)
-    steps = DEBUG_STEPS if debug else NUM_STEPS
-    packs = int(overrides.get("training.local_batch_packs", "8"))
-    words = {"training.global_batch_tokens": str(packs * 2048), "job.dump_folder": str(folder), **overrides}
-    words["loss.num_chunks"] = str(packs)  # by the estimate's rule
-    if debug:
-        words |= DEBUG_WORDS
-        for key in ("float8.recipe", "training.cuda_graphs"):
-            words.pop(key, None)
-        words |= {"compile.enable": "false", "training.seq_len": "256"}
-    words["training.target_tokens"] = str(steps * int(words["training.global_batch_tokens"]))
-    words |= {"metrics.log_every_steps": "1"}
-    environment = {**os.environ, "BENCHMARK_LAYERS": str(num_layers), "TORCH_LOGS": "recompiles"}
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        environment.setdefault(name, value)
-    environment.setdefault("MASTER_PORT", str(free_port()))
-    command = [sys.executable, "-m", "benchmarks.loops.fewer_layers", "--job.config_file", config]
-    command += [word for key, value in words.items() for word in (f"--{key}", value)]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _log(folder).open("w") as log:  # of this training alone: its compilations are counted
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
-        signal.signal(signal.SIGTERM, lambda *_: (process.kill(), sys.exit(143)))
-        code = process.wait()
-    if code:
-        lines = [line for line in _log(folder).read_text(errors="replace").splitlines() if line.strip()]
-        raise RuntimeError(f"training ended with {code}: {' '.join(lines[-2:])[-400:]}")
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {record["step"]: record for line in lines if "event" not in (record := json.loads(line))}
-
-
 def loss_heads(debug: bool) -> dict[str, Any]:
     from benchmarks.loss_heads import available_heads, measure
 
@@ -310,42 +175,6 @@ def loss_heads(debug: bool) -> dict[str, Any]:
     return {
         one.name: f"{one.sec * 1e3:.1f} ms, {one.peak_bytes / 1e9:.2f} GB, loss {one.loss_after:.4f}" for one in found
     }
-
-
-def resume(debug: bool) -> dict[str, Any]:
-    """Six steps at once, and six with a save and a new process in the middle: the same losses to the last bit."""
-    config = _config("debug" if debug else "pt_1b")
-    save = {
-        **({} if debug else {"training.local_batch_packs": "4"}),
-        "checkpoint.enable": "true",
-        "checkpoint.keep_last_full": "2",
-        "checkpoint.export_milestones": "false",
-    }
-    folder = ROOT / "outputs/benchmarks/first_gpu/resume"
-    shutil.rmtree(folder, ignore_errors=True)
-    whole = train(config, {**save, "checkpoint.cadence": "[{every = 3}]", **_six(debug)}, debug, folder / "whole")
-    shutil.copytree(folder / "whole", folder / "again")
-    for newer in (folder / "again" / "checkpoint").glob("step-6*"):
-        shutil.rmtree(newer)
-    again = train(config, {**save, "checkpoint.cadence": "[{every = 3}]", **_six(debug)}, debug, folder / "again")
-    steps = [4, 5, 6]
-    differing = [step for step in steps if again[step]["loss"] != whole[step]["loss"]]
-    times = {step: record["step_time_sec"] for step, record in whole.items()}
-    shutil.rmtree(folder)
-    if differing:
-        raise RuntimeError(f"the losses of steps {differing} differ after a resume")
-    return {
-        "resumed_steps_equal": len(steps),
-        "stall_sec": max(0.0, times[4] - statistics.median([times[2], times[5]])),
-    }
-
-
-def _six(debug: bool) -> dict[str, str]:
-    return {"debug.deterministic": "false" if debug else "true"}
-
-
-def _config(name: str) -> str:
-    return "benchmarks/settings/debug_cpu.toml" if name == "debug" else f"benchmarks/settings/{name}.toml"
 
 
 def run_step(name: str, debug: bool) -> dict[str, Any]:
@@ -374,7 +203,7 @@ def run_step(name: str, debug: bool) -> dict[str, Any]:
     if name.endswith("_graphs"):
         overrides["training.cuda_graphs"] = "true"
     layers = int(name.split("_")[2]) if "layers" in name else 0
-    return training(_config("debug" if debug else case), overrides, debug, layers)
+    return training(settings_file("debug" if debug else case), overrides, debug, layers)
 
 
 def end_with_parent() -> None:

@@ -16,7 +16,8 @@ import pytest
 from benchmarks import first_gpu
 from benchmarks.check import judged, read_baseline, write_baseline
 from benchmarks.first_gpu import Outcome, Step, run_in_process, run_steps, scaled
-from benchmarks.first_gpu_steps import STEPS, train
+from benchmarks.first_gpu_steps import STEPS
+from benchmarks.first_gpu_training import train
 from benchmarks.machine import ROOT
 from benchmarks.record import Machine as RecordedMachine
 from benchmarks.record import read_report
