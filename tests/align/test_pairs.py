@@ -24,8 +24,8 @@ from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import PreferenceConfig, TokenizerConfig, TrainingConfig
 from titan_speech.data.documents import Documents
+from titan_speech.data.paired_documents import PreferenceDocuments
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.data.sources import documents_of
 from titan_speech.data.unread_samples import count_unread
 from titan_speech.errors import DataError

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from titan_speech.data.order import SlotOrder, permutation, slot_order
-from titan_speech.data.quotas import CYCLE_SLOTS, UNITS_PER_PACK, round_shares_to_units, round_table
+from titan_speech.data.order import (
+    CYCLE_SLOTS,
+    UNITS_PER_PACK,
+    SlotOrder,
+    permutation,
+    round_shares_to_units,
+    round_table,
+    slot_order,
+)
 
 POOL = np.array([0.45, 0.15, *np.linspace(0.02, 0.06, 10)])
 POOL /= POOL.sum()

@@ -15,9 +15,9 @@ from tests.store_samples import write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import LanguageRuleConfig
 from titan_speech.config.schema_training import TokenizerConfig
+from titan_speech.data.order import CYCLE_SLOTS
 from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_PACK_PLAN, PADDING_SLOT, Pack, build_pack, split_labels
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.tokenization.prompt_template import Parts, Task

@@ -3,8 +3,8 @@
     token store             titan_speech.store
       |  sources.py             [[data.source]] -> parts by language, each read as a task: the length of every
       |                         document, the tokens of any; codec and tokenizer must agree
-      |      documents.py, paired_documents.py, preference_documents.py
-      |  held_out.py            samples of held-out sets cannot be read from here on
+      |      documents.py, paired_documents.py
+      |  held_out.py            samples of held-out sets cannot be read from here on, nor trained on under another id
       |  unread_samples.py      samples that a task cannot read, counted by reason
       |  pairing.py             clone and preference pairs, stitched documents, computed from sidecar columns
       v
@@ -17,8 +17,7 @@
     streams                 one source in one language: token counts, fill
       |  mixture.py             shares of tokens by source and language, within limits
       |  mixture_solver.py      the nearest shares that keep the limits
-      |  quotas.py              shares as whole packs per cycle of 65,536 slots
-      |  order.py               slot g -> stream, j;  keyed permutations
+      |  order.py               shares as whole packs per cycle of 65,536 slots; slot g -> stream, j; keyed permutations
       |  planned_streams.py     one record per stream, and the fingerprint of all of them
       v
     order
@@ -36,7 +35,6 @@
       |  code_shift.py          codes are not shifted against those of the held-out sets
       v
     batches                 validation_set.py      held-out samples as packs in a fixed order
-                            held_out_copies.py     none of them is trained on under another id
                             generation_prompts.py  prompts of held-out sets
                             inspect.py and phase_report.py print what they contain
 

@@ -7,13 +7,18 @@ stitches it; asking for its tokens nevertheless is an error. Nothing else betwee
 Samples are found by id in whatever stores the run names. Parts from which a set was chosen are known by fingerprint and
 cost nothing; of other parts the ids are read once when a run starts (2 M samples/s on a busy core).
 
+A store that was added later may have the same recordings under other ids: then a validation scores what was trained on.
+`refuse_copies` looks for the codes of held-out samples in stores that the set was not chosen from. Only samples as long
+as a held-out one are compared, at most 50,000 of each part, evenly chosen; a store that was imported twice has a copy
+among them. Stores in folders alone: each sample of object storage would be a request.
+
 Shapes: N samples of a part.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +30,7 @@ from numpy.typing import NDArray
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.store.held_out_set import HeldOutSet, read_held_out_set
+from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, SampleReader, Store
 from titan_speech.utils.text_table import counted
 
@@ -178,3 +184,60 @@ def _not_found(path: str, held_out_set: HeldOutSet, stores: Sequence[Store]) -> 
         f"({run}); it was chosen from {chosen_from}. Name the held-out set of these stores, or remove it from "
         "data.held_out"
     )
+
+
+MIN_COMPARED_CODES = 50
+"""A second: shorter samples may be the same by chance, as synthesized letters are."""
+MAX_COMPARED = 50_000
+"""Of a part."""
+
+
+def refuse_copies(path: str, held_out: HeldOutSet, store: Store, training: Sequence[Store]) -> None:
+    """Look for the codes of held-out samples in training stores that the set was not chosen from.
+
+    Args:
+        path: of the set.
+        held_out: the set.
+        store: its samples.
+        training: stores of the run.
+
+    Raises:
+        DataError: a training sample is a copy of a held-out one.
+    """
+    known = {source.fingerprint for source in held_out.stores}
+    others = [
+        (other, part)
+        for other in training
+        if other.fingerprint not in known
+        for part in other.parts
+        if part.kind is Kind.SPEECH and part.info.fingerprint not in held_out.numbers and part.files.look_ahead is None
+    ]
+    if not others:
+        return
+    ids_of = {
+        part.codes(number).tobytes(): part.row(number).sample_id
+        for part in store.parts
+        if part.kind is Kind.SPEECH
+        for number in np.flatnonzero(part.code_len_N >= MIN_COMPARED_CODES).tolist()
+    }
+    excluded = frozenset(held_out.held_out.all)
+    for other, part in others:
+        for number, held_out_id in _copies(part, ids_of):
+            sample_id = part.row(number).sample_id
+            if sample_id not in excluded:
+                raise DataError(
+                    f"held_out {path} overlaps the training data: sample {sample_id} of {other.path} is a copy of its "
+                    f"sample {held_out_id}, with the same {int(part.code_len_N[number]):,} codes. The set was not "
+                    "chosen from that store, so copies in it are not excluded: make the set from all stores of the run "
+                    "(titan-speech store held-out), or leave that store out"
+                )
+
+
+def _copies(part: Part, ids_of: dict[bytes, str]) -> Iterator[tuple[int, str]]:
+    """Numbers of samples of a part, and the ids of the held-out samples with the same codes."""
+    lengths = sorted({len(codes) // 2 for codes in ids_of})  # a code has two bytes
+    numbers = np.flatnonzero(np.isin(part.code_len_N, lengths))
+    step = max(1, -(-len(numbers) // MAX_COMPARED))
+    for number in numbers[::step].tolist():
+        if held_out_id := ids_of.get(part.codes(number).tobytes()):
+            yield number, held_out_id

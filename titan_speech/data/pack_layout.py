@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from titan_speech.data.documents import Documents
 from titan_speech.data.packing import Piece
-from titan_speech.data.preference_documents import PreferenceDocuments
+from titan_speech.data.paired_documents import PreferenceDocuments
 from titan_speech.tokenization.token_runs import TokenRuns, merge_runs
 
 if TYPE_CHECKING:

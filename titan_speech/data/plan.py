@@ -26,12 +26,11 @@ from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.held_out import HeldOut
 from titan_speech.data.mixture import pack_shares, solve_mixture
-from titan_speech.data.order import SlotOrder, slot_order, table_cells
+from titan_speech.data.order import CYCLE_SLOTS, SlotOrder, slot_order, table_cells
 from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, views
 from titan_speech.data.phase_changes import run_phases, wanted_phase
 from titan_speech.data.phases import Phase, PhaseEnd, StreamRecord
 from titan_speech.data.planned_streams import PlannedStream, plan_fingerprint, plan_stream, refuse_unfit
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream, SlotLocality, resume_stream
 from titan_speech.data.sources import open_sources
 from titan_speech.data.unread_samples import count_unread, describe_counts

@@ -26,11 +26,10 @@ from titan_speech.config.where import parse_where
 from titan_speech.data.documents import VIEWS_VERSION, Documents
 from titan_speech.data.held_out import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
-from titan_speech.data.order import ORDER_VERSION
+from titan_speech.data.order import CYCLE_SLOTS, ORDER_VERSION
 from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.pack_layout import MAX_STREAMS
 from titan_speech.data.packing import BLOCK_DOCUMENTS, Blocks, PackCounts, PackingRules
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.shuffle_partitions import PartitionedStream
 from titan_speech.data.sources import OpenedSource, is_splittable
 from titan_speech.data.streams import SplitStream, WholeStream

@@ -23,8 +23,14 @@ from titan_speech.data.documents import (
     TextDocuments,
 )
 from titan_speech.data.held_out import NO_SAMPLES, HeldOut, MaskedPart
-from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments
-from titan_speech.data.preference_documents import ClonePreferenceDocuments, PreferenceDocuments, has_voices
+from titan_speech.data.paired_documents import (
+    CloneDocuments,
+    ClonePreferenceDocuments,
+    PreferenceDocuments,
+    StitchedDocuments,
+    TTSDocuments,
+    has_voices,
+)
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, Store, check_same_codec, check_tokenizer, open_store

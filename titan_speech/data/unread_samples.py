@@ -16,9 +16,15 @@ from numpy.typing import NDArray
 
 from titan_speech.data.documents import USER, ContinuationDocuments, Documents, InstructionDocuments, TextDocuments
 from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
-from titan_speech.data.paired_documents import CloneDocuments, StitchedDocuments, TTSDocuments, spans_of
+from titan_speech.data.paired_documents import (
+    CloneDocuments,
+    ClonePreferenceDocuments,
+    PreferenceDocuments,
+    StitchedDocuments,
+    TTSDocuments,
+    spans_of,
+)
 from titan_speech.data.pairing import encode_names
-from titan_speech.data.preference_documents import ClonePreferenceDocuments, PreferenceDocuments
 from titan_speech.store.derived_cache import derived_if_many, key_of
 from titan_speech.store.reader import Part
 

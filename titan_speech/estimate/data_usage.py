@@ -12,8 +12,8 @@ from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.initial_load import with_continued_data
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.order import CYCLE_SLOTS
 from titan_speech.data.plan import DataPlan, PlannedStream
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.errors import TitanSpeechError
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 

@@ -30,8 +30,8 @@ from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.loader import ANSWERS, Batch
 from titan_speech.data.pack_layout import PackPlan, max_answers, views
 from titan_speech.data.packing import Piece
+from titan_speech.data.paired_documents import PreferenceDocuments
 from titan_speech.data.plan import DataPlan
-from titan_speech.data.preference_documents import PreferenceDocuments
 from titan_speech.data.validation_set import ValidationSet, packed
 from titan_speech.distributed.consensus import decide_on_rank_0
 from titan_speech.errors import BoundsLeftError, CheckpointError, DataError

@@ -17,8 +17,8 @@ from textwrap import wrap
 from titan_speech import __version__
 from titan_speech.config.budget import Budget, budget_rows
 from titan_speech.config.schema import SpeechConfig
+from titan_speech.data.order import CYCLE_SLOTS
 from titan_speech.data.plan import DataPlan, PlannedStream
-from titan_speech.data.quotas import CYCLE_SLOTS
 from titan_speech.data.unread_samples import count_unread, describe_counts
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.preflight.compatibility import Composition, describe_composition
