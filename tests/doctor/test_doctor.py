@@ -16,7 +16,7 @@ from tests.slow.test_overfit import english_samples, write_config
 from titan_speech.cli.main import main
 from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
-from titan_speech.doctor.outcome import CheckOutcome, Verdict, is_ready, table
+from titan_speech.doctor.outcome import DoctorOutcome, Verdict, is_ready, table
 from titan_speech.doctor.training_process import Trained, train
 from titan_speech.errors import ConfigError
 from titan_speech.exit_codes import EXIT_DONE
@@ -157,8 +157,8 @@ def test_what_the_doctor_trains_sends_nobody_a_message(monkeypatch: pytest.Monke
 
 def test_the_table_ends_with_what_to_do() -> None:
     outcomes = [
-        CheckOutcome("configuration", Verdict.PASS, "30 steps", sec=0.1),
-        CheckOutcome("stores", Verdict.FAIL, "a\nb", "first\nsecond", 1.0),
+        DoctorOutcome("configuration", Verdict.PASS, "30 steps", sec=0.1),
+        DoctorOutcome("stores", Verdict.FAIL, "a\nb", "first\nsecond", 1.0),
     ]
     assert table(outcomes) == [
         "check          verdict   time  found",

@@ -1,6 +1,6 @@
 """The checks of the doctor that train nothing: stores, an audit of samples, the estimate.
 
-In: a checked configuration. Out: an `CheckOutcome` each. Errors of this project become failures with their own advice.
+In: a checked configuration. Out: a `DoctorOutcome` each. Errors of this project become failures with their own advice.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.doctor.outcome import CheckOutcome, Verdict
+from titan_speech.doctor.outcome import DoctorOutcome, Verdict
 from titan_speech.utils.text_table import amount, counted, gigabytes, hours
 
 AUDITED_SAMPLES = 400
@@ -18,7 +18,7 @@ LITTLE_MEMORY = 0.92
 MANY_EPOCHS = 4.0
 
 
-def stores(config: SpeechConfig) -> CheckOutcome:
+def stores(config: SpeechConfig) -> DoctorOutcome:
     """Everything the run reads opens, fits together and has the sizes that the manifests say."""
     from titan_speech.store.verify import verify_store
 
@@ -30,15 +30,15 @@ def stores(config: SpeechConfig) -> CheckOutcome:
     size = gigabytes(sum(one.num_bytes for one in found))
     text = f"{counted(len(places), 'store')}, {amount(samples, 'samples')}, {size}"
     if broken:
-        return CheckOutcome(
+        return DoctorOutcome(
             "stores", Verdict.FAIL, text, "\n".join([*broken, "titan-speech store verify names every file"])
         )
     if shifted := _shifted_codes(config, places):
-        return CheckOutcome("stores", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
+        return DoctorOutcome("stores", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
     if not config.data.held_out:
         advice = "no held-out set: titan-speech store held-out makes one for [data] held_out, and the run is validated"
-        return CheckOutcome("stores", Verdict.WARN, text, advice)
-    return CheckOutcome("stores", Verdict.PASS, f"{text}, {counted(len(config.data.held_out), 'held-out set')}")
+        return DoctorOutcome("stores", Verdict.WARN, text, advice)
+    return DoctorOutcome("stores", Verdict.PASS, f"{text}, {counted(len(config.data.held_out), 'held-out set')}")
 
 
 def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
@@ -60,7 +60,7 @@ def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
     return found
 
 
-def audit(config: SpeechConfig) -> CheckOutcome:
+def audit(config: SpeechConfig) -> DoctorOutcome:
     """Samples of every language pass the checks of `store audit`."""
     from titan_speech.audit.check_samples import audit as audit_store
     from titan_speech.audit.draw import choose
@@ -90,17 +90,17 @@ def audit(config: SpeechConfig) -> CheckOutcome:
         ]
     text = f"{counted(num_samples, 'sample')} of {counted(len(languages), 'language')}"
     if shifted:
-        return CheckOutcome("audit", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
+        return DoctorOutcome("audit", Verdict.FAIL, f"{text}, codes are shifted", "\n".join(shifted))
     if above:
         shown = above[:6] + ([f"and {len(above) - 6} more"] if len(above) > 6 else [])
         advice = "\n".join(["above the thresholds; titan-speech store audit STORE shows the samples", *shown])
-        return CheckOutcome(
+        return DoctorOutcome(
             "audit", Verdict.WARN, f"{text}, {counted(len(above), 'check')} above the threshold", advice
         )
-    return CheckOutcome("audit", Verdict.PASS, text)
+    return DoctorOutcome("audit", Verdict.PASS, text)
 
 
-def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tuple[CheckOutcome, float | None]:
+def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tuple[DoctorOutcome, float | None]:
     """Memory fits, no stream is read too often, checkpoints have their space.
 
     Returns:
@@ -122,7 +122,7 @@ def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tupl
             "lower training.local_batch_packs, raise activation_checkpoint.kind to full, or give more GPUs; "
             "titan-speech estimate shows what the memory is used for"
         )
-        return CheckOutcome("estimate", Verdict.FAIL, text, advice), rate
+        return DoctorOutcome("estimate", Verdict.FAIL, text, advice), rate
     remarks = []
     if memory.device_bytes and memory.needed_bytes > LITTLE_MEMORY * memory.device_bytes:
         remarks.append("little memory is left: lower training.local_batch_packs if the run ends out of memory")
@@ -132,7 +132,7 @@ def estimate(config: SpeechConfig, name: str, world_size: int, gpu: str) -> tupl
         if stream.epochs is not None and stream.epochs > MANY_EPOCHS
     ]
     verdict = Verdict.WARN if remarks else Verdict.PASS
-    return CheckOutcome("estimate", verdict, text, "\n".join(remarks[:6])), rate
+    return DoctorOutcome("estimate", verdict, text, "\n".join(remarks[:6])), rate
 
 
 def check_inputs(config: SpeechConfig) -> None:

@@ -1,7 +1,7 @@
 """All checks in order, within the time there is; what cannot be checked is named with its reason.
 
-In: the words of a configuration. Out: an `CheckOutcome` per check, each handed on as soon as it is known. A check whose
-input failed is skipped. The checks that train share what the others leave of the time: the overfit gets half of it.
+In: the words of a configuration. Out: a `DoctorOutcome` per check, as soon as it is known. A check whose input failed
+is skipped. The checks that train share what the others leave of the time: the overfit gets half of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from titan_speech.config.budget import Budget, smallest_world_size
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.doctor.outcome import CheckOutcome, Verdict
+from titan_speech.doctor.outcome import DoctorOutcome, Verdict
 from titan_speech.errors import TitanSpeechError
 from titan_speech.utils.text_table import counted
 
@@ -48,7 +48,7 @@ class Request:
 CHECKS = ("configuration", "stores", "audit", "estimate", "overfit", "save and resume", "generation", "throughput")
 
 
-def examine(request: Request) -> Iterator[CheckOutcome]:
+def examine(request: Request) -> Iterator[DoctorOutcome]:
     """Check after check."""
     with tempfile.TemporaryDirectory(prefix="titan-speech-doctor-") as folder:
         yield from _Examination(request, time.monotonic() + request.within_sec, Path(folder)).outcomes()
@@ -71,7 +71,7 @@ class _Examination:
     def left_sec(self) -> float:
         return self.deadline_sec - time.monotonic()
 
-    def outcomes(self) -> Iterator[CheckOutcome]:
+    def outcomes(self) -> Iterator[DoctorOutcome]:
         yield _timed("configuration", self._configuration)
         config = self.config
         if config is None:
@@ -95,15 +95,15 @@ class _Examination:
             yield from _skipped(("save and resume", "generation"), "the overfit has no checkpoint")
         yield self._ask("throughput", lambda: self._throughput(config))
 
-    def _ask(self, name: str, check: Callable[[], CheckOutcome]) -> CheckOutcome:
+    def _ask(self, name: str, check: Callable[[], DoctorOutcome]) -> DoctorOutcome:
         """A check, unless it is not wanted or there is no time for it."""
         if name in self.request.skip:
-            return CheckOutcome(name, Verdict.SKIPPED, "", "as asked")
+            return DoctorOutcome(name, Verdict.SKIPPED, "", "as asked")
         if self.left_sec < MIN_SEC:
-            return CheckOutcome(name, Verdict.SKIPPED, "", "no time left; give more --minutes")
+            return DoctorOutcome(name, Verdict.SKIPPED, "", "no time left; give more --minutes")
         return _timed(name, check)
 
-    def _configuration(self) -> CheckOutcome:
+    def _configuration(self) -> DoctorOutcome:
         from titan_speech.preflight.config_checks import load_config
         from titan_speech.preflight.machine_checks import check_folders_exist
 
@@ -112,9 +112,9 @@ class _Examination:
         self.config, budget = config, Budget.from_config(config)
         model = f"{config.model.family} {config.model.flavor}"
         text = f"{counted(budget.num_steps, 'step')} of {budget.tokens_per_step:,} tokens, {model}"
-        return CheckOutcome("configuration", Verdict.PASS, text)
+        return DoctorOutcome("configuration", Verdict.PASS, text)
 
-    def _estimate(self, config: SpeechConfig) -> CheckOutcome:
+    def _estimate(self, config: SpeechConfig) -> DoctorOutcome:
         from titan_speech.doctor.checks import estimate
 
         request = self.request
@@ -122,13 +122,13 @@ class _Examination:
         found, self.predicted = estimate(config, request.name, world_size, request.gpu)
         return found
 
-    def _overfit(self, config: SpeechConfig) -> CheckOutcome:
+    def _overfit(self, config: SpeechConfig) -> DoctorOutcome:
         from titan_speech.doctor.small_run import overfit, prepare
 
         self.small = prepare(config, self.folder)
         return overfit(self.small, OVERFIT_SHARE * self.left_sec)
 
-    def _throughput(self, config: SpeechConfig) -> CheckOutcome:
+    def _throughput(self, config: SpeechConfig) -> DoctorOutcome:
         from titan_speech.doctor.throughput import throughput, why_not
 
         num_gpus = self.request.num_gpus
@@ -137,21 +137,21 @@ class _Examination:
         if not reason and num_processes % least:
             reason = f"the layout needs a multiple of {least} ranks, this machine has {num_processes}"
         if reason:
-            return CheckOutcome("throughput", Verdict.SKIPPED, "", reason)
+            return DoctorOutcome("throughput", Verdict.SKIPPED, "", reason)
         known = self.predicted if num_gpus else None
         folder = self.folder / "ten-steps"
         return throughput(self.request.words, config, num_processes, folder, known, self.left_sec - 10)
 
 
-def _skipped(names: Sequence[str], reason: str) -> Iterator[CheckOutcome]:
-    yield from (CheckOutcome(name, Verdict.SKIPPED, "", reason) for name in names)
+def _skipped(names: Sequence[str], reason: str) -> Iterator[DoctorOutcome]:
+    yield from (DoctorOutcome(name, Verdict.SKIPPED, "", reason) for name in names)
 
 
-def _timed(name: str, check: Callable[[], CheckOutcome]) -> CheckOutcome:
+def _timed(name: str, check: Callable[[], DoctorOutcome]) -> DoctorOutcome:
     began = time.monotonic()
     try:
         found = check()
     except TitanSpeechError as error:
         first, _, rest = str(error).partition("\n")
-        found = CheckOutcome(name, Verdict.FAIL, first[:120], str(error) if rest or len(first) > 120 else first)
+        found = DoctorOutcome(name, Verdict.FAIL, first[:120], str(error) if rest or len(first) > 120 else first)
     return replace(found, sec=time.monotonic() - began)

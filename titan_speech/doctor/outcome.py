@@ -1,6 +1,6 @@
 """What one check of the doctor found.
 
-In: nothing. Out: `CheckOutcome`, and outcomes as a table for people or as JSON.
+In: nothing. Out: `DoctorOutcome`, and outcomes as a table for people or as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Verdict(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class CheckOutcome:
+class DoctorOutcome:
     """One row of the table."""
 
     check: str
@@ -38,7 +38,7 @@ class CheckOutcome:
     sec: float = 0.0
 
 
-def table(outcomes: Sequence[CheckOutcome]) -> list[str]:
+def table(outcomes: Sequence[DoctorOutcome]) -> list[str]:
     """The outcomes as a table, and below it what to do."""
     rows = [("check", "verdict", "time", "found")]
     rows += [(one.check, one.verdict.value, f"{one.sec:.1f} s", one.found) for one in outcomes]
@@ -52,19 +52,19 @@ def table(outcomes: Sequence[CheckOutcome]) -> list[str]:
     return [*lines, "", summary(outcomes)]
 
 
-def summary(outcomes: Sequence[CheckOutcome]) -> str:
+def summary(outcomes: Sequence[DoctorOutcome]) -> str:
     """The verdict over all checks."""
     counts = {verdict: sum(one.verdict is verdict for one in outcomes) for verdict in Verdict}
     text = ", ".join(f"{number} {verdict.value.lower()}" for verdict, number in counts.items() if number)
     return f"{'ready' if is_ready(outcomes) else 'not ready'}: {text}"
 
 
-def is_ready(outcomes: Sequence[CheckOutcome]) -> bool:
+def is_ready(outcomes: Sequence[DoctorOutcome]) -> bool:
     """Whether no check failed."""
     return not any(one.verdict is Verdict.FAIL for one in outcomes)
 
 
-def as_json(outcomes: Sequence[CheckOutcome]) -> str:
+def as_json(outcomes: Sequence[DoctorOutcome]) -> str:
     """The outcomes as JSON."""
     content = {"ready": is_ready(outcomes), "checks": [asdict(one) for one in outcomes]}
     return escape_controls(json.dumps(content, indent=1, ensure_ascii=False))

@@ -19,7 +19,7 @@ import numpy as np
 from titan_speech.checkpoint.commit import committed_checkpoints
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.doctor.outcome import CheckOutcome, Verdict
+from titan_speech.doctor.outcome import DoctorOutcome, Verdict
 from titan_speech.doctor.training_process import train
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
@@ -164,32 +164,32 @@ share = 1.0
 """
 
 
-def overfit(small: SmallRun, within_sec: float) -> CheckOutcome:
+def overfit(small: SmallRun, within_sec: float) -> DoctorOutcome:
     """Train until the loss is near 0 or the time is over; the run is then stopped and saved."""
     trained = train([*_words(small)], within_sec)
     losses = _losses(small)
     if trained.is_late and len(losses) < 2:
-        return CheckOutcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TOO_LATE)
+        return DoctorOutcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TOO_LATE)
     if trained.code not in (EXIT_DONE, EXIT_RESTART) or len(losses) < 2:
         advice = f"the run of the debug model ended with code {trained.code}:\n{trained.last_lines}"
-        return CheckOutcome("overfit", Verdict.FAIL, counted(len(losses), "step"), advice)
+        return DoctorOutcome("overfit", Verdict.FAIL, counted(len(losses), "step"), advice)
     first, last = losses[min(losses)], losses[max(losses)]
     text = f"{NUM_SAMPLES:,} samples, debug model: loss {first:.2f} to {last:.3f} in {max(losses):,} steps"
     if last < GOOD_LOSS:
         flags = [f"flagged at {flag}" for flag in read_flags(small.folder / "metrics.jsonl")]
-        return CheckOutcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
+        return DoctorOutcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
     if trained.is_late and last < FALLEN * first:
-        return CheckOutcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
+        return DoctorOutcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
     advice = (
         "the loss of 32 samples must fall to nearly 0: look at titan-speech data show for prompts and labels, and at "
         "the transcripts of the store"
     )
     if trained.is_late and max(losses) < STEPS // 4 and math.isfinite(last):
-        return CheckOutcome("overfit", Verdict.SKIPPED, text, TOO_LATE)
-    return CheckOutcome("overfit", Verdict.FAIL, text, advice)
+        return DoctorOutcome("overfit", Verdict.SKIPPED, text, TOO_LATE)
+    return DoctorOutcome("overfit", Verdict.FAIL, text, advice)
 
 
-def resume(small: SmallRun, within_sec: float) -> CheckOutcome:
+def resume(small: SmallRun, within_sec: float) -> DoctorOutcome:
     """The same command resumes from the checkpoint, and the loss continues where it was."""
     before = _losses(small)
     step = max(before)
@@ -197,19 +197,19 @@ def resume(small: SmallRun, within_sec: float) -> CheckOutcome:
     trained = train([*_words(small), "--training.target_tokens", str(target)], within_sec)
     after = _losses(small)
     if trained.is_late and trained.code != EXIT_DONE:
-        return CheckOutcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TOO_LATE)
+        return DoctorOutcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TOO_LATE)
     if trained.code != EXIT_DONE or max(after) != step + MORE_STEPS:
         advice = f"the run did not resume from step {step} (code {trained.code}):\n{trained.last_lines}"
-        return CheckOutcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
+        return DoctorOutcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
     usual, found = before[step], after[step + 1]
     text = f"saved at step {step}, resumed: loss {usual:.3f}, then {found:.3f}"
     if not found <= 1.5 * usual + 0.5:
         advice = "the loss jumped: titan-speech checkpoint verify, and enough space and memory on this machine?"
-        return CheckOutcome("save and resume", Verdict.FAIL, text, advice)
-    return CheckOutcome("save and resume", Verdict.PASS, text)
+        return DoctorOutcome("save and resume", Verdict.FAIL, text, advice)
+    return DoctorOutcome("save and resume", Verdict.PASS, text)
 
 
-def generate(small: SmallRun) -> CheckOutcome:
+def generate(small: SmallRun) -> DoctorOutcome:
     """The text of a sample is continued with codes, and stops."""
     from titan_speech.generate.load import load_run
     from titan_speech.generate.sampling import Decoding, generate_codes, prompt_parts
@@ -222,7 +222,7 @@ def generate(small: SmallRun) -> CheckOutcome:
     return judge_speech(len(said.codes_F), small.num_codes, said.stopped, losses[max(losses)])
 
 
-def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> CheckOutcome:
+def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> DoctorOutcome:
     """What the overfitted model said; of one that has not learned its samples nothing is concluded.
 
     Args:
@@ -234,11 +234,11 @@ def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> C
     text = f"{counted(num_codes, 'code')} for a sample of {expected}, {'stopped' if stopped else 'not stopped'}"
     if not loss < GOOD_LOSS:
         reason = f"not judged at a loss of {loss:.2f}: the overfit comes first"
-        return CheckOutcome("generation", Verdict.SKIPPED, text, reason)
+        return DoctorOutcome("generation", Verdict.SKIPPED, text, reason)
     if stopped and num_codes:
-        return CheckOutcome("generation", Verdict.PASS, text)
+        return DoctorOutcome("generation", Verdict.PASS, text)
     advice = "an overfitted model must speak and stop: is the stop token trained? See titan-speech data show"
-    return CheckOutcome("generation", Verdict.FAIL, text, advice)
+    return DoctorOutcome("generation", Verdict.FAIL, text, advice)
 
 
 def _losses(small: SmallRun) -> dict[int, float]:

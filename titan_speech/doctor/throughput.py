@@ -1,6 +1,6 @@
 """Ten steps of the run itself: what it does on this machine, against what was predicted.
 
-In: the words of the configuration and the number of processes. Out: an `CheckOutcome`. The run has random weights and
+In: the words of the configuration and the number of processes. Out: a `DoctorOutcome`. The run has random weights and
 saves nothing; everything else, data and batch included, is the run's own. On a machine without a GPU only debug models
 are trained.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
-from titan_speech.doctor.outcome import CheckOutcome, Verdict
+from titan_speech.doctor.outcome import DoctorOutcome, Verdict
 from titan_speech.doctor.small_run import TOO_LATE
 from titan_speech.doctor.training_process import train
 from titan_speech.training.jsonl_log import read_flags, read_steps
@@ -58,7 +58,7 @@ def throughput(
     folder: Path,
     predicted: float | None,
     within_sec: float,
-) -> CheckOutcome:
+) -> DoctorOutcome:
     """Train ten steps, or as many as there is time for.
 
     Args:
@@ -81,8 +81,8 @@ def throughput(
     steady = [records[step] for step in sorted(records)[2:]] or list(records.values())
     if not steady:
         if trained.is_late:
-            return CheckOutcome("throughput", Verdict.SKIPPED, "no step", TOO_LATE)
-        return CheckOutcome("throughput", Verdict.FAIL, f"no step (code {trained.code})", trained.last_lines)
+            return DoctorOutcome("throughput", Verdict.SKIPPED, "no step", TOO_LATE)
+        return DoctorOutcome("throughput", Verdict.FAIL, f"no step (code {trained.code})", trained.last_lines)
     rate = statistics.median(record["tokens_per_sec_per_gpu"] for record in steady)
     wait = statistics.median(record["data_wait_fraction"] for record in steady)
     mfu = [record["mfu"] for record in steady if "mfu" in record]
@@ -97,4 +97,4 @@ def throughput(
     remarks += [f"flagged at {flag}" for flag in read_flags(folder / "metrics.jsonl")]
     if len(records) < STEPS:
         remarks.append(f"{STEPS} steps did not fit into the time")
-    return CheckOutcome("throughput", Verdict.WARN if remarks else Verdict.PASS, text, "\n".join(remarks))
+    return DoctorOutcome("throughput", Verdict.WARN if remarks else Verdict.PASS, text, "\n".join(remarks))

@@ -87,10 +87,8 @@ def reference_of(runs: Sequence[Run], name: str, about: str) -> RecipeReference:
             value_RP = np.array([[_at(column, step) for step in steps] for column in columns])
             mean_P = value_RP.mean(axis=0)
             margin_P = TOLERANCE * np.abs(mean_P)
-            curves[metric] = ReferenceCurve(
-                tuple(steps),
-                *(_rounded(x_P) for x_P in (mean_P, value_RP.min(0) - margin_P, value_RP.max(0) + margin_P)),
-            )
+            rows = mean_P, value_RP.min(0) - margin_P, value_RP.max(0) + margin_P
+            curves[metric] = ReferenceCurve(tuple(steps), *(tuple(float(f"{x:.6g}") for x in row_P) for row_P in rows))
     if not curves:
         raise DataError("the runs have no step in common: a reference needs runs of one recipe, from the first step on")
     return RecipeReference(name, about, curves)
@@ -100,10 +98,6 @@ def _at(column: Column, step: int) -> float:
     value = column.at(step)
     assert value is not None, f"step {step} was chosen because it is there"
     return value
-
-
-def _rounded(x_P: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(f"{x:.6g}") for x in x_P)
 
 
 def to_json(reference: RecipeReference) -> str:
