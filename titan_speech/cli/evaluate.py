@@ -237,7 +237,7 @@ _LISTING = Argument(
     "listing", "JSONL of wavs: wav, text, language; voice, recording, subset, prompt_id", nargs="?", type=Path
 )
 _PACK = Argument("--pack", "score the recordings of this pack, or --wavs for it", type=Path)
-_WAVS = Argument("--wavs", "folder of PROMPT_ID.wav, spoken for the pack", type=Path)
+_WAVS = Argument("--wavs", "folder of PROMPT_ID.wav, generated for the pack", type=Path)
 _SET = Argument("--set", "prompts of the pack (default: full)", choices=("canary", "full"), default="full")
 
 COMMANDS = (
@@ -335,7 +335,7 @@ COMMANDS = (
         "--opinion dnsmos",
         evaluate_reward_server,
         (
-            Argument("--codec", "that the model speaks (default: embedded)", default="embedded"),
+            Argument("--codec", "codec of the model (default: embedded)", default="embedded"),
             Argument("--port", "0: any free one (default: 8710)", type=natural, default=8710),
             Argument("--weight-content", "of 1 - CER (default: 0.4)", type=number(0), default=0.4),
             Argument("--weight-similarity", "(default: 0.3)", type=number(0), default=0.3),

@@ -191,7 +191,7 @@ COMMANDS = (
     Command(
         "evaluate",
         "run",
-        "Speak and score the prompts of a pack at the checkpoints of a run, once each, while it trains.",
+        "Generate and score the prompts of a pack at the checkpoints of a run, once each, while it trains.",
         "titan-speech evaluate run outputs/demo --pack packs/lines --watch",
         evaluate_run,
         (
@@ -206,7 +206,7 @@ COMMANDS = (
             ),
             Argument(
                 "--full-every",
-                "steps between checkpoints that speak the full set; the canary set is spoken at each (default: 5000)",
+                "steps between checkpoints with the full set; the canary set is generated at each (default: 5000)",
                 type=natural,
                 default=5000,
                 metavar="STEPS",
@@ -265,7 +265,7 @@ COMMANDS = (
             Argument("--python", "interpreter of the environment that has vLLM (default: this one)", type=Path),
             Argument(
                 "--without-cloning",
-                "speak prompts without their voices, for models that do not clone; similarity is measured all the same",
+                "generate without voices, for models that do not clone; similarity is measured all the same",
                 action="store_true",
             ),
             CODEC,

@@ -70,7 +70,7 @@ GROUPS = {
     "store": "Build, check, merge and move token stores.",
     "text": "Clean and deduplicate documents before they become a token store.",
     "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
-    "evaluate": "Score what models say: prompt packs, recognizers that may judge, checkpoints of a run.",
+    "evaluate": "Score generated speech: prompt packs, recognizers that may judge, checkpoints of a run.",
     "model": "Import and export Hugging Face models.",
     "align": "Train on what a model answers: preference pairs of it, or rewards of it (GRPO).",
 }
