@@ -171,7 +171,7 @@ def grpo(args: argparse.Namespace) -> None:
     print(f"log-probabilities before step 1, at most from the trainer's in nats: {apart}")
     first, last = (done["steps"][i]["reward"] for i in (0, -1))
     print(f"{args.output}: reward {first:.4g} at step 1, {last:.4g} at step {settings.num_steps}")
-    print(f'a stage goes on from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
+    print(f'a stage continues from it: [model] initial = {str(args.output)!r}, flavor = "initial"')
 
 
 def _estimate(device: str, settings: GRPOSettings, grammar: Grammar, prompts: Sequence[StorePrompt]) -> None:

@@ -52,7 +52,7 @@ def model_export(args: argparse.Namespace) -> None:
 
 
 def _export_check(args: argparse.Namespace, checkpoint: WeightsCheckpoint) -> Callable[[Path], str]:
-    """What an export ends with: its comparison with the checkpoint, or the reason why there is none, for the card."""
+    """The last step of an export: it is compared with its checkpoint, or the card says why it was not."""
     from titan_speech.evaluate.engines import ask_process
     from titan_speech.evaluate.parity import compare, needed_bytes
     from titan_speech.hf.export import EXPORT_DTYPES

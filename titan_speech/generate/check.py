@@ -245,7 +245,7 @@ class GenerationCheck(RunCallback):
         ]
 
     def _sounds(self, step: int, sampled: Sequence[Sequence[int]]) -> list[HeardMeasures | None]:
-        """The measures of each sample's sound, the same on every rank; None where there is none."""
+        """The measures of each sample's sound, the same on every rank; None for a sample without sound."""
         found = list[HeardMeasures | None]()
         if self.sound is not None:
             ids = (np.array(one, np.int64) for one in sampled)

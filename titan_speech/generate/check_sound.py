@@ -69,7 +69,7 @@ class CheckSound:
     def decode(
         self, step: int, prompts: Sequence[GenerationPrompt], codes: Sequence[NDArray[np.uint16]]
     ) -> list[HeardMeasures | None]:
-        """Write and measure the sound of each sample; None where there is none.
+        """Write and measure the sound of each sample; None for a sample without sound.
 
         Args:
             step: of the check.

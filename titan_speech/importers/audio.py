@@ -220,7 +220,7 @@ def describe_silence(wav_T: np.ndarray) -> Problem | None:
 
 
 def _with_times(piece: _Piece, duration_sec: float) -> _Piece:
-    """A file of which no source is known is a recording of its own: its codes are checked against its duration."""
+    """A file without a known source is a recording of its own: its codes are checked against its duration."""
     info = piece.info
     if (info.source_video_id, info.start_time, info.end_time) != (None, None, None):
         return piece

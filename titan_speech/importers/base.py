@@ -186,7 +186,7 @@ def refuse_damaged(place: str) -> Iterator[None]:
     """Turn whatever reading an input raises into a `DataError` that names the place.
 
     Importers name the damage they foresee. Bytes that somebody else wrote can make a library raise anything else: the
-    fuzz runs met seven types, from a tokenizer's error about an array's header to memory that was asked for in vain.
+    fuzz runs met seven types, from a tokenizer's error about an array's header to a MemoryError.
     `OSError` passes: the disk of the build may be meant.
     """
     try:

@@ -102,7 +102,7 @@ class Columns:
     def check_transcripts(
         self, available: Collection[str], where: str, values_of: Callable[[str], Sequence[object]]
     ) -> None:
-        """Refuse columns that look like transcripts of which none is read.
+        """Refuse an input with columns that look like transcripts, of which no transcript would be read.
 
         Args:
             available: columns of an input, or of its first records.

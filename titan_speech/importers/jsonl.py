@@ -90,7 +90,7 @@ def parse_lines(
 
 
 def parse_object(line: bytes, encoding: str = "utf-8") -> dict[str, object] | Problem:
-    """The JSON object of a line, or why there is none."""
+    """The JSON object of a line, or why the line has no object."""
     try:
         content = _json(str(line, encoding).strip(_JSON_SPACE))
     except UnicodeDecodeError as error:
