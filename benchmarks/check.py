@@ -39,7 +39,7 @@ class Quick:
     suite: str
     case: str
     held: tuple[str, ...]
-    """Entries that it must have measured: one that is gone is told, not passed over."""
+    """Entries that it must have measured: one that is gone is reported, not passed over."""
 
 
 QUICK = (

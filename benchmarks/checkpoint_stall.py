@@ -44,7 +44,7 @@ class SaveTimes:
     """Until the marker was there."""
 
     lost_beside_sec: float
-    """What steps lost while the save was written beside them."""
+    """What steps lost while the save was written in the background."""
 
 
 @dataclass(frozen=True)

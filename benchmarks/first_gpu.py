@@ -1,9 +1,9 @@
 """All open questions about a GPU in one command: `python -m benchmarks.first_gpu --budget-sec 400 --output DIR`.
 
 In: a budget in seconds and a folder. Out: DIR/steps/NAME.json of each step as soon as it is done, DIR/report.json and
-DIR/report.txt after each, with tokens/s, MFU and memory beside estimate and published runs. Steps go in order of value
-(first_gpu_steps.py), each in a process of its own with its own limit. Safe to cut at any time: the same command goes on
-with what is not done, and does again what failed. It needs no network, and runs on one GPU, the first it sees.
+DIR/report.txt after each, with tokens/s, MFU and memory next to estimate and published runs. Steps go in order of value
+(first_gpu_steps.py), each in a process of its own with its own limit. Safe to cut at any time: the same command
+continues with what is not done, and does again what failed. It needs no network, and runs on one GPU, the first.
 
     python -m benchmarks.first_gpu --list                      the steps and their limits
     python -m benchmarks.check --reports DIR/suite.json --write       the regression baseline of this device

@@ -94,7 +94,7 @@ def _log(folder: Path) -> Path:
 def train(
     config: str, overrides: Mapping[str, str], debug: bool, folder: Path, num_layers: int = 0
 ) -> dict[int, dict[str, Any]]:
-    """Train in a process of its own, with its output beside the folder.
+    """Train in a process of its own, with its output next to the folder.
 
     Args:
         config: file of the run.

@@ -78,7 +78,7 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.add_token_types([int(gguf.TokenType.NORMAL)] * config["vocab_size"])
     writer.add_token_merges(["< 0"])  # of its own tokenizer, which is not asked; without one it does not load
     writer.add_bos_token_id(config["bos_token_id"])
-    writer.add_eos_token_id(config["pad_token_id"])  # as with other engines, decoding goes on after the end of a text
+    writer.add_eos_token_id(config["pad_token_id"])  # as with other engines, decoding continues after the end of a text
     writer.add_add_bos_token(False)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, tensor in load_file(folder / "model.safetensors").items():

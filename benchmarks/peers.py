@@ -1,4 +1,4 @@
-"""Published rates beside the estimate by parts, with MFU counted the same way for all: `python -m benchmarks.peers`.
+"""Published rates next to the estimate by parts, with MFU counted the same way for all: `python -m benchmarks.peers`.
 
 In: peers.json. Out: a table with the MFU that each publication states, the one at documents' lengths, the rate that the
 parts give (titan_speech/estimate/speed_by_parts.py, nothing fitted to these rows, communication left out), and the gap.

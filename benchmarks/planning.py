@@ -64,8 +64,8 @@ def large_figures(store: Path, num_samples: int) -> dict[str, float]:
     found: dict[str, float] = {"large_samples": num_samples}
     for name in ("first_plan", "later_plan"):
         command = [sys.executable, "-m", "benchmarks.planning", str(store)]
-        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found |= {f"{name}_{key}": value for key, value in json.loads(printed).items()}
     return found
 
 

@@ -1,7 +1,7 @@
 """Memory and time of a preference loss at a large vocabulary: `python -m benchmarks.preference_heads [--json OUT]`.
 
 In: vocabulary rows, tokens, width, pairs. Out: for each way the peak of what a pass allocates (counted operator by
-operator, so the same on any machine), its time beside that of the chunked cross-entropy in the same process, and the
+operator, so the same on any machine), its time next to that of the chunked cross-entropy in the same process, and the
 error of its gradients against fp64.
 
     cross-entropy   the chunked loss of SFT, for comparison

@@ -36,7 +36,7 @@ class Published:
 
     name: str
     case: str
-    """Ours that it is set beside."""
+    """Ours that it is compared with."""
     family: str
     flavor: str
     num_rows: int

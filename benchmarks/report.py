@@ -106,7 +106,7 @@ def draw(reports: Mapping[str, Report], folder: Path) -> Iterator[tuple[str, str
     if "sft_packing" in reports:
         cases = [case for case in reports["sft_packing"].cases if case.figures]
         _rates(cases, folder / "sft_rates.png")
-        yield "sft_rates.png", "Trained tokens a second on the bundled paired speech, and padding."
+        yield "sft_rates.png", "Trained tokens per second on the bundled paired speech, and padding."
     if "train_step" in reports:
         shares = _shares(reports["train_step"].cases)
         if shares:
@@ -162,7 +162,7 @@ def _rates(cases: Sequence[Case], path: Path) -> None:
         axes.text(rate.high, place, text, va="center", fontsize=8)
     axes.set_xlim(0, 1.35 * max(one.high for one in found))
     axes.set_yticks(places, [case.name for case in cases], fontsize=8)
-    axes.set_xlabel("trained tokens a second")
+    axes.set_xlabel("trained tokens per second")
     _save(figure, path)
 
 
@@ -246,10 +246,10 @@ def _head(reports: Sequence[Report]) -> Iterator[str]:
     threads = " or ".join(str(one) for one in sorted({report.machine.num_threads for report in reports}))
     loads = [load for report in reports for load in (report.machine.load_before, report.machine.load_after)]
     yield (
-        f"Revision {revisions}; {versions}; threads a process: {threads}; "
+        f"Revision {revisions}; {versions}; threads per process: {threads}; "
         f"{min(loads):.1f} to {max(loads):.1f} processes wanted one of {machine.cores} cores before and after the "
         "suites. Intervals are of the median at 95 % or more; of fewer than six values the range of all is given. Made "
-        "from the JSON files beside this page by `python -m benchmarks.report`."
+        "from the JSON files next to this page by `python -m benchmarks.report`."
     )
 
 

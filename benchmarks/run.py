@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller data")
     parser.add_argument("--dry-run", action="store_true", help="measure nothing; GPU cases on a fake process group")
     parser.add_argument(
-        "--only", nargs="+", default=(), help="cases to run (default: all this machine can; an unknown one tells them)"
+        "--only", nargs="+", default=(), help="cases to run (default: all this machine can; an unknown one lists them)"
     )
     parser.add_argument("--world-size", type=int, default=0, help="GPUs of a run (default: all of this machine)")
     parser.add_argument("--ours", default=Options.ours, help="module measured as ours (default: %(default)s)")

@@ -99,7 +99,7 @@ def step_sec(window: Window) -> float:
 
 
 def cpu_sec(window: Window) -> float:
-    """Of all threads, a step."""
+    """Of all threads, per step."""
     return window.cpu_sec / window.num_steps
 
 
@@ -120,7 +120,7 @@ def trained_cpu_rate(window: Window) -> float:
 
 
 def case_of(turn: Turn, config: Mapping[str, str | float | None]) -> Case:
-    """`module` tells another build (--ours) from this one."""
+    """`module` distinguishes another build (--ours) from this one."""
     return Case(turn.variant.name, turn.variant.what, {"module": turn.variant.module, **config}, step_figures(turn))
 
 

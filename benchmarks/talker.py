@@ -78,7 +78,7 @@ class Talker:
             else:
                 self._tell(json.dumps(asdict(self._window())))
             self._is_first = False
-            self._left = self._told()
+            self._left = self._asked_steps()
             self._in_turn.set()
             if self._left == 0:
                 return False
@@ -114,10 +114,10 @@ class Talker:
             self._stream.write(f"{text}\n")
             self._stream.flush()
 
-    def _told(self) -> int:
+    def _asked_steps(self) -> int:
         """The number of steps, on every rank; 0 also when the runner is gone."""
-        told = int(self._stream.readline() or 0) if self._stream is not None else 0
-        return _sum_over_ranks([told])[0]
+        asked = int(self._stream.readline() or 0) if self._stream is not None else 0
+        return _sum_over_ranks([asked])[0]
 
 
 def _torch() -> Any:

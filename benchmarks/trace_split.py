@@ -57,12 +57,12 @@ class Split:
     num_steps: int
     step_sec: float
     host_sec: Mapping[str, float]
-    """Seconds a step of the trainer's thread, by part."""
+    """Seconds per step of the trainer's thread, by part."""
     device_sec: Mapping[str, float]
-    """Seconds a step in which a GPU ran kernels of a part; empty on a CPU."""
+    """Seconds per step in which a GPU ran kernels of a part; empty on a CPU."""
     device_idle_sec: float
     hidden_communication_sec: float
-    """NCCL kernels beside which others ran."""
+    """NCCL kernels while others ran."""
 
     @property
     def shares(self) -> dict[str, float]:

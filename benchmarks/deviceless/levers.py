@@ -1,4 +1,4 @@
-"""Changes of a recipe that might make its step cheaper, each compiled beside the recipe as it is.
+"""Changes of a recipe that might make its step cheaper, each compiled next to the unchanged recipe.
 
 In: nothing. Out: `LEVERS`. What a recipe can be configured to do is given as its words; what only TorchTitan's
 overrides do is given as their names, since such an override becomes a configuration key only if it gains something.

@@ -37,8 +37,8 @@ def run(options: Options) -> Found:
         tell(f"reading, turn {turn + 1}")
         command = [sys.executable, "-m", "benchmarks.data_path", "--large-samples", "0"]
         command += ["--quick"] if options.is_quick else []
-        told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-        found.append(json.loads(told))
+        printed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found.append(json.loads(printed))
     cases, ratios = [], []
     for name, what in WAYS.items():
         figures = [

@@ -95,14 +95,14 @@ def run(options: Options) -> Found:
         for baseline, goal in GOALS.items():
             if ours in turns and baseline in turns:
                 name, pair = f"{ours}_to_{baseline}", (turns[ours], turns[baseline])
-                ratios.append(ratio_of(name, "trained tokens a second", *pair, trained_rate, goal))
-                ratios.append(ratio_of(f"cpu_{name}", "trained tokens a CPU second", *pair, trained_cpu_rate, goal))
+                ratios.append(ratio_of(name, "trained tokens per second", *pair, trained_rate, goal))
+                ratios.append(ratio_of(f"cpu_{name}", "trained tokens per CPU second", *pair, trained_cpu_rate, goal))
     if {"ours", "ours_compiled"} <= turns.keys():
         pair = turns["ours_compiled"], turns["ours"]
-        ratios.append(ratio_of("compiled_to_eager", "tokens a second, ours", *pair, token_rate))
-        ratios.append(ratio_of("cpu_compiled_to_eager", "tokens a CPU second, ours", *pair, token_cpu_rate))
+        ratios.append(ratio_of("compiled_to_eager", "tokens per second, ours", *pair, token_rate))
+        ratios.append(ratio_of("cpu_compiled_to_eager", "tokens per CPU second, ours", *pair, token_cpu_rate))
     if {"ours", "ours_pretraining"} <= turns.keys():
         pair = turns["ours"], turns["ours_pretraining"]
-        ratios.append(ratio_of("sft_to_pt", "tokens a second, ours", *pair, token_rate, SFT_TO_PT))
-        ratios.append(ratio_of("cpu_sft_to_pt", "tokens a CPU second, ours", *pair, token_cpu_rate, SFT_TO_PT))
+        ratios.append(ratio_of("sft_to_pt", "tokens per second, ours", *pair, token_rate, SFT_TO_PT))
+        ratios.append(ratio_of("cpu_sft_to_pt", "tokens per CPU second, ours", *pair, token_cpu_rate, SFT_TO_PT))
     return Found(cases, tuple(ratios), NOTE)

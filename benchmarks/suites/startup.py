@@ -75,8 +75,8 @@ class _Stores:
         found = {}
         for name in ("first_plan", "later_plan"):
             command = [sys.executable, "-m", "benchmarks.planning", str(store)]
-            told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-            found |= {f"{name}_{key}": value for key, value in json.loads(told).items()}
+            printed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+            found |= {f"{name}_{key}": value for key, value in json.loads(printed).items()}
         return found
 
     def _variant(self, count: int, run_name: str, more: Mapping[str, str] | None = None) -> Variant:
@@ -109,7 +109,7 @@ class _Stores:
             pairs = zip(self.steps[f"samples_{count}"].windows, self.steps[f"samples_{BASE}"].windows, strict=True)
             values = [step_sec(one) / step_sec(base) for one, base in pairs]
             name = f"samples_{count}_to_{BASE}"
-            yield Ratio.of(f"step_{name}", "seconds a step", values, FLAT)
+            yield Ratio.of(f"step_{name}", "seconds per step", values, FLAT)
             for word, starts in (("start", self.fresh), ("resume", self.resumed)):
                 values = [one.ready_sec / base.ready_sec for one, base in zip(starts[count], starts[BASE], strict=True)]
                 yield Ratio.of(f"{word}_{name}", "seconds to the first step", values, FLAT)

@@ -149,7 +149,7 @@ def _debug(options: Options) -> Found:
     return Found(
         (ours, theirs),
         (
-            ratio_of("overhead_over_torchtitan", "seconds a step, ours to TorchTitan's", *pair, step_sec, OVERHEAD),
+            ratio_of("overhead_over_torchtitan", "seconds per step, ours to TorchTitan's", *pair, step_sec, OVERHEAD),
             ratio_of("cpu_overhead_over_torchtitan", "the same in CPU seconds", *pair, cpu_sec, OVERHEAD),
         ),
     )
@@ -185,7 +185,7 @@ def _baseline_on_gpus(case: GpuCase, options: Options, world_size: int) -> Case:
 def _overhead(ours: Case, theirs: Case) -> Ratio:
     pairs = zip(ours.figure("step_sec").values, theirs.figure("step_sec").values, strict=True)
     values = [one / other for one, other in pairs]
-    what = "seconds a step, ours to TorchTitan's, one after the other"
+    what = "seconds per step, ours to TorchTitan's, one after the other"
     return Ratio.of(f"overhead_over_{theirs.name}", what, values, OVERHEAD)
 
 
@@ -237,4 +237,4 @@ def _sft_to_pt(cases: list[Case]) -> Iterator[Ratio]:
     for size in ("1b", "8b"):
         if {f"pt_{size}", f"sft_{size}"} <= by_name.keys():
             sft, pt = (by_name[f"{stage}_{size}"].figure("tokens_per_sec_per_gpu").median for stage in ("sft", "pt"))
-            yield Ratio.of(f"sft_to_pt_{size}", "tokens a second, ours", [sft / pt], goals.get(f"sft_{size}"))
+            yield Ratio.of(f"sft_to_pt_{size}", "tokens per second, ours", [sft / pt], goals.get(f"sft_{size}"))
