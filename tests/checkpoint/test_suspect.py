@@ -155,6 +155,7 @@ def test_the_mark_is_known_at_an_address(run: Path, s3_server: S3Server, tmp_pat
     assert manifest.pop("suspect") == ""
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_names_its_last_good_checkpoint_keeps_it_and_resumes_from_it(tmp_path: Path) -> None:
     settings = ("--checkpoint.cadence", "[{every = 2}]", "--training.target_tokens", "8192")
     settings += ("--checkpoint.keep_last_full", "1", "--checkpoint.keep_last_model_only", "0")

@@ -116,6 +116,7 @@ def test_an_export_without_a_check_says_that_it_is_unproved(
     assert "Unproved" in (tmp_path / "hf" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

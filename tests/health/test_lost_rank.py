@@ -93,6 +93,7 @@ def test_a_rank_that_dies_in_start_up_gives_the_others_one_message(
     assert "Exception ignored" not in output
 
 
+@pytest.mark.slow
 def test_ranks_without_a_launcher_whose_peers_never_come_end_with_one_message(tmp_path: Path) -> None:
     """As under srun: no agent ends them, and rank 0 waits for the others as they wait for it."""
     ranks = []
@@ -120,7 +121,8 @@ def test_ranks_without_a_launcher_whose_peers_never_come_end_with_one_message(tm
             process.kill()
 
 
-@pytest.mark.parametrize("place", [pytest.param("load", marks=pytest.mark.slow), "read"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["load", "read"])
 def test_a_rank_that_dies_while_others_load_makes_no_checkpoint_damaged(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

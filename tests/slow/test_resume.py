@@ -47,7 +47,8 @@ def test_killed_and_resumed_gives_the_losses_of_an_uninterrupted_run_to_the_last
     assert "starts from      step 5 of" in (tmp_path / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_resumed_on_another_number_of_processes_gives_equal_batches_and_close_losses(
     uninterrupted: dict[int, dict], tmp_path: Path, before: int, after: int
 ) -> None:

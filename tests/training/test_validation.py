@@ -130,6 +130,7 @@ def test_the_spans_of_a_run_have_its_steps_and_what_it_did_in_and_between_them(b
     assert {"checkpoint_stall", "checkpoint_write"} <= {span.name for span in spans}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_a_validation_that_was_cut_off_and_only_that(paired_only: str, tmp_path: Path) -> None:
     words = (
         "--training.target_tokens",

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 from titan_speech.cli.arguments import natural, positive
 from titan_speech.cli.command import Argument, ArgumentGroup, Command, announce
@@ -89,14 +91,28 @@ def _log_folder(parent: Path, max_nodes: int) -> Path:
 
 @contextmanager
 def _removed_if_stopped(logs: Path) -> Iterator[None]:
-    """Ctrl-C before any rank is started leaves no empty folders."""
+    """Ctrl-C before any rank is started ends the launch and leaves no empty folders.
+
+    An import may swallow the exception so the signal is remembered too.
+    """
+    received = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, remember)
     try:
         yield
+        if received:
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         with suppress(OSError):  # a folder that is not empty stays
             for folder in (logs, logs.parent, logs.parent.parent):
                 folder.rmdir()
         raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def num_gpus() -> int:
