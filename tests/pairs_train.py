@@ -14,7 +14,7 @@ from titan_speech.model import spec
 from titan_speech.model.backbones import PAIRS
 from titan_speech.train import main
 
-spec.LlamaRoPE = ComplexRoPE  # type: ignore[misc, assignment]
+spec._FAMILIES["llama3"] = replace(spec._FAMILIES["llama3"], rope=ComplexRoPE)  # pyright: ignore[reportArgumentType]
 manager.has_rotary_pairs = lambda checkpoint, family: False  # its model has the order that its checkpoints have
 write = Provenance.write
 
