@@ -49,7 +49,7 @@ from botocore.config import Config
 from benchmarks import machine
 from benchmarks.large_store import speech_lengths
 from benchmarks.planning import TOKENIZER, config_of
-from tests.s3_server import BUCKET, S3Server, credentials, running_server
+from tests.support.s3_server import BUCKET, S3Server, credentials, running_server
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.loader import SpeechDataLoader

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from benchmarks.machine import load, this_machine, write_results
-from tests.runs import RunProcess, figures, kill, start_run
 from tests.slow.test_planted_faults import Scale, checks, flags, speaks_from, trained
+from tests.support.runs import RunProcess, figures, kill, start_run
 
 SCALE = Scale(num_samples=32, codes=(30, 60), steps=200, every=20, packs=4, seq_len=256, num_prompts=8)
 AFTER_CHECK_SEC = 3.0

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from tests.runs import ROOT
-from tests.s3_server import S3Server, credentials, running_server
+from tests.support.runs import ROOT
+from tests.support.s3_server import S3Server, credentials, running_server
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.mapped_files import mapped_files
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 POINTERS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "train_configs" / "README.md"]

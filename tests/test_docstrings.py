@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 MODULES = sorted((ROOT / "titan_speech").rglob("*.py"))
 NAMED = re.compile(r"(?<![\w*<>.{}-])((?:[a-z_][\w]*/)*[a-z_]\w*\.py)\b")

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.import_samples import opened
-from tests.runs import ROOT
 from tests.slow.fuzz_mutate import VALUES, mutated_json
-from tests.store_samples import write_store, write_tokenizer
+from tests.support.import_samples import opened
+from tests.support.runs import ROOT
+from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.cli.main import main
 from titan_speech.data.phase_files import phase_end

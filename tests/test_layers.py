@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 PLANTED = {
     "upward": ("store/describe.py", "from titan_speech.cli.main import main\n", "titan_speech.store is not allowed"),
@@ -51,7 +51,8 @@ def test_a_planted_import_breaks_the_contract(tmp_path: Path, name: str) -> None
 
 def test_the_drawing_of_a_package_names_each_of_its_files() -> None:
     missing = []
-    for drawing in sorted((ROOT / "titan_speech").rglob("__init__.py")):
+    drawings = sorted((ROOT / "titan_speech").rglob("__init__.py"))
+    for drawing in [*drawings, ROOT / "tests" / "support" / "__init__.py"]:
         if drawing.parent == ROOT / "titan_speech":
             continue
         text = drawing.read_text()

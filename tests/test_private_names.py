@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 PRIVATE = re.compile(r"_[A-Za-z]")
 

@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 CI = (ROOT / ".ci" / "run").read_text("utf-8")

@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 _HASHES = r"((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.plan_samples import make_world
+from tests.support.plan_samples import make_world
 from titan_speech.align import grpo, trl_training
 from titan_speech.align.grpo import prepare
 from titan_speech.align.prompts import PromptFilter, StorePrompts, read_prompts

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.align.random_policy import RandomPolicy
-from tests.plan_samples import make_world
-from tests.preference_samples import write_pairs
+from tests.support.plan_samples import make_world
+from tests.support.preference_samples import write_pairs
 from titan_speech.align.answers import seed_of
 from titan_speech.align.pairs import RECORD_NAME, PairSettings, make_pairs
 from titan_speech.align.prompts import PromptFilter, StorePrompt, StorePrompts, read_prompts

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.hf_folders import Backbone, write_backbone
+from tests.support.hf_folders import Backbone, write_backbone
 from titan_speech.align.parity import measure_parity
 from titan_speech.errors import ModelError
 

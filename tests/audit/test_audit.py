@@ -15,8 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.audit_stores import NUM_SAMPLES, OTHER_CODEC, lasting, sound_sample, tiny_tokenizer, write_audit_store
-from tests.s3_server import BUCKET, S3Server
+from tests.support.audit_stores import (
+    NUM_SAMPLES,
+    OTHER_CODEC,
+    lasting,
+    sound_sample,
+    tiny_tokenizer,
+    write_audit_store,
+)
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.audit import check_samples
 from titan_speech.audit.draw import choose, fair_quotas
 from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts

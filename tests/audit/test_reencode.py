@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.audit.draw import choose
 from titan_speech.audit.reencode import MAX_CODES, NUM_SAMPLES, chosen_codes, reencode
 from titan_speech.codec.load import load_codec

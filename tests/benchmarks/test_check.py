@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +28,14 @@ def test_the_sound_build_passes(tmp_path: Path) -> None:
 
 
 def test_a_loader_that_sleeps_is_caught(tmp_path: Path) -> None:
-    judged = check(tmp_path, "train_step", "tests.slowed_ours", "debug_cpu")
+    judged = check(tmp_path, "train_step", "tests.support.slowed_ours", "debug_cpu")
     assert judged.returncode == 1, judged.stdout + judged.stderr
     (line,) = (line for line in judged.stdout.splitlines() if line.startswith("train_step overhead_over_torchtitan"))
     assert line.rstrip().endswith("LOST")
 
 
 def test_compilation_that_is_lost_is_caught(tmp_path: Path) -> None:
-    judged = check(tmp_path, "sft_packing", "tests.eager_ours", "ours_compiled")
+    judged = check(tmp_path, "sft_packing", "tests.support.eager_ours", "ours_compiled")
     assert judged.returncode == 1, judged.stdout + judged.stderr
     (line,) = (line for line in judged.stdout.splitlines() if "ours_compiled.compiled_graphs" in line)
     assert line.rstrip().endswith("LOST")

@@ -12,7 +12,7 @@ from benchmarks.fake_data import write_stand_ins
 from benchmarks.record import read_report
 from benchmarks.suite import config_words
 from benchmarks.suites.train_step import GPU_CASES, GpuCase
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.config.budget import Budget
 from titan_speech.data.plan import DataPlan
 from titan_speech.preflight.config_checks import load_config

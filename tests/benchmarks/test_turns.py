@@ -11,14 +11,14 @@ import pytest
 
 from benchmarks.suite import ratio_of, step_figures, trained_rate
 from benchmarks.turns import Rounds, Variant, take_turns
-from tests.bench_variant import NUM_READ_AHEAD, READ_SEC
-from tests.runs import ROOT
+from tests.support.bench_variant import NUM_READ_AHEAD, READ_SEC
+from tests.support.runs import ROOT
 
 WITHOUT_END = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts tests in the background has them ignore it
 from benchmarks.turns import Variant, Rounds, take_turns
-pair = [Variant(name, "", "tests.bench_variant", ("100",)) for name in ("one", "two")]
+pair = [Variant(name, "", "tests.support.bench_variant", ("100",)) for name in ("one", "two")]
 take_turns(pair, Rounds(1, 1, 10**9), lambda text: print(text, flush=True))
 """
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 def variant(name: str, *words: str) -> Variant:
-    return Variant(name, name, "tests.bench_variant", words)
+    return Variant(name, name, "tests.support.bench_variant", words)
 
 
 def test_each_variant_takes_the_steps_of_every_round_and_is_counted() -> None:
@@ -71,6 +71,6 @@ def test_an_interrupted_runner_leaves_no_variant_behind() -> None:
 
 @pytest.mark.slow
 def test_ranks_of_one_variant_are_counted_together() -> None:
-    ranks = Variant("two ranks", "", "tests.bench_variant", ("100",), world_size=2)
+    ranks = Variant("two ranks", "", "tests.support.bench_variant", ("100",), world_size=2)
     (window,) = take_turns([ranks], Rounds(1, 3, 1), lambda text: None)["two ranks"].windows
     assert (window.num_steps, window.num_tokens) == (3, 600)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint_folders import write_checkpoint
+from tests.support.checkpoint_folders import write_checkpoint
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.retention import pinned_steps
 from titan_speech.cli.main import main

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import figures, kill, losses, train, train_well
-from tests.warm import start_warm
+from tests.support.runs import figures, kill, losses, train, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps, read_commit
 from titan_speech.checkpoint.provenance import read_provenance, source_revision
 from titan_speech.checkpoint.retention import pin

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import save, world_of_one
+from tests.support.checkpoints import save, world_of_one
 from titan_speech.checkpoint.choose_start import Start, choose_start
 from titan_speech.checkpoint.commit import MARKER, read_commit
 from titan_speech.checkpoint.inspect import RunDir, list_checkpoints

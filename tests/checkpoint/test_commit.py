@@ -14,8 +14,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 import xxhash
 
-from tests.checkpoint_folders import write_checkpoint
-from tests.checkpoints import save, save_job, state, try_to_save, world_of_one
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.checkpoints import save, save_job, state, try_to_save, world_of_one
 from titan_speech.checkpoint.commit import INDEX, MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folders import partial_path, recover
 from titan_speech.checkpoint.index import read_index

@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.utils import collect_env
 from torchtitan.components.checkpoint import MODEL
 
-from tests.checkpoints import save, save_job, state, world_of_one
-from tests.hf_folders import Backbone, write_backbone, write_run
+from tests.support.checkpoints import save, save_job, state, world_of_one
+from tests.support.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.checkpoint import index
 from titan_speech.checkpoint.choose_start import choose_start
 from titan_speech.checkpoint.commit import INDEX, MARKER, file_record, read_commit

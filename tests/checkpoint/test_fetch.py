@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint_folders import content, write_checkpoint
-from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
-from tests.s3_server import BUCKET, S3Server
+from tests.support.checkpoint_folders import content, write_checkpoint
+from tests.support.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER, checkpoint_path
 from titan_speech.checkpoint.folders import ROLLED_BACK
 from titan_speech.checkpoint.open_run import local_copy, with_local_start

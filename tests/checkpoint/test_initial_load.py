@@ -11,7 +11,7 @@ import pytest
 from tests.config.config_text import BASE, load, problems
 from tests.config.conftest import folder  # noqa: F401  (a fixture)
 from tests.config.test_budget import budget
-from tests.s3_server import BUCKET, S3Server
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.commit import Checkpoint, Commit, Kind, checkpoint_path, file_record
 from titan_speech.checkpoint.folders import partial_path, publish

@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.runs import ROOT, train_well
-from tests.warm import start_warm
+from tests.support.runs import ROOT, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.checkpoint.verify import verify

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint_folders import content, write_checkpoint
-from tests.s3_server import BUCKET, S3Server
+from tests.support.checkpoint_folders import content, write_checkpoint
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import checkpoint_path
 from titan_speech.checkpoint.folders import discard
 from titan_speech.checkpoint.inspect import list_checkpoints, run_dir

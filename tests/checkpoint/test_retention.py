@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.checkpoints import save, world_of_one
+from tests.support.checkpoints import save, world_of_one
 from titan_speech.checkpoint.commit import MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folders import discard
 from titan_speech.checkpoint.keeper import RetentionKeeper

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoint_folders import write_checkpoint
-from tests.runs import figures, train, train_well
-from tests.s3_server import BUCKET, S3Server
-from tests.warm import start_warm
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.runs import figures, train, train_well
+from tests.support.s3_server import BUCKET, S3Server
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.choose_start import FRESH, choose_start
 from titan_speech.checkpoint.commit import MARKER, Checkpoint, newest_unsuspected, read_commit, suspicion
 from titan_speech.checkpoint.initial_load import choose_initial_load

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.checkpoint_folders import STATE_BYTES, content, write_checkpoint
-from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
-from tests.s3_server import BUCKET, S3Server
+from tests.support.checkpoint_folders import STATE_BYTES, content, write_checkpoint
+from tests.support.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER, checkpoint_path, read_commit
 from titan_speech.checkpoint.folders import discard, lock_for_reading, lock_for_removal, publish
 from titan_speech.checkpoint.keeper import stored_checkpoints

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint_folders import content, write_checkpoint
-from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
+from tests.support.checkpoint_folders import content, write_checkpoint
+from tests.support.s3_server import BUCKET, S3Server, credentials, restartable_server
 from titan_speech.checkpoint.commit import checkpoint_path
 from titan_speech.checkpoint.folders import discard
 from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path

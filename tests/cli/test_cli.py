@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_samples import write_store, write_tokenizer
+from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech import cli
 from titan_speech.audit.sound import AUTO_CODEC
 from titan_speech.cli import main as cli_main

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
-from tests.s3_server import credentials
+from tests.support.runs import ROOT
+from tests.support.s3_server import credentials
 from titan_speech.cli.main import main
 
 BUILD = ["build", "--from", "jsonl", "--input", "a.jsonl", "--tokenizer", "t", "--name", "n", "--licence", "CC0-1.0"]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.xcodec2_folder import write_xcodec2
+from tests.support.xcodec2_folder import write_xcodec2
 from titan_speech.codec import xcodec2 as room
 from titan_speech.codec.base import Codec
 from titan_speech.codec.demo.autoencoder import codes_to_values

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.plan_samples import World
-from tests.store_samples import CODEC, write_tokenizer
+from tests.support.plan_samples import World
+from tests.support.store_samples import CODEC, write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.data.batch_checks import check_labels, packs_by_stream
 from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_PACK_PLAN
 from titan_speech.data.plan import DataPlan

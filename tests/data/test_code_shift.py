@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.code_shift import (
     MIN_CODES,

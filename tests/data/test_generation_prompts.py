@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.data.generation_prompts import MAX_PART, GenerationPrompt, generation_prompts
 from titan_speech.data.plan import DataPlan
 from titan_speech.preflight.config_checks import load_config

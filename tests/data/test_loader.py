@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.plan_samples import SEQ_LEN, World, make_world
+from tests.support.plan_samples import SEQ_LEN, World, make_world
 from titan_speech.data.inspect import order_digest, order_lines, show_lines
 from titan_speech.data.loader import Batch, PlanDataset, Prefetcher, SpeechDataLoader
 from titan_speech.data.pack_layout import IGNORE_INDEX, PADDING_PACK_PLAN, PADDING_SLOT, Pack, PackedBatch, build_pack

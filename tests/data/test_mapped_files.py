@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import World, make_world
-from tests.runs import ROOT
+from tests.support.plan_samples import World, make_world
+from tests.support.runs import ROOT
 from titan_speech.data.loader import PlanDataset
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
@@ -91,7 +91,7 @@ def test_files_are_looked_at_again_only_when_it_is_time(world: World) -> None:
 CUT = """
 import os, sys
 from pathlib import Path
-from tests.plan_samples import make_world
+from tests.support.plan_samples import make_world
 from titan_speech.data.loader import SpeechDataLoader, worker_error
 from titan_speech.data.plan import DataPlan
 from titan_speech.store import mapped_files

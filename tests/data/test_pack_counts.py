@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import World, make_world, with_training
+from tests.support.plan_samples import World, make_world, with_training
 from titan_speech.data import pack_counts, paired_documents
 from titan_speech.data.pack_counts import count_packs
 from titan_speech.data.packing import Blocks, PackingRules

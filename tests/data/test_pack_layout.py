@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.plan_samples import World, make_world
-from tests.store_samples import CODEC, info, speech_codes, transcripts_of
+from tests.support.plan_samples import World, make_world
+from tests.support.store_samples import CODEC, info, speech_codes, transcripts_of
 from titan_speech.data.documents import Documents
 from titan_speech.data.pack_layout import IGNORE_INDEX, PackPlan, build_batch, build_pack, encode_labels
 from titan_speech.data.packing import Piece

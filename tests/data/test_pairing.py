@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.plan_samples import World, make_world, with_training
-from tests.store_samples import CODEC
+from tests.support.plan_samples import World, make_world, with_training
+from tests.support.store_samples import CODEC
 from titan_speech.config.fields import check_bounds
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.data.documents import num_prompt_codes

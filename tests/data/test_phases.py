@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.listed_documents import blocks_of, counts_of, partitioned
-from tests.plan_samples import SEQ_LEN, World, make_world, with_training
+from tests.support.listed_documents import blocks_of, counts_of, partitioned
+from tests.support.plan_samples import SEQ_LEN, World, make_world, with_training
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.initial_load import later_phase
 from titan_speech.config.schema import SpeechConfig

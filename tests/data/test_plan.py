@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import LANGUAGES, NUM_SPEAKERS, SEQ_LEN, World, make_world, with_training
-from tests.store_samples import write_tokenizer
+from tests.support.plan_samples import LANGUAGES, NUM_SPEAKERS, SEQ_LEN, World, make_world, with_training
+from tests.support.store_samples import write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import LanguageRuleConfig
 from titan_speech.config.schema_training import TokenizerConfig

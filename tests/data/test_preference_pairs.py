@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.preference_samples import LIKED, write_pairs
+from tests.support.preference_samples import LIKED, write_pairs
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
 from titan_speech.config.schema_training import PreferenceConfig, TrainingConfig

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.listed_documents import blocks_of, partitioned
+from tests.support.listed_documents import blocks_of, partitioned
 from titan_speech.data.order import slot_order
 from titan_speech.data.packing import MAX_PARTITIONS, PackingRules, floor_power_of_two
 from titan_speech.data.shuffle_partitions import (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.listed_documents import blocks_of, one_partition, partitioned
+from tests.support.listed_documents import blocks_of, one_partition, partitioned
 from titan_speech.data.pack_layout import IGNORE_INDEX, MAX_STREAMS, build_pack, encode_labels, split_labels
 from titan_speech.data.packing import PackingRules, Piece
 from titan_speech.data.streams import PartitionStream, SplitStream, WholeStream

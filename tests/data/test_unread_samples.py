@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import World, with_training
 from tests.store.test_held_out_set import write_gold
-from tests.store_samples import CODEC, write_tokenizer
+from tests.support.plan_samples import World, with_training
+from tests.support.store_samples import CODEC, write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data import unread_samples
 from titan_speech.data.inspect import order_lines, show_lines

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import SEQ_LEN, World, make_world, with_training
-from tests.store_samples import CODEC
+from tests.support.plan_samples import SEQ_LEN, World, make_world, with_training
+from tests.support.store_samples import CODEC
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import ValidationConfig
 from titan_speech.data.pack_layout import IGNORE_INDEX, build_batch, split_labels

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runs import ROOT
-from tests.store_samples import write_store, write_tokenizer
+from tests.support.runs import ROOT
+from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.config.schema import SpeechConfig

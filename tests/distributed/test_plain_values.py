@@ -11,8 +11,8 @@ import pytest
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.runs import free_port
-from tests.spawn import spawn
+from tests.support.runs import free_port
+from tests.support.spawn import spawn
 from titan_speech import errors
 from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.initial_load import InitialLoad

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.runs import ROOT, free_port
+from tests.support.runs import ROOT, free_port
 
 
 @pytest.mark.parametrize("how", ["standalone", "static"])
@@ -17,7 +17,7 @@ def test_a_restarted_life_meets_at_a_store_of_its_own(how: str) -> None:
     finished = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", *launch, "--nproc-per-node", "2", "--max-restarts", "1"),
-            "tests/meet_again.py",
+            "tests/support/meet_again.py",
         ],
         cwd=ROOT,
         capture_output=True,

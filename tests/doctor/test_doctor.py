@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
 from tests.slow.test_overfit import english_samples, write_config
+from tests.support.runs import ROOT
 from titan_speech.cli.main import main
 from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.align.answers import Journal
 from titan_speech.align.trl_training import load_policy
 from titan_speech.codec.wav import write_wav

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.evaluation_models import LoadedModel
+from tests.support.evaluation_models import LoadedModel
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound
 from titan_speech.evaluate.models.base import Failure, Listen
 from titan_speech.evaluate.models.isolation import MAX_FAILURES, IsolatedModel

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.errors import DataError
 from titan_speech.evaluate.normalization.lattice import Spellings, read_spellings
 from titan_speech.evaluate.normalization.numerals import SPOKEN

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound

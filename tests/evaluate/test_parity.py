@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
+from tests.support.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.cli.main import main
 from titan_speech.errors import ModelError
 from titan_speech.evaluate.engines import (

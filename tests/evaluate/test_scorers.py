@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.evaluation_models import LoadedModel
-from tests.runs import ROOT
+from tests.support.evaluation_models import LoadedModel
+from tests.support.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.errors import DataError
 from titan_speech.evaluate.choice import ScorerChoice, open_scorers

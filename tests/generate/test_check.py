@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from tests.evaluation_models import LoadedModel
-from tests.runs import ROOT
+from tests.support.evaluation_models import LoadedModel
+from tests.support.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig

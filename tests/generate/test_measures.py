@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.generate.measures import MEASURE_NAMES, ends_in_a_loop, means, means_by_group, measure
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.vocabulary import Vocabulary

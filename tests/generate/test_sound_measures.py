@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.generate.sound_measures import SoundMeasures, measure_sound, sound_means
 from titan_speech.store.reader import open_store

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.hf_folders import Backbone, write_backbone, write_run
+from tests.support.hf_folders import Backbone, write_backbone, write_run
 from titan_speech.cli.main import main
 from titan_speech.errors import ModelError
 from titan_speech.exit_codes import EXIT_BAD_INPUT

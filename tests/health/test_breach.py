@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoint_folders import write_checkpoint
 from tests.config.test_budget import budget
-from tests.spawn import spawn
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.spawn import spawn
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.errors import BoundsLeftError, HealthError

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.runs import ROOT, SMALL
+from tests.support.runs import ROOT, SMALL
 from titan_speech import train
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.saver import SaveJob, SaveResult

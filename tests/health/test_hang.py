@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.runs import train
+from tests.support.runs import train
 from titan_speech.distributed.last_words import is_of_a_collective
 from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.watchdog import HangReport, RankMark, hang_lines
@@ -59,7 +59,9 @@ def test_a_stopped_rank_ends_all_within_the_limit_with_one_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POISON", "3:1:hang")
-    finished = train(tmp_path, "--comm.train_timeout_seconds", "12", world_size=2, entry="tests/poisoned_train.py")
+    finished = train(
+        tmp_path, "--comm.train_timeout_seconds", "12", world_size=2, entry="tests/support/poisoned_train.py"
+    )
     assert finished.returncode != 0
     assert f"exitcode  : {EXIT_HUNG}" in finished.output
     assert finished.output.count("the run hangs") == 1

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torchtitan.components.optimizer import ParamGroupConfig
 
-from tests.runs import ROOT, SMALL, figures, train
-from tests.warm import start_warm
+from tests.support.runs import ROOT, SMALL, figures, train
+from tests.support.warm import start_warm
 from titan_speech.cli.arguments import naturals
 from titan_speech.data.plan import DataPlan
 from titan_speech.data.slots import slots_text
@@ -115,7 +115,7 @@ def test_a_run_skips_names_the_batch_stops_at_its_limit_and_goes_on_where_it_sto
     stopped = train(
         *(tmp_path, *settings, "--health.max_skipped_steps", "1"),
         world_size=2,
-        entry="tests/poisoned_train.py",
+        entry="tests/support/poisoned_train.py",
         start=start_warm,
     )
     assert stopped.returncode == EXIT_UNHEALTHY

@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.runs import ROOT, SMALL, children, free_port, kill, train, train_well
-from tests.spawn import spawn
-from tests.warm import start_warm
+from tests.support.runs import ROOT, SMALL, children, free_port, kill, train, train_well
+from tests.support.spawn import spawn
+from tests.support.warm import start_warm
 from titan_speech.exit_codes import EXIT_HUNG
 from titan_speech.health.watchdog import HangReport, RankMark, hang_lines
 
@@ -33,7 +33,9 @@ def output_of(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch, world_s
     """What a run prints whose fault strikes; the launcher leaves the other ranks to themselves."""
     monkeypatch.setenv("FAULT", fault)
     monkeypatch.setenv("WARM_WAITS", "1")
-    finished = train(folder, *SETTINGS, *LIMITS, world_size=world_size, entry="tests/faulty_train.py", start=start_warm)
+    finished = train(
+        folder, *SETTINGS, *LIMITS, world_size=world_size, entry="tests/support/faulty_train.py", start=start_warm
+    )
     assert finished.returncode != 0
     assert "Traceback" not in finished.output
     assert "damaged" not in finished.output
@@ -137,7 +139,7 @@ def test_a_rank_stopped_at_a_step_boundary_ends_the_others_within_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAULT", "boundary-2:1:STOP")
-    process = start_warm(tmp_path, *SETTINGS, world_size=3, entry="tests/faulty_train.py")
+    process = start_warm(tmp_path, *SETTINGS, world_size=3, entry="tests/support/faulty_train.py")
     try:
         workers, deadline = [], time.monotonic() + DEADLINE_SEC
         while len(workers) < 3 or len(children(process.pid)) > 1:

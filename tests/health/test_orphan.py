@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, RunProcess, children, figures, start_run
-from tests.warm import start_warm
+from tests.support.runs import ROOT, RunProcess, children, figures, start_run
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
 
 SETTINGS = (

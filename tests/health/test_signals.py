@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, RunProcess, children, figures, kill, losses, start_run, train_well
-from tests.warm import start_warm
+from tests.support.runs import ROOT, SMALL, RunProcess, children, figures, kill, losses, start_run, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.exit_codes import EXIT_RESTART
 

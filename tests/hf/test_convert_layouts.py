@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.hf_folders import TOKENIZER, Backbone, write_backbone, write_run
+from tests.support.hf_folders import TOKENIZER, Backbone, write_backbone, write_run
 from titan_speech.errors import ModelError, VocabularyError
 from titan_speech.hf.convert import export_model, import_model
 from titan_speech.hf.expand import expand, read_expansion

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from tests.hf_folders import ALL_KINDS, TOKENIZER, Backbone, write_backbone
+from tests.support.hf_folders import ALL_KINDS, TOKENIZER, Backbone, write_backbone
 from titan_speech.errors import ModelError
 from titan_speech.hf.expand import expand, read_expansion
 from titan_speech.hf.model_folder import EMBEDDING, HEAD, HFFolder

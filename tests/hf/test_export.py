@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.greedy import assert_same_greedy
-from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
+from tests.support.greedy import assert_same_greedy
+from tests.support.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
 from titan_speech.checkpoint.folders import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.cli.main import main

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hf_folders import Backbone, write_backbone, write_run
-from tests.runs import losses, train_well
+from tests.support.hf_folders import Backbone, write_backbone, write_run
+from tests.support.runs import losses, train_well
 from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord
 from titan_speech.checkpoint.retention import RetentionPolicy, pin

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.published_vocabularies import LLAMA3, npm_tokenizer
+from tests.support.published_vocabularies import LLAMA3, npm_tokenizer
 from titan_speech.hf.convert import export_model, import_model
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.tokenization.foreign_layouts import FOREIGN_LAYOUTS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.hf_folders import TOKENIZER, Backbone, write_backbone
+from tests.support.hf_folders import TOKENIZER, Backbone, write_backbone
 from titan_speech.config.schema_training import ModelConfig
 from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import ModelError

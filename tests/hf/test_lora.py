@@ -11,8 +11,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from transformers import AutoModelForCausalLM
 
-from tests.hf_folders import ALL_KINDS, Backbone, write_backbone
-from tests.runs import ROOT, SMALL
+from tests.support.hf_folders import ALL_KINDS, Backbone, write_backbone
+from tests.support.runs import ROOT, SMALL
 from titan_speech.checkpoint.base import open_base
 from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.provenance import Provenance, read_provenance

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hf_folders import Backbone, write_backbone, write_run
-from tests.hub_server import READ_ONLY_TOKEN, Hub, running_hub, use_endpoint
+from tests.support.hf_folders import Backbone, write_backbone, write_run
+from tests.support.hub_server import READ_ONLY_TOKEN, Hub, running_hub, use_endpoint
 from titan_speech.cli.main import main
 from titan_speech.errors import ModelError, PublishError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.greedy import assert_same_greedy
-from tests.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
-from tests.runs import assert_close, losses, train_well
+from tests.support.greedy import assert_same_greedy
+from tests.support.hf_folders import ALL_KINDS, Backbone, write_backbone, write_run
+from tests.support.runs import assert_close, losses, train_well
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.generate.load import load_run
 from titan_speech.hf.expand import expand

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_samples import write_tokenizer
-from tests.vectorizer_output import NUM_SAMPLES, build_request, spoken, write_inworld
+from tests.support.store_samples import write_tokenizer
+from tests.support.vectorizer_output import NUM_SAMPLES, build_request, spoken, write_inworld
 from titan_speech.importers.build import build_store
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.import_samples import imported, opened
-from tests.xcodec2_folder import write_xcodec2
+from tests.support.import_samples import imported, opened
+from tests.support.xcodec2_folder import write_xcodec2
 from titan_speech.codec.base import Codec
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio, read_resampled, write_wav

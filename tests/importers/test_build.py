@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.s3_server import S3Server
-from tests.store_samples import CODEC
-from tests.vectorizer_output import NUM_SAMPLES, build_request, spoken, write_inworld
+from tests.support.s3_server import S3Server
+from tests.support.store_samples import CODEC
+from tests.support.vectorizer_output import NUM_SAMPLES, build_request, spoken, write_inworld
 from titan_speech.cli.main import main
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError

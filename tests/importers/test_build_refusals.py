@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.store_samples import CODEC
-from tests.vectorizer_output import NUM_SAMPLES, Spoken, build_request, write_inworld
+from tests.support.store_samples import CODEC
+from tests.support.vectorizer_output import NUM_SAMPLES, Spoken, build_request, write_inworld
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
 from titan_speech.importers.build import build_store

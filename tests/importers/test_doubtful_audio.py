@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.import_samples import imported, opened
+from tests.support.import_samples import imported, opened
 from titan_speech.cli.main import main
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.store_samples import CODEC, write_tokenizer
+from tests.support.store_samples import CODEC, write_tokenizer
 from titan_speech.codec.wav import TooLongError, read_resampled, wav_bytes
 from titan_speech.errors import CodecError, DataError
 from titan_speech.importers import limits as limits_module

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.import_samples import imported, opened
+from tests.support.import_samples import imported, opened
 from titan_speech.errors import DataError
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from tests.import_samples import imported, opened
-from tests.store_samples import write_tokenizer
-from tests.vectorizer_output import Spoken, spoken, write_inworld
+from tests.support.import_samples import imported, opened
+from tests.support.store_samples import write_tokenizer
+from tests.support.vectorizer_output import Spoken, spoken, write_inworld
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, ImportOptions, SpeechSample, open_importer
 from titan_speech.importers.jsonl import index_lines, parse_lines

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.import_samples import imported, opened
-from tests.store_samples import SENTENCES, speech_codes
+from tests.support.import_samples import imported, opened
+from tests.support.store_samples import SENTENCES, speech_codes
 from titan_speech.errors import DataError
 from titan_speech.importers import parquet
 from titan_speech.importers.base import BadSample, SpeechSample

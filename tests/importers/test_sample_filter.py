@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_samples import write_tokenizer
+from tests.support.store_samples import write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.store.reader import open_store
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.import_samples import imported, opened
+from tests.support.import_samples import imported, opened
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError
 from titan_speech.importers.columns import is_text_like

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from tests.import_samples import imported, opened
-from tests.store_samples import CODEC, SENTENCES, speech_codes, write_tokenizer
+from tests.support.import_samples import imported, opened
+from tests.support.store_samples import CODEC, SENTENCES, speech_codes, write_tokenizer
 from titan_speech.errors import DataError
 from titan_speech.importers.base import BadSample, SpeechSample
 from titan_speech.store.reader import open_store

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.ranks import run_code
-from tests.runs import ROOT, children, kill
+from tests.support.runs import ROOT, children, kill
 from titan_speech.distributed.last_words import LAUNCHER_VARIABLE, resume_hint
 from titan_speech.launch import agent
 from titan_speech.launch.agent import exit_code

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, figures, kill, losses
+from tests.support.runs import ROOT, SMALL, figures, kill, losses
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.cli.main import find_command, parse
 from titan_speech.preflight.config_checks import load_config

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.ledger.file import LastLine, Ledger, next_start
 from titan_speech.ledger.goodput import account
 from titan_speech.ledger.records import COMPLETE, KILLED, SAVE_STALL, START, STEP, ledger_file, read_ledger

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.browser import browser
+from tests.support.browser import browser
 from titan_speech.cli.main import main
 from titan_speech.codec.wav import wav_bytes
 from titan_speech.evaluate.votes import Study, Trial, Vote, fit, preference, read_study, read_votes, strengths

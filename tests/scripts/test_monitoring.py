@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.alert_faults import FAULTS
-from tests.runs import ROOT
+from tests.support.alert_faults import FAULTS
+from tests.support.runs import ROOT
 from titan_speech.config.fields import config_fields
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.training.sinks.names import exported_labels

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from tests.align.random_policy import RandomPolicy
-from tests.plan_samples import make_world
 from tests.report.test_alignment import write_job
 from tests.slow.fuzz_evaluation import damage_json
 from tests.slow.fuzz_mutate import json_bytes, mutated_bytes, mutated_json, mutated_lines
+from tests.support.plan_samples import make_world
 from titan_speech.align.answers import checked_scores
 from titan_speech.align.grpo import prepare
 from titan_speech.align.job_files import METRICS_NAME, SETTINGS_NAME, append_step, cut_steps, read_steps

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.runs import ROOT
 from tests.slow.fuzz_inputs import write_lines
 from tests.slow.fuzz_mutate import OUTSIDE, json_bytes, mutated_bytes, mutated_json, random_text
-from tests.store_samples import SENTENCES, write_store, write_tokenizer
+from tests.support.runs import ROOT
+from tests.support.store_samples import SENTENCES, write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.store.manifest import MANIFEST_NAME, content_fingerprint
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

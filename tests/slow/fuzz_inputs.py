@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import AddedToken, Tokenizer
 
-from tests.runs import ROOT
 from tests.slow.fuzz_mutate import json_bytes, mutated_bytes, mutated_json, mutated_lines
-from tests.store_samples import SENTENCES, speech_codes, write_tokenizer
+from tests.support.runs import ROOT
+from tests.support.store_samples import SENTENCES, speech_codes, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.importers.llasa import MARKERS, SPEECH_END, SPEECH_START, TEXT_END, TEXT_START
 

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from tests.runs import figures, losses, train_well
 from tests.slow.parallel_rows import (
     LAYOUTS,
     NUM_STEPS,
@@ -35,7 +34,8 @@ from tests.slow.parallel_rows import (
     variant,
     words,
 )
-from tests.warm import start_warm
+from tests.support.runs import figures, losses, train_well
+from tests.support.warm import start_warm
 
 Losses = dict[int, dict[str, float]]
 TEN_STEPS = {

@@ -6,8 +6,8 @@ In: the bundled data. Each start of the run has a number of processes drawn from
 its processes, of one worker (the launcher then ends the rest), or of the launcher alone (the workers then save and
 leave by themselves): during start-up, some steps in, while a checkpoint is written, or while one is uploaded to a
 SeaweedFS server on loopback. After the last kill the run trains to its end. With --quick most starts are forked from a
-process that has imported everything (tests/warm.py), one in four is by torchrun, and the run ends soon after its last
-kill.
+process that has imported everything (tests/support/warm.py), one in four is by torchrun, and the run ends soon after
+its last kill.
 Out: the starts; whether every step of any of them trained on the same pack in each slot, by digest; the largest gap of
 a loss, and whether all metrics are equal to the last bit; and which checkpoints are complete at the address, each
 fetched and verified. The log of the starts goes to stderr.
@@ -29,10 +29,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.runs import RunProcess, children, figures, kill, metrics_lines, start_run
-from tests.s3_server import BUCKET, S3Server, credentials, running_server
 from tests.slow.run_comparison import Comparison, compare
-from tests.warm import WarmRun, start_warm
+from tests.support.runs import RunProcess, children, figures, kill, metrics_lines, start_run
+from tests.support.s3_server import BUCKET, S3Server, credentials, running_server
+from tests.support.warm import WarmRun, start_warm
 from titan_speech.checkpoint.upload.job import read_status, status_path
 from titan_speech.checkpoint.upload.remote import Prefix, newest_full
 from titan_speech.checkpoint.upload.transfer import fetch
@@ -112,7 +112,7 @@ ORPHAN_SEC = 1.5
 LEAVE_SEC = 60.0
 """Workers whose launcher was killed must have left by then."""
 
-ENTRY = "tests/digest_train.py"
+ENTRY = "tests/support/digest_train.py"
 TORCHRUN_SHARE = 0.25
 WHOM = ("all", "one worker", "launcher alone")
 
@@ -120,7 +120,7 @@ INSTANTS = {"start-up": 1, "between steps": 2, "in a save": 3, "in an upload": 3
 """How often each is drawn."""
 
 Start = Callable[..., RunProcess]
-"""As `tests.runs.start_run`."""
+"""As `tests.support.runs.start_run`."""
 
 
 @dataclass(frozen=True)

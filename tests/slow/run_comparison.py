@@ -1,6 +1,7 @@
 """Compares a run that was killed again and again with one that was not.
 
-In: the folders of two runs of `tests/digest_train.py`: metrics.jsonl, and packs/LIFE-RANK.jsonl. Out: `Comparison`.
+In: the folders of two runs of `tests/support/digest_train.py`: metrics.jsonl, and packs/LIFE-RANK.jsonl.
+Out: `Comparison`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.runs import figures, losses, metrics_lines
+from tests.support.runs import figures, losses, metrics_lines
 
 Packs = dict[int, dict[int, str]]
 """By step the digest of the pack in each slot."""

@@ -14,9 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, TIMEOUT_SEC, RunProcess, assert_close, figures, kill, losses, train, train_well
-from tests.s3_server import BUCKET, S3Server, credentials, restartable_server
-from tests.warm import start_warm
+from tests.support.runs import (
+    ROOT,
+    SMALL,
+    TIMEOUT_SEC,
+    RunProcess,
+    assert_close,
+    figures,
+    kill,
+    losses,
+    train,
+    train_well,
+)
+from tests.support.s3_server import BUCKET, S3Server, credentials, restartable_server
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.checkpoint.upload.job import UploadJob, read_status, status_path
 from titan_speech.checkpoint.upload.remote import Prefix

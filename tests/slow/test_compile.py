@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import train
+from tests.support.runs import train
 
 
 @pytest.mark.slow

@@ -26,4 +26,4 @@ def test_a_planted_defect_is_caught(planted: str, rule: str, monkeypatch: pytest
     monkeypatch.setenv("PLANTED", planted)
     words = ("--job.config_file", "train_configs/pt_s1_qwen3_0.6b.toml")
     request = StepRequest(words, "sm_90", world_size=GPUS, num_layers=1, max_base_rows=4096)
-    assert rule in {finding.rule for finding in judge(compile_case(request, "tests.planted_step"))}
+    assert rule in {finding.rule for finding in judge(compile_case(request, "tests.support.planted_step"))}

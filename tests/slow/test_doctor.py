@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.cli.main import main
 
 

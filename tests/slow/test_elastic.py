@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import assert_close, figures, free_port, kill, losses, metrics_lines, start_run, train_well
+from tests.support.runs import assert_close, figures, free_port, kill, losses, metrics_lines, start_run, train_well
 
 SETTINGS = (
     *("--training.target_tokens", "20480", "--training.global_batch_tokens", "512"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import assert_close, figures, kill, losses, start_run, train_and_kill_after, train_well
-from tests.warm import start_warm
+from tests.support.runs import assert_close, figures, kill, losses, start_run, train_and_kill_after, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import committed_steps, read_commit
 from titan_speech.checkpoint.provenance import read_provenance
 

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from tests.evaluation_models import package, random_whisper, whisper_base, whisper_tiny_en
-from tests.runs import ROOT
+from tests.support.evaluation_models import package, random_whisper, whisper_base, whisper_tiny_en
+from tests.support.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.preference_samples import write_mixed
-from tests.runs import ROOT, train_well
+from tests.support.preference_samples import write_mixed
+from tests.support.runs import ROOT, train_well
 from titan_speech.align.job_files import read_steps
 from titan_speech.exit_codes import EXIT_UNHEALTHY
 

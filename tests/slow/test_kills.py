@@ -9,7 +9,7 @@ import pytest
 
 from tests.slow.random_kills import Killing, kills
 from tests.slow.run_comparison import have_same_packs
-from tests.warm import start_warm
+from tests.support.warm import start_warm
 
 FINAL_LOSS_TOLERANCE = 1e-4
 """Relative; other world sizes add in another order, and training amplifies that from step to step."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs import ROOT, SMALL, assert_close, figures, free_port, losses, train_well
+from tests.support.runs import ROOT, SMALL, assert_close, figures, free_port, losses, train_well
 from titan_speech.cli.main import find_command, parse
 from titan_speech.cli.train import num_gpus
 from titan_speech.preflight.config_checks import load_config

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import figures, kill, start_run, train_and_kill_after, train_well
+from tests.support.runs import figures, kill, start_run, train_and_kill_after, train_well
 from titan_speech.ledger.goodput import OF_STEPS, Account, account
 from titan_speech.ledger.records import (
     COLLECTIVE_WAIT,
@@ -44,7 +44,7 @@ def checked(folder: Path) -> Account:
 def delayed_run(folder: Path, monkeypatch: pytest.MonkeyPatch, delay: str) -> dict[int, Process]:
     """The processes by rank of a run of two ranks and six steps."""
     monkeypatch.setenv("DELAY", delay)
-    process = start_run(folder, *SHORT, world_size=2, entry="tests/delayed_train.py")
+    process = start_run(folder, *SHORT, world_size=2, entry="tests/support/delayed_train.py")
     try:
         assert process.wait(TIMEOUT_SEC) == 0, (folder / "log.txt").read_text()[-4000:]
     finally:

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.alert_faults import ASKED_AT, FAULTS, SOUND
-from tests.runs import figures, free_port, kill, start_run
 from tests.scripts.test_monitoring import FOLDER, dashboard_queries
+from tests.support.alert_faults import ASKED_AT, FAULTS, SOUND
+from tests.support.runs import figures, free_port, kill, start_run
 from titan_speech.ledger.records import ledger_file
 
 pytestmark = pytest.mark.slow

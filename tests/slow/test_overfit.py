@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT, train_well
+from tests.support.runs import ROOT, train_well
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.models.recognizers import open_recognizer
 from titan_speech.generate.load import load_run

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from scripts.parallelism_page import PAGES, page
-from tests.runs import assert_close, losses, train_well
 from tests.slow.parallel_matrix import Runs, measure
 from tests.slow.parallel_rows import LAYOUTS, Layout, families_of, read_gaps, settings, words
+from tests.support.runs import assert_close, losses, train_well
 
 TWO_STEPS = ("--training.target_tokens", "2048", "--checkpoint.enable", "false")
 """The second is of weights that the first has changed."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, Finished, RunProcess, metrics_lines, start_run, train
 from tests.slow.test_overfit import english_samples, write_config
+from tests.support.runs import ROOT, Finished, RunProcess, metrics_lines, start_run, train
 
 ENTRY = str(ROOT / "tests" / "slow" / "planted_faults.py")
 MEASURES = ("stop_failure", "invalid_tokens", "special_tokens", "loop", "length_ratio")

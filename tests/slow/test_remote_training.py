@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, losses, train_well
-from tests.s3_server import BUCKET, S3Server
+from tests.support.runs import ROOT, losses, train_well
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.transfer import push_store
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import SMALL, assert_close, figures, losses, train, train_and_kill_after, train_well
+from tests.support.runs import SMALL, assert_close, figures, losses, train, train_and_kill_after, train_well
 from titan_speech.config.budget import Budget
 from titan_speech.preflight.config_checks import load_config
 

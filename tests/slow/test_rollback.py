@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import figures, losses, start_run, train_well
+from tests.support.runs import figures, losses, start_run, train_well
 from titan_speech.config.schema_operations import HealthConfig
 from titan_speech.errors import HealthError
 from titan_speech.health.rollback import ROLLBACKS_NAME, Rollback, choose
@@ -45,7 +45,7 @@ def test_a_spike_is_rolled_back_by_itself_and_its_data_is_passed_over(
         tmp_path / "spiked",
         *settings,
         world_size=2,
-        entry="tests/poisoned_train.py",
+        entry="tests/support/poisoned_train.py",
         launch=("--max-restarts", "2"),
     )
     assert process.wait(900) == 0, (tmp_path / "spiked" / "log.txt").read_text()[-8000:]

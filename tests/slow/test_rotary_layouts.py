@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, assert_close, figures, losses, train, train_well
-from tests.warm import start_warm
+from tests.support.runs import ROOT, assert_close, figures, losses, train, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.provenance import read_provenance
 
 pytestmark = pytest.mark.slow
 
-PAIRS_ENTRY = str(ROOT / "tests" / "pairs_train.py")
+PAIRS_ENTRY = str(ROOT / "tests" / "support" / "pairs_train.py")
 TO_2 = ("--training.target_tokens", "2048", "--checkpoint.cadence", "[{every = 2}]")
 TO_4 = ("--training.target_tokens", "4096", "--checkpoint.cadence", "[{every = 2}]")
 SCHEDULE = ("--lr_scheduler.decay", "constant", "--lr_scheduler.warmup_ratio", "0")

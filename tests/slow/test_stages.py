@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests import runs
-from tests.runs import ROOT, assert_close, losses
 from tests.slow.tour import STAGES, StageRun, cut_and_resumed, read_stages, table
-from tests.warm import start_warm
+from tests.support import runs
+from tests.support.runs import ROOT, assert_close, losses
+from tests.support.warm import start_warm
 from titan_speech.config.budget import Budget
 from titan_speech.data.phase_files import phase_end
 from titan_speech.preflight.config_checks import load_config

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.runs import metrics_lines, train_well
+from tests.support.runs import metrics_lines, train_well
 from titan_speech.hf.export import WeightsCheckpoint, export
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, figures
+from tests.support.runs import ROOT, figures
 
 PROGRAMS = {"titan-speech": "-m titan_speech", "torchrun": "-m torch.distributed.run", "python3": ""}
 VOICE = ("pretrained", "recordings", "build", "describe", "audit", "held-out", "check", "train", "sample")

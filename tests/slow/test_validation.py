@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import train_well
+from tests.support.runs import train_well
 from tests.training.test_validation import validations
 from titan_speech.data.documents import Documents
 from titan_speech.data.plan import DataPlan

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation_models import package
-from tests.runs import ROOT, figures, metrics_lines, train, train_well
+from tests.support.evaluation_models import package
+from tests.support.runs import ROOT, figures, metrics_lines, train, train_well
 from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 pytestmark = pytest.mark.slow
 

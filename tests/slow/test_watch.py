@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.runs import ROOT, figures, kill, losses, start_run, train_well
-from tests.s3_server import BUCKET, S3Server, credentials
+from tests.support.runs import ROOT, figures, kill, losses, start_run, train_well
+from tests.support.s3_server import BUCKET, S3Server, credentials
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
@@ -55,7 +55,7 @@ def results_of(folder: Path) -> list[Result]:
 def test_a_training_beside_watchers_that_are_killed(pack: Path, tmp_path: Path) -> None:
     alone = train_well(tmp_path / "alone", *STEPS)
     run, log, draw = tmp_path / "run", tmp_path / "watchers.txt", random.Random(0)
-    training = start_run(run, *STEPS, entry="tests/audited_train.py")
+    training = start_run(run, *STEPS, entry="tests/support/audited_train.py")
     while not (run / "config.toml").exists():
         assert training.poll() is None
         time.sleep(0.1)

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from tests.runs import train_and_kill_after, train_well
 from tests.slow.parallel_matrix import machine
+from tests.support.runs import train_and_kill_after, train_well
 from titan_speech.config.budget import Budget
 from titan_speech.preflight.config_checks import load_config
 

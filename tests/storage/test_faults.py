@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checkpoint_folders import write_checkpoint
-from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
-from tests.plan_samples import make_world
-from tests.s3_server import BUCKET, S3Server
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.support.plan_samples import make_world
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.transfer import pull, push
 from titan_speech.checkpoint.verify import verify

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import make_world
-from tests.s3_server import BUCKET, S3Server
-from tests.store_samples import write_store, write_tokenizer
+from tests.support.plan_samples import make_world
+from tests.support.s3_server import BUCKET, S3Server
+from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError

@@ -11,8 +11,8 @@ from threading import Barrier
 
 import pytest
 
-from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.s3_server import BUCKET, S3Server
+from tests.support.fault_proxy import FaultProxy, fault_proxy
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.storage import retry

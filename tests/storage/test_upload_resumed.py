@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fault_proxy import FOREVER, FaultProxy, fault_proxy
-from tests.s3_server import BUCKET, S3Server
+from tests.support.fault_proxy import FOREVER, FaultProxy, fault_proxy
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.errors import DataError
 from titan_speech.storage import retry
 from titan_speech.storage.retry import RateLimiter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_samples import NUM_SAMPLES, write_store, write_tokenizer
+from tests.support.store_samples import NUM_SAMPLES, write_store, write_tokenizer
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.plan_samples import LANGUAGES, World, make_world
-from tests.store_samples import CODEC
+from tests.support.plan_samples import LANGUAGES, World, make_world
+from tests.support.store_samples import CODEC
 from titan_speech.cli.main import main
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.plan import DataPlan

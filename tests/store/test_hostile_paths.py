@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.checkpoint_folders import write_checkpoint
-from tests.runs import ROOT
-from tests.s3_server import BUCKET, S3Server
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.runs import ROOT
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.checkpoint.commit import MARKER, read_commit
 from titan_speech.checkpoint.upload.job import UploadJob
 from titan_speech.checkpoint.upload.transfer import fetch

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.store_samples import CODEC, SENTENCES, add_all_kinds, info, speech_codes, write_store, write_tokenizer
+from tests.support.store_samples import (
+    CODEC,
+    SENTENCES,
+    add_all_kinds,
+    info,
+    speech_codes,
+    write_store,
+    write_tokenizer,
+)
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import CodecInfo, Kind

@@ -9,7 +9,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.store_samples import CODEC, SENTENCES, info, manifest_content, speech_codes, write_store, write_tokenizer
+from tests.support.store_samples import (
+    CODEC,
+    SENTENCES,
+    info,
+    manifest_content,
+    speech_codes,
+    write_store,
+    write_tokenizer,
+)
 from titan_speech.cli.main import main
 from titan_speech.errors import DataError
 from titan_speech.store import manifest_reader

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.store_samples import (
+from tests.support.store_samples import (
     CODEC,
     NUM_SAMPLES,
     SENTENCES,

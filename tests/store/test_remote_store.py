@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.plan_samples import World, make_world
-from tests.s3_server import BUCKET, S3Server
+from tests.support.plan_samples import World, make_world
+from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.data.inspect import order_digest
 from titan_speech.data.plan import DataPlan

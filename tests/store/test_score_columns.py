@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.s3_server import BUCKET, S3Server
-from tests.store_samples import CODEC, SENTENCES, info, speech_codes, write_tokenizer
+from tests.support.s3_server import BUCKET, S3Server
+from tests.support.store_samples import CODEC, SENTENCES, info, speech_codes, write_tokenizer
 from titan_speech.config.schema_data import DataConfig, SourceConfig, TaskName
 from titan_speech.config.where import parse_where
 from titan_speech.errors import DataError

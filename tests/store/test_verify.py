@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from tests.preference_samples import write_pairs
-from tests.store_samples import CODEC, NUM_SAMPLES, info, manifest_content
+from tests.support.preference_samples import write_pairs
+from tests.support.store_samples import CODEC, NUM_SAMPLES, info, manifest_content
 from titan_speech.cli.main import main
 from titan_speech.store.describe import describe_store, describe_store_json
 from titan_speech.store.external_sort import checksums, order_keys

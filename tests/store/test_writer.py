@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.store_samples import (
+from tests.support.store_samples import (
     files_of,
     info,
     store_writer,
@@ -144,7 +144,7 @@ def test_a_build_killed_at_any_moment_leaves_nothing_that_opens(
         import os, pickle, signal, sys
         from pathlib import Path
         from titan_speech.store import writer as builder
-        from tests.store_samples import write_store
+        from tests.support.store_samples import write_store
         def die(*args): os.kill(os.getpid(), signal.SIGKILL)
         builder.{moment} = die
         tokenizer = pickle.loads(Path("tokenizer.pickle").read_bytes())

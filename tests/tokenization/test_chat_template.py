@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from tests.published_vocabularies import LLAMA3, QWEN3, npm_tokenizer
-from tests.store_samples import SENTENCES, write_tokenizer
+from tests.support.published_vocabularies import LLAMA3, QWEN3, npm_tokenizer
+from tests.support.store_samples import SENTENCES, write_tokenizer
 from titan_speech.hf.config_json import write_json
 from titan_speech.hf.tokenizer import extended_tokenizer, extended_tokenizer_config
 from titan_speech.tokenization.chat_template import chat_template

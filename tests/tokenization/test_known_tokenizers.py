@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.tokenization.known_tokenizers import (
     KNOWN_VOCABULARIES,
     byte_spelling,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tests.store_samples import CODEC, SENTENCES, write_tokenizer
+from tests.support.store_samples import CODEC, SENTENCES, write_tokenizer
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config.schema_data import SourceConfig
 from titan_speech.data.sources import documents_of

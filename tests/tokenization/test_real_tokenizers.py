@@ -19,8 +19,8 @@ from tiktoken.load import load_tiktoken_bpe
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from tests.published_vocabularies import LLAMA3, QWEN3, file_of_wheel, npm_tokenizer
-from tests.runs import ROOT
+from tests.support.published_vocabularies import LLAMA3, QWEN3, file_of_wheel, npm_tokenizer
+from tests.support.runs import ROOT
 from titan_speech.hf.config_json import write_json
 from titan_speech.hf.tokenizer import extended_tokenizer
 from titan_speech.store.reader import open_store

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.store_samples import SENTENCES, write_tokenizer
+from tests.support.store_samples import SENTENCES, write_tokenizer
 from titan_speech.errors import VocabularyError
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.tokenization.vocabulary import (

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.tokenization import word_ids
 from titan_speech.tokenization.known_tokenizers import LLAMA3_PATTERN
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

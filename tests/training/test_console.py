@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, SMALL, figures, start_run, train
+from tests.support.runs import ROOT, SMALL, figures, start_run, train
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.training.console import CONSOLE_WIDTH, RunConsole, group_lines, row_lines
 from titan_speech.training.loss import GroupLoss

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT, free_port, train
-from tests.warm import start_warm
-from tests.webhook_receiver import receiver
+from tests.support.runs import ROOT, free_port, train
+from tests.support.warm import start_warm
+from tests.support.webhook_receiver import receiver
 
-ENTRY = str(ROOT / "tests" / "counted_train.py")
+ENTRY = str(ROOT / "tests" / "support" / "counted_train.py")
 SHORT = ("--training.target_tokens", str(5 * 1024), "--metrics.log_every_steps", "3", "--checkpoint.enable", "false")
 NOTHING = ("--profiler.spans", "false")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tests.hf_folders import write_backbone
-from tests.runs import figures, losses, train, train_well
-from tests.warm import start_warm
+from tests.support.hf_folders import write_backbone
+from tests.support.runs import figures, losses, train, train_well
+from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import read_commit
 from titan_speech.checkpoint.index import read_index
 from titan_speech.checkpoint.provenance import read_provenance

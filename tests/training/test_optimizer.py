@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torchtitan.components.optimizer import ParamGroupConfig
 
 from tests.config.test_budget import budget
-from tests.spawn import spawn
+from tests.support.spawn import spawn
 from titan_speech.training.lr_schedule import TokenBudgetSchedule
 from titan_speech.training.optimizer import SpeechOptimizers
 

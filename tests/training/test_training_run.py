@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import ROOT, SMALL, train, train_well
+from tests.support.runs import ROOT, SMALL, train, train_well
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.train import main
@@ -25,7 +25,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figures_are_complete_and_consistent(short_run: Path) -> None:
-    from tests.runs import figures
+    from tests.support.runs import figures
 
     record = figures(short_run)[2]
     assert record["tokens_seen"] == 2048
@@ -41,7 +41,7 @@ def test_figures_are_complete_and_consistent(short_run: Path) -> None:
 
 
 def test_tensorboard_and_wandb_have_the_figures_of_the_log(short_run: Path) -> None:
-    from tests.runs import figures
+    from tests.support.runs import figures
 
     (events,) = (short_run / "tb").glob("events.out.*")
     accumulator = EventAccumulator(str(events.parent))

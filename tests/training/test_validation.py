@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import NORM_TOLERANCE, ROOT, SMALL, figures, losses, metrics_lines, train, train_well
-from tests.warm import start_warm
+from tests.support.runs import NORM_TOLERANCE, ROOT, SMALL, figures, losses, metrics_lines, train, train_well
+from tests.support.warm import start_warm
 from titan_speech.data.validation_set import ValidationSet
 from titan_speech.ledger.span_file import read_spans, spans_file
 from titan_speech.training.jsonl_log import JsonlLogger

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from tests.store_samples import write_store, write_tokenizer
+from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech.store.manifest import MANIFEST_NAME, FileInfo
 from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer

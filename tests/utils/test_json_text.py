@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 
 READERS = {
     "a small file": "from titan_speech.utils.json_text import read_small_file as read",

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from torchtitan.tools.utils import Color
 
-from tests.checkpoint_folders import write_checkpoint
-from tests.runs import ROOT
-from tests.store_samples import CODEC, speech_codes, write_tokenizer
+from tests.support.checkpoint_folders import write_checkpoint
+from tests.support.runs import ROOT
+from tests.support.store_samples import CODEC, speech_codes, write_tokenizer
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.cli import store_audit
 from titan_speech.cli.main import main

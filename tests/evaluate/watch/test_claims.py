@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.runs import ROOT
+from tests.support.runs import ROOT
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.evaluate.result import CLAIMS_DIR, RESULTS_DIR
 from titan_speech.evaluate.watch import claims

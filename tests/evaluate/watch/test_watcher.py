@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.hf_folders import Backbone, write_backbone, write_run
-from tests.s3_server import S3Server
+from tests.support.hf_folders import Backbone, write_backbone, write_run
+from tests.support.s3_server import S3Server
 from titan_speech.checkpoint.commit import MARKER
 from titan_speech.checkpoint.folders import lock_for_removal
 from titan_speech.checkpoint.provenance import Provenance

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.webhook_receiver import receiver
+from tests.support.webhook_receiver import receiver
 from titan_speech.ledger.file import Ledger
 from titan_speech.ledger.records import DATA_WAIT, STEP
 from titan_speech.training.sinks.names import METRIC_NAMES, find

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.store_samples import CODEC, SENTENCES
+from tests.support.store_samples import CODEC, SENTENCES
 from titan_speech.importers.base import ImportOptions
 from titan_speech.importers.build import BuildRequest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.store_samples import CODEC, write_tokenizer
+from tests.support.store_samples import CODEC, write_tokenizer
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import DataConfig, LanguageRuleConfig, SourceConfig
 from titan_speech.config.schema_training import TokenizerConfig, TrainingConfig

@@ -1,8 +1,8 @@
 """Training runs whose processes are forked from one that has imported everything: they start in a second, not in ten.
 
-In: what `tests.runs.start_run` takes. Out: the same run, of real processes that can be killed, under a launcher that
-does what torchrun does: when one process has failed it ends the others. Its own code is that of the first that failed.
-For tests that start many runs; what torchrun itself does with a run is left to tests that start it.
+In: what `tests.support.runs.start_run` takes. Out: the same run, of real processes that can be killed, under a launcher
+that does what torchrun does: when one process has failed it ends the others. Its own code is that of the first that
+failed. For tests that start many runs; what torchrun itself does with a run is left to tests that start it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from tests.runs import ROOT, SMALL, TRAIN, free_port
+from tests.support.runs import ROOT, SMALL, TRAIN, free_port
 
 LEAVE_SEC = 30.0
 """From the failure of one process until the others are killed."""
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.warm_imports"])
+_forks.set_forkserver_preload(["tests.support.warm_imports"])
 
 
 class WarmRun:

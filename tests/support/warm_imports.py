@@ -1,4 +1,4 @@
-"""What the process imports from which warm runs are forked (tests/warm.py): all that a run of training needs."""
+"""What the process imports from which warm runs are forked (warm.py): all that a run of training needs."""
 
 import torch
 

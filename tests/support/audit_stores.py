@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.store_samples import write_tokenizer
+from tests.support.store_samples import write_tokenizer
 from titan_speech.importers.base import SpeechSample
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.sample import SampleInfo

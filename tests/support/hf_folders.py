@@ -11,7 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from tests.runs import ROOT, SMALL
+from tests.support.runs import ROOT, SMALL
 from titan_speech.checkpoint.verify import write_marker
 from titan_speech.config.resolved import save_resolved
 from titan_speech.hf.config_json import model_shape

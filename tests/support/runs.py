@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = "tests/assets/small.toml"
 TRAIN = "titan_speech.train"
 TIMEOUT_SEC = 1500
@@ -75,7 +75,7 @@ def train(
     entry: str = TRAIN,
     start: Callable[..., RunProcess] = start_run,
 ) -> Finished:
-    """Run to the end; `start` may be `tests.warm.start_warm`."""
+    """Run to the end; `start` may be `tests.support.warm.start_warm`."""
     process = start(folder, *overrides, world_size=world_size, config=config, entry=entry)
     try:
         code = process.wait(TIMEOUT_SEC)
