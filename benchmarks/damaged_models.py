@@ -28,14 +28,14 @@ from safetensors.torch import load_file, save_file
 from benchmarks.machine import load, this_machine, write_results
 from titan_speech.cli.arguments import SCORERS, choice_of
 from titan_speech.codec.load import load_codec
-from titan_speech.evaluate.choice import open_scorers
 from titan_speech.evaluate.clip import Clip, Sound
 from titan_speech.evaluate.confidence import LEVEL
 from titan_speech.evaluate.models.base import Answer, Failure
 from titan_speech.evaluate.models.isolation import RunningModel, Waveform
-from titan_speech.evaluate.packs.pack import read_pack
+from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
 from titan_speech.evaluate.recorded_clips import pack_clips
 from titan_speech.evaluate.result import Result, make_result, read_result
+from titan_speech.evaluate.scorer_choice import open_scorers
 from titan_speech.evaluate.scorers.base import Scorer, score_clips
 from titan_speech.evaluate.scorers.opinion import OpinionScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer

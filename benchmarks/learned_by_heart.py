@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tests.slow.test_overfit import Sample, english_samples, write_config
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.build import build_pack
-from titan_speech.evaluate.packs.drafts import Draft
+from titan_speech.evaluate.prompt_packs.build import build_pack
+from titan_speech.evaluate.prompt_packs.drafts import Draft
 from titan_speech.store.reader import open_store
 
 NUM_SAMPLES, MIN_WORDS, NUM_CANARIES = 32, 4, 8

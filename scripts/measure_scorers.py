@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from titan_speech.codec.base import Codec
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import read_audio
-from titan_speech.evaluate.choice import ScorerChoice
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, through_codec
 from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.opinions import open_opinion_model
@@ -38,6 +37,7 @@ from titan_speech.evaluate.models.recognizers import FasterWhisper, open_recogni
 from titan_speech.evaluate.models.voices import open_voice_encoder
 from titan_speech.evaluate.normalization.scoring import DEFAULT_RULES
 from titan_speech.evaluate.result import Result, ResultKey, make_result
+from titan_speech.evaluate.scorer_choice import ScorerChoice
 from titan_speech.evaluate.scorers.base import Scorer, score_clips, versions_of
 from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer
 from titan_speech.evaluate.scorers.opinion import OpinionScorer

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from titan_speech.checkpoint.base import Base, open_base
 from titan_speech.checkpoint.choose_start import Start
 from titan_speech.checkpoint.initial_load import (
     InitialLoad,
@@ -33,6 +32,7 @@ from titan_speech.checkpoint.initial_load import (
     schedule_change,
     with_continued_data,
 )
+from titan_speech.checkpoint.lora_base import Base, open_base
 from titan_speech.checkpoint.open_run import open_checkpoints
 from titan_speech.checkpoint.provenance import (
     Provenance,
@@ -56,7 +56,7 @@ from titan_speech.distributed.last_words import say_on_rank_0
 from titan_speech.distributed.rendezvous import use_fresh_store_after_restart
 from titan_speech.errors import CheckpointError, ConfigError
 from titan_speech.hf.config_json import model_of_stage, model_shape
-from titan_speech.hf.initial import INITIAL_DIR, extended_initial
+from titan_speech.hf.extended_backbone import INITIAL_DIR, extended_initial
 from titan_speech.ledger.clock import watch_compilation
 from titan_speech.ledger.file import ledger, next_start
 from titan_speech.model.backbones import BackboneShape

@@ -1,8 +1,8 @@
 """The callbacks of a run: validation, generation checks, uploads of checkpoints, exports of milestones, its end.
 
 In: the trainer, fully built. Out: the callbacks of this rank, in the order in which they are called. The trainer knows
-none of them; what a callback does is next to what it is about (training/validation.py, generate/check.py), and here is
-what connects it to a run.
+none of them; what a callback does is next to what it is about (training/validation.py, generate/generation_check.py),
+and here is what connects it to a run.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from titan_speech.config.schema_operations import UploadConfig
 from titan_speech.evaluate.models.isolation import IsolatedModel
 from titan_speech.evaluate.models.voices import open_voice_encoder
 from titan_speech.evaluate.scorers.voice import VoiceScorer
-from titan_speech.generate.check import GenerationCheck, Ranks
-from titan_speech.generate.check_sound import open_check_sound
+from titan_speech.generate.generation_check import GenerationCheck, Ranks
+from titan_speech.generate.generation_check_sound import open_check_sound
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones
 from titan_speech.trainer import SpeechTrainer
 from titan_speech.training.callback import OutcomeCallback, RunCallback, RunEnd

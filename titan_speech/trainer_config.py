@@ -27,8 +27,8 @@ from torchtitan.distributed.activation_checkpoint import (
     SelectiveAC,
 )
 
-from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.choose_start import Start
+from titan_speech.checkpoint.lora_base import Base
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.config import schema

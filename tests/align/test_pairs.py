@@ -29,7 +29,7 @@ from titan_speech.data.plan import DataPlan
 from titan_speech.data.sources import documents_of
 from titan_speech.data.unread_samples import count_unread
 from titan_speech.errors import DataError
-from titan_speech.evaluate.choice import ScorerChoice, open_scorers
+from titan_speech.evaluate.scorer_choice import ScorerChoice, open_scorers
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.reader import open_store

@@ -25,7 +25,7 @@ from tests.support.audit_stores import (
 )
 from tests.support.s3_server import BUCKET, S3Server
 from titan_speech.audit import check_samples
-from titan_speech.audit.draw import choose, fair_quotas
+from titan_speech.audit.choose_samples import choose, fair_quotas
 from titan_speech.audit.measures import expected_scripts, histogram, rate_distribution, script_counts
 from titan_speech.audit.page import page
 from titan_speech.audit.rules import RULE_NAMES, read_thresholds

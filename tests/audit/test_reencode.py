@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.runs import ROOT
-from titan_speech.audit.draw import choose
+from titan_speech.audit.choose_samples import choose
 from titan_speech.audit.reencode import MAX_CODES, NUM_SAMPLES, chosen_codes, reencode
 from titan_speech.codec.load import load_codec
 from titan_speech.store.reader import open_store

@@ -18,7 +18,7 @@ from tests.support.checkpoint_folders import write_checkpoint
 from tests.support.checkpoints import save, save_job, state, try_to_save, world_of_one
 from titan_speech.checkpoint.commit import INDEX, MARKER, committed_steps, read_commit
 from titan_speech.checkpoint.folders import partial_path, recover
-from titan_speech.checkpoint.index import read_index
+from titan_speech.checkpoint.index_reader import read_index
 from titan_speech.checkpoint.inspect import RunDir, list_checkpoints
 from titan_speech.checkpoint.provenance import Provenance
 from titan_speech.checkpoint.retention import drop_optimizer_state

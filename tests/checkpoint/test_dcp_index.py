@@ -21,11 +21,11 @@ from torchtitan.components.checkpoint import MODEL
 
 from tests.support.checkpoints import save, save_job, state, world_of_one
 from tests.support.hf_folders import Backbone, write_backbone, write_run
-from titan_speech.checkpoint import index
+from titan_speech.checkpoint import index_reader as index
 from titan_speech.checkpoint.choose_start import choose_start
 from titan_speech.checkpoint.commit import INDEX, MARKER, file_record, read_commit
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
-from titan_speech.checkpoint.index import indexed_files, read_index
+from titan_speech.checkpoint.dcp_reader import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.index_reader import indexed_files, read_index
 from titan_speech.checkpoint.keeper import RetentionKeeper
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.checkpoint.provenance import Provenance

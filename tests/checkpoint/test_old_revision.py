@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.support.runs import ROOT, train_well
 from tests.support.warm import start_warm
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.dcp_reader import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import save_resolved

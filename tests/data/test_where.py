@@ -15,8 +15,8 @@ from tests.support.runs import ROOT
 from tests.support.store_samples import write_store, write_tokenizer
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
+from titan_speech.config.sample_conditions import parse_where
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.config.where import parse_where
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import ConfigError, DataError
 from titan_speech.evaluate.scorers.measures import CodeScorer

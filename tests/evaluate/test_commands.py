@@ -12,7 +12,7 @@ from tests.support.runs import ROOT
 from titan_speech.cli.main import main
 from titan_speech.codec.load import load_codec
 from titan_speech.codec.wav import write_wav
-from titan_speech.evaluate.packs.pack import read_pack
+from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
 from titan_speech.evaluate.result import read_result
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FOUND_WRONG
 from titan_speech.store.reader import open_store

@@ -24,9 +24,9 @@ from titan_speech.evaluate.clip import Clip, Score, Sound
 from titan_speech.evaluate.models import voices
 from titan_speech.evaluate.models.recognizers import open_recognizer
 from titan_speech.evaluate.models.voices import open_voice_encoder
-from titan_speech.evaluate.packs.pack import MAX_SOUND_CODES, SoundFiles, read_sound
-from titan_speech.evaluate.packs.public_sets import emergent, seed_tts
-from titan_speech.evaluate.packs.text_files import text_drafts
+from titan_speech.evaluate.prompt_packs.prompt_pack import MAX_SOUND_CODES, SoundFiles, read_sound
+from titan_speech.evaluate.prompt_packs.public_sets import emergent, seed_tts
+from titan_speech.evaluate.prompt_packs.text_files import text_drafts
 from titan_speech.evaluate.recorded_clips import listed_clips
 from titan_speech.evaluate.result import ResultKey, make_result, read_result
 from titan_speech.evaluate.summary import summary

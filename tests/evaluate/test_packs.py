@@ -14,13 +14,13 @@ from tests.support.runs import ROOT
 from titan_speech.codec.wav import write_wav
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.build import build_pack
-from titan_speech.evaluate.packs.contamination import contamination
-from titan_speech.evaluate.packs.drafts import Draft
-from titan_speech.evaluate.packs.held_out import held_out_drafts
-from titan_speech.evaluate.packs.pack import PACK_NAME, PromptPack, read_pack, read_sound
-from titan_speech.evaluate.packs.public_sets import emergent, minimax, seed_tts
-from titan_speech.evaluate.packs.text_files import text_drafts
+from titan_speech.evaluate.prompt_packs.build import build_pack
+from titan_speech.evaluate.prompt_packs.contamination import contamination
+from titan_speech.evaluate.prompt_packs.drafts import Draft
+from titan_speech.evaluate.prompt_packs.held_out import held_out_drafts
+from titan_speech.evaluate.prompt_packs.prompt_pack import PACK_NAME, PromptPack, read_pack, read_sound
+from titan_speech.evaluate.prompt_packs.public_sets import emergent, minimax, seed_tts
+from titan_speech.evaluate.prompt_packs.text_files import text_drafts
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store

@@ -16,11 +16,11 @@ from tests.support.evaluation_models import LoadedModel
 from tests.support.runs import ROOT
 from titan_speech.codec.load import load_codec
 from titan_speech.errors import DataError
-from titan_speech.evaluate.choice import ScorerChoice, open_scorers
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Score, Sound, mean, through_codec
 from titan_speech.evaluate.models.base import Listen
 from titan_speech.evaluate.normalization.lattice import Spellings
 from titan_speech.evaluate.normalization.scoring import ScoringRules
+from titan_speech.evaluate.scorer_choice import ScorerChoice, open_scorers
 from titan_speech.evaluate.scorers.base import score_clips
 from titan_speech.evaluate.scorers.edit_distance import count_errors
 from titan_speech.evaluate.scorers.measures import CodeScorer, SoundScorer

@@ -23,8 +23,8 @@ from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError, ConfigError, HealthError
 from titan_speech.evaluate.models.base import Listen
 from titan_speech.evaluate.scorers.voice import VoiceScorer
-from titan_speech.generate.check import GenerationCheck, LastLogits, Ranks
-from titan_speech.generate.check_sound import CheckSound
+from titan_speech.generate.generation_check import GenerationCheck, LastLogits, Ranks
+from titan_speech.generate.generation_check_sound import CheckSound
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.vocabulary import Vocabulary

@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.hf_folders import Backbone, write_backbone, write_run
 from tests.support.runs import losses, train_well
-from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import MARKER, Commit, FileRecord
+from titan_speech.checkpoint.lora_base import weights_fingerprint
 from titan_speech.checkpoint.retention import RetentionPolicy, pin
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export_on_save import MilestoneExporter, milestones

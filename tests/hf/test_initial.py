@@ -12,7 +12,7 @@ from tests.support.hf_folders import TOKENIZER, Backbone, write_backbone
 from titan_speech.config.schema_training import ModelConfig
 from titan_speech.distributed.consensus import StartupConsensus
 from titan_speech.errors import ModelError
-from titan_speech.hf.initial import extended_initial
+from titan_speech.hf.extended_backbone import extended_initial
 from titan_speech.hf.model_folder import EMBEDDING
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.hf_folders import ALL_KINDS, Backbone, write_backbone
 from tests.support.runs import ROOT, SMALL
-from titan_speech.checkpoint.base import open_base
 from titan_speech.checkpoint.commit import read_commit
+from titan_speech.checkpoint.lora_base import open_base
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify, write_marker
 from titan_speech.cli.main import main
@@ -22,10 +22,10 @@ from titan_speech.config.resolved import RESOLVED_NAME, save_resolved
 from titan_speech.errors import CheckpointError
 from titan_speech.exit_codes import EXIT_BAD_INPUT
 from titan_speech.generate.load import load_run
-from titan_speech.hf.adapted import base_of, load_adapted
 from titan_speech.hf.config_json import model_shape
 from titan_speech.hf.expand import expand
 from titan_speech.hf.export import WeightsCheckpoint, export
+from titan_speech.hf.lora_export import base_of, load_adapted
 from titan_speech.hf.peft_folder import export_adapter
 from titan_speech.hf.row_initialization import NewRows
 from titan_speech.model.lora import ADAPTER_B, is_trained

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from titan_speech.align.job_files import BREACHES_NAME, PARITY_NAME, SETTINGS_NAME, append_step, cut_steps, read_steps
-from titan_speech.align.parity import Apart, PolicyParity
+from titan_speech.align.parity import LogProbabilityDifference, PolicyParity
 from titan_speech.align.rollouts import Rollouts
 from titan_speech.evaluate.parity import BOUNDS
 from titan_speech.report.page import page
@@ -19,8 +19,8 @@ from titan_speech.report.run import open_runs
 def write_job(folder: Path, text: str = "press one") -> Path:
     folder.mkdir()
     apart = {
-        "transformers": Apart.of(np.array([2e-7, 3e-7, 5e-6])),
-        "generator": Apart.of(np.array([2e-7, 4e-5, 1e-6])),
+        "transformers": LogProbabilityDifference.of(np.array([2e-7, 3e-7, 5e-6])),
+        "generator": LogProbabilityDifference.of(np.array([2e-7, 4e-5, 1e-6])),
     }
     parity = PolicyParity(1, 3, apart, BOUNDS["float32"])
     (folder / PARITY_NAME).write_text(json.dumps(parity.record()))

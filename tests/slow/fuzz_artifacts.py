@@ -113,7 +113,7 @@ class CheckpointTarget:
         import torch
         from torch.distributed.checkpoint.api import CheckpointException
 
-        from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+        from titan_speech.checkpoint.dcp_reader import SafeFileSystemReader, load_into
         from titan_speech.errors import CheckpointError
 
         run = case / "run"

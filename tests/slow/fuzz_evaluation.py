@@ -23,7 +23,14 @@ from titan_speech.codec.wav import wav_bytes
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import TitanSpeechError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Score, Sound
-from titan_speech.evaluate.packs.pack import PACK_NAME, Prompt, PromptPack, read_pack, write_pack, write_sound
+from titan_speech.evaluate.prompt_packs.prompt_pack import (
+    PACK_NAME,
+    Prompt,
+    PromptPack,
+    read_pack,
+    write_pack,
+    write_sound,
+)
 from titan_speech.evaluate.result import Result, ResultKey, ScoredClip, claim_path, result_path
 from titan_speech.evaluate.watch.claims import Claim, WorkQueue, do_once
 from titan_speech.model.exported_files import EVALUATION_FOLDER

@@ -28,8 +28,8 @@ from titan_speech.evaluate.scorers.opinion import OpinionScorer
 from titan_speech.evaluate.scorers.voice import VoiceScorer
 from titan_speech.evaluate.scorers.words import WordScorer
 from titan_speech.evaluate.trust import TrustBounds, measure_trust
-from titan_speech.generate.check import GenerationCheck, Ranks
-from titan_speech.generate.check_sound import CheckSound
+from titan_speech.generate.generation_check import GenerationCheck, Ranks
+from titan_speech.generate.generation_check_sound import CheckSound
 from titan_speech.store.reader import open_store
 from titan_speech.tokenization.prompt_template import Grammar, Task
 from titan_speech.tokenization.vocabulary import Vocabulary

@@ -15,10 +15,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.model.test_model import debug_model, transformers_twin
-from tests.support.hf_folders import write_backbone
 from tests.support.preference_samples import SCORER, write_mixed, write_pairs
 from tests.support.runs import ROOT, figures, kill, metrics_lines, start_run, train, train_and_kill_after, train_well
-from titan_speech.checkpoint.index import read_index
+from titan_speech.checkpoint.index_reader import read_index
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.schema_training import PreferenceConfig
 from titan_speech.data.pack_layout import ANSWER_SHIFT, encode_labels

@@ -18,7 +18,7 @@ from tests.support.s3_server import BUCKET, S3Server, credentials
 from titan_speech.checkpoint.commit import committed_steps
 from titan_speech.codec.load import load_codec
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.pack import Prompt, PromptPack, write_pack, write_sound
+from titan_speech.evaluate.prompt_packs.prompt_pack import Prompt, PromptPack, write_pack, write_sound
 from titan_speech.evaluate.result import AUDIO_DIR, RESULTS_DIR, Result, read_result, result_from_json
 from titan_speech.exit_codes import EXIT_DONE, EXIT_FOUND_WRONG
 

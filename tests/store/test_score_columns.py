@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tests.support.s3_server import BUCKET, S3Server
 from tests.support.store_samples import CODEC, SENTENCES, info, speech_codes, write_tokenizer
+from titan_speech.config.sample_conditions import parse_where
 from titan_speech.config.schema_data import DataConfig, SourceConfig, TaskName
-from titan_speech.config.where import parse_where
 from titan_speech.errors import DataError
 from titan_speech.preflight.data_checks import check_sources
 from titan_speech.storage.s3_url import S3Url

@@ -22,7 +22,7 @@ if not torch.cuda.is_available():
 
 from titan_speech import trainer
 from titan_speech.checkpoint import manager
-from titan_speech.checkpoint.dcp_index import PlainLoadPlanner
+from titan_speech.checkpoint.dcp_reader import PlainLoadPlanner
 from titan_speech.checkpoint.manager import SpeechCheckpointManager
 from titan_speech.train import main
 from titan_speech.trainer import SpeechTrainer

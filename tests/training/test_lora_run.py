@@ -13,7 +13,7 @@ from tests.support.hf_folders import write_backbone
 from tests.support.runs import figures, losses, train, train_well
 from tests.support.warm import start_warm
 from titan_speech.checkpoint.commit import read_commit
-from titan_speech.checkpoint.index import read_index
+from titan_speech.checkpoint.index_reader import read_index
 from titan_speech.checkpoint.provenance import read_provenance
 
 STABLE = ("--lr_scheduler.warmup_ratio", "0", "--lr_scheduler.decay", "constant")

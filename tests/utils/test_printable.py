@@ -26,7 +26,7 @@ from titan_speech.cli import store_audit
 from titan_speech.cli.main import main
 from titan_speech.config.schema import JobConfig, SpeechConfig
 from titan_speech.config.schema_data import DataConfig, SourceConfig
-from titan_speech.hf.initial import _first_process_of_machine
+from titan_speech.hf.extended_backbone import _first_process_of_machine
 from titan_speech.hf.model_card import model_card
 from titan_speech.importers.base import ImportOptions
 from titan_speech.importers.build import REPORT_NAME, BuildRequest, build_store

@@ -37,7 +37,7 @@ EDGES = tuple(10.0**power for power in range(-8, 1))
 
 
 @dataclass(frozen=True)
-class Apart:
+class LogProbabilityDifference:
     """How far one way is from the trainer's log-probabilities, in nats."""
 
     median: float
@@ -47,7 +47,7 @@ class Apart:
     """Tokens in each bin of `EDGES`."""
 
     @classmethod
-    def of(cls, apart_N: NDArray[np.floating]) -> Apart:
+    def of(cls, apart_N: NDArray[np.floating]) -> LogProbabilityDifference:
         """Of absolute differences."""
         inside_N = np.clip(apart_N, EDGES[0], EDGES[-1])
         median, p99, greatest = (float(one) for one in np.quantile(apart_N, QUANTILES))
@@ -64,7 +64,7 @@ class PolicyParity:
 
     num_answers: int
     num_tokens: int
-    apart: dict[str, Apart]
+    apart: dict[str, LogProbabilityDifference]
     """By way: transformers, generator."""
     bounds: ParityBounds
 
@@ -133,7 +133,8 @@ def measure_parity(
     ways = {"transformers": transformers_BA, "generator": generator_BA}
     expected_N = torch.cat(trainer).double().numpy()
     apart = {
-        name: Apart.of(np.abs(way_BA.cpu()[kept_BA].double().numpy() - expected_N)) for name, way_BA in ways.items()
+        name: LogProbabilityDifference.of(np.abs(way_BA.cpu()[kept_BA].double().numpy() - expected_N))
+        for name, way_BA in ways.items()
     }
     return PolicyParity(len(prefixes), len(expected_N), apart, BOUNDS[str(model.dtype).removeprefix("torch.")])
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.config.schema_data import StorageConfig
-from titan_speech.data.held_out import HeldOut
+from titan_speech.data.held_out_samples import HeldOut
 from titan_speech.data.paired_documents import CloneDocuments
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import Kind, Manifest

@@ -1,6 +1,6 @@
 """Check samples of a token store before training on it.
 
-store --> draw.py      N samples, the same for the same seed, from every part
+store --> choose_samples.py      N samples, the same for the same seed, from every part
              |
              v
           checks.py      one function per check          rules.py     their names and thresholds

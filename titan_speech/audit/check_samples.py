@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from titan_speech.audit.checks import AUDIT_CHECKS, AuditContext, rate_per_code, rate_per_sec
-from titan_speech.audit.draw import AuditSample, ChosenPart, read_samples
+from titan_speech.audit.choose_samples import AuditSample, ChosenPart, read_samples
 from titan_speech.audit.measures import MIN_SAMPLES, RateDistribution, code_usage, histogram, rate_distribution
 from titan_speech.audit.report import AuditFinding, AuditReport, CheckResult, LanguageReport, NotRun
 from titan_speech.audit.rules import AUDIT_RULES, Thresholds

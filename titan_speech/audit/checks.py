@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.audit.draw import AuditSample
+from titan_speech.audit.choose_samples import AuditSample
 from titan_speech.audit.measures import RateDistribution, expected_scripts, script_counts, script_name
 from titan_speech.store.sample import describe_duration_mismatch, duration_mismatch
 from titan_speech.tokenization.normalize import composed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from titan_speech.audit.draw import AuditSample
+from titan_speech.audit.choose_samples import AuditSample
 from titan_speech.audit.measures import Histogram
 from titan_speech.audit.report import AuditReport, LanguageReport, NotRun, percent
 from titan_speech.audit.rules import AUDIT_RULES, Rule

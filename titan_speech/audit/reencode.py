@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.audit.draw import ChosenPart
+from titan_speech.audit.choose_samples import ChosenPart
 from titan_speech.codec.base import Codec
 from titan_speech.store.manifest import Kind
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from titan_speech.audit.draw import AuditSample, ChosenPart
+from titan_speech.audit.choose_samples import AuditSample, ChosenPart
 from titan_speech.audit.measures import Histogram
 from titan_speech.audit.reencode import Reencoded
 from titan_speech.audit.rules import AUDIT_RULES, Rule

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from titan_speech.audit.draw import AuditSample
+from titan_speech.audit.choose_samples import AuditSample
 from titan_speech.errors import DataError
 from titan_speech.store.manifest import CodecInfo
 from titan_speech.store.reader import Store

@@ -193,7 +193,7 @@ def _initial_weights(config: CheckpointConfig) -> Start:
     if found.commit is not None and not found.is_sound:
         raise CheckpointError(f"{key} is damaged: {', '.join(found.problems)}")
     if found.commit is None:  # of another program: nothing was verified
-        from titan_speech.checkpoint.index import read_index
+        from titan_speech.checkpoint.index_reader import read_index
 
         try:
             read_index(checkpoint / INDEX)

@@ -20,9 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from titan_speech.checkpoint.base import Base, find_base
 from titan_speech.checkpoint.choose_start import FRESH, Start, newest_complete
 from titan_speech.checkpoint.commit import Checkpoint, committed_at, step_from_name
+from titan_speech.checkpoint.lora_base import Base, find_base
 from titan_speech.checkpoint.open_run import local_copy
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify

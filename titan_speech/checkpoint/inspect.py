@@ -208,7 +208,7 @@ def inspect_text(checkpoint: Path) -> str:
     """What made a checkpoint, the tokens it was trained on, and every tensor in it."""
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    from titan_speech.checkpoint.index import read_index
+    from titan_speech.checkpoint.index_reader import read_index
 
     provenance = read_provenance(checkpoint)
     suspect = suspicion(checkpoint)

@@ -26,12 +26,12 @@ from torchtitan.components.checkpoint import MODEL, OPTIMIZER, CheckpointManager
 from torchtitan.observability import structured_logger
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.base import Base
 from titan_speech.checkpoint.choose_start import FRESH, Start, describe_last_good, describe_last_good_until
 from titan_speech.checkpoint.commit import Commit, checkpoint_path, committed_steps, unsuspected_steps
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.dcp_reader import SafeFileSystemReader, load_into
 from titan_speech.checkpoint.folders import partial_path
 from titan_speech.checkpoint.keeper import RetentionKeeper
+from titan_speech.checkpoint.lora_base import Base
 from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs, write_companion_files
 from titan_speech.checkpoint.retention import Removal, is_due
 from titan_speech.checkpoint.saver import SaveJob, Saver, SaveResult

@@ -143,7 +143,9 @@ def drop_optimizer_state(checkpoint: Path, commit: Commit) -> Commit:
     Raises:
         CheckpointError: the index is refused; nothing was changed.
     """
-    from titan_speech.checkpoint.index import read_index  # which loads torch: `checkpoint list` and `pin` need none
+    from titan_speech.checkpoint.index_reader import (
+        read_index,  # which loads torch: `checkpoint list` and `pin` need none
+    )
 
     metadata = read_index(checkpoint / INDEX) if (checkpoint / INDEX).exists() else None
     partial = partial_path(checkpoint)

@@ -93,7 +93,7 @@ def _files_in(checkpoint: Path) -> set[str]:
 
 def _wrong_index(checkpoint: Path, commit: Commit) -> list[str]:
     """Problems of the index of a checkpoint whose files are as they were written; only rank 0's node has an index."""
-    from titan_speech.checkpoint.index import indexed_files  # which loads torch: sizes and bytes need none
+    from titan_speech.checkpoint.index_reader import indexed_files  # which loads torch: sizes and bytes need none
 
     try:
         names = indexed_files(checkpoint / INDEX)
@@ -151,7 +151,7 @@ def write_marker(checkpoint: Path) -> Commit:
         CheckpointError: it is not a DCP checkpoint, or has a marker; its index is refused; a file that the index names
             is missing or too short; or a companion file is damaged.
     """
-    from titan_speech.checkpoint.index import read_index  # which loads torch
+    from titan_speech.checkpoint.index_reader import read_index  # which loads torch
 
     step = step_from_name(checkpoint.name)
     if step is None or not (checkpoint / INDEX).is_file():

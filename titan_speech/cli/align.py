@@ -79,7 +79,7 @@ def _scorer(args: argparse.Namespace, grammar: Grammar, manifest: Manifest) -> I
         yield measures
         return
     from titan_speech.codec.load import load_codec
-    from titan_speech.evaluate.choice import open_scorers
+    from titan_speech.evaluate.scorer_choice import open_scorers
 
     codec = load_codec(args.codec)
     if manifest.codec is not None and manifest.codec.hash != codec.codec_hash:
@@ -98,8 +98,8 @@ def _policy(args: argparse.Namespace) -> Policy:
         from titan_speech.generate.synthesize import SpeechModel
 
         return ExportedPolicy(SpeechModel.load(args.model), args.model)
-    from titan_speech.checkpoint.base import weights_fingerprint
     from titan_speech.checkpoint.commit import checkpoint_path
+    from titan_speech.checkpoint.lora_base import weights_fingerprint
     from titan_speech.generate.load import load_run
 
     trained = load_run(args.run, args.step)

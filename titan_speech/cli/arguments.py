@@ -18,7 +18,7 @@ from titan_speech.importers.limits import ImportLimits
 
 if TYPE_CHECKING:
     from titan_speech.config.schema_data import StorageConfig
-    from titan_speech.evaluate.choice import ScorerChoice
+    from titan_speech.evaluate.scorer_choice import ScorerChoice
     from titan_speech.generate.sampling import Decoding
 
 MB = 1 << 20
@@ -246,7 +246,7 @@ SCORERS = (
 
 def choice_of(args: argparse.Namespace) -> ScorerChoice:
     """The choice that the arguments of `SCORERS`, or of `RECOGNIZERS` alone, make."""
-    from titan_speech.evaluate.choice import ScorerChoice
+    from titan_speech.evaluate.scorer_choice import ScorerChoice
 
     return ScorerChoice(
         asr=tuple(args.asr),

@@ -34,10 +34,10 @@ MAX_FAILED_NAMED = 10
 def evaluate_pack(args: argparse.Namespace) -> None:
     announce(f"evaluate pack: making {args.output}")
     with requires_extra("text"):
-        from titan_speech.evaluate.packs.build import build_pack
-        from titan_speech.evaluate.packs.held_out import held_out_drafts
-        from titan_speech.evaluate.packs.public_sets import LAYOUTS
-        from titan_speech.evaluate.packs.text_files import text_drafts
+        from titan_speech.evaluate.prompt_packs.build import build_pack
+        from titan_speech.evaluate.prompt_packs.held_out import held_out_drafts
+        from titan_speech.evaluate.prompt_packs.public_sets import LAYOUTS
+        from titan_speech.evaluate.prompt_packs.text_files import text_drafts
 
     drafts, codec_hash, sources = [], "", []
     if args.held_out:
@@ -68,8 +68,8 @@ def evaluate_pack(args: argparse.Namespace) -> None:
 
 def evaluate_contamination(args: argparse.Namespace) -> int:
     with requires_extra("text"):
-        from titan_speech.evaluate.packs.contamination import contamination
-    from titan_speech.evaluate.packs.pack import read_pack
+        from titan_speech.evaluate.prompt_packs.contamination import contamination
+    from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
     from titan_speech.store.held_out_set import read_held_out_set
     from titan_speech.store.reader import open_store
 
@@ -84,7 +84,7 @@ def evaluate_contamination(args: argparse.Namespace) -> int:
 def evaluate_clips(args: argparse.Namespace) -> int:
     announce("evaluate clips: reading the clips")
     with requires_extra("text"):
-        from titan_speech.evaluate.choice import open_scorers
+        from titan_speech.evaluate.scorer_choice import open_scorers
     from titan_speech.evaluate.result import ResultKey, make_result
     from titan_speech.evaluate.scorers.base import score_clips, versions_of
 
@@ -161,7 +161,7 @@ def evaluate_compare(args: argparse.Namespace) -> None:
 def evaluate_reward_server(args: argparse.Namespace) -> None:
     announce("evaluate reward-server: loading the codec")
     with requires_extra("text"):
-        from titan_speech.evaluate.choice import open_scorers
+        from titan_speech.evaluate.scorer_choice import open_scorers
     from titan_speech.codec.load import load_codec
     from titan_speech.evaluate.reward import RewardFunction, RewardWeights
     from titan_speech.evaluate.reward_server import RewardServer
@@ -182,7 +182,7 @@ def _clips(args: argparse.Namespace) -> tuple[list[Clip], str, str]:
     import hashlib
 
     from titan_speech.codec.load import load_codec
-    from titan_speech.evaluate.packs.pack import read_pack
+    from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
     from titan_speech.evaluate.recorded_clips import listed_clips, pack_clips
 
     if (args.listing is None) == (args.pack is None):

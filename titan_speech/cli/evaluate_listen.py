@@ -14,7 +14,7 @@ QUESTION = "Which of the two sounds better: more natural, clearer, closer to the
 
 
 def evaluate_listen(args: argparse.Namespace) -> None:
-    from titan_speech.evaluate.packs.pack import read_pack
+    from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
     from titan_speech.evaluate.result import clip_name
     from titan_speech.report.listening import write_listening_page
 

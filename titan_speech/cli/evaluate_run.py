@@ -60,8 +60,8 @@ def evaluate_run(args: argparse.Namespace) -> int:
 def _evaluations(args: argparse.Namespace) -> Iterator[dict[str, Evaluation]]:
     """What is asked of each checkpoint, by the name of the set."""
     from titan_speech.codec.load import load_codec
-    from titan_speech.evaluate.choice import open_scorers
-    from titan_speech.evaluate.packs.pack import read_pack
+    from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
+    from titan_speech.evaluate.scorer_choice import open_scorers
     from titan_speech.evaluate.watch.checkpoint_result import Evaluation
     from titan_speech.generate.vllm_speech import require_vllm
 

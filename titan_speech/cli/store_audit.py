@@ -29,7 +29,7 @@ def store_audit(args: argparse.Namespace) -> int:
     announce(f"store audit: checking {args.store}")
 
     from titan_speech.audit.check_samples import audit
-    from titan_speech.audit.draw import choose
+    from titan_speech.audit.choose_samples import choose
     from titan_speech.audit.page import page
     from titan_speech.audit.reencode import chosen_codes, reencode
     from titan_speech.audit.report import to_json

@@ -19,7 +19,7 @@ def store_score(args: argparse.Namespace) -> None:
     announce(f"store score: scoring {args.path}")
     with requires_extra("text"):
         from titan_speech.codec.load import load_codec
-        from titan_speech.evaluate.choice import open_scorers
+        from titan_speech.evaluate.scorer_choice import open_scorers
         from titan_speech.evaluate.store_scores import score_store
 
     def report(part: ScoredPart) -> None:

@@ -7,7 +7,7 @@
       |  convert.py      checks names, types and choices       -> schema.py and schema_*.py, by fields.py
       |  preflight/      checks bounds and contradictions, as a function that load.py is given
       |  store_names.py  replaces names of [data.stores] by paths
-      |  where.py        reads conditions on samples: dnsmos >= 3.2 and cps < 25
+      |  sample_conditions.py reads conditions on samples: dnsmos >= 3.2 and cps < 25
     SpeechConfig
       |  budget.py       derives steps, accumulation and learning rates from the token budget
       |  resolved.py     writes the resolved configuration as TOML, which is saved with the run

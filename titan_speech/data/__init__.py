@@ -4,7 +4,7 @@
       |  sources.py             [[data.source]] -> parts by language, each read as a task: the length of every
       |                         document, the tokens of any; codec and tokenizer must agree
       |      documents.py, paired_documents.py
-      |  held_out.py            samples of held-out sets cannot be read from here on, nor trained on under another id
+      |  held_out_samples.py    samples of held-out sets cannot be read from here on, nor trained on under another id
       |  unread_samples.py      samples that a task cannot read, counted by reason
       |  pairing.py             clone and preference pairs, stitched documents, computed from sidecar columns
       v

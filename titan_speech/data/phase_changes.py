@@ -23,7 +23,7 @@ from pathlib import Path
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.documents import Documents
-from titan_speech.data.held_out import MaskedPart
+from titan_speech.data.held_out_samples import MaskedPart
 from titan_speech.data.order import ORDER_VERSION
 from titan_speech.data.phase_files import continued_from
 from titan_speech.data.phases import PartRecord, Phase, PhaseEnd, StreamRecord, first_phase, resume_phase

@@ -24,7 +24,7 @@ import numpy as np
 
 from titan_speech.config.budget import Budget
 from titan_speech.config.schema import SpeechConfig
-from titan_speech.data.held_out import HeldOut
+from titan_speech.data.held_out_samples import HeldOut
 from titan_speech.data.mixture import pack_shares, solve_mixture
 from titan_speech.data.order import CYCLE_SLOTS, SlotOrder, slot_order, table_cells
 from titan_speech.data.pack_layout import Pack, PackedBatch, PackPlan, build_batch, build_pack, views

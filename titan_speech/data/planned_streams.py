@@ -20,11 +20,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from titan_speech.config.sample_conditions import parse_where
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
-from titan_speech.config.where import parse_where
 from titan_speech.data.documents import VIEWS_VERSION, Documents
-from titan_speech.data.held_out import HeldOut, MaskedPart
+from titan_speech.data.held_out_samples import HeldOut, MaskedPart
 from titan_speech.data.mixture import StreamSize
 from titan_speech.data.order import CYCLE_SLOTS, ORDER_VERSION
 from titan_speech.data.pack_counts import count_packs

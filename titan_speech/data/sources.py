@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from titan_speech.config.sample_conditions import parse_where
 from titan_speech.config.schema_data import SourceConfig, StorageConfig
-from titan_speech.config.where import parse_where
 from titan_speech.data.documents import (
     USER,
     ContinuationDocuments,
@@ -22,7 +22,7 @@ from titan_speech.data.documents import (
     SpeechDocuments,
     TextDocuments,
 )
-from titan_speech.data.held_out import NO_SAMPLES, HeldOut, MaskedPart
+from titan_speech.data.held_out_samples import NO_SAMPLES, HeldOut, MaskedPart
 from titan_speech.data.paired_documents import (
     CloneDocuments,
     ClonePreferenceDocuments,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titan_speech.data.documents import USER, ContinuationDocuments, Documents, InstructionDocuments, TextDocuments
-from titan_speech.data.held_out import NO_SAMPLES, MaskedPart
+from titan_speech.data.held_out_samples import NO_SAMPLES, MaskedPart
 from titan_speech.data.paired_documents import (
     CloneDocuments,
     ClonePreferenceDocuments,

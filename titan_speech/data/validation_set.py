@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.documents import Documents
-from titan_speech.data.held_out import refuse_copies
+from titan_speech.data.held_out_samples import refuse_copies
 from titan_speech.data.pack_layout import PackPlan, views
 from titan_speech.data.packing import Piece, best_fit
 from titan_speech.data.plan import DataPlan

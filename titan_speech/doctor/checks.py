@@ -63,7 +63,7 @@ def _shifted_codes(config: SpeechConfig, places: Sequence[str]) -> list[str]:
 def audit(config: SpeechConfig) -> DoctorOutcome:
     """Samples of every language pass the checks of `store audit`."""
     from titan_speech.audit.check_samples import audit as audit_store
-    from titan_speech.audit.draw import choose
+    from titan_speech.audit.choose_samples import choose
     from titan_speech.audit.reencode import chosen_codes, reencode
     from titan_speech.audit.rules import Thresholds, read_thresholds
     from titan_speech.audit.sound import AUTO_CODEC, open_sound

@@ -1,7 +1,7 @@
 """What a trained model is worth: what people would hear, and whether what is served is what was trained.
 
 checkpoint or folder of recordings
-  |  packs/           prompts: frozen, versioned by their hash, proved absent from the training data
+  |  prompt_packs/    prompts: frozen, versioned by their hash, proved absent from the training data
   v
 clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none;
   |                   the same clips through the codec: the best that a model of its codes can sound
@@ -10,7 +10,7 @@ clip.py               `Clip`: one utterance made for a prompt; `Score`: a value,
   |  scorers/         `Scorer`: words, speaker, naturalness, rate, pauses, pitch, silence, repetition
   v
 recorded_clips.py     clips from a listing of wavs, or from a pack and what was spoken for it
-choice.py             the scorers that a user asks for, each model in a process of its own
+scorer_choice.py      the scorers that a user asks for, each model in a process of its own
 result.py             `Result`: every score of every clip, with the key of all it depends on; JSON; names of the files
 votes.py              what listeners preferred: Bradley-Terry strengths
 summary.py            a result as Markdown, for the card of an export

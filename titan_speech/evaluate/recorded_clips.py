@@ -15,8 +15,8 @@ from titan_speech.codec.base import Codec
 from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Clip, Sound, resynthesized
-from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines
-from titan_speech.evaluate.packs.pack import PromptPack, clip_of, with_sounds
+from titan_speech.evaluate.prompt_packs.drafts import Draft, checked, read_lines
+from titan_speech.evaluate.prompt_packs.prompt_pack import PromptPack, clip_of, with_sounds
 from titan_speech.evaluate.scorers.base import MAX_SEC
 from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json

@@ -19,8 +19,8 @@ from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.config_json import trained_shape
+from titan_speech.hf.lora_export import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.spec import HFAdapter, model_spec

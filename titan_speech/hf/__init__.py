@@ -8,14 +8,14 @@ a backbone's folder
   |  tokenizer.py            tokenizer.json with speech tokens, ids of special tokens
   |  expand.py               the folder with an extended vocabulary          convert.py  models of other trainers
   v
-initial.py                   what a run starts from
+extended_backbone.py         what a run starts from
   |  (training)
   v
 export.py                    a checkpoint as a folder that transformers loads
   |  model_card.py           its card, and the record that decoding must agree with
   |  export_on_save.py       exports of milestones while training continues
   |
-  |  LoRA: adapted.py        a checkpoint's adapter on its base; the sum itself is in model/lora.py
+  |  LoRA: lora_export.py    a checkpoint's adapter on its base; the sum itself is in model/lora.py
   |        merge.py          `model merge`: both as one run folder of whole weights
   |        peft_folder.py    the adapter alone, as peft loads it
   v

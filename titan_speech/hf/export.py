@@ -10,8 +10,8 @@ checkpoint of another program its marker.
 
 Tensors are read, converted and written one by one. In memory at most are the embedding in the type of the export and
 the piece of it that one rank saved, never the model: 2.33 GB for 0.6B (benchmarks/hf_memory.py). A LoRA checkpoint is
-added to its base first, which takes the whole model in memory (`adapted.py`). TorchTitan's adapters convert names; rows
-of queries and keys are in Hugging Face's order already, or are reordered when they are read (`model/rotary.py`).
+added to its base first, which takes the whole model in memory (`lora_export.py`). TorchTitan's adapters convert names;
+rows of queries and keys are in Hugging Face's order already, or are reordered when they are read (`model/rotary.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 
-from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import (
     Checkpoint,
     committed_checkpoints,
@@ -35,14 +34,15 @@ from titan_speech.checkpoint.commit import (
     suspicion,
 )
 from titan_speech.checkpoint.folders import lock_for_reading
+from titan_speech.checkpoint.lora_base import weights_fingerprint
 from titan_speech.checkpoint.provenance import Provenance, read_provenance
 from titan_speech.checkpoint.verify import verify
 from titan_speech.config.resolved import RESOLVED_NAME
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError, DataError
-from titan_speech.hf.adapted import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.config_json import config_from_shape, trained_shape, write_json
 from titan_speech.hf.expand import TRAINED_METHOD, Expansion
+from titan_speech.hf.lora_export import TensorReader, base_of, holds_adapter, load_adapted
 from titan_speech.hf.model_card import ModelRecord, model_card
 from titan_speech.hf.model_folder import tensor_shapes
 from titan_speech.hf.safetensors_writer import new_folder, num_weight_bytes, write_weights

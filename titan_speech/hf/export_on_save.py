@@ -28,8 +28,8 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.base import weights_fingerprint
 from titan_speech.checkpoint.commit import Checkpoint, checkpoint_path, committed_steps, suspicion
+from titan_speech.checkpoint.lora_base import weights_fingerprint
 from titan_speech.checkpoint.retention import RetentionPolicy, pinned_steps
 from titan_speech.errors import CheckpointError, ModelError
 from titan_speech.hf.model_card import read_record

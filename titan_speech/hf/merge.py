@@ -2,8 +2,8 @@
 
 In: a checkpoint with an adapter, and its base. Out: a run folder of one checkpoint with weights only, which decoding,
 export, evaluation and the next stage's `[stage] from` read as any other; what it was made from is in its record. The
-sum of base and adapter is made in model/lora.py, tensor by tensor (through hf/adapted.py). The folder appears when it
-is complete. The whole model is in memory, in fp32.
+sum of base and adapter is made in model/lora.py, tensor by tensor (through hf/lora_export.py). The folder appears when
+it is complete. The whole model is in memory, in fp32.
 """
 
 from __future__ import annotations

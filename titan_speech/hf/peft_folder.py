@@ -20,9 +20,9 @@ from torch import nn
 from torchtitan.models.common.decoder import Decoder
 
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.adapted import TensorReader, holds_adapter
 from titan_speech.hf.config_json import write_json
 from titan_speech.hf.export import WeightsCheckpoint
+from titan_speech.hf.lora_export import TensorReader, holds_adapter
 from titan_speech.hf.safetensors_writer import new_folder
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.exported_files import CARD_NAME

@@ -46,7 +46,7 @@ from titan_speech.store.manifest_reader import read_manifest
 from titan_speech.store.problems import Problems, combine_problems
 from titan_speech.store.sample import is_language
 from titan_speech.store.sample_conflicts import find_conflicts
-from titan_speech.store.sample_sorter import Recipe
+from titan_speech.store.sample_sorter import StoreSettings
 from titan_speech.store.shard_writer import by_part, part_info, shard_jobs
 from titan_speech.store.writer import check_shard_bytes, complete_manifest, duration_warning, write_manifest
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -106,7 +106,7 @@ def build_store(request: BuildRequest) -> Manifest:
         raise DataError(f"--language {language!r}: expected a BCP 47 tag such as 'hi', 'mai' or 'en-IN'")
     tokenizer = TextTokenizer.load(request.tokenizer)
     importer = open_importer(request.format, request.options)
-    recipe = Recipe(
+    store_settings = StoreSettings(
         tokenizer,
         _codec(request, importer),
         _normalization(request, importer),
@@ -114,11 +114,11 @@ def build_store(request: BuildRequest) -> Manifest:
         request.required_transcripts,
     )
     try:
-        _open(folder, _settings(request, recipe), request.output, may_discard=not is_published)
+        _open(folder, _settings(request, store_settings), request.output, may_discard=not is_published)
         if is_published:  # an earlier call was killed after it had published the store
             folder.tidy(request.output)
             return read_manifest(request.output)
-        return _Build(request, folder, importer, recipe).run()
+        return _Build(request, folder, importer, store_settings).run()
     except OSError as error:
         raise DataError(
             f"store {request.output} is not finished: {error}; once that is solved, run the same command again to "
@@ -131,7 +131,7 @@ def build_store(request: BuildRequest) -> Manifest:
         folder.close()
 
 
-def _settings(request: BuildRequest, recipe: Recipe) -> dict[str, str]:
+def _settings(request: BuildRequest, store_settings: StoreSettings) -> dict[str, str]:
     """Everything that determines the bytes of the store, as JSON text by the name of its option.
 
     The number of processes does not, nor does `--skip-bad`: good samples are the same either way.
@@ -144,9 +144,9 @@ def _settings(request: BuildRequest, recipe: Recipe) -> dict[str, str]:
         **options,
         "name": request.name,
         "licence": request.licence,
-        "codec": recipe.codec and asdict(recipe.codec),
-        "tokenizer": recipe.tokenizer.fingerprint,
-        "normalization": recipe.normalization_version,
+        "codec": store_settings.codec and asdict(store_settings.codec),
+        "tokenizer": store_settings.tokenizer.fingerprint,
+        "normalization": store_settings.normalization_version,
         "seed": request.seed,
         "shard-mb": request.shard_bytes / (1 << 20),
         "require-transcript": request.required_transcripts,
@@ -234,8 +234,10 @@ def _report_untranscribed(manifest: Manifest) -> None:
 class _Build:
     """A build whose folder is open and locked."""
 
-    def __init__(self, request: BuildRequest, folder: BuildFolder, importer: Importer, recipe: Recipe) -> None:
-        self._request, self._folder, self._importer, self._recipe = request, folder, importer, recipe
+    def __init__(
+        self, request: BuildRequest, folder: BuildFolder, importer: Importer, store_settings: StoreSettings
+    ) -> None:
+        self._request, self._folder, self._importer, self._store_settings = request, folder, importer, store_settings
 
     def run(self) -> Manifest:
         self._folder.prepare()
@@ -299,7 +301,7 @@ class _Build:
         normalize = self._request.normalize and not _input_normalization(self._importer)
         tasks = [UnitTask(unit, self._folder.unit_path(unit)) for unit in left]
         limits, sample_filter = self._request.options.limits, self._request.filter
-        import_unit = ImportUnit(self._importer, self._recipe, normalize, limits, skip_bad, sample_filter)
+        import_unit = ImportUnit(self._importer, self._store_settings, normalize, limits, skip_bad, sample_filter)
         imported = run_tasks(import_unit, tasks, self._request.num_workers, progress.report)
         progress.finish(sum(not record.is_usable(skip_bad) for record in imported))
         records |= {record.name: record for record in imported}
@@ -338,16 +340,16 @@ class _Build:
         cut_shard = CutShard(self._folder.store, self._folder.shards)
         run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()
-        infos = []
+        settings, infos = self._store_settings, []
         for key, some in by_part(runs).items():
             shards = [info for job in parts[key] if (info := self._folder.shard(job)) is not None]
-            infos.append(part_info(some, shards, self._recipe.codec))
+            infos.append(part_info(some, shards, settings.codec))
         manifest = Manifest(
             name=self._request.name,
             licence=self._request.licence,
-            codec=self._recipe.codec,
-            tokenizer=TokenizerInfo(self._recipe.tokenizer.fingerprint, self._recipe.tokenizer.num_base),
-            normalization_version=self._recipe.normalization_version,
+            codec=settings.codec,
+            tokenizer=TokenizerInfo(settings.tokenizer.fingerprint, settings.tokenizer.num_base),
+            normalization_version=settings.normalization_version,
             seed=self._request.seed,
             parts=(),
         )

@@ -23,7 +23,7 @@ from titan_speech.importers.build_folder import (
 from titan_speech.importers.limits import ImportLimits, check_codes_length, check_text_length
 from titan_speech.importers.sample_filter import NO_FILTER, SampleFilter
 from titan_speech.store.problems import Problem, ProblemGroup, Problems, combine_problems
-from titan_speech.store.sample_sorter import Recipe, SampleSorter
+from titan_speech.store.sample_sorter import SampleSorter, StoreSettings
 from titan_speech.store.shard_writer import ShardJob, write_shard
 from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.utils.process_pool import Advance
@@ -42,7 +42,7 @@ class ImportUnit:
     """Imports a unit to sorted runs; a bad sample is counted and left out, all others are still checked."""
 
     importer: Importer
-    recipe: Recipe
+    settings: StoreSettings
     normalize: bool
     limits: ImportLimits
     skip_bad: bool = False
@@ -55,7 +55,7 @@ class ImportUnit:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         stamp, found = stamp_of(unit), _UnitProblems(unit)
-        spill = SampleSorter(temporary, self.recipe, found.refuse, found.doubt, advance, unit.place, str(unit.path))
+        spill = SampleSorter(temporary, self.settings, found.refuse, found.doubt, advance, unit.place, str(unit.path))
         failure, problems = "", found.problems.found
         try:
             self._add_samples(spill, unit, found)
@@ -75,7 +75,7 @@ class ImportUnit:
 
     def _add_samples(self, spill: SampleSorter, unit: Unit, found: _UnitProblems) -> None:
         samples = checked_samples(self.importer, unit)
-        codes_per_sec = self.recipe.codec.codes_per_sec if self.recipe.codec is not None else CODES_PER_SEC
+        codes_per_sec = self.settings.codec.codes_per_sec if self.settings.codec is not None else CODES_PER_SEC
         for sample in samples:
             found.row = sample.row
             if isinstance(sample, SpeechSample) and (problem := _over_limit(sample, self.limits)):

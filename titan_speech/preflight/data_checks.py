@@ -15,6 +15,7 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 from titan_speech.config.problem import Finding, nearest_name
+from titan_speech.config.sample_conditions import WhereError, parse_where
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import (
     OTHER_LANGUAGES,
@@ -24,7 +25,6 @@ from titan_speech.config.schema_data import (
     SourceConfig,
     TranscriptVariant,
 )
-from titan_speech.config.where import WhereError, parse_where
 from titan_speech.errors import DataError
 from titan_speech.storage.s3_url import S3Url, is_s3
 

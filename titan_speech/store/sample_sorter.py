@@ -61,8 +61,8 @@ _INFO_FIELDS = [field.name for field in fields(SampleInfo)]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How samples become rows and tokens; under one recipe the same samples give the same bytes."""
+class StoreSettings:
+    """How samples become rows and tokens; under the same settings the same samples give the same bytes."""
 
     tokenizer: TextTokenizer
     codec: CodecInfo | None
@@ -97,7 +97,7 @@ class SampleSorter:
     def __init__(
         self,
         folder: Path,
-        recipe: Recipe,
+        settings: StoreSettings,
         on_problem: Callable[[str, Problem], None],
         on_duration_mismatch: Callable[[str, Problem], None],
         on_batch: Callable[[int, int], None] = lambda num_samples, num_tokens: None,
@@ -113,9 +113,9 @@ class SampleSorter:
             unit: name of the input, for messages.
             file: the file of the input that `source_row` counts in.
         """
-        self._folder, self._recipe, self._on_batch = folder, recipe, on_batch
+        self._folder, self._settings, self._on_batch = folder, settings, on_batch
         self._on_problem, self._on_duration_mismatch = on_problem, on_duration_mismatch
-        self._codes_per_sec = codes_per_sec(recipe.codec)
+        self._codes_per_sec = codes_per_sec(settings.codec)
         self._unit, self._file = unit, file
         self._entries: dict[tuple[str, str, bool], list[_Entry]] = {}
         """By source, language and whether it is speech: a `PartKey` is hashed in Python."""
@@ -141,11 +141,11 @@ class SampleSorter:
         """
         codes_T, texts = np.asarray(codes), transcripts or {}
         problems = info_problems(info) + code_problems(codes_T) + transcript_problems(texts)
-        if self._recipe.codec is None:
+        if self._settings.codec is None:
             problems.append(Problem("codec", "speech in a store without a codec: name the codec of the codes"))
         problems += [
             Problem("no transcript", f"no {variant} transcript, which every sample must have")
-            for variant in self._recipe.required_transcripts
+            for variant in self._settings.required_transcripts
             if variant not in texts
         ]
         if self._report(info, problems):
@@ -198,7 +198,7 @@ class SampleSorter:
         data = self._tokens(key.kind, entries)
         buffer = self._buffers.setdefault(key, _Buffer())
         buffer.rows.append(self._rows(key.kind, entries, data))
-        keys = [order_key(entry.info.sample_id, self._recipe.seed) for entry in entries]
+        keys = [order_key(entry.info.sample_id, self._settings.seed) for entry in entries]
         buffer.keys.append(np.array(keys, np.uint64))
         buffer.data.append(data)
         buffer.source_rows += [entry.source_row for entry in entries]
@@ -222,7 +222,7 @@ class SampleSorter:
     def _encoded(self, name: str, entries: list[_Entry]) -> Ragged:
         """Ids of one text of each sample; length 0 where a sample lacks it."""
         having_N = np.fromiter((name in entry.texts for entry in entries), bool, len(entries))
-        ids = self._recipe.tokenizer.encode_bytes([entry.texts[name] for entry in entries if name in entry.texts])
+        ids = self._settings.tokenizer.encode_bytes([entry.texts[name] for entry in entries if name in entry.texts])
         lengths_N = np.zeros(len(entries), np.int32)
         lengths_N[having_N] = np.fromiter(map(len, ids), np.int32, len(ids)) // TEXT_DTYPE.itemsize
         return Ragged(np.frombuffer(b"".join(ids), TEXT_DTYPE), lengths_N)
@@ -233,8 +233,8 @@ class SampleSorter:
         columns: dict[str, object] = {name: [getattr(info, name) for info in infos] for name in _INFO_FIELDS}
         columns |= {length_column(name): ragged.lengths_N for name, ragged in data.items()}
         columns["checksum"] = checksums(tokens.data_T, np.array([0, *accumulate(tokens.lengths_N.tolist())]))
-        columns["tokenizer_version"] = [self._recipe.tokenizer.fingerprint] * num_rows
-        columns["normalization_version"] = [self._recipe.normalization_version] * num_rows
+        columns["tokenizer_version"] = [self._settings.tokenizer.fingerprint] * num_rows
+        columns["normalization_version"] = [self._settings.normalization_version] * num_rows
         if kind is Kind.SPEECH:
             columns |= self._speech_columns(entries)
         return pa.RecordBatch.from_arrays(
@@ -246,7 +246,7 @@ class SampleSorter:
         )
 
     def _speech_columns(self, entries: list[_Entry]) -> dict[str, object]:
-        codec, texts = self._recipe.codec, [entry.texts for entry in entries]
+        codec, texts = self._settings.codec, [entry.texts for entry in entries]
         names = {name for some in texts for name in some} - set(TEXT_VARIANTS)
         return {
             "codec_ckpt_hash": [codec.hash if codec is not None else None] * len(entries),

@@ -31,7 +31,7 @@ from titan_speech.store.manifest import MANIFEST_NAME, CodecInfo, Manifest, Part
 from titan_speech.store.problems import Problems
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.sample_conflicts import find_conflicts
-from titan_speech.store.sample_sorter import Recipe, SampleSorter
+from titan_speech.store.sample_sorter import SampleSorter, StoreSettings
 from titan_speech.store.shard_writer import by_part, write_part
 from titan_speech.store.tasks import count_tasks
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
@@ -76,8 +76,8 @@ class StoreWriter:
         self._folder = fresh_folder(self.path)
         self._runs_folder = self._folder / "spill"
         self._duration_mismatches = Problems("", limit=None)
-        recipe = Recipe(tokenizer, codec, normalization_version, seed)
-        self._sorter = SampleSorter(self._runs_folder, recipe, self._problems.add, self._duration_mismatches.add)
+        settings = StoreSettings(tokenizer, codec, normalization_version, seed)
+        self._sorter = SampleSorter(self._runs_folder, settings, self._problems.add, self._duration_mismatches.add)
 
     def add_speech(self, info: SampleInfo, codes: ArrayLike, transcripts: Mapping[str, str] | None = None) -> None:
         """Adds a sample of speech.

@@ -30,7 +30,7 @@ from titan_speech.config.resolved import RESOLVED_NAME, resolved_toml
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound
-from titan_speech.evaluate.packs.pack import Prompt, PromptPack, write_pack, write_sound
+from titan_speech.evaluate.prompt_packs.prompt_pack import Prompt, PromptPack, write_pack, write_sound
 from titan_speech.evaluate.result import AUDIO_DIR, RESULTS_DIR, Result, claim_path
 from titan_speech.evaluate.scorers.base import Metric, ScorersFailedError
 from titan_speech.evaluate.watch import checkpoint_result, likelihood, watcher
@@ -96,7 +96,7 @@ def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluation(pack_folder: Path, set_name: str = "full") -> Evaluation:
-    from titan_speech.evaluate.packs.pack import read_pack
+    from titan_speech.evaluate.prompt_packs.prompt_pack import read_pack
 
     return Evaluation(read_pack(pack_folder), pack_folder, set_name, DECODING, load_codec("embedded"), [Lengths()])
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from titan_speech.codec.base import Codec
 from titan_speech.errors import CodecError
 from titan_speech.evaluate.clip import Clip, Score, Sound, resynthesized
-from titan_speech.evaluate.packs.pack import PromptPack, with_sounds
+from titan_speech.evaluate.prompt_packs.prompt_pack import PromptPack, with_sounds
 from titan_speech.evaluate.result import Result, ResultKey, make_result
 from titan_speech.evaluate.scorers.base import Scorer, check_scorers, score_clips, unusable, versions_of
 from titan_speech.evaluate.trust import TrustTable

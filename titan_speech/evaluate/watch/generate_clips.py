@@ -28,7 +28,7 @@ import numpy as np
 from titan_speech.codec.base import Codec
 from titan_speech.errors import DataError, ModelError
 from titan_speech.evaluate.clip import Clip, Sound
-from titan_speech.evaluate.packs.pack import Prompt, clip_of
+from titan_speech.evaluate.prompt_packs.prompt_pack import Prompt, clip_of
 from titan_speech.generate.sampling import Decoding, Generated
 from titan_speech.generate.synthesize import ReferenceVoice, SpeechModel, Utterance
 from titan_speech.generate.vllm_speech import VLLMSpeech
@@ -53,7 +53,7 @@ class SpokenPack:
 
 
 PromptSounds = tuple[Prompt, Sound | None, Sound | None]
-"""A prompt, its voice and its recording (packs/pack.py)."""
+"""A prompt, its voice and its recording (prompt_packs/prompt_pack.py)."""
 
 
 def generate_clips(

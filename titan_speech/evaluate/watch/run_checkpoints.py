@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from titan_speech.checkpoint.base import fingerprint_of_weights, weights_fingerprint
 from titan_speech.checkpoint.commit import (
     MARKER,
     Commit,
@@ -26,6 +25,7 @@ from titan_speech.checkpoint.commit import (
     step_name,
 )
 from titan_speech.checkpoint.inspect import run_dir
+from titan_speech.checkpoint.lora_base import fingerprint_of_weights, weights_fingerprint
 from titan_speech.checkpoint.provenance import read_provenance
 from titan_speech.checkpoint.upload.remote import Prefix
 from titan_speech.checkpoint.upload.transfer import fetch

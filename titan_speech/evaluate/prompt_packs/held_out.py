@@ -14,7 +14,7 @@ import numpy as np
 from titan_speech.config.schema_data import StorageConfig
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.drafts import Draft
+from titan_speech.evaluate.prompt_packs.drafts import Draft
 from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Store, open_store

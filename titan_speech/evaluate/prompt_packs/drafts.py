@@ -1,7 +1,7 @@
 """A prompt before it is in a pack, and the sounds it refers to.
 
-In: what a reader of some layout found. Out: `Draft`s, which packs/build.py writes. Paths of a listing stay inside the
-folder of the listing; audio is resampled to 16 kHz and never cut: a reference of more than `MAX_SOUND_SEC` is refused.
+In: what a reader of some layout found. Out: `Draft`s, which prompt_packs/build.py writes. Paths of a listing stay in
+its folder; audio is resampled to 16 kHz and never cut: a reference of more than `MAX_SOUND_SEC` is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from titan_speech.codec.wav import read_resampled
 from titan_speech.errors import CodecError, DataError
 from titan_speech.evaluate.clip import SAMPLE_RATE, Sound
-from titan_speech.evaluate.packs.pack import MAX_SOUND_SEC
+from titan_speech.evaluate.prompt_packs.prompt_pack import MAX_SOUND_SEC
 from titan_speech.store.sample import is_language
 from titan_speech.utils.json_text import read_small_file
 from titan_speech.utils.safe_path import referenced_file

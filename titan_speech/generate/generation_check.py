@@ -29,7 +29,7 @@ from titan_speech.codec.wav import read_audio
 from titan_speech.config.schema_training import GenerationCheckConfig
 from titan_speech.data.generation_prompts import GenerationPrompt
 from titan_speech.errors import BoundsLeftError
-from titan_speech.generate.check_sound import GENERATION_FOLDER, CheckSound, as_record
+from titan_speech.generate.generation_check_sound import GENERATION_FOLDER, CheckSound, as_record
 from titan_speech.generate.measures import SampleMeasures, check_bounds, means, means_by_group, measure
 from titan_speech.generate.sound_measures import HEARD_NAMES, HeardMeasures, sound_means
 from titan_speech.tokenization.prompt_template import Grammar, Task

@@ -15,12 +15,12 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torchtitan.models.common.decoder import Decoder
 
-from titan_speech.checkpoint.base import Base, find_base
-from titan_speech.checkpoint.dcp_index import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.dcp_reader import SafeFileSystemReader, load_into
+from titan_speech.checkpoint.lora_base import Base, find_base
 from titan_speech.checkpoint.provenance import Provenance, has_rotary_pairs
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.errors import CheckpointError
-from titan_speech.hf.initial import INITIAL_DIR
+from titan_speech.hf.extended_backbone import INITIAL_DIR
 from titan_speech.hf.model_folder import HFFolder
 from titan_speech.model.backbones import BackboneShape
 from titan_speech.model.lora import is_of_base, is_trained, merge_adapters

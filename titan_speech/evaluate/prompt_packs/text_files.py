@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from titan_speech.errors import DataError
-from titan_speech.evaluate.packs.drafts import Draft, checked, read_lines, read_reference
+from titan_speech.evaluate.prompt_packs.drafts import Draft, checked, read_lines, read_reference
 from titan_speech.tokenization.languages import to_tag
 from titan_speech.utils.json_text import parse_json
 

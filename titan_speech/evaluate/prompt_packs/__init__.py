@@ -7,7 +7,7 @@ public_sets.py     drafts from the layouts of Seed-TTS-eval, MiniMax multilingua
   |
 build.py           which are canaries; the folder is written
   v
-pack.py            `PromptPack`, `Prompt`: written once, read and checked against its hash
+prompt_pack.py     `PromptPack`, `Prompt`: written once, read and checked against its hash
   |
 contamination.py   what of a pack is also in a training store
 """

@@ -16,8 +16,15 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.drafts import Draft
-from titan_speech.evaluate.packs.pack import Prompt, PromptPack, SoundFiles, check_pack, write_pack, write_sound
+from titan_speech.evaluate.prompt_packs.drafts import Draft
+from titan_speech.evaluate.prompt_packs.prompt_pack import (
+    Prompt,
+    PromptPack,
+    SoundFiles,
+    check_pack,
+    write_pack,
+    write_sound,
+)
 
 NUM_CANARIES = 4
 """Of each language and subset."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from titan_speech.errors import DataError
 from titan_speech.evaluate.clip import Sound
-from titan_speech.evaluate.packs.drafts import (
+from titan_speech.evaluate.prompt_packs.drafts import (
     Draft,
     checked,
     read_lines,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from titan_speech.evaluate.normalization.scoring import ScoringRules
-from titan_speech.evaluate.packs.pack import PromptPack, read_sound
+from titan_speech.evaluate.prompt_packs.prompt_pack import PromptPack, read_sound
 from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import Part, Store
 from titan_speech.store.sample import TRANSCRIPT_VARIANTS

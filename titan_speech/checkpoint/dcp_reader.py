@@ -1,9 +1,9 @@
 """DCP's readers, for checkpoints that may come from somebody else.
 
 In: a checkpoint and a state to load.
-Out: the state, loaded, or a `CheckpointError`; nothing the checkpoint holds is
-run. DCP unpickles two things: its index (`index.py` reads it) and each value that is not a tensor (`PlainLoadPlanner`:
-torch's weights-only reader, then numbers, texts and lists of them only). Tensors DCP reads weights-only itself.
+Out: the state, loaded, or a `CheckpointError`; nothing the checkpoint holds is run. DCP unpickles two things: its index
+(`index_reader.py` reads it) and each value that is not a tensor (`PlainLoadPlanner`: torch's weights-only reader, then
+numbers, texts and lists of them only). Tensors DCP reads weights-only itself.
 
 A reader reads its index once, however often it loads.
 """
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from titan_speech.checkpoint.index import read_index
+from titan_speech.checkpoint.index_reader import read_index
 from titan_speech.errors import CheckpointError, TitanSpeechError
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
