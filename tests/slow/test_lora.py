@@ -11,6 +11,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.slow.test_overfit import english_samples, write_config
+from tests.support.hf_folders import write_backbone
+from tests.support.runs import ROOT, assert_close, losses, metrics_lines, train_well
 from tests.support.warm import start_warm
 from titan_speech.checkpoint.index_reader import read_index
 from titan_speech.hf.export import WeightsCheckpoint

@@ -15,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from tests.model.test_model import debug_model, transformers_twin
+from tests.support.hf_folders import write_backbone
 from tests.support.preference_samples import SCORER, write_mixed, write_pairs
 from tests.support.runs import ROOT, figures, kill, metrics_lines, start_run, train, train_and_kill_after, train_well
 from titan_speech.checkpoint.index_reader import read_index
