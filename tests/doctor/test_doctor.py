@@ -18,10 +18,11 @@ from titan_speech.doctor import checks, small_run
 from titan_speech.doctor.examination import CHECKS, Request, examine
 from titan_speech.doctor.outcome import DoctorOutcome, Verdict, is_ready, table
 from titan_speech.doctor.training_process import Trained, train
-from titan_speech.errors import ConfigError
+from titan_speech.errors import ConfigError, DataError
 from titan_speech.exit_codes import EXIT_DONE
 from titan_speech.preflight.config_checks import load_config
 from titan_speech.store.reader import open_store
+from titan_speech.tokenization.vocabulary import CODES_PER_SEC
 from titan_speech.training.jsonl_log import JsonlLogger
 from titan_speech.training.sinks.webhook import WEBHOOK_VARIABLE
 
@@ -104,6 +105,26 @@ def test_the_small_run_is_made_of_the_runs_own_samples_and_is_sound(tmp_path: Pa
     parts = [part for part in open_store(ROOT / "demo_data").parts if part.kind == "speech"]
     codes = {tuple(part.codes(i)) for part in parts for i in range(part.num_samples)}
     assert {tuple(store.parts[0].codes(i)) for i in range(small_run.NUM_SAMPLES)} <= codes
+
+
+def test_the_small_run_reads_only_what_its_source_reads(tmp_path: Path) -> None:
+    words = ["--data.source.tts.datasets", "espeak", "--data.source.tts.where", "duration_sec >= 2"]
+    small_run.prepare(load_config([*DEMO, *words]).config, tmp_path)
+    [part] = open_store(tmp_path / "store").parts
+    parts = [part for part in open_store(ROOT / "demo_data").parts if part.kind == "speech"]
+    read = {tuple(one.codes(i)) for one in parts if one.dataset_source == "espeak" for i in range(one.num_samples)}
+    assert {tuple(part.codes(i)) for i in range(small_run.NUM_SAMPLES)} <= read
+    assert part.code_len_N.min() >= 2 * CODES_PER_SEC
+    with pytest.raises(DataError, match=r"source tts reads 0 transcribed samples of 30 codes or more of .*expected 4"):
+        small_run.prepare(load_config([*DEMO, "--data.source.tts.where", "duration_sec > 99"]).config, tmp_path)
+
+
+def test_the_small_run_has_the_transcripts_that_its_source_reads(tmp_path: Path) -> None:
+    words = ["--data.source.tts.datasets", "espeak", "--data.source.tts.transcript", "romanized"]
+    small_run.prepare(load_config([*DEMO, *words]).config, tmp_path)
+    [part] = open_store(tmp_path / "store").parts
+    texts = [part.row(i).transcript_native for i in range(part.num_samples)]
+    assert all(text is not None and text.isascii() for text in texts)
 
 
 def test_a_run_whose_time_is_over_while_it_starts_is_skipped_and_not_failed(tmp_path: Path) -> None:

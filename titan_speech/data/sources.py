@@ -117,8 +117,7 @@ def open_sources(
     opened: list[OpenedSource] = []
     for source in sources:
         try:
-            selected = _select_parts(source, stores[source.store])
-            parts = [_satisfying(part, source.where) for part in selected] if source.where else selected
+            parts = parts_of_source(source, stores[source.store])
         except (DataError, ConfigError) as error:
             problems.append(f"  source {source.name}: {error}")
             continue
@@ -128,6 +127,18 @@ def open_sources(
     if problems:
         raise DataError("sources that cannot be read:\n" + "\n".join(problems))
     return OpenedSources(opened, tuple(stores.values()), held_out_lines)
+
+
+def parts_of_source(source: SourceConfig, store: Store) -> list[Part]:
+    """The parts that a source reads, in the store's order; samples that its `where` excludes are masked.
+
+    Raises:
+        DataError: the store lacks what the source names: a dataset, a language or a transcript variant; or `where` is
+            given for text.
+        ConfigError: `where` cannot be read.
+    """
+    parts = _select_parts(source, store)
+    return [_satisfying(part, source.where) for part in parts] if source.where else parts
 
 
 def _select_parts(source: SourceConfig, store: Store) -> list[Part]:

@@ -1,9 +1,10 @@
 """A debug model on 32 samples of the run's own data: what overfits, resumes and stops works end to end.
 
-In: a checked configuration. Out: in a temporary folder a store of the 32 shortest paired samples of the run, a
-configuration of the debug model with the run's tokenizer, and a run of it in a process of its own. A loss that does not
-fall to nearly 0 means that data, labels or the loss are wrong, whatever the size of the real model. The run is stopped
-when its time is over; the same command then resumes it, and a sample is generated from its checkpoint.
+In: a checked configuration. Out: in a temporary folder a store of the 32 shortest samples that its first source of task
+tts or clone reads, a configuration of the debug model with the run's tokenizer, and a run of it in a process of its
+own. A loss that does not fall to nearly 0 means that data, labels or the loss are wrong, whatever the size of the real
+model. The run is stopped when its time is over; the same command then resumes it, and a sample is generated from its
+checkpoint.
 
 A large vocabulary makes its steps longer, so the time decides how far it comes.
 """
@@ -19,11 +20,11 @@ import numpy as np
 from titan_speech.checkpoint.commit import committed_checkpoints
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_data import SourceConfig
+from titan_speech.data.sources import parts_of_source
 from titan_speech.doctor.outcome import DoctorOutcome, Verdict
 from titan_speech.doctor.training_process import train
 from titan_speech.errors import DataError
 from titan_speech.exit_codes import EXIT_DONE, EXIT_RESTART
-from titan_speech.store.manifest import Kind
 from titan_speech.store.reader import open_store
 from titan_speech.store.sample import SampleInfo
 from titan_speech.store.writer import StoreWriter
@@ -32,16 +33,14 @@ from titan_speech.training.jsonl_log import read_flags, read_steps
 from titan_speech.utils.text_table import counted
 
 NUM_SAMPLES = 32
-LOOKED_AT = 100_000
-"""Samples of a part, from its beginning."""
 MIN_CODES = 30
 """0.6 s."""
 STEPS = 120
 MORE_STEPS = 2
 """Of the resumed run."""
-GOOD_LOSS, FALLEN = 1.0, 0.6
-"""Nats per token; share of the first loss."""
-TOO_LATE = "too little time; give more --minutes"
+GOOD_LOSS, FALLING_SHARE = 1.0, 0.6
+"""Nats per token; a last loss below this share of the first one was still falling."""
+TIME_OVER = "too little time; give more --minutes"
 PAIRED_TASKS = ("tts", "clone")
 
 
@@ -62,7 +61,7 @@ def prepare(config: SpeechConfig, folder: Path) -> SmallRun:
     """Write the store and the configuration.
 
     Raises:
-        DataError: no store of the run has transcribed speech.
+        DataError: no source of the run reads transcribed speech, or its store lacks what the source names.
     """
     source = next((source for source in config.data.source if source.task in PAIRED_TASKS), None)
     if source is None:
@@ -90,27 +89,27 @@ def prepare(config: SpeechConfig, folder: Path) -> SmallRun:
 
 
 def _shortest(config: SpeechConfig, source: SourceConfig) -> list[tuple[np.ndarray, str, str]]:
-    """Codes, transcript and language of the shortest samples of a source whose transcripts differ; they are stored as
-    one language, which alone may not fill a pack."""
+    """Codes, transcript and language of the shortest samples that a source reads and whose transcripts differ; they
+    are stored as one language, which alone may not fill a pack."""
     store = open_store(source.store, config.storage)
     candidates = []
-    for part in store.parts:
-        is_read = not source.languages or part.language in source.languages
-        if part.kind is not Kind.SPEECH or "native" not in part.variants or not is_read:
-            continue
-        lengths_N = part.code_len_N[:LOOKED_AT]
+    for part in parts_of_source(source, store):
+        lengths_N = part.code_len_N  # 0 where `where` excludes the sample
         order = np.argsort(lengths_N, kind="stable")
         order = order[lengths_N[order] >= MIN_CODES][: 4 * NUM_SAMPLES]
         candidates += [(int(lengths_N[i]), number, part, int(i)) for number, i in enumerate(order)]
     found: dict[str, tuple[np.ndarray, str, str]] = {}
     for _, _, part, i in sorted(candidates, key=lambda one: one[:2]):
-        text = part.row(i).transcript_native
+        text = getattr(part.row(i), f"transcript_{source.transcript}")
         if text and text not in found:
             found[text] = (np.array(part.codes(i)), text, part.language)
         if len(found) == NUM_SAMPLES:
             break
     if len(found) < 4:
-        raise DataError(f"{source.store} has fewer than 4 transcribed samples of {MIN_CODES} codes or more")
+        raise DataError(
+            f"source {source.name} reads {counted(len(found), 'transcribed sample')} of {MIN_CODES} codes or more of "
+            f"{source.store}, expected 4 or more to overfit: widen its where, datasets or languages"
+        )
     return list(found.values())
 
 
@@ -169,7 +168,7 @@ def overfit(small: SmallRun, within_sec: float) -> DoctorOutcome:
     trained = train([*_words(small)], within_sec)
     losses = _losses(small)
     if trained.is_late and len(losses) < 2:
-        return DoctorOutcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TOO_LATE)
+        return DoctorOutcome("overfit", Verdict.SKIPPED, counted(len(losses), "step"), TIME_OVER)
     if trained.code not in (EXIT_DONE, EXIT_RESTART) or len(losses) < 2:
         advice = f"the run of the debug model ended with code {trained.code}:\n{trained.last_lines}"
         return DoctorOutcome("overfit", Verdict.FAIL, counted(len(losses), "step"), advice)
@@ -178,14 +177,14 @@ def overfit(small: SmallRun, within_sec: float) -> DoctorOutcome:
     if last < GOOD_LOSS:
         flags = [f"flagged at {flag}" for flag in read_flags(small.folder / "metrics.jsonl")]
         return DoctorOutcome("overfit", Verdict.WARN if flags else Verdict.PASS, text, "\n".join(flags))
-    if trained.is_late and last < FALLEN * first:
+    if trained.is_late and last < FALLING_SHARE * first:
         return DoctorOutcome("overfit", Verdict.WARN, text, "still falling when its time was over; give more --minutes")
     advice = (
         "the loss of 32 samples must fall to nearly 0: look at titan-speech data show for prompts and labels, and at "
         "the transcripts of the store"
     )
     if trained.is_late and max(losses) < STEPS // 4 and math.isfinite(last):
-        return DoctorOutcome("overfit", Verdict.SKIPPED, text, TOO_LATE)
+        return DoctorOutcome("overfit", Verdict.SKIPPED, text, TIME_OVER)
     return DoctorOutcome("overfit", Verdict.FAIL, text, advice)
 
 
@@ -197,7 +196,7 @@ def resume(small: SmallRun, within_sec: float) -> DoctorOutcome:
     trained = train([*_words(small), "--training.target_tokens", str(target)], within_sec)
     after = _losses(small)
     if trained.is_late and trained.code != EXIT_DONE:
-        return DoctorOutcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TOO_LATE)
+        return DoctorOutcome("save and resume", Verdict.SKIPPED, f"resumed from step {step}", TIME_OVER)
     if trained.code != EXIT_DONE or max(after) != step + MORE_STEPS:
         advice = f"the run did not resume from step {step} (code {trained.code}):\n{trained.last_lines}"
         return DoctorOutcome("save and resume", Verdict.FAIL, f"resumed from step {step}", advice)
@@ -217,13 +216,13 @@ def generate(small: SmallRun) -> DoctorOutcome:
     trained = load_run(small.folder)
     task, parts = prompt_parts(trained, small.text)
     decoding = Decoding(temperature=0.0, max_codes=2 * small.num_codes + 20)
-    said = generate_codes(trained.model, trained.grammar, task, parts, decoding)
+    generated = generate_codes(trained.model, trained.grammar, task, parts, decoding)
     losses = _losses(small)
-    return judge_speech(len(said.codes_F), small.num_codes, said.stopped, losses[max(losses)])
+    return judge_speech(len(generated.codes_F), small.num_codes, generated.stopped, losses[max(losses)])
 
 
 def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> DoctorOutcome:
-    """What the overfitted model said; of one that has not learned its samples nothing is concluded.
+    """Judge what the overfitted model generated; a model that has not learned its samples is not judged.
 
     Args:
         num_codes: generated.
@@ -237,7 +236,7 @@ def judge_speech(num_codes: int, expected: int, stopped: bool, loss: float) -> D
         return DoctorOutcome("generation", Verdict.SKIPPED, text, reason)
     if stopped and num_codes:
         return DoctorOutcome("generation", Verdict.PASS, text)
-    advice = "an overfitted model must speak and stop: is the stop token trained? See titan-speech data show"
+    advice = "an overfitted model must generate codes and stop: is the stop token trained? See titan-speech data show"
     return DoctorOutcome("generation", Verdict.FAIL, text, advice)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.config.schema_training import INITIAL_FLAVOR
 from titan_speech.doctor.outcome import DoctorOutcome, Verdict
-from titan_speech.doctor.small_run import TOO_LATE
+from titan_speech.doctor.small_run import TIME_OVER
 from titan_speech.doctor.training_process import train
 from titan_speech.training.jsonl_log import read_flags, read_steps
 from titan_speech.utils.text_table import counted
@@ -81,7 +81,7 @@ def throughput(
     steady = [records[step] for step in sorted(records)[2:]] or list(records.values())
     if not steady:
         if trained.is_late:
-            return DoctorOutcome("throughput", Verdict.SKIPPED, "no step", TOO_LATE)
+            return DoctorOutcome("throughput", Verdict.SKIPPED, "no step", TIME_OVER)
         return DoctorOutcome("throughput", Verdict.FAIL, f"no step (code {trained.code})", trained.last_lines)
     rate = statistics.median(record["tokens_per_sec_per_gpu"] for record in steady)
     wait = statistics.median(record["data_wait_fraction"] for record in steady)
