@@ -14,7 +14,6 @@ The runs take as much disk space as the store, in addition to it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,7 +29,7 @@ from titan_speech.store.manifest import FileInfo, Kind, PartKey, ShardInfo
 from titan_speech.store.problems import ProblemGroup
 from titan_speech.store.shard_writer import ShardJob
 from titan_speech.utils.files import write_atomically
-from titan_speech.utils.safe_path import open_without_link
+from titan_speech.utils.locks import lock_or_refuse
 
 UNIT_PROBLEM, DURATION = "unit", "duration"
 """Kind of the problem that a unit could not be read to its end; of the doubt for which no sample is left out."""
@@ -97,7 +96,7 @@ class BuildFolder:
         """
         file = self.path / "settings.json"
         self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = lock_or_refuse(self.path / "lock", f"building in {self.path}")
         changed = _differences(_read(file), settings) if file.exists() else []
         if changed and (not may_discard or any(self._record_files())):
             raise DataError(
@@ -124,14 +123,6 @@ class BuildFolder:
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         self.close()
-
-    def _take_lock(self) -> None:
-        self._lock = open_without_link(self.path / "lock")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise DataError(f"another process is building in {self.path} ({error}); wait for it or stop it") from error
 
     def close(self) -> None:
         """Release the lock."""

@@ -19,7 +19,6 @@ no files.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -42,8 +41,8 @@ from titan_speech.text_preparation.rules import DocumentRules, parse_rules, rule
 from titan_speech.tokenization.normalize import normalization_version
 from titan_speech.tokenization.text_tokenizer import TextTokenizer
 from titan_speech.utils.files import write_atomically
+from titan_speech.utils.locks import lock_or_refuse
 from titan_speech.utils.progress import print_to_stderr
-from titan_speech.utils.safe_path import open_without_link
 
 CLEANING = 1
 """Version of cleaning: raised when markup removal, rules or deduplication change the output."""
@@ -161,19 +160,16 @@ class WorkFolder:
         if self.output.exists():
             raise DataError(f"{self.output} exists already; choose another --output or delete it")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open_without_link(self.path / "lock")
+        self._lock = lock_or_refuse(self.path / "lock", f"preparing {self.output}")
         try:
-            self._check_and_claim()
+            self._claim()
         except DataError:
             os.close(self._lock)
             raise
         return self
 
-    def _check_and_claim(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"another process is preparing {self.output} ({error}); wait for it or stop it") from error
+    def _claim(self) -> None:
+        """Record the job; a folder of another job is refused if it holds finished units."""
         file = self.path / "job.json"
         before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         differing = [name for name in self._content if before.get(name) != self._content[name]]

@@ -1,7 +1,7 @@
-"""Locks on files: one job per run folder, and shared or exclusive locks that nobody waits for.
+"""Locks on files: one job per run folder, one process per work folder, and locks that last for a block.
 
 In: a run folder, or a file. Out: `run.lock` in the folder, held by rank 0 while the process lives, with a record of the
-holder; or a lock on the file until a block ends.
+holder; or a lock on the file, until a block ends or its descriptor is closed.
 
 Who holds a run folder is decided in two ways. On one machine (one kernel, recognized by its boot id) the operating
 system decides: a POSIX lock on the file, which ends with the process however it ends, so a job that was killed never
@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from titan_speech.errors import CheckpointError
+from titan_speech.errors import CheckpointError, DataError
 from titan_speech.utils.safe_path import open_without_link
 
 LOCK_NAME = "run.lock"
@@ -201,6 +201,29 @@ def _is_still_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def lock_or_refuse(path: Path, work: str) -> int:
+    """Lock a file for this process alone, without waiting; the file is created.
+
+    Args:
+        path: of the file.
+        work: what the holder does, for the message: "building in PATH".
+
+    Returns:
+        A descriptor: the lock is held until it is closed or the process ends.
+
+    Raises:
+        DataError: another process holds the lock, or the file system has no locks.
+        UnsafePathError: a symbolic link stands at the path.
+    """
+    descriptor = open_without_link(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise DataError(f"another process is {work} ({error}); wait for it or stop it") from error
+    return descriptor
 
 
 @contextmanager
