@@ -17,7 +17,14 @@ from pathlib import Path
 
 from torchtitan.tools.logging import logger
 
-from titan_speech.checkpoint.commit import INDEX, Commit, checkpoint_path, committed_checkpoints, read_commit
+from titan_speech.checkpoint.commit import (
+    INDEX,
+    Commit,
+    checkpoint_path,
+    committed_checkpoints,
+    read_commit,
+    step_name,
+)
 from titan_speech.checkpoint.folders import discard, lock_for_removal, partial_path, publish
 from titan_speech.checkpoint.retention import (
     Removal,
@@ -68,8 +75,9 @@ class RetentionKeeper:
         for step in sorted({*without.delete, *without.drop_optimizer} - {*chosen.delete, *chosen.drop_optimizer}):
             done = "deleted" if step in without.delete else "reduced to its weights"
             logger.warning(
-                f"step-{step} waits for its upload, but {self.folder} has no space for {MIN_CHECKPOINTS_OF_SPACE} more "
-                f"checkpoints, so it is {done} (retention). Free disk space, or give {self.upload.to} more bandwidth."
+                f"{step_name(step)} waits for its upload, but {self.folder} has no space for "
+                f"{MIN_CHECKPOINTS_OF_SPACE} more checkpoints, so it is {done} (retention). Free disk space, or give "
+                f"{self.upload.to} more bandwidth."
             )
         return without
 

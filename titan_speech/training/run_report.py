@@ -15,6 +15,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from titan_speech import __version__
+from titan_speech.checkpoint.commit import checkpoint_path
 from titan_speech.config.budget import Budget, budget_rows
 from titan_speech.config.schema import SpeechConfig
 from titan_speech.data.order import CYCLE_SLOTS
@@ -161,7 +162,7 @@ def summary_lines(
     folder, budget = Path(config.job.dump_folder), Budget.from_config(config)
     metrics = folder / "metrics.jsonl"
     records = {at: record for at, record in read_steps(metrics).items() if at <= step}
-    checkpoint = folder / config.checkpoint.folder / f"step-{step}"
+    checkpoint = checkpoint_path(folder / config.checkpoint.folder, step)
     here = f", {step - first_step:,} of them now" if first_step else ""
     rows = [
         ("steps", f"{step:,} of {budget.num_steps:,}{here}, {amount(step * budget.tokens_per_step)} tokens"),
