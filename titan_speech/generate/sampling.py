@@ -78,8 +78,12 @@ def generate_codes(
 def _last_logits(model: Decoder, ids_T: torch.Tensor) -> torch.Tensor:
     """Logits of the next token, shape [V]; the head is applied to the last position only."""
     positions_1T = torch.arange(len(ids_T)).unsqueeze(0)
+    skipped_before = model._skip_lm_head
     model._skip_lm_head = True
-    hidden_1TD = model(ids_T.unsqueeze(0), positions_1T, model.get_attention_masks(positions_1T))
+    try:
+        hidden_1TD = model(ids_T.unsqueeze(0), positions_1T, model.get_attention_masks(positions_1T))
+    finally:
+        model._skip_lm_head = skipped_before
     assert model.lm_head is not None
     return model.lm_head(hidden_1TD[:, -1:])[0, 0].float()
 
