@@ -61,7 +61,7 @@ def test_inworld_options_supply_what_the_vectorizer_does_not_know(tmp_path: Path
 def test_an_inworld_folder_of_two_splits_asks_which(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_inworld(tmp_path, [Spoken(split, np.array([1]), "x")], split)
-    with pytest.raises(DataError, match="has the splits train, val, more than one: choose one with --split"):
+    with pytest.raises(DataError, match=r"has several splits \(train, val\): choose one with --split"):
         opened("inworld", tmp_path)
     assert list(imported("inworld", tmp_path, split="val")) == ["val"]
 

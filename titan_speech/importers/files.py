@@ -6,6 +6,7 @@ input reads them in the same order. If there are none, the error says which form
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,8 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file of an input; `name` is its path inside the input, unique among all inputs."""
+    """A file of an input; `name` is its path inside the input, after the input's own name if there are several, and
+    unique among all inputs."""
 
     name: str
     path: Path
@@ -57,26 +59,33 @@ def find_files(inputs: Sequence[Path], suffixes: tuple[str, ...], format_name: s
         inputs: files and folders; a file given by itself need not have one of the suffixes.
 
     Raises:
-        DataError: there is no such file, two files have the same name, or a name has line ends or other characters
-            that do not print.
+        DataError: there is no such file, a file is given twice, or a name has line ends or other characters that do
+            not print.
     """
+    paths = [(root, path) for root in inputs for path in _files_under(root, suffixes)]
+    names = [_name_inside(root, path, prefix=f"{root.name}/" if len(inputs) > 1 else "") for root, path in paths]
+    if len(set(names)) < len(names):  # such as train/data.jsonl and dev/data.jsonl
+        absolute = [os.path.abspath(path) for _, path in paths]
+        parent = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        names = [os.path.relpath(path, parent) for path in absolute]
     found: dict[str, InputFile] = {}
-    for root in inputs:
-        for path in _files_under(root, suffixes):
-            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            name = inside.as_posix() if len(inputs) == 1 else f"{root.name}/{inside.as_posix()}".removesuffix("/.")
-            if has_controls(name):
-                raise DataError(
-                    f"the name of {one_line(str(path))} has characters that do not print: rename it, or leave it out"
-                )
-            if name in found:
-                raise DataError(f"{found[name].path} and {path} have the same name {name}: import them one by one")
-            found[name] = InputFile(name, path, path.stat().st_size)
+    for name, (_, path) in zip(names, paths, strict=True):
+        if has_controls(name):
+            raise DataError(
+                f"the name of {one_line(str(path))} has characters that do not print: rename it, or leave it out"
+            )
+        if name in found:
+            raise DataError(f"{path} is given twice, also as {found[name].path}: give it once")
+        found[name] = InputFile(name, path, path.stat().st_size)
     if not found:
         names = ", ".join(str(path) for path in inputs)
         hint = format_hint(inputs, format_name)
         raise DataError(f"no {' or '.join(suffixes)} file in {names}, expected for --from {format_name}{hint}")
     return [found[name] for name in sorted(found)]
+
+
+def _name_inside(root: Path, path: Path, prefix: str) -> str:
+    return prefix + (path.relative_to(root).as_posix() if root.is_dir() else path.name)
 
 
 def _files_under(root: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
@@ -165,8 +174,9 @@ def chosen_split(root: Path, splits: Sequence[str], asked: str | None) -> str:
     if asked is None and len(splits) == 1:
         return splits[0]
     if asked is None or asked not in splits:
-        found = f"not {asked}" if asked is not None else "more than one"
-        raise DataError(f"{root} has the splits {', '.join(splits)}, {found}: choose one with --split")
+        known = ", ".join(splits)
+        problem = f"no split {asked}, expected one of {known}" if asked is not None else f"several splits ({known})"
+        raise DataError(f"{root} has {problem}: choose one with --split")
     return asked
 
 
