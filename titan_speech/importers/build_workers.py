@@ -59,7 +59,7 @@ class ImportUnit:
         failure, problems = "", found.problems.found
         try:
             self._add_samples(spill, unit, found)
-        except MemoryError as error:  # what no limit foresaw; pyarrow's is one too
+        except MemoryError as error:  # beyond every limit; pyarrow's is one too
             failure = f"{unit.place}: memory ran out ({error}); if the input is as it should be, use fewer --workers"
         except DataError as error:
             failure = str(error) if str(unit.path) in str(error) else f"{unit.place}: {error}"

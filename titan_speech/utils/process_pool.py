@@ -95,8 +95,9 @@ def _run_in_processes(
         executor.shutdown(wait=False, cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise DataError(
-                "a worker process was killed, possibly because memory ran out; run the same command "
-                "again, with fewer --workers if it was memory"
+                f"a worker process was killed, one of {num_processes}, possibly because memory ran out; run the same "
+                "command again. If it was memory, use fewer processes: lower --workers; a command without that option "
+                "starts one process per core that it may run on, which taskset limits"
             ) from error
         raise
     return [future.result() for future in futures]
