@@ -11,7 +11,8 @@ import pytest
 from tests.support.runs import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-POINTERS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "train_configs" / "README.md"]
+POINTERS = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
+POINTERS += [ROOT / name / "README.md" for name in ("train_configs", "benchmarks")]
 
 
 def text_outside_code(path: Path) -> str:
@@ -76,3 +77,11 @@ def test_lines_fit_an_editor(path: Path) -> None:
     """Tables and pictures aside, whose rows cannot be broken."""
     for line in text_outside_code(path).split("\n"):
         assert len(line) <= 120 or line.lstrip().startswith(("|", "![")), f"{path.name}: {line}"
+
+
+def test_the_page_of_benchmarks_names_every_file() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert f"`{path.name}`" in text or re.search(rf"`{path.stem}`|benchmarks\.{path.stem} ", text), path.name
+    for path in (ROOT / "benchmarks" / "suites").glob("*.py"):
+        assert f"| `{path.stem}` |" in text, path.name
