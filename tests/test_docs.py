@@ -82,6 +82,6 @@ def test_lines_fit_an_editor(path: Path) -> None:
 def test_the_page_of_benchmarks_names_every_file() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     for path in (ROOT / "benchmarks").glob("*.py"):
-        assert f"`{path.name}`" in text or re.search(rf"`{path.stem}`|benchmarks\.{path.stem} ", text), path.name
+        assert f"`{path.name}`" in text or re.search(rf"`{path.stem}`|benchmarks\.{path.stem}\b", text), path.name
     for path in (ROOT / "benchmarks" / "suites").glob("*.py"):
         assert f"| `{path.stem}` |" in text, path.name
