@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.machine import ROOT
-from tests.benchmarks.test_slim_wheel import wheel_of
+from tests.scripts.test_slim_wheel import wheel_of
 
 TOOLS = ("zstd", "split", "sha256sum", "strip", "readelf", "git")
 

@@ -1,4 +1,4 @@
-"""Scores travel with their samples: merged, migrated, held out, pushed and pulled, and read from where they are."""
+"""Scores travel with their samples, merged, migrated, held out, pushed and pulled; those of others are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.runs import ROOT
 from tests.support.s3_server import BUCKET, S3Server
 from tests.support.store_samples import CODEC, SENTENCES, info, speech_codes, write_tokenizer
 from titan_speech.config.sample_conditions import parse_where
@@ -125,3 +126,29 @@ def test_a_condition_is_checked_with_the_configuration(task: TaskName, where: st
     (problem,) = check_sources(DataConfig(source=(source,)))
     assert problem.keys[0] == "data.source.0.where"
     assert found in f"{problem.found}, {problem.expected}"
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "demo_data", tmp_path / "demo_data")
+    return tmp_path / "demo_data"
+
+
+def test_scores_of_other_samples_and_damaged_ones_are_refused(demo: Path) -> None:
+    one, other = [part for part in open_store(demo).parts if part.kind == "speech"][:2]
+    write_scores(demo, one, {"q": np.zeros(one.num_samples, np.float32)}, {})
+    file = demo / "scores" / f"{one.name}.parquet"
+    shutil.copy(file, demo / "scores" / f"{other.name}.parquet")
+    with pytest.raises(DataError, match="score the store again"):
+        read_scores(other)
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(DataError, match="damaged"):
+        read_scores(one)
+
+
+def test_characters_per_second_are_of_the_transcript(demo: Path) -> None:
+    part = next(part for part in open_store(demo).parts if part.name == "asterisk.en.speech")
+    found, row = sample_columns(part, ["cps", "duration_sec"]), part.row(3)
+    assert found["cps"][3] == pytest.approx(len(row.transcript_native or "") / (row.code_len / 50), rel=1e-5)
+    silent = next(part for part in open_store(demo).parts if part.name == "asterisk-speech.en.speech")
+    assert np.isnan(sample_columns(silent, ["cps"])["cps"]).all()

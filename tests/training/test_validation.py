@@ -95,7 +95,7 @@ def test_gradients_by_group_add_up_to_the_gradient_norm_and_old_and_new_rows_are
 OF_EVENTS = {"set", "fingerprint", "start_from", "world_size", "how", "what", "message"}
 """Fields of events that are no metrics."""
 NOT_HERE = {"mfu", "mfu_of_documents", "num_alloc_retries"}
-"""No GPU; with [upload], tests/checkpoint/test_uploader_process.py looks at what is emitted."""
+"""No GPU; with [upload], tests/checkpoint/upload/test_process.py looks at what is emitted."""
 
 
 def test_every_name_that_a_run_emits_is_documented_and_every_documented_one_is_emitted(both: tuple[Path, Path]) -> None:

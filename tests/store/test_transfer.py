@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.support.plan_samples import make_world
@@ -17,8 +15,7 @@ from titan_speech.cli.main import main
 from titan_speech.data.plan import DataPlan
 from titan_speech.errors import DataError
 from titan_speech.storage.s3 import client_of
-from titan_speech.storage.s3_url import S3Url, is_s3
-from titan_speech.storage.upload import PART_BYTES, digest_file, upload_file, upload_folder
+from titan_speech.storage.s3_url import S3Url
 from titan_speech.store.held_out_choice import HeldOutOptions, make_held_out_set
 from titan_speech.store.held_out_set import read_held_out_set
 from titan_speech.store.reader import open_store
@@ -35,21 +32,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("text", ["s3://bucket/a/b", "s3:/bucket/a/b", "s3://bucket/a/b/"])
-def test_an_address_survives_being_a_path(text: str) -> None:
-    assert is_s3(Path(text))
-    assert S3Url.parse(Path(text)) == S3Url("bucket", "a/b")
-    assert str(S3Url.parse(text).child("c")) == "s3://bucket/a/b/c"
-
-
-@pytest.mark.parametrize(
-    "text", ["s3://", "s3://b", "s3:///x", "gs://bucket/x", "folder", "s3://bucket/a//b", "s3://bucket/../a"]
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="expected"):
-        S3Url.parse(text)
 
 
 def test_a_store_comes_back_as_it_was(s3_server: S3Server, store: Path, tmp_path: Path, capsys) -> None:
@@ -165,22 +147,3 @@ def test_another_gold_json_is_never_sent_over_one(s3_server: S3Server, store: Pa
     with pytest.raises(DataError, match=r"gold.json is damaged: its sha256"):
         pull_store(url, tmp_path / "back", settings)
     assert not (tmp_path / "back").exists()
-
-
-def test_an_object_in_parts_is_the_file(s3_server: S3Server, tmp_path: Path) -> None:
-    data = np.random.default_rng(0).bytes(20_000_000)
-    (tmp_path / "big").write_bytes(data)
-    client, url = client_of(s3_server.settings(tmp_path / "cache")), S3Url(BUCKET, "big/big")
-    digest = digest_file(tmp_path / "big", PART_BYTES)
-    assert len(digest.parts) == 3
-    upload_file(client, tmp_path / "big", url, digest)
-    assert client.read(url) == data
-    assert client.stored_sha256(url) == hashlib.sha256(data).hexdigest()
-
-
-def test_a_folder_that_lacks_a_file_is_not_sent(s3_server: S3Server, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("a")
-    client, url = client_of(s3_server.settings(tmp_path / "cache")), S3Url(BUCKET, "lacking")
-    with pytest.raises(DataError, match="b is missing"):
-        upload_folder(client, tmp_path, url, paths=["a", "b"])
-    assert client.list_sizes(url) == {}

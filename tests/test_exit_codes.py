@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +12,7 @@ import pytest
 
 from tests.support.runs import ROOT, SMALL
 from titan_speech import train
-from titan_speech.checkpoint.manager import SpeechCheckpointManager
-from titan_speech.checkpoint.saver import SaveJob, SaveResult
 from titan_speech.cli import main
-from titan_speech.config.schema_operations import CheckpointConfig
 from titan_speech.errors import DataError, HealthError
 from titan_speech.exit_codes import EXIT_BAD_INPUT, EXIT_UNHEALTHY
 
@@ -69,21 +65,6 @@ def test_too_few_open_files_are_one_message_before_anything_is_written(tmp_path:
     assert ": this process may open 24 files at once (ulimit -Hn), expected at" in finished.stderr
     assert finished.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("is_left", [False, True])
-def test_a_failed_save_says_whether_something_of_it_was_left(
-    tmp_path: Path, is_left: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    manager = object.__new__(SpeechCheckpointManager)
-    manager.folder, manager.settings, manager._num_failed = str(tmp_path), CheckpointConfig(), 0
-    job = SaveJob(tmp_path / "step-5", 5, kind="full", reason="test", world_size=1, write_companions=tuple)
-    if is_left:
-        (tmp_path / "step-5.partial").mkdir()
-    with caplog.at_level(logging.ERROR):
-        manager._count_failure(SaveResult(job, error="OSError on rank 0: no space"), is_last_chance=False)
-    rest = f"is still in {tmp_path}/step-5.partial, and the next start removes it" if is_left else "was removed"
-    assert f"What was written of it {rest}; there is no other" in caplog.text
 
 
 @pytest.mark.parametrize("code", [0, 75])

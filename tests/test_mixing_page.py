@@ -9,7 +9,7 @@ import pytest
 
 from titan_speech.preflight.config_checks import load_config
 
-PAGE = (Path(__file__).parents[2] / "docs/mixing.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[1] / "docs/mixing.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -7,17 +7,12 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from titan_speech.checkpoint.open_run import open_checkpoints
-from titan_speech.checkpoint.provenance import Provenance
-from titan_speech.config.schema import JobConfig, SpeechConfig
-from titan_speech.distributed.consensus import StartupConsensus
-from titan_speech.errors import CheckpointError, ConfigError
+from titan_speech.errors import CheckpointError
 from titan_speech.utils.locks import LOCK_NAME, RECORD_BYTES, Holder, RunLock
 
 HOLD = "import sys, time; from pathlib import Path; from titan_speech.utils.locks import RunLock\n"
@@ -65,15 +60,6 @@ def test_a_job_of_another_machine_that_stands_still_is_taken_over(tmp_path: Path
     lock = RunLock.take(tmp_path, watch_sec=0.2, beat_sec=0.05)
     assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
     lock.release()
-
-
-def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    config = SpeechConfig(job=JobConfig(dump_folder=str(tmp_path / "file" / "run")))
-    with pytest.raises(ConfigError, match=r"job\.dump_folder = .* cannot be written: .*give a folder this user can"):
-        open_checkpoints(config, Provenance("v", "g", "llama3 debug", 1024), StartupConsensus(), ExitStack())
 
 
 def test_half_a_record_is_no_holder(tmp_path: Path) -> None:
