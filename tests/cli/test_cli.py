@@ -205,6 +205,27 @@ def test_words_that_name_no_command_are_one_message_with_those_there_are(
     assert "ROOM" not in error
 
 
+def test_a_word_like_no_command_is_answered_with_the_list_and_no_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["hello"])
+    error = capsys.readouterr().err
+    assert "did you mean" not in error
+    assert "invalid choice: 'hello' (choose from" in error
+
+
+def test_the_overview_ends_with_a_few_examples_and_groups_with_all_of_theirs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["--help"], ["checkpoint", "--help"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    overview, group = capsys.readouterr().out.split("usage: titan-speech checkpoint ")
+    examples = re.findall(r"^  (titan-speech .*)$", overview.partition("\nexamples:\n")[2], re.MULTILINE)
+    assert [words.split()[1] for words in examples] == ["recipes", "doctor", "train", "report", "sample"]
+    of_group = [command.example for command in COMMANDS if command.group == "checkpoint"]
+    assert all(example in group for example in of_group)
+
+
 def test_a_bad_configuration_is_one_message_and_exit_code_2() -> None:
     done = run("config", "show", *DEMO, "--training.seq_length", "5", "--model.family=lama3")
     assert (done.returncode, done.stdout) == (2, "")

@@ -28,6 +28,7 @@ def test_help_documents_every_table_and_field(capsys: pytest.CaptureFixture[str]
         assert flag in text
     assert "--data.language_rule.INDEX.pin {NAME = NUMBER, ...} (default: {})" in text
     assert '--model.family llama3|qwen3 (default: "llama3")' in text
+    assert '--job.umask ""|002|' in text
     assert "Multiple" not in text
     lines = text.splitlines()
     flags = [i for i, line in enumerate(lines) if line.startswith("  --")]

@@ -70,10 +70,16 @@ GROUPS = {
     "store": "Build, check, merge and move token stores.",
     "text": "Clean and deduplicate documents before they become a token store.",
     "checkpoint": "List, verify, compare, pin and move the checkpoints of a run.",
-    "evaluate": "Score generated speech: prompt packs, recognizers that may judge, checkpoints of a run.",
+    "evaluate": "Evaluate generated speech: make prompt packs, measure which recognizers are reliable, score "
+    "checkpoints.",
     "model": "Import and export Hugging Face models.",
     "align": "Train on what a model answers: preference pairs of it, or rewards of it (GRPO).",
 }
+FIRST_EXAMPLES = ("recipes copy", "doctor", "train", "report", "sample")
+"""Commands whose examples the overview shows: the way from a recipe to speech."""
+
+_NAME_CUTOFF = 0.65
+"""Of difflib's similarity, 0 to 1: "trian" has 0.8 to "train", "eval" 0.67 to "evaluate", "hello" 0.62 to "held-out"."""
 
 _REMEDIES = {
     errno.ENOSPC: "free space there",
@@ -174,16 +180,17 @@ def _meant_command(words: Sequence[str]) -> str | None:
     names = {command.name: command.full_name() for command in COMMANDS if not in_group or command.group == words[0]}
     if not in_group:
         names |= {group: group for group in GROUPS}
-    near = difflib.get_close_matches(typed, names, n=1)
+    near = difflib.get_close_matches(typed, names, n=1, cutoff=_NAME_CUTOFF)
     return names[near[0]] if near else None
 
 
 def _overview() -> argparse.ArgumentParser:
     """The parser of words that name no command: help for all commands and for each group, or what was expected."""
+    by_name = {command.full_name(): command for command in COMMANDS}
     parser = _new_parser(
         "titan-speech",
         "Train speech language models; prepare, check and inspect what a run reads and writes.",
-        _examples(COMMANDS),
+        f"{_examples(by_name[name] for name in FIRST_EXAMPLES)}\n\ntitan-speech <command> --help shows the options of a command, and an example.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     choices = parser.add_subparsers(metavar="<command>", required=True)

@@ -71,7 +71,7 @@ def type_text(hint: Any) -> str:
         return f"{type_text(without_none(hint))} or none"
     kind, args = get_origin(hint), get_args(hint)
     if kind is Literal:
-        return "|".join(args)
+        return "|".join(arg or '""' for arg in args)
     if kind is dict:
         return f"{{NAME = {type_text(args[1])}, ...}}"
     if kind is tuple and args[-1] is Ellipsis:
