@@ -35,7 +35,8 @@ The package in the order of the flow; every import points down the list of floor
   cli           words                                           all of the above as `titan-speech <command>`
   utils, errors, exit_codes                                     files, locks, checksums, tables; how things end
 
-Codec codes are 0 to 65,535; token ids are positions in the vocabulary. Only tokenization/vocabulary.py converts.
+hf is named twice, as it reads backbones and writes trained models. Codec codes are 0 to 65,535; token ids are positions
+in the vocabulary. Only tokenization/vocabulary.py converts.
 """
 
 __version__ = "0.1.0"

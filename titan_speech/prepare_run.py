@@ -213,7 +213,7 @@ def _base_of_adapter(job: _Job, start: Start, hf_initial: Path | None) -> Base:
     """The frozen weights of a LoRA run: what it starts from, or what its checkpoint was trained on.
 
     Raises:
-        CheckpointError: there are none, or not those that the adapter was trained on.
+        CheckpointError: the weights are missing, or not those that the adapter was trained on.
     """
 
     def decide() -> Base:

@@ -219,7 +219,7 @@ def test_the_best_checkpoint_is_the_more_similar_one_of_those_that_are_equally_i
     ]
     chosen, why = best(steps)
     assert chosen is steps[2]
-    assert "2 of 3 not told apart" in why
+    assert "2 of 3 not significantly different" in why
     with pytest.raises(DataError, match="mos"):
         best(steps, BestRule(metric="mos"))
 

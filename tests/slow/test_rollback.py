@@ -18,7 +18,7 @@ TABLE = HealthConfig(spike_skip_steps=3, max_rollbacks=2)
 def test_the_newest_checkpoint_before_the_steps_that_are_passed_over_is_chosen() -> None:
     assert choose(TABLE, 20, [4, 8, 12, 16, 18, 20], 0) == Rollback(spike=20, back_to=16, first=18, last=20)
     assert choose(TABLE, 20, [17], 1) == Rollback(20, 17, 18, 20)
-    with pytest.raises(HealthError, match="a full checkpoint before step 18, and there is none"):
+    with pytest.raises(HealthError, match="a full checkpoint before step 18, and no such one is stored"):
         choose(TABLE, 20, [18], 0)
     with pytest.raises(HealthError, match="after 2 rollbacks, the most"):
         choose(TABLE, 20, [16], 2)

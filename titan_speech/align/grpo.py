@@ -155,7 +155,7 @@ def _that_fit(prompts: Sequence[StorePrompt], grammar: Grammar, settings: GRPOSe
     if not fitting:
         raise DataError(
             f"all {len(prompts):,} prompts are longer than the {max(most, 0):,} tokens that {positions:,} positions "
-            f"leave beside {settings.max_codes:,} codes: lower --max-sec, or give shorter prompts"
+            f"leave next to {settings.max_codes:,} codes: lower --max-sec, or give shorter prompts"
         )
     if len(fitting) < len(prompts):
         logger.warning("%d of %d prompts are too long and are left out", len(prompts) - len(fitting), len(prompts))

@@ -69,7 +69,7 @@ def cut_steps(folder: Path, done: int) -> None:
 
     Args:
         folder: of the job.
-        done: step of the checkpoint; 0: there is none.
+        done: step of the checkpoint; 0 without one.
 
     Raises:
         DataError: a line is no step and no event.

@@ -172,7 +172,7 @@ def _pick(answered: Sequence[Answered], settings: PairSettings) -> PairResult:
 def _advice(without: Counter[str]) -> str:
     most, _ = without.most_common(1)[0]
     if most == EQUAL_REWARDS:
-        return "The reward is constant: it tells no answer from another. Give another --reward"
+        return "The reward is constant: it does not distinguish the answers. Give another --reward"
     if most == NOT_SCORED:
         return "The scorer gives no such score: see the names it gives in the answers, or why it gives none"
     if most == LEFT_OUT:

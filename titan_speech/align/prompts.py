@@ -48,7 +48,7 @@ class StorePrompt:
     text: str
     """The transcript."""
     description: str
-    """The voice description, empty if there is none."""
+    """The voice description; may be empty."""
     text_ids: NDArray[np.uint32]
     description_ids: NDArray[np.uint32]
     recorded_codes_F: NDArray[np.uint16]
@@ -158,7 +158,7 @@ def _voice(part: Part, i: int, transcript: str, tokenizer: TextTokenizer) -> Voi
 
 
 def _voices(part: Part, wanted: PromptFilter, tokenizer: TextTokenizer) -> NDArray[np.int32]:
-    """The recording before each sample in the clone pair that training would make; -1 where there is none."""
+    """The recording before each sample in the clone pair that training would make; -1 without such a pair."""
     assert wanted.max_clone_tokens is not None
     grammar = Grammar(tokenizer.vocabulary())
     documents = CloneDocuments(part, grammar, Task.CLONE, "target", wanted.transcript, wanted.max_clone_tokens)

@@ -157,7 +157,7 @@ def read_commit(checkpoint: Path) -> Commit | None:
         checkpoint: its folder, .../step-N.
 
     Returns:
-        The marker, or None if there is none: the folder is then not a complete checkpoint.
+        The marker, or None if the file is missing: the folder is then not a complete checkpoint.
 
     Raises:
         CheckpointError: the marker is damaged.
@@ -192,7 +192,7 @@ def committed_steps(folder: Path) -> list[int]:
 
 def existing_text(steps: Sequence[int]) -> str:
     """Which checkpoints there are, for a message that another one is missing."""
-    return f"there are the steps {', '.join(map(str, steps))}" if steps else "there is none"
+    return f"there are the steps {', '.join(map(str, steps))}" if steps else "no step is complete"
 
 
 def suspicion(checkpoint: Path) -> str:

@@ -91,9 +91,9 @@ class PlainLoadPlanner(DefaultLoadPlanner):
 
 def _refused(name: str, found: str) -> CheckpointError:
     return CheckpointError(
-        f"the value {name!r} of the checkpoint was refused: it holds {found}. Beside tensors a checkpoint has numbers, "
-        "texts and lists of them only, so it is damaged or was made to do harm. Nothing in it was run. Take another "
-        "checkpoint; if this one came from somebody else, do not load it with other tools either"
+        f"the value {name!r} of the checkpoint was refused: it holds {found}. A checkpoint has only tensors, "
+        "numbers, texts and lists of these, so it is damaged or was made to do harm. Nothing in it was run. Take "
+        "another checkpoint; if this one came from somebody else, do not load it with other tools either"
     )
 
 

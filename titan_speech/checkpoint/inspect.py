@@ -58,7 +58,7 @@ class RunDir:
         """The complete checkpoint of a step.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: the run has no complete checkpoint of this step.
         """
         complete = committed_checkpoints(self.folder)
         found = next((one for one in complete if one.step == step), None)
@@ -105,7 +105,7 @@ def one_checkpoint(path: Path) -> Path:
     """The checkpoint at `path`, or the newest of the run at `path`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: no complete checkpoint is there.
     """
     found = checkpoints_at(path)
     if not found:

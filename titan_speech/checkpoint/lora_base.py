@@ -71,7 +71,7 @@ def find_base(fingerprint: str, places: Iterable[Path], whose: str) -> Base:
         whose: the adapter, for the message.
 
     Raises:
-        CheckpointError: no place has it; names what each place has.
+        CheckpointError: it is in no place; the message names what each place has.
     """
     seen = []
     for place in dict.fromkeys(places):

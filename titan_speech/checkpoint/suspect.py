@@ -1,8 +1,8 @@
 """Whether a checkpoint is suspect: its bytes are whole, and its weights are probably of no use.
 
 In: the weights of each rank at the start and at each save; which steps were skipped.
-Out: the reason, for the marker; empty if there is none. A checkpoint is suspect if all steps since the last save were
-skipped (so that the run had diverged before it), or if the root mean square of a weight is more than
+Out: the reason, for the marker; empty if it is not suspect. A checkpoint is suspect if all steps since the last save
+were skipped (so that the run had diverged before it), or if the root mean square of a weight is more than
 `checkpoint.max_rms_growth` (4) times what it was at the last checkpoint that is not suspect, or at the start. The
 median over all weights is the least that counts as "what it was": a bias of zeros, or a matrix initialized close to
 zero, may grow.

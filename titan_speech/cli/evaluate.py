@@ -323,8 +323,8 @@ COMMANDS = (
             Argument("--best", "name the best of two, too", action="store_true"),
             Argument("--metric", "that decides the best (default: cer)", default="cer"),
             Argument("--higher", "higher is better in --metric", action="store_true"),
-            Argument("--then", "metric among those not told apart, higher is better (default: similarity)",
-                     default="similarity"),
+            Argument("--then", "metric among results that do not differ significantly, higher is better "
+                     "(default: similarity)", default="similarity"),
         ),
     ),
     Command(

@@ -138,7 +138,11 @@ def _watch(args: argparse.Namespace, watcher: Watcher, due: list[Due]) -> int:
 def _once(args: argparse.Namespace, watcher: Watcher, place: str) -> int:
     steps = [one.step for one in watcher.checkpoints.complete()]
     if not steps or (args.step is not None and args.step not in steps):
-        known = f"there are {', '.join(map(str, steps[-8:]))}" if steps else "there is none yet; --watch waits for it"
+        known = (
+            f"there are {', '.join(map(str, steps[-8:]))}"
+            if steps
+            else "no checkpoint is complete yet; --watch waits for one"
+        )
         wanted = "complete checkpoint" if args.step is None else f"complete checkpoint of step {args.step}"
         raise DataError(f"{args.run} has no {wanted}: {known}")
     count = watcher.evaluate_due(args.step)

@@ -79,7 +79,7 @@ FIRST_EXAMPLES = ("recipes copy", "doctor", "train", "report", "sample")
 """Commands whose examples the overview shows: the way from a recipe to speech."""
 
 _NAME_CUTOFF = 0.65
-"""Of difflib's similarity, 0 to 1: "trian" has 0.8 to "train", "eval" 0.67 to "evaluate", "hello" 0.62 to "held-out"."""
+"""Least similarity (difflib): "trian" has 0.8 to "train", "eval" 0.67 to "evaluate", "hello" 0.62 to "held-out"."""
 
 _REMEDIES = {
     errno.ENOSPC: "free space there",
@@ -187,10 +187,11 @@ def _meant_command(words: Sequence[str]) -> str | None:
 def _overview() -> argparse.ArgumentParser:
     """The parser of words that name no command: help for all commands and for each group, or what was expected."""
     by_name = {command.full_name(): command for command in COMMANDS}
+    first = _examples(by_name[name] for name in FIRST_EXAMPLES)
     parser = _new_parser(
         "titan-speech",
         "Train speech language models; prepare, check and inspect what a run reads and writes.",
-        f"{_examples(by_name[name] for name in FIRST_EXAMPLES)}\n\ntitan-speech <command> --help shows the options of a command, and an example.",
+        f"{first}\n\ntitan-speech <command> --help shows the options of a command, and an example.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     choices = parser.add_subparsers(metavar="<command>", required=True)

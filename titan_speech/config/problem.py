@@ -104,7 +104,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def raise_problems(problems: Sequence[ConfigProblem]) -> None:
-    """Raise one `ConfigError` naming every problem; do nothing if there are none."""
+    """Raise one `ConfigError` naming every problem; do nothing without problems."""
     if not problems:
         return
     unique = sorted(dict.fromkeys(problems), key=lambda problem: problem.sort_key)

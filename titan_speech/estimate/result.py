@@ -171,7 +171,7 @@ class RunEstimate:
     by_parts: SpeedByParts | None
     """None: a pipeline, or a device without a peak."""
     reference: ReferencePassCost | None = None
-    """Before the first step of preference training; None: there is none."""
+    """Before the first step of preference training; None: no such pass."""
 
     @property
     def flops_per_token(self) -> float:

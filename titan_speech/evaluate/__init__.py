@@ -3,7 +3,7 @@
 checkpoint or folder of recordings
   |  prompt_packs/    prompts: frozen, versioned by their hash, proved absent from the training data
   v
-clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why there is none;
+clip.py               `Clip`: one utterance made for a prompt; `Score`: a value, or the reason why it is missing;
   |                   the same clips through the codec: the best that a model of its codes can sound
   |  models/          recognizers, speaker encoders, opinion scores; each in a process of its own
   |  normalization/   texts as they are compared: script, numerals, nukta, joiners, dandas, case, punctuation
@@ -29,7 +29,7 @@ checkpoint, exported folder
 parity.py               log-probabilities and greedy ids compared with the trainer's forward; a report
 
 a run: its folder, or an s3:// address
-  |  watch/            checkpoints as they appear: spoken and scored once each, by any number of workers
+  |  watch/            checkpoints as they appear: generated and scored once each, by any number of workers
   v
 RUN/evaluation
 """

@@ -65,7 +65,7 @@ def best(results: Sequence[Result], rule: BestRule = BestRule(), seed: int = 0) 
     sign = 1 if rule.then_lower_is_better else -1
     chosen = min(known, key=lambda i: (sign * (second[i] or 0.0), i)) if known else top
     why = (
-        f"{rule}: {len(tied)} of {len(results)} not told apart from {rule.metric} = {means[top]:.4g} on "
+        f"{rule}: {len(tied)} of {len(results)} not significantly different from {rule.metric} = {means[top]:.4g} on "
         f"{counted(len(clips[top]), 'clip')} of {len(results[top].clips):,}"
     )
     if known:

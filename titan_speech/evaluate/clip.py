@@ -1,8 +1,8 @@
 """What is scored, and what a score is.
 
 In: audio or codes that were generated, recorded or resynthesized for a prompt. Out: `Clip`, which every scorer takes,
-and `Score`, which every scorer gives: a value, or the reason why there is none. A score that is missing is never a
-zero, and is left out of means with its reason counted.
+and `Score`, which every scorer gives: a value, or the reason why it is missing. A missing score is never a zero: it
+is left out of means, and its reason is counted.
 
 A model is compared with the codec's ceiling (`through_codec`) and not with the recordings: what the codec loses no
 model brings back. A clip that cannot be encoded stays without sound, and its scores say so.

@@ -36,7 +36,7 @@ def listed_clips(path: Path, made_by: str = "") -> list[Clip]:
         made_by: for people.
 
     Raises:
-        DataError: a line is not as expected, or there is none.
+        DataError: a line is not as expected, or the file has no line.
     """
     clips: list[Clip] = []
     lines_of: dict[tuple[str, int], int] = {}

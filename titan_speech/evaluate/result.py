@@ -7,7 +7,7 @@ where everything but the model is equal (`series`): another temperature or anoth
 Every score is kept, not means alone: comparisons are paired by prompt (statistics.py), and the worst clips are shown
 first.
 
-RUN/evaluation/results/KEY.json      one result, or why there is none; parity-...json: of an export
+RUN/evaluation/results/KEY.json      one result, or why it is missing; parity-...json: of an export
 RUN/evaluation/claims/KEY.json       a worker is at it (watch/claims.py)
 RUN/evaluation/audio/KEY/HASH.wav    clips that were kept, by a hash of the prompt's id
 RUN/evaluation/step-N.md             a summary, for the card of the export of a step (hf/export.py)
@@ -98,7 +98,7 @@ class Result:
         return tuple(dict.fromkeys(name for clip in self.clips for name in clip.scores))
 
     def failures(self) -> dict[str, set[str]]:
-        """What went wrong, by prompt; metrics that do not apply are none."""
+        """What went wrong, by prompt; a metric that does not apply is not a failure."""
         found: dict[str, set[str]] = {}
         for clip in self.clips:
             for score in clip.scores.values():
@@ -155,7 +155,7 @@ def read_result(path: Path) -> Result:
     """Read a result.
 
     Raises:
-        DataError: there is none, it is damaged, or it was written by a newer version.
+        DataError: the file is missing or damaged, or it was written by a newer version.
     """
     try:
         content = read_json_file(path)

@@ -63,7 +63,7 @@ class RewardFunction:
 
     def __init__(self, codec: Codec, scorers: Sequence[Scorer], weights: RewardWeights = RewardWeights()) -> None:
         """Args:
-        codec: that the model speaks.
+        codec: of the model's codes.
         scorers: of choice.open_scorers.
         weights: of the parts; a part whose scorer is not there counts 0.
         """

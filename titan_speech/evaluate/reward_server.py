@@ -88,7 +88,7 @@ class RewardServer(ThreadingHTTPServer):
             raise DataError(f"{error!r}; expected prompts (text, language, voice_codes) and completions") from error
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is not an error; anything else is one line of the log, and the server continues."""
+        """A client that disconnected is not logged; other errors are one line of the log, and the server continues."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             logger.warning("a request was not answered: %s", one_line(repr(error)))

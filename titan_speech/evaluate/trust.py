@@ -268,7 +268,7 @@ def read_trust_table(path: Path) -> TrustTable:
     """Read a trust table.
 
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: the file is missing or damaged.
     """
     try:
         content = read_json_file(path)

@@ -189,8 +189,8 @@ def choose(config: HealthConfig, spike: int, steps: Sequence[int], num_done: int
     if not older:
         raise HealthError(
             f"the loss spike of step {spike} cannot be rolled back: health.spike_skip_steps = "
-            f"{config.spike_skip_steps} asks for a full checkpoint before step {first}, and there is none; save more "
-            "often, or set health.on_spike to warn"
+            f"{config.spike_skip_steps} asks for a full checkpoint before step {first}, and no such one is stored; "
+            "save more often, or set health.on_spike to warn"
         )
     return Rollback(spike, max(older), first, spike)
 

@@ -102,7 +102,7 @@ def build_store(request: BuildRequest) -> Manifest:
             f"{request.output} exists already and a store is never changed: choose another path or delete it"
         )
     language = request.options.language
-    if language is not None and not is_language(language):  # before audio is encoded in vain
+    if language is not None and not is_language(language):  # before audio is encoded, which takes long
         raise DataError(f"--language {language!r}: expected a BCP 47 tag such as 'hi', 'mai' or 'en-IN'")
     tokenizer = TextTokenizer.load(request.tokenizer)
     importer = open_importer(request.format, request.options)

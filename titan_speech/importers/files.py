@@ -1,7 +1,7 @@
 """The files of an input: which belong to a format, which split is meant, and whether numbered parts are absent.
 
 In: files and folders as given. Out: the files with a format's suffixes, sorted by name, so that every run over the same
-input reads them in the same order. If there are none, the error says which format the input looks like instead.
+input reads them in the same order. Without such a file the error says which format the input looks like.
 """
 
 from __future__ import annotations

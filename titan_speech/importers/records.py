@@ -83,7 +83,7 @@ def speech_samples(
 
 
 def _check_transcripts(first: Sequence[Record], columns: Columns, unit: Unit) -> None:
-    """Refuse transcripts that would be passed over, by the first records, before the rest is read in vain."""
+    """Refuse transcripts that would be passed over, by the first records, before the rest is read."""
     values = {name: [record.get(name) for record in first] for record in first for name in record}
     texts = [name for name, found in values.items() if all(one is None or isinstance(one, str) for one in found)]
     columns.check_transcripts(texts, str(unit.path), values.__getitem__)

@@ -3,8 +3,8 @@
 In: a sample of speech, as its importer read it. Out: why it is left out, or None. What is left out is counted by
 reason; it is not bad, so it neither ends a build nor needs `--skip-bad`.
 
-A transcript without a letter or digit (`...!`) over speech is unaligned supervision: the model learns to speak what the
-text does not say. The filters are off by default, since a store may hold raw speech on purpose.
+A transcript without a letter or digit (`...!`) over speech is unaligned supervision: the model learns to generate what
+the text does not say. The filters are off by default, since a store may hold raw speech on purpose.
 """
 
 from __future__ import annotations

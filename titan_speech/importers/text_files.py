@@ -9,9 +9,8 @@ In: files and folders of
 
 Out: the rows of each unit, for text_documents.py. A unit is a file (compressed files cannot be entered in the middle,
 so files of 100 MB to 1 GB spread well over processes), up to 1,000 small plain files, or row groups of about 256 MB of
-a parquet file. One plain document above 64 M characters is a bad one: then blank lines were expected where there are
-none.
-JSONL is read at about 200 MB/s per process.
+a parquet file. One plain document above 64 M characters is a bad one: then the blank lines that separate documents are
+missing. JSONL is read at about 200 MB/s per process.
 """
 
 from __future__ import annotations

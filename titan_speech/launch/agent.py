@@ -94,7 +94,7 @@ def run_ranks(launch: Launch, words: Sequence[str]) -> int:
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(one.name for one in SIGNALS)
     if launch.num_processes > 1:  # else each rank would take all cores
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // launch.num_processes)))
-    if launch.max_nodes > 1:  # a node that joins later waits in vain for a store that is shared
+    if launch.max_nodes > 1:  # a node that joins later would wait for a shared store until its timeout
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     with RankLogs(launch.logs) as logs, _signals_as_exceptions():
         agent = Agent(_worker_spec(launch, words), logs, launch)

@@ -87,5 +87,5 @@ def attention_config(name: str) -> Module.Config:
     if name == "auto":
         name = "flex" if torch.cuda.is_available() else "dense"
     if name != "dense" and not torch.cuda.is_available():
-        raise ConfigError(f'model.attention = "{name}" needs CUDA, and there is none here; use "auto" or "dense"')
+        raise ConfigError(f'model.attention = "{name}" needs CUDA, which this machine lacks; use "auto" or "dense"')
     return _BACK_ENDS[name]()

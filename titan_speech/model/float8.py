@@ -1,9 +1,11 @@
 """Linear layers in float8: TorchTitan's converter with a third recipe, and emulation with the recipe's rounding.
 
-In: a decoder configuration and the [float8] settings. Out: the configuration with its linear layers converted, except
-the filtered ones. Differences from TorchTitan's converter: `tensorwise` is offered; emulation keeps the chosen recipe
-(TorchTitan always emulates tensorwise), so that emulated numbers are those of the recipe; filters that leave no layer
-are an error. torchao's automatic filter is not offered: it inspects modules, gets configurations, and converts nothing.
+Switched on by the key `float8.recipe` (config/schema_parallelism.py; "none" is off), and applied by `model_spec` in
+spec.py. In: a decoder configuration and the [float8] settings. Out: the configuration with its linear layers converted,
+except the filtered ones. Differences from TorchTitan's converter: `tensorwise` is offered; emulation keeps the chosen
+recipe (TorchTitan always emulates tensorwise), so that emulated numbers are those of the recipe; filters that leave no
+layer are an error. torchao's automatic filter is not offered: it inspects modules, gets configurations, and converts
+nothing.
 """
 
 from __future__ import annotations

@@ -192,7 +192,9 @@ def check_generation(config: SpeechConfig) -> Iterator[Finding]:
         if degree > 1:
             keys = ("generation_check.every_steps", f"parallelism.{name}")
             found = f"{every} with parallelism.{name} = {degree}, where no rank can generate alone"
-            expected = "0, and titan-speech evaluate run RUN --watch beside it, which speaks at every checkpoint"
+            expected = (
+                "0, and titan-speech evaluate run RUN --watch, which generates at every checkpoint while the run trains"
+            )
             yield Finding(keys, found, expected, "0")
 
 

@@ -81,7 +81,7 @@ def missing_device_features(
     attention = config.model.attention
     package = flash_attention_package(attention, capability)
     if capability is None and attention in ("flex", "flex_flash", "varlen"):
-        missing.append(f'model.attention = "{attention}" needs CUDA, and there is none here; use "auto" or "dense"')
+        missing.append(f'model.attention = "{attention}" needs CUDA, which this machine lacks; use "auto" or "dense"')
     elif package and not is_installed(package):
         missing.append(
             f'model.attention = "{attention}" needs the Python package `{package}` of FlashAttention on this device, '
@@ -89,7 +89,7 @@ def missing_device_features(
             "other package"
         )
     if capability is None and config.compile.enable_async_tensor_parallel:
-        missing.append("compile.enable_async_tensor_parallel needs CUDA, and there is none here; set it to false")
+        missing.append("compile.enable_async_tensor_parallel needs CUDA, which this machine lacks; set it to false")
     if config.parallelism.enable_fsdp_symm_mem and (capability is None or capability < SYMMETRIC_MEMORY_CAPABILITY):
         missing.append(
             f"parallelism.enable_fsdp_symm_mem needs a device of compute capability 9.0 (H100), {_this(capability)}; "

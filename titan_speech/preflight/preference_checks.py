@@ -52,7 +52,7 @@ def _check_adapters(config: SpeechConfig) -> Iterator[Finding]:
         yield Finding(
             keys,
             found,
-            "precomputed, or lora.rank above 0: without adapters there are none to turn off",
+            "precomputed, or lora.rank above 0: this reference is the model with its adapters turned off",
             '"precomputed"',
         )
     elif config.lora.train_new_rows:

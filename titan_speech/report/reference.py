@@ -119,7 +119,7 @@ def open_reference(name_or_path: str) -> RecipeReference:
     """A reference by its name in the package, or its file.
 
     Raises:
-        DataError: there is none, or the file is damaged.
+        DataError: the file is missing or damaged.
     """
     path = Path(name_or_path)
     if name_or_path in names():

@@ -123,7 +123,7 @@ def serve(runs: Sequence[Run], host: str, port: int, sections: Sequence[SectionO
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A browser that went away is not an error; anything else is one line of the log."""
+            """A browser that disconnected is not logged; other errors are one line of the log."""
             error = sys.exc_info()[1]
             if not isinstance(error, OSError):
                 logger.warning("a request was not answered: %s", one_line(repr(error)))

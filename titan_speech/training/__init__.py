@@ -3,9 +3,10 @@
 loss.py         cross-entropy with sums per group; groups are language, task, source and kind of token
 preference_loss.py  DPO and its kin over packed pairs: the same cross-entropy, weighted by answer
 preference.py       the pairs of a step, and the log-probabilities of the frozen reference
+                (gradients are clipped by TorchTitan, to training.max_norm)
 step_guard.py   whether a step may change the weights: its loss and gradients are finite
 optimizer.py    AdamW that skips a rejected step, with a rate of its own for new rows
-lr_schedule.py  the learning rate of each step
+lr_schedule.py  the learning rate of each step, by the formula of config/budget.py
 metrics.py      losses per group, throughput, padding and memory, at log steps
 mixture_check.py  what was read of each source and language against the data plan
 forward_pass.py  passes without gradients, for what only looks at the model

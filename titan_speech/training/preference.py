@@ -72,7 +72,10 @@ def read_reference(path: Path) -> tuple[list[tuple[str, str]], np.ndarray, np.nd
 
 
 def answers_of(batch: Batch) -> torch.Tensor:
-    """Stream, part and sample of each answer, shape [B, A, 3]; -1 where there is none. A batch of padding has none."""
+    """Stream, part and sample of each answer, shape [B, A, 3]; -1 where a pair has no such answer.
+
+    A batch of padding has -1 everywhere.
+    """
     inputs, labels_BL = batch
     if ANSWERS in inputs:
         return inputs[ANSWERS]
@@ -102,7 +105,7 @@ class ReferenceTable:
         return torch.where(stream_BA >= 0, index_BA, 0)
 
     def look_up(self, answers_BA3: torch.Tensor) -> torch.Tensor:
-        """Log-probability of each answer; 0 where there is none."""
+        """Log-probability of each answer; 0 where a pair has no such answer."""
         return self.logp[self._index(answers_BA3)]
 
     def put(self, answers_BA3: torch.Tensor, logp_BA: torch.Tensor) -> None:

@@ -169,7 +169,7 @@ class PreferenceLoss(ChunkedLossWrapper):
         self.num_pairs = torch.ones(())
         """Pairs of the step over all ranks; set before its first micro-batch."""
         self.reference_BA: torch.Tensor | None = None
-        """The reference's log-probability of each answer of the next micro-batch; None: there is none."""
+        """The reference's log-probability of each answer of the next micro-batch; None without a reference."""
         self.add_over_context: Callable[[torch.Tensor], object] = lambda _: None
         """Adds sums of the ranks that share a sequence, in place; set where context parallelism divides it."""
         self.num_context = 1

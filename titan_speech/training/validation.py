@@ -223,7 +223,7 @@ def worse_than_untrained(result: ValidationResult, metrics_file: Path) -> str:
 
 
 def _untrained(metrics_file: Path, result: ValidationResult) -> dict[str, float]:
-    """The record of this set at step 0; empty if there is none."""
+    """The record of this set at step 0; empty if it was not validated then."""
     for record in read_records(metrics_file, f'"event": "{VALIDATION_EVENT}", "step": 0,'):
         if (record["set"], record["fingerprint"]) == (result.name, result.fingerprint):
             return {name: value for name, value in record.items() if isinstance(value, float)}

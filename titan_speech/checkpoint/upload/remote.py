@@ -182,7 +182,7 @@ class Prefix:
             return self.client.read(url, lambda content: _manifest_of(name, content, str(url)))
         except MissingObjectError as error:
             names = self.names()
-            known = f"there are {', '.join(names[-8:])}" if names else "there is none"
+            known = f"there are {', '.join(names[-8:])}" if names else "no checkpoint is complete"
             raise AbsentCheckpointError(f"no complete checkpoint {name} at {self.url}; {known}") from error
         except DamagedObjectError as error:
             raise DamagedManifestError(f"{error}; push the checkpoint again") from error

@@ -44,7 +44,7 @@ class RunningModel(Protocol):
     model: AudioModel
 
     def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
-        """The answer for each waveform, or why there is none."""
+        """The answer for each waveform, or the reason why it is missing."""
         ...
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class IsolatedModel:
         self._num_failures = 0
 
     def __call__(self, waveforms: Sequence[Waveform]) -> list[Answer | Failure]:
-        """The answer for each waveform, or why there is none."""
+        """The answer for each waveform, or the reason why it is missing."""
         return [self._answer(waveform) for waveform in waveforms]
 
     def __enter__(self) -> IsolatedModel:

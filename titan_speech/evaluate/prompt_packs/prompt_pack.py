@@ -89,7 +89,7 @@ class PromptPack:
         """Check that a codec is the one that the pack's codes are of; a pack without codes takes any.
 
         Args:
-            codec_hash: of the codec; None: there is none.
+            codec_hash: of the codec; None without a codec.
             folder: of the pack, for the message.
 
         Raises:
@@ -213,7 +213,7 @@ def read_pack(folder: Path) -> PromptPack:
     """Read a pack; its sounds are read when they are asked for.
 
     Raises:
-        DataError: there is none, it is damaged or edited, or it was written by a newer version.
+        DataError: the file is missing, damaged or edited, or it was written by a newer version.
     """
     path = folder / PACK_NAME
     try:

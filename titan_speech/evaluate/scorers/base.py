@@ -1,8 +1,8 @@
 """The interface of scorers, and running several over the same clips.
 
-In: clips. Out: for each clip the scores of every metric, a value or a reason each. A scorer that fails on one clip says
-so in that clip's score; what it raises anyway marks its metrics of the whole batch, and the other scorers continue. A
-model is asked only about sounds that are there, not silent and not too long: models answer something to anything, and
+In: clips. Out: for each clip the scores of every metric, a value or a reason each. A failure on one clip is recorded in
+that clip's score. An exception marks the scorer's metrics of all clips of the batch; the other scorers continue. A
+model is asked only about sounds that exist, are not silent and not too long: models answer something to anything, and
 Whisper writes "Thank you." into silence.
 """
 
@@ -119,7 +119,7 @@ def check_scorers(clips: Sequence[Clip], scores: Sequence[Scores], scorers: Sequ
 def _of_one(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:
     try:
         return scorer.score(clips)
-    except Exception as error:  # a scorer is third-party code at heart; the other scorers continue
+    except Exception as error:  # a scorer may be third-party code; the other scorers continue
         reason = f"{scorer.name} failed: {type(error).__name__}: {one_line(str(error))[:200]}"
         logger.warning(reason)
         return [{metric.name: Score.failure(reason) for metric in scorer.metrics} for _ in clips]
@@ -151,7 +151,7 @@ def says_nothing(sound: Sound) -> bool:
 
 
 def ask(model: RunningModel, sounds: Sequence[Sound | None], languages: Sequence[str]) -> list[Answer | Failure]:
-    """The answer of a model to each sound, or why there is none."""
+    """The answer of a model to each sound, or the reason why it is missing."""
     reasons = [unusable(sound) for sound in sounds]
     asked = [
         (sound.wav_T, language)

@@ -1,4 +1,4 @@
-"""The result of one checkpoint: exported, its clips spoken and scored.
+"""The result of one checkpoint: exported, its clips generated and scored.
 
 In: a checkpoint or an exported folder, and an `Evaluation`: pack, decoding, codec, scorers. Out: a `Result`, and the
 clips. The export is written into a temporary folder in the weights' own precision for evaluation, float32 on a CPU, and
@@ -38,7 +38,7 @@ from titan_speech.utils.printable import one_line
 
 Engine = Literal["transformers", "vllm"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-"""That speak a pack."""
+"""That generate a pack."""
 NOT_BY_VLLM = "not measured: vLLM is asked for samples alone; --engine transformers gives it"
 
 
@@ -87,7 +87,7 @@ class Evaluation:
 
     @cached_property
     def recorded_codes(self) -> list[NDArray[np.uint16] | str]:
-        """The codes of each prompt's recording, or why there are none; encoded once for all checkpoints."""
+        """The codes of each prompt's recording, or why they are missing; encoded once for all checkpoints."""
         return [self._codes(recording) for _, _, recording in self.prompts]
 
     def _codes(self, recording: Sound | None) -> NDArray[np.uint16] | str:
@@ -155,7 +155,7 @@ def evaluate_checkpoint(
 def evaluate_export(
     folder: Path, evaluation: Evaluation, key: ResultKey, work: Path, name: str
 ) -> tuple[Result, list[Clip]]:
-    """Speak and score the prompts of an exported folder.
+    """Generate and score the prompts of an exported folder.
 
     Args:
         folder: written by `titan-speech model export`.

@@ -88,7 +88,7 @@ class WorkQueue:
     """By key: the version of another's claim, and when it was first seen (monotonic seconds)."""
 
     def result(self, key: str) -> dict[str, Any] | None:
-        """The result of a key; None if there is none yet.
+        """The result of a key; None until it exists.
 
         Raises:
             DataError: it is damaged.

@@ -74,12 +74,12 @@ def generate_clips(
         codec: that of the model.
         decoding: sampling parameters.
         work: folder in which codes are kept until the end.
-        made_by: who speaks, for people.
+        made_by: what generates, for people.
 
     Raises:
         DataError: the work folder cannot be written.
     """
-    with Progress(f"{made_by}: speak {len(prompts)} prompts", len(prompts), "prompts") as progress:
+    with Progress(f"{made_by}: generate {len(prompts)} prompts", len(prompts), "prompts") as progress:
         if isinstance(model, VLLMSpeech):
             journal = work / f"{_batch_name(prompts, range(len(prompts)), decoding)}.jsonl"
             found, num_timed_codes, spent_sec = model.synthesize(utterances, decoding, journal, progress.add)

@@ -39,7 +39,7 @@ def likelihood_scores(
     Args:
         model: the export.
         utterances: what is spoken.
-        recordings: the codes of each utterance's recording, or the reason why there are none.
+        recordings: the codes of each utterance's recording, or the reason why they are missing.
     """
     return [_score(model, *pair) for pair in zip(utterances, recordings, strict=True)]
 

@@ -38,7 +38,7 @@ class MilestoneCheck:
     queue: WorkQueue
 
     def check_next(self) -> bool:
-        """Compare one milestone that was not compared yet; False if there is none."""
+        """Compare one milestone that was not compared yet; False if all were."""
         for folder, checkpoint, key in self.unproved():
             if do_once(self.queue, key, partial(self._compare, folder, checkpoint), {"step": checkpoint.step}):
                 return True

@@ -86,7 +86,7 @@ class Publisher:
             if path.name not in self._read:
                 try:
                     self._read[path.name] = read_result(path)
-                except DataError:  # why there is none, or a damaged one, which the watcher has named
+                except DataError:  # a failure instead of a result, or a damaged file, which the watcher has named
                     self._read[path.name] = None
         return [one for one in self._read.values() if one is not None]
 

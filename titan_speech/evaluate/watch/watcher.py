@@ -6,7 +6,7 @@ set at the first checkpoint at or after each multiple of its cadence. The newest
 matters more than what happened while nobody watched.
 
 Nothing is written into the run's checkpoints, and the trainer knows nothing of it: it opens no file and no socket for
-it, and waits for no lock. A checkpoint is open while it is exported, not while its export speaks and is scored;
+it, and waits for no lock. A checkpoint is open while it is exported, not while its export generates and is scored;
 retention removes one that is not open, and one that was removed before its export has a result that says so.
 """
 
@@ -111,7 +111,7 @@ class Watcher:
         return count
 
     def _next(self, only_step: int | None) -> int | None:
-        """Do the first piece of work that is free; None if there is none.
+        """Do the first piece of work that is free; None if no work is free.
 
         New checkpoints are looked for each time, so that the newest is always the next.
         """

@@ -99,7 +99,7 @@ def spread(steps: list[int], count: int) -> list[int]:
 
 
 def sound_of(path: Path, max_bytes: int) -> str:
-    """A wav file as a data URI; empty if there is none, or no place for it."""
+    """A wav file as a data URI; empty if the file is missing, or too large for the page."""
     try:
         size = path.stat().st_size
         if path.is_symlink() or size > min(MAX_WAV_BYTES, max_bytes * 3 // 4):

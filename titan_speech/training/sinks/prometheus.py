@@ -106,7 +106,7 @@ class PrometheusSink(Sink):
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """A scrape is no news."""
+                """A scrape is not logged."""
 
         return MetricsHandler
 
@@ -115,7 +115,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that went away is no news; anything else is one line of the log, without a traceback."""
+        """A scraper that disconnected is not logged; other errors are one line of the log, without a traceback."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             logger.warning("a scrape was not answered: %s", one_line(repr(error)))
