@@ -209,9 +209,9 @@ def _duplicate_outcome(number: int, what: str) -> CheckOutcome:
 
 
 def check_segment_order(sample: AuditSample, context: AuditContext) -> CheckOutcome | None:
-    return (
-        None if not sample.is_speech or sample.order is None else CheckOutcome(float(bool(sample.order)), sample.order)
-    )
+    if not sample.is_speech or sample.order_conflict is None:
+        return None
+    return CheckOutcome(float(bool(sample.order_conflict)), sample.order_conflict)
 
 
 def check_speaker(sample: AuditSample, context: AuditContext) -> CheckOutcome | None:

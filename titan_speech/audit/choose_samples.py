@@ -122,7 +122,7 @@ class RowComparison:
     contradictions: dict[int, str]
     """By row: how its order contradicts its time."""
 
-    def order(self, row: int) -> str | None:
+    def order_conflict(self, row: int) -> str | None:
         """The contradiction of a row; None where order or time is unknown, "" where they agree."""
         return self.contradictions.get(row, "") if self.has_order_R[row] else None
 
@@ -198,7 +198,8 @@ class AuditSample:
     """end_time - start_time in the source recording."""
     num_same_text: int
     num_same_codes: int
-    order: str | None
+    order_conflict: str | None
+    """How its segment order contradicts its start time; None where either is unknown, "" where they agree."""
 
     @property
     def is_speech(self) -> bool:
@@ -242,7 +243,7 @@ def _read_shard(
             duration_sec=_duration(columns, k),
             num_same_text=int(rows.same_text_R[first_row + row]),
             num_same_codes=int(rows.same_codes_R[first_row + row]),
-            order=rows.order(first_row + row),
+            order_conflict=rows.order_conflict(first_row + row),
         )
 
 

@@ -159,7 +159,8 @@ def _estimates_and_errors(
     What each prompt moves is squared by itself. From sums of products, prompts that are equal on both sides would have
     an error of rounding instead of none, which makes the ends of an interval huge.
     """
-    totals_RK, estimates_R1, moved_RN = times_RN @ sums_NK, 0.0, 0.0
+    totals_RK = times_RN @ sums_NK
+    estimates_R1, moved_RN = np.zeros((len(times_RN), 1)), np.zeros(times_RN.shape)
     for sign, side in [(1.0, 0)] if sums_NK.shape[1] == 2 else [(-1.0, 0), (1.0, 2)]:
         weights_R1 = np.maximum(totals_RK[:, side + 1 : side + 2], 1e-12)
         ratios_R1 = totals_RK[:, side : side + 1] / weights_R1

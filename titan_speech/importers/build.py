@@ -336,7 +336,7 @@ class _Build:
     def _write_shards(self, runs: Sequence[SortedRun]) -> Manifest:
         parts = {key: shard_jobs(some, self._request.shard_bytes) for key, some in by_part(runs).items()}
         left = [job for jobs in parts.values() for job in jobs if self._folder.shard(job) is None]
-        progress = TaskProgress("cut", "shard", [self._request.shard_bytes] * len(left))
+        progress = TaskProgress("wrote", "shard", [self._request.shard_bytes] * len(left))
         cut_shard = CutShard(self._folder.store, self._folder.shards)
         run_tasks(cut_shard, left, self._request.num_workers, progress.report)
         progress.finish()

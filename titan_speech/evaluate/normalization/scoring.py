@@ -34,7 +34,7 @@ SCORING_RULES = 1
 MAX_ROUNDS = 8
 _APOSTROPHES = "'’ʼ"
 _SEPARATING = frozenset(("fr", "it"))
-_NO_LATIN = re.compile("[^a-z ]")
+_NOT_LATIN = re.compile("[^a-z ]")
 _DOUBLED = re.compile(r"([a-z])\1+")
 
 
@@ -105,7 +105,7 @@ def can_romanize() -> bool:
 
 def romanized(text: str) -> str:
     """The text in lower-case Latin letters, roughly as it sounds, with doubled letters as one."""
-    return " ".join(_DOUBLED.sub(r"\1", _NO_LATIN.sub("", _uroman().romanize_string(text).lower())).split())
+    return " ".join(_DOUBLED.sub(r"\1", _NOT_LATIN.sub("", _uroman().romanize_string(text).lower())).split())
 
 
 @cache

@@ -83,7 +83,7 @@ def score_clips(clips: Sequence[Clip], scorers: Sequence[Scorer]) -> list[Scores
     """
     found: list[dict[str, Score]] = [{} for _ in clips]
     for scorer in scorers:
-        for merged, scores in zip(found, _of_one(clips, scorer), strict=True):
+        for merged, scores in zip(found, _score_or_mark(clips, scorer), strict=True):
             merged.update(scores)
     return list(found)
 
@@ -116,7 +116,7 @@ def check_scorers(clips: Sequence[Clip], scores: Sequence[Scores], scorers: Sequ
         )
 
 
-def _of_one(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:
+def _score_or_mark(clips: Sequence[Clip], scorer: Scorer) -> list[dict[str, Score]]:
     try:
         return scorer.score(clips)
     except Exception as error:  # a scorer may be third-party code; the other scorers continue

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Labels = tuple[tuple[str, str], ...]
 
-_OF_ENDPOINT = {metric.exported: metric for metric in ENDPOINT_METRICS}
+_ENDPOINT_METRIC = {metric.exported: metric for metric in ENDPOINT_METRICS}
 
 
 class PrometheusSink(Sink):
@@ -64,29 +64,29 @@ class PrometheusSink(Sink):
     def text(self) -> str:
         """All metrics in the text format."""
         families: dict[MetricName | EndpointMetric, list[str]] = {}
-        for metric, labels, value in (*self._of_run(), *self._of_ranks()):
+        for metric, labels, value in (*self._run_samples(), *self._rank_samples()):
             name = PROMETHEUS_PREFIX + metric.exported
             families.setdefault(metric, []).append(f"{name}{_braces((('run', self._run), *labels))} {_number(value)}")
         return "".join(_head(metric) + "\n".join(lines) + "\n" for metric, lines in families.items())
 
-    def _of_run(self) -> Iterator[tuple[MetricName | EndpointMetric, Labels, float]]:
+    def _run_samples(self) -> Iterator[tuple[MetricName | EndpointMetric, Labels, float]]:
         for name, value in self._metrics.items():
             found = find(name)
             if found is not None:
                 yield *found, value
-        yield _OF_ENDPOINT["flagged"], (), self._num_flagged
+        yield _ENDPOINT_METRIC["flagged"], (), self._num_flagged
 
-    def _of_ranks(self) -> Iterator[tuple[EndpointMetric, Labels, float]]:
+    def _rank_samples(self) -> Iterator[tuple[EndpointMetric, Labels, float]]:
         with self._scraping:
             for rank, follower in self._followers.items():
                 if not follower.update():
                     continue
                 of_rank = (("rank", str(rank)),)
-                yield _OF_ENDPOINT["step"], of_rank, follower.last_step
-                yield _OF_ENDPOINT["world_size"], of_rank, follower.world_size
-                yield _OF_ENDPOINT["ledger_age_seconds"], of_rank, time.time() - follower.until_sec
+                yield _ENDPOINT_METRIC["step"], of_rank, follower.last_step
+                yield _ENDPOINT_METRIC["world_size"], of_rank, follower.world_size
+                yield _ENDPOINT_METRIC["ledger_age_seconds"], of_rank, time.time() - follower.until_sec
                 for name, seconds in follower.seconds.items():
-                    yield _OF_ENDPOINT["seconds_total"], (*of_rank, ("class", name)), seconds
+                    yield _ENDPOINT_METRIC["seconds_total"], (*of_rank, ("class", name)), seconds
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         sink = self
