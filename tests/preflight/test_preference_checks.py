@@ -25,7 +25,7 @@ def problems(*words: str, config: str = "preference.toml") -> str:
         (("--preference.loss", "orpo"), "simpo"),
         (("--preference.beta", "0"), "preference.beta"),
         (("--preference.target_margin", "0.5"), "only simpo has a target margin"),
-        (("--preference.reference", "adapters_off"), "without adapters there are none to turn off"),
+        (("--preference.reference", "adapters_off"), "this reference is the model with its adapters turned off"),
         (("--data.source.0.train_on", "all"), "what is compared are the answers"),
         (("--data.source.0.task", "tts"), "preference.sft_weight adds cross-entropy"),
         (("--data.too_long", "split"), "an answer is compared as a whole"),
