@@ -56,6 +56,14 @@ def test_tests_that_the_security_page_names_exist() -> None:
     assert named > 30
 
 
+def test_contributing_names_files_that_exist() -> None:
+    """Paths in its tables are from the root, or from the package."""
+    named = re.findall(r"`([\w/]+/[\w/.]*)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8"))
+    assert len(named) > 20
+    for name in named:
+        assert any((root / name).exists() for root in (ROOT, ROOT / "titan_speech")) or "NAME" in name, name
+
+
 def test_code_names_pages_that_exist() -> None:
     sources = [*(ROOT / "titan_speech").rglob("*.py"), *(ROOT / "train_configs").rglob("*.toml")]
     named = {(source, page) for source in sources for page in re.findall(r"docs/(\w+\.md)", source.read_text("utf-8"))}

@@ -13,6 +13,7 @@ inputs
   |            limits.py                             how much one sample may take
   |            sample_filter.py                      samples left out because the user asked for it
   |   text     text_lines.py -> text_files.py -> text_documents.py
+  |            text_prepared.py                     the output of `text prepare`
   |            markup.py                             text of HTML, and what parsing it would cost
   |            language_id.py                        which language a document is in
   v

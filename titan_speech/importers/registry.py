@@ -27,7 +27,7 @@ IMPORTERS: dict[str, tuple[str, str]] = {
     "text-jsonl": ("importers.text_files", "TextJsonlImporter"),
     "text-parquet": ("importers.text_files", "TextParquetImporter"),
     "text-plain": ("importers.text_files", "TextPlainImporter"),
-    "text-prepared": ("text_preparation.prepared", "TextPreparedImporter"),
+    "text-prepared": ("importers.text_prepared", "TextPreparedImporter"),
     "webdataset": ("importers.webdataset", "WebDatasetImporter"),
 }
 """Name after `--from` to (module under titan_speech, class)."""

@@ -5,7 +5,7 @@
     chart.py         curves        -> a chart as inline SVG with what a pointer reads from it
     blocks.py        what a section is made of: tiles, charts, tables, facts, text, sound
     sections/        runs          -> `Section`s, one file each; a section that has nothing to show is left out
-    reference.py     runs of a recipe -> bands of its curves, and where another run leaves them
+    reference.py     runs of a recipe -> bands of its curves (references/), and where another run leaves them
     page.py          sections      -> HTML: templates/, with a style sheet and a script of its own inside
     trace.py         spans, ledger -> a trace of the run for Perfetto
     listening.py     clips of several systems -> a blind listening page, and its key

@@ -10,5 +10,5 @@ documents of sources (importers/) --> rules.py         limits per document, from
                  job.py (what to do) --> pipeline.py   the steps in order, in OUTPUT.work until complete
                                         |
                                         v
-                                      prepared.py      the output as an input of `store build`
+                                      importers/text_prepared.py reads the output for `store build`
 """

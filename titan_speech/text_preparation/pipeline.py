@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from titan_speech.errors import DataError
+from titan_speech.importers.text_prepared import PREPARED_NAME, PREPARED_VERSION
 from titan_speech.text_preparation.decisions import decide
 from titan_speech.text_preparation.job import Job, WorkFolder
 from titan_speech.text_preparation.report import DocumentCounts, write_reports
@@ -31,9 +32,6 @@ from titan_speech.utils.process_pool import Advance, run_tasks
 from titan_speech.utils.progress import print_to_stderr
 from titan_speech.utils.task_progress import TaskProgress
 from titan_speech.utils.text_table import counted
-
-PREPARED_VERSION = 1
-PREPARED_NAME = "prepared.json"
 
 
 def prepare(job: Job, output: Path, workers: int = 1, log: Callable[[str], None] = print_to_stderr) -> DocumentCounts:

@@ -12,6 +12,7 @@ mixture_check.py  what was read of each source and language against the data pla
 forward_pass.py  passes without gradients, for what only looks at the model
 validation.py   losses on held-out samples, before, between and after steps
 jsonl_log.py    metrics.jsonl
+sinks/          where else metrics go: TensorBoard, W&B, Prometheus, a webhook
 console.py      what a person sees of it: rows, a bar, tables
 run_report.py   the start of a run as one block, and its closing summary
 tensor_norms.py norms of weights, gradients, updates and activations by layer, at chosen steps

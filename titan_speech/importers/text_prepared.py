@@ -1,4 +1,4 @@
-"""Read the output of `text prepare` as input of `store build` (format `text-prepared`).
+"""Read the output of `text prepare` as input of `store build` (format `text-prepared`), and the name of its record.
 
 In: its output folder. Out: one unit per shard, documents with all their fields. The version that names rules and
 libraries goes into the store's manifest.
@@ -14,8 +14,11 @@ from titan_speech.importers.base import ImportOptions, Unit
 from titan_speech.importers.parquet import open_parquet
 from titan_speech.importers.text_documents import TextImporter
 from titan_speech.importers.text_files import ROWS_PER_BATCH
-from titan_speech.text_preparation.pipeline import PREPARED_NAME, PREPARED_VERSION
 from titan_speech.utils.json_text import read_json_file
+
+PREPARED_VERSION = 1
+PREPARED_NAME = "prepared.json"
+"""In the folder of prepared text, next to its documents."""
 
 
 class TextPreparedImporter(TextImporter):
